@@ -1,0 +1,310 @@
+"""
+The errors a person can meet, each one a small document: what, why, what to do.
+
+Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or processes.
+
+    PdkernelError                      code, message, fix, exit_status
+    ├─ DefinitionError            2    the workflow is wrong; its author mends the notebook
+    │  ├─ NotebookError                not a notebook, or not a workflow folder
+    │  ├─ DirectiveError               a `%%pdstep` or `%%pdworkflow` cell cannot be read
+    │  ├─ StepNameError                not usable as `steps.<name>`
+    │  ├─ DuplicateStepError           two steps of one name
+    │  ├─ UnknownStepError             a step is named that the workflow does not have
+    │  ├─ StepOrderError               a step reads the exports of a step below it
+    │  ├─ EntryPointError              no `handler`, no default export
+    │  └─ UnsupportedError             a feature that this version does not run
+    ├─ RequestError               2    the call is wrong; the caller mends the request
+    │  ├─ EventError                   not an event; carries line and column
+    │  ├─ EgressModeError              not a mode for outside calls
+    │  ├─ VariableMissingError         an environment variable that no one has set
+    │  ├─ AccountExistsError           an account id that is taken
+    │  └─ EndUserError                 the four that Pipedream documents, its words first
+    │     ├─ ExternalUserRequiredError
+    │     ├─ ExternalUserNotFoundError
+    │     ├─ AccountNotFoundError
+    │     └─ ProductionPlanError
+    ├─ StepError                  1    the step's own code failed
+    │  ├─ StepTimeoutError
+    │  ├─ ExportNotJSONError           names the path inside the value
+    │  ├─ StepDiedError                the process ended: exit, signal, memory
+    │  └─ EgressRefusedError           an outside call that nothing may answer
+    └─ HostError                  3    our side failed
+       ├─ InterpreterMissingError 2    no Node.js; says how to get one
+       ├─ ProjectError                 the project's folder or database cannot be used
+       └─ ProtocolError                a step's process said what it may not say
+
+No error ever holds a credential, a variable's value or a header.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+CONNECT_PREFIX = "Pipedream Connect Error: "
+"""How the platform starts the text of an end-user error (its Connect documentation)."""
+
+
+class PdkernelError(Exception):
+    """
+    Something that a person can mend, or be told of.
+
+    Attributes:
+        code: A stable word for programs, the same in every release.
+        message: What happened and why, in one or a few lines.
+        fix: What to do next, or the empty string.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_status: ClassVar[int] = 3
+
+    def __init__(self, message: str, *, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.fix}" if self.fix else self.message
+
+
+class DefinitionError(PdkernelError):
+    """
+    The workflow is wrong: its author mends the notebook or the folder.
+
+    Attributes:
+        step: The step concerned, or None.
+        line: The line in that step's cell (first line of the cell is 1), or None.
+    """
+
+    code = "definition"
+    exit_status = 2
+
+    def __init__(self, message: str, *, fix: str = "", step: str | None = None, line: int | None = None) -> None:
+        super().__init__(message, fix=fix)
+        self.step = step
+        self.line = line
+
+
+class NotebookError(DefinitionError):
+    """The file is not a notebook, or the folder is not a workflow folder."""
+
+    code = "not_a_workflow"
+
+
+class DirectiveError(DefinitionError):
+    """A `%%pdstep` line or a `%%pdworkflow` cell cannot be read."""
+
+    code = "directive"
+
+
+class StepNameError(DefinitionError):
+    """A step's name is not usable as `steps.<name>`."""
+
+    code = "step_name"
+
+
+class DuplicateStepError(DefinitionError):
+    """Two steps have one name."""
+
+    code = "duplicate_step"
+
+
+class UnknownStepError(DefinitionError):
+    """A step is named that the workflow does not have."""
+
+    code = "unknown_step"
+
+
+class StepOrderError(DefinitionError):
+    """A step reads the exports of a step that stands below it."""
+
+    code = "step_order"
+
+
+class EntryPointError(DefinitionError):
+    """A code cell has no `handler(pd)` or no default export."""
+
+    code = "entry_point"
+
+
+class UnsupportedError(DefinitionError):
+    """The workflow asks for something that this version does not run."""
+
+    code = "unsupported"
+
+
+class RequestError(PdkernelError):
+    """The call is wrong: the caller mends the request."""
+
+    code = "request"
+    exit_status = 2
+
+
+class EventError(RequestError):
+    """
+    The text is not an event.
+
+    Attributes:
+        line: 1-based line of the fault, or None.
+        column: 1-based column of the fault, or None.
+    """
+
+    code = "event"
+
+    def __init__(self, message: str, *, fix: str = "", line: int | None = None, column: int | None = None) -> None:
+        super().__init__(message, fix=fix)
+        self.line = line
+        self.column = column
+
+
+class EgressModeError(RequestError):
+    """The text after `--egress` or `%pdegress` is not a mode."""
+
+    code = "egress_mode"
+
+
+class VariableMissingError(RequestError):
+    """
+    A step reads environment variables that no one has set.
+
+    Attributes:
+        names: The variables, sorted.
+    """
+
+    code = "variable_missing"
+
+    def __init__(self, message: str, *, names: tuple[str, ...], fix: str = "") -> None:
+        super().__init__(message, fix=fix)
+        self.names = names
+
+
+class AccountExistsError(RequestError):
+    """An account of that id exists already."""
+
+    code = "account_exists"
+
+
+class EndUserError(RequestError):
+    """One of the four errors that Pipedream documents for runs on behalf of an end user."""
+
+    code = "end_user"
+
+    def __init__(self, sentence: str, *, fix: str, external_user_id: str | None, environment: str) -> None:
+        super().__init__(CONNECT_PREFIX + sentence, fix=fix)
+        self.external_user_id = external_user_id
+        self.environment = environment
+
+
+class ExternalUserRequiredError(EndUserError):
+    """A step uses the external user's account and the event names no external user."""
+
+    code = "external_user_required"
+
+
+class ExternalUserNotFoundError(EndUserError):
+    """The event names an external user that the project does not have in that environment."""
+
+    code = "external_user_not_found"
+
+
+class AccountNotFoundError(EndUserError):
+    """
+    The external user has no account of an app that a step needs.
+
+    Attributes:
+        app: The app's slug.
+        steps: The steps that need it.
+    """
+
+    code = "account_not_found"
+
+    def __init__(
+        self,
+        sentence: str,
+        *,
+        fix: str,
+        external_user_id: str | None,
+        environment: str,
+        app: str,
+        steps: tuple[str, ...],
+    ) -> None:
+        super().__init__(sentence, fix=fix, external_user_id=external_user_id, environment=environment)
+        self.app = app
+        self.steps = steps
+
+
+class ProductionPlanError(EndUserError):
+    """The project's plan does not run workflows for `production` users."""
+
+    code = "production_plan"
+
+
+class StepError(PdkernelError):
+    """
+    A step's own code failed; recorded in the execution, not thrown through it.
+
+    Attributes:
+        name: The error's own class name, as the user's language gives it.
+        line: The line in the step's cell, or None.
+        stack: The user's own frames as text, with their locals, or None.
+    """
+
+    code = "step_failed"
+    exit_status = 1
+
+    def __init__(
+        self, message: str, *, name: str = "Error", line: int | None = None, stack: str | None = None, fix: str = ""
+    ) -> None:
+        super().__init__(message, fix=fix)
+        self.name = name
+        self.line = line
+        self.stack = stack
+
+
+class StepTimeoutError(StepError):
+    """The step ran longer than the workflow's or its own time limit."""
+
+    code = "timeout"
+
+
+class ExportNotJSONError(StepError):
+    """An export cannot be written as JSON; the message names the path inside the value."""
+
+    code = "export_not_json"
+
+
+class StepDiedError(StepError):
+    """The step's process ended before the step did."""
+
+    code = "step_died"
+
+
+class EgressRefusedError(StepError):
+    """An outside call that nothing may answer in this mode."""
+
+    code = "egress_refused"
+
+
+class HostError(PdkernelError):
+    """Our side failed."""
+
+    code = "internal"
+    exit_status = 3
+
+
+class InterpreterMissingError(HostError):
+    """A language's interpreter is not on this machine."""
+
+    code = "interpreter_missing"
+    exit_status = 2
+
+
+class ProjectError(HostError):
+    """The project's folder, key or database cannot be used."""
+
+    code = "project"
+
+
+class ProtocolError(HostError):
+    """A step's process said something that is not in the protocol."""
+
+    code = "protocol"

@@ -1,0 +1,183 @@
+"""
+The data that starts a workflow: exactly what `steps.trigger.event` holds.
+
+Knows the platform's header names and what is masked when an event is shown or saved.
+Knows nothing of shapes, files' places or HTTP servers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
+
+from pdkernel.errors import EventError
+from pdkernel.model import JSON
+
+ENVIRONMENT_HEADER = "x-pd-environment"
+EXTERNAL_USER_HEADER = "x-pd-external-user-id"
+EVENT_KEYS = ("method", "path", "query", "headers", "body", "client_ip", "url")
+MASK = "***"
+_MASKED_HEADER = re.compile(
+    r"(authorization|proxy-authorization|cookie|set-cookie|x-api-key|api-key|x-auth-token|.*-signature(-\d+)?|.*signature.*|.*-token|x-.*-secret)\Z"
+)
+
+
+def is_masked_header(name: str) -> bool:
+    """Whether the value of header *name* is hidden in what is shown and saved."""
+    return _MASKED_HEADER.match(name.lower()) is not None
+
+
+@dataclass(frozen=True)
+class Event:
+    """
+    An event.
+
+    Attributes:
+        data: An object with any of `method, path, query, headers, body, client_ip, url`; `{}` is an event.
+    """
+
+    data: Mapping[str, JSON] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str | bytes, *, name: str = "the event") -> Self:
+        """
+        Read an event from JSON text.
+
+        Raises:
+            EventError: Not JSON (with line and column), or not an object of that kind.
+        """
+        return cls.from_json(parse_json(text, name=name), name=name)
+
+    @classmethod
+    def from_json(cls, value: JSON, *, name: str = "the event") -> Self:
+        """
+        Take *value* as an event.
+
+        Raises:
+            EventError: It is not an object, or has keys that no event has.
+        """
+        if not isinstance(value, dict):
+            raise EventError(
+                f"{name} is not an event: it is {_kind(value)}, and an event is an object with any of "
+                f"{', '.join(EVENT_KEYS)}.",
+                fix="For a bare payload use --body, which wraps it as a POST.",
+            )
+        unknown = [key for key in value if key not in EVENT_KEYS]
+        if unknown and not any(key in value for key in EVENT_KEYS):
+            raise EventError(
+                f"{name} is not an event: it has {', '.join(map(repr, unknown[:5]))}, and an event is an object "
+                f"with any of {', '.join(EVENT_KEYS)}.",
+                fix="For a bare payload use --body, which wraps it as a POST.",
+            )
+        headers = value.get("headers")
+        if headers is not None and not isinstance(headers, dict):
+            raise EventError(f"{name}: headers is {_kind(headers)}, and must be an object of name and value.")
+        return cls(value)
+
+    @classmethod
+    def from_body(cls, body: JSON) -> Self:
+        """Wrap a bare payload as a JSON POST."""
+        return cls(
+            {
+                "method": "POST",
+                "path": "/",
+                "query": {},
+                "headers": {"content-type": "application/json"},
+                "body": body,
+            }
+        )
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """Header name to value, as written."""
+        return cast("Mapping[str, Any]", self.data.get("headers") or {})
+
+    def header(self, name: str) -> str | None:
+        """The value of header *name*, whatever its case, or None."""
+        for key, value in self.headers.items():
+            if key.lower() == name.lower():
+                return str(value)
+        return None
+
+    @property
+    def external_user_id(self) -> str | None:
+        """The external user that the event names, or None. A blank header is none."""
+        value = (self.header(EXTERNAL_USER_HEADER) or "").strip()
+        return value or None
+
+    @property
+    def environment(self) -> str | None:
+        """The environment that the event names, or None. A blank header is none."""
+        value = (self.header(ENVIRONMENT_HEADER) or "").strip()
+        return value or None
+
+    def with_identity(self, external_user_id: str | None, environment: str | None) -> Self:
+        """
+        The event with both `x-pd-*` headers rewritten to match.
+
+        None leaves that header as it is.
+        """
+        headers = dict(self.headers)
+        for name, value in ((ENVIRONMENT_HEADER, environment), (EXTERNAL_USER_HEADER, external_user_id)):
+            if value is None:
+                continue
+            for key in [key for key in headers if key.lower() == name]:
+                del headers[key]
+            headers[name] = value
+        if headers == dict(self.headers):
+            return self
+        return type(self)({**self.data, "headers": headers})
+
+    def masked(self) -> Self:
+        """The event as it may be shown and saved: values of secret-bearing headers are `***`."""
+        if not any(is_masked_header(name) for name in self.headers):
+            return self
+        headers = {name: MASK if is_masked_header(name) else value for name, value in self.headers.items()}
+        return type(self)({**self.data, "headers": headers})
+
+    def digest(self) -> str:
+        """A hash of the event's content, for telling events apart."""
+        return hashlib.sha256(json.dumps(self.data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
+    """
+    Read JSON as a person typed it.
+
+    Raises:
+        EventError: Not JSON; carries the line and column.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        return cast("JSON", json.loads(text.removeprefix("\ufeff")))
+    except UnicodeDecodeError as fault:
+        raise EventError(f"{name} is not JSON: it is not UTF-8 text (byte {fault.start + 1}).") from None
+    except json.JSONDecodeError as fault:
+        raise EventError(
+            f"{name} is not JSON: {fault.msg} at line {fault.lineno}, column {fault.colno}.",
+            line=fault.lineno,
+            column=fault.colno,
+        ) from None
+    except RecursionError:
+        raise EventError(f"{name} is nested too deeply to be an event.") from None
+
+
+def _kind(value: JSON) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a text"
+        case list():
+            return "a list"
+        case _:
+            return "an object"

@@ -1,0 +1,266 @@
+"""
+What one run of a workflow did, as frozen values with one JSON form.
+
+Knows the record's shape, the same for `run --json`, history and the server. Knows nothing of how
+it came about or how it is drawn. Everything in it has been through redaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+from pdkernel.model import JSON
+
+Status = Literal["queued", "executing", "paused", "resumed", "success", "error", "exited", "cancelled"]
+StepStatus = Literal["success", "error", "skipped", "disabled", "pinned", "not_run"]
+Stream = Literal["stdout", "stderr"]
+Outcome = Literal["sent", "not_sent", "stand_in", "replayed", "denied", "failed"]
+
+RETURN_VALUE = "$return_value"
+SUMMARY = "$summary"
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A piece of what a step printed."""
+
+    stream: Stream
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"stream", "text"}`."""
+        return {"stream": self.stream, "text": self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class AccountUse:
+    """An account that a step was given: id and app, never credentials."""
+
+    prop: str
+    app: str
+    id: str
+    owner: Literal["external_user", "own"]
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"prop", "app", "id", "owner"}`."""
+        return {"prop": self.prop, "app": self.app, "id": self.id, "owner": self.owner}
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideCall:
+    """
+    One outside call of a step: a row of the ledger.
+
+    Attributes:
+        method: Upper case, or `CONNECT` where only a connection is known.
+        url: Redacted.
+        status: Of the answer, or None.
+        duration_ms: Until the answer was complete.
+        safe: GET, HEAD, OPTIONS: repeating it changes nothing.
+        outcome: What became of it.
+        app: The app whose account's credential it carried, or None.
+        at: ISO time it was made.
+        same_as: For `not_sent`, the ISO time of the call whose answer was given again.
+        note: A sentence for people (what a stand-in shows, why it was denied), or None.
+    """
+
+    method: str
+    url: str
+    status: int | None
+    duration_ms: float
+    safe: bool
+    outcome: Outcome
+    app: str | None = None
+    at: str | None = None
+    same_as: str | None = None
+    note: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as JSON."""
+        return {
+            "method": self.method,
+            "url": self.url,
+            "status": self.status,
+            "duration_ms": round(self.duration_ms, 1),
+            "safe": self.safe,
+            "outcome": self.outcome,
+            "app": self.app,
+            "at": self.at,
+            "same_as": self.same_as,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """
+    Why a step or a run failed.
+
+    Attributes:
+        code: A stable word (`errors`).
+        name: The error's class name in the user's language.
+        message: For people.
+        step: The step, or None if none was running.
+        line: Line in the step's cell, or None.
+        stack: The user's own frames with their locals as text, or None.
+    """
+
+    code: str
+    name: str
+    message: str
+    step: str | None = None
+    line: int | None = None
+    stack: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"code", "name", "message", "step", "line", "stack"}`."""
+        return {
+            "code": self.code,
+            "name": self.name,
+            "message": self.message,
+            "step": self.step,
+            "line": self.line,
+            "stack": self.stack,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The HTTP response that a caller gets. Header names as the step wrote them."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: JSON = None
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"status", "headers", "body"}`."""
+        return {"status": self.status, "headers": dict(self.headers), "body": self.body}
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step did."""
+
+    name: str
+    status: StepStatus
+    started_at: str | None = None
+    duration_ms: float | None = None
+    attempt: int = 1
+    exports: Mapping[str, JSON] = field(default_factory=dict)
+    logs: tuple[Log, ...] = ()
+    accounts: tuple[AccountUse, ...] = ()
+    requests: tuple[OutsideCall, ...] = ()
+    error: ErrorRecord | None = None
+
+    @property
+    def return_value(self) -> JSON:
+        """What the step returned, or None."""
+        return self.exports.get(RETURN_VALUE)
+
+    def to_json(self) -> dict[str, Any]:
+        """The step as JSON (design, "An execution as JSON")."""
+        return {
+            "name": self.name,
+            "status": self.status,
+            "started_at": self.started_at,
+            "duration_ms": self.duration_ms if self.duration_ms is None else round(self.duration_ms, 1),
+            "attempt": self.attempt,
+            "exports": dict(self.exports),
+            "logs": [log.to_json() for log in self.logs],
+            "accounts": [use.to_json() for use in self.accounts],
+            "requests": [call.to_json() for call in self.requests],
+            "error": self.error.to_json() if self.error else None,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The reverse of `to_json`."""
+        return cls(
+            name=data["name"],
+            status=data["status"],
+            started_at=data["started_at"],
+            duration_ms=data["duration_ms"],
+            attempt=data["attempt"],
+            exports=data["exports"],
+            logs=tuple(Log(**log) for log in data["logs"]),
+            accounts=tuple(AccountUse(**use) for use in data["accounts"]),
+            requests=tuple(OutsideCall(**call) for call in data["requests"]),
+            error=ErrorRecord(**data["error"]) if data["error"] else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One run of a workflow on one event."""
+
+    id: str
+    trace_id: str
+    workflow: str
+    version: str
+    status: Status
+    external_user: str | None
+    environment: str
+    started_at: str
+    event: Mapping[str, JSON]
+    context: Mapping[str, JSON]
+    steps: tuple[StepResult, ...] = ()
+    finished_at: str | None = None
+    attempt: int = 1
+    replay_of: str | None = None
+    response: Response | None = None
+    error: ErrorRecord | None = None
+
+    def step(self, name: str) -> StepResult:
+        """The result of step *name*. Raises `KeyError` if the execution has none."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise KeyError(name)
+
+    def with_step(self, result: StepResult) -> Execution:
+        """The execution with *result* in the place of that step's."""
+        return replace(self, steps=tuple(result if s.name == result.name else s for s in self.steps))
+
+    def to_json(self) -> dict[str, Any]:
+        """The execution as JSON (design, "An execution as JSON")."""
+        return {
+            "id": self.id,
+            "trace_id": self.trace_id,
+            "workflow": self.workflow,
+            "version": self.version,
+            "status": self.status,
+            "external_user": self.external_user,
+            "environment": self.environment,
+            "started_at": self.started_at,
+            "finished_at": self.finished_at,
+            "attempt": self.attempt,
+            "replay_of": self.replay_of,
+            "trigger": {"event": dict(self.event), "context": dict(self.context)},
+            "steps": [step.to_json() for step in self.steps],
+            "response": self.response.to_json() if self.response else None,
+            "error": self.error.to_json() if self.error else None,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The reverse of `to_json`."""
+        return cls(
+            id=data["id"],
+            trace_id=data["trace_id"],
+            workflow=data["workflow"],
+            version=data["version"],
+            status=data["status"],
+            external_user=data["external_user"],
+            environment=data["environment"],
+            started_at=data["started_at"],
+            finished_at=data["finished_at"],
+            attempt=data["attempt"],
+            replay_of=data["replay_of"],
+            event=data["trigger"]["event"],
+            context=data["trigger"]["context"],
+            steps=tuple(StepResult.from_json(step) for step in data["steps"]),
+            response=Response(**data["response"]) if data["response"] else None,
+            error=ErrorRecord(**data["error"]) if data["error"] else None,
+        )

@@ -1,0 +1,188 @@
+"""
+Who a workflow runs for: environments, external users, accounts, and where they are looked up.
+
+Knows the words and the `Directory` protocol. The local project implements it in `connect.local`;
+a real project will over the official SDK. Nothing here holds a credential in its repr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from pdkernel.errors import RequestError
+
+Environment = Literal["development", "production"]
+ENVIRONMENTS: tuple[Environment, ...] = ("development", "production")
+DEFAULT_ENVIRONMENT: Environment = "development"
+Plan = Literal["free", "business"]
+
+MAX_EXTERNAL_USER_ID = 250
+"""Characters in an external user id (Connect API documentation)."""
+
+
+def parse_environment(text: str | None) -> Environment:
+    """
+    Read an environment's name; a missing one is development.
+
+    Raises:
+        RequestError: Neither development nor production.
+    """
+    if text is None or text == "":
+        return DEFAULT_ENVIRONMENT
+    for environment in ENVIRONMENTS:
+        if text.lower() == environment:
+            return environment
+    raise RequestError(f"{text!r} is not an environment.", fix="Use development or production.")
+
+
+def check_external_user_id(text: str) -> str:
+    """
+    Return *text* if it can name an external user.
+
+    Raises:
+        RequestError: Blank, or longer than 250 characters.
+    """
+    if not text.strip():
+        raise RequestError("An external user's id cannot be blank.", fix="Use the id that your own product gives them.")
+    if len(text) > MAX_EXTERNAL_USER_ID:
+        raise RequestError(f"An external user's id has at most {MAX_EXTERNAL_USER_ID} characters, this one {len(text)}.")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalUser:
+    """One of your product's users, as the project knows them in one environment."""
+
+    external_id: str
+    environment: Environment
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """
+    A connected account of an app.
+
+    Attributes:
+        id: `apn_...`.
+        app: The app's slug.
+        name: For people.
+        external_user_id: Whose account it is, or None for one of your own.
+        environment: Where it is valid; own accounts are valid in both and carry `development`.
+        created_at: When it was connected; the newest of an app is the one used.
+        healthy: False when its credentials are known not to work.
+        fields: Names of its credentials, never their values.
+    """
+
+    id: str
+    app: str
+    name: str
+    external_user_id: str | None
+    environment: Environment
+    created_at: datetime
+    healthy: bool = True
+    fields: tuple[str, ...] = ()
+
+    @property
+    def owner(self) -> Literal["external_user", "own"]:
+        """Whose it is, as an execution writes it."""
+        return "own" if self.external_user_id is None else "external_user"
+
+
+class Credentials(Mapping[str, str]):
+    """An account's `$auth`: a mapping whose repr and str never show a value."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, key: str) -> str:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Credentials({', '.join(self._values)})"
+
+
+class Directory(Protocol):
+    """Users and accounts of one project. Every list of accounts is newest first."""
+
+    @property
+    def project_id(self) -> str:
+        """`proj_...`."""
+        ...
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that the production gate looks at."""
+        ...
+
+    def users(self, environment: Environment) -> Sequence[ExternalUser]:
+        """All external users of *environment*, by id."""
+        ...
+
+    def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
+        """That external user, or None."""
+        ...
+
+    def delete_user(self, external_user_id: str, environment: Environment) -> bool:
+        """Delete the user and their accounts; False if there was no such user."""
+        ...
+
+    def accounts(
+        self,
+        *,
+        external_user_id: str | None = None,
+        environment: Environment | None = None,
+        app: str | None = None,
+        own: bool | None = None,
+    ) -> Sequence[Account]:
+        """Accounts that match everything that is given; *own* picks your own or the external users'."""
+        ...
+
+    def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
+        """The account that a run for that user uses (platform rule: most recently created), or None."""
+        ...
+
+    def find_account(self, account_id: str) -> Account | None:
+        """The account of that id, or None."""
+        ...
+
+    def credentials(self, account_id: str) -> Credentials:
+        """The account's `$auth`. Raises `LookupError` for an unknown id."""
+        ...
+
+    def add_account(
+        self,
+        *,
+        app: str,
+        credentials: Mapping[str, str],
+        external_user_id: str | None,
+        environment: Environment = DEFAULT_ENVIRONMENT,
+        account_id: str | None = None,
+        name: str | None = None,
+    ) -> Account:
+        """
+        Connect an account; the user exists from their first account on.
+
+        Raises:
+            AccountExistsError: *account_id* is taken.
+        """
+        ...
+
+    def remove_account(self, account_id: str) -> bool:
+        """Remove it; False if there was none."""
+        ...
+
+    def known_fields(self, app: str) -> Sequence[str]:
+        """Credential names to ask for when an account of *app* is connected, best guess first."""
+        ...

@@ -1,0 +1,264 @@
+"""
+What a workflow is: a trigger and ordered steps, as frozen values.
+
+Knows the platform's names and rules for them. Knows nothing of files, notebooks or processes;
+reading and writing those is `notebook` and `definition`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias, get_args
+
+from pdkernel.errors import DuplicateStepError, StepNameError, UnknownStepError
+
+JSON: TypeAlias = "None | bool | int | float | str | list[Any] | dict[str, Any]"
+
+Language = Literal["python", "node", "bash", "go"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+
+TriggerType = Literal["http", "schedule", "email", "source"]
+HttpAuth = Literal["none", "bearer", "oauth"]
+ResponseMode = Literal["default", "custom"]
+
+DEFAULT_TIMEOUT_S: Mapping[str, float] = {"http": 30.0, "email": 30.0, "schedule": 60.0, "source": 60.0}
+"""Seconds a step may run unless `settings.lambda_timeout` says otherwise (platform limits page)."""
+
+STEP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+RESERVED_STEP_NAMES = frozenset({"trigger"})
+
+
+def check_step_name(name: str) -> str:
+    """
+    Return *name* if `steps.<name>` can be written in every language.
+
+    Raises:
+        StepNameError: It has a dash, a space, a leading digit, or is `trigger`.
+    """
+    if name in RESERVED_STEP_NAMES:
+        raise StepNameError(
+            f"A step cannot be called {name!r}: steps.{name} is the event that started the workflow.",
+            fix="Choose another name.",
+            step=name,
+        )
+    if not STEP_NAME.match(name):
+        suggestion = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "my_step"
+        if suggestion[0].isdigit():
+            suggestion = f"step_{suggestion}"
+        raise StepNameError(
+            f"{name!r} cannot be a step's name: steps.NAME takes letters, digits and underscores, "
+            "and starts with a letter or an underscore.",
+            fix=f"Call it {suggestion!r}.",
+            step=name,
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class AppBinding:
+    """
+    An app prop of a step and whose account fills it.
+
+    Attributes:
+        prop: The prop's name in the step, `this.<prop>` or `pd.inputs["<prop>"]`.
+        app: The app's slug.
+        account: An account id of your own (`apn_...`), or None for the external user's.
+    """
+
+    prop: str
+    app: str
+    account: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreBinding:
+    """A data store prop of a step; *store* is the store's name, or None for the project's default store."""
+
+    prop: str
+    store: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """
+    What starts a workflow.
+
+    Attributes:
+        type: The kind.
+        auth: Who may call an HTTP trigger.
+        token_env: For `auth: bearer`, the environment variable that holds the token.
+        response: For an HTTP trigger, who makes the answer: the platform or the workflow.
+        config: Whatever else the kind needs (`cron`, `interval_seconds`, `timezone`, `uses`, `app`, `props`).
+    """
+
+    type: TriggerType = "http"
+    auth: HttpAuth = "none"
+    token_env: str | None = None
+    response: ResponseMode = "default"
+    config: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """
+    One step: a cell, or one entry of `workflow.yaml`.
+
+    Attributes:
+        name: `steps.<name>`.
+        language: Of the code; pre-built actions are Node.js.
+        source: The code exactly as `entry.py` or `entry.js` holds it; empty for an action.
+        uses: Key and version of a pre-built action (`slack-send-message@0.0.20`), or None.
+        apps: App props that the directive names.
+        stores: Data store props that the directive names.
+        props: Values for the other props; strings may hold `{{ }}`.
+        timeout_s: The step's own time limit in seconds, or None for the workflow's.
+        disabled: Kept, but not run.
+        debug: A Python step that runs in the kernel, for the debugger.
+        notes: The step's note, or None.
+        line_offset: Lines of the cell above the first line of *source*; 0 for a file.
+        cell: Index of the notebook cell (first is 0), or None for a folder.
+    """
+
+    name: str
+    language: Language = "python"
+    source: str = ""
+    uses: str | None = None
+    apps: tuple[AppBinding, ...] = ()
+    stores: tuple[StoreBinding, ...] = ()
+    props: Mapping[str, JSON] = field(default_factory=dict)
+    timeout_s: float | None = None
+    disabled: bool = False
+    debug: bool = False
+    notes: str | None = None
+    line_offset: int = 0
+    cell: int | None = None
+
+    def __post_init__(self) -> None:
+        check_step_name(self.name)
+
+    @property
+    def filename(self) -> str:
+        """What the step's code is called in a stack trace."""
+        return f"<step {self.name}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """
+    A trigger and ordered steps.
+
+    Attributes:
+        name: For people.
+        triggers: At least one; `steps.trigger` is whichever fired.
+        steps: In the order they run.
+        settings: `lambda_timeout`, `memory`, `concurrency`, ... as written in the header.
+        source: Where it was read from, as text for messages, or None.
+        variables: Environment variables that `pdkernel.yaml` says the workflow reads.
+    """
+
+    name: str
+    triggers: tuple[Trigger, ...] = (Trigger(),)
+    steps: tuple[Step, ...] = ()
+    settings: Mapping[str, JSON] = field(default_factory=dict)
+    source: str | None = None
+    variables: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for step in self.steps:
+            if step.name in seen:
+                raise DuplicateStepError(
+                    f"Two steps are called {step.name!r}: steps.{step.name} would be ambiguous.",
+                    fix="Rename one of the two cells.",
+                    step=step.name,
+                )
+            seen.add(step.name)
+
+    @property
+    def trigger(self) -> Trigger:
+        """The first trigger: the one that a test event stands for."""
+        return self.triggers[0]
+
+    def step(self, name: str) -> Step:
+        """
+        The step called *name*.
+
+        Raises:
+            UnknownStepError: There is none; the message names those that there are.
+        """
+        for step in self.steps:
+            if step.name == name:
+                return step
+        known = ", ".join(step.name for step in self.steps) or "none"
+        raise UnknownStepError(f"The workflow has no step {name!r}. Its steps: {known}.", step=name)
+
+    def before(self, name: str) -> tuple[Step, ...]:
+        """The steps above *name*."""
+        return self.steps[: self.steps.index(self.step(name))]
+
+    def after(self, name: str) -> tuple[Step, ...]:
+        """The steps below *name*."""
+        return self.steps[self.steps.index(self.step(name)) + 1 :]
+
+    def with_step(self, step: Step) -> Workflow:
+        """The workflow with *step* in the place of the one of that name, or at the end."""
+        steps = list(self.steps)
+        for index, known in enumerate(steps):
+            if known.name == step.name:
+                steps[index] = step
+                break
+        else:
+            steps.append(step)
+        return replace(self, steps=tuple(steps))
+
+    def timeout_s(self, step: Step) -> float:
+        """Seconds that *step* may run."""
+        if step.timeout_s is not None:
+            return step.timeout_s
+        limit = self.settings.get("lambda_timeout")
+        if isinstance(limit, int | float) and not isinstance(limit, bool):
+            return float(limit)
+        return DEFAULT_TIMEOUT_S[self.trigger.type]
+
+    @property
+    def version(self) -> str:
+        """Twelve hex digits that change with anything that changes what the workflow does."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything that decides what a run does, as JSON (no cell positions)."""
+        return {
+            "name": self.name,
+            "triggers": [
+                {
+                    "type": t.type,
+                    "auth": t.auth,
+                    "token_env": t.token_env,
+                    "response": t.response,
+                    "config": dict(t.config),
+                }
+                for t in self.triggers
+            ],
+            "settings": dict(self.settings),
+            "steps": [
+                {
+                    "name": s.name,
+                    "language": s.language,
+                    "source": s.source,
+                    "uses": s.uses,
+                    "apps": [[a.prop, a.app, a.account] for a in s.apps],
+                    "stores": [[b.prop, b.store] for b in s.stores],
+                    "props": dict(s.props),
+                    "timeout_s": s.timeout_s,
+                    "disabled": s.disabled,
+                    "notes": s.notes,
+                    "line_offset": s.line_offset,
+                }
+                for s in self.steps
+            ],
+            "variables": list(self.variables),
+        }
