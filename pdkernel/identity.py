@@ -48,7 +48,9 @@ def check_external_user_id(text: str) -> str:
     if not text.strip():
         raise RequestError("An external user's id cannot be blank.", fix="Use the id that your own product gives them.")
     if len(text) > MAX_EXTERNAL_USER_ID:
-        raise RequestError(f"An external user's id has at most {MAX_EXTERNAL_USER_ID} characters, this one {len(text)}.")
+        raise RequestError(
+            f"An external user's id has at most {MAX_EXTERNAL_USER_ID} characters, this one {len(text)}."
+        )
     return text
 
 
