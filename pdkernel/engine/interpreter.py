@@ -1,0 +1,369 @@
+"""
+The loop: one run of a workflow on an event.
+
+Knows the order: refuse what cannot run, resolve accounts, then for each step evaluate its props, run it, record it
+and go on. Knows nothing of files, widgets or sockets. A step's failure ends the run and is in the record;
+what refuses the run before any step is in the record too, as the run's error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pdkernel.clock import Clock, Ids, iso
+from pdkernel.egress import Binding
+from pdkernel.engine.context import build_context, new_run_ids
+from pdkernel.engine.end_users import Resolution, StepAccounts, resolve_accounts
+from pdkernel.engine.journal import Journal, NewRun
+from pdkernel.engine.props import evaluate_props, step_variables
+from pdkernel.engine.recorder import StepRecorder
+from pdkernel.engine.request import RunRequest
+from pdkernel.engine.support import check_supported
+from pdkernel.errors import (
+    EgressRefusedError,
+    EndUserError,
+    PdkernelError,
+    StepError,
+    VariableMissingError,
+)
+from pdkernel.execution import ErrorRecord, Execution, Response, Status, StepResult
+from pdkernel.hosts import Hosts, RunGuests, RunSetup, StepCall, StepOutcome
+from pdkernel.identity import Directory
+from pdkernel.model import JSON, AppBinding, Step
+from pdkernel.redaction import Redactor, Secret
+
+NO_RESPONSE = Response(400, {}, "No $.respond called in workflow")
+"""What a caller gets when a custom response was promised and none was made (platform documentation)."""
+
+
+@dataclass
+class _Run:
+    """What changes while one run goes on."""
+
+    request: RunRequest
+    guests: RunGuests
+    execution: Execution
+    redactor: Redactor
+    resolution: Resolution
+    exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
+    response: dict[str, Any] | None = None
+    seq: int = 0
+
+
+class Interpreter:
+    """
+    Runs workflows.
+
+    Args:
+        directory: Users and accounts.
+        hosts: The processes that run steps.
+        journal: The record.
+        clock: For every time stamp and duration.
+        ids: For run and trace ids.
+        scratch: A folder for the temporary folders of runs.
+    """
+
+    def __init__(
+        self, *, directory: Directory, hosts: Hosts, journal: Journal, clock: Clock, ids: Ids, scratch: Path
+    ) -> None:
+        self._directory = directory
+        self._hosts = hosts
+        self._journal = journal
+        self._clock = clock
+        self._ids = ids
+        self._scratch = scratch
+
+    async def run(self, request: RunRequest) -> Execution:
+        """
+        Run *request* and say what every step did.
+
+        Cancelling the task ends the running step with all its processes; the execution is then returned
+        with the status `cancelled`.
+        """
+        run_id, trace_id = new_run_ids(self._ids)
+        context = build_context(
+            request, project_id=self._directory.project_id, trace_id=trace_id, run_id=run_id, clock=self._clock
+        )
+        execution = self._blank(request, run_id, trace_id, context)
+        await self._accept(request, execution)
+        scratch = Path(tempfile.mkdtemp(prefix="run-", dir=self._scratch))
+        try:
+            execution = await self._run_in(request, execution, scratch)
+        except PdkernelError as refusal:
+            execution = self._refused(request, execution, refusal)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        await self._journal.finish(execution.id, execution)
+        if request.on_change:
+            request.on_change(execution)
+        return execution
+
+    def _blank(
+        self, request: RunRequest, run_id: str, trace_id: str, context: Mapping[str, JSON]
+    ) -> Execution:
+        return Execution(
+            id=run_id,
+            trace_id=trace_id,
+            workflow=request.workflow.name,
+            version=request.workflow.version,
+            status="executing",
+            external_user=request.external_user_id,
+            environment=request.environment,
+            started_at=iso(self._clock.now()),
+            event=request.event.masked().data,
+            context=context,
+            steps=tuple(StepResult(step.name, "not_run") for step in request.workflow.steps),
+        )
+
+    async def _accept(self, request: RunRequest, execution: Execution) -> None:
+        version = await self._journal.deploy(request.workflow)
+        await self._journal.accept(NewRun.of(execution, version))
+
+    async def _run_in(self, request: RunRequest, execution: Execution, scratch: Path) -> Execution:
+        check_supported(request)
+        self._check_variables(request)
+        setup = RunSetup(
+            run_id=execution.id,
+            version=request.workflow.version,
+            trigger={"event": dict(request.event.data), "context": dict(execution.context)},
+            folder=request.folder,
+            scratch=scratch,
+        )
+        guests = await self._hosts.open(setup)
+        try:
+            bindings = await self._bindings(request, guests)
+            resolution = await asyncio.to_thread(
+                resolve_accounts,
+                bindings,
+                directory=self._directory,
+                external_user_id=request.external_user_id,
+                environment=request.environment,
+            )
+            redactor = Redactor(
+                [*resolution.secrets, *(Secret(f"env/{name}", value) for name, value in request.variables.items())]
+            )
+            execution = replace(
+                execution,
+                event=_as_object(redactor.value(dict(execution.event))),
+            )
+            run = _Run(request, guests, execution, redactor, resolution)
+            return await self._steps(run)
+        finally:
+            await asyncio.shield(guests.release())
+
+    def _check_variables(self, request: RunRequest) -> None:
+        missing = {
+            name: [step for step in steps if request.runs(step) and step not in request.pins]
+            for name, steps in request.required.items()
+            if name not in request.variables
+        }
+        missing = {name: steps for name, steps in missing.items() if steps}
+        if not missing:
+            return
+        names = tuple(sorted(missing))
+        reads = "; ".join(f"{name} (read by {', '.join(missing[name])})" for name in names)
+        plural = "variables" if len(names) > 1 else "variable"
+        raise VariableMissingError(
+            f"The environment {plural} {reads} {'are' if len(names) > 1 else 'is'} not set.",
+            names=names,
+            fix="\n".join(f"Set it: pdkernel env set {name}" for name in names),
+        )
+
+    async def _bindings(self, request: RunRequest, guests: RunGuests) -> dict[str, tuple[AppBinding, ...]]:
+        """App props by step: the directive's, and those that code declares (the external user's)."""
+        bindings: dict[str, tuple[AppBinding, ...]] = {}
+        for step in request.workflow.steps:
+            if step.disabled or not request.runs(step.name) or step.name in request.pins:
+                continue
+            apps = step.apps
+            if step.language == "node" and step.uses is None and "app" in step.source:
+                apps = _merge(apps, await self._declared(step, guests))
+            bindings[step.name] = apps
+        return bindings
+
+    async def _declared(self, step: Step, guests: RunGuests) -> tuple[AppBinding, ...]:
+        try:
+            return (await guests.describe(step)).apps
+        except StepError:
+            return ()  # the step itself will fail with the same error, at its place in the record
+
+    async def _steps(self, run: _Run) -> Execution:
+        status: Status = "success"
+        reached = True
+        try:
+            for step in run.request.workflow.steps:
+                if not reached:
+                    self._note(run, replace(run.execution.step(step.name), status="skipped"))
+                    continue
+                ended = await self._step(run, step)
+                if ended is not None:
+                    status, reached = ended, False
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+            status = "cancelled"
+        return self._finished(run, status)
+
+    async def _step(self, run: _Run, step: Step) -> Status | None:
+        """Run one step; a status says that the run ends here."""
+        request = run.request
+        if step.disabled:
+            self._note(run, StepResult(step.name, "disabled"))
+            return None
+        if step.name in request.pins:
+            exports = dict(request.pins[step.name])
+            run.exports[step.name] = _as_object(run.redactor.restore(exports))
+            self._note(run, StepResult(step.name, "pinned", exports=_as_object(run.redactor.value(exports))))
+            return None
+        if not request.runs(step.name):
+            if step.name in request.exports:
+                run.exports[step.name] = _as_object(run.redactor.restore(dict(request.exports[step.name])))
+            return None
+        return await self._run_step(run, step)
+
+    async def _run_step(self, run: _Run, step: Step) -> Status | None:
+        accounts = run.resolution.of(step.name)
+        recorder = StepRecorder(
+            step.name,
+            redactor=run.redactor,
+            clock=self._clock,
+            accounts=accounts.uses,
+            on_change=lambda result: self._note(run, result),
+            on_respond=lambda response: self._respond(run, response),
+        )
+        self._note(run, recorder.snapshot())
+        try:
+            outcome = await self._outcome(run, step, recorder, accounts)
+        except StepError as error:  # its props could not be evaluated
+            outcome = StepOutcome(error=error)
+        except asyncio.CancelledError:
+            self._note(run, recorder.finish("error", exports={}, error=StepError("The run was cancelled.", name="Cancelled")))
+            raise
+        for warning in outcome.warnings:
+            recorder.warn(warning)
+        if outcome.response is not None:
+            self._respond(run, outcome.response)
+            if run.request.workflow.trigger.response != "custom":
+                recorder.warn(
+                    "The response is not sent: the trigger answers by itself (response: default). "
+                    "Write `response: custom` in %%pdworkflow."
+                )
+        result = recorder.finish(
+            "error" if outcome.error else "success", exports=outcome.exports, error=outcome.error
+        )
+        run.exports[step.name] = outcome.exports
+        self._note(run, result)
+        run.seq += 1
+        await self._journal.append(run.execution.id, run.seq, result)
+        if outcome.error is not None:
+            return "error"
+        return "exited" if outcome.exited else None
+
+    async def _outcome(
+        self, run: _Run, step: Step, recorder: StepRecorder, accounts: StepAccounts
+    ) -> StepOutcome:
+        variables = step_variables(run.request, step)
+        props = await evaluate_props(step, run.guests, run.exports, variables)
+        call = StepCall(
+            step=step,
+            steps=run.exports,
+            props=props,
+            auth=accounts.auth,
+            variables=variables,
+            context=dict(run.execution.context),
+            timeout_s=run.request.workflow.timeout_s(step),
+            binding=Binding(
+                step=step.name,
+                policy=run.request.policy,
+                redactor=run.redactor,
+                apps=run.resolution.apps,
+                on_call=recorder.call,
+                on_refused=lambda message: run.guests.end_step(
+                    EgressRefusedError(message, name="OutsideCallRefused"), after_s=1.0
+                ),
+                sent=run.request.sent,
+                scope=run.request.scope,
+                send=run.request.send,
+            ),
+        )
+        return await run.guests.run(call, recorder)
+
+    def _respond(self, run: _Run, response: dict[str, Any]) -> None:
+        """Keep the first response; the platform ignores the others."""
+        if run.response is None:
+            run.response = response
+
+    def _note(self, run: _Run, result: StepResult) -> None:
+        run.execution = run.execution.with_step(result)
+        if run.request.on_change:
+            run.request.on_change(run.execution)
+
+    def _finished(self, run: _Run, status: Status) -> Execution:
+        failed = next((step.error for step in run.execution.steps if step.error), None)
+        response = None
+        if run.request.workflow.trigger.response == "custom":
+            response = _response(run.response, run.redactor)
+        return replace(
+            run.execution,
+            status=status,
+            finished_at=iso(self._clock.now()),
+            error=failed,
+            response=response,
+        )
+
+    def _refused(self, request: RunRequest, execution: Execution, refusal: PdkernelError) -> Execution:
+        error = ErrorRecord(
+            code=refusal.code,
+            name=type(refusal).__name__,
+            message=str(refusal),
+            step=getattr(refusal, "step", None),
+            line=getattr(refusal, "line", None),
+        )
+        response = None
+        if request.workflow.trigger.response == "custom":
+            response = Response(400, {}, str(refusal)) if isinstance(refusal, EndUserError) else NO_RESPONSE
+        return replace(
+            execution, status="error", finished_at=iso(self._clock.now()), error=error, response=response
+        )
+
+
+def _response(raw: dict[str, Any] | None, redactor: Redactor) -> Response:
+    if raw is None:
+        return NO_RESPONSE
+    headers = {str(name): str(value) for name, value in (raw.get("headers") or {}).items()}
+    # parity: the caller of a real endpoint gets what the step sent; the record of it is redacted
+    return Response(
+        status=int(raw.get("status", 200)),
+        headers=_as_object(redactor.value(headers)),
+        body=redactor.value(raw.get("body")),
+    )
+
+
+def _merge(directive: tuple[AppBinding, ...], declared: tuple[AppBinding, ...]) -> tuple[AppBinding, ...]:
+    """The directive's bindings, then what code declares besides: matched by prop, else by app."""
+    named = {binding.prop for binding in directive}
+    by_app = {binding.app: binding for binding in directive if binding.prop == binding.app}
+    merged = list(directive)
+    for binding in declared:
+        if binding.prop in named:
+            continue
+        alias = by_app.get(binding.app)
+        if alias is not None:
+            # `--app slack` for code that calls its prop `chat`: the directive says whose account it is
+            merged[merged.index(alias)] = replace(alias, prop=binding.prop)
+            by_app.pop(binding.app)
+        else:
+            merged.append(binding)
+    return tuple(merged)
+
+
+def _as_object(value: JSON) -> dict[str, Any]:
+    assert isinstance(value, dict)
+    return value

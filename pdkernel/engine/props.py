@@ -1,0 +1,59 @@
+"""
+What a step is given: its props with every `{{ }}` evaluated, and the environment variables that it names.
+
+Knows the platform's rule that a value which is one whole expression keeps its type. Evaluating is Node.js's work.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pdkernel.engine.request import RunRequest
+from pdkernel.errors import StepError
+from pdkernel.expression import assemble, templates_in
+from pdkernel.hosts import RunGuests
+from pdkernel.model import JSON, Step
+
+
+async def evaluate_props(
+    step: Step, guests: RunGuests, exports: Mapping[str, Mapping[str, JSON]], variables: Mapping[str, str]
+) -> dict[str, JSON]:
+    """
+    The step's props, ready to use.
+
+    Raises:
+        StepError: An expression throws; the message names the prop and the expression.
+    """
+    found = list(templates_in(dict(step.props)))
+    if not found:
+        return dict(step.props)
+    sources = [expression.source for _, template in found for expression in template.expressions]
+    results = await guests.evaluate(sources, steps=exports, variables=variables)
+    for (path, expression), result in zip(
+        ((path, expression) for path, template in found for expression in template.expressions), results, strict=True
+    ):
+        if "error" in result:
+            error: dict[str, Any] = result["error"]
+            raise StepError(
+                f"The prop {'.'.join(map(str, path))} cannot be evaluated: {{{{{expression.source}}}}} "
+                f"fails with {error.get('name', 'Error')}: {error.get('message', '')}",
+                name=str(error.get("name", "Error")),
+            )
+    assembled = assemble(dict(step.props), results)
+    assert isinstance(assembled, dict)
+    return assembled
+
+
+def step_variables(request: RunRequest, step: Step) -> dict[str, str]:
+    """
+    The environment variables that *step* is given: those that it names, and those that `pdkernel.yaml` lists.
+
+    A step that does not name a variable has no use for it, so a leak in its code cannot spread it.
+    """
+    text = step.source + json.dumps(dict(step.props))
+    words = set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", text))
+    listed = set(request.workflow.variables)
+    return {name: value for name, value in request.variables.items() if name in words or name in listed}
