@@ -308,3 +308,14 @@ class ProtocolError(HostError):
     """A step's process said something that is not in the protocol."""
 
     code = "protocol"
+
+
+def exit_status_of(code: str) -> int:
+    """The exit status of the error whose code is *code*; 1 for one that a step's own code made."""
+    classes = [PdkernelError]
+    while classes:
+        found = classes.pop()
+        if found.__dict__.get("code") == code:
+            return found.exit_status
+        classes.extend(found.__subclasses__())
+    return StepError.exit_status
