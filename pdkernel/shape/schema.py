@@ -8,13 +8,11 @@ structure, built from the shape: the result is equal, and ten megabytes cost no 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import zip_longest
 from typing import Any
 
 from pdkernel.model import JSON
 from pdkernel.shape.tree import Shape, shape_of
 
-_ABSENT = object()
 _STAND_FOR: dict[str, JSON] = {"null": None, "boolean": True, "integer": 0, "number": 0.5, "string": ""}
 
 
@@ -49,18 +47,14 @@ def _exemplars(shape: Shape) -> list[JSON]:
 
 
 def _objects(properties: list[Shape]) -> list[JSON]:
-    """Objects that together show every exemplar of every property, and each optional one missing at least once."""
-    keys = [str(child.path[-1]) for child in properties]
-    columns = [_exemplars(child) for child in properties]
-    made: list[JSON] = [
+    """As few objects as show every exemplar of every property, and each optional property missing at least once."""
+    columns = [(str(child.path[-1]), _exemplars(child), child.is_optional) for child in properties]
+    rows = max((len(column) + optional for _, column, optional in columns), default=1)
+    return [
         {
-            key: column[-1] if value is _ABSENT else value
-            for key, column, value, child in zip(keys, columns, row, properties, strict=True)
-            if value is not _ABSENT or not child.is_optional
+            key: column[min(row, len(column) - 1)]
+            for key, column, optional in columns
+            if row < len(column) or not optional
         }
-        for row in zip_longest(*columns, fillvalue=_ABSENT)
+        for row in range(rows)
     ]
-    required = {
-        key: column[-1] for key, column, child in zip(keys, columns, properties, strict=True) if not child.is_optional
-    }
-    return [*made, required]

@@ -31,6 +31,7 @@ _NAMES: Mapping[type, str] = {
     float: "number",
     type(None): "null",
 }
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def type_name(value: JSON) -> str:
 
 
 def _shape(path: tuple[Segment, ...], values: list[Any], total: int) -> Shape:
-    counts = Counter(map(type, values))
+    counts: Mapping[type, int] = Counter(map(type, values)) if len(values) != 1 else {type(values[0]): 1}
     children: list[Shape] = []
     if len(path) < MAX_DEPTH:
         if dict in counts:
@@ -116,7 +117,7 @@ def _columns(objects: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
     return columns
 
 
-def _samples(values: list[Any], counts: Counter[type]) -> tuple[str, ...]:
+def _samples(values: list[Any], counts: Mapping[type, int]) -> tuple[str, ...]:
     if counts.keys() <= {dict, list, type(None)}:
         return ()
     if not counts.keys().isdisjoint((dict, list)):
@@ -128,5 +129,5 @@ def _samples(values: list[Any], counts: Counter[type]) -> tuple[str, ...]:
 
 def _sample(value: JSON) -> str:
     if isinstance(value, str) and len(value) > MAX_SAMPLE_LENGTH:
-        return json.dumps(f"{value[: MAX_SAMPLE_LENGTH - 1]}…", ensure_ascii=False)
-    return json.dumps(value, ensure_ascii=False)
+        return _encode(f"{value[: MAX_SAMPLE_LENGTH - 1]}…")
+    return _encode(value)
