@@ -187,12 +187,14 @@ def _directive(before: str, steps: Mapping[str, JSON], words: Vocabulary) -> Com
     if not named and not word.startswith("-"):
         return _of(dict.fromkeys([*(name for name in steps if name != "trigger"), *words.steps]), word, "step")
     used = {text.partition("=")[0] for text in found}
-    return _of([option.flag for option in words.options if option.repeatable or option.flag not in used], word, "option")
+    return _of(
+        [option.flag for option in words.options if option.repeatable or option.flag not in used], word, "option"
+    )
 
 
 def _value(flag: str, text: str, words: Vocabulary) -> Completion:
     left, equals, right = text.partition("=")
-    prop, colon, slug = left.rpartition(":")
+    slug = left.rpartition(":")[2]
     match flag:
         case "--lang":
             return _of(words.languages, text, "language")
@@ -201,7 +203,7 @@ def _value(flag: str, text: str, words: Vocabulary) -> Completion:
         case "--app" if equals:
             return _of(words.accounts.get(slug, ()), right, "account")
         case "--app":
-            return _of(words.apps, slug if colon else left, "app")
+            return _of(words.apps, slug, "app")
         case "--data-store" if equals:
             return _of(words.stores, right, "store")
         case _:

@@ -35,7 +35,14 @@ _CHAIN: Mapping[Syntax, re.Pattern[str]] = {
     "jq": re.compile(r"(?:^|(?<=[\s'\"|(,]))(?=\.)" + _DOTTED),
 }
 _SEGMENT = re.compile(rf"\.\s*(?P<name>{_NAME})|\[\s*(?:(?P<text>{_TEXT})|(?P<index>\d+)|{_NAME})\s*\]")
-_KINDS: Mapping[type, str] = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
+_KINDS: Mapping[type, str] = {
+    dict: "object",
+    list: "list",
+    str: "string",
+    bool: "boolean",
+    int: "number",
+    float: "number",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +131,15 @@ def _indexes(value: Any, prefix: str) -> list[tuple[str, str]]:
 def _after_dot(value: Any, dot: str, name: str) -> Completion:
     keys = _keys(value, name)
     indexes = [] if name else _indexes(value, "")
+    if not (keys or indexes):
+        return Completion(name)
     if keys and all(re.fullmatch(_NAME, key) for key, _ in keys):
         return Completion(name, tuple(Item(key, kind) for key, kind in keys))
     # Brackets take the place of a plain dot; of an optional one they stand behind.
     opening = dot if dot == "?." else ""
     items = [
-        Item(dot + key if re.fullmatch(_NAME, key) else f"{opening}[{quoted(key, chr(34))}]", kind) for key, kind in keys
+        Item(dot + key if re.fullmatch(_NAME, key) else f"{opening}[{quoted(key, chr(34))}]", kind)
+        for key, kind in keys
     ]
     items += [Item(f"{opening}[{index}]", kind) for index, kind in indexes]
     return Completion(dot + name, tuple(items))
@@ -138,7 +148,9 @@ def _after_dot(value: Any, dot: str, name: str) -> Completion:
 def _in_quotes(value: Any, quote: str, key: str, after: str) -> Completion:
     closing = "" if after.startswith(quote) else quote if after.startswith("]") else quote + "]"
     prefix = re.sub(r"\\(.)", r"\1", key)
-    return Completion(key, tuple(Item(quoted(found, quote)[1:-1] + closing, kind) for found, kind in _keys(value, prefix)))
+    return Completion(
+        key, tuple(Item(quoted(found, quote)[1:-1] + closing, kind) for found, kind in _keys(value, prefix))
+    )
 
 
 def _in_brackets(value: Any, index: str, after: str) -> Completion:
