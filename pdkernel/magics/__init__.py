@@ -12,8 +12,8 @@ from typing import Any
 from pdkernel.magics.cells import CELL_TEXTS, Lift, original_cell
 from pdkernel.magics.completion import (
     DirectiveOption,
-    StepsMatcher,
     Vocabulary,
+    has_matchers,
     register_matchers,
     unregister_matchers,
 )
@@ -37,7 +37,7 @@ STEP_OPTIONS = (
 
 def register(ip: Any) -> None:
     """Bring pdkernel to the shell *ip*; a second call changes nothing."""
-    if is_registered(ip):
+    if has_matchers(ip):
         return
     # Before IPython's own clean-up, which empties lines of blanks and strips prompts inside a step's code.
     ip.input_transformers_cleanup.insert(0, Lift(CELL_TEXTS))
@@ -49,11 +49,6 @@ def unregister(ip: Any) -> None:
     transformers = ip.input_transformers_cleanup
     transformers[:] = [transformer for transformer in transformers if not isinstance(transformer, Lift)]
     unregister_matchers(ip)
-
-
-def is_registered(ip: Any) -> bool:
-    """Whether `register` has been called for *ip*."""
-    return any(isinstance(matcher, StepsMatcher) for matcher in ip.Completer.custom_matchers)
 
 
 def _no_steps() -> Mapping[str, JSON]:

@@ -14,9 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
+from IPython.core.completer import CompletionContext, SimpleCompletion, completion_matcher
+
 from pdkernel.magics.cells import DirectiveCell, find_directive
 from pdkernel.magics.paths import Completion, Item, complete_path
 from pdkernel.model import JSON, LANGUAGES
+
+MATCHER = "pdkernel.steps"
+"""The matcher's identifier in IPython's configuration."""
 
 NOTHING = Completion()
 """Nothing fits, Python names included."""
@@ -229,25 +234,16 @@ class _Silence(Sized):
 
 
 class StepsMatcher:
-    """
-    IPython's way in: asks the provider, completes, and never raises.
-
-    The attributes are those of IPython's matcher API.
-    """
-
-    matcher_api_version = 2
-    matcher_identifier = "pdkernel.steps"
-    matcher_priority = 1_000.0
-    """First of all, so that what it suppresses is not even computed (jedi takes seconds in a Bash body)."""
+    """IPython's way in: asks the providers, completes, and never raises."""
 
     def __init__(self, steps: StepsProvider, words: VocabularyProvider) -> None:
         self._steps = steps
         self._words = words
 
-    def __call__(self, context: Any) -> dict[str, Any]:
-        """The matcher's result for a `CompletionContext`."""
-        from IPython.core.completer import SimpleCompletion
-
+    # First of all matchers, so that what it suppresses is not even computed: jedi takes seconds in a Bash body.
+    @completion_matcher(identifier=MATCHER, priority=1_000, api_version=2)
+    def match(self, context: CompletionContext) -> dict[str, Any]:
+        """A matcher's result, as IPython's matcher API 2 has it."""
         found = None
         try:
             text = context.full_text
@@ -269,16 +265,21 @@ class StepsMatcher:
 
 
 def register_matchers(ip: Any, steps: StepsProvider, words: VocabularyProvider = Vocabulary) -> None:
-    """Have *ip* complete in step cells from now on; an earlier registration is replaced."""
+    """Have the shell *ip* complete in step cells from now on; an earlier registration is replaced."""
     unregister_matchers(ip)
-    ip.Completer.custom_matchers.append(StepsMatcher(steps, words))
+    ip.Completer.custom_matchers.append(StepsMatcher(steps, words).match)
 
 
 def unregister_matchers(ip: Any) -> None:
-    """Take the matcher out of *ip* again."""
+    """Take the matcher out of the shell *ip* again."""
     matchers = ip.Completer.custom_matchers
-    matchers[:] = [matcher for matcher in matchers if _identifier(matcher) != StepsMatcher.matcher_identifier]
+    matchers[:] = [matcher for matcher in matchers if not _is_ours(matcher)]
 
 
-def _identifier(matcher: Any) -> object:
-    return getattr(matcher, "matcher_identifier", None)
+def has_matchers(ip: Any) -> bool:
+    """Whether `register_matchers` has been called for the shell *ip*."""
+    return any(_is_ours(matcher) for matcher in ip.Completer.custom_matchers)
+
+
+def _is_ours(matcher: object) -> bool:
+    return getattr(matcher, "matcher_identifier", None) == MATCHER
