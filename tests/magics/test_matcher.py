@@ -1,0 +1,70 @@
+"""The matcher inside a real IPython shell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from IPython.core.completer import provisionalcompleter
+
+from pdkernel.magics.completion import register_matchers
+from pdkernel.model import JSON
+
+STEPS: dict[str, JSON] = {"trigger": {"event": {"body": {"title": "x", "a-b": 1}}}}
+
+
+def completions(shell: Any, text: str) -> list[str]:
+    """What the shell offers at the end of *text*, as whole lines' ends."""
+    with provisionalcompleter():
+        return [
+            f"{text[: found.start]}{found.text}".rsplit("\n", 1)[-1]
+            for found in shell.Completer.completions(text, len(text))
+        ]
+
+
+def test_paths_come_from_the_provider(shell: Any) -> None:
+    """Whoever registers a provider decides what is offered, odd keys in brackets and types beside."""
+    register_matchers(shell, lambda: STEPS)
+
+    assert completions(shell, "# c\n%%pdstep a --lang node\nsteps.trigger.event.body.") == [
+        "steps.trigger.event.body.title",
+        'steps.trigger.event.body["a-b"]',
+    ]
+
+
+def test_python_names_stay_out_of_bash(shell: Any) -> None:
+    """In a Bash body no Python name, magic or file is offered."""
+    assert completions(shell, "%%pdstep a --lang bash\nimp") == []
+    assert completions(shell, "%%pdstep a --lang bash\nls /et") == []
+
+
+def test_python_names_are_offered_in_python(shell: Any) -> None:
+    """A Python body keeps IPython's own completion."""
+    assert "import" in completions(shell, "%%pdstep a\nimpor")
+
+
+def test_options_come_from_the_directive(shell: Any) -> None:
+    """The directive's options are offered as the extension is loaded."""
+    assert completions(shell, "%%pdstep a --la") == ["%%pdstep a --lang"]
+
+
+def test_failing_provider_is_silent(shell: Any, capsys: Any) -> None:
+    """A provider that fails costs the completion and nothing else."""
+
+    def broken() -> Mapping[str, JSON]:
+        raise RuntimeError("no")
+
+    register_matchers(shell, broken)
+
+    found = completions(shell, "%%pdstep a --lang node\nsteps.")
+
+    assert not [text for text in found if "trigger" in text]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_registering_again_replaces(shell: Any) -> None:
+    """The last provider is the one that is asked."""
+    register_matchers(shell, lambda: STEPS)
+    register_matchers(shell, lambda: {"other": {}})
+
+    assert completions(shell, "%%pdstep a --lang node\nsteps.") == ["steps.other"]
