@@ -7,6 +7,7 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     ├─ DefinitionError            2    the workflow is wrong; its author mends the notebook
     │  ├─ NotebookError                not a notebook, or not a workflow folder
     │  ├─ DirectiveError               a `%%pdstep` or `%%pdworkflow` cell cannot be read
+    │  ├─ ExpressionError              a `{{ }}` that never ends, or holds no JavaScript expression
     │  ├─ StepNameError                not usable as `steps.<name>`
     │  ├─ DuplicateStepError           two steps of one name
     │  ├─ UnknownStepError             a step is named that the workflow does not have
@@ -94,6 +95,12 @@ class DirectiveError(DefinitionError):
     """A `%%pdstep` line or a `%%pdworkflow` cell cannot be read."""
 
     code = "directive"
+
+
+class ExpressionError(DefinitionError):
+    """A `{{ }}` never ends, is empty, or holds something that is not one JavaScript expression."""
+
+    code = "expression"
 
 
 class StepNameError(DefinitionError):

@@ -1,0 +1,3 @@
+"""
+What a step says of itself without being run.
+"""
