@@ -20,7 +20,7 @@ from pdkernel.clock import Clock, Ids, iso
 from pdkernel.egress import Binding
 from pdkernel.engine.context import build_context, new_run_ids
 from pdkernel.engine.end_users import Resolution, StepAccounts, resolve_accounts
-from pdkernel.engine.journal import Journal, NewRun
+from pdkernel.engine.journal import FinalStatus, Journal, NewRun, output_text, step_text, trigger_text
 from pdkernel.engine.props import evaluate_props, step_variables
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.request import RunRequest
@@ -38,6 +38,9 @@ from pdkernel.identity import Directory
 from pdkernel.model import JSON, AppBinding, Step
 from pdkernel.redaction import Redactor, Secret
 
+_RECORDED = frozenset({"success", "error", "pinned"})
+"""Statuses of steps that have a row of their own in the journal."""
+
 NO_RESPONSE = Response(400, {}, "No $.respond called in workflow")
 """What a caller gets when a custom response was promised and none was made (platform documentation)."""
 
@@ -53,7 +56,6 @@ class _Run:
     resolution: Resolution
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     response: dict[str, Any] | None = None
-    seq: int = 0
 
 
 class Interpreter:
@@ -99,7 +101,7 @@ class Interpreter:
             execution = self._refused(request, execution, refusal)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        await self._journal.finish(execution.id, execution)
+        await self._finish(execution)
         if request.on_change:
             request.on_change(execution)
         return execution
@@ -123,7 +125,27 @@ class Interpreter:
 
     async def _accept(self, request: RunRequest, execution: Execution) -> None:
         version = await self._journal.deploy(request.workflow)
-        await self._journal.accept(NewRun.of(execution, version))
+        known = Redactor(Secret(f"env/{name}", value) for name, value in request.variables.items())
+        event = _as_object(known.value(dict(execution.event)))
+        await self._journal.accept(
+            NewRun(
+                id=execution.id,
+                trace_id=execution.trace_id,
+                workflow=execution.workflow,
+                version=version,
+                event=trigger_text(event, execution.context),
+                external_user=execution.external_user,
+                environment=execution.environment,
+            )
+        )
+
+    async def _finish(self, execution: Execution) -> None:
+        status: FinalStatus = "error"
+        if execution.status in ("success", "exited", "cancelled"):
+            status = execution.status
+        unrecorded = {step.name: step.status for step in execution.steps if step.status not in _RECORDED}
+        output = output_text(response=execution.response, error=execution.error, steps=unrecorded)
+        await self._journal.finish(execution.id, status, output)
 
     async def _run_in(self, request: RunRequest, execution: Execution, scratch: Path) -> Execution:
         check_supported(request)
@@ -220,7 +242,7 @@ class Interpreter:
         if step.name in request.pins:
             exports = dict(request.pins[step.name])
             run.exports[step.name] = _as_object(run.redactor.restore(exports))
-            self._note(run, StepResult(step.name, "pinned", exports=_as_object(run.redactor.value(exports))))
+            await self._record(run, StepResult(step.name, "pinned", exports=_as_object(run.redactor.value(exports))))
             return None
         if not request.runs(step.name):
             if step.name in request.exports:
@@ -259,9 +281,7 @@ class Interpreter:
             "error" if outcome.error else "success", exports=outcome.exports, error=outcome.error
         )
         run.exports[step.name] = outcome.exports
-        self._note(run, result)
-        run.seq += 1
-        await self._journal.append(run.execution.id, run.seq, result)
+        await self._record(run, result)
         if outcome.error is not None:
             return "error"
         return "exited" if outcome.exited else None
@@ -299,6 +319,12 @@ class Interpreter:
         """Keep the first response; the platform ignores the others."""
         if run.response is None:
             run.response = response
+
+    async def _record(self, run: _Run, result: StepResult) -> None:
+        """Put a finished step on disk."""
+        self._note(run, result)
+        place = [step.name for step in run.request.workflow.steps].index(result.name)
+        await self._journal.append(run.execution.id, place, result.name, step_text(result))
 
     def _note(self, run: _Run, result: StepResult) -> None:
         run.execution = run.execution.with_step(result)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import StepError
-from pdkernel.expression import assemble, templates_in
+from pdkernel.expression import UNDEFINED, assemble, templates_in
 from pdkernel.hosts import RunGuests
 from pdkernel.model import JSON, Step
 
@@ -42,7 +42,7 @@ async def evaluate_props(
                 f"fails with {error.get('name', 'Error')}: {error.get('message', '')}",
                 name=str(error.get("name", "Error")),
             )
-    assembled = assemble(dict(step.props), results)
+    assembled = assemble(step.props, [UNDEFINED if "undefined" in result else result["value"] for result in results])
     assert isinstance(assembled, dict)
     return assembled
 

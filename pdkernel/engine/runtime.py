@@ -17,8 +17,9 @@ from typing import Self
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.egress import Gateway
 from pdkernel.engine.interpreter import Interpreter
-from pdkernel.engine.journal import Journal, open_journal
+from pdkernel.engine.journal import Journal, SqliteJournal
 from pdkernel.engine.request import RunRequest
+from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
 from pdkernel.hosts import Hosts
 from pdkernel.identity import Directory
@@ -46,6 +47,7 @@ class Runtime:
         ids: Ids = RANDOM_IDS,
         size: int = 8,
         gateway: Gateway | None = None,
+        via: str | None = None,
     ) -> Self:
         """
         Open the journal and the gateway; processes for steps start when the first step needs them.
@@ -56,10 +58,11 @@ class Runtime:
             clock: For every time stamp.
             ids: For run ids.
             size: Runs that execute at once.
+            via: A proxy that outside calls go through, or None.
             gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
         """
-        journal = await open_journal(project, clock=clock, ids=ids)
-        gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
+        journal = _open_journal(project, clock, ids)
+        gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock, via=via)
         scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
         hosts = Hosts(gateway=gateway, size=size)
         interpreter = Interpreter(
@@ -85,3 +88,11 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _open_journal(project: Project, clock: Clock, ids: Ids) -> Journal:
+    if project.sqlite_path is None:
+        raise ProjectError(
+            "This version keeps its journal on SQLite only.", fix="Leave --database out, or give sqlite:///FILE."
+        )
+    return SqliteJournal.open(project.sqlite_path, clock=clock, ids=ids)
