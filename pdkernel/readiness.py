@@ -159,7 +159,9 @@ def _unsupported(workflow: Workflow) -> list[Missing]:
             continue
         if step.uses is not None:
             found.append(
-                Missing("unsupported", step.name, f"Step {step.name}: the action {step.uses} is not run by this version.")
+                Missing(
+                    "unsupported", step.name, f"Step {step.name}: the action {step.uses} is not run by this version."
+                )
             )
         elif step.language == "go":
             found.append(Missing("unsupported", step.name, f"Step {step.name}: Go is not run by this version."))

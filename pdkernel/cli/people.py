@@ -59,7 +59,9 @@ def delete_user(state: State, external_user_id: str, environment: str | None, as
 
     where = parse_environment(environment)
     if not state.directory().delete_user(external_user_id, where):
-        raise RequestError(f"There is no external user {external_user_id!r} in {where}.", fix="See: pdkernel users list")
+        raise RequestError(
+            f"There is no external user {external_user_id!r} in {where}.", fix="See: pdkernel users list"
+        )
     if as_json:
         print_json({"external_user_id": external_user_id, "environment": where, "deleted": True})
     else:
@@ -133,7 +135,7 @@ def remove_account(state: State, account_id: str, as_json: bool) -> int:
     help="A credential: a bare KEY prompts, @FILE reads a file, - reads standard input.",
 )  # fmt: skip
 @json_option
-def add_account(  # noqa: PLR0913 (one parameter an option)
+def add_account(
     state: State,
     external_user: str | None,
     own: bool,

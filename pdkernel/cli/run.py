@@ -28,7 +28,11 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, pr
 @option("--environment", metavar="ENV", help="development (default) or production.")
 @option("--from", "first", metavar="STEP", help="Run from this step on; pin what it needs from the steps above.")
 @option("--pin", "pins", metavar="STEP=FILE", multiple=True, help="Take this step's exports from a JSON file.")
-@option("--egress", metavar="MODE", help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack.")
+@option(
+    "--egress",
+    metavar="MODE",
+    help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack.",
+)
 @option("--via", metavar="PROXY", help="Send outside calls through this proxy.")
 @option("--no-install", is_flag=True, help="Install no package (this version never does).")
 @json_option
@@ -59,7 +63,7 @@ async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet:
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    runtime = await Runtime.start(project, directory, size=1, via=chosen["via"])
+    runtime = await Runtime.start(project, directory, size=1)
     try:
         executions = []
         for request in requests:
@@ -86,7 +90,7 @@ def _request(workflow: Any, source: Path, event: Any, user: str | None, chosen: 
     if chosen["first"] is not None:
         first = workflow.step(chosen["first"])
         only = frozenset({first.name, *(step.name for step in workflow.after(first.name))})
-    policy = parse_mode(chosen["egress"] or default_mode(os.environ))
+    policy = parse_mode(chosen["egress"] or default_mode(os.environ), via=chosen["via"])
     pins = _pins(workflow, chosen["pins"])
     return lambda progress: RunRequest(
         workflow=workflow,

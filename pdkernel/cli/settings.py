@@ -32,7 +32,7 @@ def set_variable(state: State, name: str) -> int:
     if "=" in name:
         raise RequestError(
             "A value does not belong on a command line: others can read it there.",
-            fix=f"pdkernel env set {name.split('=')[0]} asks for it, or reads it from standard input.",
+            fix=f"pdkernel env set {name.split('=', maxsplit=1)[0]} asks for it, or reads it from standard input.",
         )
     value = click.prompt(name, hide_input=True) if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
     state.project().variables.set(name, value)

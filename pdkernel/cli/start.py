@@ -100,7 +100,9 @@ def _machine() -> dict[str, Any]:
         "node": node,
         "bash": shutil.which("bash") or "not found",
         "kernel": "installed" if _kernel_installed() else "not installed: pip install --force-reinstall pdkernel",
-        "chromium": shutil.which("chromium") or shutil.which("google-chrome") or "not found (only our own tests need it)",
+        "chromium": shutil.which("chromium")
+        or shutil.which("google-chrome")
+        or "not found (only our own tests need it)",
     }
 
 
@@ -140,5 +142,3 @@ def write_templates(notebook: Path, *, template: str) -> list[Path]:
         event.parent.mkdir(exist_ok=True)
         event.write_bytes((source / "events" / "issues-opened.json").read_bytes())
     return [notebook, event]
-
-

@@ -42,6 +42,15 @@ def build_context(request: RunRequest, *, project_id: str, trace_id: str, run_id
     }
 
 
+def step_context(request: RunRequest, clock: Clock, *, timeout_s: float) -> dict[str, JSON]:
+    """What `$.context` holds besides `steps.trigger.context` (platform documentation of `$.context`)."""
+    return {
+        "deadline": int((clock.now().timestamp() + timeout_s) * 1000),
+        "JIT": request.test,
+        "run": {"runs": 1, "context": None},
+    }
+
+
 def stable_id(prefix: str, of: str) -> str:
     """An id in the platform's shape (prefix and seven letters) that is the same for the same text."""
     alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

@@ -195,7 +195,8 @@ def _hand_out(
     steps = {
         step: StepAccounts(
             uses=tuple(
-                AccountUse(b.prop, b.app, accounts[b.app, b.account].id, accounts[b.app, b.account].owner) for b in group
+                AccountUse(b.prop, b.app, accounts[b.app, b.account].id, accounts[b.app, b.account].owner)
+                for b in group
             ),
             auth={b.prop: credentials[accounts[b.app, b.account].id] for b in group},
         )

@@ -18,10 +18,10 @@ from typing import Any
 
 from pdkernel.clock import Clock, Ids, iso
 from pdkernel.egress import Binding
-from pdkernel.engine.context import build_context, new_run_ids
+from pdkernel.engine.context import build_context, new_run_ids, step_context
 from pdkernel.engine.end_users import Resolution, StepAccounts, resolve_accounts
 from pdkernel.engine.journal import FinalStatus, Journal, NewRun, output_text, step_text, trigger_text
-from pdkernel.engine.props import evaluate_props, step_variables
+from pdkernel.engine.props import evaluate_props, named_variables
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.support import check_supported
@@ -41,6 +41,9 @@ from pdkernel.redaction import Redactor, Secret
 _RECORDED = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row of their own in the journal."""
 
+REFUSED_STEP_S = 1.0
+"""Seconds that a step has to end by itself after an outside call of it was refused."""
+
 NO_RESPONSE = Response(400, {}, "No $.respond called in workflow")
 """What a caller gets when a custom response was promised and none was made (platform documentation)."""
 
@@ -56,6 +59,8 @@ class _Run:
     resolution: Resolution
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     response: dict[str, Any] | None = None
+    refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
+    running: str | None = None
 
 
 class Interpreter:
@@ -106,9 +111,7 @@ class Interpreter:
             request.on_change(execution)
         return execution
 
-    def _blank(
-        self, request: RunRequest, run_id: str, trace_id: str, context: Mapping[str, JSON]
-    ) -> Execution:
+    def _blank(self, request: RunRequest, run_id: str, trace_id: str, context: Mapping[str, JSON]) -> Execution:
         return Execution(
             id=run_id,
             trace_id=trace_id,
@@ -152,8 +155,9 @@ class Interpreter:
         self._check_variables(request)
         setup = RunSetup(
             run_id=execution.id,
-            version=request.workflow.version,
+            workflow=f"{request.workflow.name}@{request.workflow.version}",
             trigger={"event": dict(request.event.data), "context": dict(execution.context)},
+            variables=named_variables(request),
             folder=request.folder,
             scratch=scratch,
         )
@@ -266,7 +270,9 @@ class Interpreter:
         except StepError as error:  # its props could not be evaluated
             outcome = StepOutcome(error=error)
         except asyncio.CancelledError:
-            self._note(run, recorder.finish("error", exports={}, error=StepError("The run was cancelled.", name="Cancelled")))
+            self._note(
+                run, recorder.finish("error", exports={}, error=StepError("The run was cancelled.", name="Cancelled"))
+            )
             raise
         for warning in outcome.warnings:
             recorder.warn(warning)
@@ -277,43 +283,60 @@ class Interpreter:
                     "The response is not sent: the trigger answers by itself (response: default). "
                     "Write `response: custom` in %%pdworkflow."
                 )
-        result = recorder.finish(
-            "error" if outcome.error else "success", exports=outcome.exports, error=outcome.error
-        )
+        result = recorder.finish("error" if outcome.error else "success", exports=outcome.exports, error=outcome.error)
         run.exports[step.name] = outcome.exports
         await self._record(run, result)
         if outcome.error is not None:
             return "error"
         return "exited" if outcome.exited else None
 
-    async def _outcome(
-        self, run: _Run, step: Step, recorder: StepRecorder, accounts: StepAccounts
-    ) -> StepOutcome:
-        variables = step_variables(run.request, step)
-        props = await evaluate_props(step, run.guests, run.exports, variables)
+    async def _outcome(self, run: _Run, step: Step, recorder: StepRecorder, accounts: StepAccounts) -> StepOutcome:
+        props = await evaluate_props(step, run.guests, run.exports)
         call = StepCall(
             step=step,
             steps=run.exports,
             props=props,
             auth=accounts.auth,
-            variables=variables,
-            context=dict(run.execution.context),
+            context=step_context(run.request, self._clock, timeout_s=run.request.workflow.timeout_s(step)),
             timeout_s=run.request.workflow.timeout_s(step),
-            binding=Binding(
-                step=step.name,
-                policy=run.request.policy,
-                redactor=run.redactor,
-                apps=run.resolution.apps,
-                on_call=recorder.call,
-                on_refused=lambda message: run.guests.end_step(
-                    EgressRefusedError(message, name="OutsideCallRefused"), after_s=1.0
-                ),
-                sent=run.request.sent,
-                scope=run.request.scope,
-                send=run.request.send,
-            ),
+            binding=self._binding(run, step, recorder),
         )
-        return await run.guests.run(call, recorder)
+        run.running = step.name
+        try:
+            outcome = await run.guests.run(call, recorder)
+        finally:
+            run.running = None
+        refusal = run.refusals.get(step.name)
+        if refusal is None or outcome.error is not None:
+            return outcome
+        # its code has swallowed the refusal: what it made of it cannot be trusted in a replay
+        if run.request.policy.mode == "replay":
+            return replace(outcome, error=refusal)
+        return replace(outcome, warnings=(*outcome.warnings, refusal.message))
+
+    def _binding(self, run: _Run, step: Step, recorder: StepRecorder) -> Binding:
+        def refuse(message: str) -> None:
+            error = EgressRefusedError(message, name="OutsideCallRefused")
+            run.refusals.setdefault(step.name, error)
+
+            def end() -> None:
+                if run.running == step.name:
+                    run.guests.end_step(error)
+
+            # some clients ask again for minutes whatever the answer: the step ends even then
+            asyncio.get_running_loop().call_later(REFUSED_STEP_S, end)
+
+        return Binding(
+            step=step.name,
+            policy=run.request.policy,
+            redactor=run.redactor,
+            apps=run.resolution.apps,
+            on_call=recorder.call,
+            on_refused=refuse,
+            sent=run.request.sent,
+            scope=run.request.scope,
+            send=run.request.send,
+        )
 
     def _respond(self, run: _Run, response: dict[str, Any]) -> None:
         """Keep the first response; the platform ignores the others."""
@@ -355,9 +378,7 @@ class Interpreter:
         response = None
         if request.workflow.trigger.response == "custom":
             response = Response(400, {}, str(refusal)) if isinstance(refusal, EndUserError) else NO_RESPONSE
-        return replace(
-            execution, status="error", finished_at=iso(self._clock.now()), error=error, response=response
-        )
+        return replace(execution, status="error", finished_at=iso(self._clock.now()), error=error, response=response)
 
 
 def _response(raw: dict[str, Any] | None, redactor: Redactor) -> Response:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import StepError
@@ -18,9 +17,7 @@ from pdkernel.hosts import RunGuests
 from pdkernel.model import JSON, Step
 
 
-async def evaluate_props(
-    step: Step, guests: RunGuests, exports: Mapping[str, Mapping[str, JSON]], variables: Mapping[str, str]
-) -> dict[str, JSON]:
+async def evaluate_props(step: Step, guests: RunGuests, exports: Mapping[str, Mapping[str, JSON]]) -> dict[str, JSON]:
     """
     The step's props, ready to use.
 
@@ -31,29 +28,29 @@ async def evaluate_props(
     if not found:
         return dict(step.props)
     sources = [expression.source for _, template in found for expression in template.expressions]
-    results = await guests.evaluate(sources, steps=exports, variables=variables)
+    results = await guests.evaluate(sources, exports)
     for (path, expression), result in zip(
         ((path, expression) for path, template in found for expression in template.expressions), results, strict=True
     ):
         if "error" in result:
-            error: dict[str, Any] = result["error"]
+            error = result["error"]
             raise StepError(
                 f"The prop {'.'.join(map(str, path))} cannot be evaluated: {{{{{expression.source}}}}} "
-                f"fails with {error.get('name', 'Error')}: {error.get('message', '')}",
-                name=str(error.get("name", "Error")),
+                f"fails with {error['name']}: {error['message']}",
+                name=error["name"],
             )
     assembled = assemble(step.props, [UNDEFINED if "undefined" in result else result["value"] for result in results])
     assert isinstance(assembled, dict)
     return assembled
 
 
-def step_variables(request: RunRequest, step: Step) -> dict[str, str]:
+def named_variables(request: RunRequest) -> dict[str, str]:
     """
-    The environment variables that *step* is given: those that it names, and those that `pdkernel.yaml` lists.
+    The environment variables that the run's steps are given: those that they name, and those `pdkernel.yaml` lists.
 
-    A step that does not name a variable has no use for it, so a leak in its code cannot spread it.
+    A workflow that does not name a variable has no use for it, so a leak in its code cannot spread it.
     """
-    text = step.source + json.dumps(dict(step.props))
-    words = set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", text))
-    listed = set(request.workflow.variables)
-    return {name: value for name, value in request.variables.items() if name in words or name in listed}
+    words = set(request.workflow.variables)
+    for step in request.workflow.steps:
+        words.update(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", step.source + json.dumps(dict(step.props))))
+    return {name: value for name, value in request.variables.items() if name in words}

@@ -47,7 +47,6 @@ class Runtime:
         ids: Ids = RANDOM_IDS,
         size: int = 8,
         gateway: Gateway | None = None,
-        via: str | None = None,
     ) -> Self:
         """
         Open the journal and the gateway; processes for steps start when the first step needs them.
@@ -58,11 +57,10 @@ class Runtime:
             clock: For every time stamp.
             ids: For run ids.
             size: Runs that execute at once.
-            via: A proxy that outside calls go through, or None.
             gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
         """
         journal = _open_journal(project, clock, ids)
-        gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock, via=via)
+        gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
         hosts = Hosts(gateway=gateway, size=size)
         interpreter = Interpreter(

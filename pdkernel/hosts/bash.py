@@ -155,7 +155,7 @@ class BashStep:
                 f"{name} is not JSON{reason}: line {number} of $PIPEDREAM_EXPORTS.",
                 name="ExportNotJSONError",
                 fix=f"Write {name}=TEXT for plain text, or make the JSON with jq: "
-                f"echo \"{name}:json=$(jq -c . file)\" >> $PIPEDREAM_EXPORTS",
+                f'echo "{name}:json=$(jq -c . file)" >> $PIPEDREAM_EXPORTS',
             )
         self._recorder.export(name, parsed)
         return None
@@ -230,4 +230,3 @@ class BashStep:
 
 def _refuse(constant: str) -> None:
     raise ValueError(constant)
-

@@ -75,7 +75,15 @@ class RunGuests:
             "stores": [store.prop for store in step.stores],
             "context": {**cast("Mapping[str, JSON]", self._setup.trigger.get("context") or {}), **call.context},
         }
-        done = await self._ask(step.language, request, recorder, step=step, steps=call.steps, timeout_s=call.timeout_s, binding=call.binding)
+        done = await self._ask(
+            step.language,
+            request,
+            recorder,
+            step=step,
+            steps=call.steps,
+            timeout_s=call.timeout_s,
+            binding=call.binding,
+        )
         return recorder.outcome(done if isinstance(done, StepError) else _error_of(done))
 
     async def describe(self, step: Step, *, timeout_s: float = 30.0) -> Description:

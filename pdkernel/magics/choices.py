@@ -36,7 +36,9 @@ class ChoiceMagics(Magics):
     @no_var_expand
     @magic_arguments()
     @argument("external_user_id", nargs="?", help="your product's id of the external user; without it, the picker")
-    @argument("--environment", "-e", choices=["development", "production"], help="default: as it was, at first development")
+    @argument(
+        "--environment", "-e", choices=["development", "production"], help="default: as it was, at first development"
+    )
     @argument("--clear", action="store_true", help="run on nobody's behalf")
     @line_magic
     @plain_errors
@@ -138,7 +140,9 @@ class ChoiceMagics(Magics):
 
     @no_var_expand
     @magic_arguments()
-    @argument("mode", nargs="?", help="live | deny | allow=HOST,... | stand-in=URL or a name | record=FILE | replay=FILE")
+    @argument(
+        "mode", nargs="?", help="live | deny | allow=HOST,... | stand-in=URL or a name | record=FILE | replay=FILE"
+    )
     @line_magic
     @plain_errors
     def pdegress(self, line: str) -> None:
@@ -172,7 +176,9 @@ class ChoiceMagics(Magics):
             )
             return
         session.pin(name, _exports(text.strip()) if text.strip() else None)
-        _say(f"{name} is pinned: steps below get these exports. Export and serving ignore pins. Release: %pdpin --clear {name}")
+        _say(
+            f"{name} is pinned: steps below get these exports. Export and serving ignore pins. Release: %pdpin --clear {name}"
+        )
 
     def _unpin(self, name: str) -> None:
         session = session_of(self.shell)

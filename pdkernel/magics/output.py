@@ -80,9 +80,7 @@ class LiveTimeline:
         only: Steps to show, or None for all.
     """
 
-    def __init__(
-        self, *, stale: Callable[[], Collection[str]] = tuple, only: Collection[str] | None = None
-    ) -> None:
+    def __init__(self, *, stale: Callable[[], Collection[str]] = tuple, only: Collection[str] | None = None) -> None:
         self._stale = stale
         self._only = only
         self._handle: DisplayHandle | None = None

@@ -118,7 +118,9 @@ class Draft:
 
     def _refuse_second(self, name: str, cell_id: str) -> None:
         others = {ran.cell_id for key, ran in self._ran.items() if ran.name == name and key != cell_id}
-        still_there = others & {cell.id for cell in self.cells() if _readable(cell.source) and _name_of(cell.source) == name}
+        still_there = others & {
+            cell.id for cell in self.cells() if _readable(cell.source) and _name_of(cell.source) == name
+        }
         if still_there and name != HEADER:
             raise DuplicateStepError(
                 f"Another cell is the step {name!r} already: steps.{name} would be ambiguous.",

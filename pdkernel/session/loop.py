@@ -23,7 +23,7 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
-    def submit(self, coroutine: Coroutine[Any, Any, T]) -> "Task[T]":
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Task[T]:
         """Start *coroutine* and return at once."""
         loop = self._running()
         outcome: Future[T] = Future()

@@ -456,6 +456,4 @@ class Session:
             external_user_id=self._external_user_id,
             environment=self._environment,
         )
-        return build_context(
-            request, project_id=self.project.project_id, trace_id="", run_id="", clock=self._clock
-        )
+        return build_context(request, project_id=self.project.project_id, trace_id="", run_id="", clock=self._clock)
