@@ -104,6 +104,9 @@ class Interpreter:
             execution = await self._run_in(request, execution, scratch)
         except PdkernelError as refusal:
             execution = self._refused(request, execution, refusal)
+        except asyncio.CancelledError:
+            _stop_cancelling()
+            execution = replace(execution, status="cancelled", finished_at=iso(self._clock.now()))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         await self._finish(execution)
@@ -231,10 +234,11 @@ class Interpreter:
                 if ended is not None:
                     status, reached = ended, False
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None:
-                task.uncancel()
+            _stop_cancelling()
             status = "cancelled"
+            for result in run.execution.steps:
+                if result.status == "not_run" and run.request.runs(result.name):
+                    self._note(run, replace(result, status="skipped"))
         return self._finished(run, status)
 
     async def _step(self, run: _Run, step: Step) -> Status | None:
@@ -270,9 +274,8 @@ class Interpreter:
         except StepError as error:  # its props could not be evaluated
             outcome = StepOutcome(error=error)
         except asyncio.CancelledError:
-            self._note(
-                run, recorder.finish("error", exports={}, error=StepError("The run was cancelled.", name="Cancelled"))
-            )
+            cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
+            await self._record(run, recorder.finish("error", exports={}, error=cancelled))
             raise
         for warning in outcome.warnings:
             recorder.warn(warning)
@@ -379,6 +382,13 @@ class Interpreter:
         if request.workflow.trigger.response == "custom":
             response = Response(400, {}, str(refusal)) if isinstance(refusal, EndUserError) else NO_RESPONSE
         return replace(execution, status="error", finished_at=iso(self._clock.now()), error=error, response=response)
+
+
+def _stop_cancelling() -> None:
+    """The run has dealt with its cancellation: it returns a record instead of raising."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
 
 
 def _response(raw: dict[str, Any] | None, redactor: Redactor) -> Response:

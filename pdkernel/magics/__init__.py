@@ -1,7 +1,8 @@
 """
-What the IPython extension brings: completion, and directives below comments.
+What the IPython extension brings: the magics, completion, and directives below comments.
 
-Everything is registered on a shell and taken off it again. Imports nothing heavy.
+Everything is registered on a shell and taken off it again. Importing it imports nothing heavy; the magics
+themselves wait for their first use.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pdkernel.magics.cells import CELL_TEXTS, Lift, original_cell
+from pdkernel.magics.cells import CELL_TEXTS, Lift
 from pdkernel.magics.completion import (
     DirectiveOption,
     Vocabulary,
@@ -19,41 +20,47 @@ from pdkernel.magics.completion import (
 )
 from pdkernel.model import JSON
 
-__all__ = ["original_cell", "register", "unregister"]
-
-STEP_OPTIONS = (
-    DirectiveOption("--lang", "LANGUAGE"),
-    DirectiveOption("--app", "[PROP:]SLUG[=ACCOUNT]", repeatable=True),
-    DirectiveOption("--data-store", "PROP[=STORE]", repeatable=True),
-    DirectiveOption("--prop", "NAME=VALUE", repeatable=True),
-    DirectiveOption("--uses", "KEY@VERSION"),
-    DirectiveOption("--timeout", "SECONDS"),
-    DirectiveOption("--disabled"),
-    DirectiveOption("--debug"),
-    DirectiveOption("--no-run"),
-)
-"""What Tab offers on a `%%pdstep` line."""
+__all__ = ["register", "unregister"]
 
 
 def register(ip: Any) -> None:
     """Bring pdkernel to the shell *ip*; a second call changes nothing."""
     if has_matchers(ip):
         return
+    from pdkernel.magics.choices import ChoiceMagics
+    from pdkernel.magics.runs import RunMagics
+    from pdkernel.magics.steps import StepMagics
+
+    for magics in (StepMagics, ChoiceMagics, RunMagics):
+        ip.register_magics(magics)
     # Before IPython's own clean-up, which empties lines of blanks and strips prompts inside a step's code.
     ip.input_transformers_cleanup.insert(0, Lift(CELL_TEXTS))
-    register_matchers(ip, _no_steps, _step_words)
+    register_matchers(ip, lambda: _steps(ip), lambda: _words(ip))
 
 
 def unregister(ip: Any) -> None:
-    """Take pdkernel off the shell *ip* again."""
+    """Take pdkernel off the shell *ip* again, and end what it runs."""
+    from pdkernel.magics.shell import close_session
+
     transformers = ip.input_transformers_cleanup
     transformers[:] = [transformer for transformer in transformers if not isinstance(transformer, Lift)]
     unregister_matchers(ip)
+    close_session(ip)
 
 
-def _no_steps() -> Mapping[str, JSON]:
-    return {}
+def _steps(ip: Any) -> Mapping[str, JSON]:
+    from pdkernel.magics.shell import session_of
+
+    return session_of(ip).steps_value()
 
 
-def _step_words() -> Vocabulary:
-    return Vocabulary(options=STEP_OPTIONS)
+def _words(ip: Any) -> Vocabulary:
+    from pdkernel.directive import OPTIONS
+    from pdkernel.magics.shell import session_of
+
+    options = tuple(
+        DirectiveOption(each.name, each.metavar or "", repeatable=each.repeatable) for each in OPTIONS
+    )
+    session = session_of(ip)
+    apps = {account.app for account in session.directory.accounts()} | set(session.apps_needed())
+    return Vocabulary(options=options, apps=tuple(sorted(apps)))

@@ -28,29 +28,35 @@
   }
 
   /** Keep one cell's MIME type right, whoever changes it: Lab sets its own again with every kernel. */
-  function watchCell(cell, notebook) {
+  function watchCell(cell, notebook, languages) {
     let ours = false;
-    const apply = () => {
-      const wanted = mimeTypeOf(cell.sharedModel.getSource());
-      if (wanted && cell.mimeType !== wanted) {
-        cell.mimeType = wanted;
-      } else if (!wanted && ours && cell.mimeType !== notebook.codeMimetype) {
-        cell.mimeType = notebook.codeMimetype;
+    const target = () => mimeTypeOf(cell.sharedModel.getSource()) ?? (ours ? notebook.codeMimetype : cell.mimeType);
+    const apply = async () => {
+      const wanted = target();
+      if (cell.mimeType === wanted) {
+        return;
       }
-      ours = wanted !== null;
+      // An editor loads a language's grammar and then shows it, even if another was asked for meanwhile: the first
+      // grammar must have come, and been shown, before the second is asked for.
+      await Promise.all([cell.mimeType, wanted].map(mime => languages.getLanguage(mime)));
+      await new Promise(resolve => setTimeout(resolve));
+      if (target() === wanted) {
+        ours = wanted !== notebook.codeMimetype;
+        cell.mimeType = wanted;
+      }
     };
     cell.contentChanged.connect(apply);
     cell.mimeTypeChanged.connect(apply);
     apply();
   }
 
-  function watchNotebook(panel) {
+  function watchNotebook(panel, languages) {
     const seen = new WeakSet();
     const watchAll = () => {
       for (const cell of panel.content.model?.cells ?? []) {
         if (cell.type === 'code' && !seen.has(cell)) {
           seen.add(cell);
-          watchCell(cell, panel.content);
+          watchCell(cell, panel.content, languages);
         }
       }
     };
@@ -175,17 +181,17 @@
 
   // ---- Lab's door ----------------------------------------------------------------------------------------------
 
-  let INotebookTracker;
+  let tokens;
 
   const makePlugin = () => ({
     id: 'pdkernel:plugin',
     description: 'Colours of each step\'s language, and paths that a click copies.',
     autoStart: true,
-    requires: [INotebookTracker],
-    activate: (_app, tracker) => {
+    requires: tokens,
+    activate: (_app, tracker, languages) => {
       watchKeys();
-      tracker.forEach(watchNotebook);
-      tracker.widgetAdded.connect((_sender, panel) => watchNotebook(panel));
+      tracker.forEach(panel => watchNotebook(panel, languages));
+      tracker.widgetAdded.connect((_sender, panel) => watchNotebook(panel, languages));
     }
   });
 
@@ -193,8 +199,9 @@
   lab._JUPYTERLAB = lab._JUPYTERLAB || {};
   lab._JUPYTERLAB.pdkernel = {
     init: async scope => {
-      const notebook = (await Object.values(scope['@jupyterlab/notebook'])[0].get())();
-      INotebookTracker = notebook.INotebookTracker;
+      const shared = async name => (await Object.values(scope[name])[0].get())();
+      const [notebook, codemirror] = await Promise.all(['@jupyterlab/notebook', '@jupyterlab/codemirror'].map(shared));
+      tokens = [notebook.INotebookTracker, codemirror.IEditorLanguageRegistry];
     },
     get: async () => () => ({ __esModule: true, default: makePlugin() })
   };
