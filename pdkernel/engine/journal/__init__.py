@@ -18,8 +18,20 @@ A run is owned by one executor, whose every write names the owner and the fence 
        '- reaped: the owner is dead, attempt + 1
 """
 
+from pdkernel.engine.journal.memory import MemoryJournal, MemoryStore
 from pdkernel.engine.journal.protocol import Journal
 from pdkernel.engine.journal.records import Claim, FinalStatus, NewRun, output_text, step_text, trigger_text
 from pdkernel.engine.journal.sqlite import SqliteJournal
 
-__all__ = ["Claim", "FinalStatus", "Journal", "NewRun", "SqliteJournal", "output_text", "step_text", "trigger_text"]
+__all__ = [
+    "Claim",
+    "FinalStatus",
+    "Journal",
+    "MemoryJournal",
+    "MemoryStore",
+    "NewRun",
+    "SqliteJournal",
+    "output_text",
+    "step_text",
+    "trigger_text",
+]

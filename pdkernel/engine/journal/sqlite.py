@@ -241,7 +241,7 @@ def _ddl() -> Sequence[str]:
 
     from pdkernel.engine.journal.schema import metadata
 
-    dialect = sqlite.dialect()
     tables = metadata.sorted_tables
-    indexes = [index for table in tables for index in sorted(table.indexes, key=lambda index: str(index.name))]
-    return [str(make.compile(dialect=dialect)) for make in (*map(CreateTable, tables), *map(CreateIndex, indexes))]
+    made: list[CreateTable | CreateIndex] = [CreateTable(table) for table in tables]
+    made += [CreateIndex(index) for table in tables for index in table.indexes]
+    return [str(make.compile(dialect=sqlite.dialect())) for make in made]
