@@ -48,8 +48,11 @@ def demo(_: State, keep: str | None) -> int:
 def lab(_: State, notebook: Path | None, options: tuple[str, ...]) -> int:
     """Open JupyterLab on NOTEBOOK with the workflow kernel; further options go to JupyterLab."""
     from pdkernel.cli.lab import run_lab
+    from pdkernel.errors import RequestError
 
-    return run_lab(list(options), notebook=notebook)
+    if notebook is not None and not notebook.is_file():
+        raise RequestError(f"There is no notebook {notebook}.", fix=f"Make one: pdkernel new {notebook.stem}")
+    return run_lab(list(options), notebook.parent if notebook else Path.cwd(), notebook)
 
 
 @command(name="doctor")

@@ -33,6 +33,12 @@ def check_supported(request: RunRequest) -> None:
                 fix=f"Pin its exports to run the steps around it: --pin {step.name}=FILE.",
                 step=step.name,
             )
+        if step.debug:
+            raise UnsupportedError(
+                f"Step {step.name!r} has --debug, which this version does not run.",
+                fix="Take --debug out of the directive.",
+                step=step.name,
+            )
         if step.stores:
             raise UnsupportedError(
                 f"Step {step.name!r} uses a data store, which this version does not have.",

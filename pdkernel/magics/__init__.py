@@ -59,7 +59,7 @@ def _words(ip: Any) -> Vocabulary:
     from pdkernel.magics.shell import session_of
 
     options = tuple(
-        DirectiveOption(each.name, each.metavar or "", repeatable=each.repeatable) for each in OPTIONS
+        DirectiveOption(each.flag, each.metavar, repeatable=each.repeatable) for each in OPTIONS
     )
     session = session_of(ip)
     apps = {account.app for account in session.directory.accounts()} | set(session.apps_needed())
