@@ -85,11 +85,11 @@ class Connection:
         hello = read_hello(await peek_until(self._sock, hello_is_complete))
         bound = ticket.bound if ticket is not None else None
         if bound is not None and bound.binding.policy.leaves_unopened(door.host):
-            await self._unread(await self._streams(), door, ticket, "tls", tls=False)
+            await self._unread(await self._streams(), door, ticket, "tls", tls=False, encrypted=True)
             return
         if not hello.speaks_http1:
             kind: Kind = "http2" if "h2" in hello.protocols else "tls"
-            await self._unread(await self._streams(), door, ticket, kind, tls=False)
+            await self._unread(await self._streams(), door, ticket, kind, tls=False, encrypted=True)
             return
         name = hello.server_name or door.host
         door = replace(door, secure=True, server_name=hello.server_name)
@@ -172,24 +172,49 @@ class Connection:
         return None
 
     async def _unread(
-        self, streams: _Streams, door: Door, ticket: Ticket | None, kind: Kind, *, tls: bool, first: bytes = b""
+        self,
+        streams: _Streams,
+        door: Door,
+        ticket: Ticket | None,
+        kind: Kind,
+        *,
+        tls: bool,
+        encrypted: bool = False,
+        first: bytes = b"",
     ) -> None:
-        """Pass through what is not HTTP/1.1, if the mode lets it."""
-        scheme = "https" if tls or kind == "tls" else "tcp"
+        """
+        Pass through what is not HTTP/1.1, if the mode lets it.
+
+        Args:
+            streams: The client's.
+            door: Where it wants to go.
+            ticket: Whose it is.
+            kind: What it speaks.
+            tls: Make TLS to the host: the client's is opened already, or it believes to speak it.
+            encrypted: The client's TLS stays closed.
+            first: Bytes that were read from it.
+        """
+        scheme = "https" if tls or encrypted else "tcp"
         call = self._desk.opening(ticket, _WHAT[kind], origin(scheme, door.host, door.port), door.host)
         if call is None:
             await shut(streams[1])
             return
+        passed = Result("sent", note=f"{_WHAT[kind]}: passed through unread")
         try:
-            await self._through(streams, door, tls=tls, first=first, opened=lambda: call.finish(
-                Result("sent", note=f"{_WHAT[kind]}: passed through unread")
-            ))  # fmt: skip
+            await self._through(streams, door, tls=tls, first=first, opened=lambda: call.finish(passed))
         except UpstreamError as error:
             call.finish(Result("failed", note=str(error)))
 
     async def _through(
-        self, streams: _Streams, door: Door, *, tls: bool, first: bytes = b"", opened: Callable[[], None] = lambda: None
+        self,
+        streams: _Streams,
+        door: Door,
+        *,
+        tls: bool,
+        first: bytes = b"",
+        opened: Callable[[], None] = lambda: None,
     ) -> None:
+        """Connect to the host and carry bytes both ways. Raises `UpstreamError` if it cannot be reached."""
         try:
             to = Destination("https" if tls else "http", door.host, door.port, door.server_name)
             server = await self._upstream.connect(to, tls=tls, protocols=list(door.protocols))

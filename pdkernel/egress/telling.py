@@ -17,6 +17,7 @@ _NAMES = (
 )
 _IN_FORM = re.compile(rf"((?:^|[?&;])(?:{_NAMES})=)([^&#\s]+)", re.IGNORECASE)
 _IN_JSON = re.compile(rf'("(?:{_NAMES})"\s*:\s*")((?:[^"\\]|\\.)+)"', re.IGNORECASE)
+_IN_QUOTED_JSON = re.compile(rf'(\\"(?:{_NAMES})\\"\s*:\s*\\")(.+?)\\"', re.IGNORECASE)
 _REMEMBERED = 8
 
 
@@ -37,10 +38,11 @@ class TellingNames:
 
     def hide(self, text: str) -> str:
         """*text* without telling values and without those met before (of eight characters or more)."""
-        for pattern in (_IN_JSON, _IN_FORM):
+        for pattern in (_IN_JSON, _IN_QUOTED_JSON, _IN_FORM):
             for found in pattern.finditer(text):
                 self._remember(found[2])
         text = _IN_JSON.sub(rf'\1{REDACTED}"', text)
+        text = _IN_QUOTED_JSON.sub(rf'\1{REDACTED}\\"', text)
         text = _IN_FORM.sub(rf"\1{REDACTED}", text)
         for value in sorted(self._values, key=len, reverse=True):
             text = text.replace(value, REDACTED)

@@ -73,12 +73,12 @@ class Upstream:
 
         # A body is there if it has a length or comes in pieces; httpcore sends what it is given and adds nothing.
         has_body = header(headers, b"content-length") is not None or header(headers, b"transfer-encoding") is not None
-        extensions: dict[str, Any] = {"timeout": _TIMEOUT, "target": target}
+        extensions: dict[str, Any] = {"timeout": _TIMEOUT}
         if to.server_name:
             extensions["sni_hostname"] = to.server_name
         request = httpcore.Request(
             method.encode("ascii"),
-            httpcore.URL(scheme=to.scheme.encode(), host=to.host.encode("ascii"), port=to.port, target=b"/"),
+            httpcore.URL(scheme=to.scheme.encode(), host=to.host.encode("ascii"), port=to.port, target=target),
             headers=headers,
             content=body.stream() if has_body else None,
             extensions=extensions,

@@ -55,9 +55,7 @@ def test_live(caller: Caller, outside: OutsideServer, ledger: Ledger) -> None:
 
     assert got.status == 200
     assert [(seen.method, seen.path) for seen in outside.seen] == [("GET", "/things?id=7")]
-    assert [(call.method, call.url, call.status, call.outcome) for call in ledger.calls] == [
-        ("GET", URL, 200, "sent")
-    ]
+    assert [(call.method, call.url, call.status, call.outcome) for call in ledger.calls] == [("GET", URL, 200, "sent")]
     assert "proxy-authorization" not in outside.seen[0].headers
 
 
@@ -103,5 +101,3 @@ def test_record_then_replay(caller: Caller, outside: OutsideServer, ledger: Ledg
     assert (replayed.status, replayed.body) == (recorded.status, recorded.body)
     assert len(outside.seen) == 1
     assert [call.outcome for call in ledger.calls] == ["sent", "replayed"]
-
-

@@ -22,7 +22,9 @@ if os.environ.get("HOOK"):
 _kept: dict[str, Any] = {}
 
 
-def with_urllib(method: str, url: str, headers: dict[str, str], body: bytes | None) -> tuple[int, dict[str, str], bytes]:
+def with_urllib(
+    method: str, url: str, headers: dict[str, str], body: bytes | None
+) -> tuple[int, dict[str, str], bytes]:
     """Reads the proxy variables."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method)) as answer:
