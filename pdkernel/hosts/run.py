@@ -75,7 +75,15 @@ class RunGuests:
             "stores": [store.prop for store in step.stores],
             "context": {**cast("Mapping[str, JSON]", self._setup.trigger.get("context") or {}), **call.context},
         }
-        done = await self._ask(step.language, request, recorder, step=step, steps=call.steps, timeout_s=call.timeout_s, binding=call.binding)
+        done = await self._ask(
+            step.language,
+            request,
+            recorder,
+            step=step,
+            steps=call.steps,
+            timeout_s=call.timeout_s,
+            binding=call.binding,
+        )
         return recorder.outcome(done if isinstance(done, StepError) else _error_of(done))
 
     async def describe(self, step: Step, *, timeout_s: float = 30.0) -> Description:
@@ -181,22 +189,20 @@ class RunGuests:
         news = guest.news(values, texts)
         if step is not None:
             request |= guest.code(step)
+        request["steps"] = list(texts)
         request["texts"] = news
         talk = self._talk = GuestTalk(guest, recorder)
         guest.bind(binding)
-        timer = asyncio.get_running_loop().call_later(timeout_s, lambda: talk.end(timed_out(timeout_s)))
         try:
-            talk.ask(request, [texts[name] for name in news])
+            talk.ask(request, [texts[name] for name in news], timeout_s=timeout_s)
             done = await talk.reply
         except StepError as error:
             return error
         except GuestGone:
             return await autopsy(guest, recorder)
         finally:
-            timer.cancel()
+            talk.close()
             self._talk = None
-            if not talk.reply.done() or talk.reply.cancelled():
-                guest.reusable = False
             guest.process.drain()
             guest.process.conversation = None
             guest.unbind()
