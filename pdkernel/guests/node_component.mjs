@@ -104,11 +104,13 @@ function store() {
 /**
  * `steps`, whose values are parsed when they are first read: every step has its own copy of what it reads.
  *
- * @param {Map<string, string>} texts
+ * @param {string[]} names
+ * @param {Map<string, string>} texts JSON by name
  */
-export function stepsOf(texts) {
+export function stepsOf(names, texts) {
   const steps = /** @type {any} */ ({});
-  for (const [name, text] of texts) {
+  for (const name of names) {
+    const text = /** @type {string} */ (texts.get(name));
     Object.defineProperty(steps, name, {
       enumerable: true,
       configurable: true,

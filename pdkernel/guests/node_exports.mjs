@@ -8,6 +8,8 @@
 
 const { stringify } = JSON;
 const MOST_NODES = 200_000;
+/** Levels; the platform's own limit ("JSON Nested Property Limit Exceeded"). */
+const DEEPEST = 256;
 
 /** An export that cannot be written as JSON. */
 export class ExportNotJSONError extends TypeError {
@@ -35,7 +37,8 @@ export function encode(value, name, warn) {
     throw new ExportNotJSONError(said ?? `${name} cannot be written as JSON: ${error?.message ?? error}`);
   }
   if (value !== null && (typeof value === "object" || typeof value === "function" || typeof value === "number")) {
-    explain(value, name, [], { left: MOST_NODES }, warn);
+    const said = explain(value, name, [], { left: MOST_NODES }, warn);
+    if (said) throw new ExportNotJSONError(said);
   }
   return text;
 }
@@ -68,7 +71,7 @@ function explain(value, path, above, budget, warn) {
   }
   if (value === null || --budget.left < 0) return undefined;
   if (above.includes(value)) return `${path} contains itself, and JSON has no end for that.`;
-  if (above.length > 2000) return `${path.slice(0, 80)}... is nested too deeply for JSON.`;
+  if (above.length > DEEPEST) return `${path.slice(0, 80)}... is nested more than ${DEEPEST} deep.`;
   if (typeof value.toJSON === "function") return undefined;
   const lost = [Map, Set, Error, WeakMap, WeakSet, Promise, RegExp].find((kind) => value instanceof kind);
   if (lost) warn(`${path} is ${/^[AEIOU]/.test(lost.name) ? "an" : "a"} ${lost.name}, and is exported without what it holds.`);

@@ -118,7 +118,7 @@ async function runStep(told) {
       exit: (/** @type {string | null} */ reason) => voice.tell(stringify({ t: "exit", reason })),
       warn: (/** @type {string} */ text) => voice.tell(stringify({ t: "warn", text })),
     };
-    const given = { steps: stepsOf(run.texts), $: dollar(told.context, voice) };
+    const given = { steps: stepsOf(told.steps, run.texts), $: dollar(told.context, voice) };
     const value =
       typeof component === "function" ? await component(given) : await component.run.call(instance(component, told), given);
     const text = encode(value, "$return_value", voice.warn);
@@ -137,7 +137,7 @@ async function describeStep(told) {
 /** @param {any} told */
 async function evaluate(told) {
   freshen(run.environment, run.cwd);
-  const steps = stepsOf(run.texts);
+  const steps = stepsOf(told.steps, run.texts);
   const shim = { env: { ...run.variables } };
   const value = told.expressions.map((/** @type {string} */ source) => {
     try {
@@ -237,3 +237,4 @@ const requests = new Socket({ fd: IN, readable: true, writable: false });
 requests.on("data", onData);
 requests.on("close", () => exit.call(process, 0));
 idle = lasting();
+say('{"t":"ready"}');

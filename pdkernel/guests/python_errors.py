@@ -36,7 +36,9 @@ def describe(error: BaseException, step_file: str, secrets: Iterable[str]) -> di
     if isinstance(error, SystemExit):
         return _exited(error, step_file)
     hidden = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
-    line = error.lineno if _in_file(error, step_file) else _line(error.__traceback__, step_file)
+    line = _line(error.__traceback__, step_file)
+    if isinstance(error, SyntaxError) and error.filename == step_file:
+        line = error.lineno
     return {
         "code": getattr(error, "pdkernel_code", "step_failed"),
         "name": type(error).__name__,
@@ -58,10 +60,6 @@ def _exited(error: SystemExit, step_file: str) -> dict[str, Any]:
         "stack": _stack(error, step_file, [], 1),
         "fix": "Return from the step, or raise an error, rather than end the process.",
     }
-
-
-def _in_file(error: BaseException, step_file: str) -> bool:
-    return isinstance(error, SyntaxError) and error.filename == step_file
 
 
 def _message(error: BaseException) -> str:

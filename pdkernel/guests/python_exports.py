@@ -8,11 +8,13 @@ something else, so they are refused.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 _ENCODE = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _SCALARS = (str, int, float, bool, type(None))
-_DEEPEST = 500
+_DEEPEST = 256
+"""Levels; the platform's own limit ("JSON Nested Property Limit Exceeded")."""
 
 
 class ExportNotJSONError(TypeError):
@@ -58,26 +60,23 @@ def _fault(value: Any, path: str, above: list[Any]) -> str | None:
     if isinstance(value, str | bool | int | None):
         return None
     if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
-            return f"{path} is {value}, which JSON does not have."
-        return None
+        return None if math.isfinite(value) else f"{path} is {value}, which JSON does not have."
     if any(value is other for other in above):
         return f"{path} contains itself, and JSON has no end for that."
     if len(above) > _DEEPEST:
         return f"{path[:80]}... is nested more than {_DEEPEST} deep."
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                return f"{path} has the key {key!r:.60}, {_kind(key)}, and keys in JSON are text: use str(key)."
-            if said := _fault(item, f"{path}{_segment(key)}", [*above, value]):
-                return said
-        return None
-    if isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            if said := _fault(item, f"{path}[{index}]", [*above, value]):
-                return said
-        return None
+    if isinstance(value, dict | list | tuple):
+        return _fault_inside(value, path, [*above, value])
     return f"{path} is {_kind(value)}, which JSON does not have.{_hint(value)}"
+
+
+def _fault_inside(value: Any, path: str, above: list[Any]) -> str | None:
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(value, dict) and not isinstance(key, str):
+            return f"{path} has the key {key!r:.60}, {_kind(key)}, and keys in JSON are text: use str(key)."
+        if said := _fault(item, path + (_segment(key) if isinstance(value, dict) else f"[{key}]"), above):
+            return said
+    return None
 
 
 def _segment(key: str) -> str:

@@ -23,8 +23,7 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pdkernel.guests import python_errors, python_pd
-
+    from pdkernel.guests import python_errors, python_pd  # noqa: TC004 - at run time `_load_helpers` loads them
 
 _IN, _OUT = 3, 4
 _HERE = Path(__file__).resolve().parent
@@ -86,7 +85,10 @@ class Guest:
             inputs = {**told["props"], **{prop: {"$auth": fields} for prop, fields in told["auth"].items()}}
             inputs.update((prop, python_pd.Store()) for prop in told["stores"])
             pd = python_pd.Pd(
-                python_pd.Steps(self._texts), inputs, told["context"], lambda line: self._say(line, running)
+                python_pd.Steps({name: self._texts[name] for name in told["steps"]}),
+                inputs,
+                told["context"],
+                lambda line: self._say(line, running),
             )
             exec(code, module.__dict__)
             value = _handler(module)(pd)
@@ -206,6 +208,7 @@ def main() -> None:
     _load_hook()
     sys.modules["__main__"] = ModuleType("__main__")  # a step that looks there finds nothing of ours
     guest = Guest()
+    guest.say('{"t":"ready"}')
     with os.fdopen(_IN, "rb", buffering=1 << 18, closefd=False) as requests:
         while line := requests.readline():
             told = json.loads(line)

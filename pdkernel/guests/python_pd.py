@@ -66,7 +66,7 @@ class Steps(dict[str, Any]):
     def __eq__(self, other: object) -> bool:
         return dict.__eq__(self._all(), other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __repr__(self) -> str:
         return dict.__repr__(self._all())
@@ -79,7 +79,7 @@ class Steps(dict[str, Any]):
 
     def get(self, name: str, default: Any = None) -> Any:
         """As of a dict."""
-        return self[name] if name in self else default
+        return self[name] if name in self else default  # noqa: SIM401 - this is get
 
     def items(self) -> Any:
         """As of a dict."""
@@ -195,7 +195,7 @@ class Pd:
             TypeError: No status, or not a number.
             ExportNotJSONError: The body is not JSON.
         """
-        answer = {**(response or {}), **parts}
+        answer: dict[str, Any] = {**({} if response is None else response), **parts}
         status = answer.get("status")
         if not isinstance(status, int) or isinstance(status, bool):
             raise TypeError('pd.respond needs a status that is a whole number: {"status": 200, "body": ...}')

@@ -90,9 +90,9 @@ class BashStep:
             os.close(stderr[1])
         self._pid = self._process.pid
         WARDEN.register(self._pid, self.mark)
-        for stream, fd in (("stdout", stdout[0]), ("stderr", stderr[0])):
+        self._pipes = {"stdout": stdout[0], "stderr": stderr[0]}
+        for stream, fd in self._pipes.items():
             os.set_blocking(fd, False)
-            self._pipes[stream] = fd  # type: ignore[index]
             self._loop.add_reader(fd, self._read, stream)
         self._watch(self._process)
 

@@ -16,11 +16,14 @@ from pdkernel.errors import ProtocolError, StepError
 from pdkernel.execution import Stream
 from pdkernel.hosts.calls import OutsideCalls
 from pdkernel.hosts.environment import base_environment
-from pdkernel.hosts.faults import died, fault
+from pdkernel.hosts.faults import died, fault, timed_out
 from pdkernel.hosts.languages import GuestLanguage
 from pdkernel.hosts.process import GuestProcess
 from pdkernel.hosts.recorder import StepRecorder
 from pdkernel.model import JSON, Step
+
+START_S = 30.0
+"""How long a guest may take to come up on a busy machine; not the step's time."""
 
 _DUMPS = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -42,6 +45,7 @@ class Guest:
         self._gateway = gateway
         self.process = GuestProcess(argv, {**environment, **self.outside})
         self.reusable = True
+        self.ready = False
         self.run_id: str | None = None
         self._codes: dict[str, int] = {}
         self._known: dict[str, object] = {}
@@ -103,11 +107,24 @@ class GuestTalk:
         self.reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._guest = guest
         self._recorder = recorder
+        self._timeout_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
-    def ask(self, request: Mapping[str, Any], texts: list[bytes]) -> None:
-        """Send the request."""
+    def ask(self, request: Mapping[str, Any], texts: list[bytes], *, timeout_s: float) -> None:
+        """Send the request; *timeout_s* counts from when the guest is up."""
+        self._timeout_s = timeout_s
+        self._arm(0.0 if self._guest.ready else START_S)
         self._guest.process.conversation = self
         self._guest.process.send(b"\n".join([json_text(dict(request)), *texts, b""]))
+
+    def close(self) -> None:
+        """Nothing more is waited for."""
+        if self._timer:
+            self._timer.cancel()
+        if not self.reply.done():
+            self.reply.cancel()
+        if self.reply.cancelled():
+            self._guest.reusable = False
 
     def end(self, error: StepError) -> None:
         """The step has failed, whatever it does from now on; the guest is not to be used again."""
@@ -138,8 +155,17 @@ class GuestTalk:
         if not self.reply.done():
             self.reply.set_exception(GuestGone())
 
+    def _arm(self, allowance_s: float = 0.0) -> None:
+        if self._timer:
+            self._timer.cancel()
+        loop, limit = asyncio.get_running_loop(), self._timeout_s
+        self._timer = loop.call_later(limit + allowance_s, lambda: self.end(timed_out(limit)))
+
     def _take(self, told: dict[str, Any]) -> None:
         match told["t"]:
+            case "ready":
+                self._guest.ready = True
+                self._arm()
             case "export":
                 self._recorder.export(told["n"], told["v"])
             case "done":

@@ -14,6 +14,7 @@ import fcntl
 import os
 import secrets
 import signal
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -29,6 +30,7 @@ _CHUNK = 1 << 16
 _DRAIN_LIMIT = 4 << 20  # more than any pipe holds: what comes after was printed after
 _FROM_US, _TO_US = 3, 4  # in the guest; small numbers, because Node.js closes only small ones in its children
 _LOWEST = 10  # our own ends, while a guest is started: never a number that the guest's own ends take
+_REAP_TRIES = 10
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _PIPE_SIZE = 1 << 20
 
@@ -105,7 +107,12 @@ class GuestProcess:
             return
         self.alive = False
         process_tree.end([self.pid], [self.mark])
-        self._reap()
+        for _ in range(_REAP_TRIES):
+            if self._reap():
+                break
+            time.sleep(0.001)
+        else:
+            self._reap_soon()
         self.drain()
         self._loop.remove_reader(self._read_fd)
         self._loop.remove_writer(self._write_fd)
@@ -202,6 +209,11 @@ class GuestProcess:
         if fd is not None:
             self._loop.remove_reader(fd)
             os.close(fd)
+
+    def _reap_soon(self, tries: int = 100) -> None:
+        # a process of many threads is a zombie a moment before it can be waited for
+        if not self._reap() and tries and not self._loop.is_closed():
+            self._loop.call_later(0.02, self._reap_soon, tries - 1)
 
     def _reap(self) -> bool:
         if not self._reaped:

@@ -189,22 +189,20 @@ class RunGuests:
         news = guest.news(values, texts)
         if step is not None:
             request |= guest.code(step)
+        request["steps"] = list(texts)
         request["texts"] = news
         talk = self._talk = GuestTalk(guest, recorder)
         guest.bind(binding)
-        timer = asyncio.get_running_loop().call_later(timeout_s, lambda: talk.end(timed_out(timeout_s)))
         try:
-            talk.ask(request, [texts[name] for name in news])
+            talk.ask(request, [texts[name] for name in news], timeout_s=timeout_s)
             done = await talk.reply
         except StepError as error:
             return error
         except GuestGone:
             return await autopsy(guest, recorder)
         finally:
-            timer.cancel()
+            talk.close()
             self._talk = None
-            if not talk.reply.done() or talk.reply.cancelled():
-                guest.reusable = False
             guest.process.drain()
             guest.process.conversation = None
             guest.unbind()
