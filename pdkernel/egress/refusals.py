@@ -67,7 +67,10 @@ def missed(method: str, url: str, mode: str, why: str) -> Refusal:
 
 def not_http(what: str, url: str, mode: str) -> Refusal:
     """Something that only passes where calls go out unread."""
-    message = f"{what} to {url} was not made: the mode for outside calls is {mode}, and only `live` lets it through."
+    message = (
+        f"{what} to {url} was not made: the mode for outside calls is {mode}, and it cannot be recorded or stood in for.\n"
+        "Only `live`, or `allow=` with that host, lets it through."
+    )
     return Refusal("upgrade", "egress_upgrade", message)
 
 

@@ -57,6 +57,7 @@ def outside(secure_outside: OutsideServer, plain_outside: OutsideServer) -> Outs
     """The outside on port 443, with nothing seen yet on either port."""
     secure_outside.seen.clear()
     plain_outside.seen.clear()
+    secure_outside.go_on.clear()
     return secure_outside
 
 

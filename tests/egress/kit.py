@@ -15,7 +15,8 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Coroutine, Mapping
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -54,13 +55,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         length = int(self.headers.get("content-length") or 0)
-        if self.headers.get("transfer-encoding"):
-            body = self._chunks()
-        else:
-            body = self.rfile.read(length)
+        body = self._chunks() if self.headers.get("transfer-encoding") else self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.seen.append(Seen(self.command, self.path, headers, body))
         path = self.path.partition("?")[0]
+        if path == "/events":
+            self._events()
+            return
         if path == "/chunked":
             self.send_response(200)
             self.send_header("transfer-encoding", "chunked")
@@ -93,6 +94,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_HEAD = _answer  # noqa: N815  # the names that http.server looks for
 
+    def _events(self) -> None:
+        """One event at once, the other when the test says so."""
+        self.send_response(200)
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"3\r\none\r\n")
+        self.wfile.flush()
+        self.server.go_on.wait(10)
+        self.wfile.write(b"3\r\ntwo\r\n0\r\n\r\n")
+
     def _chunks(self) -> bytes:
         body = b""
         while size := int(self.rfile.readline().strip(), 16):
@@ -111,6 +122,7 @@ class OutsideServer(ThreadingHTTPServer):
 
     Attributes:
         seen: The requests that arrived.
+        go_on: Lets `/events` send its second event.
     """
 
     daemon_threads = True
@@ -118,6 +130,7 @@ class OutsideServer(ThreadingHTTPServer):
     def __init__(self, context: ssl.SSLContext | None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.seen: list[Seen] = []
+        self.go_on = threading.Event()
         if context is not None:
             self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -307,6 +320,15 @@ def knock(gateway: Gateway, ticket: str, host: str, port: int, *, secure: bool) 
     line = {"host": host, "port": port, "tls": secure, "ticket": ticket}
     sock.sendall(f"PDK1 {json.dumps(line)}\n".encode())
     return sock
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait until *true* is so; ten seconds at most."""
+    for _ in range(1000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not become so")
 
 
 def read_all(sock: socket.socket) -> bytes:

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import trustme
 
 from pdkernel.egress import Gateway
 from pdkernel.egress.tls.certificates import Authority
 from pdkernel.egress.tls.hello import hello_is_complete, read_hello
+from pdkernel.errors import ProjectError
 
 START = """
 import asyncio, sys
@@ -153,3 +155,21 @@ def test_a_hello_may_say_nothing() -> None:
     assert read_hello(hello("a.test", [])).speaks_http1
     assert not read_hello(hello("a.test", ["h2"])).speaks_http1
     assert read_hello(b"\x16\x03\x01\x00\x02\x01\x00").server_name is None
+
+
+def test_a_damaged_authority_says_what_to_do(tmp_path: Path) -> None:
+    """A file that holds no key is named, with the way out."""
+    (tmp_path / "authority.pem").write_text("nothing")
+
+    with pytest.raises(ProjectError, match="is damaged") as caught:
+        _ = Authority(tmp_path, environ={}).bundle_file
+
+    assert "Delete it" in caught.value.fix
+
+
+def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    """Where certificates cannot be kept, the message names the folder and the reason."""
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ProjectError, match="cannot be kept"):
+        _ = Authority(tmp_path / "file" / "egress", environ={}).bundle_file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -227,3 +228,27 @@ def test_a_child_of_bash_is_caught(gateway: Gateway, ledger: Ledger, node_path: 
 
     assert out.split() == ["403", "403"]
     assert len(ledger.calls) == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["wget", "-q", "--content-on-error", "-O", "-", "https://api.example.test/"],
+        ["git", "-c", "credential.helper=", "ls-remote", "https://api.example.test/repository.git"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_program_that_reads_the_proxy_variables_is_caught(
+    gateway: Gateway, ledger: Ledger, outside: OutsideServer, command: list[str], tmp_path: Path
+) -> None:
+    """What reads the proxy variables in a step of any language meets the gateway, by its certificate too."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("deny"))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | gateway.environment(ticket, "bash")
+
+    subprocess.run(command, env=environment, capture_output=True, check=False, timeout=30)
+
+    assert [(call.method, call.outcome) for call in ledger.calls] == [("GET", "denied")]
+    assert outside.seen == []

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import socket
+from pathlib import Path
+
+import pytest
 
 from pdkernel.egress import Gateway
-from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer, knock, read_all, read_until
+from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer, knock, read_all, read_until, wait_until
 
 HOST = "api.example.test"
 URL = f"https://{HOST}"
@@ -45,7 +50,7 @@ def test_head_keeps_its_length(python: ClientProcess, outside: OutsideServer, le
 
 
 def test_head_is_replayed_with_its_length(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: object
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
     """A recorded HEAD tells the same length."""
     for mode in ("record", "replay"):
@@ -240,3 +245,87 @@ def test_a_value_under_a_telling_name_is_hidden_from_the_ledger(
 
     assert ledger.calls[0].url == f"{URL}/?access_token={{{{redacted}}}}&page=2"
     assert "access_token=abc123" in outside.seen[0].path
+
+
+GET_EVENTS = b"GET /events HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("mode", ["live", "record={}/calls.jsonl"])
+def test_events_arrive_as_they_are_sent(
+    gateway: Gateway, outside: OutsideServer, ledger: Ledger, tmp_path: Path, mode: str
+) -> None:
+    """The first event is here before the host sends the second; the call is in the ledger at the end."""
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding(mode.format(tmp_path)))
+    with knock(gateway, ticket, HOST, 443, secure=True) as sock:
+        sock.sendall(GET_EVENTS)
+        read_until(sock, b"one")
+        calls_by_then = list(ledger.calls)
+        outside.go_on.set()
+        rest = read_all(sock)
+
+    assert b"two" in rest
+    assert calls_by_then == []
+    assert [call.outcome for call in ledger.calls] == ["sent"]
+
+
+def test_a_client_that_leaves_has_made_the_call(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
+    """Its row is written when the rest of the answer has nobody to go to."""
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("live"))
+    with knock(gateway, ticket, HOST, 443, secure=True) as sock:
+        sock.sendall(GET_EVENTS)
+        read_until(sock, b"one")
+    gateway.close_ticket(ticket)
+
+    wait_until(lambda: bool(ledger.calls))
+    outside.go_on.set()
+
+    assert [(call.status, call.outcome) for call in ledger.calls] == [(200, "sent")]
+
+
+@pytest.mark.parametrize("door", ["connect", "absolute", "hook"])
+def test_this_machine_is_not_outside_at_any_door(
+    gateway: Gateway, plain_outside: OutsideServer, ledger: Ledger, door: str
+) -> None:
+    """A client that asks the gateway for loopback gets there, in deny too, and the ledger has no row."""
+    plain_outside.seen.clear()
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("deny"))
+    user = base64.b64encode(f"{ticket}:x".encode()).decode()
+    place = f"127.0.0.1:{plain_outside.port}"
+    target = f"http://{place}/here" if door == "absolute" else "/here"
+    request = (
+        f"GET {target} HTTP/1.1\r\nHost: {place}\r\nProxy-Authorization: Basic {user}\r\nConnection: close\r\n\r\n"
+    )
+    if door == "hook":
+        sock = knock(gateway, ticket, "127.0.0.1", plain_outside.port, secure=False)
+    else:
+        sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
+    with sock:
+        if door == "connect":
+            sock.sendall(f"CONNECT {place} HTTP/1.1\r\nProxy-Authorization: Basic {user}\r\n\r\n".encode())
+            read_until(sock, b"\r\n\r\n")
+        sock.sendall(request.encode())
+        answer = read_all(sock)
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert plain_outside.seen[0].path == "/here"
+    assert ledger.calls == []
+
+
+def test_many_at_once_are_each_answered(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
+    """Forty connections at the same time get forty answers."""
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("live"))
+    socks = [knock(gateway, ticket, HOST, 443, secure=True) for _ in range(40)]
+    for number, sock in enumerate(socks):
+        sock.sendall(f"GET /{number} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+
+    answers = [read_all(sock) for sock in socks]
+    for sock in socks:
+        sock.close()
+
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+    assert {seen.path for seen in outside.seen} == {f"/{number}" for number in range(40)}
+    assert len(ledger.calls) == 40

@@ -101,3 +101,19 @@ def test_record_then_replay(caller: Caller, outside: OutsideServer, ledger: Ledg
     assert (replayed.status, replayed.body) == (recorded.status, recorded.body)
     assert len(outside.seen) == 1
     assert [call.outcome for call in ledger.calls] == ["sent", "replayed"]
+
+
+def test_loopback(caller: Caller, plain_outside: OutsideServer, ledger: Ledger) -> None:
+    """This machine is reached in deny too, by every client, and the ledger has no row."""
+    client, process = caller
+    if client.startswith("https."):
+        client = "http.request"
+    process.bind(ledger.binding("deny"))
+
+    statuses = {
+        process.request(client, "GET", f"http://{host}:{plain_outside.port}/").status
+        for host in ("localhost", "127.0.0.1")
+    }
+
+    assert statuses == {200}
+    assert ledger.calls == []

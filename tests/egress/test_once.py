@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.egress.kit import ClientProcess, Ledger, OutsideServer, SentMemory
+from pdkernel.egress import Gateway
+from tests.egress.kit import ClientProcess, Ledger, OutsideServer, SentMemory, knock, read_all, wait_until
 
 URL = "https://api.example.test/messages"
 
@@ -142,3 +143,29 @@ def test_node_sends_once_too(node: ClientProcess, outside: OutsideServer, ledger
 
     assert len(outside.seen) == 1
     assert bodies[0] == bodies[1]
+
+
+def test_what_went_out_is_remembered_when_the_client_leaves(
+    gateway: Gateway, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """A step that is stopped while it waits for its answer does not send twice."""
+    sent = SentMemory()
+    request = b"POST /events HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("live", sent=sent))
+    with knock(gateway, ticket, "api.example.test", 443, secure=True) as sock:
+        sock.sendall(request)
+        wait_until(lambda: bool(outside.seen))
+    gateway.close_ticket(ticket)
+    outside.go_on.set()
+    wait_until(lambda: bool(sent.kept))
+
+    again = gateway.open_ticket()
+    gateway.bind(again, ledger.binding("live", sent=sent))
+    with knock(gateway, again, "api.example.test", 443, secure=True) as sock:
+        sock.sendall(request)
+        answer = read_all(sock)
+
+    assert answer.endswith(b"onetwo")
+    assert len(outside.seen) == 1
+    assert [call.outcome for call in ledger.calls] == ["sent", "not_sent"]

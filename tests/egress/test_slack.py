@@ -122,3 +122,4 @@ def test_what_it_does_not_know_is_404(python: ClientProcess, ledger: Ledger, met
 
     assert got.status == 404
     assert got.json() == {"ok": False, "error": "unknown_method"}
+    assert "not known to the Slack stand-in" in (ledger.calls[0].note or "")

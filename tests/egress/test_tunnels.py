@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from pdkernel.egress import Gateway
-from tests.egress.kit import TOKEN, Ledger, Loop, knock, outside_context, read_all, read_until
+from tests.egress.kit import TOKEN, Ledger, Loop, knock, outside_context, read_all, read_until, wait_until
 
 Play = Callable[[socket.socket], None]
 
@@ -237,15 +237,10 @@ def test_a_client_that_rejects_the_certificate_is_named(
 ) -> None:
     """The ledger says which host, and what can be done."""
     ticket = gateway.open_ticket()
-    told = threading.Event()
-    binding = ledger.binding(mode)
-    gateway.bind(ticket, binding)
+    gateway.bind(ticket, ledger.binding(mode))
     with knock(gateway, ticket, "slack.com", 443, secure=False) as plain, pytest.raises(ssl.SSLError):
         client_context(outside_ca, "http/1.1").wrap_socket(plain, server_hostname="slack.com")
-    for _ in range(100):
-        if ledger.calls:
-            break
-        told.wait(0.02)
+    wait_until(lambda: bool(ledger.calls))
 
     assert [(call.url, call.outcome) for call in ledger.calls] == [("https://slack.com", outcome)]
     assert "does not accept the project's certificate" in (ledger.calls[0].note or "")

@@ -40,7 +40,8 @@ class SlackStandIn:
         method = request.path.removeprefix("/api/")
         known = {("POST", "chat.postMessage"), ("GET", "auth.test"), ("POST", "auth.test")}
         if not _is_slack(request.host) or (request.method, method) not in known or method == request.path:
-            return StandInAnswer(404, {"ok": False, "error": "unknown_method"})
+            unknown = f"{request.method} {request.host}{request.path} is not known to the Slack stand-in"
+            return StandInAnswer(404, {"ok": False, "error": "unknown_method"}, note=unknown)
         if request.token is None:
             return StandInAnswer(200, {"ok": False, "error": "not_authed"})
         if method == "auth.test":

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pdkernel.errors import ProjectError
+
 if TYPE_CHECKING:
     import trustme
 
@@ -84,15 +86,27 @@ class Authority:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             made = trustme.CA(organization_name="pdkernel", organization_unit_name="outside calls of this project")
             _write_new(file, made.private_key_pem.bytes() + made.cert_pem.bytes())
-        return file.read_bytes()
+        pem = file.read_bytes()
+        if b"PRIVATE KEY-----" not in pem or not _certificates(pem):
+            raise ProjectError(
+                f"{file} is damaged: it holds no key or no certificate.",
+                fix="Delete it; the next run makes another.",
+            )
+        return pem
 
     def _write(self) -> None:
         if self._written:
             return
-        certificate = _certificates(self._load())
-        _write(self.folder / "ca.pem", certificate)
-        _write(self.folder / "bundle.pem", public_roots(self._environ) + certificate)
-        _write(self.folder / "wgetrc", f"ca_certificate = {self.folder / 'bundle.pem'}\n".encode())
+        try:
+            certificate = _certificates(self._load())
+            _write(self.folder / "ca.pem", certificate)
+            _write(self.folder / "bundle.pem", public_roots(self._environ) + certificate)
+            _write(self.folder / "wgetrc", f"ca_certificate = {self.folder / 'bundle.pem'}\n".encode())
+        except OSError as error:
+            raise ProjectError(
+                f"The certificates for outside calls cannot be kept in {self.folder}: {error.strerror or error}.",
+                fix="Make the folder writable, or name another project with --project.",
+            ) from error
         self._written = True
 
 

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 if os.environ.get("HOOK"):
     spec = importlib.util.spec_from_file_location("egress_hook", os.environ["HOOK"])
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 _kept: dict[str, Any] = {}
