@@ -6,7 +6,7 @@ JavaScript process's work.
 """
 
 from pdkernel.expression.assembly import UNDEFINED, assemble
-from pdkernel.expression.references import references
+from pdkernel.expression.references import reference_lines, references
 from pdkernel.expression.template import Expression, Path, Template, find_end, parse_template, templates_in
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "assemble",
     "find_end",
     "parse_template",
+    "reference_lines",
     "references",
     "templates_in",
 ]

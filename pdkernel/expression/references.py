@@ -22,13 +22,19 @@ def references(source: str) -> set[str]:
 
     A source with a variable of its own called `steps` reads none that we could tell.
     """
+    return set(reference_lines(source))
+
+
+def reference_lines(source: str) -> dict[str, int]:
+    """As `references`, with the line of *source* (first is 1) where each is first read."""
     root = javascript.expression_in(source) or javascript.parse(source)
-    names: set[str] = set()
+    lines: dict[str, int] = {}
     for node in javascript.walk(root):
         if _declares_steps(node):
-            return set()
-        names.update(_read_by(node))
-    return names - _OF_EVERY_OBJECT
+            return {}
+        for name in _read_by(node):
+            lines.setdefault(name, node.start_point.row + 1)
+    return {name: line for name, line in lines.items() if name not in _OF_EVERY_OBJECT}
 
 
 def _read_by(node: Node) -> Iterator[str]:

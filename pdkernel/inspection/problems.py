@@ -30,7 +30,12 @@ def raise_together(problems: Sequence[DefinitionError]) -> None:
         return
     if len(problems) == 1:
         raise problems[0]
-    lines = [f"- {' '.join(str(problem).split())}" for problem in problems[:_MOST]]
+    lines = [f"- {_on_one_line(problem)}" for problem in problems[:_MOST]]
     if len(problems) > _MOST:
         lines.append(f"- and {len(problems) - _MOST} more")
     raise restated(problems[0], "\n".join([f"{len(problems)} problems:", *lines]), fix="")
+
+
+def _on_one_line(problem: DefinitionError) -> str:
+    fix = "" if "\n" in problem.fix else problem.fix  # code to paste does not fit in a list
+    return " ".join(f"{problem.message} {fix}".split())
