@@ -6,7 +6,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,6 @@ import pytest
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
 from pdkernel.project.folder import make_key
-
-Attempt = Callable[[str], str]
 
 AS_NOBODY = """
 import os, sys, sqlalchemy.dialects.sqlite
@@ -55,10 +52,10 @@ def as_nobody(folder: Path) -> str:
     return done.stdout
 
 
-def refusal(folder: Path, **options: Path) -> ProjectError:
+def refusal(folder: Path, key_file: Path | None = None) -> ProjectError:
     """The error of opening *folder*."""
     with pytest.raises(ProjectError) as caught:
-        Project.open(folder, **options)
+        Project.open(folder, key_file=key_file)
     return caught.value
 
 
