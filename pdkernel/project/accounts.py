@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from sqlalchemy import ColumnElement, delete, insert, or_, select
+from sqlalchemy.exc import IntegrityError
 
 from pdkernel.errors import AccountExistsError
 from pdkernel.identity import Account, Credentials, Environment, ExternalUser
 from pdkernel.project.database import Database
+from pdkernel.project.rows import put_once
 from pdkernel.project.schema import accounts, external_users
 from pdkernel.project.vault import Vault
 
@@ -47,30 +49,28 @@ class AccountTable:
         Raises:
             AccountExistsError: Its id is taken.
         """
-        sealed = self._vault.seal_json(dict(credentials), _place(account.id))
-        with self._database.write() as connection:
-            if connection.execute(select(accounts.c.number).where(accounts.c.id == account.id)).first():
-                raise AccountExistsError(
-                    f"There is an account {account.id} already.", fix="Choose another id, or remove that one first."
-                )
-            connection.execute(
-                insert(accounts).values(
-                    id=account.id,
-                    app=account.app,
-                    name=account.name,
-                    external_user=account.external_user_id,
-                    environment=account.environment,
-                    created=account.created_at.timestamp(),
-                    healthy=account.healthy,
-                    fields=json.dumps(account.fields),
-                    sealed_credentials=sealed,
-                )
-            )
-            if account.external_user_id is None:
-                return
-            key = {"external_user": account.external_user_id, "environment": account.environment}
-            if not connection.execute(select(external_users.c.created).filter_by(**key)).first():
-                connection.execute(insert(external_users).values(**key, created=account.created_at.timestamp()))
+        created = account.created_at.timestamp()
+        row = insert(accounts).values(
+            id=account.id,
+            app=account.app,
+            name=account.name,
+            external_user=account.external_user_id,
+            environment=account.environment,
+            created=created,
+            healthy=account.healthy,
+            fields=json.dumps(account.fields),
+            sealed_credentials=self._vault.seal_json(dict(credentials), _place(account.id)),
+        )
+        user = {"external_user": account.external_user_id, "environment": account.environment, "created": created}
+        try:
+            with self._database.write() as connection:
+                connection.execute(row)
+                if account.external_user_id is not None:
+                    put_once(connection, external_users, **user)
+        except IntegrityError:
+            raise AccountExistsError(
+                f"There is an account {account.id} already.", fix="Choose another id, or remove that one first."
+            ) from None
 
     def list(
         self,
