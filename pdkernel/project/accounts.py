@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, delete, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from pdkernel.errors import AccountExistsError
-from pdkernel.identity import Account, Credentials, Environment, ExternalUser
+from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, Credentials, Environment, ExternalUser
 from pdkernel.project.database import Database
 from pdkernel.project.rows import put_once
 from pdkernel.project.schema import accounts, external_users
@@ -155,8 +155,11 @@ def _conditions(
         conditions.append(valid if external_user_id is not None else or_(valid, accounts.c.external_user.is_(None)))
     if app is not None:
         conditions.append(accounts.c.app == app)
-    if own is not None:
-        conditions.append(accounts.c.external_user.is_(None) if own else accounts.c.external_user.is_not(None))
+    if own:
+        # they all carry development: said here too, it leads into the index of newest accounts
+        conditions += [accounts.c.external_user.is_(None), accounts.c.environment == DEFAULT_ENVIRONMENT]
+    elif own is not None:
+        conditions.append(accounts.c.external_user.is_not(None))
     return conditions
 
 
