@@ -126,7 +126,8 @@ class AccountTable:
         """The external users of *environment*, by id."""
         query = select(external_users).where(external_users.c.environment == environment)
         with self._database.read() as connection:
-            return [_user(row) for row in connection.execute(query.order_by(external_users.c.external_user))]
+            users = [_user(row) for row in connection.execute(query)]
+        return sorted(users, key=lambda user: user.external_id)  # here: databases differ in how they sort text
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
         """That external user, or None."""

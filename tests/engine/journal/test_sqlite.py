@@ -11,11 +11,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from pdkernel.clock import FrozenClock
 from pdkernel.engine.journal import NewRun, SqliteJournal, output_text, step_text
 from pdkernel.engine.journal.schema import metadata
 from pdkernel.errors import ProjectError
@@ -28,6 +30,7 @@ STEP = step_text(StepResult("one", "success"))
 WRITER = """
 import asyncio, sys
 from pathlib import Path
+from pdkernel.clock import FrozenClock
 from pdkernel.engine.journal import NewRun, SqliteJournal, step_text, trigger_text
 from pdkernel.execution import StepResult
 
@@ -66,7 +69,7 @@ def writer(path: Path, name: str, steps: int) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", WRITER, path, name, str(steps)], stdout=subprocess.PIPE, text=True)
 
 
-def rows(path: Path, query: str) -> list[tuple[object, ...]]:
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
     """What *query* finds in the file."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(query).fetchall()
@@ -287,6 +290,38 @@ async def test_write_that_the_disk_refuses_is_an_error(path: Path) -> None:
     assert all(isinstance(answer, ProjectError) for answer in answers)
     assert "The disk is full" in str(answers[0])
     assert rows(path, "select id from runs") == [("kept",)]
+
+
+async def test_take_over_in_the_middle_of_appends(path: Path, clock: FrozenClock) -> None:
+    """With runs appending as fast as they can, a take-over loses no acknowledged step and lets none in after it."""
+    owner = SqliteJournal.open(path, clock=clock)
+    for number in range(50):
+        await owner.accept(new_run(f"run{number}"))
+    clock.move(60)
+    reaper = SqliteJournal.open(path, clock=clock)
+
+    async def append_until_refused(run_id: str) -> int:
+        seq = 0
+        while await owner.append(run_id, seq, "one", STEP):
+            seq += 1
+        return seq
+
+    async def take_over() -> list[tuple[Any, ...]]:
+        await asyncio.sleep(0.05)
+        await reaper.reap()
+        assert len(await reaper.take(limit=50)) == 50
+        return rows(path, "select run_id, count(*) from steps group by run_id")
+
+    *acknowledged, at_claim = await asyncio.gather(
+        *(append_until_refused(f"run{number}") for number in range(50)), take_over()
+    )
+    after = rows(path, "select run_id, count(*) from steps group by run_id")
+    await owner.close()
+    await reaper.close()
+
+    assert isinstance(at_claim, list)
+    assert sorted(after) == sorted(at_claim)
+    assert dict(after) == {f"run{number}": count for number, count in enumerate(acknowledged)}
 
 
 async def test_processes_write_to_one_journal(path: Path) -> None:
