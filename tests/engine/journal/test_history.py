@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdkernel.clock import FrozenClock
@@ -174,6 +174,7 @@ async def test_every_status_is_found_by_its_name(journal: Journal) -> None:
         assert await ids(journal, status=execution.status) == [execution.id]
 
 
+@settings(deadline=None)
 @given(st.recursive(st.text(st.characters(exclude_categories=())), lambda inner: st.lists(inner, max_size=3)))
 def test_any_json_text_can_be_stored(value: object) -> None:
     """JSON text made safe for a database encodes as UTF-8, holds no NUL and means the same."""
