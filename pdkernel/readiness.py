@@ -16,7 +16,7 @@ from pdkernel.errors import InterpreterMissingError
 from pdkernel.hosts import find_node
 from pdkernel.identity import Directory, Environment
 from pdkernel.model import Workflow
-from pdkernel.notebook import declared_apps, variables_read
+from pdkernel.inspection import apps_of, variables_read
 
 Kind = Literal["external_user", "account", "variable", "interpreter", "unsupported"]
 
@@ -87,7 +87,7 @@ def _missing_accounts(
     for step in workflow.steps:
         if step.disabled:
             continue
-        for binding in declared_apps(step):
+        for binding in apps_of(step):
             if binding.account is None:
                 needed.setdefault(binding.app, []).append(step.name)
             elif directory.find_account(binding.account) is None:

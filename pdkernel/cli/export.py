@@ -23,7 +23,7 @@ def export(_: State, notebook: Path, to: str | None, into: str | None, as_json: 
     """Write NOTEBOOK as the files that Pipedream deploys."""
     from pdkernel import definition, render
     from pdkernel.errors import RequestError
-    from pdkernel.notebook import check
+    from pdkernel.inspection import check
     from pdkernel.source import open_workflow
 
     if (to is None) == (into is None):

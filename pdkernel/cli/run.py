@@ -80,12 +80,10 @@ def _request(workflow: Any, source: Path, event: Any, user: str | None, chosen: 
     from pdkernel.egress import default_mode, parse_mode
     from pdkernel.engine.request import RunRequest
     from pdkernel.identity import parse_environment
-    from pdkernel.notebook import check, variables_read
     from pdkernel.variables import project_variables
 
     environment = parse_environment(chosen["environment"] or event.environment)
     folder = source.resolve() if source.is_dir() else source.resolve().parent
-    check(workflow)
     only = None
     if chosen["first"] is not None:
         first = workflow.step(chosen["first"])
@@ -99,7 +97,6 @@ def _request(workflow: Any, source: Path, event: Any, user: str | None, chosen: 
         external_user_id=user,
         environment=environment,
         variables=project_variables(project, folder),
-        required=variables_read(workflow),
         folder=folder,
         pins=pins,
         only=only,

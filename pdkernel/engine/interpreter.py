@@ -35,7 +35,8 @@ from pdkernel.errors import (
 from pdkernel.execution import ErrorRecord, Execution, Response, Status, StepResult
 from pdkernel.hosts import Hosts, RunGuests, RunSetup, StepCall, StepOutcome
 from pdkernel.identity import Directory
-from pdkernel.model import JSON, AppBinding, Step
+from pdkernel.inspection import check, variables_read
+from pdkernel.model import JSON, AppBinding, Step, Workflow
 from pdkernel.redaction import Redactor, Secret
 
 _RECORDED = frozenset({"success", "error", "pinned"})
@@ -154,8 +155,9 @@ class Interpreter:
         await self._journal.finish(execution.id, status, output)
 
     async def _run_in(self, request: RunRequest, execution: Execution, scratch: Path) -> Execution:
+        check(_only_what_runs(request))
         check_supported(request)
-        self._check_variables(request)
+        _check_variables(request)
         setup = RunSetup(
             run_id=execution.id,
             workflow=f"{request.workflow.name}@{request.workflow.version}",
@@ -185,24 +187,6 @@ class Interpreter:
             return await self._steps(run)
         finally:
             await asyncio.shield(guests.release())
-
-    def _check_variables(self, request: RunRequest) -> None:
-        missing = {
-            name: [step for step in steps if request.runs(step) and step not in request.pins]
-            for name, steps in request.required.items()
-            if name not in request.variables
-        }
-        missing = {name: steps for name, steps in missing.items() if steps}
-        if not missing:
-            return
-        names = tuple(sorted(missing))
-        reads = "; ".join(f"{name} (read by {', '.join(missing[name])})" for name in names)
-        plural = "variables" if len(names) > 1 else "variable"
-        raise VariableMissingError(
-            f"The environment {plural} {reads} {'are' if len(names) > 1 else 'is'} not set.",
-            names=names,
-            fix="\n".join(f"Set it: pdkernel env set {name}" for name in names),
-        )
 
     async def _bindings(self, request: RunRequest, guests: RunGuests) -> dict[str, tuple[AppBinding, ...]]:
         """App props by step: the directive's, and those that code declares (the external user's)."""
@@ -382,6 +366,30 @@ class Interpreter:
         if request.workflow.trigger.response == "custom":
             response = Response(400, {}, str(refusal)) if isinstance(refusal, EndUserError) else NO_RESPONSE
         return replace(execution, status="error", finished_at=iso(self._clock.now()), error=error, response=response)
+
+
+def _only_what_runs(request: RunRequest) -> Workflow:
+    """The workflow with every step disabled that this run does not run: what is wrong there is no matter now."""
+    steps = (
+        step if request.runs(step.name) and step.name not in request.pins else replace(step, disabled=True)
+        for step in request.workflow.steps
+    )
+    return replace(request.workflow, steps=tuple(steps))
+
+
+def _check_variables(request: RunRequest) -> None:
+    needed = variables_read(_only_what_runs(request))
+    missing = {name: steps for name, steps in needed.items() if name not in request.variables}
+    if not missing:
+        return
+    names = tuple(sorted(missing))
+    reads = "; ".join(f"{name} (read by {', '.join(missing[name])})" for name in names)
+    plural = len(names) > 1
+    raise VariableMissingError(
+        f"The environment variable{'s' if plural else ''} {reads} {'are' if plural else 'is'} not set.",
+        names=names,
+        fix="\n".join(f"Set it: pdkernel env set {name}" for name in names),
+    )
 
 
 def _stop_cancelling() -> None:

@@ -31,7 +31,6 @@ class RunRequest:
         external_user_id: On whose behalf, or None.
         environment: Of the external user.
         variables: Environment variables by name; a step is given those that it names.
-        required: Variables without which a step must not start, and the steps that read them.
         folder: Where Node.js resolves bare imports: the notebook's or the workflow's own folder.
         pins: Steps whose exports are fixed, and those exports.
         only: Steps to run, or None for all. The others keep *exports*.
@@ -48,7 +47,6 @@ class RunRequest:
     external_user_id: str | None = None
     environment: Environment = DEFAULT_ENVIRONMENT
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
-    required: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     folder: Path = field(default_factory=Path.cwd)
     pins: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     only: frozenset[str] | None = None

@@ -58,9 +58,7 @@ def _words(ip: Any) -> Vocabulary:
     from pdkernel.directive import OPTIONS
     from pdkernel.magics.shell import session_of
 
-    options = tuple(
-        DirectiveOption(each.flag, each.metavar, repeatable=each.repeatable) for each in OPTIONS
-    )
+    options = tuple(DirectiveOption(each.flag, each.metavar, repeatable=each.repeatable) for each in OPTIONS)
     session = session_of(ip)
     apps = {account.app for account in session.directory.accounts()} | set(session.apps_needed())
     return Vocabulary(options=options, apps=tuple(sorted(apps)))

@@ -21,7 +21,7 @@ from pdkernel.identity import parse_environment
 from pdkernel.magics.output import LiveTimeline, View, plain_errors, raise_for
 from pdkernel.magics.shell import session_of
 from pdkernel.model import JSON
-from pdkernel.notebook import variables_read
+from pdkernel.inspection import variables_read
 from pdkernel.variables import project_variables
 
 

@@ -18,7 +18,7 @@ from pdkernel.errors import RequestError
 from pdkernel.magics.output import LiveTimeline, View, plain_errors, raise_for
 from pdkernel.magics.shell import session_of
 from pdkernel.model import Workflow
-from pdkernel.notebook import check
+from pdkernel.inspection import check
 
 
 @magics_class

@@ -14,7 +14,7 @@ the latest text that we know of a cell counts, be it run or saved. Knows nothing
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pdkernel.directive import is_step_cell, is_workflow_cell, parse_step_cell
@@ -88,11 +88,9 @@ class Draft:
         for cell in saved:
             key = self._key_of(cell, ids)
             ran = unplaced.pop(key, None) if key else None
-            found.append(cell if ran is None or ran.at < saved_at else _with_source(cell, ran.source))
-        for ran in unplaced.values():
-            if ran.cell_id is None or not saved or ran.at >= saved_at:
-                found.append(Cell(source=ran.source, id=ran.cell_id))
-        return found
+            found.append(cell if ran is None or ran.at < saved_at else replace(cell, source=ran.source))
+        new = (ran for ran in unplaced.values() if ran.cell_id is None or not saved or ran.at >= saved_at)
+        return found + [Cell(source=ran.source, id=ran.cell_id) for ran in new]
 
     def _saved(self) -> list[Cell]:
         """Step and header cells of the file; one that cannot be read and was not run is left out."""
@@ -143,7 +141,3 @@ def _readable(source: str) -> bool:
     except DefinitionError:
         return False
     return True
-
-
-def _with_source(cell: Cell, source: str) -> Cell:
-    return Cell(source=source, id=cell.id, metadata=cell.metadata, index=cell.index)

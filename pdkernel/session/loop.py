@@ -48,6 +48,7 @@ class LoopThread:
             self._loop = self._thread = None
         if loop is None or thread is None:
             return
+        asyncio.run_coroutine_threadsafe(_wind_up(), loop).result(timeout=5)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(timeout=5)
         if not thread.is_alive():
@@ -116,3 +117,14 @@ def _settle(done: asyncio.Task[T], outcome: Future[T]) -> None:
         outcome.set_exception(error)
     else:
         outcome.set_result(done.result())
+
+
+async def _wind_up() -> None:
+    """End what still runs, and let closed connections say goodbye."""
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    await asyncio.get_running_loop().shutdown_default_executor()

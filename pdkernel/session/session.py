@@ -25,7 +25,7 @@ from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment, check_external_user_id
 from pdkernel.model import JSON, Workflow
-from pdkernel.notebook import check, declared_apps, variables_read
+from pdkernel.inspection import apps_of
 from pdkernel.project import Project, find_project
 from pdkernel.session.draft import Draft
 from pdkernel.session.events import EventLibrary, TestEvent
@@ -138,7 +138,7 @@ class Session:
         for step in self.workflow.steps:
             if step.disabled:
                 continue
-            for binding in declared_apps(step):
+            for binding in apps_of(step):
                 if binding.account is None:
                     needed.setdefault(binding.app, []).append(step.name)
         return needed
@@ -355,7 +355,6 @@ class Session:
         workflow = self.workflow
         for name in only or ():
             workflow.step(name)
-        check(workflow)
         return RunRequest(
             workflow=workflow,
             event=event.with_identity(user, self._environment),
@@ -363,7 +362,6 @@ class Session:
             external_user_id=user,
             environment=self._environment,
             variables=project_variables(self.project, self.folder),
-            required=variables_read(workflow),
             folder=self.folder,
             pins=self._pins if only is None else {n: p for n, p in self._pins.items() if n not in only},
             only=only,

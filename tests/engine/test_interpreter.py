@@ -168,7 +168,7 @@ async def test_workflow_goes_on_after_bash_exit(run: Run) -> None:
 
 async def test_missing_variable_is_named_before_any_step(run: Run) -> None:
     """A variable that a step reads and nobody has set refuses the run, with the command that sets it."""
-    execution = await run(python_step("one"), required={"API_KEY": ("one",)})
+    execution = await run(python_step("one", 'import os\nreturn os.environ["API_KEY"]'))
 
     assert statuses(execution) == {"one": "not_run"}
     assert execution.error is not None
@@ -179,14 +179,14 @@ async def test_missing_variable_is_named_before_any_step(run: Run) -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        python_step("one", 'import os\nreturn [os.environ["TOKEN"], os.environ.get("OTHER_TOKEN_X"[:0] + "UNNAMED")]'),
+        python_step("one", 'import os\nreturn [os.environ["TOKEN"], os.environ.get("UNNA" + "MED")]'),
         node_step("one", "return [process.env.TOKEN, process.env['UNNA' + 'MED'] ?? null]"),
     ],
     ids=["python", "node"],
 )
 async def test_step_sees_the_variables_that_it_names(run: Run, step: Any) -> None:
     """A variable reaches a workflow that names it, redacted in the record; another one does not."""
-    execution = await run(step, variables={"TOKEN": "tok-0123456789", "UNNA_MED": "nobody-names-this"})
+    execution = await run(step, variables={"TOKEN": "tok-0123456789", "UNNAMED": "nobody-names-this"})
 
     first, second = execution.step("one").return_value  # type: ignore[misc]
     assert (first, second) == ("⟦secret:env/TOKEN⟧", None)
@@ -208,7 +208,7 @@ async def test_expression_keeps_its_type(run: Run) -> None:
 async def test_expression_that_fails_names_prop_and_expression(run: Run) -> None:
     """An expression that throws fails its step, by name."""
     step = a_step("""
-        %%pdstep one --prop n={{steps.nowhere.x}}
+        %%pdstep one --prop n={{event.nothing.x}}
         def handler(pd):
             return 1
     """)
@@ -218,7 +218,7 @@ async def test_expression_that_fails_names_prop_and_expression(run: Run) -> None
     error = execution.step("one").error
     assert error is not None
     assert "prop n" in error.message
-    assert "steps.nowhere.x" in error.message
+    assert "event.nothing.x" in error.message
 
 
 @pytest.mark.parametrize(
@@ -290,3 +290,21 @@ async def test_context_has_the_platforms_keys(run: Run) -> None:
         "owner_id", "platform_version", "workflow_name", "resume", "emitter_id", "external_user_id",
         "external_user_environment", "trace_id", "project_id",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("steps", "code"),
+    [
+        ([a_step("%%pdstep one\nx = 1\n")], "entry_point"),
+        ([a_step("%%pdstep one --lang node\nconst x = 1;\n")], "entry_point"),
+        ([python_step("one", 'return pd.steps["two"]'), python_step("two")], "step_order"),
+    ],
+    ids=["no handler", "no default export", "reads a step below"],
+)
+async def test_wrong_workflow_is_refused_before_any_step(run: Run, steps: Any, code: str) -> None:
+    """A workflow that cannot run is refused with its own code, and no step starts."""
+    execution = await run(*steps)
+
+    assert execution.error is not None
+    assert execution.error.code == code
+    assert set(statuses(execution).values()) == {"not_run"}
