@@ -10,29 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pdkernel.magics.cells import CELL_TEXTS, Lift, original_cell
-from pdkernel.magics.completion import (
-    DirectiveOption,
-    Vocabulary,
-    has_matchers,
-    register_matchers,
-    unregister_matchers,
-)
+from pdkernel.magics.completion import has_matchers, register_matchers, unregister_matchers
 from pdkernel.model import JSON
 
 __all__ = ["original_cell", "register", "unregister"]
-
-STEP_OPTIONS = (
-    DirectiveOption("--lang", "LANGUAGE"),
-    DirectiveOption("--app", "[PROP:]SLUG[=ACCOUNT]", repeatable=True),
-    DirectiveOption("--data-store", "PROP[=STORE]", repeatable=True),
-    DirectiveOption("--prop", "NAME=VALUE", repeatable=True),
-    DirectiveOption("--uses", "KEY@VERSION"),
-    DirectiveOption("--timeout", "SECONDS"),
-    DirectiveOption("--disabled"),
-    DirectiveOption("--debug"),
-    DirectiveOption("--no-run"),
-)
-"""What Tab offers on a `%%pdstep` line."""
 
 
 def register(ip: Any) -> None:
@@ -41,7 +22,7 @@ def register(ip: Any) -> None:
         return
     # Before IPython's own clean-up, which empties lines of blanks and strips prompts inside a step's code.
     ip.input_transformers_cleanup.insert(0, Lift(CELL_TEXTS))
-    register_matchers(ip, _no_steps, _step_words)
+    register_matchers(ip, _no_steps)
 
 
 def unregister(ip: Any) -> None:
@@ -53,7 +34,3 @@ def unregister(ip: Any) -> None:
 
 def _no_steps() -> Mapping[str, JSON]:
     return {}
-
-
-def _step_words() -> Vocabulary:
-    return Vocabulary(options=STEP_OPTIONS)
