@@ -46,7 +46,7 @@ export function freshen(environment, folder) {
   for (const [name, value] of Object.entries(environment)) {
     if (process.env[name] !== value) process.env[name] = value;
   }
-  if (process.cwd() !== folder) process.chdir(folder);
+  process.chdir(folder); // the last one may have been removed, which makes cwd() throw
   process.exitCode = undefined;
   Error.stackTraceLimit = 50;
 }
