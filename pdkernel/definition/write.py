@@ -56,6 +56,15 @@ class ExportResult:
     checklist: tuple[str, ...] = ()
     written: bool = False
 
+    def to_json(self) -> dict[str, object]:
+        """As JSON: folder, files with state and diff, checklist."""
+        return {
+            "folder": str(self.folder),
+            "written": self.written,
+            "files": [{"path": file.path, "state": file.state, "diff": file.diff} for file in self.files],
+            "checklist": list(self.checklist),
+        }
+
     def paths(self, *states: State) -> tuple[str, ...]:
         """Paths of the files in any of *states*."""
         return tuple(file.path for file in self.files if file.state in states)
