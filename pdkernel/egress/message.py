@@ -53,6 +53,7 @@ class Body:
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
         self._kept: IO[bytes] | None = None
+        self._users = 1
         self.start = b""
 
     async def keep(self) -> str:
@@ -81,9 +82,14 @@ class Body:
         """The whole body."""
         return b"".join([chunk async for chunk in self.stream()])
 
+    def hold(self) -> None:
+        """One more needs what was kept, and will close it."""
+        self._users += 1
+
     def close(self) -> None:
-        """Let go of what was kept."""
-        if self._kept is not None:
+        """Let go of what was kept, when nobody else needs it."""
+        self._users -= 1
+        if self._kept is not None and self._users == 0:
             self._kept.close()
 
     def _note(self, chunk: bytes) -> None:

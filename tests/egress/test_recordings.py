@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pdkernel.egress.cassette import Cassette, Hiding
-from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer, Redactor
+from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer, Redactor, SentMemory
 
 URL = "https://api.example.test/things"
 
@@ -177,6 +177,22 @@ def test_identity_is_asked_for_while_recording(
 
     assert outside.seen[0].headers["accept-encoding"] == "identity"
     assert "text" in lines(tmp_path / "calls.jsonl")[0]["response"]["body"]
+
+
+def test_a_call_that_is_not_sent_again_is_recorded(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """A recording that was deleted is made again without sending again."""
+    sent, file = SentMemory(), tmp_path / "calls.jsonl"
+    python.bind(ledger.binding(f"record={file}", sent=sent))
+    first = python.request("requests", "POST", URL, "x").body
+    file.unlink()
+    python.bind(ledger.binding(f"record={file}", sent=sent))
+    python.request("requests", "POST", URL, "x")
+    python.bind(ledger.binding(f"replay={file}"))
+
+    assert python.request("requests", "POST", URL, "x").body == first
+    assert len(outside.seen) == 1
 
 
 def test_a_large_body_stands_beside_the_file(
