@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pdkernel.egress.cassette import Cassette, Hiding
 from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer, Redactor, SentMemory
@@ -231,3 +234,16 @@ def test_a_line_cut_short_leaves_the_others(tmp_path: Path) -> None:
         file.write('{"key": "cut sh')
 
     assert Cassette(cassette.file).find("send", 0, call, safe=True) == answer
+
+
+@given(st.binary(max_size=70_000))
+def test_a_body_comes_back_to_the_byte(body: bytes) -> None:
+    """Whatever an answer holds is replayed as it was, unless it was hidden."""
+    with TemporaryDirectory() as folder:
+        cassette = Cassette(Path(folder) / "calls.jsonl")
+        call = cassette.hiding.request("GET", "https://a/", [], b"", Redactor())
+        answer = cassette.hiding.answer(200, b"OK", [], body, Redactor())
+        cassette.add("send", 0, call, answer, 1.0)
+
+        assert cassette.find("send", 0, call, safe=True) == answer
+        assert answer.body == body
