@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
 from pdkernel.egress.call import Call, Result
-from pdkernel.egress.message import Answer, Headers, Request, end_to_end, header
+from pdkernel.egress.message import Answer, Headers, Request, close_stream, end_to_end, header
 from pdkernel.egress.upstream import UpstreamError
 
 Keep = Callable[[Answer, bytes], None]
@@ -62,10 +62,8 @@ async def watch(
     finally:
         # A client that leaves early has still made the call.
         call.finish(reached.result)
-        closing = getattr(body, "aclose", None)
-        if closing is not None:
-            with contextlib.suppress(UpstreamError):
-                await closing()
+        with contextlib.suppress(UpstreamError):
+            await close_stream(body)
 
 
 def outgoing(request: Request) -> Headers:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -56,6 +57,19 @@ def test_a_value_met_under_a_telling_name_is_hidden_everywhere() -> None:
     answer = hiding.answer(200, b"OK", [], b'{"you_said": "s3cr3t-value"}', Redactor())
 
     assert answer.body == b'{"you_said": "{{redacted}}"}'
+
+
+def test_a_hidden_value_that_is_sent_on_finds_its_answer() -> None:
+    """A token that a recorded answer gave is hidden; a replayed step sends the hiding place, and is understood."""
+    recording, replaying = Hiding(), Hiding()
+    given = recording.answer(200, b"OK", [], b'{"access_token": "made-up-token"}', Redactor())
+    recorded = recording.request("GET", "https://a/for/made-up-token?t=made-up-token", [], b"", Redactor())
+
+    sent_on = quote(json.loads(given.body)["access_token"])
+    asked = replaying.request("GET", f"https://a/for/{sent_on}?t={sent_on}", [], b"", Redactor())
+
+    assert "made-up-token" not in recorded.url
+    assert asked.key == recorded.key
 
 
 def test_another_persons_credentials_find_the_answer(tmp_path: Path) -> None:

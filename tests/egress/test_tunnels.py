@@ -265,10 +265,11 @@ def test_tls_that_is_no_http_is_carried_on(
         gateway_to(loop, tmp_path, port, meant=993, ca=outside_ca) as (gateway, ticket),
     ):
         gateway.bind(ticket, ledger.binding("live"))
-        project_ca = Path(gateway.environment(ticket, "python")["NODE_EXTRA_CA_CERTS"])
+        project_ca = gateway.environment(ticket, "python")["NODE_EXTRA_CA_CERTS"]
+        context = ssl.create_default_context(cafile=project_ca)
         with (
             knock(gateway, ticket, "slack.com", 993, secure=False) as plain,
-            ssl.create_default_context(cafile=str(project_ca)).wrap_socket(plain, server_hostname="slack.com") as sock,
+            context.wrap_socket(plain, server_hostname="slack.com") as sock,
         ):
             greeting = read_until(sock, b"\n")
             sock.sendall(b"QUIT\r\n")
