@@ -212,11 +212,18 @@ def exit_status(execution: Any) -> int:
 
 
 def _print(execution: Any) -> None:
-    from pdkernel import render
+    from pdkernel.render import timeline
 
     error = execution.error
     if exit_status(execution) in (2, 3) and error is not None:
         print_refusal(error.code, error.message)
         return
-    brief = execution.status != "success" and (error is None or error.stack is None)
-    click.echo(render.timeline.text(execution, brief=brief))
+    if execution.status != "success" and error is not None and error.stack is None:
+        print_refusal(error.code, f"{_steps_line(execution)}\n{error.message}")
+    else:
+        click.echo(timeline.text(execution), nl=False)
+
+
+def _steps_line(execution: Any) -> str:
+    """Each step and what became of it, in one line."""
+    return f"{execution.workflow}: " + ", ".join(f"{step.name} {step.status}" for step in execution.steps)
