@@ -135,9 +135,9 @@ class Desk:
             return _no_answer(call, error)
         body = reached.answer.body
         if isinstance(body, bytes):
+            call.finish(reached.result)
             if keep is not None:
                 keep(reached.answer, body)
-            call.finish(reached.result)
             return reached.answer
         watched = watch(call, reached, body, keep, bodyless=has_no_body(request.method, reached.answer.status))
         return replace(reached.answer, body=watched)
@@ -175,10 +175,11 @@ class Desk:
             if name.lower() != b"content-length"
         )
         record = Recorded(given.status, given.reason.decode("latin-1"), kept, content, call.at)
+        # The row first: what went out is told, even where it cannot be remembered.
+        call.finish(reached.result)
         await asyncio.to_thread(sent.add, key, record)
         if keep is not None:
             keep(given, content)
-        call.finish(reached.result)
         bodyless = has_no_body(request.method, given.status)
         return whole(given.status, given.reason, given.headers, content, bodyless=bodyless)
 
