@@ -15,9 +15,9 @@ from pdkernel.engine.end_users import connect_command
 from pdkernel.errors import InterpreterMissingError
 from pdkernel.hosts import find_node
 from pdkernel.identity import Directory, Environment
+from pdkernel.inspection import apps_of, variables_read
 from pdkernel.model import Workflow
 from pdkernel.render.accounts import AppReadiness
-from pdkernel.inspection import apps_of, variables_read
 
 Kind = Literal["external_user", "account", "variable", "interpreter", "unsupported"]
 

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import click
 
@@ -179,7 +179,7 @@ class _Progress:
         self._on = not quiet and sys.stderr.isatty()
         self._said = ""
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -207,7 +207,8 @@ def exit_status(execution: Any) -> int:
         return 4
     refused = execution.status == "error" and all(step.status == "not_run" for step in execution.steps)
     if refused and execution.error is not None:
-        return exit_status_of(execution.error.code)
+        # a code that a step's own process may give as well stands for a refusal here
+        return max(2, exit_status_of(execution.error.code))
     return 1
 
 

@@ -17,12 +17,13 @@ from pdkernel.errors import RequestError
 from pdkernel.event import parse_json
 from pdkernel.execution import RETURN_VALUE
 from pdkernel.identity import parse_environment
-from pdkernel.magics.output import LiveTimeline, View, plain_errors, raise_for, say
+from pdkernel.inspection import variables_read
+from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say
 from pdkernel.magics.shell import session_of
 from pdkernel.model import JSON
 from pdkernel.readiness import app_readiness
 from pdkernel.render import accounts
-from pdkernel.inspection import variables_read
+from pdkernel.render.view import View
 from pdkernel.variables import project_variables
 
 

@@ -10,36 +10,22 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from IPython.core.error import UsageError
 from IPython.display import DisplayHandle, display
 
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import ErrorRecord, Execution
-from pdkernel.render import note, timeline
-from pdkernel.session import Session
+from pdkernel.render import note
+from pdkernel.render.view import View
+from pdkernel.session import Session, picture
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 REFRESH_S = 0.1
 """Seconds between two drawings of a growing timeline."""
-
-
-class View:
-    """Something drawn once, as HTML and as text: it survives saving, Git hosts and untrusted notebooks."""
-
-    def __init__(self, *, text: str, html: str) -> None:
-        self._text = text
-        self._html = html
-
-    def __repr__(self) -> str:
-        return self._text
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return {"text/plain": self._text, "text/html": self._html}
 
 
 def say(text: str) -> None:
@@ -89,8 +75,6 @@ class LiveTimeline:
 
     def __init__(self, session: Session, *, only: Collection[str] | None = None) -> None:
         self._session = session
-        self._workflow = session.workflow
-        self._event_name = session.event_name
         self._only = only
         self._handle: DisplayHandle | None = None
         self._lock = threading.Lock()
@@ -103,26 +87,13 @@ class LiveTimeline:
             if now - self._drawn < REFRESH_S:
                 return
             self._drawn = now
-            self._draw(self._view(execution, ()))
+            self._draw(picture(self._session, execution, only=self._only))
 
     def finish(self, execution: Execution) -> None:
         """Draw the whole of *execution*."""
         with self._lock:
             self._drawn = float("inf")
-            self._draw(self._view(execution, self._session.stale))
-
-    def _view(self, execution: Execution, stale: Collection[str]) -> View:
-        whole = self._only is None
-        if self._only is not None:
-            execution = replace(execution, steps=tuple(s for s in execution.steps if s.name in self._only))
-        languages = {step.name: step.language for step in self._workflow.steps}
-        draw = {
-            "stale": stale,
-            "languages": languages,
-            "event_name": self._event_name,
-            "responds": whole and self._workflow.trigger.type == "http",
-        }
-        return View(text=timeline.text(execution, **draw), html=timeline.html(execution, **draw))
+            self._draw(picture(self._session, execution, only=self._only))
 
     def _draw(self, view: View) -> None:
         if self._handle is None:

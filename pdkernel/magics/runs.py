@@ -14,12 +14,13 @@ from IPython.display import display
 
 from pdkernel import definition, shape
 from pdkernel.errors import RequestError
-from pdkernel.magics.output import LiveTimeline, View, plain_errors, raise_for
+from pdkernel.inspection import check
+from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for
 from pdkernel.magics.shell import session_of
 from pdkernel.model import Workflow
 from pdkernel.render import files
 from pdkernel.render import shape as render_shape
-from pdkernel.inspection import check
+from pdkernel.render.view import View
 
 
 @magics_class

@@ -115,9 +115,7 @@ def _trigger_words(trigger: Any) -> str:
 
 
 def _usage() -> str:
-    rows = "\n".join(
-        f"      {f'{each.flag} {each.metavar or str()}'.strip():<32} {each.help}" for each in OPTIONS
-    )
+    rows = "\n".join(f"      {f'{each.flag} {each.metavar or str()}'.strip():<32} {each.help}" for each in OPTIONS)
     return f"""
     One step of the workflow: the cell below this line is exactly what the step's file holds.
 

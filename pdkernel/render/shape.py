@@ -108,3 +108,18 @@ def _copied(shown: str, path: str, style: str) -> Html:
     return tag(
         "code", shown, style=f"cursor:pointer;{style}", class_="pd-k", role="button", tabindex="0", title=f"Copy {path}"
     )
+
+
+def rows(shape: Shape, *, root: Sequence[Segment] = ROOT) -> list[dict[str, object]]:
+    """*shape* as rows for programs: the path in both languages, types with counts, samples, presence."""
+    return [
+        {
+            "path": node_path((*root, *shape.path)),
+            "python": python_path((*root, *shape.path)),
+            "types": dict(shape.types),
+            "samples": list(shape.samples),
+            "present": shape.present,
+            "total": shape.total,
+        },
+        *(row for child in shape.children for row in rows(child, root=root)),
+    ]

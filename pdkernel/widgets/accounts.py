@@ -167,7 +167,7 @@ class AppRow:
         )
         self._another.on_click(lambda _: show(self._form.view, visible=True))
         self._changed = changed
-        self._form = ConnectForm(app, self._connected)
+        self._form: ConnectForm = ConnectForm(app, self._connected)
         self.view = ipw.VBox(
             [ipw.HBox([self._summary, self._another], layout={"flex_flow": "row wrap"}), self._form.view],
             layout={"margin": "4px 0"},
