@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from IPython.core.completer import provisionalcompleter
 
-from pdkernel.magics.completion import register_matchers
+from pdkernel.magics.completion import Vocabulary, register_matchers
 from pdkernel.model import JSON
 
 STEPS: dict[str, JSON] = {"trigger": {"event": {"body": {"title": "x", "a-b": 1}}}}
@@ -49,17 +48,35 @@ def test_options_come_from_the_directive(shell: Any) -> None:
 
 
 def test_failing_provider_is_silent(shell: Any, capsys: Any) -> None:
-    """A provider that fails costs the completion and nothing else."""
+    """Providers that fail cost their own words, and print nothing."""
 
-    def broken() -> Mapping[str, JSON]:
+    def broken() -> NoReturn:
         raise RuntimeError("no")
 
-    register_matchers(shell, broken)
+    register_matchers(shell, broken, broken)
 
-    found = completions(shell, "%%pdstep a --lang node\nsteps.")
-
-    assert not [text for text in found if "trigger" in text]
+    assert completions(shell, "%%pdstep a --lang node\nsteps.") == []
+    assert completions(shell, "%%pdstep a --lang n") == ["%%pdstep a --lang node"]
     assert capsys.readouterr() == ("", "")
+
+
+def test_providers_are_asked_only_where_needed(shell: Any) -> None:
+    """Plain cells ask no provider; a step's body does not ask for the directive's words."""
+    asked: list[str] = []
+
+    def steps() -> dict[str, JSON]:
+        asked.append("steps")
+        return STEPS
+
+    def words() -> Vocabulary:
+        asked.append("words")
+        return Vocabulary()
+
+    register_matchers(shell, steps, words)
+
+    completions(shell, "import o")
+    completions(shell, "%%pdstep a --lang node\nsteps.")
+    assert asked == ["steps"]
 
 
 def test_registering_again_replaces(shell: Any) -> None:

@@ -1,0 +1,197 @@
+// @ts-check
+/**
+ * `this` and `$`, as a Node.js step sees them.
+ *
+ * Knows the platform's component API (its documentation): methods bound, props on `this`, an app's `$auth` not
+ * enumerable so that nothing that prints or returns the app carries a credential.
+ */
+
+import { inspect } from "node:util";
+import { NotRunHereError } from "./node_errors.mjs";
+import { encode } from "./node_exports.mjs";
+
+const SOURCES_ONLY = /^\$\./;
+const NOT_RUN = new Set(["http_request", "dir", "sql"]);
+
+/**
+ * @typedef {{props: Record<string, any>, auth: Record<string, Record<string, string>>, stores: string[]}} Values
+ * @typedef {{export: (name: string, text: string) => void, respond: (text: string) => void, exit: (reason: string | null) => void, warn: (text: string) => void}} Voice
+ */
+
+/**
+ * @param {any} component the default export
+ * @param {Values} values
+ * @returns {any} a fresh `this`
+ */
+export function instance(component, values) {
+  const self = /** @type {any} */ ({});
+  bind(self, component.methods);
+  for (const [name, fields] of Object.entries(values.auth)) self[name] = app(undefined, fields);
+  for (const name of values.stores) self[name] = store();
+  Object.assign(self, values.props);
+  for (const [name, declared] of Object.entries(component.props ?? {})) {
+    const prop = resolved(declared);
+    if (prop.type === "app") self[name] = app(prop, values.auth[name] ?? values.auth[prop.app]);
+    else if (prop.type === "data_store") self[name] = store();
+    else if (SOURCES_ONLY.test(prop.type) || NOT_RUN.has(prop.type)) throw new NotRunHereError(`A prop of type ${prop.type} (${name})`);
+    else if (self[name] === undefined && "default" in prop) self[name] = structuredClone(prop.default);
+  }
+  return self;
+}
+
+/**
+ * @param {any} component
+ * @returns {{apps: {prop: string, app: string}[], props: {name: string, type: string, optional: boolean}[]}}
+ */
+export function declarations(component) {
+  const apps = [];
+  const props = [];
+  for (const [name, declared] of Object.entries(component.props ?? {})) {
+    const prop = resolved(declared);
+    const type = typeof prop.type === "string" ? prop.type : "any";
+    if (type === "app") apps.push({ prop: name, app: String(prop.app) });
+    else if (type !== "alert") props.push({ name, type, optional: Boolean(prop.optional) || "default" in prop });
+  }
+  return { apps, props };
+}
+
+/**
+ * A prop's definition with the one that it builds on under it.
+ *
+ * @param {any} declared
+ * @returns {any}
+ */
+function resolved(declared) {
+  if (typeof declared === "string") return { type: declared };
+  if (!declared || typeof declared !== "object") return { type: "any" };
+  const base = declared.propDefinition;
+  if (!Array.isArray(base)) return declared;
+  const { propDefinition, ...own } = declared;
+  return { ...resolved(base[0]?.propDefinitions?.[base[1]]), ...own };
+}
+
+/**
+ * @param {any} target
+ * @param {any} methods
+ */
+function bind(target, methods) {
+  for (const [name, method] of Object.entries(methods ?? {})) {
+    target[name] = typeof method === "function" ? method.bind(target) : method;
+  }
+}
+
+/**
+ * @param {any} definition
+ * @param {Record<string, string> | undefined} fields
+ */
+function app(definition, fields) {
+  const self = /** @type {any} */ ({});
+  bind(self, definition?.methods);
+  Object.defineProperty(self, "$auth", { value: { ...fields }, enumerable: false, writable: true, configurable: true });
+  return self;
+}
+
+function store() {
+  const refuse = () => {
+    throw new NotRunHereError("A data store");
+  };
+  return new Proxy(
+    {},
+    { get: (_target, key) => (typeof key === "symbol" || key === "then" || key === "toJSON" ? undefined : refuse), set: refuse, deleteProperty: refuse },
+  );
+}
+
+/**
+ * `steps`, whose values are parsed when they are first read: every step has its own copy of what it reads.
+ *
+ * @param {string[]} names
+ * @param {Map<string, string>} texts JSON by name
+ */
+export function stepsOf(names, texts) {
+  const steps = /** @type {any} */ ({});
+  for (const name of names) {
+    const text = /** @type {string} */ (texts.get(name));
+    Object.defineProperty(steps, name, {
+      enumerable: true,
+      configurable: true,
+      get() {
+        const value = JSON.parse(text);
+        replace(steps, name, value);
+        return value;
+      },
+      set(value) {
+        replace(steps, name, value);
+      },
+    });
+  }
+  Object.defineProperty(steps, inspect.custom, { value: () => ({ ...steps }) });
+  return steps;
+}
+
+/**
+ * @param {any} steps
+ * @param {string} name
+ * @param {any} value
+ */
+function replace(steps, name, value) {
+  Object.defineProperty(steps, name, { value, enumerable: true, configurable: true, writable: true });
+}
+
+/**
+ * @param {any} context
+ * @param {Voice} voice
+ * @returns {any} `$`
+ */
+export function dollar(context, voice) {
+  const refuse = (/** @type {string} */ what) => () => {
+    throw new NotRunHereError(what);
+  };
+  const flow = Object.fromEntries(["delay", "suspend", "rerun", "trigger", "refreshTimeout"].map((name) => [name, refuse(`$.flow.${name}`)]));
+  const send = Object.fromEntries(["http", "email", "s3", "emit", "sse"].map((name) => [name, refuse(`$.send.${name}`)]));
+  return {
+    context,
+    send,
+    flow: {
+      ...flow,
+      // parity: as on the platform, only `return $.flow.exit()` ends the step too
+      exit: (/** @type {any} */ reason) => voice.exit(reason === undefined || reason === null ? null : String(reason)),
+    },
+    get files() {
+      throw new NotRunHereError("$.files");
+    },
+    export(/** @type {any} */ name, /** @type {any} */ value) {
+      if (typeof name !== "string" || !name) throw new TypeError(`$.export takes a name first, and ${inspect(name)} is not one`);
+      const text = encode(value, name, voice.warn);
+      if (text !== undefined) voice.export(name, text);
+    },
+    respond(/** @type {any} */ response) {
+      const { status, headers, body, immediate } = response ?? {};
+      if (!Number.isInteger(status)) throw new TypeError("$.respond needs a status that is a whole number: { status: 200, body: ... }");
+      const tell = (/** @type {any} */ content) =>
+        voice.respond(
+          /** @type {string} */ (
+            encode(
+              {
+                status,
+                headers: Object.fromEntries(Object.entries(headers ?? {}).map(([key, value]) => [key, String(value)])),
+                body: content instanceof Uint8Array ? { $base64: Buffer.from(content).toString("base64") } : (content ?? null),
+                ...(immediate ? { immediate: true } : {}),
+              },
+              "respond",
+              voice.warn,
+            )
+          ),
+        );
+      if (typeof body?.pipe === "function" && typeof body[Symbol.asyncIterator] === "function") return collected(body).then(tell);
+      tell(body);
+      return Promise.resolve();
+    },
+  };
+}
+
+/** @param {AsyncIterable<any>} stream */
+async function collected(stream) {
+  const parts = [];
+  for await (const part of stream) parts.push(Buffer.from(part));
+  return Buffer.concat(parts);
+}

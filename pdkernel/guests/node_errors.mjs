@@ -1,0 +1,186 @@
+// @ts-check
+/**
+ * Describes what a Node.js step threw, by the user's own frames with their source lines.
+ *
+ * Knows V8's stack text. Copes with what people and packages throw: strings, errors without a stack.
+ */
+
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const HERE = new URL(".", import.meta.url).href;
+
+/**
+ * @typedef {{name: string, file: string, source: string, offset: number, folder: string}} StepCode
+ * @typedef {{code: string, name: string, message: string, line: number | null, stack: string | null, fix: string}} Fault
+ */
+
+/** Something the step asks for that this version does not run. */
+export class NotRunHereError extends Error {
+  /** @param {string} what */
+  constructor(what) {
+    super(`${what} is not run by this version.`);
+    this.name = "NotRunHereError";
+    this.pdkernelCode = "unsupported";
+  }
+}
+
+/** The cell has no default export. */
+export class EntryPointError extends Error {
+  /** @param {string} message */
+  constructor(message) {
+    super(message);
+    this.name = "EntryPointError";
+    this.pdkernelCode = "entry_point";
+    this.pdkernelFix =
+      "Write `export default defineComponent({ async run({ steps, $ }) { ... } })`; what run returns is the step's $return_value.";
+  }
+}
+
+/**
+ * @param {any} error whatever was thrown
+ * @param {StepCode} step
+ * @returns {Fault}
+ */
+export function describe(error, step) {
+  if (error instanceof SyntaxError && !placedIn(error, step)) {
+    const place = syntaxError(error, step);
+    if (place) return place;
+  }
+  const isObject = error !== null && (typeof error === "object" || typeof error === "function");
+  const message = isObject ? text(() => error.message, text(() => JSON.stringify(error), "")) : String(error);
+  const name = isObject ? text(() => error.name, "Error") : "Error";
+  const frames = isObject ? usersFrames(error, step) : [];
+  const missing = missingPackage(error, step);
+  const line = frames.find((frame) => frame.file === step.file)?.line ?? missing?.line ?? null;
+  return {
+    code: (isObject && error.pdkernelCode) || "step_failed",
+    name,
+    message: missing?.message ?? message,
+    line,
+    stack: frames.length ? [`${name}: ${message}`, ...frames.map((frame) => frame.text), ...cause(error, step)].join("\n") : null,
+    fix: missing?.fix ?? ((isObject && error.pdkernelFix) || ""),
+  };
+}
+
+/**
+ * @param {any} error
+ * @param {StepCode} step
+ */
+function placedIn(error, step) {
+  // a SyntaxError with a frame of the step's was thrown by running code, as JSON.parse does
+  return usersFrames(error, step).some((frame) => frame.file === step.file);
+}
+
+/**
+ * @param {() => any} read
+ * @param {string} otherwise
+ */
+function text(read, otherwise) {
+  try {
+    const value = read();
+    return value === undefined || value === null ? otherwise : String(value);
+  } catch {
+    return otherwise;
+  }
+}
+
+/**
+ * @param {any} error
+ * @param {StepCode} step
+ */
+function usersFrames(error, step) {
+  const stack = text(() => error.stack, "");
+  const lines = step.source.split("\n");
+  const frames = [];
+  for (const at of stack.split("\n")) {
+    const found = /^\s+at (?:(.*?) \()?(.+?):(\d+):(\d+)\)?$/.exec(at);
+    if (!found) continue;
+    const [, called, file, line, column] = found;
+    if (!isUsers(file, step)) continue;
+    const where = `    at ${called ? `${called} (${file}:${line}:${column})` : `${file}:${line}:${column}`}`;
+    const source = file === step.file ? lines[Number(line) - 1 - step.offset]?.trim() : undefined;
+    frames.push({ file, line: Number(line), text: source ? `${where}\n      ${source}` : where });
+  }
+  return frames;
+}
+
+/**
+ * @param {string} file
+ * @param {StepCode} step
+ */
+function isUsers(file, step) {
+  if (file.startsWith("async ")) file = file.slice(6);
+  if (file === step.file) return true;
+  if (file.startsWith("node:") || file.startsWith(HERE) || file.includes("/node_modules/") || file.startsWith("<")) return false;
+  const path = file.startsWith("file:") ? fileURLToPath(file) : file;
+  return path.startsWith(step.folder);
+}
+
+/**
+ * @param {any} error
+ * @param {StepCode} step
+ * @returns {string[]}
+ */
+function cause(error, step) {
+  const inner = error?.cause;
+  if (inner === undefined || inner === null) return [];
+  return [`Caused by: ${text(() => `${inner.name ?? "Error"}: ${inner.message ?? inner}`, "?")}`, ...usersFrames(inner, step).map((f) => f.text)];
+}
+
+/**
+ * @param {any} error
+ * @param {StepCode} step
+ */
+function missingPackage(error, step) {
+  if (!["ERR_MODULE_NOT_FOUND", "MODULE_NOT_FOUND"].includes(error?.code)) return undefined;
+  const found = /Cannot find (package|module) '([^']+)'/.exec(text(() => error.message, ""));
+  if (!found) return undefined;
+  const wanted = found[2];
+  const name = /^(@[^/]+\/[^/]+|[^/]+)/.exec(wanted)?.[1] ?? wanted;
+  const at = step.source.split("\n").findIndex((line) => /\b(import|require|from)\b/.test(line) && line.includes(name));
+  const line = at < 0 ? null : at + 1 + step.offset;
+  if (wanted.startsWith(".") || wanted.startsWith("/") || wanted.startsWith("file:")) return { message: `There is no file ${wanted}.`, fix: "", line };
+  return {
+    message: `The package '${name}' is not installed.`,
+    fix: `Run \`npm install ${name}\` in ${step.folder}`,
+    line,
+  };
+}
+
+/**
+ * V8 gives no position for a syntax error in a module; `node --check` does, at some 60 ms.
+ *
+ * @param {any} error
+ * @param {StepCode} step
+ * @returns {Fault | undefined}
+ */
+function syntaxError(error, step) {
+  const folder = mkdtempSync(join(tmpdir(), "check-"));
+  try {
+    // a module first; a step in CommonJS style is no module, but its syntax is nearly the same
+    const file = join(folder, error.pdkernelCommonJS ? "step.cjs" : "step.mjs");
+    writeFileSync(file, step.source, { mode: 0o600 });
+    const { NODE_OPTIONS, ...environment } = process.env;
+    const said = spawnSync(process.execPath, ["--check", file], { encoding: "utf8", env: environment }).stderr;
+    const lines = said.split("\n");
+    const head = lines.findIndex((line) => /step\.[cm]js:\d+$/.test(line));
+    if (head < 0) return undefined;
+    const line = Number(/:(\d+)$/.exec(lines[head])?.[1]) + step.offset;
+    const message = text(() => error.message, "");
+    return {
+      code: "step_failed",
+      name: "SyntaxError",
+      message,
+      line,
+      stack: [`${step.file}:${line}`, lines[head + 1], lines[head + 2], `SyntaxError: ${message}`].join("\n"),
+      fix: "",
+    };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+

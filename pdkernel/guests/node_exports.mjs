@@ -1,0 +1,100 @@
+// @ts-check
+/**
+ * Turns what a Node.js step exports into JSON, and names the path of what JSON cannot hold.
+ *
+ * Knows JSON.stringify's rules, which are the platform's: undefined and functions are dropped, NaN is null.
+ * The caller is warned of what was dropped. BigInt and cycles are errors.
+ */
+
+const { stringify } = JSON;
+const MOST_NODES = 200_000;
+/** Levels; the platform's own limit ("JSON Nested Property Limit Exceeded"). */
+const DEEPEST = 256;
+
+/** An export that cannot be written as JSON. */
+export class ExportNotJSONError extends TypeError {
+  /** @param {string} message */
+  constructor(message) {
+    super(message);
+    this.name = "ExportNotJSONError";
+    this.pdkernelCode = "export_not_json";
+  }
+}
+
+/**
+ * @param {unknown} value
+ * @param {string} name where the path in a message begins
+ * @param {(text: string) => void} warn is told what is not exported as it is
+ * @returns {string | undefined} JSON on one line; undefined if there is nothing to export
+ */
+export function encode(value, name, warn) {
+  /** @type {string | undefined} */
+  let text;
+  try {
+    text = stringify(value);
+  } catch (error) {
+    const said = explain(value, name, [], { left: MOST_NODES }, () => {});
+    throw new ExportNotJSONError(said ?? `${name} cannot be written as JSON: ${error?.message ?? error}`);
+  }
+  if (value !== null && (typeof value === "object" || typeof value === "function" || typeof value === "number")) {
+    const said = explain(value, name, [], { left: MOST_NODES }, warn);
+    if (said) throw new ExportNotJSONError(said);
+  }
+  return text;
+}
+
+/**
+ * @param {any} value
+ * @param {string} path
+ * @param {object[]} above the objects that hold it
+ * @param {{left: number}} budget
+ * @param {(text: string) => void} warn
+ * @returns {string | undefined} why it cannot be written
+ */
+function explain(value, path, above, budget, warn) {
+  switch (typeof value) {
+    case "bigint":
+      return `${path} is a BigInt, which JSON does not have. Use String(...) or Number(...).`;
+    case "function":
+      warn(`${path} is a function, and is not exported.`);
+      return undefined;
+    case "symbol":
+      warn(`${path} is a symbol, and is not exported.`);
+      return undefined;
+    case "number":
+      if (!Number.isFinite(value)) warn(`${path} is ${value}, which JSON does not have: it is exported as null.`);
+      return undefined;
+    case "object":
+      break;
+    default:
+      return undefined;
+  }
+  if (value === null || --budget.left < 0) return undefined;
+  if (above.includes(value)) return `${path} contains itself, and JSON has no end for that.`;
+  if (above.length > DEEPEST) return `${path.slice(0, 80)}... is nested more than ${DEEPEST} deep.`;
+  if (typeof value.toJSON === "function") return undefined;
+  const lost = [Map, Set, Error, WeakMap, WeakSet, Promise, RegExp].find((kind) => value instanceof kind);
+  if (lost) warn(`${path} is ${/^[AEIOU]/.test(lost.name) ? "an" : "a"} ${lost.name}, and is exported without what it holds.`);
+  above.push(value);
+  try {
+    if (Array.isArray(value)) {
+      for (let i = 0; i < value.length; i++) {
+        const said = explain(value[i], `${path}[${i}]`, above, budget, warn);
+        if (said) return said;
+      }
+    } else {
+      for (const key of Object.keys(value)) {
+        const said = explain(value[key], path + segment(key), above, budget, warn);
+        if (said) return said;
+      }
+    }
+  } finally {
+    above.pop();
+  }
+  return undefined;
+}
+
+/** @param {string} key */
+function segment(key) {
+  return /^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u.test(key) ? `.${key}` : `[${stringify(key)}]`;
+}

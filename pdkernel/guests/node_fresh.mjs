@@ -1,0 +1,52 @@
+// @ts-check
+/**
+ * Puts the process back to how a step should find it: globals, console, environment, working folder.
+ *
+ * Knows what may be changed by one step and seen by the next. What packages do to globals while they load is theirs to keep, because
+ * they load once.
+ */
+
+/** @type {Map<any, Map<PropertyKey, PropertyDescriptor>>} */
+const kept = new Map();
+
+/** Remember everything as it is now. */
+export function adopt() {
+  for (const target of [globalThis, console]) {
+    const properties = new Map();
+    for (const key of Reflect.ownKeys(target)) {
+      properties.set(key, /** @type {PropertyDescriptor} */ (Object.getOwnPropertyDescriptor(target, key)));
+    }
+    kept.set(target, properties);
+  }
+}
+
+/**
+ * Undo what was done since to what is remembered, and set the process up.
+ *
+ * @param {Record<string, string>} environment
+ * @param {string} folder
+ */
+export function freshen(environment, folder) {
+  for (const [target, properties] of kept) {
+    for (const key of Reflect.ownKeys(target)) {
+      const known = properties.get(key);
+      if (known === undefined) Reflect.deleteProperty(target, key);
+      else {
+        const now = Object.getOwnPropertyDescriptor(target, key);
+        if (now && now.value !== known.value && now.configurable) Object.defineProperty(target, key, known);
+      }
+    }
+    for (const [key, known] of properties) {
+      if (!Object.hasOwn(target, key)) Object.defineProperty(target, key, known);
+    }
+  }
+  for (const name of Object.keys(process.env)) {
+    if (!Object.hasOwn(environment, name)) delete process.env[name];
+  }
+  for (const [name, value] of Object.entries(environment)) {
+    if (process.env[name] !== value) process.env[name] = value;
+  }
+  process.chdir(folder); // without asking where we are: the last run's folder is gone
+  process.exitCode = undefined;
+  Error.stackTraceLimit = 50;
+}

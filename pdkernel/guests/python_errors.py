@@ -1,0 +1,142 @@
+"""
+Describes an exception of a Python step by the user's own frames, with source lines and locals.
+
+Knows tracebacks. Values of known secrets are replaced before a local's text is shortened, because half a
+secret is one that nobody would recognise afterwards.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import reprlib
+import sys
+import traceback
+from collections.abc import Iterable
+from types import FrameType, FunctionType, ModuleType, TracebackType
+from typing import Any
+
+_LOCAL_LENGTH = 200
+_LOCALS = 20
+_CHAIN = 3
+_LIBRARY = tuple(
+    os.path.normpath(path) + os.sep
+    for path in {sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), os.path.dirname(os.path.abspath(__file__))}  # noqa: PTH100, PTH120
+)
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 20_000
+_REPR.maxdict = _REPR.maxlist = _REPR.maxtuple = _REPR.maxset = 20
+_REPR.maxlevel = 4
+
+PLAIN_CELLS = "Names defined in plain cells of the notebook are not seen by steps: import or define it in this step."
+
+
+def describe(error: BaseException, step_file: str, secrets: Iterable[str]) -> dict[str, Any]:
+    """The error as the host reads it: code, name, message, line, stack, fix."""
+    if isinstance(error, SystemExit):
+        return _exited(error, step_file)
+    hidden = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
+    line = _line(error.__traceback__, step_file)
+    if isinstance(error, SyntaxError) and error.filename == step_file:
+        line = error.lineno
+    return {
+        "code": getattr(error, "pdkernel_code", "step_failed"),
+        "name": type(error).__name__,
+        "message": _message(error),
+        "line": line,
+        "stack": _stack(error, step_file, hidden, _CHAIN),
+        "fix": _fix(error),
+    }
+
+
+def _exited(error: SystemExit, step_file: str) -> dict[str, Any]:
+    status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    said = f" It said: {error.code}" if isinstance(error.code, str) else ""
+    return {
+        "code": "step_died",
+        "name": "SystemExit",
+        "message": f"The step ended its own process with exit status {status}.{said}",
+        "line": _line(error.__traceback__, step_file),
+        "stack": _stack(error, step_file, [], 1),
+        "fix": "Return from the step, or raise an error, rather than end the process.",
+    }
+
+
+def _message(error: BaseException) -> str:
+    try:
+        if isinstance(error, SyntaxError):
+            return str(error.msg)
+        return str(error)
+    except Exception:
+        return "(its message could not be read)"
+
+
+def _fix(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        # parity: the platform installs what a step imports; so far the packages that a step sees are those
+        # of the environment that runs pdkernel
+        package = error.name.partition(".")[0]
+        return (
+            f"Install the package that provides {package!r} in the environment that runs pdkernel: "
+            f"{sys.executable} -m pip install {package}"
+        )
+    if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
+        return PLAIN_CELLS
+    return str(getattr(error, "pdkernel_fix", ""))
+
+
+def _line(trace: TracebackType | None, step_file: str) -> int | None:
+    line = None
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == step_file:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def _stack(error: BaseException, step_file: str, hidden: list[str], chain: int) -> str:
+    lines: list[str] = []
+    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if earlier is not None and chain > 1:
+        link = "was the cause of" if error.__cause__ else "was being handled at the time of"
+        lines += [_stack(earlier, step_file, hidden, chain - 1), "", f"which {link}:", ""]
+    trace = error.__traceback__
+    while trace is not None:
+        if _is_users(trace.tb_frame.f_code.co_filename, step_file):
+            lines += _frame(trace.tb_frame, trace.tb_lineno, hidden)
+        trace = trace.tb_next
+    lines += [line.rstrip("\n") for line in traceback.format_exception_only(type(error), error)]
+    return "\n".join(lines)
+
+
+def _is_users(filename: str, step_file: str) -> bool:
+    return filename == step_file or not (filename.startswith("<") or os.path.abspath(filename).startswith(_LIBRARY))  # noqa: PTH100
+
+
+def _frame(frame: FrameType, line: int, hidden: list[str]) -> list[str]:
+    code = frame.f_code
+    lines = [f'  File "{code.co_filename}", line {line}, in {code.co_name}']
+    if source := linecache.getline(code.co_filename, line).strip():
+        lines.append(f"    {source}")
+    shown = [(name, value) for name, value in frame.f_locals.items() if _is_data(name, value)]
+    lines += [f"      {name} = {_text(value, hidden)}" for name, value in shown[:_LOCALS]]
+    if len(shown) > _LOCALS:
+        lines.append(f"      ... and {len(shown) - _LOCALS} more")
+    return lines
+
+
+def _is_data(name: str, value: Any) -> bool:
+    if name.startswith("__") or isinstance(value, ModuleType | FunctionType | type):
+        return False
+    return not hasattr(type(value), "pdkernel_hidden")
+
+
+def _text(value: Any, hidden: list[str]) -> str:
+    try:
+        text = _REPR.repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__}, whose repr raised {type(error).__name__}>"
+    for secret in hidden:
+        text = text.replace(secret, "***")
+    text = " ".join(text.split("\n"))
+    return text if len(text) <= _LOCAL_LENGTH else text[: _LOCAL_LENGTH - 3] + "..."

@@ -1,0 +1,224 @@
+"""
+The Python guest: runs `handler(pd)` of one step after another.
+
+Run as `python -I -X utf8 python_guest.py`. Requests come as JSON lines on descriptor 3 and replies go out on
+descriptor 4; standard output and error are the step's. A request that names `texts` is followed by one line
+of JSON for each: exports, kept as text and parsed by the step that reads them.
+
+parity: steps see the packages of the environment that runs pdkernel; the platform installs what they import.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import json
+import linecache
+import os
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pdkernel.guests import python_errors, python_pd  # noqa: TC004 - at run time `_load_helpers` loads them
+
+_IN, _OUT = 3, 4
+_HERE = Path(__file__).resolve().parent
+_BUILTINS = dict(vars(builtins))
+_SYS_PATH = list(sys.path)
+_MISSING_HANDLER = """The step has no handler(pd).
+
+def handler(pd: "pipedream"):
+    return pd.steps["trigger"]["event"]"""
+
+
+class StepHasNoHandlerError(Exception):
+    """The cell defines no `handler`."""
+
+    pdkernel_code = "entry_point"
+    pdkernel_fix = "Define `def handler(pd):` in this cell; what it returns is the step's $return_value."
+
+
+class Guest:
+    """One run of one workflow at a time."""
+
+    def __init__(self) -> None:
+        self._environment: dict[str, str] = {}
+        self._secrets: list[str] = []
+        self._folder = os.devnull
+        self._texts: dict[str, bytes] = {}
+        self._sources: dict[int, str] = {}
+        self._codes: dict[tuple[int, str, int], CodeType] = {}
+        self._running = 0
+        self._lock = threading.Lock()
+        self._threads = threading.active_count()
+
+    def begin(self, told: dict[str, Any]) -> None:
+        """Forget the last run."""
+        for name, module in list(sys.modules.items()):  # what the last run's steps wrote themselves is gone
+            if (getattr(module, "__file__", None) or "").startswith(self._folder + os.sep):
+                del sys.modules[name]
+        self._environment = {**told["env"], **told["variables"], **told["outside"]}
+        self._secrets = list(told["variables"].values())
+        self._folder = told["cwd"]
+        self._texts = {}
+        linecache.clearcache()
+
+    def keep(self, name: str, text: bytes) -> None:
+        """The exports of step *name*."""
+        self._texts[name] = text
+
+    def run(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Run a step; returns the reply."""
+        self._running += 1
+        running = self._running
+        file, module = told["file"], ModuleType(f"step_{told['step']}")
+        secrets = self._secrets + [v for fields in told["auth"].values() for v in fields.values()]
+        error = None
+        self._freshen()
+        sys.modules[module.__name__] = module
+        try:
+            code = self._compiled(told)
+            inputs = {**told["props"], **{prop: {"$auth": fields} for prop, fields in told["auth"].items()}}
+            inputs.update((prop, python_pd.Store()) for prop in told["stores"])
+            pd = python_pd.Pd(
+                python_pd.Steps({name: self._texts[name] for name in told["steps"]}),
+                inputs,
+                told["context"],
+                lambda line: self._say(line, running),
+            )
+            exec(code, module.__dict__)
+            value = _handler(module)(pd)
+            if hasattr(value, "__await__"):
+                value = _awaited(value)
+            if value is not None:
+                pd.export("$return_value", value)
+        except BaseException as raised:
+            error = python_errors.describe(raised, file, secrets)
+        finally:
+            self._running += 1  # what the step left behind has no voice any more
+            sys.modules.pop(module.__name__, None)
+        _flush()
+        return {"t": "done", "error": error, "busy": self._left_behind(), "dirty": False}
+
+    def say(self, line: str) -> None:
+        """Write one line to the host."""
+        data = memoryview(line.encode() + b"\n")
+        with self._lock:
+            while data:
+                data = data[os.write(_OUT, data) :]
+
+    def _say(self, line: str, running: int) -> None:
+        if running != self._running:
+            raise RuntimeError("The step has ended: it can export and respond no more.")
+        _flush()
+        self.say(line)
+
+    def _compiled(self, told: dict[str, Any]) -> CodeType:
+        number, file, offset = told["code"], told["file"], told["offset"]
+        if "source" in told:
+            self._sources[number] = told["source"]
+        source = "\n" * offset + self._sources[number]
+        linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+        code = self._codes.get((number, file, offset))
+        if code is None:
+            code = compile(source, file, "exec", dont_inherit=True)
+            self._codes[number, file, offset] = code
+        return code
+
+    def _freshen(self) -> None:
+        if dict(os.environ) != self._environment:
+            os.environ.clear()
+            os.environ.update(self._environment)
+        os.chdir(self._folder)
+        tempfile.tempdir = None
+        sys.stdout, sys.stderr, sys.stdin = sys.__stdout__, sys.__stderr__, sys.__stdin__
+        sys.path[:] = _SYS_PATH
+        sys.argv[:] = [""]
+        for name in vars(builtins).keys() - _BUILTINS.keys():
+            delattr(builtins, name)
+        vars(builtins).update(_BUILTINS)
+
+    def _left_behind(self) -> bool:
+        return threading.active_count() > self._threads
+
+
+def _handler(module: ModuleType) -> Any:
+    handler = vars(module).get("handler")
+    if not callable(handler):
+        raise StepHasNoHandlerError(_MISSING_HANDLER)
+    return handler
+
+
+def _awaited(value: Any) -> Any:
+    import asyncio
+
+    async def wait() -> Any:
+        return await value
+
+    return asyncio.run(wait())
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):  # the step closed it
+            continue
+
+
+def _load_helpers() -> None:
+    """Import our own modules under a name that no step would use."""
+    package = ModuleType("_pdkernel_guest")
+    package.__path__ = [str(_HERE)]
+    sys.modules[package.__name__] = package
+    for name in ("python_exports", "python_errors", "python_pd"):
+        globals()[name] = importlib.import_module(f"{package.__name__}.{name}")
+
+
+def _load_hook() -> None:
+    """Lead outside calls through the gateway, before any code of the user's runs."""
+    hook = _HERE / "egress_hook.py"
+    if not os.environ.get("PDK_EGRESS") or not hook.exists():
+        return
+    spec = importlib.util.spec_from_file_location("_pdkernel_guest.egress_hook", hook)
+    if spec and spec.loader:
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+
+
+def _silence_child() -> None:
+    for fd in (_IN, _OUT):
+        os.close(fd)
+
+
+def main() -> None:
+    """Answer requests until the host closes its end."""
+    for fd in (_IN, _OUT):
+        os.set_inheritable(fd, False)
+    os.register_at_fork(after_in_child=_silence_child)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    _load_helpers()
+    _load_hook()
+    sys.modules["__main__"] = ModuleType("__main__")  # a step that looks there finds nothing of ours
+    guest = Guest()
+    guest.say('{"t":"ready"}')
+    with os.fdopen(_IN, "rb", buffering=1 << 18, closefd=False) as requests:
+        while line := requests.readline():
+            told = json.loads(line)
+            if "begin" in told:
+                guest.begin(told["begin"])
+            for name in told["texts"]:
+                guest.keep(name, requests.readline())
+            guest.say(json.dumps(guest.run(told)))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""
+Processes that run a person's steps: Node.js and Python kept warm, Bash one a step.
+
+    hosts = Hosts(gateway=...)
+    guests = await hosts.open(RunSetup(...))
+    outcome = await guests.run(StepCall(step, steps={...}), listener)
+    await guests.release()
+    await hosts.close()
+"""
+
+from pdkernel.hosts.calls import (
+    Description,
+    Evaluation,
+    OutsideCalls,
+    PropDeclaration,
+    RunSetup,
+    StepCall,
+    StepListener,
+    StepOutcome,
+)
+from pdkernel.hosts.faults import StepEntryPointError, StepUnsupportedError
+from pdkernel.hosts.interpreters import find_bash, find_node
+from pdkernel.hosts.pool import Hosts
+from pdkernel.hosts.run import RunGuests
+
+__all__ = [
+    "Description",
+    "Evaluation",
+    "Hosts",
+    "OutsideCalls",
+    "PropDeclaration",
+    "RunGuests",
+    "RunSetup",
+    "StepCall",
+    "StepEntryPointError",
+    "StepListener",
+    "StepOutcome",
+    "StepUnsupportedError",
+    "find_bash",
+    "find_node",
+]

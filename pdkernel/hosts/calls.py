@@ -1,0 +1,158 @@
+"""
+What a caller hands to a step's process and what comes back, as values and protocols.
+
+Knows shapes only. Everything here is raw: who calls looks for secrets before anything is kept or shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict
+
+from pdkernel.errors import StepError
+from pdkernel.execution import Stream
+from pdkernel.model import JSON, AppBinding, Language, Step
+
+
+class OutsideCalls(Protocol):
+    """The way out for a step's network traffic (`egress.Gateway`)."""
+
+    def open_ticket(self) -> str:
+        """A fresh opaque word that one process shows with each outside call."""
+        ...
+
+    def bind(self, ticket: str, binding: Any) -> None:
+        """From now on, calls with *ticket* are treated as *binding* says."""
+        ...
+
+    def unbind(self, ticket: str) -> None:
+        """Calls with *ticket* belong to no step."""
+        ...
+
+    def close_ticket(self, ticket: str) -> None:
+        """The process is gone."""
+        ...
+
+    def environment(self, ticket: str, language: Language) -> dict[str, str]:
+        """The variables that lead a process of *language* through the gateway."""
+        ...
+
+
+class StepListener(Protocol):
+    """Is told what a step does, as it happens and in order."""
+
+    def log(self, stream: Stream, text: str) -> None:
+        """The step printed *text*: any piece of a line or several lines."""
+        ...
+
+    def export(self, name: str, value: JSON) -> None:
+        """The step exported *value*; `$return_value` is what it returned."""
+        ...
+
+    def respond(self, response: dict[str, Any]) -> None:
+        """The step's first response; `{"status", "headers", "body"}`, and `"immediate": True` if it is to go at once."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunSetup:
+    """
+    What all steps of one run share.
+
+    Attributes:
+        run_id: The execution's id.
+        workflow: Processes are used again only by runs with the same word: the workflow's name and version.
+        trigger: `{"event": ..., "context": ...}`.
+        variables: The workflow's environment variables.
+        folder: Where Node.js resolves bare imports from.
+        scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it.
+    """
+
+    run_id: str
+    workflow: str
+    trigger: Mapping[str, JSON]
+    variables: Mapping[str, str]
+    folder: Path
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class StepCall:
+    """
+    One step to run.
+
+    Attributes:
+        step: The step.
+        steps: Exports of the steps above, complete. A step's value is sent once to each language as long
+            as the same object is passed.
+        props: Prop name to value, expressions evaluated.
+        auth: App prop name to the fields of `$auth`.
+        context: What `$.context` and `pd.context` hold besides `steps.trigger.context`.
+        timeout_s: Seconds that it may run.
+        binding: How its outside calls are treated; None where there is no gateway.
+    """
+
+    step: Step
+    steps: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    props: Mapping[str, JSON] = field(default_factory=dict)
+    auth: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    context: Mapping[str, JSON] = field(default_factory=dict)
+    timeout_s: float = 30.0
+    binding: Any = None
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """
+    What a step did; raw.
+
+    Attributes:
+        exports: Name to value, in order; `$return_value` among them unless nothing was returned. Those made
+            before a failure are kept.
+        exited: The step asked to end the run.
+        exit_reason: What it gave as the reason.
+        response: Its first response, or None. A body of bytes is `{"$base64": TEXT}`.
+        warnings: Sentences for people.
+        error: Why it failed, or None.
+    """
+
+    exports: dict[str, JSON] = field(default_factory=dict)
+    exited: bool = False
+    exit_reason: str | None = None
+    response: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+    error: StepError | None = None
+
+
+@dataclass(frozen=True)
+class PropDeclaration:
+    """A prop that a step's code declares: its type as written (`string[]`, `app`) and whether it may be absent."""
+
+    name: str
+    type: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a Node.js step declares in its code."""
+
+    apps: tuple[AppBinding, ...] = ()
+    props: tuple[PropDeclaration, ...] = ()
+
+
+class EvaluationError(TypedDict):
+    """Why an expression has no value."""
+
+    name: str
+    message: str
+
+
+class Evaluation(TypedDict, total=False):
+    """The result of one expression: exactly one of the keys."""
+
+    value: JSON
+    undefined: Literal[True]
+    error: EvaluationError

@@ -1,0 +1,93 @@
+"""
+What went wrong in a step, in words.
+
+Knows the codes that the guests use and the messages for what a guest cannot say itself: that it ran too
+long, or that it is dead.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pdkernel.errors import EgressRefusedError, ExportNotJSONError, StepDiedError, StepError, StepTimeoutError
+
+
+class StepEntryPointError(StepError):
+    """A code step has no `handler(pd)` or no default export."""
+
+    code: ClassVar[str] = "entry_point"
+
+
+class StepUnsupportedError(StepError):
+    """A step asked for something that this version does not run."""
+
+    code: ClassVar[str] = "unsupported"
+
+
+_BY_CODE: Mapping[str, type[StepError]] = {
+    kind.code: kind
+    for kind in (
+        StepError,
+        StepDiedError,
+        StepTimeoutError,
+        ExportNotJSONError,
+        StepEntryPointError,
+        StepUnsupportedError,
+        EgressRefusedError,
+    )
+}
+
+
+def fault(told: Mapping[str, Any]) -> StepError:
+    """The error that a guest described as `{"code", "name", "message", "line", "stack", "fix"}`."""
+    kind = _BY_CODE.get(str(told.get("code")), StepError)
+    line = told.get("line")
+    return kind(
+        str(told.get("message", "")),
+        name=str(told.get("name") or "Error"),
+        line=line if isinstance(line, int) and line > 0 else None,
+        stack=told.get("stack") or None,
+        fix=str(told.get("fix") or ""),
+    )
+
+
+def timed_out(timeout_s: float) -> StepTimeoutError:
+    """The step ran too long."""
+    return StepTimeoutError(
+        f"The step ran longer than {timeout_s:g} seconds and was stopped.",
+        name="TimeoutError",
+        fix="Raise the limit with --timeout on the step, or settings.lambda_timeout for the workflow.",
+    )
+
+
+def died(exit_code: int | None, last_words: str) -> StepDiedError:
+    """
+    The step's process ended before the step did.
+
+    Args:
+        exit_code: As `subprocess` has it: negative for a signal; None if it is not known.
+        last_words: The last lines of its stderr.
+    """
+    if exit_code is None:
+        what = "The step's process ended before the step did."
+    elif exit_code < 0:
+        what = f"The step's process was ended by {_signal_name(-exit_code)} before the step did."
+        if -exit_code in (signal.SIGKILL, signal.SIGABRT):
+            what += " It may have run out of memory."
+    else:
+        what = f"The step ended its own process with exit status {exit_code}."
+    message = f"{what} Its last words:\n{last_words}" if last_words else what
+    return StepDiedError(
+        message,
+        name="ProcessDied",
+        fix="Return from the step, or raise an error, rather than end the process." if exit_code is not None else "",
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,41 @@
+"""
+How each long-lived guest is started.
+
+Knows command lines. Nothing secret is ever on one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pdkernel import guests
+from pdkernel.hosts.interpreters import find_node
+
+GuestLanguage = Literal["python", "node"]
+_GUESTS = Path(guests.__file__).parent
+
+
+def command(language: GuestLanguage, *, python: Path | None, node: Path | None) -> Sequence[str]:
+    """
+    The command that starts a guest.
+
+    Args:
+        language: The language.
+        python: The interpreter for Python steps; the one that runs us by default.
+        node: The interpreter for Node.js steps; `find_node()` by default.
+
+    Raises:
+        InterpreterMissingError: There is no Node.js.
+    """
+    if language == "python":
+        return [str(python or sys.executable), "-I", "-X", "utf8", str(_GUESTS / "python_guest.py")]
+    return [
+        str(node or find_node()),
+        "--experimental-vm-modules",
+        "--experimental-import-meta-resolve",
+        "--no-warnings",
+        str(_GUESTS / "node_guest.mjs"),
+    ]

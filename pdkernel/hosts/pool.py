@@ -1,0 +1,98 @@
+"""
+Guests kept warm, and how many runs execute at once.
+
+Knows which guest may serve which run: one workflow version, one run at a time, and never one that a step
+has left dirty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from pathlib import Path
+
+from pdkernel.hosts.calls import Description, OutsideCalls, RunSetup
+from pdkernel.hosts.environment import base_environment
+from pdkernel.hosts.guest import Guest
+from pdkernel.hosts.languages import GuestLanguage, command
+from pdkernel.hosts.run import RunGuests
+
+
+class Hosts:
+    """
+    Everything that runs steps in this process. Belongs to one event loop.
+
+    Attributes:
+        descriptions: What Node.js steps were found to declare, by source and folder.
+    """
+
+    def __init__(
+        self,
+        *,
+        gateway: OutsideCalls | None = None,
+        size: int = 8,
+        python: Path | None = None,
+        node: Path | None = None,
+    ) -> None:
+        """
+        Nothing is started before it is needed.
+
+        Args:
+            gateway: The way out for steps; None leaves them their own.
+            size: Runs that execute at once.
+            python: Interpreter for Python steps; the one that runs us by default.
+            node: Interpreter for Node.js steps; `find_node()` by default.
+        """
+        self.gateway = gateway
+        self.descriptions: dict[tuple[str, Path], Description] = {}
+        self._size = size
+        self._python = python
+        self._node = node
+        self._places = asyncio.Semaphore(size)
+        self._idle: OrderedDict[Guest, str] = OrderedDict()
+        self._runs: set[RunGuests] = set()
+
+    async def open(self, setup: RunSetup) -> RunGuests:
+        """The guests for one run; waits while *size* runs execute."""
+        await self._places.acquire()
+        run = RunGuests(setup, self)
+        self._runs.add(run)
+        return run
+
+    async def close(self) -> None:
+        """End every process."""
+        for run in list(self._runs):
+            run.kill()
+        for guest in list(self._idle):
+            guest.kill()
+        self._idle.clear()
+
+    def take(self, language: GuestLanguage, workflow: str) -> Guest:
+        """
+        A guest for a run of *workflow*: a warm one, else a new one.
+
+        Raises:
+            InterpreterMissingError: The language's interpreter is not there.
+        """
+        for guest, served in reversed(self._idle.items()):
+            if served == workflow and guest.language == language and guest.alive:
+                del self._idle[guest]
+                return guest
+        argv = list(command(language, python=self._python, node=self._node))
+        return Guest(language, argv, base_environment(Path("/"), ""), self.gateway)
+
+    def give_back(self, guest: Guest, workflow: str) -> None:
+        """Keep *guest* for the next run of *workflow*, or end it if it is not clean."""
+        if not guest.reusable or not guest.alive or guest.process.has_children():
+            guest.kill()
+            return
+        self._idle[guest] = workflow
+        while len(self._idle) > 2 * self._size:
+            oldest, _ = self._idle.popitem(last=False)
+            oldest.kill()
+
+    def leave(self, run: RunGuests) -> None:
+        """*run* executes no more."""
+        if run in self._runs:
+            self._runs.discard(run)
+            self._places.release()

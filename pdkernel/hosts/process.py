@@ -1,0 +1,265 @@
+"""
+A long-lived guest as a process: starting it, its lines and its output, ending it.
+
+Knows descriptors and processes. Lines come on a private pipe as JSON; stdout and stderr are wholly the
+user's. What the lines mean, and whose step prints, is for `Conversation`s to know. All of it runs in one
+event loop, with no threads: a call costs one write, and a reply one read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import signal
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from pdkernel.execution import Stream
+from pdkernel.guests import process_tree
+from pdkernel.hosts.warden import WARDEN
+
+LONGEST_LINE = 256 << 20
+"""Bytes; an event of 10 MB and exports of twice the platform's limit fit many times over."""
+
+_CHUNK = 1 << 16
+_DRAIN_LIMIT = 4 << 20  # more than any pipe holds: what comes after was printed after
+_FROM_US, _TO_US = 3, 4  # in the guest; small numbers, because Node.js closes only small ones in its children
+_LOWEST = 10  # our own ends, while a guest is started: never a number that the guest's own ends take
+_REAP_TRIES = 10
+_F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
+_PIPE_SIZE = 1 << 20
+
+
+class Conversation(Protocol):
+    """Whoever has the guest's attention."""
+
+    def line(self, line: bytes) -> None:
+        """The guest said *line*, without its end."""
+        ...
+
+    def output(self, stream: Stream, data: bytes) -> None:
+        """User code in the guest printed *data*."""
+        ...
+
+    def gone(self) -> None:
+        """The guest has closed its side: it is dead or as good as."""
+        ...
+
+
+class GuestProcess:
+    """A guest, in its own session and process group."""
+
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start *argv*. Must be called in a running event loop."""
+        self.mark = secrets.token_hex(16)
+        self.alive = True
+        self.conversation: Conversation | None = None
+        self._loop = asyncio.get_running_loop()
+        self._parts: list[bytes] = []
+        self._held = 0
+        self._unsent: deque[memoryview] = deque()
+        self._exit_code: int | None = None
+        self._reaped = False
+        ours, theirs = _pipes()
+        self._write_fd, self._read_fd, *outputs = ours
+        self._outputs: dict[Stream, int] = {"stdout": outputs[0], "stderr": outputs[1]}
+        try:
+            self.pid = _spawn(argv, {**environment, process_tree.MARK: self.mark}, theirs)
+        except BaseException:
+            for fd in ours:
+                os.close(fd)
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        WARDEN.register(self.pid, self.mark)
+        self._loop.add_reader(self._read_fd, self._on_line)
+        for stream, fd in self._outputs.items():
+            self._loop.add_reader(fd, self._on_output, stream)
+
+    def send(self, data: bytes) -> None:
+        """Write *data*, now as far as the pipe takes it and the rest as it can."""
+        if not self.alive:
+            return
+        view = memoryview(data)
+        if not self._unsent:
+            view = view[self._write(view) :]
+        if view:
+            if not self._unsent:
+                self._loop.add_writer(self._write_fd, self._on_writable)
+            self._unsent.append(view)
+
+    def drain(self) -> None:
+        """Read everything that has been printed so far."""
+        for stream in list(self._outputs):
+            left = _DRAIN_LIMIT
+            while left > 0 and (read := self._read_output(stream)):
+                left -= read
+
+    def kill(self) -> None:
+        """End the whole process tree at once. Blocks for a few milliseconds."""
+        if not self.alive:
+            return
+        self.alive = False
+        process_tree.end([self.pid], [self.mark])
+        for _ in range(_REAP_TRIES):
+            if self._reap():
+                break
+            time.sleep(0.001)
+        else:
+            self._reap_soon()
+        self.drain()
+        self._loop.remove_reader(self._read_fd)
+        self._loop.remove_writer(self._write_fd)
+        for fd in (self._read_fd, self._write_fd):
+            os.close(fd)
+        for stream in list(self._outputs):
+            self._close_output(stream)
+        self.conversation = None
+
+    async def exit_code(self) -> int | None:
+        """How the process ended, given a moment to do so; None if it has not. Kill it afterwards."""
+        for _ in range(50):
+            if self._reap():
+                break
+            await asyncio.sleep(0.004)
+        return self._exit_code
+
+    def has_children(self) -> bool:
+        """Whether processes that user code started are left (Linux; elsewhere the guest itself knows what it can)."""
+        try:
+            tasks = os.listdir(f"/proc/{self.pid}/task")  # noqa: PTH208
+        except OSError:
+            return False
+        for task in tasks:
+            with contextlib.suppress(OSError), open(f"/proc/{self.pid}/task/{task}/children", "rb") as file:  # noqa: PTH123
+                if file.read(1):
+                    return True
+        return False
+
+    def _write(self, view: memoryview) -> int:
+        try:
+            return os.write(self._write_fd, view)
+        except BlockingIOError:
+            return 0
+        except BrokenPipeError:  # it is dead; the end of its own pipe says so in a moment
+            return len(view)
+
+    def _on_writable(self) -> None:
+        while self._unsent:
+            view = self._unsent[0]
+            written = self._write(view)
+            if written < len(view):
+                self._unsent[0] = view[written:]
+                return
+            self._unsent.popleft()
+        self._loop.remove_writer(self._write_fd)
+
+    def _on_line(self) -> None:
+        try:
+            data = os.read(self._read_fd, _PIPE_SIZE)
+        except BlockingIOError:
+            return
+        if not data or self._held > LONGEST_LINE:
+            self._loop.remove_reader(self._read_fd)
+            if self.conversation:
+                self.conversation.gone()
+            else:
+                self.kill()
+            return
+        if b"\n" not in data:
+            self._parts.append(data)
+            self._held += len(data)
+            return
+        *lines, rest = data.split(b"\n")
+        if self._parts:
+            lines[0] = b"".join([*self._parts, lines[0]])
+        self._parts = [rest] if rest else []
+        self._held = len(rest)
+        # what was printed before a line was said is in the pipe by now: output keeps its place among exports
+        self.drain()
+        for line in lines:
+            if self.conversation:
+                self.conversation.line(line)
+
+    def _on_output(self, stream: Stream) -> None:
+        self._read_output(stream)
+
+    def _read_output(self, stream: Stream) -> int:
+        fd = self._outputs.get(stream)
+        if fd is None:
+            return 0
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return 0
+        if not data:
+            self._close_output(stream)
+        elif self.conversation:
+            self.conversation.output(stream, data)
+        return len(data)
+
+    def _close_output(self, stream: Stream) -> None:
+        fd = self._outputs.pop(stream, None)
+        if fd is not None:
+            self._loop.remove_reader(fd)
+            os.close(fd)
+
+    def _reap_soon(self, tries: int = 100) -> None:
+        # a process of many threads is a zombie a moment before it can be waited for
+        if not self._reap() and tries and not self._loop.is_closed():
+            self._loop.call_later(0.02, self._reap_soon, tries - 1)
+
+    def _reap(self) -> bool:
+        if not self._reaped:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # someone in this process reaps every child
+                pid, status = self.pid, None
+            if pid:
+                self._reaped = True
+                self._exit_code = None if status is None else os.waitstatus_to_exitcode(status)
+                WARDEN.unregister(self.pid)
+        return self._reaped
+
+
+def _pipes() -> tuple[list[int], list[int]]:
+    """Our ends (to write, to read, stdout, stderr; not blocking) and the guest's, in the same order."""
+    ours, theirs = [], []
+    for we_write in (True, False, False, False):
+        read, write = os.pipe()
+        mine, other = (write, read) if we_write else (read, write)
+        moved = fcntl.fcntl(other, fcntl.F_DUPFD_CLOEXEC, _LOWEST)
+        os.close(other)
+        os.set_blocking(mine, False)
+        ours.append(mine)
+        theirs.append(moved)
+    for fd in ours[:2]:
+        with contextlib.suppress(OSError):  # not Linux, or the user's share of pipe memory is used up
+            fcntl.fcntl(fd, _F_SETPIPE_SZ, _PIPE_SIZE)
+    return ours, theirs
+
+
+def _spawn(argv: Sequence[str], environment: Mapping[str, str], ends: Sequence[int]) -> int:
+    """Start *argv* with *ends* in their places; everything else that is open here is closed there."""
+    incoming, outgoing, stdout, stderr = ends
+    return os.posix_spawn(
+        argv[0],
+        list(argv),
+        dict(environment),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, stdout, 1),
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
+            (os.POSIX_SPAWN_DUP2, incoming, _FROM_US),
+            (os.POSIX_SPAWN_DUP2, outgoing, _TO_US),
+        ],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+    )

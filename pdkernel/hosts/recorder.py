@@ -1,0 +1,105 @@
+"""
+Gathers what one step does and passes it on as it happens.
+
+Knows decoding, the limit on what a step may print, and that the first response wins. Knows nothing of processes.
+"""
+
+from __future__ import annotations
+
+import codecs
+from typing import Any
+
+from pdkernel.errors import StepError
+from pdkernel.execution import Stream
+from pdkernel.hosts.calls import StepListener, StepOutcome
+from pdkernel.model import JSON
+
+PRINT_LIMIT = 1 << 20
+"""Bytes of a step's output that are kept."""
+
+_LAST_WORDS = 4096
+_LAST_LINES = 10
+
+
+class StepRecorder:
+    """What a running step has done so far."""
+
+    def __init__(self, listener: StepListener) -> None:
+        self._listener = listener
+        make = codecs.getincrementaldecoder("utf-8")
+        self._decoders: dict[Stream, codecs.IncrementalDecoder] = {"stdout": make("replace"), "stderr": make("replace")}
+        self._left = PRINT_LIMIT
+        self._dropped = 0
+        self._tail = b""
+        self._exports: dict[str, JSON] = {}
+        self._response: dict[str, Any] | None = None
+        self._warnings: list[str] = []
+        self._exited = False
+        self._exit_reason: str | None = None
+
+    def output(self, stream: Stream, data: bytes) -> None:
+        """The step printed *data*."""
+        if stream == "stderr":
+            self._tail = (self._tail + data)[-_LAST_WORDS:]
+        if self._dropped or len(data) > self._left:
+            data = self._cut(data)
+        if data:
+            self._left -= len(data)
+            if text := self._decoders[stream].decode(data):
+                self._listener.log(stream, text)
+
+    def export(self, name: str, value: JSON) -> None:
+        """The step exported *value*."""
+        self._exports[name] = value
+        self._listener.export(name, value)
+
+    def respond(self, response: dict[str, Any]) -> None:
+        """The step responded; the first response wins."""
+        if self._response is None:
+            self._response = response
+            self._listener.respond(response)
+        else:
+            self.warn("The step responded more than once; the first response was sent.")
+
+    def exit(self, reason: str | None) -> None:
+        """The run ends after this step."""
+        self._exited = True
+        self._exit_reason = reason
+
+    def warn(self, text: str) -> None:
+        """Something that a person should know, once."""
+        if text not in self._warnings:
+            self._warnings.append(text)
+
+    def last_words(self) -> str:
+        """The last whole lines of stderr."""
+        tail = self._tail
+        if len(tail) == _LAST_WORDS:
+            tail = tail.partition(b"\n")[2]  # half a line may be half a secret, which nobody would recognise
+        return "\n".join(tail.decode("utf-8", "replace").rstrip().splitlines()[-_LAST_LINES:])
+
+    def outcome(self, error: StepError | None = None) -> StepOutcome:
+        """Everything, now that the step has ended."""
+        for stream, decoder in self._decoders.items():
+            if text := decoder.decode(b"", final=True):
+                self._listener.log(stream, text)
+        if self._dropped:
+            said = f"{self._dropped:,} more bytes were printed and not kept: the limit is {PRINT_LIMIT:,} a step."
+            self._listener.log("stderr", f"\n[{said}]\n")
+            self.warn(said)
+        return StepOutcome(
+            exports=self._exports,
+            exited=self._exited,
+            exit_reason=self._exit_reason,
+            response=self._response,
+            warnings=tuple(self._warnings),
+            error=error,
+        )
+
+    def _cut(self, data: bytes) -> bytes:
+        if self._dropped:
+            self._dropped += len(data)
+            return b""
+        kept = data[: data.rfind(b"\n", 0, self._left) + 1]  # whole lines, for the reason given in last_words
+        self._dropped = len(data) - len(kept)
+        return kept

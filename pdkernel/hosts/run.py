@@ -1,0 +1,281 @@
+"""
+Runs the steps of one run, each in the guest of its language.
+
+Knows the order of things in a step's life: bind, ask, listen, time out, unbind, replace what is dirty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pdkernel.errors import StepDiedError, StepError, UnsupportedError
+from pdkernel.execution import Stream
+from pdkernel.guests import process_tree
+from pdkernel.hosts.bash import BashStep
+from pdkernel.hosts.calls import (
+    Description,
+    Evaluation,
+    PropDeclaration,
+    RunSetup,
+    StepCall,
+    StepListener,
+    StepOutcome,
+)
+from pdkernel.hosts.environment import step_environment
+from pdkernel.hosts.faults import fault, timed_out
+from pdkernel.hosts.guest import Guest, GuestGone, GuestTalk, autopsy, json_text
+from pdkernel.hosts.languages import GuestLanguage
+from pdkernel.hosts.recorder import StepRecorder
+from pdkernel.model import JSON, AppBinding, Step
+
+if TYPE_CHECKING:
+    from pdkernel.hosts.pool import Hosts
+
+STILL_RUNNING = "Code was still running when the step ended. It was stopped: await every promise and join every thread."
+
+
+class RunGuests:
+    """The guests of one run, started as they are needed. One step at a time."""
+
+    def __init__(self, setup: RunSetup, hosts: Hosts) -> None:
+        self._setup = setup
+        self._hosts = hosts
+        self._guests: dict[GuestLanguage, Guest] = {}
+        self._texts: dict[str, tuple[object, bytes]] = {}
+        self._talk: GuestTalk | BashStep | None = None
+        self._bash: list[BashStep] = []
+        self._cwd: Path | None = None
+
+    async def run(self, call: StepCall, listener: StepListener) -> StepOutcome:
+        """
+        Run a step to its end.
+
+        What the step did before a failure is in the outcome. If the task is cancelled, the step's processes are ended
+        first.
+
+        Raises:
+            InterpreterMissingError: The step's language is not on this machine.
+            UnsupportedError: The step is a pre-built action or Go.
+            ProtocolError: The step's process is broken.
+        """
+        step = call.step
+        if step.uses or step.language == "go":
+            what = f"The pre-built action {step.uses}" if step.uses else "Go"
+            raise UnsupportedError(f"{what} (step {step.name!r}) is not run by this version.", step=step.name)
+        recorder = StepRecorder(listener)
+        if step.language == "bash":
+            return recorder.outcome(await self._run_bash(call, recorder))
+        request = {
+            "op": "run",
+            "props": dict(call.props),
+            "auth": {prop: dict(fields) for prop, fields in call.auth.items()},
+            "stores": [store.prop for store in step.stores],
+            "context": {**cast("Mapping[str, JSON]", self._setup.trigger.get("context") or {}), **call.context},
+        }
+        done = await self._ask(
+            step.language,
+            request,
+            recorder,
+            step=step,
+            steps=call.steps,
+            timeout_s=call.timeout_s,
+            binding=call.binding,
+        )
+        return recorder.outcome(done if isinstance(done, StepError) else _error_of(done))
+
+    async def describe(self, step: Step, *, timeout_s: float = 30.0) -> Description:
+        """
+        What the code of a Node.js step declares, without running it.
+
+        Raises:
+            StepError: The module cannot be evaluated, or has no default export.
+            InterpreterMissingError: There is no Node.js.
+        """
+        if step.language != "node" or step.uses or "props" not in step.source:
+            return Description()
+        key = (step.source, self._setup.folder)
+        known = self._hosts.descriptions.get(key)
+        if known is not None:
+            return known
+        done = await self._ask(
+            "node", {"op": "describe"}, StepRecorder(_Nobody()), step=step, steps={}, timeout_s=timeout_s, binding=None
+        )
+        error = done if isinstance(done, StepError) else _error_of(done)
+        if isinstance(done, StepError) or error is not None:
+            raise cast("StepError", error)
+        found = Description(
+            apps=tuple(AppBinding(prop=app["prop"], app=app["app"]) for app in done["value"]["apps"]),
+            props=tuple(PropDeclaration(**prop) for prop in done["value"]["props"]),
+        )
+        self._hosts.descriptions[key] = found
+        return found
+
+    async def evaluate(
+        self,
+        expressions: Sequence[str],
+        steps: Mapping[str, Mapping[str, JSON]],
+        *,
+        timeout_s: float = 30.0,
+    ) -> list[Evaluation]:
+        """
+        The values of JavaScript *expressions*, in order; one that fails does not stop the others.
+
+        Their scope: `steps`, `event` (`steps.trigger.event`), `process.env` (the workflow's variables), and
+        JavaScript's own globals.
+
+        Raises:
+            StepError: They took longer than *timeout_s*, or ended the process.
+            InterpreterMissingError: There is no Node.js.
+        """
+        if not expressions:
+            return []
+        request = {"op": "evaluate", "expressions": list(expressions)}
+        done = await self._ask(
+            "node", request, StepRecorder(_Nobody()), step=None, steps=steps, timeout_s=timeout_s, binding=None
+        )
+        if isinstance(done, StepError):
+            raise done
+        return cast("list[Evaluation]", done["value"])
+
+    def end_step(self, error: StepError) -> None:
+        """Make the running `run` return with *error*; its guest is not used again."""
+        if self._talk is not None:
+            self._talk.end(error)
+
+    def kill(self) -> None:
+        """End every process of the run at once; a running `run` returns with `StepDiedError`."""
+        if self._talk is not None:
+            self._talk.end(StepDiedError("The step was stopped.", name="Stopped"))
+        for guest in self._guests.values():
+            guest.kill()
+        if isinstance(self._talk, BashStep):
+            self._talk.kill()
+
+    async def release(self) -> None:
+        """The run is over: keep what is clean for the next one, end the rest."""
+        if self._talk is not None:
+            self.kill()
+        for guest in self._guests.values():
+            self._hosts.give_back(guest, self._setup.workflow)
+        self._guests = {}
+        if self._bash:
+            await asyncio.to_thread(process_tree.end, [], [bash.mark for bash in self._bash])
+            for bash in self._bash:
+                bash.forget()
+            self._bash = []
+        self._hosts.leave(self)
+
+    async def _ask(
+        self,
+        language: GuestLanguage,
+        request: dict[str, Any],
+        recorder: StepRecorder,
+        *,
+        step: Step | None,
+        steps: Mapping[str, Mapping[str, JSON]],
+        timeout_s: float,
+        binding: Any,
+    ) -> dict[str, Any] | StepError:
+        guest = self._guest(language)
+        values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
+        texts = {name: self._text(name, value) for name, value in values.items()}
+        setup = self._setup
+        request |= guest.begin(
+            setup.run_id, variables=dict(setup.variables), folder=str(setup.folder), cwd=self._folder()
+        )
+        news = guest.news(values, texts)
+        if step is not None:
+            request |= guest.code(step)
+        request["steps"] = list(texts)
+        request["texts"] = news
+        talk = self._talk = GuestTalk(guest, recorder)
+        guest.bind(binding)
+        try:
+            talk.ask(request, [texts[name] for name in news], timeout_s=timeout_s)
+            done = await talk.reply
+        except StepError as error:
+            return error
+        except GuestGone:
+            return await autopsy(guest, recorder)
+        finally:
+            talk.close()
+            self._talk = None
+            guest.process.drain()
+            guest.process.conversation = None
+            guest.unbind()
+            if not guest.reusable:
+                guest.kill()
+                self._guests.pop(language, None)
+        if done["busy"]:
+            recorder.warn(STILL_RUNNING)
+        return done
+
+    async def _run_bash(self, call: StepCall, recorder: StepRecorder) -> StepError | None:
+        setup, gateway = self._setup, self._hosts.gateway
+        text = b",".join(
+            json_text(name) + b":" + self._text(name, value)
+            for name, value in {"trigger": setup.trigger, **call.steps}.items()
+        )
+        ticket = gateway.open_ticket() if gateway else None
+        bash = self._talk = BashStep(call.step, setup.scratch, b"{" + text + b"}", recorder)
+        self._bash.append(bash)
+        timer = asyncio.get_running_loop().call_later(call.timeout_s, lambda: bash.end(timed_out(call.timeout_s)))
+        try:
+            outside = {}
+            if gateway and ticket:
+                outside = gateway.environment(ticket, "bash")
+                gateway.bind(ticket, call.binding)
+            cwd = self._folder()
+            bash.start(cwd, step_environment(cwd, bash.mark, variables=setup.variables, outside=outside))
+            error = await bash.ended
+            if error is not None:
+                bash.kill()
+            not_json = bash.exports()
+            return error or not_json
+        finally:
+            timer.cancel()
+            self._talk = None
+            bash.close()
+            if gateway and ticket:
+                gateway.unbind(ticket)
+                gateway.close_ticket(ticket)
+
+    def _guest(self, language: GuestLanguage) -> Guest:
+        guest = self._guests.get(language)
+        if guest is None or not guest.alive:
+            guest = self._guests[language] = self._hosts.take(language, self._setup.workflow)
+        return guest
+
+    def _text(self, name: str, value: object) -> bytes:
+        known = self._texts.get(name)
+        if known is not None and known[0] is value:
+            return known[1]
+        text = json_text(cast("JSON", value))
+        self._texts[name] = (value, text)
+        return text
+
+    def _folder(self) -> Path:
+        if self._cwd is None:
+            self._cwd = self._setup.scratch / "tmp"
+            self._cwd.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._cwd
+
+
+class _Nobody:
+    """Listens to what is not a step's run."""
+
+    def log(self, stream: Stream, text: str) -> None:
+        """Not kept."""
+
+    def export(self, name: str, value: JSON) -> None:
+        """Not kept."""
+
+    def respond(self, response: dict[str, Any]) -> None:
+        """Not kept."""
+
+
+def _error_of(done: dict[str, Any]) -> StepError | None:
+    return fault(done["error"]) if done["error"] else None

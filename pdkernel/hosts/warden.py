@@ -1,0 +1,82 @@
+"""
+Our side of the warden: tells it which processes to end when we are gone.
+
+Knows the pipe to the warden and how to start it. Which processes there are, others say. There is one warden
+for each owner process; it is started with the first registration. PR_SET_PDEATHSIG would need no extra
+process, but it follows the *thread* that started the child, and event loops run in threads that end early.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from pdkernel import guests
+
+_MAIN = Path(guests.__file__).with_name("warden_main.py")
+
+
+class Warden:
+    """The warden of this process."""
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._pipe: int | None = None
+        self._registered: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def register(self, pid: int, mark: str) -> None:
+        """End process group *pid* (if above 0), and whatever carries *mark*, when we are gone."""
+        with self._lock:
+            self._registered[pid] = mark
+            self._write(f"+ {pid} {mark}\n")
+
+    def unregister(self, pid: int) -> None:
+        """*pid* has been ended and reaped; its number may soon be another's."""
+        with self._lock:
+            mark = self._registered.pop(pid, None)
+            if mark is not None:
+                self._write(f"- {pid} {mark}\n")
+
+    def _write(self, line: str) -> None:
+        if self._pipe is None or self._owner != os.getpid():
+            self._start()
+            line = "".join(f"+ {pid} {mark}\n" for pid, mark in self._registered.items())
+        assert self._pipe is not None
+        try:
+            os.write(self._pipe, line.encode())
+        except BrokenPipeError:  # someone has killed the warden: get another
+            os.close(self._pipe)
+            self._start()
+            os.write(self._pipe, "".join(f"+ {pid} {mark}\n" for pid, mark in self._registered.items()).encode())
+
+    def _start(self) -> None:
+        if self._owner != os.getpid():  # forked: the parent's processes are not ours to end
+            self._owner = os.getpid()
+            self._registered = dict([self._registered.popitem()]) if self._registered else {}
+        read, write = os.pipe()
+        try:
+            os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", str(_MAIN)],
+                {},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, read, 3),
+                ],
+                setsid=True,
+                setsigmask=[],
+                setsigdef=[signal.SIGPIPE],
+            )
+        finally:
+            os.close(read)
+        self._pipe = write
+
+
+WARDEN = Warden()
+"""One a process, as the operating system has it."""

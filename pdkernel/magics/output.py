@@ -1,0 +1,135 @@
+"""
+How magics show things: HTML and text together, growing timelines, errors without our stack.
+
+Knows IPython's display. Knows nothing of workflows beyond their records.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Any, ParamSpec, TypeVar
+
+from IPython.core.error import UsageError
+from IPython.display import DisplayHandle, display
+
+from pdkernel import render
+from pdkernel.errors import PdkernelError
+from pdkernel.execution import ErrorRecord, Execution
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+REFRESH_S = 0.1
+"""Seconds between two drawings of a growing timeline."""
+
+
+class View:
+    """Something drawn once, as HTML and as text: it survives saving, Git hosts and untrusted notebooks."""
+
+    def __init__(self, *, text: str, html: str) -> None:
+        self._text = text
+        self._html = html
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return {"text/plain": self._text, "text/html": self._html}
+
+
+class CellError(Exception):
+    """
+    An error as a notebook shows it: the message alone, none of our frames.
+
+    Raised at the outermost edge, so that Run All stops here.
+    """
+
+    def __init__(self, title: str, message: str) -> None:
+        super().__init__(message)
+        self.title = title
+        self.message = message
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{self.title}: {self.message}"]
+
+
+def plain_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Show our own errors as messages."""
+
+    @functools.wraps(function)
+    def shown(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except UsageError:
+            raise
+        except PdkernelError as error:
+            raise CellError(type(error).__name__, str(error)) from None
+
+    return shown
+
+
+class LiveTimeline:
+    """
+    A timeline that grows while a run goes on.
+
+    Args:
+        stale: Asks which steps are stale, for the marks.
+        only: Steps to show, or None for all.
+    """
+
+    def __init__(self, *, stale: Callable[[], Collection[str]] = tuple, only: Collection[str] | None = None) -> None:
+        self._stale = stale
+        self._only = only
+        self._handle: DisplayHandle | None = None
+        self._lock = threading.Lock()
+        self._drawn = 0.0
+
+    def update(self, execution: Execution) -> None:
+        """Draw *execution* unless it was drawn a moment ago; from any thread."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._drawn < REFRESH_S:
+                return
+            self._drawn = now
+            self._draw(execution, self._view(execution, ()))
+
+    def finish(self, execution: Execution) -> None:
+        """Draw the whole of *execution*."""
+        with self._lock:
+            self._drawn = float("inf")
+            self._draw(execution, self._view(execution, self._stale()))
+
+    def _view(self, execution: Execution, stale: Collection[str]) -> View:
+        return View(
+            text=render.timeline.text(execution, stale=stale, only=self._only),
+            html=render.timeline.html(execution, stale=stale, only=self._only),
+        )
+
+    def _draw(self, execution: Execution, view: View) -> None:
+        if self._handle is None:
+            self._handle = display(view, display_id=True)
+        elif self._handle is not None:
+            self._handle.update(view)
+
+
+def raise_for(execution: Execution) -> None:
+    """Stop Run All where *execution* failed; the timeline above has the details."""
+    if execution.status == "cancelled":
+        raise CellError("Cancelled", "The run was interrupted; its processes are ended.")
+    if execution.status == "error" and execution.error is not None:
+        raise CellError(_title(execution.error), _message(execution.error))
+
+
+def _title(error: ErrorRecord) -> str:
+    return error.name
+
+
+def _message(error: ErrorRecord) -> str:
+    where = ""
+    if error.step is not None:
+        where = f"\nin step {error.step}" + (f", line {error.line} of its cell" if error.line is not None else "")
+    stack = f"\n{error.stack}" if error.stack else ""
+    return f"{error.message}{where}{stack}"

@@ -1,0 +1,14 @@
+"""
+A notebook's session: the draft workflow, the person's choices, and what has happened.
+
+    session   the one mutable object
+    draft     cells -> workflow, in the notebook's order
+    events    test events and their library
+    results   last results and which are stale
+    loop      the thread in which runs run
+"""
+
+from pdkernel.session.events import EventLibrary, TestEvent
+from pdkernel.session.session import Session
+
+__all__ = ["EventLibrary", "Session", "TestEvent"]

@@ -1,0 +1,108 @@
+"""Real guests, run as the engine runs them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.execution import Stream
+from pdkernel.hosts import Hosts, RunGuests, RunSetup, StepCall, StepOutcome
+from pdkernel.model import JSON, Language, Step
+
+
+@dataclass
+class Heard:
+    """Everything that a listener was told."""
+
+    logs: list[tuple[Stream, str]] = field(default_factory=list)
+    exports: list[tuple[str, JSON]] = field(default_factory=list)
+    responses: list[dict[str, Any]] = field(default_factory=list)
+    on_log: Callable[[str], None] | None = None
+
+    def log(self, stream: Stream, text: str) -> None:
+        """Remember it."""
+        self.logs.append((stream, text))
+        if self.on_log:
+            self.on_log(text)
+
+    def export(self, name: str, value: JSON) -> None:
+        """Remember it."""
+        self.exports.append((name, value))
+
+    def respond(self, response: dict[str, Any]) -> None:
+        """Remember it."""
+        self.responses.append(response)
+
+    def text(self, stream: Stream = "stdout") -> str:
+        """All that was printed on *stream*."""
+        return "".join(text for of, text in self.logs if of == stream)
+
+
+class Bench:
+    """A run whose steps are written in a test."""
+
+    def __init__(self, guests: RunGuests) -> None:
+        self.guests = guests
+        self.heard = Heard()
+        self.steps: dict[str, Mapping[str, JSON]] = {}
+
+    async def run(self, language: Language, source: str, *, name: str = "work", **call: Any) -> StepOutcome:
+        """Run a step on the exports of those run before; `self.heard` is what it told."""
+        self.heard = call.pop("heard", None) or Heard()
+        step = call.pop("step", None) or Step(name, language, source, line_offset=call.pop("line_offset", 0))
+        outcome = await self.guests.run(StepCall(step, steps=dict(self.steps), **call), self.heard)
+        self.steps[step.name] = outcome.exports
+        return outcome
+
+
+OpenRun = Callable[..., Awaitable[Bench]]
+
+
+@pytest.fixture
+async def hosts() -> AsyncIterator[Hosts]:
+    """Hosts of this test alone."""
+    hosts = Hosts(size=4)
+    yield hosts
+    await hosts.close()
+
+
+@pytest.fixture
+async def open_run(hosts: Hosts, tmp_path: Path) -> OpenRun:
+    """Open a run: `await open_run(event=..., variables=...)`."""
+    opened = 0
+
+    async def open_one(
+        *,
+        event: JSON = None,
+        variables: Mapping[str, str] | None = None,
+        context: Mapping[str, JSON] | None = None,
+        workflow: str = "demo@1",
+        of: Hosts = hosts,
+    ) -> Bench:
+        nonlocal opened
+        opened += 1
+        folder = tmp_path / "project"
+        scratch = tmp_path / f"scratch{opened}"
+        folder.mkdir(exist_ok=True)
+        scratch.mkdir()
+        setup = RunSetup(
+            run_id=f"run{opened}",
+            workflow=workflow,
+            trigger={"event": {} if event is None else event, "context": dict(context or {"id": "ctx1"})},
+            variables=variables or {},
+            folder=folder,
+            scratch=scratch,
+        )
+        return Bench(await of.open(setup))
+
+    return open_one
+
+
+@pytest.fixture
+async def bench(open_run: OpenRun) -> Bench:
+    """One run with an event of `{"n": 7, "name": "Ada"}` and a variable TOKEN."""
+    return await open_run(event={"n": 7, "name": "Ada"}, variables={"TOKEN": "tok-123456"})
