@@ -400,6 +400,10 @@ class Session:
             self._listeners.append(listener)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
+    def accounts_changed(self) -> None:
+        """Say to every listener that users or accounts of the project have changed."""
+        self._changed()
+
     def close(self) -> None:
         """End every process of the session."""
         if self._runtime is not None:
