@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NoReturn
 
+import pytest
 from IPython.core.completer import provisionalcompleter
 
 from pdkernel.magics.completion import Vocabulary, register_matchers
+from pdkernel.magics.shell import session_of
 from pdkernel.model import JSON
 
 STEPS: dict[str, JSON] = {"trigger": {"event": {"body": {"title": "x", "a-b": 1}}}}
@@ -85,3 +88,12 @@ def test_registering_again_replaces(shell: Any) -> None:
     register_matchers(shell, lambda: {"other": {}})
 
     assert completions(shell, "%%pdstep a --lang node\nsteps.") == ["steps.other"]
+
+
+def test_steps_above_are_offered_before_they_run(shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extension's own provider knows the notebook's steps as soon as their cells are registered."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second", "third"):
+        session_of(shell).cell_ran(f"%%pdstep {name}\ndef handler(pd): ...", cell_id=None)
+
+    assert completions(shell, "%%pdstep second --lang node\nsteps.") == ["steps.trigger", "steps.first"]
