@@ -21,26 +21,26 @@ from pdkernel.cli.app import State, command, json_option, option, print_json
 @json_option
 def export(_: State, notebook: Path, to: str | None, into: str | None, as_json: bool) -> int:
     """Write NOTEBOOK as the files that Pipedream deploys."""
-    from pdkernel import definition, render
+    from pdkernel import definition
     from pdkernel.errors import RequestError
     from pdkernel.inspection import check
-    from pdkernel.source import open_workflow
+    from pdkernel.render import files
+    from pdkernel.source import read_source
 
     if (to is None) == (into is None):
         raise RequestError(
             "Say where to: --to FOLDER for a new folder, --into FOLDER for one that Pipedream synced.",
         )
-    workflow = open_workflow(notebook)
-    check(workflow)
+    opened = read_source(notebook)
+    check(opened.workflow)
     if into is not None:
-        result = definition.write_into(workflow, Path(into))
-    else:
-        assert to is not None
-        result = definition.export(workflow, Path(to), sidecar=notebook.with_suffix(".pdkernel.yaml"))
+        raise definition.not_into(into)
+    assert to is not None
+    result = definition.export(opened.workflow, Path(to), sidecar=opened.sidecar)
     if as_json:
         print_json(result.to_json())
     else:
-        click.echo(render.files.text(result))
+        click.echo(files.text(to, result.files, checklist=result.checklist), nl=False)
     return 0
 
 
@@ -50,10 +50,10 @@ def export(_: State, notebook: Path, to: str | None, into: str | None, as_json: 
 @json_option
 def shape(_: State, events: tuple[str, ...], schema: bool, as_json: bool) -> int:
     """Show the shape of one or several events: every path with types and samples."""
-    from pdkernel import render
     from pdkernel import shape as shapes
     from pdkernel.cli.run import _read
     from pdkernel.event import Event
+    from pdkernel.render import shape as drawn
 
     values: list[Any] = [dict(Event.parse(_read(name), name=name).masked().data) for name in events]
     if schema:
@@ -61,7 +61,7 @@ def shape(_: State, events: tuple[str, ...], schema: bool, as_json: bool) -> int
         return 0
     found = shapes.shape_of(*values)
     if as_json:
-        print_json(render.shape.rows(found))
+        print_json(drawn.rows(found))
     else:
-        click.echo(render.shape.text(found))
+        click.echo(drawn.text(found), nl=False)
     return 0

@@ -10,14 +10,16 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
 from IPython.core.error import UsageError
 from IPython.display import DisplayHandle, display
 
-from pdkernel import render
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import ErrorRecord, Execution
+from pdkernel.render import note, timeline
+from pdkernel.session import Session
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,6 +40,11 @@ class View:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         return {"text/plain": self._text, "text/html": self._html}
+
+
+def say(text: str) -> None:
+    """Show a message."""
+    display(View(text=text, html=note.html(text)))
 
 
 class CellError(Exception):
@@ -76,12 +83,14 @@ class LiveTimeline:
     A timeline that grows while a run goes on.
 
     Args:
-        stale: Asks which steps are stale, for the marks.
+        session: Whose run it is; says which steps are stale, and what the event is called.
         only: Steps to show, or None for all.
     """
 
-    def __init__(self, *, stale: Callable[[], Collection[str]] = tuple, only: Collection[str] | None = None) -> None:
-        self._stale = stale
+    def __init__(self, session: Session, *, only: Collection[str] | None = None) -> None:
+        self._session = session
+        self._workflow = session.workflow
+        self._event_name = session.event_name
         self._only = only
         self._handle: DisplayHandle | None = None
         self._lock = threading.Lock()
@@ -94,21 +103,28 @@ class LiveTimeline:
             if now - self._drawn < REFRESH_S:
                 return
             self._drawn = now
-            self._draw(execution, self._view(execution, ()))
+            self._draw(self._view(execution, ()))
 
     def finish(self, execution: Execution) -> None:
         """Draw the whole of *execution*."""
         with self._lock:
             self._drawn = float("inf")
-            self._draw(execution, self._view(execution, self._stale()))
+            self._draw(self._view(execution, self._session.stale))
 
     def _view(self, execution: Execution, stale: Collection[str]) -> View:
-        return View(
-            text=render.timeline.text(execution, stale=stale, only=self._only),
-            html=render.timeline.html(execution, stale=stale, only=self._only),
-        )
+        whole = self._only is None
+        if self._only is not None:
+            execution = replace(execution, steps=tuple(s for s in execution.steps if s.name in self._only))
+        languages = {step.name: step.language for step in self._workflow.steps}
+        draw = {
+            "stale": stale,
+            "languages": languages,
+            "event_name": self._event_name,
+            "responds": whole and self._workflow.trigger.type == "http",
+        }
+        return View(text=timeline.text(execution, **draw), html=timeline.html(execution, **draw))
 
-    def _draw(self, execution: Execution, view: View) -> None:
+    def _draw(self, view: View) -> None:
         if self._handle is None:
             self._handle = display(view, display_id=True)
         elif self._handle is not None:

@@ -6,18 +6,19 @@ Knows the line forms. What they do is the session's, `shape`'s and `definition`'
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel import definition, render, shape
+from pdkernel import definition, shape
 from pdkernel.errors import RequestError
 from pdkernel.magics.output import LiveTimeline, View, plain_errors, raise_for
 from pdkernel.magics.shell import session_of
 from pdkernel.model import Workflow
+from pdkernel.render import files
+from pdkernel.render import shape as render_shape
 from pdkernel.inspection import check
 
 
@@ -42,7 +43,7 @@ class RunMagics(Magics):
         users = [user.strip() for user in chosen.users.split(",") if user.strip()] if chosen.users else [None]
         executions = []
         for user in users:
-            timeline = LiveTimeline(stale=lambda: session.stale, only=only)
+            timeline = LiveTimeline(session, only=only)
             execution = session.run(only=only, send=chosen.send, external_user_id=user, on_change=timeline.update)
             timeline.finish(execution)
             executions.append(execution)
@@ -65,7 +66,7 @@ class RunMagics(Magics):
         else:
             raise RequestError("No event is chosen.", fix="Choose or write one: %pdevent")
         found = shape.shape_of(*(dict(event.masked().data) for event in events))
-        display(View(text=render.shape.text(found), html=render.shape.html(found)))
+        display(View(text=render_shape.text(found), html=render_shape.html(found)))
 
     @no_var_expand
     @magic_arguments()
@@ -80,17 +81,19 @@ class RunMagics(Magics):
         workflow = session.workflow
         check(workflow)
         if chosen.into is not None:
-            folder = session.folder / chosen.into
-            result = definition.write_into(workflow, folder)
-        else:
-            folder = session.folder / chosen.to if chosen.to else None
-            result = definition.export(workflow, folder, pins=tuple(session.pins), sidecar=sidecar_of(session.notebook))
-        display(View(text=render.files.text(result), html=render.files.html(result)))
-
-
-def sidecar_of(notebook: Path | None) -> Path | None:
-    """The `NAME.pdkernel.yaml` beside *notebook*."""
-    return notebook.with_suffix(".pdkernel.yaml") if notebook else None
+            raise definition.not_into(chosen.into)
+        folder = session.folder / (chosen.to or f"exported/{definition.slug(workflow.name)}")
+        result = definition.export(
+            workflow, folder, pins=tuple(session.pins), sidecar=session.sidecar, dry_run=chosen.to is None
+        )
+        note = None if result.written else "Nothing is written yet: %pdexport --to FOLDER writes it."
+        where = chosen.to or str(folder)
+        display(
+            View(
+                text=files.text(where, result.files, checklist=result.checklist, note=note),
+                html=files.html(where, result.files, checklist=result.checklist, note=note),
+            )
+        )
 
 
 def part_of(

@@ -24,7 +24,7 @@ from pdkernel.egress import Gateway, parse_mode
 async def main():
     gateway = await Gateway.start(Path(sys.argv[1]))
     gateway.open_ticket()
-    print(sorted({"httpx", "httpcore", "h11", "trustme", "cryptography", "certifi"} & set(sys.modules)))
+    print(sorted({"httpx", "httpcore", "h11", "trustme", "cryptography", "certifi", "pdkernel.egress.desk"} & set(sys.modules)))
     await gateway.close()
 asyncio.run(main())
 """
@@ -109,12 +109,12 @@ async def test_closing_ends_every_connection(tmp_path: Path) -> None:
     ticket = gateway.open_ticket()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(f'PDK1 {{"host": "a.test", "port": 443, "tls": true, "ticket": "{ticket}"}}\n'.encode())
-    await writer.drain()
-    await asyncio.sleep(0.05)
+    writer.write(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    await reader.readuntil(b"no-ticket")
 
     await gateway.close()
 
-    assert await reader.read() == b""
+    assert (await reader.read()).endswith(b"}")
     writer.close()
     try:
         await asyncio.open_connection("127.0.0.1", gateway.port)
