@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 DIRECTIVE = re.compile(
     r"(?P<above>(?:[ \t]*(?:(?:\#|//)[^\n]*)?\n)*)"
-    r"(?P<whole>%%(?P<magic>pdstep|pdworkflow)(?:[ \t]+(?P<line>[^\n]*))?)(?P<body>\n.*)?\Z",
+    r"[ \t]*(?P<whole>%%(?P<magic>pdstep|pdworkflow)(?:[ \t]+(?P<line>[^\n]*))?)(?P<body>\n.*)?\Z",
     re.DOTALL,
 )
 REMEMBERED_CELLS = 32
@@ -32,7 +32,7 @@ class DirectiveCell:
         magic: `pdstep` or `pdworkflow`.
         line: What follows the magic's name, without surrounding blanks.
         body: Everything below the directive's line, exactly.
-        above: Comment and blank lines above the directive, exactly.
+        above: Comment and blank lines above the directive's line, exactly.
         start: Offset in the text of the directive's first character.
         end: Offset of the end of the directive's line, its newline not included.
     """
