@@ -73,7 +73,7 @@ class CellTexts:
 
     def remember(self, cell: DirectiveCell, text: str) -> None:
         """Keep *text* for the magic call that *cell* will become."""
-        key = (cell.magic, cell.line, cell.body)
+        key = (cell.magic, cell.line, call_body(cell))
         self._texts[key] = text
         self._texts.move_to_end(key)
         while len(self._texts) > REMEMBERED_CELLS:
@@ -104,7 +104,12 @@ class Lift:
         if cell is None:
             return lines
         self.texts.remember(cell, text)
-        return [f"get_ipython().run_cell_magic({cell.magic!r}, {cell.line!r}, {cell.body!r})\n"]
+        return [f"get_ipython().run_cell_magic({cell.magic!r}, {cell.line!r}, {call_body(cell)!r})\n"]
+
+
+def call_body(cell: DirectiveCell) -> str:
+    """The body as the magic is called with it: IPython refuses an empty one before the magic could say what is wrong."""
+    return cell.body or "\n"
 
 
 CELL_TEXTS = CellTexts()
