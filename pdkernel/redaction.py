@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from urllib.parse import quote, quote_plus
 
@@ -202,13 +203,15 @@ class _Scanner:
         ordered = sorted(patterns, key=len, reverse=True)
         self.is_empty = not ordered
         self._longest = len(ordered[0]) if ordered else 0
-        self._any = re.compile(_alternation(ordered, 0)) if ordered else re.compile(r"(?!)")
         self._words = frozenset(word for text in ordered for word in _words_of(text))
         self._by_prefix: dict[str, list[str]] = {}
         for text in ordered:
             for length in (1, 2, 3):
                 self._by_prefix.setdefault(text[:length], []).append(text)
-        self._overlapping = frozenset(text for text in ordered if self._can_hold_a_start(text))
+        self._by_head: dict[str, list[str]] = {}
+        for text in ordered:
+            self._by_head.setdefault(text[:MIN_LENGTH], []).append(text)
+        self._overlapping: dict[str, bool] = {}
 
     def replace(self, text: str) -> str:
         """*text* with a placeholder for each pattern."""
@@ -259,12 +262,23 @@ class _Scanner:
     def _matches(self, buffer: str, position: int, limit: int) -> Iterator[tuple[int, str]]:
         if not self.may_be_in(buffer):
             return
-        while (match := self._any.search(buffer, position)) is not None and match.start() < limit:
-            yield match.start(), match[0]
-            position = self._next_start(match.start(), match[0])
+        while (match := self._heads.search(buffer, position)) is not None and match.start() < limit:
+            start = match.start()
+            found = next((text for text in self._by_head[match[0]] if buffer.startswith(text, start)), None)
+            position = start + 1
+            if found is not None:
+                yield start, found
+                position = self._next_start(start, found)
+
+    @cached_property
+    def _heads(self) -> re.Pattern[str]:
+        """Finds where a pattern may begin. Made when first needed, of the beginnings only: compiling takes long."""
+        return re.compile(_alternation(list(self._by_head), 0))
 
     def _next_start(self, start: int, found: str) -> int:
-        return start + 1 if found in self._overlapping else start + len(found)
+        if found not in self._overlapping:
+            self._overlapping[found] = self._can_hold_a_start(found)
+        return start + 1 if self._overlapping[found] else start + len(found)
 
     def _can_hold_a_start(self, text: str) -> bool:
         """Whether another pattern can begin inside *text* and reach its end or beyond."""
@@ -276,7 +290,7 @@ class _Scanner:
 
 
 def _alternation(texts: list[str], depth: int) -> str:
-    """A pattern for any of *texts*, earlier ones first where two fit; the first letters are shared."""
+    """A pattern for any of *texts*, which are of one length; the first letters are shared."""
     if len(texts) == 1 or depth == 3:
         return "|".join(re.escape(text[depth:]) for text in texts)
     groups = groupby(sorted(texts, key=lambda text: text[depth]), key=lambda text: text[depth])

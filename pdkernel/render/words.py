@@ -18,6 +18,8 @@ WIDTH = 100
 """Columns of a terminal that the text form keeps to where it can."""
 MAX_LINES = 40
 MAX_CHARACTERS = 4000
+_LARGE = 100_000
+_pretty = json.JSONEncoder(ensure_ascii=False, indent=2)
 
 StepState = Literal["success", "error", "skipped", "disabled", "pinned", "not_run", "waiting", "running"]
 
@@ -131,9 +133,18 @@ def one_line(value: JSON) -> str:
 
 def pretty(value: JSON, *, max_lines: int = MAX_LINES, max_characters: int = MAX_CHARACTERS) -> str:
     """*value* as JSON for reading; a long one ends with how much of it is not shown."""
-    return shortened(
-        json.dumps(value, ensure_ascii=False, indent=2), max_lines=max_lines, max_characters=max_characters
-    )
+    size = len(one_line(value))
+    if size <= _LARGE:
+        return shortened(_pretty.encode(value), max_lines=max_lines, max_characters=max_characters)
+    # Indenting is slow: of a very large value only the beginning is.
+    beginning, length = list[str](), 0
+    for piece in _pretty.iterencode(value):
+        beginning.append(piece)
+        length += len(piece)
+        if length >= max_characters:
+            break
+    kept = "".join(beginning)[:max_characters].split("\n")[:max_lines]
+    return "\n".join([*kept, f"… the rest of {counted(size, 'character')} not shown"])
 
 
 def shortened(text: str, *, max_lines: int = MAX_LINES, max_characters: int = MAX_CHARACTERS) -> str:

@@ -207,6 +207,20 @@ def test_a_long_export_says_how_much_is_not_shown(draw: Callable[[Execution], st
 
 
 @pytest.mark.parametrize("draw", [timeline.text, timeline.html])
+def test_of_a_huge_export_the_size_is_said(draw: Callable[[Execution], str]) -> None:
+    """Of a very large export the beginning is shown, and how large it is."""
+    rows = [{"number": number} for number in range(50_000)]
+    execution = builders.with_step(builders.succeeded(), "check", exports={"rows": rows, "text": "x" * 200_000})
+
+    drawn = draw(execution)
+
+    assert "&quot;number&quot;: 1" in drawn or '"number": 1' in drawn
+    assert re.search(r"… the rest of 9\d\d,\d\d\d characters not shown", drawn)
+    assert re.search(r"… the rest of 200,002 characters not shown", drawn)
+    assert len(drawn) < 30_000
+
+
+@pytest.mark.parametrize("draw", [timeline.text, timeline.html])
 def test_a_long_log_keeps_its_beginning_and_end(draw: Callable[[Execution], str]) -> None:
     """A long log shows its first and last lines, and how many are not shown."""
     log = Log("stdout", "".join(f"line number {number}\n" for number in range(10_000)))

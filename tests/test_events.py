@@ -1,0 +1,76 @@
+"""The event library holds events as GitHub delivers them, and the package brings the one that it needs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.event import EVENT_KEYS, Event
+
+FOLDER = Path(__file__).parents[1] / "notebooks" / "events"
+FILES = sorted(FOLDER.glob("*.json"))
+
+
+def test_the_library_is_there() -> None:
+    """There are an opened issue, a push and two pull requests, one of them large."""
+    assert [path.name for path in FILES] == [
+        "issues-opened.json",
+        "pull-request-labeled.json",
+        "pull-request-opened.json",
+        "push.json",
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_each_file_is_a_whole_event(path: Path) -> None:
+    """Each file has exactly the keys of an event and GitHub's headers, and names no external user."""
+    event = Event.parse(path.read_bytes(), name=path.name)
+
+    assert tuple(event.data) == EVENT_KEYS
+    assert event.data["method"] == "POST"
+    assert (event.header("User-Agent") or "").startswith("GitHub-Hookshot/")
+    assert event.header("X-GitHub-Event") in ("issues", "push", "pull_request")
+    assert len(event.header("X-GitHub-Delivery") or "") == 36
+    assert not [name for name in event.headers if name.startswith("x-pd-")]
+    assert event.masked() == event
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_page_beside_the_files_names_each(path: Path) -> None:
+    """The README of the library says what each event is."""
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+
+    assert f"`{path.name}`" in page
+
+
+@pytest.mark.parametrize("name", ["issues-opened.json", "LICENSE"])
+def test_the_package_brings_the_same_event(name: str) -> None:
+    """What the installed package starts a new notebook with is the library's own file, with its licence."""
+    packaged = resources.files("pdkernel") / "templates" / "events" / name
+
+    assert packaged.read_bytes() == (FOLDER / name).read_bytes()
+
+
+def test_the_events_can_be_made_again(tmp_path: Path) -> None:
+    """The script writes the four files from the package's index, with the payloads unchanged."""
+    bodies = {path.name: Event.parse(path.read_bytes()).data["body"] for path in FILES}
+    pulls = [bodies["pull-request-opened.json"], bodies["pull-request-labeled.json"]]
+    index: list[dict[str, Any]] = [
+        {"name": "issues", "examples": [{"action": "edited"}, bodies["issues-opened.json"]]},
+        {"name": "push", "examples": [{"commits": []}, bodies["push.json"]]},
+        {"name": "pull_request", "examples": pulls},
+    ]
+    (tmp_path / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    script = tmp_path / "make.py"
+    script.write_bytes((FOLDER / "make.py").read_bytes())
+
+    subprocess.run([sys.executable, script, tmp_path / "index.json"], check=True)
+
+    for path in FILES:
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
