@@ -56,7 +56,8 @@ export function describe(error, step) {
   const name = isObject ? text(() => error.name, "Error") : "Error";
   const frames = isObject ? usersFrames(error, step) : [];
   const missing = missingPackage(error, step);
-  const line = frames.find((frame) => frame.file === step.file)?.line ?? missing?.line ?? null;
+  const ofStep = (/** @type {{file: string}} */ frame) => frame.file === step.file;
+  const line = frames.find(ofStep)?.line ?? missing?.line ?? (isObject ? usersFrames(error.cause, step).find(ofStep)?.line : null) ?? null;
   const causes = isObject ? cause(error, step) : [];
   return {
     code: (isObject && error.pdkernelCode) || "step_failed",
@@ -64,7 +65,7 @@ export function describe(error, step) {
     // fetch says only "fetch failed" itself; what failed is in its cause
     message: missing?.message ?? (causes.length && message === "fetch failed" ? `${message}: ${text(() => error.cause.message, "")}` : message),
     line,
-    stack: frames.length + causes.length ? [`${name}: ${message}`, ...shown(frames), ...causes].join("\n") : null,
+    stack: frames.length + causes.length ? [`${name}: ${missing?.message ?? message}`, ...shown(frames), ...causes].join("\n") : null,
     fix: missing?.fix ?? ((isObject && error.pdkernelFix) || ""),
   };
 }
@@ -96,7 +97,7 @@ function text(read, otherwise) {
  * @param {StepCode} step
  */
 function usersFrames(error, step) {
-  const stack = text(() => error.stack, "");
+  const stack = text(() => error?.stack, "");
   const lines = step.source.split("\n");
   const frames = [];
   for (const at of stack.split("\n")) {

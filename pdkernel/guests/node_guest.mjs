@@ -179,7 +179,7 @@ async function leftBehind() {
     await new Promise((resolve) => later(resolve, GRACE_MS));
     busy = isBusy();
   }
-  return { busy, dirty: run.loader.ownFiles, spoiled: process.stdout.destroyed || process.stderr.destroyed };
+  return { busy, dirty: run.loader.ownFiles, spoiled: [process.stdout, process.stderr].some((stream) => stream.destroyed || stream.writableEnded) };
 }
 
 /** @param {any} error */
