@@ -26,6 +26,8 @@ from pdkernel.model import JSON, Step
 START_S = 30.0
 """How long a guest may take to come up on a busy machine; not the step's time."""
 
+_MOST_SOURCES = 500  # edits of cells; each leaves a few kilobytes in the guest
+
 _DUMPS = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -61,7 +63,7 @@ class Guest:
         self.usable = True
         self.stale = False
         self.ready = False
-        self.run_id: str | None = None
+        self._run: object = None
         self._codes: dict[str, int] = {}
         self._known: dict[str, object] = {}
 
@@ -70,11 +72,11 @@ class Guest:
         """Whether it can be asked."""
         return self.process.alive
 
-    def begin(self, run_id: str, **setup: Any) -> dict[str, Any]:
-        """The `begin` of a run, to be sent with its first request; empty if that has been sent."""
-        if self.run_id == run_id:
+    def begin(self, run: object, **setup: Any) -> dict[str, Any]:
+        """The `begin` of *run*, to be sent with its first request; empty if that has been sent."""
+        if self._run is run:
             return {}
-        self.run_id = run_id
+        self._run = run
         self._known = {}
         environment = base_environment(setup["cwd"], self.process.mark)
         return {"begin": {**setup, "cwd": str(setup["cwd"]), "env": environment, "outside": self.outside}}
@@ -86,8 +88,14 @@ class Guest:
         if number is None:
             number = self._codes[step.source] = len(self._codes)
             told["source"] = step.source
+            self.stale = self.stale or number >= _MOST_SOURCES
         told["code"] = number
         return told
+
+    def forget(self) -> None:
+        """The run is over: hold on to nothing of it."""
+        self._run = None
+        self._known = {}
 
     def news(self, steps: Mapping[str, object], texts: Mapping[str, bytes]) -> list[str]:
         """The names in *steps* whose value the guest has not got, which it now has."""

@@ -182,9 +182,7 @@ class RunGuests:
         values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
         texts = {name: self._text(name, value) for name, value in values.items()}
         setup = self._setup
-        request |= guest.begin(
-            setup.run_id, variables=dict(setup.variables), folder=str(setup.folder), cwd=self._folder()
-        )
+        request |= guest.begin(self, variables=dict(setup.variables), folder=str(setup.folder), cwd=self._folder())
         news = guest.news(values, texts)
         if step is not None:
             request |= guest.code(step)
