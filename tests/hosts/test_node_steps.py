@@ -469,3 +469,14 @@ async def test_code_that_never_ends_is_stopped_in_every_use(bench: Bench) -> Non
         await bench.guests.evaluate(["(() => { for (;;); })()"], {}, timeout_s=0.3)
 
     assert await bench.guests.evaluate(["1 + 1"], {}) == [{"value": 2}]
+
+
+async def test_describe_sees_props_that_are_spread_from_elsewhere(bench: Bench, tmp_path: Path) -> None:
+    """A component may take its props from a file of one's own."""
+    folder = tmp_path / "project"
+    folder.joinpath("base.mjs").write_text("export default { props: { slack: { type: 'app', app: 'slack' } } }")
+    source = "import base from './base.mjs';\nexport default { ...base, run() {} }"
+
+    description = await bench.guests.describe(Step("work", "node", source))
+
+    assert description.apps == (AppBinding("slack", "slack"),)
