@@ -8,5 +8,20 @@ Importing the package imports nothing heavy.
 from __future__ import annotations
 
 from importlib import metadata
+from typing import Any
 
 __version__ = metadata.version("pdkernel")
+
+
+def load_ipython_extension(ip: Any) -> None:
+    """Bring pdkernel to the IPython shell *ip* (`%load_ext pdkernel`); a second call changes nothing."""
+    from pdkernel.magics import register
+
+    register(ip)
+
+
+def unload_ipython_extension(ip: Any) -> None:
+    """Take pdkernel off the IPython shell *ip* (`%unload_ext pdkernel`)."""
+    from pdkernel.magics import unregister
+
+    unregister(ip)

@@ -7,6 +7,7 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     ├─ DefinitionError            2    the workflow is wrong; its author mends the notebook
     │  ├─ NotebookError                not a notebook, or not a workflow folder
     │  ├─ DirectiveError               a `%%pdstep` or `%%pdworkflow` cell cannot be read
+    │  ├─ ExpressionError              a `{{ }}` that never ends, or holds no JavaScript expression
     │  ├─ StepNameError                not usable as `steps.<name>`
     │  ├─ DuplicateStepError           two steps of one name
     │  ├─ UnknownStepError             a step is named that the workflow does not have
@@ -94,6 +95,12 @@ class DirectiveError(DefinitionError):
     """A `%%pdstep` line or a `%%pdworkflow` cell cannot be read."""
 
     code = "directive"
+
+
+class ExpressionError(DefinitionError):
+    """A `{{ }}` never ends, is empty, or holds something that is not one JavaScript expression."""
+
+    code = "expression"
 
 
 class StepNameError(DefinitionError):
@@ -308,3 +315,14 @@ class ProtocolError(HostError):
     """A step's process said something that is not in the protocol."""
 
     code = "protocol"
+
+
+def exit_status_of(code: str) -> int:
+    """The exit status of the error whose code is *code*; 1 for one that a step's own code made."""
+    classes = [PdkernelError]
+    while classes:
+        found = classes.pop()
+        if found.__dict__.get("code") == code:
+            return found.exit_status
+        classes.extend(found.__subclasses__())
+    return StepError.exit_status

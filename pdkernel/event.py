@@ -31,7 +31,7 @@ def is_masked_header(name: str) -> bool:
     return _MASKED_HEADER.match(name.lower()) is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Event:
     """
     An event.
@@ -138,6 +138,16 @@ class Event:
             return self
         headers = {name: MASK if is_masked_header(name) else value for name, value in self.headers.items()}
         return type(self)({**self.data, "headers": headers})
+
+    def summary(self) -> str:
+        """The event in a line, with no value of a header."""
+        method, path = self.data.get("method"), self.data.get("path")
+        request = " ".join(str(part) for part in (method, path) if part) or "no request line"
+        body = self.data.get("body")
+        return f"{request}, {len(self.headers)} headers, {'no body' if body is None else f'body is {_kind(body)}'}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.summary()})"
 
     def digest(self) -> str:
         """A hash of the event's content, for telling events apart."""

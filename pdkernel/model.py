@@ -121,6 +121,7 @@ class Step:
         notes: The step's note, or None.
         line_offset: Lines of the cell above the first line of *source*; 0 for a file.
         cell: Index of the notebook cell (first is 0), or None for a folder.
+        extra: What a definition says of the step and this model has no word for, kept for writing it back.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Step:
     notes: str | None = None
     line_offset: int = 0
     cell: int | None = None
+    extra: Mapping[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_step_name(self.name)
@@ -158,6 +160,7 @@ class Workflow:
         settings: `lambda_timeout`, `memory`, `concurrency`, ... as written in the header.
         source: Where it was read from, as text for messages, or None.
         variables: Environment variables that `pdkernel.yaml` says the workflow reads.
+        extra: What a definition says of the workflow and this model has no word for, kept for writing it back.
     """
 
     name: str
@@ -166,6 +169,7 @@ class Workflow:
     settings: Mapping[str, JSON] = field(default_factory=dict)
     source: str | None = None
     variables: tuple[str, ...] = ()
+    extra: Mapping[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         seen: set[str] = set()

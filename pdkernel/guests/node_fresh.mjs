@@ -46,7 +46,7 @@ export function freshen(environment, folder) {
   for (const [name, value] of Object.entries(environment)) {
     if (process.env[name] !== value) process.env[name] = value;
   }
-  process.chdir(folder); // the last one may have been removed, which makes cwd() throw
+  process.chdir(folder); // without asking where we are: the last run's folder is gone
   process.exitCode = undefined;
   Error.stackTraceLimit = 50;
 }

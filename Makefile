@@ -1,0 +1,55 @@
+# make lab    set up, then JupyterLab on the quickstart
+# make demo   the same job in the terminal
+# make test   set up, then every check and every test
+# make slow   the sweeps that `make test` leaves out
+# make bench  the figures of tests/benchmarks, printed as ratios
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: lab demo test slow bench chromium clean
+
+lab: .venv/.lab
+	$(BIN)/pdkernel lab notebooks/01_quickstart.ipynb
+
+demo: .venv/.lab
+	$(BIN)/pdkernel demo
+
+test: .venv/.test chromium
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/interrogate -q tests
+	$(BIN)/pytest -m "not slow"
+
+slow: .venv/.test
+	$(BIN)/pytest -m slow
+
+bench: .venv/.test
+	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("pdkernel needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+
+# the kernel and the Lab extension are copied on install: their files are part of the stamp
+.venv/.lab: pyproject.toml $(shell find pdkernel/kernel -type f -not -name '*.pyc') | .venv/bin/python
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[node]'
+	touch $@
+
+.venv/.test: .venv/.lab
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[node,test]'
+	touch $@
+
+# browser tests need Chromium: from PATH, else from Debian's packages as root, else they are listed as NOT RUN
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  for try in 1 2 3; do \
+	    apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q chromium fonts-dejavu-core >/dev/null && break; \
+	    sleep 5; \
+	  done; \
+	else echo "No Chromium: the browser tests will be listed as NOT RUN. Get it with: sudo apt-get install chromium"; fi
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

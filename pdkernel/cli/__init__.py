@@ -1,0 +1,16 @@
+"""
+The `pdkernel` command: the acts of the notebook, on files.
+
+    app        the command itself, options that all commands take, how errors end
+    run        pdkernel run
+    export     pdkernel export, shape
+    people     pdkernel users, accounts
+    settings   pdkernel env, project
+    start      pdkernel new, demo, doctor, lab
+
+Knows arguments, exit statuses and what is printed. What the commands do is the lower floors' work.
+"""
+
+from pdkernel.cli.app import main
+
+__all__ = ["main"]

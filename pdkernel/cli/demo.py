@@ -1,0 +1,109 @@
+"""
+`pdkernel demo`: the quickstart's whole job in a terminal, on a project of its own.
+
+Knows the order in which a person would do it. Every part is the real one; only Slack is a stand-in.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+USERS = ("ada", "grace")
+
+
+def run_demo(keep: Path | None) -> int:
+    """
+    Do it all, and say what is being done.
+
+    Args:
+        keep: A new folder to work in and to keep, or None for a temporary one.
+    """
+    from pdkernel.errors import RequestError
+
+    if keep is not None and keep.exists() and any(keep.iterdir()):
+        raise RequestError(f"{keep} is not empty; nothing was changed.", fix="Name a new folder.")
+    folder = keep or Path(tempfile.mkdtemp(prefix="pdkernel-demo-"))
+    try:
+        return _demo(folder)
+    finally:
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _demo(folder: Path) -> int:
+    from pdkernel.cli.start import write_templates
+    from pdkernel.notebook import read_cells
+    from pdkernel.session import Session
+
+    notebook, _ = write_templates(folder / "quickstart.ipynb", template="quickstart.ipynb")
+    session = Session(folder=folder, notebook=notebook)
+    try:
+        for number, cell in enumerate(read_cells(notebook)):
+            if cell.source.startswith("%%"):
+                session.cell_ran(cell.source, cell_id=cell.id or str(number))
+        return _tour(session)
+    finally:
+        session.close()
+
+
+def _tour(session: object) -> int:
+    from pdkernel import definition
+    from pdkernel.render import files, shape, timeline
+    from pdkernel.session import Session
+
+    assert isinstance(session, Session)
+    _title("1. The workflow")
+    for step in session.workflow.steps:
+        click.echo(f"  {step.name:<8} {step.language}")
+
+    _title("2. Two external users, each with a Slack account of their own")
+    for user in USERS:
+        account = session.directory.add_account(
+            app="slack", credentials={"oauth_access_token": f"xoxb-demo-{user}-token"}, external_user_id=user
+        )
+        click.echo(f"  {user}: {account.app} {account.id}")
+    session.choose_user("ada")
+
+    _title("3. A real GitHub webhook is the event")
+    event = session.load_event("issues-opened")
+    click.echo(f"  {event.summary()}")
+    session.choose_egress("stand-in=slack")
+    click.echo("  A local stand-in answers for Slack; nothing leaves this machine.")
+
+    _title("4. Run, as ada")
+    execution = session.run()
+    click.echo(timeline.text(execution))
+    if execution.status != "success":
+        return 1
+
+    _title("5. The event's shape (the issue alone)")
+    lines = shape.text(event.shape()).splitlines()
+    issue = [line for line in lines if ".body.issue." in line and line.count(".") <= 6]
+    click.echo("\n".join(issue[:14]))
+    click.echo(f"  ... {len(lines)} paths in all")
+
+    _title("6. Edit one step and run it: only that step runs, the message is another one, so it is sent")
+    message = session.workflow.step("message")
+    text = f"%%pdstep message --lang node\n{message.source}".replace("New issue in", "Please look at")
+    session.cell_ran(text, cell_id="message")
+    session.run(only=frozenset({"message"}))
+    click.echo(f"  stale now: {', '.join(sorted(session.stale))}")
+    again = session.run(only=frozenset({"notify"}))
+    click.echo(timeline.text(replace(again, steps=(again.step("notify"),))))
+    session.pin("check")
+    click.echo("  check is pinned: it keeps its exports until it is released.")
+    session.unpin("check")
+
+    _title("7. Export")
+    result = definition.export(session.workflow, session.folder / "exported", sidecar=None)
+    click.echo(files.text(str(result.folder.name), result.files, checklist=result.checklist), nl=False)
+    return 0
+
+
+def _title(text: str) -> None:
+    click.echo(f"\n{text}\n{'─' * len(text)}")

@@ -1,0 +1,230 @@
+"""
+`pdkernel run`: a workflow on an event, as an external user.
+
+Knows the options and how an execution is printed. Running is the engine's work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import click
+
+from pdkernel.cli.app import State, command, json_option, option, print_json, print_refusal
+
+
+@command(name="run")
+@click.argument("source", type=click.Path(path_type=Path))
+@option("--event", metavar="FILE|-", help="The event: exactly what steps.trigger.event holds, as JSON.")
+@option("--body", metavar="FILE|JSON", help="A bare payload, wrapped as a POST.")
+@option("--external-user", metavar="ID", help="Run on behalf of this external user.")
+@option("--external-users", metavar="all|A,B,...", help="Run once for each of these external users.")
+@option("--environment", metavar="ENV", help="development (default) or production.")
+@option("--from", "first", metavar="STEP", help="Run from this step on; pin what it needs from the steps above.")
+@option("--pin", "pins", metavar="STEP=FILE", multiple=True, help="Take this step's exports from a JSON file.")
+@option(
+    "--egress",
+    metavar="MODE",
+    help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack.",
+)
+@option("--via", metavar="PROXY", help="Send outside calls through this proxy.")
+@option("--no-install", is_flag=True, help="Install no package (this version never does).")
+@json_option
+def run(state: State, source: Path, as_json: bool, **chosen: Any) -> int:
+    """Run the workflow of SOURCE (a notebook or a workflow's folder) on an event."""
+    executions = asyncio.run(_run_all(state, source, chosen, quiet=as_json))
+    several = chosen["external_users"] is not None
+    if as_json:
+        values = [execution.to_json() for execution in executions]
+        print_json(values if several else values[0])
+    else:
+        for execution in executions:
+            _print(execution)
+    return max(exit_status(execution) for execution in executions)
+
+
+async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet: bool) -> list[Any]:
+    from pdkernel.connect import LocalDirectory
+    from pdkernel.engine.runtime import Runtime
+    from pdkernel.source import read_source
+
+    opened = read_source(source)
+    event = _event(chosen["event"], chosen["body"])
+    project = state.project()
+    directory = LocalDirectory(project)
+    users = _users(chosen, event, directory)
+    requests = [_request(opened, event, user, chosen, project) for user in users]
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    runtime = await Runtime.start(project, directory, size=1)
+    try:
+        executions = []
+        for request in requests:
+            with _Progress(quiet) as progress:
+                executions.append(await runtime.run(request(progress)))
+            if executions[-1].status == "cancelled":
+                break
+        return executions
+    finally:
+        await runtime.close()
+
+
+def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], project: Any) -> Any:
+    from pdkernel.egress import default_mode, parse_mode
+    from pdkernel.engine.request import RunRequest
+    from pdkernel.identity import parse_environment
+    from pdkernel.variables import project_variables
+
+    environment = parse_environment(chosen["environment"] or event.environment)
+    workflow, folder = opened.workflow, opened.folder.resolve()
+    only = None
+    if chosen["first"] is not None:
+        first = workflow.step(chosen["first"])
+        only = frozenset({first.name, *(step.name for step in workflow.after(first.name))})
+    policy = parse_mode(chosen["egress"] or default_mode(os.environ), via=chosen["via"])
+    pins = _pins(workflow, chosen["pins"])
+    return lambda progress: RunRequest(
+        workflow=workflow,
+        event=event.with_identity(user, environment),
+        policy=policy,
+        external_user_id=user,
+        environment=environment,
+        variables=project_variables(project, folder),
+        folder=folder,
+        pins=pins,
+        only=only,
+        on_change=progress.update,
+    )
+
+
+def _event(event: str | None, body: str | None) -> Any:
+    from pdkernel.errors import EventError
+    from pdkernel.event import Event, parse_json
+
+    if (event is None) == (body is None):
+        raise EventError(
+            "Give the event with --event FILE (or - for standard input), or a bare payload with --body FILE|JSON."
+            if event is None
+            else "Give --event or --body, not both."
+        )
+    if event is not None:
+        return Event.parse(_read(event), name="standard input" if event == "-" else event)
+    assert body is not None
+    path = Path(body)
+    if body == "-" or (len(body) < 4096 and "\n" not in body and path.is_file()):
+        return Event.from_body(parse_json(_read(body), name=body))
+    return Event.from_body(parse_json(body, name="--body"))
+
+
+def _read(name: str) -> bytes:
+    from pdkernel.errors import EventError
+
+    if name == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError as fault:
+        raise EventError(f"{name} cannot be read: {fault.strerror}.") from None
+
+
+def _users(chosen: dict[str, Any], event: Any, directory: Any) -> Sequence[str | None]:
+    from pdkernel.errors import RequestError
+    from pdkernel.identity import parse_environment
+
+    several = chosen["external_users"]
+    if several is None:
+        return [chosen["external_user"] or event.external_user_id]
+    if chosen["external_user"] is not None:
+        raise RequestError("Give --external-user or --external-users, not both.")
+    environment = parse_environment(chosen["environment"] or event.environment)
+    users = (
+        [user.external_id for user in directory.users(environment)]
+        if several == "all"
+        else [user.strip() for user in several.split(",") if user.strip()]
+    )
+    if not users:
+        raise RequestError(
+            f"There are no external users in {environment}.",
+            fix="The first connected account makes one: pdkernel accounts add --external-user ID --app APP --credential KEY",
+        )
+    return users
+
+
+def _pins(workflow: Any, pins: Sequence[str]) -> dict[str, Any]:
+    from pdkernel.errors import RequestError
+    from pdkernel.event import parse_json
+    from pdkernel.execution import RETURN_VALUE
+
+    found: dict[str, Any] = {}
+    for pin in pins:
+        name, separator, file = pin.partition("=")
+        if not separator:
+            raise RequestError(f"--pin {pin} names no file.", fix="Write --pin STEP=FILE.")
+        value = parse_json(_read(file), name=file)
+        found[workflow.step(name).name] = value if isinstance(value, dict) else {RETURN_VALUE: value}
+    return found
+
+
+class _Progress:
+    """A line on a terminal that says which step runs."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._on = not quiet and sys.stderr.isatty()
+        self._said = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._on and self._said:
+            sys.stderr.write("\r" + " " * len(self._said) + "\r")
+            sys.stderr.flush()
+
+    def update(self, execution: Any) -> None:
+        """Name the running step."""
+        running = next((step.name for step in execution.steps if step.status == "not_run" and step.started_at), None)
+        text = f"running {running} ..." if running else ""
+        if self._on and text and text != self._said:
+            sys.stderr.write("\r" + text.ljust(len(self._said)))
+            sys.stderr.flush()
+            self._said = text
+
+
+def exit_status(execution: Any) -> int:
+    """The exit status that an execution stands for."""
+    from pdkernel.errors import exit_status_of
+
+    if execution.status in ("success", "exited"):
+        return 0
+    if execution.status == "paused":
+        return 4
+    refused = execution.status == "error" and all(step.status == "not_run" for step in execution.steps)
+    if refused and execution.error is not None:
+        # a code that a step's own process may give as well stands for a refusal here
+        return max(2, exit_status_of(execution.error.code))
+    return 1
+
+
+def _print(execution: Any) -> None:
+    from pdkernel.render import timeline
+
+    error = execution.error
+    if exit_status(execution) in (2, 3) and error is not None:
+        print_refusal(error.code, error.message)
+        return
+    if execution.status != "success" and error is not None and error.stack is None:
+        print_refusal(error.code, f"{_steps_line(execution)}\n{error.message}")
+    else:
+        click.echo(timeline.text(execution), nl=False)
+
+
+def _steps_line(execution: Any) -> str:
+    """Each step and what became of it, in one line."""
+    return f"{execution.workflow}: " + ", ".join(f"{step.name} {step.status}" for step in execution.steps)

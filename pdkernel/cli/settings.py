@@ -1,0 +1,92 @@
+"""
+`pdkernel env` and `pdkernel project`: variables and settings of the project.
+
+Knows that a value is never on a command line and never printed.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from pdkernel.cli.app import State, command, json_option, pdkernel, print_json
+
+
+@pdkernel.group()
+def env() -> None:
+    """Environment variables: encrypted, seen by steps that name them, redacted like credentials."""
+
+
+@pdkernel.group()
+def project() -> None:
+    """The local project's settings."""
+
+
+@command(env, name="set")
+@click.argument("name")
+def set_variable(state: State, name: str) -> int:
+    """Set NAME; its value is asked for, or read from standard input."""
+    from pdkernel.errors import RequestError
+
+    if "=" in name:
+        raise RequestError(
+            "A value does not belong on a command line: others can read it there.",
+            fix=f"pdkernel env set {name.split('=', maxsplit=1)[0]} asks for it, or reads it from standard input.",
+        )
+    value = click.prompt(name, hide_input=True) if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
+    state.project().variables.set(name, value)
+    click.echo(f"{name} is set.")
+    return 0
+
+
+@command(env, name="list")
+@json_option
+def list_variables(state: State, as_json: bool) -> int:
+    """List the names; values are never shown."""
+    names = state.project().variables.list()
+    if as_json:
+        print_json([{"name": name} for name in names])
+    else:
+        click.echo("\n".join(names) or "No environment variables. Set one: pdkernel env set NAME")
+    return 0
+
+
+@command(env, name="remove")
+@click.argument("name")
+def remove_variable(state: State, name: str) -> int:
+    """Remove NAME."""
+    from pdkernel.errors import RequestError
+
+    if not state.project().variables.remove(name):
+        raise RequestError(f"There is no environment variable {name}.", fix="See: pdkernel env list")
+    click.echo(f"{name} is removed.")
+    return 0
+
+
+@command(project, name="show")
+@json_option
+def show_project(state: State, as_json: bool) -> int:
+    """Show the project."""
+    opened = state.project()
+    value = {"project_id": opened.project_id, "folder": str(opened.folder), "plan": opened.plan}
+    if as_json:
+        print_json(value)
+    else:
+        for key, text in value.items():
+            click.echo(f"{key}: {text}")
+    return 0
+
+
+@command(project, name="set")
+@click.argument("setting", type=click.Choice(["plan"]))
+@click.argument("value")
+def set_project(state: State, setting: str, value: str) -> int:
+    """Set the plan: business (default), or free to rehearse the fourth end-user error."""
+    from pdkernel.errors import RequestError
+
+    if value not in ("free", "business"):
+        raise RequestError(f"{value!r} is not a plan.", fix="Use free or business.")
+    state.project().set_plan(value)
+    click.echo(f"{setting} is {value}.")
+    return 0

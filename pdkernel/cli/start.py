@@ -1,0 +1,148 @@
+"""
+`pdkernel new`, `demo`, `doctor`, `lab`: how a person begins, and what is missing when something does not run.
+
+Knows the templates that the package ships. Never overwrites a file.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pdkernel.cli.app import State, command, json_option, option, print_json
+
+
+@command(name="new")
+@click.argument("name")
+def new(_: State, name: str) -> int:
+    """Make NAME.ipynb, a workflow to start from, and an event for it."""
+    from pdkernel.errors import RequestError
+
+    path = Path(name if name.endswith(".ipynb") else f"{name}.ipynb")
+    if path.exists():
+        raise RequestError(f"{path} exists already; nothing was changed.", fix="Choose another name.")
+    made = write_templates(path, template="new.ipynb")
+    for each in made:
+        click.echo(f"Made {each}")
+    click.echo(f"Run it:  pdkernel run {path} --event {made[-1]}")
+    click.echo("Open it: pdkernel lab " + str(path))
+    return 0
+
+
+@command(name="demo")
+@option("--keep", metavar="FOLDER", help="Work in this new folder and keep it; default: a temporary one.")
+def demo(_: State, keep: str | None) -> int:
+    """Do the whole job in the terminal: pick a user, send an event, look at it, edit a step, export."""
+    from pdkernel.cli.demo import run_demo
+
+    return run_demo(Path(keep) if keep else None)
+
+
+@command(name="lab", context_settings={"ignore_unknown_options": True})
+@click.argument("notebook", required=False, type=click.Path(path_type=Path))
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def lab(_: State, notebook: Path | None, options: tuple[str, ...]) -> int:
+    """Open JupyterLab on NOTEBOOK with the workflow kernel; further options go to JupyterLab."""
+    from pdkernel.cli.lab import run_lab
+    from pdkernel.errors import RequestError
+
+    if notebook is not None and not notebook.is_file():
+        raise RequestError(f"There is no notebook {notebook}.", fix=f"Make one: pdkernel new {notebook.stem}")
+    return run_lab(list(options), notebook.parent if notebook else Path.cwd(), notebook)
+
+
+@command(name="doctor")
+@click.argument("source", required=False, type=click.Path(path_type=Path))
+@option("--environment", metavar="ENV", help="development (default) or production.")
+@option("--external-user", metavar="ID", help="Look at this external user only.")
+@json_option
+def doctor(state: State, source: Path | None, environment: str | None, external_user: str | None, as_json: bool) -> int:
+    """Say what this machine and this project have, and what SOURCE still needs, with the command for each."""
+    machine = _machine()
+    project = state.project(start=_folder(source) if source else None)
+    missing = _missing(state, source, environment, external_user) if source else []
+    if as_json:
+        print_json(
+            {
+                "machine": machine,
+                "project": {"project_id": project.project_id, "folder": str(project.folder), "plan": project.plan},
+                "source": str(source) if source else None,
+                "ready": not missing,
+                "missing": [item.to_json() for item in missing],
+            }
+        )
+        return 0
+    for key, value in machine.items():
+        click.echo(f"{key}: {value}")
+    click.echo(f"project: {project.project_id} in {project.folder} (plan {project.plan})")
+    if source is None:
+        return 0
+    from pdkernel.readiness import describe_missing
+
+    click.echo(f"{source} needs:\n{describe_missing(missing)}" if missing else f"{source} is ready to run.")
+    return 0
+
+
+def _machine() -> dict[str, Any]:
+    from pdkernel.errors import InterpreterMissingError
+    from pdkernel.hosts import find_node
+
+    try:
+        node = str(find_node())
+    except InterpreterMissingError as fault:
+        node = str(fault).replace("\n", " ")
+    import shutil
+
+    return {
+        "pdkernel": metadata.version("pdkernel"),
+        "python": platform.python_version(),
+        "node": node,
+        "bash": shutil.which("bash") or "not found",
+        "kernel": "installed" if _kernel_installed() else "not installed: pip install --force-reinstall pdkernel",
+        "chromium": shutil.which("chromium")
+        or shutil.which("google-chrome")
+        or "not found (only our own tests need it)",
+    }
+
+
+def _kernel_installed() -> bool:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    return "pdkernel" in KernelSpecManager().find_kernel_specs()
+
+
+def _folder(source: Path) -> Path:
+    return source if source.is_dir() else source.parent
+
+
+def _missing(state: State, source: Path, environment: str | None, external_user: str | None) -> list[Any]:
+    from pdkernel.identity import parse_environment
+    from pdkernel.readiness import find_missing
+    from pdkernel.source import read_source
+    from pdkernel.variables import project_variables
+
+    opened = read_source(source)
+    users = (external_user,) if external_user else (opened.sidecar.test_users if opened.sidecar else ())
+    return find_missing(
+        opened.workflow,
+        directory=state.directory(),
+        variables=project_variables(state.project(), opened.folder.resolve()),
+        users=users,
+        environment=parse_environment(environment),
+    )
+
+
+def write_templates(notebook: Path, *, template: str) -> list[Path]:
+    """Write a notebook template and its event beside it; what exists already is left alone."""
+    source = resources.files("pdkernel") / "templates"
+    notebook.parent.mkdir(parents=True, exist_ok=True)
+    notebook.write_text((source / template).read_text(encoding="utf-8"), encoding="utf-8")
+    event = notebook.parent / "events" / "issues-opened.json"
+    if not event.exists():
+        event.parent.mkdir(exist_ok=True)
+        event.write_bytes((source / "events" / "issues-opened.json").read_bytes())
+    return [notebook, event]

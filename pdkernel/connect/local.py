@@ -1,0 +1,165 @@
+"""
+The directory of a local project: its own tables, no HTTP in between.
+
+Knows what may be connected and under which id. Rows and encryption are `project.accounts`; who asks and why is
+the engine's and the session's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from pdkernel.connect.fields import fields_of
+from pdkernel.errors import RequestError
+from pdkernel.identity import (
+    DEFAULT_ENVIRONMENT,
+    Account,
+    Credentials,
+    Environment,
+    ExternalUser,
+    Plan,
+    check_external_user_id,
+)
+from pdkernel.project import Project
+
+_ACCOUNT_ID = re.compile(r"apn_[A-Za-z0-9_-]{1,64}\Z")
+_APP = re.compile(r"[a-z0-9_]+\Z")
+_ID_LENGTH = 7
+"""Letters and digits in an account's id, as in the platform's own (`apn_EOhwbRe`)."""
+
+
+class LocalDirectory:
+    """Users and accounts of a local project; implements `identity.Directory`."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._table = project.accounts
+
+    def __repr__(self) -> str:
+        return f"LocalDirectory({self.project_id})"
+
+    @property
+    def project_id(self) -> str:
+        """`proj_...`."""
+        return self._project.project_id
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that the production gate looks at."""
+        return self._project.plan
+
+    def users(self, environment: Environment) -> Sequence[ExternalUser]:
+        """All external users of *environment*, by id."""
+        return self._table.users(environment)
+
+    def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
+        """That external user, or None."""
+        return self._table.find_user(external_user_id, environment)
+
+    def delete_user(self, external_user_id: str, environment: Environment) -> bool:
+        """Delete the user and their accounts of that environment; False if there was no such user."""
+        return self._table.delete_user(external_user_id, environment)
+
+    def accounts(
+        self,
+        *,
+        external_user_id: str | None = None,
+        environment: Environment | None = None,
+        app: str | None = None,
+        own: bool | None = None,
+    ) -> Sequence[Account]:
+        """Accounts that match everything given, newest first; accounts of your own match both environments."""
+        return self._table.list(external_user_id=external_user_id, environment=environment, app=app, own=own)
+
+    def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
+        """The account that a run for that user uses: of that app, the one most recently created, or None."""
+        return self._table.newest(external_user_id, environment, app)
+
+    def find_account(self, account_id: str) -> Account | None:
+        """The account of that id, or None."""
+        return self._table.find(account_id)
+
+    def credentials(self, account_id: str) -> Credentials:
+        """
+        The account's `$auth`.
+
+        Raises:
+            LookupError: There is no such account.
+        """
+        return self._table.credentials(account_id)
+
+    def add_account(
+        self,
+        *,
+        app: str,
+        credentials: Mapping[str, str],
+        external_user_id: str | None,
+        environment: Environment = DEFAULT_ENVIRONMENT,
+        account_id: str | None = None,
+        name: str | None = None,
+    ) -> Account:
+        """
+        Connect an account; the user exists from their first account on.
+
+        Args:
+            app: The app's slug.
+            credentials: Name and value; at least one.
+            external_user_id: Whose it is, or None for an account of your own.
+            environment: Of the user; an account of your own is valid in both and carries development.
+            account_id: `apn_...`, or None for a fresh one.
+            name: For people; the user's id or the app's slug if it is not given.
+
+        Raises:
+            AccountExistsError: *account_id* is taken.
+            RequestError: App, user, id or credentials cannot be used; the message shows no value.
+        """
+        if external_user_id is not None:
+            check_external_user_id(external_user_id)
+        account = Account(
+            id=_check_id(account_id) if account_id is not None else self._project.ids.new("apn_", _ID_LENGTH),
+            app=_check_app(app),
+            name=name or external_user_id or app,
+            external_user_id=external_user_id,
+            environment=environment if external_user_id is not None else DEFAULT_ENVIRONMENT,
+            created_at=self._project.clock.now(),
+            fields=_check_fields(app, credentials),
+        )
+        self._table.add(account, credentials)
+        return account
+
+    def remove_account(self, account_id: str) -> bool:
+        """Remove it; its user stays. False if there was none."""
+        return self._table.remove(account_id)
+
+    def known_fields(self, app: str) -> Sequence[str]:
+        """Credential names to ask for: those of the newest account of *app*, else what is known of the app."""
+        newest = self._table.list(app=app, limit=1)
+        return newest[0].fields if newest else fields_of(app)
+
+
+def _check_id(account_id: str) -> str:
+    if not _ACCOUNT_ID.match(account_id):
+        raise RequestError(
+            f"{account_id!r} cannot be an account's id.",
+            fix="Use apn_ and then letters, digits, dashes or underscores, or leave it out for a fresh one.",
+        )
+    return account_id
+
+
+def _check_app(app: str) -> str:
+    if not _APP.match(app):
+        raise RequestError(
+            f"{app!r} is not an app's slug.", fix="A slug is lower case, for example slack or google_sheets."
+        )
+    return app
+
+
+def _check_fields(app: str, credentials: Mapping[str, str]) -> tuple[str, ...]:
+    if not credentials:
+        raise RequestError(
+            f"An account of {app} needs at least one credential.", fix=f"For example {fields_of(app)[0]}."
+        )
+    if any(not name.strip() for name in credentials):
+        raise RequestError(f"A credential of the {app} account has no name.")
+    return tuple(credentials)

@@ -1,0 +1,33 @@
+"""
+What stands in a cell: `%%pdstep` and `%%pdworkflow`, one grammar, both ways.
+
+Knows the design's contract for cells. Knows nothing of notebooks' files, kernels or running.
+"""
+
+from pdkernel.directive.cell import StepCell, is_step_cell, is_workflow_cell, parse_step_cell, step_cell
+from pdkernel.directive.header import WorkflowHeader, parse_workflow_cell, read_settings
+from pdkernel.directive.line import step_line
+from pdkernel.directive.nearest import did_you_mean
+from pdkernel.directive.options import OPTIONS, Option
+from pdkernel.directive.psych import dump
+from pdkernel.directive.triggers import read_trigger
+from pdkernel.directive.yaml_text import LocatedYaml, read_yaml
+
+__all__ = [
+    "OPTIONS",
+    "LocatedYaml",
+    "Option",
+    "StepCell",
+    "WorkflowHeader",
+    "did_you_mean",
+    "dump",
+    "is_step_cell",
+    "is_workflow_cell",
+    "parse_step_cell",
+    "parse_workflow_cell",
+    "read_settings",
+    "read_trigger",
+    "read_yaml",
+    "step_cell",
+    "step_line",
+]

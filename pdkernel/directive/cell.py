@@ -1,0 +1,145 @@
+"""
+A whole cell: lines above the magic, the magic, the body.
+
+Knows which cells are steps and which is the workflow's header. Knows nothing of a notebook's other cells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pdkernel.directive.line import MAGIC, at_line, parse_line, step_line
+from pdkernel.directive.psych import dump
+from pdkernel.directive.yaml_text import read_yaml
+from pdkernel.errors import DefinitionError, DirectiveError
+from pdkernel.model import JSON, Step
+
+_ABOVE = re.compile(r"\s*(#.*|//.*)?\Z")
+_STEP = re.compile(r"\s*%%pdstep(?![\w?])(?P<rest>.*)", re.DOTALL)
+_WORKFLOW = re.compile(r"\s*%%pdworkflow(?![\w?])(?P<rest>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class StepCell:
+    """A step's cell: the step, and whether the cell only registers it (`--no-run`)."""
+
+    step: Step
+    no_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MagicCell:
+    """A cell cut at its magic: what follows the magic's name, the lines below, how many lines stand above those."""
+
+    rest: str
+    body: str
+    body_offset: int
+
+
+def cut(text: str, magic: re.Pattern[str]) -> MagicCell | None:
+    """*text* cut at *magic* if nothing but comments and blank lines stands above it, else None."""
+    position = 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        position += len(line) + 1
+        if match := magic.match(line):
+            return MagicCell(match["rest"].strip(), text[position:], number)
+        if not _ABOVE.match(line):
+            return None
+    return None
+
+
+def is_step_cell(text: str) -> bool:
+    """Whether the cell is a step: its first line that says anything starts with `%%pdstep`."""
+    return cut(text, _STEP) is not None
+
+
+def is_workflow_cell(text: str) -> bool:
+    """Whether the cell is the workflow's header, `%%pdworkflow`."""
+    return cut(text, _WORKFLOW) is not None
+
+
+def cut_workflow_cell(text: str) -> MagicCell | None:
+    """The header's cell, cut; None if it is none."""
+    return cut(text, _WORKFLOW)
+
+
+def parse_step_cell(text: str, *, cell: int | None = None, notes: str | None = None) -> StepCell:
+    """
+    Read a step's whole cell.
+
+    Args:
+        text: The cell, as it stands.
+        cell: Its index in the notebook, or None.
+        notes: The step's note, which a cell does not show.
+
+    Raises:
+        DirectiveError: Not a step's cell, or its line or props cannot be read; `line` is the cell's.
+        StepNameError: The step's name cannot be one.
+    """
+    found = cut(text, _STEP)
+    if found is None:
+        raise DirectiveError(
+            f"This is not a step's cell: it does not start with {MAGIC}.",
+            fix=f"Only comments and blank lines may stand above {MAGIC}.",
+            line=1,
+        )
+    try:
+        line = parse_line(found.rest)
+    except DefinitionError as error:
+        raise at_line(error, found.body_offset) from None
+    props: Mapping[str, JSON] = line.props
+    if line.uses:
+        props = _with_body(props, found, step=line.name)
+    step = Step(
+        name=line.name,
+        language=line.language,
+        source="" if line.uses else found.body,
+        uses=line.uses,
+        apps=line.apps,
+        stores=line.stores,
+        props=props,
+        timeout_s=line.timeout_s,
+        disabled=line.disabled,
+        debug=line.debug,
+        notes=notes,
+        line_offset=found.body_offset,
+        cell=cell,
+    )
+    return StepCell(step, line.no_run)
+
+
+def _with_body(props: Mapping[str, JSON], found: MagicCell, *, step: str) -> dict[str, JSON]:
+    """Props of the line and of the body, which must not say the same twice."""
+    located = read_yaml(found.body, expressions=True, line_offset=found.body_offset, step=step)
+    body = {} if located.value is None else located.value
+    if not isinstance(body, dict):
+        raise DirectiveError(
+            f"Step {step}: the body of a --uses cell is its props as YAML, and this is not a mapping.",
+            fix="Write NAME: VALUE, one a line.",
+            step=step,
+            line=located.line(()),
+        )
+    for name in body:
+        if name in props:
+            raise DirectiveError(
+                f"Step {step}: the prop {name!r} is given on the line and in the body.",
+                fix="Remove one of the two.",
+                step=step,
+                line=located.line((name,)),
+            )
+    return {**props, **body}
+
+
+def step_cell(step: Step) -> str:
+    """
+    The whole cell of *step*, without its note: what `parse_step_cell` reads back.
+
+    Raises:
+        DirectiveError: A prop's name cannot stand in a cell.
+    """
+    if not step.uses:
+        return f"{step_line(step)}\n{step.source}"
+    line = step_line(step, props=False)
+    return f"{line}\n{dump(dict(step.props))}" if step.props else f"{line}\n"

@@ -1,0 +1,197 @@
+"""
+The line after `%%pdstep`, to a step's settings and back.
+
+Knows argparse and the shell's quoting. Knows nothing of the cell around the line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from pdkernel.directive import values
+from pdkernel.directive.hidden import Hidden
+from pdkernel.directive.nearest import did_you_mean
+from pdkernel.directive.options import FLAGS, LANGUAGE_ALIASES, OPTIONS
+from pdkernel.errors import DefinitionError, DirectiveError
+from pdkernel.model import JSON, LANGUAGES, AppBinding, Language, Step, StoreBinding, check_step_name
+
+MAGIC = "%%pdstep"
+_TYPES = {
+    "--app": values.app,
+    "--data-store": values.store,
+    "--prop": values.prop,
+    "--uses": values.uses,
+    "--timeout": values.timeout,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StepLine:
+    """What a `%%pdstep` line says."""
+
+    name: str
+    language: Language
+    apps: tuple[AppBinding, ...]
+    stores: tuple[StoreBinding, ...]
+    props: dict[str, JSON]
+    uses: str | None
+    timeout_s: float | None
+    disabled: bool
+    debug: bool
+    no_run: bool
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise DirectiveError(f"{MAGIC}: {message}.")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog=MAGIC, add_help=False, allow_abbrev=False)
+    parser.add_argument("name", metavar="NAME", nargs="*")
+    for option in OPTIONS:
+        if option.metavar is None:
+            parser.add_argument(option.flag, action="store_true")
+        else:
+            action = "append" if option.repeatable else "store"
+            parser.add_argument(
+                option.flag, metavar=option.metavar, action=action, type=_TYPES.get(option.flag, str), help=option.help
+            )
+    return parser
+
+
+def parse_line(line: str) -> StepLine:
+    """
+    Read what stands after `%%pdstep`.
+
+    Raises:
+        DirectiveError: It cannot be read; the message names the word.
+        StepNameError: The step's name cannot be one.
+    """
+    words = _words(line)
+    _check_flags(words)
+    found = _parser().parse_args(words)
+    if not found.name:
+        raise DirectiveError(f"{MAGIC} needs the step's name.", fix=f"Write {MAGIC} NAME, for example {MAGIC} build.")
+    name = check_step_name(found.name[0])
+    if len(found.name) > 1:
+        raise DirectiveError(
+            f"{MAGIC} {name}: what is {found.name[1]!r}? A step has one name, and options start with --.",
+            fix="Put quotes around a value that holds spaces.",
+        )
+    result = StepLine(
+        name=name,
+        language=_language(found.lang, uses=found.uses),
+        apps=tuple(found.app or ()),
+        stores=tuple(found.data_store or ()),
+        props=dict(found.prop or ()),
+        uses=found.uses,
+        timeout_s=found.timeout,
+        disabled=found.disabled,
+        debug=found.debug,
+        no_run=found.no_run,
+    )
+    _check_together(result, prop_names=[name for name, _ in found.prop or ()])
+    return result
+
+
+def _words(line: str) -> list[str]:
+    hidden = Hidden.outside_quotes(line)
+    try:
+        return [hidden.restore(word) for word in shlex.split(hidden.text)]
+    except ValueError as fault:
+        raise DirectiveError(
+            f"{MAGIC}{' ' + line.strip() if line.strip() else ''}: a quotation mark is not closed ({fault}).",
+            fix='Close it; inside double quotes write \\" for a quotation mark.',
+        ) from None
+
+
+def _check_flags(words: Sequence[str]) -> None:
+    """Name an unknown option ourselves: argparse would not say what is near it."""
+    takes_value = {option.flag for option in OPTIONS if option.metavar is not None}
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+            continue
+        flag = word.partition("=")[0]
+        if word in takes_value:
+            skip = True
+        elif word.startswith("-") and flag not in FLAGS:
+            raise DirectiveError(
+                f"{MAGIC}: there is no option {flag}.", fix=did_you_mean(flag, FLAGS, aliases={"-l": "--lang"})
+            )
+
+
+def _language(text: str | None, *, uses: str | None) -> Language:
+    if text is None:
+        return "node" if uses else "python"
+    for language in LANGUAGES:
+        if text == language:
+            if uses and language != "node":
+                raise DirectiveError(
+                    f"{MAGIC}: --uses {uses} is a pre-built action, which is Node.js, and --lang says {language}.",
+                    fix="Remove --lang.",
+                )
+            return language
+    raise DirectiveError(
+        f"{MAGIC}: there is no language {text!r}.", fix=did_you_mean(text, LANGUAGES, aliases=LANGUAGE_ALIASES)
+    )
+
+
+def _check_together(line: StepLine, *, prop_names: Sequence[str]) -> None:
+    names = [*(app.prop for app in line.apps), *(store.prop for store in line.stores), *prop_names]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise DirectiveError(
+                f"{MAGIC} {line.name}: the prop {name!r} is given twice.",
+                fix="A second app needs a name: --app NAME:SLUG.",
+            )
+    if line.debug and (line.language != "python" or line.uses):
+        raise DirectiveError(
+            f"{MAGIC} {line.name}: --debug runs a Python step in the kernel, and this is not one.",
+            fix="Remove --debug.",
+        )
+
+
+def step_line(step: Step, *, props: bool = True, no_run: bool = False) -> str:
+    """
+    The `%%pdstep` line of *step*.
+
+    Args:
+        step: The step.
+        props: False leaves the props out, for a cell whose body holds them.
+        no_run: Add `--no-run`.
+
+    Raises:
+        DirectiveError: A prop's name cannot stand on the line.
+    """
+    words = [step.name]
+    if step.uses:
+        words += ["--uses", step.uses]
+    elif step.language != "python":
+        words += ["--lang", step.language]
+    for binding in step.apps:
+        words += ["--app", values.app_text(binding)]
+    for store in step.stores:
+        words += ["--data-store", values.store_text(store)]
+    for name, value in step.props.items() if props else ():
+        try:
+            words += ["--prop", values.prop_text(name, value)]
+        except ValueError as fault:
+            raise DirectiveError(f"Step {step.name}: {fault}.", step=step.name) from None
+    if step.timeout_s is not None:
+        words += ["--timeout", values.timeout_text(step.timeout_s)]
+    flags = {"--disabled": step.disabled, "--debug": step.debug, "--no-run": no_run}
+    return shlex.join([MAGIC, *words, *(flag for flag, is_set in flags.items() if is_set)])
+
+
+def at_line(error: DefinitionError, line: int) -> DefinitionError:
+    """*error*, said to be in *line* of the cell unless it knows better."""
+    if error.line is None:
+        error.line = line
+    return error

@@ -1,0 +1,228 @@
+"""
+One string as Psych and libyaml write it: plain, quoted, or as a block, folded at 80 columns.
+
+Knows the two programs' rules: Psych picks a style (`visit_String` of its YAML tree, and the words
+its scanner would not read back as text), libyaml's emitter overrules it where the style cannot
+hold the text. Knows nothing of documents.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+WIDTH = 80
+
+
+class Style(Enum):
+    """How a scalar is written."""
+
+    PLAIN = 0
+    SINGLE = 1
+    DOUBLE = 2
+    LITERAL = 3
+
+
+_STARTS_SPECIAL = re.compile(r'^[^\w][^"]*$', re.MULTILINE)
+_OCTAL_FLOAT = re.compile(r"0[0-7]*\.[0-9]")
+_WORDS = re.compile(r"[^\d.:-]?(?:[\s!@#$%^&*(){}<>|/\\~;=]|[^\W\d])+")
+_NOT_TEXT = (
+    re.compile(r"-?\d{4}-\d{1,2}-\d{1,2}(?:[Tt]|\s+)\d{1,2}:\d\d:\d\d(?:\.\d*)?(?:\s*(?:Z|[-+]\d{1,2}:?(?:\d\d)?))?\Z"),
+    re.compile(r"\d{4}-(?:1[012]|0\d|\d)-(?:[12]\d|3[01]|0\d|\d)\Z"),
+    re.compile(r"[-+]?\.inf\Z", re.IGNORECASE),
+    re.compile(r"\.nan\Z", re.IGNORECASE),
+    re.compile(r":."),
+    re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9]){1,2}\Z"),
+    re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*\Z"),
+    re.compile(r"(?=.*\d)[-+]?(?:[0-9][0-9_,]*)?\.[0-9]*(?:[eE][+-][0-9]+)?\Z"),
+    re.compile(r"[-+]?(?:0b[01_,]+|0[0-7_,]+|0|[1-9](?:[0-9]|,[0-9]|_[0-9])*|0x[0-9a-fA-F_,]+)\Z"),
+)
+_NUMBER_ELSEWHERE = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z|0o[0-7]+\Z")
+_TRUE_FALSE_NULL = re.compile(r"(?:~|null|yes|true|on|no|false|off)\Z", re.IGNORECASE)
+_BREAKS = "\n\x85\u2028\u2029"
+_ESCAPES = {
+    "\0": "0",
+    "\x07": "a",
+    "\x08": "b",
+    "\t": "t",
+    "\n": "n",
+    "\x0b": "v",
+    "\x0c": "f",
+    "\r": "r",
+    "\x1b": "e",
+    '"': '"',
+    "\\": "\\",
+    "\x85": "N",
+    "\xa0": "_",
+    "\u2028": "L",
+    "\u2029": "P",
+}
+
+
+def write_scalar(text: str, *, column: int, indent: int, key: bool = False) -> str:
+    """
+    *text* as YAML.
+
+    Args:
+        text: The string.
+        column: Where it starts, for folding.
+        indent: Of the lines that follow its first.
+        key: A mapping's key: one line, never a block.
+    """
+    match style_of(text, key=key):
+        case Style.PLAIN:
+            return _fold(text, column, indent, fold=not key)
+        case Style.SINGLE:
+            return _single(text, column, indent, fold=not key)
+        case Style.LITERAL:
+            return _literal(text, indent)
+        case _:
+            return _double(text, column, indent, fold=not key)
+
+
+def style_of(text: str, *, key: bool = False) -> Style:
+    """The style that Psych asks for, or the next one that can hold *text*."""
+    style = _wanted(text)
+    if style is Style.LITERAL and (key or not _block_allowed(text)):
+        return Style.DOUBLE
+    if style is Style.PLAIN and not _plain_allowed(text):
+        style = Style.SINGLE
+    if style is Style.SINGLE and (not _single_allowed(text) or (key and "\n" in text)):
+        return Style.DOUBLE
+    return style
+
+
+def _wanted(text: str) -> Style:
+    if re.search(r"\n(?!\n?\Z)", text):
+        return Style.LITERAL
+    if text in {"y", "Y", "n", "N"}:
+        return Style.DOUBLE
+    if text == "<<":
+        return Style.SINGLE
+    if _STARTS_SPECIAL.search(text):
+        return Style.DOUBLE
+    # parity: Psych leaves `0899` and `1e3` plain; quoted, every reader of YAML takes them as text.
+    if not is_text(text) or _OCTAL_FLOAT.match(text) or _NUMBER_ELSEWHERE.match(text):
+        return Style.SINGLE
+    return Style.PLAIN
+
+
+def is_text(text: str) -> bool:
+    """Whether Psych's scanner reads *text* back as text."""
+    if not text:
+        return False
+    if "\n" in text or _WORDS.match(text):
+        return len(text) > 5 or not _TRUE_FALSE_NULL.match(text)
+    return not any(pattern.match(text) for pattern in _NOT_TEXT)
+
+
+def _printable(char: str) -> bool:
+    # libyaml knows no character beyond the first plane, and no tab: such text is escaped.
+    code = ord(char)
+    return (
+        char == "\n" or 0x20 <= code <= 0x7E or 0xA0 <= code <= 0xD7FF or (0xE000 <= code <= 0xFFFD and code != 0xFEFF)
+    )
+
+
+def _special(text: str) -> bool:
+    return not all(map(_printable, text))
+
+
+def _plain_allowed(text: str) -> bool:
+    return not (
+        _special(text)
+        or text[:1] in {" ", "\n"}
+        or text[-1:] in {" ", "\n"}
+        or any(char in text for char in _BREAKS)
+        or text.startswith(("---", "..."))
+        or text[:1] in set("#,[]{}&*!|>'\"%@`")
+        or re.match(r"[-?:](?:\s|\Z)", text)
+        or re.search(r":(?:\s|\Z)", text)
+        or re.search(r"\s#", text)
+    )
+
+
+def _single_allowed(text: str) -> bool:
+    return not (_special(text) or re.search(r" \n", text) or re.search(r"\n ", text))
+
+
+def _block_allowed(text: str) -> bool:
+    return not (_special(text) or text.endswith(" ") or re.search(r" \n", text))
+
+
+def _fold(text: str, column: int, indent: int, *, fold: bool) -> str:
+    """Plain text: a line ends at the first space after column 80."""
+    out: list[str] = []
+    spaces = False
+    for index, char in enumerate(text):
+        if char == " " and fold and not spaces and column > WIDTH and text[index + 1 : index + 2] != " ":
+            out.append("\n" + " " * indent)
+            column = indent
+        else:
+            out.append(char)
+            column += 1
+        spaces = char == " "
+    return "".join(out)
+
+
+def _single(text: str, column: int, indent: int, *, fold: bool) -> str:
+    out = ["'"]
+    column += 1
+    spaces = breaks = False
+    for index, char in enumerate(text):
+        inside = 0 < index < len(text) - 1
+        if char == " ":
+            if fold and not spaces and column > WIDTH and inside and text[index + 1] != " ":
+                out.append("\n" + " " * indent)
+                column = indent
+            else:
+                out.append(char)
+                column += 1
+            spaces = True
+        elif char == "\n":
+            out.append("\n" if breaks else "\n\n")
+            spaces, breaks = False, True
+        else:
+            if breaks:
+                out.append(" " * indent)
+                column = indent
+            out.append("''" if char == "'" else char)
+            column += len(out[-1])
+            spaces = breaks = False
+    if breaks:
+        out.append(" " * indent)
+    return "".join(out) + "'"
+
+
+def _double(text: str, column: int, indent: int, *, fold: bool) -> str:
+    out = ['"']
+    column += 1
+    spaces = False
+    for index, char in enumerate(text):
+        if char == " " and fold and not spaces and column > WIDTH and 0 < index < len(text) - 1:
+            # A space that starts a line would be lost: it is escaped.
+            out.append("\n" + " " * indent + ("\\" if text[index + 1] == " " else ""))
+            column = indent + (text[index + 1] == " ")
+            spaces = True
+            continue
+        written = char if _printable(char) and char not in '"\\\n\x85\u2028\u2029\xa0' else _escape(char)
+        out.append(written)
+        column += len(written)
+        spaces = char == " "
+    return "".join(out) + '"'
+
+
+def _escape(char: str) -> str:
+    if char in _ESCAPES:
+        return "\\" + _ESCAPES[char]
+    code = ord(char)
+    if code <= 0xFF:
+        return f"\\x{code:02X}"
+    return f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
+
+
+def _literal(text: str, indent: int) -> str:
+    hint = "2" if text[:1] in {" ", "\n"} else ""
+    chomp = "-" if not text.endswith("\n") else "+" if text.endswith("\n\n") or text == "\n" else ""
+    lines = [" " * indent + line if line else "" for line in text.removesuffix("\n").split("\n")]
+    return f"|{hint}{chomp}\n" + "\n".join(lines)

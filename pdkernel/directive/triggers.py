@@ -1,0 +1,145 @@
+"""
+A trigger as YAML.
+
+Knows the keys of each kind and which go together. Knows nothing of how a trigger fires.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import cast, get_args
+from zoneinfo import ZoneInfo, available_timezones
+
+from pdkernel.directive.checks import Check, check_keys
+from pdkernel.directive.nearest import did_you_mean
+from pdkernel.directive.yaml_text import LocatedYaml, Path
+from pdkernel.errors import DirectiveError
+from pdkernel.model import JSON, HttpAuth, ResponseMode, Trigger, TriggerType
+
+KEYS: Mapping[TriggerType, tuple[str, ...]] = {
+    "http": ("type", "auth", "token_env", "response"),
+    "schedule": ("type", "cron", "interval_seconds", "timezone"),
+    "email": ("type",),
+    "source": ("type", "uses", "app", "props"),
+}
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_CRON = re.compile(r"\S+(?:\s+\S+){4,5}\Z")
+
+
+def read_trigger(located: LocatedYaml, path: Path, *, name: str = "%%pdworkflow", definition: bool = False) -> Trigger:
+    """
+    The trigger at *path*: a mapping, or its type alone as text.
+
+    Args:
+        located: The document.
+        path: Where the trigger stands in it.
+        name: What the document is called in messages.
+        definition: The document is a definition's: `id` is a key too, and what the platform alone knows may be missing.
+
+    Raises:
+        DirectiveError: A key or a value is wrong; the message and `line` say where.
+    """
+    check = Check(located, DirectiveError, name)
+    value = check.find(path)
+    if isinstance(value, str):
+        return _read(check, path, {"type": value}, _type(check, path, value), complete=not definition)
+    data = check.mapping(path)
+    if "type" not in data:
+        raise check.fault(path, "has a trigger without type", fix=f"Write type: {', '.join(KEYS)}.")
+    kind = _type(check, (*path, "type"), data["type"])
+    check_keys(check, path, (*KEYS[kind], "id") if definition else KEYS[kind])
+    return _read(check, path, data, kind, complete=not definition)
+
+
+def _type(check: Check, path: Path, value: JSON) -> TriggerType:
+    return cast("TriggerType", _one_of(check, path, "type", value, tuple(KEYS)))
+
+
+def _one_of(check: Check, path: Path, key: str, value: JSON, known: tuple[str, ...]) -> str:
+    if isinstance(value, str) and value in known:
+        return value
+    fix = did_you_mean(value, known) if isinstance(value, str) else ""
+    raise check.fault(path, f"has {key}: {check.shown(value)}, and it is one of {', '.join(known)}", fix=fix)
+
+
+def _read(check: Check, path: Path, data: Mapping[str, JSON], kind: TriggerType, *, complete: bool) -> Trigger:
+    config = {key: value for key, value in data.items() if key == "id" or key not in KEYS["http"]}
+    match kind:
+        case "http":
+            return _http(check, path, data, config)
+        case "schedule":
+            _check_schedule(check, path, data, complete=complete)
+        case "source":
+            _check_source(check, path, data, complete=complete)
+        case "email":
+            pass
+    return Trigger(type=kind, config=config)
+
+
+def _http(check: Check, path: Path, data: Mapping[str, JSON], config: Mapping[str, JSON]) -> Trigger:
+    auth = _one_of(check, (*path, "auth"), "auth", data.get("auth", "none"), get_args(HttpAuth))
+    response = _one_of(check, (*path, "response"), "response", data.get("response", "default"), get_args(ResponseMode))
+    token_env = data.get("token_env")
+    if auth == "bearer" and token_env is None:
+        raise check.fault(
+            path,
+            "has auth: bearer without token_env",
+            fix="Write token_env: NAME, the environment variable that holds the token.",
+        )
+    if token_env is not None:
+        if auth != "bearer":
+            raise check.fault((*path, "token_env"), "has token_env, which only auth: bearer uses")
+        if not isinstance(token_env, str) or not _VARIABLE.match(token_env):
+            # The value is not repeated: someone may have written the token itself.
+            raise check.fault(
+                (*path, "token_env"),
+                "has a token_env that is not an environment variable's name",
+                fix="Write the variable's name here and set it with `pdkernel env set NAME`.",
+            )
+    return Trigger(
+        auth=cast("HttpAuth", auth), token_env=token_env, response=cast("ResponseMode", response), config=config
+    )
+
+
+def _check_schedule(check: Check, path: Path, data: Mapping[str, JSON], *, complete: bool) -> None:
+    given = ("cron" in data) + ("interval_seconds" in data)
+    if given > 1 or (given == 0 and complete):
+        raise check.fault(path, "has a schedule that needs either cron or interval_seconds")
+    if "cron" in data and not _CRON.match(check.text((*path, "cron")).strip()):
+        raise check.fault(
+            (*path, "cron"),
+            f"has cron: {check.shown(data['cron'])}, which is not a cron expression",
+            fix="Write five fields: minute, hour, day, month, weekday. Quote one that starts with *.",
+        )
+    seconds = data.get("interval_seconds", 1)
+    if not isinstance(seconds, int) or isinstance(seconds, bool) or seconds < 1:
+        raise check.fault(
+            (*path, "interval_seconds"),
+            f"has interval_seconds: {check.shown(seconds)}, and it is a whole number of seconds, 1 or more",
+        )
+    if "timezone" in data:
+        _check_timezone(check, (*path, "timezone"))
+
+
+def _check_timezone(check: Check, path: Path) -> None:
+    name = check.text(path)
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, LookupError):
+        known = sorted(available_timezones())
+        if known:  # a machine without the table cannot tell
+            cities = {zone.rpartition("/")[2].lower(): zone for zone in known}
+            fix = did_you_mean(name, known, aliases=cities) or "Write one like Europe/Berlin or UTC."
+            problem = f"has timezone: {check.shown(name)}, and there is no such time zone"
+            raise check.fault(path, problem, fix=fix) from None
+
+
+def _check_source(check: Check, path: Path, data: Mapping[str, JSON], *, complete: bool) -> None:
+    if "uses" not in data and complete:
+        raise check.fault(path, "has a source without uses", fix="Write uses: KEY@VERSION, the source's component.")
+    for key in ("uses", "app"):
+        if key in data:
+            check.text((*path, key))
+    if data.get("props") is not None:
+        check.mapping((*path, "props"))

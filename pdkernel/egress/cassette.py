@@ -1,0 +1,255 @@
+"""
+Recorded calls: a file of JSON lines, one call a line, without credentials.
+
+Knows the line, the key that finds an answer again, and what is hidden before writing. Knows nothing of sockets or modes.
+
+    {"key", "step", "nth", "ms", "request": {"method", "url", "headers", "body"}, "response": {"status", "reason", "headers", "body"}}
+
+A body is `{"text"}`, `{"base64"}`, or `{"file"}` for more than 64 KB: its name in the folder `FILE.bodies`. The file can be added to
+while a run goes on; a line with the step, key and count of an older one takes its place.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from pdkernel.egress.message import Headers
+from pdkernel.egress.telling import REDACTED, TellingNames
+from pdkernel.egress.tickets import Redacts
+
+_KEPT_REQUEST_HEADERS = frozenset({"content-type", "accept"})
+_DROPPED_RESPONSE_HEADERS = frozenset({"date", "server", "set-cookie", "content-length", "connection", "keep-alive"})
+_BESIDE = 64 * 1024
+_ACCOUNT_IN_REF = re.compile(r"⟦secret:([^/⟧|]+)/[^/⟧|]+/")
+_BOUNDARY = re.compile(r'boundary="?([^";,\s]+)', re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """A request without credentials, ready to be looked up or written."""
+
+    key: str
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedAnswer:
+    """An answer as it is kept: no credentials, no headers of one connection."""
+
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class Hiding:
+    """Takes credentials out of calls: known secrets by the redactor, others by their names, with a memory."""
+
+    def __init__(self) -> None:
+        self._telling = TellingNames()
+
+    def request(self, method: str, url: str, headers: Headers, body: bytes, redactor: Redacts) -> RecordedCall:
+        """What is kept of a request. Its key is the same with another person's credentials."""
+        kept = _decoded(headers)
+        content_type = next((value for name, value in kept if name == "content-type"), "")
+        url = self._text(url, redactor)
+        body = self._bytes(body, redactor)
+        return RecordedCall(
+            key=_key(method, url, content_type, body),
+            method=method,
+            url=url,
+            headers=tuple((name, value) for name, value in kept if name in _KEPT_REQUEST_HEADERS),
+            body=body,
+        )
+
+    def answer(
+        self, status: int, reason: bytes, headers: Headers, body: bytes, redactor: Redacts, *, length_only: bool = False
+    ) -> RecordedAnswer:
+        """What is kept of an answer; *length_only* for one that tells a length and has no body (to HEAD)."""
+        dropped = _DROPPED_RESPONSE_HEADERS - ({"content-length"} if length_only else set())
+        kept = [(name, value) for name, value in _decoded(headers) if name not in dropped]
+        return RecordedAnswer(
+            status=status,
+            reason=reason.decode("latin-1"),
+            headers=tuple((name, self._text(value, redactor)) for name, value in kept),
+            body=self._bytes(body, redactor),
+        )
+
+    def _text(self, text: str, redactor: Redacts) -> str:
+        return self._telling.hide(redactor.text(text))
+
+    def _bytes(self, body: bytes, redactor: Redacts) -> bytes:
+        try:
+            return self._text(body.decode(), redactor).encode()
+        except UnicodeDecodeError:
+            return body
+
+
+class Cassette:
+    """
+    One file of recorded calls.
+
+    Attributes:
+        file: Its place.
+        hiding: What its calls go through; one memory for the whole file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.hiding = Hiding()
+        self._read: tuple[int, int] | None = None
+        self._answers: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+        self._urls: dict[str, str] = {}
+
+    def add(self, step: str, nth: int, call: RecordedCall, answer: RecordedAnswer, duration_ms: float) -> None:
+        """Write one call at the end of the file."""
+        line = {
+            "key": call.key,
+            "step": step,
+            "nth": nth,
+            "ms": round(duration_ms, 1),
+            "request": {
+                "method": call.method,
+                "url": call.url,
+                "headers": [list(pair) for pair in call.headers],
+                "body": self._keep(call.body),
+            },
+            "response": {
+                "status": answer.status,
+                "reason": answer.reason,
+                "headers": [list(pair) for pair in answer.headers],
+                "body": self._keep(answer.body),
+            },
+        }
+        with self.file.open("a", encoding="utf-8") as opened:
+            opened.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def find(self, step: str, nth: int, call: RecordedCall, *, safe: bool) -> RecordedAnswer | str:
+        """
+        The answer to the *nth* (first is 0) such call of *step*'s run, or a sentence that says why there is none.
+
+        Answers recorded for that step come first; a step that was renamed gets those of all steps. After the last one
+        a safe call gets it again, and an unsafe one nothing.
+        """
+        self._load()
+        by_step = self._answers.get(call.key)
+        if by_step is None:
+            near = get_close_matches(f"{call.method} {call.url}", self._urls.values(), n=3, cutoff=0.5)
+            hint = f" The nearest recorded: {'; '.join(near)}." if near else ""
+            return f"no such call is recorded (key {call.key[:12]}).{hint}"
+        of_all_steps = (line for lines in by_step.values() for _, line in sorted(lines.items()))
+        recorded = by_step.get(step) or dict(enumerate(of_all_steps))
+        if nth not in recorded and not safe:
+            return f"it is recorded {_times(len(recorded))}, and asked for {_times(nth + 1)}."
+        response = recorded[nth if nth in recorded else max(recorded)]["response"]
+        return RecordedAnswer(
+            status=response["status"],
+            reason=response["reason"],
+            headers=tuple((name, value) for name, value in response["headers"]),
+            body=self._body(response["body"]),
+        )
+
+    def _load(self) -> None:
+        """Read the file if it has changed."""
+        try:
+            stat = self.file.stat()
+        except FileNotFoundError:
+            self._answers, self._urls, self._read = {}, {}, None
+            return
+        if self._read == (stat.st_mtime_ns, stat.st_size):
+            return
+        self._read = (stat.st_mtime_ns, stat.st_size)
+        self._answers, self._urls = {}, {}
+        for text in self.file.read_text(encoding="utf-8").splitlines():
+            try:
+                line = json.loads(text)
+                key, step, nth = line["key"], line["step"], line["nth"]
+            except (ValueError, KeyError, TypeError):
+                continue  # a line cut short by a crash: the calls before it are whole
+            self._answers.setdefault(key, {}).setdefault(step, {})[nth] = line
+            self._urls[key] = f"{line['request']['method']} {line['request']['url']}"
+
+    def _keep(self, body: bytes) -> dict[str, str]:
+        if len(body) > _BESIDE:
+            name = hashlib.sha256(body).hexdigest()
+            folder = self._bodies
+            folder.mkdir(exist_ok=True)
+            (folder / name).write_bytes(body)
+            return {"file": name}
+        try:
+            return {"text": body.decode()}
+        except UnicodeDecodeError:
+            return {"base64": base64.b64encode(body).decode()}
+
+    def _body(self, kept: dict[str, str]) -> bytes:
+        if "file" in kept:
+            return (self._bodies / Path(kept["file"]).name).read_bytes()
+        return base64.b64decode(kept["base64"]) if "base64" in kept else kept["text"].encode()
+
+    @property
+    def _bodies(self) -> Path:
+        return self.file.with_name(self.file.name + ".bodies")
+
+
+def _key(method: str, url: str, content_type: str, body: bytes) -> str:
+    """Method, place, sorted query and normalised body; no headers, and nobody's account ids."""
+    parts = urlsplit(_without_persons(url))
+    query = sorted(
+        (name, value)
+        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+        if not name.lower().startswith("x-amz-")
+    )
+    digest = hashlib.sha256(_normal_body(content_type, body)).hexdigest()
+    text = json.dumps([method, parts.scheme, parts.netloc, parts.path, query, digest])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _normal_body(content_type: str, body: bytes) -> bytes:
+    kind = content_type.partition(";")[0].strip().lower()
+    try:
+        text = _without_persons(body.decode())
+    except UnicodeDecodeError:
+        return _without_boundary(content_type, body)
+    if kind == "application/json" or kind.endswith("+json"):
+        try:
+            return json.dumps(json.loads(text), sort_keys=True).encode()
+        except ValueError:
+            return text.encode()
+    if kind == "application/x-www-form-urlencoded":
+        return json.dumps(sorted(parse_qsl(text, keep_blank_values=True))).encode()
+    return _without_boundary(content_type, text.encode())
+
+
+def _without_boundary(content_type: str, body: bytes) -> bytes:
+    boundary = _BOUNDARY.search(content_type)
+    return body.replace(boundary[1].encode("latin-1"), b"boundary") if boundary else body
+
+
+def _without_persons(text: str) -> str:
+    """
+    Placeholders in one spelling, without the account's id.
+
+    `slack/apn_1/token` and `slack/apn_2/token` are one to a recording. A step that was replayed a hidden value sends it on as it
+    got it, encoded where it stands in a URL.
+    """
+    return _ACCOUNT_IN_REF.sub(r"⟦secret:\1/", text.replace(quote(REDACTED), REDACTED))
+
+
+def _decoded(headers: Headers) -> Sequence[tuple[str, str]]:
+    return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers]
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")

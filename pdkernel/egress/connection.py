@@ -1,0 +1,290 @@
+"""
+One client connection, from its first byte to its last.
+
+Knows the order of things: the door, what is spoken behind it, the requests. What becomes of each is `desk`'s to decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import h11
+
+from pdkernel.egress import refusals
+from pdkernel.egress.call import Result
+from pdkernel.egress.desk import Desk
+from pdkernel.egress.doors import ABSOLUTE, Door, open_door, ticket_of
+from pdkernel.egress.http1 import Http1Client
+from pdkernel.egress.kinds import Kind, is_decided, kind_of, silence_for
+from pdkernel.egress.message import Answer, Body, Request, header, origin
+from pdkernel.egress.peek import peek, peek_until
+from pdkernel.egress.policy import is_loopback
+from pdkernel.egress.tickets import Ticket, Tickets
+from pdkernel.egress.tls.certificates import Authority
+from pdkernel.egress.tls.hello import hello_is_complete, read_hello
+from pdkernel.egress.tunnels import carry, shut, websocket_head
+from pdkernel.egress.upstream import Destination, UpstreamError
+
+_WHAT = {"http2": "An HTTP/2 connection", "raw": "A connection that does not speak HTTP", "tls": "A TLS connection"}
+_HANDSHAKE_S = 30.0
+
+_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Connection:
+    """Serves one client."""
+
+    def __init__(self, sock: socket.socket, tickets: Tickets, desk: Desk, authority: Authority) -> None:
+        self._sock = sock
+        self._tickets = tickets
+        self._desk = desk
+        self._authority = authority
+        self._upstream = desk.upstream
+
+    async def serve(self) -> None:
+        """Serve until the client leaves."""
+        self._sock.setblocking(False)
+        door = await open_door(self._sock, lambda token: self._tickets.find(token) is not None)
+        if door is None:
+            return
+        ticket = self._tickets.find(door.token)
+        with _belonging_to(ticket):
+            if door is ABSOLUTE:
+                await self._http(await self._streams(), door)
+            elif is_loopback(door.host):
+                if ticket is not None:
+                    await self._through(await self._streams(), door, tls=door.secure)
+            else:
+                await self._behind(door, ticket)
+
+    async def _behind(self, door: Door, ticket: Ticket | None) -> None:
+        """Find out what is spoken behind the door."""
+        seen = await peek(self._sock, timeout_s=silence_for(door.port))
+        if seen == b"":
+            return
+        if seen is not None and not is_decided(seen):
+            seen = await peek_until(self._sock, is_decided)
+        kind = kind_of(seen) if seen else "raw"
+        if kind == "http1":
+            await self._http(await self._streams(), door)
+        elif kind == "tls" and not door.secure:
+            await self._tls(door, ticket)
+        else:
+            await self._unread(await self._streams(), door, ticket, kind, tls=door.secure)
+
+    async def _tls(self, door: Door, ticket: Ticket | None) -> None:
+        """Open the client's TLS, unless it is to stay closed."""
+        hello = read_hello(await peek_until(self._sock, hello_is_complete))
+        bound = ticket.bound if ticket is not None else None
+        if bound is not None and bound.binding.policy.leaves_unopened(door.host):
+            await self._unread(await self._streams(), door, ticket, "tls", tls=False, encrypted=True)
+            return
+        if not hello.speaks_http1:
+            kind: Kind = "http2" if "h2" in hello.protocols else "tls"
+            await self._unread(await self._streams(), door, ticket, kind, tls=False, encrypted=True)
+            return
+        name = hello.server_name or door.host
+        door = replace(door, secure=True, server_name=hello.server_name)
+        try:
+            streams = await self._streams(self._authority.server_context(name))
+        except ssl.SSLError:
+            self._desk.rejected(ticket, door.host, door.port)
+            return
+        try:
+            async with asyncio.timeout(silence_for(door.port)):
+                first = await streams[0].read(1 << 16)
+        except TimeoutError:
+            first = None
+        if first == b"":
+            await shut(streams[1])
+        elif first is not None and kind_of(first) == "http1":
+            await self._http(streams, door, first)
+        else:
+            await self._unread(streams, door, ticket, "raw", tls=True, first=first or b"")
+
+    async def _http(self, streams: _Streams, door: Door, first: bytes = b"") -> None:
+        """Serve HTTP/1.1 requests, one after another."""
+        client = Http1Client(*streams, first)
+        try:
+            while (head := await client.next_request()) is not None:
+                if not await self._request(client, door, head):
+                    return
+        except h11.RemoteProtocolError as error:
+            client.fail(error.error_status_hint)
+        except UpstreamError:
+            # The answer broke off; so must this one, or the client would take it for whole.
+            streams[1].transport.abort()
+        finally:
+            await shut(streams[1])
+
+    async def _request(self, client: Http1Client, door: Door, head: h11.Request) -> bool:
+        """Serve one request; False if the connection has become something else."""
+        request = _read(head, door, Body(client.body()))
+        token = door.token
+        if door is ABSOLUTE:
+            token = ticket_of(header(request.headers, b"proxy-authorization"))
+        ticket = self._tickets.find(token)
+        try:
+            if request.method == "CONNECT" or (door is not ABSOLUTE and not request.target.startswith((b"/", b"*"))):
+                answer = await self._desk.refuse(ticket, request, refusals.own_proxy(request.method, _origin(door)))
+            elif request.wants_websocket:
+                refused = await self._websocket(client, ticket, request)
+                if refused is None:
+                    return False
+                answer = refused
+            else:
+                answer = await self._desk.answer(ticket, request)
+            await client.send(answer)
+        finally:
+            request.body.close()
+        return True
+
+    async def _websocket(self, client: Http1Client, ticket: Ticket | None, request: Request) -> Answer | None:
+        """Pass a WebSocket through; an answer if it may not pass."""
+        if ticket is None or ticket.bound is None:
+            return refusals.no_step().answer()
+        policy = ticket.bound.binding.policy
+        if not policy.tunnels(request.host) or policy.via is not None:
+            refusal = refusals.not_http("A WebSocket", request.url, policy.text)
+            return await self._desk.refuse(ticket, request, refusal)
+        call = self._desk.opening(ticket, "A WebSocket", request.url, request.host, method=request.method)
+        assert call is not None, "the mode lets it through"
+        to = Destination(request.scheme, request.host, request.port, request.server_name)
+        try:
+            server = await self._upstream.connect(to, tls=request.scheme == "https", protocols=["http/1.1"])
+        except UpstreamError as error:
+            call.finish(Result("failed", note=str(error)))
+            return refusals.failed(request.method, call.url, str(error)).answer()
+        server[1].write(websocket_head(request))
+        status_line = await server[0].readline()
+        word = status_line.split(b" ")[1:2]
+        call.finish(Result("sent", int(word[0]) if word and word[0].isdigit() else None, note="passed through unread"))
+        client.writer.write(status_line)
+        await carry((client.reader, client.writer), server, client.unread())
+        return None
+
+    async def _unread(
+        self,
+        streams: _Streams,
+        door: Door,
+        ticket: Ticket | None,
+        kind: Kind,
+        *,
+        tls: bool,
+        encrypted: bool = False,
+        first: bytes = b"",
+    ) -> None:
+        """
+        Pass through what is not HTTP/1.1, if the mode lets it.
+
+        Args:
+            streams: The client's.
+            door: Where it wants to go.
+            ticket: Whose it is.
+            kind: What it speaks.
+            tls: Make TLS to the host: the client's is opened already, or it believes to speak it.
+            encrypted: The client's TLS stays closed.
+            first: Bytes that were read from it.
+        """
+        scheme = "https" if tls or encrypted else "tcp"
+        call = self._desk.opening(ticket, _WHAT[kind], origin(scheme, door.host, door.port), door.host)
+        if call is None:
+            await shut(streams[1])
+            return
+        passed = Result("sent", note=f"{_WHAT[kind]}: passed through unread")
+        try:
+            await self._through(streams, door, tls=tls, first=first, opened=lambda: call.finish(passed))
+        except UpstreamError as error:
+            call.finish(Result("failed", note=str(error)))
+
+    async def _through(
+        self,
+        streams: _Streams,
+        door: Door,
+        *,
+        tls: bool,
+        first: bytes = b"",
+        opened: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Connect to the host and carry bytes both ways. Raises `UpstreamError` if it cannot be reached."""
+        try:
+            to = Destination("https" if tls else "http", door.host, door.port, door.server_name)
+            server = await self._upstream.connect(to, tls=tls, protocols=list(door.protocols))
+            opened()
+            await carry(streams, server, first)
+        finally:
+            await shut(streams[1])
+
+    async def _streams(self, context: ssl.SSLContext | None = None) -> _Streams:
+        """
+        Hand the socket to asyncio.
+
+        It is detached: closing the accepted one later would close whatever has its descriptor by then.
+        """
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=1 << 18)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol,
+            socket.socket(fileno=self._sock.detach()),
+            ssl=context,
+            ssl_handshake_timeout=_HANDSHAKE_S if context is not None else None,
+        )
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+@contextlib.contextmanager
+def _belonging_to(ticket: Ticket | None) -> Iterator[None]:
+    """While it lasts, closing *ticket* ends this connection."""
+    task = asyncio.current_task()
+    if ticket is None or task is None:
+        yield
+        return
+    ticket.connections.add(task)
+    try:
+        yield
+    finally:
+        ticket.connections.discard(task)
+
+
+def _read(head: h11.Request, door: Door, body: Body) -> Request:
+    """The request that *head* begins, to where the door or its own absolute form says."""
+    target = bytes(head.target)
+    scheme, host, port = "https" if door.secure else "http", door.host, door.port
+    if door is ABSOLUTE:
+        scheme, host, port, target = _absolute(target)
+    return Request(
+        method=head.method.decode("ascii"),
+        scheme=scheme,
+        host=host,
+        port=port,
+        target=target,
+        headers=head.headers.raw_items(),
+        body=body,
+        server_name=door.server_name,
+    )
+
+
+def _absolute(target: bytes) -> tuple[str, str, int, bytes]:
+    """Scheme, host, port, and the rest exactly as it was written. A target of another form has no host."""
+    scheme, separator, rest = target.partition(b"://")
+    end = min((at for at in map(rest.find, (b"/", b"?")) if at >= 0), default=len(rest))
+    path = rest[end:] if rest[end:].startswith(b"/") else b"/" + rest[end:]
+    name = scheme.decode("ascii", "replace").lower()
+    if not separator or name not in ("http", "https"):
+        return "http", "", 80, target
+    try:
+        parts = urlsplit(f"//{rest[:end].decode('ascii')}")
+        return name, parts.hostname or "", parts.port or (443 if name == "https" else 80), path
+    except ValueError:
+        return "http", "", 80, target
+
+
+def _origin(door: Door) -> str:
+    return origin("https" if door.secure else "http", door.host, door.port)

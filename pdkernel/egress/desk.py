@@ -1,0 +1,291 @@
+"""
+Where each outside call is decided: refused, sent, answered from a recording, from an earlier run or by a stand-in.
+
+Knows modes and sending once. Knows nothing of client connections; those hand it requests and get answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pdkernel.clock import Clock
+from pdkernel.egress import refusals
+from pdkernel.egress.call import Call, Result
+from pdkernel.egress.cassette import Cassette
+from pdkernel.egress.message import Answer, Headers, Request, end_to_end, origin
+from pdkernel.egress.passing import Keep, Reached, has_no_body, outgoing, watch, whole
+from pdkernel.egress.policy import Policy, is_loopback
+from pdkernel.egress.sent import Recorded, SentRequests, is_safe, request_identity, sent_key
+from pdkernel.egress.standins import ReceivedRequest, StandIn
+from pdkernel.egress.tickets import Bound, Ticket
+from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class Desk:
+    """
+    Decides calls. One for a gateway.
+
+    Attributes:
+        upstream: The way out.
+    """
+
+    def __init__(self, *, upstream: Upstream, stand_ins: Mapping[str, StandIn], clock: Clock) -> None:
+        self.upstream = upstream
+        self._stand_ins = stand_ins
+        self._clock = clock
+        self._cassettes: dict[Path, Cassette] = {}
+        self._going: set[asyncio.Task[Answer]] = set()
+
+    async def answer(self, ticket: Ticket | None, request: Request) -> Answer:
+        """The answer to *request*; its row is written before the answer's last byte can be read."""
+        if ticket is not None and is_loopback(request.host):
+            return await self._pass_on(request)
+        bound = ticket.bound if ticket is not None else None
+        if bound is None:
+            return refusals.no_step().answer()
+        call = Call(bound.binding, request.method, request.url, self._clock, request)
+        policy = bound.binding.policy
+        if policy.mode == "replay":
+            return await self._replay(bound, call, request)
+        if policy.mode != "stand-in" and not policy.goes_out(request.host):
+            return await self._refuse(call, request, refusals.denied(call.method, call.url, policy.text))
+        sent = bound.binding.sent
+        if sent is not None and not is_safe(request.method):
+            # Not given up when the client leaves: what went out must be remembered.
+            going = asyncio.ensure_future(self._once(bound, sent, call, request))
+            self._going.add(going)
+            going.add_done_callback(self._going.discard)
+            request.body.hold()
+            going.add_done_callback(lambda _: request.body.close())
+            return await asyncio.shield(going)
+        return await self._now(bound, call, request)
+
+    async def refuse(self, ticket: Ticket | None, request: Request, refusal: refusals.Refusal) -> Answer:
+        """Refuse *request* for a reason that is not the mode's."""
+        if ticket is None or ticket.bound is None:
+            return refusals.no_step().answer()
+        call = Call(ticket.bound.binding, request.method, request.url, self._clock, request)
+        return await self._refuse(call, request, refusal)
+
+    def opening(self, ticket: Ticket | None, what: str, url: str, host: str, method: str = "CONNECT") -> Call | None:
+        """
+        A call for something that is passed through unread, or None if it may not pass.
+
+        A refusal is in the ledger then: there is no other way to tell of it.
+        """
+        bound = ticket.bound if ticket is not None else None
+        if bound is None:
+            return None
+        call = Call(bound.binding, method, url, self._clock)
+        policy = bound.binding.policy
+        if policy.via is not None and policy.tunnels(host):
+            why = f"{what} to {call.url} was not made: it cannot go through the upstream proxy."
+            call.refuse(refusals.Refusal("upgrade", "egress_upgrade", why))
+            return None
+        if not policy.tunnels(host):
+            call.refuse(refusals.not_http(what, call.url, policy.text))
+            return None
+        return call
+
+    def rejected(self, ticket: Ticket | None, host: str, port: int) -> None:
+        """A client that does not accept the project's certificate: say so, and what can be done."""
+        bound = ticket.bound if ticket is not None else None
+        if bound is None:
+            return
+        call = Call(bound.binding, "CONNECT", origin("https", host, port), self._clock)
+        message = (
+            f"The client that calls {call.url} does not accept the project's certificate, so the call was not made."
+        )
+        if bound.binding.policy.tunnels(host):
+            message += f"\nIf it must see the host's own, let {host} pass unopened."
+            call.finish(Result("failed", note=message.replace("\n", " ")))
+        else:
+            call.refuse(refusals.Refusal("denied", "egress_tls", message))
+
+    async def close(self) -> None:
+        """Give up what is still on its way, and the connections that are kept."""
+        for going in self._going:
+            going.cancel()
+        await asyncio.gather(*self._going, return_exceptions=True)
+        await self.upstream.close()
+
+    async def _refuse(self, call: Call, request: Request, refusal: refusals.Refusal) -> Answer:
+        # Read to its end: a client that cannot finish its request does not read an answer.
+        async for _ in request.body.stream():
+            pass
+        return call.refuse(refusal)
+
+    async def _now(self, bound: Bound, call: Call, request: Request) -> Answer:
+        """Reach for an answer, and pass it on as it comes."""
+        policy = bound.binding.policy
+        keep = None
+        if policy.mode == "record":
+            await request.body.keep()
+            keep = await self._recorder(bound, call, request)
+        try:
+            reached = await self._reach(policy, request)
+        except UpstreamError as error:
+            return _no_answer(call, error)
+        body = reached.answer.body
+        if isinstance(body, bytes):
+            call.finish(reached.result)
+            if keep is not None:
+                keep(reached.answer, body)
+            return reached.answer
+        watched = watch(call, reached, body, keep, bodyless=has_no_body(request.method, reached.answer.status))
+        return replace(reached.answer, body=watched)
+
+    async def _once(self, bound: Bound, sent: SentRequests, call: Call, request: Request) -> Answer:
+        """Give the answer that was recorded when this was sent, or send it and record the answer."""
+        binding = bound.binding
+        digest = await request.body.keep()
+        identity = request_identity(method=request.method, url=request.url, body_sha256=digest)
+        key = sent_key(
+            scope=binding.scope,
+            step=binding.step,
+            target=binding.policy.target,
+            identity=identity,
+            ordinal=bound.ordinal(identity),
+        )
+        recorded = None if binding.send else await asyncio.to_thread(sent.find, key)
+        keep = await self._recorder(bound, call, request) if binding.policy.mode == "record" else None
+        if recorded is not None:
+            answer = _again(request.method, recorded)
+            if keep is not None:
+                keep(answer, recorded.body)
+            call.finish(Result("not_sent", recorded.status, same_as=recorded.at))
+            return answer
+        try:
+            reached = await self._reach(binding.policy, request)
+            body = reached.answer.body
+            content = body if isinstance(body, bytes) else b"".join([chunk async for chunk in body])
+        except UpstreamError as error:
+            return _no_answer(call, error)
+        given = reached.answer
+        kept = tuple(
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in given.headers
+            if name.lower() != b"content-length"
+        )
+        record = Recorded(given.status, given.reason.decode("latin-1"), kept, content, call.at)
+        # The row first: what went out is told, even where it cannot be remembered.
+        call.finish(reached.result)
+        await asyncio.to_thread(sent.add, key, record)
+        if keep is not None:
+            keep(given, content)
+        bodyless = has_no_body(request.method, given.status)
+        return whole(given.status, given.reason, given.headers, content, bodyless=bodyless)
+
+    async def _reach(self, policy: Policy, request: Request) -> Reached:
+        """Send to whoever answers in this mode. Raises `UpstreamError` if nobody does."""
+        if policy.stand_in is not None:
+            return await _ask(self._stand_ins[policy.stand_in], request)
+        if policy.base is not None:
+            return await self._stand_in_at(policy.base, request)
+        headers = outgoing(request)
+        if policy.mode == "record":
+            # Readable recordings, and the same bytes when they are played.
+            headers = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
+            headers.append((b"accept-encoding", b"identity"))
+        to = Destination(request.scheme, request.host, request.port, request.server_name)
+        got = await self.upstream.send(to, request.method, request.target, headers, request.body, via=policy.via)
+        answer = Answer(got.status, got.reason, end_to_end(got.headers), got.body)
+        return Reached(answer, Result("sent", got.status))
+
+    async def _stand_in_at(self, base: str, request: Request) -> Reached:
+        parts = urlsplit(base)
+        to = Destination(parts.scheme, parts.hostname or "", parts.port or _PORTS[parts.scheme])
+        original = origin(request.scheme, request.host, request.port).partition("://")[2]
+        headers = [(name, value) for name, value in outgoing(request) if name.lower() != b"host"]
+        headers = [(b"host", parts.netloc.rpartition("@")[2].encode("ascii")), *headers]
+        headers += [(b"x-forwarded-host", original.encode()), (b"x-forwarded-proto", request.scheme.encode())]
+        target = parts.path.encode("ascii") + request.target
+        got = await self.upstream.send(to, request.method, target, headers, request.body, via=None)
+        answer = Answer(got.status, got.reason, end_to_end(got.headers), got.body)
+        return Reached(answer, Result("stand_in", got.status, note=f"answered by the stand-in at {base}"))
+
+    async def _replay(self, bound: Bound, call: Call, request: Request) -> Answer:
+        policy = bound.binding.policy
+        await request.body.keep()
+        cassette = self._cassette(policy)
+        wanted = cassette.hiding.request(
+            request.method, request.url, request.headers, await request.body.read(), bound.binding.redactor
+        )
+        safe = is_safe(request.method)
+        found = cassette.find(bound.binding.step, bound.ordinal(wanted.key), wanted, safe=safe)
+        if isinstance(found, str):
+            return call.refuse(refusals.missed(call.method, call.url, policy.text, found))
+        call.finish(Result("replayed", found.status))
+        headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in found.headers]
+        bodyless = has_no_body(request.method, found.status)
+        return whole(found.status, found.reason.encode("latin-1"), headers, found.body, bodyless=bodyless)
+
+    async def _recorder(self, bound: Bound, call: Call, request: Request) -> Keep:
+        """Something that writes the call to the recording once its answer is whole; the body must be kept."""
+        cassette = self._cassette(bound.binding.policy)
+        redactor = bound.binding.redactor
+        asked = cassette.hiding.request(
+            request.method, request.url, request.headers, await request.body.read(), redactor
+        )
+        nth = bound.ordinal(f"recorded {asked.key}")
+
+        def keep(answer: Answer, body: bytes) -> None:
+            length_only = request.method == "HEAD"
+            given = cassette.hiding.answer(
+                answer.status, answer.reason, answer.headers, body, redactor, length_only=length_only
+            )
+            cassette.add(bound.binding.step, nth, asked, given, call.duration_ms)
+
+        return keep
+
+    def _cassette(self, policy: Policy) -> Cassette:
+        assert policy.file is not None, "record and replay have a file"
+        return self._cassettes.setdefault(policy.file, Cassette(policy.file))
+
+    async def _pass_on(self, request: Request) -> Answer:
+        """This machine is never outside: no mode, no row."""
+        to = Destination(request.scheme, request.host, request.port, request.server_name)
+        try:
+            got = await self.upstream.send(
+                to, request.method, request.target, outgoing(request), request.body, via=None
+            )
+        except UpstreamError as error:
+            return refusals.failed(request.method, request.url, str(error)).answer()
+        return Answer(got.status, got.reason, end_to_end(got.headers), got.body)
+
+
+async def _ask(stand_in: StandIn, request: Request) -> Reached:
+    """Have a built-in stand-in answer."""
+    path, _, query = request.target.decode("latin-1").partition("?")
+    received = ReceivedRequest(
+        method=request.method,
+        host=request.host,
+        path=path,
+        query=query,
+        headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in request.headers},
+        body=await request.body.read(),
+    )
+    given = stand_in.answer(received)
+    body = json.dumps(given.body, ensure_ascii=False).encode()
+    note = given.note or "answered by a stand-in"
+    headers: Headers = [(b"content-type", b"application/json; charset=utf-8")]
+    return Reached(whole(given.status, b"", headers, body), Result("stand_in", given.status, note=note))
+
+
+def _again(method: str, recorded: Recorded) -> Answer:
+    """The answer that was once given."""
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in recorded.headers]
+    reason, bodyless = recorded.reason.encode("latin-1"), has_no_body(method, recorded.status)
+    return whole(recorded.status, reason, headers, recorded.body, bodyless=bodyless)
+
+
+def _no_answer(call: Call, error: UpstreamError) -> Answer:
+    call.finish(Result("failed", note=f"no answer: {error}"))
+    return refusals.failed(call.method, call.url, call.binding.redactor.text(str(error))).answer()

@@ -1,0 +1,126 @@
+"""
+HTTP/1.1 with a client: requests come out, answers go in.
+
+Knows h11, `Expect: 100-continue` and when bytes are written. Knows nothing of modes or of where answers come from.
+Head and body of an answer leave in one send: two would cost a kept-alive client some forty milliseconds each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import h11
+
+from pdkernel.egress.message import Answer, Headers, close_stream
+
+_MAX_HEAD = 256 * 1024
+_READ = 1 << 16
+_HEAD_WAIT_S = 0.05
+_DRAIN = 1 << 20
+
+
+class Http1Client:
+    """
+    The client's end of a connection.
+
+    Attributes:
+        reader: Where its bytes come from.
+        writer: Where ours go.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes = b"") -> None:
+        self.reader = reader
+        self.writer = writer
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
+        if first:
+            self._h11.receive_data(first)
+
+    async def next_request(self) -> h11.Request | None:
+        """The next request's head, or None when the client is done."""
+        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
+            self._h11.start_next_cycle()
+        if self._h11.their_state is not h11.IDLE:
+            return None
+        event = await self._next_event()
+        return event if isinstance(event, h11.Request) else None
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """The body of the request that was just read; a client that waits to be asked for it is asked."""
+        if self._h11.they_are_waiting_for_100_continue:
+            self.writer.write(self._send(h11.InformationalResponse(status_code=100, headers=[])))
+        while self._h11.their_state is h11.SEND_BODY:
+            event = await self._next_event()
+            if isinstance(event, h11.Data):
+                yield bytes(event.data)
+            elif not isinstance(event, h11.EndOfMessage):
+                raise ConnectionResetError("the client left before the end of its request")
+
+    async def send(self, answer: Answer) -> None:
+        """Send *answer* whole."""
+        await self._drop_unread_body()
+        head = h11.Response(status_code=answer.status, reason=answer.reason, headers=self._closing(answer.headers))
+        if isinstance(answer.body, bytes):
+            out = self._send(head) + self._data(answer.body) + self._send(h11.EndOfMessage())
+            self.writer.write(out)
+            await self.writer.drain()
+            return
+        await self._stream(self._send(head), answer.body)
+
+    def fail(self, status: int) -> None:
+        """Answer a request that cannot be read."""
+        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            headers = [("content-length", "0"), ("connection", "close")]
+            self.writer.write(self._send(h11.Response(status_code=status, headers=headers)))
+
+    def unread(self) -> bytes:
+        """What the client sent after the request, for a connection that goes on as something else."""
+        return bytes(self._h11.trailing_data[0])
+
+    async def _stream(self, head: bytes, body: AsyncIterator[bytes]) -> None:
+        first = asyncio.ensure_future(anext(body, None))
+        try:
+            # A head goes alone only where its body is slow in coming.
+            if not (await asyncio.wait({first}, timeout=_HEAD_WAIT_S))[0]:
+                self.writer.write(head)
+                head = b""
+            chunk = await first
+            while chunk is not None:
+                self.writer.write(head + self._data(chunk))
+                head = b""
+                await self.writer.drain()
+                chunk = await anext(body, None)
+            self.writer.write(head + self._send(h11.EndOfMessage()))
+            await self.writer.drain()
+        finally:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            await close_stream(body)
+
+    async def _drop_unread_body(self) -> None:
+        """Read what is left of a short request; a long one ends the connection instead."""
+        dropped = 0
+        while self._h11.their_state is h11.SEND_BODY and not self._h11.they_are_waiting_for_100_continue:
+            event = await self._next_event()
+            if not isinstance(event, h11.Data):
+                return
+            dropped += len(event.data)
+            if dropped > _DRAIN:
+                return
+
+    def _closing(self, headers: Headers) -> Headers:
+        unfinished = self._h11.their_state is h11.SEND_BODY
+        return [*headers, (b"connection", b"close")] if unfinished else headers
+
+    async def _next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
+        while True:
+            event = self._h11.next_event()
+            if event is not h11.NEED_DATA:
+                return event
+            self._h11.receive_data(await self.reader.read(_READ))
+
+    def _data(self, data: bytes) -> bytes:
+        return self._send(h11.Data(data=data)) if data else b""
+
+    def _send(self, event: h11.Event) -> bytes:
+        return self._h11.send(event) or b""

@@ -1,0 +1,94 @@
+"""
+How a call that nothing may answer is refused: by an answer, so that a client does not take it for a broken network.
+
+Knows statuses, the marking header and the wording. Knows nothing of sockets.
+403 and no 5xx: clients were seen to retry every 5xx, and a dropped connection for minutes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pdkernel.egress.message import Answer
+
+MARK = b"x-pdkernel-egress"
+
+_CHANGE_MODE = (
+    "To let it out, choose `%pdegress live` in the notebook or `--egress live` on the command line; "
+    "to have it answered here, `stand-in=URL`."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """
+    A refused call.
+
+    Attributes:
+        kind: Value of the marking header: `denied`, `miss`, `upgrade`, `upstream`, `no-ticket` or `proxy`.
+        code: A stable word for programs.
+        message: For people: method, redacted URL, mode, what to do.
+        status: HTTP status.
+    """
+
+    kind: str
+    code: str
+    message: str
+    status: int = 403
+
+    def answer(self, **more: Any) -> Answer:
+        """The refusal as an HTTP answer; *more* goes into its `error` object."""
+        body = json.dumps({"error": {"code": self.code, "message": self.message, **more}}, ensure_ascii=False).encode()
+        reason = b"Forbidden" if self.status == 403 else b"Bad Gateway"
+        headers = [
+            (b"content-type", b"application/json; charset=utf-8"),
+            (b"content-length", str(len(body)).encode()),
+            (MARK, self.kind.encode()),
+        ]
+        return Answer(self.status, reason, headers, body)
+
+
+def denied(method: str, url: str, mode: str) -> Refusal:
+    """A call that the mode does not let out."""
+    message = f"{method} {url} was not sent: the mode for outside calls is {mode}.\n{_CHANGE_MODE}"
+    return Refusal("denied", "egress_denied", message)
+
+
+def missed(method: str, url: str, mode: str, why: str) -> Refusal:
+    """A call that is not among the recorded ones."""
+    message = (
+        f"{method} {url} cannot be answered from the recorded calls ({mode}): {why}\n"
+        f"Record it with {mode.replace('replay=', 'record=', 1)}."
+    )
+    return Refusal("miss", "egress_miss", message)
+
+
+def not_http(what: str, url: str, mode: str) -> Refusal:
+    """Something that only passes where calls go out unread."""
+    message = (
+        f"{what} to {url} was not made: the mode for outside calls is {mode}, and it cannot be recorded or stood in for.\n"
+        "Only `live`, or `allow=` with that host, lets it through."
+    )
+    return Refusal("upgrade", "egress_upgrade", message)
+
+
+def own_proxy(method: str, url: str) -> Refusal:
+    """A call through a proxy of the step's own: it would hide what is called."""
+    message = (
+        f"{method} {url} was not sent: the step calls through a proxy of its own, which hides what it calls.\n"
+        "Take the proxy out of the step; calls leave through the one given with `--via`."
+    )
+    return Refusal("proxy", "egress_proxy", message)
+
+
+def no_step() -> Refusal:
+    """A call that no running step made."""
+    message = "This call was not sent: the step that made it has ended, or it does not come from a step."
+    return Refusal("no-ticket", "egress_no_step", message)
+
+
+def failed(method: str, url: str, why: str) -> Refusal:
+    """A call that went out and got no answer."""
+    return Refusal("upstream", "egress_upstream", f"{method} {url} got no answer: {why}", status=502)

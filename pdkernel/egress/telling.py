@@ -1,0 +1,53 @@
+"""
+Secrets that nobody told us of: values under names that say what they are.
+
+Knows those names and how they stand in URLs, forms and JSON. Knows nothing of known secrets: the redactor does those.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote_plus
+
+REDACTED = "{{redacted}}"
+
+_NAMES = (
+    "access_token|refresh_token|id_token|token|auth_token|client_secret|secret|password|passwd|api_key|apikey"
+    "|x-amz-signature|x-amz-credential|x-amz-security-token|signature"
+)
+_IN_FORM = re.compile(rf"((?:^|[?&;])(?:{_NAMES})=)([^&#\s]+)", re.IGNORECASE)
+_IN_JSON = re.compile(rf'("(?:{_NAMES})"\s*:\s*")((?:[^"\\]|\\.)+)"', re.IGNORECASE)
+_IN_QUOTED_JSON = re.compile(rf'(\\"(?:{_NAMES})\\"\s*:\s*\\")(.+?)\\"', re.IGNORECASE)
+_REMEMBERED = 8
+
+
+def hide_in_url(url: str) -> str:
+    """*url* with the values of telling parameters hidden."""
+    return _IN_FORM.sub(rf"\1{REDACTED}", url)
+
+
+class TellingNames:
+    """
+    Hides such values, and finds the same values again wherever else they turn up.
+
+    Without the memory, a secret that a server echoes under another name would be kept.
+    """
+
+    def __init__(self) -> None:
+        self._values: set[str] = set()
+
+    def hide(self, text: str) -> str:
+        """*text* without telling values and without those met before (of eight characters or more)."""
+        for pattern in (_IN_JSON, _IN_QUOTED_JSON, _IN_FORM):
+            for found in pattern.finditer(text):
+                self._remember(found[2])
+        text = _IN_JSON.sub(rf'\1{REDACTED}"', text)
+        text = _IN_QUOTED_JSON.sub(rf'\1{REDACTED}\\"', text)
+        text = _IN_FORM.sub(rf"\1{REDACTED}", text)
+        for value in sorted(self._values, key=len, reverse=True):
+            text = text.replace(value, REDACTED)
+        return text
+
+    def _remember(self, value: str) -> None:
+        if REDACTED not in value:
+            self._values |= {form for form in (value, unquote_plus(value)) if len(form) >= _REMEMBERED}

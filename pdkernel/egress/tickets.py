@@ -1,0 +1,113 @@
+"""
+Whose outside calls these are: an opaque word per process, bound anew to each step.
+
+Knows the binding's fields and the count of equal requests since it was bound. Knows nothing of HTTP.
+A ticket is looked up at every request, not at every connection: a kept-alive connection outlives its step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pdkernel.egress.policy import Policy
+from pdkernel.egress.sent import SentRequests
+from pdkernel.execution import OutsideCall
+
+
+class Redacts(Protocol):
+    """Hides a run's secrets."""
+
+    def text(self, text: str) -> str:
+        """*text* with every known secret, however encoded, replaced by its placeholder."""
+        ...
+
+    def found_in(self, text: str) -> list[str]:
+        """The refs of the secrets that *text* holds."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Binding:
+    """
+    The step whose outside calls a ticket stands for.
+
+    Attributes:
+        step: The step's name.
+        policy: What becomes of its calls.
+        redactor: Hides the run's secrets in whatever is kept of a call.
+        on_call: Told of each finished call, before the step sees the end of the answer.
+        on_refused: Told of a call that nothing may answer: the step should end with this message.
+        apps: Secret ref to app slug, for "whose account was used".
+        sent: Answers to unsafe requests of earlier runs, or None to send every time.
+        scope: Event, user and environment: what "once" is counted in.
+        send: Send even what was sent before, and keep the new answer.
+    """
+
+    step: str
+    policy: Policy
+    redactor: Redacts
+    on_call: Callable[[OutsideCall], None]
+    on_refused: Callable[[str], None]
+    apps: Mapping[str, str] = field(default_factory=dict)
+    sent: SentRequests | None = None
+    scope: str = ""
+    send: bool = False
+
+
+class Bound:
+    """One binding at work: the binding, and how often each request was made since."""
+
+    def __init__(self, binding: Binding) -> None:
+        self.binding = binding
+        self._made: Counter[str] = Counter()
+
+    def ordinal(self, identity: str) -> int:
+        """How many equal requests came before this one; counts it."""
+        count = self._made[identity]
+        self._made[identity] += 1
+        return count
+
+
+class Ticket:
+    """A ticket: its present binding, or None between steps, and the connections that carry it."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.bound: Bound | None = None
+        self.connections: set[asyncio.Task[None]] = set()
+
+
+class Tickets:
+    """The tickets of one gateway."""
+
+    def __init__(self) -> None:
+        self._tickets: dict[str, Ticket] = {}
+
+    def open(self) -> str:
+        """A new ticket, unbound; nobody can guess it."""
+        token = secrets.token_urlsafe(18)
+        self._tickets[token] = Ticket(token)
+        return token
+
+    def find(self, token: str | None) -> Ticket | None:
+        """The open ticket of that word, or None."""
+        return self._tickets.get(token) if token else None
+
+    def bind(self, token: str, binding: Binding) -> None:
+        """From now on *token* stands for *binding*. Raises `KeyError` for a ticket that is not open."""
+        self._tickets[token].bound = Bound(binding)
+
+    def unbind(self, token: str) -> None:
+        """From now on *token* stands for no step; an unknown ticket is left at that."""
+        ticket = self._tickets.get(token)
+        if ticket is not None:
+            ticket.bound = None
+
+    def close(self, token: str) -> Ticket | None:
+        """Forget *token*; the ticket, if it was open."""
+        return self._tickets.pop(token, None)

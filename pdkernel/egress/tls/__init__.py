@@ -1,0 +1,1 @@
+"""Certificates of the gateway, and reading how a client's TLS begins."""

@@ -1,0 +1,159 @@
+"""
+The project's own certificate authority, the files that make steps trust it, and whom the gateway trusts.
+
+Knows where those files are kept and who may read them. Knows nothing of connections.
+The authority's key never leaves its folder and is never installed anywhere: only the steps' own environment points at it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import tempfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pdkernel.errors import ProjectError
+
+if TYPE_CHECKING:
+    import trustme
+
+AUTHORITY_FILE = "authority.pem"
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\r?\n?", re.DOTALL)
+_LEAVES = 256
+
+
+class Authority:
+    """
+    A certificate authority kept in a folder, and a server context for each host that a step calls.
+
+    Attributes:
+        folder: Holds `authority.pem` (key and certificate, mode 0600) and what is made from it.
+    """
+
+    def __init__(self, folder: Path, *, environ: Mapping[str, str]) -> None:
+        self.folder = folder
+        self._environ = environ
+        self._authority: trustme.CA | None = None
+        self._contexts: OrderedDict[str, ssl.SSLContext] = OrderedDict()
+        self._written = False
+
+    @property
+    def certificate_file(self) -> Path:
+        """The authority's certificate alone."""
+        self._write()
+        return self.folder / "ca.pem"
+
+    @property
+    def bundle_file(self) -> Path:
+        """Public roots, the user's own roots and the authority's certificate, as one file."""
+        self._write()
+        return self.folder / "bundle.pem"
+
+    @property
+    def wgetrc_file(self) -> Path:
+        """A configuration for wget, which reads no CA variable."""
+        self._write()
+        return self.folder / "wgetrc"
+
+    def server_context(self, host: str) -> ssl.SSLContext:
+        """A server's side of TLS for *host*, HTTP/1.1 only."""
+        context = self._contexts.get(host)
+        if context is None:
+            if self._authority is None:
+                import trustme
+
+                pem = self._load()
+                self._authority = trustme.CA.from_pem(_certificates(pem), pem)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.set_alpn_protocols(["http/1.1"])
+            self._authority.issue_cert(host).configure_cert(context)
+            self._contexts[host] = context
+            if len(self._contexts) > _LEAVES:
+                self._contexts.popitem(last=False)
+        self._contexts.move_to_end(host)
+        return context
+
+    def _load(self) -> bytes:
+        """Key and certificate; made at the first call in this folder, by whichever process comes first."""
+        file = self.folder / AUTHORITY_FILE
+        if not file.exists():
+            import trustme
+
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            made = trustme.CA(organization_name="pdkernel", organization_unit_name="outside calls of this project")
+            _write_new(file, made.private_key_pem.bytes() + made.cert_pem.bytes())
+        pem = file.read_bytes()
+        if b"PRIVATE KEY-----" not in pem or not _certificates(pem):
+            raise ProjectError(
+                f"{file} is damaged: it holds no key or no certificate.",
+                fix="Delete it; the next run makes another.",
+            )
+        return pem
+
+    def _write(self) -> None:
+        if self._written:
+            return
+        try:
+            certificate = _certificates(self._load())
+            _write(self.folder / "ca.pem", certificate)
+            _write(self.folder / "bundle.pem", public_roots(self._environ) + certificate)
+            _write(self.folder / "wgetrc", f"ca_certificate = {self.folder / 'bundle.pem'}\n".encode())
+        except OSError as error:
+            raise ProjectError(
+                f"The certificates for outside calls cannot be kept in {self.folder}: {error.strerror or error}.",
+                fix="Make the folder writable, or name another project with --project.",
+            ) from error
+        self._written = True
+
+
+def upstream_context(environ: Mapping[str, str], extra: Path | None) -> ssl.SSLContext:
+    """A client's side of TLS: public roots, the user's own (`SSL_CERT_FILE`), and *extra*."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=public_roots(environ).decode())
+    if extra is not None:
+        context.load_verify_locations(extra)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def public_roots(environ: Mapping[str, str]) -> bytes:
+    """The roots of certifi, and those of the user's `SSL_CERT_FILE` if it can be read, as PEM."""
+    import certifi
+
+    roots = _certificates(Path(certifi.where()).read_bytes())
+    own = environ.get("SSL_CERT_FILE", "")
+    if own and Path(own).is_file():
+        roots += _certificates(Path(own).read_bytes())
+    return roots
+
+
+def _certificates(pem: bytes) -> bytes:
+    return b"".join(found.rstrip() + b"\n" for found in _CERTIFICATE.findall(pem))
+
+
+def _write_new(file: Path, content: bytes) -> None:
+    """Write *file* readable by its owner only, unless another process did so meanwhile."""
+    temporary = _temporary(file, content)
+    try:
+        os.link(temporary, file)
+    except FileExistsError:
+        return
+    finally:
+        temporary.unlink()
+
+
+def _write(file: Path, content: bytes) -> None:
+    if not file.exists() or file.read_bytes() != content:
+        _temporary(file, content).replace(file)
+
+
+def _temporary(file: Path, content: bytes) -> Path:
+    """A file of mode 0600 beside *file* that holds *content*."""
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    with os.fdopen(descriptor, "wb") as opened:
+        opened.write(content)
+    return Path(name)

@@ -1,0 +1,56 @@
+"""
+What is passed through unread: WebSockets, HTTP/2, databases, hosts whose TLS stays closed.
+
+Knows how to carry bytes both ways. Knows nothing of modes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from pdkernel.egress.message import Request, end_to_end
+
+_CHUNK = 1 << 16
+
+
+async def carry(
+    client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    first: bytes = b"",
+) -> None:
+    """Carry bytes both ways until both sides have ended; *first* was read from the client before."""
+    if first:
+        server[1].write(first)
+    try:
+        await asyncio.gather(_one_way(client[0], server[1]), _one_way(server[0], client[1]))
+    finally:
+        await shut(server[1])
+
+
+async def shut(writer: asyncio.StreamWriter) -> None:
+    """Close *writer*, whatever state its connection is in."""
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+def websocket_head(request: Request) -> bytes:
+    """The request that asks for a WebSocket, as the host is to read it."""
+    headers = [*end_to_end(request.headers), (b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
+    lines = [request.method.encode() + b" " + request.target + b" HTTP/1.1"]
+    lines += [name + b": " + value for name, value in headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+async def _one_way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while chunk := await reader.read(_CHUNK):
+            writer.write(chunk)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+        else:
+            writer.close()
+    except OSError:
+        writer.close()

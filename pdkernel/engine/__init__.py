@@ -1,0 +1,15 @@
+"""
+Runs a workflow on an event and records what every step did.
+
+Knows the order of things: check the end user, resolve accounts, evaluate props, run the step, record, go on.
+Clock, ids, directory, journal and the processes that run steps are arguments. Knows nothing of notebooks,
+HTTP servers or how an execution is shown.
+
+    request       what a run is asked to do
+    context       `steps.trigger.context`
+    end_users     the four end-user errors, and whose account each step gets
+    recorder      one step's record while it runs: redacted, in order
+    interpreter   the loop
+    journal/      the record on disk
+    runtime       the parts of one process, assembled
+"""

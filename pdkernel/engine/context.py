@@ -1,0 +1,67 @@
+"""
+`steps.trigger.context`: the event's metadata, in the platform's keys and order.
+
+Knows the nineteen keys (observed on platform 3.56-3.59). Knows nothing of the event's data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from pdkernel import __version__
+from pdkernel.clock import Clock, Ids, iso
+from pdkernel.engine.request import RunRequest
+from pdkernel.model import JSON
+
+
+def build_context(request: RunRequest, *, project_id: str, trace_id: str, run_id: str, clock: Clock) -> dict[str, JSON]:
+    """The context of a new run; ids of the workflow and its trigger are derived from its name, so they stay."""
+    workflow = request.workflow
+    user = request.external_user_id
+    return {
+        "id": run_id,
+        "ts": iso(clock.now()),
+        "pipeline_id": None,
+        "workflow_id": stable_id("p_", workflow.name),
+        "deployment_id": stable_id("d_", workflow.version),
+        "source_type": "TRACE" if request.test else "COMPONENT",
+        "verified": False,
+        "hops": None,
+        "test": request.test,
+        "replay": False,
+        "owner_id": stable_id("o_", project_id),
+        # parity: the platform's own release; here ours, since code may log it but must not mistake us for it
+        "platform_version": f"pdkernel-{__version__}",
+        "workflow_name": workflow.name,
+        "resume": None,
+        "emitter_id": stable_id("ti_" if workflow.trigger.type == "schedule" else "hi_", workflow.name),
+        "external_user_id": user,
+        "external_user_environment": request.environment if user is not None else None,
+        "trace_id": trace_id,
+        "project_id": project_id,
+    }
+
+
+def step_context(request: RunRequest, clock: Clock, *, timeout_s: float) -> dict[str, JSON]:
+    """What `$.context` holds besides `steps.trigger.context` (platform documentation of `$.context`)."""
+    return {
+        "deadline": int((clock.now().timestamp() + timeout_s) * 1000),
+        "JIT": request.test,
+        "run": {"runs": 1, "context": None},
+    }
+
+
+def stable_id(prefix: str, of: str) -> str:
+    """An id in the platform's shape (prefix and seven letters) that is the same for the same text."""
+    alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    number = int.from_bytes(hashlib.sha256(f"{prefix}{of}".encode()).digest()[:8])
+    letters = []
+    for _ in range(7):
+        number, index = divmod(number, len(alphabet))
+        letters.append(alphabet[index])
+    return prefix + "".join(letters)
+
+
+def new_run_ids(ids: Ids) -> tuple[str, str]:
+    """A run's own id and the trace id that its retries and resumes share."""
+    return ids.new("", 27), ids.new("", 27)

@@ -1,0 +1,343 @@
+"""
+A journal of dictionaries, by the same rules: for fast tests and for examples that keep nothing.
+
+Executors that share a `MemoryStore` see one record, as processes that share a file do. It passes the same
+conformance suite as the one on SQLite.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Self
+
+from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
+from pdkernel.engine.journal.records import (
+    Claim,
+    FinalStatus,
+    NewRun,
+    Query,
+    RunRow,
+    RunStatus,
+    definition_text,
+    execution,
+    stored_status,
+)
+from pdkernel.errors import ProjectError
+from pdkernel.execution import Execution, Status
+from pdkernel.model import Workflow
+
+LEASE_S = 10.0
+"""Seconds for which a heartbeat is good."""
+
+
+@dataclass(slots=True)
+class _Run:
+    new: NewRun
+    created: float
+    status: RunStatus
+    owner: str | None
+    fence: int
+    attempt: int = 1
+    wake_at: float | None = None
+    ended: float | None = None
+    output: str | None = None
+    steps: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Limit:
+    concurrency: int | None
+    per: int | None
+    period: float | None
+    starts: list[float] = field(default_factory=list)
+
+
+class MemoryStore:
+    """What the executors of one memory share."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.leases: dict[str, float] = {}
+        self.definitions: dict[str, list[str]] = {}
+        self.runs: dict[str, _Run] = {}
+        self.limits: dict[str | None, _Limit] = {}
+
+
+class MemoryJournal:
+    """The journal of one executor in memory; implements `Journal`."""
+
+    def __init__(self, store: MemoryStore, *, executor_id: str, clock: Clock, lease_s: float) -> None:
+        self.executor_id = executor_id
+        self.lease_s = lease_s
+        self._store = store
+        self._clock = clock
+        self._closed = False
+        store.leases[executor_id] = self._now() + lease_s
+
+    @classmethod
+    def open(
+        cls,
+        store: MemoryStore | None = None,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        ids: Ids = RANDOM_IDS,
+        lease_s: float = LEASE_S,
+    ) -> Self:
+        """Become an executor of *store*, or of a fresh one."""
+        return cls(store or MemoryStore(), executor_id=ids.new("exec_", 20), clock=clock, lease_s=lease_s)
+
+    async def deploy(self, workflow: Workflow) -> int:
+        """The version number of this definition; the same text has the same number."""
+        definition = definition_text(workflow)
+        with self._open() as store:
+            versions = store.definitions.setdefault(workflow.name, [])
+            if definition not in versions:
+                versions.append(definition)
+            return versions.index(definition) + 1
+
+    async def accept(self, run: NewRun) -> bool:
+        """Record the run, owned by this executor with fence 1; with a queue, ready and owned by nobody."""
+        with self._open() as store:
+            if run.id in store.runs or self.executor_id not in store.leases:
+                return False
+            created = self._now() if run.created is None else run.created
+            store.runs[run.id] = (
+                _Run(run, created, "running", self.executor_id, 1)
+                if run.queue is None
+                else _Run(run, created, "ready", None, 0)
+            )
+            return True
+
+    async def append(self, run_id: str, seq: int, name: str, data: str, *, fence: int = 1) -> bool:  # noqa: ARG002
+        """Record a finished step; False if the run is no longer ours, or has that step."""
+        with self._mine(run_id, fence) as run:
+            if run is None or seq in run.steps:
+                return False
+            run.steps[seq] = data
+            return True
+
+    async def finish(
+        self,
+        run_id: str,
+        status: FinalStatus,
+        output: str,
+        *,
+        fence: int = 1,
+        wait: bool = True,  # noqa: ARG002
+    ) -> bool:
+        """End the run; False if it is no longer ours. There is nothing to wait for."""
+        with self._mine(run_id, fence) as run:
+            if run is None:
+                return False
+            run.status, run.output, run.ended, run.owner = status, output, self._now(), None
+            return True
+
+    async def park(
+        self,
+        run_id: str,
+        seq: int,  # noqa: ARG002
+        *,
+        fence: int = 1,
+        wake_at: float | None = None,
+        token_hash: str | None = None,  # noqa: ARG002
+    ) -> bool:
+        """Pause the run in step *seq*; False if it is no longer ours."""
+        with self._mine(run_id, fence) as run:
+            if run is None:
+                return False
+            run.status, run.wake_at, run.owner = "paused", wake_at, None
+            return True
+
+    async def resolve(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:  # noqa: ARG002
+        """Make the paused run ready; False if somebody was first."""
+        with self._open() as store:
+            run = store.runs.get(run_id)
+            return run is not None and run.fence == fence and _wake(run)
+
+    async def due(self, limit: int = 500) -> int:
+        """Make ready what was paused until now; how many."""
+        now = self._now()
+        with self._open() as store:
+            waiting = [run for run in store.runs.values() if run.wake_at is not None and run.wake_at <= now]
+            waiting.sort(key=lambda run: run.wake_at or 0.0)
+            return sum(_wake(run) for run in waiting[:limit])
+
+    async def claim(self, run_id: str) -> Claim | None:
+        """Take that ready run, or None if somebody was first."""
+        with self._open() as store:
+            run = store.runs.get(run_id)
+            return None if run is None else self._claim(run)
+
+    async def take(self, queue: str | None = None, limit: int = 1) -> Sequence[Claim]:
+        """Take the oldest ready runs of *queue*, no more than its limits allow."""
+        with self._open() as store:
+            ready = sorted(
+                (run for run in store.runs.values() if run.status == "ready" and run.new.queue == queue),
+                key=lambda run: (run.created, run.new.id),
+            )
+            free = self._free(store, queue, limit)
+            claims = [claim for run in ready[:free] if (claim := self._claim(run)) is not None]
+            if queue in store.limits:
+                store.limits[queue].starts.extend([self._now()] * len(claims))
+            return claims
+
+    async def limit(
+        self, queue: str, *, concurrency: int | None = None, per: int | None = None, period: float | None = None
+    ) -> None:
+        """Set the limits of *queue*."""
+        with self._open() as store:
+            store.limits[queue] = _Limit(concurrency, per, period)
+
+    async def cancel(self, run_id: str) -> bool:
+        """End a run that has not ended, whoever owns it; False if it has."""
+        with self._open() as store:
+            run = store.runs.get(run_id)
+            if run is None or run.status not in ("ready", "paused", "running"):
+                return False
+            run.status, run.ended, run.owner, run.wake_at = "cancelled", self._now(), None, None
+            return True
+
+    async def heartbeat(self) -> bool:
+        """Prolong this executor's lease; False if it was declared dead."""
+        with self._open() as store:
+            if self.executor_id not in store.leases:
+                return False
+            store.leases[self.executor_id] = self._now() + self.lease_s
+            return True
+
+    async def reap(self) -> int:
+        """Declare dead whose lease is over, and free their runs; how many runs."""
+        now = self._now()
+        with self._open() as store:
+            dead = {executor for executor, until in store.leases.items() if until < now}
+            store.leases = {executor: until for executor, until in store.leases.items() if executor not in dead}
+            orphans = [run for run in store.runs.values() if run.owner in dead]
+            for run in orphans:
+                run.status, run.owner, run.attempt = "ready", None, run.attempt + 1
+            return len(orphans)
+
+    async def execution(self, run_id: str) -> Execution | None:
+        """The run as it stands, or None."""
+        with self._open() as store:
+            run = store.runs.get(run_id)
+            return None if run is None else _execution(store, run)
+
+    async def executions(
+        self,
+        *,
+        workflow: str | None = None,
+        external_user: str | None = None,
+        environment: str | None = None,
+        status: Status | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 50,
+        before: str | None = None,
+    ) -> list[Execution]:
+        """Runs that match everything given, newest first, from below *before* (an id) on."""
+        query = Query(workflow, external_user, environment, status, since, until, limit, before)
+        with self._open() as store:
+            found = [run for run in store.runs.values() if _matches(store, run, query)]
+            found.sort(key=lambda run: (run.created, run.new.id), reverse=True)
+            return [_execution(store, run) for run in found[:limit]]
+
+    async def close(self) -> None:
+        """Stop being an executor; one that owns runs stays, for the reaper. Closing twice is fine."""
+        with self._store.lock:
+            self._closed = True
+            if not any(run.owner == self.executor_id for run in self._store.runs.values()):
+                self._store.leases.pop(self.executor_id, None)
+
+    @contextmanager
+    def _open(self) -> Iterator[MemoryStore]:
+        if self._closed:
+            raise ProjectError("The journal in memory is closed.", fix="Open the project again.")
+        with self._store.lock:
+            yield self._store
+
+    @contextmanager
+    def _mine(self, run_id: str, fence: int) -> Iterator[_Run | None]:
+        """The run, if this executor owns it with that fence."""
+        with self._open() as store:
+            run = store.runs.get(run_id)
+            alive = self.executor_id in store.leases
+            mine = run is not None and alive and run.fence == fence and run.owner == self.executor_id
+            yield run if mine else None
+
+    def _claim(self, run: _Run) -> Claim | None:
+        if run.status != "ready" or self.executor_id not in self._store.leases:
+            return None
+        run.status, run.owner, run.fence = "running", self.executor_id, run.fence + 1
+        new = run.new
+        return Claim(
+            new.id, run.fence, run.attempt, new.workflow, new.version, new.event, new.external_user, new.environment
+        )
+
+    def _free(self, store: MemoryStore, queue: str | None, free: int) -> int:
+        allowed = store.limits.get(queue)
+        if allowed is None:
+            return free
+        if allowed.concurrency is not None:
+            running = sum(run.status == "running" and run.new.queue == queue for run in store.runs.values())
+            free = min(free, allowed.concurrency - running)
+        if allowed.per is not None and allowed.period is not None:
+            allowed.starts = [at for at in allowed.starts if at > self._now() - (allowed.period or 0.0)]
+            free = min(free, allowed.per - len(allowed.starts))
+        return max(free, 0)
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
+
+
+def _wake(run: _Run) -> bool:
+    if run.status != "paused":
+        return False
+    run.status, run.wake_at = "ready", None
+    return True
+
+
+def _execution(store: MemoryStore, run: _Run) -> Execution:
+    new = run.new
+    versions = store.definitions.get(new.workflow, [])
+    row = RunRow(
+        id=new.id,
+        trace_id=new.trace_id,
+        workflow=new.workflow,
+        definition=versions[new.version - 1] if 0 < new.version <= len(versions) else None,
+        event=new.event,
+        external_user=new.external_user,
+        environment=new.environment,
+        status=run.status,
+        fence=run.fence,
+        attempt=run.attempt,
+        created=run.created,
+        ended=run.ended,
+        output=run.output,
+    )
+    return execution(row, [run.steps[seq] for seq in sorted(run.steps)])
+
+
+def _matches(store: MemoryStore, run: _Run, query: Query) -> bool:
+    given = (
+        (query.workflow, run.new.workflow),
+        (query.external_user, run.new.external_user),
+        (query.environment, run.new.environment),
+    )
+    if any(wanted is not None and wanted != value for wanted, value in given):
+        return False
+    if query.status is not None:
+        status, claimed = stored_status(query.status)
+        if run.status != status or (claimed is not None and (run.fence > 0) != claimed):
+            return False
+    if query.since is not None and run.created < query.since.timestamp():
+        return False
+    if query.until is not None and run.created >= query.until.timestamp():
+        return False
+    if query.before is None:
+        return True
+    last = store.runs.get(query.before)
+    return last is not None and (run.created, run.new.id) < (last.created, last.new.id)

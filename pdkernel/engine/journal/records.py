@@ -1,0 +1,246 @@
+"""
+What goes into the journal and comes out of it, as values; and what its text columns hold.
+
+    deployments.definition   the workflow's JSON, keys sorted: its hash is `Workflow.version`
+    runs.event               {"event", "context"} and, if it is a replay, "replay_of"; masked and redacted by the caller
+    steps.data               a `StepResult` as JSON
+    runs.output              {"response", "error", "steps": {name: status of a step that has no row}}
+
+Knows the state machine's names. No I/O.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, cast
+
+from pdkernel.clock import iso
+from pdkernel.execution import ErrorRecord, Execution, Response, Status, StepResult, StepStatus
+from pdkernel.model import JSON, Workflow
+
+RunStatus = Literal["ready", "running", "paused", "success", "error", "exited", "cancelled"]
+FinalStatus = Literal["success", "error", "exited", "cancelled"]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """
+    A run to be accepted.
+
+    Attributes:
+        id: Of the run; accepting it twice is refused the second time.
+        trace_id: The same for a run and its replays.
+        workflow: Its name, as it was deployed.
+        version: What `deploy` returned.
+        event: The `runs.event` text (`trigger_text`).
+        external_user: The external user's id, or None.
+        environment: `development` or `production`.
+        queue: A queue with limits: the run is then ready, not started; or None.
+        created: Seconds since 1970, or None for now.
+    """
+
+    id: str
+    trace_id: str
+    workflow: str
+    version: int
+    event: str
+    external_user: str | None = None
+    environment: str = "development"
+    queue: str | None = None
+    created: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """
+    A run that is now this executor's.
+
+    Attributes:
+        run_id: The run.
+        fence: To be named in every write from now on.
+        attempt: 2 or more: the first step without a row may have run before.
+        workflow: Its name.
+        version: Of its definition.
+        event: The `runs.event` text.
+        external_user: The external user's id, or None.
+        environment: `development` or `production`.
+    """
+
+    run_id: str
+    fence: int
+    attempt: int
+    workflow: str
+    version: int
+    event: str
+    external_user: str | None
+    environment: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A row of `runs`, with its definition."""
+
+    id: str
+    trace_id: str
+    workflow: str
+    definition: str | None
+    event: str
+    external_user: str | None
+    environment: str
+    status: RunStatus
+    fence: int
+    attempt: int
+    created: float
+    ended: float | None
+    output: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """
+    Which executions, newest first.
+
+    Attributes:
+        workflow: Its name, or None for all; likewise the next three.
+        external_user: The external user's id.
+        environment: `development` or `production`.
+        status: An execution's status.
+        since: Started at or after this moment.
+        until: Started before this moment.
+        limit: How many at most.
+        before: The id of the last execution of the page before: pages go by key, not by offset.
+    """
+
+    workflow: str | None = None
+    external_user: str | None = None
+    environment: str | None = None
+    status: Status | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int = 50
+    before: str | None = None
+
+
+def definition_text(workflow: Workflow) -> str:
+    """The `deployments.definition` text of *workflow*."""
+    return json.dumps(workflow.to_json(), sort_keys=True)
+
+
+def trigger_text(event: Mapping[str, JSON], context: Mapping[str, JSON], *, replay_of: str | None = None) -> str:
+    """The `runs.event` text: event and context as they may be kept (masked and redacted)."""
+    return _dump({"event": event, "context": context} | ({"replay_of": replay_of} if replay_of else {}))
+
+
+def step_text(result: StepResult) -> str:
+    """The `steps.data` text of a step's result."""
+    return _dump(result.to_json())
+
+
+def output_text(
+    *, response: Response | None = None, error: ErrorRecord | None = None, steps: Mapping[str, StepStatus] | None = None
+) -> str:
+    """The `runs.output` text; *steps* says what became of the steps that have no row."""
+    return _dump(
+        {
+            "response": response.to_json() if response else None,
+            "error": error.to_json() if error else None,
+            "steps": dict(steps or {}),
+        }
+    )
+
+
+def safe_json(text: str) -> str:
+    """JSON text with NUL and lone surrogates escaped: what a database cannot hold as text, and JSON can."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\0", "\\u0000"))
+
+
+def safe_text(text: str) -> str:
+    """Plain text with NUL and lone surrogates replaced by U+FFFD."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return _SURROGATE.sub("\ufffd", text.replace("\0", "\ufffd"))
+
+
+def stored_status(status: Status) -> tuple[RunStatus, bool | None]:
+    """The row's status for an execution's, and whether it was claimed before (None: either)."""
+    match status:
+        case "queued":
+            return "ready", False
+        case "resumed":
+            return "ready", True
+        case "executing":
+            return "running", None
+        case _:
+            return status, None
+
+
+def execution(run: RunRow, steps: Sequence[str]) -> Execution:
+    """
+    The run as an `Execution`.
+
+    Args:
+        run: Its row.
+        steps: `steps.data` of its rows, in order.
+    """
+    trigger = json.loads(run.event)
+    output: dict[str, Any] = json.loads(run.output) if run.output else {}
+    definition: dict[str, Any] = json.loads(run.definition) if run.definition else {}
+    results = {result.name: result for result in (StepResult.from_json(json.loads(text)) for text in steps)}
+    response, error = output.get("response"), output.get("error")
+    return Execution(
+        id=run.id,
+        trace_id=run.trace_id,
+        workflow=run.workflow,
+        version=hashlib.sha256(run.definition.encode()).hexdigest()[:12] if run.definition else "",
+        status=_shown_status(run),
+        external_user=run.external_user,
+        environment=run.environment,
+        started_at=_iso(run.created),
+        finished_at=None if run.ended is None else _iso(run.ended),
+        attempt=run.attempt,
+        replay_of=trigger.get("replay_of"),
+        event=trigger["event"],
+        context=trigger["context"],
+        steps=_in_order(definition.get("steps", ()), results, output.get("steps", {})),
+        response=Response(**response) if response else None,
+        error=ErrorRecord(**error) if error else None,
+    )
+
+
+def _in_order(
+    defined: Sequence[Mapping[str, Any]], results: Mapping[str, StepResult], others: Mapping[str, StepStatus]
+) -> tuple[StepResult, ...]:
+    """The definition's steps, each with its result or, without a row, what became of it."""
+    without_row = (
+        StepResult(step["name"], others.get(step["name"], "disabled" if step["disabled"] else "not_run"))
+        for step in defined
+    )
+    ordered = {step.name: results.get(step.name, step) for step in without_row}
+    return tuple({**ordered, **results}.values())
+
+
+def _shown_status(run: RunRow) -> Status:
+    match run.status:
+        case "running":
+            return "executing"
+        case "ready":
+            return "resumed" if run.fence else "queued"
+        case status:
+            return cast("Status", status)
+
+
+def _iso(seconds: float) -> str:
+    return iso(datetime.fromtimestamp(seconds, UTC))
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,109 @@
+"""
+The journal's tables, the same on SQLite and Postgres.
+
+No foreign keys: each is one more lock and look-up in the hot statements; deletion is by run id, in batches.
+Times are seconds since 1970 as double precision. What the text columns hold is `records`.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, Column, Double, Index, Integer, MetaData, PrimaryKeyConstraint, Table, Text, text
+
+SCHEMA_VERSION = 1
+"""Of these tables; on SQLite it is the file's `user_version`."""
+
+metadata = MetaData()
+
+executors = Table(
+    "executors",
+    metadata,
+    Column("id", Text, primary_key=True),  # new at every start of a process
+    Column("slot", Text, nullable=False),  # survives a restart
+    Column("lease_until", Double, nullable=False),
+    Column("alive", Boolean, nullable=False),
+)
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("workflow", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("definition", Text, nullable=False),
+    PrimaryKeyConstraint("workflow", "version"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("trace_id", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("external_user", Text),
+    Column("environment", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("owner", Text),
+    Column("fence", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("queue", Text),
+    Column("wake_at", Double),
+    Column("created", Double, nullable=False),
+    Column("ended", Double),
+    Column("output", Text),
+)
+
+
+def _runs_index(name: str, *columns: str, status: str) -> Index:
+    only = text(f"status = '{status}'")
+    return Index(name, *(runs.c[column] for column in columns), sqlite_where=only, postgresql_where=only)
+
+
+_runs_index("runs_due", "wake_at", status="paused")
+_runs_index("runs_ready", "queue", "created", status="ready")
+_runs_index("runs_owner", "owner", status="running")
+Index("runs_list", runs.c.workflow, runs.c.created, runs.c.id)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("run_id", Text, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    PrimaryKeyConstraint("run_id", "seq"),
+    sqlite_with_rowid=False,
+)
+
+waits = Table(
+    "waits",
+    metadata,
+    Column("run_id", Text, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("token_hash", Text),
+    Column("outcome", Text),
+    Column("payload", Text),
+    Column("at", Double),
+    PrimaryKeyConstraint("run_id", "fence"),
+    sqlite_with_rowid=False,
+)
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("concurrency", Integer),
+    Column("per", Integer),
+    Column("period", Double),
+)
+
+starts = Table(
+    "starts",
+    metadata,
+    Column("queue", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Index("starts_window", "queue", "at"),
+)

@@ -1,0 +1,239 @@
+"""
+The journal's writes on SQLite: one function a call, each on a connection that is in a transaction.
+
+The numbers of the statements' rows decide who was first. `status = 'running'` is said only where all of an owner's
+or a queue's runs are meant: in the hot statements it would draw the planner to the index on owner.
+Knows nothing of threads, batches or commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from sqlite3 import Connection
+
+from pdkernel.engine.journal.records import Claim, NewRun, safe_json, safe_text
+
+_ME = "exists (select 1 from executors where executors.id = :me and alive)"
+_MINE = f"id = :run and fence = :fence and owner = :me and {_ME}"
+_CLAIMED = "id, fence, attempt, workflow, version, event, external_user, environment"
+
+# Made of our own words only; every value is a parameter.
+_ACCEPT = (
+    "insert into runs (id, trace_id, workflow, version, event, external_user, environment, status, owner,"
+    " fence, attempt, queue, created)"
+    " select :run, :trace, :workflow, :version, :event, :user, :environment, :status, :owner,"
+    f" :fence, 1, :queue, :created where {_ME} on conflict do nothing"
+)
+_APPEND = (
+    "insert into steps select :run, :seq, :name, :fence, :data, :at"  # noqa: S608
+    f" from runs where {_MINE} on conflict do nothing"
+)
+_FINISH = f"update runs set status = :status, output = :output, ended = :at, owner = null where {_MINE}"  # noqa: S608
+_PARK = f"update runs set status = 'paused', wake_at = :wake_at, owner = null where {_MINE}"  # noqa: S608
+_CLAIM = (
+    "update runs set status = 'running', owner = :me, fence = fence + 1"  # noqa: S608
+    f" where id = :run and status = 'ready' and {_ME} returning {_CLAIMED}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """
+    The writes of one executor.
+
+    Attributes:
+        me: The executor's id.
+    """
+
+    me: str
+
+    def register(self, connection: Connection, slot: str, lease_until: float) -> bool:
+        """Begin to be an executor."""
+        connection.execute("insert into executors values (?, ?, ?, true)", (self.me, slot, lease_until))
+        return True
+
+    def retire(self, connection: Connection) -> bool:
+        """Stop being an executor that owns nothing; one that owns runs stays, for the reaper."""
+        done = connection.execute(
+            "delete from executors where id = :me"
+            " and not exists (select 1 from runs where owner = :me and status = 'running')",
+            {"me": self.me},
+        )
+        return done.rowcount == 1
+
+    def heartbeat(self, connection: Connection, lease_until: float) -> bool:
+        """Prolong the lease, unless declared dead."""
+        done = connection.execute("update executors set lease_until = ? where id = ? and alive", (lease_until, self.me))
+        return done.rowcount == 1
+
+    def deploy(self, connection: Connection, workflow: str, definition: str) -> int:
+        """The number of this definition, a new one if it has none yet."""
+        name = safe_text(workflow)
+        row = connection.execute(
+            "select version from deployments where workflow = ? and definition = ? order by version desc limit 1",
+            (name, definition),
+        ).fetchone()
+        if row is None:
+            row = connection.execute(
+                "insert into deployments select :name, coalesce(max(version), 0) + 1, :definition"
+                " from deployments where workflow = :name returning version",
+                {"name": name, "definition": definition},
+            ).fetchone()
+        return int(row[0])
+
+    def accept(self, connection: Connection, run: NewRun, now: float) -> bool:
+        """Insert the run: owned, or ready if it has a queue. Refused if the id is known or this executor dead."""
+        queued = run.queue is not None
+        done = connection.execute(
+            _ACCEPT,
+            {
+                "run": run.id,
+                "trace": run.trace_id,
+                "workflow": safe_text(run.workflow),
+                "version": run.version,
+                "event": safe_json(run.event),
+                "user": None if run.external_user is None else safe_text(run.external_user),
+                "environment": run.environment,
+                "status": "ready" if queued else "running",
+                "owner": None if queued else self.me,
+                "fence": 0 if queued else 1,
+                "queue": run.queue,
+                "created": now if run.created is None else run.created,
+                "me": self.me,
+            },
+        )
+        return done.rowcount == 1
+
+    def append(
+        self, connection: Connection, run_id: str, fence: int, seq: int, name: str, data: str, now: float
+    ) -> bool:
+        """Insert the step's row if the run is still ours and has no such row."""
+        done = connection.execute(
+            _APPEND,
+            {
+                "run": run_id,
+                "seq": seq,
+                "name": safe_text(name),
+                "fence": fence,
+                "data": safe_json(data),
+                "at": now,
+                "me": self.me,
+            },
+        )
+        return done.rowcount == 1
+
+    def finish(self, connection: Connection, run_id: str, fence: int, status: str, output: str, now: float) -> bool:
+        """End the run if it is still ours."""
+        done = connection.execute(
+            _FINISH,
+            {"run": run_id, "fence": fence, "status": status, "output": safe_json(output), "at": now, "me": self.me},
+        )
+        return done.rowcount == 1
+
+    def park(
+        self, connection: Connection, run_id: str, fence: int, seq: int, wake_at: float | None, token_hash: str | None
+    ) -> bool:
+        """Pause the run if it is still ours, and write its wait in the same transaction."""
+        done = connection.execute(
+            _PARK,
+            {"run": run_id, "fence": fence, "wake_at": wake_at, "me": self.me},
+        )
+        if done.rowcount != 1:
+            return False
+        connection.execute(
+            "insert into waits (run_id, fence, seq, token_hash) values (?, ?, ?, ?)", (run_id, fence, seq, token_hash)
+        )
+        return True
+
+    def resolve(
+        self, connection: Connection, run_id: str, fence: int, outcome: str, payload: str | None, now: float
+    ) -> bool:
+        """The first one wins on the run's status, and only then writes the wait."""
+        done = connection.execute(
+            "update runs set status = 'ready', wake_at = null where id = ? and fence = ? and status = 'paused'",
+            (run_id, fence),
+        )
+        if done.rowcount != 1:
+            return False
+        connection.execute(
+            "update waits set outcome = ?, payload = ?, at = ? where run_id = ? and fence = ?",
+            (outcome, None if payload is None else safe_json(payload), now, run_id, fence),
+        )
+        return True
+
+    def due(self, connection: Connection, now: float, limit: int) -> int:
+        """`resolve` with `timeout` for what was to be woken by now."""
+        rows = connection.execute(
+            "select id, fence from runs where status = 'paused' and wake_at <= ? order by wake_at limit ?",
+            (now, limit),
+        ).fetchall()
+        return sum(self.resolve(connection, run_id, fence, "timeout", None, now) for run_id, fence in rows)
+
+    def claim(self, connection: Connection, run_id: str) -> Claim | None:
+        """Own that ready run."""
+        row = connection.execute(
+            _CLAIM,
+            {"run": run_id, "me": self.me},
+        ).fetchone()
+        return None if row is None else Claim(*row)
+
+    def take(self, connection: Connection, queue: str | None, limit: int, now: float) -> Sequence[Claim]:
+        """Own the oldest ready runs of the queue, as many as its limits leave free."""
+        free = self._free(connection, queue, limit, now)
+        ids = connection.execute(
+            "select id from runs where status = 'ready' and queue is ? order by created, id limit ?", (queue, free)
+        ).fetchall()
+        claims = [claim for (run_id,) in ids if (claim := self.claim(connection, run_id)) is not None]
+        connection.executemany(
+            "insert into starts select :queue, :at where exists"
+            " (select 1 from limits where limits.queue = :queue and per is not null)",
+            [{"queue": queue, "at": now}] * len(claims),
+        )
+        return claims
+
+    @staticmethod
+    def _free(connection: Connection, queue: str | None, limit: int, now: float) -> int:
+        row = connection.execute("select concurrency, per, period from limits where queue = ?", (queue,)).fetchone()
+        if row is None:
+            return limit
+        concurrency, per, period = row
+        if concurrency is not None:
+            running = connection.execute(
+                "select count(*) from runs where status = 'running' and queue = ?", (queue,)
+            ).fetchone()[0]
+            limit = min(limit, concurrency - running)
+        if per is not None and period is not None:
+            connection.execute("delete from starts where queue = ? and at <= ?", (queue, now - period))
+            started = connection.execute("select count(*) from starts where queue = ?", (queue,)).fetchone()[0]
+            limit = min(limit, per - started)
+        return max(limit, 0)
+
+    def limit(
+        self, connection: Connection, queue: str, concurrency: int | None, per: int | None, period: float | None
+    ) -> None:
+        """Set the queue's limits."""
+        connection.execute("insert or replace into limits values (?, ?, ?, ?)", (queue, concurrency, per, period))
+
+    def cancel(self, connection: Connection, run_id: str, now: float) -> bool:
+        """End the run, whoever owns it: the owner's next write is refused."""
+        done = connection.execute(
+            "update runs set status = 'cancelled', ended = ?, owner = null, wake_at = null"
+            " where id = ? and status in ('ready', 'paused', 'running')",
+            (now, run_id),
+        )
+        return done.rowcount == 1
+
+    def reap(self, connection: Connection, now: float) -> int:
+        """Declare dead whose lease is over, and free their runs."""
+        dead = connection.execute(
+            "update executors set alive = false where alive and lease_until < ? returning id", (now,)
+        ).fetchall()
+        return sum(
+            connection.execute(
+                "update runs set status = 'ready', owner = null, attempt = attempt + 1"
+                " where owner = ? and status = 'running'",
+                owner,
+            ).rowcount
+            for owner in dead
+        )

@@ -1,0 +1,180 @@
+"""
+Grouped commits: one thread, one connection, as many writes in one transaction as are waiting.
+
+A caller's future resolves after the commit that holds its write, on the loop that it asked from. A write that fails
+undoes only itself and fails only its own caller. Knows nothing of what is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from pdkernel.errors import ProjectError
+from pdkernel.project.sqlite import connect, explain
+
+T = TypeVar("T")
+Act = Callable[[sqlite3.Connection], Any]
+
+BATCH = 512
+"""Writes in one transaction at most."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Write:
+    act: Act
+    many: bool  # of several statements: needs a savepoint to be undone alone
+    future: asyncio.Future[Any] | None
+    result: Any = None
+    fault: Exception | None = None
+
+
+class Writer:
+    """
+    The thread that writes one SQLite file for one process; other processes may have theirs.
+
+    Attributes:
+        commits: Transactions so far.
+        writes: Writes in them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.commits = 0
+        self.writes = 0
+        self._path = path
+        self._connection = connect(path)
+        self._queue: SimpleQueue[_Write | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        # a daemon, so that a forgotten journal does not keep a kernel from ending; `close` loses nothing
+        self._thread = threading.Thread(target=self._work, name="pdkernel-journal", daemon=True)
+        self._thread.start()
+
+    def write(self, act: Callable[[sqlite3.Connection], T], *, many: bool = False) -> asyncio.Future[T]:
+        """
+        Do *act* in one of the next transactions.
+
+        Raises:
+            ProjectError: The journal is closed; from the future: the database cannot be written.
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._put(_Write(act, many, future))
+        return future
+
+    def write_later(self, act: Act) -> None:
+        """Do *act* in one of the next transactions; nobody waits for it, a failure is logged."""
+        self._put(_Write(act, many=False, future=None))
+
+    def close(self, last: Act) -> None:
+        """Write what is waiting and then *last*, and end; blocks until then. Closing twice is fine."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(_Write(last, many=False, future=None))
+                self._queue.put(None)
+        self._thread.join()
+
+    def _put(self, write: _Write) -> None:
+        with self._lock:
+            if self._closed:
+                raise ProjectError(f"The journal in {self._path} is closed.", fix="Open the project again.")
+            self._queue.put(write)
+
+    def _work(self) -> None:
+        last = False
+        while not last:
+            batch, last = self._next_batch()
+            if batch:
+                self._commit(batch)
+                _answer(batch)
+        self._connection.close()
+
+    def _next_batch(self) -> tuple[list[_Write], bool]:
+        """What is waiting, at least one; and whether it is the end."""
+        batch: list[_Write] = []
+        waiting = self._queue.get()
+        while waiting is not None:
+            batch.append(waiting)
+            if len(batch) == BATCH:
+                return batch, False
+            try:
+                waiting = self._queue.get_nowait()
+            except Empty:
+                return batch, False
+        return batch, True
+
+    def _commit(self, batch: Sequence[_Write]) -> None:
+        connection = self._connection
+        try:
+            connection.execute("begin immediate")
+            for write in batch:
+                self._perform(write)
+                if not connection.in_transaction:  # a full disk ends the whole transaction, not the statement
+                    raise write.fault or sqlite3.OperationalError("the transaction ended early")
+            connection.execute("commit")
+        except Exception as fault:  # noqa: BLE001 - whatever it is, this thread goes on and its callers are told
+            if connection.in_transaction:
+                connection.execute("rollback")
+            for write in batch:
+                write.fault = self._told(fault)
+        else:
+            self.commits += 1
+            self.writes += len(batch)
+
+    def _perform(self, write: _Write) -> None:
+        connection = self._connection
+        try:
+            if write.many:
+                connection.execute("savepoint one")
+            write.result = write.act(connection)
+            if write.many:
+                connection.execute("release one")
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it is its caller's
+            write.fault = self._told(fault)
+            if write.many and connection.in_transaction:
+                connection.execute("rollback to one")
+                connection.execute("release one")
+
+    def _told(self, fault: Exception) -> Exception:
+        """What the callers are told: SQLite's own faults as a sentence."""
+        if not isinstance(fault, sqlite3.Error):
+            return fault
+        told = explain(fault, self._path)
+        told.__cause__ = fault
+        return told
+
+
+def _answer(batch: Sequence[_Write]) -> None:
+    """Tell every caller, with one wake-up for each loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Write]] = {}
+    for write in batch:
+        if write.future is not None:
+            loops.setdefault(write.future.get_loop(), []).append(write)
+        elif write.fault is not None:
+            _log.error("A write that nobody waits for failed: %s", write.fault)
+    for loop, writes in loops.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, writes)
+        except RuntimeError:
+            # the loop was closed while its write was on the way: it is recorded, and there is nobody to tell
+            _log.debug("%d writes were recorded after their event loop had closed", len(writes))
+
+
+def _resolve(writes: Sequence[_Write]) -> None:
+    for write in writes:
+        future = write.future
+        if future is None or future.done():  # done: its caller was cancelled
+            continue
+        if write.fault is not None:
+            future.set_exception(write.fault)
+        else:
+            future.set_result(write.result)

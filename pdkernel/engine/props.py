@@ -1,0 +1,56 @@
+"""
+What a step is given: its props with every `{{ }}` evaluated, and the environment variables that it names.
+
+Knows the platform's rule that a value which is one whole expression keeps its type. Evaluating is Node.js's work.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+from pdkernel.engine.request import RunRequest
+from pdkernel.errors import StepError
+from pdkernel.expression import UNDEFINED, assemble, templates_in
+from pdkernel.hosts import RunGuests
+from pdkernel.model import JSON, Step
+
+
+async def evaluate_props(step: Step, guests: RunGuests, exports: Mapping[str, Mapping[str, JSON]]) -> dict[str, JSON]:
+    """
+    The step's props, ready to use.
+
+    Raises:
+        StepError: An expression throws; the message names the prop and the expression.
+    """
+    found = list(templates_in(dict(step.props)))
+    if not found:
+        return dict(step.props)
+    sources = [expression.source for _, template in found for expression in template.expressions]
+    results = await guests.evaluate(sources, exports)
+    for (path, expression), result in zip(
+        ((path, expression) for path, template in found for expression in template.expressions), results, strict=True
+    ):
+        if "error" in result:
+            error = result["error"]
+            raise StepError(
+                f"The prop {'.'.join(map(str, path))} cannot be evaluated: {{{{{expression.source}}}}} "
+                f"fails with {error['name']}: {error['message']}",
+                name=error["name"],
+            )
+    assembled = assemble(step.props, [UNDEFINED if "undefined" in result else result["value"] for result in results])
+    assert isinstance(assembled, dict)
+    return assembled
+
+
+def named_variables(request: RunRequest) -> dict[str, str]:
+    """
+    The environment variables that the run's steps are given: those that they name, and those `pdkernel.yaml` lists.
+
+    A workflow that does not name a variable has no use for it, so a leak in its code cannot spread it.
+    """
+    words = set(request.workflow.variables)
+    for step in request.workflow.steps:
+        words.update(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", step.source + json.dumps(dict(step.props))))
+    return {name: value for name, value in request.variables.items() if name in words}

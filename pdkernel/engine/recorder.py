@@ -1,0 +1,116 @@
+"""
+One step's record while it runs: what it prints, exports and calls, redacted and in order.
+
+Knows how raw reports of a step become a `StepResult`. Knows nothing of processes or the order of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pdkernel.clock import Clock, iso
+from pdkernel.errors import StepError
+from pdkernel.execution import AccountUse, ErrorRecord, Log, OutsideCall, StepResult, StepStatus, Stream
+from pdkernel.model import JSON
+from pdkernel.redaction import Redactor
+
+CHANGE_INTERVAL_S = 0.05
+"""Seconds between two reports of a growing record: faster is not seen, and a chatty step must not pay for it."""
+
+
+class StepRecorder:
+    """
+    Gathers what one step does.
+
+    A listener of the process that runs it: `log`, `export` and `respond` take the raw report.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        redactor: Redactor,
+        clock: Clock,
+        accounts: tuple[AccountUse, ...],
+        on_change: Callable[[StepResult], None],
+        on_respond: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._redactor = redactor
+        self._clock = clock
+        self._on_change = on_change
+        self._on_respond = on_respond
+        self._streams = {"stdout": redactor.stream(), "stderr": redactor.stream()}
+        self._logs: list[Log] = []
+        self._exports: dict[str, JSON] = {}
+        self._requests: list[OutsideCall] = []
+        self._began = clock.monotonic()
+        self._reported = self._began
+        self._started_at = iso(clock.now())
+        self._base = StepResult(name=name, status="not_run", started_at=self._started_at, accounts=accounts)
+
+    def log(self, stream: Stream, text: str) -> None:
+        """Take a piece of what the step printed."""
+        self._append(stream, self._streams[stream].feed(text))
+        now = self._clock.monotonic()
+        if now - self._reported >= CHANGE_INTERVAL_S:
+            self._reported = now
+            self._on_change(self.snapshot())
+
+    def export(self, name: str, value: JSON) -> None:
+        """Take a named export."""
+        self._exports[name] = self._redactor.value(value)
+        self._on_change(self.snapshot())
+
+    def respond(self, response: dict[str, Any]) -> None:
+        """Take an HTTP response that is to be sent at once."""
+        self._on_respond(response)
+
+    def call(self, call: OutsideCall) -> None:
+        """Take a row of the ledger; it is redacted already."""
+        self._requests.append(call)
+        self._on_change(self.snapshot())
+
+    def warn(self, text: str) -> None:
+        """Say something of ours among the step's logs."""
+        self._append("stderr", f"[pdkernel] {self._redactor.text(text)}\n")
+
+    def snapshot(self) -> StepResult:
+        """The record so far; it has no duration before the end."""
+        return replace(
+            self._base,
+            exports=dict(self._exports),
+            logs=tuple(self._logs),
+            requests=tuple(self._requests),
+        )
+
+    def finish(self, status: StepStatus, *, exports: Mapping[str, JSON], error: StepError | None = None) -> StepResult:
+        """The record of the finished step, with *exports* (raw) as the last word on what it exported."""
+        for stream, held in self._streams.items():
+            self._append("stdout" if stream == "stdout" else "stderr", held.close())
+        self._exports.update({name: self._redactor.value(value) for name, value in exports.items()})
+        return replace(
+            self.snapshot(),
+            status=status,
+            duration_ms=(self._clock.monotonic() - self._began) * 1000,
+            error=self._record(error) if error else None,
+        )
+
+    def _record(self, error: StepError) -> ErrorRecord:
+        return ErrorRecord(
+            code=error.code,
+            name=error.name,
+            message=self._redactor.text(str(error)),
+            step=self._base.name,
+            line=error.line,
+            stack=self._redactor.text(error.stack) if error.stack else None,
+        )
+
+    def _append(self, stream: Stream, text: str) -> None:
+        if not text:
+            return
+        if self._logs and self._logs[-1].stream == stream:
+            self._logs[-1] = Log(stream, self._logs[-1].text + text)
+        else:
+            self._logs.append(Log(stream, text))

@@ -1,0 +1,66 @@
+"""
+What a run is asked to do, as values.
+
+Knows the choices that a caller can make. Knows nothing of how they are carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pdkernel.egress import Policy, SentRequests
+from pdkernel.event import Event
+from pdkernel.execution import Execution
+from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
+from pdkernel.model import JSON, Workflow
+
+OnChange = Callable[[Execution], None]
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """
+    One run.
+
+    Attributes:
+        workflow: What to run.
+        event: What on.
+        policy: What becomes of outside calls.
+        external_user_id: On whose behalf, or None.
+        environment: Of the external user.
+        variables: Environment variables by name; a step is given those that it names.
+        folder: Where Node.js resolves bare imports: the notebook's or the workflow's own folder.
+        pins: Steps whose exports are fixed, and those exports.
+        only: Steps to run, or None for all. The others keep *exports*.
+        exports: What the steps that do not run have exported before; may hold secret placeholders.
+        test: Whether `context.test` is true: a run from a notebook or a terminal.
+        sent: Remembers unsafe outside calls so that they are made once, or None to make them always.
+        send: Make unsafe outside calls again even where an answer is remembered.
+        on_change: Told the execution as it grows, from the engine's thread.
+    """
+
+    workflow: Workflow
+    event: Event
+    policy: Policy
+    external_user_id: str | None = None
+    environment: Environment = DEFAULT_ENVIRONMENT
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    folder: Path = field(default_factory=Path.cwd)
+    pins: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    only: frozenset[str] | None = None
+    exports: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    test: bool = True
+    sent: SentRequests | None = None
+    send: bool = False
+    on_change: OnChange | None = None
+
+    @property
+    def scope(self) -> str:
+        """What one unsafe outside call is counted within: this event, external user and environment."""
+        return f"{self.event.digest()}/{self.environment}/{self.external_user_id or ''}"
+
+    def runs(self, name: str) -> bool:
+        """Whether step *name* is to run, going by the choice of steps alone."""
+        return self.only is None or name in self.only

@@ -1,0 +1,96 @@
+"""
+The parts that one process needs to run workflows, assembled and taken apart in one place.
+
+Knows which part needs which. Knows nothing of who asks for a run: a notebook's session, the command line,
+a test and later the server all start one of these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
+from pdkernel.egress import Gateway
+from pdkernel.engine.interpreter import Interpreter
+from pdkernel.engine.journal import Journal, SqliteJournal
+from pdkernel.engine.request import RunRequest
+from pdkernel.errors import ProjectError
+from pdkernel.execution import Execution
+from pdkernel.hosts import Hosts
+from pdkernel.identity import Directory
+from pdkernel.project import Project
+
+
+class Runtime:
+    """Everything between a request to run and its execution. Make it with `start`, inside a running loop."""
+
+    def __init__(self, interpreter: Interpreter, *, hosts: Hosts, gateway: Gateway, journal: Journal, scratch: Path):
+        self._interpreter = interpreter
+        self._hosts = hosts
+        self._journal = journal
+        self._scratch = scratch
+        self.gateway = gateway
+        self.journal = journal
+
+    @classmethod
+    async def start(
+        cls,
+        project: Project,
+        directory: Directory,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        ids: Ids = RANDOM_IDS,
+        size: int = 8,
+        gateway: Gateway | None = None,
+    ) -> Self:
+        """
+        Open the journal and the gateway; processes for steps start when the first step needs them.
+
+        Args:
+            project: Whose journal and key are used.
+            directory: Users and accounts.
+            clock: For every time stamp.
+            ids: For run ids.
+            size: Runs that execute at once.
+            gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
+        """
+        journal = _open_journal(project, clock, ids)
+        gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
+        scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
+        hosts = Hosts(gateway=gateway, size=size)
+        interpreter = Interpreter(
+            directory=directory, hosts=hosts, journal=journal, clock=clock, ids=ids, scratch=scratch
+        )
+        return cls(interpreter, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch)
+
+    async def run(self, request: RunRequest) -> Execution:
+        """Run *request*; see `Interpreter.run`."""
+        return await self._interpreter.run(request)
+
+    async def close(self) -> None:
+        """End every process, close the gateway and the journal, remove temporary files."""
+        await self._hosts.close()
+        await self.gateway.close()
+        await self._journal.close()
+        await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _open_journal(project: Project, clock: Clock, ids: Ids) -> Journal:
+    if project.sqlite_path is None:
+        raise ProjectError(
+            "This version keeps its journal on SQLite only.", fix="Leave --database out, or give sqlite:///FILE."
+        )
+    return SqliteJournal.open(project.sqlite_path, clock=clock, ids=ids)

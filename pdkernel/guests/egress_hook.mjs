@@ -1,0 +1,131 @@
+// Leads the outside connections of a Node.js process to the gateway for outside calls.
+//
+// Knows Node's sockets and one line of protocol. Knows nothing of modes, steps or HTTP. Loaded by
+// NODE_OPTIONS=--import before any module can keep a reference to the functions that it replaces.
+//
+// A connection that is not for this machine is made to the gateway instead, and says first, in one line, where it
+// was meant to go. For TLS the gateway makes the encrypted connection, so the step's own side stays plain and is dressed
+// as a secure socket: no certificate is involved. Lost by that: rejectUnauthorized, pinning, client certificates.
+// Not covered: TLS over a socket that exists already (proxy variables and the project's certificate do that), native addons, UDP,
+// a child process that is given an environment without our variables, and on Node.js 20 a worker made from a string.
+// If the gateway is gone, connecting fails; nothing ever goes out directly.
+
+import { syncBuiltinESMExports } from "node:module";
+import net from "node:net";
+import tls from "node:tls";
+
+const LOOPBACK = /^(localhost\.?|.*\.localhost\.?|127\.\d+\.\d+\.\d+|0\.0\.0\.0|::1?|::ffff:127\..*|::ffff:7f.*)$/i;
+
+/** Whether *host* is this machine. */
+function isLocal(host) {
+  return LOOPBACK.test(String(host).replace(/^\[|\]$/g, ""));
+}
+
+/** The options of a connect call, whichever of its forms was used, and its callback. */
+function normalize(args) {
+  if (Array.isArray(args[0])) return args[0];
+  const [options, callback] = net._normalizeArgs(args);
+  // tls.connect(port, host, options) and tls.connect(port, options) carry the rest in a later argument.
+  const more = args.slice(1).find((arg) => arg !== null && typeof arg === "object");
+  return [more ? { ...options, ...more } : options, callback];
+}
+
+/** Replace what Node connects with; *address* is "host:port" of the gateway. */
+function install(address, ticket) {
+  const [gatewayHost, gatewayPort] = address.split(":");
+  const plainConnect = net.Socket.prototype.connect;
+  const secureConnect = tls.connect;
+
+  /** Connect *socket* to the gateway; the first line that it sends says where it was meant to go. */
+  function redirect(socket, options, callback, secure) {
+    const preamble = {
+      host: options.host || "localhost",
+      port: Number(options.port),
+      tls: secure,
+      servername: options.servername || undefined,
+      alpn: secure ? protocolsOf(options) : undefined,
+      ticket,
+    };
+    const target = {
+      ...options, host: gatewayHost, port: Number(gatewayPort), family: 4, noDelay: true,
+      path: undefined, lookup: undefined, hints: undefined, localAddress: undefined, localPort: undefined,
+    };
+    plainConnect.call(socket, target, callback);
+    // Written while still connecting, so that it is the first of the writes that wait for the connection.
+    socket.write(`PDK1 ${JSON.stringify(preamble)}\n`);
+    return socket;
+  }
+
+  net.Socket.prototype.connect = function connect(...args) {
+    const [options, callback] = normalize(args);
+    if (options.path || options.port === undefined || isLocal(options.host || "localhost")) {
+      return plainConnect.apply(this, args);
+    }
+    return redirect(this, options, callback, false);
+  };
+
+  tls.connect = function connect(...args) {
+    const [options, callback] = normalize(args);
+    if (options.socket || options.path || isLocal(options.host || "localhost")) return secureConnect.apply(this, args);
+    const socket = dress(new net.Socket({ allowHalfOpen: Boolean(options.allowHalfOpen), signal: options.signal }), options);
+    if (callback) socket.once("secureConnect", callback);
+    if (options.timeout) socket.setTimeout(options.timeout);
+    return redirect(socket, options, undefined, true);
+  };
+
+  syncBuiltinESMExports();
+}
+
+/** The protocols that a TLS client offers, as names. */
+function protocolsOf(options) {
+  const offered = options.ALPNProtocols;
+  if (!offered) return [];
+  if (Array.isArray(offered)) return offered.map(String);
+  const names = [];
+  for (let at = 0; at < offered.length; at += 1 + offered[at]) {
+    names.push(Buffer.from(offered.subarray(at + 1, at + 1 + offered[at])).toString("latin1"));
+  }
+  return names;
+}
+
+/** Give a plain socket what its users ask of a secure one. */
+function dress(socket, options) {
+  const offered = protocolsOf(options);
+  const name = options.servername || options.host;
+  const certificate = () => ({ subject: { CN: name }, subjectaltname: `DNS:${name}`, issuer: {} });
+  Object.assign(socket, {
+    encrypted: true,
+    authorized: true,
+    authorizationError: null,
+    secureConnecting: true,
+    servername: name,
+    alpnProtocol: offered.includes("http/1.1") ? "http/1.1" : (offered[0] ?? false),
+    getPeerCertificate: certificate,
+    getCertificate: () => ({}),
+    getPeerX509Certificate: () => undefined,
+    getX509Certificate: () => undefined,
+    getProtocol: () => "TLSv1.3",
+    getCipher: () => ({ name: "TLS_AES_256_GCM_SHA384", standardName: "TLS_AES_256_GCM_SHA384", version: "TLSv1.3" }),
+    getEphemeralKeyInfo: () => ({}),
+    getSharedSigalgs: () => [],
+    getSession: () => undefined,
+    getTLSTicket: () => undefined,
+    getFinished: () => undefined,
+    getPeerFinished: () => undefined,
+    isSessionReused: () => false,
+    setSession: () => {},
+    setServername: () => {},
+    setMaxSendFragment: () => true,
+    disableRenegotiation: () => {},
+    enableTrace: () => {},
+    renegotiate: (_options, callback) => { if (callback) process.nextTick(callback, null); return true; },
+  });
+  socket.once("connect", () => {
+    socket.secureConnecting = false;
+    socket.emit("secure");
+    socket.emit("secureConnect");
+  });
+  return socket;
+}
+
+if (process.env.PDK_EGRESS && process.env.PDK_TICKET) install(process.env.PDK_EGRESS, process.env.PDK_TICKET);

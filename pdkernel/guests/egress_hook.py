@@ -1,0 +1,160 @@
+"""
+Leads the outside connections of a Python process to the gateway for outside calls.
+
+Knows Python's sockets and one line of protocol. Knows nothing of modes, steps or HTTP. Imported by a process's main
+module before the user's code; it acts if `PDK_EGRESS` (`127.0.0.1:PORT`) and `PDK_TICKET` are in the environment.
+
+A name is not resolved: it becomes an address of 198.18.0.0/15 (set aside for tests, RFC 2544) that stands for it.
+Connecting a TCP socket to anything but this machine connects it to the gateway instead and says first, in one line, where it was
+meant to go. TLS, with its checks, is then the client's own, and meets the project's certificate. Unix sockets, UDP and
+loopback are left alone. If the gateway is gone, connecting fails; nothing ever goes out directly.
+Not covered: libraries that make their sockets in C (libpq, gRPC, pycurl, uvloop).
+"""
+
+from __future__ import annotations
+
+import _socket
+import ipaddress
+import json
+import os
+import socket
+import threading
+from typing import Any
+
+_FIRST = int(ipaddress.IPv4Address("198.18.0.1"))
+_COUNT = 131_000
+_CONNECT_TIMEOUT_S = 30.0
+
+_real_getaddrinfo = socket.getaddrinfo
+_real_gethostbyname = socket.gethostbyname
+_lock = threading.Lock()
+_address_of: dict[str, str] = {}
+_name_of: dict[str, str] = {}
+
+
+def _is_local(host: str) -> bool:
+    """Whether *host* is this machine."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name in ("", "localhost") or name.endswith(".localhost"):
+        return True
+    address = _parse(name)
+    return address is not None and (address.is_loopback or address.is_unspecified)
+
+
+def _parse(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """*host* as an address (a mapped IPv4 address as such), or None if it is a name."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped if mapped is not None else address
+
+
+def _text(host: Any) -> str:
+    return host.decode("ascii") if isinstance(host, bytes | bytearray) else str(host)
+
+
+def _stand_in_address(name: str) -> str:
+    """The address that stands for *name*, the same each time."""
+    with _lock:
+        known = _address_of.get(name)
+        if known is None:
+            known = str(ipaddress.IPv4Address(_FIRST + len(_address_of) % _COUNT))
+            _address_of.pop(_name_of.get(known, ""), None)
+            _address_of[name] = known
+            _name_of[known] = name
+        return known
+
+
+def _getaddrinfo(
+    host: Any,
+    port: Any,
+    family: int = 0,
+    type: int = 0,  # noqa: A002  # its name in the standard library
+    proto: int = 0,
+    flags: int = 0,
+) -> list[Any]:
+    if host is None or flags & socket.AI_NUMERICHOST or _is_local(_text(host)) or _parse(_text(host)) is not None:
+        return _real_getaddrinfo(host, port, family, type, proto, flags)
+    name = _text(host)
+    address = _stand_in_address(name)
+    # The port's name, the family and the kinds are left to the real function, which asks nobody about an address.
+    found = _real_getaddrinfo(
+        f"::ffff:{address}" if family == socket.AF_INET6 else address,
+        port,
+        family,
+        type,
+        proto,
+        (flags & ~(socket.AI_CANONNAME | socket.AI_ADDRCONFIG)) | socket.AI_NUMERICHOST,
+    )
+    if flags & socket.AI_CANONNAME:
+        return [(*entry[:3], name, entry[4]) for entry in found]
+    return list(found)
+
+
+def _gethostbyname(hostname: str) -> str:
+    if _is_local(hostname) or _parse(hostname) is not None:
+        return _real_gethostbyname(hostname)
+    return _stand_in_address(hostname)
+
+
+def _meant(address: Any) -> tuple[str, int] | None:
+    """The host and port that *address* stands for, or None if it is this machine."""
+    host, port = _text(address[0]), int(address[1])
+    if _is_local(host):
+        return None
+    parsed = _parse(host)
+    return _name_of.get(str(parsed), host) if parsed is not None else host, port
+
+
+def install(address: str, ticket: str) -> None:
+    """
+    Lead outside connections to the gateway.
+
+    Args:
+        address: `host:port` of the gateway, on loopback.
+        ticket: Says whose connections these are.
+    """
+    gateway_host, _, gateway_port = address.partition(":")
+    real_connect = _socket.socket.connect
+    real_sendall = _socket.socket.sendall
+
+    def connect(self: socket.socket, address: Any) -> None:
+        outside = self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM
+        meant = _meant(address) if outside else None
+        if meant is None:
+            return real_connect(self, address)
+        preamble = json.dumps({"host": meant[0], "port": meant[1], "tls": False, "ticket": ticket})
+        mapped = "::ffff:" if self.family == socket.AF_INET6 else ""
+        timeout = self.gettimeout()
+        # One hop on this machine: waited for, also by a socket that does not wait, so that the line goes first.
+        self.settimeout(_CONNECT_TIMEOUT_S)
+        try:
+            real_connect(self, (mapped + gateway_host, int(gateway_port)))
+            # Not self.sendall: a TLS socket would encrypt the line.
+            real_sendall(self, f"PDK1 {preamble}\n".encode())
+        finally:
+            self.settimeout(timeout)
+        return None
+
+    def connect_ex(self: socket.socket, address: Any) -> int:
+        if self.family not in (socket.AF_INET, socket.AF_INET6) or _meant(address) is None:
+            return _socket.socket.connect_ex(self, address)
+        try:
+            connect(self, address)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            return error.errno
+        return 0
+
+    # setattr: the types do not know that these may be replaced
+    setattr(socket, "getaddrinfo", _getaddrinfo)  # noqa: B010
+    setattr(socket, "gethostbyname", _gethostbyname)  # noqa: B010
+    setattr(socket.socket, "connect", connect)  # noqa: B010
+    setattr(socket.socket, "connect_ex", connect_ex)  # noqa: B010
+
+
+if os.environ.get("PDK_EGRESS") and os.environ.get("PDK_TICKET"):
+    install(os.environ["PDK_EGRESS"], os.environ["PDK_TICKET"])

@@ -1,0 +1,23 @@
+"""
+What a step says of itself without being run: steps and variables it reads, apps it declares, its entry point.
+
+Knows each language's syntax. Knows nothing of accounts, files or running; literal names only.
+"""
+
+from pdkernel.inspection.apps import apps_of, declared_apps
+from pdkernel.inspection.checks import check, check_order, order_warnings
+from pdkernel.inspection.problems import raise_together, restated
+from pdkernel.inspection.reads import STANDARD_VARIABLES, steps_read, variables_read
+
+__all__ = [
+    "STANDARD_VARIABLES",
+    "apps_of",
+    "check",
+    "check_order",
+    "declared_apps",
+    "order_warnings",
+    "raise_together",
+    "restated",
+    "steps_read",
+    "variables_read",
+]

@@ -1,0 +1,120 @@
+"""
+What is wrong with a workflow before any step has run.
+
+Knows the order of steps and that code needs an entry point. All problems are told at once. A workflow
+that the platform synced is taken as it is: what is stale in it is a warning, since it ran there like that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pdkernel.errors import DefinitionError, EntryPointError, ExpressionError, StepOrderError, UnknownStepError
+from pdkernel.inspection import node_code, python_code
+from pdkernel.inspection.problems import raise_together
+from pdkernel.inspection.reads import steps_read
+from pdkernel.model import RESERVED_STEP_NAMES, Step, Workflow
+
+
+def check(workflow: Workflow) -> None:
+    """
+    Refuse a workflow that cannot run: order of steps, entry points, expressions.
+
+    Raises:
+        DefinitionError: One problem, in its own class; of several the first one's class, with all in its message.
+    """
+    problems: list[DefinitionError] = []
+    for step in _enabled(workflow):
+        problems += _entry_point_problems(step)
+        problems += _order_problems(workflow, step)
+    raise_together(problems)
+
+
+def check_order(workflow: Workflow) -> None:
+    """
+    Refuse a workflow in which a step reads itself, a step below it, or one that there is not.
+
+    Raises:
+        StepOrderError: It reads itself or a step below.
+        UnknownStepError: It reads a step that there is not.
+        ExpressionError: A prop's expression cannot be read.
+    """
+    raise_together([problem for step in _enabled(workflow) for problem in _order_problems(workflow, step)])
+
+
+def order_warnings(workflow: Workflow) -> tuple[str, ...]:
+    """For a synced workflow, a sentence for each step that reads what is not there yet."""
+    if not is_synced(workflow):
+        return ()
+    # parity: the platform does not check references when it syncs; real workflows have stale ones.
+    return tuple(fault.message for step in _enabled(workflow) for fault in _misplaced(workflow, step))
+
+
+def is_synced(workflow: Workflow) -> bool:
+    """Whether the workflow was read from a synced folder."""
+    return "schema" in workflow.extra
+
+
+def _enabled(workflow: Workflow) -> Iterator[Step]:
+    return (step for step in workflow.steps if not step.disabled)
+
+
+def _order_problems(workflow: Workflow, step: Step) -> list[DefinitionError]:
+    try:
+        misplaced = list(_misplaced(workflow, step))
+    except ExpressionError as error:
+        return [error]
+    return [] if is_synced(workflow) else misplaced
+
+
+def _misplaced(workflow: Workflow, step: Step) -> Iterator[DefinitionError]:
+    above = {other.name for other in workflow.before(step.name)} | RESERVED_STEP_NAMES
+    known = {other.name for other in workflow.steps}
+    for name, line in steps_read(step).items():
+        if name in above:
+            continue
+        where = _where(step, line)
+        if name == step.name:
+            yield StepOrderError(
+                f"Step {step.name}{where} reads steps.{name}: its own exports, which are not there before it ends.",
+                fix="Read a step above it.",
+                step=step.name,
+                line=line,
+            )
+        elif name in known:
+            yield StepOrderError(
+                f"Step {step.name}{where} reads steps.{name}, which stands below it and has not run by then.",
+                fix=f"Move {name} above {step.name}.",
+                step=step.name,
+                line=line,
+            )
+        else:
+            yield UnknownStepError(
+                f"Step {step.name}{where} reads steps.{name}, and the workflow has no such step.",
+                fix=f"Steps above it: {', '.join(sorted(above - RESERVED_STEP_NAMES)) or 'none'}.",
+                step=step.name,
+                line=line,
+            )
+
+
+def _where(step: Step, line: int | None) -> str:
+    parts = [f"cell {step.cell + 1}"] if step.cell is not None else []
+    parts += [f"line {line}"] if line is not None else []
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _entry_point_problems(step: Step) -> Iterator[EntryPointError]:
+    if step.uses:
+        return
+    if step.language == "python" and not python_code.has_entry_point(step.source):
+        what, template = "no `def handler(pd)` at its top level", python_code.TEMPLATE
+    elif step.language == "node" and not node_code.has_entry_point(step.source):
+        what, template = "no default export", node_code.TEMPLATE
+    else:
+        return
+    yield EntryPointError(
+        f"Step {step.name}{_where(step, None)} has {what}: there is nothing to call.",
+        fix=f"Write\n{template}",
+        step=step.name,
+        line=step.line_offset + 1,
+    )

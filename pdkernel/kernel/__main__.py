@@ -1,0 +1,8 @@
+"""Start the kernel: what the kernelspec runs."""
+
+from __future__ import annotations
+
+from pdkernel.kernel.app import launch
+
+if __name__ == "__main__":
+    launch()

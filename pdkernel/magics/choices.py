@@ -1,0 +1,209 @@
+"""
+What a person chooses: `%pduser`, `%pdevent`, `%pdenv`, `%pdegress`, `%pdpin`.
+
+Each works without a widget; without arguments `%pduser` and `%pdevent` show one.
+"""
+
+from __future__ import annotations
+
+import getpass
+from typing import Any
+
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.display import display
+
+from pdkernel.errors import RequestError
+from pdkernel.event import parse_json
+from pdkernel.execution import RETURN_VALUE
+from pdkernel.identity import parse_environment
+from pdkernel.inspection import variables_read
+from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say
+from pdkernel.magics.shell import session_of
+from pdkernel.model import JSON
+from pdkernel.readiness import app_readiness
+from pdkernel.render import accounts
+from pdkernel.render.view import View
+from pdkernel.variables import project_variables
+
+
+@magics_class
+class ChoiceMagics(Magics):
+    """Who runs, what on, with which variables, and what becomes of outside calls."""
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("external_user_id", nargs="?", help="your product's id of the external user; without it, the picker")
+    @argument(
+        "--environment", "-e", choices=["development", "production"], help="default: as it was, at first development"
+    )
+    @argument("--clear", action="store_true", help="run on nobody's behalf")
+    @line_magic
+    @plain_errors
+    def pduser(self, line: str) -> Any:
+        """Pick the external user on whose behalf steps run."""
+        chosen = parse_argstring(self.pduser, line)
+        session = session_of(self.shell)
+        if chosen.clear:
+            session.choose_user(None, parse_environment(chosen.environment) if chosen.environment else None)
+            say("Steps run on nobody's behalf.")
+            return None
+        if chosen.external_user_id is None and chosen.environment is None:
+            from pdkernel.widgets import UserPicker
+
+            return UserPicker(session)
+        session.choose_user(
+            chosen.external_user_id or session.external_user_id,
+            parse_environment(chosen.environment) if chosen.environment else None,
+        )
+        user = session.external_user_id
+        apps = app_readiness(
+            session.apps_needed(), directory=session.directory, user=user, environment=session.environment
+        )
+        display(
+            View(
+                text=accounts.text(apps, external_user=user, environment=session.environment),
+                html=accounts.html(apps, external_user=user, environment=session.environment),
+            )
+        )
+        return None
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("file", nargs="?", help="a saved event's name or an event file; without it, the composer")
+    @argument("--send", action="store_true", help="run the whole workflow on it")
+    @argument("--save", metavar="NAME", help="save the chosen event as events/NAME.json")
+    @line_magic
+    @plain_errors
+    def pdevent(self, line: str) -> Any:
+        """Choose, write, save or send the test event."""
+        chosen = parse_argstring(self.pdevent, line)
+        session = session_of(self.shell)
+        if chosen.file is None and not chosen.send and chosen.save is None:
+            from pdkernel.widgets import EventComposer
+
+            return EventComposer(session)
+        if chosen.file is not None:
+            session.load_event(chosen.file)
+        if chosen.save is not None:
+            path = session.save_event(chosen.save)
+            say(f"Saved as {path.parent.name}/{path.name}.")
+        event = session.event
+        self.shell.user_ns["event"] = event
+        if chosen.send:
+            timeline = LiveTimeline(session)
+            execution = session.run(on_change=timeline.update)
+            timeline.finish(execution)
+            raise_for(execution)
+        elif event is not None and chosen.file is not None:
+            who = f" as {session.external_user_id} in {session.environment}" if session.external_user_id else ""
+            say(f"Event {session.event_name}: {event.summary()}{who}.")
+        return None
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("action", nargs="?", choices=["list", "set", "remove"], default="list")
+    @argument("name", nargs="?", help="the variable's name; its value is asked for, never written in the notebook")
+    @line_magic
+    @plain_errors
+    def pdenv(self, line: str) -> None:
+        """List, set or remove environment variables of the project; steps see them, notebooks never do."""
+        chosen = parse_argstring(self.pdenv, line)
+        session = session_of(self.shell)
+        if chosen.action != "list" and not chosen.name:
+            raise RequestError("Which variable?", fix=f"%pdenv {chosen.action} NAME")
+        if chosen.action == "set":
+            if "=" in chosen.name:
+                raise RequestError(
+                    "A value does not belong on this line: it would be saved in the notebook.",
+                    fix=f"%pdenv set {chosen.name.split('=')[0]} asks for it.",
+                )
+            session.project.variables.set(chosen.name, getpass.getpass(f"{chosen.name}: "))
+            say(f"{chosen.name} is set.")
+        elif chosen.action == "remove":
+            removed = session.project.variables.remove(chosen.name)
+            say(f"{chosen.name} is removed." if removed else f"There was no {chosen.name}.")
+        else:
+            say(self._variables())
+
+    def _variables(self) -> str:
+        session = session_of(self.shell)
+        known = sorted(project_variables(session.project, session.folder))
+        read = variables_read(session.workflow)
+        lines = [f"{name}  set" + (f", read by {', '.join(read[name])}" if name in read else "") for name in known]
+        lines += [
+            f"{name}  NOT SET, read by {', '.join(steps)}: %pdenv set {name}"
+            for name, steps in sorted(read.items())
+            if name not in known
+        ]
+        return "\n".join(lines) or "No environment variables. Set one with %pdenv set NAME."
+
+    @no_var_expand
+    @magic_arguments()
+    @argument(
+        "mode", nargs="?", help="live | deny | allow=HOST,... | stand-in=URL or a name | record=FILE | replay=FILE"
+    )
+    @line_magic
+    @plain_errors
+    def pdegress(self, line: str) -> None:
+        """Say what becomes of the steps' outside calls in this notebook."""
+        chosen = parse_argstring(self.pdegress, line)
+        session = session_of(self.shell)
+        if chosen.mode is not None:
+            session.choose_egress(chosen.mode)
+        say(describe_mode(session.egress))
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("step", nargs="?", help="the step whose exports are fixed; without it, the pins are listed")
+    @argument("exports", nargs="*", help="the exports as a JSON object; without it, what the step exported last")
+    @argument("--clear", action="store_true", help="release the step, or every step")
+    @line_magic
+    @plain_errors
+    def pdpin(self, line: str) -> None:
+        """Fix a step's exports: steps below get them, the step does not run. Export and serving ignore pins."""
+        name, _, text = line.strip().partition(" ")
+        session = session_of(self.shell)
+        if name == "--clear" or text.strip() == "--clear":
+            self._unpin(text.strip() if name == "--clear" else name)
+            return
+        if not name:
+            pins = session.pins
+            say(
+                "\n".join(f"{step} is pinned" for step in pins) + "\nExport and serving ignore pins."
+                if pins
+                else "No step is pinned. Pin one with %pdpin STEP, or %pdpin STEP '{\"$return_value\": 1}'."
+            )
+            return
+        session.pin(name, _exports(text.strip()) if text.strip() else None)
+        say(
+            f"{name} is pinned: steps below get these exports. Export and serving ignore pins. Release: %pdpin --clear {name}"
+        )
+
+    def _unpin(self, name: str) -> None:
+        session = session_of(self.shell)
+        names = [name] if name else list(session.pins)
+        released = [each for each in names if session.unpin(each)]
+        say(f"Released: {', '.join(released)}." if released else "Nothing was pinned.")
+
+
+def _exports(text: str) -> dict[str, JSON]:
+    if len(text) >= 2 and text[0] == text[-1] == "'":
+        text = text[1:-1]
+    value = parse_json(text, name="the pin")
+    # a bare value is what the step would have returned
+    return value if isinstance(value, dict) and value else {RETURN_VALUE: value}
+
+
+def describe_mode(mode: str) -> str:
+    """What *mode* does, in plain words."""
+    kind, _, value = mode.partition("=")
+    words = {
+        "live": "Outside calls go out for real.",
+        "deny": "Outside calls are refused.",
+        "allow": f"Outside calls go to {value} only; others are refused.",
+        "stand-in": f"Outside calls do not go out: a local stand-in ({value}) answers them. Remove this line to send for real.",
+        "record": f"Outside calls go out for real and are recorded in {value}.",
+        "replay": f"Outside calls do not go out: they are answered from {value}.",
+    }
+    return words[kind]

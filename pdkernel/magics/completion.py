@@ -1,0 +1,283 @@
+"""
+What Tab offers in a step's cell, and the matcher that tells IPython.
+
+Paths of the chosen event and of the exports above, the directive's options and their values.
+`complete` is pure: text and values in, words out. Knows IPython's matcher API (version 2) and
+nothing of sessions: where the values come from is the provider's affair.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from IPython.core.completer import CompletionContext, SimpleCompletion, completion_matcher
+
+from pdkernel.directive import OPTIONS, Option
+from pdkernel.magics.cells import DirectiveCell, find_directive
+from pdkernel.magics.paths import Completion, Item, complete_path
+from pdkernel.model import JSON
+
+MATCHER = "pdkernel.steps"
+"""The matcher's identifier in IPython's configuration."""
+
+NOTHING = Completion()
+"""Nothing fits, Python names included."""
+
+MEMBERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "node": {"$": ("context", "export", "flow", "respond"), "$.flow": ("exit",)},
+    "python": {"pd": ("context", "export", "flow", "inputs", "respond", "steps"), "pd.flow": ("exit",)},
+}
+"""What a step is given besides `steps`, by language."""
+
+_MEMBER = re.compile(r"(?<![\w$.])(?P<owner>\$|pd)(?P<deeper>\.flow)?\.(?P<part>\w*)\Z")
+_ROOT = re.compile(r"(?<![\w$.'\"])(?P<part>[A-Za-z_$][\w$]*|)\Z")
+_VARIABLE = re.compile(r"\$\{?(?P<part>\w*)\Z")
+_WORD = re.compile(r"""(?:[^\s"']|"[^"]*"?|'[^']*'?)+""")
+Known = TypeVar("Known")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """
+    The words that may stand on a `%%pdstep` line.
+
+    Attributes:
+        options: In the order in which they are offered.
+        apps: Slugs of the apps known.
+        accounts: Ids of own accounts, by app.
+        stores: Names of data stores.
+        actions: Keys with versions of pre-built actions.
+        steps: Names of the notebook's steps.
+    """
+
+    options: Sequence[Option] = OPTIONS
+    apps: Sequence[str] = ()
+    accounts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    stores: Sequence[str] = ()
+    actions: Sequence[str] = ()
+    steps: Sequence[str] = ()
+
+
+StepsProvider = Callable[[], Mapping[str, JSON]]
+"""`{"trigger": {"event", "context"}, step: exports}` in the notebook's order, redacted."""
+VocabularyProvider = Callable[[], Vocabulary]
+
+
+def complete(full_text: str, cursor: int, steps: Mapping[str, JSON], words: Vocabulary) -> Completion | None:
+    """
+    What may stand at *cursor* in a cell.
+
+    Args:
+        full_text: The whole cell.
+        cursor: Offset of the cursor in it.
+        steps: The exports by step, in the notebook's order; those of steps below this one are not offered.
+        words: What may stand on the directive's line.
+
+    Returns:
+        None where this is IPython's affair: not a step's cell, or Python code that reads no `pd.steps`. A completion
+        without items where nothing fits, Python names neither.
+    """
+    cell = find_directive(full_text)
+    if cell is None or cursor < cell.start + len("%%") + len(cell.magic) + 1:
+        return None
+    if cell.magic != "pdstep":
+        return NOTHING
+    above = _above(cell, steps)
+    after = full_text[cursor:]
+    if cursor <= cell.end:
+        before = full_text[cell.start : cursor].partition(" ")[2]
+        return _in_template(before, after, above) or _directive(before, above, words)
+    return _body(_language(cell), full_text[cell.end + 1 : cursor], after, above)
+
+
+def _above(cell: DirectiveCell, steps: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """The exports of the steps above this cell's own; all of them for a step that has not run."""
+    name = cell.line.split(maxsplit=1)[0] if cell.line else ""
+    if name not in steps:
+        return steps
+    names = list(steps)
+    return {above: steps[above] for above in names[: names.index(name)]}
+
+
+def _language(cell: DirectiveCell) -> str:
+    if re.search(r"(?:^|\s)--uses[ =]", cell.line):
+        return "yaml"
+    found = re.search(r"(?:^|\s)--lang[ =]+(\w+)", cell.line)
+    return found[1] if found else "python"
+
+
+def _body(language: str, before: str, after: str, steps: Mapping[str, JSON]) -> Completion | None:
+    match language:
+        case "node":
+            return (
+                complete_path(before, after, steps, "node")
+                or _member(language, before)
+                or _root(before, ("steps",))
+                or NOTHING
+            )
+        case "python":
+            return complete_path(before, after, steps, "python") or _member(language, before)
+        case "yaml":
+            return _in_template(before, after, steps) or NOTHING
+        case "bash":
+            return _bash(before, after, steps) or NOTHING
+        case _:
+            return NOTHING
+
+
+def _member(language: str, before: str) -> Completion | None:
+    """What `$.` and `pd.` have."""
+    found = _MEMBER.search(before[-80:])
+    names = MEMBERS[language].get(found["owner"] + (found["deeper"] or ""), ()) if found else ()
+    return _of(names, found["part"], "property") if found and names else None
+
+
+def _root(before: str, names: Sequence[str], *, anything: bool = False) -> Completion | None:
+    """The words that an expression may begin with; where *anything* may begin here, before the first letter too."""
+    found = _ROOT.search(before[-80:])
+    if found is None or not (found["part"] or anything):
+        return None
+    return _of(names, found["part"], "variable")
+
+
+def _in_template(before: str, after: str, steps: Mapping[str, JSON]) -> Completion | None:
+    """Inside `{{ }}`; None outside of it."""
+    opened = before.rfind("{{")
+    if opened < 0 or "}}" in before[opened:]:
+        return None
+    expression = before[opened + 2 :]
+    return (
+        complete_path(expression, after, steps, "node")
+        or _root(expression, ("steps", "process.env"), anything=not expression.strip())
+        or NOTHING
+    )
+
+
+def _bash(before: str, after: str, steps: Mapping[str, JSON]) -> Completion | None:
+    """The two files of a Bash step, and paths into the first one in a line that calls jq."""
+    if found := _VARIABLE.search(before[-80:]):
+        return _of(("PIPEDREAM_STEPS", "PIPEDREAM_EXPORTS"), found["part"], "variable")
+    line = before[before.rfind("\n") + 1 :]
+    return complete_path(line, after, steps, "jq") if re.search(r"\bjq\b", line) else None
+
+
+def _directive(before: str, steps: Mapping[str, JSON], words: Vocabulary) -> Completion:
+    """On the directive's line: a step's name, an option, or an option's value."""
+    found = _WORD.findall(before)
+    word = found.pop() if found and not before[-1].isspace() else ""
+    takes_value = {option.flag: option for option in words.options if option.metavar}
+    flag, equals, value = word.partition("=")
+    if equals and flag in takes_value:
+        return _value(takes_value[flag], value, words)
+    if found and found[-1] in takes_value:
+        return _value(takes_value[found[-1]], word, words)
+    named = any(
+        not text.startswith("-") and (index == 0 or found[index - 1] not in takes_value)
+        for index, text in enumerate(found)
+    )
+    if not named and not word.startswith("-"):
+        return _of(dict.fromkeys([*(name for name in steps if name != "trigger"), *words.steps]), word, "step")
+    used = {text.partition("=")[0] for text in found}
+    return _of(
+        [option.flag for option in words.options if option.repeatable or option.flag not in used], word, "option"
+    )
+
+
+def _value(option: Option, text: str, words: Vocabulary) -> Completion:
+    left, equals, right = text.partition("=")
+    slug = left.rpartition(":")[2]
+    match option.flag:
+        case _ if option.choices:
+            return _of(option.choices, text, "choice")
+        case "--uses":
+            return _of(words.actions, text, "action")
+        case "--app" if equals:
+            return _of(words.accounts.get(slug, ()), right, "account")
+        case "--app":
+            return _of(words.apps, slug, "app")
+        case "--data-store" if equals:
+            return _of(words.stores, right, "store")
+        case _:
+            return NOTHING
+
+
+def _of(names: Sequence[str] | Mapping[str, Any], part: str, kind: str) -> Completion:
+    return Completion(part, tuple(Item(name, kind) for name in names if name.startswith(part)))
+
+
+class _Silence(Sized):
+    """
+    No completion, in a form that keeps the other matchers out.
+
+    IPython lets a matcher suppress the others only when its `len` is not 0.
+    """
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+class StepsMatcher:
+    """IPython's way in: asks the providers, only in a cell with a directive, and completes."""
+
+    def __init__(self, steps: StepsProvider, words: VocabularyProvider) -> None:
+        self._steps = steps
+        self._words = words
+
+    # First of all matchers, so that what it suppresses is not even computed: jedi takes seconds in a Bash body.
+    @completion_matcher(identifier=MATCHER, priority=1_000, api_version=2)
+    def match(self, context: CompletionContext) -> dict[str, Any]:
+        """A matcher's result, as IPython's matcher API 2 has it."""
+        text = context.full_text
+        cell = find_directive(text)
+        if cell is None:
+            return {"completions": [], "suppress": False}
+        cursor = sum(len(line) + 1 for line in text.split("\n")[: context.cursor_line]) + context.cursor_position
+        words = _asked(self._words, Vocabulary()) if cursor <= cell.end else Vocabulary()
+        found = complete(text, cursor, _asked(self._steps, {}), words)
+        if found is None:
+            return {"completions": [], "suppress": False}
+        items = [SimpleCompletion(item.text, type=item.type) for item in found.items]
+        return {
+            "completions": items or _Silence(),
+            "matched_fragment": found.fragment,
+            "suppress": True,
+            "ordered": True,
+        }
+
+
+def _asked(provider: Callable[[], Known], otherwise: Known) -> Known:
+    """What *provider* says, or *otherwise*: a project that cannot be opened must not break the Tab key."""
+    try:
+        return provider()
+    except Exception:  # noqa: BLE001  (IPython would print the traceback into the cell being written)
+        _log.debug("no completion from %r", provider, exc_info=True)
+        return otherwise
+
+
+def register_matchers(ip: Any, steps: StepsProvider, words: VocabularyProvider = Vocabulary) -> None:
+    """Have the shell *ip* complete in step cells from now on; an earlier registration is replaced."""
+    unregister_matchers(ip)
+    ip.Completer.custom_matchers.append(StepsMatcher(steps, words).match)
+
+
+def unregister_matchers(ip: Any) -> None:
+    """Take the matcher out of the shell *ip* again."""
+    matchers = ip.Completer.custom_matchers
+    matchers[:] = [matcher for matcher in matchers if not _is_ours(matcher)]
+
+
+def has_matchers(ip: Any) -> bool:
+    """Whether `register_matchers` has been called for the shell *ip*."""
+    return any(_is_ours(matcher) for matcher in ip.Completer.custom_matchers)
+
+
+def _is_ours(matcher: object) -> bool:
+    return getattr(matcher, "matcher_identifier", None) == MATCHER

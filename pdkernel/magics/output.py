@@ -1,0 +1,122 @@
+"""
+How magics show things: HTML and text together, growing timelines, errors without our stack.
+
+Knows IPython's display. Knows nothing of workflows beyond their records.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import ParamSpec, TypeVar
+
+from IPython.core.error import UsageError
+from IPython.display import DisplayHandle, display
+
+from pdkernel.errors import PdkernelError
+from pdkernel.execution import ErrorRecord, Execution
+from pdkernel.render import note
+from pdkernel.render.view import View
+from pdkernel.session import Session, picture
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+REFRESH_S = 0.1
+"""Seconds between two drawings of a growing timeline."""
+
+
+def say(text: str) -> None:
+    """Show a message."""
+    display(View(text=text, html=note.html(text)))
+
+
+class CellError(Exception):
+    """
+    An error as a notebook shows it: the message alone, none of our frames.
+
+    Raised at the outermost edge, so that Run All stops here.
+    """
+
+    def __init__(self, title: str, message: str) -> None:
+        super().__init__(message)
+        self.title = title
+        self.message = message
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{self.title}: {self.message}"]
+
+
+def plain_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Show our own errors as messages."""
+
+    @functools.wraps(function)
+    def shown(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except UsageError:
+            raise
+        except PdkernelError as error:
+            raise CellError(type(error).__name__, str(error)) from None
+
+    return shown
+
+
+class LiveTimeline:
+    """
+    A timeline that grows while a run goes on.
+
+    Args:
+        session: Whose run it is; says which steps are stale, and what the event is called.
+        only: Steps to show, or None for all.
+    """
+
+    def __init__(self, session: Session, *, only: Collection[str] | None = None) -> None:
+        self._session = session
+        self._only = only
+        self._handle: DisplayHandle | None = None
+        self._lock = threading.Lock()
+        self._drawn = 0.0
+
+    def update(self, execution: Execution) -> None:
+        """Draw *execution* unless it was drawn a moment ago; from any thread."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._drawn < REFRESH_S:
+                return
+            self._drawn = now
+            self._draw(picture(self._session, execution, only=self._only))
+
+    def finish(self, execution: Execution) -> None:
+        """Draw the whole of *execution*."""
+        with self._lock:
+            self._drawn = float("inf")
+            self._draw(picture(self._session, execution, only=self._only))
+
+    def _draw(self, view: View) -> None:
+        if self._handle is None:
+            self._handle = display(view, display_id=True)
+        elif self._handle is not None:
+            self._handle.update(view)
+
+
+def raise_for(execution: Execution) -> None:
+    """Stop Run All where *execution* failed; the timeline above has the details."""
+    if execution.status == "cancelled":
+        raise CellError("Cancelled", "The run was interrupted; its processes are ended.")
+    if execution.status == "error" and execution.error is not None:
+        raise CellError(_title(execution.error), _message(execution.error))
+
+
+def _title(error: ErrorRecord) -> str:
+    return error.name
+
+
+def _message(error: ErrorRecord) -> str:
+    where = ""
+    if error.step is not None:
+        where = f"\nin step {error.step}" + (f", line {error.line} of its cell" if error.line is not None else "")
+    stack = f"\n{error.stack}" if error.stack else ""
+    return f"{error.message}{where}{stack}"

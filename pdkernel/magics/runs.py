@@ -1,0 +1,119 @@
+"""
+`%pdrun`, `%pdshape`, `%pdexport`: run the workflow, look at the event, write the files.
+
+Knows the line forms. What they do is the session's, `shape`'s and `definition`'s work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.display import display
+
+from pdkernel import definition, shape
+from pdkernel.errors import RequestError
+from pdkernel.inspection import check
+from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for
+from pdkernel.magics.shell import session_of
+from pdkernel.model import Workflow
+from pdkernel.render import files
+from pdkernel.render import shape as render_shape
+from pdkernel.render.view import View
+
+
+@magics_class
+class RunMagics(Magics):
+    """Running, looking, exporting."""
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("step", nargs="?", help="run this step alone, on the exports of the steps above")
+    @argument("--from", dest="first", metavar="STEP", help="run from this step on")
+    @argument("--to", dest="last", metavar="STEP", help="run up to and with this step")
+    @argument("--send", action="store_true", help="make outside calls again that were made for this event already")
+    @argument("--users", metavar="A,B", help="run once for each of these external users")
+    @line_magic
+    @plain_errors
+    def pdrun(self, line: str) -> None:
+        """Run the workflow, or a part of it, on the chosen event as the chosen external user."""
+        chosen = parse_argstring(self.pdrun, line)
+        session = session_of(self.shell)
+        only = part_of(session.workflow, step=chosen.step, first=chosen.first, last=chosen.last)
+        users = [user.strip() for user in chosen.users.split(",") if user.strip()] if chosen.users else [None]
+        executions = []
+        for user in users:
+            timeline = LiveTimeline(session, only=only)
+            execution = session.run(only=only, send=chosen.send, external_user_id=user, on_change=timeline.update)
+            timeline.finish(execution)
+            executions.append(execution)
+        for execution in executions:
+            raise_for(execution)
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("file", nargs="*", help="event files or saved events; without any, the chosen event")
+    @line_magic
+    @plain_errors
+    def pdshape(self, line: str) -> None:
+        """Show an event's shape: every path with types and samples; click a path to copy it."""
+        chosen = parse_argstring(self.pdshape, line)
+        session = session_of(self.shell)
+        if chosen.file:
+            events = [session.events.load(name)[1] for name in chosen.file]
+        elif session.event is not None:
+            events = [session.event]
+        else:
+            raise RequestError("No event is chosen.", fix="Choose or write one: %pdevent")
+        found = shape.shape_of(*(dict(event.masked().data) for event in events))
+        display(View(text=render_shape.text(found), html=render_shape.html(found)))
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("--to", metavar="FOLDER", help="write the workflow's folder")
+    @argument("--into", metavar="FOLDER", help="patch a folder that Pipedream synced")
+    @line_magic
+    @plain_errors
+    def pdexport(self, line: str) -> Any:
+        """Write the notebook as the files that Pipedream deploys; without --to, show what would be written."""
+        chosen = parse_argstring(self.pdexport, line)
+        session = session_of(self.shell)
+        workflow = session.workflow
+        check(workflow)
+        if chosen.into is not None:
+            raise definition.not_into(chosen.into)
+        folder = session.folder / (chosen.to or f"exported/{definition.slug(workflow.name)}")
+        result = definition.export(
+            workflow, folder, pins=tuple(session.pins), sidecar=session.sidecar, dry_run=chosen.to is None
+        )
+        note = None if result.written else "Nothing is written yet: %pdexport --to FOLDER writes it."
+        where = chosen.to or str(folder)
+        display(
+            View(
+                text=files.text(where, result.files, checklist=result.checklist, note=note),
+                html=files.html(where, result.files, checklist=result.checklist, note=note),
+            )
+        )
+
+
+def part_of(
+    workflow: Workflow, *, step: str | None = None, first: str | None = None, last: str | None = None
+) -> frozenset[str] | None:
+    """
+    The steps to run, or None for all.
+
+    Raises:
+        UnknownStepError: One of the names is no step.
+        RequestError: *last* stands above *first*.
+    """
+    if step is not None:
+        return frozenset({workflow.step(step).name})
+    if first is None and last is None:
+        return None
+    names = [each.name for each in workflow.steps]
+    begin = names.index(workflow.step(first).name) if first else 0
+    end = names.index(workflow.step(last).name) if last else len(names) - 1
+    if end < begin:
+        raise RequestError(f"Step {last!r} stands above step {first!r}: there is nothing to run.")
+    return frozenset(names[begin : end + 1])

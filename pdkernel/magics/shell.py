@@ -1,0 +1,66 @@
+"""
+What we know of the notebook around us: its file, the running cell, its session.
+
+Knows IPython's and Jupyter's ways of telling. Knows nothing of workflows.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from IPython.core.interactiveshell import InteractiveShell
+
+from pdkernel.session import Session
+
+_ATTRIBUTE = "_pdkernel_session"
+
+
+def session_of(shell: InteractiveShell) -> Session:
+    """The session of *shell*'s notebook; made at first use, which touches no disk."""
+    session = getattr(shell, _ATTRIBUTE, None)
+    if session is None:
+        notebook = notebook_path(shell)
+        session = Session(
+            folder=notebook.parent if notebook else Path.cwd(), notebook=notebook, environ=dict(os.environ)
+        )
+        setattr(shell, _ATTRIBUTE, session)
+    assert isinstance(session, Session)
+    return session
+
+
+def close_session(shell: InteractiveShell) -> None:
+    """End the session of *shell*, if there is one."""
+    session = getattr(shell, _ATTRIBUTE, None)
+    if session is not None:
+        delattr(shell, _ATTRIBUTE)
+        session.close()
+
+
+def notebook_path(shell: InteractiveShell) -> Path | None:
+    """
+    The notebook's file, or None where nothing tells.
+
+    Jupyter sets JPY_SESSION_NAME for kernels that it starts; VS Code puts a name into the namespace;
+    PDKERNEL_NOTEBOOK says it for a headless run.
+    """
+    for told in (
+        os.environ.get("PDKERNEL_NOTEBOOK"),
+        shell.user_ns.get("__vsc_ipynb_file__"),
+        os.environ.get("JPY_SESSION_NAME"),
+    ):
+        if told and str(told).endswith(".ipynb"):
+            path = Path(str(told))
+            return path if path.is_absolute() else Path.cwd() / path
+    return None
+
+
+def cell_metadata(shell: InteractiveShell) -> dict[str, Any]:
+    """What the front end says of the running cell: `cellId`, `deletedCells`; empty where it says nothing."""
+    kernel = getattr(shell, "kernel", None)
+    if kernel is None:
+        return {}
+    parent = kernel.get_parent() or {}
+    metadata = parent.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}

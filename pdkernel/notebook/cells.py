@@ -1,0 +1,113 @@
+"""
+A notebook file, read as cells.
+
+Knows the file's format; older ones through nbformat. Knows nothing of steps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pdkernel.errors import NotebookError
+from pdkernel.model import JSON
+
+METADATA_KEY = "pdkernel"
+"""Where a cell's metadata holds what its text cannot show: `notes`, and `extra` for an imported step."""
+
+_CURRENT = 4
+CellType = Literal["code", "markdown", "raw"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """
+    One cell.
+
+    Attributes:
+        source: Its text.
+        type: Only code cells can be steps.
+        id: The notebook's id for it, or None in an old notebook.
+        metadata: As the file has it.
+    """
+
+    source: str
+    type: CellType = "code"
+    id: str | None = None
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
+
+    @property
+    def hidden(self) -> Mapping[str, Any]:
+        """What the metadata says under `pdkernel`."""
+        hidden = self.metadata.get(METADATA_KEY)
+        return hidden if isinstance(hidden, dict) else {}
+
+
+def read_cells(path: Path) -> tuple[Cell, ...]:
+    """
+    The cells of the notebook at *path*, in the file's order.
+
+    Raises:
+        NotebookError: There is no such file, or it is not a notebook; the message says why.
+    """
+    return tuple(_cell(cell) for cell in _read(path).get("cells", ()))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise NotebookError(f"There is no notebook {path}.") from None
+    except UnicodeDecodeError as fault:
+        raise NotebookError(f"{path} is not a notebook: it is not UTF-8 text (byte {fault.start + 1}).") from None
+    except OSError as fault:
+        raise NotebookError(f"{path} cannot be read: {fault.strerror or fault}.") from None
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as fault:
+        raise NotebookError(
+            f"{path} is not a notebook: it is not JSON ({fault.msg} at line {fault.lineno}, column {fault.colno}).",
+            fix="Two versions merged by Git leave such marks: open the file in a text editor.",
+            line=fault.lineno,
+        ) from None
+    except RecursionError:
+        raise NotebookError(f"{path} is not a notebook: its JSON is nested too deeply.") from None
+    return _as_version_4(path, data, text)
+
+
+def _as_version_4(path: Path, data: JSON, text: str) -> Mapping[str, Any]:
+    if not isinstance(data, dict):
+        raise NotebookError(f"{path} is not a notebook: it is JSON, but not an object.")
+    cells = data.get("cells", data.get("worksheets"))
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+        raise NotebookError(
+            f"{path} is not a notebook: it is JSON, but it has no list of cells.",
+            fix="For an event use --event, for a notebook a file that Jupyter has saved.",
+        )
+    if not isinstance(data.get("nbformat"), int):
+        raise NotebookError(f"{path} is not a notebook: it does not say its nbformat.")
+    if data["nbformat"] == _CURRENT:
+        # Read as it is: nbformat would only validate it, and a fault in an output is no fault of the workflow.
+        return data
+    import nbformat
+
+    try:
+        return cast("Mapping[str, Any]", nbformat.convert(nbformat.reader.reads(text), _CURRENT))
+    except (nbformat.ValidationError, ValueError, KeyError, AttributeError, TypeError) as fault:
+        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        raise NotebookError(f"{path} is not a notebook that can be read: {reason}.") from None
+
+
+def _cell(cell: Mapping[str, Any]) -> Cell:
+    source = cell.get("source", "")
+    metadata = cell.get("metadata")
+    kind = cell.get("cell_type")
+    return Cell(
+        source="".join(source) if isinstance(source, list) else str(source),
+        type=kind if kind in {"code", "markdown"} else "raw",
+        id=cell.get("id"),
+        metadata=json.loads(json.dumps(metadata)) if isinstance(metadata, dict) else {},
+    )

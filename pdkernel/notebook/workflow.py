@@ -1,0 +1,114 @@
+"""
+Cells, read as a workflow.
+
+Knows that the notebook's order is the order of steps, and how to say which cell is wrong: every
+cell is read before anything is raised, so that all problems are told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pdkernel.directive import (
+    WorkflowHeader,
+    is_step_cell,
+    is_workflow_cell,
+    parse_step_cell,
+    parse_workflow_cell,
+)
+from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError
+from pdkernel.inspection.problems import raise_together, restated
+from pdkernel.model import Step, Workflow
+from pdkernel.notebook.cells import Cell, read_cells
+
+
+def read_notebook(path: Path) -> Workflow:
+    """
+    The workflow that the notebook at *path* holds; one without steps is a workflow without steps.
+
+    Raises:
+        NotebookError: It is not a notebook.
+        DefinitionError: A cell is wrong; the message names every such cell.
+    """
+    return workflow_from_cells(read_cells(path), name=path.stem, source=str(path))
+
+
+def workflow_from_cells(cells: Sequence[Cell], *, name: str, source: str | None = None) -> Workflow:
+    """
+    The workflow in *cells*.
+
+    Args:
+        cells: All cells of the notebook, in its order; a step's `cell` is its index here.
+        name: The workflow's name, unless a `%%pdworkflow` cell says another.
+        source: Where the cells come from, for messages.
+
+    Raises:
+        DefinitionError: A cell is wrong. One problem keeps its own class; of several the first gives
+            the class, and the message lists them all.
+    """
+    steps: list[Step] = []
+    headers: list[tuple[int, WorkflowHeader]] = []
+    problems: list[DefinitionError] = []
+    for index, cell in enumerate(cells):
+        if cell.type != "code":
+            continue
+        try:
+            if is_step_cell(cell.source):
+                steps.append(_step(cell, index))
+            elif is_workflow_cell(cell.source):
+                headers.append((index, parse_workflow_cell(cell.source)))
+        except DefinitionError as error:
+            problems.append(_in_cell(error, index))
+    problems += _duplicates(steps)
+    if len(headers) > 1:
+        numbers = " and ".join(str(index + 1) for index, _ in headers)
+        problems.append(
+            DirectiveError(
+                f"Cells {numbers} are both %%pdworkflow.", fix="A notebook has one such cell: remove the other."
+            )
+        )
+    raise_together(problems)
+    header = headers[0][1] if headers else WorkflowHeader()
+    return Workflow(
+        name=header.name or name,
+        triggers=header.triggers,
+        steps=tuple(steps),
+        settings=header.settings,
+        source=source,
+    )
+
+
+def _step(cell: Cell, index: int) -> Step:
+    hidden = cell.hidden
+    step = parse_step_cell(cell.source, cell=index, notes=_notes(hidden)).step
+    extra = hidden.get("extra")
+    return replace(step, extra=extra) if isinstance(extra, dict) and extra else step
+
+
+def _notes(hidden: Mapping[str, Any]) -> str | None:
+    notes = hidden.get("notes")
+    return notes if isinstance(notes, str) and notes else None
+
+
+def _in_cell(error: DefinitionError, index: int) -> DefinitionError:
+    """*error*, saying which cell it is about."""
+    return restated(error, f"Cell {index + 1}: {error.message}")
+
+
+def _duplicates(steps: Sequence[Step]) -> list[DefinitionError]:
+    by_name: dict[str, list[Step]] = {}
+    for step in steps:
+        by_name.setdefault(step.name, []).append(step)
+    return [
+        DuplicateStepError(
+            f"Cells {' and '.join(str((step.cell or 0) + 1) for step in same)} are both called {name!r}: "
+            f"steps.{name} would be ambiguous.",
+            fix="Rename one of them.",
+            step=name,
+        )
+        for name, same in by_name.items()
+        if len(same) > 1
+    ]

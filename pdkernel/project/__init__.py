@@ -1,0 +1,19 @@
+"""
+The local project: a folder, a key and a database that several threads and processes use at once.
+
+    folder     `.pdkernel/`: finding it, making it, its key file
+    vault      what is sealed before it reaches the database
+    sqlite     one way to open the SQLite file, shared with the journal
+    database   engine, creation, the checks when it is opened, faults as sentences
+    schema     the tables, the same on SQLite and Postgres
+    accounts variables notebooks sent settings     one table each
+
+Knows nothing of workflows, runs or HTTP.
+"""
+
+from pdkernel.project.folder import find_project
+from pdkernel.project.project import Project
+from pdkernel.project.sent import SentTable
+from pdkernel.project.vault import Vault
+
+__all__ = ["Project", "SentTable", "Vault", "find_project"]

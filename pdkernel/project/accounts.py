@@ -1,0 +1,185 @@
+"""
+External users and accounts, as rows.
+
+Knows that a user exists from the first account in an environment until deleted, and that the newest account is
+the one most recently created. What may be connected, and by what name, is `connect`'s to say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from sqlalchemy import ColumnElement, delete, insert, or_, select
+from sqlalchemy.exc import IntegrityError
+
+from pdkernel.errors import AccountExistsError
+from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, Credentials, Environment, ExternalUser
+from pdkernel.project.database import Database
+from pdkernel.project.rows import put_once
+from pdkernel.project.schema import accounts, external_users
+from pdkernel.project.vault import Vault
+
+_COLUMNS = (
+    accounts.c.id,
+    accounts.c.app,
+    accounts.c.name,
+    accounts.c.external_user,
+    accounts.c.environment,
+    accounts.c.created,
+    accounts.c.healthy,
+    accounts.c.fields,
+)
+_NEWEST_FIRST = (accounts.c.created.desc(), accounts.c.number.desc())
+
+
+class AccountTable:
+    """External users and their accounts, and the accounts of your own."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
+
+    def add(self, account: Account, credentials: Mapping[str, str]) -> None:
+        """
+        Store *account* with its credentials; its user exists from now on.
+
+        Raises:
+            AccountExistsError: Its id is taken.
+        """
+        created = account.created_at.timestamp()
+        row = insert(accounts).values(
+            id=account.id,
+            app=account.app,
+            name=account.name,
+            external_user=account.external_user_id,
+            environment=account.environment,
+            created=created,
+            healthy=account.healthy,
+            fields=json.dumps(account.fields),
+            sealed_credentials=self._vault.seal_json(dict(credentials), _place(account.id)),
+        )
+        user = {"external_user": account.external_user_id, "environment": account.environment, "created": created}
+        try:
+            with self._database.write() as connection:
+                connection.execute(row)
+                if account.external_user_id is not None:
+                    put_once(connection, external_users, **user)
+        except IntegrityError:
+            raise AccountExistsError(
+                f"There is an account {account.id} already.", fix="Choose another id, or remove that one first."
+            ) from None
+
+    def list(
+        self,
+        *,
+        external_user_id: str | None = None,
+        environment: Environment | None = None,
+        app: str | None = None,
+        own: bool | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Account]:
+        """Accounts that match everything given, newest first; accounts of your own match both environments."""
+        query = select(*_COLUMNS).where(*_conditions(external_user_id, environment, app, own=own))
+        with self._database.read() as connection:
+            return [_account(row) for row in connection.execute(query.order_by(*_NEWEST_FIRST).limit(limit))]
+
+    def newest(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
+        """The account of *app* that this user connected last, or None."""
+        query = select(*_COLUMNS).where(
+            accounts.c.external_user == external_user_id,
+            accounts.c.environment == environment,
+            accounts.c.app == app,
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query.order_by(*_NEWEST_FIRST).limit(1)).first()
+        return _account(row) if row else None
+
+    def find(self, account_id: str) -> Account | None:
+        """The account of that id, or None."""
+        with self._database.read() as connection:
+            row = connection.execute(select(*_COLUMNS).where(accounts.c.id == account_id)).first()
+        return _account(row) if row else None
+
+    def credentials(self, account_id: str) -> Credentials:
+        """
+        The account's `$auth`.
+
+        Raises:
+            LookupError: There is no such account.
+        """
+        query = select(accounts.c.sealed_credentials).where(accounts.c.id == account_id)
+        with self._database.read() as connection:
+            sealed = connection.execute(query).scalar_one_or_none()
+        if sealed is None:
+            raise LookupError(f"no account {account_id}")
+        return Credentials(cast("dict[str, str]", self._vault.open_json(sealed, _place(account_id))))
+
+    def remove(self, account_id: str) -> bool:
+        """Remove the account; its user stays. False if there was none."""
+        with self._database.write() as connection:
+            return connection.execute(delete(accounts).where(accounts.c.id == account_id)).rowcount > 0
+
+    def users(self, environment: Environment) -> Sequence[ExternalUser]:
+        """The external users of *environment*, by id."""
+        query = select(external_users).where(external_users.c.environment == environment)
+        with self._database.read() as connection:
+            users = [_user(row) for row in connection.execute(query)]
+        return sorted(users, key=lambda user: user.external_id)  # here: databases differ in how they sort text
+
+    def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
+        """That external user, or None."""
+        query = select(external_users).filter_by(external_user=external_user_id, environment=environment)
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+        return _user(row) if row else None
+
+    def delete_user(self, external_user_id: str, environment: Environment) -> bool:
+        """Delete the user with all their accounts of that environment; False if there was no such user."""
+        key = {"external_user": external_user_id, "environment": environment}
+        with self._database.write() as connection:
+            found = connection.execute(delete(external_users).filter_by(**key)).rowcount > 0
+            connection.execute(delete(accounts).filter_by(**key))
+        return found
+
+
+def _conditions(
+    external_user_id: str | None, environment: Environment | None, app: str | None, *, own: bool | None
+) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if external_user_id is not None:
+        conditions.append(accounts.c.external_user == external_user_id)
+    if environment is not None:
+        valid = accounts.c.environment == environment
+        conditions.append(valid if external_user_id is not None else or_(valid, accounts.c.external_user.is_(None)))
+    if app is not None:
+        conditions.append(accounts.c.app == app)
+    if own:
+        # they all carry development: said here too, it leads into the index of newest accounts
+        conditions += [accounts.c.external_user.is_(None), accounts.c.environment == DEFAULT_ENVIRONMENT]
+    elif own is not None:
+        conditions.append(accounts.c.external_user.is_not(None))
+    return conditions
+
+
+def _account(row: Any) -> Account:
+    return Account(
+        id=row.id,
+        app=row.app,
+        name=row.name,
+        external_user_id=row.external_user,
+        environment=row.environment,
+        created_at=datetime.fromtimestamp(row.created, UTC),
+        healthy=row.healthy,
+        fields=tuple(json.loads(row.fields)),
+    )
+
+
+def _user(row: Any) -> ExternalUser:
+    return ExternalUser(row.external_user, row.environment, datetime.fromtimestamp(row.created, UTC))
+
+
+def _place(account_id: str) -> str:
+    return f"accounts/{account_id}/credentials"

@@ -1,0 +1,201 @@
+"""
+The project's database: opening it, making it, and its faults as sentences.
+
+Knows URLs, dialects and transactions. The tables are `schema`; what is in them is the tables' own modules.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, insert, inspect, select, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, ProgrammingError
+
+from pdkernel.errors import ProjectError
+from pdkernel.project import sqlite
+from pdkernel.project.schema import SCHEMA_VERSION, meta, metadata
+
+_LOCK = 0x70646B31  # any number: names our creation among Postgres's advisory locks
+_READS = "pdkernel_reads"
+
+
+class Database:
+    """
+    An engine, with transactions that several processes may want at once and faults that a person can read.
+
+    Attributes:
+        engine: SQLAlchemy's; on SQLite its transactions take the write lock when they begin.
+        sqlite_path: The SQLite file, or None on Postgres.
+        where: The file, or the URL without its password.
+    """
+
+    def __init__(self, engine: Engine, *, sqlite_path: Path | None, where: str) -> None:
+        self.engine = engine
+        self.sqlite_path = sqlite_path
+        self.where = where
+        self._reads = engine.execution_options(**{_READS: True})
+
+    def __repr__(self) -> str:
+        return f"Database({self.where})"
+
+    @classmethod
+    def open(cls, folder: Path, url: str | None) -> Database:
+        """
+        The database at *url*, or `project.db` in *folder*. Nothing is read or made yet.
+
+        Raises:
+            ProjectError: The URL is not one, or its driver is not installed.
+        """
+        if url is None:
+            return _sqlite(folder / "project.db")
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            raise ProjectError(  # the text is not shown: it may hold a password
+                "The database is not given as a URL.", fix=_URLS
+            ) from None
+        match parsed.get_backend_name():
+            case "sqlite" if parsed.database and parsed.database != ":memory:":
+                return _sqlite(Path(parsed.database).absolute())
+            case "postgresql" | "postgres":
+                return _postgres(parsed)
+            case backend:
+                raise ProjectError(f"A project cannot be kept in {backend} (in memory, if sqlite).", fix=_URLS)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection to read with: never waits for writers."""
+        with self._faults(), self._reads.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction: all of it, or after an exception nothing."""
+        with self._faults(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as fault:
+            if isinstance(fault.orig, sqlite3.Error) and self.sqlite_path is not None:
+                if isinstance(fault.orig, sqlite3.IntegrityError):
+                    raise
+                raise sqlite.explain(fault.orig, self.sqlite_path) from fault
+            if isinstance(fault, OperationalError):
+                raise ProjectError(
+                    f"The project's database {self.where} cannot be reached: {_first_line(fault.orig, self.engine.url)}",
+                    fix="Check that the server runs and that the URL in --database (PDKERNEL_DATABASE) is right.",
+                ) from fault
+            raise
+
+    def facts(self) -> Mapping[str, str] | None:
+        """What `meta` holds, or None if this database holds no project yet."""
+        try:
+            with self.read() as connection:
+                return _facts(connection)
+        except ProgrammingError:  # Postgres: no such table
+            return None
+
+    def create(self, facts: Mapping[str, str]) -> bool:
+        """
+        Make the tables and write *facts*, in one transaction; False if another process was first.
+
+        Raises:
+            ProjectError: The database has a table of somebody else's under one of our names.
+        """
+        with self.write() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            if "meta" in _table_names(connection) and _facts(connection) is not None:
+                return False
+            taken = sorted(_table_names(connection) & set(metadata.tables))
+            if taken:
+                raise ProjectError(
+                    f"The database {self.where} is not a project of pdkernel and has tables under its names: "
+                    f"{', '.join(taken)}. It was left as it is.",
+                    fix="Give the project a database of its own.",
+                )
+            metadata.create_all(connection, checkfirst=False)
+            connection.execute(insert(meta), [{"name": name, "value": value} for name, value in facts.items()])
+        return True
+
+    def close(self) -> None:
+        """Give up every connection."""
+        self.engine.dispose()
+
+
+_URLS = "Use sqlite:////absolute/path.db or postgresql://user@server/name."
+
+
+def check_version(facts: Mapping[str, str], where: str) -> None:
+    """
+    Refuse a project that a newer pdkernel wrote.
+
+    Raises:
+        ProjectError: It is newer than this version knows.
+    """
+    version = int(facts["schema_version"])
+    if version > SCHEMA_VERSION:
+        raise ProjectError(
+            f"The project's database {where} was written by a newer pdkernel (tables of version {version}, this one "
+            f"knows {SCHEMA_VERSION}). It was left as it is.",
+            fix="Upgrade: pip install --upgrade pdkernel",
+        )
+
+
+def _facts(connection: Connection) -> dict[str, str] | None:
+    if connection.dialect.name == "sqlite":
+        found = connection.exec_driver_sql("select 1 from sqlite_master where type = 'table' and name = 'meta'")
+        if found.first() is None:
+            return None
+    facts = {row.name: row.value for row in connection.execute(select(meta.c.name, meta.c.value))}
+    return facts if "schema_version" in facts else None
+
+
+def _table_names(connection: Connection) -> set[str]:
+    return set(inspect(connection).get_table_names())
+
+
+def _sqlite(path: Path) -> Database:
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: sqlite.connect(path),
+        poolclass=QueuePool,
+        max_overflow=60,  # threads of one process; a connection costs a tenth of a millisecond
+        hide_parameters=True,
+    )
+    event.listen(engine, "begin", _begin)
+    return Database(engine, sqlite_path=path, where=str(path))
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that reads first and writes later fails at once when another process wrote in between,
+    # however long the busy timeout is: take the write lock at the beginning. Reads need no transaction.
+    if not connection.get_execution_options().get(_READS):
+        connection.exec_driver_sql("begin immediate")
+
+
+def _postgres(url: URL) -> Database:
+    try:
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg") if "+" not in url.drivername else url,
+            hide_parameters=True,
+            pool_pre_ping=True,
+        )
+    except (ModuleNotFoundError, NoSuchModuleError) as fault:
+        raise ProjectError(
+            "A project on Postgres needs a driver that is not installed.", fix="pip install 'pdkernel[postgres]'"
+        ) from fault
+    return Database(engine, sqlite_path=None, where=url.render_as_string(hide_password=True))
+
+
+def _first_line(fault: Any, url: URL) -> str:
+    lines = str(fault).strip().splitlines() or ["no reason given"]
+    return lines[0].replace(str(url.password), "***") if url.password else lines[0]

@@ -1,0 +1,127 @@
+"""
+The project's folder: where it is, making it, and the key file in it.
+
+Knows file modes and how two processes that start at once agree on one key. Knows nothing of databases.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from pdkernel.errors import ProjectError
+
+FOLDER_NAME = ".pdkernel"
+KEY_NAME = "key"
+KEY_BYTES = 32
+
+
+def find_project(start: Path) -> Path:
+    """The nearest `.pdkernel` folder at *start* or above it, else the one that would be made in *start*."""
+    start = start.absolute()
+    for folder in (start, *start.parents):
+        if (folder / FOLDER_NAME).is_dir():
+            return folder / FOLDER_NAME
+    return start / FOLDER_NAME
+
+
+def make_folder(folder: Path) -> None:
+    """
+    Make the project's folder if it is not there: for its owner only, and ignored by Git as a whole.
+
+    Raises:
+        ProjectError: It cannot be made, or is not a folder.
+    """
+    try:
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ignore = folder / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+    except OSError as fault:
+        raise unusable_folder(folder, fault) from fault
+
+
+def read_key(path: Path) -> bytes | None:
+    """
+    The key in *path*, or None if there is no such file.
+
+    Raises:
+        ProjectError: It cannot be read, or does not hold a key.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as fault:
+        raise ProjectError(
+            f"The project's key file {path} cannot be read: {_reason(fault)}.",
+            fix="Give yourself permission to read it, or name another file in PDKERNEL_KEY_FILE.",
+        ) from fault
+    try:
+        key = base64.b64decode(text.strip(), validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise ProjectError(
+            f"{path} is not a key of pdkernel: it does not hold {KEY_BYTES} bytes in base64. It was left as it is.",
+            fix="Put back the key file that belongs to this project, or name it in PDKERNEL_KEY_FILE.",
+        )
+    return key
+
+
+def make_key(path: Path) -> bytes:
+    """
+    The key in *path*, made now if nobody has made it yet.
+
+    The file appears complete or not at all, with mode 0600: a finished file is linked to its name, and
+    the link fails if another process was first, whose key is then the one returned.
+
+    Raises:
+        ProjectError: It cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(descriptor, base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        try:
+            with suppress(FileExistsError):  # another process was first: its key is read below
+                os.link(draft, path)
+        finally:
+            draft.unlink()
+    except OSError as fault:
+        raise ProjectError(
+            f"The project's key file {path} cannot be written: {_reason(fault)}.",
+            fix="Make its folder writable, or name a file elsewhere in PDKERNEL_KEY_FILE.",
+        ) from fault
+    key = read_key(path)
+    if key is None:
+        raise ProjectError(f"The project's key file {path} vanished while it was being made.", fix="Try again.")
+    return key
+
+
+def unusable_folder(folder: Path, fault: OSError) -> ProjectError:
+    """What to say when *folder* cannot be the project's folder."""
+    return ProjectError(
+        f"The project folder {folder} cannot be used: {_reason(fault)}.",
+        fix="Make it a writable folder, or choose another place with --project FOLDER (PDKERNEL_PROJECT).",
+    )
+
+
+def _reason(fault: OSError) -> str:
+    match fault:
+        case PermissionError():
+            return "permission is denied"
+        case FileExistsError() | NotADirectoryError():
+            return f"{fault.filename} is in the way, or a part of its path is a file"
+        case _:
+            return (fault.strerror or type(fault).__name__).lower()

@@ -1,0 +1,198 @@
+"""
+A project, opened: one folder, one key, one database.
+
+Knows in which order they are made and checked, so that nothing is overwritten and two processes that start at
+once end with the same project. The tables know what is in them.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast, get_args
+
+from sqlalchemy import Engine, select, update
+
+from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
+from pdkernel.errors import ProjectError, RequestError
+from pdkernel.identity import Plan
+from pdkernel.project.accounts import AccountTable
+from pdkernel.project.database import Database, check_version
+from pdkernel.project.folder import KEY_NAME, make_folder, make_key, read_key
+from pdkernel.project.notebooks import NotebookTable
+from pdkernel.project.schema import SCHEMA_VERSION, meta
+from pdkernel.project.sent import SentTable
+from pdkernel.project.settings import SettingsTable
+from pdkernel.project.variables import VariableTable
+from pdkernel.project.vault import Vault
+
+DEFAULT_PLAN: Plan = "business"
+
+
+class Project:
+    """
+    Accounts, variables and whatever else a project remembers. Threads may share it; processes each open it.
+
+    Attributes:
+        folder: `.../.pdkernel`.
+        project_id: `proj_...`.
+        created: Whether this call made the project.
+    """
+
+    def __init__(
+        self, folder: Path, project_id: str, database: Database, vault: Vault, *, created: bool, clock: Clock, ids: Ids
+    ) -> None:
+        self.folder = folder
+        self.project_id = project_id
+        self.created = created
+        self.clock = clock
+        self.ids = ids
+        self._database = database
+        self._vault = vault
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        database: str | None = None,
+        key_file: Path | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        ids: Ids = RANDOM_IDS,
+    ) -> Self:
+        """
+        Open the project in *folder* (`.../.pdkernel`); make it if there is none.
+
+        Args:
+            folder: Its folder; holds caches only when *database* names a server.
+            database: A URL (`sqlite:///...`, `postgresql://...`), or None for `project.db` in the folder.
+            key_file: The file with the key, or None for `key` in the folder.
+            clock: Tells the time.
+            ids: Makes ids.
+
+        Raises:
+            ProjectError: Folder, key or database cannot be used; all three are left as they are.
+        """
+        folder = folder.absolute()
+        make_folder(folder)
+        key_path = (key_file or folder / KEY_NAME).absolute()
+        opened = Database.open(folder, database)
+        try:
+            key = read_key(key_path)
+            facts = opened.facts()
+            if facts is not None:
+                check_version(facts, opened.where)
+            if key is None:
+                key = _missing_key(key_path, opened)
+            vault = Vault(key)
+            created = False
+            if facts is None:
+                fresh = {
+                    "project_id": ids.new("proj_", 7),
+                    "plan": DEFAULT_PLAN,
+                    "schema_version": str(SCHEMA_VERSION),
+                    "key_fingerprint": vault.fingerprint,
+                }
+                created = opened.create(fresh)
+                facts = fresh if created else opened.facts()
+            if facts is None:
+                raise ProjectError(f"The project in {opened.where} vanished while it was opened.", fix="Try again.")
+            _check_key(vault, facts["key_fingerprint"], key_path, opened.where)
+        except BaseException:
+            opened.close()
+            raise
+        return cls(folder, facts["project_id"], opened, vault, created=created, clock=clock, ids=ids)
+
+    def __repr__(self) -> str:
+        return f"Project({self.project_id}, {self._database.where})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def database(self) -> Engine:
+        """SQLAlchemy's engine; on SQLite its transactions take the write lock when they begin."""
+        return self._database.engine
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The SQLite file that the journal shares, or None on Postgres."""
+        return self._database.sqlite_path
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that the production gate looks at; another process may have changed it."""
+        with self._database.read() as connection:
+            value = connection.execute(select(meta.c.value).where(meta.c.name == "plan")).scalar_one()
+        return cast("Plan", value)
+
+    def set_plan(self, plan: str) -> None:
+        """
+        Change the plan.
+
+        Raises:
+            RequestError: Neither free nor business.
+        """
+        if plan not in get_args(Plan):
+            raise RequestError(f"{plan!r} is not a plan.", fix="Use business or free.")
+        with self._database.write() as connection:
+            connection.execute(update(meta).where(meta.c.name == "plan").values(value=plan))
+
+    @cached_property
+    def accounts(self) -> AccountTable:
+        """External users, accounts and their credentials."""
+        return AccountTable(self._database, self._vault)
+
+    @cached_property
+    def variables(self) -> VariableTable:
+        """Environment variables."""
+        return VariableTable(self._database, self._vault, self.clock)
+
+    @cached_property
+    def notebooks(self) -> NotebookTable:
+        """What each notebook's session remembers."""
+        return NotebookTable(self._database, self._vault, self.clock)
+
+    @cached_property
+    def sent(self) -> SentTable:
+        """Answers to outside requests that are sent once."""
+        return SentTable(self._database, self._vault, self.clock)
+
+    @cached_property
+    def settings(self) -> SettingsTable:
+        """Settings of the project by name."""
+        return SettingsTable(self._database)
+
+    def close(self) -> None:
+        """Give up every connection."""
+        self._database.close()
+
+
+def _missing_key(path: Path, database: Database) -> bytes:
+    """A new key, unless the database holds values that only another key opens."""
+    facts = database.facts()
+    if facts is None:
+        return make_key(path)
+    key = read_key(path)  # again: a process that started with us makes the key first, then the database
+    if key is None:
+        raise ProjectError(
+            f"The project's key file {path} is missing, and the database {database.where} holds values that only "
+            "that key opens. No new key was made.",
+            fix="Put the key file back, or name it in PDKERNEL_KEY_FILE. If it is lost, move the database away: a new "
+            "project is made, and accounts and variables are entered again.",
+        )
+    return key
+
+
+def _check_key(vault: Vault, fingerprint: str, path: Path, where: str) -> None:
+    if vault.fingerprint != fingerprint:
+        raise ProjectError(
+            f"The key in {path} is not the one that the database {where} was made with. Both were left as they are.",
+            fix="Name the right key file in PDKERNEL_KEY_FILE, or choose the project that this key belongs to.",
+        )

@@ -1,0 +1,93 @@
+"""
+The project's tables, the same on SQLite and Postgres.
+
+Times are seconds since 1970 as double precision, in UTC. Columns called *sealed* went through the vault.
+The journal's tables stand beside these in the same database and are `engine.journal.schema`.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+)
+
+SCHEMA_VERSION = 1
+"""Goes up with every change to a table; an older database is migrated, a newer one refused."""
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", Text, primary_key=True),  # project_id, plan, schema_version, key_fingerprint
+    Column("value", Text, nullable=False),
+)
+
+external_users = Table(
+    # a table, not derived from accounts: a user stays when the last account is removed, and keeps created
+    "external_users",
+    metadata,
+    Column("external_user", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    PrimaryKeyConstraint("external_user", "environment"),
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    # order of insertion: decides between accounts that were created in the same instant
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("app", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("external_user", Text),  # null: an account of your own
+    Column("environment", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("healthy", Boolean, nullable=False),
+    Column("fields", Text, nullable=False),  # JSON list of the credentials' names
+    Column("sealed_credentials", LargeBinary, nullable=False),
+    Index("accounts_newest", "external_user", "environment", "app", "created", "number"),
+    Index("accounts_app", "app", "created", "number"),
+)
+
+variables = Table(
+    "variables",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("sealed_value", LargeBinary, nullable=False),
+    Column("updated", Double, nullable=False),
+)
+
+notebooks = Table(
+    "notebooks",
+    metadata,
+    Column("notebook", Text, primary_key=True),
+    Column("sealed_state", LargeBinary, nullable=False),
+    Column("updated", Double, nullable=False),
+)
+
+sent = Table(
+    "sent",
+    metadata,
+    Column("request", Text, primary_key=True),
+    Column("sealed_answer", LargeBinary, nullable=False),
+    Column("created", Double, nullable=False),
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),  # JSON
+)

@@ -1,0 +1,103 @@
+"""
+One way to open the project's SQLite file, for the project's tables and for the journal's writer.
+
+Knows the pragmas, what is worth trying again when several processes start at once, and what SQLite's faults
+mean to a person. Knows nothing of tables.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+from pdkernel.errors import ProjectError
+from pdkernel.project.folder import unusable_folder
+
+BUSY_S = 10.0
+"""Seconds to wait for another process's write."""
+
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_READ_ONLY = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH})
+_DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """
+    A connection in autocommit mode: WAL, every commit on disk before it returns, patient with other writers.
+
+    It may be used from any thread, by one at a time.
+
+    Raises:
+        ProjectError: The file cannot be opened, or is not a database.
+    """
+    try:
+        # made by us first: SQLite gives the -wal and -shm files the mode of the database
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except PermissionError as fault:
+        raise _read_only(path) from fault
+    except OSError as fault:
+        raise unusable_folder(path.parent, fault) from fault
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        _prepare(connection)
+    except sqlite3.Error as fault:
+        connection.close()
+        raise explain(fault, path) from fault
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            # Going over to WAL needs the file alone, and SQLite does not call its busy handler for that
+            connection.execute("pragma journal_mode = wal").fetchone()
+            break
+        except sqlite3.OperationalError as fault:
+            if _primary(fault) not in _BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    connection.execute("pragma synchronous = full")
+    connection.execute("pragma foreign_keys = on")
+
+
+def explain(fault: sqlite3.Error, path: Path) -> ProjectError:
+    """What *fault* means to a person."""
+    code = _primary(fault)
+    if code in _DAMAGED:
+        return ProjectError(
+            f"The project's database {path} is damaged or is not a database ({fault}). It was left as it is.",
+            fix=f"Restore it from a copy, or move it away (mv {path} {path}.damaged): a new project is made at the "
+            "next start, and accounts and variables are entered again.",
+        )
+    if code in _READ_ONLY:
+        return _read_only(path)
+    if code in _BUSY:
+        return ProjectError(
+            f"The project's database {path} was locked by another process for {BUSY_S:.0f} seconds.",
+            fix="End the process that holds it (a stopped debugger, a database browser), then try again.",
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return ProjectError(
+            f"The disk is full: the project's database {path} cannot grow. Nothing already stored is lost.",
+            fix="Free some space, then try again.",
+        )
+    return ProjectError(
+        f"The project's database {path} cannot be used: {fault}.",
+        fix="See `pdkernel doctor`, or choose another project with --project FOLDER (PDKERNEL_PROJECT).",
+    )
+
+
+def _read_only(path: Path) -> ProjectError:
+    return ProjectError(
+        f"The project's database {path} cannot be written: permission is denied, or its folder is read-only.",
+        fix=f"Make {path.parent} and the files in it writable for you, or choose another place with "
+        "--project FOLDER (PDKERNEL_PROJECT).",
+    )
+
+
+def _primary(fault: sqlite3.Error) -> int:
+    """The primary result code: the extended ones hold it in their low byte."""
+    return getattr(fault, "sqlite_errorcode", 0) & 0xFF

@@ -1,0 +1,92 @@
+"""
+Environment variables of the project: encrypted at rest, handed to steps at each step's start.
+
+Knows the rules for names and sizes. Which steps read which variable is the engine's to know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sqlalchemy import delete, select
+
+from pdkernel.clock import Clock
+from pdkernel.errors import RequestError
+from pdkernel.project.database import Database
+from pdkernel.project.rows import put
+from pdkernel.project.schema import variables
+from pdkernel.project.vault import Vault
+
+MAX_VALUE_BYTES = 64 * 1024
+"""Of a variable's value in UTF-8 (platform documentation of environment variables)."""
+RESERVED_PREFIX = "PIPEDREAM_"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+class VariableTable:
+    """Environment variables by name."""
+
+    def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+
+    def set(self, name: str, value: str) -> None:
+        """
+        Store *value* under *name*, in the place of what was there.
+
+        Raises:
+            RequestError: Not a name, a reserved one, or a value that no process environment can hold.
+        """
+        check_variable(name, value)
+        sealed = self._vault.seal(value, _place(name))
+        with self._database.write() as connection:
+            put(connection, variables, "name", name=name, sealed_value=sealed, updated=self._clock.now().timestamp())
+
+    def remove(self, name: str) -> bool:
+        """Remove the variable; False if there was none."""
+        with self._database.write() as connection:
+            return connection.execute(delete(variables).where(variables.c.name == name)).rowcount > 0
+
+    def list(self) -> Sequence[str]:
+        """The names, sorted. No value leaves the table this way."""
+        with self._database.read() as connection:
+            return list(connection.execute(select(variables.c.name).order_by(variables.c.name)).scalars())
+
+    def values(self) -> dict[str, str]:
+        """Every variable with its value."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(variables.c.name, variables.c.sealed_value)).all()
+        return {name: self._vault.open(sealed, _place(name)) for name, sealed in rows}
+
+
+def check_variable(name: str, value: str) -> None:
+    """
+    Refuse what cannot be an environment variable; the message never shows the value.
+
+    Raises:
+        RequestError: Not a name, a reserved one, or a value that no process environment can hold.
+    """
+    if not _NAME.match(name):
+        raise RequestError(
+            f"{name!r} cannot name an environment variable.",
+            fix="Use letters, digits and underscores, with a letter or an underscore first.",
+        )
+    if name.upper().startswith(RESERVED_PREFIX):
+        raise RequestError(
+            f"{name} cannot be set: names that begin with {RESERVED_PREFIX} are the platform's own.",
+            fix="Choose another name.",
+        )
+    if "\0" in value:
+        raise RequestError(f"The value of {name} holds a NUL character, which no process environment can.")
+    size = len(value.encode("utf-8", "surrogatepass"))
+    if size > MAX_VALUE_BYTES:
+        raise RequestError(
+            f"The value of {name} has {size} bytes; an environment variable has at most {MAX_VALUE_BYTES}.",
+            fix="Keep it in a file, and the file's path in the variable.",
+        )
+
+
+def _place(name: str) -> str:
+    return f"variables/{name}/value"

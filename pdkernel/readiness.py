@@ -1,0 +1,210 @@
+"""
+What a workflow needs that this project does not have: users, accounts, variables, Node.js.
+
+Knows who could run what, without running any code. The command line's `doctor` and a notebook's first cell say it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pdkernel.engine.end_users import connect_command
+from pdkernel.errors import InterpreterMissingError
+from pdkernel.hosts import find_node
+from pdkernel.identity import Directory, Environment
+from pdkernel.inspection import apps_of, variables_read
+from pdkernel.model import Workflow
+from pdkernel.render.accounts import AppReadiness
+
+Kind = Literal["external_user", "account", "variable", "interpreter", "unsupported"]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """
+    One thing that is missing.
+
+    Attributes:
+        kind: What sort of thing.
+        name: Its name: a user's id, an app or account id, a variable.
+        message: What needs it.
+        command: The command that brings it, or the empty string.
+    """
+
+    kind: Kind
+    name: str
+    message: str
+    command: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """As JSON."""
+        return {"kind": self.kind, "name": self.name, "message": self.message, "command": self.command}
+
+
+def find_missing(
+    workflow: Workflow,
+    *,
+    directory: Directory,
+    variables: Mapping[str, str],
+    users: Sequence[str] = (),
+    environment: Environment = "development",
+) -> list[Missing]:
+    """
+    Everything that *workflow* needs and the project lacks.
+
+    Args:
+        workflow: What is to run.
+        directory: Users and accounts of the project.
+        variables: Environment variables that are set.
+        users: External users to look at; none means any that the project has.
+        environment: Of those users.
+    """
+    return [
+        *_missing_interpreters(workflow),
+        *_missing_accounts(workflow, directory, users, environment),
+        *_missing_variables(workflow, variables),
+        *_unsupported(workflow),
+    ]
+
+
+def _missing_interpreters(workflow: Workflow) -> list[Missing]:
+    if not any(step.language == "node" and not step.disabled for step in workflow.steps):
+        return []
+    try:
+        find_node()
+    except InterpreterMissingError as fault:
+        return [Missing("interpreter", "node", fault.message, "pip install 'pdkernel[node]'")]
+    return []
+
+
+def _missing_accounts(
+    workflow: Workflow, directory: Directory, users: Sequence[str], environment: Environment
+) -> list[Missing]:
+    needed: dict[str, list[str]] = {}
+    own: list[Missing] = []
+    for step in workflow.steps:
+        if step.disabled:
+            continue
+        for binding in apps_of(step):
+            if binding.account is None:
+                needed.setdefault(binding.app, []).append(step.name)
+            elif directory.find_account(binding.account) is None:
+                fields = directory.known_fields(binding.app) or ("api_key",)
+                own.append(
+                    Missing(
+                        "account",
+                        binding.account,
+                        f"Step {step.name} uses your own {binding.app} account {binding.account}.",
+                        f"pdkernel accounts add --own --app {binding.app} --id {binding.account} --credential {fields[0]}",
+                    )
+                )
+    if not needed:
+        return own
+    known = [user.external_id for user in directory.users(environment)]
+    wanted = list(users) or known
+    apps = " and ".join(needed)
+    found: list[Missing] = []
+    if not wanted:
+        found.append(
+            Missing(
+                "external_user",
+                "ID",
+                f"Steps use an external user's {apps} account, and {environment} has no external users yet.",
+                connect_command(next(iter(needed)), "ID", environment, directory),
+            )
+        )
+    for user in wanted:
+        if user not in known:
+            found.append(
+                Missing(
+                    "external_user",
+                    user,
+                    f"The external user {user} does not exist in {environment}; the first connected account makes them.",
+                    connect_command(next(iter(needed)), user, environment, directory),
+                )
+            )
+            continue
+        for app, steps in needed.items():
+            if directory.newest_account(user, environment, app) is None:
+                found.append(
+                    Missing(
+                        "account",
+                        f"{user}/{app}",
+                        f"{user} has no {app} account in {environment}; step {', '.join(steps)} needs it.",
+                        connect_command(app, user, environment, directory),
+                    )
+                )
+    return [*found, *own]
+
+
+def _missing_variables(workflow: Workflow, variables: Mapping[str, str]) -> list[Missing]:
+    return [
+        Missing(
+            "variable",
+            name,
+            f"The environment variable {name} is read by {', '.join(steps)} and not set.",
+            f"pdkernel env set {shlex.quote(name)}",
+        )
+        for name, steps in sorted(variables_read(workflow).items())
+        if name not in variables
+    ]
+
+
+def _unsupported(workflow: Workflow) -> list[Missing]:
+    found = []
+    for step in workflow.steps:
+        if step.disabled:
+            continue
+        if step.uses is not None:
+            found.append(
+                Missing(
+                    "unsupported", step.name, f"Step {step.name}: the action {step.uses} is not run by this version."
+                )
+            )
+        elif step.language == "go":
+            found.append(Missing("unsupported", step.name, f"Step {step.name}: Go is not run by this version."))
+        elif step.stores:
+            found.append(Missing("unsupported", step.name, f"Step {step.name}: data stores are not in this version."))
+    return found
+
+
+def describe_missing(missing: Sequence[Missing]) -> str:
+    """The list as text: a line each, its command under it."""
+    lines = []
+    for item in missing:
+        lines.append(f"- {item.message}")
+        if item.command:
+            lines.append(f"    {item.command}")
+    return "\n".join(lines)
+
+
+def app_readiness(
+    needed: Mapping[str, Sequence[str]], *, directory: Directory, user: str | None, environment: Environment
+) -> list[AppReadiness]:
+    """
+    For each app, the account that a run would use now, or how to get one.
+
+    Args:
+        needed: App to the steps that need the external user's account of it.
+        directory: Users and accounts.
+        user: The external user, or None.
+        environment: Theirs.
+    """
+    rows = []
+    for app, steps in needed.items():
+        account = directory.newest_account(user, environment, app) if user else None
+        fix = f"Connect one: {connect_command(app, user or 'ID', environment, directory)}"
+        rows.append(
+            AppReadiness(
+                app=app,
+                steps=tuple(steps),
+                account_id=account.id if account else None,
+                account_name=account.name if account else "",
+                healthy=account.healthy if account else True,
+                fix=fix,
+            )
+        )
+    return rows

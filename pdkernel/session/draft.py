@@ -1,0 +1,143 @@
+"""
+The workflow as the notebook has it right now.
+
+Knows the cells that were run in this kernel and the notebook's file, and puts them in the notebook's order:
+the latest text that we know of a cell counts, be it run or saved. Knows nothing of runs, events or users.
+
+    run a cell twice            the second text replaces the first, at its place
+    rename a step               same cell, other name: the old name is gone
+    delete a cell               gone once Lab says so, or once the file is saved without it
+    run cells out of order      the file's order counts; without a file, the order of first runs
+    edit and save, do not run   the saved text counts from then on; the step's old result is stale
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pdkernel.directive import is_step_cell, is_workflow_cell, parse_step_cell
+from pdkernel.errors import DefinitionError, DuplicateStepError
+from pdkernel.model import Workflow
+from pdkernel.notebook import Cell, read_cells, workflow_from_cells
+
+HEADER = "%%pdworkflow"
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """A cell that was run: its text, its id if Lab told it, and when (wall time, seconds)."""
+
+    source: str
+    cell_id: str | None
+    name: str
+    at: float
+
+
+class Draft:
+    """
+    Gathers cells and reads them as a workflow.
+
+    Args:
+        path: The notebook's file, if it is known; it need not exist yet.
+        name: The workflow's name when no header gives one.
+    """
+
+    def __init__(self, path: Path | None = None, *, name: str = "notebook") -> None:
+        self.path = path
+        self._name = path.stem if path else name
+        self._ran: dict[str, _Ran] = {}
+        self._deleted: set[str] = set()
+
+    def ran(self, source: str, *, cell_id: str | None, at: float) -> None:
+        """
+        Take note that a step or header cell was run.
+
+        Raises:
+            DefinitionError: The cell cannot be read, or another cell has its step's name.
+        """
+        name = _name_of(source)
+        if cell_id is not None:
+            self._deleted.discard(cell_id)
+            self._refuse_second(name, cell_id)
+        self._ran[cell_id or name] = _Ran(source, cell_id, name, at)
+
+    def forget(self, cell_ids: Iterable[str]) -> None:
+        """Drop cells that were deleted from the notebook."""
+        for cell_id in cell_ids:
+            self._ran.pop(cell_id, None)
+            self._deleted.add(cell_id)
+
+    def workflow(self) -> Workflow:
+        """
+        The workflow, in the notebook's order.
+
+        Raises:
+            DefinitionError: A cell that was run cannot be read, or two cells have one step name.
+        """
+        return workflow_from_cells(self.cells(), name=self._name, source=str(self.path) if self.path else None)
+
+    def cells(self) -> list[Cell]:
+        """The step and header cells that count."""
+        saved = [cell for cell in self._saved() if cell.id is None or cell.id not in self._deleted]
+        ids = {cell.id for cell in saved}
+        saved_at = self.path.stat().st_mtime if self.path is not None and saved else 0.0
+        unplaced = dict(self._ran)
+        found: list[Cell] = []
+        for cell in saved:
+            key = self._key_of(cell, ids)
+            ran = unplaced.pop(key, None) if key else None
+            found.append(cell if ran is None or ran.at < saved_at else replace(cell, source=ran.source))
+        new = (ran for ran in unplaced.values() if ran.cell_id is None or not saved or ran.at >= saved_at)
+        return found + [Cell(source=ran.source, id=ran.cell_id) for ran in new]
+
+    def _saved(self) -> list[Cell]:
+        """Step and header cells of the file; one that cannot be read and was not run is left out."""
+        if self.path is None or not self.path.is_file():
+            return []
+        try:
+            cells = read_cells(self.path)
+        except DefinitionError:
+            return []  # half-written, or not saved as a notebook yet: what was run is all that we know
+        return [cell for cell in cells if _is_ours(cell.source) and (cell.id in self._ran or _readable(cell.source))]
+
+    def _key_of(self, cell: Cell, ids: set[str | None]) -> str | None:
+        if cell.id is not None and cell.id in self._ran:
+            return cell.id
+        if not _readable(cell.source):
+            return None
+        name = _name_of(cell.source)
+        for key, ran in self._ran.items():
+            # a file without cell ids: the step's name tells
+            if ran.name == name and (ran.cell_id is None or ran.cell_id not in ids):
+                return key
+        return None
+
+    def _refuse_second(self, name: str, cell_id: str) -> None:
+        others = {ran.cell_id for key, ran in self._ran.items() if ran.name == name and key != cell_id}
+        still_there = others & {
+            cell.id for cell in self.cells() if _readable(cell.source) and _name_of(cell.source) == name
+        }
+        if still_there and name != HEADER:
+            raise DuplicateStepError(
+                f"Another cell is the step {name!r} already: steps.{name} would be ambiguous.",
+                fix="Rename one of the two, or delete the other cell.",
+                step=name,
+            )
+
+
+def _is_ours(source: str) -> bool:
+    return is_step_cell(source) or is_workflow_cell(source)
+
+
+def _name_of(source: str) -> str:
+    return HEADER if is_workflow_cell(source) else parse_step_cell(source).step.name
+
+
+def _readable(source: str) -> bool:
+    try:
+        _name_of(source)
+    except DefinitionError:
+        return False
+    return True

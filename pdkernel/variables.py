@@ -1,0 +1,23 @@
+"""
+The environment variables that steps may see: the project's, and those of a `.env` beside the notebook.
+
+Knows which wins. Values are secrets like credentials: they are given to steps and to nobody else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from pdkernel.project import Project
+
+
+def project_variables(project: Project, folder: Path) -> dict[str, str]:
+    """
+    Variables by name; a `.env` in *folder* wins over the project's, being nearer to the notebook.
+
+    A line of `.env` without a value sets nothing.
+    """
+    beside = dotenv_values(folder / ".env", interpolate=False) if (folder / ".env").is_file() else {}
+    return {**project.variables.values(), **{name: value for name, value in beside.items() if value is not None}}

@@ -1,0 +1,348 @@
+"""
+The form behind `%pdevent`: write a test event, load and save it, send it.
+
+Knows the session's event, its library and its runs. Knows nothing of accounts: who an event is for is the picker's.
+
+What is being typed is the form's own until it is sent, saved or used. An event that is chosen elsewhere meanwhile is
+shown at once if nothing was typed, and announced if something was.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+import ipywidgets as ipw
+
+from pdkernel.errors import EventError, PdkernelError
+from pdkernel.event import Event
+from pdkernel.model import JSON
+from pdkernel.render.view import View
+from pdkernel.session import Session
+from pdkernel.widgets.body import ABSENT, Absent, BodyEditor
+from pdkernel.widgets.event_fields import EventFields
+from pdkernel.widgets.event_texts import (
+    STARTER,
+    from_texts,
+    hidden_keys,
+    masked_on_screen,
+    masked_when_saved,
+    same_event,
+    to_texts,
+    without_identity,
+)
+from pdkernel.widgets.form import Form
+from pdkernel.widgets.kept import sentence
+from pdkernel.widgets.parts import (
+    DESCRIPTION,
+    AskingButton,
+    copy_html,
+    note,
+    say,
+    say_html,
+    set_value,
+    show,
+    text_html,
+)
+from pdkernel.widgets.running import Runner
+
+NEW_EVENT = "new event"
+"""What an event is called that was written here and not saved."""
+_CHANGED = " (changed)"
+_ROW = {"flex_flow": "row wrap", "align_items": "center"}
+
+
+class EventComposer(Form):
+    """
+    Writes the test event and runs the workflow on it.
+
+    Args:
+        session: Whose event it shows and chooses.
+    """
+
+    _title = "Test event"
+
+    def __init__(self, session: Session) -> None:
+        self._base: Mapping[str, JSON] = {}  # what the fields were filled from
+        self._seen: Mapping[str, JSON] | None = None  # the session's event, when it was last looked at
+        self._event_name = NEW_EVENT
+        self._sent: tuple[View, View] | None = None  # what was sent, and what became of it
+        self._runner = Runner(session, draw=self._show_run, ended=self.refresh)
+        self.fields = EventFields(self._edited)
+        self.body = BodyEditor(lambda: self._edited(None))
+        self._make_library()
+        self._make_buttons()
+        self._faults = note()
+        self._notes = note()
+        self._status = note()
+        self._line = ipw.HTML()
+        super().__init__(
+            session,
+            [
+                ipw.HBox([self.library, self.load_button.view, self.save_name, self.save_button.view], layout=_ROW),
+                self.fields.view,
+                self._faults,
+                self.body.view,
+                self._notes,
+                ipw.HBox(
+                    [self.send_button, self.use_button, self.show_button], layout={**_ROW, "margin": "6px 0 0 114px"}
+                ),
+                self._status,
+                self._line,
+            ],
+        )
+
+    def _make_library(self) -> None:
+        self.library = ipw.Dropdown(
+            options=[("choose one", "")],
+            value="",
+            description="saved events",
+            tooltip="Events kept in events/ beside the notebook",
+            style=DESCRIPTION,
+            layout={"width": "380px"},
+        )
+        self.save_name = ipw.Text(
+            placeholder="a name to save it as", tooltip="The name to save the event as", layout={"width": "220px"}
+        )
+        self.load_button = AskingButton(
+            "Load",
+            act=self._when_asked(self._load),
+            question=lambda: "Drop the changes?" if self.touched and self.library.value else "",
+            tooltip="Show the saved event and use it",
+            layout={"width": "auto"},
+        )
+        self.save_button = AskingButton(
+            "Save",
+            act=self._when_asked(self._save),
+            question=self._overwrites,
+            tooltip="Save and use the event; it is kept in events/ beside the notebook, secret headers masked",
+            layout={"width": "auto"},
+        )
+        self.library.observe(lambda _: self.load_button.reset(), "value")
+        self.save_name.observe(lambda _: self.save_button.reset(), "value")
+
+    def _make_buttons(self) -> None:
+        self.send_button = ipw.Button(
+            description="Send",
+            button_style="primary",
+            icon="play",
+            tooltip="Use this event and run the whole workflow on it",
+        )
+        self.use_button = ipw.Button(
+            description="Use as the event",
+            tooltip="Use this event for the steps that you run; nothing runs now",
+            layout={"width": "150px"},
+        )
+        self.show_button = ipw.Button(
+            description="Show the chosen event",
+            tooltip="Drop what was typed here and show the event that was chosen elsewhere",
+            layout={"width": "190px", "display": "none"},
+        )
+        self.send_button.on_click(self._when_asked(self._send_or_stop))
+        self.use_button.on_click(self._when_asked(lambda: self._choose(self._name_now())))
+        self.show_button.on_click(self._when_asked(self._show_chosen))
+
+    # ── what it holds ──────────────────────────────────────────────────────────────
+
+    @property
+    def touched(self) -> bool:
+        """Whether something was typed since the fields were filled."""
+        return self.body.touched or self.fields.texts != to_texts(self._base)
+
+    @property
+    def line(self) -> str:
+        """The line that does the same without the form; without a name it is about the chosen event."""
+        saved = not self.touched and self._event_name in self._session.events.names()
+        return f"%pdevent {shlex.quote(self._event_name)} --send" if saved else "%pdevent --send"
+
+    def event(self) -> Event:
+        """
+        The event that the form says, without the headers that follow the session.
+
+        Raises:
+            EventError: A field cannot be read.
+        """
+        data = from_texts(self.fields.texts, self._base)
+        body = self.body.read()
+        if not isinstance(body, Absent):
+            data["body"] = body
+        return Event({key: data[key] for key in dict.fromkeys([*self._base, *data]) if key in data})
+
+    def join(self, timeout_s: float = 60) -> None:
+        """Wait for the end of a run that was sent here."""
+        self._runner.join(timeout_s)
+
+    # ── what the person does ───────────────────────────────────────────────────────
+
+    def _load(self) -> None:
+        name = self.library.value
+        if not name:
+            raise EventError("No saved event is chosen.", fix="Choose one in the list.")
+        self._session.load_event(name)
+        self._show_chosen()
+
+    def _save(self) -> None:
+        name = self._wanted_name()
+        if not name:
+            raise EventError("The event has no name yet.", fix="Write one beside Save.")
+        self._choose(self._name_now())
+        self._session.save_event(name)
+
+    def _send_or_stop(self) -> None:
+        if self._runner.running:
+            self._runner.stop()
+        else:
+            self._choose(self._name_now())
+            before, self._sent = self._sent, (self._sentence("Sent"), View("", ""))
+            try:
+                self._runner.start()
+            except PdkernelError:
+                self._sent = before
+                raise
+        self.refresh()
+
+    def _choose(self, name: str) -> None:
+        """Make what the form says the session's event."""
+        event = self.event()
+        with self._filling():
+            if self.touched or not same_event(event.data, self._base):
+                self._take(event.data, name)
+        self._session.choose_event(event, name)
+
+    def _show_chosen(self) -> None:
+        """Drop what was typed and show the session's event."""
+        with self._filling():
+            self._take({}, NEW_EVENT)
+            self._seen = None
+        self.refresh()
+
+    def _overwrites(self) -> str:
+        name = self._wanted_name()
+        another = name != self._event_name.removesuffix(_CHANGED)
+        return f"Overwrite {name}?" if another and name in self._session.events.names() else ""
+
+    def _wanted_name(self) -> str:
+        name: str = self.save_name.value.strip()
+        return name.removesuffix(".json")
+
+    def _name_now(self) -> str:
+        if not self.touched or self._event_name == NEW_EVENT:
+            return self._event_name
+        return self._event_name.removesuffix(_CHANGED) + _CHANGED
+
+    def _edited(self, _: object) -> None:
+        if self._fills_now:
+            return
+        with self._filling():
+            self.load_button.reset()
+            self.save_button.reset()
+            self._show_state()
+
+    # ── what the session says ──────────────────────────────────────────────────────
+
+    def _fill(self) -> None:
+        self.fields.show_identity(self._session.external_user_id, self._session.environment)
+        names = self._session.events.names()
+        options = [("choose one" if names else "none yet", ""), *((name, name) for name in names)]
+        if list(self.library.options) != options:
+            before = self.library.value
+            self.library.options = options
+            set_value(self.library, before if before in names else "")
+        event = self._session.event
+        chosen = without_identity(event.data) if event is not None else None
+        name = self._session.event_name or NEW_EVENT
+        if chosen is None:
+            if self._seen is None and not self.touched:
+                self._take(STARTER, NEW_EVENT)
+        elif same_event(chosen, self._base):
+            self._event_name = name
+        elif not self.touched:
+            self._take(chosen, name)
+        self._seen = chosen
+        self._show_state()
+
+    def _take(self, data: Mapping[str, JSON], name: str) -> None:
+        """Fill the fields from *data*."""
+        self._event_name = name
+        self._base = data
+        self.fields.fill(to_texts(data))
+        self.body.fill(data.get("body", ABSENT), absent="json" if data is STARTER else "none")
+
+    def _show_state(self) -> None:
+        fault = self._fault()
+        say(self._faults, fault, kind="error")
+        wrong = bool(fault or self.body.fault)
+        running, stopping = self._runner.running, self._runner.stopping
+        self.send_button.description = "Stopping" if stopping else "Stop" if running else "Send"
+        self.send_button.icon = "stop" if running else "play"
+        self.send_button.button_style = "danger" if running else "primary"
+        self.send_button.disabled = stopping or (wrong and not running)
+        self.use_button.disabled = self.save_button.view.disabled = wrong
+        elsewhere = self._seen is not None and self.touched and not same_event(self._seen, self._base)
+        show(self.show_button, visible=elsewhere)
+        say(self._status, self._state(elsewhere=elsewhere))
+        say_html(self._notes, _notes_html(self._base))
+        say_html(self._line, f"<small>as a line: {copy_html(self.line)}</small>")
+
+    def _fault(self) -> str:
+        try:
+            from_texts(self.fields.texts, self._base)
+        except EventError as error:
+            return str(error)
+        return ""
+
+    def _state(self, *, elsewhere: bool) -> str:
+        if elsewhere:
+            return f"The chosen event is now {self._session.event_name}; what you typed here is not."
+        if self._seen is None:
+            return "No event is chosen yet: Send, or use this one."
+        if self.touched:
+            return "Changed, and not yet used: Send, or use it as the event."
+        return f"The chosen event: {self._event_name}."
+
+    # ── what a reader keeps ────────────────────────────────────────────────────────
+
+    def _keep(self) -> View:
+        now = self._sentence("Event")
+        if self._sent is None:
+            return now
+        sent, outcome = self._sent
+        same = sent.text.partition(" ")[2] == now.text.partition(" ")[2]
+        return (now if same else now + sent) + outcome
+
+    def _sentence(self, verb: str) -> View:
+        event = self._session.event
+        if event is None:
+            return sentence("No event is chosen yet.", "%pdevent FILE")
+        user, environment = self._session.external_user_id, self._session.environment
+        who = f"as {user} in {environment}" if user is not None else f"on nobody's behalf, in {environment}"
+        name = self._session.event_name or NEW_EVENT
+        saved = name in self._session.events.names()
+        line = f"%pdevent {shlex.quote(name)} --send" if saved else "%pdevent --send"
+        return sentence(f"{verb} {name}: {event.summary()}, {who}.", line)
+
+    def _show_run(self, outcome: View) -> None:
+        with self._guard:
+            if self._sent is not None:
+                self._sent = (self._sent[0], outcome)
+            self._kept.draw(self._keep())
+
+    def _end(self) -> None:
+        self._runner.stop()
+
+
+def _notes_html(data: Mapping[str, JSON]) -> str:
+    notes = []
+    if masked := masked_when_saved(data):
+        notes.append(
+            text_html(
+                f"{', '.join(masked)}: the value was masked when this event was saved, and steps get ***. "
+                "Write a value there if a step looks at it.",
+                kind="warn",
+            )
+        )
+    if hidden := masked_on_screen(data):
+        notes.append(text_html(f"{', '.join(hidden)}: the value is not shown; steps get it. It is saved as ***."))
+    if kept := hidden_keys(data):
+        notes.append(text_html(f"Also in the event, and kept as it is: {', '.join(kept)}."))
+    return "".join(notes)

@@ -1,0 +1,139 @@
+"""
+What a form is: a box that follows the session, and a readable output beside it.
+
+Knows how a change made here is told from one that comes from the session, from whichever thread, and how a form
+ends. Knows nothing of users or events.
+
+Two rules keep threads apart: the form's lock is held while the form is filled from the session, and never while the
+session is told something (its listeners would take other forms' locks).
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ipywidgets as ipw
+from IPython.display import display
+
+from pdkernel.errors import PdkernelError
+from pdkernel.render.view import View
+from pdkernel.session import Session
+from pdkernel.widgets.kept import Kept
+from pdkernel.widgets.parts import close_all, note, say
+
+VIEW_TYPE = "application/vnd.jupyter.widget-view+json"
+
+
+class Form(ipw.VBox):
+    """
+    A form that shows a session and changes it.
+
+    Subclasses fill the widgets in `_fill`, say in `_keep` what a reader without a kernel sees, and wrap every
+    handler in `_when_asked`.
+    """
+
+    _title = "A form"
+
+    def __init__(self, session: Session, children: Iterable[Any]) -> None:
+        self._session = session
+        self._guard = threading.RLock()
+        self._filler: int | None = None
+        self._ended = False
+        self._unfilled = False
+        self._kept = Kept()
+        self._problem = note()
+        super().__init__(children=(*children, self._problem), layout={"width": "100%", "max_width": "1100px"})
+        self.refresh()
+        self._unlisten = session.listen(self.refresh)
+
+    @property
+    def kept(self) -> View:
+        """What the saved notebook shows of the form."""
+        return self._kept.view
+
+    def refresh(self) -> None:
+        """Show the session as it is now; from any thread. A fault is shown in the form."""
+        with self._filling():
+            if self._ended:
+                return
+            try:
+                self._fill()
+                self._kept.draw(self._keep())
+            except PdkernelError as fault:
+                self._unfilled = True
+                self._complain(fault)
+                return
+            if self._unfilled:
+                self._unfilled = False
+                say(self._problem, "")
+
+    def close(self) -> None:
+        """Stop following the session and take the form off the screen."""
+        if not getattr(self, "_ended", True):
+            self._ended = True
+            self._unlisten()
+            self._end()
+            for child in self.children:
+                close_all(child)
+        super().close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {self._kept.view.text}"
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        bundle = super()._repr_mimebundle_(**options)
+        return {**bundle, "text/plain": self.kept.text, "text/html": self.kept.html}
+
+    def _ipython_display_(self, **_: Any) -> None:
+        # without a kernel the form cannot be read, and the output below it can: so the form's own says only what it is
+        bare = f"{self._title}: a form, which needs a running kernel. What was chosen stands below."
+        bundle = super()._repr_mimebundle_()
+        display({**bundle, "text/plain": bare, "text/html": f"<small>{bare}</small>"}, raw=True)
+        self._kept.display()
+
+    def _fill(self) -> None:
+        """Set every widget from the session."""
+
+    def _keep(self) -> View:
+        """What is chosen now, for a reader."""
+        return View("", "")
+
+    def _end(self) -> None:
+        """Let go of what the form holds beside widgets."""
+
+    @contextmanager
+    def _filling(self) -> Iterator[None]:
+        """While this thread sets widgets that no person has touched; no other thread does then."""
+        with self._guard:
+            filler, self._filler = self._filler, threading.get_ident()
+            try:
+                yield
+            finally:
+                self._filler = filler
+
+    @property
+    def _fills_now(self) -> bool:
+        """Whether a change of a widget is this thread's own filling."""
+        return self._filler == threading.get_ident()
+
+    def _when_asked(self, act: Callable[[], None]) -> Callable[..., None]:
+        """*act* as a handler: not called for changes that `_fill` makes, its faults shown in the form."""
+
+        @functools.wraps(act)
+        def handle(*_: object) -> None:
+            if self._fills_now:
+                return
+            say(self._problem, "")
+            try:
+                act()
+            except PdkernelError as fault:
+                self._complain(fault)
+
+        return handle
+
+    def _complain(self, fault: PdkernelError) -> None:
+        say(self._problem, str(fault), kind="error")

@@ -1,0 +1,154 @@
+"""
+Small pieces that the forms share: messages, texts to copy, a button that asks once, the field for a secret.
+
+Knows ipywidgets and escaping. Knows nothing of sessions.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ipywidgets as ipw
+import traitlets
+
+DESCRIPTION = {"description_width": "110px"}
+"""Style that lines the fields of a form up."""
+WIDE = {"width": "100%", "max_width": "1000px"}
+"""Layout of a field that takes the form's width."""
+
+_COLOURS = {
+    "error": "var(--jp-error-color1, #b3261e)",
+    "success": "var(--jp-success-color1, #1b7f3b)",
+    "warn": "var(--jp-warn-color1, #8a5a00)",
+    "muted": "var(--jp-ui-font-color2, #616161)",
+}
+
+
+def text_html(text: str, *, kind: str = "muted") -> str:
+    """*text* escaped, in the colour of *kind* (`error`, `success`, `warn`, `muted`), its line ends kept."""
+    if not text:
+        return ""
+    role = ' role="alert"' if kind == "error" else ""
+    return (
+        f'<div{role} style="color: {_COLOURS[kind]}; white-space: pre-wrap; line-height: 1.4">{html.escape(text)}</div>'
+    )
+
+
+def copy_html(text: str) -> str:
+    """*text* as code that can be selected, or copied with a click where the Lab extension is installed."""
+    safe = html.escape(text)
+    return f'<code class="pd-k" role="button" tabindex="0" title="Copy {safe}">{safe}</code>'
+
+
+def note() -> Any:
+    """An empty place for a message; fill it with `say`."""
+    return ipw.HTML(layout={"display": "none", **WIDE})
+
+
+def say(place: Any, text: str, *, kind: str = "muted") -> None:
+    """Put *text* into *place*; an empty one hides it."""
+    say_html(place, text_html(text, kind=kind))
+
+
+def say_html(place: Any, markup: str) -> None:
+    """Put *markup*, escaped by its maker, into *place*; an empty one hides it."""
+    if place.value != markup:
+        place.value = markup
+    show(place, visible=bool(markup))
+
+
+def show(widget: Any, *, visible: bool) -> None:
+    """Show or hide *widget*."""
+    display = None if visible else "none"
+    if widget.layout.display != display:
+        widget.layout.display = display
+
+
+def set_value(widget: Any, value: object) -> None:
+    """Set the value of *widget*, sending nothing if it has it."""
+    if widget.value != value:
+        widget.value = value
+
+
+def set_children(box: Any, children: Iterable[Any]) -> None:
+    """Give *box* these children, sending nothing if it has them; a view that stays keeps its focus."""
+    wanted = tuple(children)
+    if box.children != wanted:
+        box.children = wanted
+
+
+def close_all(widget: Any) -> None:
+    """Close *widget*, what it holds, and their layouts and styles."""
+    for child in getattr(widget, "children", ()):
+        close_all(child)
+    for part in (getattr(widget, "layout", None), getattr(widget, "style", None)):
+        if isinstance(part, ipw.Widget):
+            part.close()
+    widget.close()
+
+
+class AskingButton:
+    """
+    A button that does something only at the second click.
+
+    Args:
+        description: What it says at first.
+        act: Called at the second click, or at the first where nothing needs asking.
+        question: What it says after the first click; an empty answer means that nothing needs asking.
+    """
+
+    def __init__(
+        self, description: str, *, act: Callable[[], None], question: Callable[[], str], **options: Any
+    ) -> None:
+        self._description = description
+        self._style = options.get("button_style", "")
+        self._act = act
+        self._question = question
+        self._asked = ""
+        self.view = ipw.Button(description=description, **options)
+        self.view.on_click(self._clicked)
+
+    def reset(self) -> None:
+        """Ask again next time."""
+        self._asked = ""
+        if self.view.description != self._description:
+            self.view.description = self._description
+            self.view.button_style = self._style
+
+    def _clicked(self, _button: object) -> None:
+        question = self._question()
+        if question and question != self._asked:
+            self._asked = question
+            self.view.description = question
+            self.view.button_style = "danger"
+            return
+        self.reset()
+        self._act()
+
+
+class SecretField(ipw.Password):
+    """
+    A password field whose value never leaves the kernel.
+
+    What is typed arrives here and goes nowhere: it is not echoed to other front ends, stands in no state that is sent
+    or saved, and `take` empties the field.
+    """
+
+    value = traitlets.Unicode(help="What was typed").tag(sync=True, echo_update=False)
+    # typed text arrives at once when the field is left: keystrokes would queue behind a running cell, a click would not
+    continuous_update = traitlets.Bool(default_value=False).tag(sync=True)
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+        """The state that front ends and saved notebooks get: without the value."""
+        state: dict[str, Any] = super().get_state(key=key, drop_defaults=drop_defaults)
+        if "value" in state:
+            state["value"] = ""
+        return state
+
+    def take(self) -> str:
+        """Empty the field, here and on the screen, and return what was in it."""
+        taken: str = self.value
+        self.value = ""
+        return taken

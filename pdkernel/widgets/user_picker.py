@@ -1,0 +1,175 @@
+"""
+The form behind `%pduser`: on whose behalf steps run.
+
+Knows the session's users, accounts and needs. Knows nothing of events or runs.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+import ipywidgets as ipw
+
+from pdkernel.errors import DefinitionError
+from pdkernel.identity import ENVIRONMENTS, Account, Environment, parse_environment
+from pdkernel.render.view import View
+from pdkernel.session import Session
+from pdkernel.widgets.accounts import AccountList, AppRow, describe
+from pdkernel.widgets.form import Form
+from pdkernel.widgets.kept import sentence
+from pdkernel.widgets.parts import (
+    DESCRIPTION,
+    close_all,
+    copy_html,
+    note,
+    say,
+    say_html,
+    set_children,
+    set_value,
+    text_html,
+)
+
+NOBODY = ""
+"""The dropdown's value for nobody: an external user's id is never blank."""
+
+_HINT = "A user exists once their first account is connected: choose the id here, then connect an account below."
+
+
+class UserPicker(Form):
+    """
+    Picks environment and external user, and connects the accounts that the steps need.
+
+    Args:
+        session: Whose choice it shows and makes.
+    """
+
+    _title = "External user"
+
+    def __init__(self, session: Session) -> None:
+        self.environment = ipw.Dropdown(
+            options=ENVIRONMENTS,
+            description="environment",
+            tooltip="Where the external user and their accounts are looked up",
+            style=DESCRIPTION,
+            layout={"width": "300px"},
+        )
+        self.user = ipw.Dropdown(
+            options=[("nobody", NOBODY)],
+            value=NOBODY,
+            description="external user",
+            tooltip="On whose behalf the steps run",
+            style=DESCRIPTION,
+            layout={"width": "420px"},
+        )
+        self.new_user = ipw.Text(
+            description="new user",
+            placeholder="the id that your product gives them",
+            tooltip=_HINT,
+            style=DESCRIPTION,
+            layout={"width": "420px"},
+        )
+        self.use_new = ipw.Button(description="Use", tooltip="Run as this external user", layout={"width": "80px"})
+        self._rows: dict[str, AppRow] = {}
+        self._apps = ipw.VBox()
+        self._needs = note()
+        self._accounts = AccountList(session.accounts_changed)
+        self._line = ipw.HTML()
+        self._connect_handlers()
+        super().__init__(
+            session,
+            [
+                ipw.HBox([self.environment, self.user], layout={"flex_flow": "row wrap"}),
+                ipw.HBox(
+                    [self.new_user, self.use_new, ipw.HTML(text_html(_HINT))],
+                    layout={"flex_flow": "row wrap", "align_items": "center"},
+                ),
+                self._needs,
+                self._apps,
+                self._accounts.view,
+                self._line,
+            ],
+        )
+
+    @property
+    def line(self) -> str:
+        """The line that makes the same choice without the form."""
+        user = self._session.external_user_id
+        who = shlex.quote(user) if user is not None else "--clear"
+        return f"%pduser {who} --environment {self._session.environment}"
+
+    def _connect_handlers(self) -> None:
+        choose = self._when_asked(self._choose)
+        self.environment.observe(choose, "value")
+        self.user.observe(choose, "value")
+        use_new = self._when_asked(self._choose_new)
+        self.use_new.on_click(use_new)
+        self.new_user.on_msg(lambda _, content, __: use_new() if content.get("event") == "submit" else None)
+
+    def _choose(self) -> None:
+        user = self.user.value or None
+        environment = parse_environment(self.environment.value)
+        if (user, environment) != (self._session.external_user_id, self._session.environment):
+            self._session.choose_user(user, environment)
+
+    def _choose_new(self) -> None:
+        self._session.choose_user(self.new_user.value.strip(), parse_environment(self.environment.value))
+        self.new_user.value = ""
+
+    def _fill(self) -> None:
+        user, environment = self._session.external_user_id, self._session.environment
+        directory = self._session.directory
+        set_value(self.environment, environment)
+        self._fill_users(user, [known.external_id for known in directory.users(environment)])
+        accounts = directory.accounts(external_user_id=user, environment=environment) if user is not None else ()
+        self._fill_apps(user, environment, accounts)
+        self._accounts.show(directory, user, accounts)
+        say_html(self._line, f"<small>as a line: {copy_html(self.line)}</small>")
+
+    def _fill_users(self, chosen: str | None, known: Sequence[str]) -> None:
+        options = [("nobody", NOBODY), *((user, user) for user in known)]
+        if chosen is not None and chosen not in known:
+            options.append((f"{chosen} (no account yet)", chosen))
+        if list(self.user.options) != options:
+            self.user.options = options
+        set_value(self.user, chosen or NOBODY)
+
+    def _fill_apps(self, user: str | None, environment: Environment, accounts: Sequence[Account]) -> None:
+        needed = self._needed()
+        for app in [app for app in self._rows if app not in needed]:
+            row = self._rows.pop(app)
+            set_children(self._apps, [view for view in self._apps.children if view is not row.view])
+            close_all(row.view)
+        for app, steps in needed.items():
+            if app not in self._rows:
+                self._rows[app] = AppRow(app, self._session.accounts_changed)
+            self._rows[app].show(
+                self._session.directory,
+                user,
+                environment,
+                steps=steps,
+                accounts=[account for account in accounts if account.app == app],
+            )
+        set_children(self._apps, [self._rows[app].view for app in needed])
+
+    def _needed(self) -> Mapping[str, Sequence[str]]:
+        """What the steps need; nothing where the cells cannot be read as a workflow, which is said."""
+        try:
+            needed = self._session.apps_needed()
+        except DefinitionError as fault:
+            say(self._needs, f"Which accounts the steps need cannot be told: {fault}", kind="warn")
+            return {}
+        say(self._needs, "" if needed else "No step that was run needs an external user's account.")
+        return needed
+
+    def _keep(self) -> View:
+        user, environment = self._session.external_user_id, self._session.environment
+        if user is None:
+            return sentence(f"Steps run on nobody's behalf, in {environment}.", self.line)
+        have = [self._have(app, user, environment) for app in self._rows]
+        accounts = f" Accounts: {', '.join(have)}." if have else ""
+        return sentence(f"Steps run as {user} in {environment}.{accounts}", self.line)
+
+    def _have(self, app: str, user: str, environment: Environment) -> str:
+        account = self._session.directory.newest_account(user, environment, app)
+        return f"{app} {describe(account)}" if account else f"{app} MISSING"

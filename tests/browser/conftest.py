@@ -1,0 +1,100 @@
+"""
+Fixtures of the browser tests: one JupyterLab and one page of it for all, without tabs and kernels for each.
+
+Without Chromium the tests are listed as NOT RUN with the command that gets it; where CI is set that is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, sync_playwright
+
+from tests.browser.harness import Lab, LabPage
+
+HERE = Path(__file__).parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+GET_CHROMIUM = "apt-get update && apt-get install -y chromium fonts-dejavu-core"
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
+# Whatever is not on this machine goes to a proxy that is not there. (Refusing it by Playwright's routes would switch
+# the browser's cache off, and every page would load all of Lab again.)
+ARGUMENTS += ["--proxy-server=127.0.0.1:9"]
+NOT_RUN = pytest.StashKey[list[str]]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of this folder, and leave them out where there is no browser."""
+    ours = [item for item in items if HERE in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.browser)
+    if CHROMIUM or os.environ.get("CI"):
+        return
+    for item in ours:
+        item.add_marker(pytest.mark.skip(reason=f"NOT RUN: no Chromium; {GET_CHROMIUM}"))
+    config.stash[NOT_RUN] = [item.nodeid for item in ours]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """List what was left out, and what to do about it."""
+    if left_out := config.stash.get(NOT_RUN, []):
+        terminalreporter.section(f"NOT RUN: {len(left_out)} browser tests, because no Chromium is on the PATH")
+        for name in left_out:
+            terminalreporter.write_line(f"NOT RUN {name}")
+        terminalreporter.write_line(f"Get it (as root) with: {GET_CHROMIUM}")
+
+
+# Of the package, not of the session: while Playwright's synchronous API is open its event loop counts as running, and
+# the asynchronous tests of other folders could not run theirs.
+@pytest.fixture(scope="package")
+def browser() -> Iterator[BrowserContext]:
+    """Chromium without a window, with one profile for all tests, so that Lab's files are loaded once."""
+    if CHROMIUM is None:
+        pytest.fail(f"No Chromium is on the PATH. Get it (as root) with: {GET_CHROMIUM}", pytrace=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGUMENTS)
+        yield browser.new_context(
+            viewport={"width": 1400, "height": 1300}, permissions=["clipboard-read", "clipboard-write"]
+        )
+        browser.close()
+
+
+@pytest.fixture(scope="package")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A JupyterLab with this checkout's kernel and extension, with private folders and a strict content policy."""
+    lab = Lab.start(tmp_path_factory.mktemp("lab"))
+    yield lab
+    lab.stop()
+
+
+@pytest.fixture(scope="package")
+def lab_page(browser: BrowserContext, lab: Lab) -> LabPage:
+    """The page that the tests share: loading Lab takes seconds, opening a notebook in it does not."""
+    page = LabPage(lab, browser.new_page())
+    page.watch()
+    return page
+
+
+@pytest.fixture
+def page(lab_page: LabPage) -> Iterator[LabPage]:
+    """A page of the Lab without tabs and kernels; after the test, no request was about to leave this machine."""
+    yield lab_page
+    lab_page.close_all()
+    lab_page.lab.end_sessions()
+    external, lab_page.external = lab_page.external, []
+    assert external == []
+
+
+@pytest.fixture
+def new_page(browser: BrowserContext, lab: Lab) -> Iterator[LabPage]:
+    """A page of its own, for a test that changes the browser."""
+    page = LabPage(lab, browser.new_page())
+    page.watch()
+    yield page
+    page.page.close()
+    lab.end_sessions()
+    assert page.external == []

@@ -1,0 +1,310 @@
+"""
+A real JupyterLab and a notebook page in it, for tests to act on as a person does.
+
+Knows Lab's page. Knows nothing of what a test is about.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from playwright.sync_api import Locator, Page
+
+from tests.lab_files import private_environment
+
+START_TIMEOUT_S = 60
+TOKEN = "tok"
+
+# What a careful server sends: no inline script, no script from elsewhere. Lab itself needs 'unsafe-eval'.
+STRICT_POLICY = "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+STRICT_POLICY += (
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' ws: wss:; worker-src 'self' blob:"
+)
+
+SETTINGS: dict[str, dict[str, object]] = {
+    # The question whether to fetch news covers a corner of the page.
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    # Cells out of sight stay in the page, so that the n-th cell is the n-th element.
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+}
+
+DISPLAY_NAMES = {"pdkernel": "Pipedream workflow (pdkernel)", "python3": "Python 3 (ipykernel)"}
+LANGUAGE_INFO = {
+    "name": "python",
+    "version": platform.python_version(),
+    "mimetype": "text/x-python",
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "pygments_lexer": "ipython3",
+    "nbconvert_exporter": "python",
+    "file_extension": ".py",
+}
+
+
+@dataclass
+class Lab:
+    """
+    A running JupyterLab.
+
+    Attributes:
+        folder: Everything that it reads and writes.
+        root: Its files.
+        url: Without a slash at the end.
+    """
+
+    folder: Path
+    root: Path
+    url: str
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def start(cls, folder: Path, *options: str) -> Lab:
+        """Start JupyterLab in *folder* on a free port and wait until it answers."""
+        root = folder / "notebooks"
+        root.mkdir(parents=True)
+        for name, values in SETTINGS.items():
+            file = folder / "settings" / f"{name}.jupyterlab-settings"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(values))
+        headers = {"headers": {"Content-Security-Policy": STRICT_POLICY}}
+        command = [
+            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root"),
+            *(f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={root}"),
+            *("--LabApp.extension_manager=readonly", "--KernelManager.transport=ipc"),
+            *(f"--ServerApp.tornado_settings={headers}", "--LabApp.expose_app_in_browser=True", *options),
+        ]
+        with (folder / "lab.log").open("wb") as log:
+            process = subprocess.Popen(
+                command, cwd=root, env=private_environment(folder), stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            return cls(folder, root, _wait_for_url(folder, process), process)
+        except BaseException:
+            process.kill()
+            raise
+
+    def stop(self) -> None:
+        """End the server, and with it its kernels."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def request(self, method: str, path: str) -> Any:
+        """Call the server's own API; the answer's JSON, or None."""
+        request = urllib.request.Request(
+            f"{self.url}{path}", method=method, headers={"Authorization": f"token {TOKEN}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            body = answer.read()
+        return json.loads(body) if body else None
+
+    def end_sessions(self) -> None:
+        """End every kernel, as closing all tabs and coming back tomorrow does."""
+        for session in self.request("GET", "/api/sessions"):
+            self.request("DELETE", f"/api/sessions/{session['id']}")
+
+    def write_notebook(
+        self, name: str, cells: Sequence[str], kernel: str = "pdkernel", *, saved_before: bool = True
+    ) -> Path:
+        """Write a notebook of code cells, as Lab itself leaves one, or as it stands before its kernel has answered."""
+        notebook = {
+            "nbformat": 4,
+            "nbformat_minor": 5,
+            "metadata": {
+                "kernelspec": {"name": kernel, "display_name": DISPLAY_NAMES[kernel], "language": "python"},
+                **({"language_info": LANGUAGE_INFO} if saved_before else {}),
+            },
+            "cells": [
+                {
+                    "id": f"cell-{index}",
+                    "cell_type": "code",
+                    "source": source,
+                    "metadata": {},
+                    "outputs": [],
+                    "execution_count": None,
+                }
+                for index, source in enumerate(cells)
+            ],
+        }
+        path = self.root / name
+        path.write_text(json.dumps(notebook))
+        return path
+
+
+def _wait_for_url(folder: Path, process: subprocess.Popen[bytes]) -> str:
+    """The address in the file that a server writes for itself, once it answers there."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        for file in (folder / "runtime").glob("jpserver-*.json"):
+            try:
+                url = json.loads(file.read_text())["url"].rstrip("/")
+                with urllib.request.urlopen(f"{url}/api/status?token={TOKEN}", timeout=5):
+                    return str(url)
+            except (OSError, ValueError):
+                continue
+        time.sleep(0.05)
+    raise RuntimeError(f"JupyterLab did not start:\n{(folder / 'lab.log').read_text()[-3000:]}")
+
+
+@dataclass
+class LabPage:
+    """
+    A page of a browser with JupyterLab in it.
+
+    Attributes:
+        external: Addresses outside of this Lab that the page asked for; none of them was reached.
+        errors: Uncaught errors of the page's scripts.
+    """
+
+    lab: Lab
+    page: Page
+    external: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def watch(self) -> None:
+        """Note from now on what the page asks for and what fails in it."""
+        self.page.on("request", lambda request: self._note(request.url))
+        self.page.on("websocket", lambda socket: self._note(socket.url.replace("ws:", "http:", 1)))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _note(self, url: str) -> None:
+        if not url.startswith((self.lab.url, "data:", "blob:")):
+            self.external.append(url)
+
+    # ---- Where to go
+
+    def open_launcher(self) -> None:
+        """Open Lab with nothing but its launcher."""
+        self.page.goto(f"{self.lab.url}/lab?token={TOKEN}&reset")
+        self.page.wait_for_selector(".jp-Launcher")
+
+    def open_notebook(self, name: str, *, reload: bool = False) -> None:
+        """
+        Open a notebook of the server's folder, alone, and wait until its kernel is idle.
+
+        Args:
+            name: Its file.
+            reload: Load all of Lab again, as coming back tomorrow does; else only the first notebook of a page does.
+        """
+        if reload or not self.page.url.startswith(self.lab.url):
+            self.page.goto(f"{self.lab.url}/lab/tree/{quote(name)}?token={TOKEN}&reset")
+        else:
+            self.close_all()
+            self.page.evaluate("path => jupyterapp.commands.execute('docmanager:open', {path})", name)
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell")
+        self.wait_idle()
+
+    def close_all(self) -> None:
+        """Close every tab without asking, and leave a Lab behind that a failed test has not spoilt."""
+        if not self.page.url.startswith(self.lab.url) or self.page.locator(".jp-Dialog").count():
+            self.page.goto("about:blank")
+            return
+        self.page.evaluate("[...jupyterapp.shell.widgets('main')].forEach(widget => widget.dispose())")
+
+    def new_notebook(
+        self,
+        cells: Sequence[str],
+        *,
+        name: str = "test.ipynb",
+        kernel: str = "pdkernel",
+        saved_before: bool = True,
+    ) -> None:
+        """Write a notebook and open it."""
+        self.lab.write_notebook(name, cells, kernel, saved_before=saved_before)
+        self.open_notebook(name)
+
+    # ---- What is there
+
+    def cell(self, index: int) -> Locator:
+        """The n-th cell; the first is 0."""
+        return self.page.locator(".jp-Notebook > .jp-WindowedPanel-outer .jp-Cell").nth(index)
+
+    def editor(self, index: int) -> Locator:
+        """The text of the n-th cell."""
+        return self.cell(index).locator(".jp-InputArea-editor .cm-content")
+
+    def output(self, index: int) -> Locator:
+        """What the n-th cell printed and showed."""
+        return self.cell(index).locator(".jp-Cell-outputWrapper")
+
+    def clipboard(self) -> str:
+        """What the last copy left."""
+        return str(self.page.evaluate("navigator.clipboard.readText()"))
+
+    # ---- What to do
+
+    def menu(self, *labels: str) -> None:
+        """Choose from the menu bar: `menu("Run", "Run All Cells")`."""
+        bar, *items = labels
+        self.page.locator(".lm-MenuBar-itemLabel", has_text=re.compile(f"^{bar}$")).click()
+        for label in items:
+            self.page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{re.escape(label)}$")).click()
+
+    def run_all(self) -> None:
+        """Run every cell and wait for the last."""
+        self.menu("Run", "Run All Cells")
+        self.wait_idle()
+
+    def run_cell(self, index: int) -> None:
+        """Run one cell, staying on it, and wait for it."""
+        self.editor(index).click()
+        self.page.keyboard.press("Control+Enter")
+        self.wait_idle()
+
+    def edit_cell(self, index: int, text: str) -> None:
+        """Replace a cell's text."""
+        self.editor(index).click()
+        self.page.keyboard.press("Control+a")
+        self.page.keyboard.insert_text(text)
+
+    def type_at_end(self, index: int, text: str) -> None:
+        """Type at the end of a cell's text, letter by letter."""
+        self.editor(index).click()
+        self.page.keyboard.press("Control+End")
+        self.page.keyboard.type(text)
+
+    def complete(self) -> list[str]:
+        """Press Tab and return what the popup offers; Enter takes the first."""
+        self.page.keyboard.press("Tab")
+        self.page.wait_for_selector(".jp-Completer .jp-Completer-item")
+        return [text.strip() for text in self.page.locator(".jp-Completer .jp-Completer-match").all_inner_texts()]
+
+    def wait_idle(self) -> None:
+        """Wait until the kernel is idle and no cell waits for it."""
+        self.page.wait_for_function(
+            """() => {
+              const panel = jupyterapp.shell.currentWidget;
+              return panel?.context?.isReady && panel.context.sessionContext.isReady
+                && panel.context.sessionContext.session?.kernel?.status === 'idle'
+                && ![...panel.node.querySelectorAll('.jp-InputPrompt')].some(each => each.textContent.includes('*'));
+            }"""
+        )
+
+    def save(self) -> Path:
+        """Save the notebook and return its file."""
+        self.page.keyboard.press("Control+s")
+        self.page.wait_for_selector(".lm-DockPanel .lm-TabBar-tab.jp-mod-current:not(.jp-mod-dirty)")
+        name = self.page.evaluate("jupyterapp.shell.currentWidget.context.path")
+        return self.lab.root / str(name)
+
+    def screenshot(self, name: str) -> None:
+        """Take a picture of the page into the folder PDKERNEL_SCREENSHOTS, if that is set."""
+        folder = os.environ.get("PDKERNEL_SCREENSHOTS")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=Path(folder) / f"{name}.png")

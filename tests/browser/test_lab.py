@@ -1,0 +1,189 @@
+"""The kernel and the extension in a real JupyterLab."""
+
+from __future__ import annotations
+
+import json
+
+from playwright.sync_api import expect
+
+from tests.browser.harness import LabPage
+
+LANGUAGE_CELLS = {
+    "python": "%%pdstep check\ndef handler(pd):\n    return {'title': 'x'}  # a comment",
+    "javascript": "%%pdstep build --lang node\nexport default defineComponent({\n  async run({ steps, $ }) {\n"
+    "    return `Hello ${steps.trigger.event.body.title}`; // a comment\n  },\n});",
+    "shell": '# What it does\n\n%%pdstep list --lang=bash\nfor x in a b; do echo "$x"; done  # a comment',
+    "go": '%%pdstep count --lang go\npackage main\n\nfunc main() {\n\tprintln("x") // a comment\n}',
+    "yaml": "%%pdstep post --uses slack-send-message@0.0.20 --app slack\nchannel: general\ntext: Hello {{ steps.check.title }}",
+}
+HEADER = "%%pdworkflow\nname: Colours\ntrigger:\n  type: http"
+
+KEY_HTML = (
+    '<code class="pd-k" role="button" tabindex="0" title="Copy steps.trigger.event.body.issue.title">title</code>'
+)
+KEY = f"from IPython.display import HTML\nHTML('{KEY_HTML}')"
+PROVIDER = (
+    "from pdkernel.magics.completion import register_matchers\n"
+    "register_matchers(get_ipython(), lambda: {'trigger': {'event': {'body': {'action': 'opened', 'issue': {}}, "
+    "'headers': {'host': 'x', 'x-github-event': 'issues'}}}})"
+)
+
+
+def test_launcher_has_the_tile(page: LabPage) -> None:
+    """The launcher offers "Pipedream workflow" with its picture, as notebook and as console."""
+    page.open_launcher()
+
+    tiles = page.page.locator('.jp-LauncherCard[title="Pipedream workflow (pdkernel)"]')
+
+    expect(tiles).to_have_count(2)
+    expect(tiles.first.locator("img")).to_have_js_property("complete", value=True)
+    assert tiles.first.locator("img").evaluate("image => image.naturalWidth") > 0
+    page.screenshot("launcher")
+
+
+def test_cells_have_their_language(page: LabPage) -> None:
+    """Each step's cell is shown in its own language's colours, comments above the directive or not."""
+    page.new_notebook([HEADER, *LANGUAGE_CELLS.values(), "x = 1"], name="colours.ipynb")
+
+    for index, language in enumerate(["yaml", *LANGUAGE_CELLS, "python"]):
+        expect(page.editor(index)).to_have_attribute("data-language", language)
+    expect(page.editor(2).locator(".cm-line", has_text="export default").locator("span").first).to_be_visible()
+    page.screenshot("colours")
+
+
+def test_colours_change_nothing_in_the_file(page: LabPage) -> None:
+    """Opening a saved notebook leaves nothing to save; saving an edit writes the cell as it was typed."""
+    page.new_notebook([LANGUAGE_CELLS["javascript"]], name="clean.ipynb")
+    expect(page.editor(0)).to_have_attribute("data-language", "javascript")
+    assert page.page.evaluate("jupyterapp.shell.currentWidget.context.model.dirty") is False
+
+    page.type_at_end(0, "//")
+    cell = json.loads(page.save().read_text())["cells"][0]
+
+    assert "".join(cell["source"]) == LANGUAGE_CELLS["javascript"] + "//"
+    assert cell["metadata"] == {"trusted": True} or cell["metadata"] == {}
+
+
+def test_language_survives_a_restart_and_follows_the_text(page: LabPage) -> None:
+    """The colours stay when the kernel restarts and change when the directive does."""
+    page.new_notebook(["%%pdstep a --lang node\nlet x"], name="change.ipynb", saved_before=False)
+    expect(page.editor(0)).to_have_attribute("data-language", "javascript")
+
+    page.menu("Kernel", "Restart Kernel…")
+    page.page.click(".jp-Dialog .jp-mod-accept")
+    page.wait_idle()
+    expect(page.editor(0)).to_have_attribute("data-language", "javascript")
+
+    page.edit_cell(0, "%%pdstep a --lang bash\necho")
+    expect(page.editor(0)).to_have_attribute("data-language", "shell")
+    page.edit_cell(0, "print(1)")
+    expect(page.editor(0)).to_have_attribute("data-language", "python")
+
+
+def test_path_is_copied_by_click(page: LabPage) -> None:
+    """A click on a key copies its path, says so beside it and to a screen reader."""
+    page.new_notebook([KEY], name="copy.ipynb")
+    page.run_cell(0)
+    key = page.output(0).locator("code.pd-k")
+
+    key.click()
+
+    expect(key).to_have_class("pd-k pd-copied")
+    page.screenshot("copied")
+    assert page.clipboard() == "steps.trigger.event.body.issue.title"
+    expect(page.page.locator("#pdkernel-announcer")).to_have_text("Copied steps.trigger.event.body.issue.title")
+    expect(key).to_have_class("pd-k")
+
+
+def test_path_is_copied_by_keyboard(page: LabPage) -> None:
+    """Enter and Space on a key copy its path and do not begin to edit the cell."""
+    page.new_notebook([KEY.replace("</code>", "</code>" + KEY_HTML)], name="keyboard.ipynb")
+    page.run_cell(0)
+    keys = page.output(0).locator("code.pd-k")
+
+    for index, pressed in enumerate(["Enter", "Space"]):
+        page.page.evaluate("navigator.clipboard.writeText('')")
+        keys.nth(index).focus()
+        page.page.keyboard.press(pressed)
+
+        expect(keys.nth(index)).to_have_class("pd-k pd-copied")
+        assert page.clipboard() == "steps.trigger.event.body.issue.title"
+        expect(page.page.locator(".jp-Notebook")).not_to_contain_class("jp-mod-editMode")
+
+
+def test_key_of_an_untrusted_notebook_is_a_button(page: LabPage) -> None:
+    """In a notebook from elsewhere, where Lab strips roles, a key is still reached and copied by keyboard."""
+    path = page.lab.write_notebook("untrusted.ipynb", [KEY])
+    notebook = json.loads(path.read_text())
+    output = {"output_type": "display_data", "metadata": {}, "data": {"text/html": KEY_HTML, "text/plain": "title"}}
+    notebook["cells"][0]["outputs"] = [output]
+    path.write_text(json.dumps(notebook))
+
+    page.open_notebook("untrusted.ipynb")
+    key = page.output(0).locator("code.pd-k")
+
+    expect(key).to_have_attribute("role", "button")
+    expect(key).to_have_attribute("tabindex", "0")
+    key.focus()
+    page.page.keyboard.press("Enter")
+    expect(key).to_have_class("pd-k pd-copied")
+    assert page.clipboard() == "steps.trigger.event.body.issue.title"
+
+
+def test_path_is_copied_without_a_clipboard(new_page: LabPage) -> None:
+    """Where a page has no clipboard (plain http from another machine), copying works all the same."""
+    page = new_page
+    page.page.add_init_script("Object.defineProperty(navigator, 'clipboard', {get: () => undefined})")
+    page.new_notebook([KEY, "pass"], name="plain.ipynb")
+    page.run_cell(0)
+    page.output(0).locator("code.pd-k").click()
+    expect(page.output(0).locator("code.pd-k")).to_have_class("pd-k pd-copied")
+
+    page.editor(1).click()
+    page.page.keyboard.press("Control+a")
+    page.page.keyboard.press("Control+v")
+
+    expect(page.editor(1)).to_have_text("steps.trigger.event.body.issue.title")
+
+
+def test_completion_offers_paths_of_the_event(page: LabPage) -> None:
+    """Tab in a Node step offers what the chosen event holds, odd keys in brackets."""
+    page.new_notebook([PROVIDER, "%%pdstep a --lang node\nreturn steps.trigger.event."], name="complete.ipynb")
+    page.run_cell(0)
+
+    page.type_at_end(1, "body.")
+    assert page.complete() == ["action", "issue"]
+    page.screenshot("completion")
+    page.page.keyboard.press("Escape")
+
+    page.edit_cell(1, "%%pdstep a --lang node\nreturn steps.trigger.event.headers.")
+    page.type_at_end(1, "x")
+    assert page.complete() == ['["x-github-event"]']
+    page.page.keyboard.press("Enter")
+    expect(page.editor(1)).to_contain_text('return steps.trigger.event.headers["x-github-event"]')
+
+
+def test_completion_in_python_closes_the_bracket(page: LabPage) -> None:
+    """Tab in a Python step completes a key, its quote and its bracket."""
+    page.new_notebook([PROVIDER, "%%pdstep a\n"], name="complete_python.ipynb")
+    page.run_cell(0)
+
+    page.type_at_end(1, 'pd.steps["trigger"]["event"]["bo')
+    assert page.complete() == ['body"]']
+    page.page.keyboard.press("Enter")
+
+    expect(page.editor(1)).to_contain_text('pd.steps["trigger"]["event"]["body"]')
+
+
+def test_plain_python_kernel_does_the_same(page: LabPage) -> None:
+    """`%load_ext pdkernel` in a `python3` kernel prints nothing and brings the same."""
+    cells = ["%load_ext pdkernel", PROVIDER, "%%pdstep a --lang node\nsteps.trigger.event.body."]
+    page.new_notebook(cells, name="python3.ipynb", kernel="python3")
+    page.run_cell(0)
+    page.run_cell(1)
+
+    page.type_at_end(2, "a")
+
+    assert page.complete() == ["action"]
+    expect(page.output(0)).to_have_text("")
+    expect(page.editor(2)).to_have_attribute("data-language", "javascript")

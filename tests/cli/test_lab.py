@@ -1,0 +1,85 @@
+"""`pdkernel lab`: what JupyterLab is told, and what it makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from pdkernel.cli.lab import CONFIG_FOLDER, lab_options, set_defaults
+from tests.lab_files import private_environment
+
+NEWS = "@jupyterlab/apputils-extension:notification"
+
+
+def test_notebook_is_opened() -> None:
+    """A notebook is named by its place in the folder."""
+    options = lab_options(Path("/w"), Path("/w/a b/one.ipynb"), root=False)
+
+    assert "--LabApp.default_url=/lab/tree/a%20b/one.ipynb" in options
+    assert "--allow-root" not in options
+
+
+def test_root_is_allowed_only_for_root() -> None:
+    """Jupyter is told to accept root where the user is root."""
+    assert "--allow-root" in lab_options(Path("/w"), None, root=True)
+
+
+def test_other_configuration_comes_first() -> None:
+    """Our defaults stand behind the folders that the user names, and only once."""
+    environ = {"JUPYTER_CONFIG_PATH": "/mine"}
+
+    set_defaults(environ)
+    set_defaults(environ)
+
+    assert environ["JUPYTER_CONFIG_PATH"] == f"/mine{os.pathsep}{CONFIG_FOLDER}"
+
+
+def test_lab_runs(tmp_path: Path) -> None:
+    """Lab answers in the folder, with our kernel as the default, no question about news, and the user's own settings."""
+    (tmp_path / "work").mkdir()
+    own = tmp_path / "settings" / "@jupyterlab" / "apputils-extension" / "themes.jupyterlab-settings"
+    own.parent.mkdir(parents=True)
+    own.write_text('{"theme": "JupyterLab Dark"}')
+    call = "import sys, pathlib; from pdkernel.cli.lab import run_lab; "
+    call += "sys.exit(run_lab(sys.argv[1:], pathlib.Path('work')))"
+    command = [sys.executable, "-c", call, "--no-browser", "--port=0", "--IdentityProvider.token=tok"]
+    environment = private_environment(tmp_path)
+
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    try:
+        url = _wait_for_url(tmp_path)
+        news = _get(f"{url}lab/api/settings/{NEWS}?token=tok")
+        theme = _get(f"{url}lab/api/settings/@jupyterlab/apputils-extension:themes?token=tok")
+        kernels = _get(f"{url}api/kernelspecs?token=tok")
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+
+    assert kernels["default"] == "pdkernel"
+    assert news["schema"]["properties"]["fetchNews"]["default"] == "false"
+    assert json.loads(theme["raw"]) == {"theme": "JupyterLab Dark"}
+    assert status == 0
+
+
+def _wait_for_url(folder: Path) -> str:
+    while not (files := list((folder / "runtime").glob("jpserver-*.json"))):
+        time.sleep(0.05)
+    url = re.search(r'"url": "([^"]+)"', files[0].read_text())
+    assert url is not None
+    return url[1]
+
+
+def _get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return json.load(answer)

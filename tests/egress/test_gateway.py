@@ -1,0 +1,175 @@
+"""The gateway itself: what it costs to start, what it keeps, what it puts into a step's environment."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trustme
+
+from pdkernel.egress import Gateway
+from pdkernel.egress.tls.certificates import Authority
+from pdkernel.egress.tls.hello import hello_is_complete, read_hello
+from pdkernel.errors import ProjectError
+
+START = """
+import asyncio, sys
+from pathlib import Path
+from pdkernel.egress import Gateway, parse_mode
+async def main():
+    gateway = await Gateway.start(Path(sys.argv[1]))
+    gateway.open_ticket()
+    print(sorted({"httpx", "httpcore", "h11", "trustme", "cryptography", "certifi", "pdkernel.egress.desk"} & set(sys.modules)))
+    await gateway.close()
+asyncio.run(main())
+"""
+
+
+def test_a_gateway_that_nobody_calls_loads_nothing_heavy(tmp_path: Path) -> None:
+    """HTTP and certificates are loaded with the first connection, and no file is made before."""
+    command = [sys.executable, "-c", START, str(tmp_path / "egress")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+
+    assert done.stdout.strip() == "[]"
+    assert not (tmp_path / "egress").exists()
+
+
+async def test_the_authoritys_key_is_its_owners_alone(tmp_path: Path) -> None:
+    """Key and folder can be read by nobody else."""
+    gateway = await Gateway.start(tmp_path / "egress", environ={})
+    gateway.environment(gateway.open_ticket(), "node")
+    await gateway.close()
+
+    assert stat.S_IMODE((tmp_path / "egress").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "egress" / "authority.pem").stat().st_mode) == 0o600
+    assert b"PRIVATE" not in (tmp_path / "egress" / "ca.pem").read_bytes()
+    assert b"PRIVATE" not in (tmp_path / "egress" / "bundle.pem").read_bytes()
+
+
+def test_the_authority_is_kept(tmp_path: Path) -> None:
+    """A second start, or a second process, has the same certificate."""
+    one = Authority(tmp_path, environ={}).certificate_file.read_bytes()
+
+    assert Authority(tmp_path, environ={}).certificate_file.read_bytes() == one
+
+
+def test_a_leaf_is_trusted_by_the_bundle(tmp_path: Path) -> None:
+    """What the gateway shows for a host is accepted by a client with the project's bundle."""
+    authority = Authority(tmp_path, environ={})
+    client = ssl.create_default_context(cafile=str(authority.bundle_file))
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    one = client.wrap_bio(to_client, to_server, server_hostname="slack.com")
+    other = authority.server_context("slack.com").wrap_bio(to_server, to_client, server_side=True)
+
+    for side in (one, other, one, other):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+
+    assert one.getpeercert() is not None
+
+
+def test_the_users_own_roots_are_in_the_bundle(tmp_path: Path) -> None:
+    """A company's root in SSL_CERT_FILE is trusted by steps as before."""
+    own = trustme.CA().cert_pem.bytes()
+    (tmp_path / "own.pem").write_bytes(own)
+
+    bundle = Authority(tmp_path / "e", environ={"SSL_CERT_FILE": str(tmp_path / "own.pem")}).bundle_file.read_bytes()
+
+    assert own.strip() in bundle
+    assert bundle.count(b"BEGIN CERTIFICATE") > 50
+
+
+async def test_the_environment_leads_every_client_here(tmp_path: Path) -> None:
+    """Proxy variables in both cases, certificates by every name, the hook for Node.js."""
+    gateway = await Gateway.start(tmp_path / "a folder", environ={})
+    ticket = gateway.open_ticket()
+    environment = gateway.environment(ticket, "bash")
+    await gateway.close()
+
+    proxy = f"http://{ticket}:x@127.0.0.1:{gateway.port}"
+    assert {environment[name] for name in ("http_proxy", "HTTPS_PROXY", "https_proxy", "all_proxy")} == {proxy}
+    assert "127.0.0.1" in environment["no_proxy"]
+    assert environment["NODE_OPTIONS"].startswith("--import file:///")
+    assert environment["PDK_EGRESS"] == f"127.0.0.1:{gateway.port}"
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "WGETRC"):
+        assert Path(environment[name]).is_file()
+    assert Path(environment["WGETRC"]).read_text() == f"ca_certificate = {environment['SSL_CERT_FILE']}\n"
+
+
+async def test_closing_ends_every_connection(tmp_path: Path) -> None:
+    """After close, nobody listens and no connection is left open."""
+    gateway = await Gateway.start(tmp_path, environ={})
+    ticket = gateway.open_ticket()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(f'PDK1 {{"host": "a.test", "port": 443, "tls": true, "ticket": "{ticket}"}}\n'.encode())
+    writer.write(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    await reader.readuntil(b"no-ticket")
+
+    await gateway.close()
+
+    assert (await reader.read()).endswith(b"}")
+    writer.close()
+    try:
+        await asyncio.open_connection("127.0.0.1", gateway.port)
+    except ConnectionRefusedError:
+        refused = True
+    else:
+        refused = False
+    assert refused
+
+
+def hello(name: str | None, protocols: list[str]) -> bytes:
+    """A ClientHello as OpenSSL makes it."""
+    context = ssl.create_default_context()
+    context.check_hostname = name is not None
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    side = context.wrap_bio(incoming, outgoing, server_hostname=name)
+    try:
+        side.do_handshake()
+    except ssl.SSLWantReadError:
+        return outgoing.read()
+    raise AssertionError
+
+
+def test_a_hello_names_its_host_and_protocols() -> None:
+    """Name and ALPN are read from what OpenSSL sends; a part of it is known to be one."""
+    data = hello("api.example.test", ["h2", "http/1.1"])
+
+    assert hello_is_complete(data)
+    assert not hello_is_complete(data[:-1])
+    said = read_hello(data)
+    assert (said.server_name, said.protocols, said.speaks_http1) == ("api.example.test", ("h2", "http/1.1"), True)
+
+
+def test_a_hello_may_say_nothing() -> None:
+    """No ALPN means HTTP/1.1; h2 alone does not."""
+    assert read_hello(hello("a.test", [])).speaks_http1
+    assert not read_hello(hello("a.test", ["h2"])).speaks_http1
+    assert read_hello(b"\x16\x03\x01\x00\x02\x01\x00").server_name is None
+
+
+def test_a_damaged_authority_says_what_to_do(tmp_path: Path) -> None:
+    """A file that holds no key is named, with the way out."""
+    (tmp_path / "authority.pem").write_text("nothing")
+
+    with pytest.raises(ProjectError, match="is damaged") as caught:
+        _ = Authority(tmp_path, environ={}).bundle_file
+
+    assert "Delete it" in caught.value.fix
+
+
+def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    """Where certificates cannot be kept, the message names the folder and the reason."""
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ProjectError, match="cannot be kept"):
+        _ = Authority(tmp_path / "file" / "egress", environ={}).bundle_file

@@ -1,0 +1,254 @@
+"""The hooks inside a step's process: what they lead away, and what they leave alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pdkernel.egress import Gateway
+from pdkernel.egress.variables import NODE_HOOK, PYTHON_HOOK
+from tests.egress.kit import Ledger, OutsideServer, node_paths
+
+LOAD_HOOK = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("egress_hook", {str(PYTHON_HOOK)!r})
+spec.loader.exec_module(importlib.util.module_from_spec(spec))
+"""
+
+
+def closed_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def run_python(code: str, environment: dict[str, str]) -> str:
+    """Output of *code* in a process with the hook."""
+    command = [sys.executable, "-c", LOAD_HOOK + code]
+    environment = {"PATH": os.environ["PATH"]} | environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+def run_node(node: Path, code: str, environment: dict[str, str]) -> str:
+    """Output of *code* in a process with the hook."""
+    command = [str(node), "--input-type=module", "-e", code]
+    environment = {"PATH": os.environ["PATH"]} | environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+@pytest.fixture(params=sorted(node_paths()))
+def node_path(request: pytest.FixtureRequest) -> Path:
+    """Each Node.js there is."""
+    return node_paths()[request.param]
+
+
+def lost_gateway() -> dict[str, str]:
+    """The hooks' variables when the gateway is gone."""
+    return {
+        "PDK_EGRESS": f"127.0.0.1:{closed_port()}",
+        "PDK_TICKET": "t",
+        "NODE_OPTIONS": f"--import {NODE_HOOK.as_uri()}",
+    }
+
+
+def test_python_without_a_gateway_cannot_connect() -> None:
+    """A gateway that is gone is a refused connection; nothing goes out directly."""
+    code = """
+import socket
+for address in (("api.example.test", 443), ("192.0.2.1", 80)):
+    try:
+        socket.create_connection(address, timeout=5)
+    except ConnectionRefusedError as error:
+        print("refused")
+"""
+    assert run_python(code, lost_gateway()).split() == ["refused", "refused"]
+
+
+def test_node_without_a_gateway_cannot_connect(node_path: Path) -> None:
+    """The same in Node.js, for plain and for secure sockets."""
+    code = """
+import net from "node:net"; import tls from "node:tls";
+for (const open of [() => net.connect(80, "192.0.2.1"), () => tls.connect({ host: "api.example.test", port: 443 })]) {
+  const socket = open();
+  await new Promise((resolve) => socket.on("error", (error) => { console.log(error.code); resolve(); }));
+}
+"""
+    assert run_node(node_path, code, lost_gateway()).split() == ["ECONNREFUSED", "ECONNREFUSED"]
+
+
+def test_python_reaches_this_machine_directly(plain_outside: OutsideServer) -> None:
+    """Loopback and Unix sockets are left alone, in every way to write them."""
+    code = f"""
+import socket, tempfile, os, urllib.request
+port = {plain_outside.port}
+for host in ("localhost", "127.0.0.1", "::ffff:127.0.0.1"):
+    with socket.create_connection((host, port), timeout=5) as sock:
+        print("tcp")
+with socket.socket() as sock:
+    print(sock.connect_ex(("127.0.0.1", port)))
+path = os.path.join(tempfile.mkdtemp(), "s")
+with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+    server.bind(path); server.listen()
+    client.connect(path)
+    print("unix")
+"""
+    assert run_python(code, lost_gateway()).split() == ["tcp", "tcp", "tcp", "0", "unix"]
+
+
+def test_node_reaches_this_machine_directly(node_path: Path, plain_outside: OutsideServer, tmp_path: Path) -> None:
+    """Loopback and Unix sockets are left alone in Node.js."""
+    code = f"""
+import net from "node:net";
+const opened = (socket) => new Promise((resolve, reject) => {{
+  socket.on("connect", () => {{ socket.destroy(); resolve(); }}); socket.on("error", reject);
+}});
+await opened(net.connect({plain_outside.port}, "127.0.0.1"));
+await opened(net.connect({{ port: {plain_outside.port} }}));
+console.log((await fetch("http://127.0.0.1:{plain_outside.port}/")).status);
+const server = net.createServer((socket) => socket.end()).listen({json.dumps(str(tmp_path / "s"))});
+await new Promise((resolve) => server.on("listening", resolve));
+await opened(net.connect({json.dumps(str(tmp_path / "s"))}));
+console.log("unix");
+server.close();
+"""
+    assert run_node(node_path, code, lost_gateway()).split() == ["200", "unix"]
+
+
+def test_python_resolves_no_name(gateway: Gateway, ledger: Ledger) -> None:
+    """A name becomes an address that stands for it, the same each time, and is never looked up."""
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("deny"))
+    code = """
+import socket
+one = socket.getaddrinfo("api.example.test", "https", type=socket.SOCK_STREAM)
+again = socket.getaddrinfo("api.example.test", 443, socket.AF_INET, socket.SOCK_STREAM)
+print(one == again, one[0][4][1], one[0][4][0].startswith("198.18."), socket.gethostbyname("api.example.test") == one[0][4][0])
+six = socket.getaddrinfo("api.example.test", 443, socket.AF_INET6, socket.SOCK_STREAM)
+print(six[0][4][0].startswith("::ffff:"), socket.getaddrinfo("other.example.test", 1)[0][4][0] != one[0][4][0])
+"""
+    assert run_python(code, gateway.environment(ticket, "python")).split() == [
+        "True",
+        "443",
+        "True",
+        "True",
+        "True",
+        "True",
+    ]
+
+
+def test_python_sockets_of_either_family_reach_the_gateway(
+    gateway: Gateway, ledger: Ledger, plain_outside: OutsideServer
+) -> None:
+    """IPv6 sockets, sockets that do not wait and `connect_ex` all say where they meant to go."""
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("deny"))
+    code = """
+import socket
+def ask(sock, connect):
+    with sock:
+        connect(sock)
+        sock.setblocking(True)
+        sock.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
+        print(sock.recv(12).decode())
+address = socket.getaddrinfo("api.example.test", 80, socket.AF_INET6, socket.SOCK_STREAM)[0][4]
+ask(socket.socket(socket.AF_INET6), lambda sock: sock.connect(address))
+waiting_not = socket.socket()
+waiting_not.setblocking(False)
+ask(waiting_not, lambda sock: sock.connect_ex(("api.example.test", 80)))
+ask(socket.socket(), lambda sock: sock.connect(("203.0.113.9", 80)))
+"""
+    out = run_python(code, gateway.environment(ticket, "python"))
+
+    assert out.splitlines() == ["HTTP/1.1 403"] * 3
+    hosts = [call.url for call in ledger.calls]
+    assert hosts == ["http://api.example.test/", "http://api.example.test/", "http://203.0.113.9/"]
+
+
+def test_node_forms_of_connect_reach_the_gateway(gateway: Gateway, ledger: Ledger, node_path: Path) -> None:
+    """Every way to write a connect call is led to the gateway, and what is written at once comes after the line."""
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("deny"))
+    code = """
+import net, { Socket, connect as named } from "node:net"; import tls, { connect as namedSecure } from "node:tls";
+const request = "GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n";
+const ask = (socket) => new Promise((resolve, reject) => {
+  let text = ""; socket.on("data", (data) => { text += data; }); socket.on("error", reject);
+  socket.on("close", () => { console.log(text.slice(0, 12)); resolve(); });
+  socket.write(request);
+});
+await ask(net.connect(80, "a.example.test"));
+await ask(named({ port: 80, host: "b.example.test" }));
+await ask(new Socket().connect(80, "c.example.test", () => {}));
+await ask(tls.connect(443, "d.example.test", { servername: "d.example.test" }, () => {}));
+await ask(namedSecure({ port: 443, host: "e.example.test" }));
+const secure = tls.connect({ port: 443, host: "f.example.test", ALPNProtocols: ["http/1.1"] });
+await new Promise((resolve) => secure.once("secureConnect", resolve));
+console.log(secure.encrypted, secure.authorized, secure.alpnProtocol, secure.getProtocol());
+secure.destroy();
+"""
+    environment = gateway.environment(ticket, "node")
+
+    out = run_node(node_path, code, environment)
+
+    assert out.splitlines() == ["HTTP/1.1 403"] * 5 + ["true true http/1.1 TLSv1.3"]
+    assert [call.url for call in ledger.calls][:5] == [
+        "http://a.example.test/",
+        "http://b.example.test/",
+        "http://c.example.test/",
+        "https://d.example.test/",
+        "https://e.example.test/",
+    ]
+
+
+def test_a_process_without_the_variables_is_left_alone(plain_outside: OutsideServer) -> None:
+    """Importing the hook changes nothing where no gateway is named."""
+    code = "import socket; print(socket.getaddrinfo.__module__, socket.socket.connect.__qualname__)"
+
+    assert run_python(code, {}).strip() == "socket socket.connect"
+
+
+def test_a_child_of_bash_is_caught(gateway: Gateway, ledger: Ledger, node_path: Path, outside: OutsideServer) -> None:
+    """A Bash step's Node.js, and its curl, lead to the gateway."""
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("deny"))
+    script = 'curl -s -o /dev/null -w "%{http_code}\\n" https://api.example.test/; "$0" -e "fetch(\'https://api.example.test/\').then((r) => console.log(r.status))"'
+    environment = {"PATH": os.environ["PATH"]} | gateway.environment(ticket, "bash")
+
+    out = subprocess.run(
+        ["bash", "-c", script, str(node_path)], env=environment, capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+
+    assert out.split() == ["403", "403"]
+    assert len(ledger.calls) == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["wget", "-q", "--content-on-error", "-O", "-", "https://api.example.test/"],
+        ["git", "-c", "credential.helper=", "ls-remote", "https://api.example.test/repository.git"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_program_that_reads_the_proxy_variables_is_caught(
+    gateway: Gateway, ledger: Ledger, outside: OutsideServer, command: list[str], tmp_path: Path
+) -> None:
+    """What reads the proxy variables in a step of any language meets the gateway, by its certificate too."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("deny"))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | gateway.environment(ticket, "bash")
+
+    subprocess.run(command, env=environment, capture_output=True, check=False, timeout=30)
+
+    assert [(call.method, call.outcome) for call in ledger.calls] == [("GET", "denied")]
+    assert outside.seen == []

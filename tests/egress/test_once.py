@@ -1,0 +1,192 @@
+"""Sending once: an unsafe request leaves once for one event and user, and its answer is given again."""
+
+from __future__ import annotations
+
+from pdkernel.egress import Gateway, Recorded
+from tests.egress.kit import ClientProcess, Ledger, OutsideServer, SentMemory, knock, read_all, wait_until
+
+URL = "https://api.example.test/messages"
+
+
+def test_a_second_run_sends_nothing(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """The same request of the same step gets the recorded answer, and the ledger says since when."""
+    sent = SentMemory()
+    python.bind(ledger.binding("live", sent=sent))
+    first = python.request("requests", "POST", URL, "hello")
+    python.bind(ledger.binding("live", sent=sent))
+
+    second = python.request("requests", "POST", URL, "hello")
+
+    assert len(outside.seen) == 1
+    assert (second.status, second.body) == (first.status, first.body)
+    assert second.headers["content-type"] == first.headers["content-type"]
+    assert [call.outcome for call in ledger.calls] == ["sent", "not_sent"]
+    assert ledger.calls[1].same_as == ledger.calls[0].at
+
+
+def test_an_edited_body_is_sent(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """A message that was changed is another request."""
+    sent = SentMemory()
+    python.bind(ledger.binding("live", sent=sent))
+    python.request("requests", "POST", URL, "hello")
+    python.bind(ledger.binding("live", sent=sent))
+
+    python.request("requests", "POST", URL, "hello, edited")
+
+    assert [seen.body for seen in outside.seen] == [b"hello", b"hello, edited"]
+
+
+def test_repeats_of_a_loop_are_sent(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """Equal requests of one run are told apart by their count; each gets its own answer in the next run."""
+    sent = SentMemory()
+    python.bind(ledger.binding("live", sent=sent))
+    first = [python.request("httpx", "POST", URL, "tick").body for _ in range(3)]
+    python.bind(ledger.binding("live", sent=sent))
+
+    second = [python.request("httpx", "POST", URL, "tick").body for _ in range(3)]
+
+    assert len(outside.seen) == 3
+    assert second == first
+
+
+def test_send_sends_again_and_keeps_the_new_answer(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """With `send`, the request leaves again; a later run gets the newer answer."""
+    sent = SentMemory()
+    python.bind(ledger.binding("live", sent=sent))
+    first = python.request("requests", "POST", URL, "hello").json()
+    python.bind(ledger.binding("live", sent=sent, send=True))
+    again = python.request("requests", "POST", URL, "hello").json()
+    python.bind(ledger.binding("live", sent=sent))
+
+    later = python.request("requests", "POST", URL, "hello").json()
+
+    assert len(outside.seen) == 2
+    assert first != again
+    assert later == again
+
+
+def test_a_safe_request_is_sent_each_time(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """Reading changes nothing, so it is done again."""
+    sent = SentMemory()
+    for _ in range(2):
+        python.bind(ledger.binding("live", sent=sent))
+        python.request("requests", "GET", URL)
+
+    assert len(outside.seen) == 2
+    assert sent.kept == {}
+
+
+def test_another_event_user_or_step_sends(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """Once is once for one scope and step."""
+    sent = SentMemory()
+    for scope, step in (("a", "send"), ("b", "send"), ("a", "notify")):
+        python.bind(ledger.binding("live", sent=sent, scope=scope, step=step))
+        python.request("requests", "POST", URL, "hello")
+
+    assert len(outside.seen) == 3
+
+
+def test_a_stand_in_is_another_target(
+    python: ClientProcess, outside: OutsideServer, plain_outside: OutsideServer, ledger: Ledger
+) -> None:
+    """What a stand-in answered was not sent: live sends it; the stand-in itself is asked once."""
+    sent = SentMemory()
+    stand_in = f"stand-in=http://127.0.0.1:{plain_outside.port}"
+    for mode in (stand_in, stand_in, "live"):
+        python.bind(ledger.binding(mode, sent=sent))
+        python.request("requests", "POST", URL, "hello")
+
+    assert (len(plain_outside.seen), len(outside.seen)) == (1, 1)
+    assert [call.outcome for call in ledger.calls] == ["stand_in", "not_sent", "sent"]
+
+
+def test_allow_and_live_are_one_target(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """Narrowing live to a list of hosts sends nothing twice."""
+    sent = SentMemory()
+    for mode in ("live", "allow=api.example.test"):
+        python.bind(ledger.binding(mode, sent=sent))
+        python.request("requests", "POST", URL, "hello")
+
+    assert len(outside.seen) == 1
+
+
+def test_no_answer_is_not_remembered(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """A call that got no whole answer is sent again."""
+    sent = SentMemory()
+    python.bind(ledger.binding("live", sent=sent))
+
+    got = python.request("requests", "POST", "https://api.example.test/cut", "hello")
+
+    assert (got.status, got.headers["x-pdkernel-egress"]) == (502, "upstream")
+    assert sent.kept == {}
+    assert [call.outcome for call in ledger.calls] == ["failed"]
+
+
+def test_without_a_table_every_run_sends(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """A served run, or one from the command line, always sends."""
+    for _ in range(2):
+        python.bind(ledger.binding("live"))
+        python.request("requests", "POST", URL, "hello")
+
+    assert len(outside.seen) == 2
+
+
+def test_node_sends_once_too(node: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """Node's fetch gets the recorded answer as well."""
+    sent = SentMemory()
+    bodies = []
+    for _ in range(2):
+        node.bind(ledger.binding("live", sent=sent))
+        bodies.append(node.request("fetch", "POST", URL, "hello").body)
+
+    assert len(outside.seen) == 1
+    assert bodies[0] == bodies[1]
+
+
+def test_what_went_out_is_remembered_when_the_client_leaves(
+    gateway: Gateway, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """A step that is stopped while it waits for its answer does not send twice."""
+    sent = SentMemory()
+    request = b"POST /events HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("live", sent=sent))
+    with knock(gateway, ticket, "api.example.test", 443, secure=True) as sock:
+        sock.sendall(request)
+        wait_until(lambda: bool(outside.seen))
+    gateway.close_ticket(ticket)
+    outside.go_on.set()
+    wait_until(lambda: bool(sent.kept))
+
+    again = gateway.open_ticket()
+    gateway.bind(again, ledger.binding("live", sent=sent))
+    with knock(gateway, again, "api.example.test", 443, secure=True) as sock:
+        sock.sendall(request)
+        answer = read_all(sock)
+
+    assert answer.endswith(b"onetwo")
+    assert len(outside.seen) == 1
+    assert [call.outcome for call in ledger.calls] == ["sent", "not_sent"]
+
+
+class FullTable(SentMemory):
+    """A table that takes no more."""
+
+    def add(self, key: str, recorded: Recorded) -> None:
+        """Fail, as a full disk does."""
+        raise OSError("no space left")
+
+
+def test_what_went_out_is_told_when_it_cannot_be_remembered(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """A table that fails loses the answer, and not the row of the call that was made."""
+    python.bind(ledger.binding("live", sent=FullTable()))
+
+    out = python.ask("http.client", "POST", URL, "hello")
+
+    assert "error" in out
+    assert len(outside.seen) == 1
+    assert [call.outcome for call in ledger.calls] == ["sent"]

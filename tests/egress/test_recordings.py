@@ -1,0 +1,263 @@
+"""Recorded calls: what is in the file, and how an answer is found again."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdkernel.egress.cassette import Cassette, Hiding
+from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer, Redactor, SentMemory
+
+URL = "https://api.example.test/things"
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    """The recorded calls in *file*."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_no_credential_is_in_the_file(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """Tokens in headers, URL, body, answer and cookie reach the outside, and not the file."""
+    file = tmp_path / "calls.jsonl"
+    python.bind(ledger.binding(f"record={file}"))
+    python.request(
+        "requests",
+        "POST",
+        f"{URL}?auth={TOKEN}&api_key=unknown-to-us-1",
+        json.dumps({"password": "hunter2", "token": TOKEN, "kept": "yes"}),
+        {"authorization": f"Bearer {TOKEN}", "x-api-key": TOKEN, "content-type": "application/json"},
+    )
+
+    text = file.read_text()
+
+    assert TOKEN in outside.seen[0].path
+    assert outside.seen[0].headers["authorization"] == f"Bearer {TOKEN}"
+    assert b"hunter2" in outside.seen[0].body
+    assert not [
+        secret for secret in (TOKEN, "hunter2", "unknown-to-us-1", "set-cookie", "uthorization") if secret in text
+    ]
+    assert "kept" in text
+
+
+def test_a_value_met_under_a_telling_name_is_hidden_everywhere() -> None:
+    """A secret that a server echoes under another name is not kept either."""
+    hiding = Hiding()
+    hiding.request("POST", "https://a/", [], b"client_secret=s3cr3t-value&x=1", Redactor())
+
+    answer = hiding.answer(200, b"OK", [], b'{"you_said": "s3cr3t-value"}', Redactor())
+
+    assert answer.body == b'{"you_said": "{{redacted}}"}'
+
+
+def test_a_hidden_value_that_is_sent_on_finds_its_answer() -> None:
+    """A token that a recorded answer gave is hidden; a replayed step sends the hiding place, and is understood."""
+    recording, replaying = Hiding(), Hiding()
+    given = recording.answer(200, b"OK", [], b'{"access_token": "made-up-token"}', Redactor())
+    recorded = recording.request("GET", "https://a/for/made-up-token?t=made-up-token", [], b"", Redactor())
+
+    sent_on = quote(json.loads(given.body)["access_token"])
+    asked = replaying.request("GET", f"https://a/for/{sent_on}?t={sent_on}", [], b"", Redactor())
+
+    assert "made-up-token" not in recorded.url
+    assert asked.key == recorded.key
+
+
+def test_another_persons_credentials_find_the_answer(tmp_path: Path) -> None:
+    """The key does not depend on whose account it was."""
+    mine = Redactor({"slack/apn_1/bot_token": "token-of-mine"})
+    theirs = Redactor({"slack/apn_2/bot_token": "token-of-theirs"})
+
+    one = Hiding().request("POST", "https://a/?t=token-of-mine", [], b'{"auth": "token-of-mine"}', mine)
+    two = Hiding().request("POST", "https://a/?t=token-of-theirs", [], b'{"auth": "token-of-theirs"}', theirs)
+
+    assert one.key == two.key
+
+
+@pytest.mark.parametrize(
+    ("content_type", "one", "two"),
+    [
+        ("application/json", '{"a": 1, "b": [2]}', '{"b":[2],"a":1}'),
+        ("application/x-www-form-urlencoded", "a=1&b=2", "b=2&a=1"),
+        ("multipart/form-data; boundary=XX", "--XX\r\n\r\nhi\r\n--XX--", None),
+    ],
+)
+def test_two_spellings_of_a_body_have_one_key(content_type: str, one: str, two: str | None) -> None:
+    """Order of keys and fields does not matter, nor does a random boundary."""
+    other_type, other = (
+        (content_type, two) if two is not None else (content_type.replace("XX", "YY"), one.replace("XX", "YY"))
+    )
+
+    keys = [
+        Hiding().request("POST", "https://a/", [(b"Content-Type", kind.encode())], body.encode(), Redactor()).key
+        for kind, body in ((content_type, one), (other_type, other))
+    ]
+
+    assert keys[0] == keys[1]
+
+
+def test_another_body_has_another_key() -> None:
+    """Nothing that changes the request is left out."""
+    calls = [
+        Hiding().request(method, url, [], body, Redactor()).key
+        for method, url, body in (
+            ("POST", "https://a/", b"1"),
+            ("POST", "https://a/", b"2"),
+            ("PUT", "https://a/", b"1"),
+            ("POST", "https://a/?x=1", b"1"),
+            ("POST", "http://a/", b"1"),
+            ("POST", "https://b/", b"1"),
+        )
+    ]
+
+    assert len(set(calls)) == len(calls)
+
+
+def test_repeats_come_in_order(python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path) -> None:
+    """The second equal call gets the second answer; after the last, a safe call gets it again."""
+    for _ in range(2):
+        python.bind(
+            ledger.binding(f"record={tmp_path}/calls.jsonl")
+        )  # the second recording takes the first one's place
+        recorded = [python.request("requests", "GET", URL).body for _ in range(2)]
+    python.bind(ledger.binding(f"replay={tmp_path}/calls.jsonl"))
+
+    replayed = [python.request("requests", "GET", URL).body for _ in range(3)]
+
+    assert replayed == [*recorded, recorded[-1]]
+    assert recorded[0] != recorded[1]
+
+
+def test_an_unsafe_call_more_than_recorded_is_a_miss(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """What changes something is not answered twice from one recording, and the message says so."""
+    python.bind(ledger.binding(f"record={tmp_path}/calls.jsonl"))
+    python.request("requests", "POST", URL, "x")
+    python.bind(ledger.binding(f"replay={tmp_path}/calls.jsonl"))
+    python.request("requests", "POST", URL, "x")
+
+    got = python.request("requests", "POST", URL, "x")
+
+    assert (got.status, got.headers["x-pdkernel-egress"]) == (403, "miss")
+    assert "recorded once, and asked for twice" in ledger.refused[0]
+    assert len(outside.seen) == 1
+
+
+def test_a_miss_names_what_is_near(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """A call that is not recorded is refused, with the nearest recorded ones."""
+    python.bind(ledger.binding(f"record={tmp_path}/calls.jsonl"))
+    python.request("requests", "GET", URL)
+    python.bind(ledger.binding(f"replay={tmp_path}/calls.jsonl"))
+
+    got = python.request("requests", "GET", URL + "/7")
+
+    assert got.json()["error"]["code"] == "egress_miss"
+    assert f"GET {URL}" in ledger.refused[0].partition("nearest")[2]
+    assert len(outside.seen) == 1
+
+
+def test_steps_have_their_own_answers(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """The same call of two steps is answered as recorded for each; a renamed step gets them in order."""
+    recorded = {}
+    for step in ("one", "two"):
+        python.bind(ledger.binding(f"record={tmp_path}/calls.jsonl", step=step))
+        recorded[step] = python.request("requests", "GET", URL).body
+    replayed = {}
+    for step in ("two", "one", "renamed"):
+        python.bind(ledger.binding(f"replay={tmp_path}/calls.jsonl", step=step))
+        replayed[step] = python.request("requests", "GET", URL).body
+
+    assert replayed == {**recorded, "renamed": recorded["one"]}
+
+
+def test_identity_is_asked_for_while_recording(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """Recordings are readable because nothing is compressed."""
+    python.bind(ledger.binding(f"record={tmp_path}/calls.jsonl"))
+
+    python.request("requests", "GET", URL)
+
+    assert outside.seen[0].headers["accept-encoding"] == "identity"
+    assert "text" in lines(tmp_path / "calls.jsonl")[0]["response"]["body"]
+
+
+def test_a_call_that_is_not_sent_again_is_recorded(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """A recording that was deleted is made again without sending again."""
+    sent, file = SentMemory(), tmp_path / "calls.jsonl"
+    python.bind(ledger.binding(f"record={file}", sent=sent))
+    first = python.request("requests", "POST", URL, "x").body
+    file.unlink()
+    python.bind(ledger.binding(f"record={file}", sent=sent))
+    python.request("requests", "POST", URL, "x")
+    python.bind(ledger.binding(f"replay={file}"))
+
+    assert python.request("requests", "POST", URL, "x").body == first
+    assert len(outside.seen) == 1
+
+
+def test_a_large_body_stands_beside_the_file(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """A body of more than 64 KB is a file of its own, and is replayed."""
+    python.bind(ledger.binding(f"record={tmp_path}/calls.jsonl"))
+    python.request("requests", "GET", "https://api.example.test/big/100000")
+    python.bind(ledger.binding(f"replay={tmp_path}/calls.jsonl"))
+
+    got = python.request("requests", "GET", "https://api.example.test/big/100000")
+
+    assert got.body == b"x" * 100_000
+    assert list(lines(tmp_path / "calls.jsonl")[0]["response"]["body"]) == ["file"]
+
+
+def test_bytes_that_are_no_text_come_back(tmp_path: Path) -> None:
+    """A body that is not UTF-8 is kept as base64."""
+    cassette = Cassette(tmp_path / "calls.jsonl")
+    call = cassette.hiding.request("GET", "https://a/", [], b"", Redactor())
+    answer = cassette.hiding.answer(200, b"OK", [], b"\xff\x00\xfe", Redactor())
+
+    cassette.add("send", 0, call, answer, 1.0)
+
+    assert lines(cassette.file)[0]["response"]["body"] == {"base64": base64.b64encode(b"\xff\x00\xfe").decode()}
+    assert Cassette(cassette.file).find("send", 0, call, safe=True) == answer
+
+
+def test_a_line_cut_short_leaves_the_others(tmp_path: Path) -> None:
+    """After a crash the whole lines are still answers."""
+    cassette = Cassette(tmp_path / "calls.jsonl")
+    call = cassette.hiding.request("GET", "https://a/", [], b"", Redactor())
+    answer = cassette.hiding.answer(200, b"OK", [], b"hi", Redactor())
+    cassette.add("send", 0, call, answer, 1.0)
+    with cassette.file.open("a") as file:
+        file.write('{"key": "cut sh')
+
+    assert Cassette(cassette.file).find("send", 0, call, safe=True) == answer
+
+
+@given(st.binary(max_size=70_000))
+def test_a_body_comes_back_to_the_byte(body: bytes) -> None:
+    """Whatever an answer holds is replayed as it was, unless it was hidden."""
+    with TemporaryDirectory() as folder:
+        cassette = Cassette(Path(folder) / "calls.jsonl")
+        call = cassette.hiding.request("GET", "https://a/", [], b"", Redactor())
+        answer = cassette.hiding.answer(200, b"OK", [], body, Redactor())
+        cassette.add("send", 0, call, answer, 1.0)
+
+        assert cassette.find("send", 0, call, safe=True) == answer
+        assert answer.body == body

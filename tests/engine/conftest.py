@@ -1,0 +1,73 @@
+"""A project with users, and a way to run workflows on it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_mode
+from pdkernel.engine.request import RunRequest
+from pdkernel.engine.runtime import Runtime
+from pdkernel.event import Event
+from pdkernel.execution import Execution
+from pdkernel.model import Step, Workflow
+from pdkernel.project import Project
+from tests.builders import a_workflow, an_event
+
+
+class Run(Protocol):
+    """Runs a workflow, or steps as one, and returns the execution."""
+
+    def __call__(self, *what: Workflow | Step, event: Event | None = None, **choices: Any) -> Awaitable[Execution]:
+        """Run it."""
+        ...
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """An empty local project."""
+    opened = Project.open(tmp_path / ".pdkernel")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def directory(project: Project) -> LocalDirectory:
+    """Its users and accounts."""
+    return LocalDirectory(project)
+
+
+@pytest.fixture
+async def runtime(project: Project, directory: LocalDirectory) -> AsyncIterator[Runtime]:
+    """A running engine."""
+    async with await Runtime.start(project, directory) as started:
+        yield started
+
+
+@pytest.fixture
+def run(runtime: Runtime, tmp_path: Path) -> Run:
+    """Runs a workflow with outside calls denied."""
+
+    async def run_workflow(*what: Workflow | Step, event: Event | None = None, **choices: Any) -> Execution:
+        workflow = what[0] if isinstance(what[0], Workflow) else a_workflow(*(s for s in what if isinstance(s, Step)))
+        mode = choices.pop("egress", "deny")
+        request = RunRequest(workflow, event or an_event(), parse_mode(mode), folder=tmp_path, **choices)
+        return await runtime.run(request)
+
+    return run_workflow
+
+
+@pytest.fixture
+def connect(directory: LocalDirectory) -> Callable[..., str]:
+    """Connects a slack account and returns its id."""
+
+    def connect_account(user: str | None = "ada", token: str = "xoxb-0123456789", **keys: Any) -> str:
+        keys.setdefault("app", "slack")
+        keys.setdefault("credentials", {"oauth_access_token": token})
+        return directory.add_account(external_user_id=user, **keys).id
+
+    return connect_account

@@ -1,0 +1,204 @@
+"""Whose account a step gets, and the four documented errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pdkernel.project import Project
+from tests.builders import a_workflow, an_event, node_step, python_step
+from tests.engine.conftest import Run
+
+TOKEN_LENGTH = 'return len(pd.inputs["slack"]["$auth"]["oauth_access_token"])'
+Connect = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    ("user", "environment", "plan", "code", "sentence"),
+    [
+        (
+            None,
+            "development",
+            "business",
+            "external_user_required",
+            "Pipedream Connect Error: No external user ID passed, but one or more steps require it",
+        ),
+        (
+            "nobody",
+            "development",
+            "business",
+            "external_user_not_found",
+            "Pipedream Connect Error: No matching external user ID: nobody in development",
+        ),
+        (
+            "grace",
+            "development",
+            "business",
+            "account_not_found",
+            "Pipedream Connect Error: Required account for slack not found for external user ID grace in development",
+        ),
+        (
+            "ada",
+            "production",
+            "free",
+            "production_plan",
+            "Pipedream Connect Error: Running workflows for your users in production requires a higher tier plan",
+        ),
+        ("ada", "production", "business", None, None),
+        ("ada", "development", "free", None, None),
+    ],
+)
+async def test_the_four_errors(
+    run: Run, connect: Connect, project: Project, user: Any, environment: Any, plan: Any, code: Any, sentence: Any
+) -> None:
+    """Each documented error comes before any step, the platform's words on its first line."""
+    connect("ada")
+    connect("ada", environment="production")
+    connect("grace", app="github")
+    project.set_plan(plan)
+
+    execution = await run(
+        python_step("say", TOKEN_LENGTH, options="--app slack"), external_user_id=user, environment=environment
+    )
+
+    if code is None:
+        assert execution.status == "success", execution.error
+    else:
+        assert execution.error is not None
+        assert execution.error.code == code
+        assert execution.error.message.splitlines()[0] == sentence
+        assert len(execution.error.message.splitlines()) > 1
+        assert execution.step("say").status == "not_run"
+
+
+async def test_custom_response_carries_the_error(run: Run) -> None:
+    """With a custom response the caller gets 400 and the error's text."""
+    workflow = a_workflow(python_step("say", TOKEN_LENGTH, options="--app slack"), response="custom")
+
+    execution = await run(workflow)
+
+    assert execution.response is not None
+    assert execution.response.status == 400
+    assert str(execution.response.body).startswith("Pipedream Connect Error: No external user ID passed")
+
+
+async def test_workflow_without_accounts_needs_no_user(run: Run) -> None:
+    """A workflow that uses nobody's account runs for any user, known or not."""
+    execution = await run(python_step("say"), external_user_id="nobody")
+
+    assert execution.status == "success"
+
+
+async def test_newest_account_is_used(run: Run, connect: Connect) -> None:
+    """With several accounts of an app the most recently connected one is used (platform rule)."""
+    connect("ada", "xoxb-old-account")
+    newest = connect("ada", "xoxb-new")
+
+    execution = await run(python_step("say", TOKEN_LENGTH, options="--app slack"), external_user_id="ada")
+
+    assert execution.step("say").accounts[0].id == newest
+    assert execution.step("say").return_value == len("xoxb-new")
+
+
+async def test_environments_are_apart(run: Run, connect: Connect) -> None:
+    """An account in production is not seen in development."""
+    connect("ada", environment="production")
+
+    execution = await run(python_step("say", TOKEN_LENGTH, options="--app slack"), external_user_id="ada")
+
+    assert execution.error is not None
+    assert execution.error.code == "external_user_not_found"
+    assert "exists in production" in execution.error.message
+
+
+async def test_app_prop_in_code_is_the_external_users(run: Run, connect: Connect) -> None:
+    """An app prop that Node.js code declares and the directive does not name is the external user's."""
+    account = connect("ada", "xoxb-0123456789")
+
+    execution = await run(
+        node_step(
+            "say", "return this.chat.$auth.oauth_access_token.length", props='{ chat: { type: "app", app: "slack" } }'
+        ),
+        external_user_id="ada",
+    )
+
+    assert execution.step("say").return_value == 15
+    assert execution.step("say").accounts[0].to_json() == {
+        "prop": "chat",
+        "app": "slack",
+        "id": account,
+        "owner": "external_user",
+    }
+
+
+async def test_own_account_needs_no_user(run: Run, connect: Connect) -> None:
+    """`--app slack=apn_...` uses an account of your own, whoever the run is for."""
+    own = connect(None, account_id="apn_own1234")
+
+    execution = await run(python_step("say", TOKEN_LENGTH, options=f"--app slack={own}"))
+
+    assert execution.status == "success", execution.error
+    assert execution.step("say").accounts[0].owner == "own"
+
+
+async def test_external_users_account_is_never_taken_as_own(run: Run, connect: Connect) -> None:
+    """An account of an external user cannot be named as your own."""
+    account = connect("ada")
+
+    execution = await run(python_step("say", TOKEN_LENGTH, options=f"--app slack={account}"))
+
+    assert execution.error is not None
+    assert "belongs to an external user" in execution.error.message
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        "print(token)",
+        "return token",
+        'return {"Authorization": f"Bearer {token}"}',
+        "return {token: 1}",
+        'pd.export("x", token[::-1][::-1])',
+        "import base64\nreturn base64.b64encode(b'user:' + token.encode()).decode()",
+        "raise ValueError(token)",
+        "from urllib.parse import quote\nreturn quote(token + '/x', safe='')",
+        "for letter in token:\n    print(letter, end='', flush=True)",
+        "pd.respond({'status': 200, 'body': token})",
+        "pd.flow.exit(token)",
+    ],
+)
+async def test_credential_never_reaches_the_record(run: Run, connect: Connect, leak: str) -> None:
+    """A credential that a step prints, returns or throws is not in the execution."""
+    token = "xoxb-91/x+zqyw-7755"
+    connect("ada", token)
+    body = f'token = pd.inputs["slack"]["$auth"]["oauth_access_token"]\n{leak}'
+
+    execution = await run(
+        a_workflow(python_step("say", body, options="--app slack"), response="custom"),
+        external_user_id="ada",
+        event=an_event(),
+    )
+
+    import base64
+    import json
+
+    record = json.dumps(execution.to_json(), ensure_ascii=False)
+    assert "secret:slack/" in record or "flow.exit" in leak
+    assert token not in record
+    assert base64.b64encode(b"user:" + token.encode()).decode()[8:24] not in record
+
+
+async def test_redacted_export_is_whole_for_the_next_step(run: Run, connect: Connect) -> None:
+    """What the record redacts, the next step of the same execution still gets as it was."""
+    connect("ada", "xoxb-0123456789")
+
+    execution = await run(
+        python_step("one", 'return pd.inputs["slack"]["$auth"]["oauth_access_token"]', options="--app slack"),
+        node_step("two", "return steps.one.$return_value.length"),
+        external_user_id="ada",
+    )
+
+    assert execution.step("one").return_value != "xoxb-0123456789"
+    assert execution.step("two").return_value == 15

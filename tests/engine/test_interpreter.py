@@ -1,0 +1,309 @@
+"""What a run does, step by step, with real processes and a real journal."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from pdkernel.egress import parse_mode
+from pdkernel.engine.request import RunRequest
+from pdkernel.engine.runtime import Runtime
+from pdkernel.execution import Execution
+from tests.builders import a_step, a_workflow, an_event, bash_step, node_step, python_step
+from tests.engine.conftest import Run
+
+
+def statuses(execution: Execution) -> dict[str, str]:
+    """Step name to status."""
+    return {step.name: step.status for step in execution.steps}
+
+
+async def test_exports_go_down_through_three_languages(run: Run) -> None:
+    """A step reads what the steps above it exported, whatever their languages."""
+    execution = await run(
+        python_step("one", 'return {"n": pd.steps["trigger"]["event"]["body"]["n"] + 1}'),
+        node_step("two", "return steps.one.$return_value.n + 1"),
+        bash_step(
+            "three", 'echo "n=$(grep -o \'"two": *{[^}]*}\' "$PIPEDREAM_STEPS" | tr -dc 0-9)" >> "$PIPEDREAM_EXPORTS"'
+        ),
+        python_step("four", 'return int(pd.steps["three"]["n"]) + 1'),
+        event=an_event({"n": 1}),
+    )
+
+    assert execution.status == "success", execution.error
+    assert execution.step("two").return_value == 3
+    assert execution.step("four").return_value == 4
+
+
+async def test_failure_ends_the_run(run: Run) -> None:
+    """Steps after a failed step are skipped, and the run's error is the step's."""
+    execution = await run(python_step("one", "1 / 0"), python_step("two"))
+
+    assert statuses(execution) == {"one": "error", "two": "skipped"}
+    assert execution.status == "error"
+    assert execution.error is not None
+    assert (execution.error.name, execution.error.step, execution.error.line) == ("ZeroDivisionError", "one", 3)
+
+
+async def test_error_shows_the_locals_of_the_users_frames(run: Run) -> None:
+    """A failed Python step's stack holds the cell's line and the locals there."""
+    execution = await run(python_step("one", "count = 0\nreturn 7 / count"))
+
+    error = execution.step("one").error
+    assert error is not None
+    assert error.line == 4
+    assert "count = 0" in (error.stack or "")
+
+
+async def test_node_error_names_the_cells_line(run: Run) -> None:
+    """A failed Node.js step's error has the cell's line."""
+    execution = await run(node_step("one", "const x = null;\nreturn x.y;"))
+
+    error = execution.step("one").error
+    assert error is not None
+    assert (error.name, error.line) == ("TypeError", 5)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        python_step("one", 'print("before")\nreturn pd.flow.exit("enough")\nprint("after")'),
+        node_step("one", 'console.log("before"); return $.flow.exit("enough"); console.log("after");'),
+    ],
+    ids=["python", "node"],
+)
+async def test_exit_ends_the_run_as_exited(run: Run, step: Any) -> None:
+    """`return flow.exit()` ends the step at once and the run with it, without an error."""
+    execution = await run(step, python_step("two"))
+
+    assert execution.status == "exited"
+    assert statuses(execution) == {"one": "success", "two": "skipped"}
+    assert "".join(log.text for log in execution.step("one").logs) == "before\n"
+
+
+async def test_bare_exit_lets_the_step_finish(run: Run) -> None:
+    """`pd.flow.exit()` without `return` ends the run only after the rest of the step."""
+    execution = await run(python_step("one", 'pd.flow.exit("later")\nprint("after")\nreturn 5'), python_step("two"))
+
+    assert execution.status == "exited"
+    assert execution.step("one").return_value == 5
+
+
+async def test_disabled_and_pinned_steps_do_not_run(run: Run) -> None:
+    """A disabled step exports nothing; a pinned one exports its pin."""
+    execution = await run(
+        python_step("off", 'raise ValueError("ran")', options="--disabled"),
+        python_step("fixed", 'raise ValueError("ran")'),
+        python_step("last", 'return [pd.steps["fixed"]["$return_value"], "off" in pd.steps]'),
+        pins={"fixed": {"$return_value": 7}},
+    )
+
+    assert statuses(execution) == {"off": "disabled", "fixed": "pinned", "last": "success"}
+    assert execution.step("last").return_value == [7, False]
+
+
+async def test_one_step_runs_on_earlier_exports(run: Run) -> None:
+    """A chosen step runs alone, with the exports that the steps above made before."""
+    execution = await run(
+        python_step("one", 'raise ValueError("ran")'),
+        python_step("two", 'return pd.steps["one"]["$return_value"] + 1'),
+        only=frozenset({"two"}),
+        exports={"one": {"$return_value": 41}},
+    )
+
+    assert statuses(execution) == {"one": "not_run", "two": "success"}
+    assert execution.step("two").return_value == 42
+
+
+async def test_custom_response_is_the_first_one(run: Run) -> None:
+    """With a custom response the caller gets what was responded first."""
+    workflow = a_workflow(
+        python_step("one", 'pd.respond({"status": 201, "headers": {"x-a": "1"}, "body": {"ok": True}})'),
+        node_step("two", "await $.respond({ status: 500, body: 'late' })"),
+        response="custom",
+    )
+
+    execution = await run(workflow)
+
+    assert execution.response is not None
+    assert execution.response.to_json() == {"status": 201, "headers": {"x-a": "1"}, "body": {"ok": True}}
+
+
+@pytest.mark.parametrize("body", ["return 1", "1 / 0"], ids=["never responded", "failed first"])
+async def test_custom_response_that_never_came_is_400(run: Run, body: str) -> None:
+    """With a custom response promised and none made, the caller gets the platform's 400."""
+    execution = await run(a_workflow(python_step("one", body), response="custom"))
+
+    assert execution.response is not None
+    assert (execution.response.status, execution.response.body) == (400, "No $.respond called in workflow")
+
+
+async def test_response_in_default_mode_is_null_and_warned_of(run: Run) -> None:
+    """A response that the trigger does not send is said in the step's log."""
+    execution = await run(python_step("one", 'pd.respond({"status": 200, "body": 1})'))
+
+    assert execution.response is None
+    assert "response: custom" in execution.step("one").logs[-1].text
+
+
+async def test_time_out_ends_the_step(run: Run) -> None:
+    """A step that runs longer than its limit fails with `timeout`, and what it exported before is kept."""
+    execution = await run(python_step("one", 'pd.export("a", 1)\nimport time\ntime.sleep(60)', options="--timeout 1"))
+
+    step = execution.step("one")
+    assert step.error is not None
+    assert step.error.code == "timeout"
+    assert step.exports == {"a": 1}
+
+
+async def test_workflow_goes_on_after_bash_exit(run: Run) -> None:
+    """`exit 1` in Bash ends that step only."""
+    execution = await run(bash_step("one", "exit 1"), python_step("two"))
+
+    assert execution.status == "success"
+    assert "exit" in "".join(log.text for log in execution.step("one").logs)
+
+
+async def test_missing_variable_is_named_before_any_step(run: Run) -> None:
+    """A variable that a step reads and nobody has set refuses the run, with the command that sets it."""
+    execution = await run(python_step("one", 'import os\nreturn os.environ["API_KEY"]'))
+
+    assert statuses(execution) == {"one": "not_run"}
+    assert execution.error is not None
+    assert execution.error.code == "variable_missing"
+    assert "pdkernel env set API_KEY" in execution.error.message
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        python_step("one", 'import os\nreturn [os.environ["TOKEN"], os.environ.get("UNNA" + "MED")]'),
+        node_step("one", "return [process.env.TOKEN, process.env['UNNA' + 'MED'] ?? null]"),
+    ],
+    ids=["python", "node"],
+)
+async def test_step_sees_the_variables_that_it_names(run: Run, step: Any) -> None:
+    """A variable reaches a workflow that names it, redacted in the record; another one does not."""
+    execution = await run(step, variables={"TOKEN": "tok-0123456789", "UNNAMED": "nobody-names-this"})
+
+    assert execution.step("one").return_value == ["⟦secret:env/TOKEN⟧", None]
+
+
+async def test_expression_keeps_its_type(run: Run) -> None:
+    """A prop that is one whole expression has the expression's value; in other text it becomes text."""
+    step = a_step("""
+        %%pdstep one --prop n={{steps.trigger.event.body.n}} --prop text="n is {{steps.trigger.event.body.n + 1}}"
+        def handler(pd):
+            return [pd.inputs["n"], pd.inputs["text"]]
+    """)
+
+    execution = await run(step, event=an_event({"n": 5}))
+
+    assert execution.step("one").return_value == [5, "n is 6"]
+
+
+async def test_expression_that_fails_names_prop_and_expression(run: Run) -> None:
+    """An expression that throws fails its step, by name."""
+    step = a_step("""
+        %%pdstep one --prop n={{event.nothing.x}}
+        def handler(pd):
+            return 1
+    """)
+
+    execution = await run(step)
+
+    error = execution.step("one").error
+    assert error is not None
+    assert "prop n" in error.message
+    assert "event.nothing.x" in error.message
+
+
+@pytest.mark.parametrize(
+    ("cell", "word"),
+    [
+        ("%%pdstep one --uses slack-send-message@0.0.20\ntext: hi\n", "slack-send-message@0.0.20"),
+        ("%%pdstep one --lang go\npackage main\n", "Go"),
+        ("%%pdstep one --data-store store\ndef handler(pd): pass\n", "data store"),
+    ],
+)
+async def test_what_is_not_built_refuses_the_run(run: Run, cell: str, word: str) -> None:
+    """What this version does not run is said before any step, with a way round."""
+    execution = await run(a_step(cell))
+
+    assert execution.error is not None
+    assert execution.error.code == "unsupported"
+    assert word in execution.error.message
+    assert statuses(execution) == {"one": "not_run"}
+
+
+async def test_record_in_the_journal_is_the_execution(run: Run, runtime: Runtime) -> None:
+    """What the journal gives back is what the run returned."""
+    execution = await run(python_step("one", 'print("hi")\nreturn {"a": [1, None, "ü"]}'), node_step("two"))
+
+    kept = await runtime.journal.execution(execution.id)
+
+    assert kept is not None
+    assert kept.to_json()["steps"] == execution.to_json()["steps"]
+    assert kept.status == execution.status
+
+
+async def test_cancelling_ends_the_step_and_keeps_the_record(runtime: Runtime) -> None:
+    """A cancelled run returns its execution; the step says so and later steps are skipped."""
+    request = RunRequest(
+        a_workflow(python_step("one", 'import time\nprint("on", flush=True)\ntime.sleep(60)'), python_step("two")),
+        an_event(),
+        parse_mode("deny"),
+    )
+    task = asyncio.create_task(runtime.run(request))
+    await asyncio.sleep(0.5)
+
+    task.cancel()
+    execution = await task
+
+    assert execution.status == "cancelled"
+    assert statuses(execution) == {"one": "error", "two": "skipped"}
+
+
+async def test_growing_record_is_told(runtime: Runtime) -> None:
+    """While a run goes on its record is told as it grows: first the running step, last the whole."""
+    told: list[Execution] = []
+    request = RunRequest(
+        a_workflow(python_step("one"), python_step("two")), an_event(), parse_mode("deny"), on_change=told.append
+    )
+
+    execution = await runtime.run(request)
+
+    assert told[0].step("one").status == "not_run"
+    assert told[0].step("one").started_at is not None
+    assert told[-1] == execution
+
+
+async def test_context_has_the_platforms_keys(run: Run) -> None:
+    """`steps.trigger.context` has the platform's nineteen keys in its order."""
+    execution = await run(python_step("one", 'return list(pd.steps["trigger"]["context"])'))
+
+    assert execution.step("one").return_value == [
+        "id", "ts", "pipeline_id", "workflow_id", "deployment_id", "source_type", "verified", "hops", "test", "replay",
+        "owner_id", "platform_version", "workflow_name", "resume", "emitter_id", "external_user_id",
+        "external_user_environment", "trace_id", "project_id",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("steps", "code"),
+    [
+        ([a_step("%%pdstep one\nx = 1\n")], "entry_point"),
+        ([a_step("%%pdstep one --lang node\nconst x = 1;\n")], "entry_point"),
+        ([python_step("one", 'return pd.steps["two"]'), python_step("two")], "step_order"),
+    ],
+    ids=["no handler", "no default export", "reads a step below"],
+)
+async def test_wrong_workflow_is_refused_before_any_step(run: Run, steps: Any, code: str) -> None:
+    """A workflow that cannot run is refused with its own code, and no step starts."""
+    execution = await run(*steps)
+
+    assert execution.error is not None
+    assert execution.error.code == code
+    assert set(statuses(execution).values()) == {"not_run"}

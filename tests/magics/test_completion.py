@@ -1,0 +1,196 @@
+"""Completion in step cells: a `|` in a cell marks the cursor."""
+
+from __future__ import annotations
+
+import pytest
+
+from pdkernel.magics.completion import NOTHING, Vocabulary, complete
+from pdkernel.model import JSON
+
+STEPS: dict[str, JSON] = {
+    "trigger": {
+        "event": {
+            "method": "POST",
+            "headers": {"host": "example.com", "x-github-event": "issues"},
+            "body": {"action": "opened", "issue": {"title": "It fails", "labels": [{"name": "bug"}, {"name": "p1"}]}},
+        },
+        "context": {"id": "run_1"},
+    },
+    "shape": {"$return_value": {"title": "It fails"}, "it's": 1},
+    "build": {"text": "..."},
+}
+WORDS = Vocabulary(
+    apps=("slack", "github"),
+    accounts={"slack": ("apn_1", "apn_2")},
+    stores=("seen",),
+    actions=("http-request@0.1.0",),
+    steps=("shape", "send"),
+)
+
+REPEATABLE = ["--app", "--data-store", "--prop"]
+REST = ["--uses", "--timeout", "--disabled", "--debug", "--no-run"]
+
+NODE = "%%pdstep new --lang node\n"
+PYTHON = "%%pdstep new\n"
+YAML = "%%pdstep new --uses slack-send-message@0.0.1\n"
+BASH = "%%pdstep new --lang bash\n"
+
+
+def offered(marked: str) -> tuple[str, list[str]] | None:
+    """The fragment and the texts for a cell with its cursor marked; None where IPython is left alone."""
+    cursor = marked.index("|")
+    found = complete(marked.replace("|", "", 1), cursor, STEPS, WORDS)
+    return None if found is None else (found.fragment, [item.text for item in found.items])
+
+
+@pytest.mark.parametrize(
+    ("code", "fragment", "texts"),
+    [
+        ("return steps.|", "", ["trigger", "shape", "build"]),
+        ("return steps.tr|", "tr", ["trigger"]),
+        ("return steps.trigger.event.bo|", "bo", ["body"]),
+        ("return steps?.trigger?.event?.bo|", "bo", ["body"]),
+        ("return `Hello ${steps.trigger.event.body.issue.t|}`", "t", ["title"]),
+        ("steps.trigger\n  .event\n  .|", "", ["method", "headers", "body"]),
+        ("steps['trigger'][\"event\"].me|", "me", ["method"]),
+        ("steps.trigger.event.headers.|", ".", [".host", '["x-github-event"]']),
+        ("steps.trigger.event.headers.x|", ".x", ['["x-github-event"]']),
+        ("steps.trigger.event.headers?.|", "?.", ["?.host", '?.["x-github-event"]']),
+        ("steps.trigger.event.headers[|", "", ['"host"]', '"x-github-event"]']),
+        ("steps.trigger.event.headers[|]", "", ['"host"', '"x-github-event"']),
+        ('steps.trigger.event.headers["x|', "x", ['x-github-event"]']),
+        ("steps.trigger.event.headers['x|']", "x", ["x-github-event"]),
+        ("steps.shape['it|", "it", ["it\\'s']"]),
+        ("steps.trigger.event.body.issue.labels[|", "", ["0]", "1]"]),
+        ("steps.trigger.event.body.issue.labels.|", ".", ["[0]", "[1]"]),
+        ("steps.trigger.event.body.issue.labels[1].|", "", ["name"]),
+        ("steps.trigger.event.body.issue.labels[i].|", "", ["name"]),
+        ("steps.shape.$r|", "$r", ["$return_value"]),
+        ("const x = st|", "st", ["steps"]),
+        ("$.|", "", ["context", "export", "flow", "respond"]),
+        ("return $.flow.e|", "e", ["exit"]),
+    ],
+)
+def test_node_paths(code: str, fragment: str, texts: list[str]) -> None:
+    """A path into `steps` in JavaScript is completed from the values, odd keys and indexes in brackets."""
+    assert offered(NODE + code) == (fragment, texts)
+
+
+@pytest.mark.parametrize(
+    "code", ["mysteps.|", "this.steps.|", "steps.nobody.|", "steps.trigger.event.method.|", "|", "import os; os.|"]
+)
+def test_node_silence(code: str) -> None:
+    """Where no path into `steps` ends, JavaScript is offered nothing, Python's names neither."""
+    assert offered(NODE + code) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("code", "fragment", "texts"),
+    [
+        ("x = pd.steps[|", "", ['"trigger"]', '"shape"]', '"build"]']),
+        ('x = pd.steps["|', "", ['trigger"]', 'shape"]', 'build"]']),
+        ('x = pd.steps["tr|"]', "tr", ["trigger"]),
+        ("x = pd.steps['tr|]", "tr", ["trigger'"]),
+        ('x = pd.steps["trigger"]["event"]["b|', "b", ['body"]']),
+        ('x = pd.steps["trigger"]["event"]["body"]["issue"]["labels"][|', "", ["0]", "1]"]),
+        ('x = pd.steps["trigger"]["event"]["body"]["issue"]["labels"][0]["|"]', "", ["name"]),
+        ("pd.st|", "st", ["steps"]),
+        ("return pd.flow.|", "", ["exit"]),
+    ],
+)
+def test_python_paths(code: str, fragment: str, texts: list[str]) -> None:
+    """A path into `pd.steps` in Python is completed by key, closing what is not closed yet."""
+    assert offered(PYTHON + code) == (fragment, texts)
+
+
+@pytest.mark.parametrize("code", ["import js|", 'x = steps["|', "x = other.|", 'd = {}\nd["|'])
+def test_python_is_left_to_ipython(code: str) -> None:
+    """Other Python code in a step is completed by IPython itself."""
+    assert offered(PYTHON + code) is None
+
+
+@pytest.mark.parametrize(
+    ("cell", "fragment", "texts"),
+    [
+        (YAML + "text: Hello {{ steps.build.|", "", ["text"]),
+        (YAML + "text: Hello {{ steps.build.| }}", "", ["text"]),
+        (YAML + "text: {{|", "", ["steps", "process.env"]),
+        (YAML + "text: {{ st|", "st", ["steps"]),
+        (YAML + "text: {{ steps.a }} {{ steps.trigger.event.headers['x|", "x", ["x-github-event']"]),
+        ('%%pdstep new --prop text="Hi {{ steps.build.|', "", ["text"]),
+        ("%%pdstep new --prop text={{steps.bu|}}", "bu", ["build"]),
+        (YAML + "text: Hello st|", "", []),
+        (YAML + "text: {{ steps.build.text }} steps.|", "", []),
+    ],
+)
+def test_templates(cell: str, fragment: str, texts: list[str]) -> None:
+    """Inside `{{ }}`, and only there, YAML props and `--prop` values are completed as JavaScript."""
+    assert offered(cell) == (fragment, texts)
+
+
+@pytest.mark.parametrize(
+    ("code", "fragment", "texts"),
+    [
+        ("cat $P|", "P", ["PIPEDREAM_STEPS", "PIPEDREAM_EXPORTS"]),
+        ('cat "${PIPEDREAM_E|', "PIPEDREAM_E", ["PIPEDREAM_EXPORTS"]),
+        ("jq -r .trigger.event.body.issue.t|", "t", ["title"]),
+        ("jq -r '.trigger.event.headers[\"x|", "x", ['x-github-event"]']),
+        ("ls /et|", "", []),
+        ("im|", "", []),
+        ("cat .|", "", []),
+    ],
+)
+def test_bash(code: str, fragment: str, texts: list[str]) -> None:
+    """A Bash step is offered its two files and jq's paths, never a Python name."""
+    assert offered(BASH + code) == (fragment, texts)
+
+
+@pytest.mark.parametrize(
+    ("line", "fragment", "texts"),
+    [
+        ("|", "", ["shape", "build", "send"]),
+        ("sh|", "sh", ["shape"]),
+        ("a --lang |", "", ["python", "node", "bash", "go"]),
+        ("a --lang=n|", "n", ["node"]),
+        ("a --l|", "--l", ["--lang"]),
+        ("a --lang node |", "", [*REPEATABLE, *REST]),
+        ("a --lang node --app slack --|", "--", [*REPEATABLE, *REST]),
+        ("a --app s|", "s", ["slack"]),
+        ("a --app chat:s|", "s", ["slack"]),
+        ("a --app slack=|", "", ["apn_1", "apn_2"]),
+        ("a --app=chat:slack=apn_2|", "apn_2", ["apn_2"]),
+        ("a --data-store store=|", "", ["seen"]),
+        ("a --uses h|", "h", ["http-request@0.1.0"]),
+        ("a --prop channel=|", "", []),
+        ("--lang node |", "", ["shape", "build", "send"]),
+    ],
+)
+def test_directive(line: str, fragment: str, texts: list[str]) -> None:
+    """The directive's line offers step names, options not yet given, and their values."""
+    assert offered(f"# about this step\n%%pdstep {line}\npass") == (fragment, texts)
+
+
+def test_steps_below_are_not_offered() -> None:
+    """A step that has run is offered only what stands above it."""
+    assert offered("%%pdstep shape --lang node\nsteps.|") == ("", ["trigger"])
+
+
+@pytest.mark.parametrize(
+    "cell", ["import o|", "%%bash\nsteps.|", "x = 1\n%%pdstep a\nsteps.|", "%%pdst|", "# steps.|\n%%pdstep a"]
+)
+def test_other_cells_are_left_alone(cell: str) -> None:
+    """Cells without a directive, and the lines above it, are IPython's affair."""
+    assert offered(cell) is None
+
+
+def test_workflow_header_is_silent() -> None:
+    """A `%%pdworkflow` cell is YAML: Python names are kept out of it."""
+    assert complete("%%pdworkflow\nna", 15, STEPS, WORDS) == NOTHING
+
+
+def test_kind_of_value_is_told() -> None:
+    """Each key comes with the kind of its value, for the front end to show."""
+    found = complete(NODE + "steps.trigger.event.", len(NODE) + 20, STEPS, WORDS)
+
+    assert found is not None
+    assert [item.type for item in found.items] == ["string", "object", "object"]

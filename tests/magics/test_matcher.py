@@ -1,0 +1,99 @@
+"""The matcher inside a real IPython shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from IPython.core.completer import provisionalcompleter
+
+from pdkernel.magics.completion import Vocabulary, register_matchers
+from pdkernel.magics.shell import session_of
+from pdkernel.model import JSON
+
+STEPS: dict[str, JSON] = {"trigger": {"event": {"body": {"title": "x", "a-b": 1}}}}
+
+
+def completions(shell: Any, text: str) -> list[str]:
+    """What the shell offers at the end of *text*, as whole lines' ends."""
+    with provisionalcompleter():
+        return [
+            f"{text[: found.start]}{found.text}".rsplit("\n", 1)[-1]
+            for found in shell.Completer.completions(text, len(text))
+        ]
+
+
+def test_paths_come_from_the_provider(shell: Any) -> None:
+    """Whoever registers a provider decides what is offered, odd keys in brackets and types beside."""
+    register_matchers(shell, lambda: STEPS)
+
+    assert completions(shell, "# c\n%%pdstep a --lang node\nsteps.trigger.event.body.") == [
+        "steps.trigger.event.body.title",
+        'steps.trigger.event.body["a-b"]',
+    ]
+
+
+def test_python_names_stay_out_of_bash(shell: Any) -> None:
+    """In a Bash body no Python name, magic or file is offered."""
+    assert completions(shell, "%%pdstep a --lang bash\nimp") == []
+    assert completions(shell, "%%pdstep a --lang bash\nls /et") == []
+
+
+def test_python_names_are_offered_in_python(shell: Any) -> None:
+    """A Python body keeps IPython's own completion."""
+    assert "import" in completions(shell, "%%pdstep a\nimpor")
+
+
+def test_options_come_from_the_directive(shell: Any) -> None:
+    """The directive's options are offered as the extension is loaded."""
+    assert completions(shell, "%%pdstep a --la") == ["%%pdstep a --lang"]
+
+
+def test_failing_provider_is_silent(shell: Any, capsys: Any) -> None:
+    """Providers that fail cost their own words, and print nothing."""
+
+    def broken() -> NoReturn:
+        raise RuntimeError("no")
+
+    register_matchers(shell, broken, broken)
+
+    assert completions(shell, "%%pdstep a --lang node\nsteps.") == []
+    assert completions(shell, "%%pdstep a --lang n") == ["%%pdstep a --lang node"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_providers_are_asked_only_where_needed(shell: Any) -> None:
+    """Plain cells ask no provider; a step's body does not ask for the directive's words."""
+    asked: list[str] = []
+
+    def steps() -> dict[str, JSON]:
+        asked.append("steps")
+        return STEPS
+
+    def words() -> Vocabulary:
+        asked.append("words")
+        return Vocabulary()
+
+    register_matchers(shell, steps, words)
+
+    completions(shell, "import o")
+    completions(shell, "%%pdstep a --lang node\nsteps.")
+    assert asked == ["steps"]
+
+
+def test_registering_again_replaces(shell: Any) -> None:
+    """The last provider is the one that is asked."""
+    register_matchers(shell, lambda: STEPS)
+    register_matchers(shell, lambda: {"other": {}})
+
+    assert completions(shell, "%%pdstep a --lang node\nsteps.") == ["steps.other"]
+
+
+def test_steps_above_are_offered_before_they_run(shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extension's own provider knows the notebook's steps as soon as their cells are registered."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second", "third"):
+        session_of(shell).cell_ran(f"%%pdstep {name}\ndef handler(pd): ...", cell_id=None)
+
+    assert completions(shell, "%%pdstep second --lang node\nsteps.") == ["steps.trigger", "steps.first"]

@@ -1,0 +1,87 @@
+"""The folder, its modes and its key file."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from pdkernel.project import Project, find_project
+from pdkernel.project.folder import make_key, read_key
+
+
+def mode(path: Path) -> int:
+    """Permission bits."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_nearest_folder_above_is_found(tmp_path: Path) -> None:
+    """The project of a deep folder is the nearest `.pdkernel` above it."""
+    (tmp_path / ".pdkernel").mkdir()
+    deep = tmp_path / "a" / "b"
+    (deep / "c").mkdir(parents=True)
+    (tmp_path / "a" / ".pdkernel").mkdir()
+
+    assert find_project(deep / "c") == tmp_path / "a" / ".pdkernel"
+
+
+def test_project_is_made_where_one_starts(tmp_path: Path) -> None:
+    """Without a `.pdkernel` above, the project belongs in the folder where one starts."""
+    assert find_project(tmp_path / "new") == tmp_path / "new" / ".pdkernel"
+
+
+def test_file_of_that_name_is_no_project(tmp_path: Path) -> None:
+    """A file called `.pdkernel` is not taken for a project further up."""
+    (tmp_path / ".pdkernel").mkdir()
+    inner = tmp_path / "a"
+    inner.mkdir()
+    (inner / ".pdkernel").write_text("")
+
+    assert find_project(inner) == tmp_path / ".pdkernel"
+
+
+def test_folder_is_for_its_owner_only(project: Project) -> None:
+    """The folder, the key and the database with its logs are closed to other users."""
+    project.variables.set("A", "1")
+
+    assert mode(project.folder) == 0o700
+    assert {path.name: mode(path) for path in project.folder.iterdir() if path.name != ".gitignore"} == {
+        "key": 0o600,
+        "project.db": 0o600,
+        "project.db-wal": 0o600,
+        "project.db-shm": 0o600,
+    }
+
+
+def test_git_ignores_the_folder(project: Project) -> None:
+    """The folder ignores itself in Git."""
+    assert (project.folder / ".gitignore").read_text() == "*\n"
+
+
+def test_own_gitignore_is_kept(tmp_path: Path) -> None:
+    """A `.gitignore` that is there already is left as it is."""
+    folder = tmp_path / ".pdkernel"
+    folder.mkdir()
+    (folder / ".gitignore").write_text("# mine\n*\n")
+
+    Project.open(folder).close()
+
+    assert (folder / ".gitignore").read_text() == "# mine\n*\n"
+
+
+def test_key_file_may_be_elsewhere(tmp_path: Path) -> None:
+    """With a key file named, the folder holds no key."""
+    key_file = tmp_path / "keys" / "project.key"
+
+    Project.open(tmp_path / ".pdkernel", key_file=key_file).close()
+
+    assert mode(key_file) == 0o600
+    assert not (tmp_path / ".pdkernel" / "key").exists()
+
+
+def test_key_that_is_there_is_kept(tmp_path: Path) -> None:
+    """Making a key where there is one returns that one, and leaves no draft behind."""
+    first = make_key(tmp_path / "key")
+
+    assert make_key(tmp_path / "key") == first
+    assert read_key(tmp_path / "key") == first
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]

@@ -1,0 +1,97 @@
+"""Opening, making and opening again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from pdkernel.clock import CountingIds
+from pdkernel.errors import ProjectError, RequestError
+from pdkernel.project import Project
+
+
+def test_first_opening_makes_the_project(tmp_path: Path) -> None:
+    """Only the call that made the project says so."""
+    with Project.open(tmp_path / "deep" / ".pdkernel") as first, Project.open(first.folder) as second:
+        assert (first.created, second.created) == (True, False)
+        assert first.project_id == second.project_id
+
+
+def test_project_has_an_id(project: Project) -> None:
+    """A project's id has the platform's form."""
+    assert project.project_id == "proj_0000001"
+
+
+def test_database_is_durable(project: Project) -> None:
+    """The database is in WAL mode and syncs at every commit."""
+    with project.database.connect() as connection:
+        assert connection.execute(text("pragma journal_mode")).scalar() == "wal"
+        assert connection.execute(text("pragma synchronous")).scalar() == 2  # FULL
+
+
+def test_plan_is_business_until_it_is_set(project: Project) -> None:
+    """The plan of a fresh project is business; setting it is seen by who opened it before."""
+    with Project.open(project.folder) as other:
+        before = other.plan
+
+        project.set_plan("free")
+
+        assert (before, other.plan) == ("business", "free")
+
+
+def test_unknown_plan_is_refused(project: Project) -> None:
+    """Only the two plans can be set."""
+    with pytest.raises(RequestError, match="'gold' is not a plan"):
+        project.set_plan("gold")
+
+
+def test_database_may_be_another_file(tmp_path: Path) -> None:
+    """With a database URL the folder holds no database."""
+    url = f"sqlite:///{tmp_path}/elsewhere.db"
+
+    with Project.open(tmp_path / ".pdkernel", database=url) as project:
+        assert project.sqlite_path == tmp_path / "elsewhere.db"
+        assert not (project.folder / "project.db").exists()
+
+
+def test_two_folders_may_share_a_database(tmp_path: Path) -> None:
+    """Two folders with one database and one key are one project."""
+    url, key = f"sqlite:///{tmp_path}/shared.db", tmp_path / "key"
+
+    with (
+        Project.open(tmp_path / "a" / ".pdkernel", database=url, key_file=key) as one,
+        Project.open(tmp_path / "b" / ".pdkernel", database=url, key_file=key) as two,
+    ):
+        one.variables.set("A", "1")
+
+        assert two.project_id == one.project_id
+        assert two.variables.values() == {"A": "1"}
+
+
+def test_closing_twice_is_fine(tmp_path: Path) -> None:
+    """A project can be closed again."""
+    project = Project.open(tmp_path / ".pdkernel", ids=CountingIds())
+
+    project.close()
+    project.close()
+
+
+@pytest.mark.parametrize("url", ["mysql://u:pw-4711@host/db", "sqlite://", "sqlite:///:memory:", "no url, pw-4711"])
+def test_other_databases_are_refused(tmp_path: Path, url: str) -> None:
+    """A database that cannot hold a project is refused with the two kinds that can, and no password is shown."""
+    with pytest.raises(ProjectError) as caught:
+        Project.open(tmp_path / ".pdkernel", database=url)
+
+    assert caught.value.fix == "Use sqlite:////absolute/path.db or postgresql://user@server/name."
+    assert "pw-4711" not in str(caught.value)
+
+
+def test_postgres_without_its_driver_names_the_extra(tmp_path: Path) -> None:
+    """Without the driver a Postgres URL names the command that installs it; with it, the server that is not there."""
+    with pytest.raises(ProjectError) as caught:
+        Project.open(tmp_path / ".pdkernel", database="postgresql://ada:pw-4711@127.0.0.1:1/db")
+
+    assert "pip install 'pdkernel[postgres]'" in caught.value.fix or "cannot be reached" in caught.value.message
+    assert "pw-4711" not in str(caught.value)

@@ -1,0 +1,33 @@
+"""The tables on the other dialect."""
+
+from __future__ import annotations
+
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from pdkernel.project.schema import accounts, metadata
+
+
+def test_tables_compile_for_postgres() -> None:
+    """Every table and index can be written in Postgres's words, sealed columns as bytea."""
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+    ddl = {table.name: str(CreateTable(table).compile(dialect=dialect)) for table in metadata.sorted_tables}
+    indexes = [
+        str(CreateIndex(index).compile(dialect=dialect))
+        for table in metadata.tables.values()
+        for index in table.indexes
+    ]
+
+    assert set(ddl) == {"meta", "external_users", "accounts", "variables", "notebooks", "sent", "settings"}
+    assert "number BIGSERIAL NOT NULL" in ddl["accounts"]
+    assert "created DOUBLE PRECISION NOT NULL" in ddl["accounts"]
+    assert "sealed_credentials BYTEA NOT NULL" in ddl["accounts"]
+    assert len(indexes) == 2
+
+
+def test_newest_account_is_one_look_up() -> None:
+    """The index for the newest account leads with what a run knows of its user."""
+    index = next(index for index in accounts.indexes if index.name == "accounts_newest")
+
+    assert [column.name for column in index.columns] == ["external_user", "environment", "app", "created", "number"]

@@ -1,0 +1,126 @@
+"""Variables, notebooks, recorded answers and settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from pdkernel.errors import RequestError
+from pdkernel.execution import Recorded
+from pdkernel.project import Project
+
+
+def test_variables_come_back(project: Project) -> None:
+    """Variables are stored by name, the last value wins, and names are listed sorted."""
+    project.variables.set("B_URL", "https://example.com")
+    project.variables.set("A", "old")
+    project.variables.set("A", "new")
+
+    assert project.variables.list() == ["A", "B_URL"]
+    assert project.variables.values() == {"A": "new", "B_URL": "https://example.com"}
+
+
+def test_variable_is_removed_once(project: Project) -> None:
+    """Removing says whether there was a variable."""
+    project.variables.set("A", "1")
+
+    assert (project.variables.remove("A"), project.variables.remove("A")) == (True, False)
+    assert project.variables.values() == {}
+
+
+@pytest.mark.parametrize("name", ["", "1A", "A-B", "A B", "Ä", "A\n"])
+def test_odd_variable_names_are_refused(project: Project, name: str) -> None:
+    """A name that a shell cannot export is refused."""
+    with pytest.raises(RequestError, match="cannot name an environment variable"):
+        project.variables.set(name, "1")
+
+
+def test_reserved_variable_names_are_refused(project: Project) -> None:
+    """Names of the platform's own cannot be set."""
+    with pytest.raises(RequestError, match="PIPEDREAM_STEPS cannot be set: names that begin with PIPEDREAM_"):
+        project.variables.set("PIPEDREAM_STEPS", "1")
+
+
+def test_long_variable_is_refused_without_showing_it(project: Project) -> None:
+    """64 KB fit; one byte more is refused, and the message holds no part of the value."""
+    project.variables.set("A", "x" * 65536)
+
+    with pytest.raises(RequestError) as caught:
+        project.variables.set("A", "é" + "x" * 65535)
+
+    assert "The value of A has 65537 bytes; an environment variable has at most 65536." in str(caught.value)
+    assert "xxxx" not in str(caught.value)
+
+
+def test_variable_with_nul_is_refused(project: Project) -> None:
+    """A value that no process environment can hold is refused when it is set."""
+    with pytest.raises(RequestError, match="holds a NUL character"):
+        project.variables.set("A", "a\0b")
+
+
+def test_notebook_state_comes_back(project: Project) -> None:
+    """What a notebook's session saved last is what its next kernel loads."""
+    project.notebooks.save("/work/a.ipynb", {"event": {"body": {"é": [1, None]}}, "pins": {}})
+    project.notebooks.save("/work/a.ipynb", {"event": {"body": "\ud800"}})
+    project.notebooks.save("/work/b.ipynb", {})
+
+    assert project.notebooks.load("/work/a.ipynb") == {"event": {"body": "\ud800"}}
+    assert project.notebooks.load("/work/b.ipynb") == {}
+    assert project.notebooks.load("/work/c.ipynb") is None
+
+
+def test_notebook_is_forgotten(project: Project) -> None:
+    """A notebook that was removed is as one that was never saved."""
+    project.notebooks.save("a", {})
+
+    assert (project.notebooks.remove("a"), project.notebooks.remove("a")) == (True, False)
+    assert project.notebooks.load("a") is None
+
+
+def test_recorded_answer_comes_back(project: Project) -> None:
+    """A recorded answer is found with every byte of its body and its headers in order."""
+    answer = Recorded(
+        200, "OK", (("a", "1"), ("set-cookie", "x"), ("set-cookie", "y")), b"\xff\0body", "2026-01-01T00:00:00.000Z"
+    )
+
+    project.sent.add("key", answer)
+
+    assert project.sent.find("key") == answer
+    assert project.sent.find("other") is None
+
+
+def test_answer_is_recorded_anew(project: Project) -> None:
+    """Sending again replaces the recorded answer."""
+    project.sent.add("key", Recorded(500, "", (), b"", "2026-01-01T00:00:00.000Z"))
+    project.sent.add("key", Recorded(200, "", (), b"", "2026-01-01T00:00:01.000Z"))
+
+    found = project.sent.find("key")
+
+    assert found is not None
+    assert found.status == 200
+
+
+def test_answer_is_forgotten(project: Project) -> None:
+    """A forgotten answer is not given again."""
+    project.sent.add("key", Recorded(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
+
+    assert (project.sent.remove("key"), project.sent.remove("key")) == (True, False)
+    assert project.sent.find("key") is None
+
+
+def test_settings_come_back(project: Project) -> None:
+    """A setting is any JSON value; without one the default is given."""
+    project.settings.set("actions", {"npm": True})
+    project.settings.set("nothing", None)
+
+    assert project.settings.get("actions") == {"npm": True}
+    assert project.settings.get("nothing", "default") is None
+    assert project.settings.get("other", "default") == "default"
+    assert project.settings.all() == {"actions": {"npm": True}, "nothing": None}
+
+
+def test_setting_is_removed(project: Project) -> None:
+    """A removed setting is at its default again."""
+    project.settings.set("actions", "npm")
+
+    assert (project.settings.remove("actions"), project.settings.remove("actions")) == (True, False)
+    assert project.settings.get("actions") is None

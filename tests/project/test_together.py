@@ -1,0 +1,102 @@
+"""Several threads and several processes on one project."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.project import Project
+
+START = """
+import json, sys
+from pathlib import Path
+from pdkernel.project import Project
+print("ready", flush=True)
+sys.stdin.readline()
+with Project.open(Path(sys.argv[1])) as project:
+    project.variables.set(sys.argv[2], "from " + sys.argv[2])
+    print(json.dumps([project.project_id, project.created]))
+"""
+
+WRITE = """
+import sys
+from pathlib import Path
+from pdkernel.connect import LocalDirectory
+from pdkernel.project import Project
+with Project.open(Path(sys.argv[1])) as project:
+    directory = LocalDirectory(project)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for number in range(25):
+        directory.add_account(app="slack", credentials={"t": sys.argv[2]}, external_user_id=f"u{number}",
+                              account_id=f"apn_{sys.argv[2]}{number}")
+        project.notebooks.save("same", {"by": sys.argv[2], "number": number})
+"""
+
+
+def start(program: str, folder: Path, name: str) -> subprocess.Popen[str]:
+    """A real process running *program*, which waits for a line on stdin."""
+    return subprocess.Popen(
+        [sys.executable, "-c", program, folder, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def go(processes: list[subprocess.Popen[str]]) -> list[str]:
+    """Wait until all are ready, let them begin together, and wait for what they print."""
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    printed = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes)
+    return printed
+
+
+def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
+    """Processes that make a project at the same moment end with one id and one key, and all can write."""
+    folder = tmp_path / ".pdkernel"
+    processes = [start(START, folder, name) for name in "ABCD"]
+
+    told: list[Any] = [json.loads(line) for line in go(processes)]
+
+    assert len({project_id for project_id, _ in told}) == 1
+    assert sorted(created for _, created in told) == [False, False, False, True]
+    with Project.open(folder) as project:
+        assert project.variables.values() == {name: f"from {name}" for name in "ABCD"}
+
+
+def test_two_kernels_write_to_one_project(tmp_path: Path) -> None:
+    """Two processes that write at the same time lose nothing of each other's."""
+    folder = tmp_path / ".pdkernel"
+    processes = [start(WRITE, folder, name) for name in "xy"]
+
+    go(processes)
+
+    with Project.open(folder) as project:
+        directory = LocalDirectory(project)
+        assert len(directory.accounts()) == 50
+        assert len(directory.users("development")) == 25
+        state = project.notebooks.load("same")
+        assert state is not None
+        assert state["number"] == 24
+
+
+def test_threads_share_a_project(tmp_path: Path) -> None:
+    """One opened project is used by many threads at once."""
+    with Project.open(tmp_path / ".pdkernel") as project, ThreadPoolExecutor(8) as threads:
+
+        def work(number: int) -> int:
+            project.variables.set(f"V{number}", str(number))
+            return len(project.variables.list())
+
+        list(threads.map(work, range(64)))
+
+        assert project.variables.values() == {f"V{number}": str(number) for number in range(64)}

@@ -1,0 +1,275 @@
+"""What a person is told when folder, key or database cannot be used; nothing is overwritten."""
+
+from __future__ import annotations
+
+import ctypes
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pdkernel.errors import ProjectError
+from pdkernel.project import Project
+from pdkernel.project.folder import make_key
+
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2  # linux/prctl.h, linux/capability.h
+
+OPEN_AND_WRITE = """
+import sys
+from pathlib import Path
+from pdkernel.errors import ProjectError
+from pdkernel.project import Project
+folder = Path(sys.argv[1])
+try:
+    with Project.open(folder) as project:
+        project.variables.set("A", "2")
+except ProjectError as error:
+    print(error.message)
+    print(error.fix)
+else:
+    print("no error")
+"""
+
+
+@pytest.fixture
+def existing(tmp_path: Path) -> Path:
+    """The folder of a project that holds a variable."""
+    folder = tmp_path / ".pdkernel"
+    with Project.open(folder) as project:
+        project.variables.set("A", "1")
+    return folder
+
+
+def without_privilege(folder: Path) -> str:
+    """What a process is told that opens *folder* and writes, and that a file's mode binds even if it is root's."""
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_AND_WRITE, folder],
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=drop_override,
+    )
+    return done.stdout
+
+
+def drop_override() -> None:
+    """Give up root's right to pass over file modes, from the next program on. Fails, rightly, for who has none."""
+    libc = ctypes.CDLL(None)
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def refusal(folder: Path, key_file: Path | None = None) -> ProjectError:
+    """The error of opening *folder*."""
+    with pytest.raises(ProjectError) as caught:
+        Project.open(folder, key_file=key_file)
+    return caught.value
+
+
+def test_folder_that_may_not_be_made(tmp_path: Path) -> None:
+    """Where no folder can be made, permission is named as the reason and --project as the way out."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0o555)
+
+    told = without_privilege(closed / ".pdkernel")
+
+    assert told == (
+        f"The project folder {closed}/.pdkernel cannot be used: permission is denied.\n"
+        "Make it a writable folder, or choose another place with --project FOLDER (PDKERNEL_PROJECT).\n"
+    )
+
+
+def test_folder_that_is_read_only(existing: Path) -> None:
+    """A project that exists and may be read but not written is refused, and is as it was."""
+    existing.chmod(0o555)
+    for path in existing.iterdir():
+        path.chmod(0o444)
+    before = (existing / "project.db").read_bytes()
+
+    told = without_privilege(existing)
+
+    assert told.startswith(f"The project's database {existing}/project.db cannot be written: permission is denied")
+    assert f"Make {existing} and the files in it writable for you" in told
+    assert (existing / "project.db").read_bytes() == before
+
+
+def test_folder_that_turns_read_only(existing: Path) -> None:
+    """A write to a file that became unwritable after opening is refused in the same words."""
+    with Project.open(existing) as project, project.database.connect() as connection:
+        connection.exec_driver_sql("pragma query_only = on")
+        connection.close()
+
+        with pytest.raises(ProjectError, match="cannot be written: permission is denied, or its folder is read-only"):
+            project.variables.set("A", "2")
+
+
+def test_key_that_may_not_be_read(existing: Path) -> None:
+    """A key file that may not be read is named."""
+    (existing / "key").chmod(0)
+
+    told = without_privilege(existing)
+
+    assert told == (
+        f"The project's key file {existing}/key cannot be read: permission is denied.\n"
+        "Give yourself permission to read it, or name another file in PDKERNEL_KEY_FILE.\n"
+    )
+
+
+def test_file_in_the_folders_place(tmp_path: Path) -> None:
+    """A file where the folder should be is named and kept."""
+    (tmp_path / ".pdkernel").write_text("mine")
+
+    error = refusal(tmp_path / ".pdkernel")
+
+    assert error.message == (
+        f"The project folder {tmp_path}/.pdkernel cannot be used: {tmp_path}/.pdkernel is in the way, "
+        "or a part of its path is a file."
+    )
+    assert (tmp_path / ".pdkernel").read_text() == "mine"
+
+
+def test_folder_under_a_file(tmp_path: Path) -> None:
+    """A path that leads through a file is refused as such."""
+    (tmp_path / "notes.txt").write_text("mine")
+
+    error = refusal(tmp_path / "notes.txt" / ".pdkernel")
+
+    assert "or a part of its path is a file" in error.message
+    assert "--project FOLDER" in error.fix
+
+
+def test_folder_in_the_databases_place(tmp_path: Path) -> None:
+    """A folder called project.db is reported, not removed."""
+    (tmp_path / ".pdkernel" / "project.db").mkdir(parents=True)
+
+    error = refusal(tmp_path / ".pdkernel")
+
+    assert "cannot be used: is a directory" in error.message
+
+
+def test_key_file_under_a_file(tmp_path: Path) -> None:
+    """A key file that cannot be made is named with its variable."""
+    (tmp_path / "notes.txt").write_text("mine")
+
+    error = refusal(tmp_path / ".pdkernel", key_file=tmp_path / "notes.txt" / "key")
+
+    assert f"key file {tmp_path}/notes.txt/key cannot be" in error.message
+    assert "PDKERNEL_KEY_FILE" in error.fix
+
+
+def test_database_of_garbage(existing: Path) -> None:
+    """A file that is not a database is refused with what to do, byte for byte as it was."""
+    garbage = b"not a database, whatever it is called\n" * 500
+    (existing / "project.db").write_bytes(garbage)
+
+    error = refusal(existing)
+
+    assert error.message == (
+        f"The project's database {existing}/project.db is damaged or is not a database "
+        "(file is not a database). It was left as it is."
+    )
+    assert f"mv {existing}/project.db {existing}/project.db.damaged" in error.fix
+    assert (existing / "project.db").read_bytes() == garbage
+
+
+def test_database_cut_short(existing: Path) -> None:
+    """A database that lost its end is refused, byte for byte as it was."""
+    path = existing / "project.db"
+    rest = path.read_bytes()[: path.stat().st_size // 2]
+    path.write_bytes(rest)
+
+    error = refusal(existing)
+
+    assert "is damaged or is not a database (database disk image is malformed)" in error.message
+    assert path.read_bytes() == rest
+
+
+def test_database_with_a_damaged_middle(existing: Path) -> None:
+    """A database whose pages were overwritten is refused when it is opened, and kept."""
+    path = existing / "project.db"
+    damaged = path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096)
+    path.write_bytes(damaged)
+
+    error = refusal(existing)
+
+    assert "is damaged or is not a database" in error.message
+    assert path.read_bytes() == damaged
+
+
+def test_wrong_key(existing: Path, tmp_path: Path) -> None:
+    """A database that was made with another key is refused; key and database are kept."""
+    make_key(tmp_path / "other")
+
+    error = refusal(existing, key_file=tmp_path / "other")
+
+    assert error.message == (
+        f"The key in {tmp_path}/other is not the one that the database {existing}/project.db was made with. "
+        "Both were left as they are."
+    )
+    with Project.open(existing) as project:
+        assert project.variables.values() == {"A": "1"}
+
+
+def test_missing_key(existing: Path) -> None:
+    """Without its key an existing database is refused, and no new key takes the place."""
+    (existing / "key").rename(existing / "kept")
+
+    error = refusal(existing)
+
+    assert error.message.startswith(f"The project's key file {existing}/key is missing")
+    assert "PDKERNEL_KEY_FILE" in error.fix
+    assert not (existing / "key").exists()
+
+
+@pytest.mark.parametrize("content", ["", "c2hvcnQ=", "not base64 !!"])
+def test_file_that_is_no_key(existing: Path, content: str) -> None:
+    """A key file that holds no key is refused and kept; what it holds is not shown."""
+    (existing / "key").write_text(content)
+
+    error = refusal(existing)
+
+    assert error.message == (
+        f"{existing}/key is not a key of pdkernel: it does not hold 32 bytes in base64. It was left as it is."
+    )
+    assert (existing / "key").read_text() == content
+
+
+def test_newer_database(existing: Path) -> None:
+    """A database that a newer version wrote is refused with the command to upgrade."""
+    with sqlite3.connect(existing / "project.db") as connection:
+        connection.execute("update meta set value = '99' where name = 'schema_version'")
+    connection.close()
+
+    error = refusal(existing)
+
+    assert "was written by a newer pdkernel (tables of version 99, this one knows 1)" in error.message
+    assert error.fix == "Upgrade: pip install --upgrade pdkernel"
+
+
+def test_somebody_elses_database(tmp_path: Path) -> None:
+    """A database with tables of somebody else's under our names is not taken over."""
+    path = tmp_path / "shop.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("create table accounts (iban text)")
+    connection.close()
+
+    with pytest.raises(ProjectError) as caught:
+        Project.open(tmp_path / ".pdkernel", database=f"sqlite:///{path}")
+
+    assert "is not a project of pdkernel and has tables under its names: accounts" in caught.value.message
+
+
+def test_row_that_was_moved(existing: Path) -> None:
+    """A sealed value that was copied to another name does not open there."""
+    with Project.open(existing) as project:
+        project.variables.set("B", "2")
+        with project.database.begin() as connection:
+            connection.exec_driver_sql(
+                "update variables set sealed_value = (select sealed_value from variables where name = 'A')"
+            )
+
+        with pytest.raises(ProjectError, match=r"A stored value cannot be decrypted \(variables/B/value\)"):
+            project.variables.values()

@@ -1,0 +1,51 @@
+"""Sealing and opening."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pdkernel.errors import ProjectError
+from pdkernel.project import Vault
+
+VAULT = Vault(bytes(range(32)))
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+
+
+@settings(deadline=None)
+@given(ANY_TEXT)
+def test_what_is_sealed_opens(text: str) -> None:
+    """Any text comes back, lone surrogates and NUL included."""
+    assert VAULT.open(VAULT.seal(text, "place"), "place") == text
+
+
+def test_sealing_twice_differs() -> None:
+    """Equal values cannot be told by their sealed form."""
+    assert VAULT.seal("same", "place") != VAULT.seal("same", "place")
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b"", lambda b: b"\x02" + b[1:]]
+)
+def test_damaged_value_is_refused(damage: object) -> None:
+    """A sealed value with a bit changed, cut or of another format is refused."""
+    assert callable(damage)
+    sealed = damage(VAULT.seal("value", "place"))
+
+    with pytest.raises(ProjectError, match=r"cannot be decrypted \(place\): it is damaged"):
+        VAULT.open(sealed, "place")
+
+
+def test_other_place_is_refused() -> None:
+    """A value sealed for one place does not open at another."""
+    with pytest.raises(ProjectError, match="cannot be decrypted"):
+        VAULT.open(VAULT.seal("value", "accounts/apn_1"), "accounts/apn_2")
+
+
+def test_repr_shows_no_key() -> None:
+    """The key is in no repr."""
+    key = bytes(range(32))
+
+    assert repr(Vault(key)) == f"Vault(fingerprint={Vault(key).fingerprint[:8]}...)"
+    assert key.hex()[:16] not in repr(Vault(key))

@@ -1,0 +1,139 @@
+"""The workflow as the notebook has it: order, renaming, deleting, running twice and out of order."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pdkernel.errors import DuplicateStepError
+from pdkernel.session.draft import Draft
+
+Save = Callable[..., Path]
+
+
+def cell(name: str, value: int = 1) -> str:
+    """A step's cell."""
+    return f"%%pdstep {name}\ndef handler(pd):\n    return {value}\n"
+
+
+def names(draft: Draft) -> list[str]:
+    """Names of its steps, in order."""
+    return [step.name for step in draft.workflow().steps]
+
+
+def test_first_runs_make_the_order_without_a_file() -> None:
+    """Without a file, steps stand in the order in which they first ran."""
+    draft = Draft()
+
+    for name in ("one", "two", "one"):
+        draft.ran(cell(name), cell_id=None, at=time.time())
+
+    assert names(draft) == ["one", "two"]
+
+
+def test_file_makes_the_order(save_notebook: Save) -> None:
+    """With a file, its order counts, whatever order the cells ran in."""
+    draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
+
+    draft.ran(cell("two"), cell_id="b", at=time.time())
+    draft.ran(cell("one"), cell_id="a", at=time.time())
+
+    assert names(draft) == ["one", "two"]
+
+
+def test_cells_that_did_not_run_belong_to_the_workflow(save_notebook: Save) -> None:
+    """Steps of the file that did not run in this kernel are part of the workflow."""
+    draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
+
+    draft.ran(cell("two"), cell_id="b", at=time.time())
+
+    assert names(draft) == ["one", "two"]
+
+
+def test_running_twice_takes_the_second_text(save_notebook: Save) -> None:
+    """A cell that runs again has its new text, at its place."""
+    draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
+
+    draft.ran(cell("one", 1), cell_id="a", at=time.time())
+    draft.ran(cell("one", 2), cell_id="a", at=time.time())
+
+    assert "return 2" in draft.workflow().step("one").source
+
+
+def test_renaming_drops_the_old_name(save_notebook: Save) -> None:
+    """The same cell under another name is another step in the same place; the old one is gone."""
+    draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
+    draft.ran(cell("one"), cell_id="a", at=time.time())
+
+    draft.ran(cell("first"), cell_id="a", at=time.time())
+
+    assert names(draft) == ["first", "two"]
+
+
+def test_deleted_cell_is_gone(save_notebook: Save) -> None:
+    """A cell that Lab says was deleted is no step any more, saved or not."""
+    draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
+    draft.ran(cell("one"), cell_id="a", at=time.time())
+
+    draft.forget(["a"])
+
+    assert names(draft) == ["two"]
+
+
+def test_cell_missing_from_a_later_save_is_gone(save_notebook: Save) -> None:
+    """A cell that ran and is not in the file saved after that is gone."""
+    path = save_notebook(("a", cell("one")), ("b", cell("two")))
+    draft = Draft(path)
+    draft.ran(cell("one"), cell_id="a", at=time.time())
+
+    save_notebook(("b", cell("two")))
+    os.utime(path, (time.time() + 5, time.time() + 5))
+
+    assert names(draft) == ["two"]
+
+
+def test_new_cell_counts_before_it_is_saved(save_notebook: Save) -> None:
+    """A cell that ran and is not saved yet is the last step."""
+    path = save_notebook(("a", cell("one")))
+    os.utime(path, (time.time() - 5, time.time() - 5))
+    draft = Draft(path)
+
+    draft.ran(cell("new"), cell_id="c", at=time.time())
+
+    assert names(draft) == ["one", "new"]
+
+
+def test_text_saved_after_the_run_counts(save_notebook: Save) -> None:
+    """A cell edited and saved but not run has its saved text."""
+    path = save_notebook(("a", cell("one", 1)))
+    draft = Draft(path)
+    draft.ran(cell("one", 1), cell_id="a", at=time.time())
+
+    save_notebook(("a", cell("one", 2)))
+    os.utime(path, (time.time() + 5, time.time() + 5))
+
+    assert "return 2" in draft.workflow().step("one").source
+
+
+def test_two_cells_of_one_name_are_refused(save_notebook: Save) -> None:
+    """A second cell with a step's name is refused while the first is there."""
+    draft = Draft(save_notebook(("a", cell("one")), ("b", "x = 1")))
+    draft.ran(cell("one"), cell_id="a", at=time.time())
+
+    with pytest.raises(DuplicateStepError, match="ambiguous"):
+        draft.ran(cell("one"), cell_id="b", at=time.time())
+
+
+def test_name_is_free_again_after_its_cell_is_deleted() -> None:
+    """A step's name can be used by another cell once its first cell is deleted."""
+    draft = Draft()
+    draft.ran(cell("one"), cell_id="a", at=time.time())
+    draft.forget(["a"])
+
+    draft.ran(cell("one", 2), cell_id="b", at=time.time())
+
+    assert names(draft) == ["one"]

@@ -1,0 +1,252 @@
+"""A session: choices, runs, what is stale, what a restarted kernel knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pdkernel.errors import RequestError
+from pdkernel.event import Event
+from pdkernel.session import Session, TestEvent
+from tests.builders import an_event
+
+Make = Callable[..., Session]
+
+CHECK = '%%pdstep check\ndef handler(pd):\n    return {"text": pd.steps["trigger"]["event"]["body"]["name"]}\n'
+SEND = """%%pdstep send --lang node --app slack
+export default defineComponent({
+  props: { slack: { type: "app", app: "slack" } },
+  async run({ steps }) {
+    const response = await fetch("https://slack.com/api/chat.postMessage", {
+      method: "POST",
+      headers: { authorization: `Bearer ${this.slack.$auth.oauth_access_token}`, "content-type": "application/json" },
+      body: JSON.stringify({ channel: "#general", text: steps.check.$return_value.text }),
+    });
+    return (await response.json()).ok;
+  },
+});
+"""
+LAST = '%%pdstep last\ndef handler(pd):\n    return pd.steps["send"]["$return_value"]\n'
+TOKEN = "xoxb-planted-token-123"
+
+
+@pytest.fixture
+def ready(session: Session) -> Session:
+    """A session of three steps with an event, run as ada."""
+    return prepare(session)
+
+
+def prepare(session: Session) -> Session:
+    """Give *session* three steps, a user and an event."""
+    for name, source in (("check", CHECK), ("send", SEND), ("last", LAST)):
+        session.cell_ran(source, cell_id=name)
+    if not session.directory.users("development"):
+        session.directory.add_account(app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="ada")
+    session.choose_user("ada")
+    session.choose_event(an_event(), "hello")
+    return session
+
+
+def outcomes(session: Session) -> list[str]:
+    """What became of the last run's outside calls."""
+    assert session.last is not None
+    return [call.outcome for step in session.last.steps for call in step.requests]
+
+
+def test_run_all_then_send_posts_once(ready: Session) -> None:
+    """Running every cell and then the whole workflow sends the message once."""
+    for name in ("check", "send", "last"):
+        ready.run(only=frozenset({name}))
+
+    execution = ready.run()
+
+    call = execution.step("send").requests[0]
+    assert call.outcome == "not_sent"
+    assert call.same_as is not None
+    assert execution.step("send").return_value is True
+
+
+def test_send_again_on_request(ready: Session) -> None:
+    """`send=True` makes the call again."""
+    ready.run()
+
+    ready.run(send=True)
+
+    assert outcomes(ready) == ["stand_in"]
+
+
+def test_another_user_is_another_message(ready: Session) -> None:
+    """A call is made once for each external user."""
+    ready.directory.add_account(app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="grace")
+    ready.run()
+
+    ready.choose_user("grace")
+    ready.run()
+
+    assert outcomes(ready) == ["stand_in"]
+
+
+def test_edited_message_is_sent(ready: Session) -> None:
+    """A call with another body is another call."""
+    ready.run()
+
+    ready.cell_ran(SEND.replace('"#general"', '"#random"'), cell_id="send")
+    ready.run(only=frozenset({"send"}))
+
+    assert outcomes(ready) == ["stand_in"]
+
+
+def test_running_one_step_marks_the_steps_below_stale(ready: Session) -> None:
+    """After one step ran, the steps below it are stale; those above are not."""
+    ready.run()
+    assert ready.stale == set()
+
+    ready.run(only=frozenset({"send"}))
+
+    assert ready.stale == {"last"}
+
+
+def test_edited_step_is_stale_with_those_below(ready: Session) -> None:
+    """A step whose text changed since it ran is stale, and so is what comes after."""
+    ready.run()
+
+    ready.cell_ran(SEND + "// edited\n", cell_id="send")
+
+    assert ready.stale == {"send", "last"}
+
+
+def test_another_event_makes_all_stale(ready: Session) -> None:
+    """Results belong to the event that they were made on."""
+    ready.run()
+
+    ready.choose_event(an_event({"name": "Grace"}), "other")
+
+    assert ready.stale == {"check", "send", "last"}
+
+
+def test_restarted_kernel_goes_on(ready: Session, make_session: Make) -> None:
+    """A new kernel of the same notebook knows event, external user and exports: a step runs without those above."""
+    ready.run()
+
+    after = make_session()
+    for name, source in (("check", CHECK), ("send", SEND)):
+        after.cell_ran(source, cell_id=name)
+    execution = after.run(only=frozenset({"send"}))
+
+    assert after.event_name == "hello"
+    assert after.external_user_id == "ada"
+    assert execution.status == "success", execution.error
+    assert execution.step("send").requests[0].outcome == "not_sent"
+
+
+def test_pin_holds_and_is_released(ready: Session) -> None:
+    """A pinned step does not run; steps below get the pin; released, it runs again."""
+    ready.pin("check", {"$return_value": {"text": "pinned"}})
+    pinned = ready.run()
+    ready.unpin("check")
+    released = ready.run()
+
+    assert pinned.step("check").status == "pinned"
+    assert released.step("check").status == "success"
+
+
+def test_pin_takes_the_last_exports(ready: Session) -> None:
+    """A pin without exports holds what the step exported last."""
+    ready.run()
+
+    assert ready.pin("check") == {"$return_value": {"text": "Ada"}}
+
+
+def test_pin_of_a_step_that_never_ran_says_so(ready: Session) -> None:
+    """A step that has exported nothing cannot be pinned without exports."""
+    with pytest.raises(RequestError, match="exported nothing yet"):
+        ready.pin("check")
+
+
+def test_headers_follow_the_picker(ready: Session) -> None:
+    """The chosen user and environment stand in the event's two headers."""
+    ready.choose_user("grace", "production")
+
+    assert ready.event is not None
+    assert ready.event.header("x-pd-external-user-id") == "grace"
+    assert ready.event.header("x-pd-environment") == "production"
+
+
+def test_event_that_names_a_user_chooses_them(session: Session) -> None:
+    """An event with the two headers chooses that user and environment."""
+    session.choose_event(an_event(headers={"X-PD-External-User-ID": "grace", "X-PD-Environment": "production"}))
+
+    assert (session.external_user_id, session.environment) == ("grace", "production")
+
+
+def test_no_event_is_said(session: Session) -> None:
+    """Running without an event says how to choose one."""
+    session.cell_ran(CHECK, cell_id="check")
+
+    with pytest.raises(RequestError, match="No event is chosen"):
+        session.run()
+
+
+def test_steps_value_is_redacted(ready: Session) -> None:
+    """What completion looks at never holds a credential."""
+    ready.cell_ran(
+        SEND.replace("return (await", "return this.slack.$auth.oauth_access_token || (await"), cell_id="send"
+    )
+
+    ready.run()
+
+    assert TOKEN not in str(ready.steps_value())
+    assert "secret:slack" in str(ready.steps_value()["send"])
+
+
+def test_apps_are_known_without_running(session: Session) -> None:
+    """Which apps the steps need is read from their cells."""
+    session.cell_ran(SEND, cell_id="send")
+
+    assert session.apps_needed() == {"slack": ["send"]}
+
+
+def test_saved_event_is_masked_and_found_again(session: Session, tmp_path: Path) -> None:
+    """A saved event holds no value of a secret-bearing header and loads again."""
+    session.choose_event(an_event(headers={"Authorization": "Bearer abc-secret", "x-a": "1"}))
+
+    path = session.save_event("kept")
+
+    assert "abc-secret" not in path.read_text()
+    assert session.events.names() == ["kept"]
+    assert session.load_event("kept").header("x-a") == "1"
+
+
+def test_dotenv_beside_the_notebook_is_seen(session: Session, tmp_path: Path) -> None:
+    """A `.env` in the notebook's folder wins over the project's variables."""
+    session.project.variables.set("GREETING", "from the project")
+    (tmp_path / ".env").write_text("GREETING=from the file\n")
+    session.cell_ran('%%pdstep say\nimport os\ndef handler(pd):\n    return len(os.environ["GREETING"])\n', cell_id="s")
+    session.choose_event(Event({}))
+
+    execution = session.run()
+
+    assert execution.step("say").return_value == len("from the file")
+
+
+def test_listeners_hear_of_changes(session: Session) -> None:
+    """Whoever listens hears of each change until it stops listening."""
+    heard: list[int] = []
+    stop = session.listen(lambda: heard.append(1))
+
+    session.choose_user("ada")
+    stop()
+    session.choose_user("grace")
+
+    assert heard == [1]
+
+
+def test_views_of_a_test_event_hide_secrets() -> None:
+    """Frame, schema, shape and repr of an event show no value of a secret-bearing header."""
+    event = TestEvent(dict(an_event(headers={"cookie": "session-secret"}).data))
+
+    views = [event.frame().to_string(), str(event.schema()), str(event.shape()), repr(event)]
+
+    assert not any("session-secret" in view for view in views)

@@ -1,0 +1,394 @@
+"""Facts about `%%pdstep` and `%%pdworkflow` cells."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdkernel.directive import (
+    OPTIONS,
+    is_step_cell,
+    is_workflow_cell,
+    parse_step_cell,
+    parse_workflow_cell,
+    step_cell,
+    step_line,
+)
+from pdkernel.errors import DefinitionError, DirectiveError, StepNameError
+from pdkernel.model import JSON, LANGUAGES, AppBinding, Step, StoreBinding, Trigger
+
+NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name != "trigger")
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+VALUES: st.SearchStrategy[JSON] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | FLOATS | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+SOURCES = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+def error_of(text: str, *, workflow: bool = False) -> DefinitionError:
+    """The error that reading the cell *text* raises."""
+    with pytest.raises(DefinitionError) as caught:
+        parse_workflow_cell(text) if workflow else parse_step_cell(text)
+    return caught.value
+
+
+@st.composite
+def steps(draw: st.DrawFn, *, action: bool) -> Step:
+    """A step as a cell can hold it."""
+    props = draw(st.lists(NAMES, unique=True, max_size=6))
+    apps, stores, rest = props[:2], props[2:3], props[3:]
+    language = "node" if action else draw(st.sampled_from(LANGUAGES))
+    return Step(
+        name=draw(NAMES),
+        language=language,
+        source="" if action else draw(SOURCES),
+        uses="slack-send-message@0.0.20" if action else None,
+        apps=tuple(
+            AppBinding(prop, draw(st.sampled_from([prop, "slack"])), draw(st.sampled_from([None, "apn_1"])))
+            for prop in apps
+        ),
+        stores=tuple(StoreBinding(prop, draw(st.sampled_from([None, "ds_1", "my store"]))) for prop in stores),
+        props={prop: draw(VALUES) for prop in rest},
+        timeout_s=draw(st.none() | st.floats(0.001, 750)),
+        disabled=draw(st.booleans()),
+        debug=language == "python" and draw(st.booleans()),
+        line_offset=1,
+    )
+
+
+@given(steps(action=False))
+def test_step_line_round_trip(step: Step) -> None:
+    """Reading the line that is written for a step gives the step."""
+    text = f"{step_line(step)}\n{step.source}"
+
+    assert parse_step_cell(text).step == step
+    assert step_cell(step) == text
+
+
+@given(steps(action=True))
+def test_action_line_round_trip(step: Step) -> None:
+    """An action's props may stand on its line or in its cell's body."""
+    on_the_line = parse_step_cell(step_line(step)).step
+    in_the_body = parse_step_cell(step_cell(step)).step
+
+    assert on_the_line == step
+    assert in_the_body == step
+
+
+def test_every_option_is_read() -> None:
+    """The line's options fill the step."""
+    cell = parse_step_cell(
+        "%%pdstep send --lang node --app slack --app chat:slack=apn_1 --app gmail=apn_2 --data-store cache "
+        "--data-store log=ds_1 --prop text='Hi {{ steps.build.name }}' --prop n=5 --prop 'o={\"a\": [true]}' "
+        "--timeout 2.5 --disabled --no-run\ncode()"
+    )
+
+    assert cell.no_run
+    assert cell.step == Step(
+        name="send",
+        language="node",
+        source="code()",
+        apps=(
+            AppBinding("slack", "slack"),
+            AppBinding("chat", "slack", "apn_1"),
+            AppBinding("gmail", "gmail", "apn_2"),
+        ),
+        stores=(StoreBinding("cache"), StoreBinding("log", "ds_1")),
+        props={"text": "Hi {{ steps.build.name }}", "n": 5, "o": {"a": [True]}},
+        timeout_s=2.5,
+        disabled=True,
+        line_offset=1,
+    )
+
+
+def test_python_is_the_default() -> None:
+    """A step without --lang is Python, an action is Node.js."""
+    assert parse_step_cell("%%pdstep a").step.language == "python"
+    assert parse_step_cell("%%pdstep a --uses k-x@1.0.0").step.language == "node"
+
+
+def test_comments_above() -> None:
+    """Comments and blank lines may stand above the magic, and line numbers stay the cell's."""
+    text = "# why\n\n// also\n%%pdstep build\nfirst\nsecond"
+
+    step = parse_step_cell(text, cell=4).step
+
+    assert is_step_cell(text)
+    assert (step.source, step.line_offset, step.cell) == ("first\nsecond", 4, 4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x = 1",
+        "x = 1\n%%pdstep a",
+        "%%pdsteps a",
+        "%%pdstep?",
+        "%load_ext pdkernel",
+        "%pdrun",
+        "%%bash\n%%pdstep a",
+    ],
+)
+def test_not_a_step(text: str) -> None:
+    """Other magics, code and help are no steps."""
+    assert not is_step_cell(text)
+    assert error_of(text).line == 1
+
+
+def test_workflow_cell_is_told() -> None:
+    """A header's cell is told by its magic."""
+    assert is_workflow_cell("# top\n%%pdworkflow\nname: x")
+    assert not is_workflow_cell("%%pdstep a")
+    assert not is_workflow_cell("%%pdworkflow?")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("", "needs the step's name"),
+        ("a b", "what is 'b'"),
+        ("a --langg node", "there is no option --langg"),
+        ("a --langg node", "Did you mean --lang?"),
+        ("a --lang javascript", "Did you mean node?"),
+        ("a --lang pyton", "Did you mean python?"),
+        ("a --lang cobol", "Known: python, node, bash, go."),
+        ("a --app", "--app: expected one argument"),
+        ("a --app 'my app'", "'my app' is not [PROP:]SLUG[=ACCOUNT]"),
+        ("a --app slack=", "'slack=' is not [PROP:]SLUG[=ACCOUNT]"),
+        ("a --data-store =x", "'=x' is not PROP[=STORE]"),
+        ("a --prop text", "'text' is not NAME=VALUE"),
+        ("a --prop text='x", "a quotation mark is not closed"),
+        ("a --app slack --app slack=apn_1", "the prop 'slack' is given twice"),
+        ("a --prop x=1 --prop x=2", "the prop 'x' is given twice"),
+        ("a --timeout soon", "'soon' is not a number of seconds from 0 to 750"),
+        ("a --timeout nan", "'nan' is not a number of seconds"),
+        ("a --timeout 0", "'0' is not a number of seconds"),
+        ("a --uses slack-send-message", "the version is not optional"),
+        ("a --uses k@1.0.0 --lang bash", "--lang says bash"),
+        ("a --lang bash --debug", "--debug runs a Python step"),
+    ],
+)
+def test_wrong_line(line: str, says: str) -> None:
+    """A line that cannot be read is refused with the word that is wrong and the cell's line."""
+    error = error_of(f"# above\n%%pdstep {line}\ncode")
+
+    assert isinstance(error, DirectiveError)
+    assert says in str(error)
+    assert error.line == 2
+
+
+@pytest.mark.parametrize(("name", "better"), [("my-step", "my_step"), ("'my step'", "my_step"), ("1st", "step_1st")])
+def test_wrong_name(name: str, better: str) -> None:
+    """A name that no language could write is refused with one that works."""
+    error = error_of(f"%%pdstep {name}")
+
+    assert isinstance(error, StepNameError)
+    assert better in error.fix
+    assert error.line == 1
+
+
+def test_action_body_needs_no_quotes() -> None:
+    """In an action's YAML `{{ }}` stands bare, in quotes and in blocks, and means the same."""
+    step = parse_step_cell(
+        "%%pdstep send --uses slack-send-message@0.0.20\n"
+        "# {{ a comment\n"
+        "text: {{steps.a.b}} and {{ {x: {y: 1}} }}\n"
+        'double: "{{steps.a.split(\\"}}\\")}}"\n'
+        "single: '{{steps.a[''b'']}}'\n"
+        "list: [1, {{steps.a.x ? 1 : 2}}]\n"
+        "block: |\n"
+        "  one {{\n"
+        "    steps.a\n"
+        "  }}\n"
+        "{{steps.key}}: yes\n"
+    ).step
+
+    assert step.props == {
+        "text": "{{steps.a.b}} and {{ {x: {y: 1}} }}",
+        "double": '{{steps.a.split("}}")}}',
+        "single": "{{steps.a['b']}}",
+        "list": [1, "{{steps.a.x ? 1 : 2}}"],
+        "block": "one {{\n  steps.a\n}}\n",
+        "{{steps.key}}": "yes",
+    }
+
+
+def test_yaml_is_1_2() -> None:
+    """`yes` and dates are text, numbers are numbers."""
+    step = parse_step_cell(
+        "%%pdstep a --uses k@1.0.0\na: yes\nb: 2024-01-01\nc: 0o10\nd: 1_000\ne: 1e3\nf: ~\ng: 007"
+    ).step
+
+    assert step.props == {"a": "yes", "b": "2024-01-01", "c": 8, "d": "1_000", "e": 1000.0, "f": None, "g": 7}
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "says"),
+    [
+        ("a: 1\nb: [1", 4, "is not YAML"),
+        ("a: 1\na: 2", 4, "has the key 'a' twice"),
+        ("- a", 3, "is not a mapping"),
+        ("a: {{\n 1 +\n 1 }}\nb: {{steps.x", 6, "{{steps.x is never closed"),
+        ("a: {{ }}", 3, "{{ }} is empty"),
+        ("a: {{ if (x) }}", 3, "does not hold one JavaScript expression"),
+        ("a: .inf", 3, "not a number in JSON"),
+        ("a: !!binary aGk=", 3, "a value of the type binary"),
+        ("a: &x [*x]", 3, "refers to itself"),
+        ("n: 1", 3, "on the line and in the body"),
+    ],
+)
+def test_wrong_body(body: str, line: int, says: str) -> None:
+    """Props that cannot be read are refused with the cell's line, however long the expressions above."""
+    error = error_of(f"# above\n%%pdstep s --uses k@1.0.0 --prop n=1\n{body}")
+
+    assert says in error.message
+    assert (error.line, error.step) == (line, "s")
+
+
+@pytest.mark.parametrize("text", ["5", "true", '"5"', "null", "[1]", "a\nb", "\u2028", "NaN", "1e999", "", " 5 "])
+def test_prop_text_stays_text(text: str) -> None:
+    """Text that reads as JSON, or does not fit on a line, is written so that it is read as text."""
+    step = Step("s", props={"x": text})
+
+    line = step_line(step)
+
+    assert len(line.splitlines()) == 1
+    assert parse_step_cell(line).step.props == {"x": text}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['{{steps["a"].b}}', "x{{ steps['a'] + 1 }}y", "{{ `it's ${steps.a}` }}", "{{{a: {b: 1}}}}", "'{{ steps.a }}'"],
+)
+def test_bare_expression_keeps_its_quotes(value: str) -> None:
+    """On the line an expression needs no quotes, and keeps its own."""
+    props = parse_step_cell(f"%%pdstep s --prop x={value} --prop n=1").step.props
+
+    assert props == {"x": value.strip("'"), "n": 1}
+
+
+def test_quoted_expression_is_unquoted() -> None:
+    """In quotes the shell's rules count for an expression too."""
+    props = parse_step_cell("""%%pdstep s --prop "x={{ steps[\\"a\\"] }}" --prop y={{""").step.props
+
+    assert props == {"x": '{{ steps["a"] }}', "y": "{{"}
+
+
+def test_prop_numbers_are_finite() -> None:
+    """What JSON has no number for is text."""
+    props = parse_step_cell("%%pdstep s --prop a=Infinity --prop b=-1.5").step.props
+
+    assert props == {"a": "Infinity", "b": -1.5}
+    assert not any(isinstance(value, float) and math.isinf(value) for value in props.values())
+
+
+def test_prop_that_no_line_can_hold() -> None:
+    """A prop whose name holds `=` cannot be written on a line, and it is said."""
+    with pytest.raises(DirectiveError, match="cannot stand on a %%pdstep line"):
+        step_line(Step("s", props={"a=b": 1}))
+
+
+def test_options_say_what_they_are() -> None:
+    """Every option has help, and its placeholder if it takes a value."""
+    assert {option.flag for option in OPTIONS if option.metavar is None} == {"--disabled", "--debug", "--no-run"}
+    assert all(option.help.endswith(".") for option in OPTIONS)
+    assert next(option for option in OPTIONS if option.flag == "--lang").choices == LANGUAGES
+
+
+def test_header() -> None:
+    """A header gives the name, the trigger and the settings."""
+    header = parse_workflow_cell(
+        "%%pdworkflow\nname: Open issue to Slack\ntrigger:\n  type: http\n  auth: bearer\n  token_env: TOKEN\n"
+        "  response: custom\nsettings:\n  lambda_timeout: 40\n  throttle: {limit: 5, interval: 60}\n"
+    )
+
+    assert header.name == "Open issue to Slack"
+    assert header.triggers == (Trigger(auth="bearer", token_env="TOKEN", response="custom"),)
+    assert header.settings == {"lambda_timeout": 40, "throttle": {"limit": 5, "interval": 60}}
+
+
+def test_empty_header() -> None:
+    """An empty header gives the defaults."""
+    header = parse_workflow_cell("%%pdworkflow\n")
+
+    assert (header.name, header.triggers, header.settings) == (None, (Trigger(),), {})
+
+
+def test_several_triggers() -> None:
+    """Each kind of trigger keeps its own keys."""
+    header = parse_workflow_cell(
+        "%%pdworkflow\ntriggers:\n- type: schedule\n  cron: '*/5 * * * *'\n  timezone: Europe/Berlin\n- email\n"
+        "- type: source\n  uses: github-new-issue@1.0.0\n  props: {repo: {{process.env.REPO}}}\n"
+    )
+
+    assert header.triggers == (
+        Trigger("schedule", config={"cron": "*/5 * * * *", "timezone": "Europe/Berlin"}),
+        Trigger("email"),
+        Trigger("source", config={"uses": "github-new-issue@1.0.0", "props": {"repo": "{{process.env.REPO}}"}}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "says"),
+    [
+        ("nme: x", 2, "Did you mean name?"),
+        ("name: 5", 2, "it must be text"),
+        ("- a", 2, "must be a mapping"),
+        ("trigger: htp", 2, "Did you mean http?"),
+        ("trigger:\n  auth: none", 2, "a trigger without type"),
+        ("trigger:\n  type: http\n  aut: x", 4, "Did you mean auth?"),
+        ("trigger:\n  type: http\n  auth: baerer", 4, "Did you mean bearer?"),
+        ("trigger:\n  type: http\n  auth: bearer", 2, "without token_env"),
+        ("trigger:\n  type: http\n  token_env: X", 4, "only auth: bearer uses"),
+        ("trigger:\n  type: http\n  response: mine", 4, "one of default, custom"),
+        ("trigger:\n  type: schedule", 2, "either cron or interval_seconds"),
+        ("trigger:\n  type: schedule\n  cron: soon", 4, "not a cron expression"),
+        ("trigger:\n  type: schedule\n  interval_seconds: 0", 4, "1 or more"),
+        ("trigger:\n  type: schedule\n  interval_seconds: 5\n  timezone: berlin", 5, "Did you mean Europe/Berlin?"),
+        ("trigger:\n  type: source", 2, "a source without uses"),
+        ("trigger: http\ntriggers: [http]", 3, "both trigger and triggers"),
+        ("triggers: []", 2, "no trigger under triggers"),
+        ("settings:\n  lambda_timeot: 4", 3, "Did you mean lambda_timeout?"),
+        ("settings:\n  lambda_timeout: 900", 3, "a whole number of seconds from 1 to 750"),
+        ("settings:\n  memory: big", 3, "megabytes"),
+        ("settings:\n  auto_retry: yes", 3, "true or false"),
+        ("settings:\n  throttle: {limit: 5}", 3, "a throttle without interval"),
+        ("settings:\n  throttle: {limit: -5, interval: 1}", 3, "from 0 to 10000"),
+        ("a: b: c", 2, "is not YAML"),
+    ],
+)
+def test_wrong_header(body: str, line: int, says: str) -> None:
+    """A header that cannot be read is refused with the line and, for a word, the nearest one."""
+    error = error_of(f"%%pdworkflow\n{body}", workflow=True)
+
+    assert says in str(error)
+    assert error.line == line
+
+
+def test_token_written_for_its_variable() -> None:
+    """A token written where its variable's name belongs is not repeated in the message."""
+    error = error_of("%%pdworkflow\ntrigger:\n  type: http\n  auth: bearer\n  token_env: s3cr3t-t0ken", workflow=True)
+
+    assert "s3cr3t" not in str(error)
+    assert "pdkernel env set" in error.fix
+
+
+def test_words_after_the_header() -> None:
+    """`%%pdworkflow` takes nothing on its line."""
+    assert "takes nothing on its line" in error_of("%%pdworkflow My flow", workflow=True).message
+
+
+@given(st.text(string.printable, max_size=60))
+def test_any_line_is_read_or_refused(line: str) -> None:
+    """A line is read, or refused with an error of ours."""
+    with contextlib.suppress(DefinitionError):
+        assert parse_step_cell(f"%%pdstep {line}").step.name

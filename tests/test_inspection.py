@@ -1,0 +1,287 @@
+"""Facts about what steps say without being run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pdkernel.errors import EntryPointError, ExpressionError, StepOrderError, UnknownStepError
+from pdkernel.inspection import apps_of, check, check_order, declared_apps, order_warnings, steps_read, variables_read
+from pdkernel.inspection.variables import Variables
+from pdkernel.model import AppBinding, Language, Step, Workflow
+
+PYTHON = "def handler(pd):\n    "
+NODE = "export default defineComponent({ async run({ steps, $ }) { "
+
+
+def python(name: str, body: str = "pass", **more: Any) -> Step:
+    """A Python step whose handler's body is *body*."""
+    return Step(name, source=PYTHON + body, **more)
+
+
+def node(name: str, body: str = "", **more: Any) -> Step:
+    """A Node.js step whose run's body is *body*."""
+    return Step(name, "node", NODE + body + " } })", **more)
+
+
+def workflow(*steps: Step, **more: Any) -> Workflow:
+    """A workflow of *steps*."""
+    return Workflow("w", steps=steps, **more)
+
+
+READERS = [
+    python("b", 'return pd.steps["a"]["x"]'),
+    python("b", 'return pd.steps.get("a")'),
+    python("b", 's = pd.steps\n    return s["a"]'),
+    Step("b", source='def handler(p):\n    return p.steps["a"]'),
+    Step("b", source='from pipedream.script_helpers import steps\ndef handler(pd):\n    return steps["a"]'),
+    node("b", "return steps.a.x"),
+    node("b", "return steps['a']"),
+    node("b", "const { a } = steps;"),
+    Step("b", "go", 'package main\nfunc main() { x := pd.Steps["a"] }'),
+    Step("b", "node", uses="k@1.0.0", props={"x": ["{{ steps.a.y }}"]}),
+]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_reading_a_step_below(reader: Step) -> None:
+    """A step that reads a step below it is refused, and one that reads it from below is not."""
+    check_order(workflow(python("a"), reader))
+
+    with pytest.raises(StepOrderError, match=r"reads steps\.a, which stands below it"):
+        check_order(workflow(reader, python("a")))
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_reading_a_step_that_is_not_there(reader: Step) -> None:
+    """A step that there is not is named, with those that there are."""
+    with pytest.raises(UnknownStepError) as caught:
+        check_order(workflow(python("c"), reader))
+
+    assert "no such step" in caught.value.message
+    assert caught.value.fix == "Steps above it: c."
+
+
+def test_reading_oneself() -> None:
+    """A step cannot read its own exports."""
+    with pytest.raises(StepOrderError, match="its own exports"):
+        check_order(workflow(node("a", "return steps.a")))
+
+
+def test_order_error_says_where() -> None:
+    """The message names the cell and its line."""
+    reader = python("b", '\n    x = pd.steps["a"]', cell=2, line_offset=1)
+
+    with pytest.raises(StepOrderError) as caught:
+        check_order(workflow(reader, python("a")))
+
+    assert "Step b (cell 3, line 4)" in caught.value.message
+    assert (caught.value.line, caught.value.step) == (4, "b")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        python("b", 'return pd.steps["trigger"]["event"]'),
+        python("b", "name = 'a'\n    return pd.steps[name]"),
+        python("b", "\"pd.steps['a']\""),
+        python("b", 'steps = {}\n    return steps["a"]'),
+        Step("b", source="def handler(pd:"),
+        node("b", "return steps.trigger.event"),
+        node("b", "// steps.a"),
+        Step("b", "bash", "jq .a.x $PIPEDREAM_STEPS"),
+        Step("b", "go", '// pd.Steps["a"]'),
+        node("b", "return steps.a", disabled=True),
+    ],
+)
+def test_nothing_to_refuse(step: Step) -> None:
+    """The trigger, computed names, comments, other variables, Bash and disabled steps are left alone."""
+    check_order(workflow(step, python("a")))
+
+
+def test_synced_workflow_is_warned_of() -> None:
+    """What is stale in a synced workflow is a warning."""
+    synced = workflow(node("b", "return steps.gone"), extra={"schema": "workflow/2022.04"})
+
+    check_order(synced)
+
+    assert order_warnings(synced) == ("Step b (line 1) reads steps.gone, and the workflow has no such step.",)
+    assert order_warnings(workflow()) == ()
+
+
+def test_unreadable_prop() -> None:
+    """A prop whose expression cannot be read is refused with step and prop."""
+    with pytest.raises(ExpressionError, match=r"Step a: the prop x\.0: \{\{steps is never closed"):
+        check(workflow(Step("a", "node", uses="k@1.0.0", props={"x": ["{{steps"]})))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        "x = 1",
+        "def run(pd): pass",
+        "class A:\n    def handler(pd): pass",
+        "def f():\n    def handler(pd): pass",
+        "# def handler(pd): pass",
+    ],
+)
+def test_no_handler(source: str) -> None:
+    """Python code without a top-level handler is refused with one to paste."""
+    with pytest.raises(EntryPointError) as caught:
+        check(workflow(Step("a", source=source, line_offset=2, cell=0)))
+
+    assert "Step a (cell 1) has no `def handler(pd)`" in caught.value.message
+    assert 'def handler(pd: "pipedream"):' in caught.value.fix
+    assert caught.value.line == 3
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        PYTHON + "pass",
+        "async def handler(pd): pass",
+        "handler = lambda pd: 1",
+        "handler: object = print",
+        "from x import f as handler",
+        "try:\n    import x\nexcept ImportError:\n    def handler(pd): pass",
+        "if True:\n    def handler(pd): pass",
+        "def handler(pd:",
+        '"\\d"\ndef handler(pd): pass',
+    ],
+)
+def test_handler(source: str) -> None:
+    """A handler may be bound in any way; a syntax error is left to the run."""
+    check(workflow(Step("a", source=source)))
+
+
+@pytest.mark.parametrize("source", ["", "const x = 1", "export const run = 1", "// export default 1", "x.exports = 1"])
+def test_no_default_export(source: str) -> None:
+    """Node.js code without a default export is refused with one to paste."""
+    with pytest.raises(EntryPointError) as caught:
+        check(workflow(Step("a", "node", source)))
+
+    assert "no default export" in caught.value.message
+    assert "export default defineComponent({" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "export default {}",
+        "export default defineComponent({})",
+        "const c = {}; export { c as default }",
+        "module.exports = {}",
+        "module.exports.run = 1",
+        "export default {",
+    ],
+)
+def test_default_export(source: str) -> None:
+    """A default export, in either module system, is an entry point; a syntax error is left to the run."""
+    check(workflow(Step("a", "node", source)))
+
+
+def test_no_entry_point_is_asked_of_others() -> None:
+    """Bash, Go, actions and disabled steps need none."""
+    check(
+        workflow(
+            Step("a", "bash", "echo"),
+            Step("b", "go", ""),
+            Step("c", "node", uses="k@1.0.0"),
+            Step("d", disabled=True),
+        )
+    )
+
+
+def test_all_problems_at_once() -> None:
+    """Every problem is told in one message."""
+    with pytest.raises(EntryPointError) as caught:
+        check(workflow(Step("a"), node("b", "return steps.c"), python("c")))
+
+    assert "2 problems" in caught.value.message
+    assert "Step a has no" in caught.value.message
+    assert "reads steps.c" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("language", "source", "required", "optional"),
+    [
+        ("python", 'os.environ["A"]; os.environ.get("B"); os.getenv("C", "x"); environ["D"]', "AD", "BC"),
+        ("python", 'os.environ["A"] = "1"; os.environ["A"]', "", ""),
+        ("python", 'if "A" in os.environ: os.environ["A"]', "", ""),
+        ("python", 'os.environ.setdefault("A", "1"); os.environ["A"]', "", ""),
+        ("python", "# os.environ['A']", "", ""),
+        ("node", "f(process.env.A, process.env['B'], `${process.env.C}`)", "ABC", ""),
+        ("node", "process.env.A ?? 1; process.env.B || 1; (process.env.C) || 1; x || process.env.D", "D", "ABC"),
+        ("node", "if (process.env.A) {} process.env.B ? 1 : 2; !process.env.C; process.env.D === '1'", "", "ABCD"),
+        ("node", "process.env.A?.trim(); process.env.B.trim()", "B", "A"),
+        ("node", "const { A, B = 1, C: c, D: d = 1 } = process.env", "AC", "BD"),
+        ("node", "process.env.A = '1'; process.env.A; process.env.B ||= 1", "", "B"),
+        ("node", "if (!process.env.A) throw 1; f(process.env.A)", "", "A"),
+        ("bash", "echo $A ${B} \"$C\" ${D:?no} '$E' \\$F # $G", "ABCD", ""),
+        ("bash", "echo ${A:-x} ${B-x} ${C:+x} ${D%x}", "D", "ABC"),
+        ("bash", "A=1; for B in x; do read -r C; done; echo $A $B $C $PWD $RANDOM $1 $x", "", ""),
+        ("bash", ': "${A:=x}"; echo $A', "", "A"),
+        ("bash", 'if [ -z "$A" ]; then exit 1; fi; echo $A', "", ""),
+        ("bash", 'x="$(jq -r \'.a + $B\' <<< "$A")"', "A", ""),
+        ("bash", "cat <<'END'\n$A it's\nEND\ncat <<END\nit's $B\nEND\necho $C", "BC", ""),
+        ("go", 'os.Getenv("A"); os.LookupEnv("B") // os.Getenv("C")', "A", ""),
+    ],
+)
+def test_variables(language: Language, source: str, required: str, optional: str) -> None:
+    """A variable that code cannot do without is told from one that it has a default for."""
+    flow = workflow(Step("s", language, source))
+
+    assert "".join(variables_read(flow)) == required
+    assert set(variables_read(flow, optional=True)) >= set(required + optional)
+
+
+def test_variables_name_their_steps() -> None:
+    """Each variable comes with the steps that read it; props count, disabled steps and standard names do not."""
+    flow = workflow(
+        node("b", "return process.env.TOKEN"),
+        Step("a", "node", uses="k@1.0.0", props={"x": "Bearer {{process.env.TOKEN}}"}),
+        node("c", "return process.env.OTHER", disabled=True),
+        Step("d", "bash", "echo $HOME $PIPEDREAM_STEPS"),
+    )
+
+    assert variables_read(flow) == {"TOKEN": ["b", "a"]}
+
+
+def test_variables_are_values() -> None:
+    """Variables of several pieces of code add up."""
+    assert Variables(frozenset("A")) | Variables(frozenset("B"), frozenset("C")) == Variables(
+        frozenset("AB"), frozenset("C")
+    )
+
+
+COMPONENT = """
+import x from "x";
+export default defineComponent({
+  props: {
+    chat: { type: "app", app: "slack" },
+    "mail-box": { app: 'gmail', type: `app` },
+    text: { type: "string" },
+    other: imported,
+    ["computed"]: { type: "app", app: "no" },
+  },
+  async run({ steps, $ }) {},
+})
+"""
+
+
+def test_declared_apps() -> None:
+    """App props written with literals are found without running the code."""
+    step = Step("s", "node", COMPONENT, apps=(AppBinding("chat", "slack", "apn_1"),))
+
+    assert declared_apps(step) == (AppBinding("chat", "slack"), AppBinding("mail-box", "gmail"))
+    assert apps_of(step) == (AppBinding("chat", "slack", "apn_1"), AppBinding("mail-box", "gmail"))
+    assert declared_apps(Step("s", source=COMPONENT)) == ()
+
+
+def test_reads_have_lines() -> None:
+    """A read in code has the cell's line, one in a prop has none."""
+    step = node("s", "\nreturn steps.a", line_offset=3, props={"x": "{{steps.b}}"})
+
+    assert steps_read(step) == {"a": 5, "b": None}

@@ -1,0 +1,163 @@
+"""Facts about reading notebooks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError, NotebookError, StepNameError
+from pdkernel.model import JSON, Trigger
+from pdkernel.notebook import Cell, read_cells, read_notebook, workflow_from_cells
+
+
+def save(path: Path, *cells: str | dict[str, Any], **top: Any) -> Path:
+    """Write a notebook of code cells, or of cells given whole."""
+    whole = [
+        cell
+        if isinstance(cell, dict)
+        else {
+            "cell_type": "code",
+            "id": f"c{n}",
+            "source": cell,
+            "metadata": {},
+            "outputs": [],
+            "execution_count": None,
+        }
+        for n, cell in enumerate(cells)
+    ]
+    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": whole, **top}))
+    return path
+
+
+def test_order_is_the_files(tmp_path: Path) -> None:
+    """Steps stand in the file's order; markdown and other code are no steps."""
+    markdown = {"cell_type": "markdown", "source": ["%%pdstep not_me\n"], "metadata": {}}
+    path = save(tmp_path / "flow.ipynb", "%load_ext pdkernel", "%%pdstep b\n1", markdown, "x = 1", "%%pdstep a\n2")
+
+    workflow = read_notebook(path)
+
+    assert [(step.name, step.source, step.cell) for step in workflow.steps] == [("b", "1", 1), ("a", "2", 4)]
+    assert (workflow.name, workflow.source) == ("flow", str(path))
+    assert workflow.triggers == (Trigger(),)
+
+
+def test_source_in_lines(tmp_path: Path) -> None:
+    """A cell's text may be a list of lines."""
+    cell = {"cell_type": "code", "source": ["%%pdstep a\n", "one\n", "two"], "metadata": {}, "outputs": []}
+
+    assert read_notebook(save(tmp_path / "n.ipynb", cell)).steps[0].source == "one\ntwo"
+
+
+def test_header_names_the_workflow(tmp_path: Path) -> None:
+    """The header's name wins over the file's."""
+    path = save(tmp_path / "flow.ipynb", "%%pdworkflow\nname: My flow\nsettings: {memory: 512}", "%%pdstep a")
+
+    workflow = read_notebook(path)
+
+    assert (workflow.name, workflow.settings) == ("My flow", {"memory": 512})
+
+
+def test_metadata_holds_what_a_cell_cannot_show() -> None:
+    """A step's note and unknown keys come from the cell's metadata."""
+    hidden: dict[str, JSON] = {"pdkernel": {"notes": "Why", "extra": {"_props_cursor": "dyp_1"}}, "tags": ["x"]}
+
+    step = workflow_from_cells([Cell("%%pdstep a", metadata=hidden)], name="n").steps[0]
+
+    assert (step.notes, step.extra) == ("Why", {"_props_cursor": "dyp_1"})
+
+
+def test_no_steps(tmp_path: Path) -> None:
+    """A notebook without step cells is a workflow without steps."""
+    assert read_notebook(save(tmp_path / "n.ipynb", "x = 1")).steps == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("<<<<<<< HEAD\n{}", "it is not JSON (Expecting value at line 1, column 1)"),
+        ('{"cells": [\n}', "at line 2"),
+        ("[]", "not an object"),
+        ('{"method": "POST"}', "it has no list of cells"),
+        ('{"cells": 5}', "it has no list of cells"),
+        ('{"cells": []}', "does not say its nbformat"),
+        ('{"cells": [], "nbformat": 9}', "not a notebook that can be read"),
+    ],
+)
+def test_not_a_notebook(tmp_path: Path, text: str, says: str) -> None:
+    """A file that is no notebook is refused with the reason."""
+    path = tmp_path / "n.ipynb"
+    path.write_text(text)
+
+    with pytest.raises(NotebookError) as caught:
+        read_notebook(path)
+
+    assert says in caught.value.message
+    assert str(path) in caught.value.message
+
+
+def test_not_text(tmp_path: Path) -> None:
+    """A picture is no notebook."""
+    path = tmp_path / "n.ipynb"
+    path.write_bytes(b"\x89PNG\xff")
+
+    with pytest.raises(NotebookError, match="not UTF-8 text"):
+        read_notebook(path)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """A missing file and a folder are told apart from a wrong one."""
+    with pytest.raises(NotebookError, match="There is no notebook"):
+        read_notebook(tmp_path / "none.ipynb")
+    with pytest.raises(NotebookError, match="cannot be read"):
+        read_notebook(tmp_path)
+
+
+def test_old_format(tmp_path: Path) -> None:
+    """A notebook of format 3 is read as one of format 4."""
+    cell = {"cell_type": "code", "language": "python", "input": ["%%pdstep a\n", "1"], "outputs": [], "metadata": {}}
+    path = tmp_path / "old.ipynb"
+    path.write_text(
+        json.dumps({"nbformat": 3, "nbformat_minor": 0, "metadata": {"name": ""}, "worksheets": [{"cells": [cell]}]})
+    )
+
+    assert [(cell.type, cell.source) for cell in read_cells(path)] == [("code", "%%pdstep a\n1")]
+
+
+def test_two_steps_of_one_name() -> None:
+    """Two steps of one name are refused with both cells."""
+    cells = [Cell("%%pdstep a"), Cell("x"), Cell("%%pdstep a")]
+
+    with pytest.raises(DuplicateStepError, match="Cells 1 and 3 are both called 'a'"):
+        workflow_from_cells(cells, name="n")
+
+
+def test_one_problem_keeps_its_words() -> None:
+    """A single problem names its cell, its line and its fix."""
+    with pytest.raises(StepNameError) as caught:
+        workflow_from_cells([Cell("x"), Cell("# c\n%%pdstep my-step")], name="n")
+
+    assert caught.value.message.startswith("Cell 2: 'my-step' cannot be a step's name")
+    assert (caught.value.line, caught.value.fix) == (2, "Call it 'my_step'.")
+
+
+def test_all_problems_at_once() -> None:
+    """Every wrong cell is told of in one message of at most fifteen lines."""
+    cells = [Cell("%%pdstep a --lang cobol"), Cell("%%pdworkflow\nnme: x"), Cell("%%pdstep b"), Cell("%%pdstep b")]
+    cells += [Cell("%%pdstep x-y")] * 20
+
+    with pytest.raises(DefinitionError) as caught:
+        workflow_from_cells(cells, name="n")
+
+    assert isinstance(caught.value, DirectiveError)
+    for part in ("23 problems", "Cell 1: ", "Cell 2: ", "and 13 more"):
+        assert part in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 15
+
+
+def test_two_headers() -> None:
+    """A notebook has one header."""
+    with pytest.raises(DirectiveError, match="Cells 1 and 2 are both %%pdworkflow"):
+        workflow_from_cells([Cell("%%pdworkflow"), Cell("%%pdworkflow")], name="n")

@@ -1,0 +1,307 @@
+"""Secrets leave no step, in no encoding, however the text is cut; placeholders become the exact text again."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import urllib.parse
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pdkernel.model import JSON
+from pdkernel.redaction import Redactor, Secret, StreamRedactor
+
+TOKEN = "xoxb-" + "4815162342-made-up-for-tests"
+PEM = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQ\nEFAASCBKcwggSjAgEAAoIBAQ==\n-----END KEY-----\n"
+SERVICE_ACCOUNT = json.dumps({"type": "service", "key": PEM, "note": 'he said "ключ"'})
+SECRETS = (
+    Secret("slack/apn_1/oauth_access_token", TOKEN),
+    Secret("google/apn_2/service_account", SERVICE_ACCOUNT),
+    Secret("env/PEM", PEM),
+    Secret("env/PASSPHRASE", "ключ от дома & ~100%"),
+)
+
+ENCODINGS: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "url": lambda value: urllib.parse.quote(value, safe=""),
+    "url path": urllib.parse.quote,
+    "url form": urllib.parse.quote_plus,
+    "json": json.dumps,
+    "json, unicode kept": lambda value: json.dumps(value, ensure_ascii=False),
+    "json in json": lambda value: json.dumps(json.dumps(value, ensure_ascii=False), ensure_ascii=False),
+    "python repr": repr,
+    "hex": lambda value: value.encode().hex(),
+    "hex, upper case": lambda value: value.encode().hex().upper(),
+    "base64": lambda value: base64.b64encode(value.encode()).decode(),
+    "base64 after one byte": lambda value: base64.b64encode(b"u" + value.encode() + b"!").decode(),
+    "base64 after two bytes": lambda value: base64.b64encode(b"u:" + value.encode() + b"!!").decode(),
+    "base64url": lambda value: base64.urlsafe_b64encode(b"\xff" + value.encode()).decode(),
+    "base64 in rows": lambda value: base64.encodebytes(value.encode()).decode(),
+}
+
+secret_texts = st.one_of(
+    st.text(st.characters(exclude_characters="⟦⟧"), min_size=8, max_size=40),
+    st.from_regex(r"xoxb-[0-9]{6}-[A-Za-z0-9]{8}", fullmatch=True),
+).filter(lambda text: len(text.strip()) >= 8)
+secret_lists = st.lists(secret_texts, min_size=1, max_size=4, unique=True)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def named(values: list[str]) -> list[Secret]:
+    """A secret for each of *values*."""
+    return [Secret(f"env/S{number}", value) for number, value in enumerate(values)]
+
+
+def fed(stream: StreamRedactor, text: str, cuts: list[int]) -> str:
+    """What *stream* makes of *text* cut at *cuts*."""
+    edges = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
+    pieces = [text[start:end] for start, end in itertools.pairwise(edges)]
+    return "".join(map(stream.feed, pieces)) + stream.close()
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("secret", SECRETS, ids=lambda secret: secret.ref)
+def test_no_encoding_of_a_secret_survives(secret: Secret, encoding: str) -> None:
+    """A secret is found in every encoding, and its placeholder becomes the exact text again."""
+    redactor = Redactor(SECRETS)
+    encoded = ENCODINGS[encoding](secret.value)
+    text = f"before {encoded} after"
+
+    hidden = redactor.text(text)
+
+    assert encoded not in hidden
+    assert secret.ref in hidden
+    assert len(hidden) < len("before  after") + 60 + len(secret.ref)
+    assert redactor.restore(hidden) == text
+    assert secret.ref in redactor.found_in(text)
+
+
+@settings(deadline=None)
+@given(st.data(), secret_lists)
+def test_a_stream_hides_what_a_text_hides(data: st.DataObject, values: list[str]) -> None:
+    """However a text is cut into pieces, the stream gives what the whole text gives, and no secret is in it."""
+    redactor = Redactor(named(values))
+    encoded = st.builds(
+        lambda value, encode: encode(value), st.sampled_from(values), st.sampled_from([*ENCODINGS.values()])
+    )
+    text = "".join(data.draw(st.lists(encoded | st.text(max_size=8), max_size=6)))
+
+    streamed = fed(redactor.stream(), text, data.draw(st.lists(st.integers(0, 500), max_size=8)))
+
+    assert streamed == redactor.text(text)
+    assert not redactor.found_in(streamed)
+    assert not any(value in streamed for value in values)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.text("ab", min_size=8, max_size=12), min_size=1, max_size=4, unique=True), st.text("ab", max_size=60)
+)
+def test_overlapping_secrets_are_all_hidden(values: list[str], text: str) -> None:
+    """Secrets that overlap one another in a text are hidden, restored, and cut anywhere give the same."""
+    redactor = Redactor(named(values))
+
+    hidden = redactor.text(text)
+
+    assert not any(value in hidden for value in values)
+    assert redactor.restore(hidden) == text
+    assert fed(redactor.stream(), text, [*range(61)]) == hidden
+
+
+@settings(deadline=None)
+@given(st.data(), secret_lists)
+def test_restore_reverses_value(data: st.DataObject, values: list[str]) -> None:
+    """Whatever an export holds, placeholders of its own included, it is the same after hiding and restoring."""
+    redactor = Redactor([*named(values), Secret("env/PIN", "0123"), Secret("env/NUMBER", "1234567890")])
+    encoded = st.builds(
+        lambda value, encode: encode(value), st.sampled_from(values), st.sampled_from([*ENCODINGS.values()])
+    )
+    odd = st.sampled_from(
+        ["⟦secret:env/S0⟧", "⟦secret:|literal⟧", "⟦secret:", "⟧", 1234567890, "0123", "⟦secret:env/PIN|number⟧"]
+    )
+    export = {
+        data.draw(encoded): data.draw(json_values),
+        data.draw(st.text()): [data.draw(encoded), data.draw(odd)],
+        "PIN": data.draw(odd),
+    }
+
+    hidden = redactor.value(export)
+
+    assert redactor.restore(hidden) == export
+    assert not any(value in json.dumps(hidden, ensure_ascii=False) for value in values)
+
+
+@settings(deadline=None)
+@given(st.text("abcdefghijklmnopqrstuvwxyz \n"))
+def test_a_text_without_secrets_is_unchanged(text: str) -> None:
+    """Nothing is touched where there is no secret."""
+    redactor = Redactor([Secret("env/TOKEN", TOKEN)])
+
+    streamed = fed(redactor.stream(), text, [3, 5])
+
+    assert redactor.text(text) == text
+    assert streamed == text
+
+
+def test_placeholder_names_the_secret_and_its_form() -> None:
+    """A reader sees which secret stood there and how it was written."""
+    redactor = Redactor(SECRETS)
+
+    hidden = redactor.text(f"token={TOKEN} basic {base64.b64encode(b'u:' + TOKEN.encode()).decode()}")
+
+    assert hidden.startswith(
+        "token=⟦secret:slack/apn_1/oauth_access_token⟧ basic dTp⟦secret:slack/apn_1/oauth_access_token|base64+2⟧"
+    )
+
+
+def test_redacting_a_text_twice_changes_nothing() -> None:
+    """A text that is already redacted is left as it is."""
+    redactor = Redactor(SECRETS)
+    once = redactor.text(f"{TOKEN} {TOKEN.encode().hex()}")
+
+    twice = redactor.text(once)
+
+    assert twice == once
+
+
+def test_a_forged_placeholder_brings_no_secret() -> None:
+    """Who sends a placeholder in an event gets their own text back, not the secret that it names."""
+    redactor = Redactor(SECRETS)
+    forged = {"body": "⟦secret:slack/apn_1/oauth_access_token⟧"}
+
+    restored = redactor.restore(redactor.value(forged))
+
+    assert restored == forged
+
+
+def test_the_longest_secret_wins() -> None:
+    """A secret that begins with another one is hidden whole."""
+    redactor = Redactor([Secret("env/SHORT", "password"), Secret("env/LONG", "password-of-ada")])
+
+    hidden = redactor.text("password-of-ada, password")
+
+    assert hidden == "⟦secret:env/LONG⟧, ⟦secret:env/SHORT⟧"
+
+
+def test_the_rest_of_an_overlapping_secret_is_hidden() -> None:
+    """Where two secrets share letters, nothing of either is left to read."""
+    redactor = Redactor([Secret("env/ONE", "abcdefgh"), Secret("env/TWO", "ghijklmnop")])
+
+    hidden = redactor.text("<abcdefghijklmnop>")
+
+    assert hidden == "<⟦secret:env/ONE⟧⟦secret:env/TWO[2:]⟧>"
+    assert redactor.restore(hidden) == "<abcdefghijklmnop>"
+
+
+def test_short_values_are_hidden_under_their_own_key_only() -> None:
+    """A short secret would hide half of what people print; it is hidden where a key names its field."""
+    redactor = Redactor([Secret("bank/apn_1/pin", "4711")])
+
+    hidden = redactor.value({"Pin": "4711", "count": "4711", "nested": [{"pin": 4711}]})
+
+    assert hidden == {
+        "Pin": "⟦secret:bank/apn_1/pin⟧",
+        "count": "4711",
+        "nested": [{"pin": "⟦secret:bank/apn_1/pin|number⟧"}],
+    }
+    assert redactor.text("4711") == "4711"
+
+
+def test_a_number_that_is_a_secret_keeps_its_type() -> None:
+    """A secret number in an export is hidden, and is a number again when restored."""
+    redactor = Redactor([Secret("env/CLIENT_NUMBER", "1234567890")])
+
+    hidden = redactor.value({"client": 1234567890})
+
+    assert hidden == {"client": "⟦secret:env/CLIENT_NUMBER|number⟧"}
+    assert redactor.restore(hidden) == {"client": 1234567890}
+
+
+def test_restore_leaves_foreign_placeholders() -> None:
+    """A placeholder of a secret that this redactor does not know stays a placeholder."""
+    text = "⟦secret:github/apn_9/oauth_access_token⟧"
+
+    restored = Redactor(SECRETS).restore([text])
+
+    assert restored == [text]
+
+
+def test_a_reference_gives_no_secret_away() -> None:
+    """A secret that is part of another one's name does not stand in its placeholder."""
+    redactor = Redactor([Secret("slack/apn_1234567/token", TOKEN), Secret("env/ACCOUNT", "apn_1234567")])
+
+    hidden = redactor.text(TOKEN)
+
+    assert hidden == "⟦secret:#1⟧"
+    assert redactor.restore(hidden) == TOKEN
+
+
+def test_two_secrets_of_one_name_are_told_apart() -> None:
+    """An old and a new value of one name are both hidden and each is restored to itself."""
+    redactor = Redactor([Secret("env/TOKEN", "first-value"), Secret("env/TOKEN", "second-value")])
+    export: JSON = ["first-value", "second-value"]
+
+    hidden = redactor.value(export)
+
+    assert hidden == ["⟦secret:env/TOKEN⟧", "⟦secret:env/TOKEN#2⟧"]
+    assert redactor.restore(hidden) == export
+    assert redactor.found_in("second-value") == ["env/TOKEN"]
+
+
+def test_lines_of_a_key_are_secret_one_by_one() -> None:
+    """Node.js prints a key line by line; no line of it survives."""
+    redactor = Redactor(SECRETS)
+    printed = " +\n".join(f"  '{line}\\n'" for line in PEM.splitlines())
+
+    hidden = redactor.text(printed)
+
+    assert "MIIEvQIBADANBgkqhkiG9w0BAQ" not in hidden
+    assert "BEGIN KEY" in hidden
+
+
+def test_a_value_read_from_a_file_is_found_without_its_last_newline() -> None:
+    """Who trims a secret before using it does not give it away."""
+    redactor = Redactor([Secret("env/TOKEN", f"{TOKEN}\n")])
+
+    hidden = redactor.text(f"Bearer {TOKEN}")
+
+    assert hidden == "Bearer ⟦secret:env/TOKEN|trimmed⟧"
+
+
+def test_a_stream_holds_back_only_what_may_become_a_secret() -> None:
+    """What cannot be the beginning of a secret is readable at once."""
+    stream = Redactor(SECRETS).stream()
+
+    pieces = [stream.feed("connected\n"), stream.feed("token: xoxb-4"), stream.feed("711\n"), stream.close()]
+
+    assert pieces == ["connected\n", "token: ", "xoxb-4711\n", ""]
+
+
+def test_no_repr_shows_a_value() -> None:
+    """Printing a secret or its redactor shows no value."""
+    secret = Secret("env/TOKEN", TOKEN)
+    redactor = Redactor([secret])
+
+    shown = f"{secret!r} {secret} {redactor!r} {redactor.stream()!r}"
+
+    assert TOKEN not in shown
+    assert "env/TOKEN" in shown
+
+
+def test_without_secrets_nothing_is_done() -> None:
+    """A redactor without secrets gives back the very objects."""
+    redactor = Redactor()
+    export: dict[str, JSON] = {"text": "⟦secret:env/TOKEN⟧"}
+
+    assert redactor.value(export) is export
+    assert redactor.restore(export) == export
+    assert redactor.stream().feed("text") == "text"
+    assert redactor.found_in("text") == []
