@@ -15,7 +15,11 @@ const NOT_RUN = new Set(["http_request", "dir", "sql"]);
 
 /**
  * @typedef {{props: Record<string, any>, auth: Record<string, Record<string, string>>, stores: string[]}} Values
- * @typedef {{export: (name: string, text: string) => void, respond: (text: string) => void, exit: (reason: string | null) => void, warn: (text: string) => void}} Voice
+ * @typedef {object} Voice how `$` reaches the host
+ * @property {(name: string, text: string) => void} export
+ * @property {(text: string) => void} respond
+ * @property {(reason: string | null) => void} exit
+ * @property {(text: string) => void} warn
  */
 
 /**
@@ -33,8 +37,9 @@ export function instance(component, values) {
     const prop = resolved(declared);
     if (prop.type === "app") self[name] = app(prop, values.auth[name] ?? values.auth[prop.app]);
     else if (prop.type === "data_store") self[name] = store();
-    else if (SOURCES_ONLY.test(prop.type) || NOT_RUN.has(prop.type)) throw new NotRunHereError(`A prop of type ${prop.type} (${name})`);
-    else if (self[name] === undefined && "default" in prop) self[name] = structuredClone(prop.default);
+    else if (SOURCES_ONLY.test(prop.type) || NOT_RUN.has(prop.type)) {
+      throw new NotRunHereError(`A prop of type ${prop.type} (${name})`);
+    } else if (self[name] === undefined && "default" in prop) self[name] = structuredClone(prop.default);
   }
   return self;
 }
@@ -97,7 +102,12 @@ function store() {
   };
   return new Proxy(
     {},
-    { get: (_target, key) => (typeof key === "symbol" || key === "then" || key === "toJSON" ? undefined : refuse), set: refuse, deleteProperty: refuse },
+    {
+      // what printing and awaiting look for is not there; everything else refuses when it is called
+      get: (_target, key) => (typeof key === "symbol" || key === "then" || key === "toJSON" ? undefined : refuse),
+      set: refuse,
+      deleteProperty: refuse,
+    },
   );
 }
 
@@ -146,8 +156,10 @@ export function dollar(context, voice) {
   const refuse = (/** @type {string} */ what) => () => {
     throw new NotRunHereError(what);
   };
-  const flow = Object.fromEntries(["delay", "suspend", "rerun", "trigger", "refreshTimeout"].map((name) => [name, refuse(`$.flow.${name}`)]));
-  const send = Object.fromEntries(["http", "email", "s3", "emit", "sse"].map((name) => [name, refuse(`$.send.${name}`)]));
+  const refusing = (/** @type {string} */ where, /** @type {string[]} */ names) =>
+    Object.fromEntries(names.map((name) => [name, refuse(`${where}.${name}`)]));
+  const flow = refusing("$.flow", ["delay", "suspend", "rerun", "trigger", "refreshTimeout"]);
+  const send = refusing("$.send", ["http", "email", "s3", "emit", "sse"]);
   return {
     context,
     send,
@@ -160,13 +172,17 @@ export function dollar(context, voice) {
       throw new NotRunHereError("$.files");
     },
     export(/** @type {any} */ name, /** @type {any} */ value) {
-      if (typeof name !== "string" || !name) throw new TypeError(`$.export takes a name first, and ${inspect(name)} is not one`);
+      if (typeof name !== "string" || !name) {
+        throw new TypeError(`$.export takes a name first, and ${inspect(name)} is not one`);
+      }
       const text = encode(value, name, voice.warn);
       if (text !== undefined) voice.export(name, text);
     },
     respond(/** @type {any} */ response) {
       const { status, headers, body, immediate } = response ?? {};
-      if (!Number.isInteger(status)) throw new TypeError("$.respond needs a status that is a whole number: { status: 200, body: ... }");
+      if (!Number.isInteger(status)) {
+        throw new TypeError("$.respond needs a status that is a whole number: { status: 200, body: ... }");
+      }
       const tell = (/** @type {any} */ content) =>
         voice.respond(
           /** @type {string} */ (
@@ -174,7 +190,7 @@ export function dollar(context, voice) {
               {
                 status,
                 headers: Object.fromEntries(Object.entries(headers ?? {}).map(([key, value]) => [key, String(value)])),
-                body: content instanceof Uint8Array ? { $base64: Buffer.from(content).toString("base64") } : (content ?? null),
+                body: bodyOf(content),
                 ...(immediate ? { immediate: true } : {}),
               },
               "respond",
@@ -182,11 +198,18 @@ export function dollar(context, voice) {
             )
           ),
         );
-      if (typeof body?.pipe === "function" && typeof body[Symbol.asyncIterator] === "function") return collected(body).then(tell);
+      if (typeof body?.pipe === "function" && typeof body[Symbol.asyncIterator] === "function") {
+        return collected(body).then(tell);
+      }
       tell(body);
       return Promise.resolve();
     },
   };
+}
+
+/** @param {any} content */
+function bodyOf(content) {
+  return content instanceof Uint8Array ? { $base64: Buffer.from(content).toString("base64") } : (content ?? null);
 }
 
 /** @param {AsyncIterable<any>} stream */

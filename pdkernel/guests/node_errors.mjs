@@ -16,7 +16,13 @@ const HERE = new URL(".", import.meta.url).href;
 
 /**
  * @typedef {{name: string, file: string, source: string, offset: number, folder: string}} StepCode
- * @typedef {{code: string, name: string, message: string, line: number | null, stack: string | null, fix: string}} Fault
+ * @typedef {object} Fault
+ * @property {string} code
+ * @property {string} name
+ * @property {string} message
+ * @property {number | null} line in the step's cell
+ * @property {string | null} stack
+ * @property {string} fix
  */
 
 /** Something the step asks for that this version does not run. */
@@ -37,7 +43,8 @@ export class EntryPointError extends Error {
     this.name = "EntryPointError";
     this.pdkernelCode = "entry_point";
     this.pdkernelFix =
-      "Write `export default defineComponent({ async run({ steps, $ }) { ... } })`; what run returns is the step's $return_value.";
+      "Write `export default defineComponent({ async run({ steps, $ }) { ... } })`; " +
+      "what run returns is the step's $return_value.";
   }
 }
 
@@ -56,15 +63,19 @@ export function describe(error, step) {
   const name = isObject ? text(() => error.name, "Error") : "Error";
   const frames = isObject ? usersFrames(error, step) : [];
   const missing = missingPackage(error, step);
-  const line = frames.find((frame) => frame.file === step.file)?.line ?? missing?.line ?? null;
+  const ofStep = (/** @type {{file: string}} */ frame) => frame.file === step.file;
+  const causeFrames = isObject ? usersFrames(error.cause, step) : [];
+  const line = frames.find(ofStep)?.line ?? missing?.line ?? causeFrames.find(ofStep)?.line ?? null;
   const causes = isObject ? cause(error, step) : [];
+  const lines = [`${name}: ${missing?.message ?? message}`, ...shown(frames), ...causes];
+  // fetch says only "fetch failed" itself; what failed is in its cause
+  const more = causes.length && message === "fetch failed" ? `: ${text(() => error.cause.message, "")}` : "";
   return {
     code: (isObject && error.pdkernelCode) || "step_failed",
     name,
-    // fetch says only "fetch failed" itself; what failed is in its cause
-    message: missing?.message ?? (causes.length && message === "fetch failed" ? `${message}: ${text(() => error.cause.message, "")}` : message),
+    message: missing?.message ?? message + more,
     line,
-    stack: frames.length + causes.length ? [`${name}: ${message}`, ...shown(frames), ...causes].join("\n") : null,
+    stack: lines.length > 1 ? lines.join("\n") : null,
     fix: missing?.fix ?? ((isObject && error.pdkernelFix) || ""),
   };
 }
@@ -96,7 +107,7 @@ function text(read, otherwise) {
  * @param {StepCode} step
  */
 function usersFrames(error, step) {
-  const stack = text(() => error.stack, "");
+  const stack = text(() => error?.stack, "");
   const lines = step.source.split("\n");
   const frames = [];
   for (const at of stack.split("\n")) {
@@ -118,7 +129,7 @@ function usersFrames(error, step) {
 function isUsers(file, step) {
   if (file.startsWith("async ")) file = file.slice(6);
   if (file === step.file) return true;
-  if (file.startsWith("node:") || file.startsWith(HERE) || file.includes("/node_modules/") || file.startsWith("<")) return false;
+  if (/^(node:|<)/.test(file) || file.startsWith(HERE) || file.includes("/node_modules/")) return false;
   const path = file.startsWith("file:") ? fileURLToPath(file) : file;
   return path.startsWith(step.folder);
 }
@@ -131,13 +142,15 @@ function isUsers(file, step) {
 function cause(error, step) {
   const inner = error?.cause;
   if (inner === undefined || inner === null) return [];
-  return [`Caused by: ${text(() => `${inner.name ?? "Error"}: ${inner.message ?? inner}`, "?")}`, ...shown(usersFrames(inner, step))];
+  const said = text(() => `${inner.name ?? "Error"}: ${inner.message ?? inner}`, "?");
+  return [`Caused by: ${said}`, ...shown(usersFrames(inner, step))];
 }
 
 /** @param {{text: string}[]} frames */
 function shown(frames) {
   const texts = frames.slice(0, MOST_FRAMES).map((frame) => frame.text);
-  return frames.length > MOST_FRAMES ? [...texts, `    ... and ${frames.length - MOST_FRAMES} more of your frames`] : texts;
+  if (frames.length > MOST_FRAMES) texts.push(`    ... and ${frames.length - MOST_FRAMES} more of your frames`);
+  return texts;
 }
 
 /**
@@ -192,7 +205,9 @@ function syntaxError(error, step) {
     if (head < 0) {
       // the syntax is right: a name that is imported is not there
       const missing = /The requested module '([^']+)' does not provide an export/.exec(message);
-      return missing ? { code: "step_failed", name: "SyntaxError", message, line: importLine(step, missing[1]), stack: null, fix: "" } : undefined;
+      if (!missing) return undefined;
+      const line = importLine(step, missing[1]);
+      return { code: "step_failed", name: "SyntaxError", message, line, stack: null, fix: "" };
     }
     const line = Number(/:(\d+)$/.exec(lines[head])?.[1]) + step.offset;
     return {

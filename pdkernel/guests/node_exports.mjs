@@ -74,7 +74,10 @@ function explain(value, path, above, budget, warn) {
   if (above.length > DEEPEST) return `${path.slice(0, 80)}... is nested more than ${DEEPEST} deep.`;
   if (typeof value.toJSON === "function") return undefined;
   const lost = [Map, Set, Error, WeakMap, WeakSet, Promise, RegExp].find((kind) => value instanceof kind);
-  if (lost) warn(`${path} is ${/^[AEIOU]/.test(lost.name) ? "an" : "a"} ${lost.name}, and is exported without what it holds.`);
+  if (lost) {
+    const article = /^[AEIOU]/.test(lost.name) ? "an" : "a";
+    warn(`${path} is ${article} ${lost.name}, and is exported without what it holds.`);
+  }
   above.push(value);
   try {
     if (Array.isArray(value)) {

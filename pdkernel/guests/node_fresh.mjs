@@ -2,8 +2,8 @@
 /**
  * Puts the process back to how a step should find it: globals, console, environment, working folder.
  *
- * Knows what may be changed by one step and seen by the next. What packages do to globals while they load is theirs to keep, because
- * they load once.
+ * Knows what may be changed by one step and seen by the next. What packages do to globals while they load is theirs to
+ * keep, because they load once.
  */
 
 /** @type {Map<any, Map<PropertyKey, PropertyDescriptor>>} */

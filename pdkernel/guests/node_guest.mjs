@@ -4,8 +4,8 @@
  *
  * Run as `node --experimental-vm-modules --experimental-import-meta-resolve --no-warnings node_guest.mjs`. Requests
  * come as JSON lines on descriptor 3 and replies go out on descriptor 4, written synchronously so that
- * `process.exit` loses nothing; standard output and error are the step's. A request that names `texts` is followed by one
- * line of JSON for each: exports, kept as text and parsed by the step that reads them.
+ * `process.exit` loses nothing; standard output and error are the step's. A request that names `texts` is followed by
+ * one line of JSON for each: exports, kept as text and parsed by the step that reads them.
  *
  * parity: on the platform `process.env` is undefined outside the component; here it is there for the module too.
  */
@@ -26,7 +26,9 @@ import { Loader } from "./node_loader.mjs";
 const IN = 3;
 const OUT = 4;
 const GRACE_MS = 5;
-const LASTING = new Set(["Timeout", "ProcessWrap", "TCPSocketWrap", "TCPServerWrap", "TLSWrap", "PipeWrap", "Worker", "UDPWrap"]);
+const LASTING = new Set(
+  ["Timeout", "ProcessWrap", "TCPSocketWrap", "TCPServerWrap", "TLSWrap", "PipeWrap", "Worker", "UDPWrap"],
+);
 const { stringify, parse } = JSON;
 const { getActiveResourcesInfo, exit } = process;
 const later = setTimeout;
@@ -75,7 +77,8 @@ function begin(told) {
  */
 function codeOf(told) {
   if (told.source !== undefined) sources.set(told.code, told.source);
-  return { name: told.step, file: told.file, source: /** @type {string} */ (sources.get(told.code)), offset: told.offset, folder: run.folder };
+  const source = /** @type {string} */ (sources.get(told.code));
+  return { name: told.step, file: told.file, source, offset: told.offset, folder: run.folder };
 }
 
 /**
@@ -113,14 +116,15 @@ async function runStep(told) {
       tell(line) {
         if (running?.number === mine) say(line);
       },
-      export: (/** @type {string} */ name, /** @type {string} */ text) => voice.tell(`{"t":"export","n":${stringify(name)},"v":${text}}`),
+      export: (/** @type {string} */ name, /** @type {string} */ text) =>
+        voice.tell(`{"t":"export","n":${stringify(name)},"v":${text}}`),
       respond: (/** @type {string} */ text) => voice.tell(`{"t":"respond","r":${text}}`),
       exit: (/** @type {string | null} */ reason) => voice.tell(stringify({ t: "exit", reason })),
       warn: (/** @type {string} */ text) => voice.tell(stringify({ t: "warn", text })),
     };
     const given = { steps: stepsOf(told.steps, run.texts), $: dollar(told.context, voice) };
-    const value =
-      typeof component === "function" ? await component(given) : await component.run.call(instance(component, told), given);
+    const isFunction = typeof component === "function";
+    const value = await (isFunction ? component(given) : component.run.call(instance(component, told), given));
     const text = encode(value, "$return_value", voice.warn);
     if (text !== undefined) voice.export("$return_value", text);
   });
@@ -143,7 +147,8 @@ async function evaluate(told) {
     try {
       let compiled = expressions.get(source);
       if (!compiled) {
-        compiled = vm.compileFunction(`return (${source}\n)`, ["steps", "process", "event"], { filename: "<expression>" });
+        const options = { filename: "<expression>" };
+        compiled = vm.compileFunction(`return (${source}\n)`, ["steps", "process", "event"], options);
         expressions.set(source, compiled);
       }
       const text = encode(compiled.call(undefined, steps, shim, steps.trigger?.event), source, () => {});
@@ -179,7 +184,8 @@ async function leftBehind() {
     await new Promise((resolve) => later(resolve, GRACE_MS));
     busy = isBusy();
   }
-  return { busy, dirty: run.loader.ownFiles, spoiled: process.stdout.destroyed || process.stderr.destroyed };
+  const spoiled = [process.stdout, process.stderr].some((stream) => stream.destroyed || stream.writableEnded);
+  return { busy, dirty: run.loader.ownFiles, spoiled };
 }
 
 /** @param {any} error */
@@ -191,7 +197,8 @@ function onLateError(error) {
 process.on("unhandledRejection", onLateError);
 process.on("uncaughtException", onLateError);
 
-const OPERATIONS = /** @type {Record<string, (told: any) => Promise<any>>} */ ({ run: runStep, describe: describeStep, evaluate });
+/** @type {Record<string, (told: any) => Promise<any>>} */
+const OPERATIONS = { run: runStep, describe: describeStep, evaluate };
 
 /** @type {any} */
 let waiting = null;
@@ -229,7 +236,8 @@ function onData(data) {
   }
 }
 
-Object.defineProperty(globalThis, "defineComponent", { value: (/** @type {any} */ component) => component, writable: true, configurable: true });
+const defineComponent = (/** @type {any} */ component) => component;
+Object.defineProperty(globalThis, "defineComponent", { value: defineComponent, writable: true, configurable: true });
 void process.stdout;
 void process.stderr;
 adopt();

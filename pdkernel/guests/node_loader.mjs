@@ -48,15 +48,19 @@ export class Loader {
 
   /** @param {StepCode} step */
   async module(step) {
+    /** @type {any} */
+    const dynamic = (/** @type {string} */ specifier, /** @type {any} */ _from, /** @type {any} */ attributes) =>
+      this.import(specifier, attributes);
     const module = new vm.SourceTextModule(step.source, {
       identifier: step.file,
       lineOffset: step.offset,
       initializeImportMeta: (meta) => {
         meta.url = this.parent;
       },
-      importModuleDynamically: /** @type {any} */ ((/** @type {string} */ specifier, /** @type {any} */ _from, /** @type {any} */ attributes) => this.import(specifier, attributes)),
+      importModuleDynamically: dynamic,
     });
-    await module.link(/** @type {any} */ (async (/** @type {string} */ specifier, /** @type {any} */ _from, /** @type {any} */ extra) => {
+    /** @type {any} */
+    const link = async (/** @type {string} */ specifier, /** @type {any} */ _from, /** @type {any} */ extra) => {
       const namespace = await this.import(specifier, extra?.attributes ?? extra?.assert);
       const names = Object.keys(namespace);
       return new vm.SyntheticModule(
@@ -66,7 +70,8 @@ export class Loader {
         },
         { identifier: specifier },
       );
-    }));
+    };
+    await module.link(link);
     await module.evaluate();
     return /** @type {any} */ (module.namespace).default;
   }

@@ -10,13 +10,11 @@ parity: steps see the packages of the environment that runs pdkernel; the platfo
 
 from __future__ import annotations
 
-import builtins
 import importlib.util
 import json
 import linecache
 import os
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -24,12 +22,10 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pdkernel.guests import python_errors, python_pd  # noqa: TC004 - at run time `_load_helpers` loads them
+    from pdkernel.guests import python_errors, python_fresh, python_pd  # noqa: TC004 - at run time `_load_helpers` loads them
 
 _IN, _OUT = 3, 4
 _HERE = Path(__file__).resolve().parent
-_BUILTINS = dict(vars(builtins))
-_SYS_PATH = list(sys.path)
 _MISSING_HANDLER = """The step has no handler(pd).
 
 def handler(pd: "pipedream"):
@@ -79,7 +75,7 @@ class Guest:
         file, module = told["file"], ModuleType(f"step_{told['step']}")
         secrets = self._secrets + [v for fields in told["auth"].values() for v in fields.values()]
         error = None
-        self._freshen()
+        python_fresh.freshen(self._environment, self._folder)
         sys.modules[module.__name__] = module
         try:
             code = self._compiled(told)
@@ -130,19 +126,6 @@ class Guest:
             self._codes[number, file, offset] = code
         return code
 
-    def _freshen(self) -> None:
-        if dict(os.environ) != self._environment:
-            os.environ.clear()
-            os.environ.update(self._environment)
-        os.chdir(self._folder)
-        tempfile.tempdir = None
-        sys.stdout, sys.stderr, sys.stdin = sys.__stdout__, sys.__stderr__, sys.__stdin__
-        sys.path[:] = _SYS_PATH
-        sys.argv[:] = [""]
-        for name in vars(builtins).keys() - _BUILTINS.keys():
-            delattr(builtins, name)
-        vars(builtins).update(_BUILTINS)
-
     def _left_behind(self) -> bool:
         for _ in range(5):
             if threading.active_count() <= self._threads:
@@ -185,7 +168,7 @@ def _load_helpers() -> None:
     package = ModuleType("_pdkernel_guest")
     package.__path__ = [str(_HERE)]
     sys.modules[package.__name__] = package
-    for name in ("python_exports", "python_errors", "python_pd"):
+    for name in ("python_exports", "python_errors", "python_fresh", "python_pd"):
         globals()[name] = importlib.import_module(f"{package.__name__}.{name}")
 
 

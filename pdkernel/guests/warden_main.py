@@ -2,8 +2,8 @@
 The warden: outlives its owner by a moment, to end the owner's steps.
 
 Run as `python -I -S warden_main.py` in a session of its own, with the read end of a pipe as descriptor 3.
-The owner writes `+ PID MARK` and `- PID MARK` lines (a PID below 0 stands for no process, only for the mark); the pipe's end means that the owner is gone, kill -9
-included, and everything still registered is killed with its descendants.
+The owner writes `+ PID MARK` and `- PID MARK` lines (a PID below 0 stands for no process, only for the mark). The
+pipe's end means that the owner is gone, kill -9 included, and everything still registered is killed with its descendants.
 """
 
 from __future__ import annotations

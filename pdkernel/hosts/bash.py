@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,6 +61,7 @@ class BashStep:
         self._loop = asyncio.get_running_loop()
         self._pipes: dict[Stream, int] = {}
         self._pid: int | None = None
+        self._pidfd: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.ended: asyncio.Future[StepError | None] = self._loop.create_future()
 
@@ -109,6 +111,7 @@ class BashStep:
     def close(self) -> None:
         """End it if it has not ended, and remove the files."""
         self.kill()
+        self._unwatch()
         for stream in list(self._pipes):
             self._drain(stream)
             self._close(stream)
@@ -162,14 +165,8 @@ class BashStep:
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         if hasattr(os, "pidfd_open"):
-            fd = os.pidfd_open(process.pid)
-
-            def exited() -> None:
-                self._loop.remove_reader(fd)
-                os.close(fd)
-                self._ended(process)
-
-            self._loop.add_reader(fd, exited)
+            self._pidfd = os.pidfd_open(process.pid)
+            self._loop.add_reader(self._pidfd, self._ended, process)
         else:  # not Linux: a thread waits
 
             def wait() -> None:
@@ -179,17 +176,25 @@ class BashStep:
 
             self._loop.run_in_executor(None, wait)
 
+    def _unwatch(self) -> None:
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
     def _ended(self, process: subprocess.Popen[bytes]) -> None:
-        # before it is reaped its number is nobody else's, so its group can be ended by it
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, 9)
+        self._unwatch()
+        if self._pid is None:  # `kill` was quicker
+            return
+        if process.returncode is None:  # not reaped yet: its number is nobody else's, so its group can be ended by it
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
-        if self._pid is not None:
-            # what has left the group is looked for when the run is over, by its mark; the pid may be another's by then
-            self._left_over = -process.pid
-            WARDEN.register(self._left_over, self.mark)
-            WARDEN.unregister(process.pid)
-            self._pid = None
+        # what has left the group is looked for when the run is over, by its mark; the pid may be another's by then
+        self._left_over = -process.pid
+        WARDEN.register(self._left_over, self.mark)
+        WARDEN.unregister(process.pid)
+        self._pid = None
         for stream in list(self._pipes):
             self._drain(stream)
         if self.ended.done():

@@ -56,9 +56,9 @@ def fault(told: Mapping[str, Any]) -> StepError:
 def timed_out(timeout_s: float) -> StepTimeoutError:
     """The step ran too long."""
     return StepTimeoutError(
-        f"The step ran longer than {timeout_s:g} seconds and was stopped.",
+        f"The step ran longer than {timeout_s:g} seconds (settings.lambda_timeout) and was stopped.",
         name="TimeoutError",
-        fix="Raise the limit with --timeout on the step, or settings.lambda_timeout for the workflow.",
+        fix="Raise the limit: --timeout on the step, or settings.lambda_timeout for the workflow.",
     )
 
 
@@ -71,9 +71,9 @@ def died(exit_code: int | None, last_words: str) -> StepDiedError:
         last_words: The last lines of its stderr.
     """
     if exit_code is None:
-        what = "The step's process ended before the step did."
+        what = "The step's process ended before the step had."
     elif exit_code < 0:
-        what = f"The step's process was ended by {_signal_name(-exit_code)} before the step did."
+        what = f"The step's process was ended by {_signal_name(-exit_code)} before the step had."
         if -exit_code in (signal.SIGKILL, signal.SIGABRT):
             what += " It may have run out of memory."
     else:

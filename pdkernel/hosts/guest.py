@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from pdkernel.errors import StepDiedError, StepError
+from pdkernel.errors import InterpreterMissingError, StepDiedError, StepError
 from pdkernel.execution import Stream
 from pdkernel.hosts.calls import OutsideCalls
 from pdkernel.hosts.environment import base_environment
@@ -24,6 +25,8 @@ from pdkernel.model import JSON, Step
 
 START_S = 30.0
 """How long a guest may take to come up on a busy machine; not the step's time."""
+
+_MOST_SOURCES = 500  # edits of cells; each leaves a few kilobytes in the guest
 
 _DUMPS = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -51,11 +54,16 @@ class Guest:
         self.ticket = gateway.open_ticket() if gateway else None
         self.outside = gateway.environment(self.ticket, language) if gateway and self.ticket else {}
         self._gateway = gateway
-        self.process = GuestProcess(argv, {**environment, **self.outside})
+        try:
+            self.process = GuestProcess(argv, {**environment, **self.outside})
+        except OSError as error:
+            if gateway and self.ticket:
+                gateway.close_ticket(self.ticket)
+            raise InterpreterMissingError(f"{argv[0]} cannot be started: {error.strerror}.") from None
         self.usable = True
         self.stale = False
         self.ready = False
-        self.run_id: str | None = None
+        self._run: object = None
         self._codes: dict[str, int] = {}
         self._known: dict[str, object] = {}
 
@@ -64,11 +72,11 @@ class Guest:
         """Whether it can be asked."""
         return self.process.alive
 
-    def begin(self, run_id: str, **setup: Any) -> dict[str, Any]:
-        """The `begin` of a run, to be sent with its first request; empty if that has been sent."""
-        if self.run_id == run_id:
+    def begin(self, run: object, **setup: Any) -> dict[str, Any]:
+        """The `begin` of *run*, to be sent with its first request; empty if that has been sent."""
+        if self._run is run:
             return {}
-        self.run_id = run_id
+        self._run = run
         self._known = {}
         environment = base_environment(setup["cwd"], self.process.mark)
         return {"begin": {**setup, "cwd": str(setup["cwd"]), "env": environment, "outside": self.outside}}
@@ -80,8 +88,14 @@ class Guest:
         if number is None:
             number = self._codes[step.source] = len(self._codes)
             told["source"] = step.source
+            self.stale = self.stale or number >= _MOST_SOURCES
         told["code"] = number
         return told
+
+    def forget(self) -> None:
+        """The run is over: hold on to nothing of it."""
+        self._run = None
+        self._known = {}
 
     def news(self, steps: Mapping[str, object], texts: Mapping[str, bytes]) -> list[str]:
         """The names in *steps* whose value the guest has not got, which it now has."""
@@ -146,18 +160,19 @@ class GuestTalk:
         if self.reply.done():
             return
         try:
-            told = json.loads(line)
-            self._take(told)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            act = self._act(json.loads(line))
+        except (ValueError, KeyError, TypeError):
             self.end(
                 StepDiedError("The step wrote to a descriptor of its process that is not its own, and was stopped.")
             )
         except RecursionError:
             self.end(fault({"code": "export_not_json", "message": "An export is nested too deeply for JSON."}))
+        else:
+            self._pass_on(act)
 
     def output(self, stream: Stream, data: bytes) -> None:
         """User code printed."""
-        self._recorder.output(stream, data)
+        self._pass_on(partial(self._recorder.output, stream, data))
 
     def gone(self) -> None:
         """The guest is dead: how, is found out by whoever waits."""
@@ -165,33 +180,49 @@ class GuestTalk:
         if not self.reply.done():
             self.reply.set_exception(GuestGone())
 
+    def _pass_on(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - the listener's own: it goes to whoever passed the listener
+            self._guest.usable = False
+            if not self.reply.done():
+                self.reply.set_exception(error)
+
     def _arm(self, allowance_s: float = 0.0) -> None:
         if self._timer:
             self._timer.cancel()
         loop, limit = asyncio.get_running_loop(), self._timeout_s
         self._timer = loop.call_later(limit + allowance_s, lambda: self.end(timed_out(limit)))
 
-    def _take(self, told: dict[str, Any]) -> None:
+    def _act(self, told: dict[str, Any]) -> Callable[[], None]:
+        """What to do about a message. Raises `ValueError`, `KeyError` or `TypeError` for what is none."""
+        recorder = self._recorder
         match told["t"]:
-            case "ready":
-                self._guest.ready = True
-                self._arm()
             case "export":
-                self._recorder.export(told["n"], told["v"])
+                return partial(recorder.export, str(told["n"]), told["v"])
             case "done":
-                if told["spoiled"]:
-                    self._guest.usable = False
-                if told["dirty"] or told["busy"]:
-                    self._guest.stale = True
-                self.reply.set_result(told)
+                return partial(self._done, told, busy=told["busy"], dirty=told["dirty"], spoiled=told["spoiled"])
+            case "ready":
+                return self._ready
             case "respond":
-                self._recorder.respond(told["r"])
+                return partial(recorder.respond, dict(told["r"]))
             case "exit":
-                self._recorder.exit(told["reason"])
+                return partial(recorder.exit, told["reason"])
             case "warn" | "late":
-                self._recorder.warn(told["text"])
+                return partial(recorder.warn, str(told["text"]))
             case other:
                 raise ValueError(other)
+
+    def _ready(self) -> None:
+        self._guest.ready = True
+        self._arm()
+
+    def _done(self, told: dict[str, Any], *, busy: bool, dirty: bool, spoiled: bool) -> None:
+        if spoiled:
+            self._guest.usable = False
+        if dirty or busy:
+            self._guest.stale = True
+        self.reply.set_result(told)
 
 
 class GuestGone(Exception):  # noqa: N818 - not an error of ours until we know how it went

@@ -86,6 +86,7 @@ class Hosts:
         if guest.stale or not guest.usable or not guest.alive:
             guest.kill()
             return
+        guest.forget()
         self._idle[guest] = workflow
         while len(self._idle) > 2 * self._size:
             oldest, _ = self._idle.popitem(last=False)

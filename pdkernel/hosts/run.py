@@ -7,6 +7,7 @@ Knows the order of things in a step's life: bind, ask, listen, time out, unbind,
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -33,6 +34,9 @@ from pdkernel.model import JSON, AppBinding, Step
 
 if TYPE_CHECKING:
     from pdkernel.hosts.pool import Hosts
+
+_MAY_DECLARE = re.compile(r"props|\.\.\.|export\s*\{|require")
+"""Code without any of these declares no props, written here or taken from elsewhere: no need to load it to know."""
 
 STILL_RUNNING = "Code was still running when the step ended. It was stopped: await every promise and join every thread."
 
@@ -93,7 +97,7 @@ class RunGuests:
             StepError: The module cannot be evaluated, or has no default export.
             InterpreterMissingError: There is no Node.js.
         """
-        if step.language != "node" or step.uses or "props" not in step.source:
+        if step.language != "node" or step.uses or not _MAY_DECLARE.search(step.source):
             return Description()
         key = (step.source, self._setup.folder)
         known = self._hosts.descriptions.get(key)
@@ -182,9 +186,7 @@ class RunGuests:
         values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
         texts = {name: self._text(name, value) for name, value in values.items()}
         setup = self._setup
-        request |= guest.begin(
-            setup.run_id, variables=dict(setup.variables), folder=str(setup.folder), cwd=self._folder()
-        )
+        request |= guest.begin(self, variables=dict(setup.variables), folder=str(setup.folder), cwd=self._folder())
         news = guest.news(values, texts)
         if step is not None:
             request |= guest.code(step)

@@ -23,10 +23,10 @@ class Warden:
     """The warden of this process."""
 
     def __init__(self) -> None:
-        self._owner = os.getpid()
         self._pipe: int | None = None
         self._registered: dict[int, str] = {}
         self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._forget)
 
     def register(self, pid: int, mark: str) -> None:
         """End process group *pid* (if above 0), and whatever carries *mark*, when we are gone."""
@@ -42,21 +42,27 @@ class Warden:
                 self._write(f"- {pid} {mark}\n")
 
     def _write(self, line: str) -> None:
-        if self._pipe is None or self._owner != os.getpid():
-            self._start()
-            line = "".join(f"+ {pid} {mark}\n" for pid, mark in self._registered.items())
-        assert self._pipe is not None
-        try:
-            os.write(self._pipe, line.encode())
-        except BrokenPipeError:  # someone has killed the warden: get another
-            os.close(self._pipe)
-            self._start()
-            os.write(self._pipe, "".join(f"+ {pid} {mark}\n" for pid, mark in self._registered.items()).encode())
+        if self._pipe is not None:
+            try:
+                os.write(self._pipe, line.encode())
+            except BrokenPipeError:  # someone has killed the warden: get another
+                os.close(self._pipe)
+            else:
+                return
+        self._pipe = self._start()
+        os.write(self._pipe, "".join(f"+ {pid} {mark}\n" for pid, mark in self._registered.items()).encode())
 
-    def _start(self) -> None:
-        if self._owner != os.getpid():  # forked: the parent's processes are not ours to end
-            self._owner = os.getpid()
-            self._registered = dict([self._registered.popitem()]) if self._registered else {}
+    def _forget(self) -> None:
+        """After a fork: the parent's processes are not ours to end, and its warden must not wait for us."""
+        if self._pipe is not None:
+            os.close(self._pipe)
+        self._pipe = None
+        self._registered = {}
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def _start() -> int:
+        """Start a warden; returns the pipe to it."""
         read, write = os.pipe()
         try:
             os.posix_spawn(
@@ -73,9 +79,12 @@ class Warden:
                 setsigmask=[],
                 setsigdef=[signal.SIGPIPE],
             )
+        except BaseException:
+            os.close(write)
+            raise
         finally:
             os.close(read)
-        self._pipe = write
+        return write
 
 
 WARDEN = Warden()

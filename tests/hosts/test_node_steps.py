@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.errors import StepError
+from pdkernel.errors import StepError, StepTimeoutError
 from pdkernel.model import AppBinding, Step
 from tests.hosts.conftest import Bench, OpenRun
 
@@ -82,9 +82,7 @@ async def test_a_missing_package_is_named_with_the_command(bench: Bench, tmp_pat
     )
 
     assert outcome.error is not None
-    assert (
-        outcome.error.message == "The package '@scope/pkg' is not installed." or "'@scope/pkg" in outcome.error.message
-    )
+    assert outcome.error.message == "The package '@scope/pkg' is not installed."
     assert f"npm install @scope/pkg` in {tmp_path / 'project'}" in outcome.error.fix
     assert outcome.error.line == 3
 
@@ -386,7 +384,6 @@ async def test_steps_is_read_late_and_each_step_has_its_own(bench: Bench) -> Non
         {"trigger": {"event": {"n": 0, "name": "Ada"}, "context": {"id": "ctx1"}}},
         ["trigger"],
     ]
-    assert "name: 'Ada'" in bench.heard.text() or "Ada" in str(first)
     assert second.exports["$return_value"] == 7
 
 
@@ -461,3 +458,25 @@ async def test_expressions_are_full_javascript(bench: Bench) -> None:
     assert results[6]["error"]["name"] == "TypeError"
     assert results[7]["error"]["name"] == "SyntaxError"
     assert results[8] == {"value": None}
+
+
+async def test_code_that_never_ends_is_stopped_in_every_use(bench: Bench) -> None:
+    """Describing a step and evaluating an expression have time limits too."""
+    with pytest.raises(StepTimeoutError, match=r"longer than 0\.3 seconds"):
+        await bench.guests.describe(Step("work", "node", "const props = 1;\nfor (;;);"), timeout_s=0.3)
+
+    with pytest.raises(StepTimeoutError, match=r"longer than 0\.3 seconds"):
+        await bench.guests.evaluate(["(() => { for (;;); })()"], {}, timeout_s=0.3)
+
+    assert await bench.guests.evaluate(["1 + 1"], {}) == [{"value": 2}]
+
+
+async def test_describe_sees_props_that_are_spread_from_elsewhere(bench: Bench, tmp_path: Path) -> None:
+    """A component may take its props from a file of one's own."""
+    folder = tmp_path / "project"
+    folder.joinpath("base.mjs").write_text("export default { props: { slack: { type: 'app', app: 'slack' } } }")
+    source = "import base from './base.mjs';\nexport default { ...base, run() {} }"
+
+    description = await bench.guests.describe(Step("work", "node", source))
+
+    assert description.apps == (AppBinding("slack", "slack"),)

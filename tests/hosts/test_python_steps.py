@@ -288,3 +288,26 @@ async def test_dataclasses_and_pickle_find_the_steps_module(bench: Bench) -> Non
     outcome = await bench.run("python", source)
 
     assert outcome.exports == {"$return_value": {"x": 1}}
+
+
+async def test_an_alarm_does_not_go_off_in_the_next_step(bench: Bench) -> None:
+    """Timers and signal handlers end with their step."""
+    await bench.run("python", "import signal\ndef handler(pd):\n    signal.alarm(1)\n", name="first")
+
+    outcome = await bench.run("python", "import time\ndef handler(pd):\n    time.sleep(1.1)\n", name="second")
+
+    assert outcome.error is None
+
+
+async def test_the_same_code_prints_the_same_the_second_time(bench: Bench) -> None:
+    """Log handlers do not add up."""
+    source = (
+        "import logging, sys\nlog = logging.getLogger('mine')\ndef handler(pd):\n"
+        "    log.addHandler(logging.StreamHandler(sys.stdout))\n    log.warning('hello')\n"
+    )
+    await bench.run("python", source, name="first")
+    first = bench.heard.text()
+
+    await bench.run("python", source, name="second")
+
+    assert (first, bench.heard.text()) == ("hello\n", "hello\n")
