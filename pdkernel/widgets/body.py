@@ -139,7 +139,11 @@ class BodyEditor:
         if (kind, self.text.value) == (self._shown.kind, self._shown.text):
             return self._value
         if self._is_part:  # the whole of it, taken for the other kind
-            whole = self._value if isinstance(self._value, str) else as_json(None if isinstance(self._value, Absent) else self._value)
+            whole = (
+                self._value
+                if isinstance(self._value, str)
+                else as_json(None if isinstance(self._value, Absent) else self._value)
+            )
             return from_text(kind, whole)
         return from_text(kind, self.text.value)
 

@@ -78,6 +78,7 @@ class Form(ipw.VBox):
             self._end()
             for child in self.children:
                 close_all(child)
+            self.layout.close()
         super().close()
 
     def __repr__(self) -> str:

@@ -140,7 +140,7 @@ class SecretField(ipw.Password):
     # typed text arrives at once when the field is left: keystrokes would queue behind a running cell, a click would not
     continuous_update = traitlets.Bool(default_value=False).tag(sync=True)
 
-    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
         """The state that front ends and saved notebooks get: without the value."""
         state: dict[str, Any] = super().get_state(key=key, drop_defaults=drop_defaults)
         if "value" in state:

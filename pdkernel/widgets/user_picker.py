@@ -172,4 +172,3 @@ class UserPicker(Form):
     def _have(self, app: str, user: str, environment: Environment) -> str:
         account = self._session.directory.newest_account(user, environment, app)
         return f"{app} {describe(account)}" if account else f"{app} MISSING"
-
