@@ -94,6 +94,29 @@ class OutsideCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    """
+    The complete answer to an outside request, kept so that the request is sent once.
+
+    Attributes:
+        status: HTTP status.
+        reason: Reason phrase, may be empty.
+        headers: Name and value, in order, as they came; names may repeat.
+        body: The bytes that the step received.
+        at: ISO time of the call.
+    """
+
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    at: str
+
+    def __repr__(self) -> str:
+        return f"Recorded(status={self.status}, at={self.at!r}, {len(self.body)} bytes)"
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorRecord:
     """
     Why a step or a run failed.

@@ -7,7 +7,7 @@ Knows the keys of each kind and which go together. Knows nothing of how a trigge
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import cast, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -27,7 +27,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _CRON = re.compile(r"\S+(?:\s+\S+){4,5}\Z")
 
 
-def read_trigger(located: LocatedYaml, path: Path, *, name: str = "%%pdworkflow", id_key: bool = False) -> Trigger:
+def read_trigger(located: LocatedYaml, path: Path, *, name: str = "%%pdworkflow", definition: bool = False) -> Trigger:
     """
     The trigger at *path*: a mapping, or its type alone as text.
 
@@ -35,7 +35,7 @@ def read_trigger(located: LocatedYaml, path: Path, *, name: str = "%%pdworkflow"
         located: The document.
         path: Where the trigger stands in it.
         name: What the document is called in messages.
-        id_key: Whether `id` is a key too, as it is in a definition.
+        definition: The document is a definition's: `id` is a key too, and what the platform alone knows may be missing.
 
     Raises:
         DirectiveError: A key or a value is wrong; the message and `line` say where.
@@ -43,13 +43,13 @@ def read_trigger(located: LocatedYaml, path: Path, *, name: str = "%%pdworkflow"
     check = Check(located, DirectiveError, name)
     value = check.find(path)
     if isinstance(value, str):
-        return _read(check, path, {"type": value}, _type(check, path, value))
+        return _read(check, path, {"type": value}, _type(check, path, value), complete=not definition)
     data = check.mapping(path)
     if "type" not in data:
         raise check.fault(path, "has a trigger without type", fix=f"Write type: {', '.join(KEYS)}.")
     kind = _type(check, (*path, "type"), data["type"])
-    check_keys(check, path, (*KEYS[kind], "id") if id_key else KEYS[kind])
-    return _read(check, path, data, kind)
+    check_keys(check, path, (*KEYS[kind], "id") if definition else KEYS[kind])
+    return _read(check, path, data, kind, complete=not definition)
 
 
 def _type(check: Check, path: Path, value: JSON) -> TriggerType:
@@ -63,16 +63,17 @@ def _one_of(check: Check, path: Path, key: str, value: JSON, known: tuple[str, .
     raise check.fault(path, f"has {key}: {check.shown(value)}, and it is one of {', '.join(known)}", fix=fix)
 
 
-def _read(check: Check, path: Path, data: Mapping[str, JSON], kind: TriggerType) -> Trigger:
+def _read(check: Check, path: Path, data: Mapping[str, JSON], kind: TriggerType, *, complete: bool) -> Trigger:
     config = {key: value for key, value in data.items() if key == "id" or key not in KEYS["http"]}
-    readers: Mapping[TriggerType, Callable[[Check, Path, Mapping[str, JSON]], None]] = {
-        "schedule": _check_schedule,
-        "source": _check_source,
-    }
-    if kind == "http":
-        return _http(check, path, data, config)
-    if kind in readers:
-        readers[kind](check, path, data)
+    match kind:
+        case "http":
+            return _http(check, path, data, config)
+        case "schedule":
+            _check_schedule(check, path, data, complete=complete)
+        case "source":
+            _check_source(check, path, data, complete=complete)
+        case "email":
+            pass
     return Trigger(type=kind, config=config)
 
 
@@ -101,8 +102,9 @@ def _http(check: Check, path: Path, data: Mapping[str, JSON], config: Mapping[st
     )
 
 
-def _check_schedule(check: Check, path: Path, data: Mapping[str, JSON]) -> None:
-    if ("cron" in data) == ("interval_seconds" in data):
+def _check_schedule(check: Check, path: Path, data: Mapping[str, JSON], *, complete: bool) -> None:
+    given = ("cron" in data) + ("interval_seconds" in data)
+    if given > 1 or (given == 0 and complete):
         raise check.fault(path, "has a schedule that needs either cron or interval_seconds")
     if "cron" in data and not _CRON.match(check.text((*path, "cron")).strip()):
         raise check.fault(
@@ -133,8 +135,8 @@ def _check_timezone(check: Check, path: Path) -> None:
             raise check.fault(path, problem, fix=fix) from None
 
 
-def _check_source(check: Check, path: Path, data: Mapping[str, JSON]) -> None:
-    if "uses" not in data:
+def _check_source(check: Check, path: Path, data: Mapping[str, JSON], *, complete: bool) -> None:
+    if "uses" not in data and complete:
         raise check.fault(path, "has a source without uses", fix="Write uses: KEY@VERSION, the source's component.")
     for key in ("uses", "app"):
         if key in data:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from typing import Protocol
+
+from pdkernel.execution import Recorded
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -18,29 +19,6 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 def is_safe(method: str) -> bool:
     """Whether repeating a request of that method changes nothing."""
     return method.upper() in SAFE_METHODS
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """
-    A complete answer that was once given.
-
-    Attributes:
-        status: HTTP status.
-        reason: Reason phrase, may be empty.
-        headers: Name and value, in order, as they came; those of the connection left out.
-        body: The bytes that the step received.
-        at: ISO time of the call.
-    """
-
-    status: int
-    reason: str
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-    at: str
-
-    def __repr__(self) -> str:
-        return f"Recorded(status={self.status}, at={self.at!r}, {len(self.body)} bytes)"
 
 
 class SentRequests(Protocol):

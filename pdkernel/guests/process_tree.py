@@ -22,8 +22,12 @@ MARK = "PDKERNEL_STEP_PROCESS"
 """The environment variable whose value tells whose process it is."""
 
 _PROC = Path("/proc")
-_ROUNDS = 6
+_ROUNDS = 12
+_CLEAN_ROUNDS = 2  # one may be forked behind our back while we look
 _PAUSE_S = 0.002
+_STARTED = 19  # field 22 of /proc/PID/stat, in clock ticks since the machine was started
+_YOUNG_S = 2.0
+_KERNEL = 2  # kthreadd: its children have no environment
 
 
 class _Process(NamedTuple):
@@ -32,16 +36,28 @@ class _Process(NamedTuple):
     group: int
     session: int
     ended: bool
+    young: bool = False
 
 
 def members(roots: Collection[int], marks: Collection[str] = ()) -> set[int]:
     """The living processes that belong to the process groups *roots* or carry one of *marks*; never our own."""
+    return _look(roots, marks)[0]
+
+
+def _look(roots: Collection[int], marks: Collection[str]) -> tuple[set[int], bool]:
+    """The members, and whether it is sure that there are no others."""
     table = _table()
     belongs = set(roots)
     wanted = [f"{MARK}={mark}".encode() for mark in marks]
+    sure = True
     for process in table:
-        if process.group in belongs or process.session in belongs or (wanted and _carries(process.pid, wanted)):
+        if process.group in belongs or process.session in belongs:
             belongs.add(process.pid)
+        elif wanted and not process.ended and _KERNEL not in (process.pid, process.parent):
+            carries = _carries(process.pid, wanted)
+            if carries:
+                belongs.add(process.pid)
+            sure = sure and not (carries is None and process.young)
     grown = True
     while grown:
         grown = False
@@ -49,7 +65,7 @@ def members(roots: Collection[int], marks: Collection[str] = ()) -> set[int]:
             if process.pid not in belongs and process.parent in belongs:
                 belongs.add(process.pid)
                 grown = True
-    return {p.pid for p in table if p.pid in belongs and not p.ended} - {os.getpid()}
+    return {p.pid for p in table if p.pid in belongs and not p.ended} - {os.getpid()}, sure
 
 
 def end(roots: Collection[int], marks: Collection[str] = ()) -> None:
@@ -61,9 +77,11 @@ def end(roots: Collection[int], marks: Collection[str] = ()) -> None:
     for root in roots:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(root, signal.SIGKILL)
+    clean = 0
     for _ in range(_ROUNDS):
-        found = members(roots, marks)
-        if not found:
+        found, sure = _look(roots, marks)
+        clean = clean + 1 if sure and not found else 0
+        if clean == _CLEAN_ROUNDS:
             return
         for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -79,6 +97,7 @@ def _table() -> list[_Process]:
 
 def _read_proc() -> list[_Process]:
     table = []
+    recent = (time.clock_gettime(time.CLOCK_BOOTTIME) - _YOUNG_S) * os.sysconf("SC_CLK_TCK")
     for name in os.listdir(_PROC):  # noqa: PTH208 - a Path for each entry triples the time
         if not name.isdigit():
             continue
@@ -88,19 +107,29 @@ def _read_proc() -> list[_Process]:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
             continue
-        if len(fields) >= 4:
+        if len(fields) > _STARTED:
             state, parent, group, session = fields[:4]
-            table.append(_Process(int(name), int(parent), int(group), int(session), state in (b"Z", b"X")))
+            table.append(
+                _Process(
+                    int(name),
+                    int(parent),
+                    int(group),
+                    int(session),
+                    ended=state in (b"Z", b"X"),
+                    young=int(fields[_STARTED]) > recent,
+                )
+            )
     return table
 
 
-def _carries(pid: int, wanted: list[bytes]) -> bool:
+def _carries(pid: int, wanted: list[bytes]) -> bool | None:
+    """Whether one of *wanted* is in its environment; None if that is empty, as it is in the middle of an exec."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
             environ = file.read()
     except OSError:  # another user's process, one that has ended, or no /proc
         return False
-    return any(mark in environ for mark in wanted)
+    return any(mark in environ for mark in wanted) if environ else None
 
 
 def _read_ps() -> list[_Process]:
@@ -112,5 +141,5 @@ def _read_ps() -> list[_Process]:
         fields = line.split()
         if len(fields) == 4:
             pid, parent, group = (int(field) for field in fields[:3])
-            table.append(_Process(pid, parent, group, group, fields[3].startswith("Z")))
+            table.append(_Process(pid, parent, group, group, ended=fields[3].startswith("Z")))
     return table

@@ -17,6 +17,7 @@ from pdkernel.model import JSON
 PRINT_LIMIT = 1 << 20
 """Bytes of a step's output that are kept."""
 
+_LONG_LINE = 1 << 16
 _LAST_WORDS = 4096
 _LAST_LINES = 10
 
@@ -29,6 +30,7 @@ class StepRecorder:
         make = codecs.getincrementaldecoder("utf-8")
         self._decoders: dict[Stream, codecs.IncrementalDecoder] = {"stdout": make("replace"), "stderr": make("replace")}
         self._left = PRINT_LIMIT
+        self._full = False
         self._dropped = 0
         self._tail = b""
         self._exports: dict[str, JSON] = {}
@@ -41,7 +43,7 @@ class StepRecorder:
         """The step printed *data*."""
         if stream == "stderr":
             self._tail = (self._tail + data)[-_LAST_WORDS:]
-        if self._dropped or len(data) > self._left:
+        if self._full or len(data) > self._left:
             data = self._cut(data)
         if data:
             self._left -= len(data)
@@ -97,9 +99,13 @@ class StepRecorder:
         )
 
     def _cut(self, data: bytes) -> bytes:
-        if self._dropped:
+        if self._full:
             self._dropped += len(data)
             return b""
-        kept = data[: data.rfind(b"\n", 0, self._left) + 1]  # whole lines, for the reason given in last_words
-        self._dropped = len(data) - len(kept)
-        return kept
+        # to the end of the line, if that is near: half a line may be half a secret
+        end = data.find(b"\n", max(self._left - 1, 0)) + 1
+        self._full = bool(end) or self._left < -_LONG_LINE
+        if not self._full:
+            end = len(data)
+        self._dropped = len(data) - end
+        return data[:end]

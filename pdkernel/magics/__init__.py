@@ -1,8 +1,7 @@
 """
-What the IPython extension brings: the magics, completion, and directives below comments.
+What the IPython extension brings: completion, and directives below comments.
 
-Everything is registered on a shell and taken off it again. Importing it imports nothing heavy; the magics
-themselves wait for their first use.
+Everything is registered on a shell and taken off it again. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -10,55 +9,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pdkernel.magics.cells import CELL_TEXTS, Lift
-from pdkernel.magics.completion import (
-    DirectiveOption,
-    Vocabulary,
-    has_matchers,
-    register_matchers,
-    unregister_matchers,
-)
+from pdkernel.magics.cells import CELL_TEXTS, Lift, original_cell
+from pdkernel.magics.completion import has_matchers, register_matchers, unregister_matchers
 from pdkernel.model import JSON
 
-__all__ = ["register", "unregister"]
+__all__ = ["original_cell", "register", "unregister"]
 
 
 def register(ip: Any) -> None:
     """Bring pdkernel to the shell *ip*; a second call changes nothing."""
     if has_matchers(ip):
         return
-    from pdkernel.magics.choices import ChoiceMagics
-    from pdkernel.magics.runs import RunMagics
-    from pdkernel.magics.steps import StepMagics
-
-    for magics in (StepMagics, ChoiceMagics, RunMagics):
-        ip.register_magics(magics)
     # Before IPython's own clean-up, which empties lines of blanks and strips prompts inside a step's code.
     ip.input_transformers_cleanup.insert(0, Lift(CELL_TEXTS))
-    register_matchers(ip, lambda: _steps(ip), lambda: _words(ip))
+    register_matchers(ip, _no_steps)
 
 
 def unregister(ip: Any) -> None:
-    """Take pdkernel off the shell *ip* again, and end what it runs."""
-    from pdkernel.magics.shell import close_session
-
+    """Take pdkernel off the shell *ip* again."""
     transformers = ip.input_transformers_cleanup
     transformers[:] = [transformer for transformer in transformers if not isinstance(transformer, Lift)]
     unregister_matchers(ip)
-    close_session(ip)
 
 
-def _steps(ip: Any) -> Mapping[str, JSON]:
-    from pdkernel.magics.shell import session_of
-
-    return session_of(ip).steps_value()
-
-
-def _words(ip: Any) -> Vocabulary:
-    from pdkernel.directive import OPTIONS
-    from pdkernel.magics.shell import session_of
-
-    options = tuple(DirectiveOption(each.flag, each.metavar, repeatable=each.repeatable) for each in OPTIONS)
-    session = session_of(ip)
-    apps = {account.app for account in session.directory.accounts()} | set(session.apps_needed())
-    return Vocabulary(options=options, apps=tuple(sorted(apps)))
+def _no_steps() -> Mapping[str, JSON]:
+    return {}

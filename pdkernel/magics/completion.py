@@ -48,6 +48,20 @@ class DirectiveOption:
     repeatable: bool = False
 
 
+STEP_OPTIONS = (
+    DirectiveOption("--lang", "LANGUAGE"),
+    DirectiveOption("--app", "[PROP:]SLUG[=ACCOUNT]", repeatable=True),
+    DirectiveOption("--data-store", "PROP[=STORE]", repeatable=True),
+    DirectiveOption("--prop", "NAME=VALUE", repeatable=True),
+    DirectiveOption("--uses", "KEY@VERSION"),
+    DirectiveOption("--timeout", "SECONDS"),
+    DirectiveOption("--disabled"),
+    DirectiveOption("--debug"),
+    DirectiveOption("--no-run"),
+)
+"""The options of `%%pdstep`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """
@@ -63,7 +77,7 @@ class Vocabulary:
         languages: Values of `--lang`.
     """
 
-    options: Sequence[DirectiveOption] = ()
+    options: Sequence[DirectiveOption] = STEP_OPTIONS
     apps: Sequence[str] = ()
     accounts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     stores: Sequence[str] = ()

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from pdkernel.model import JSON
@@ -117,7 +118,8 @@ def _keys(value: Any, prefix: str) -> list[tuple[str, str]]:
     """Keys of an object that start with *prefix*, with the kind of each value, in the object's own order."""
     if not isinstance(value, Mapping):
         return []
-    return [(key, _KINDS.get(type(item), "null")) for key, item in value.items() if key.startswith(prefix)][:MAX_ITEMS]
+    found = ((key, _KINDS.get(type(item), "null")) for key, item in value.items() if key.startswith(prefix))
+    return list(islice(found, MAX_ITEMS))
 
 
 def _indexes(value: Any, prefix: str) -> list[tuple[str, str]]:

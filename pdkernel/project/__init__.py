@@ -13,7 +13,7 @@ Knows nothing of workflows, runs or HTTP.
 
 from pdkernel.project.folder import find_project
 from pdkernel.project.project import Project
-from pdkernel.project.sent import Recorded, SentTable
+from pdkernel.project.sent import SentTable
 from pdkernel.project.vault import Vault
 
-__all__ = ["Project", "Recorded", "SentTable", "Vault", "find_project"]
+__all__ = ["Project", "SentTable", "Vault", "find_project"]

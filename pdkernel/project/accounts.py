@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from sqlalchemy import ColumnElement, delete, insert, or_, select
+from sqlalchemy.exc import IntegrityError
 
 from pdkernel.errors import AccountExistsError
-from pdkernel.identity import Account, Credentials, Environment, ExternalUser
+from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, Credentials, Environment, ExternalUser
 from pdkernel.project.database import Database
+from pdkernel.project.rows import put_once
 from pdkernel.project.schema import accounts, external_users
 from pdkernel.project.vault import Vault
 
@@ -47,30 +49,28 @@ class AccountTable:
         Raises:
             AccountExistsError: Its id is taken.
         """
-        sealed = self._vault.seal_json(dict(credentials), _place(account.id))
-        with self._database.write() as connection:
-            if connection.execute(select(accounts.c.number).where(accounts.c.id == account.id)).first():
-                raise AccountExistsError(
-                    f"There is an account {account.id} already.", fix="Choose another id, or remove that one first."
-                )
-            connection.execute(
-                insert(accounts).values(
-                    id=account.id,
-                    app=account.app,
-                    name=account.name,
-                    external_user=account.external_user_id,
-                    environment=account.environment,
-                    created=account.created_at.timestamp(),
-                    healthy=account.healthy,
-                    fields=json.dumps(account.fields),
-                    sealed_credentials=sealed,
-                )
-            )
-            if account.external_user_id is None:
-                return
-            key = {"external_user": account.external_user_id, "environment": account.environment}
-            if not connection.execute(select(external_users.c.created).filter_by(**key)).first():
-                connection.execute(insert(external_users).values(**key, created=account.created_at.timestamp()))
+        created = account.created_at.timestamp()
+        row = insert(accounts).values(
+            id=account.id,
+            app=account.app,
+            name=account.name,
+            external_user=account.external_user_id,
+            environment=account.environment,
+            created=created,
+            healthy=account.healthy,
+            fields=json.dumps(account.fields),
+            sealed_credentials=self._vault.seal_json(dict(credentials), _place(account.id)),
+        )
+        user = {"external_user": account.external_user_id, "environment": account.environment, "created": created}
+        try:
+            with self._database.write() as connection:
+                connection.execute(row)
+                if account.external_user_id is not None:
+                    put_once(connection, external_users, **user)
+        except IntegrityError:
+            raise AccountExistsError(
+                f"There is an account {account.id} already.", fix="Choose another id, or remove that one first."
+            ) from None
 
     def list(
         self,
@@ -126,7 +126,8 @@ class AccountTable:
         """The external users of *environment*, by id."""
         query = select(external_users).where(external_users.c.environment == environment)
         with self._database.read() as connection:
-            return [_user(row) for row in connection.execute(query.order_by(external_users.c.external_user))]
+            users = [_user(row) for row in connection.execute(query)]
+        return sorted(users, key=lambda user: user.external_id)  # here: databases differ in how they sort text
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
         """That external user, or None."""
@@ -155,8 +156,11 @@ def _conditions(
         conditions.append(valid if external_user_id is not None else or_(valid, accounts.c.external_user.is_(None)))
     if app is not None:
         conditions.append(accounts.c.app == app)
-    if own is not None:
-        conditions.append(accounts.c.external_user.is_(None) if own else accounts.c.external_user.is_not(None))
+    if own:
+        # they all carry development: said here too, it leads into the index of newest accounts
+        conditions += [accounts.c.external_user.is_(None), accounts.c.environment == DEFAULT_ENVIRONMENT]
+    elif own is not None:
+        conditions.append(accounts.c.external_user.is_not(None))
     return conditions
 
 

@@ -10,6 +10,7 @@ import base64
 import binascii
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from pdkernel.errors import ProjectError
@@ -93,9 +94,8 @@ def make_key(path: Path) -> bytes:
         finally:
             os.close(descriptor)
         try:
-            os.link(draft, path)
-        except FileExistsError:
-            pass  # another process was first: its key is read below
+            with suppress(FileExistsError):  # another process was first: its key is read below
+                os.link(draft, path)
         finally:
             draft.unlink()
     except OSError as fault:

@@ -1,4 +1,4 @@
-"""The one statement that the small tables share: a row by its key, written over if it is there."""
+"""The statements that the tables share and SQLAlchemy has once for each dialect: insert, or else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 def put(connection: Connection, table: Table, key: str, **values: Any) -> None:
     """Insert the row, or give the row of that *key* column the new values."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table).values(**values)
     others = {name: value for name, value in values.items() if name != key}
-    connection.execute(statement.on_conflict_do_update(index_elements=[key], set_=others))
+    connection.execute(_insert(connection, table, values).on_conflict_do_update(index_elements=[key], set_=others))
+
+
+def put_once(connection: Connection, table: Table, **values: Any) -> None:
+    """Insert the row, unless there is one of that key."""
+    connection.execute(_insert(connection, table, values).on_conflict_do_nothing())
+
+
+def _insert(connection: Connection, table: Table, values: dict[str, Any]) -> sqlite.Insert | postgresql.Insert:
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    return insert(table).values(**values)

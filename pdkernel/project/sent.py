@@ -7,57 +7,16 @@ Encrypted, because an answer may hold anything. What makes two requests the same
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from sqlalchemy import delete, select
 
 from pdkernel.clock import Clock
+from pdkernel.execution import Recorded
 from pdkernel.project.database import Database
 from pdkernel.project.rows import put
 from pdkernel.project.schema import sent
 from pdkernel.project.vault import Vault
-
-
-class Answer(Protocol):
-    """Whatever holds an HTTP answer in these five parts."""
-
-    @property
-    def status(self) -> int:
-        """HTTP status."""
-        ...
-
-    @property
-    def reason(self) -> str:
-        """Reason phrase, possibly empty."""
-        ...
-
-    @property
-    def headers(self) -> Sequence[tuple[str, str]]:
-        """Name and value, in order, names may repeat."""
-        ...
-
-    @property
-    def body(self) -> bytes:
-        """The body as it came."""
-        ...
-
-    @property
-    def at(self) -> str:
-        """ISO time of the answer."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """An answer that was recorded; its repr shows neither headers nor body."""
-
-    status: int
-    reason: str
-    headers: tuple[tuple[str, str], ...] = field(repr=False)
-    body: bytes = field(repr=False)
-    at: str
 
 
 class SentTable:
@@ -84,7 +43,7 @@ class SentTable:
             at=stored["at"],
         )
 
-    def add(self, key: str, recorded: Answer) -> None:
+    def add(self, key: str, recorded: Recorded) -> None:
         """Record the answer to that request, in the place of an earlier one."""
         sealed = self._vault.seal_json(
             {

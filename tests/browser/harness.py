@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -38,6 +39,17 @@ SETTINGS: dict[str, dict[str, object]] = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     # Cells out of sight stay in the page, so that the n-th cell is the n-th element.
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+}
+
+DISPLAY_NAMES = {"pdkernel": "Pipedream workflow (pdkernel)", "python3": "Python 3 (ipykernel)"}
+LANGUAGE_INFO = {
+    "name": "python",
+    "version": platform.python_version(),
+    "mimetype": "text/x-python",
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "pygments_lexer": "ipython3",
+    "nbconvert_exporter": "python",
+    "file_extension": ".py",
 }
 
 
@@ -106,12 +118,17 @@ class Lab:
         for session in self.request("GET", "/api/sessions"):
             self.request("DELETE", f"/api/sessions/{session['id']}")
 
-    def write_notebook(self, name: str, cells: Sequence[str], kernel: str = "pdkernel") -> Path:
-        """Write a notebook of code cells."""
+    def write_notebook(
+        self, name: str, cells: Sequence[str], kernel: str = "pdkernel", *, saved_before: bool = True
+    ) -> Path:
+        """Write a notebook of code cells, as Lab itself leaves one, or as it stands before its kernel has answered."""
         notebook = {
             "nbformat": 4,
             "nbformat_minor": 5,
-            "metadata": {"kernelspec": {"name": kernel, "display_name": kernel, "language": "python"}},
+            "metadata": {
+                "kernelspec": {"name": kernel, "display_name": DISPLAY_NAMES[kernel], "language": "python"},
+                **({"language_info": LANGUAGE_INFO} if saved_before else {}),
+            },
             "cells": [
                 {
                     "id": f"cell-{index}",
@@ -182,9 +199,16 @@ class LabPage:
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
         self.wait_idle()
 
-    def new_notebook(self, cells: Sequence[str], *, name: str = "test.ipynb", kernel: str = "pdkernel") -> None:
+    def new_notebook(
+        self,
+        cells: Sequence[str],
+        *,
+        name: str = "test.ipynb",
+        kernel: str = "pdkernel",
+        saved_before: bool = True,
+    ) -> None:
         """Write a notebook and open it."""
-        self.lab.write_notebook(name, cells, kernel)
+        self.lab.write_notebook(name, cells, kernel, saved_before=saved_before)
         self.open_notebook(name)
 
     # ---- What is there

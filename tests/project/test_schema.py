@@ -10,7 +10,7 @@ from pdkernel.project.schema import accounts, metadata
 
 def test_tables_compile_for_postgres() -> None:
     """Every table and index can be written in Postgres's words, sealed columns as bytea."""
-    dialect = postgresql.dialect()
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
 
     ddl = {table.name: str(CreateTable(table).compile(dialect=dialect)) for table in metadata.sorted_tables}
     indexes = [

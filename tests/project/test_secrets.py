@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pdkernel.connect import LocalDirectory
-from pdkernel.project import Project, Recorded
+from pdkernel.execution import Recorded
+from pdkernel.project import Project
 
 SECRET = "xoxb-planted-4711-secret"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pdkernel.errors import RequestError
-from pdkernel.project import Project, Recorded
+from pdkernel.execution import Recorded
+from pdkernel.project import Project
 
 
 def test_variables_come_back(project: Project) -> None:

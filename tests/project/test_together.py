@@ -16,6 +16,7 @@ START = """
 import json, sys
 from pathlib import Path
 from pdkernel.project import Project
+print("ready", flush=True)
 sys.stdin.readline()
 with Project.open(Path(sys.argv[1])) as project:
     project.variables.set(sys.argv[2], "from " + sys.argv[2])
@@ -46,7 +47,10 @@ def start(program: str, folder: Path, name: str) -> subprocess.Popen[str]:
 
 
 def go(processes: list[subprocess.Popen[str]]) -> list[str]:
-    """Let them all begin, and wait for what they print."""
+    """Wait until all are ready, let them begin together, and wait for what they print."""
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("go\n")
@@ -73,9 +77,6 @@ def test_two_kernels_write_to_one_project(tmp_path: Path) -> None:
     """Two processes that write at the same time lose nothing of each other's."""
     folder = tmp_path / ".pdkernel"
     processes = [start(WRITE, folder, name) for name in "xy"]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
 
     go(processes)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import ctypes
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,13 @@ from pdkernel.errors import ProjectError
 from pdkernel.project import Project
 from pdkernel.project.folder import make_key
 
-Attempt = Callable[[str], str]
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2  # linux/prctl.h, linux/capability.h
 
-AS_NOBODY = """
-import os, sys, sqlalchemy.dialects.sqlite
+OPEN_AND_WRITE = """
+import sys
 from pathlib import Path
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
-if os.getuid() == 0:
-    os.setgid(65534)
-    os.setuid(65534)
 folder = Path(sys.argv[1])
 try:
     with Project.open(folder) as project:
@@ -46,19 +42,29 @@ def existing(tmp_path: Path) -> Path:
     return folder
 
 
-def as_nobody(folder: Path) -> str:
-    """What a process without root's rights is told when it opens *folder* and writes."""
-    for parent in folder.parents:
-        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o055)
-    done = subprocess.run([sys.executable, "-c", AS_NOBODY, folder], capture_output=True, text=True, check=True)
+def without_privilege(folder: Path) -> str:
+    """What a process is told that opens *folder* and writes, and that a file's mode binds even if it is root's."""
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_AND_WRITE, folder],
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=drop_override,
+    )
     return done.stdout
 
 
-def refusal(folder: Path, **options: Path) -> ProjectError:
+def drop_override() -> None:
+    """Give up root's right to pass over file modes, from the next program on. Fails, rightly, for who has none."""
+    libc = ctypes.CDLL(None)
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def refusal(folder: Path, key_file: Path | None = None) -> ProjectError:
     """The error of opening *folder*."""
     with pytest.raises(ProjectError) as caught:
-        Project.open(folder, **options)
+        Project.open(folder, key_file=key_file)
     return caught.value
 
 
@@ -68,7 +74,7 @@ def test_folder_that_may_not_be_made(tmp_path: Path) -> None:
     closed.mkdir()
     closed.chmod(0o555)
 
-    told = as_nobody(closed / ".pdkernel")
+    told = without_privilege(closed / ".pdkernel")
 
     assert told == (
         f"The project folder {closed}/.pdkernel cannot be used: permission is denied.\n"
@@ -83,7 +89,7 @@ def test_folder_that_is_read_only(existing: Path) -> None:
         path.chmod(0o444)
     before = (existing / "project.db").read_bytes()
 
-    told = as_nobody(existing)
+    told = without_privilege(existing)
 
     assert told.startswith(f"The project's database {existing}/project.db cannot be written: permission is denied")
     assert f"Make {existing} and the files in it writable for you" in told
@@ -102,10 +108,9 @@ def test_folder_that_turns_read_only(existing: Path) -> None:
 
 def test_key_that_may_not_be_read(existing: Path) -> None:
     """A key file that may not be read is named."""
-    existing.chmod(0o777)
     (existing / "key").chmod(0)
 
-    told = as_nobody(existing)
+    told = without_privilege(existing)
 
     assert told == (
         f"The project's key file {existing}/key cannot be read: permission is denied.\n"
@@ -180,6 +185,18 @@ def test_database_cut_short(existing: Path) -> None:
 
     assert "is damaged or is not a database (database disk image is malformed)" in error.message
     assert path.read_bytes() == rest
+
+
+def test_database_with_a_damaged_middle(existing: Path) -> None:
+    """A database whose pages were overwritten is refused when it is opened, and kept."""
+    path = existing / "project.db"
+    damaged = path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096)
+    path.write_bytes(damaged)
+
+    error = refusal(existing)
+
+    assert "is damaged or is not a database" in error.message
+    assert path.read_bytes() == damaged
 
 
 def test_wrong_key(existing: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdkernel.errors import ProjectError
@@ -13,6 +13,7 @@ VAULT = Vault(bytes(range(32)))
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
 
+@settings(deadline=None)
 @given(ANY_TEXT)
 def test_what_is_sealed_opens(text: str) -> None:
     """Any text comes back, lone surrogates and NUL included."""

@@ -35,7 +35,7 @@ class _Write:
     many: bool  # of several statements: needs a savepoint to be undone alone
     future: asyncio.Future[Any] | None
     result: Any = None
-    fault: BaseException | None = None
+    fault: Exception | None = None
 
 
 class Writer:
@@ -117,32 +117,40 @@ class Writer:
         try:
             connection.execute("begin immediate")
             for write in batch:
-                _perform(connection, write)
+                self._perform(write)
                 if not connection.in_transaction:  # a full disk ends the whole transaction, not the statement
                     raise write.fault or sqlite3.OperationalError("the transaction ended early")
             connection.execute("commit")
-        except (sqlite3.Error, ProjectError) as fault:
+        except Exception as fault:  # noqa: BLE001 - whatever it is, this thread goes on and its callers are told
             if connection.in_transaction:
                 connection.execute("rollback")
             for write in batch:
-                write.fault = explain(fault, self._path) if isinstance(fault, sqlite3.Error) else fault
+                write.fault = self._told(fault)
         else:
             self.commits += 1
             self.writes += len(batch)
 
+    def _perform(self, write: _Write) -> None:
+        connection = self._connection
+        try:
+            if write.many:
+                connection.execute("savepoint one")
+            write.result = write.act(connection)
+            if write.many:
+                connection.execute("release one")
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it is its caller's
+            write.fault = self._told(fault)
+            if write.many and connection.in_transaction:
+                connection.execute("rollback to one")
+                connection.execute("release one")
 
-def _perform(connection: sqlite3.Connection, write: _Write) -> None:
-    try:
-        if write.many:
-            connection.execute("savepoint one")
-        write.result = write.act(connection)
-        if write.many:
-            connection.execute("release one")
-    except Exception as fault:  # noqa: BLE001 - whatever it is, it is its caller's
-        write.fault = fault
-        if write.many and connection.in_transaction:
-            connection.execute("rollback to one")
-            connection.execute("release one")
+    def _told(self, fault: Exception) -> Exception:
+        """What the callers are told: SQLite's own faults as a sentence."""
+        if not isinstance(fault, sqlite3.Error):
+            return fault
+        told = explain(fault, self._path)
+        told.__cause__ = fault
+        return told
 
 
 def _answer(batch: Sequence[_Write]) -> None:

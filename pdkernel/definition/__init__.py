@@ -1,0 +1,49 @@
+"""
+The deployable files of a workflow, both ways: `workflow.yaml`, `pdkernel.yaml`, one entry file a code step.
+
+Knows the shapes that Git sync has, and keeps them here alone. Plans files as values; writing is a step
+of its own, which never overwrites what an export did not write. Reads no accounts and runs nothing.
+"""
+
+from pdkernel.definition.checklist import checklist
+from pdkernel.definition.export import export
+from pdkernel.definition.plan import DefinitionFile, plan
+from pdkernel.definition.read import assumptions, read_folder
+from pdkernel.definition.sidecar import (
+    EXTERNAL_USER,
+    FOLDER_SIDECAR,
+    UNANSWERED,
+    AccountChoice,
+    Sidecar,
+    StepSidecar,
+    apply_sidecar,
+    notebook_sidecar_path,
+)
+from pdkernel.definition.sidecar_yaml import dump_sidecar, read_sidecar, schema
+from pdkernel.definition.slug import slug
+from pdkernel.definition.write import ExportResult, FileChange, compare, write
+
+__all__ = [
+    "EXTERNAL_USER",
+    "FOLDER_SIDECAR",
+    "UNANSWERED",
+    "AccountChoice",
+    "DefinitionFile",
+    "ExportResult",
+    "FileChange",
+    "Sidecar",
+    "StepSidecar",
+    "apply_sidecar",
+    "assumptions",
+    "checklist",
+    "compare",
+    "dump_sidecar",
+    "export",
+    "notebook_sidecar_path",
+    "plan",
+    "read_folder",
+    "read_sidecar",
+    "schema",
+    "slug",
+    "write",
+]

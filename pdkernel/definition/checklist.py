@@ -1,0 +1,91 @@
+"""
+What an export cannot carry, as sentences for a person with the builder open.
+
+Knows what Git sync leaves out. Does nothing about it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+
+from pdkernel.definition.plan import LIMITS
+from pdkernel.definition.step_props import is_store_id
+from pdkernel.inspection import apps_of, variables_read
+from pdkernel.model import Step, Trigger, Workflow
+
+_LANGUAGES = {"bash": "Bash", "go": "Go"}
+
+
+def checklist(workflow: Workflow, *, pins: Collection[str] = ()) -> tuple[str, ...]:
+    """
+    What to do by hand after an export, in order.
+
+    Args:
+        workflow: What was exported.
+        pins: Steps whose exports are pinned in the notebook.
+    """
+    return tuple(_sentences(workflow, frozenset(pins)))
+
+
+def _sentences(workflow: Workflow, pins: frozenset[str]) -> Iterator[str]:
+    if "schema" not in workflow.extra:
+        yield (
+            f"Create an empty workflow {workflow.name!r} in a Git-backed project first: Git sync does not create one. "
+            "Then put these files into the folder that Pipedream makes for it, and keep its .workflow.state."
+        )
+    for trigger in workflow.triggers:
+        if "id" not in trigger.config:
+            yield _trigger(trigger)
+    for step in workflow.steps:
+        yield from _step(step)
+    limits = [f"{key}: {json.dumps(workflow.settings[key])}" for key in LIMITS if key in workflow.settings]
+    if limits:
+        yield f"Set in the workflow's settings: {', '.join(limits)}."
+    if variables := dict.fromkeys((*workflow.variables, *variables_read(workflow))):
+        yield f"Set these environment variables in the project: {', '.join(variables)}."
+    if pinned := [step.name for step in workflow.steps if step.name in pins]:
+        yield f"Pins are not exported: {', '.join(pinned)} will run."
+
+
+def _trigger(trigger: Trigger) -> str:
+    config = dict(trigger.config)
+    match trigger.type:
+        case "http":
+            answer = "a custom response" if trigger.response == "custom" else "the default response"
+            auth = {"none": "no authorization", "bearer": "a custom token", "oauth": "Pipedream OAuth"}[trigger.auth]
+            token = f" (the value of {trigger.token_env})" if trigger.token_env else ""
+            return f"Create the HTTP trigger in the builder, with {auth}{token} and {answer}."
+        case "schedule":
+            seconds = config.get("interval_seconds")
+            when = config.get("cron") or (f"every {seconds} seconds" if seconds else "when it should run")
+            zone = f" in {config['timezone']}" if "timezone" in config else ""
+            return f"Create the schedule trigger in the builder: {when}{zone}."
+        case "email":
+            return "Create the email trigger in the builder."
+        case "source":
+            return f"Create the trigger {config.get('uses')} in the builder, with its props and account."
+
+
+def _step(step: Step) -> Iterator[str]:
+    for app in apps_of(step):
+        if step.language in _LANGUAGES:
+            yield f"Step {step.name}: {_LANGUAGES[step.language]} steps have no accounts; {app.app} is not exported."
+        elif app.account is None:
+            yield f'Step {step.name}: for {app.app}, choose "Use end user\'s auth via Connect" in the builder.'
+        else:
+            yield f"Step {step.name}: {app.account} must be an account of the workspace, shared with the project."
+    for store in step.stores:
+        if store.store is None or not is_store_id(store.store):
+            yield f"Step {step.name}: choose the data store for {store.prop} in the builder."
+    if step.language in _LANGUAGES:
+        yield (
+            f"Step {step.name}: look at it after the sync. How a {_LANGUAGES[step.language]} step stands in "
+            "workflow.yaml is inferred; if it is refused, create it in the builder and paste the code."
+        )
+    if step.props and step.language != "node":
+        yield f"Step {step.name}: only Node.js steps have props on Pipedream; {', '.join(step.props)} will be ignored."
+    if step.timeout_s is not None:
+        yield f"Step {step.name}: a time limit of its own is not known on Pipedream; the workflow's applies."
+    if step.debug:
+        yield f"Step {step.name}: --debug is for the notebook and is not exported."

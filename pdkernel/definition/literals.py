@@ -1,0 +1,69 @@
+"""
+Credentials written into a workflow, which must not get into its files.
+
+Knows what well-known credentials look like; only forms that are hardly ever anything else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pdkernel.errors import DefinitionError
+from pdkernel.model import Step, Workflow
+
+_FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("a Slack token", re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{20,}|\bxapp-\d-[A-Za-z0-9-]{20,}")),
+    ("a GitHub token", re.compile(r"\b(?:gh[oprsu]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})")),
+    ("an AWS access key", re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")),
+    ("a Google API key", re.compile(r"\bAIza[A-Za-z0-9_-]{35}\b")),
+    ("a Stripe key", re.compile(r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{20,}")),
+    ("an API key", re.compile(r"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,}")),
+    ("a SendGrid key", re.compile(r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{32,}")),
+    ("a signed token", re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")),
+    ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
+)
+
+
+def check_literals(workflow: Workflow) -> None:
+    """
+    Refuse a workflow in which a credential is written out.
+
+    Raises:
+        DefinitionError: The message names the step and the prop or line, never the text.
+    """
+    for step in workflow.steps:
+        for path, text in _texts(step.props, ()):
+            if (what := _looks_like(text)) is not None:
+                raise _fault(step, f"the prop {'.'.join(path)} holds what looks like {what[0]}", None)
+        if (found := _looks_like(step.source)) is not None:
+            line = step.source.count("\n", 0, found[1]) + 1 + step.line_offset
+            raise _fault(step, f"its code holds what looks like {found[0]} (line {line})", line)
+
+
+def _fault(step: Step, what: str, line: int | None) -> DefinitionError:
+    return DefinitionError(
+        f"Step {step.name}: {what}, and these files are made for a Git repository.",
+        fix="Store it with `pdkernel env set NAME` and read it there: {{process.env.NAME}} in a prop.",
+        step=step.name,
+        line=line,
+    )
+
+
+def _looks_like(text: str) -> tuple[str, int] | None:
+    for what, form in _FORMS:
+        if match := form.search(text):
+            return what, match.start()
+    return None
+
+
+def _texts(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(item, (*path, str(key)))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _texts(item, (*path, str(index)))

@@ -1,0 +1,237 @@
+"""
+A workflow's folder, as Pipedream synced it, read as a workflow.
+
+Knows every shape seen in synced repositories; unknown keys are kept. Writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pdkernel.definition.languages import RUNTIMES, language_of
+from pdkernel.definition.plan import SCHEMA, WORKFLOW_FILE
+from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar, StepSidecar, answer, apply_sidecar
+from pdkernel.definition.sidecar_yaml import read_sidecar
+from pdkernel.definition.step_props import BOOKKEEPING, read_props
+from pdkernel.directive import LocatedYaml, read_yaml
+from pdkernel.errors import DefinitionError, NotebookError, StepNameError, UnsupportedError
+from pdkernel.inspection import declared_apps
+from pdkernel.model import JSON, AppBinding, Language, Step, Trigger, TriggerType, Workflow
+
+Accounts = Literal["external_user", "own"]
+_STEP_KEYS = frozenset({"namespace", "disabled", "notes", "note", "uses", "props"})
+_WORKFLOW_KEYS = frozenset({"name", "settings", "triggers", "steps"})
+_TRIGGER_IDS: Mapping[str, TriggerType] = {
+    "hi": "http",
+    "ti": "schedule",
+    "ei": "email",
+    "dc": "source",
+    "sub": "source",
+}
+
+
+def read_folder(folder: Path, *, require_code: bool = True, accounts: Accounts = "external_user") -> Workflow:
+    """
+    The workflow in *folder*.
+
+    Args:
+        folder: It holds `workflow.yaml`, perhaps `pdkernel.yaml`, and an entry file for each code step.
+        require_code: False takes a missing entry file as empty code.
+        accounts: Whose accounts fill app props of which no `pdkernel.yaml` says it. Never `own` for a run:
+            that would use your own account for someone else's request.
+
+    Raises:
+        NotebookError: Not such a folder, or a file in it cannot be read; the message names file and line.
+        UnsupportedError: A format or a step that this version does not know.
+        RequestError: `pdkernel.yaml` leaves unanswered whose account a step uses.
+    """
+    path = folder / WORKFLOW_FILE
+    located = read_yaml(_text(path, folder), expressions=False, error=NotebookError, name=str(path), psych=True)
+    data = located.value
+    if not isinstance(data, dict):
+        raise NotebookError(f"{path} is not a workflow: it is not a mapping of keys.")
+    _check_format(data, path)
+    sidecar = read_sidecar(folder / FOLDER_SIDECAR)
+    reader = _StepReader(folder, located, sidecar, require_code=require_code, accounts=accounts)
+    raw_steps = _list(data, "steps", path, located)
+    workflow = Workflow(
+        name=str(data.get("name") or folder.name),
+        triggers=_triggers(_list(data, "triggers", path, located), sidecar),
+        steps=tuple(reader.step(index, raw) for index, raw in enumerate(raw_steps)),
+        settings=_settings(data, path, located),
+        source=str(folder),
+        extra=_extra(data),
+    )
+    return apply_sidecar(workflow, sidecar)
+
+
+def assumptions(folder: Path, workflow: Workflow) -> tuple[str, ...]:
+    """What is assumed of a synced *folder* that has no `pdkernel.yaml`, as sentences; nothing if it has one."""
+    if (folder / FOLDER_SIDECAR).exists():
+        return ()
+    sentences = []
+    if any(trigger.type == "http" for trigger in workflow.triggers):
+        sentences.append("its HTTP trigger asks for no authorization and gives the default response")
+    props = [f"{step.name}.{app.prop}" for step in workflow.steps for app in step.apps if app.account is None]
+    if props:
+        sentences.append(f"the external user's account fills {', '.join(props)}, never an account of your own")
+    return tuple(sentences)
+
+
+def _text(path: Path, folder: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise NotebookError(f"{folder} is not a workflow's folder: it has no {WORKFLOW_FILE}.") from None
+    except UnicodeDecodeError as fault:
+        raise NotebookError(f"{path} is not UTF-8 text (byte {fault.start + 1}).") from None
+    except OSError as fault:
+        raise NotebookError(f"{path} cannot be read: {fault.strerror or fault}.") from None
+
+
+def _check_format(data: Mapping[str, Any], path: Path) -> None:
+    found = data.get("schema", SCHEMA)
+    if found != SCHEMA:
+        raise UnsupportedError(f"{path} has the schema {found!r}, and this version reads {SCHEMA!r}.")
+
+
+def _list(data: Mapping[str, Any], key: str, path: Path, located: LocatedYaml) -> list[dict[str, Any]]:
+    value = data.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise NotebookError(f"{path}: {key} is not a list of mappings (line {located.line((key,))}).")
+    return value
+
+
+def _settings(data: Mapping[str, Any], path: Path, located: LocatedYaml) -> dict[str, JSON]:
+    settings = data.get("settings") or {}
+    if not isinstance(settings, dict):
+        raise NotebookError(f"{path}: settings is not a mapping (line {located.line(('settings',))}).")
+    return settings
+
+
+def _extra(data: Mapping[str, Any]) -> dict[str, JSON]:
+    extra = {"schema": SCHEMA, **{key: value for key, value in data.items() if key not in _WORKFLOW_KEYS}}
+    if any(set(trigger) != {"id"} for trigger in data.get("triggers") or ()):
+        extra["triggers"] = data["triggers"]
+    return extra
+
+
+def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None) -> tuple[Trigger, ...]:
+    """The triggers of both files: ids from `workflow.yaml`, configuration from `pdkernel.yaml`, by position."""
+    ids = [str(trigger["id"]) for trigger in raw if trigger.get("id")]
+    configured = sidecar.triggers if sidecar is not None else ()
+    result: list[Trigger] = []
+    for index in range(max(len(ids), len(configured))):
+        trigger = configured[index] if index < len(configured) else None
+        if trigger is None:
+            trigger = Trigger(_TRIGGER_IDS.get(ids[index].partition("_")[0], "source"))
+        config = {"id": ids[index], **trigger.config} if index < len(ids) else trigger.config
+        result.append(replace(trigger, config=config))
+    return tuple(result) or (Trigger(),)
+
+
+class _StepReader:
+    """Reads the steps of one folder."""
+
+    def __init__(
+        self, folder: Path, located: LocatedYaml, sidecar: Sidecar | None, *, require_code: bool, accounts: Accounts
+    ) -> None:
+        self._folder = folder
+        self._located = located
+        self._sidecar = sidecar
+        self._require_code = require_code
+        self._accounts = accounts
+
+    def step(self, index: int, raw: Mapping[str, Any]) -> Step:
+        """The step that *raw*, item *index* of `steps`, describes."""
+        name = raw.get("namespace")
+        if not isinstance(name, str):
+            raise self._fault(NotebookError, index, "a step has no namespace")
+        uses = raw.get("uses")
+        if not isinstance(uses, str) or not uses:
+            raise self._fault(UnsupportedError, index, f"step {name} has no uses: control flow is not read yet", name)
+        is_file = uses.startswith(("./", "../", "/"))
+        language = self._language(uses, index, name) if is_file else "node"
+        try:
+            step = Step(
+                name=name,
+                language=language,
+                source=self._code(uses, index, name) if is_file else "",
+                uses=None if is_file else uses,
+                disabled=raw.get("disabled") is True,
+                notes=raw.get("notes", raw.get("note")),
+                extra=self._extra(raw, language),
+            )
+        except StepNameError as error:
+            raise self._fault(StepNameError, index, error.message.removesuffix("."), name) from None
+        return self._with_props(step, raw.get("props") or {}, index)
+
+    def _fault(self, kind: type[DefinitionError], index: int, what: str, step: str | None = None) -> DefinitionError:
+        line = self._located.line(("steps", index))
+        return kind(f"{self._folder / WORKFLOW_FILE}: {what} (line {line}).", step=step, line=line)
+
+    def _language(self, uses: str, index: int, name: str) -> Language:
+        said = self._said(name).language
+        language = said or language_of(uses)
+        if language is None:
+            raise self._fault(UnsupportedError, index, f"step {name} is in a language that is not known: {uses}", name)
+        return language
+
+    def _said(self, name: str) -> StepSidecar:
+        steps = self._sidecar.steps if self._sidecar is not None else {}
+        return steps.get(name, StepSidecar())
+
+    def _code(self, uses: str, index: int, name: str) -> str:
+        path = self._folder / uses
+        inside = path.resolve().is_relative_to(self._folder.resolve())
+        if not inside:
+            raise self._fault(NotebookError, index, f"step {name} uses {uses}, which is outside the folder", name)
+        try:
+            return path.read_bytes().decode("utf-8")
+        except FileNotFoundError:
+            if not self._require_code:
+                return ""
+            raise self._fault(
+                NotebookError, index, f"step {name} uses {uses}, and there is no such file", name
+            ) from None
+        except UnicodeDecodeError:
+            raise self._fault(NotebookError, index, f"step {name} uses {uses}, which is not UTF-8 text", name) from None
+        except OSError as error:
+            what = f"step {name} uses {uses}, which cannot be read ({error.strerror})"
+            raise self._fault(NotebookError, index, what, name) from None
+
+    @staticmethod
+    def _extra(raw: Mapping[str, Any], language: Language) -> dict[str, JSON]:
+        extra = {key: value for key, value in raw.items() if key not in _STEP_KEYS}
+        if extra.get("runtime") == RUNTIMES.get(language):
+            extra.pop("runtime", None)
+        return extra
+
+    def _with_props(self, step: Step, raw: Any, index: int) -> Step:
+        if not isinstance(raw, dict):
+            raise self._fault(NotebookError, index, f"the props of step {step.name} are not a mapping", step.name)
+        slugs = {app.prop: app.app for app in declared_apps(step)}
+        props = read_props(raw, slugs=slugs, action=step.uses)
+        extra = {**step.extra, BOOKKEEPING: cast("JSON", props.kept)} if props.kept else step.extra
+        return replace(
+            step,
+            apps=tuple(self._answered(step, app) for app in props.apps),
+            stores=tuple(props.stores if not self._said(step.name).stores else self._stores(step, props.stores)),
+            props=props.values,
+            extra=extra,
+        )
+
+    def _stores(self, step: Step, stores: Any) -> Any:
+        named = self._said(step.name).stores
+        return tuple(replace(store, store=named.get(store.prop, store.store)) for store in stores)
+
+    def _answered(self, step: Step, app: AppBinding) -> AppBinding:
+        """*app* with the account that `pdkernel.yaml` says, or the one to assume."""
+        choice = self._said(step.name).accounts.get(app.prop)
+        if choice is not None and self._sidecar is not None:
+            account = answer(choice, step=step, prop=app.prop, sidecar=self._sidecar)
+            return AppBinding(app.prop, choice.app or app.app, account)
+        return app if self._accounts == "own" else replace(app, account=None)

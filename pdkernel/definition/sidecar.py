@@ -1,0 +1,143 @@
+"""
+`pdkernel.yaml`: what Git sync does not hold of a workflow, and applying it to one.
+
+Knows whose account fills which prop, and that what a notebook says itself wins. Holds no secret: names
+of variables and ids only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pdkernel.errors import RequestError
+from pdkernel.inspection import apps_of
+from pdkernel.model import JSON, AppBinding, Language, Step, StoreBinding, Trigger, Workflow
+
+FOLDER_SIDECAR = "pdkernel.yaml"
+EXTERNAL_USER = "external_user"
+UNANSWERED = "unanswered"
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChoice:
+    """
+    Whose account fills an app prop.
+
+    Attributes:
+        account: `external_user`, `unanswered`, or the id of an account of your own.
+        app: The app's slug, or None if it is called like the prop.
+    """
+
+    account: str
+    app: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepSidecar:
+    """What the file says of one step; `stores` has None for the project's default store."""
+
+    language: Language | None = None
+    timeout_s: float | None = None
+    accounts: Mapping[str, AccountChoice] = field(default_factory=dict)
+    stores: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """
+    The file as a value.
+
+    Attributes:
+        workflow: The name of the workflow that it belongs to, or None.
+        endpoint: The key of its HTTP endpoint, or None.
+        triggers: Their configuration, in order.
+        steps: By name.
+        limits: Settings that `workflow.yaml` has no known key for.
+        variables: Names of environment variables.
+        test_users: Ids of external users.
+        actions: Where pre-built actions run, or None.
+        control_flow: As written.
+        path: Where it was read from, for messages, or None.
+    """
+
+    workflow: str | None = None
+    endpoint: str | None = None
+    triggers: tuple[Trigger, ...] = ()
+    steps: Mapping[str, StepSidecar] = field(default_factory=dict)
+    limits: Mapping[str, JSON] = field(default_factory=dict)
+    variables: tuple[str, ...] = ()
+    test_users: tuple[str, ...] = ()
+    actions: str | None = None
+    control_flow: tuple[JSON, ...] = ()
+    path: Path | None = None
+
+
+def notebook_sidecar_path(notebook: Path) -> Path:
+    """Where the file of *notebook* stands: `NAME.pdkernel.yaml` beside `NAME.ipynb`."""
+    return notebook.with_name(f"{notebook.stem}.{FOLDER_SIDECAR}")
+
+
+def apply_sidecar(workflow: Workflow, sidecar: Sidecar | None) -> Workflow:
+    """
+    *workflow* with what *sidecar* adds; what the workflow says itself wins.
+
+    Raises:
+        RequestError: Whose account fills a prop is `unanswered`.
+    """
+    if sidecar is None:
+        return workflow
+    says_nothing = workflow.triggers == (Trigger(),)
+    return replace(
+        workflow,
+        triggers=sidecar.triggers if says_nothing and sidecar.triggers else workflow.triggers,
+        steps=tuple(_applied(step, sidecar) for step in workflow.steps),
+        settings={**sidecar.limits, **workflow.settings},
+        variables=tuple(dict.fromkeys((*workflow.variables, *sidecar.variables))),
+    )
+
+
+def _applied(step: Step, sidecar: Sidecar) -> Step:
+    said = sidecar.steps.get(step.name)
+    if said is None:
+        return step
+    return replace(
+        step,
+        apps=_apps(step, said, sidecar),
+        stores=(*step.stores, *_new_stores(step, said)),
+        timeout_s=said.timeout_s if step.timeout_s is None else step.timeout_s,
+    )
+
+
+def _apps(step: Step, said: StepSidecar, sidecar: Sidecar) -> tuple[AppBinding, ...]:
+    """The directive's own words, then what the file says of props that only the code or the file names."""
+    apps = {binding.prop: binding for binding in step.apps}
+    declared = {binding.prop: binding.app for binding in apps_of(step)}
+    for prop, choice in said.accounts.items():
+        if prop in apps:
+            continue
+        app = choice.app or declared.get(prop, prop)
+        apps[prop] = AppBinding(prop, app, answer(choice, step=step, prop=prop, sidecar=sidecar))
+    return tuple(apps.values())
+
+
+def _new_stores(step: Step, said: StepSidecar) -> tuple[StoreBinding, ...]:
+    known = {binding.prop for binding in step.stores}
+    return tuple(StoreBinding(prop, store) for prop, store in said.stores.items() if prop not in known)
+
+
+def answer(choice: AccountChoice, *, step: Step, prop: str, sidecar: Sidecar) -> str | None:
+    """
+    The account of your own that *choice* names, or None for the external user's.
+
+    Raises:
+        RequestError: It is `unanswered`, and the step is not disabled.
+    """
+    if choice.account == UNANSWERED and not step.disabled:
+        where = FOLDER_SIDECAR if sidecar.path is None else str(sidecar.path)
+        raise RequestError(
+            f"{where}: steps.{step.name}.accounts.{prop} is {UNANSWERED}: whose account the step uses is not decided.",
+            fix=f"Write {EXTERNAL_USER}, or the id of an account of your own (apn_...), in its place.",
+        )
+    return None if choice.account in {EXTERNAL_USER, UNANSWERED} else choice.account

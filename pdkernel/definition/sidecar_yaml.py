@@ -1,0 +1,168 @@
+"""
+`pdkernel.yaml` as text: checked against its JSON Schema, and written.
+
+Knows the file's keys. The schema is package data and published with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+from pdkernel.definition.sidecar import FOLDER_SIDECAR, AccountChoice, Sidecar, StepSidecar
+from pdkernel.directive import LocatedYaml, did_you_mean, dump, read_trigger, read_yaml
+from pdkernel.errors import DefinitionError, NotebookError
+from pdkernel.model import JSON, Trigger
+
+SCHEMA_NAME = "pdkernel/1"
+
+
+@lru_cache(maxsize=1)
+def schema() -> Mapping[str, Any]:
+    """The JSON Schema of `pdkernel.yaml`."""
+    text = files("pdkernel.definition").joinpath("pdkernel.schema.json").read_text(encoding="utf-8")
+    return cast("Mapping[str, Any]", json.loads(text))
+
+
+def read_sidecar(path: Path) -> Sidecar | None:
+    """
+    The file at *path*, or None if there is none.
+
+    Raises:
+        NotebookError: It is not such a file; the message names the path inside it and the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as fault:
+        raise NotebookError(f"{path} cannot be read: {fault}.") from None
+    return parse_sidecar(text, path=path)
+
+
+def parse_sidecar(text: str, *, path: Path | None = None) -> Sidecar:
+    """
+    Read the file's text.
+
+    Args:
+        text: The file.
+        path: Where it stands, for messages.
+
+    Raises:
+        NotebookError: It is not YAML, or not as the schema says; the message names path and line.
+    """
+    name = str(path) if path is not None else FOLDER_SIDECAR
+    located = read_yaml(text, expressions=False, error=NotebookError, name=name)
+    if located.value is None:
+        return Sidecar(path=path)
+    _validate(located, name)
+    data = cast("dict[str, Any]", located.value)
+    try:
+        count = len(data.get("triggers", ()))
+        triggers = tuple(read_trigger(located, ("triggers", n), name=name, definition=True) for n in range(count))
+    except DefinitionError as error:
+        raise NotebookError(error.message, fix=error.fix, line=error.line) from None
+    return Sidecar(
+        workflow=data.get("workflow"),
+        endpoint=data.get("endpoint"),
+        triggers=triggers,
+        steps={step: _step(said) for step, said in data.get("steps", {}).items()},
+        limits=data.get("limits", {}),
+        variables=tuple(data.get("variables", ())),
+        test_users=tuple(data.get("test_users", ())),
+        actions=data.get("actions"),
+        control_flow=tuple(data.get("control_flow", ())),
+        path=path,
+    )
+
+
+def _validate(located: LocatedYaml, name: str) -> None:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    error = best_match(Draft202012Validator(schema()).iter_errors(located.value))
+    if error is None:
+        return
+    path = tuple(error.absolute_path)
+    fix = ""
+    if error.validator == "additionalProperties" and isinstance(error.instance, dict):
+        known = list(error.schema.get("properties", ()))
+        unknown = next((key for key in error.instance if key not in known), None)
+        if unknown is not None:
+            path, fix = (*path, unknown), did_you_mean(unknown, known)
+    line = located.line(path)
+    where = ".".join(map(str, path)) or "the file"
+    raise NotebookError(f"{name}: {where}: {error.message} (line {line}).", fix=fix, line=line)
+
+
+def _step(said: Mapping[str, Any]) -> StepSidecar:
+    return StepSidecar(
+        language=said.get("language"),
+        timeout_s=said.get("timeout"),
+        accounts={
+            prop: AccountChoice(choice) if isinstance(choice, str) else AccountChoice(choice["account"], choice["app"])
+            for prop, choice in said.get("accounts", {}).items()
+        },
+        stores=said.get("stores", {}),
+    )
+
+
+def dump_sidecar(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> str:
+    """
+    The file's text.
+
+    Args:
+        sidecar: What it says.
+        inferred: Steps whose form in `workflow.yaml` was never seen in a synced repository.
+    """
+    data: dict[str, JSON] = {"schema": SCHEMA_NAME}
+    optional: dict[str, JSON] = {
+        "workflow": sidecar.workflow,
+        "endpoint": sidecar.endpoint,
+        "triggers": [trigger_mapping(trigger) for trigger in sidecar.triggers],
+        "steps": {
+            name: mapping
+            for name, said in sidecar.steps.items()
+            if (mapping := _step_mapping(said, inferred=name in inferred))
+        },
+        "control_flow": list(sidecar.control_flow),
+        "limits": dict(sidecar.limits),
+        "variables": list(sidecar.variables),
+        "test_users": list(sidecar.test_users),
+        "actions": sidecar.actions,
+    }
+    data.update({key: value for key, value in optional.items() if value not in (None, [], {})})
+    return dump(data)
+
+
+def trigger_mapping(trigger: Trigger) -> dict[str, JSON]:
+    """A trigger as the file writes it."""
+    mapping: dict[str, JSON] = {"type": trigger.type}
+    if trigger.type == "http":
+        mapping["auth"] = trigger.auth
+        if trigger.token_env is not None:
+            mapping["token_env"] = trigger.token_env
+        mapping["response"] = trigger.response
+    return {**mapping, **{key: value for key, value in trigger.config.items() if key != "id"}}
+
+
+def _step_mapping(said: StepSidecar, *, inferred: bool) -> dict[str, JSON]:
+    mapping: dict[str, JSON] = {}
+    if said.language is not None:
+        mapping["language"] = said.language
+    if inferred:
+        mapping["inferred"] = True
+    if said.timeout_s is not None:
+        mapping["timeout"] = said.timeout_s
+    if said.accounts:
+        mapping["accounts"] = {
+            prop: choice.account if choice.app is None else {"app": choice.app, "account": choice.account}
+            for prop, choice in said.accounts.items()
+        }
+    if said.stores:
+        mapping["stores"] = dict(said.stores)
+    return mapping

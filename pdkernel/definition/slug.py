@@ -1,0 +1,19 @@
+"""
+A workflow's name as a folder's name.
+
+Knows the platform's rule, as seen in synced repositories.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+def slug(name: str) -> str:
+    """
+    *name* in lower case, spaces as dashes, punctuation dropped, underscores kept; `workflow` if nothing is left.
+
+    "Random Album Cover (Mastodon)" is `random-album-cover-mastodon`.
+    """
+    words = re.sub(r"[^a-z0-9_\s-]", "", name.lower())
+    return re.sub(r"[\s-]+", "-", words).strip("-") or "workflow"

@@ -1,0 +1,145 @@
+"""
+The `props` of a step in `workflow.yaml`, both ways.
+
+Knows the shapes of accounts, stores and picked options. Keeps what a step's model has no word for under
+`BOOKKEEPING` in its `extra`, so that a file that is read and written again is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pdkernel.model import JSON, AppBinding, Step, StoreBinding
+
+BOOKKEEPING = "pdkernel"
+CONFIGURABLE = "__configurableProps"
+ACCOUNT = "authProvisionId"
+STORE = "storeId"
+PICKED = "__lv"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadProps:
+    """
+    Props as a step has them.
+
+    Attributes:
+        apps: With the account ids that the file holds.
+        stores: With the store ids that the file holds.
+        values: The other props, picked options as their values.
+        kept: What must be kept to write the same again.
+    """
+
+    apps: tuple[AppBinding, ...]
+    stores: tuple[StoreBinding, ...]
+    values: dict[str, JSON]
+    kept: dict[str, JSON]
+
+
+def read_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str | None) -> ReadProps:
+    """
+    Take the mapping of a file apart.
+
+    Args:
+        raw: The file's `props`.
+        slugs: App slugs that the step's code declares, by prop.
+        action: The action's key, whose first word is its app's slug, or None.
+    """
+    definitions = [item for item in raw.get(CONFIGURABLE) or () if isinstance(item, dict)]
+    declared = {str(item.get("name")): item for item in definitions}
+    apps: dict[str, AppBinding] = {}
+    stores: dict[str, StoreBinding] = {}
+    values: dict[str, JSON] = {}
+    labels: dict[str, JSON] = {}
+    for prop, item in declared.items():
+        if item.get("type") == "app":
+            apps[prop] = AppBinding(prop, str(item.get("app") or prop))
+        elif item.get("type") == "data_store":
+            stores[prop] = StoreBinding(prop)
+    for prop, value in raw.items():
+        if prop == CONFIGURABLE:
+            continue
+        if isinstance(value, dict) and ACCOUNT in value:
+            slug = str(declared.get(prop, {}).get("app") or slugs.get(prop) or _slug_of(action) or prop)
+            apps[prop] = AppBinding(prop, slug, value[ACCOUNT] or None)
+        elif isinstance(value, dict) and STORE in value:
+            stores[prop] = StoreBinding(prop, value[STORE] or None)
+        else:
+            if isinstance(value, dict) and isinstance(value.get(PICKED), dict):
+                labels[prop] = value[PICKED].get("label")
+            values[prop] = _unpicked(value)
+    kept: dict[str, JSON] = {"labels": labels, "configurable": cast("JSON", definitions)}
+    order = [prop for prop in raw if prop != CONFIGURABLE]
+    if order != [prop for prop in (*apps, *stores, *values) if prop in raw]:
+        kept["order"] = cast("JSON", order)
+    return ReadProps(
+        tuple(apps.values()), tuple(stores.values()), values, {key: value for key, value in kept.items() if value}
+    )
+
+
+def _slug_of(action: str | None) -> str | None:
+    """`google_sheets` of `google_sheets-add-single-row@2.1.2`: the component's key starts with its app."""
+    return None if action is None else action.rpartition("/")[2].partition("-")[0]
+
+
+def _unpicked(value: Any) -> JSON:
+    """*value* with every picked option as what the step is given: its value without its label."""
+    if isinstance(value, dict):
+        if isinstance(value.get(PICKED), dict) and len(value) == 1:
+            return _unpicked(value[PICKED].get("value"))
+        return {key: _unpicked(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unpicked(item) for item in value]
+    return cast("JSON", value)
+
+
+def props_mapping(step: Step, apps: tuple[AppBinding, ...]) -> dict[str, JSON]:
+    """
+    The `props` of *step* for `workflow.yaml`; empty if there is nothing to say.
+
+    Args:
+        step: The step.
+        apps: All its app props, those that only its code declares too.
+    """
+    kept = kept_of(step)
+    labels = cast("Mapping[str, JSON]", kept.get("labels", {}))
+    mapping: dict[str, JSON] = {}
+    for binding in apps:
+        # parity: how "the end user's account" stands in a synced file is not known: nothing is written,
+        # pdkernel.yaml says it, and the checklist says where to choose it in the builder.
+        if binding.account is not None:
+            mapping[binding.prop] = {ACCOUNT: binding.account}
+    for store in step.stores:
+        if store.store is not None and is_store_id(store.store):
+            mapping[store.prop] = {STORE: store.store}
+    for prop, value in step.props.items():
+        mapping[prop] = {PICKED: {"label": labels[prop], "value": value}} if prop in labels else value
+    order = cast("list[str]", kept.get("order", []))
+    mapping = {prop: mapping[prop] for prop in (*order, *mapping) if prop in mapping}
+    definitions = _definitions(step, apps)
+    return {CONFIGURABLE: definitions, **mapping} if definitions else mapping
+
+
+def _definitions(step: Step, apps: tuple[AppBinding, ...]) -> list[JSON]:
+    """A Python step's app and store props: its code cannot declare them, so the file does."""
+    if step.language != "python" or step.uses:
+        return []
+    kept = cast("list[JSON]", kept_of(step).get("configurable", []))
+    names = {item.get("name") for item in kept if isinstance(item, dict)}
+    # authType and appId are the platform's own; without them the account is chosen once in the builder.
+    new: list[JSON] = [{"app": app.app, "name": app.prop, "type": "app"} for app in apps if app.prop not in names]
+    new += [{"name": store.prop, "type": "data_store"} for store in step.stores if store.prop not in names]
+    return [*kept, *new]
+
+
+def kept_of(step: Step) -> Mapping[str, Any]:
+    """What reading the step kept for writing it."""
+    kept = step.extra.get(BOOKKEEPING)
+    return kept if isinstance(kept, dict) else {}
+
+
+def is_store_id(store: str) -> bool:
+    """Whether *store* is the platform's id of a store, not a name of ours."""
+    return store.startswith("ds_")

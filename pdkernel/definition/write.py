@@ -1,0 +1,214 @@
+"""
+Planned files, compared with a folder and written there.
+
+Knows what an export may overwrite: what an export of the same workflow wrote. Decides nothing about the
+files' content.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pdkernel.definition.plan import STATE_FILE, WORKFLOW_FILE, DefinitionFile
+from pdkernel.definition.sidecar import FOLDER_SIDECAR
+from pdkernel.directive import read_yaml
+from pdkernel.errors import DefinitionError, RequestError, UnsupportedError
+
+State = Literal["new", "changed", "unchanged", "left alone"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """
+    What an export does to one file.
+
+    Attributes:
+        path: Inside the folder, with slashes; a folder that is left alone ends with one.
+        state: What becomes of it.
+        diff: Unified, from what was there to what is written; empty unless new or changed.
+    """
+
+    path: str
+    state: State
+    diff: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """
+    What an export did, or would do.
+
+    Attributes:
+        folder: Where.
+        files: The definition's files in their order, then what was left alone.
+        checklist: What is to be done by hand, as sentences.
+        written: False for a comparison.
+    """
+
+    folder: Path
+    files: tuple[FileChange, ...]
+    checklist: tuple[str, ...] = ()
+    written: bool = False
+
+    def paths(self, *states: State) -> tuple[str, ...]:
+        """Paths of the files in any of *states*."""
+        return tuple(file.path for file in self.files if file.state in states)
+
+
+def compare(files: Sequence[DefinitionFile], folder: Path, *, checklist: Sequence[str] = ()) -> ExportResult:
+    """
+    What writing *files* to *folder* would do.
+
+    Raises:
+        RequestError: It may not be done: the message says what stands in the way.
+        UnsupportedError: The folder holds another workflow, or one that Pipedream synced.
+    """
+    _check_folder(files, folder)
+    changes = [_change(file, folder) for file in files]
+    _check_strangers(changes, folder)
+    left = [FileChange(path, "left alone") for path in _others(files, folder)]
+    return ExportResult(folder, (*changes, *left), tuple(checklist))
+
+
+def write(files: Sequence[DefinitionFile], folder: Path, *, checklist: Sequence[str] = ()) -> ExportResult:
+    """
+    Write *files* to *folder*, each one whole or not at all.
+
+    Raises:
+        RequestError: As `compare`; or the folder cannot be written.
+        UnsupportedError: As `compare`.
+    """
+    result = compare(files, folder, checklist=checklist)
+    due = set(result.paths("new", "changed"))
+    try:
+        _write_aside_then_rename([file for file in files if file.path in due], folder)
+    except OSError as error:
+        raise RequestError(f"{folder} cannot be written: {error.strerror or error}.") from None
+    return ExportResult(folder, result.files, result.checklist, written=True)
+
+
+def _write_aside_then_rename(files: Iterable[DefinitionFile], folder: Path) -> None:
+    aside: list[tuple[str, Path]] = []
+    try:
+        for file in files:
+            target = folder / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+            aside.append((name, target))
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(_encoded(file.text))
+            # mkstemp makes files for the owner alone; these are for a repository.
+            Path(name).chmod(0o644)
+        while aside:
+            name, target = aside[0]
+            os.replace(name, target)  # noqa: PTH105 - the name is a string from mkstemp
+            aside.pop(0)
+    finally:
+        for name, _ in aside:
+            Path(name).unlink(missing_ok=True)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _check_folder(files: Sequence[DefinitionFile], folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file, and an export needs a folder.")
+    root = folder.resolve()
+    for file in files:
+        target = folder / file.path
+        if target.is_symlink() or not target.resolve().is_relative_to(root):
+            raise RequestError(
+                f"{target} is a link or leads out of {folder}, and an export writes inside its folder only.",
+                fix="Remove the link, or export to another folder.",
+            )
+        if target.is_dir():
+            raise RequestError(f"{target} is a folder, and the export writes a file there.")
+    if (folder / STATE_FILE).exists():
+        raise UnsupportedError(
+            f"{folder} is a folder that Pipedream synced (it has {STATE_FILE}), and --to writes folders of its own.",
+            fix="Merging into it is what --into is for, which this version does not have: export to another folder.",
+        )
+    _check_same_workflow(files, folder)
+
+
+def _check_same_workflow(files: Sequence[DefinitionFile], folder: Path) -> None:
+    path = folder / WORKFLOW_FILE
+    if not path.exists():
+        return
+    if not (folder / FOLDER_SIDECAR).exists():
+        raise UnsupportedError(
+            f"{path} was not written by an export: there is no {FOLDER_SIDECAR} beside it.",
+            fix="Merging into it is what --into is for, which this version does not have: export to another folder.",
+        )
+    ours = next((_name_in(file.text) for file in files if file.path == WORKFLOW_FILE), None)
+    theirs = _name_in(path.read_text(encoding="utf-8", errors="replace"))
+    if theirs != ours:
+        raise UnsupportedError(
+            f"{path} is of another workflow: it is called {theirs!r}, and this one {ours!r}.",
+            fix="Export to another folder. If you have renamed the workflow, remove the old folder first.",
+        )
+
+
+def _name_in(text: str) -> object:
+    try:
+        value = read_yaml(text, expressions=False, psych=True).value
+    except DefinitionError:
+        return None
+    return value.get("name") if isinstance(value, dict) else None
+
+
+def _check_strangers(changes: Sequence[FileChange], folder: Path) -> None:
+    """Without a `workflow.yaml` of ours in it, nothing in the folder is ours to change."""
+    if (folder / WORKFLOW_FILE).exists():
+        return
+    for change in changes:
+        if change.state == "changed":
+            raise RequestError(
+                f"{folder / change.path} exists and was not written by an export: it would be overwritten.",
+                fix="Export to an empty folder.",
+            )
+
+
+def _change(file: DefinitionFile, folder: Path) -> FileChange:
+    try:
+        before: bytes | None = (folder / file.path).read_bytes()
+    except FileNotFoundError:
+        before = None
+    except OSError as error:
+        raise RequestError(f"{folder / file.path} cannot be read: {error.strerror or error}.") from None
+    if before == _encoded(file.text):
+        return FileChange(file.path, "unchanged")
+    diff = _diff(file, "" if before is None else before.decode("utf-8", "replace"), is_new=before is None)
+    return FileChange(file.path, "new" if before is None else "changed", diff)
+
+
+def _diff(file: DefinitionFile, before: str, *, is_new: bool) -> str:
+    lines = difflib.unified_diff(
+        before.splitlines(keepends=True),
+        file.text.splitlines(keepends=True),
+        "/dev/null" if is_new else f"a/{file.path}",
+        f"b/{file.path}",
+    )
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+
+def _others(files: Sequence[DefinitionFile], folder: Path) -> Iterator[str]:
+    """What else stands in the folder and in the steps' folders, one level deep."""
+    ours = {file.path for file in files}
+    parents = {path.rpartition("/")[0] for path in ours} | {""}
+    for parent in sorted(parents):
+        place = folder / parent
+        if not place.is_dir():
+            continue
+        for entry in sorted(place.iterdir()):
+            path = f"{parent}/{entry.name}" if parent else entry.name
+            if entry.name != ".git" and path not in ours and path not in parents:
+                yield f"{path}/" if entry.is_dir() else path

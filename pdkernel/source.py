@@ -1,0 +1,132 @@
+"""
+Opens a SOURCE: a notebook, a workflow's folder, or a folder of them.
+
+Knows which is which, and that `pdkernel.yaml` belongs to either. Runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pdkernel.definition import (
+    FOLDER_SIDECAR,
+    Sidecar,
+    apply_sidecar,
+    assumptions,
+    notebook_sidecar_path,
+    read_folder,
+    read_sidecar,
+    slug,
+)
+from pdkernel.errors import NotebookError
+from pdkernel.model import Workflow
+from pdkernel.notebook import read_notebook
+
+__all__ = ["Source", "open_source", "open_sources", "read_source", "slug"]
+
+WORKFLOW_FILE = "workflow.yaml"
+_MAX_DEPTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """
+    An opened source.
+
+    Attributes:
+        path: The notebook or the workflow's folder.
+        kind: Which.
+        workflow: What it holds, `pdkernel.yaml` applied.
+        sidecar: What `pdkernel.yaml` says, or None if there is none.
+        assumed: Sentences on what is assumed, for a synced folder without `pdkernel.yaml`.
+    """
+
+    path: Path
+    kind: Literal["notebook", "folder"]
+    workflow: Workflow
+    sidecar: Sidecar | None = None
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the steps' imports and files are looked up in."""
+        return self.path.parent if self.kind == "notebook" else self.path
+
+
+def open_source(path: Path) -> Workflow:
+    """
+    The one workflow at *path*.
+
+    Raises:
+        NotebookError: There is none, or several.
+        DefinitionError: It is wrong.
+        RequestError: Its `pdkernel.yaml` leaves something unanswered.
+    """
+    return read_source(path).workflow
+
+
+def read_source(path: Path) -> Source:
+    """As `open_source`, with what was found beside the workflow."""
+    found = list(_find(path))
+    if len(found) > 1:
+        names = ", ".join(entry.name for entry in found[:5]) + (", ..." if len(found) > 5 else "")
+        raise NotebookError(f"{path} holds {len(found)} workflows: {names}.", fix="Name one of them.")
+    return _open(found[0])
+
+
+def open_sources(path: Path) -> tuple[Source, ...]:
+    """
+    Every workflow at *path*: a notebook, a workflow's folder, or all in a folder and its folders, by name.
+
+    Raises:
+        NotebookError: There is none, or one cannot be read.
+        DefinitionError: One is wrong.
+        RequestError: The `pdkernel.yaml` of one leaves something unanswered.
+    """
+    return tuple(_open(entry) for entry in _find(path))
+
+
+def _find(path: Path) -> Iterator[Path]:
+    if not path.exists():
+        raise NotebookError(f"There is no {path}.", fix="Name a notebook, a workflow's folder, or a folder of them.")
+    if not path.is_dir():
+        if path.name == WORKFLOW_FILE:
+            path = path.parent
+        elif path.suffix != ".ipynb":
+            raise NotebookError(
+                f"{path} is neither a notebook nor a workflow's folder.", fix="A notebook's name ends with .ipynb."
+            )
+        yield path
+        return
+    found = list(_below(path, _MAX_DEPTH))
+    if not found:
+        raise NotebookError(
+            f"{path} holds no workflow: neither a {WORKFLOW_FILE} nor a notebook.",
+            fix="`pdkernel new NAME` makes a notebook to start from.",
+        )
+    yield from found
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    if (folder / WORKFLOW_FILE).is_file():
+        yield folder
+        return
+    for entry in sorted(folder.iterdir()):
+        # Hidden folders hold checkpoints, caches and Git's own files.
+        if entry.name.startswith(".") or entry.name == "node_modules":
+            continue
+        if entry.is_dir() and not entry.is_symlink() and depth > 0:
+            yield from _below(entry, depth - 1)
+        elif entry.suffix == ".ipynb" and entry.is_file():
+            yield entry
+
+
+def _open(path: Path) -> Source:
+    if path.is_dir():
+        workflow = read_folder(path)
+        return Source(path, "folder", workflow, read_sidecar(path / FOLDER_SIDECAR), assumptions(path, workflow))
+    sidecar = read_sidecar(notebook_sidecar_path(path))
+    return Source(path, "notebook", apply_sidecar(read_notebook(path), sidecar), sidecar)

@@ -1,0 +1,134 @@
+"""`pdkernel users, accounts, env, project`: people, credentials, variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Shell
+
+TOKEN = "xoxb-planted-in-a-test"
+
+
+def add(pdkernel: Shell, *args: str, stdin: str = TOKEN) -> None:
+    """Connect an account."""
+    ended = pdkernel("accounts", "add", *args, stdin=stdin)
+    assert ended.status == 0, ended.stderr
+
+
+def test_user_exists_from_the_first_account(pdkernel: Shell) -> None:
+    """The first connected account makes the external user; deleting the user takes the accounts along."""
+    assert pdkernel("users", "list", "--json").json == []
+
+    add(pdkernel, "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-")
+    listed = pdkernel("users", "list", "--json").json
+    pdkernel("users", "delete", "ada")
+
+    assert [(user["external_user_id"], user["environment"], user["accounts"]) for user in listed] == [
+        ("ada", "development", 1)
+    ]
+    assert pdkernel("accounts", "list", "--json").json == []
+
+
+def test_account_is_listed_without_its_credentials(pdkernel: Shell) -> None:
+    """Lists and shows name the fields of a credential, never a value."""
+    add(pdkernel, "--external-user", "ada", "--app", "slack", "--id", "apn_test123", "--credential", "oauth_access_token=-")  # fmt: skip
+
+    shown = [pdkernel("accounts", "show", "apn_test123"), pdkernel("accounts", "list", "--json")]
+
+    assert all(TOKEN not in ended.stdout for ended in shown)
+    account = shown[1].json[0]
+    assert (account["id"], account["app"], account["owner"], account["external_user_id"]) == (
+        "apn_test123", "slack", "external_user", "ada",
+    )  # fmt: skip
+    assert account["fields"] == ["oauth_access_token"]
+
+
+def test_bare_key_reads_one_line_without_a_terminal(pdkernel: Shell) -> None:
+    """A bare KEY asks; without a terminal each takes a line of standard input."""
+    add(pdkernel, "--own", "--app", "db", "--credential", "user", "--credential", "password", stdin="me\nsecret-word\n")
+
+    assert pdkernel("accounts", "list", "--own", "--json").json[0]["fields"] == ["user", "password"]
+
+
+def test_credential_from_a_file(pdkernel: Shell) -> None:
+    """`KEY=@FILE` takes the file's text."""
+    pdkernel.write("token.txt", TOKEN + "\n")
+
+    add(pdkernel, "--own", "--app", "slack", "--credential", "oauth_access_token=@token.txt")
+
+    assert len(pdkernel("accounts", "list", "--json").json) == 1
+
+
+def test_id_that_is_taken_is_refused(pdkernel: Shell) -> None:
+    """An account id can be used once."""
+    args = ("--own", "--app", "slack", "--id", "apn_1", "--credential", "oauth_access_token=-")
+    add(pdkernel, *args)
+
+    ended = pdkernel("accounts", "add", *args, stdin=TOKEN)
+
+    assert ended.status == 2
+    assert "apn_1" in ended.stderr
+
+
+def test_removed_account_is_gone(pdkernel: Shell) -> None:
+    """`accounts remove` removes it; a second time it is not known."""
+    add(pdkernel, "--own", "--app", "slack", "--id", "apn_1", "--credential", "oauth_access_token=-")
+
+    assert pdkernel("accounts", "remove", "apn_1").status == 0
+    assert pdkernel("accounts", "remove", "apn_1").status == 2
+
+
+@pytest.mark.parametrize("args", [["--app", "slack"], ["--app", "slack", "--own", "--external-user", "ada"]])
+def test_owner_must_be_said(pdkernel: Shell, args: list[str]) -> None:
+    """An account is an external user's or your own, one of the two."""
+    ended = pdkernel("accounts", "add", *args, "--credential", "k=v")
+
+    assert ended.status == 2
+    assert "Say whose account it is" in ended.stderr
+
+
+def test_variable_is_encrypted_and_never_shown(pdkernel: Shell) -> None:
+    """A variable's value is in no output and in no file in clear."""
+    assert pdkernel("env", "set", "API_KEY", stdin="value-nobody-sees").status == 0
+
+    listed = pdkernel("env", "list", "--json")
+
+    assert listed.json == [{"name": "API_KEY"}]
+    files = [path for path in Path(pdkernel.folder).rglob("*") if path.is_file()]
+    assert files
+    assert not any(b"value-nobody-sees" in path.read_bytes() for path in files)
+
+
+def test_value_on_the_command_line_is_refused(pdkernel: Shell) -> None:
+    """`env set NAME=VALUE` is refused: others can read a command line."""
+    ended = pdkernel("env", "set", "API_KEY=value-nobody-sees")
+
+    assert ended.status == 2
+    assert "value-nobody-sees" not in ended.stderr
+
+
+def test_plan_rehearses_the_fourth_error(pdkernel: Shell) -> None:
+    """`project set plan free` is shown by `project show`."""
+    pdkernel("project", "set", "plan", "free")
+
+    assert pdkernel("project", "show", "--json").json["plan"] == "free"
+
+
+def test_help_is_there_for_every_command(pdkernel: Shell) -> None:
+    """`--help` works for the command and each of its parts, and says how to begin."""
+    for words in (
+        [],
+        ["run"],
+        ["export"],
+        ["shape"],
+        ["accounts", "add"],
+        ["env", "set"],
+        ["new"],
+        ["doctor"],
+        ["lab"],
+    ):
+        ended = pdkernel(*words, "--help")
+        assert ended.status == 0
+        assert "Usage: pdkernel" in ended.stdout

@@ -1,0 +1,233 @@
+"""`pdkernel run`: events, users, exit statuses, what is printed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.conftest import Shell
+
+GREET = '%%pdstep greet\ndef handler(pd):\n    print("hello")\n    return pd.steps["trigger"]["event"].get("body")\n'
+TOKEN = "xoxb-planted-in-a-test"
+SLACK = (
+    "%%pdstep send --app slack\nimport json, urllib.request\ndef handler(pd):\n"
+    '    token = pd.inputs["slack"]["$auth"]["oauth_access_token"]\n'
+    '    request = urllib.request.Request("https://slack.com/api/chat.postMessage", method="POST",\n'
+    '        data=json.dumps({"channel": "#general", "text": "hi"}).encode(),\n'
+    '        headers={"authorization": f"Bearer {token}", "content-type": "application/json"})\n'
+    '    return json.load(urllib.request.urlopen(request))["ok"]\n'
+)
+
+
+def test_json_is_one_execution_and_nothing_else(pdkernel: Shell) -> None:
+    """`--json` prints the execution alone on stdout, in the contract's keys."""
+    source = pdkernel.notebook(GREET)
+
+    ended = pdkernel("run", source, "--body", '{"a": 1}', "--json")
+
+    assert ended.status == 0, ended.stderr
+    assert list(ended.json) == [
+        "id", "trace_id", "workflow", "version", "status", "external_user", "environment", "started_at", "finished_at",
+        "attempt", "replay_of", "trigger", "steps", "response", "error",
+    ]  # fmt: skip
+    assert ended.json["status"] == "success"
+    assert ended.json["steps"][0]["exports"] == {"$return_value": {"a": 1}}
+    assert ended.json["steps"][0]["logs"] == [{"stream": "stdout", "text": "hello\n"}]
+
+
+def test_text_names_steps_and_status(pdkernel: Shell) -> None:
+    """Without `--json` a person reads a timeline."""
+    ended = pdkernel("run", pdkernel.notebook(GREET), "--body", "{}")
+
+    assert ended.status == 0
+    assert "greet" in ended.stdout
+    assert "success" in ended.stdout
+
+
+def test_event_from_standard_input(pdkernel: Shell) -> None:
+    """`--event -` reads the event from standard input; `{}` is an event."""
+    ended = pdkernel("run", pdkernel.notebook(GREET), "--event", "-", "--json", stdin="{}")
+
+    assert ended.status == 0
+    assert ended.json["trigger"]["event"] == {"headers": {"x-pd-environment": "development"}}
+
+
+def test_flags_win_over_headers(pdkernel: Shell) -> None:
+    """`--external-user` and `--environment` rewrite the event's headers."""
+    event = pdkernel.write(
+        "event.json", '{"headers": {"X-PD-External-User-ID": "grace", "x-pd-environment": "production"}}'
+    )
+
+    ended = pdkernel("run", pdkernel.notebook(GREET), "--event", event, "--external-user", "ada", "--environment", "development", "--json")  # fmt: skip
+
+    assert (ended.json["external_user"], ended.json["environment"]) == ("ada", "development")
+    assert ended.json["trigger"]["event"]["headers"] == {
+        "x-pd-environment": "development",
+        "x-pd-external-user-id": "ada",
+    }
+
+
+def test_header_alone_is_honoured(pdkernel: Shell) -> None:
+    """Without flags the event's own headers say who it is for."""
+    event = pdkernel.write(
+        "event.json", '{"headers": {"X-PD-External-User-ID": "grace", "x-pd-environment": "production"}}'
+    )
+
+    ended = pdkernel("run", pdkernel.notebook(GREET), "--event", event, "--json")
+
+    assert (ended.json["external_user"], ended.json["environment"]) == ("grace", "production")
+
+
+def test_runs_as_the_external_user(pdkernel: Shell) -> None:
+    """A step sends with the external user's account, and the token is nowhere in the output."""
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
+
+    ended = pdkernel("run", pdkernel.notebook(SLACK), "--body", "{}", "--external-user", "ada", "--json")
+
+    assert ended.status == 0, ended.stdout
+    assert ended.json["steps"][0]["requests"][0]["outcome"] == "stand_in"
+    assert ended.json["steps"][0]["requests"][0]["app"] == "slack"
+    assert TOKEN not in ended.stdout + ended.stderr
+
+
+def test_run_always_sends(pdkernel: Shell) -> None:
+    """`pdkernel run` makes an unsafe call each time: sending once is a notebook's rule."""
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
+    source = pdkernel.notebook(SLACK)
+
+    outcomes = [
+        pdkernel("run", source, "--body", "{}", "--external-user", "ada", "--json").json["steps"][0]["requests"][0]["outcome"]
+        for _ in range(2)
+    ]  # fmt: skip
+
+    assert outcomes == ["stand_in", "stand_in"]
+
+
+def test_several_users_are_a_list(pdkernel: Shell) -> None:
+    """`--external-users` runs once for each user."""
+    ended = pdkernel("run", pdkernel.notebook(GREET), "--body", "{}", "--external-users", "ada,grace", "--json")
+
+    assert [execution["external_user"] for execution in ended.json] == ["ada", "grace"]
+
+
+def test_from_a_step_with_a_pin(pdkernel: Shell) -> None:
+    """`--from` leaves the steps above out; `--pin` gives what they would have exported."""
+    last = '%%pdstep last\ndef handler(pd):\n    return pd.steps["greet"]["$return_value"]\n'
+    pin = pdkernel.write("pin.json", '{"$return_value": 7}')
+
+    ended = pdkernel("run", pdkernel.notebook(GREET, last), "--body", "{}", "--from", "last", "--pin", f"greet={pin}", "--json")  # fmt: skip
+
+    assert [step["status"] for step in ended.json["steps"]] == ["pinned", "success"]
+    assert ended.json["steps"][1]["exports"]["$return_value"] == 7
+
+
+def test_failed_step_is_status_1(pdkernel: Shell) -> None:
+    """A step that raises ends the command with 1, and its line is the cell's."""
+    ended = pdkernel("run", pdkernel.notebook("%%pdstep bad\ndef handler(pd):\n    return 1 / 0\n"), "--body", "{}", "--json")  # fmt: skip
+
+    assert ended.status == 1
+    assert list(ended.json["error"]) == ["code", "name", "message", "step", "line", "stack"]
+    assert (ended.json["error"]["name"], ended.json["error"]["line"]) == ("ZeroDivisionError", 3)
+
+
+@pytest.mark.parametrize(
+    ("cells", "args", "words"),
+    [
+        ([GREET], ["--event", "bad.json"], "bad.json is not JSON"),
+        ([GREET], ["--event", "nowhere.json"], "nowhere.json cannot be read"),
+        ([GREET], [], "Give the event with --event"),
+        ([GREET], ["--body", "{}", "--egress", "sometimes"], "is not a mode"),
+        ([GREET], ["--body", "{}", "--environment", "staging"], "is not an environment"),
+        ([GREET], ["--body", "{}", "--from", "nowhere"], "no step 'nowhere'"),
+        (["%%pdstep my-step\n"], ["--body", "{}"], "cannot be a step's name"),
+        (["%%pdstep my step\n"], ["--body", "{}"], "step"),
+        ([GREET, GREET], ["--body", "{}"], "greet"),
+        (["%%pdstep a --lang ruby\n"], ["--body", "{}"], "ruby"),
+        (["%%pdstep a --colour red\n"], ["--body", "{}"], "--colour"),
+        (["%%pdstep a\nx = 1\n"], ["--body", "{}"], "handler"),
+        (["%%pdstep a --lang node\nconst x = 1\n"], ["--body", "{}"], "default"),
+        (['%%pdstep a\ndef handler(pd):\n    return pd.steps["b"]\n', GREET.replace("greet", "b")], ["--body", "{}"], "below"),
+        ([SLACK], ["--body", "{}", "--external-user", "nobody"], "No matching external user ID"),
+        ([SLACK], ["--body", "{}"], "No external user ID passed"),
+        (['%%pdstep a\nimport os\ndef handler(pd):\n    return os.environ["NOT_SET"]\n'], ["--body", "{}"], "pdkernel env set NOT_SET"),
+    ],
+)  # fmt: skip
+def test_refusals_are_status_2_and_short(pdkernel: Shell, cells: list[str], args: list[str], words: str) -> None:
+    """What is refused before any step ends with 2, says why in at most 15 lines, and shows no stack of ours."""
+    pdkernel.write("bad.json", '{"body": }')
+
+    ended = pdkernel("run", pdkernel.notebook(*cells), *args)
+
+    assert ended.status == 2, ended.lines
+    assert words in ended.stdout + ended.stderr
+    assert len(ended.lines) <= 15
+    assert "Traceback" not in ended.stderr
+
+
+def test_event_error_has_line_and_column(pdkernel: Shell) -> None:
+    """An event that is not JSON is refused with line and column; with `--json` as an error object."""
+    pdkernel.write("bad.json", '{\n  "body": \n}')
+
+    ended = pdkernel("run", pdkernel.notebook(GREET), "--event", "bad.json", "--json")
+
+    assert ended.status == 2
+    assert ended.json["error"]["code"] == "event"
+    assert "line 3, column 1" in ended.json["error"]["message"]
+
+
+def test_refused_run_is_still_an_execution(pdkernel: Shell) -> None:
+    """With `--json` a refused run prints its execution, no step run."""
+    ended = pdkernel("run", pdkernel.notebook(SLACK), "--body", "{}", "--json")
+
+    assert ended.status == 2
+    assert ended.json["status"] == "error"
+    assert ended.json["steps"][0]["status"] == "not_run"
+    assert ended.json["error"]["code"] == "external_user_required"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("not json", "is not a notebook"), ("{}", "is not a notebook"), ("[1]", "is not a notebook")],
+)
+def test_file_that_is_no_notebook(pdkernel: Shell, text: str, words: str) -> None:
+    """A file that is not a notebook is refused by name."""
+    source = pdkernel.write("work.ipynb", text)
+
+    ended = pdkernel("run", source, "--body", "{}")
+
+    assert ended.status == 2
+    assert words in ended.stderr
+
+
+def test_exited_is_success(pdkernel: Shell) -> None:
+    """A workflow that ends itself exits with 0."""
+    ended = pdkernel("run", pdkernel.notebook("%%pdstep a\ndef handler(pd):\n    return pd.flow.exit('no')\n"), "--body", "{}", "--json")  # fmt: skip
+
+    assert (ended.status, ended.json["status"]) == (0, "exited")
+
+
+def test_time_out_is_said_in_few_lines(pdkernel: Shell) -> None:
+    """A failure without an exception of its own takes at most 15 lines."""
+    cell = "%%pdstep slow --timeout 1\nimport time\ndef handler(pd):\n    time.sleep(30)\n"
+
+    ended = pdkernel("run", pdkernel.notebook(cell), "--body", "{}")
+
+    assert ended.status == 1
+    assert len(ended.lines) <= 15, ended.lines
+
+
+def test_options_come_from_the_environment(pdkernel: Shell) -> None:
+    """Every option is also `PDKERNEL_<OPTION>`."""
+    ended = pdkernel("run", pdkernel.notebook(GREET), "--json", PDKERNEL_BODY="{}", PDKERNEL_EXTERNAL_USER="ada")
+
+    assert ended.json["external_user"] == "ada"
+
+
+def test_project_by_option_and_upwards(pdkernel: Shell) -> None:
+    """`--project FOLDER` names the project; without it the nearest one upwards is taken."""
+    (pdkernel.folder / "elsewhere").mkdir()
+
+    pdkernel("--project", "elsewhere", "env", "set", "A", stdin="value-of-a")
+
+    assert (pdkernel.folder / "elsewhere" / ".pdkernel").is_dir()
+    assert not (pdkernel.folder / ".pdkernel").exists()
+    assert pdkernel("env", "list", "--project", "elsewhere", "--json").json == [{"name": "A"}]

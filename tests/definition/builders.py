@@ -1,0 +1,42 @@
+"""Workflows and folders for tests of definitions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pdkernel.definition import DefinitionFile
+from pdkernel.model import AppBinding, Step, Trigger, Workflow
+
+PYTHON = 'def handler(pd):\n    return {"text": "hi"}'
+NODE = 'export default defineComponent({\n  props: { slack: { type: "app", app: "slack" } },\n  async run({ steps }) {}\n})'
+
+
+def quickstart() -> Workflow:
+    """The four steps of the quickstart, in small."""
+    return Workflow(
+        "Open issue to Slack",
+        triggers=(Trigger(auth="oauth", response="custom"),),
+        settings={"lambda_timeout": 40},
+        steps=(
+            Step("check", source=PYTHON),
+            Step("build", "node", "export default {}"),
+            Step("count", "bash", "echo n=1 >> $PIPEDREAM_EXPORTS\necho $LIMIT"),
+            Step("send", "node", NODE, apps=(AppBinding("slack", "slack"),), notes="Says it"),
+        ),
+    )
+
+
+def text_of(files: tuple[DefinitionFile, ...], path: str) -> str:
+    """The text of the planned file *path*."""
+    return next(file.text for file in files if file.path == path)
+
+
+def synced(folder: Path, workflow_yaml: str, **files: str) -> Path:
+    """A folder as Pipedream syncs it; keys of *files* have `__` for a slash and `_DOT_` for a dot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "workflow.yaml").write_text(workflow_yaml)
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_DOT_", ".")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return folder

@@ -1,0 +1,107 @@
+"""Facts about YAML in the platform's style."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdkernel.directive import dump, read_yaml
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+LONG = st.lists(
+    st.sampled_from(["word", "a", "{{x}}", "it's", '"q"', "#", ":", "-", "\n", "  ", "é", "\t"]), max_size=60
+)
+STRINGS = (
+    TEXT | LONG.map(" ".join) | LONG.map("".join) | st.sampled_from(["y", "<<", "0899", "1e3", "1_000", "---", "..."])
+)
+VALUES: Any = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | STRINGS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(STRINGS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(STRINGS, VALUES, max_size=5))
+def test_written_is_read(value: dict[str, Any]) -> None:
+    """What is written is read back, as YAML 1.2 and as the platform's."""
+    text = dump(value)
+
+    assert read_yaml(text, expressions=False).value == value
+    assert read_yaml(text, expressions=False, psych=True).value == value
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("Yes", "'Yes'"),
+        ("FALSE", "'FALSE'"),
+        ("null", "'null'"),
+        ("1", "'1'"),
+        ("1.5", "'1.5'"),
+        ("", "''"),
+        ("y", '"y"'),
+        ("2024-01-01", "'2024-01-01'"),
+        ("[]", '"[]"'),
+        ("+1 555", '"+1 555"'),
+        ("./build/entry.js", '"./build/entry.js"'),
+        ("{{steps.a}}", '"{{steps.a}}"'),
+        ('{{ "x" }}', "'{{ \"x\" }}'"),
+        ("a: b", "'a: b'"),
+        ("https://x.org/a.ico", "https://x.org/a.ico"),
+        ("C0612FY89DE", "C0612FY89DE"),
+        ("IS_NULL", "IS_NULL"),
+        ("it's", "it's"),
+        ("😀", '"\\U0001F600"'),
+        ("a\tb", '"a\\tb"'),
+        (None, ""),
+        (True, "true"),
+        (1e20, "1.0e+20"),
+        ([], "[]"),
+        ({}, "{}"),
+    ],
+)
+def test_scalars(value: Any, text: str) -> None:
+    """Each value is quoted as Psych quotes it."""
+    assert dump({"k": value}) == f"k: {text}\n"
+
+
+def test_blocks_and_folds() -> None:
+    """Text of several lines is a block, long text is folded after column 80, lists stand at their key's column."""
+    value: dict[str, Any] = {
+        "steps": [
+            {
+                "notes": "# hi\n\nagain",
+                "text": "word " * 18 + "end",
+                "list": [["a"], {"x": 1}],
+                "quoted": "{{" + "aa " * 30 + "}}",
+            }
+        ]
+    }
+
+    assert dump(value) == (
+        "steps:\n"
+        "- notes: |-\n"
+        "    # hi\n"
+        "\n"
+        "    again\n"
+        "  text: word word word word word word word word word word word word word word word\n"
+        "    word word word end\n"
+        "  list:\n"
+        "  - - a\n"
+        "  - x: 1\n"
+        '  quoted: "{{aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa\n'
+        '    aa aa aa aa aa aa aa }}"\n'
+    )
+
+
+def test_plain_text_that_looks_like_a_number() -> None:
+    """Psych leaves `0899` plain: in the platform's files it is text, in a cell a number."""
+    assert read_yaml("a: 0899", expressions=False, psych=True).value == {"a": "0899"}
+    assert read_yaml("a: 0899", expressions=False).value == {"a": 899}

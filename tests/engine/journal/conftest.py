@@ -1,0 +1,65 @@
+"""Journals of both kinds, by one fixture: each call of it is one more executor on the same record."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from pdkernel.clock import CountingIds, FrozenClock
+from pdkernel.engine.journal import Journal, MemoryJournal, MemoryStore, NewRun, SqliteJournal, trigger_text
+from pdkernel.model import Step, Workflow
+
+Open = Callable[[], Journal]
+
+WORKFLOW = Workflow("Greet", steps=(Step("one"), Step("two"), Step("three", disabled=True)))
+
+
+def new_run(run_id: str = "run", *, version: int = 1, queue: str | None = None, **more: str) -> NewRun:
+    """A run of `WORKFLOW`."""
+    return NewRun(
+        id=run_id,
+        trace_id=f"trace-{run_id}",
+        workflow=more.get("workflow", WORKFLOW.name),
+        version=version,
+        event=trigger_text({"body": {"name": run_id}}, {"id": run_id}),
+        external_user=more.get("external_user"),
+        environment=more.get("environment", "development"),
+        queue=queue,
+    )
+
+
+@pytest.fixture
+def clock() -> FrozenClock:
+    """A clock that a test moves."""
+    return FrozenClock()
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def open_journal(request: pytest.FixtureRequest, tmp_path: Path, clock: FrozenClock) -> AsyncIterator[Open]:
+    """Opens one more executor's journal; all of them are closed at the end."""
+    opened: list[Journal] = []
+    store, ids = MemoryStore(), CountingIds()
+
+    def open_one() -> Journal:
+        journal: Journal = (
+            SqliteJournal.open(tmp_path / "journal.db", clock=clock, ids=ids)
+            if request.param == "sqlite"
+            else MemoryJournal.open(store, clock=clock, ids=ids)
+        )
+        opened.append(journal)
+        return journal
+
+    yield open_one
+
+    for journal in opened:
+        await journal.close()
+
+
+@pytest.fixture
+async def journal(open_journal: Open) -> Journal:
+    """One executor's journal, with `WORKFLOW` deployed."""
+    journal = open_journal()
+    await journal.deploy(WORKFLOW)
+    return journal

@@ -1,0 +1,389 @@
+"""The rules of ownership, each on both journals: a write names (owner, fence) and is refused when that is over."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from pdkernel.clock import FrozenClock
+from pdkernel.engine.journal import Journal, output_text, step_text
+from pdkernel.errors import ProjectError
+from pdkernel.execution import StepResult
+from tests.engine.journal.conftest import WORKFLOW, Open, new_run
+
+STEP = step_text(StepResult("one", "success"))
+OUTPUT = output_text()
+
+
+async def status(journal: Journal, run_id: str = "run") -> str:
+    """The run's status as it is shown."""
+    execution = await journal.execution(run_id)
+    assert execution is not None
+    return execution.status
+
+
+async def steps_run(journal: Journal, run_id: str = "run") -> list[str]:
+    """Steps of the run that have a row."""
+    execution = await journal.execution(run_id)
+    assert execution is not None
+    return [step.name for step in execution.steps if step.status == "success"]
+
+
+async def test_same_definition_same_version(open_journal: Open) -> None:
+    """A definition has one number however often and by whomever it is deployed; a changed one gets the next."""
+    one, other = open_journal(), open_journal()
+
+    numbers = [
+        await one.deploy(WORKFLOW),
+        await other.deploy(WORKFLOW),
+        await one.deploy(replace(WORKFLOW, settings={"memory": 256})),
+        await other.deploy(WORKFLOW),
+        await other.deploy(replace(WORKFLOW, name="Other")),
+    ]
+
+    assert numbers == [1, 1, 2, 1, 1]
+
+
+async def test_run_from_accept_to_finish(journal: Journal) -> None:
+    """A run that was accepted takes steps, and ends."""
+    assert await journal.accept(new_run())
+    assert await journal.append("run", 0, "one", STEP)
+    assert await status(journal) == "executing"
+    assert await journal.finish("run", "success", OUTPUT)
+
+    assert await status(journal) == "success"
+    assert await steps_run(journal) == ["one"]
+
+
+async def test_accept_twice_is_refused(open_journal: Open) -> None:
+    """An id that is known is refused, whoever brings it, and the first run is as it was."""
+    one, other = open_journal(), open_journal()
+
+    assert await one.accept(new_run())
+    assert not await one.accept(new_run())
+    assert not await other.accept(new_run(external_user="ada"))
+
+    assert await one.append("run", 0, "one", STEP)
+
+
+async def test_same_step_twice_is_refused(journal: Journal) -> None:
+    """A step's place in a run is written once; the first result stays."""
+    await journal.accept(new_run())
+    await journal.append("run", 0, "one", STEP)
+
+    assert not await journal.append("run", 0, "one", step_text(StepResult("one", "error")))
+
+    assert await steps_run(journal) == ["one"]
+
+
+@pytest.mark.parametrize("fence", [0, 2])
+async def test_wrong_fence_is_refused(journal: Journal, fence: int) -> None:
+    """A write that names another fence than the run's is refused."""
+    await journal.accept(new_run())
+
+    assert not await journal.append("run", 0, "one", STEP, fence=fence)
+    assert not await journal.finish("run", "success", OUTPUT, fence=fence)
+    assert not await journal.park("run", 0, fence=fence)
+
+    assert await status(journal) == "executing"
+
+
+async def test_unknown_run_is_refused(journal: Journal) -> None:
+    """A write to a run that was never accepted is refused."""
+    assert not await journal.append("none", 0, "one", STEP)
+    assert not await journal.finish("none", "success", OUTPUT)
+    assert not await journal.park("none", 0)
+    assert not await journal.resolve("none", 1, "resumed")
+    assert not await journal.cancel("none")
+    assert await journal.claim("none") is None
+    assert await journal.execution("none") is None
+
+
+async def test_another_owner_is_refused(open_journal: Open) -> None:
+    """A write of an executor that does not own the run is refused, though it names the right fence."""
+    owner, other = open_journal(), open_journal()
+    await owner.accept(new_run())
+
+    assert not await other.append("run", 0, "one", STEP)
+    assert not await other.finish("run", "success", OUTPUT)
+    assert not await other.park("run", 0)
+
+    assert await owner.append("run", 0, "one", STEP)
+
+
+async def test_finished_run_takes_no_more(journal: Journal) -> None:
+    """A run that has ended takes no step, and ends once."""
+    await journal.accept(new_run())
+    await journal.finish("run", "error", OUTPUT)
+
+    assert not await journal.append("run", 0, "one", STEP)
+    assert not await journal.finish("run", "success", OUTPUT)
+
+    assert await status(journal) == "error"
+
+
+async def test_finish_without_waiting(journal: Journal) -> None:
+    """A run that was finished without waiting is finished for the next reader of this journal."""
+    await journal.accept(new_run())
+
+    assert await journal.finish("run", "success", OUTPUT, wait=False)
+
+    assert await status(journal) == "success"
+
+
+async def test_cancelled_run_takes_no_more(open_journal: Open) -> None:
+    """Anybody may cancel a run that has not ended, once; its owner's next write is refused."""
+    owner, other = open_journal(), open_journal()
+    await owner.accept(new_run())
+
+    assert await other.cancel("run")
+
+    assert not await owner.append("run", 0, "one", STEP)
+    assert not await owner.finish("run", "success", OUTPUT)
+    assert not await other.cancel("run")
+    assert await status(owner) == "cancelled"
+
+
+async def test_heartbeat_keeps_the_lease(open_journal: Open, clock: FrozenClock) -> None:
+    """An executor that goes on telling that it lives is not declared dead."""
+    owner, reaper = open_journal(), open_journal()
+    await owner.accept(new_run())
+
+    for _ in range(3):
+        clock.move(8)
+        assert await owner.heartbeat()
+        assert await reaper.heartbeat()
+        assert await reaper.reap() == 0
+
+    assert await owner.append("run", 0, "one", STEP)
+
+
+async def test_lapsed_lease_alone_loses_nothing(open_journal: Open, clock: FrozenClock) -> None:
+    """Until it is declared dead, an executor whose lease is over still owns its runs, and may prolong it."""
+    owner = open_journal()
+    await owner.accept(new_run())
+    clock.move(60)
+
+    assert await owner.append("run", 0, "one", STEP)
+    assert await owner.heartbeat()
+
+
+async def test_dead_owner_is_refused(open_journal: Open, clock: FrozenClock) -> None:
+    """Whoever was declared dead can write nothing: not to its runs, not even with the fence that they have now."""
+    owner = open_journal()
+    await owner.accept(new_run())
+    clock.move(60)
+    reaper = open_journal()
+
+    assert await reaper.reap() == 1
+    claim = await reaper.claim("run")
+
+    assert claim is not None
+    assert not await owner.append("run", 0, "one", STEP)
+    assert not await owner.append("run", 0, "one", STEP, fence=claim.fence)
+    assert not await owner.finish("run", "success", OUTPUT, fence=claim.fence)
+    assert not await owner.park("run", 0, fence=claim.fence)
+    assert not await owner.accept(new_run("another"))
+    assert not await owner.heartbeat()
+    assert await owner.claim("run") is None
+
+
+async def test_taken_over_run_goes_on(open_journal: Open, clock: FrozenClock) -> None:
+    """A dead owner's run is ready again, one attempt and, once claimed, one fence on, with its steps recorded."""
+    owner = open_journal()
+    await owner.deploy(WORKFLOW)
+    await owner.accept(new_run(external_user="ada"))
+    await owner.append("run", 0, "one", STEP)
+    clock.move(60)
+    reaper = open_journal()
+
+    await reaper.reap()
+    ready = await status(reaper)
+    claim = await reaper.claim("run")
+
+    assert ready == "resumed"
+    assert claim is not None
+    assert (claim.run_id, claim.fence, claim.attempt, claim.external_user) == ("run", 2, 2, "ada")
+    assert await reaper.append("run", 1, "two", step_text(StepResult("two", "success")), fence=2)
+    assert await steps_run(reaper) == ["one", "two"]
+
+
+async def test_reaping_twice_takes_once(open_journal: Open, clock: FrozenClock) -> None:
+    """A dead executor's runs become ready once."""
+    owner = open_journal()
+    await owner.accept(new_run())
+    clock.move(60)
+    reaper = open_journal()
+
+    assert [await reaper.reap(), await reaper.reap()] == [1, 0]
+
+
+async def test_paused_run_takes_no_more(journal: Journal) -> None:
+    """A paused run has no owner: a write to it is refused, and so is a second pause."""
+    await journal.accept(new_run())
+
+    assert await journal.park("run", 0)
+
+    assert await status(journal) == "paused"
+    assert not await journal.append("run", 0, "one", STEP)
+    assert not await journal.finish("run", "success", OUTPUT)
+    assert not await journal.park("run", 0)
+
+
+async def test_resumed_run_is_claimed_with_the_next_fence(journal: Journal) -> None:
+    """A run that was resumed is ready; whoever claims it first has it, with the next fence."""
+    await journal.accept(new_run())
+    await journal.park("run", 0)
+
+    assert await journal.resolve("run", 1, "resumed", '{"answer":42}')
+    ready = await status(journal)
+    claims = [await journal.claim("run"), await journal.claim("run")]
+
+    assert ready == "resumed"
+    assert [claim and (claim.fence, claim.attempt) for claim in claims] == [(2, 1), None]
+    assert not await journal.append("run", 0, "one", STEP, fence=1)
+    assert await journal.append("run", 0, "one", STEP, fence=2)
+
+
+async def test_first_to_wake_wins(journal: Journal, clock: FrozenClock) -> None:
+    """Of a timer and two resumes exactly one wakes a run."""
+    await journal.accept(new_run())
+    await journal.park("run", 0, wake_at=clock.now().timestamp())
+
+    woken = await asyncio.gather(
+        journal.resolve("run", 1, "resumed"), journal.due(), journal.resolve("run", 1, "cancelled")
+    )
+
+    assert sorted(map(int, woken)) == [0, 0, 1]
+
+
+async def test_wrong_fence_wakes_nothing(journal: Journal) -> None:
+    """A resume that belongs to an earlier pause of the run wakes nothing."""
+    await journal.accept(new_run())
+    await journal.park("run", 0)
+
+    assert not await journal.resolve("run", 2, "resumed")
+
+    assert await status(journal) == "paused"
+
+
+async def test_timer_wakes_what_is_due(journal: Journal, clock: FrozenClock) -> None:
+    """A timer wakes runs whose time has come, and only those."""
+    now = clock.now().timestamp()
+    for number, wake_at in enumerate([now + 1, now + 2, now + 60, None]):
+        await journal.accept(new_run(f"run{number}"))
+        await journal.park(f"run{number}", 0, wake_at=wake_at)
+
+    clock.move(2)
+    woken = await journal.due()
+
+    assert woken == 2
+    assert [await status(journal, f"run{number}") for number in range(4)] == [
+        "resumed",
+        "resumed",
+        "paused",
+        "paused",
+    ]
+
+
+async def test_timer_takes_the_longest_overdue_first(journal: Journal, clock: FrozenClock) -> None:
+    """With more due than asked for, the earliest are woken."""
+    now = clock.now().timestamp()
+    for run_id, wake_at in (("late", now - 1), ("later", now), ("latest", now - 5)):
+        await journal.accept(new_run(run_id))
+        await journal.park(run_id, 0, wake_at=wake_at)
+
+    assert await journal.due(limit=1) == 1
+
+    assert await status(journal, "latest") == "resumed"
+
+
+async def test_cancelled_pause_is_never_due(journal: Journal, clock: FrozenClock) -> None:
+    """A paused run that was cancelled stays so."""
+    await journal.accept(new_run())
+    await journal.park("run", 0, wake_at=clock.now().timestamp())
+
+    assert await journal.cancel("run")
+
+    assert await journal.due() == 0
+    assert await status(journal) == "cancelled"
+
+
+async def test_queued_run_is_taken_once(open_journal: Open, clock: FrozenClock) -> None:
+    """A run with a queue waits there, owned by nobody, until one executor takes it."""
+    one, other = open_journal(), open_journal()
+    for run_id in "ab":
+        await one.accept(new_run(run_id, queue="mail"))
+        clock.move(1)
+    waiting = await status(one, "a")
+
+    first, second = await one.take("mail"), await other.take("mail", limit=5)
+
+    assert waiting == "queued"
+    assert [(claim.run_id, claim.fence, claim.attempt) for claim in (*first, *second)] == [("a", 1, 1), ("b", 1, 1)]
+    assert not await one.append("b", 0, "one", STEP)
+    assert await other.append("b", 0, "one", STEP)
+
+
+async def test_queues_do_not_mix(journal: Journal) -> None:
+    """Taking from one queue leaves the others, and runs without a queue, where they are."""
+    await journal.accept(new_run("mail", queue="mail"))
+    await journal.accept(new_run("woken"))
+    await journal.park("woken", 0)
+    await journal.resolve("woken", 1, "resumed")
+
+    assert [claim.run_id for claim in await journal.take("other", limit=5)] == []
+    assert [claim.run_id for claim in await journal.take(None, limit=5)] == ["woken"]
+    assert [claim.run_id for claim in await journal.take("mail", limit=5)] == ["mail"]
+
+
+async def test_no_more_at_once_than_allowed(journal: Journal) -> None:
+    """A queue of two has two running; one that pauses or ends makes room."""
+    await journal.limit("mail", concurrency=2)
+    for number in range(5):
+        await journal.accept(new_run(f"run{number}", queue="mail"))
+
+    first = await journal.take("mail", limit=5)
+    full = await journal.take("mail", limit=5)
+    await journal.park(first[0].run_id, 0)
+    await journal.finish(first[1].run_id, "success", OUTPUT)
+    second = await journal.take("mail", limit=5)
+
+    assert (len(first), len(full), len(second)) == (2, 0, 2)
+
+
+async def test_no_more_starts_than_allowed(journal: Journal, clock: FrozenClock) -> None:
+    """A queue of two starts in ten seconds starts no third before the first is ten seconds ago."""
+    await journal.limit("mail", per=2, period=10)
+    for number in range(5):
+        await journal.accept(new_run(f"run{number}", queue="mail"))
+
+    started = []
+    for wait in (0, 5, 4.5, 0.5, 10):
+        clock.move(wait)
+        started.append(len(await journal.take("mail", limit=5)))
+
+    assert started == [2, 0, 0, 2, 1]
+
+
+async def test_closed_journal_takes_nothing(open_journal: Open) -> None:
+    """A closed journal says so; closing it again is fine."""
+    journal = open_journal()
+    await journal.close()
+
+    with pytest.raises(ProjectError, match=r"The journal in .* is closed"):
+        await journal.accept(new_run())
+
+    await journal.close()
+
+
+async def test_run_of_a_closed_executor_is_taken_over(open_journal: Open, clock: FrozenClock) -> None:
+    """An executor that ended in the middle of a run is found by the reaper when its lease is over."""
+    owner = open_journal()
+    await owner.accept(new_run())
+    await owner.close()
+    clock.move(60)
+
+    assert await open_journal().reap() == 1

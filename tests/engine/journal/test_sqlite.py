@@ -1,0 +1,356 @@
+"""What only the journal on SQLite promises: grouped commits, real files, several processes, crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from pdkernel.clock import FrozenClock
+from pdkernel.engine.journal import NewRun, SqliteJournal, output_text, step_text
+from pdkernel.engine.journal.schema import metadata
+from pdkernel.errors import ProjectError
+from pdkernel.execution import StepResult
+from pdkernel.project import Project
+from tests.engine.journal.conftest import WORKFLOW, new_run
+
+STEP = step_text(StepResult("one", "success"))
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from pdkernel.clock import FrozenClock
+from pdkernel.engine.journal import NewRun, SqliteJournal, step_text, trigger_text
+from pdkernel.execution import StepResult
+
+async def work(journal, name):
+    run = NewRun(name, "trace", "Greet", 1, trigger_text({}, {}))
+    assert await journal.accept(run)
+    for seq in range(int(sys.argv[3])):
+        assert await journal.append(name, seq, f"s{seq}", step_text(StepResult(f"s{seq}", "success")))
+        print(name, seq, flush=True)
+
+async def main():
+    journal = SqliteJournal.open(Path(sys.argv[1]))
+    await asyncio.gather(*(work(journal, f"{sys.argv[2]}{number}") for number in range(4)))
+    await journal.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The journal's file."""
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+async def journal(path: Path) -> AsyncIterator[SqliteJournal]:
+    """A journal on that file."""
+    journal = SqliteJournal.open(path)
+    yield journal
+    await journal.close()
+
+
+def writer(path: Path, name: str, steps: int) -> subprocess.Popen[str]:
+    """A real process that appends *steps* to each of four runs, and prints what was acknowledged."""
+    return subprocess.Popen([sys.executable, "-c", WRITER, path, name, str(steps)], stdout=subprocess.PIPE, text=True)
+
+
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    """What *query* finds in the file."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_tables_compile_for_postgres() -> None:
+    """Every table and index can be written in Postgres's words, partial indexes included."""
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+    tables = {table.name: str(CreateTable(table).compile(dialect=dialect)) for table in metadata.sorted_tables}
+    indexes = {
+        str(index.name): str(CreateIndex(index).compile(dialect=dialect))
+        for table in metadata.tables.values()
+        for index in table.indexes
+    }
+
+    assert set(tables) == {"executors", "deployments", "runs", "steps", "waits", "limits", "starts"}
+    assert "lease_until DOUBLE PRECISION NOT NULL" in tables["executors"]
+    assert indexes["runs_due"] == "CREATE INDEX runs_due ON runs (wake_at) WHERE status = 'paused'"
+    assert indexes["runs_ready"] == "CREATE INDEX runs_ready ON runs (queue, created) WHERE status = 'ready'"
+    assert indexes["runs_owner"] == "CREATE INDEX runs_owner ON runs (owner) WHERE status = 'running'"
+    assert indexes["runs_list"] == "CREATE INDEX runs_list ON runs (workflow, created, id)"
+    assert indexes["starts_window"] == "CREATE INDEX starts_window ON starts (queue, at)"
+
+
+@pytest.mark.parametrize(
+    ("query", "plan"),
+    [
+        ("select 1 from runs where id = 'r' and fence = 1 and owner = 'me'", "sqlite_autoindex_runs_1 (id=?)"),
+        ("select id from runs where status = 'paused' and wake_at <= 1", "runs_due (wake_at<?)"),
+        (
+            "select id from runs where status = 'ready' and queue is 'q' order by created",
+            "runs_ready (queue=?)",
+        ),
+        ("select id from runs where owner = 'me' and status = 'running'", "runs_owner (owner=?)"),
+        (
+            "select id from runs where workflow = 'w' and (created, id) < (1, 'r') order by created desc, id desc",
+            "runs_list (workflow=? AND (created,id)<(?,?))",
+        ),
+    ],
+)
+async def test_statements_use_their_index(journal: SqliteJournal, path: Path, query: str, plan: str) -> None:
+    """Each kind of look-up is a search of the index that was made for it."""
+    assert await journal.heartbeat()
+
+    steps = [str(row[3]) for row in rows(path, f"explain query plan {query}")]
+
+    assert len(steps) == 1
+    assert plan in steps[0]
+
+
+async def test_journal_shares_the_projects_file(tmp_path: Path) -> None:
+    """The journal's tables stand in the project's own database, and both write to it."""
+    with Project.open(tmp_path / ".pdkernel") as project:
+        assert project.sqlite_path is not None
+        journal = SqliteJournal.open(project.sqlite_path)
+        await journal.accept(new_run())
+        project.variables.set("A", "1")
+        await journal.append("run", 0, "one", STEP)
+        await journal.close()
+
+        assert rows(project.sqlite_path, "select name from variables union all select name from steps") == [
+            ("A",),
+            ("one",),
+        ]
+    with Project.open(tmp_path / ".pdkernel") as project:
+        assert project.variables.values() == {"A": "1"}
+
+
+async def test_writes_that_come_together_share_a_commit(journal: SqliteJournal) -> None:
+    """A hundred runs accepted at once take far fewer commits than a hundred, and every one is answered."""
+    before = journal.commits
+
+    answers = await asyncio.gather(*(journal.accept(new_run(f"run{number}")) for number in range(100)))
+
+    assert answers == [True] * 100
+    assert journal.commits - before < 50
+
+
+async def test_each_write_of_a_batch_has_its_own_answer(journal: SqliteJournal, path: Path) -> None:
+    """Of a batch with good rows, a wrong fence, a repeat, an unknown run and a row no database takes, the good stay."""
+    for number in range(20):
+        await journal.accept(new_run(f"run{number}"))
+
+    answers = await asyncio.gather(
+        *(journal.append(f"run{number}", 0, "one", STEP) for number in range(20)),
+        journal.append("run0", 1, "two", STEP, fence=7),
+        journal.append("run0", 0, "one", STEP),
+        journal.append("none", 0, "one", STEP),
+        journal.append("run0", 2**70, "three", STEP),
+        return_exceptions=True,
+    )
+
+    assert answers[:23] == [True] * 20 + [False] * 3
+    assert isinstance(answers[23], OverflowError)
+    assert rows(path, "select count(*) from steps") == [(20,)]
+
+
+async def test_failed_write_of_several_statements_is_undone_alone(journal: SqliteJournal, path: Path) -> None:
+    """A pause whose wait cannot be written leaves the run as it was, and the rest of the batch stands."""
+    for run_id in ("bad", "good"):
+        await journal.accept(new_run(run_id))
+
+    answers = await asyncio.gather(journal.park("bad", 2**70), journal.park("good", 0), return_exceptions=True)
+
+    assert isinstance(answers[0], OverflowError)
+    assert answers[1] is True
+    assert rows(path, "select id, status, owner is null from runs order by id") == [
+        ("bad", "running", 0),
+        ("good", "paused", 1),
+    ]
+
+
+async def test_odd_text_is_recorded(journal: SqliteJournal) -> None:
+    """NUL and lone surrogates, in JSON or in a name, are recorded and do not stop the writer."""
+    await journal.deploy(WORKFLOW)
+    run = NewRun("run", "trace", "Greet", 1, '{"event":{"body":"a\ud800\0"},"context":{}}', "ada\udfff\0")
+    assert await journal.accept(run)
+    assert await journal.append("run", 0, "n\ud800", step_text(StepResult("one", "success", exports={"x": "\ud83d\0"})))
+    assert await journal.finish("run", "success", output_text())
+
+    execution = await journal.execution("run")
+
+    assert execution is not None
+    assert execution.event == {"body": "a\ud800\0"}
+    assert execution.external_user == "ada\ufffd\ufffd"
+    assert execution.step("one").exports == {"x": "\ud83d\0"}
+
+
+async def test_any_loop_may_write(journal: SqliteJournal) -> None:
+    """One journal answers callers of several event loops, each on its own."""
+
+    def other_loop(name: str) -> bool:
+        return asyncio.run(journal.accept(new_run(name)))
+
+    answers = await asyncio.gather(
+        asyncio.to_thread(other_loop, "a"), asyncio.to_thread(other_loop, "b"), journal.accept(new_run("c"))
+    )
+
+    assert all(answers)
+
+
+async def test_cancelled_caller_harms_nobody(journal: SqliteJournal) -> None:
+    """A caller that was cancelled gets no answer; the others do."""
+    task = asyncio.create_task(journal.accept(new_run("a")))
+    await asyncio.sleep(0)
+    task.cancel()
+
+    assert await journal.accept(new_run("b"))
+
+
+async def test_closing_writes_what_was_handed_in(path: Path) -> None:
+    """A finish that nobody waited for is on disk when the journal has closed."""
+    journal = SqliteJournal.open(path)
+    await journal.accept(new_run())
+    await journal.finish("run", "success", output_text(), wait=False)
+
+    await journal.close()
+
+    assert rows(path, "select status, owner from runs") == [("success", None)]
+
+
+async def test_executor_that_ended_well_leaves_no_row(path: Path) -> None:
+    """An executor that owns nothing when it closes is gone from the record."""
+    journal = SqliteJournal.open(path, slot="desk:1")
+    during = rows(path, "select slot, alive from executors")
+
+    await journal.close()
+
+    assert during == [("desk:1", 1)]
+    assert rows(path, "select * from executors") == []
+
+
+async def test_wait_is_written_with_its_pause(journal: SqliteJournal, path: Path) -> None:
+    """A pause records its wait, and waking it the outcome and the payload."""
+    await journal.accept(new_run())
+    await journal.park("run", 3, wake_at=5.0, token_hash="hash")
+    await journal.resolve("run", 1, "resumed", '{"a":1}')
+
+    assert rows(path, "select run_id, fence, seq, token_hash, outcome, payload from waits") == [
+        ("run", 1, 3, "hash", "resumed", '{"a":1}')
+    ]
+
+
+async def test_newer_journal_is_refused(path: Path) -> None:
+    """A journal that a newer version wrote is refused with the command to upgrade."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("pragma user_version = 99")
+
+    with pytest.raises(ProjectError, match="was written by a newer pdkernel \\(tables of version 99") as caught:
+        SqliteJournal.open(path)
+
+    assert caught.value.fix == "Upgrade: pip install --upgrade pdkernel"
+
+
+async def test_damaged_journal_is_refused(path: Path) -> None:
+    """A file that is not a database is refused and kept."""
+    path.write_bytes(b"garbage" * 1000)
+
+    with pytest.raises(ProjectError, match="is damaged or is not a database"):
+        SqliteJournal.open(path)
+
+    assert path.read_bytes() == b"garbage" * 1000
+
+
+async def test_write_that_the_disk_refuses_is_an_error(path: Path) -> None:
+    """When the file cannot grow, every caller of the batch is told why, and what was acknowledged stays."""
+    journal = SqliteJournal.open(path)
+    await journal.accept(new_run("kept"))
+    pages = rows(path, "pragma page_count")[0][0]
+    await journal._writer.write(lambda connection: connection.execute(f"pragma max_page_count = {pages}").fetchone())
+
+    answers = await asyncio.gather(
+        *(journal.append("kept", seq, "one", "x" * 100_000) for seq in range(3)), return_exceptions=True
+    )
+    await journal.close()
+
+    assert all(isinstance(answer, ProjectError) for answer in answers)
+    assert "The disk is full" in str(answers[0])
+    assert rows(path, "select id from runs") == [("kept",)]
+
+
+async def test_take_over_in_the_middle_of_appends(path: Path, clock: FrozenClock) -> None:
+    """With runs appending as fast as they can, a take-over loses no acknowledged step and lets none in after it."""
+    owner = SqliteJournal.open(path, clock=clock)
+    for number in range(50):
+        await owner.accept(new_run(f"run{number}"))
+    clock.move(60)
+    reaper = SqliteJournal.open(path, clock=clock)
+
+    async def append_until_refused(run_id: str) -> int:
+        seq = 0
+        while await owner.append(run_id, seq, "one", STEP):
+            seq += 1
+        return seq
+
+    async def take_over() -> list[tuple[Any, ...]]:
+        await asyncio.sleep(0.05)
+        await reaper.reap()
+        assert len(await reaper.take(limit=50)) == 50
+        return rows(path, "select run_id, count(*) from steps group by run_id")
+
+    *acknowledged, at_claim = await asyncio.gather(
+        *(append_until_refused(f"run{number}") for number in range(50)), take_over()
+    )
+    after = rows(path, "select run_id, count(*) from steps group by run_id")
+    await owner.close()
+    await reaper.close()
+
+    assert isinstance(at_claim, list)
+    assert sorted(after) == sorted(at_claim)
+    assert dict(after) == {f"run{number}": count for number, count in enumerate(acknowledged) if count}
+
+
+async def test_processes_write_to_one_journal(path: Path) -> None:
+    """Two processes that write at the same time both get everything recorded."""
+    processes = [writer(path, name, steps=25) for name in "xy"]
+
+    for process in processes:
+        process.communicate(timeout=60)
+
+    assert [process.returncode for process in processes] == [0, 0]
+    assert rows(path, "select count(*), count(distinct run_id) from steps") == [(200, 8)]
+
+
+async def test_acknowledged_steps_survive_kill_9(path: Path) -> None:
+    """After kill -9 every step that was acknowledged is in the reopened journal, and its runs are readable."""
+    process = writer(path, "run", steps=100_000)
+    assert process.stdout is not None
+    acknowledged = [process.stdout.readline() for _ in range(200)]
+
+    os.kill(process.pid, signal.SIGKILL)
+    acknowledged += process.communicate()[0].splitlines(keepends=True)
+    journal = SqliteJournal.open(path)
+    execution = await journal.execution("run0")
+    await journal.close()
+
+    told = {tuple(line.split()) for line in acknowledged if line.endswith("\n")}
+    recorded = {(str(run_id), str(seq)) for run_id, seq in rows(path, "select run_id, seq from steps")}
+    assert len(told) >= 200
+    assert told <= recorded
+    assert execution is not None
+    assert execution.status == "executing"
+    assert execution.step("s0").status == "success"
