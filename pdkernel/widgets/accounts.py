@@ -159,6 +159,8 @@ class AppRow:
 
     def __init__(self, app: str, changed: Callable[[], None]) -> None:
         self._app = app
+        self._changed = changed
+        self._form = ConnectForm(app, self._connected)
         self._summary = ipw.HTML()
         self._another = ipw.Button(
             description="Connect another",
@@ -166,8 +168,6 @@ class AppRow:
             layout={"width": "auto"},
         )
         self._another.on_click(lambda _: show(self._form.view, visible=True))
-        self._changed = changed
-        self._form = ConnectForm(app, self._connected)
         self.view = ipw.VBox(
             [ipw.HBox([self._summary, self._another], layout={"flex_flow": "row wrap"}), self._form.view],
             layout={"margin": "4px 0"},

@@ -35,7 +35,7 @@ def test_starts_as_a_json_post(composer: EventComposer, session: Session) -> Non
 
 
 def test_use_chooses_without_running(composer: EventComposer, session: Session) -> None:
-    """"Use as the event" makes what was typed the session's event."""
+    """The button "Use as the event" makes what was typed the session's event."""
     type_into(composer.fields.path, "/hook")
     type_into(composer.body.text, '{"a": 1}')
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import ipywidgets as ipw
 import pytest
 
 from pdkernel.session import Session
@@ -351,10 +352,8 @@ def test_unreadable_workflow_is_told(picker: UserPicker, session: Session) -> No
     assert picker.user.value == "ada"
 
 
-def test_nested_state_is_tidy(slack_picker: UserPicker, session: Session) -> None:
+def test_closing_leaves_nothing(slack_picker: UserPicker, session: Session) -> None:
     """Closing a form leaves no widget of it behind."""
-    import ipywidgets as ipw
-
     session.choose_user("ada")
 
     slack_picker.close()
