@@ -265,6 +265,24 @@ def test_prop_text_stays_text(text: str) -> None:
     assert parse_step_cell(line).step.props == {"x": text}
 
 
+@pytest.mark.parametrize(
+    "value",
+    ['{{steps["a"].b}}', "x{{ steps['a'] + 1 }}y", "{{ `it's ${steps.a}` }}", "{{{a: {b: 1}}}}", "'{{ steps.a }}'"],
+)
+def test_bare_expression_keeps_its_quotes(value: str) -> None:
+    """On the line an expression needs no quotes, and keeps its own."""
+    props = parse_step_cell(f"%%pdstep s --prop x={value} --prop n=1").step.props
+
+    assert props == {"x": value.strip("'"), "n": 1}
+
+
+def test_quoted_expression_is_unquoted() -> None:
+    """In quotes the shell's rules count for an expression too."""
+    props = parse_step_cell("""%%pdstep s --prop "x={{ steps[\\"a\\"] }}" --prop y={{""").step.props
+
+    assert props == {"x": '{{ steps["a"] }}', "y": "{{"}
+
+
 def test_prop_numbers_are_finite() -> None:
     """What JSON has no number for is text."""
     props = parse_step_cell("%%pdstep s --prop a=Infinity --prop b=-1.5").step.props

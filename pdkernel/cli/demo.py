@@ -53,6 +53,7 @@ def _demo(folder: Path) -> int:
 
 def _tour(session: object) -> int:
     from pdkernel import definition, render
+    from pdkernel.cli.export import file_rows
     from pdkernel.session import Session
 
     assert isinstance(session, Session)
@@ -100,7 +101,7 @@ def _tour(session: object) -> int:
 
     _title("7. Export")
     result = definition.export(session.workflow, session.folder / "exported", sidecar=None)
-    click.echo(render.files.text(result))
+    click.echo(render.files.text(file_rows(result), checklist=result.checklist))
     return 0
 
 

@@ -24,24 +24,30 @@ def export(_: State, notebook: Path, to: str | None, into: str | None, as_json: 
     from pdkernel import definition, render
     from pdkernel.errors import RequestError
     from pdkernel.inspection import check
-    from pdkernel.source import open_workflow
+    from pdkernel.source import read_source
 
     if (to is None) == (into is None):
         raise RequestError(
             "Say where to: --to FOLDER for a new folder, --into FOLDER for one that Pipedream synced.",
         )
-    workflow = open_workflow(notebook)
-    check(workflow)
+    opened = read_source(notebook)
+    check(opened.workflow)
     if into is not None:
-        result = definition.write_into(workflow, Path(into))
-    else:
-        assert to is not None
-        result = definition.export(workflow, Path(to), sidecar=notebook.with_suffix(".pdkernel.yaml"))
+        raise definition.not_into(into)
+    assert to is not None
+    result = definition.export(opened.workflow, Path(to), sidecar=opened.sidecar)
     if as_json:
         print_json(result.to_json())
     else:
-        click.echo(render.files.text(result))
+        click.echo(render.files.text(file_rows(result), checklist=result.checklist))
     return 0
+
+
+def file_rows(result: Any) -> Any:
+    """The rows of a listing of an export's files."""
+    from pdkernel import render
+
+    return [render.files.FileRow(file.path, file.state, file.diff) for file in result.files]
 
 
 @command(name="shape")

@@ -52,14 +52,14 @@ def run(state: State, source: Path, as_json: bool, **chosen: Any) -> int:
 async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet: bool) -> list[Any]:
     from pdkernel.connect import LocalDirectory
     from pdkernel.engine.runtime import Runtime
-    from pdkernel.source import open_workflow
+    from pdkernel.source import read_source
 
-    workflow = open_workflow(source)
+    opened = read_source(source)
     event = _event(chosen["event"], chosen["body"])
     project = state.project()
     directory = LocalDirectory(project)
     users = _users(chosen, event, directory)
-    requests = [_request(workflow, source, event, user, chosen, project) for user in users]
+    requests = [_request(opened, event, user, chosen, project) for user in users]
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -76,14 +76,14 @@ async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet:
         await runtime.close()
 
 
-def _request(workflow: Any, source: Path, event: Any, user: str | None, chosen: dict[str, Any], project: Any) -> Any:
+def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], project: Any) -> Any:
     from pdkernel.egress import default_mode, parse_mode
     from pdkernel.engine.request import RunRequest
     from pdkernel.identity import parse_environment
     from pdkernel.variables import project_variables
 
     environment = parse_environment(chosen["environment"] or event.environment)
-    folder = source.resolve() if source.is_dir() else source.resolve().parent
+    workflow, folder = opened.workflow, opened.folder.resolve()
     only = None
     if chosen["first"] is not None:
         first = workflow.step(chosen["first"])

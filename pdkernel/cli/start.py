@@ -122,14 +122,15 @@ def _folder(source: Path) -> Path:
 def _missing(state: State, source: Path, environment: str | None, external_user: str | None) -> list[Any]:
     from pdkernel.identity import parse_environment
     from pdkernel.readiness import find_missing
-    from pdkernel.source import open_workflow, test_users
+    from pdkernel.source import read_source
     from pdkernel.variables import project_variables
 
-    users = (external_user,) if external_user else tuple(test_users(source))
+    opened = read_source(source)
+    users = (external_user,) if external_user else (opened.sidecar.test_users if opened.sidecar else ())
     return find_missing(
-        open_workflow(source),
+        opened.workflow,
         directory=state.directory(),
-        variables=project_variables(state.project(), _folder(source).resolve()),
+        variables=project_variables(state.project(), opened.folder.resolve()),
         users=users,
         environment=parse_environment(environment),
     )

@@ -15,6 +15,7 @@ from pdkernel.definition.plan import plan
 from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar
 from pdkernel.definition.sidecar_yaml import read_sidecar
 from pdkernel.definition.write import ExportResult, compare, write
+from pdkernel.errors import UnsupportedError
 from pdkernel.model import Workflow
 
 
@@ -56,4 +57,12 @@ def _merged(sidecar: Sidecar, existing: Sidecar | None) -> Sidecar:
         test_users=sidecar.test_users or existing.test_users,
         actions=sidecar.actions or existing.actions,
         control_flow=sidecar.control_flow or existing.control_flow,
+    )
+
+
+def not_into(folder: str) -> UnsupportedError:
+    """What `--into` says until this version can patch a synced folder."""
+    return UnsupportedError(
+        f"Patching the synced folder {folder} is not in this version.",
+        fix="Write a new folder with --to FOLDER, and copy what you need.",
     )

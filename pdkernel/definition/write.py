@@ -56,6 +56,15 @@ class ExportResult:
     checklist: tuple[str, ...] = ()
     written: bool = False
 
+    def to_json(self) -> dict[str, object]:
+        """As JSON: folder, files with state and diff, checklist."""
+        return {
+            "folder": str(self.folder),
+            "written": self.written,
+            "files": [{"path": file.path, "state": file.state, "diff": file.diff} for file in self.files],
+            "checklist": list(self.checklist),
+        }
+
     def paths(self, *states: State) -> tuple[str, ...]:
         """Paths of the files in any of *states*."""
         return tuple(file.path for file in self.files if file.state in states)
@@ -69,10 +78,13 @@ def compare(files: Sequence[DefinitionFile], folder: Path, *, checklist: Sequenc
         RequestError: It may not be done: the message says what stands in the way.
         UnsupportedError: The folder holds another workflow, or one that Pipedream synced.
     """
-    _check_folder(files, folder)
-    changes = [_change(file, folder) for file in files]
-    _check_strangers(changes, folder)
-    left = [FileChange(path, "left alone") for path in _others(files, folder)]
+    try:
+        _check_folder(files, folder)
+        changes = [_change(file, folder) for file in files]
+        _check_strangers(changes, folder)
+        left = [FileChange(path, "left alone") for path in _others(files, folder)]
+    except OSError as error:
+        raise RequestError(f"{folder} cannot be read: {error.strerror or error}.") from None
     return ExportResult(folder, (*changes, *left), tuple(checklist))
 
 
@@ -182,8 +194,6 @@ def _change(file: DefinitionFile, folder: Path) -> FileChange:
         before: bytes | None = (folder / file.path).read_bytes()
     except FileNotFoundError:
         before = None
-    except OSError as error:
-        raise RequestError(f"{folder / file.path} cannot be read: {error.strerror or error}.") from None
     if before == _encoded(file.text):
         return FileChange(file.path, "unchanged")
     diff = _diff(file, "" if before is None else before.decode("utf-8", "replace"), is_new=before is None)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from pdkernel.directive import values
+from pdkernel.directive.hidden import Hidden
 from pdkernel.directive.nearest import did_you_mean
 from pdkernel.directive.options import FLAGS, LANGUAGE_ALIASES, OPTIONS
 from pdkernel.errors import DefinitionError, DirectiveError
@@ -99,8 +100,9 @@ def parse_line(line: str) -> StepLine:
 
 
 def _words(line: str) -> list[str]:
+    hidden = Hidden.outside_quotes(line)
     try:
-        return shlex.split(line)
+        return [hidden.restore(word) for word in shlex.split(hidden.text)]
     except ValueError as fault:
         raise DirectiveError(
             f"{MAGIC}{' ' + line.strip() if line.strip() else ''}: a quotation mark is not closed ({fault}).",

@@ -7,10 +7,9 @@ Knows modes and sending once. Knows nothing of client connections; those hand it
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,7 +17,8 @@ from pdkernel.clock import Clock
 from pdkernel.egress import refusals
 from pdkernel.egress.call import Call, Result
 from pdkernel.egress.cassette import Cassette
-from pdkernel.egress.message import Answer, Headers, Request, end_to_end, header, origin
+from pdkernel.egress.message import Answer, Headers, Request, end_to_end, origin
+from pdkernel.egress.passing import Keep, Reached, has_no_body, outgoing, watch, whole
 from pdkernel.egress.policy import Policy, is_loopback
 from pdkernel.egress.sent import Recorded, SentRequests, is_safe, request_identity, sent_key
 from pdkernel.egress.standins import ReceivedRequest, StandIn
@@ -26,14 +26,6 @@ from pdkernel.egress.tickets import Bound, Ticket
 from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
 
 _PORTS = {"http": 80, "https": 443}
-
-
-@dataclass(frozen=True, eq=False)
-class _Reached:
-    """An answer that someone gave, and how the ledger calls that."""
-
-    answer: Answer
-    result: Result
 
 
 class Desk:
@@ -65,6 +57,8 @@ class Desk:
             going = asyncio.ensure_future(self._once(bound, sent, call, request))
             self._going.add(going)
             going.add_done_callback(self._going.discard)
+            request.body.hold()
+            going.add_done_callback(lambda _: request.body.close())
             return await asyncio.shield(going)
         return await self._now(bound, call, request)
 
@@ -139,7 +133,7 @@ class Desk:
                 keep(reached.answer, body)
             call.finish(reached.result)
             return reached.answer
-        watched = _watch(call, reached, body, keep, bodyless=_has_no_body(request.method, reached.answer.status))
+        watched = watch(call, reached, body, keep, bodyless=has_no_body(request.method, reached.answer.status))
         return replace(reached.answer, body=watched)
 
     async def _once(self, bound: Bound, sent: SentRequests, call: Call, request: Request) -> Answer:
@@ -155,16 +149,17 @@ class Desk:
             ordinal=bound.ordinal(identity),
         )
         recorded = None if binding.send else await asyncio.to_thread(sent.find, key)
-        if recorded is not None:
-            call.finish(Result("not_sent", recorded.status, same_as=recorded.at))
-            headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in recorded.headers]
-            reason, bodyless = recorded.reason.encode("latin-1"), _has_no_body(request.method, recorded.status)
-            return _whole(recorded.status, reason, headers, recorded.body, bodyless=bodyless)
         keep = await self._recorder(bound, call, request) if binding.policy.mode == "record" else None
+        if recorded is not None:
+            answer = _again(request.method, recorded)
+            if keep is not None:
+                keep(answer, recorded.body)
+            call.finish(Result("not_sent", recorded.status, same_as=recorded.at))
+            return answer
         try:
             reached = await self._reach(binding.policy, request)
             body = reached.answer.body
-            whole = body if isinstance(body, bytes) else b"".join([chunk async for chunk in body])
+            content = body if isinstance(body, bytes) else b"".join([chunk async for chunk in body])
         except UpstreamError as error:
             return _no_answer(call, error)
         given = reached.answer
@@ -173,21 +168,21 @@ class Desk:
             for name, value in given.headers
             if name.lower() != b"content-length"
         )
-        record = Recorded(given.status, given.reason.decode("latin-1"), kept, whole, call.at)
+        record = Recorded(given.status, given.reason.decode("latin-1"), kept, content, call.at)
         await asyncio.to_thread(sent.add, key, record)
         if keep is not None:
-            keep(given, whole)
+            keep(given, content)
         call.finish(reached.result)
-        bodyless = _has_no_body(request.method, given.status)
-        return _whole(given.status, given.reason, given.headers, whole, bodyless=bodyless)
+        bodyless = has_no_body(request.method, given.status)
+        return whole(given.status, given.reason, given.headers, content, bodyless=bodyless)
 
-    async def _reach(self, policy: Policy, request: Request) -> _Reached:
+    async def _reach(self, policy: Policy, request: Request) -> Reached:
         """Send to whoever answers in this mode. Raises `UpstreamError` if nobody does."""
         if policy.stand_in is not None:
             return await _ask(self._stand_ins[policy.stand_in], request)
         if policy.base is not None:
             return await self._stand_in_at(policy.base, request)
-        headers = _outgoing(request)
+        headers = outgoing(request)
         if policy.mode == "record":
             # Readable recordings, and the same bytes when they are played.
             headers = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
@@ -195,19 +190,19 @@ class Desk:
         to = Destination(request.scheme, request.host, request.port, request.server_name)
         got = await self._upstream.send(to, request.method, request.target, headers, request.body, via=policy.via)
         answer = Answer(got.status, got.reason, end_to_end(got.headers), got.body)
-        return _Reached(answer, Result("sent", got.status))
+        return Reached(answer, Result("sent", got.status))
 
-    async def _stand_in_at(self, base: str, request: Request) -> _Reached:
+    async def _stand_in_at(self, base: str, request: Request) -> Reached:
         parts = urlsplit(base)
         to = Destination(parts.scheme, parts.hostname or "", parts.port or _PORTS[parts.scheme])
         original = origin(request.scheme, request.host, request.port).partition("://")[2]
-        headers = [(name, value) for name, value in _outgoing(request) if name.lower() != b"host"]
+        headers = [(name, value) for name, value in outgoing(request) if name.lower() != b"host"]
         headers = [(b"host", parts.netloc.rpartition("@")[2].encode("ascii")), *headers]
         headers += [(b"x-forwarded-host", original.encode()), (b"x-forwarded-proto", request.scheme.encode())]
         target = parts.path.encode("ascii") + request.target
         got = await self._upstream.send(to, request.method, target, headers, request.body, via=None)
         answer = Answer(got.status, got.reason, end_to_end(got.headers), got.body)
-        return _Reached(answer, Result("stand_in", got.status, note=f"answered by the stand-in at {base}"))
+        return Reached(answer, Result("stand_in", got.status, note=f"answered by the stand-in at {base}"))
 
     async def _replay(self, bound: Bound, call: Call, request: Request) -> Answer:
         policy = bound.binding.policy
@@ -222,10 +217,10 @@ class Desk:
             return call.refuse(refusals.missed(call.method, call.url, policy.text, found))
         call.finish(Result("replayed", found.status))
         headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in found.headers]
-        bodyless = _has_no_body(request.method, found.status)
-        return _whole(found.status, found.reason.encode("latin-1"), headers, found.body, bodyless=bodyless)
+        bodyless = has_no_body(request.method, found.status)
+        return whole(found.status, found.reason.encode("latin-1"), headers, found.body, bodyless=bodyless)
 
-    async def _recorder(self, bound: Bound, call: Call, request: Request) -> Callable[[Answer, bytes], None]:
+    async def _recorder(self, bound: Bound, call: Call, request: Request) -> Keep:
         """Something that writes the call to the recording once its answer is whole; the body must be kept."""
         cassette = self._cassette(bound.binding.policy)
         redactor = bound.binding.redactor
@@ -252,57 +247,14 @@ class Desk:
         to = Destination(request.scheme, request.host, request.port, request.server_name)
         try:
             got = await self._upstream.send(
-                to, request.method, request.target, _outgoing(request), request.body, via=None
+                to, request.method, request.target, outgoing(request), request.body, via=None
             )
         except UpstreamError as error:
             return refusals.failed(request.method, request.url, str(error)).answer()
         return Answer(got.status, got.reason, end_to_end(got.headers), got.body)
 
 
-async def _watch(
-    call: Call,
-    reached: _Reached,
-    body: AsyncIterator[bytes],
-    keep: Callable[[Answer, bytes], None] | None,
-    *,
-    bodyless: bool,
-) -> AsyncIterator[bytes]:
-    """Pass *body* on; write the call's row as soon as its last byte is here, before that byte is passed on."""
-    length = header(reached.answer.headers, b"content-length")
-    left = int(length) if length is not None and length.isdigit() and not bodyless else None
-    copy: list[bytes] = []
-    finished = False
-
-    def done() -> None:
-        nonlocal finished
-        if not finished and keep is not None:
-            keep(reached.answer, b"".join(copy))
-        finished = True
-        call.finish(reached.result)
-
-    try:
-        async for chunk in body:
-            if keep is not None:
-                copy.append(chunk)
-            if left is not None:
-                left -= len(chunk)
-                if left == 0:
-                    done()
-            yield chunk
-        done()
-    except UpstreamError as error:
-        call.finish(replace(reached.result, outcome="failed", note=str(error)))
-        raise
-    finally:
-        # A client that leaves early has still made the call.
-        call.finish(reached.result)
-        closing = getattr(body, "aclose", None)
-        if closing is not None:
-            with contextlib.suppress(UpstreamError):
-                await closing()
-
-
-async def _ask(stand_in: StandIn, request: Request) -> _Reached:
+async def _ask(stand_in: StandIn, request: Request) -> Reached:
     """Have a built-in stand-in answer."""
     path, _, query = request.target.decode("latin-1").partition("?")
     received = ReceivedRequest(
@@ -317,27 +269,14 @@ async def _ask(stand_in: StandIn, request: Request) -> _Reached:
     body = json.dumps(given.body, ensure_ascii=False).encode()
     note = given.note or "answered by a stand-in"
     headers: Headers = [(b"content-type", b"application/json; charset=utf-8")]
-    return _Reached(_whole(given.status, b"", headers, body), Result("stand_in", given.status, note=note))
+    return Reached(whole(given.status, b"", headers, body), Result("stand_in", given.status, note=note))
 
 
-def _outgoing(request: Request) -> Headers:
-    """The headers that go out, with the framing that the body came in."""
-    headers = [(name, value) for name, value in end_to_end(request.headers) if name.lower() != b"expect"]
-    if header(request.headers, b"transfer-encoding") is not None:
-        headers.append((b"transfer-encoding", b"chunked"))
-    return headers
-
-
-def _whole(status: int, reason: bytes, headers: Headers, body: bytes, *, bodyless: bool = False) -> Answer:
-    """An answer of known length; *bodyless* leaves the length that it tells as it is."""
-    if bodyless:
-        return Answer(status, reason, headers, b"")
-    rest = [(name, value) for name, value in headers if name.lower() != b"content-length"]
-    return Answer(status, reason, [*rest, (b"content-length", str(len(body)).encode())], body)
-
-
-def _has_no_body(method: str, status: int) -> bool:
-    return method == "HEAD" or status in (204, 304)
+def _again(method: str, recorded: Recorded) -> Answer:
+    """The answer that was once given."""
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in recorded.headers]
+    reason, bodyless = recorded.reason.encode("latin-1"), has_no_body(method, recorded.status)
+    return whole(recorded.status, reason, headers, recorded.body, bodyless=bodyless)
 
 
 def _no_answer(call: Call, error: UpstreamError) -> Answer:

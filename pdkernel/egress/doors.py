@@ -82,12 +82,9 @@ async def _preamble(sock: socket.socket) -> Door | None:
     line = take(sock, seen.find(b"\n") + 1) if b"\n" in seen else b""
     try:
         said = json.loads(line[len(PREAMBLE) :])
-        host, port = str(said["host"]), int(said["port"])
-        if not host or not 0 < port < 65536:
-            raise ValueError
         return Door(
-            host.strip("[]"),
-            port,
+            _host(str(said["host"])),
+            _port(said["port"]),
             str(said["ticket"]),
             secure=bool(said.get("tls")),
             server_name=said.get("servername") or None,
@@ -107,13 +104,15 @@ async def _connect(sock: socket.socket, known: Callable[[str | None], bool]) -> 
             break
         head = take(sock, end + len(_END_OF_HEAD)).split(b"\r\n")
         headers = {name.strip().lower(): value for name, _, value in (line.partition(b":") for line in head[1:])}
-        host, _, port = head[0].split(b" ")[1].decode("latin-1").rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        name, _, number = head[0].split(b" ")[1].decode("latin-1").rpartition(":")
+        try:
+            host, port = _host(name), _port(number)
+        except ValueError:
             break
         token = ticket_of(headers.get(b"proxy-authorization"))
         if known(token):
             await loop.sock_sendall(sock, _ESTABLISHED)
-            return Door(host.strip("[]"), int(port), token)
+            return Door(host, port, token)
         # On the same connection: git asks first, and answers the challenge there.
         await loop.sock_sendall(sock, _CHALLENGE)
     else:
@@ -121,3 +120,19 @@ async def _connect(sock: socket.socket, known: Callable[[str | None], bool]) -> 
     if seen:
         await loop.sock_sendall(sock, _BAD)
     return None
+
+
+def _host(text: str) -> str:
+    """A name or an address, in ASCII. Raises `ValueError` for anything else."""
+    host = text.strip("[]").encode("idna").decode("ascii") if not text.isascii() else text.strip("[]")
+    if not host or not host.isprintable() or any(sign in host for sign in " /@?#"):
+        raise ValueError(text)
+    return host
+
+
+def _port(said: object) -> int:
+    """A port's number. Raises `ValueError` for anything else."""
+    port = int(str(said))
+    if not 0 < port < 65536:
+        raise ValueError(said)
+    return port

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 import h11
 
-from pdkernel.egress.message import Answer, Headers
+from pdkernel.egress.message import Answer, Headers, close_stream
 
 _MAX_HEAD = 256 * 1024
 _READ = 1 << 16
@@ -94,6 +94,8 @@ class Http1Client:
             await self.writer.drain()
         finally:
             first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            await close_stream(body)
 
     async def _drop_unread_body(self) -> None:
         """Read what is left of a short request; a long one ends the connection instead."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -42,6 +42,12 @@ def origin(scheme: str, host: str, port: int) -> str:
     return f"{scheme}://{name}" if port == _DEFAULT_PORTS.get(scheme) else f"{scheme}://{name}:{port}"
 
 
+async def close_stream(chunks: AsyncIterator[bytes]) -> None:
+    """End *chunks* before its time, so that whatever it reads from is let go at once."""
+    if isinstance(chunks, AsyncGenerator):
+        await chunks.aclose()
+
+
 class Body:
     """
     A request's body: passed on as it comes, or kept (in memory up to 1 MB, then in a file) to be read again.
@@ -53,6 +59,7 @@ class Body:
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
         self._kept: IO[bytes] | None = None
+        self._users = 1
         self.start = b""
 
     async def keep(self) -> str:
@@ -81,9 +88,14 @@ class Body:
         """The whole body."""
         return b"".join([chunk async for chunk in self.stream()])
 
+    def hold(self) -> None:
+        """One more needs what was kept, and will close it."""
+        self._users += 1
+
     def close(self) -> None:
-        """Let go of what was kept."""
-        if self._kept is not None:
+        """Let go of what was kept, when nobody else needs it."""
+        self._users -= 1
+        if self._kept is not None and self._users == 0:
             self._kept.close()
 
     def _note(self, chunk: bytes) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 LIMIT = 64 * 1024
 _PATIENCE_S = 30.0
 _PAUSE_S = 0.002
+_LONGEST_PAUSE_S = 0.1
 
 
 async def readable(sock: socket.socket) -> None:
@@ -54,9 +55,11 @@ async def peek_until(sock: socket.socket, complete: Callable[[bytes], bool]) -> 
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _PATIENCE_S
     seen = await peek(sock) or b""
+    pause = _PAUSE_S
     while seen and not complete(seen) and len(seen) < LIMIT and loop.time() < deadline:
         # Waiting for readiness would not wait: the bytes that were seen are still there.
-        await asyncio.sleep(_PAUSE_S)
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST_PAUSE_S)
         try:
             more = sock.recv(LIMIT, socket.MSG_PEEK)
         except OSError:

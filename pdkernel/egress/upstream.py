@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from pdkernel.egress.message import Body, Headers, header
 from pdkernel.egress.tls.certificates import upstream_context
@@ -133,7 +134,7 @@ class Upstream:
                 self._context = upstream_context(self._environ, self._extra_ca)
             pool = httpcore.AsyncConnectionPool(
                 ssl_context=self._context,
-                proxy=httpcore.Proxy(via) if via else None,
+                proxy=_proxy(via) if via else None,
                 max_connections=256,
                 max_keepalive_connections=64,
                 keepalive_expiry=5.0,
@@ -141,6 +142,15 @@ class Upstream:
             )
             self._pools[via] = pool
         return pool
+
+
+def _proxy(url: str) -> httpcore.Proxy:
+    """An upstream proxy; name and password stand in its URL."""
+    import httpcore
+
+    parts = urlsplit(url)
+    auth = (unquote(parts.username or ""), unquote(parts.password or "")) if parts.username is not None else None
+    return httpcore.Proxy(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), auth=auth)
 
 
 async def _chunks(response: httpcore.Response) -> AsyncIterator[bytes]:

@@ -6,7 +6,8 @@
 // A connection that is not for this machine is made to the gateway instead, and says first, in one line, where it
 // was meant to go. For TLS the gateway makes the encrypted connection, so the step's own side stays plain and is dressed
 // as a secure socket: no certificate is involved. Lost by that: rejectUnauthorized, pinning, client certificates.
-// Not covered: TLS over a socket that exists already (proxy variables and the project's certificate do that), native addons, UDP.
+// Not covered: TLS over a socket that exists already (proxy variables and the project's certificate do that), native addons, UDP,
+// a child process that is given an environment without our variables, and on Node.js 20 a worker made from a string.
 // If the gateway is gone, connecting fails; nothing ever goes out directly.
 
 import { syncBuiltinESMExports } from "node:module";

@@ -11,6 +11,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
+const MOST_FRAMES = 15;
 const HERE = new URL(".", import.meta.url).href;
 
 /**
@@ -56,12 +57,14 @@ export function describe(error, step) {
   const frames = isObject ? usersFrames(error, step) : [];
   const missing = missingPackage(error, step);
   const line = frames.find((frame) => frame.file === step.file)?.line ?? missing?.line ?? null;
+  const causes = isObject ? cause(error, step) : [];
   return {
     code: (isObject && error.pdkernelCode) || "step_failed",
     name,
-    message: missing?.message ?? message,
+    // fetch says only "fetch failed" itself; what failed is in its cause
+    message: missing?.message ?? (causes.length && message === "fetch failed" ? `${message}: ${text(() => error.cause.message, "")}` : message),
     line,
-    stack: frames.length ? [`${name}: ${message}`, ...frames.map((frame) => frame.text), ...cause(error, step)].join("\n") : null,
+    stack: frames.length + causes.length ? [`${name}: ${message}`, ...shown(frames), ...causes].join("\n") : null,
     fix: missing?.fix ?? ((isObject && error.pdkernelFix) || ""),
   };
 }
@@ -128,7 +131,13 @@ function isUsers(file, step) {
 function cause(error, step) {
   const inner = error?.cause;
   if (inner === undefined || inner === null) return [];
-  return [`Caused by: ${text(() => `${inner.name ?? "Error"}: ${inner.message ?? inner}`, "?")}`, ...usersFrames(inner, step).map((f) => f.text)];
+  return [`Caused by: ${text(() => `${inner.name ?? "Error"}: ${inner.message ?? inner}`, "?")}`, ...shown(usersFrames(inner, step))];
+}
+
+/** @param {{text: string}[]} frames */
+function shown(frames) {
+  const texts = frames.slice(0, MOST_FRAMES).map((frame) => frame.text);
+  return frames.length > MOST_FRAMES ? [...texts, `    ... and ${frames.length - MOST_FRAMES} more of your frames`] : texts;
 }
 
 /**
@@ -141,14 +150,25 @@ function missingPackage(error, step) {
   if (!found) return undefined;
   const wanted = found[2];
   const name = /^(@[^/]+\/[^/]+|[^/]+)/.exec(wanted)?.[1] ?? wanted;
-  const at = step.source.split("\n").findIndex((line) => /\b(import|require|from)\b/.test(line) && line.includes(name));
-  const line = at < 0 ? null : at + 1 + step.offset;
-  if (wanted.startsWith(".") || wanted.startsWith("/") || wanted.startsWith("file:")) return { message: `There is no file ${wanted}.`, fix: "", line };
+  const isFile = /^(\.|\/|file:)/.test(wanted);
+  const line = importLine(step, isFile ? /** @type {string} */ (wanted.split("/").pop()) : name);
+  if (isFile) return { message: `There is no file ${wanted}.`, fix: "", line };
   return {
     message: `The package '${name}' is not installed.`,
     fix: `Run \`npm install ${name}\` in ${step.folder}`,
     line,
   };
+}
+
+/**
+ * The line of the cell that imports *name*, or null.
+ *
+ * @param {StepCode} step
+ * @param {string} name
+ */
+function importLine(step, name) {
+  const at = step.source.split("\n").findIndex((line) => /\b(import|require|from)\b/.test(line) && line.includes(name));
+  return at < 0 ? null : at + 1 + step.offset;
 }
 
 /**
@@ -167,10 +187,14 @@ function syntaxError(error, step) {
     const { NODE_OPTIONS, ...environment } = process.env;
     const said = spawnSync(process.execPath, ["--check", file], { encoding: "utf8", env: environment }).stderr;
     const lines = said.split("\n");
-    const head = lines.findIndex((line) => /step\.[cm]js:\d+$/.test(line));
-    if (head < 0) return undefined;
-    const line = Number(/:(\d+)$/.exec(lines[head])?.[1]) + step.offset;
     const message = text(() => error.message, "");
+    const head = lines.findIndex((line) => /step\.[cm]js:\d+$/.test(line));
+    if (head < 0) {
+      // the syntax is right: a name that is imported is not there
+      const missing = /The requested module '([^']+)' does not provide an export/.exec(message);
+      return missing ? { code: "step_failed", name: "SyntaxError", message, line: importLine(step, missing[1]), stack: null, fix: "" } : undefined;
+    }
+    const line = Number(/:(\d+)$/.exec(lines[head])?.[1]) + step.offset;
     return {
       code: "step_failed",
       name: "SyntaxError",

@@ -152,7 +152,7 @@ async function evaluate(told) {
       return { error: { name: String(error?.name ?? "Error"), message: String(error?.message ?? error) } };
     }
   });
-  return { t: "done", error: null, value, busy: false, dirty: false };
+  return { t: "done", error: null, value, busy: false, dirty: false, spoiled: false };
 }
 
 /** What keeps running, by kind. */
@@ -179,7 +179,7 @@ async function leftBehind() {
     await new Promise((resolve) => later(resolve, GRACE_MS));
     busy = isBusy();
   }
-  return { busy, dirty: run.loader.ownFiles };
+  return { busy, dirty: run.loader.ownFiles, spoiled: process.stdout.destroyed || process.stderr.destroyed };
 }
 
 /** @param {any} error */

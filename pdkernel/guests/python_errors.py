@@ -19,6 +19,7 @@ from typing import Any
 _LOCAL_LENGTH = 200
 _LOCALS = 20
 _CHAIN = 3
+_OUTER_FRAMES, _INNER_FRAMES = 5, 10
 _LIBRARY = tuple(
     os.path.normpath(path) + os.sep
     for path in {sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), os.path.dirname(os.path.abspath(__file__))}  # noqa: PTH100, PTH120
@@ -100,17 +101,26 @@ def _stack(error: BaseException, step_file: str, hidden: list[str], chain: int) 
     if earlier is not None and chain > 1:
         link = "was the cause of" if error.__cause__ else "was being handled at the time of"
         lines += [_stack(earlier, step_file, hidden, chain - 1), "", f"which {link}:", ""]
+    frames = []
     trace = error.__traceback__
     while trace is not None:
         if _is_users(trace.tb_frame.f_code.co_filename, step_file):
-            lines += _frame(trace.tb_frame, trace.tb_lineno, hidden)
+            frames.append((trace.tb_frame, trace.tb_lineno))
         trace = trace.tb_next
-    lines += [line.rstrip("\n") for line in traceback.format_exception_only(type(error), error)]
+    for index, (frame, line) in enumerate(frames):
+        if index < _OUTER_FRAMES or index >= len(frames) - _INNER_FRAMES:
+            lines += _frame(frame, line, hidden)
+        elif index == _OUTER_FRAMES:
+            lines.append(f"  ... {len(frames) - _OUTER_FRAMES - _INNER_FRAMES} more of your frames ...")
+    if hasattr(error, "pdkernel_code"):  # one of ours: its module is nothing to show
+        lines.append(f"{type(error).__name__}: {error}")
+    else:
+        lines += [line.rstrip("\n") for line in traceback.format_exception_only(type(error), error)]
     return "\n".join(lines)
 
 
 def _is_users(filename: str, step_file: str) -> bool:
-    return filename == step_file or not (filename.startswith("<") or os.path.abspath(filename).startswith(_LIBRARY))  # noqa: PTH100
+    return filename == step_file or (os.path.isabs(filename) and not filename.startswith(_LIBRARY))  # noqa: PTH117
 
 
 def _frame(frame: FrameType, line: int, hidden: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ import math
 from typing import Any
 
 _ENCODE = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_LONGEST_INT = 14_000  # bits; Python writes no longer ones in decimal (sys.set_int_max_str_digits)
 _SCALARS = (str, int, float, bool, type(None))
 _DEEPEST = 256
 """Levels; the platform's own limit ("JSON Nested Property Limit Exceeded")."""
@@ -57,8 +58,10 @@ def _explain(value: Any, path: str, above: list[Any]) -> str:
 
 
 def _fault(value: Any, path: str, above: list[Any]) -> str | None:
-    if isinstance(value, str | bool | int | None):
+    if isinstance(value, str | bool | None):
         return None
+    if isinstance(value, int):
+        return f"{path} is a number of too many digits; use str(...)." if value.bit_length() > _LONGEST_INT else None
     if isinstance(value, float):
         return None if math.isfinite(value) else f"{path} is {value}, which JSON does not have."
     if any(value is other for other in above):
@@ -71,12 +74,14 @@ def _fault(value: Any, path: str, above: list[Any]) -> str | None:
 
 
 def _fault_inside(value: Any, path: str, above: list[Any]) -> str | None:
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(value, dict) and not isinstance(key, str):
-            return f"{path} has the key {key!r:.60}, {_kind(key)}, and keys in JSON are text: use str(key)."
-        if said := _fault(item, path + (_segment(key) if isinstance(value, dict) else f"[{key}]"), above):
-            return said
-    return None
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                return f"{path} has the key {key!r:.60}, {_kind(key)}, and keys in JSON are text: use str(key)."
+        inside = [(_segment(key), item) for key, item in value.items()]
+    else:
+        inside = [(f"[{index}]", item) for index, item in enumerate(value)]
+    return next((said for segment, item in inside if (said := _fault(item, path + segment, above))), None)
 
 
 def _segment(key: str) -> str:

@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ class Guest:
             self._running += 1  # what the step left behind has no voice any more
             sys.modules.pop(module.__name__, None)
         _flush()
-        return {"t": "done", "error": error, "busy": self._left_behind(), "dirty": False}
+        return {"t": "done", "error": error, "busy": self._left_behind(), "dirty": False, "spoiled": _is_spoiled()}
 
     def say(self, line: str) -> None:
         """Write one line to the host."""
@@ -143,7 +144,11 @@ class Guest:
         vars(builtins).update(_BUILTINS)
 
     def _left_behind(self) -> bool:
-        return threading.active_count() > self._threads
+        for _ in range(5):
+            if threading.active_count() <= self._threads:
+                return False
+            time.sleep(0.001)  # one that was told to end may be about to
+        return True
 
 
 def _handler(module: ModuleType) -> Any:
@@ -169,6 +174,10 @@ def _flush() -> None:
                 stream.flush()
         except (OSError, ValueError):  # the step closed it
             continue
+
+
+def _is_spoiled() -> bool:
+    return any(stream is None or stream.closed for stream in (sys.__stdout__, sys.__stderr__))
 
 
 def _load_helpers() -> None:
@@ -207,7 +216,7 @@ def main() -> None:
     _load_helpers()
     _load_hook()
     sys.modules["__main__"] = ModuleType("__main__")  # a step that looks there finds nothing of ours
-    guest = Guest()
+    guest, owner = Guest(), os.getpid()
     guest.say('{"t":"ready"}')
     with os.fdopen(_IN, "rb", buffering=1 << 18, closefd=False) as requests:
         while line := requests.readline():
@@ -216,7 +225,13 @@ def main() -> None:
                 guest.begin(told["begin"])
             for name in told["texts"]:
                 guest.keep(name, requests.readline())
-            guest.say(json.dumps(guest.run(told)))
+            reply = json.dumps(guest.run(told))
+            if os.getpid() != owner:  # a process that the step forked has come back from its handler
+                os._exit(0)
+            try:
+                guest.say(reply)
+            except OSError:  # the step closed our descriptor
+                os._exit(1)
     os._exit(0)
 
 

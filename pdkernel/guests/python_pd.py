@@ -180,14 +180,14 @@ class Pd:
         self.send = Sends()
         self._send = send
 
-    def export(self, name: str, value: Any) -> None:
+    def export(self, name: Any, value: Any) -> None:
         """Export *value* as `steps.<this step>.<name>`, as it is now."""
         if not isinstance(name, str) or not name:
             raise TypeError(f"pd.export takes a name first, and {name!r:.60} is not one")
         text = encode(value, name)
         self._send(f'{{"t":"export","n":{json.dumps(name)},"v":{text}}}')
 
-    def respond(self, response: Any = None, **parts: Any) -> None:
+    def respond(self, response: dict[str, Any] | None = None, **parts: Any) -> None:
         """
         Answer the HTTP request.
 
@@ -195,7 +195,7 @@ class Pd:
             TypeError: No status, or not a number.
             ExportNotJSONError: The body is not JSON.
         """
-        answer: dict[str, Any] = {**({} if response is None else response), **parts}
+        answer: dict[str, Any] = {**(response or {}), **parts}
         status = answer.get("status")
         if not isinstance(status, int) or isinstance(status, bool):
             raise TypeError('pd.respond needs a status that is a whole number: {"status": 200, "body": ...}')
@@ -204,7 +204,7 @@ class Pd:
             body = {"$base64": base64.b64encode(body).decode()}
         told: dict[str, Any] = {
             "status": status,
-            "headers": {str(key): str(value) for key, value in (answer.get("headers") or {}).items()},
+            "headers": {str(key): str(value) for key, value in dict(answer.get("headers") or {}).items()},
             "body": body,
         }
         if answer.get("immediate"):

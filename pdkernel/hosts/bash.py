@@ -54,7 +54,7 @@ class BashStep:
         self._steps = self._folder / "steps.json"
         self._exports = self._folder / "exports"
         # blank lines above, so that bash names the cell's own lines
-        self._script.write_text("\n" * step.line_offset + step.source, encoding="utf-8")
+        self._script.write_text("\n" * step.line_offset + step.source, encoding="utf-8", errors="replace")
         self._steps.write_bytes(steps)
         self._exports.touch(mode=0o600)
         self._loop = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pdkernel.errors import ProtocolError, StepError
+from pdkernel.errors import StepDiedError, StepError
 from pdkernel.execution import Stream
 from pdkernel.hosts.calls import OutsideCalls
 from pdkernel.hosts.environment import base_environment
@@ -34,7 +34,15 @@ def json_text(value: JSON) -> bytes:
 
 
 class Guest:
-    """A process of one language and what it knows."""
+    """
+    A process of one language and what it knows.
+
+    Attributes:
+        usable: It can be asked again; a step that failed badly makes it false.
+        stale: The next run may not have it.
+        ready: It has come up.
+        outside: Variables that lead it through the gateway.
+    """
 
     def __init__(
         self, language: GuestLanguage, argv: list[str], environment: Mapping[str, str], gateway: OutsideCalls | None
@@ -44,7 +52,8 @@ class Guest:
         self.outside = gateway.environment(self.ticket, language) if gateway and self.ticket else {}
         self._gateway = gateway
         self.process = GuestProcess(argv, {**environment, **self.outside})
-        self.reusable = True
+        self.usable = True
+        self.stale = False
         self.ready = False
         self.run_id: str | None = None
         self._codes: dict[str, int] = {}
@@ -124,11 +133,11 @@ class GuestTalk:
         if not self.reply.done():
             self.reply.cancel()
         if self.reply.cancelled():
-            self._guest.reusable = False
+            self._guest.usable = False
 
     def end(self, error: StepError) -> None:
         """The step has failed, whatever it does from now on; the guest is not to be used again."""
-        self._guest.reusable = False
+        self._guest.usable = False
         if not self.reply.done():
             self.reply.set_exception(error)
 
@@ -139,9 +148,8 @@ class GuestTalk:
         try:
             told = json.loads(line)
             self._take(told)
-        except (ValueError, KeyError, TypeError, AttributeError) as wrong:
-            self._guest.reusable = False
-            self.reply.set_exception(ProtocolError(f"A step's process said what it may not say ({wrong})."))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.end(StepDiedError("The step wrote to a descriptor of its process that is not its own, and was stopped."))
         except RecursionError:
             self.end(fault({"code": "export_not_json", "message": "An export is nested too deeply for JSON."}))
 
@@ -151,7 +159,7 @@ class GuestTalk:
 
     def gone(self) -> None:
         """The guest is dead: how, is found out by whoever waits."""
-        self._guest.reusable = False
+        self._guest.usable = False
         if not self.reply.done():
             self.reply.set_exception(GuestGone())
 
@@ -169,8 +177,10 @@ class GuestTalk:
             case "export":
                 self._recorder.export(told["n"], told["v"])
             case "done":
-                if told["busy"] or told["dirty"]:
-                    self._guest.reusable = False
+                if told["spoiled"]:
+                    self._guest.usable = False
+                if told["dirty"] or told["busy"]:
+                    self._guest.stale = True
                 self.reply.set_result(told)
             case "respond":
                 self._recorder.respond(told["r"])

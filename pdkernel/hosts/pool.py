@@ -83,7 +83,7 @@ class Hosts:
 
     def give_back(self, guest: Guest, workflow: str) -> None:
         """Keep *guest* for the next run of *workflow*, or end it if it is not clean."""
-        if not guest.reusable or not guest.alive or guest.process.has_children():
+        if guest.stale or not guest.usable or not guest.alive:
             guest.kill()
             return
         self._idle[guest] = workflow

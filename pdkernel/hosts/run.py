@@ -47,7 +47,7 @@ class RunGuests:
         self._texts: dict[str, tuple[object, bytes]] = {}
         self._talk: GuestTalk | BashStep | None = None
         self._bash: list[BashStep] = []
-        self._cwd: Path | None = None
+        self._cwd = setup.scratch / "tmp"
 
     async def run(self, call: StepCall, listener: StepListener) -> StepOutcome:
         """
@@ -59,7 +59,6 @@ class RunGuests:
         Raises:
             InterpreterMissingError: The step's language is not on this machine.
             UnsupportedError: The step is a pre-built action or Go.
-            ProtocolError: The step's process is broken.
         """
         step = call.step
         if step.uses or step.language == "go":
@@ -206,11 +205,11 @@ class RunGuests:
             guest.process.drain()
             guest.process.conversation = None
             guest.unbind()
-            if not guest.reusable:
-                guest.kill()
-                self._guests.pop(language, None)
-        if done["busy"]:
+            if not guest.usable:
+                self._end(guest)
+        if done["busy"] or guest.process.has_children():
             recorder.warn(STILL_RUNNING)
+            self._end(guest)
         return done
 
     async def _run_bash(self, call: StepCall, recorder: StepRecorder) -> StepError | None:
@@ -227,7 +226,8 @@ class RunGuests:
             outside = {}
             if gateway and ticket:
                 outside = gateway.environment(ticket, "bash")
-                gateway.bind(ticket, call.binding)
+                if call.binding is not None:
+                    gateway.bind(ticket, call.binding)
             cwd = self._folder()
             bash.start(cwd, step_environment(cwd, bash.mark, variables=setup.variables, outside=outside))
             error = await bash.ended
@@ -242,6 +242,10 @@ class RunGuests:
             if gateway and ticket:
                 gateway.unbind(ticket)
                 gateway.close_ticket(ticket)
+
+    def _end(self, guest: Guest) -> None:
+        guest.kill()
+        self._guests.pop(guest.language, None)
 
     def _guest(self, language: GuestLanguage) -> Guest:
         guest = self._guests.get(language)
@@ -258,9 +262,7 @@ class RunGuests:
         return text
 
     def _folder(self) -> Path:
-        if self._cwd is None:
-            self._cwd = self._setup.scratch / "tmp"
-            self._cwd.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._cwd.mkdir(mode=0o700, parents=True, exist_ok=True)  # each time: a step may have removed it
         return self._cwd
 
 

@@ -6,7 +6,6 @@ Knows the line forms. What they do is the session's, `shape`'s and `definition`'
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
@@ -80,17 +79,12 @@ class RunMagics(Magics):
         workflow = session.workflow
         check(workflow)
         if chosen.into is not None:
-            folder = session.folder / chosen.into
-            result = definition.write_into(workflow, folder)
-        else:
-            folder = session.folder / chosen.to if chosen.to else None
-            result = definition.export(workflow, folder, pins=tuple(session.pins), sidecar=sidecar_of(session.notebook))
+            raise definition.not_into(chosen.into)
+        folder = session.folder / (chosen.to or f"exported/{definition.slug(workflow.name)}")
+        result = definition.export(
+            workflow, folder, pins=tuple(session.pins), sidecar=session.sidecar, dry_run=chosen.to is None
+        )
         display(View(text=render.files.text(result), html=render.files.html(result)))
-
-
-def sidecar_of(notebook: Path | None) -> Path | None:
-    """The `NAME.pdkernel.yaml` beside *notebook*."""
-    return notebook.with_suffix(".pdkernel.yaml") if notebook else None
 
 
 def part_of(

@@ -12,8 +12,7 @@ from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 from IPython.display import display
 
 from pdkernel import readiness, render
-from pdkernel.directive import parse_step_cell, parse_workflow_cell
-from pdkernel.directive import usage as directive_usage
+from pdkernel.directive import OPTIONS, parse_step_cell, parse_workflow_cell
 from pdkernel.magics.cells import original_cell
 from pdkernel.magics.output import LiveTimeline, View, plain_errors, raise_for
 from pdkernel.magics.shell import cell_metadata, session_of
@@ -121,4 +120,23 @@ def _trigger_words(trigger: Any) -> str:
     return f"{who[trigger.auth]}, {answer[trigger.response]}"
 
 
-StepMagics.pdstep.__doc__ = directive_usage()
+def _usage() -> str:
+    rows = "\n".join(
+        f"      {f'{each.flag} {each.metavar or str()}'.strip():<32} {each.help}" for each in OPTIONS
+    )
+    return f"""
+    One step of the workflow: the cell below this line is exactly what the step's file holds.
+
+    ::
+
+      %%pdstep NAME [options]
+
+{rows}
+
+    Python defines `handler(pd)`, Node.js exports `defineComponent({{...}})` by default, Bash reads $PIPEDREAM_STEPS and
+    appends to $PIPEDREAM_EXPORTS. With --uses the body is the action's props as YAML.
+    Running the cell tests the step alone, on the chosen event, with the exports of the steps above.
+    """
+
+
+StepMagics.pdstep.__doc__ = _usage()

@@ -16,6 +16,7 @@ from typing import Any
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.connect import LocalDirectory
+from pdkernel.definition import Sidecar, apply_sidecar, notebook_sidecar_path, read_sidecar
 from pdkernel.egress import default_mode, parse_mode
 from pdkernel.engine.context import build_context
 from pdkernel.engine.request import OnChange, RunRequest
@@ -116,7 +117,12 @@ class Session:
     def workflow(self) -> Workflow:
         """The workflow in the notebook's order. Raises `DefinitionError`."""
         with self._lock:
-            return self.draft.workflow()
+            return apply_sidecar(self.draft.workflow(), self.sidecar)
+
+    @property
+    def sidecar(self) -> Sidecar | None:
+        """The `NAME.pdkernel.yaml` beside the notebook, or None."""
+        return read_sidecar(notebook_sidecar_path(self.notebook)) if self.notebook else None
 
     def cell_ran(self, source: str, *, cell_id: str | None) -> None:
         """Take a step or header cell that was run. Raises `DefinitionError`."""

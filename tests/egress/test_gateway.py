@@ -109,12 +109,12 @@ async def test_closing_ends_every_connection(tmp_path: Path) -> None:
     ticket = gateway.open_ticket()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(f'PDK1 {{"host": "a.test", "port": 443, "tls": true, "ticket": "{ticket}"}}\n'.encode())
-    await writer.drain()
-    await asyncio.sleep(0.05)
+    writer.write(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    await reader.readuntil(b"no-ticket")
 
     await gateway.close()
 
-    assert await reader.read() == b""
+    assert (await reader.read()).endswith(b"}")
     writer.close()
     try:
         await asyncio.open_connection("127.0.0.1", gateway.port)

@@ -177,7 +177,7 @@ def test_node_forms_of_connect_reach_the_gateway(gateway: Gateway, ledger: Ledge
     ticket = gateway.open_ticket()
     gateway.bind(ticket, ledger.binding("deny"))
     code = """
-import net, { Socket, connect as named } from "node:net"; import tls from "node:tls";
+import net, { Socket, connect as named } from "node:net"; import tls, { connect as namedSecure } from "node:tls";
 const request = "GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n";
 const ask = (socket) => new Promise((resolve, reject) => {
   let text = ""; socket.on("data", (data) => { text += data; }); socket.on("error", reject);
@@ -188,7 +188,7 @@ await ask(net.connect(80, "a.example.test"));
 await ask(named({ port: 80, host: "b.example.test" }));
 await ask(new Socket().connect(80, "c.example.test", () => {}));
 await ask(tls.connect(443, "d.example.test", { servername: "d.example.test" }, () => {}));
-await ask(tls.connect({ port: 443, host: "e.example.test" }));
+await ask(namedSecure({ port: 443, host: "e.example.test" }));
 const secure = tls.connect({ port: 443, host: "f.example.test", ALPNProtocols: ["http/1.1"] });
 await new Promise((resolve) => secure.once("secureConnect", resolve));
 console.log(secure.encrypted, secure.authorized, secure.alpnProtocol, secure.getProtocol());

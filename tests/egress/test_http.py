@@ -8,6 +8,8 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pdkernel.egress import Gateway
 from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer, knock, read_all, read_until, wait_until
@@ -329,3 +331,34 @@ def test_many_at_once_are_each_answered(gateway: Gateway, outside: OutsideServer
     assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
     assert {seen.path for seen in outside.seen} == {f"/{number}" for number in range(40)}
     assert len(ledger.calls) == 40
+
+
+_CHARACTERS = "abcXYZ019-._~!$'()*+,;=:@/%"
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(path=st.text(_CHARACTERS, max_size=40), query=st.none() | st.text(_CHARACTERS + "?&", max_size=40))
+def test_any_target_leaves_as_written(
+    gateway: Gateway, plain_outside: OutsideServer, path: str, query: str | None
+) -> None:
+    """Behind the hook and in absolute form, path and query go out to the byte."""
+    ledger = Ledger()
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("live"))
+    plain_outside.seen.clear()
+    target = f"/x{path}" + ("" if query is None else f"?{query}")
+    user = base64.b64encode(f"{ticket}:x".encode()).decode()
+    for door in ("hook", "absolute"):
+        head = f"Host: {HOST}\r\nProxy-Authorization: Basic {user}\r\nConnection: close\r\n\r\n"
+        if door == "hook":
+            sock = knock(gateway, ticket, HOST, 80, secure=False)
+            start = f"GET {target} HTTP/1.1\r\n"
+        else:
+            sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
+            start = f"GET http://{HOST}{target} HTTP/1.1\r\n"
+        with sock:
+            sock.sendall((start + head).encode())
+            read_all(sock)
+    gateway.close_ticket(ticket)
+
+    assert [seen.path for seen in plain_outside.seen] == [target, target]

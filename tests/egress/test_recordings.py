@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pdkernel.egress.cassette import Cassette, Hiding
-from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer, Redactor
+from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer, Redactor, SentMemory
 
 URL = "https://api.example.test/things"
 
@@ -53,6 +57,19 @@ def test_a_value_met_under_a_telling_name_is_hidden_everywhere() -> None:
     answer = hiding.answer(200, b"OK", [], b'{"you_said": "s3cr3t-value"}', Redactor())
 
     assert answer.body == b'{"you_said": "{{redacted}}"}'
+
+
+def test_a_hidden_value_that_is_sent_on_finds_its_answer() -> None:
+    """A token that a recorded answer gave is hidden; a replayed step sends the hiding place, and is understood."""
+    recording, replaying = Hiding(), Hiding()
+    given = recording.answer(200, b"OK", [], b'{"access_token": "made-up-token"}', Redactor())
+    recorded = recording.request("GET", "https://a/for/made-up-token?t=made-up-token", [], b"", Redactor())
+
+    sent_on = quote(json.loads(given.body)["access_token"])
+    asked = replaying.request("GET", f"https://a/for/{sent_on}?t={sent_on}", [], b"", Redactor())
+
+    assert "made-up-token" not in recorded.url
+    assert asked.key == recorded.key
 
 
 def test_another_persons_credentials_find_the_answer(tmp_path: Path) -> None:
@@ -179,6 +196,22 @@ def test_identity_is_asked_for_while_recording(
     assert "text" in lines(tmp_path / "calls.jsonl")[0]["response"]["body"]
 
 
+def test_a_call_that_is_not_sent_again_is_recorded(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """A recording that was deleted is made again without sending again."""
+    sent, file = SentMemory(), tmp_path / "calls.jsonl"
+    python.bind(ledger.binding(f"record={file}", sent=sent))
+    first = python.request("requests", "POST", URL, "x").body
+    file.unlink()
+    python.bind(ledger.binding(f"record={file}", sent=sent))
+    python.request("requests", "POST", URL, "x")
+    python.bind(ledger.binding(f"replay={file}"))
+
+    assert python.request("requests", "POST", URL, "x").body == first
+    assert len(outside.seen) == 1
+
+
 def test_a_large_body_stands_beside_the_file(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
@@ -215,3 +248,16 @@ def test_a_line_cut_short_leaves_the_others(tmp_path: Path) -> None:
         file.write('{"key": "cut sh')
 
     assert Cassette(cassette.file).find("send", 0, call, safe=True) == answer
+
+
+@given(st.binary(max_size=70_000))
+def test_a_body_comes_back_to_the_byte(body: bytes) -> None:
+    """Whatever an answer holds is replayed as it was, unless it was hidden."""
+    with TemporaryDirectory() as folder:
+        cassette = Cassette(Path(folder) / "calls.jsonl")
+        call = cassette.hiding.request("GET", "https://a/", [], b"", Redactor())
+        answer = cassette.hiding.answer(200, b"OK", [], body, Redactor())
+        cassette.add("send", 0, call, answer, 1.0)
+
+        assert cassette.find("send", 0, call, safe=True) == answer
+        assert answer.body == body

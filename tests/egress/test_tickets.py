@@ -113,6 +113,9 @@ def test_connect_is_challenged_and_may_answer_on_the_same_connection(
         b'PDK1 {"host": "x"}\n',
         b"CONNECT nowhere HTTP/1.1\r\n\r\n",
         b"CONNECT :443 HTTP/1.1\r\n\r\n",
+        b"CONNECT a/b:443 HTTP/1.1\r\n\r\n",
+        b"CONNECT slack.com:https HTTP/1.1\r\n\r\n",
+        b'PDK1 {"host": "a b", "port": 443, "ticket": "t"}\n',
     ],
 )
 def test_a_door_that_cannot_be_read_is_a_bad_request(gateway: Gateway, first: bytes) -> None:
@@ -189,3 +192,14 @@ def test_a_proxy_of_the_steps_own_is_refused(
 
     assert answer.startswith(b"HTTP/1.1 403")
     assert "proxy of its own" in ledger.refused[0]
+
+
+def test_a_name_in_another_script_is_reached_by_its_ascii_form(gateway: Gateway, ledger: Ledger) -> None:
+    """What the hook passes on as the step wrote it goes out as DNS has it."""
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("deny"))
+    with knock(gateway, ticket, "münchen.example", 443, secure=True) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        read_all(sock)
+
+    assert [call.url for call in ledger.calls] == ["https://xn--mnchen-3ya.example/"]

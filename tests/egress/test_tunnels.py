@@ -13,7 +13,17 @@ import pytest
 import trustme
 
 from pdkernel.egress import Gateway
-from tests.egress.kit import TOKEN, Ledger, Loop, knock, outside_context, read_all, read_until, wait_until
+from tests.egress.kit import (
+    TOKEN,
+    Ledger,
+    Loop,
+    OutsideServer,
+    knock,
+    outside_context,
+    read_all,
+    read_until,
+    wait_until,
+)
 
 Play = Callable[[socket.socket], None]
 
@@ -255,10 +265,11 @@ def test_tls_that_is_no_http_is_carried_on(
         gateway_to(loop, tmp_path, port, meant=993, ca=outside_ca) as (gateway, ticket),
     ):
         gateway.bind(ticket, ledger.binding("live"))
-        project_ca = Path(gateway.environment(ticket, "python")["NODE_EXTRA_CA_CERTS"])
+        project_ca = gateway.environment(ticket, "python")["NODE_EXTRA_CA_CERTS"]
+        context = ssl.create_default_context(cafile=project_ca)
         with (
             knock(gateway, ticket, "slack.com", 993, secure=False) as plain,
-            ssl.create_default_context(cafile=str(project_ca)).wrap_socket(plain, server_hostname="slack.com") as sock,
+            context.wrap_socket(plain, server_hostname="slack.com") as sock,
         ):
             greeting = read_until(sock, b"\n")
             sock.sendall(b"QUIT\r\n")
@@ -282,3 +293,24 @@ def test_calls_go_through_the_upstream_proxy(loop: Loop, tmp_path: Path, ledger:
 
     assert answer.endswith(b"ok")
     assert asked[0].startswith(b"GET http://nowhere.invalid:80/a%2Fb HTTP/1.1")
+
+
+def test_two_gateways_in_a_row(
+    loop: Loop, gateway: Gateway, outside: OutsideServer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """An upstream proxy with a name and a password is asked for https too, and never learns the first one's ticket."""
+    behind = Ledger()
+    second = gateway.open_ticket()
+    gateway.bind(second, behind.binding("live"))
+    ca = Path(gateway.environment(second, "python")["NODE_EXTRA_CA_CERTS"])
+    first = loop.run(Gateway.start(tmp_path, upstream_ca=ca, environ={}))
+    ticket = first.open_ticket()
+    first.bind(ticket, ledger.binding("live", via=f"http://{second}:x@127.0.0.1:{gateway.port}"))
+    with knock(first, ticket, "api.example.test", 443, secure=True) as sock:
+        sock.sendall(b"GET /far HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n")
+        answer = read_all(sock)
+    loop.run(first.close())
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert [seen.path for seen in outside.seen] == ["/far"]
+    assert ([call.outcome for call in ledger.calls], [call.outcome for call in behind.calls]) == (["sent"], ["sent"])

@@ -72,7 +72,7 @@ async def hosts() -> AsyncIterator[Hosts]:
 
 @pytest.fixture
 async def open_run(hosts: Hosts, tmp_path: Path) -> OpenRun:
-    """Open a run: `await open_run(event=..., variables=...)`."""
+    """A factory of runs: event, variables, context and workflow are its arguments."""
     opened = 0
 
     async def open_one(

@@ -138,7 +138,7 @@ async def test_all_that_a_step_prints_is_its_own(bench: Bench, language: Languag
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_a_print_that_looks_like_our_protocol_is_a_print(bench: Bench, language: Language) -> None:
-    """stdout is wholly the user's."""
+    """Standard output is wholly the user's."""
     outcome = await bench.run(language, SOURCES["lookalike"][language])
 
     assert outcome.error is None
@@ -328,8 +328,7 @@ class TestWarmth:
         pids = []
         for _ in range(2):
             bench = await open_run()
-            for name in ("a", "b"):
-                pids.append((await bench.run(language, pid, name=name)).exports["$return_value"])
+            pids += [(await bench.run(language, pid, name=name)).exports["$return_value"] for name in ("a", "b")]
             await bench.guests.release()
 
         assert len(set(pids)) == 1
@@ -435,7 +434,7 @@ async def test_no_more_runs_than_the_size_execute(tmp_path: Path, open_run: Open
     """`open` waits for a place."""
     small = Hosts(size=1)
     first = await open_run(of=small)
-    waiting = asyncio.create_task(open_run(of=small))
+    waiting = asyncio.ensure_future(open_run(of=small))
     await asyncio.sleep(0.01)
     waited = not waiting.done()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.model import StoreBinding, Step
+from pdkernel.model import Step, StoreBinding
 from tests.hosts.conftest import Bench
 
 

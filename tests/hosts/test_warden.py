@@ -1,0 +1,79 @@
+"""Nothing of a step outlives its owner."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pdkernel.guests import process_tree
+from pdkernel.model import Language
+
+ROOT = Path(__file__).parents[2]
+SAY = process_tree.MARK
+STEPS: dict[str, dict[Language, str]] = {
+    "busy": {
+        "python": f"import os\ndef handler(pd):\n    print(os.environ['{SAY}'])\n    while True: pass\n",
+        "node": f"export default {{ run() {{ console.log(process.env.{SAY}); for (;;); }} }}",
+        "bash": f"echo ${SAY}; while :; do :; done",
+    },
+    "grandchildren": {
+        "python": "import subprocess\ndef handler(pd):\n"
+        f"    subprocess.run('setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo ${SAY}; sleep 1000', shell=True)\n",
+        "node": "import { spawnSync } from 'child_process';\nexport default { run() {\n"
+        f"spawnSync('setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo ${SAY}; sleep 1000', {{ shell: true, stdio: 'inherit' }}) }} }}",
+        "bash": f"setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo ${SAY}; sleep 1000",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ["busy", "grandchildren"])
+@pytest.mark.parametrize("language", ["python", "node", "bash"])
+def test_kill_9_of_the_owner_leaves_no_process_of_the_step(tmp_path: Path, language: Language, kind: str) -> None:
+    """The warden sees the pipe's end and ends everything, whatever group it is in."""
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "tests.hosts.owner", json.dumps([language, STEPS[kind][language], str(tmp_path)])],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with owner:
+        assert owner.stdout is not None
+        mark = owner.stdout.readline().strip()
+        during = process_tree.members([], [mark])
+
+        os.kill(owner.pid, signal.SIGKILL)
+        owner.wait()
+        deadline = time.monotonic() + 1.0
+        while (left := process_tree.members([], [mark])) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    assert len(during) >= (1 if kind == "busy" else 5)
+    assert left == set()
+
+
+def test_an_owner_that_ends_by_itself_leaves_nothing_either(tmp_path: Path) -> None:
+    """SIGTERM, which runs no clean-up of ours, is no different."""
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "tests.hosts.owner", json.dumps(["node", STEPS["busy"]["node"], str(tmp_path)])],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with owner:
+        assert owner.stdout is not None
+        mark = owner.stdout.readline().strip()
+
+        owner.terminate()
+        owner.wait()
+        deadline = time.monotonic() + 1.0
+        while (left := process_tree.members([], [mark])) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    assert left == set()
