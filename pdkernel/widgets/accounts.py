@@ -16,6 +16,7 @@ from pdkernel.engine.end_users import connect_command
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account, Directory, Environment
 from pdkernel.widgets.parts import (
+    BESIDE,
     AskingButton,
     SecretField,
     close_all,
@@ -73,9 +74,7 @@ class ConnectForm:
         self._fields = ipw.VBox()
         self._message = note()
         self._command = ipw.HTML()
-        more = ipw.Button(
-            description="Add a field", icon="plus", tooltip="For an app whose account has more than one credential"
-        )
+        more = ipw.Button(description="Add a field", tooltip="For an app whose account has more than one credential")
         more.on_click(lambda _: self._add_field())
         connect = ipw.Button(
             description="Connect",
@@ -86,7 +85,7 @@ class ConnectForm:
         self.view = ipw.VBox(
             [
                 self._fields,
-                ipw.HBox([connect, more], layout={"flex_flow": "row wrap", "margin": "0 0 0 116px"}),
+                ipw.HBox([connect, more], layout={"flex_flow": "row wrap", "margin": BESIDE}),
                 self._message,
                 self._command,
             ]
@@ -169,7 +168,10 @@ class AppRow:
         )
         self._another.on_click(lambda _: show(self._form.view, visible=True))
         self.view = ipw.VBox(
-            [ipw.HBox([self._summary, self._another], layout={"flex_flow": "row wrap"}), self._form.view],
+            [
+                ipw.HBox([self._summary, self._another], layout={"flex_flow": "row wrap", "align_items": "center"}),
+                self._form.view,
+            ],
             layout={"margin": "4px 0"},
         )
         self._seen: tuple[object, ...] = ()

@@ -35,7 +35,6 @@ from pdkernel.widgets.kept import View, sentence
 from pdkernel.widgets.parts import (
     DESCRIPTION,
     AskingButton,
-    copy_html,
     note,
     say,
     say_html,
@@ -74,7 +73,6 @@ class EventComposer(Form):
         self._faults = note()
         self._notes = note()
         self._status = note()
-        self._line = ipw.HTML()
         super().__init__(
             session,
             [
@@ -84,10 +82,9 @@ class EventComposer(Form):
                 self.body.view,
                 self._notes,
                 ipw.HBox(
-                    [self.send_button, self.use_button, self.show_button], layout={**_ROW, "margin": "6px 0 0 114px"}
+                    [self.send_button, self.use_button, self.show_button], layout={**_ROW, "margin": "6px 0 0 116px"}
                 ),
                 self._status,
-                self._line,
             ],
         )
 
@@ -124,7 +121,6 @@ class EventComposer(Form):
         self.send_button = ipw.Button(
             description="Send",
             button_style="primary",
-            icon="play",
             tooltip="Use this event and run the whole workflow on it",
         )
         self.use_button = ipw.Button(
@@ -273,7 +269,6 @@ class EventComposer(Form):
         wrong = bool(fault or self.body.fault)
         running, stopping = self._runner.running, self._runner.stopping
         self.send_button.description = "Stopping" if stopping else "Stop" if running else "Send"
-        self.send_button.icon = "stop" if running else "play"
         self.send_button.button_style = "danger" if running else "primary"
         self.send_button.disabled = stopping or (wrong and not running)
         self.use_button.disabled = self.save_button.view.disabled = wrong
@@ -281,7 +276,7 @@ class EventComposer(Form):
         show(self.show_button, visible=elsewhere)
         say(self._status, self._state(elsewhere=elsewhere))
         say_html(self._notes, _notes_html(self._base))
-        say_html(self._line, f"<small>as a line: {copy_html(self.line)}</small>")
+        self._show_line(self.line)
 
     def _fault(self) -> str:
         try:

@@ -15,25 +15,27 @@ import traitlets
 
 DESCRIPTION = {"description_width": "110px"}
 """Style that lines the fields of a form up."""
-WIDE = {"width": "100%", "max_width": "1000px"}
+WIDE = {"width": "calc(100% - 8px)", "max_width": "1000px"}
 """Layout of a field that takes the form's width."""
+BESIDE = "0 0 0 116px"
+"""Margin of what stands below a field, without a name of its own."""
 
-_COLOURS = {
-    "error": "var(--jp-error-color1, #b3261e)",
-    "success": "var(--jp-success-color1, #1b7f3b)",
-    "warn": "var(--jp-warn-color1, #8a5a00)",
-    "muted": "var(--jp-ui-font-color2, #616161)",
+_STYLES = {
+    "error": "color: var(--jp-error-color1, #b3261e)",
+    "success": "color: var(--jp-success-color1, #1b7f3b)",
+    # Lab's warning colour cannot be read as text on white
+    "warn": "color: var(--jp-ui-font-color1, #212121); border-left: 3px solid var(--jp-warn-color1, #b26a00); padding-left: 6px",
+    "muted": "color: var(--jp-ui-font-color2, #616161)",
 }
 
 
 def text_html(text: str, *, kind: str = "muted") -> str:
-    """*text* escaped, in the colour of *kind* (`error`, `success`, `warn`, `muted`), its line ends kept."""
+    """*text* escaped, in the style of *kind* (`error`, `success`, `warn`, `muted`), its line ends kept."""
     if not text:
         return ""
     role = ' role="alert"' if kind == "error" else ""
-    return (
-        f'<div{role} style="color: {_COLOURS[kind]}; white-space: pre-wrap; line-height: 1.4">{html.escape(text)}</div>'
-    )
+    style = f"{_STYLES[kind]}; white-space: pre-wrap; line-height: 1.4"
+    return f'<div{role} style="{style}">{html.escape(text)}</div>'
 
 
 def copy_html(text: str) -> str:

@@ -20,10 +20,8 @@ from pdkernel.widgets.kept import View, sentence
 from pdkernel.widgets.parts import (
     DESCRIPTION,
     close_all,
-    copy_html,
     note,
     say,
-    say_html,
     set_children,
     set_value,
     text_html,
@@ -73,7 +71,6 @@ class UserPicker(Form):
         self._apps = ipw.VBox()
         self._needs = note()
         self._accounts = AccountList(session.accounts_changed)
-        self._line = ipw.HTML()
         self._connect_handlers()
         super().__init__(
             session,
@@ -86,7 +83,6 @@ class UserPicker(Form):
                 self._needs,
                 self._apps,
                 self._accounts.view,
-                self._line,
             ],
         )
 
@@ -123,7 +119,7 @@ class UserPicker(Form):
         accounts = directory.accounts(external_user_id=user, environment=environment) if user is not None else ()
         self._fill_apps(user, environment, accounts)
         self._accounts.show(directory, user, accounts)
-        say_html(self._line, f"<small>as a line: {copy_html(self.line)}</small>")
+        self._show_line(self.line)
 
     def _fill_users(self, chosen: str | None, known: Sequence[str]) -> None:
         options = [("nobody", NOBODY), *((user, user) for user in known)]
