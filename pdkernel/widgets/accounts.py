@@ -21,6 +21,7 @@ from pdkernel.widgets.parts import (
     SecretField,
     close_all,
     copy_html,
+    field,
     note,
     say,
     say_html,
@@ -44,12 +45,12 @@ class FieldRow:
             placeholder="its name, for example api_key",
             tooltip="The credential's name, as steps read it from $auth",
             style={"description_width": "110px"},
-            layout={"width": "340px"},
+            layout=field(340),
         )
         self.secret = SecretField(
             placeholder="its value",
             tooltip="The credential's value. It is stored encrypted; the field is emptied when you press Connect",
-            layout={"width": "320px"},
+            layout=field(320),
         )
         self.view = ipw.HBox([self.name, self.secret], layout={"flex_flow": "row wrap"})
 
@@ -107,7 +108,7 @@ class ConnectForm:
 
     def _add_field(self) -> None:
         used = {row.name.value for row in self._rows}
-        name = next((field for field in self._known if field not in used), "")
+        name = next((known for known in self._known if known not in used), "")
         self._rows.append(FieldRow(name, self._known))
         set_children(self._fields, [row.view for row in self._rows])
 

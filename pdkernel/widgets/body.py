@@ -82,16 +82,16 @@ class BodyEditor:
         self._replaced = False
         self._filling = False
         self._fault_text = ""
-        self.kind = ipw.ToggleButtons(
+        self.kind = ipw.Dropdown(
             options=[("JSON", "json"), ("text", "text"), ("none", "none")],
-            tooltips=["The body is JSON", "The body is text, for example form-encoded", "The event has no body"],
             description="body",
-            style={**DESCRIPTION, "button_width": "80px"},
-            layout={"width": "400px"},
+            tooltip="What the body is: JSON, text (for example form-encoded), or none at all",
+            style=DESCRIPTION,
+            layout={"width": "240px"},
         )
         self.text = ipw.Textarea(
             placeholder='{"action": "opened"}',
-            rows=14,
+            rows=12,
             tooltip="The body that the steps get as steps.trigger.event.body",
             layout={"width": "calc(100% - 124px)", "max_width": "884px", "margin": BESIDE},
         )

@@ -35,6 +35,7 @@ from pdkernel.widgets.kept import View, sentence
 from pdkernel.widgets.parts import (
     DESCRIPTION,
     AskingButton,
+    field,
     note,
     say,
     say_html,
@@ -95,7 +96,7 @@ class EventComposer(Form):
             description="saved events",
             tooltip="Events kept in events/ beside the notebook",
             style=DESCRIPTION,
-            layout={"width": "380px"},
+            layout=field(380),
         )
         self.save_name = ipw.Text(
             placeholder="a name to save it as", tooltip="The name to save the event as", layout={"width": "220px"}

@@ -29,6 +29,11 @@ _STYLES = {
 }
 
 
+def field(width: int) -> dict[str, str]:
+    """Layout of a field *width* pixels wide, or as wide as there is room."""
+    return {"width": f"{width}px", "max_width": "calc(100% - 8px)"}
+
+
 def text_html(text: str, *, kind: str = "muted") -> str:
     """*text* escaped, in the style of *kind* (`error`, `success`, `warn`, `muted`), its line ends kept."""
     if not text:

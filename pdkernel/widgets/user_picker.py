@@ -20,6 +20,7 @@ from pdkernel.widgets.kept import View, sentence
 from pdkernel.widgets.parts import (
     DESCRIPTION,
     close_all,
+    field,
     note,
     say,
     set_children,
@@ -49,7 +50,7 @@ class UserPicker(Form):
             description="environment",
             tooltip="Where the external user and their accounts are looked up",
             style=DESCRIPTION,
-            layout={"width": "300px"},
+            layout=field(300),
         )
         self.user = ipw.Dropdown(
             options=[("nobody", NOBODY)],
@@ -57,14 +58,14 @@ class UserPicker(Form):
             description="external user",
             tooltip="On whose behalf the steps run",
             style=DESCRIPTION,
-            layout={"width": "420px"},
+            layout=field(420),
         )
         self.new_user = ipw.Text(
             description="new user",
             placeholder="the id that your product gives them",
             tooltip=_HINT,
             style=DESCRIPTION,
-            layout={"width": "420px"},
+            layout=field(420),
         )
         self.use_new = ipw.Button(description="Use", tooltip="Run as this external user", layout={"width": "80px"})
         self._rows: dict[str, AppRow] = {}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pdkernel.errors import EventError
 from pdkernel.widgets.body import ABSENT, MAX_EDITED, BodyEditor, from_text, to_text
-from tests.widgets.front_end import press, screen, type_into
+from tests.widgets.front_end import pick, press, screen, type_into
 
 BIG = {"rows": [{"n": n, "text": "x" * 100} for n in range(3000)]}
 
@@ -22,10 +22,8 @@ values = st.recursive(
 
 
 def pick_kind(editor: BodyEditor, label: str) -> None:
-    """Press one of the toggle buttons."""
-    index = [shown for shown, _ in editor.kind.options].index(label)
-    message = {"method": "update", "state": {"index": index}, "buffer_paths": []}
-    editor.kind._handle_msg({"content": {"data": message}, "buffers": []})
+    """Pick what the body is."""
+    pick(editor.kind, dict(editor.kind.options)[label])
 
 
 @pytest.fixture
