@@ -15,8 +15,9 @@ from pdkernel.engine.end_users import connect_command
 from pdkernel.errors import InterpreterMissingError
 from pdkernel.hosts import find_node
 from pdkernel.identity import Directory, Environment
-from pdkernel.model import Workflow
 from pdkernel.inspection import apps_of, variables_read
+from pdkernel.model import Workflow
+from pdkernel.render.accounts import AppReadiness
 
 Kind = Literal["external_user", "account", "variable", "interpreter", "unsupported"]
 
@@ -178,3 +179,32 @@ def describe_missing(missing: Sequence[Missing]) -> str:
         if item.command:
             lines.append(f"    {item.command}")
     return "\n".join(lines)
+
+
+def app_readiness(
+    needed: Mapping[str, Sequence[str]], *, directory: Directory, user: str | None, environment: Environment
+) -> list[AppReadiness]:
+    """
+    For each app, the account that a run would use now, or how to get one.
+
+    Args:
+        needed: App to the steps that need the external user's account of it.
+        directory: Users and accounts.
+        user: The external user, or None.
+        environment: Theirs.
+    """
+    rows = []
+    for app, steps in needed.items():
+        account = directory.newest_account(user, environment, app) if user else None
+        fix = f"Connect one: {connect_command(app, user or 'ID', environment, directory)}"
+        rows.append(
+            AppReadiness(
+                app=app,
+                steps=tuple(steps),
+                account_id=account.id if account else None,
+                account_name=account.name if account else "",
+                healthy=account.healthy if account else True,
+                fix=fix,
+            )
+        )
+    return rows

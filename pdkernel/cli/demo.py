@@ -52,8 +52,8 @@ def _demo(folder: Path) -> int:
 
 
 def _tour(session: object) -> int:
-    from pdkernel import definition, render
-    from pdkernel.cli.export import file_rows
+    from pdkernel import definition
+    from pdkernel.render import files, shape, timeline
     from pdkernel.session import Session
 
     assert isinstance(session, Session)
@@ -77,12 +77,12 @@ def _tour(session: object) -> int:
 
     _title("4. Run, as ada")
     execution = session.run()
-    click.echo(render.timeline.text(execution))
+    click.echo(timeline.text(execution))
     if execution.status != "success":
         return 1
 
     _title("5. The event's shape (the issue alone)")
-    lines = render.shape.text(event.shape()).splitlines()
+    lines = shape.text(event.shape()).splitlines()
     issue = [line for line in lines if ".body.issue." in line and line.count(".") <= 6]
     click.echo("\n".join(issue[:14]))
     click.echo(f"  ... {len(lines)} paths in all")
@@ -94,14 +94,14 @@ def _tour(session: object) -> int:
     session.run(only=frozenset({"message"}))
     click.echo(f"  stale now: {', '.join(sorted(session.stale))}")
     again = session.run(only=frozenset({"notify"}))
-    click.echo(render.timeline.text(replace(again, steps=(again.step("notify"),))))
+    click.echo(timeline.text(replace(again, steps=(again.step("notify"),))))
     session.pin("check")
     click.echo("  check is pinned: it keeps its exports until it is released.")
     session.unpin("check")
 
     _title("7. Export")
     result = definition.export(session.workflow, session.folder / "exported", sidecar=None)
-    click.echo(render.files.text(file_rows(result), checklist=result.checklist))
+    click.echo(files.text(str(result.folder.name), result.files, checklist=result.checklist), nl=False)
     return 0
 
 

@@ -21,9 +21,10 @@ from pdkernel.cli.app import State, command, json_option, option, print_json
 @json_option
 def export(_: State, notebook: Path, to: str | None, into: str | None, as_json: bool) -> int:
     """Write NOTEBOOK as the files that Pipedream deploys."""
-    from pdkernel import definition, render
+    from pdkernel import definition
     from pdkernel.errors import RequestError
     from pdkernel.inspection import check
+    from pdkernel.render import files
     from pdkernel.source import read_source
 
     if (to is None) == (into is None):
@@ -39,15 +40,8 @@ def export(_: State, notebook: Path, to: str | None, into: str | None, as_json: 
     if as_json:
         print_json(result.to_json())
     else:
-        click.echo(render.files.text(file_rows(result), checklist=result.checklist))
+        click.echo(files.text(to, result.files, checklist=result.checklist), nl=False)
     return 0
-
-
-def file_rows(result: Any) -> Any:
-    """The rows of a listing of an export's files."""
-    from pdkernel import render
-
-    return [render.files.FileRow(file.path, file.state, file.diff) for file in result.files]
 
 
 @command(name="shape")
@@ -56,10 +50,10 @@ def file_rows(result: Any) -> Any:
 @json_option
 def shape(_: State, events: tuple[str, ...], schema: bool, as_json: bool) -> int:
     """Show the shape of one or several events: every path with types and samples."""
-    from pdkernel import render
     from pdkernel import shape as shapes
     from pdkernel.cli.run import _read
     from pdkernel.event import Event
+    from pdkernel.render import shape as drawn
 
     values: list[Any] = [dict(Event.parse(_read(name), name=name).masked().data) for name in events]
     if schema:
@@ -67,7 +61,7 @@ def shape(_: State, events: tuple[str, ...], schema: bool, as_json: bool) -> int
         return 0
     found = shapes.shape_of(*values)
     if as_json:
-        print_json(render.shape.rows(found))
+        print_json(drawn.rows(found))
     else:
-        click.echo(render.shape.text(found))
+        click.echo(drawn.text(found), nl=False)
     return 0

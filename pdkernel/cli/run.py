@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import click
 
@@ -179,7 +179,7 @@ class _Progress:
         self._on = not quiet and sys.stderr.isatty()
         self._said = ""
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -207,16 +207,24 @@ def exit_status(execution: Any) -> int:
         return 4
     refused = execution.status == "error" and all(step.status == "not_run" for step in execution.steps)
     if refused and execution.error is not None:
-        return exit_status_of(execution.error.code)
+        # a code that a step's own process may give as well stands for a refusal here
+        return max(2, exit_status_of(execution.error.code))
     return 1
 
 
 def _print(execution: Any) -> None:
-    from pdkernel import render
+    from pdkernel.render import timeline
 
     error = execution.error
     if exit_status(execution) in (2, 3) and error is not None:
         print_refusal(error.code, error.message)
         return
-    brief = execution.status != "success" and (error is None or error.stack is None)
-    click.echo(render.timeline.text(execution, brief=brief))
+    if execution.status != "success" and error is not None and error.stack is None:
+        print_refusal(error.code, f"{_steps_line(execution)}\n{error.message}")
+    else:
+        click.echo(timeline.text(execution), nl=False)
+
+
+def _steps_line(execution: Any) -> str:
+    """Each step and what became of it, in one line."""
+    return f"{execution.workflow}: " + ", ".join(f"{step.name} {step.status}" for step in execution.steps)

@@ -21,7 +21,7 @@ from pdkernel.definition.sidecar import (
 )
 from pdkernel.definition.sidecar_yaml import dump_sidecar, read_sidecar, schema
 from pdkernel.definition.slug import slug
-from pdkernel.definition.write import ExportResult, FileChange, compare, write
+from pdkernel.definition.write import ExportResult, compare, write
 
 __all__ = [
     "EXTERNAL_USER",
@@ -30,7 +30,6 @@ __all__ = [
     "AccountChoice",
     "DefinitionFile",
     "ExportResult",
-    "FileChange",
     "Sidecar",
     "StepSidecar",
     "apply_sidecar",

@@ -13,30 +13,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pdkernel.definition.plan import STATE_FILE, WORKFLOW_FILE, DefinitionFile
 from pdkernel.definition.sidecar import FOLDER_SIDECAR
 from pdkernel.directive import read_yaml
 from pdkernel.errors import DefinitionError, RequestError, UnsupportedError
-
-State = Literal["new", "changed", "unchanged", "left alone"]
-
-
-@dataclass(frozen=True, slots=True)
-class FileChange:
-    """
-    What an export does to one file.
-
-    Attributes:
-        path: Inside the folder, with slashes; a folder that is left alone ends with one.
-        state: What becomes of it.
-        diff: Unified, from what was there to what is written; empty unless new or changed.
-    """
-
-    path: str
-    state: State
-    diff: str = ""
+from pdkernel.render.files import FileChange, FileState
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +47,7 @@ class ExportResult:
             "checklist": list(self.checklist),
         }
 
-    def paths(self, *states: State) -> tuple[str, ...]:
+    def paths(self, *states: FileState) -> tuple[str, ...]:
         """Paths of the files in any of *states*."""
         return tuple(file.path for file in self.files if file.state in states)
 

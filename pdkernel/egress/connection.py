@@ -29,7 +29,7 @@ from pdkernel.egress.tickets import Ticket, Tickets
 from pdkernel.egress.tls.certificates import Authority
 from pdkernel.egress.tls.hello import hello_is_complete, read_hello
 from pdkernel.egress.tunnels import carry, shut, websocket_head
-from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
+from pdkernel.egress.upstream import Destination, UpstreamError
 
 _WHAT = {"http2": "An HTTP/2 connection", "raw": "A connection that does not speak HTTP", "tls": "A TLS connection"}
 _HANDSHAKE_S = 30.0
@@ -40,14 +40,12 @@ _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class Connection:
     """Serves one client."""
 
-    def __init__(
-        self, sock: socket.socket, tickets: Tickets, desk: Desk, authority: Authority, upstream: Upstream
-    ) -> None:
+    def __init__(self, sock: socket.socket, tickets: Tickets, desk: Desk, authority: Authority) -> None:
         self._sock = sock
         self._tickets = tickets
         self._desk = desk
         self._authority = authority
-        self._upstream = upstream
+        self._upstream = desk.upstream
 
     async def serve(self) -> None:
         """Serve until the client leaves."""

@@ -29,10 +29,15 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class Desk:
-    """Decides calls. One for a gateway."""
+    """
+    Decides calls. One for a gateway.
+
+    Attributes:
+        upstream: The way out.
+    """
 
     def __init__(self, *, upstream: Upstream, stand_ins: Mapping[str, StandIn], clock: Clock) -> None:
-        self._upstream = upstream
+        self.upstream = upstream
         self._stand_ins = stand_ins
         self._clock = clock
         self._cassettes: dict[Path, Cassette] = {}
@@ -105,10 +110,11 @@ class Desk:
             call.refuse(refusals.Refusal("denied", "egress_tls", message))
 
     async def close(self) -> None:
-        """Give up what is still on its way."""
+        """Give up what is still on its way, and the connections that are kept."""
         for going in self._going:
             going.cancel()
         await asyncio.gather(*self._going, return_exceptions=True)
+        await self.upstream.close()
 
     async def _refuse(self, call: Call, request: Request, refusal: refusals.Refusal) -> Answer:
         # Read to its end: a client that cannot finish its request does not read an answer.
@@ -129,9 +135,9 @@ class Desk:
             return _no_answer(call, error)
         body = reached.answer.body
         if isinstance(body, bytes):
+            call.finish(reached.result)
             if keep is not None:
                 keep(reached.answer, body)
-            call.finish(reached.result)
             return reached.answer
         watched = watch(call, reached, body, keep, bodyless=has_no_body(request.method, reached.answer.status))
         return replace(reached.answer, body=watched)
@@ -169,10 +175,11 @@ class Desk:
             if name.lower() != b"content-length"
         )
         record = Recorded(given.status, given.reason.decode("latin-1"), kept, content, call.at)
+        # The row first: what went out is told, even where it cannot be remembered.
+        call.finish(reached.result)
         await asyncio.to_thread(sent.add, key, record)
         if keep is not None:
             keep(given, content)
-        call.finish(reached.result)
         bodyless = has_no_body(request.method, given.status)
         return whole(given.status, given.reason, given.headers, content, bodyless=bodyless)
 
@@ -188,7 +195,7 @@ class Desk:
             headers = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
             headers.append((b"accept-encoding", b"identity"))
         to = Destination(request.scheme, request.host, request.port, request.server_name)
-        got = await self._upstream.send(to, request.method, request.target, headers, request.body, via=policy.via)
+        got = await self.upstream.send(to, request.method, request.target, headers, request.body, via=policy.via)
         answer = Answer(got.status, got.reason, end_to_end(got.headers), got.body)
         return Reached(answer, Result("sent", got.status))
 
@@ -200,7 +207,7 @@ class Desk:
         headers = [(b"host", parts.netloc.rpartition("@")[2].encode("ascii")), *headers]
         headers += [(b"x-forwarded-host", original.encode()), (b"x-forwarded-proto", request.scheme.encode())]
         target = parts.path.encode("ascii") + request.target
-        got = await self._upstream.send(to, request.method, target, headers, request.body, via=None)
+        got = await self.upstream.send(to, request.method, target, headers, request.body, via=None)
         answer = Answer(got.status, got.reason, end_to_end(got.headers), got.body)
         return Reached(answer, Result("stand_in", got.status, note=f"answered by the stand-in at {base}"))
 
@@ -246,7 +253,7 @@ class Desk:
         """This machine is never outside: no mode, no row."""
         to = Destination(request.scheme, request.host, request.port, request.server_name)
         try:
-            got = await self._upstream.send(
+            got = await self.upstream.send(
                 to, request.method, request.target, outgoing(request), request.body, via=None
             )
         except UpstreamError as error:

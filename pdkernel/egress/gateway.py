@@ -11,18 +11,20 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pdkernel.clock import SYSTEM_CLOCK, Clock
-from pdkernel.egress.desk import Desk
 from pdkernel.egress.standins import StandIn, built_in
 from pdkernel.egress.tickets import Binding, Tickets
 from pdkernel.egress.tls.certificates import Authority
-from pdkernel.egress.upstream import Resolve, Upstream
 from pdkernel.egress.variables import variables
 from pdkernel.model import Language
+
+if TYPE_CHECKING:
+    from pdkernel.egress.desk import Desk
+    from pdkernel.egress.upstream import Resolve, Upstream
 
 
 class Gateway:
@@ -36,13 +38,16 @@ class Gateway:
         stand_ins: The built-in stand-ins, by name; each remembers what it received.
     """
 
-    def __init__(self, listener: socket.socket, desk: Desk, authority: Authority, upstream: Upstream) -> None:
+    def __init__(
+        self, listener: socket.socket, authority: Authority, out: Callable[[], Upstream], clock: Clock
+    ) -> None:
         self.port: int = listener.getsockname()[1]
-        self.stand_ins: Mapping[str, StandIn] = {}
+        self.stand_ins: Mapping[str, StandIn] = built_in()
         self._listener = listener
-        self._desk = desk
         self._authority = authority
-        self._upstream = upstream
+        self._out = out
+        self._clock = clock
+        self._desk: Desk | None = None
         self._tickets = Tickets()
         self._loop = asyncio.get_running_loop()
         self._connections: set[asyncio.Task[None]] = set()
@@ -71,12 +76,13 @@ class Gateway:
         environ = os.environ if environ is None else environ
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         listener.setblocking(False)
-        upstream = Upstream(environ=environ, resolve=resolve or {}, extra_ca=upstream_ca)
-        stand_ins = built_in()
-        desk = Desk(upstream=upstream, stand_ins=stand_ins, clock=clock)
-        gateway = cls(listener, desk, Authority(folder, environ=environ), upstream)
-        gateway.stand_ins = stand_ins
-        return gateway
+
+        def out() -> Upstream:
+            from pdkernel.egress.upstream import Upstream
+
+            return Upstream(environ=environ, resolve=resolve or {}, extra_ca=upstream_ca)
+
+        return cls(listener, Authority(folder, environ=environ), out, clock)
 
     def open_ticket(self) -> str:
         """A new ticket for a process, not yet bound to a step."""
@@ -107,8 +113,8 @@ class Gateway:
         self._listener.close()
         _cancel(self._connections)
         await asyncio.gather(*self._connections, return_exceptions=True)
-        await self._desk.close()
-        await self._upstream.close()
+        if self._desk is not None:
+            await self._desk.close()
 
     async def _accept(self) -> None:
         while True:
@@ -125,9 +131,12 @@ class Gateway:
     async def _serve(self, sock: socket.socket) -> None:
         # Imported with the first connection: a gateway that nobody calls costs nothing.
         from pdkernel.egress.connection import Connection
+        from pdkernel.egress.desk import Desk
 
+        if self._desk is None:
+            self._desk = Desk(upstream=self._out(), stand_ins=self.stand_ins, clock=self._clock)
         with contextlib.closing(sock), contextlib.suppress(OSError):
-            await Connection(sock, self._tickets, self._desk, self._authority, self._upstream).serve()
+            await Connection(sock, self._tickets, self._desk, self._authority).serve()
 
 
 def _cancel(tasks: set[asyncio.Task[None]]) -> None:

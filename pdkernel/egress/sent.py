@@ -13,6 +13,8 @@ from typing import Protocol
 
 from pdkernel.execution import Recorded
 
+__all__ = ["Recorded", "SentRequests", "is_safe", "request_identity", "sent_key"]
+
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 

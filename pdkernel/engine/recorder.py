@@ -77,10 +77,9 @@ class StepRecorder:
         self._append("stderr", f"[pdkernel] {self._redactor.text(text)}\n")
 
     def snapshot(self) -> StepResult:
-        """The record so far."""
+        """The record so far; it has no duration before the end."""
         return replace(
             self._base,
-            duration_ms=self._elapsed_ms(),
             exports=dict(self._exports),
             logs=tuple(self._logs),
             requests=tuple(self._requests),
@@ -91,7 +90,12 @@ class StepRecorder:
         for stream, held in self._streams.items():
             self._append("stdout" if stream == "stdout" else "stderr", held.close())
         self._exports.update({name: self._redactor.value(value) for name, value in exports.items()})
-        return replace(self.snapshot(), status=status, error=self._record(error) if error else None)
+        return replace(
+            self.snapshot(),
+            status=status,
+            duration_ms=(self._clock.monotonic() - self._began) * 1000,
+            error=self._record(error) if error else None,
+        )
 
     def _record(self, error: StepError) -> ErrorRecord:
         return ErrorRecord(
@@ -110,6 +114,3 @@ class StepRecorder:
             self._logs[-1] = Log(stream, self._logs[-1].text + text)
         else:
             self._logs.append(Log(stream, text))
-
-    def _elapsed_ms(self) -> float:
-        return (self._clock.monotonic() - self._began) * 1000

@@ -149,7 +149,9 @@ class GuestTalk:
             told = json.loads(line)
             self._take(told)
         except (ValueError, KeyError, TypeError, AttributeError):
-            self.end(StepDiedError("The step wrote to a descriptor of its process that is not its own, and was stopped."))
+            self.end(
+                StepDiedError("The step wrote to a descriptor of its process that is not its own, and was stopped.")
+            )
         except RecursionError:
             self.end(fault({"code": "export_not_json", "message": "An export is nested too deeply for JSON."}))
 

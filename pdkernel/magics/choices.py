@@ -13,20 +13,18 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel import render
 from pdkernel.errors import RequestError
 from pdkernel.event import parse_json
 from pdkernel.execution import RETURN_VALUE
 from pdkernel.identity import parse_environment
-from pdkernel.magics.output import LiveTimeline, View, plain_errors, raise_for
+from pdkernel.inspection import variables_read
+from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say
 from pdkernel.magics.shell import session_of
 from pdkernel.model import JSON
-from pdkernel.inspection import variables_read
+from pdkernel.readiness import app_readiness
+from pdkernel.render import accounts
+from pdkernel.render.view import View
 from pdkernel.variables import project_variables
-
-
-def _say(text: str) -> None:
-    display(View(text=text, html=render.note_html(text)))
 
 
 @magics_class
@@ -48,7 +46,7 @@ class ChoiceMagics(Magics):
         session = session_of(self.shell)
         if chosen.clear:
             session.choose_user(None, parse_environment(chosen.environment) if chosen.environment else None)
-            _say("Steps run on nobody's behalf.")
+            say("Steps run on nobody's behalf.")
             return None
         if chosen.external_user_id is None and chosen.environment is None:
             from pdkernel.widgets import UserPicker
@@ -58,12 +56,14 @@ class ChoiceMagics(Magics):
             chosen.external_user_id or session.external_user_id,
             parse_environment(chosen.environment) if chosen.environment else None,
         )
-        user = session.external_user_id or "nobody"
-        apps = render_apps(session)
+        user = session.external_user_id
+        apps = app_readiness(
+            session.apps_needed(), directory=session.directory, user=user, environment=session.environment
+        )
         display(
             View(
-                text=f"Steps run as {user} in {session.environment}.\n{render.accounts.text(apps)}".rstrip(),
-                html=render.note_html(f"Steps run as {user} in {session.environment}.") + render.accounts.html(apps),
+                text=accounts.text(apps, external_user=user, environment=session.environment),
+                html=accounts.html(apps, external_user=user, environment=session.environment),
             )
         )
         return None
@@ -87,17 +87,17 @@ class ChoiceMagics(Magics):
             session.load_event(chosen.file)
         if chosen.save is not None:
             path = session.save_event(chosen.save)
-            _say(f"Saved as {path.parent.name}/{path.name}.")
+            say(f"Saved as {path.parent.name}/{path.name}.")
         event = session.event
         self.shell.user_ns["event"] = event
         if chosen.send:
-            timeline = LiveTimeline(stale=lambda: session.stale)
+            timeline = LiveTimeline(session)
             execution = session.run(on_change=timeline.update)
             timeline.finish(execution)
             raise_for(execution)
         elif event is not None and chosen.file is not None:
             who = f" as {session.external_user_id} in {session.environment}" if session.external_user_id else ""
-            _say(f"Event {session.event_name}: {event.summary()}{who}.")
+            say(f"Event {session.event_name}: {event.summary()}{who}.")
         return None
 
     @no_var_expand
@@ -119,12 +119,12 @@ class ChoiceMagics(Magics):
                     fix=f"%pdenv set {chosen.name.split('=')[0]} asks for it.",
                 )
             session.project.variables.set(chosen.name, getpass.getpass(f"{chosen.name}: "))
-            _say(f"{chosen.name} is set.")
+            say(f"{chosen.name} is set.")
         elif chosen.action == "remove":
             removed = session.project.variables.remove(chosen.name)
-            _say(f"{chosen.name} is removed." if removed else f"There was no {chosen.name}.")
+            say(f"{chosen.name} is removed." if removed else f"There was no {chosen.name}.")
         else:
-            _say(self._variables())
+            say(self._variables())
 
     def _variables(self) -> str:
         session = session_of(self.shell)
@@ -151,7 +151,7 @@ class ChoiceMagics(Magics):
         session = session_of(self.shell)
         if chosen.mode is not None:
             session.choose_egress(chosen.mode)
-        _say(describe_mode(session.egress))
+        say(describe_mode(session.egress))
 
     @no_var_expand
     @magic_arguments()
@@ -169,14 +169,14 @@ class ChoiceMagics(Magics):
             return
         if not name:
             pins = session.pins
-            _say(
+            say(
                 "\n".join(f"{step} is pinned" for step in pins) + "\nExport and serving ignore pins."
                 if pins
                 else "No step is pinned. Pin one with %pdpin STEP, or %pdpin STEP '{\"$return_value\": 1}'."
             )
             return
         session.pin(name, _exports(text.strip()) if text.strip() else None)
-        _say(
+        say(
             f"{name} is pinned: steps below get these exports. Export and serving ignore pins. Release: %pdpin --clear {name}"
         )
 
@@ -184,7 +184,7 @@ class ChoiceMagics(Magics):
         session = session_of(self.shell)
         names = [name] if name else list(session.pins)
         released = [each for each in names if session.unpin(each)]
-        _say(f"Released: {', '.join(released)}." if released else "Nothing was pinned.")
+        say(f"Released: {', '.join(released)}." if released else "Nothing was pinned.")
 
 
 def _exports(text: str) -> dict[str, JSON]:
@@ -193,18 +193,6 @@ def _exports(text: str) -> dict[str, JSON]:
     value = parse_json(text, name="the pin")
     # a bare value is what the step would have returned
     return value if isinstance(value, dict) and value else {RETURN_VALUE: value}
-
-
-def render_apps(session: Any) -> list[render.accounts.AppReadiness]:
-    """For each app that the steps need, whether the chosen user has an account."""
-    rows = []
-    for app, steps in session.apps_needed().items():
-        user = session.external_user_id
-        account = session.directory.newest_account(user, session.environment, app) if user else None
-        rows.append(
-            render.accounts.AppReadiness(app=app, steps=tuple(steps), account_id=account.id if account else None)
-        )
-    return rows
 
 
 def describe_mode(mode: str) -> str:

@@ -10,14 +10,16 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from IPython.core.error import UsageError
 from IPython.display import DisplayHandle, display
 
-from pdkernel import render
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import ErrorRecord, Execution
+from pdkernel.render import note
+from pdkernel.render.view import View
+from pdkernel.session import Session, picture
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,18 +28,9 @@ REFRESH_S = 0.1
 """Seconds between two drawings of a growing timeline."""
 
 
-class View:
-    """Something drawn once, as HTML and as text: it survives saving, Git hosts and untrusted notebooks."""
-
-    def __init__(self, *, text: str, html: str) -> None:
-        self._text = text
-        self._html = html
-
-    def __repr__(self) -> str:
-        return self._text
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return {"text/plain": self._text, "text/html": self._html}
+def say(text: str) -> None:
+    """Show a message."""
+    display(View(text=text, html=note.html(text)))
 
 
 class CellError(Exception):
@@ -76,12 +69,12 @@ class LiveTimeline:
     A timeline that grows while a run goes on.
 
     Args:
-        stale: Asks which steps are stale, for the marks.
+        session: Whose run it is; says which steps are stale, and what the event is called.
         only: Steps to show, or None for all.
     """
 
-    def __init__(self, *, stale: Callable[[], Collection[str]] = tuple, only: Collection[str] | None = None) -> None:
-        self._stale = stale
+    def __init__(self, session: Session, *, only: Collection[str] | None = None) -> None:
+        self._session = session
         self._only = only
         self._handle: DisplayHandle | None = None
         self._lock = threading.Lock()
@@ -94,21 +87,15 @@ class LiveTimeline:
             if now - self._drawn < REFRESH_S:
                 return
             self._drawn = now
-            self._draw(execution, self._view(execution, ()))
+            self._draw(picture(self._session, execution, only=self._only))
 
     def finish(self, execution: Execution) -> None:
         """Draw the whole of *execution*."""
         with self._lock:
             self._drawn = float("inf")
-            self._draw(execution, self._view(execution, self._stale()))
+            self._draw(picture(self._session, execution, only=self._only))
 
-    def _view(self, execution: Execution, stale: Collection[str]) -> View:
-        return View(
-            text=render.timeline.text(execution, stale=stale, only=self._only),
-            html=render.timeline.html(execution, stale=stale, only=self._only),
-        )
-
-    def _draw(self, execution: Execution, view: View) -> None:
+    def _draw(self, view: View) -> None:
         if self._handle is None:
             self._handle = display(view, display_id=True)
         elif self._handle is not None:

@@ -12,12 +12,15 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel import definition, render, shape
+from pdkernel import definition, shape
 from pdkernel.errors import RequestError
-from pdkernel.magics.output import LiveTimeline, View, plain_errors, raise_for
+from pdkernel.inspection import check
+from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for
 from pdkernel.magics.shell import session_of
 from pdkernel.model import Workflow
-from pdkernel.inspection import check
+from pdkernel.render import files
+from pdkernel.render import shape as render_shape
+from pdkernel.render.view import View
 
 
 @magics_class
@@ -41,7 +44,7 @@ class RunMagics(Magics):
         users = [user.strip() for user in chosen.users.split(",") if user.strip()] if chosen.users else [None]
         executions = []
         for user in users:
-            timeline = LiveTimeline(stale=lambda: session.stale, only=only)
+            timeline = LiveTimeline(session, only=only)
             execution = session.run(only=only, send=chosen.send, external_user_id=user, on_change=timeline.update)
             timeline.finish(execution)
             executions.append(execution)
@@ -64,7 +67,7 @@ class RunMagics(Magics):
         else:
             raise RequestError("No event is chosen.", fix="Choose or write one: %pdevent")
         found = shape.shape_of(*(dict(event.masked().data) for event in events))
-        display(View(text=render.shape.text(found), html=render.shape.html(found)))
+        display(View(text=render_shape.text(found), html=render_shape.html(found)))
 
     @no_var_expand
     @magic_arguments()
@@ -84,7 +87,14 @@ class RunMagics(Magics):
         result = definition.export(
             workflow, folder, pins=tuple(session.pins), sidecar=session.sidecar, dry_run=chosen.to is None
         )
-        display(View(text=render.files.text(result), html=render.files.html(result)))
+        note = None if result.written else "Nothing is written yet: %pdexport --to FOLDER writes it."
+        where = chosen.to or str(folder)
+        display(
+            View(
+                text=files.text(where, result.files, checklist=result.checklist, note=note),
+                html=files.html(where, result.files, checklist=result.checklist, note=note),
+            )
+        )
 
 
 def part_of(

@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
-from IPython.display import display
 
-from pdkernel import readiness, render
+from pdkernel import readiness
 from pdkernel.directive import OPTIONS, parse_step_cell, parse_workflow_cell
 from pdkernel.magics.cells import original_cell
-from pdkernel.magics.output import LiveTimeline, View, plain_errors, raise_for
+from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say
 from pdkernel.magics.shell import cell_metadata, session_of
 from pdkernel.variables import project_variables
 
@@ -36,12 +35,12 @@ class StepMagics(Magics):
         if parsed.no_run or parsed.step.disabled or name in session.pins or session.event is None:
             self._say_registered(name, parsed.no_run)
             return
-        timeline = LiveTimeline(stale=lambda: session.stale - {name}, only=[name])
+        timeline = LiveTimeline(session, only=[name])
         execution = session.run(only=frozenset({name}), on_change=timeline.update)
         timeline.finish(execution)
         below = [step.name for step in session.workflow.after(name) if step.name in session.stale]
         if below and execution.status != "error":
-            _say(f"Stale now: {', '.join(below)}. Run them again with %pdrun --from {below[0]}.")
+            say(f"Stale now: {', '.join(below)}. Run them again with %pdrun --from {below[0]}.")
         raise_for(execution)
 
     @no_var_expand
@@ -67,7 +66,7 @@ class StepMagics(Magics):
         self._take(text)
         workflow = session_of(self.shell).workflow
         trigger = workflow.trigger
-        _say(f"Workflow {workflow.name!r}: {trigger.type} trigger, {_trigger_words(trigger)}.")
+        say(f"Workflow {workflow.name!r}: {trigger.type} trigger, {_trigger_words(trigger)}.")
 
     def _take(self, text: str) -> None:
         session = session_of(self.shell)
@@ -90,8 +89,7 @@ class StepMagics(Magics):
             environment=session.environment,
         )
         if missing:
-            text = "This project still needs:\n" + readiness.describe_missing(missing)
-            display(View(text=text, html=render.note_html(text)))
+            say("This project still needs:\n" + readiness.describe_missing(missing))
 
     def _say_registered(self, name: str, no_run: bool) -> None:
         session = session_of(self.shell)
@@ -105,11 +103,7 @@ class StepMagics(Magics):
             why = "It was not run (--no-run)."
         else:
             why = "Choose an event with %pdevent to run it."
-        _say(f"Step {name} is step {place} of {len(workflow.steps)}. {why}")
-
-
-def _say(text: str) -> None:
-    display(View(text=text, html=render.note_html(text)))
+        say(f"Step {name} is step {place} of {len(workflow.steps)}. {why}")
 
 
 def _trigger_words(trigger: Any) -> str:
@@ -121,9 +115,7 @@ def _trigger_words(trigger: Any) -> str:
 
 
 def _usage() -> str:
-    rows = "\n".join(
-        f"      {f'{each.flag} {each.metavar or str()}'.strip():<32} {each.help}" for each in OPTIONS
-    )
+    rows = "\n".join(f"      {f'{each.flag} {each.metavar or str()}'.strip():<32} {each.help}" for each in OPTIONS)
     return f"""
     One step of the workflow: the cell below this line is exactly what the step's file holds.
 

@@ -6,9 +6,11 @@ A notebook's session: the draft workflow, the person's choices, and what has hap
     events    test events and their library
     results   last results and which are stale
     loop      the thread in which runs run
+    picture   an execution as the notebook shows it
 """
 
 from pdkernel.session.events import EventLibrary, TestEvent
+from pdkernel.session.picture import picture
 from pdkernel.session.session import Session
 
-__all__ = ["EventLibrary", "Session", "TestEvent"]
+__all__ = ["EventLibrary", "Session", "TestEvent", "picture"]

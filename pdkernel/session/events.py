@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pdkernel import shape as shapes
 from pdkernel.errors import EventError
 from pdkernel.event import Event
+from pdkernel.render import shape as draw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +38,10 @@ class TestEvent(Event):
     def schema(self) -> dict[str, Any]:
         """The event's JSON Schema, as genson infers it."""
         return shapes.schema(dict(self.masked().data))
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        shape = self.shape()
+        return {"text/plain": draw.text(shape), "text/html": draw.html(shape)}
 
     def shape(self) -> shapes.Shape:
         """Every path of the event with its types and sample values."""

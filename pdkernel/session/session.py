@@ -25,8 +25,8 @@ from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment, check_external_user_id
-from pdkernel.model import JSON, Workflow
 from pdkernel.inspection import apps_of
+from pdkernel.model import JSON, Workflow
 from pdkernel.project import Project, find_project
 from pdkernel.session.draft import Draft
 from pdkernel.session.events import EventLibrary, TestEvent

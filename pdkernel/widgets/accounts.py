@@ -2,7 +2,7 @@
 An external user's accounts: what the steps need, connecting one, removing one.
 
 Knows the directory of the session's project. A credential goes from its field to the directory and nowhere else:
-the field is emptied before anything is done with what was in it, and no message is made of it.
+the field is empty before anything is done with what was in it, and no message is made of it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class FieldRow:
         )
         self.secret = SecretField(
             placeholder="its value",
-            tooltip="The credential's value. It is stored encrypted; the field is emptied when you press Connect",
+            tooltip="The credential's value. It is stored encrypted; the field is emptied as soon as you leave it",
             layout=field(320),
         )
         self.view = ipw.HBox([self.name, self.secret], layout={"flex_flow": "row wrap"})
@@ -113,7 +113,7 @@ class ConnectForm:
         set_children(self._fields, [row.view for row in self._rows])
 
     def _connect(self) -> None:
-        # the first thing that happens: every field is empty before anything can go wrong
+        # the first thing that happens: nothing is held any more when something goes wrong
         credentials = [(row.name.value.strip(), row.secret.take()) for row in self._rows]
         fault = _fault_of(credentials) or self._store(dict(credentials))
         say(self._message, fault, kind="error")
@@ -137,7 +137,7 @@ class ConnectForm:
 def _fault_of(credentials: Sequence[tuple[str, str]]) -> str:
     """What is wrong with what was typed, or nothing; never shows a value."""
     names = [name for name, _ in credentials]
-    again = " Type the values again: the fields are emptied at every attempt." if len(names) > 1 else ""
+    again = " Type all values again: none is kept after an attempt." if len(names) > 1 else ""
     for name, value in credentials:
         if not name:
             return f"A credential has no name.{again}"

@@ -17,6 +17,7 @@ import ipywidgets as ipw
 from pdkernel.errors import EventError, PdkernelError
 from pdkernel.event import Event
 from pdkernel.model import JSON
+from pdkernel.render.view import View
 from pdkernel.session import Session
 from pdkernel.widgets.body import ABSENT, Absent, BodyEditor
 from pdkernel.widgets.event_fields import EventFields
@@ -31,7 +32,7 @@ from pdkernel.widgets.event_texts import (
     without_identity,
 )
 from pdkernel.widgets.form import Form
-from pdkernel.widgets.kept import View, sentence
+from pdkernel.widgets.kept import sentence
 from pdkernel.widgets.parts import (
     DESCRIPTION,
     AskingButton,

@@ -20,8 +20,9 @@ import ipywidgets as ipw
 from IPython.display import display
 
 from pdkernel.errors import PdkernelError
+from pdkernel.render.view import View
 from pdkernel.session import Session
-from pdkernel.widgets.kept import Kept, View
+from pdkernel.widgets.kept import Kept
 from pdkernel.widgets.parts import close_all, copy_html, note, say, set_value, show
 
 VIEW_TYPE = "application/vnd.jupyter.widget-view+json"

@@ -11,29 +11,11 @@ from __future__ import annotations
 import html
 import threading
 import uuid
-from dataclasses import dataclass
-from typing import Any
 
 from IPython.display import display, update_display
 
+from pdkernel.render.view import View
 from pdkernel.widgets.parts import copy_html
-
-
-@dataclass(frozen=True)
-class View:
-    """Something drawn once, as HTML and as text."""
-
-    text: str
-    html: str
-
-    def __repr__(self) -> str:
-        return self.text
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return {"text/plain": self.text, "text/html": self.html}
-
-    def __add__(self, other: View) -> View:
-        return View(f"{self.text}\n{other.text}", self.html + other.html)
 
 
 def sentence(text: str, line: str) -> View:

@@ -137,15 +137,40 @@ class AskingButton:
 
 class SecretField(ipw.Password):
     """
-    A password field whose value never leaves the kernel.
+    A password field whose value stays in no front end and leaves the kernel never.
 
-    What is typed arrives here and goes nowhere: it is not echoed to other front ends, stands in no state that is sent
-    or saved, and `take` empties the field.
+    What is typed arrives when the field is left. It is taken out of the widget at once, and the field on the screen
+    emptied, so that a notebook saved with its widgets' state does not hold what was typed and not yet used. It is not
+    echoed to other front ends and stands in no state. `take` hands it over and forgets it.
     """
 
-    value = traitlets.Unicode(help="What was typed").tag(sync=True, echo_update=False)
-    # typed text arrives at once when the field is left: keystrokes would queue behind a running cell, a click would not
+    value = traitlets.Unicode(help="What arrives from the field; blank a moment later").tag(
+        sync=True, echo_update=False
+    )
+    # keystrokes would queue behind a running cell and a click would overtake them: the whole text comes at once
     continuous_update = traitlets.Bool(default_value=False).tag(sync=True)
+
+    def __init__(self, **options: Any) -> None:
+        self._held = ""
+        self._asks = options.get("placeholder", "")
+        super().__init__(**options)
+        self.observe(self._arrived, "value")
+
+    @property
+    def holds(self) -> bool:
+        """Whether something was typed and not yet taken."""
+        return bool(self._held)
+
+    def take(self) -> str:
+        """What was typed; it is forgotten here."""
+        taken, self._held = self._held, ""
+        self.placeholder = self._asks
+        return taken
+
+    def close(self) -> None:
+        """Forget what was typed, and take the field off the screen."""
+        self._held = ""
+        super().close()
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
         """The state that front ends and saved notebooks get: without the value."""
@@ -154,8 +179,8 @@ class SecretField(ipw.Password):
             state["value"] = ""
         return state
 
-    def take(self) -> str:
-        """Empty the field, here and on the screen, and return what was in it."""
-        taken: str = self.value
-        self.value = ""
-        return taken
+    def _arrived(self, change: Any) -> None:
+        if change["new"]:
+            self._held = change["new"]
+            self.value = ""
+            self.placeholder = "typed (hidden); type again to replace it"

@@ -7,17 +7,16 @@ and ends.
 
 from __future__ import annotations
 
-import html
 import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from pdkernel import render
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
-from pdkernel.session import Session
-from pdkernel.widgets.kept import View
+from pdkernel.render import note
+from pdkernel.render.view import View
+from pdkernel.session import Session, picture
 
 REFRESH_S = 0.1
 """Seconds between two drawings of a growing timeline."""
@@ -91,7 +90,7 @@ class Runner:
                     self._fresh.clear()
                     self._draw_latest()
                     threading.Event().wait(REFRESH_S)
-            self._draw(_timeline(result(), self._session))
+            self._draw(picture(self._session, result()))
         except KeyboardInterrupt:
             self._draw(_words("The run was stopped before its first step."))
         except PdkernelError as fault:
@@ -106,16 +105,11 @@ class Runner:
     def _draw_latest(self) -> None:
         latest = self._latest
         if latest is not None:
-            self._draw(View(render.timeline.text(latest), render.timeline.html(latest)))
-
-
-def _timeline(execution: Execution, session: Session) -> View:
-    stale = session.stale
-    return View(render.timeline.text(execution, stale=stale), render.timeline.html(execution, stale=stale))
+            self._draw(picture(self._session, latest))
 
 
 def _words(text: str) -> View:
-    return View(text, f'<div style="white-space: pre-wrap">{html.escape(text)}</div>')
+    return View(text, note.html(text))
 
 
 def _where(fault: BaseException) -> str:

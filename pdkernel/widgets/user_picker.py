@@ -13,10 +13,11 @@ import ipywidgets as ipw
 
 from pdkernel.errors import DefinitionError
 from pdkernel.identity import ENVIRONMENTS, Account, Environment, parse_environment
+from pdkernel.render.view import View
 from pdkernel.session import Session
 from pdkernel.widgets.accounts import AccountList, AppRow, describe
 from pdkernel.widgets.form import Form
-from pdkernel.widgets.kept import View, sentence
+from pdkernel.widgets.kept import sentence
 from pdkernel.widgets.parts import (
     DESCRIPTION,
     close_all,

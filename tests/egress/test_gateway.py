@@ -24,7 +24,7 @@ from pdkernel.egress import Gateway, parse_mode
 async def main():
     gateway = await Gateway.start(Path(sys.argv[1]))
     gateway.open_ticket()
-    print(sorted({"httpx", "httpcore", "h11", "trustme", "cryptography", "certifi"} & set(sys.modules)))
+    print(sorted({"httpx", "httpcore", "h11", "trustme", "cryptography", "certifi", "pdkernel.egress.desk"} & set(sys.modules)))
     await gateway.close()
 asyncio.run(main())
 """

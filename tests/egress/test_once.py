@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pdkernel.egress import Gateway
+from pdkernel.egress import Gateway, Recorded
 from tests.egress.kit import ClientProcess, Ledger, OutsideServer, SentMemory, knock, read_all, wait_until
 
 URL = "https://api.example.test/messages"
@@ -169,3 +169,24 @@ def test_what_went_out_is_remembered_when_the_client_leaves(
     assert answer.endswith(b"onetwo")
     assert len(outside.seen) == 1
     assert [call.outcome for call in ledger.calls] == ["sent", "not_sent"]
+
+
+class FullTable(SentMemory):
+    """A table that takes no more."""
+
+    def add(self, key: str, recorded: Recorded) -> None:
+        """Fail, as a full disk does."""
+        raise OSError("no space left")
+
+
+def test_what_went_out_is_told_when_it_cannot_be_remembered(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """A table that fails loses the answer, and not the row of the call that was made."""
+    python.bind(ledger.binding("live", sent=FullTable()))
+
+    out = python.ask("http.client", "POST", URL, "hello")
+
+    assert "error" in out
+    assert len(outside.seen) == 1
+    assert [call.outcome for call in ledger.calls] == ["sent"]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from pdkernel.egress import parse_mode
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.runtime import Runtime
-from pdkernel.egress import parse_mode
 from pdkernel.execution import Execution
 from tests.builders import a_step, a_workflow, an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run
@@ -188,8 +188,7 @@ async def test_step_sees_the_variables_that_it_names(run: Run, step: Any) -> Non
     """A variable reaches a workflow that names it, redacted in the record; another one does not."""
     execution = await run(step, variables={"TOKEN": "tok-0123456789", "UNNAMED": "nobody-names-this"})
 
-    first, second = execution.step("one").return_value  # type: ignore[misc]
-    assert (first, second) == ("⟦secret:env/TOKEN⟧", None)
+    assert execution.step("one").return_value == ["⟦secret:env/TOKEN⟧", None]
 
 
 async def test_expression_keeps_its_type(run: Run) -> None:

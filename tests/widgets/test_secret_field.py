@@ -40,18 +40,36 @@ def field(comm: RecordingComm) -> SecretField:
     return field
 
 
-def test_take_empties(field: SecretField) -> None:
-    """Taking what was typed empties the field."""
-    assert field.take() == TOKEN
+def test_take_forgets(field: SecretField) -> None:
+    """Taking what was typed hands it over once."""
+    taken = field.take()
 
+    assert taken == TOKEN
+    assert not field.holds
+    assert field.take() == ""
+    assert TOKEN not in str(vars(field))
+
+
+def test_front_end_is_emptied_at_once(field: SecretField, comm: RecordingComm) -> None:
+    """The field on the screen is emptied as soon as what was typed has arrived, and says that it has."""
+    assert field.holds
     assert field.value == ""
-
-
-def test_front_end_is_emptied(field: SecretField, comm: RecordingComm) -> None:
-    """The front end is told that the field is empty now."""
-    field.take()
-
     assert {"method": "update", "state": {"value": ""}, "buffer_paths": []} in comm.said
+    assert field.placeholder.startswith("typed")
+
+
+def test_closing_forgets(field: SecretField) -> None:
+    """A field that is closed holds nothing."""
+    field.close()
+
+    assert not field.holds
+
+
+def test_typing_again_replaces(field: SecretField) -> None:
+    """What is typed later takes the place of what was typed before."""
+    type_into(field, "xoxb-second")
+
+    assert field.take() == "xoxb-second"
 
 
 def test_kernel_never_says_the_value(field: SecretField, comm: RecordingComm) -> None:

@@ -1,0 +1,99 @@
+"""
+Whether an external user has the accounts that a workflow's steps need.
+
+Knows plain values about apps and accounts; never a credential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pdkernel.render import words
+from pdkernel.render.markup import VIEW, Html, lines, pill, printable, quiet, tag
+
+
+@dataclass(frozen=True, slots=True)
+class AppReadiness:
+    """
+    One app that steps need, and the account for it.
+
+    Attributes:
+        app: The app's slug.
+        steps: The steps that need it.
+        owner: Whose account the steps use.
+        account_id: The account that a run would use, or None where one is missing.
+        account_name: What that account is called.
+        healthy: False when its credentials are known not to work.
+        fix: What to do where it is missing or does not work.
+    """
+
+    app: str
+    steps: tuple[str, ...]
+    owner: Literal["external_user", "own"] = "external_user"
+    account_id: str | None = None
+    account_name: str = ""
+    healthy: bool = True
+    fix: str = ""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a run finds an account that works."""
+        return self.account_id is not None and self.healthy
+
+
+def text(apps: Sequence[AppReadiness], *, external_user: str | None, environment: str) -> str:
+    """The readiness of *apps* for that user as text."""
+    made = [_title(apps, external_user, environment)]
+    width = max((len(app.app) for app in apps), default=0)
+    for app in apps:
+        mark = "✓" if app.is_ready else "✗"
+        made.append(f"  {mark} {app.app:<{width}}  {_account(app)}  ({_needed_by(app)})")
+        if app.fix and not app.is_ready:
+            made += [f"      {line}" for line in app.fix.split("\n")]
+    return printable("".join(f"{line}\n" for line in made))
+
+
+def html(apps: Sequence[AppReadiness], *, external_user: str | None, environment: str) -> str:
+    """The readiness of *apps* for that user as HTML."""
+    parts = [tag("strong", _title(apps, external_user, environment))]
+    rows = [tag("li", *_row(app), style="margin:2px 0;list-style-type:none") for app in apps]
+    if rows:
+        parts.append(tag("ul", lines(rows), style="margin:4px 0;padding:0;list-style-type:none"))
+    return tag("div", lines(parts), style=VIEW, class_="pd-view pd-accounts")
+
+
+def _row(app: AppReadiness) -> list[Html]:
+    state = (
+        pill("✓ ready", "good")
+        if app.is_ready
+        else pill("✗ missing" if app.account_id is None else "✗ not working", "bad")
+    )
+    parts = [state, Html(" "), tag("strong", app.app, style="margin-right:8px"), Html(" "), tag("span", _account(app))]
+    parts += [Html(" "), quiet(f"({_needed_by(app)})")]
+    if app.fix and not app.is_ready:
+        parts.append(tag("div", app.fix, style="white-space:pre-wrap;margin-left:24px"))
+    return parts
+
+
+def _title(apps: Sequence[AppReadiness], external_user: str | None, environment: str) -> str:
+    who = f"External user {external_user}" if external_user else "No external user"
+    missing = sum(not app.is_ready for app in apps)
+    if not apps:
+        return f"{who}, {environment}: no step needs an account."
+    if missing:
+        return f"{who}, {environment}: {words.counted(missing, 'account')} to connect."
+    return f"{who}, {environment}: every account is there."
+
+
+def _account(app: AppReadiness) -> str:
+    whose = "your own account" if app.owner == "own" else "external user's account"
+    if app.account_id is None:
+        return f"no {whose}"
+    name = f" {app.account_name}" if app.account_name else ""
+    return f"{whose} {app.account_id}{name}{'' if app.healthy else ', which does not work any more'}"
+
+
+def _needed_by(app: AppReadiness) -> str:
+    return f"needed by {words.listed(app.steps)}"

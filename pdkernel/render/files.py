@@ -1,0 +1,95 @@
+"""
+What an export wrote: each file with what changed in it, and what is left to do by hand.
+
+Knows plain values about files; writes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pdkernel.render import words
+from pdkernel.render.markup import CODE, VIEW, Html, Tone, folded, join, lines, pill, printable, tag
+
+FileState = Literal["new", "changed", "unchanged", "left alone"]
+MAX_DIFF_LINES = 300
+
+_TONES: dict[FileState, Tone] = {"new": "good", "changed": "warn", "unchanged": "quiet", "left alone": "quiet"}
+_ADDED = "background-color:rgba(26,127,55,0.2)"
+_REMOVED = "background-color:rgba(207,34,46,0.2)"
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """
+    A file of an export.
+
+    Attributes:
+        path: Below the folder, with forward slashes.
+        state: What became of it. A file that is left alone was there and is none of ours.
+        diff: Unified diff against what was there, or the empty string.
+    """
+
+    path: str
+    state: FileState
+    diff: str = ""
+
+
+def text(folder: str, files: Sequence[FileChange], *, checklist: Sequence[str] = (), note: str | None = None) -> str:
+    """The files of *folder* and the checklist as text, with the diffs of changed files."""
+    made = [_title(folder, files), *([f"  {note}"] if note else [])]
+    made += [f"  {file.state:<10}  {file.path}" for file in files]
+    for file in files:
+        if file.state == "changed" and file.diff:
+            made += ["", *_diff_lines(file)]
+    if checklist:
+        made += ["", _CHECKLIST, *(f"  [ ] {sentence}" for sentence in checklist)]
+    return printable("".join(f"{line}\n" for line in made))
+
+
+def html(folder: str, files: Sequence[FileChange], *, checklist: Sequence[str] = (), note: str | None = None) -> str:
+    """The files of *folder* and the checklist as HTML; each diff opens and closes."""
+    parts = [tag("strong", _title(folder, files))]
+    if note:
+        parts.append(tag("div", note))
+    rows = [tag("li", _file(file), style="margin:2px 0;list-style-type:none") for file in files]
+    parts.append(tag("ul", lines(rows), style="margin:4px 0;padding:0;list-style-type:none"))
+    if checklist:
+        sentences = [tag("li", "☐ ", sentence, style="list-style-type:none") for sentence in checklist]
+        parts += [
+            tag("strong", _CHECKLIST),
+            tag("ul", lines(sentences), style="margin:4px 0;padding:0;list-style-type:none"),
+        ]
+    return tag("div", lines(parts), style=VIEW, class_="pd-view pd-files")
+
+
+_CHECKLIST = "To do by hand, as Git sync does not carry it:"
+
+
+def _title(folder: str, files: Sequence[FileChange]) -> str:
+    counts = [(state, sum(file.state == state for file in files)) for state in _TONES]
+    said = ", ".join(f"{count} {state}" for state, count in counts if count) or "no files"
+    return f"{folder}: {said}"
+
+
+def _file(file: FileChange) -> Html:
+    head = join([pill(file.state, _TONES[file.state]), Html(" "), tag("code", file.path)])
+    if not file.diff:
+        return head
+    drawn = [_diff_line(line) for line in _diff_lines(file)]
+    return folded(head, tag("pre", lines(drawn), style=CODE), open_=file.state == "changed" and len(drawn) <= 40)
+
+
+def _diff_line(line: str) -> Html:
+    style = "" if line.startswith(("+++", "---")) else {"+": _ADDED, "-": _REMOVED}.get(line[:1], "")
+    return tag("span", line or " ", style=style)
+
+
+def _diff_lines(file: FileChange) -> list[str]:
+    all_lines = file.diff.removesuffix("\n").split("\n")
+    hidden = len(all_lines) - MAX_DIFF_LINES
+    if hidden <= 1:
+        return all_lines
+    return [*all_lines[:MAX_DIFF_LINES], f"… {words.counted(hidden, 'line')} more not shown"]

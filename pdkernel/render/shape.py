@@ -1,0 +1,125 @@
+"""
+The shape of an event as a tree of paths that can be copied.
+
+Knows shapes and how to write a path. A click on `.pd-k` copies what its title says after "Copy "; where nothing
+listens for the click, the title shows the path.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from pdkernel.render import words
+from pdkernel.render.markup import QUIET, VIEW, Html, folded, join, lines, printable, tag
+from pdkernel.shape import Segment, Shape, node_path, python_path
+
+ROOT = ("steps", "trigger", "event")
+MAX_CHILDREN = 200
+MAX_NODES = 2000
+_OPEN_LEVELS = 2
+_LIST = "margin:0;padding:0;padding-left:16px;list-style-type:none"
+
+
+def text(shape: Shape, *, root: Sequence[Segment] = ROOT, max_children: int = MAX_CHILDREN) -> str:
+    """*shape* as an indented tree: key, types, presence, samples."""
+    shown = _shown(shape, max_children)
+    lines_ = list(_text_lines(shape, node_path(root), 0, shown))
+    width = min(48, max(len(name) for name, _ in lines_))
+    room = words.WIDTH - width - 2
+    return printable("".join(f"{f'{name:<{width}}  {words.clipped(said, room)}'.rstrip()}\n" for name, said in lines_))
+
+
+def html(shape: Shape, *, root: Sequence[Segment] = ROOT, max_children: int = MAX_CHILDREN) -> str:
+    """*shape* as nested parts that open and close, each key to be copied for Node.js or Python."""
+    shown = _shown(shape, max_children)
+    return tag("div", _node(shape, tuple(root), 0, shown), style=VIEW, class_="pd-view pd-shape")
+
+
+def _shown(shape: Shape, max_children: int) -> set[tuple[Segment, ...]]:
+    """The paths to show: level by level, so that one huge branch does not hide the others."""
+    shown: set[tuple[Segment, ...]] = set()
+    level = deque([shape])
+    while level and len(shown) < MAX_NODES:
+        node = level.popleft()
+        shown.add(node.path)
+        level.extend(node.children[:max_children])
+    return shown
+
+
+def _left_out(shape: Shape, shown: set[tuple[Segment, ...]]) -> str:
+    hidden = sum(child.path not in shown for child in shape.children)
+    return f"… {words.counted(hidden, 'more key')} not shown" if hidden else ""
+
+
+def _types(shape: Shape) -> str:
+    if len(shape.types) == 1:
+        return shape.types[0][0]
+    return ", ".join(f"{name} ×{count:,}" for name, count in shape.types)
+
+
+def _presence(shape: Shape) -> str:
+    return f"in {shape.present:,} of {shape.total:,}" if shape.is_optional else ""
+
+
+def _said(shape: Shape) -> str:
+    items = words.counted(shape.total, "item") if shape.path and isinstance(shape.path[-1], int) else ""
+    return ", ".join(part for part in (items, _types(shape), _presence(shape)) if part)
+
+
+def _key(shape: Shape) -> str:
+    return f"[{shape.path[-1]}]" if isinstance(shape.path[-1], int) else shape.path[-1]
+
+
+def _text_lines(shape: Shape, name: str, level: int, shown: set[tuple[Segment, ...]]) -> Iterator[tuple[str, str]]:
+    said = ": ".join(part for part in (_said(shape), ", ".join(shape.samples)) if part)
+    yield f"{'  ' * level}{words.clipped(name, 40)}", said
+    for child in shape.children:
+        if child.path in shown:
+            yield from _text_lines(child, _key(child), level + 1, shown)
+    if left_out := _left_out(shape, shown):
+        yield f"{'  ' * (level + 1)}{left_out}", ""
+
+
+def _node(shape: Shape, root: tuple[Segment, ...], level: int, shown: set[tuple[Segment, ...]]) -> Html:
+    head = _head(shape, root)
+    if not shape.children:
+        return tag("div", head, style="padding-left:16px")
+    below = [_node(child, root, level + 1, shown) for child in shape.children if child.path in shown]
+    if left_out := _left_out(shape, shown):
+        below.append(tag("div", left_out, style=f"padding-left:16px;{QUIET}"))
+    items = [tag("li", node, style="margin:0;list-style-type:none") for node in below]
+    return folded(head, tag("ul", lines(items), style=_LIST), open_=level < _OPEN_LEVELS)
+
+
+def _head(shape: Shape, root: tuple[Segment, ...]) -> Html:
+    path = (*root, *shape.path)
+    name = _key(shape) if shape.path else node_path(root)
+    parts = [
+        _copied(name or '""', node_path(path), "font-weight:bold"),
+        _copied("Python", python_path(path), f"{QUIET};font-size:80%"),
+        tag("span", _said(shape), style=QUIET),
+        *(tag("code", sample) for sample in shape.samples),
+    ]
+    return join([piece for part in parts for piece in (part, Html(" "))][:-1])
+
+
+def _copied(shown: str, path: str, style: str) -> Html:
+    return tag(
+        "code", shown, style=f"cursor:pointer;{style}", class_="pd-k", role="button", tabindex="0", title=f"Copy {path}"
+    )
+
+
+def rows(shape: Shape, *, root: Sequence[Segment] = ROOT) -> list[dict[str, object]]:
+    """*shape* as rows for programs: the path in both languages, types with counts, samples, presence."""
+    return [
+        {
+            "path": node_path((*root, *shape.path)),
+            "python": python_path((*root, *shape.path)),
+            "types": dict(shape.types),
+            "samples": list(shape.samples),
+            "present": shape.present,
+            "total": shape.total,
+        },
+        *(row for child in shape.children for row in rows(child, root=root)),
+    ]

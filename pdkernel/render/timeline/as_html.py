@@ -1,0 +1,196 @@
+"""The timeline as HTML: readable without its styles, in both themes, by eye and by screen reader."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from pdkernel.execution import ErrorRecord, Execution, Log, OutsideCall, Response
+from pdkernel.model import JSON, Language
+from pdkernel.render import words
+from pdkernel.render.markup import (
+    BODY,
+    BORDER,
+    MARGIN_BAD,
+    MARGIN_WARN,
+    ROW,
+    VIEW,
+    Html,
+    badge,
+    code_block,
+    folded,
+    join,
+    lines,
+    pill,
+    quiet,
+    tag,
+)
+from pdkernel.render.timeline import view
+
+_PREVIEW = 90
+_FEW_LINES = 12
+_SPACE = Html(" ")
+_GROWS = "flex:1 1 auto;min-width:0;overflow-wrap:break-word"
+_STEP = f"{BORDER};border-left:0;border-right:0;border-bottom:0;margin:0;padding:5px 0;list-style-type:none"
+
+
+def html(
+    execution: Execution,
+    *,
+    stale: Collection[str] = (),
+    pinned: Collection[str] = (),
+    running: str | None = None,
+    languages: Mapping[str, Language] | None = None,
+    event_name: str | None = None,
+    responds: bool = True,
+    warnings: Sequence[str] = (),
+    note: str | None = None,
+) -> str:
+    """The timeline of *execution* as HTML; the other arguments are those of `view.Notes`."""
+    notes = view.Notes(stale, pinned, running, languages or {}, event_name, responds, warnings, note)
+    parts = [*_head(execution, notes), _steps(execution, notes)]
+    if view.shows_response(execution, notes):
+        parts.append(_response(execution.response))
+    return tag("div", Html("\n"), lines(parts), Html("\n"), style=VIEW, class_="pd-view pd-timeline")
+
+
+def _head(execution: Execution, notes: view.Notes) -> list[Html]:
+    label = words.EXECUTION[execution.status]
+    title = [
+        tag("strong", execution.workflow, style="margin-right:8px"),
+        pill(str(label), label.tone),
+        quiet(view.took(execution)),
+    ]
+    parts = [
+        tag("div", *(_spaced(title)), style=f"{ROW};font-size:110%"),
+        tag("div", view.source(execution, notes)),
+        tag("div", view.identity(execution)),
+        tag("div", view.ran_when(execution), style="opacity:0.75;margin-bottom:6px"),
+    ]
+    if notes.note:
+        parts.append(tag("div", notes.note, style=f"{MARGIN_WARN};margin-bottom:6px"))
+    parts += [
+        tag("div", tag("strong", "Warning: "), warning, style=f"{MARGIN_WARN};margin-bottom:6px")
+        for warning in notes.warnings
+    ]
+    if execution.error and execution.error.step is None:
+        parts.append(_error(execution.error))
+    return parts
+
+
+def _steps(execution: Execution, notes: view.Notes) -> Html:
+    steps = [tag("li", _row(row), _details(row), style=_STEP) for row in view.rows(execution, notes)]
+    return tag("ol", lines(steps), style="margin:0;padding:0;list-style-type:none", class_="pd-steps")
+
+
+def _row(row: view.StepRow) -> Html:
+    parts = [
+        tag("span", pill(str(row.label), row.label.tone), style="display:inline-block;min-width:100px"),
+        tag("strong", row.result.name, style="display:inline-block;margin-right:8px;min-width:100px"),
+        *([quiet(row.language)] if row.language else []),
+        *map(badge, row.marks),
+        tag("span", row.summary, style="flex:1 1 200px;margin-right:8px") if row.summary else Html(""),
+    ]
+    if row.duration:
+        parts += [
+            tag("span", row.duration, style="margin-left:auto;margin-right:8px;min-width:70px;text-align:right"),
+            _bar(row),
+        ]
+    return tag("div", *_spaced([part for part in parts if part]), style=ROW)
+
+
+def _bar(row: view.StepRow) -> Html:
+    start = min(99.0, row.start * 100)
+    width = max(1.0, min(100 - start, row.share * 100))
+    colour = "background-color:#0969da;background-color:var(--jp-brand-color1,#0969da)"
+    filled = tag("span", style=f"display:block;height:6px;margin-left:{start:.1f}%;width:{width:.1f}%;{colour}")
+    ground = "display:inline-block;width:120px;background-color:rgba(127,127,127,0.2)"
+    return tag("span", filled, style=ground, aria_hidden="true")
+
+
+def _details(row: view.StepRow) -> Html:
+    parts = [_error(row.result.error)] if row.result.error else []
+    parts += [_labelled("account", tag("span", words.account(use))) for use in row.result.accounts]
+    parts += [_labelled("outside call", _call(call)) for call in row.result.requests]
+    parts += [_export(name, value) for name, value in row.exports]
+    if row.logs:
+        parts.append(_logs(row.logs))
+    return tag("div", lines(parts), style=BODY) if parts else Html("")
+
+
+def _labelled(label: str, content: Html) -> Html:
+    return tag("div", _label(label), _SPACE, content, style="display:flex;align-items:baseline")
+
+
+def _label(label: str) -> Html:
+    return tag("span", label, style="display:inline-block;flex:0 0 90px;min-width:90px;opacity:0.75;font-size:90%")
+
+
+def _export(name: str, value: JSON) -> Html:
+    short = words.one_line(value)
+    named = tag("code", name)
+    if len(short) <= _PREVIEW:
+        return _labelled("export", tag("span", named, _SPACE, tag("code", short)))
+    preview = tag("span", words.clipped(short, _PREVIEW), style="opacity:0.75;font-size:90%")
+    whole = code_block(words.pretty(value, max_lines=200, max_characters=8000))
+    return folded(join([_label("export"), _SPACE, named, _SPACE, preview]), whole)
+
+
+def _call(call: OutsideCall) -> Html:
+    app = f" with the {call.app} account" if call.app else ""
+    said = words.outcome(call)
+    parts = [
+        join([tag("code", f"{call.method} {call.url}"), f" {words.answer(call)}{app}"]),
+        pill(said, words.outcome_tone(call)) if said else Html(""),
+        tag("span", call.note or "") if call.note else Html(""),
+    ]
+    return tag("span", *_spaced([part for part in parts if part]), style=_GROWS)
+
+
+def _logs(logs: Sequence[Log]) -> Html:
+    streams = ("stdout", "stderr")
+    counts = {stream: sum(len(_log_lines(log)) for log in logs if log.stream == stream) for stream in streams}
+    blocks = lines([_log(log) for log in logs])
+    if sum(counts.values()) <= _FEW_LINES:
+        return blocks
+    said = ", ".join(f"{words.counted(count, 'line')} of {stream}" for stream, count in counts.items() if count)
+    return folded(join([_label("logs"), _SPACE, said]), blocks)
+
+
+def _log(log: Log) -> Html:
+    shown = "\n".join(words.middle_left_out(_log_lines(log), head=50, tail=150))
+    look = f"{_GROWS};{MARGIN_WARN}" if log.stream == "stderr" else _GROWS
+    return _labelled(log.stream, code_block(words.shortened(shown, max_lines=1000, max_characters=20_000), style=look))
+
+
+def _log_lines(log: Log) -> list[str]:
+    return log.text.removesuffix("\n").split("\n")
+
+
+def _error(error: ErrorRecord) -> Html:
+    where = words.place(error)
+    parts = [
+        tag("div", tag("strong", error.name), f" at {where}" if where else ""),
+        tag("div", error.message, style="white-space:pre-wrap;overflow-wrap:break-word"),
+    ]
+    if error.stack:
+        parts.append(folded(Html("stack"), code_block(error.stack.strip("\n")), open_=len(error.stack) < 2000))
+    return tag("div", lines(parts), style=f"{MARGIN_BAD};margin:4px 0", role="alert")
+
+
+def _response(response: Response | None) -> Html:
+    head = join([tag("strong", "Response to the caller: "), words.response(response)])
+    if response is None:
+        return tag("div", head, style="margin-top:6px")
+    headers = "\n".join(f"{name}: {value}" for name, value in response.headers.items())
+    body = (
+        response.body
+        if isinstance(response.body, str)
+        else words.pretty(response.body, max_lines=200, max_characters=8000)
+    )
+    block = code_block(words.shortened(f"{headers}\n\n{body}".lstrip("\n"), max_lines=240, max_characters=12_000))
+    return tag("div", head, block, style="margin-top:6px")
+
+
+def _spaced(parts: Sequence[Html]) -> list[Html]:
+    """*parts* with spaces between them, for where no style sets them apart."""
+    return [piece for part in parts for piece in (part, _SPACE)][:-1]

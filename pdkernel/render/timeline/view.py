@@ -1,0 +1,160 @@
+"""
+What a timeline says, before it is text or HTML.
+
+Knows executions and what a notebook knows besides: which steps are stale or pinned, which one is running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from pdkernel.execution import SUMMARY, Execution, Log, StepResult
+from pdkernel.model import JSON, Language
+from pdkernel.render import words
+
+_LANGUAGES: Mapping[Language, str] = {"python": "Python", "node": "Node.js", "bash": "Bash", "go": "Go"}
+_RUNNING = frozenset({"executing", "resumed"})
+_UNFINISHED = frozenset({"queued", "executing", "paused", "resumed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """
+    What is known besides the execution.
+
+    Attributes:
+        stale: Steps whose result is older than something it depends on.
+        pinned: Steps whose exports are fixed.
+        running: The step that is running; None finds it: the one that has started and has no duration.
+        languages: Language of each step, where it is to be shown.
+        event_name: What the event is called, or None.
+        responds: False for a workflow that no HTTP request starts: it has no response.
+        warnings: Sentences about the run as a whole.
+        note: A sentence above everything else, or None.
+    """
+
+    stale: Collection[str] = ()
+    pinned: Collection[str] = ()
+    running: str | None = None
+    languages: Mapping[str, Language] = field(default_factory=dict)
+    event_name: str | None = None
+    responds: bool = True
+    warnings: Sequence[str] = ()
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step of a timeline: its result, and what the row says about it. *start* and *share* are parts of the bar."""
+
+    result: StepResult
+    label: words.Label
+    language: str
+    marks: tuple[str, ...]
+    duration: str
+    start: float
+    share: float
+    summary: str
+    exports: tuple[tuple[str, JSON], ...]
+    logs: tuple[Log, ...]
+
+
+def rows(execution: Execution, notes: Notes) -> list[StepRow]:
+    """A row for each step, in their order."""
+    whole = sum(step.duration_ms or 0.0 for step in execution.steps) or 1.0
+    made: list[StepRow] = []
+    start = 0.0
+    for step in execution.steps:
+        share = (step.duration_ms or 0.0) / whole
+        summary = step.exports.get(SUMMARY)
+        made.append(
+            StepRow(
+                result=step,
+                label=words.STEP[_state(step, execution, notes)],
+                language=_LANGUAGES[notes.languages[step.name]] if step.name in notes.languages else "",
+                marks=_marks(step, notes),
+                duration="" if step.duration_ms is None else words.duration(step.duration_ms),
+                start=start,
+                share=share,
+                summary="" if summary is None else summary if isinstance(summary, str) else words.one_line(summary),
+                exports=tuple((name, value) for name, value in step.exports.items() if name != SUMMARY),
+                logs=_merged(step.logs),
+            )
+        )
+        start += share
+    return made
+
+
+def source(execution: Execution, notes: Notes) -> str:
+    """Where the event comes from: its name, and method and path of its request."""
+    method, path = execution.event.get("method"), execution.event.get("path")
+    request = " ".join(str(part) for part in (method, path) if part)
+    if notes.event_name and request:
+        return f"{notes.event_name} ({request})"
+    return notes.event_name or request or "an event without a request"
+
+
+def identity(execution: Execution) -> str:
+    """For whom it ran."""
+    who = f"external user {execution.external_user}" if execution.external_user else "no external user"
+    return f"{who}, {execution.environment}"
+
+
+def took(execution: Execution) -> str:
+    """How long the steps took, or nothing before one has ended."""
+    measured = [step.duration_ms for step in execution.steps if step.duration_ms is not None]
+    if not measured:
+        return ""
+    return words.duration(sum(measured)) + (" so far" if execution.status in _UNFINISHED else "")
+
+
+def ran_when(execution: Execution) -> str:
+    """When it started, and which one it is."""
+    said = [f"started {words.moment(execution.started_at)}", f"execution {execution.id}"]
+    if execution.attempt > 1:
+        said.append(f"attempt {execution.attempt}")
+    if execution.replay_of:
+        said.append(f"replay of {execution.replay_of}")
+    return " · ".join(said)
+
+
+def shows_response(execution: Execution, notes: Notes) -> bool:
+    """Whether there is a response to speak of: made already, or the default one of a finished run."""
+    return notes.responds and (execution.response is not None or execution.status not in _UNFINISHED)
+
+
+def _state(step: StepResult, execution: Execution, notes: Notes) -> words.StepState:
+    if step.status != "not_run" or execution.status not in _UNFINISHED:
+        return step.status
+    if notes.running == step.name:
+        return "running"
+    started = notes.running is None and step.started_at is not None and step.duration_ms is None
+    return "running" if started and execution.status in _RUNNING else "waiting"
+
+
+def _marks(step: StepResult, notes: Notes) -> tuple[str, ...]:
+    marks = []
+    if step.name in notes.pinned and step.status != "pinned":
+        marks.append("pinned")
+    if step.name in notes.stale:
+        marks.append("stale")
+    if step.attempt > 1:
+        marks.append(f"attempt {step.attempt}")
+    return tuple(marks)
+
+
+def _merged(logs: Sequence[Log]) -> tuple[Log, ...]:
+    """Pieces of one stream that follow one another as one piece."""
+    return tuple(
+        Log(stream, _overwritten("".join(log.text for log in pieces)))
+        for stream, pieces in groupby(logs, key=lambda log: log.stream)
+    )
+
+
+def _overwritten(text: str) -> str:
+    """*text* as a terminal ends up showing it: of a line that was written over, what was written last."""
+    if "\r" not in text:
+        return text
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))

@@ -1,0 +1,171 @@
+"""
+The words for what records hold: statuses, durations, accounts, outside calls, JSON.
+
+Knows the vocabulary for people, the same in text and HTML. Knows no layout.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from pdkernel.execution import AccountUse, ErrorRecord, OutsideCall, Response
+from pdkernel.model import JSON
+from pdkernel.render.markup import Tone, printable
+
+WIDTH = 100
+"""Columns of a terminal that the text form keeps to where it can."""
+MAX_LINES = 40
+MAX_CHARACTERS = 4000
+
+StepState = Literal["success", "error", "skipped", "disabled", "pinned", "not_run", "waiting", "running"]
+
+
+class Label(NamedTuple):
+    """How a status is shown: a mark, the word, a tone."""
+
+    mark: str
+    word: str
+    tone: Tone
+
+    def __str__(self) -> str:
+        return f"{self.mark} {self.word}"
+
+
+STEP: dict[StepState, Label] = {
+    "success": Label("✓", "success", "good"),
+    "error": Label("✗", "error", "bad"),
+    "skipped": Label("↷", "skipped", "quiet"),
+    "disabled": Label("○", "disabled", "quiet"),
+    "pinned": Label("◆", "pinned", "warn"),
+    "not_run": Label("–", "not run", "quiet"),
+    "waiting": Label("·", "waiting", "quiet"),
+    "running": Label("▶", "running", "busy"),
+}
+EXECUTION: dict[str, Label] = {
+    "queued": Label("·", "queued", "quiet"),
+    "executing": Label("▶", "executing", "busy"),
+    "resumed": Label("▶", "resumed", "busy"),
+    "paused": Label("‖", "paused", "warn"),
+    "success": Label("✓", "success", "good"),
+    "exited": Label("↵", "exited", "good"),
+    "error": Label("✗", "error", "bad"),
+    "cancelled": Label("■", "cancelled", "warn"),
+}
+
+
+def duration(milliseconds: float) -> str:
+    """A duration with the digits that matter."""
+    if milliseconds < 100:
+        return f"{milliseconds:.1f} ms"
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:.2f} s"
+    minutes, seconds = divmod(round(milliseconds / 1000), 60)
+    return f"{minutes} min {seconds} s"
+
+
+def moment(iso: str) -> str:
+    """An ISO time as date and time."""
+    return f"{iso[:19].replace('T', ' ')} UTC"
+
+
+def hour(iso: str) -> str:
+    """An ISO time as hour and minute, `10:32` (UTC, as the execution's own times)."""
+    return iso[11:16] or iso
+
+
+def account(use: AccountUse) -> str:
+    """An account that a step was given: `slack apn_123 (external user's)`."""
+    owner = "external user's" if use.owner == "external_user" else "your own"
+    prop = "" if use.prop == use.app else f"{use.prop}: "
+    return f"{prop}{use.app} {use.id} ({owner})"
+
+
+def outcome(call: OutsideCall) -> str:
+    """What became of an outside call, or nothing if it was sent as usual."""
+    match call.outcome:
+        case "sent":
+            return ""
+        case "not_sent":
+            return f"NOT SENT (same as {hour(call.same_as)})" if call.same_as else "NOT SENT (sent before)"
+        case "stand_in":
+            return "NOT SENT (a local stand-in answered)"
+        case "replayed":
+            return "NOT SENT (answered from recorded calls)"
+        case "denied":
+            return "DENIED"
+        case "failed":
+            return "FAILED"
+
+
+def outcome_tone(call: OutsideCall) -> Tone:
+    """How loud `outcome` is said."""
+    return "bad" if call.outcome in ("denied", "failed") else "warn"
+
+
+def answer(call: OutsideCall) -> str:
+    """The answer to an outside call: `200, 84.2 ms`."""
+    status = "no answer" if call.status is None else str(call.status)
+    return f"{status}, {duration(call.duration_ms)}"
+
+
+def place(error: ErrorRecord) -> str:
+    """Where an error arose: "line 5 of the cell `build`", or nothing."""
+    if error.step is None:
+        return ""
+    return f"line {error.line} of the cell `{error.step}`" if error.line is not None else f"the cell `{error.step}`"
+
+
+def response(given: Response | None) -> str:
+    """The first line about the HTTP response that a caller gets."""
+    return "200, the default response" if given is None else f"{given.status}, made by the workflow"
+
+
+def one_line(value: JSON) -> str:
+    """*value* as JSON in one line."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def pretty(value: JSON, *, max_lines: int = MAX_LINES, max_characters: int = MAX_CHARACTERS) -> str:
+    """*value* as JSON for reading; a long one ends with how much of it is not shown."""
+    return shortened(
+        json.dumps(value, ensure_ascii=False, indent=2), max_lines=max_lines, max_characters=max_characters
+    )
+
+
+def shortened(text: str, *, max_lines: int = MAX_LINES, max_characters: int = MAX_CHARACTERS) -> str:
+    """The beginning of *text*, and how much of it is not shown."""
+    kept = text[:max_characters].split("\n")
+    shown = "\n".join(kept[:max_lines])
+    if len(shown) == len(text):
+        return text
+    hidden_lines = text.count("\n", len(shown))
+    what = counted(hidden_lines, "line") if hidden_lines > 1 else counted(len(text) - len(shown), "character")
+    return f"{shown}\n… {what} more not shown" if hidden_lines > 1 else f"{shown}… {what} more not shown"
+
+
+def middle_left_out(text_lines: Sequence[str], *, head: int = 10, tail: int = 30) -> list[str]:
+    """The first and last of many lines, and between them how many are not shown."""
+    hidden = len(text_lines) - head - tail
+    if hidden <= 1:
+        return list(text_lines)
+    return [*text_lines[:head], f"… {counted(hidden, 'line')} not shown …", *text_lines[-tail:]]
+
+
+def clipped(text: str, width: int) -> str:
+    """*text* on one line of at most *width* columns."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= width else f"{line[: max(0, width - 1)]}…"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: `1 line`, `2,000 lines`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: `a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,38 @@
+"""
+An execution as this notebook shows it: with the event's name, the steps' languages and what is stale.
+
+Knows the session and the renderer; magics and widgets both show this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from pdkernel.execution import Execution
+from pdkernel.render import timeline
+from pdkernel.render.view import View
+from pdkernel.session.session import Session
+
+
+def picture(session: Session, execution: Execution, *, only: Collection[str] | None = None) -> View:
+    """
+    The timeline of *execution*.
+
+    Args:
+        session: Whose run it is.
+        execution: Finished or not.
+        only: Steps to show; the response is then left out. None shows the whole run.
+    """
+    workflow = session.workflow
+    finished = execution.finished_at is not None
+    stale = session.stale if finished else ()
+    languages = {step.name: step.language for step in workflow.steps}
+    name = session.event_name
+    responds = only is None and workflow.trigger.type == "http"
+    if only is not None:
+        execution = replace(execution, steps=tuple(step for step in execution.steps if step.name in only))
+    return View(
+        timeline.text(execution, stale=stale, languages=languages, event_name=name, responds=responds),
+        timeline.html(execution, stale=stale, languages=languages, event_name=name, responds=responds),
+    )

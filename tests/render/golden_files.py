@@ -1,0 +1,16 @@
+"""Drawings that are kept as files and looked at when they change; PDKERNEL_UPDATE=1 writes them anew."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+def assert_golden(name: str, drawn: str) -> None:
+    """Fail unless *drawn* is what the golden file *name* holds."""
+    path = FOLDER / name
+    if os.environ.get("PDKERNEL_UPDATE") == "1":
+        path.write_text(drawn, encoding="utf-8")
+    assert drawn == path.read_text(encoding="utf-8")

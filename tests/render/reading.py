@@ -1,0 +1,45 @@
+"""Reads HTML as a browser would: its elements, and the text that a person sees."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+_KNOWN = frozenset({"div", "span", "strong", "code", "pre", "ol", "ul", "li", "details", "summary"})
+_KNOWN_ATTRIBUTES = frozenset({"style", "class", "title", "role", "tabindex", "open", "aria-hidden"})
+
+
+class Page(HTMLParser):
+    """A parsed drawing; refuses elements and attributes that no drawing of ours has, and unbalanced ones."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self._open: list[str] = []
+        self._texts: list[str] = []
+        self.attributes: list[dict[str, str]] = []
+        self.feed(source)
+        self.close()
+        assert not self._open, f"not closed: {self._open}"
+
+    @property
+    def text(self) -> str:
+        """All text of the page."""
+        return "".join(self._texts)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note an element."""
+        assert tag in _KNOWN, f"<{tag}> is none of ours"
+        assert {name for name, _ in attrs} <= _KNOWN_ATTRIBUTES, attrs
+        self.attributes.append({name: value or "" for name, value in attrs})
+        self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Close an element."""
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Note a text."""
+        self._texts.append(data)
+
+    def handle_comment(self, data: str) -> None:
+        """Refuse comments: we write none."""
+        raise AssertionError(data)

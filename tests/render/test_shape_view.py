@@ -1,0 +1,105 @@
+"""The shape as a tree: every key can be copied for Node.js and for Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pdkernel.model import JSON
+from pdkernel.render import shape as shape_view
+from pdkernel.shape import shape_of
+from tests.render.golden_files import assert_golden
+from tests.render.reading import Page
+
+EVIL = "<b>bold</b></script>\" onclick='x'"
+EVENT: JSON = {
+    "method": "POST",
+    "headers": {"x-github-event": "issues", "authorization": "***"},
+    "body": {
+        "issue": {"title": "Spelling error", "assignee": None, "labels": [{"name": "bug"}, {"name": "ui", "id": 7}]},
+        "numbers": [1, 0.5, "x", {}],
+        "empty": [],
+    },
+}
+
+
+def titles(page: Page) -> list[str]:
+    """What a click on each key copies."""
+    return [element["title"] for element in page.attributes if element.get("class") == "pd-k"]
+
+
+def test_text_is_as_it_was_looked_at() -> None:
+    """The text of a made-up event's shape is the one that was looked at."""
+    assert_golden("shape.txt", shape_view.text(shape_of(EVENT)))
+
+
+def test_html_is_as_it_was_looked_at() -> None:
+    """The HTML of a made-up event's shape is the one that was looked at."""
+    assert_golden("shape.html", shape_view.html(shape_of(EVENT)))
+
+
+def test_every_key_copies_its_path_for_both_languages() -> None:
+    """A key's titles hold the expressions to paste into a Node.js and into a Python step."""
+    page = Page(shape_view.html(shape_of(EVENT)))
+
+    copied = titles(page)
+
+    assert "Copy steps.trigger.event.body.issue.labels[0].name" in copied
+    assert 'Copy pd.steps["trigger"]["event"]["body"]["issue"]["labels"][0]["name"]' in copied
+    assert 'Copy steps.trigger.event.headers["x-github-event"]' in copied
+    assert len(copied) == 2 * 16
+
+
+def test_keys_can_be_reached_without_a_mouse() -> None:
+    """Each key is a button to a screen reader and a stop of the tab key."""
+    page = Page(shape_view.html(shape_of(EVENT)))
+
+    keys = [element for element in page.attributes if element.get("class") == "pd-k"]
+
+    assert {(key["role"], key["tabindex"]) for key in keys} == {("button", "0")}
+
+
+@pytest.mark.parametrize("draw", [shape_view.text, shape_view.html])
+def test_presence_and_types_are_said(draw: Callable[..., str]) -> None:
+    """A key that some records lack says in how many it stands; a path of several types names each."""
+    drawn = draw(shape_of(EVENT))
+
+    assert "in 1 of 2" in drawn
+    assert "integer ×1, number ×1, string ×1, object ×1" in drawn
+
+
+def test_markup_in_keys_and_values_is_shown_as_text() -> None:
+    """An event with markup in keys and values is shown as it is and does nothing."""
+    page = Page(shape_view.html(shape_of({EVIL: {EVIL: EVIL}})))
+
+    assert page.text.count("<b>bold</b></script>") == 3
+    assert any("onclick" in title for title in titles(page))
+
+
+@pytest.mark.parametrize("draw", [shape_view.text, shape_view.html])
+def test_a_wide_object_says_how_many_keys_are_left_out(draw: Callable[..., str]) -> None:
+    """Of very many keys the first are shown and the others counted."""
+    drawn = draw(shape_of({f"key{number}": number for number in range(1250)}))
+
+    assert "key199" in drawn
+    assert "key200" not in drawn
+    assert "… 1,050 more keys not shown" in drawn
+
+
+def test_a_huge_tree_is_shown_level_by_level() -> None:
+    """A huge branch does not hide what stands beside it, and the drawing stays small."""
+    branch = {f"k{number}": {f"k{inner}": {"leaf": inner} for inner in range(100)} for number in range(100)}
+
+    drawn = shape_view.html(shape_of({"first": branch, "last": {"seen": True}}))
+
+    assert "Copy steps.trigger.event.last.seen" in drawn
+    assert len(drawn) < 1_500_000
+
+
+def test_another_root_can_be_given() -> None:
+    """Exports of a step have a shape too: its paths begin at that step."""
+    drawn = shape_view.html(shape_of({"ok": True}), root=("steps", "send", "$return_value"))
+
+    assert "Copy steps.send.$return_value.ok" in drawn
+    assert "Copy pd.steps[&quot;send&quot;][&quot;$return_value&quot;][&quot;ok&quot;]" in drawn

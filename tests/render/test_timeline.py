@@ -1,0 +1,241 @@
+"""The timeline shows what every step did, in text and in HTML, and lets nothing through that is not text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from pdkernel.execution import (
+    AccountUse,
+    ErrorRecord,
+    Execution,
+    Log,
+    OutsideCall,
+    Response,
+    StepResult,
+)
+from pdkernel.render import timeline
+from tests.render import builders
+from tests.render.golden_files import assert_golden
+from tests.render.reading import Page
+
+EVIL = '<b>bold</b></script><img src=x onerror=alert(1)>" onclick="x\' &lt; --> \x1b[31mred\x1b[2J'
+SHOWN = EVIL.replace("\x1b[31m", "").replace("\x1b[2J", "")
+CASES: dict[str, Callable[[], Execution]] = {
+    "succeeded": builders.succeeded,
+    "failed": builders.failed,
+    "running": builders.running,
+    "outcomes": builders.all_outcomes,
+    "states": builders.all_states,
+    "refused": builders.refused,
+}
+
+
+def evil_execution() -> Execution:
+    """An execution with markup in every field that holds a text."""
+    error = ErrorRecord(EVIL, EVIL, EVIL, step=EVIL, line=5, stack=EVIL)
+    call = OutsideCall(EVIL, EVIL, 200, 1.0, safe=False, outcome="not_sent", app=EVIL, at=EVIL, same_as=EVIL, note=EVIL)
+    step = StepResult(
+        name=EVIL,
+        status="error",
+        started_at=EVIL,
+        duration_ms=1.0,
+        exports={EVIL: EVIL, "$summary": EVIL, "long": [EVIL] * 20},
+        logs=(Log("stdout", EVIL), Log("stderr", EVIL * 20)),
+        accounts=(AccountUse(EVIL, EVIL, EVIL, "own"),),
+        requests=(call,),
+        error=error,
+    )
+    return builders.an_execution(
+        id=EVIL,
+        workflow=EVIL,
+        external_user=EVIL,
+        environment=EVIL,
+        started_at=EVIL,
+        replay_of=EVIL,
+        event={"method": EVIL, "path": EVIL},
+        steps=(step,),
+        response=Response(200, {EVIL: EVIL}, EVIL),
+        error=ErrorRecord(EVIL, EVIL, EVIL, stack=EVIL),
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_text_is_as_it_was_looked_at(name: str) -> None:
+    """The text of each made-up execution is the one that was looked at."""
+    drawn = timeline.text(CASES[name](), languages=builders.LANGUAGES, stale=["send"], event_name="issues-opened")
+
+    assert_golden(f"timeline-{name}.txt", drawn)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_html_is_as_it_was_looked_at(name: str) -> None:
+    """The HTML of each made-up execution is the one that was looked at."""
+    drawn = timeline.html(CASES[name](), languages=builders.LANGUAGES, stale=["send"], event_name="issues-opened")
+
+    assert_golden(f"timeline-{name}.html", drawn)
+
+
+def test_markup_in_any_field_is_shown_as_text() -> None:
+    """A field that holds markup, quotes or control characters is shown and does nothing."""
+    drawn = timeline.html(
+        evil_execution(),
+        stale=[EVIL],
+        pinned=[EVIL],
+        event_name=EVIL,
+        warnings=[EVIL],
+        note=EVIL,
+        languages={EVIL: "node"},
+    )
+
+    page = Page(drawn)
+
+    assert page.text.count("<b>bold</b></script>") > 20
+    assert SHOWN in page.text
+    assert "\x1b" not in drawn
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    """The text form holds no character that moves a cursor or changes a colour."""
+    drawn = timeline.text(evil_execution(), event_name=EVIL, warnings=[EVIL], note=EVIL)
+
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", drawn)
+    assert "<b>bold</b>" in drawn
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_lines_fit_a_terminal(name: str) -> None:
+    """What can be wrapped or cut is at most a hundred columns wide."""
+    lines = timeline.text(CASES[name](), languages=builders.LANGUAGES).splitlines()
+
+    own_frames = [line for line in lines if "event = {" in line]
+    assert max(len(line) for line in lines if line not in own_frames) <= 100
+
+
+@pytest.mark.parametrize("draw", [timeline.text, timeline.html])
+@pytest.mark.parametrize(
+    ("execution", "shown"),
+    [
+        (builders.succeeded, "slack apn_0000001 (external user's)"),
+        (builders.succeeded, "sheet: google_sheets apn_0000002 (your own)"),
+        (builders.succeeded, "external user ada, development"),
+        (builders.succeeded, "200, made by the workflow"),
+        (builders.failed, "200, the default response"),
+        (builders.failed, "KeyError at line 5 of the cell `build`"),
+        (builders.failed, 'title = event["body"]["issue"]["titel"]'),
+        (builders.failed, "– not run"),
+        (builders.all_outcomes, "NOT SENT (same as 10:32)"),
+        (builders.all_outcomes, "NOT SENT (a local stand-in answered)"),
+        (builders.all_outcomes, "NOT SENT (answered from recorded calls)"),
+        (builders.all_outcomes, "DENIED"),
+        (builders.all_outcomes, "Outside calls are off: --egress deny."),
+        (builders.all_outcomes, "no answer, 30.00 s"),
+        (builders.running, "▶ running"),
+        (builders.running, "· waiting"),
+        (builders.running, "13.6 ms so far"),
+        (builders.all_states, "◆ pinned"),
+        (builders.all_states, "○ disabled"),
+        (builders.all_states, "↷ skipped"),
+        (builders.refused, "Pipedream Connect Error: Required account not found for external user ID"),
+    ],
+)
+def test_both_forms_say_it_in_words(
+    draw: Callable[[Execution], str], execution: Callable[[], Execution], shown: str
+) -> None:
+    """Nothing is said by colour alone: text and HTML hold the same words."""
+    drawn = draw(execution())
+
+    text = Page(drawn).text if draw is timeline.html else drawn
+    assert shown in text
+
+
+@pytest.mark.parametrize("draw", [timeline.text, timeline.html])
+def test_what_the_notebook_knows_is_marked(draw: Callable[..., str]) -> None:
+    """Stale and pinned steps, warnings and a note stand beside what the execution says."""
+    drawn = draw(
+        builders.succeeded(),
+        stale=["send"],
+        pinned=["build"],
+        warnings=["CHANNEL is not set."],
+        note="Only send was run.",
+        event_name="issues-opened",
+    )
+
+    assert re.search(r"stale[^\n]*", drawn)
+    assert re.search(r"pinned[^\n]*", drawn)
+    assert "CHANNEL is not set." in drawn
+    assert "Only send was run." in drawn
+    assert "issues-opened (POST /github)" in drawn
+
+
+def test_the_running_step_can_be_named() -> None:
+    """Who knows which step runs says so; the others that have not run are waiting."""
+    execution = builders.an_execution(
+        status="executing", steps=(StepResult("one", "not_run"), StepResult("two", "not_run"))
+    )
+
+    drawn = timeline.text(execution, running="two")
+
+    assert [line.split() for line in drawn.splitlines()[-2:]] == [["·", "waiting", "one"], ["▶", "running", "two"]]
+
+
+def test_a_workflow_without_a_request_has_no_response() -> None:
+    """What no HTTP request starts is not said to answer one."""
+    drawn = timeline.text(builders.an_execution(event={}), responds=False)
+
+    assert "response" not in drawn
+
+
+def test_a_running_execution_has_no_response_yet() -> None:
+    """The default response is spoken of when the run is over."""
+    drawn = timeline.html(builders.running())
+
+    assert "Response to the caller" not in drawn
+
+
+@pytest.mark.parametrize("draw", [timeline.text, timeline.html])
+def test_a_long_export_says_how_much_is_not_shown(draw: Callable[[Execution], str]) -> None:
+    """A large export is shown in part, and the rest is counted."""
+    execution = builders.with_step(builders.succeeded(), "check", exports={"rows": list(range(5000))})
+
+    drawn = draw(execution)
+
+    assert re.search(r"… 4,\d\d\d lines more not shown", drawn)
+    assert len(drawn) < 20_000
+
+
+@pytest.mark.parametrize("draw", [timeline.text, timeline.html])
+def test_a_long_log_keeps_its_beginning_and_end(draw: Callable[[Execution], str]) -> None:
+    """A long log shows its first and last lines, and how many are not shown."""
+    log = Log("stdout", "".join(f"line number {number}\n" for number in range(10_000)))
+    execution = builders.with_step(builders.succeeded(), "check", logs=(log,))
+
+    drawn = draw(execution)
+
+    assert "line number 0\n" in drawn
+    assert "line number 9999" in drawn
+    assert re.search(r"… 9,\d\d\d lines not shown …", drawn)
+
+
+def test_bars_follow_one_another() -> None:
+    """Each bar begins where the one before ends, and is as long as the step took."""
+    execution = builders.an_execution(
+        steps=tuple(StepResult(name, "success", duration_ms=time) for name, time in [("a", 10.0), ("b", 30.0)])
+    )
+
+    drawn = timeline.html(execution)
+
+    assert re.findall(r"margin-left:([\d.]+)%;width:([\d.]+)%", drawn) == [("0.0", "25.0"), ("25.0", "75.0")]
+
+
+def test_a_progress_bar_is_shown_as_it_ended() -> None:
+    """Of a line that was written over again and again, the last state is shown."""
+    log = Log("stderr", "10 %\r50 %\r100 %\ndone\r\n")
+
+    drawn = timeline.text(builders.with_step(builders.succeeded(), "check", logs=(log,)))
+
+    assert "| 100 %\n" in drawn
+    assert "| done\n" in drawn
+    assert "| 10 %" not in drawn
