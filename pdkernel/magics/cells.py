@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 DIRECTIVE = re.compile(
     r"(?P<above>(?:[ \t]*(?:(?:\#|//)[^\n]*)?\n)*)"
-    r"(?P<whole>%%(?P<magic>pdstep|pdworkflow)(?:[ \t]+(?P<line>[^\n]*))?)(?P<body>\n.*)?\Z",
+    r"[ \t]*(?P<whole>%%(?P<magic>pdstep|pdworkflow)(?:[ \t]+(?P<line>[^\n]*))?)(?P<body>\n.*)?\Z",
     re.DOTALL,
 )
 REMEMBERED_CELLS = 32
@@ -32,7 +32,7 @@ class DirectiveCell:
         magic: `pdstep` or `pdworkflow`.
         line: What follows the magic's name, without surrounding blanks.
         body: Everything below the directive's line, exactly.
-        above: Comment and blank lines above the directive, exactly.
+        above: Comment and blank lines above the directive's line, exactly.
         start: Offset in the text of the directive's first character.
         end: Offset of the end of the directive's line, its newline not included.
     """
@@ -73,7 +73,7 @@ class CellTexts:
 
     def remember(self, cell: DirectiveCell, text: str) -> None:
         """Keep *text* for the magic call that *cell* will become."""
-        key = (cell.magic, cell.line, cell.body)
+        key = (cell.magic, cell.line, call_body(cell))
         self._texts[key] = text
         self._texts.move_to_end(key)
         while len(self._texts) > REMEMBERED_CELLS:
@@ -104,7 +104,12 @@ class Lift:
         if cell is None:
             return lines
         self.texts.remember(cell, text)
-        return [f"get_ipython().run_cell_magic({cell.magic!r}, {cell.line!r}, {cell.body!r})\n"]
+        return [f"get_ipython().run_cell_magic({cell.magic!r}, {cell.line!r}, {call_body(cell)!r})\n"]
+
+
+def call_body(cell: DirectiveCell) -> str:
+    """The body as the magic is called with it: IPython refuses an empty one before the magic could say what is wrong."""
+    return cell.body or "\n"
 
 
 CELL_TEXTS = CellTexts()

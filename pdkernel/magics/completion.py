@@ -12,13 +12,14 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, completion_matcher
 
+from pdkernel.directive import OPTIONS, Option
 from pdkernel.magics.cells import DirectiveCell, find_directive
 from pdkernel.magics.paths import Completion, Item, complete_path
-from pdkernel.model import JSON, LANGUAGES
+from pdkernel.model import JSON
 
 MATCHER = "pdkernel.steps"
 """The matcher's identifier in IPython's configuration."""
@@ -36,30 +37,8 @@ _MEMBER = re.compile(r"(?<![\w$.])(?P<owner>\$|pd)(?P<deeper>\.flow)?\.(?P<part>
 _ROOT = re.compile(r"(?<![\w$.'\"])(?P<part>[A-Za-z_$][\w$]*|)\Z")
 _VARIABLE = re.compile(r"\$\{?(?P<part>\w*)\Z")
 _WORD = re.compile(r"""(?:[^\s"']|"[^"]*"?|'[^']*'?)+""")
+Known = TypeVar("Known")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class DirectiveOption:
-    """An option of `%%pdstep`: its flag, what stands for its value (None: takes none), whether it may be repeated."""
-
-    flag: str
-    metavar: str | None = None
-    repeatable: bool = False
-
-
-STEP_OPTIONS = (
-    DirectiveOption("--lang", "LANGUAGE"),
-    DirectiveOption("--app", "[PROP:]SLUG[=ACCOUNT]", repeatable=True),
-    DirectiveOption("--data-store", "PROP[=STORE]", repeatable=True),
-    DirectiveOption("--prop", "NAME=VALUE", repeatable=True),
-    DirectiveOption("--uses", "KEY@VERSION"),
-    DirectiveOption("--timeout", "SECONDS"),
-    DirectiveOption("--disabled"),
-    DirectiveOption("--debug"),
-    DirectiveOption("--no-run"),
-)
-"""The options of `%%pdstep`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +53,14 @@ class Vocabulary:
         stores: Names of data stores.
         actions: Keys with versions of pre-built actions.
         steps: Names of the notebook's steps.
-        languages: Values of `--lang`.
     """
 
-    options: Sequence[DirectiveOption] = STEP_OPTIONS
+    options: Sequence[Option] = OPTIONS
     apps: Sequence[str] = ()
     accounts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     stores: Sequence[str] = ()
     actions: Sequence[str] = ()
     steps: Sequence[str] = ()
-    languages: Sequence[str] = LANGUAGES
 
 
 StepsProvider = Callable[[], Mapping[str, JSON]]
@@ -193,12 +170,12 @@ def _directive(before: str, steps: Mapping[str, JSON], words: Vocabulary) -> Com
     """On the directive's line: a step's name, an option, or an option's value."""
     found = _WORD.findall(before)
     word = found.pop() if found and not before[-1].isspace() else ""
-    takes_value = {option.flag for option in words.options if option.metavar}
+    takes_value = {option.flag: option for option in words.options if option.metavar}
     flag, equals, value = word.partition("=")
     if equals and flag in takes_value:
-        return _value(flag, value, words)
+        return _value(takes_value[flag], value, words)
     if found and found[-1] in takes_value:
-        return _value(found[-1], word, words)
+        return _value(takes_value[found[-1]], word, words)
     named = any(
         not text.startswith("-") and (index == 0 or found[index - 1] not in takes_value)
         for index, text in enumerate(found)
@@ -211,12 +188,12 @@ def _directive(before: str, steps: Mapping[str, JSON], words: Vocabulary) -> Com
     )
 
 
-def _value(flag: str, text: str, words: Vocabulary) -> Completion:
+def _value(option: Option, text: str, words: Vocabulary) -> Completion:
     left, equals, right = text.partition("=")
     slug = left.rpartition(":")[2]
-    match flag:
-        case "--lang":
-            return _of(words.languages, text, "language")
+    match option.flag:
+        case _ if option.choices:
+            return _of(option.choices, text, "choice")
         case "--uses":
             return _of(words.actions, text, "action")
         case "--app" if equals:
@@ -248,7 +225,7 @@ class _Silence(Sized):
 
 
 class StepsMatcher:
-    """IPython's way in: asks the providers, completes, and never raises."""
+    """IPython's way in: asks the providers, only in a cell with a directive, and completes."""
 
     def __init__(self, steps: StepsProvider, words: VocabularyProvider) -> None:
         self._steps = steps
@@ -258,15 +235,13 @@ class StepsMatcher:
     @completion_matcher(identifier=MATCHER, priority=1_000, api_version=2)
     def match(self, context: CompletionContext) -> dict[str, Any]:
         """A matcher's result, as IPython's matcher API 2 has it."""
-        found = None
-        try:
-            text = context.full_text
-            cursor = sum(len(line) + 1 for line in text.split("\n")[: context.cursor_line]) + context.cursor_position
-            # A cell without a directive does not cost a look at the steps.
-            if find_directive(text):
-                found = complete(text, cursor, self._steps(), self._words())
-        except Exception:  # noqa: BLE001  (Tab must not print a traceback, whatever a provider does)
-            _log.debug("no completion", exc_info=True)
+        text = context.full_text
+        cell = find_directive(text)
+        if cell is None:
+            return {"completions": [], "suppress": False}
+        cursor = sum(len(line) + 1 for line in text.split("\n")[: context.cursor_line]) + context.cursor_position
+        words = _asked(self._words, Vocabulary()) if cursor <= cell.end else Vocabulary()
+        found = complete(text, cursor, _asked(self._steps, {}), words)
         if found is None:
             return {"completions": [], "suppress": False}
         items = [SimpleCompletion(item.text, type=item.type) for item in found.items]
@@ -276,6 +251,15 @@ class StepsMatcher:
             "suppress": True,
             "ordered": True,
         }
+
+
+def _asked(provider: Callable[[], Known], otherwise: Known) -> Known:
+    """What *provider* says, or *otherwise*: a project that cannot be opened must not break the Tab key."""
+    try:
+        return provider()
+    except Exception:  # noqa: BLE001  (IPython would print the traceback into the cell being written)
+        _log.debug("no completion from %r", provider, exc_info=True)
+        return otherwise
 
 
 def register_matchers(ip: Any, steps: StepsProvider, words: VocabularyProvider = Vocabulary) -> None:

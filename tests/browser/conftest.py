@@ -1,5 +1,5 @@
 """
-Fixtures of the browser tests: one JupyterLab for all, a fresh browser page for each.
+Fixtures of the browser tests: one JupyterLab and one page of it for all, without tabs and kernels for each.
 
 Without Chromium the tests are listed as NOT RUN with the command that gets it; where CI is set that is a failure.
 """
@@ -71,9 +71,27 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     lab.stop()
 
 
+@pytest.fixture(scope="package")
+def lab_page(browser: BrowserContext, lab: Lab) -> LabPage:
+    """The page that the tests share: loading Lab takes seconds, opening a notebook in it does not."""
+    page = LabPage(lab, browser.new_page())
+    page.watch()
+    return page
+
+
 @pytest.fixture
-def page(browser: BrowserContext, lab: Lab) -> Iterator[LabPage]:
-    """A page of the Lab; after the test, no request was about to leave this machine."""
+def page(lab_page: LabPage) -> Iterator[LabPage]:
+    """A page of the Lab without tabs and kernels; after the test, no request was about to leave this machine."""
+    yield lab_page
+    lab_page.close_all()
+    lab_page.lab.end_sessions()
+    external, lab_page.external = lab_page.external, []
+    assert external == []
+
+
+@pytest.fixture
+def new_page(browser: BrowserContext, lab: Lab) -> Iterator[LabPage]:
+    """A page of its own, for a test that changes the browser."""
     page = LabPage(lab, browser.new_page())
     page.watch()
     yield page

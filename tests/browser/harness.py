@@ -193,11 +193,28 @@ class LabPage:
         self.page.goto(f"{self.lab.url}/lab?token={TOKEN}&reset")
         self.page.wait_for_selector(".jp-Launcher")
 
-    def open_notebook(self, name: str) -> None:
-        """Open a notebook of the server's folder and wait until its kernel is idle."""
-        self.page.goto(f"{self.lab.url}/lab/tree/{quote(name)}?token={TOKEN}&reset")
+    def open_notebook(self, name: str, *, reload: bool = False) -> None:
+        """
+        Open a notebook of the server's folder, alone, and wait until its kernel is idle.
+
+        Args:
+            name: Its file.
+            reload: Load all of Lab again, as coming back tomorrow does; else only the first notebook of a page does.
+        """
+        if reload or not self.page.url.startswith(self.lab.url):
+            self.page.goto(f"{self.lab.url}/lab/tree/{quote(name)}?token={TOKEN}&reset")
+        else:
+            self.close_all()
+            self.page.evaluate("path => jupyterapp.commands.execute('docmanager:open', {path})", name)
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
         self.wait_idle()
+
+    def close_all(self) -> None:
+        """Close every tab without asking, and leave a Lab behind that a failed test has not spoilt."""
+        if not self.page.url.startswith(self.lab.url) or self.page.locator(".jp-Dialog").count():
+            self.page.goto("about:blank")
+            return
+        self.page.evaluate("[...jupyterapp.shell.widgets('main')].forEach(widget => widget.dispose())")
 
     def new_notebook(
         self,

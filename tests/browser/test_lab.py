@@ -130,8 +130,9 @@ def test_key_of_an_untrusted_notebook_is_a_button(page: LabPage) -> None:
     assert page.clipboard() == "steps.trigger.event.body.issue.title"
 
 
-def test_path_is_copied_without_a_clipboard(page: LabPage) -> None:
+def test_path_is_copied_without_a_clipboard(new_page: LabPage) -> None:
     """Where a page has no clipboard (plain http from another machine), copying works all the same."""
+    page = new_page
     page.page.add_init_script("Object.defineProperty(navigator, 'clipboard', {get: () => undefined})")
     page.new_notebook([KEY, "pass"], name="plain.ipynb")
     page.run_cell(0)

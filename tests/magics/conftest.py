@@ -1,22 +1,72 @@
-"""An IPython shell to try the extension in."""
+"""An IPython shell with pdkernel loaded, in a folder and project of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
-import pdkernel
+from pdkernel import load_ipython_extension, unload_ipython_extension
+from pdkernel.magics.shell import session_of
+from pdkernel.session import Session
+from tests.builders import an_event
+
+
+class Notebook:
+    """Runs cells and says what they showed."""
+
+    def __init__(self, shell: Any) -> None:
+        self.shell = shell
+        self.error: BaseException | None = None
+
+    @property
+    def session(self) -> Session:
+        """The notebook's session."""
+        return session_of(self.shell)
+
+    def run(self, cell: str) -> str:
+        """Run *cell*; its text output, and its error's message at the end."""
+        with capture_output() as captured:
+            result = self.shell.run_cell(cell, store_history=True)
+        self.error = result.error_before_exec or result.error_in_exec
+        shown = [str(output.data.get("text/plain", "")) for output in captured.outputs]
+        return "\n".join([*shown, captured.stdout, str(self.error or "")])
+
+
+@pytest.fixture
+def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
+    """A notebook in an empty folder, outside calls answered by the stand-in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PDKERNEL_EGRESS", "stand-in=slack")
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "hello.json").write_text(json.dumps(dict(an_event().data)))
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    load_ipython_extension(shell)
+    yield Notebook(shell)
+    unload_ipython_extension(shell)
+    InteractiveShell.clear_instance()
+
+
+Run = Callable[[str], str]
+
+
+@pytest.fixture
+def run(notebook: Notebook) -> Run:
+    """Runs a cell."""
+    return notebook.run
 
 
 @pytest.fixture
 def shell() -> Iterator[Any]:
     """An IPython shell with pdkernel loaded and no history on disk."""
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
-    pdkernel.load_ipython_extension(shell)
+    load_ipython_extension(shell)
     yield shell
-    pdkernel.unload_ipython_extension(shell)
+    unload_ipython_extension(shell)
     InteractiveShell.clear_instance()

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 import pdkernel
-from pdkernel.magics import original_cell
-from pdkernel.magics.cells import REMEMBERED_CELLS, CellTexts, Lift, find_directive
+from pdkernel.magics.cells import REMEMBERED_CELLS, CellTexts, Lift, find_directive, original_cell
 
 
 @pytest.mark.parametrize(
@@ -18,6 +17,7 @@ from pdkernel.magics.cells import REMEMBERED_CELLS, CellTexts, Lift, find_direct
         ("%%pdstep", "pdstep", "", "", ""),
         ("%%pdstep\ta  \n", "pdstep", "a", "", ""),
         ("# one\n\n  // two\n%%pdstep a --lang node\n\nx", "pdstep", "a --lang node", "\nx", "# one\n\n  // two\n"),
+        ("  %%pdstep a\n  x", "pdstep", "a", "  x", ""),
         ("\n%%pdworkflow\nname: x", "pdworkflow", "", "name: x", "\n"),
     ],
 )
@@ -30,11 +30,9 @@ def test_directive_is_found(text: str, magic: str, line: str, body: str, above: 
     assert text[cell.start : cell.end].startswith(f"%%{magic}")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x = 1\n%%pdstep a", "%%pdstepx", "%%pdstep?", "%pdstep a", " %%pdstep a", "# only"]
-)
+@pytest.mark.parametrize("text", ["", "x = 1\n%%pdstep a", "%%pdstepx", "%%pdstep?", "%pdstep a", "# only"])
 def test_no_directive(text: str) -> None:
-    """Code above it, another magic's name, a question mark or a blank before it: not a directive."""
+    """Code above it, another magic's name, a question mark after it: not a directive."""
     assert find_directive(text) is None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.magics.completion import NOTHING, DirectiveOption, Vocabulary, complete
+from pdkernel.magics.completion import NOTHING, Vocabulary, complete
 from pdkernel.model import JSON
 
 STEPS: dict[str, JSON] = {
@@ -20,20 +20,15 @@ STEPS: dict[str, JSON] = {
     "build": {"text": "..."},
 }
 WORDS = Vocabulary(
-    options=(
-        DirectiveOption("--lang", "LANGUAGE"),
-        DirectiveOption("--app", "APP", repeatable=True),
-        DirectiveOption("--data-store", "STORE", repeatable=True),
-        DirectiveOption("--prop", "NAME=VALUE", repeatable=True),
-        DirectiveOption("--uses", "KEY"),
-        DirectiveOption("--no-run"),
-    ),
     apps=("slack", "github"),
     accounts={"slack": ("apn_1", "apn_2")},
     stores=("seen",),
     actions=("http-request@0.1.0",),
     steps=("shape", "send"),
 )
+
+REPEATABLE = ["--app", "--data-store", "--prop"]
+REST = ["--uses", "--timeout", "--disabled", "--debug", "--no-run"]
 
 NODE = "%%pdstep new --lang node\n"
 PYTHON = "%%pdstep new\n"
@@ -158,8 +153,8 @@ def test_bash(code: str, fragment: str, texts: list[str]) -> None:
         ("a --lang |", "", ["python", "node", "bash", "go"]),
         ("a --lang=n|", "n", ["node"]),
         ("a --l|", "--l", ["--lang"]),
-        ("a --lang node |", "", ["--app", "--data-store", "--prop", "--uses", "--no-run"]),
-        ("a --lang node --app slack --|", "--", ["--app", "--data-store", "--prop", "--uses", "--no-run"]),
+        ("a --lang node |", "", [*REPEATABLE, *REST]),
+        ("a --lang node --app slack --|", "--", [*REPEATABLE, *REST]),
         ("a --app s|", "s", ["slack"]),
         ("a --app chat:s|", "s", ["slack"]),
         ("a --app slack=|", "", ["apn_1", "apn_2"]),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
+import pytest
 from IPython.core.completer import provisionalcompleter
 
-from pdkernel.magics.completion import register_matchers
+from pdkernel.magics.completion import Vocabulary, register_matchers
+from pdkernel.magics.shell import session_of
 from pdkernel.model import JSON
 
 STEPS: dict[str, JSON] = {"trigger": {"event": {"body": {"title": "x", "a-b": 1}}}}
@@ -49,17 +51,35 @@ def test_options_come_from_the_directive(shell: Any) -> None:
 
 
 def test_failing_provider_is_silent(shell: Any, capsys: Any) -> None:
-    """A provider that fails costs the completion and nothing else."""
+    """Providers that fail cost their own words, and print nothing."""
 
-    def broken() -> Mapping[str, JSON]:
+    def broken() -> NoReturn:
         raise RuntimeError("no")
 
-    register_matchers(shell, broken)
+    register_matchers(shell, broken, broken)
 
-    found = completions(shell, "%%pdstep a --lang node\nsteps.")
-
-    assert not [text for text in found if "trigger" in text]
+    assert completions(shell, "%%pdstep a --lang node\nsteps.") == []
+    assert completions(shell, "%%pdstep a --lang n") == ["%%pdstep a --lang node"]
     assert capsys.readouterr() == ("", "")
+
+
+def test_providers_are_asked_only_where_needed(shell: Any) -> None:
+    """Plain cells ask no provider; a step's body does not ask for the directive's words."""
+    asked: list[str] = []
+
+    def steps() -> dict[str, JSON]:
+        asked.append("steps")
+        return STEPS
+
+    def words() -> Vocabulary:
+        asked.append("words")
+        return Vocabulary()
+
+    register_matchers(shell, steps, words)
+
+    completions(shell, "import o")
+    completions(shell, "%%pdstep a --lang node\nsteps.")
+    assert asked == ["steps"]
 
 
 def test_registering_again_replaces(shell: Any) -> None:
@@ -68,3 +88,12 @@ def test_registering_again_replaces(shell: Any) -> None:
     register_matchers(shell, lambda: {"other": {}})
 
     assert completions(shell, "%%pdstep a --lang node\nsteps.") == ["steps.other"]
+
+
+def test_steps_above_are_offered_before_they_run(shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extension's own provider knows the notebook's steps as soon as their cells are registered."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second", "third"):
+        session_of(shell).cell_ran(f"%%pdstep {name}\ndef handler(pd): ...", cell_id=None)
+
+    assert completions(shell, "%%pdstep second --lang node\nsteps.") == ["steps.trigger", "steps.first"]

@@ -11,7 +11,7 @@
   // ---- Colours -------------------------------------------------------------------------------------------------
 
   const MIME_TYPES = { node: 'text/javascript', bash: 'text/x-sh', go: 'text/x-go' };
-  const DIRECTIVE = /^(?:[ \t]*(?:(?:#|\/\/)[^\n]*)?\n)*%%(pdstep|pdworkflow)(?:[ \t]+([^\n]*))?(?:\n|$)/;
+  const DIRECTIVE = /^(?:[ \t]*(?:(?:#|\/\/)[^\n]*)?\n)*[ \t]*%%(pdstep|pdworkflow)(?:[ \t]+([^\n]*))?(?:\n|$)/;
 
   /** The MIME type of a cell by its directive; null leaves it the notebook's own. */
   function mimeTypeOf(source) {
