@@ -2,7 +2,7 @@
 An external user's accounts: what the steps need, connecting one, removing one.
 
 Knows the directory of the session's project. A credential goes from its field to the directory and nowhere else:
-the field is emptied before anything is done with what was in it, and no message is made of it.
+the field is empty before anything is done with what was in it, and no message is made of it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from pdkernel.engine.end_users import connect_command
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account, Directory, Environment
 from pdkernel.widgets.parts import (
+    BESIDE,
     AskingButton,
     SecretField,
     close_all,
     copy_html,
+    field,
     note,
     say,
     say_html,
@@ -43,12 +45,12 @@ class FieldRow:
             placeholder="its name, for example api_key",
             tooltip="The credential's name, as steps read it from $auth",
             style={"description_width": "110px"},
-            layout={"width": "340px"},
+            layout=field(340),
         )
         self.secret = SecretField(
             placeholder="its value",
-            tooltip="The credential's value. It is stored encrypted; the field is emptied when you press Connect",
-            layout={"width": "320px"},
+            tooltip="The credential's value. It is stored encrypted; the field is emptied as soon as you leave it",
+            layout=field(320),
         )
         self.view = ipw.HBox([self.name, self.secret], layout={"flex_flow": "row wrap"})
 
@@ -73,9 +75,7 @@ class ConnectForm:
         self._fields = ipw.VBox()
         self._message = note()
         self._command = ipw.HTML()
-        more = ipw.Button(
-            description="Add a field", icon="plus", tooltip="For an app whose account has more than one credential"
-        )
+        more = ipw.Button(description="Add a field", tooltip="For an app whose account has more than one credential")
         more.on_click(lambda _: self._add_field())
         connect = ipw.Button(
             description="Connect",
@@ -86,7 +86,7 @@ class ConnectForm:
         self.view = ipw.VBox(
             [
                 self._fields,
-                ipw.HBox([connect, more], layout={"flex_flow": "row wrap", "margin": "0 0 0 116px"}),
+                ipw.HBox([connect, more], layout={"flex_flow": "row wrap", "margin": BESIDE}),
                 self._message,
                 self._command,
             ]
@@ -108,12 +108,12 @@ class ConnectForm:
 
     def _add_field(self) -> None:
         used = {row.name.value for row in self._rows}
-        name = next((field for field in self._known if field not in used), "")
+        name = next((known for known in self._known if known not in used), "")
         self._rows.append(FieldRow(name, self._known))
         set_children(self._fields, [row.view for row in self._rows])
 
     def _connect(self) -> None:
-        # the first thing that happens: every field is empty before anything can go wrong
+        # the first thing that happens: nothing is held any more when something goes wrong
         credentials = [(row.name.value.strip(), row.secret.take()) for row in self._rows]
         fault = _fault_of(credentials) or self._store(dict(credentials))
         say(self._message, fault, kind="error")
@@ -137,7 +137,7 @@ class ConnectForm:
 def _fault_of(credentials: Sequence[tuple[str, str]]) -> str:
     """What is wrong with what was typed, or nothing; never shows a value."""
     names = [name for name, _ in credentials]
-    again = " Type the values again: the fields are emptied at every attempt." if len(names) > 1 else ""
+    again = " Type all values again: none is kept after an attempt." if len(names) > 1 else ""
     for name, value in credentials:
         if not name:
             return f"A credential has no name.{again}"
@@ -159,6 +159,8 @@ class AppRow:
 
     def __init__(self, app: str, changed: Callable[[], None]) -> None:
         self._app = app
+        self._changed = changed
+        self._form = ConnectForm(app, self._connected)
         self._summary = ipw.HTML()
         self._another = ipw.Button(
             description="Connect another",
@@ -166,10 +168,11 @@ class AppRow:
             layout={"width": "auto"},
         )
         self._another.on_click(lambda _: show(self._form.view, visible=True))
-        self._changed = changed
-        self._form: ConnectForm = ConnectForm(app, self._connected)
         self.view = ipw.VBox(
-            [ipw.HBox([self._summary, self._another], layout={"flex_flow": "row wrap"}), self._form.view],
+            [
+                ipw.HBox([self._summary, self._another], layout={"flex_flow": "row wrap", "align_items": "center"}),
+                self._form.view,
+            ],
             layout={"margin": "4px 0"},
         )
         self._seen: tuple[object, ...] = ()

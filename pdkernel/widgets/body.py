@@ -17,7 +17,7 @@ from pdkernel.errors import EventError
 from pdkernel.event import parse_json
 from pdkernel.model import JSON
 from pdkernel.widgets.event_texts import as_json, printable
-from pdkernel.widgets.parts import DESCRIPTION, WIDE, note, say, set_value, show
+from pdkernel.widgets.parts import BESIDE, DESCRIPTION, note, say, set_value, show
 
 Kind = Literal["json", "text", "none"]
 
@@ -82,17 +82,18 @@ class BodyEditor:
         self._replaced = False
         self._filling = False
         self._fault_text = ""
-        self.kind = ipw.ToggleButtons(
+        self.kind = ipw.Dropdown(
             options=[("JSON", "json"), ("text", "text"), ("none", "none")],
-            tooltips=["The body is JSON", "The body is text, for example form-encoded", "The event has no body"],
             description="body",
-            style={**DESCRIPTION, "button_width": "80px"},
+            tooltip="What the body is: JSON, text (for example form-encoded), or none at all",
+            style=DESCRIPTION,
+            layout={"width": "240px"},
         )
         self.text = ipw.Textarea(
             placeholder='{"action": "opened"}',
-            rows=14,
+            rows=12,
             tooltip="The body that the steps get as steps.trigger.event.body",
-            layout={**WIDE, "margin": "0 0 0 114px", "max_width": "886px"},
+            layout={"width": "calc(100% - 124px)", "max_width": "884px", "margin": BESIDE},
         )
         self.text.add_class("pd-body")
         self.pretty = ipw.Button(description="Pretty-print", tooltip="Indent the JSON", layout={"width": "110px"})
@@ -105,7 +106,7 @@ class BodyEditor:
         self.text.observe(self._changed, "value")
         self.pretty.on_click(lambda _: self._indent())
         self.replace.on_click(lambda _: self._drop())
-        below = ipw.VBox([self._size, self._fault], layout={"margin": "0 0 0 114px"})
+        below = ipw.VBox([self._size, self._fault], layout={"margin": BESIDE})
         self.view = ipw.VBox(
             [ipw.HBox([self.kind, self.pretty, self.replace], layout={"flex_flow": "row wrap"}), self.text, below]
         )

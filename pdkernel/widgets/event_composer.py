@@ -36,7 +36,7 @@ from pdkernel.widgets.kept import sentence
 from pdkernel.widgets.parts import (
     DESCRIPTION,
     AskingButton,
-    copy_html,
+    field,
     note,
     say,
     say_html,
@@ -75,7 +75,6 @@ class EventComposer(Form):
         self._faults = note()
         self._notes = note()
         self._status = note()
-        self._line = ipw.HTML()
         super().__init__(
             session,
             [
@@ -85,10 +84,9 @@ class EventComposer(Form):
                 self.body.view,
                 self._notes,
                 ipw.HBox(
-                    [self.send_button, self.use_button, self.show_button], layout={**_ROW, "margin": "6px 0 0 114px"}
+                    [self.send_button, self.use_button, self.show_button], layout={**_ROW, "margin": "6px 0 0 116px"}
                 ),
                 self._status,
-                self._line,
             ],
         )
 
@@ -99,7 +97,7 @@ class EventComposer(Form):
             description="saved events",
             tooltip="Events kept in events/ beside the notebook",
             style=DESCRIPTION,
-            layout={"width": "380px"},
+            layout=field(380),
         )
         self.save_name = ipw.Text(
             placeholder="a name to save it as", tooltip="The name to save the event as", layout={"width": "220px"}
@@ -125,7 +123,6 @@ class EventComposer(Form):
         self.send_button = ipw.Button(
             description="Send",
             button_style="primary",
-            icon="play",
             tooltip="Use this event and run the whole workflow on it",
         )
         self.use_button = ipw.Button(
@@ -274,7 +271,6 @@ class EventComposer(Form):
         wrong = bool(fault or self.body.fault)
         running, stopping = self._runner.running, self._runner.stopping
         self.send_button.description = "Stopping" if stopping else "Stop" if running else "Send"
-        self.send_button.icon = "stop" if running else "play"
         self.send_button.button_style = "danger" if running else "primary"
         self.send_button.disabled = stopping or (wrong and not running)
         self.use_button.disabled = self.save_button.view.disabled = wrong
@@ -282,7 +278,7 @@ class EventComposer(Form):
         show(self.show_button, visible=elsewhere)
         say(self._status, self._state(elsewhere=elsewhere))
         say_html(self._notes, _notes_html(self._base))
-        say_html(self._line, f"<small>as a line: {copy_html(self.line)}</small>")
+        self._show_line(self.line)
 
     def _fault(self) -> str:
         try:

@@ -13,7 +13,7 @@ import ipywidgets as ipw
 
 from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
 from pdkernel.widgets.event_texts import EventTexts
-from pdkernel.widgets.parts import DESCRIPTION, WIDE, set_value
+from pdkernel.widgets.parts import DESCRIPTION, WIDE, field, set_value
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
@@ -39,7 +39,7 @@ class EventFields:
             description="path",
             tooltip="The path of the request",
             style={"description_width": "50px"},
-            layout={"width": "480px"},
+            layout=field(480),
         )
         self.query = _lines("query", "page: 2", "Parameters of the query, one `name: value` a line", rows=2)
         self.headers = _lines("headers", "content-type: application/json", "Headers, one `name: value` a line", rows=5)
@@ -48,10 +48,10 @@ class EventFields:
             placeholder="optional",
             tooltip="The caller's address; may stay empty",
             style=DESCRIPTION,
-            layout={"width": "380px"},
+            layout=field(380),
         )
-        for field in self._all:
-            field.observe(edited, "value")
+        for each in self._all:
+            each.observe(edited, "value")
         self.identity = {name: _read_only(name) for name in (ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER)}
         self.view = ipw.VBox(
             [
@@ -66,16 +66,16 @@ class EventFields:
     @property
     def texts(self) -> EventTexts:
         """What stands in the fields."""
-        return EventTexts(*(field.value for field in self._all))
+        return EventTexts(*(each.value for each in self._all))
 
     def fill(self, texts: EventTexts) -> None:
         """Put *texts* into the fields."""
         if texts.method not in dict(self.method.options).values():
             self.method.options = _methods(texts.method)
-        for field, text in zip(
+        for each, text in zip(
             self._all, (texts.method, texts.path, texts.query, texts.headers, texts.client_ip), strict=True
         ):
-            set_value(field, text)
+            set_value(each, text)
 
     def show_identity(self, external_user_id: str | None, environment: str) -> None:
         """Show the two headers as the session sets them."""
@@ -106,5 +106,5 @@ def _read_only(header: str) -> Any:
         placeholder="no external user is picked",
         tooltip=f"The header {header}, as picked with %pduser",
         style={"description_width": "170px"},
-        layout={"width": "480px"},
+        layout=field(480),
     )

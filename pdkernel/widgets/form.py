@@ -23,7 +23,7 @@ from pdkernel.errors import PdkernelError
 from pdkernel.render.view import View
 from pdkernel.session import Session
 from pdkernel.widgets.kept import Kept
-from pdkernel.widgets.parts import close_all, note, say
+from pdkernel.widgets.parts import close_all, copy_html, note, say, set_value, show
 
 VIEW_TYPE = "application/vnd.jupyter.widget-view+json"
 
@@ -46,7 +46,10 @@ class Form(ipw.VBox):
         self._unfilled = False
         self._kept = Kept()
         self._problem = note()
-        super().__init__(children=(*children, self._problem), layout={"width": "100%", "max_width": "1100px"})
+        self._line = ipw.HTML()
+        super().__init__(
+            children=(*children, self._problem, self._line), layout={"width": "100%", "max_width": "1100px"}
+        )
         self.refresh()
         self._unlisten = session.listen(self.refresh)
 
@@ -79,6 +82,7 @@ class Form(ipw.VBox):
             self._end()
             for child in self.children:
                 close_all(child)
+            self.layout.close()
         super().close()
 
     def __repr__(self) -> str:
@@ -92,6 +96,7 @@ class Form(ipw.VBox):
         # without a kernel the form cannot be read, and the output below it can: so the form's own says only what it is
         bare = f"{self._title}: a form, which needs a running kernel. What was chosen stands below."
         bundle = super()._repr_mimebundle_()
+        show(self._line, visible=False)  # it stands in the output below
         display({**bundle, "text/plain": bare, "text/html": f"<small>{bare}</small>"}, raw=True)
         self._kept.display()
 
@@ -101,6 +106,10 @@ class Form(ipw.VBox):
     def _keep(self) -> View:
         """What is chosen now, for a reader."""
         return View("", "")
+
+    def _show_line(self, line: str) -> None:
+        """Show the line that does the same as the form."""
+        set_value(self._line, f"<small>as a line: {copy_html(line)}</small>")
 
     def _end(self) -> None:
         """Let go of what the form holds beside widgets."""

@@ -15,25 +15,32 @@ import traitlets
 
 DESCRIPTION = {"description_width": "110px"}
 """Style that lines the fields of a form up."""
-WIDE = {"width": "100%", "max_width": "1000px"}
+WIDE = {"width": "calc(100% - 8px)", "max_width": "1000px"}
 """Layout of a field that takes the form's width."""
+BESIDE = "0 0 0 116px"
+"""Margin of what stands below a field, without a name of its own."""
 
-_COLOURS = {
-    "error": "var(--jp-error-color1, #b3261e)",
-    "success": "var(--jp-success-color1, #1b7f3b)",
-    "warn": "var(--jp-warn-color1, #8a5a00)",
-    "muted": "var(--jp-ui-font-color2, #616161)",
+_STYLES = {
+    "error": "color: var(--jp-error-color1, #b3261e)",
+    "success": "color: var(--jp-success-color1, #1b7f3b)",
+    # Lab's warning colour cannot be read as text on white
+    "warn": "color: var(--jp-ui-font-color1, #212121); border-left: 3px solid var(--jp-warn-color1, #b26a00); padding-left: 6px",
+    "muted": "color: var(--jp-ui-font-color2, #616161)",
 }
 
 
+def field(width: int) -> dict[str, str]:
+    """Layout of a field *width* pixels wide, or as wide as there is room."""
+    return {"width": f"{width}px", "max_width": "calc(100% - 8px)"}
+
+
 def text_html(text: str, *, kind: str = "muted") -> str:
-    """*text* escaped, in the colour of *kind* (`error`, `success`, `warn`, `muted`), its line ends kept."""
+    """*text* escaped, in the style of *kind* (`error`, `success`, `warn`, `muted`), its line ends kept."""
     if not text:
         return ""
     role = ' role="alert"' if kind == "error" else ""
-    return (
-        f'<div{role} style="color: {_COLOURS[kind]}; white-space: pre-wrap; line-height: 1.4">{html.escape(text)}</div>'
-    )
+    style = f"{_STYLES[kind]}; white-space: pre-wrap; line-height: 1.4"
+    return f'<div{role} style="{style}">{html.escape(text)}</div>'
 
 
 def copy_html(text: str) -> str:
@@ -130,15 +137,40 @@ class AskingButton:
 
 class SecretField(ipw.Password):
     """
-    A password field whose value never leaves the kernel.
+    A password field whose value stays in no front end and leaves the kernel never.
 
-    What is typed arrives here and goes nowhere: it is not echoed to other front ends, stands in no state that is sent
-    or saved, and `take` empties the field.
+    What is typed arrives when the field is left. It is taken out of the widget at once, and the field on the screen
+    emptied, so that a notebook saved with its widgets' state does not hold what was typed and not yet used. It is not
+    echoed to other front ends and stands in no state. `take` hands it over and forgets it.
     """
 
-    value = traitlets.Unicode(help="What was typed").tag(sync=True, echo_update=False)
-    # typed text arrives at once when the field is left: keystrokes would queue behind a running cell, a click would not
+    value = traitlets.Unicode(help="What arrives from the field; blank a moment later").tag(
+        sync=True, echo_update=False
+    )
+    # keystrokes would queue behind a running cell and a click would overtake them: the whole text comes at once
     continuous_update = traitlets.Bool(default_value=False).tag(sync=True)
+
+    def __init__(self, **options: Any) -> None:
+        self._held = ""
+        self._asks = options.get("placeholder", "")
+        super().__init__(**options)
+        self.observe(self._arrived, "value")
+
+    @property
+    def holds(self) -> bool:
+        """Whether something was typed and not yet taken."""
+        return bool(self._held)
+
+    def take(self) -> str:
+        """What was typed; it is forgotten here."""
+        taken, self._held = self._held, ""
+        self.placeholder = self._asks
+        return taken
+
+    def close(self) -> None:
+        """Forget what was typed, and take the field off the screen."""
+        self._held = ""
+        super().close()
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
         """The state that front ends and saved notebooks get: without the value."""
@@ -147,8 +179,8 @@ class SecretField(ipw.Password):
             state["value"] = ""
         return state
 
-    def take(self) -> str:
-        """Empty the field, here and on the screen, and return what was in it."""
-        taken: str = self.value
-        self.value = ""
-        return taken
+    def _arrived(self, change: Any) -> None:
+        if change["new"]:
+            self._held = change["new"]
+            self.value = ""
+            self.placeholder = "typed (hidden); type again to replace it"

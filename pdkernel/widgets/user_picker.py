@@ -21,10 +21,9 @@ from pdkernel.widgets.kept import sentence
 from pdkernel.widgets.parts import (
     DESCRIPTION,
     close_all,
-    copy_html,
+    field,
     note,
     say,
-    say_html,
     set_children,
     set_value,
     text_html,
@@ -52,7 +51,7 @@ class UserPicker(Form):
             description="environment",
             tooltip="Where the external user and their accounts are looked up",
             style=DESCRIPTION,
-            layout={"width": "300px"},
+            layout=field(300),
         )
         self.user = ipw.Dropdown(
             options=[("nobody", NOBODY)],
@@ -60,21 +59,20 @@ class UserPicker(Form):
             description="external user",
             tooltip="On whose behalf the steps run",
             style=DESCRIPTION,
-            layout={"width": "420px"},
+            layout=field(420),
         )
         self.new_user = ipw.Text(
             description="new user",
             placeholder="the id that your product gives them",
             tooltip=_HINT,
             style=DESCRIPTION,
-            layout={"width": "420px"},
+            layout=field(420),
         )
         self.use_new = ipw.Button(description="Use", tooltip="Run as this external user", layout={"width": "80px"})
         self._rows: dict[str, AppRow] = {}
         self._apps = ipw.VBox()
         self._needs = note()
         self._accounts = AccountList(session.accounts_changed)
-        self._line = ipw.HTML()
         self._connect_handlers()
         super().__init__(
             session,
@@ -87,7 +85,6 @@ class UserPicker(Form):
                 self._needs,
                 self._apps,
                 self._accounts.view,
-                self._line,
             ],
         )
 
@@ -124,7 +121,7 @@ class UserPicker(Form):
         accounts = directory.accounts(external_user_id=user, environment=environment) if user is not None else ()
         self._fill_apps(user, environment, accounts)
         self._accounts.show(directory, user, accounts)
-        say_html(self._line, f"<small>as a line: {copy_html(self.line)}</small>")
+        self._show_line(self.line)
 
     def _fill_users(self, chosen: str | None, known: Sequence[str]) -> None:
         options = [("nobody", NOBODY), *((user, user) for user in known)]

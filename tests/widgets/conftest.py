@@ -1,0 +1,95 @@
+"""Forms on a real session of a temporary project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import ipywidgets as ipw
+import pytest
+
+from pdkernel.clock import CountingIds
+from pdkernel.event import Event
+from pdkernel.session import Session
+from pdkernel.widgets import EventComposer, UserPicker
+from tests.widgets.front_end import NEEDS_SLACK
+
+ISSUE = Event(
+    {
+        "method": "POST",
+        "path": "/hook",
+        "query": {},
+        "headers": {"content-type": "application/json", "x-github-event": "issues"},
+        "body": {"action": "opened", "issue": {"number": 7, "title": "Café"}},
+    }
+)
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    """A session on a new project, outside calls refused, ids counting up."""
+    session = Session(folder=tmp_path, environ={"PDKERNEL_EGRESS": "deny"}, ids=CountingIds())
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def issue(session: Session) -> Event:
+    """An event that is in the session's library as `issue`."""
+    session.events.save("issue", ISSUE)
+    return ISSUE
+
+
+@pytest.fixture
+def make_picker(session: Session) -> Iterator[Callable[[], UserPicker]]:
+    """Makes pickers of the session and closes them at the end."""
+    made: list[UserPicker] = []
+
+    def make() -> UserPicker:
+        made.append(UserPicker(session))
+        return made[-1]
+
+    yield make
+    for picker in made:
+        picker.close()
+
+
+@pytest.fixture
+def picker(make_picker: Callable[[], UserPicker]) -> UserPicker:
+    """A picker of a session whose workflow has no steps."""
+    return make_picker()
+
+
+@pytest.fixture
+def slack_picker(session: Session, make_picker: Callable[[], UserPicker]) -> UserPicker:
+    """A picker of a session whose step `send` needs the external user's Slack account."""
+    session.cell_ran(NEEDS_SLACK, cell_id="cell-1")
+    return make_picker()
+
+
+@pytest.fixture
+def make_composer(session: Session) -> Iterator[Callable[[], EventComposer]]:
+    """Makes composers of the session and closes them at the end."""
+    made: list[EventComposer] = []
+
+    def make() -> EventComposer:
+        made.append(EventComposer(session))
+        return made[-1]
+
+    yield make
+    for composer in made:
+        composer.close()
+
+
+@pytest.fixture
+def composer(make_composer: Callable[[], EventComposer]) -> EventComposer:
+    """A composer of a session without an event."""
+    return make_composer()
+
+
+@pytest.fixture(autouse=True)
+def _no_widgets_left() -> Iterator[None]:
+    """Each test begins without the widgets of the one before."""
+    ipw.Widget.close_all()
+    yield
+    ipw.Widget.close_all()

@@ -1,0 +1,421 @@
+"""The form behind `%pdevent`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.event import Event
+from pdkernel.session import Session
+from pdkernel.widgets import EventComposer
+from tests.widgets.front_end import NEEDS_SLACK, everything_in_state, pick, press, screen, type_into
+
+STEP = "%%pdstep shape\ndef handler(pd):\n    print('hello')\n    return pd.steps['trigger']['event']['body']\n"
+
+
+def identity(composer: EventComposer) -> list[str]:
+    """What the two rows that follow the session show."""
+    return [field.value for field in composer.fields.identity.values()]
+
+
+def test_starts_as_a_json_post(composer: EventComposer, session: Session) -> None:
+    """Without an event the form starts as a JSON POST without a body, and nothing is chosen."""
+    assert composer.event().data == {
+        "method": "POST",
+        "path": "/",
+        "query": {},
+        "headers": {"content-type": "application/json"},
+    }
+    assert session.event is None
+    assert "No event is chosen yet" in screen(composer)
+
+
+def test_use_chooses_without_running(composer: EventComposer, session: Session) -> None:
+    """The button "Use as the event" makes what was typed the session's event."""
+    type_into(composer.fields.path, "/hook")
+    type_into(composer.body.text, '{"a": 1}')
+
+    press(composer, "Use as the event")
+
+    assert session.event is not None
+    assert session.event.data["path"] == "/hook"
+    assert session.event.data["body"] == {"a": 1}
+    assert session.last is None
+
+
+def test_identity_follows_the_session(composer: EventComposer, session: Session) -> None:
+    """The two headers are shown as they are picked, read-only, and are in the event."""
+    session.choose_user("ada", "production")
+    press(composer, "Use as the event")
+
+    assert identity(composer) == ["production", "ada"]
+    assert all(field.disabled for field in composer.fields.identity.values())
+    assert session.event is not None
+    assert session.event.external_user_id == "ada"
+    assert session.event.environment == "production"
+
+
+def test_wrong_body_cannot_be_sent(composer: EventComposer, session: Session) -> None:
+    """While the body is not JSON, nothing can be sent, used or saved."""
+    type_into(composer.body.text, "{")
+
+    for name in ("Send", "Use as the event", "Save"):
+        press(composer, name)
+
+    assert "at line 1, column 2" in screen(composer)
+    assert session.event is None
+
+
+def test_wrong_header_cannot_be_sent(composer: EventComposer, session: Session) -> None:
+    """While a header line cannot be read, nothing can be sent, and the line is named."""
+    type_into(composer.fields.headers, "accept")
+
+    press(composer, "Send")
+
+    assert "headers, line 1: write `name: value`." in screen(composer)
+    assert session.event is None
+
+
+def test_library_is_offered(issue: Event, make_composer: Callable[[], EventComposer]) -> None:
+    """Saved events are offered by name."""
+    composer = make_composer()
+
+    assert [value for _, value in composer.library.options] == ["", "issue"]
+
+
+def test_loading(issue: Event, composer: EventComposer, session: Session) -> None:
+    """Loading shows a saved event and makes it the session's."""
+    session.accounts_changed()
+    pick(composer.library, "issue")
+
+    press(composer, "Load")
+
+    assert composer.event().data == issue.data
+    assert session.event_name == "issue"
+    assert composer.line == "%pdevent issue --send"
+    assert "The chosen event: issue." in screen(composer)
+
+
+def test_loading_nothing_is_told(composer: EventComposer) -> None:
+    """Load without a choice says so."""
+    press(composer, "Load")
+
+    assert "No saved event is chosen." in screen(composer)
+
+
+def test_loading_over_changes_asks(issue: Event, make_composer: Callable[[], EventComposer], session: Session) -> None:
+    """Loading asks once before it drops what was typed."""
+    composer = make_composer()
+    type_into(composer.fields.path, "/typed")
+    pick(composer.library, "issue")
+
+    press(composer, "Load")
+    asked = composer.fields.path.value
+    press(composer, "Drop the changes?")
+
+    assert asked == "/typed"
+    assert composer.fields.path.value == "/hook"
+
+
+def test_loading_a_broken_file_is_told(session: Session, make_composer: Callable[[], EventComposer]) -> None:
+    """A saved event that is not JSON is told with its line."""
+    session.events.folder.mkdir()
+    (session.events.folder / "bad.json").write_text("{\n")
+    composer = make_composer()
+    pick(composer.library, "bad")
+
+    press(composer, "Load")
+
+    assert "bad.json is not JSON" in screen(composer)
+    assert session.event is None
+
+
+def test_loading_picks_the_events_user(session: Session, make_composer: Callable[[], EventComposer]) -> None:
+    """An event that names an external user picks them, as its line form does."""
+    session.events.save("bobs", Event({"headers": {"X-PD-External-User-Id": "bob", "x-pd-environment": "production"}}))
+    composer = make_composer()
+    pick(composer.library, "bobs")
+
+    press(composer, "Load")
+
+    assert identity(composer) == ["production", "bob"]
+    assert "Pd" not in composer.fields.headers.value
+
+
+def test_unknown_keys_are_kept(session: Session, make_composer: Callable[[], EventComposer]) -> None:
+    """What the form does not show goes through it unharmed, and is told."""
+    data: dict[str, Any] = {"url": "https://x.test/", "method": "PURGE", "query": {"n": [1]}, "odd": {"a": None}}
+    session.choose_event(Event(data))
+    composer = make_composer()
+    type_into(composer.fields.client_ip, "203.0.113.9")
+
+    press(composer, "Use as the event")
+
+    assert session.event is not None
+    chosen = {key: value for key, value in session.event.data.items() if key != "headers"}
+    assert chosen == {**data, "client_ip": "203.0.113.9"}
+    assert "kept as it is: url, odd" in screen(composer)
+
+
+def test_saving(composer: EventComposer, session: Session, tmp_path: Path) -> None:
+    """Saving writes the file, offers it in the list, and makes it the chosen event."""
+    type_into(composer.body.text, "[1]")
+    type_into(composer.save_name, "mine.json")
+
+    press(composer, "Save")
+
+    assert json.loads((tmp_path / "events" / "mine.json").read_text())["body"] == [1]
+    assert [value for _, value in composer.library.options] == ["", "mine"]
+    assert composer.line == "%pdevent mine --send"
+
+
+def test_saving_without_a_name_is_told(composer: EventComposer) -> None:
+    """A name is needed to save."""
+    press(composer, "Save")
+
+    assert "The event has no name yet." in screen(composer)
+
+
+def test_saving_under_an_odd_name_is_told(composer: EventComposer, session: Session) -> None:
+    """A name that is no file name is refused in the form."""
+    type_into(composer.save_name, "../x")
+
+    press(composer, "Save")
+
+    assert "cannot name an event" in screen(composer)
+    assert session.events.names() == []
+
+
+def test_saving_over_another_asks(issue: Event, composer: EventComposer, session: Session) -> None:
+    """Another event is overwritten by the second click only."""
+    type_into(composer.save_name, "issue")
+
+    press(composer, "Save")
+    before = session.events.load("issue")[1].data["path"]
+    press(composer, "Overwrite issue?")
+
+    assert before == "/hook"
+    assert session.events.load("issue")[1].data["path"] == "/"
+
+
+def test_saving_over_itself_does_not_ask(issue: Event, composer: EventComposer, session: Session) -> None:
+    """An event that was loaded and changed is saved under its own name at once."""
+    session.load_event("issue")
+    type_into(composer.fields.path, "/new")
+    type_into(composer.save_name, "issue")
+
+    press(composer, "Save")
+
+    assert session.events.load("issue")[1].data["path"] == "/new"
+
+
+def test_changed_event_is_not_called_by_its_name(issue: Event, composer: EventComposer, session: Session) -> None:
+    """A loaded event that was changed and used is not passed off as the saved one."""
+    session.load_event("issue")
+    type_into(composer.fields.path, "/new")
+
+    press(composer, "Use as the event")
+
+    assert session.event_name == "issue (changed)"
+    assert composer.line == "%pdevent --send"
+
+
+def test_secret_header_is_not_shown(composer: EventComposer, session: Session) -> None:
+    """The value of a secret header is in no widget once the event is chosen; steps get it."""
+    session.choose_event(Event({"headers": {"authorization": "Bearer planted-token"}}))
+
+    press(composer, "Use as the event")
+
+    assert composer.fields.headers.value == "authorization: ***"
+    assert "authorization: the value is not shown" in screen(composer)
+    assert session.event is not None
+    assert session.event.header("authorization") == "Bearer planted-token"
+    assert "planted-token" not in everything_in_state() + repr(composer)
+
+
+def test_typed_secret_header_is_hidden_when_used(composer: EventComposer, session: Session) -> None:
+    """A secret header that is typed is hidden as soon as the event is used."""
+    type_into(composer.fields.headers, "Authorization: Bearer planted-token")
+
+    press(composer, "Use as the event")
+
+    assert session.event is not None
+    assert session.event.header("authorization") == "Bearer planted-token"
+    assert "planted-token" not in everything_in_state() + composer.kept.html
+
+
+def test_masked_header_is_told(session: Session, composer: EventComposer) -> None:
+    """A header whose value was lost on saving is told."""
+    session.events.save("hook", Event({"headers": {"authorization": "Bearer x"}}))
+
+    session.load_event("hook")
+
+    assert "authorization: the value was masked when this event was saved" in screen(composer)
+
+
+def test_follows_an_event_chosen_elsewhere(issue: Event, composer: EventComposer, session: Session) -> None:
+    """An event that is chosen elsewhere is shown."""
+    session.load_event("issue")
+
+    assert composer.event().data == issue.data
+
+
+def test_what_is_typed_is_not_lost(issue: Event, composer: EventComposer, session: Session) -> None:
+    """What is being typed stays when another event is chosen elsewhere, until the person asks for that."""
+    type_into(composer.fields.path, "/typed")
+    session.load_event("issue")
+    kept = composer.fields.path.value
+    assert "The chosen event is now issue; what you typed here is not." in screen(composer)
+
+    press(composer, "Show the chosen event")
+
+    assert kept == "/typed"
+    assert composer.fields.path.value == "/hook"
+
+
+def test_choosing_a_user_does_not_touch_what_is_typed(composer: EventComposer, session: Session) -> None:
+    """Picking another user changes the two headers and nothing that is typed."""
+    type_into(composer.fields.path, "/typed")
+    type_into(composer.body.text, "{")
+
+    session.choose_user("ada")
+
+    assert (composer.fields.path.value, composer.body.text.value) == ("/typed", "{")
+    assert identity(composer) == ["development", "ada"]
+
+
+def test_using_tells_the_listeners_once(composer: EventComposer, session: Session) -> None:
+    """Using an event is one change for whoever listens."""
+    told = []
+    session.listen(lambda: told.append(session.event_name))
+
+    press(composer, "Use as the event")
+
+    assert told == ["new event"]
+
+
+def test_big_event(composer: EventComposer, session: Session) -> None:
+    """An event of three megabytes goes through the form whole, and little of it into the page."""
+    body = [{"n": n, "text": "x" * 100} for n in range(25_000)]
+    session.choose_event(Event({"method": "POST", "body": body}))
+    type_into(composer.fields.path, "/big")
+
+    press(composer, "Use as the event")
+
+    assert session.event is not None
+    assert session.event.data["body"] == body
+    assert len(everything_in_state()) < 200_000
+
+
+def test_text_body(composer: EventComposer, session: Session) -> None:
+    """A form-encoded body is a text."""
+    pick(composer.body.kind, "text")
+    type_into(composer.body.text, "a=1&b=2")
+
+    press(composer, "Use as the event")
+
+    assert session.event is not None
+    assert session.event.data["body"] == "a=1&b=2"
+
+
+def test_closed_form_does_not_follow(issue: Event, composer: EventComposer, session: Session) -> None:
+    """A closed form is let go of by the session."""
+    composer.close()
+
+    session.load_event("issue")
+
+    assert composer.fields.path.value == "/"
+
+
+def test_sending(composer: EventComposer, session: Session) -> None:
+    """Sending runs the workflow in the background; the output beside the form ends as the whole timeline."""
+    session.cell_ran(STEP, cell_id="cell-1")
+    type_into(composer.body.text, '{"a": 1}')
+
+    press(composer, "Send")
+    while_running = composer.send_button.description
+    composer.join()
+
+    assert while_running == "Stop"
+    assert composer.send_button.description == "Send"
+    assert session.last is not None
+    assert session.last.steps[0].return_value == {"a": 1}
+    assert "shape" in composer.kept.text
+    assert "success" in composer.kept.text
+
+
+def test_sending_as_the_user(composer: EventComposer, session: Session) -> None:
+    """A run that was sent is the picked user's."""
+    session.cell_ran(STEP, cell_id="cell-1")
+    session.choose_user("ada")
+
+    press(composer, "Send")
+    composer.join()
+
+    assert session.last is not None
+    assert session.last.external_user == "ada"
+    assert "as ada in development" in composer.kept.text
+
+
+def test_stopping(composer: EventComposer, session: Session) -> None:
+    """Stop ends a run that would go on for ever, and the form can send again."""
+    session.cell_ran("%%pdstep wait\nimport time\ndef handler(pd):\n    time.sleep(600)\n", cell_id="cell-1")
+
+    press(composer, "Send")
+    press(composer, "Stop")
+    composer.join()
+
+    assert composer.send_button.description == "Send"
+    assert not composer.send_button.disabled
+    assert "cancelled" in composer.kept.text or "stopped" in composer.kept.text
+
+
+def test_second_run_is_refused_in_the_form(
+    composer: EventComposer, session: Session, make_composer: Callable[[], EventComposer]
+) -> None:
+    """While a run goes on, another form says that it has to wait."""
+    session.cell_ran("%%pdstep wait\nimport time\ndef handler(pd):\n    time.sleep(600)\n", cell_id="cell-1")
+    other = make_composer()
+
+    press(composer, "Send")
+    press(other, "Send")
+
+    assert "A run is going on in this notebook." in screen(other)
+    assert other.send_button.description == "Send"
+    press(composer, "Stop")
+    composer.join()
+
+
+def test_workflow_that_cannot_run_is_told(composer: EventComposer, session: Session) -> None:
+    """A workflow that is wrong is told in the form, and no run starts."""
+    session.cell_ran("%%pdworkflow\nname: a", cell_id="one")
+    session.cell_ran("%%pdworkflow\nname: b", cell_id="two")
+
+    press(composer, "Send")
+
+    assert "%%pdworkflow" in screen(composer)
+    assert composer.send_button.description == "Send"
+
+
+def test_missing_account_is_drawn(composer: EventComposer, session: Session) -> None:
+    """A refusal of the run is in the output beside the form."""
+    session.cell_ran(NEEDS_SLACK, cell_id="cell-1")
+
+    press(composer, "Send")
+    composer.join()
+
+    assert "No external user ID passed" in composer.kept.text
+
+
+@pytest.mark.parametrize("value", [1, True])
+def test_event_that_python_takes_for_equal(composer: EventComposer, session: Session, value: object) -> None:
+    """A body of 1 is not a body of true."""
+    session.choose_event(Event({"body": 1}))
+
+    session.choose_event(Event({"body": True} if value is True else {"body": 1}))
+
+    assert composer.event().data["body"] is value

@@ -1,0 +1,63 @@
+"""Forms of one session, driven from several threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from pdkernel.event import Event
+from pdkernel.session import Session
+from pdkernel.widgets import EventComposer, UserPicker
+from tests.widgets.front_end import press, type_into
+
+TIMES = 20
+
+
+def run_together(*acts: Callable[[int], None]) -> bool:
+    """Do each act some times, all of them at once; whether all came to an end."""
+
+    def repeat(act: Callable[[int], None]) -> None:
+        for number in range(TIMES):
+            act(number)
+
+    threads = [threading.Thread(target=repeat, args=(act,), daemon=True) for act in acts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return not any(thread.is_alive() for thread in threads)
+
+
+def test_no_form_waits_for_another(
+    session: Session, make_picker: Callable[[], UserPicker], make_composer: Callable[[], EventComposer]
+) -> None:
+    """Choices made in two forms and in the session at once all come to an end, and every form shows the last state."""
+    picker, composer = make_picker(), make_composer()
+
+    def pick_user(number: int) -> None:
+        type_into(picker.new_user, f"user-{number}")
+        press(picker, "Use")
+
+    def use_event(number: int) -> None:
+        type_into(composer.fields.path, f"/{number}")
+        press(composer, "Use as the event")
+
+    ended = run_together(pick_user, use_event, lambda n: session.choose_event(Event({"path": f"/elsewhere/{n}"})))
+
+    assert ended
+    assert picker.user.value == session.external_user_id
+    assert session.event is not None
+    assert [field.value for field in composer.fields.identity.values()] == [
+        session.environment,
+        session.external_user_id,
+    ]
+
+
+def test_change_from_another_thread_is_shown(picker: UserPicker, session: Session) -> None:
+    """A choice made in another thread is shown when it returns."""
+    thread = threading.Thread(target=lambda: session.choose_user("ada"))
+
+    thread.start()
+    thread.join()
+
+    assert picker.user.value == "ada"

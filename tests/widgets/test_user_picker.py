@@ -1,0 +1,362 @@
+"""The form behind `%pduser`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ipywidgets as ipw
+import pytest
+
+from pdkernel.session import Session
+from pdkernel.widgets import UserPicker
+from tests.widgets.front_end import NEEDS_SLACK, enter, pick, press, screen, secrets, type_into
+
+TOKEN = "xoxb-planted-token"
+
+
+@pytest.fixture
+def ada(session: Session) -> str:
+    """The id of an external user with a Slack account."""
+    account = session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="ada", name="Ada's workspace"
+    )
+    assert account.external_user_id is not None
+    return account.external_user_id
+
+
+def test_nobody_at_first(picker: UserPicker, session: Session) -> None:
+    """A new session runs on nobody's behalf, in development."""
+    assert (picker.user.value, picker.environment.value) == ("", "development")
+    assert session.external_user_id is None
+    assert picker.line == "%pduser --clear --environment development"
+
+
+def test_users_of_the_environment_are_offered(
+    session: Session, ada: str, make_picker: Callable[[], UserPicker]
+) -> None:
+    """The dropdown offers nobody and the users of the environment that is picked."""
+    session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="bob", environment="production"
+    )
+    picker = make_picker()
+    assert [value for _, value in picker.user.options] == ["", "ada"]
+
+    pick(picker.environment, "production")
+
+    assert [value for _, value in picker.user.options] == ["", "bob"]
+    assert session.environment == "production"
+
+
+def test_picking_chooses(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
+    """Picking a user makes steps run as them."""
+    picker = make_picker()
+
+    pick(picker.user, "ada")
+
+    assert session.external_user_id == "ada"
+    assert picker.line == "%pduser ada --environment development"
+    assert "%pduser ada --environment development" in screen(picker)
+
+
+def test_picking_nobody(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
+    """Nobody can be picked again."""
+    session.choose_user("ada")
+    picker = make_picker()
+
+    pick(picker.user, "")
+
+    assert session.external_user_id is None
+
+
+def test_new_user_by_button(picker: UserPicker, session: Session) -> None:
+    """An id that the project does not know can be chosen, and the dropdown says that it has no account yet."""
+    type_into(picker.new_user, " carol ")
+
+    press(picker, "Use")
+
+    assert session.external_user_id == "carol"
+    assert picker.user.label == "carol (no account yet)"
+    assert picker.new_user.value == ""
+    assert "exists once their first account is connected" in screen(picker)
+
+
+def test_new_user_by_enter(picker: UserPicker, session: Session) -> None:
+    """Enter in the field does what the button does."""
+    type_into(picker.new_user, "carol")
+
+    enter(picker.new_user)
+
+    assert session.external_user_id == "carol"
+
+
+def test_blank_new_user_is_told(picker: UserPicker, session: Session) -> None:
+    """A blank id is refused in the form."""
+    press(picker, "Use")
+
+    assert session.external_user_id is None
+    assert "cannot be blank" in screen(picker)
+
+
+def test_message_goes_with_the_next_act(picker: UserPicker) -> None:
+    """A message goes when the person does the next thing."""
+    press(picker, "Use")
+    type_into(picker.new_user, "carol")
+
+    press(picker, "Use")
+
+    assert "cannot be blank" not in screen(picker)
+
+
+def test_line_quotes_an_odd_id(picker: UserPicker, session: Session) -> None:
+    """An id with a space is quoted in the line form."""
+    session.choose_user("ada l")
+
+    assert picker.line == "%pduser 'ada l' --environment development"
+
+
+def test_markup_in_an_id_is_text(slack_picker: UserPicker, session: Session) -> None:
+    """An id that looks like markup is shown as text."""
+    session.choose_user("<img src=x>")
+
+    assert all("<img" not in getattr(each, "value", "") for each in slack_picker._apps.children[0].children[0].children)
+    assert "<img" not in slack_picker.kept.html
+
+
+def test_follows_the_session(picker: UserPicker, session: Session, ada: str) -> None:
+    """A choice made elsewhere is shown, and makes no choice of its own."""
+    told = []
+    session.listen(lambda: told.append(session.external_user_id))
+
+    session.choose_user("ada", "production")
+
+    assert (picker.user.value, picker.environment.value) == ("ada", "production")
+    assert told == ["ada"]
+
+
+def test_one_choice_is_one_change(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
+    """A pick tells the listeners once, however many forms follow."""
+    picker = make_picker()
+    make_picker()
+    told = []
+    session.listen(lambda: told.append(session.external_user_id))
+
+    pick(picker.user, "ada")
+
+    assert told == ["ada"]
+
+
+def test_closed_form_does_not_follow(picker: UserPicker, session: Session) -> None:
+    """A closed form is let go of by the session."""
+    picker.close()
+
+    session.choose_user("ada")
+
+    assert picker.user.value == ""
+
+
+def test_missing_account_is_told(slack_picker: UserPicker, session: Session) -> None:
+    """An app that the user has no account of is named with its steps, fields and the command line's way."""
+    session.choose_user("ada")
+
+    seen = screen(slack_picker)
+    assert "slack: needed by send. ada has no account yet." in seen
+    assert "pdkernel accounts add --external-user ada --app slack --credential oauth_access_token" in seen
+    assert len(secrets(slack_picker)) == 1
+
+
+def test_no_fields_for_nobody(slack_picker: UserPicker) -> None:
+    """Without an external user there is nothing to connect for."""
+    assert "slack: needed by send. Pick an external user first." in screen(slack_picker)
+    assert secrets(slack_picker) == []
+
+
+def test_account_is_told(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
+    """An account is shown by id and name; of several, the newest is the one used."""
+    session.cell_ran(NEEDS_SLACK, cell_id="cell-1")
+    newer = session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="ada", name="Second"
+    )
+    session.choose_user("ada")
+
+    seen = screen(make_picker())
+
+    assert f"Uses {newer.id} (Second), the newest of 2." in seen
+    assert "connected" in seen
+
+
+def test_step_that_appears_is_followed(picker: UserPicker, session: Session) -> None:
+    """A cell that is run later brings its app's row, one that is deleted takes it away."""
+    session.choose_user("ada")
+    session.cell_ran(NEEDS_SLACK, cell_id="cell-1")
+    with_step = screen(picker)
+
+    session.cells_deleted(["cell-1"])
+
+    assert "slack: needed by send" in with_step
+    assert "slack" not in screen(picker)
+
+
+def test_connecting(slack_picker: UserPicker, session: Session) -> None:
+    """Typing a credential and pressing Connect connects the account and shows it."""
+    session.choose_user("ada")
+    type_into(secrets(slack_picker)[0], TOKEN)
+
+    press(slack_picker, "Connect")
+
+    account = session.directory.newest_account("ada", "development", "slack")
+    assert account is not None
+    assert session.directory.credentials(account.id)["oauth_access_token"] == TOKEN
+    assert f"Uses {account.id} (ada)." in screen(slack_picker)
+    assert slack_picker.user.label == "ada"
+    assert secrets(slack_picker) == []
+    assert "typed" not in slack_picker._rows["slack"]._form._rows[0].secret.placeholder
+
+
+def test_second_form_shows_the_account(
+    slack_picker: UserPicker, session: Session, make_picker: Callable[[], UserPicker]
+) -> None:
+    """An account connected in one form is shown in the others."""
+    session.choose_user("ada")
+    other = make_picker()
+    type_into(secrets(slack_picker)[0], TOKEN)
+
+    press(slack_picker, "Connect")
+
+    assert "Uses apn_" in screen(other)
+
+
+def test_connecting_another(slack_picker: UserPicker, session: Session, ada: str) -> None:
+    """A newer account can be connected beside one that is there."""
+    session.choose_user("ada")
+    press(slack_picker, "Connect another")
+    type_into(secrets(slack_picker)[0], "xoxb-newer-token")
+
+    press(slack_picker, "Connect")
+
+    account = session.directory.newest_account("ada", "development", "slack")
+    assert account is not None
+    assert session.directory.credentials(account.id)["oauth_access_token"] == "xoxb-newer-token"
+
+
+def test_more_fields(slack_picker: UserPicker, session: Session) -> None:
+    """A field of another name can be added."""
+    session.choose_user("ada")
+    press(slack_picker, "Add a field")
+    first, second = secrets(slack_picker)
+    name = slack_picker._rows["slack"]._form._rows[1].name
+    type_into(name, "bot_id")
+    type_into(first, TOKEN)
+    type_into(second, "B123")
+
+    press(slack_picker, "Connect")
+
+    account = session.directory.newest_account("ada", "development", "slack")
+    assert account is not None
+    assert dict(session.directory.credentials(account.id)) == {"oauth_access_token": TOKEN, "bot_id": "B123"}
+
+
+@pytest.mark.parametrize("blank", ["", "   "])
+def test_blank_value_is_told(slack_picker: UserPicker, session: Session, blank: str) -> None:
+    """A blank credential is not stored, and the form says which it is."""
+    session.choose_user("ada")
+    type_into(secrets(slack_picker)[0], blank)
+
+    press(slack_picker, "Connect")
+
+    assert "The value of oauth_access_token is blank." in screen(slack_picker)
+    assert session.directory.users("development") == []
+
+
+def test_field_without_a_name_is_told(slack_picker: UserPicker, session: Session) -> None:
+    """A credential needs a name."""
+    session.choose_user("ada")
+    type_into(slack_picker._rows["slack"]._form._rows[0].name, " ")
+    type_into(secrets(slack_picker)[0], TOKEN)
+
+    press(slack_picker, "Connect")
+
+    assert "A credential has no name." in screen(slack_picker)
+
+
+def test_field_that_is_there_twice_is_told(slack_picker: UserPicker, session: Session) -> None:
+    """Two credentials of one name are refused rather than one of them dropped."""
+    session.choose_user("ada")
+    press(slack_picker, "Add a field")
+    type_into(slack_picker._rows["slack"]._form._rows[1].name, "oauth_access_token")
+    for field in secrets(slack_picker):
+        type_into(field, TOKEN)
+
+    press(slack_picker, "Connect")
+
+    assert "oauth_access_token is there twice" in screen(slack_picker)
+    assert not any(field.holds for field in secrets(slack_picker))
+
+
+def test_typed_value_is_not_for_the_next_user(slack_picker: UserPicker, session: Session) -> None:
+    """What was typed for one user is dropped when another is picked."""
+    session.choose_user("ada")
+    field = secrets(slack_picker)[0]
+    type_into(field, TOKEN)
+
+    session.choose_user("bob")
+
+    assert not field.holds
+
+
+def test_typed_value_survives_a_change_elsewhere(slack_picker: UserPicker, session: Session) -> None:
+    """What is being typed stays when something else changes."""
+    session.choose_user("ada")
+    field = secrets(slack_picker)[0]
+    type_into(field, TOKEN)
+
+    session.cell_ran("%%pdstep other\ndef handler(pd):\n    pass\n", cell_id="cell-2")
+
+    assert secrets(slack_picker) == [field]
+    assert field.holds
+
+
+def test_removing_asks_once(slack_picker: UserPicker, session: Session, ada: str) -> None:
+    """An account is removed by the second click; the form then says that one is missing."""
+    session.choose_user("ada")
+    account = session.directory.newest_account("ada", "development", "slack")
+    assert account is not None
+
+    press(slack_picker, "Remove")
+    kept = session.directory.find_account(account.id)
+    press(slack_picker, f"Remove {account.id}?")
+
+    assert kept is not None
+    assert session.directory.find_account(account.id) is None
+    assert "ada has no account yet" in screen(slack_picker)
+
+
+def test_all_accounts_are_listed(slack_picker: UserPicker, session: Session, ada: str) -> None:
+    """Accounts of apps that no step needs are listed too, with their fields' names."""
+    session.directory.add_account(app="github", credentials={"oauth_access_token": "ghp"}, external_user_id="ada")
+
+    session.choose_user("ada")
+
+    assert "github · apn_" in screen(slack_picker)
+    assert "oauth_access_token" in screen(slack_picker)
+
+
+def test_unreadable_workflow_is_told(picker: UserPicker, session: Session) -> None:
+    """Where the cells are no workflow, the form says so and can still be used."""
+    session.cell_ran(NEEDS_SLACK, cell_id=None)
+    session.cell_ran("%%pdworkflow\nname: a", cell_id="one")
+    session.cell_ran("%%pdworkflow\nname: b", cell_id="two")
+
+    seen = screen(picker)
+    session.choose_user("ada")
+
+    assert "cannot be told" in seen
+    assert picker.user.value == "ada"
+
+
+def test_closing_leaves_nothing(slack_picker: UserPicker, session: Session) -> None:
+    """Closing a form leaves no widget of it behind."""
+    session.choose_user("ada")
+
+    slack_picker.close()
+
+    assert ipw.widgets.widget._instances == {}
