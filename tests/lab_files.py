@@ -1,11 +1,17 @@
-"""Where Jupyter finds this checkout's kernel and Lab extension, whatever is installed."""
+"""Jupyter on this checkout's kernel and Lab extension, whatever is installed, in folders of its own."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import time
+import urllib.request
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+TOKEN = "tok"
+START_TIMEOUT_S = 60
 
 
 def jupyter_path(folder: Path) -> Path:
@@ -31,3 +37,19 @@ def private_environment(folder: Path) -> dict[str, str]:
         "IPYTHONDIR": str(folder / "ipython"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")])),
     }
+
+
+def wait_for_url(folder: Path, process: subprocess.Popen[bytes], log: Path) -> str:
+    """The address of the server that was started with `private_environment(folder)`, once it answers there."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        # The server writes this file a moment before it listens.
+        for file in (folder / "runtime").glob("jpserver-*.json"):
+            try:
+                url = json.loads(file.read_text())["url"].rstrip("/")
+                with urllib.request.urlopen(f"{url}/api/status?token={TOKEN}", timeout=5):
+                    return str(url)
+            except (OSError, ValueError):
+                continue
+        time.sleep(0.05)
+    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")

@@ -13,7 +13,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,10 +22,7 @@ from urllib.parse import quote
 
 from playwright.sync_api import Locator, Page
 
-from tests.lab_files import private_environment
-
-START_TIMEOUT_S = 60
-TOKEN = "tok"
+from tests.lab_files import TOKEN, private_environment, wait_for_url
 
 # What a careful server sends: no inline script, no script from elsewhere. Lab itself needs 'unsafe-eval'.
 STRICT_POLICY = "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -90,7 +86,7 @@ class Lab:
                 command, cwd=root, env=private_environment(folder), stdout=log, stderr=log, start_new_session=True
             )
         try:
-            return cls(folder, root, _wait_for_url(folder, process), process)
+            return cls(folder, root, wait_for_url(folder, process, folder / "lab.log"), process)
         except BaseException:
             process.kill()
             raise
@@ -144,21 +140,6 @@ class Lab:
         path = self.root / name
         path.write_text(json.dumps(notebook))
         return path
-
-
-def _wait_for_url(folder: Path, process: subprocess.Popen[bytes]) -> str:
-    """The address in the file that a server writes for itself, once it answers there."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        for file in (folder / "runtime").glob("jpserver-*.json"):
-            try:
-                url = json.loads(file.read_text())["url"].rstrip("/")
-                with urllib.request.urlopen(f"{url}/api/status?token={TOKEN}", timeout=5):
-                    return str(url)
-            except (OSError, ValueError):
-                continue
-        time.sleep(0.05)
-    raise RuntimeError(f"JupyterLab did not start:\n{(folder / 'lab.log').read_text()[-3000:]}")
 
 
 @dataclass

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 from pdkernel.cli.lab import CONFIG_FOLDER, lab_options, set_defaults
-from tests.lab_files import private_environment
+from tests.lab_files import TOKEN, private_environment, wait_for_url
 
 NEWS = "@jupyterlab/apputils-extension:notification"
 
@@ -50,16 +48,16 @@ def test_lab_runs(tmp_path: Path) -> None:
     own.write_text('{"theme": "JupyterLab Dark"}')
     call = "import sys, pathlib; from pdkernel.cli.lab import run_lab; "
     call += "sys.exit(run_lab(sys.argv[1:], pathlib.Path('work')))"
-    command = [sys.executable, "-c", call, "--no-browser", "--port=0", "--IdentityProvider.token=tok"]
+    command = [sys.executable, "-c", call, "--no-browser", "--port=0", f"--IdentityProvider.token={TOKEN}"]
     environment = private_environment(tmp_path)
 
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
-        url = _wait_for_url(tmp_path)
-        news = _get(f"{url}lab/api/settings/{NEWS}?token=tok")
-        theme = _get(f"{url}lab/api/settings/@jupyterlab/apputils-extension:themes?token=tok")
-        kernels = _get(f"{url}api/kernelspecs?token=tok")
+        url = wait_for_url(tmp_path, process, tmp_path / "log")
+        news = _get(f"{url}/lab/api/settings/{NEWS}?token={TOKEN}")
+        theme = _get(f"{url}/lab/api/settings/@jupyterlab/apputils-extension:themes?token={TOKEN}")
+        kernels = _get(f"{url}/api/kernelspecs?token={TOKEN}")
         process.send_signal(signal.SIGTERM)
         status = process.wait(30)
     finally:
@@ -70,14 +68,6 @@ def test_lab_runs(tmp_path: Path) -> None:
     assert news["schema"]["properties"]["fetchNews"]["default"] == "false"
     assert json.loads(theme["raw"]) == {"theme": "JupyterLab Dark"}
     assert status == 0
-
-
-def _wait_for_url(folder: Path) -> str:
-    while not (files := list((folder / "runtime").glob("jpserver-*.json"))):
-        time.sleep(0.05)
-    url = re.search(r'"url": "([^"]+)"', files[0].read_text())
-    assert url is not None
-    return url[1]
 
 
 def _get(url: str) -> Any:
