@@ -54,7 +54,7 @@ def python_path(segments: Sequence[Segment]) -> str:
 
 def parse_path(text: str) -> tuple[Segment, ...]:
     """
-    The segments of a path written in either form; a leading `pd.` is dropped.
+    The segments of a path written in either form; the `pd` of `pd.steps` is dropped.
 
     Raises:
         ValueError: *text* is not a path.
@@ -72,7 +72,7 @@ def parse_path(text: str) -> tuple[Segment, ...]:
         else:
             segments.append(_read_literal(part["text"]))
         position = part.end()
-    if len(segments) > 1 and segments[0] == "pd" and text.startswith("pd."):
+    if segments[:2] == ["pd", "steps"]:
         del segments[0]
     return tuple(segments)
 

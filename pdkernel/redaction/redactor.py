@@ -1,0 +1,170 @@
+"""
+Secrets and their placeholders, in texts and in JSON values.
+
+Knows what is hidden where, and how to restore it. Finding is `scanner`'s, encoding is `encodings`'.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from pdkernel.model import JSON
+from pdkernel.redaction.encodings import forms_of
+from pdkernel.redaction.scanner import MIN_LENGTH, OPEN, Scanner, StreamRedactor
+
+_PLACEHOLDER = re.compile(r"⟦secret:([^⟦⟧\[\]|]*(?:\|[^⟦⟧\[\]|]+)?)(?:\[(\d+):\])?⟧")
+_LITERAL = "|literal"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """
+    One value that must not be seen.
+
+    Attributes:
+        ref: What it is called in a placeholder: `slack/apn_1/oauth_access_token`, `env/NAME`. The part after the
+            last slash is the name of its field.
+        value: The secret itself; no repr shows it.
+    """
+
+    ref: str
+    value: str = field(repr=False)
+
+
+class Redactor:
+    """
+    Hides a set of secrets, and restores them.
+
+    `text` and `stream` are for what is only ever read (logs, URLs, messages): they leave an existing placeholder
+    alone, so redacting twice changes nothing. `value` is for exports: it also escapes text that merely looks like a
+    placeholder, so `restore(value(x)) == x` for every x, and nobody gets a secret by sending its placeholder in an
+    event. Hence: `restore` only what `value` made, and do not apply `value` twice.
+    """
+
+    def __init__(self, secrets: Iterable[Secret] = ()) -> None:
+        by_label: dict[str, str] = {}
+        self._forms: dict[str, list[str]] = {}
+        self._short: dict[tuple[str, str], str] = {}
+        self._numbers: dict[str, str] = {}
+        known = [secret for secret in secrets if secret.value]
+        for secret, ref in zip(known, _refs(known), strict=True):
+            by_label[ref] = secret.value
+            if _is_number(secret.value):
+                by_label[f"{ref}|number"] = secret.value
+            if len(secret.value) < MIN_LENGTH:
+                self._short.setdefault((secret.ref.rpartition("/")[2].casefold(), secret.value), ref)
+                continue
+            if _is_number(secret.value):
+                self._numbers.setdefault(secret.value, ref)
+            forms = {f"{ref}|{form}" if form else ref: text for form, text in forms_of(secret.value)}
+            self._forms[secret.ref] = [*self._forms.get(secret.ref, ()), *forms.values()]
+            by_label.update(forms)
+        self._by_label = {**by_label, _LITERAL: OPEN} if known else {}
+        patterns: dict[str, str] = {}
+        for label, text in by_label.items():
+            if len(text) >= MIN_LENGTH and not label.endswith("|number"):
+                patterns.setdefault(text, label)
+        self._texts = Scanner(patterns)
+        self._values = Scanner({**patterns, OPEN: _LITERAL} if known else {})
+
+    def text(self, text: str) -> str:
+        """*text* with a placeholder for each secret in it, in whatever form it stands."""
+        return self._texts.replace(text)
+
+    def stream(self) -> StreamRedactor:
+        """A redactor for a text that arrives in pieces."""
+        return StreamRedactor(self._texts)
+
+    def value(self, value: JSON) -> JSON:
+        """
+        *value* with a placeholder for each secret in it: in texts, in keys, and in numbers that are one.
+
+        A secret shorter than `MIN_LENGTH` is hidden where it stands alone under a key named as its field.
+        """
+        if not self._by_label:
+            return value
+        match value:
+            case str():
+                return self._values.replace(value)
+            case dict():
+                hidden = {}
+                for key, item in value.items():
+                    hidden[self._values.replace(key)] = self._short_field(key, item) or self.value(item)
+                return hidden
+            case list():
+                return list(map(self.value, value))
+            case int() | float() if self._numbers and not isinstance(value, bool):
+                ref = self._numbers.get(json.dumps(value))
+                return value if ref is None else f"{OPEN}{ref}|number⟧"
+            case _:
+                return value
+
+    def restore(self, value: JSON) -> JSON:
+        """*value*, made by this redactor's `value`, with every secret back in its place. Foreign placeholders stay."""
+        match value:
+            case str():
+                return self._restore_text(value) if OPEN in value else value
+            case dict():
+                shown = {}
+                for key, item in value.items():
+                    shown[self._restored(key)] = self.restore(item)
+                return shown
+            case list():
+                return list(map(self.restore, value))
+            case _:
+                return value
+
+    def found_in(self, text: str) -> list[str]:
+        """The refs of the secrets of `MIN_LENGTH` characters or more that stand in *text*, in any form."""
+        if not self._texts.may_be_in(text):
+            return []
+        return [ref for ref, forms in self._forms.items() if any(form in text for form in forms)]
+
+    def _short_field(self, key: str, item: JSON) -> str | None:
+        """The placeholder for *item* if it is the short secret whose field is called *key*."""
+        if not self._short or isinstance(item, bool) or not isinstance(item, str | int | float):
+            return None
+        ref = self._short.get((key.casefold(), item if isinstance(item, str) else json.dumps(item)))
+        if ref is None:
+            return None
+        return f"{OPEN}{ref}⟧" if isinstance(item, str) else f"{OPEN}{ref}|number⟧"
+
+    def _restore_text(self, text: str) -> JSON:
+        whole = _PLACEHOLDER.fullmatch(text)
+        if whole and whole[1].endswith("|number") and whole[1] in self._by_label:
+            number: int | float = json.loads(self._by_label[whole[1]])
+            return number
+        return self._restored(text)
+
+    def _restored(self, text: str) -> str:
+        def original(placeholder: re.Match[str]) -> str:
+            known = self._by_label.get(placeholder[1])
+            return placeholder[0] if known is None else known[int(placeholder[2] or 0) :]
+
+        return _PLACEHOLDER.sub(original, text)
+
+
+def _refs(secrets: list[Secret]) -> Iterator[str]:
+    """A name for each secret that no other has, that fits a placeholder and gives no secret away."""
+    taken: set[str] = set()
+    values = [secret.value for secret in secrets if len(secret.value) >= MIN_LENGTH]
+    for number, secret in enumerate(secrets, start=1):
+        ref = re.sub(r"[⟦⟧\[\]|]", "_", secret.ref)
+        if not ref or any(value in ref for value in values):
+            ref = f"#{number}"
+        while ref in taken:
+            ref = f"{ref}#{number}"
+        taken.add(ref)
+        yield ref
+
+
+def _is_number(value: str) -> bool:
+    """Whether a JSON number is written exactly as *value*."""
+    try:
+        number = json.loads(value)
+        return type(number) in (int, float) and json.dumps(number) == value
+    except ValueError:
+        return False

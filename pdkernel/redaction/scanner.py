@@ -1,0 +1,160 @@
+"""
+Searches for many fixed texts at once, in a whole text or in one that arrives in pieces.
+
+Knows texts and labels; that the texts are secrets makes no difference here.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+MIN_LENGTH = 8
+"""Characters from which on a secret is searched for everywhere (design, decision 8)."""
+OPEN = "⟦secret:"
+"""How every placeholder begins."""
+
+
+class StreamRedactor:
+    """
+    Redacts a text that arrives in pieces, as if it had come at once.
+
+    What could be the beginning of a secret is held back until it is known not to be; everything else is let through
+    at once, so that a log can be read while it is written.
+    """
+
+    def __init__(self, scanner: Scanner) -> None:
+        self._scanner = scanner
+        self._pending = _Pending()
+
+    def feed(self, text: str) -> str:
+        """Take the next piece; return what is certain by now."""
+        if self._scanner.is_empty:
+            return text
+        self._pending.buffer += text
+        return self._scanner.advance(self._pending, self._scanner.settled(self._pending.buffer))
+
+    def close(self) -> str:
+        """The end: return what was still held back."""
+        return self._scanner.advance(self._pending, len(self._pending.buffer))
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A text in the middle of being scanned: searched up to `searched`, given out up to `given`."""
+
+    buffer: str = ""
+    searched: int = 0
+    given: int = 0
+
+
+class Scanner:
+    """Searches for many fixed texts at once; `patterns` maps each text to its label."""
+
+    def __init__(self, patterns: Mapping[str, str]) -> None:
+        self._labels = dict(patterns)
+        ordered = sorted(patterns, key=len, reverse=True)
+        self.is_empty = not ordered
+        self._longest = len(ordered[0]) if ordered else 0
+        self._words = frozenset(word for text in ordered for word in _words_of(text))
+        self._by_prefix: dict[str, list[str]] = {}
+        for text in ordered:
+            for length in (1, 2, 3):
+                self._by_prefix.setdefault(text[:length], []).append(text)
+        self._by_head: dict[str, list[str]] = {}
+        for text in ordered:
+            self._by_head.setdefault(text[:MIN_LENGTH], []).append(text)
+        self._overlapping: dict[str, bool] = {}
+
+    def replace(self, text: str) -> str:
+        """*text* with a placeholder for each pattern."""
+        if self.is_empty or len(text) < MIN_LENGTH:
+            return text
+        return self.advance(_Pending(text), len(text))
+
+    def may_be_in(self, text: str) -> bool:
+        """
+        False if no pattern is in *text*; a cheap test, as most texts hold none.
+
+        A text of eight bytes or more covers a whole aligned word of four bytes, wherever it lies. So it is enough
+        to look at each aligned word of the text once, in C, whatever the number of patterns.
+        """
+        data = text.encode("utf-8", "surrogatepass")
+        return not self._words.isdisjoint(memoryview(data)[: len(data) & ~3].cast("I"))
+
+    def settled(self, buffer: str) -> int:
+        """The position in *buffer* from which on more text could still complete a pattern."""
+        for start in range(max(0, len(buffer) - self._longest + 1), len(buffer)):
+            for pattern in self._by_prefix.get(buffer[start : start + 3], ()):
+                if len(pattern) > len(buffer) - start and pattern.startswith(buffer[start:]):
+                    return start
+        return len(buffer)
+
+    def advance(self, pending: _Pending, limit: int) -> str:
+        """Replace what begins before *limit* in the pending text, and drop what is done."""
+        buffer, out = pending.buffer, list[str]()
+        for start, found in self._matches(buffer, pending.searched, limit):
+            end = start + len(found)
+            if start >= pending.given:
+                out += [buffer[pending.given : start], f"{OPEN}{self._labels[found]}⟧"]
+            elif end > pending.given:
+                # Two secrets overlap: the second one's placeholder stands for the rest of it.
+                out.append(f"{OPEN}{self._labels[found]}[{pending.given - start}:]⟧")
+            pending.given = max(pending.given, end)
+            pending.searched = self._next_start(start, found)
+        if limit > pending.given:
+            out.append(buffer[pending.given : limit])
+            pending.given = limit
+        pending.searched = max(pending.searched, limit)
+        done = min(pending.searched, pending.given)
+        pending.buffer = buffer[done:]
+        pending.searched -= done
+        pending.given -= done
+        return "".join(out)
+
+    def _matches(self, buffer: str, position: int, limit: int) -> Iterator[tuple[int, str]]:
+        if not self.may_be_in(buffer):
+            return
+        while (match := self._heads.search(buffer, position)) is not None and match.start() < limit:
+            start = match.start()
+            found = next((text for text in self._by_head[match[0]] if buffer.startswith(text, start)), None)
+            position = start + 1
+            if found is not None:
+                yield start, found
+                position = self._next_start(start, found)
+
+    @cached_property
+    def _heads(self) -> re.Pattern[str]:
+        """Finds where a pattern may begin. Made when first needed, of the beginnings only: compiling takes long."""
+        return re.compile(_alternation(list(self._by_head), 0))
+
+    def _next_start(self, start: int, found: str) -> int:
+        if found not in self._overlapping:
+            self._overlapping[found] = self._can_hold_a_start(found)
+        return start + 1 if self._overlapping[found] else start + len(found)
+
+    def _can_hold_a_start(self, text: str) -> bool:
+        """Whether another pattern can begin inside *text* and reach its end or beyond."""
+        return any(
+            pattern is not text and pattern.startswith(text[start:])
+            for start in range(1, len(text))
+            for pattern in self._by_prefix.get(text[start : start + 3], ())
+        )
+
+
+def _alternation(texts: list[str], depth: int) -> str:
+    """A pattern for any of *texts*, which are of one length; the first letters are shared."""
+    if len(texts) == 1 or depth == 3:
+        return "|".join(re.escape(text[depth:]) for text in texts)
+    groups = groupby(sorted(texts, key=lambda text: text[depth]), key=lambda text: text[depth])
+    return "|".join(f"{re.escape(letter)}(?:{_alternation(list(group), depth + 1)})" for letter, group in groups)
+
+
+def _words_of(text: str) -> Iterator[int]:
+    data = text.encode("utf-8", "surrogatepass")
+    for offset in range(4):
+        yield int.from_bytes(data[offset : offset + 4], sys.byteorder)
