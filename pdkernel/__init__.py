@@ -7,10 +7,11 @@ Importing the package imports nothing heavy.
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Any
 
-__version__ = metadata.version("pdkernel")
+from pdkernel.version import VERSION as __version__
+
+__all__ = ["__version__", "load_ipython_extension", "unload_ipython_extension"]
 
 
 def load_ipython_extension(ip: Any) -> None:

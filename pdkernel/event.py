@@ -132,6 +132,11 @@ class Event:
             return self
         return type(self)({**self.data, "headers": headers})
 
+    def without_user(self) -> Self:
+        """The event without a header that names an external user."""
+        headers = {name: value for name, value in self.headers.items() if name.lower() != EXTERNAL_USER_HEADER}
+        return self if len(headers) == len(self.headers) else type(self)({**self.data, "headers": headers})
+
     def masked(self) -> Self:
         """The event as it may be shown and saved: values of secret-bearing headers are `***`."""
         if not any(is_masked_header(name) for name in self.headers):
@@ -164,7 +169,17 @@ def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        return cast("JSON", json.loads(text.removeprefix("\ufeff")))
+        return cast("JSON", json.loads(text.removeprefix("\ufeff"), parse_constant=_refuse_constant))
+    except _NotJSONError as fault:
+        read = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        where = read.find(fault.args[0])
+        line, column = read.count("\n", 0, where) + 1, where - read.rfind("\n", 0, where)
+        raise EventError(
+            f"{name} is not JSON: {fault.args[0]} is no JSON value at line {line}, column {column}.",
+            fix="Write null, or a number.",
+            line=line,
+            column=column,
+        ) from None
     except UnicodeDecodeError as fault:
         raise EventError(f"{name} is not JSON: it is not UTF-8 text (byte {fault.start + 1}).") from None
     except json.JSONDecodeError as fault:
@@ -175,6 +190,14 @@ def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
         ) from None
     except RecursionError:
         raise EventError(f"{name} is nested too deeply to be an event.") from None
+
+
+class _NotJSONError(ValueError):
+    """A word that Python's parser takes and JSON does not have."""
+
+
+def _refuse_constant(word: str) -> JSON:
+    raise _NotJSONError(word)
 
 
 def _kind(value: JSON) -> str:

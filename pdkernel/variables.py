@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dotenv import dotenv_values
+from typing import TYPE_CHECKING
 
-from pdkernel.project import Project
+if TYPE_CHECKING:
+    from pdkernel.project import Project
 
 
 def project_variables(project: Project, folder: Path) -> dict[str, str]:
@@ -19,5 +20,7 @@ def project_variables(project: Project, folder: Path) -> dict[str, str]:
 
     A line of `.env` without a value sets nothing.
     """
+    from dotenv import dotenv_values
+
     beside = dotenv_values(folder / ".env", interpolate=False) if (folder / ".env").is_file() else {}
     return {**project.variables.values(), **{name: value for name, value in beside.items() if value is not None}}

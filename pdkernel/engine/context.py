@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 
-from pdkernel import __version__
 from pdkernel.clock import Clock, Ids, iso
 from pdkernel.engine.request import RunRequest
 from pdkernel.model import JSON
+from pdkernel.version import VERSION
 
 
 def build_context(request: RunRequest, *, project_id: str, trace_id: str, run_id: str, clock: Clock) -> dict[str, JSON]:
@@ -31,7 +31,7 @@ def build_context(request: RunRequest, *, project_id: str, trace_id: str, run_id
         "replay": False,
         "owner_id": stable_id("o_", project_id),
         # parity: the platform's own release; here ours, since code may log it but must not mistake us for it
-        "platform_version": f"pdkernel-{__version__}",
+        "platform_version": f"pdkernel-{VERSION}",
         "workflow_name": workflow.name,
         "resume": None,
         "emitter_id": stable_id("ti_" if workflow.trigger.type == "schedule" else "hi_", workflow.name),

@@ -12,27 +12,28 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
-from pdkernel.connect import LocalDirectory
 from pdkernel.definition import Sidecar, apply_sidecar, notebook_sidecar_path, read_sidecar
 from pdkernel.egress import default_mode, parse_mode
 from pdkernel.engine.context import build_context
 from pdkernel.engine.request import OnChange, RunRequest
-from pdkernel.engine.runtime import Runtime
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment, check_external_user_id
 from pdkernel.inspection import apps_of
 from pdkernel.model import JSON, Workflow
-from pdkernel.project import Project, find_project
 from pdkernel.session.draft import Draft
 from pdkernel.session.events import EventLibrary, TestEvent
 from pdkernel.session.loop import LoopThread, Task
 from pdkernel.session.results import Results
 from pdkernel.variables import project_variables
+
+if TYPE_CHECKING:
+    from pdkernel.engine.runtime import Runtime
+    from pdkernel.project import Project
 
 Listener = Callable[[], None]
 
@@ -91,6 +92,8 @@ class Session:
         """The local project; opened, or made, at first use."""
         with self._lock:
             if self._project is None:
+                from pdkernel.project import Project, find_project  # its database library waits for the first need
+
                 folder = self._environ.get("PDKERNEL_PROJECT")
                 place = Path(folder) / ".pdkernel" if folder else find_project(self.folder)
                 key = self._environ.get("PDKERNEL_KEY_FILE")
@@ -108,6 +111,8 @@ class Session:
         """Users and accounts."""
         with self._lock:
             if self._directory is None:
+                from pdkernel.connect import LocalDirectory
+
                 self._directory = LocalDirectory(self.project)
             return self._directory
 
@@ -158,6 +163,8 @@ class Session:
             self._load()
             if self._event is None:
                 return None
+            if self._external_user_id is None:
+                return self._event.without_user().with_identity(None, self._environment)
             return self._event.with_identity(self._external_user_id, self._environment)
 
     @property
@@ -380,6 +387,8 @@ class Session:
     async def _run(self, request: RunRequest) -> Execution:
         try:
             if self._runtime is None:
+                from pdkernel.engine.runtime import Runtime
+
                 self._runtime = await Runtime.start(
                     self.project, self.directory, clock=self._clock, ids=self._ids, size=1
                 )
