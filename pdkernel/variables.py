@@ -7,7 +7,6 @@ Knows which wins. Values are secrets like credentials: they are given to steps a
 from __future__ import annotations
 
 from pathlib import Path
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import click
 
 from pdkernel.errors import PdkernelError
+from pdkernel.version import VERSION
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -115,7 +116,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="pdkernel")
+@click.version_option(VERSION)
 @project_options
 def pdkernel() -> None:
     """Write Pipedream workflows in a notebook, run them as your end users, export them."""

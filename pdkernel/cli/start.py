@@ -7,13 +7,14 @@ Knows the templates that the package ships. Never overwrites a file.
 from __future__ import annotations
 
 import platform
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pdkernel.cli.app import State, command, json_option, option, print_json
+from pdkernel.version import VERSION
 
 
 @command(name="new")
@@ -98,7 +99,7 @@ def _machine() -> dict[str, Any]:
     import shutil
 
     return {
-        "pdkernel": metadata.version("pdkernel"),
+        "pdkernel": VERSION,
         "python": platform.python_version(),
         "node": node,
         "bash": shutil.which("bash") or "not found",

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pdkernel.errors import DefinitionError
 from pdkernel.expression import find_end
@@ -114,6 +112,9 @@ def _as_read(source: str, style: str | None, indent: int) -> str:
 
 def _unquoted(source: str, quote: str) -> str:
     """*source*, which stands in quotes, as YAML reads it; as it is if it could not stand there."""
+    from ruamel.yaml import YAML  # takes a third of the extension's load time: only who reads YAML pays it
+    from ruamel.yaml.error import YAMLError
+
     try:
         value = YAML(typ="safe", pure=True).load(f"{quote}{source}{quote}")
     except YAMLError:

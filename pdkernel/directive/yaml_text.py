@@ -11,15 +11,15 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from typing import TYPE_CHECKING
 
 from pdkernel.directive.embedded import Embedded
 from pdkernel.directive.psych_scalar import is_text
 from pdkernel.errors import DefinitionError, DirectiveError
 from pdkernel.model import JSON
+
+if TYPE_CHECKING:
+    from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 Path = tuple[str | int, ...]
 _MAX_VALUES = 100_000
@@ -103,6 +103,9 @@ class _Reader:
 
     def read(self) -> LocatedYaml:
         """The whole document."""
+        from ruamel.yaml import YAML  # takes a third of the extension's load time: only who reads YAML pays it
+        from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
         yaml = YAML(typ="safe", pure=True)
         yaml.allow_duplicate_keys = True  # told apart below, where a good message can be made
         try:
@@ -130,6 +133,8 @@ class _Reader:
         if len(self._lines) > _MAX_VALUES or len(path) > _MAX_DEPTH:
             raise self._fault("is too large, or refers to itself", line)
         self._lines.setdefault(path, self._embedded.original_line(line) + self._line_offset)
+        from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
         if isinstance(node, MappingNode):
             return self._mapping(node, path)
         if isinstance(node, SequenceNode):
@@ -142,7 +147,7 @@ class _Reader:
         result: dict[str, JSON] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            if not isinstance(key_node, ScalarNode):
+            if key_node.id != "scalar":
                 raise self._fault("has a key that is not text", line)
             key = self._text(key_node, line)
             if key in result:

@@ -7,8 +7,11 @@ Knows nothing of HTTP: which status a caller sees is the server's affair. Runs n
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pdkernel.errors import (
@@ -22,6 +25,8 @@ from pdkernel.execution import AccountUse
 from pdkernel.identity import Account, Credentials, Directory, Environment
 from pdkernel.model import AppBinding
 from pdkernel.redaction import Secret
+
+_TELLING = re.compile("key|secret|token|password", re.IGNORECASE)
 
 Bindings = Mapping[str, tuple[AppBinding, ...]]
 """Step name to the app props that it has, from its directive and its code."""
@@ -144,15 +149,7 @@ def connect_command(app: str, external_user_id: str, environment: Environment, d
     """The command that connects an account of *app*; it asks for the credential, so none stands in it."""
     fields = directory.known_fields(app) or ("api_key",)
     where = "" if environment == "development" else f" --environment {environment}"
-    return (
-        f"pdkernel accounts add --external-user {_quoted(external_user_id)} --app {app}{where} --credential {fields[0]}"
-    )
-
-
-def _quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
+    return f"pdkernel accounts add --external-user {shlex.quote(external_user_id)} --app {app}{where} --credential {fields[0]}"
 
 
 def _own_accounts(bindings: Bindings, directory: Directory) -> dict[tuple[str, str | None], Account]:
@@ -181,6 +178,19 @@ def _own_accounts(bindings: Bindings, directory: Directory) -> dict[tuple[str, s
     return own
 
 
+def _secret_fields(value: str) -> Iterator[tuple[str, str]]:
+    """Secret fields inside a credential that is a JSON object, such as a service account's key file."""
+    if not value.lstrip().startswith("{"):
+        return
+    try:
+        fields = json.loads(value)
+    except ValueError:
+        return
+    for name, field_value in fields.items():
+        if isinstance(field_value, str) and _TELLING.search(name):
+            yield f".{name}", field_value
+
+
 def _hand_out(
     bindings: Bindings, accounts: Mapping[tuple[str, str | None], Account], directory: Directory
 ) -> Resolution:
@@ -190,8 +200,9 @@ def _hand_out(
     for account in {account.id: account for account in accounts.values()}.values():
         for name, value in credentials[account.id].items():
             ref = f"{account.app}/{account.id}/{name}"
-            secrets.append(Secret(ref, value))
-            apps[ref] = account.app
+            for part, text in (("", value), *_secret_fields(value)):
+                secrets.append(Secret(ref + part, text))
+                apps[ref + part] = account.app
     steps = {
         step: StepAccounts(
             uses=tuple(

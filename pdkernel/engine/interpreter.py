@@ -232,9 +232,9 @@ class Interpreter:
             self._note(run, StepResult(step.name, "disabled"))
             return None
         if step.name in request.pins:
-            exports = dict(request.pins[step.name])
-            run.exports[step.name] = _as_object(run.redactor.restore(exports))
-            await self._record(run, StepResult(step.name, "pinned", exports=_as_object(run.redactor.value(exports))))
+            pinned = _as_object(run.redactor.restore(dict(request.pins[step.name])))
+            run.exports[step.name] = pinned
+            await self._record(run, StepResult(step.name, "pinned", exports=_as_object(run.redactor.value(pinned))))
             return None
         if not request.runs(step.name):
             if step.name in request.exports:
