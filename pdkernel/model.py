@@ -170,6 +170,7 @@ class Workflow:
     source: str | None = None
     variables: tuple[str, ...] = ()
     extra: Mapping[str, JSON] = field(default_factory=dict)
+    _version: str | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -231,7 +232,11 @@ class Workflow:
     @property
     def version(self) -> str:
         """Twelve hex digits that change with anything that changes what the workflow does."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+        if self._version is None:
+            text = json.dumps(self.to_json(), sort_keys=True)
+            object.__setattr__(self, "_version", hashlib.sha256(text.encode()).hexdigest()[:12])
+        assert self._version is not None
+        return self._version
 
     def to_json(self) -> dict[str, Any]:
         """Everything that decides what a run does, as JSON (no cell positions)."""

@@ -19,7 +19,7 @@ from typing import Any
 from pdkernel.clock import Clock, Ids, iso
 from pdkernel.egress import Binding
 from pdkernel.engine.context import build_context, new_run_ids, step_context
-from pdkernel.engine.end_users import Resolution, StepAccounts, resolve_accounts
+from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts
 from pdkernel.engine.journal import FinalStatus, Journal, NewRun, output_text, step_text, trigger_text
 from pdkernel.engine.props import evaluate_props, named_variables
 from pdkernel.engine.recorder import StepRecorder
@@ -86,6 +86,7 @@ class Interpreter:
         self._clock = clock
         self._ids = ids
         self._scratch = scratch
+        self._checked: dict[object, dict[str, list[str]]] = {}
 
     async def run(self, request: RunRequest) -> Execution:
         """
@@ -146,6 +147,17 @@ class Interpreter:
             )
         )
 
+    def _check(self, request: RunRequest) -> None:
+        """Refuse what cannot run. What a workflow's text alone decides is looked at once."""
+        key = (request.workflow.version, request.only, frozenset(request.pins))
+        needed = self._checked.get(key)
+        if needed is None:
+            running = _only_what_runs(request)
+            check(running)
+            check_supported(request)
+            needed = self._checked[key] = variables_read(running)
+        _check_variables(needed, request.variables)
+
     async def _finish(self, execution: Execution) -> None:
         status: FinalStatus = "error"
         if execution.status in ("success", "exited", "cancelled"):
@@ -155,9 +167,7 @@ class Interpreter:
         await self._journal.finish(execution.id, status, output)
 
     async def _run_in(self, request: RunRequest, execution: Execution, scratch: Path) -> Execution:
-        check(_only_what_runs(request))
-        check_supported(request)
-        _check_variables(request)
+        self._check(request)
         setup = RunSetup(
             run_id=execution.id,
             workflow=f"{request.workflow.name}@{request.workflow.version}",
@@ -169,13 +179,7 @@ class Interpreter:
         guests = await self._hosts.open(setup)
         try:
             bindings = await self._bindings(request, guests)
-            resolution = await asyncio.to_thread(
-                resolve_accounts,
-                bindings,
-                directory=self._directory,
-                external_user_id=request.external_user_id,
-                environment=request.environment,
-            )
+            resolution = await self._resolve(request, bindings)
             redactor = Redactor(
                 [*resolution.secrets, *(Secret(f"env/{name}", value) for name, value in request.variables.items())]
             )
@@ -187,6 +191,17 @@ class Interpreter:
             return await self._steps(run)
         finally:
             await asyncio.shield(guests.release())
+
+    async def _resolve(self, request: RunRequest, bindings: Bindings) -> Resolution:
+        if not any(bindings.values()):
+            return Resolution()
+        return await asyncio.to_thread(  # a directory may ask the network
+            resolve_accounts,
+            bindings,
+            directory=self._directory,
+            external_user_id=request.external_user_id,
+            environment=request.environment,
+        )
 
     async def _bindings(self, request: RunRequest, guests: RunGuests) -> dict[str, tuple[AppBinding, ...]]:
         """App props by step: the directive's, and those that code declares (the external user's)."""
@@ -377,9 +392,8 @@ def _only_what_runs(request: RunRequest) -> Workflow:
     return replace(request.workflow, steps=tuple(steps))
 
 
-def _check_variables(request: RunRequest) -> None:
-    needed = variables_read(_only_what_runs(request))
-    missing = {name: steps for name, steps in needed.items() if name not in request.variables}
+def _check_variables(needed: Mapping[str, list[str]], variables: Mapping[str, str]) -> None:
+    missing = {name: steps for name, steps in needed.items() if name not in variables}
     if not missing:
         return
     names = tuple(sorted(missing))
