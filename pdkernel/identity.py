@@ -31,7 +31,7 @@ def parse_environment(text: str | None) -> Environment:
         RequestError: Neither development nor production.
     """
     if text is None or text == "":
-        return DEFAULT_ENVIRONMENT
+        return DEFAULT_ENVIRONMENT  # parity[environment-default]: what a missing header means there is not documented
     for environment in ENVIRONMENTS:
         if text.lower() == environment:
             return environment

@@ -107,7 +107,7 @@ def props_mapping(step: Step, apps: tuple[AppBinding, ...]) -> dict[str, JSON]:
     labels = cast("Mapping[str, JSON]", kept.get("labels", {}))
     mapping: dict[str, JSON] = {}
     for binding in apps:
-        # parity: how "the end user's account" stands in a synced file is not known: nothing is written,
+        # parity[end-user-account-in-git]: how "the end user's account" stands in a synced file is not known: nothing is written,
         # pdkernel.yaml says it, and the checklist says where to choose it in the builder.
         if binding.account is not None:
             mapping[binding.prop] = {ACCOUNT: binding.account}

@@ -101,7 +101,7 @@ def _wanted(text: str) -> Style:
         return Style.SINGLE
     if _STARTS_SPECIAL.search(text):
         return Style.DOUBLE
-    # parity: Psych leaves `0899` and `1e3` plain; quoted, every reader of YAML takes them as text.
+    # parity[yaml-quotes]: Psych leaves `0899` and `1e3` plain; quoted, every reader of YAML takes them as text.
     if not is_text(text) or _OCTAL_FLOAT.match(text) or _NUMBER_ELSEWHERE.match(text):
         return Style.SINGLE
     return Style.PLAIN

@@ -30,7 +30,7 @@ def build_context(request: RunRequest, *, project_id: str, trace_id: str, run_id
         "test": request.test,
         "replay": False,
         "owner_id": stable_id("o_", project_id),
-        # parity: the platform's own release; here ours, since code may log it but must not mistake us for it
+        # parity[platform-version]: the platform's own release; here ours, since code may log it but must not mistake us for it
         "platform_version": f"pdkernel-{VERSION}",
         "workflow_name": workflow.name,
         "resume": None,

@@ -379,6 +379,7 @@ class Interpreter:
         )
         response = None
         if request.workflow.trigger.response == "custom":
+            # parity[error-status]: the platform does not document the status; 400 is not retried by its SDKs
             response = Response(400, {}, str(refusal)) if isinstance(refusal, EndUserError) else NO_RESPONSE
         return replace(execution, status="error", finished_at=iso(self._clock.now()), error=error, response=response)
 
@@ -417,7 +418,7 @@ def _response(raw: dict[str, Any] | None, redactor: Redactor) -> Response:
     if raw is None:
         return NO_RESPONSE
     headers = {str(name): str(value) for name, value in (raw.get("headers") or {}).items()}
-    # parity: the caller of a real endpoint gets what the step sent; the record of it is redacted
+    # parity[redacted-response]: the caller of a real endpoint gets what the step sent; the record of it is redacted
     return Response(
         status=int(raw.get("status", 200)),
         headers=_as_object(redactor.value(headers)),

@@ -50,6 +50,7 @@ def named_variables(request: RunRequest) -> dict[str, str]:
 
     A workflow that does not name a variable has no use for it, so a leak in its code cannot spread it.
     """
+    # parity[variables]: on the platform every step sees every variable of the workspace and the project
     words = set(request.workflow.variables)
     for step in request.workflow.steps:
         words.update(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", step.source + json.dumps(dict(step.props))))

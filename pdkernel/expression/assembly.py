@@ -55,7 +55,7 @@ def _assemble(value: Any, results: Iterator[Any], *, depth: int) -> Any:
         return {key: item for key, item in filled.items() if item is not UNDEFINED}
     if isinstance(value, list):
         items = [_assemble(item, results, depth=depth + 1) for item in value]
-        # parity: a list prop is stored as one expression in a list of one (seen in synced workflows); it
+        # parity[expression-list]: a list prop is stored as one expression in a list of one (seen in synced workflows); it
         # stands for the whole list. Only the prop's own value: deeper, a list in a list may be meant.
         if depth <= 1 and len(items) == 1 and isinstance(items[0], list) and isinstance(value[0], str):
             return items[0]
@@ -73,7 +73,7 @@ def as_text(result: Any) -> str:
     """
     A result as it stands in text: as JavaScript writes it, null and undefined as nothing, objects as JSON.
 
-    # parity: only the whole-text rule is observed; text for null and objects is assumed.
+    # parity[expression-text]: only the whole-text rule is observed; text for null and objects is assumed.
     """
     if result is None or result is UNDEFINED:
         return ""

@@ -48,7 +48,7 @@ class Template:
     @property
     def whole(self) -> Expression | None:
         """The expression, if it is all of the text: then its value keeps its type."""
-        # parity: blanks around it make it text; the platform's rule for that is not documented.
+        # parity[expression-blanks]: blanks around it make it text; the platform's rule for that is not documented.
         if len(self.parts) == 1 and isinstance(self.parts[0], Expression):
             return self.parts[0]
         return None

@@ -165,7 +165,7 @@ export function dollar(context, voice) {
     send,
     flow: {
       ...flow,
-      // parity: as on the platform, only `return $.flow.exit()` ends the step too
+      // parity[bare-exit]: as on the platform, only `return $.flow.exit()` ends the step too
       exit: (/** @type {any} */ reason) => voice.exit(reason === undefined || reason === null ? null : String(reason)),
     },
     get files() {

@@ -7,7 +7,7 @@
  * `process.exit` loses nothing; standard output and error are the step's. A request that names `texts` is followed by
  * one line of JSON for each: exports, kept as text and parsed by the step that reads them.
  *
- * parity: on the platform `process.env` is undefined outside the component; here it is there for the module too.
+ * parity[process-env]: on the platform `process.env` is undefined outside the component; here it is there for the module too.
  */
 
 import { AsyncLocalStorage } from "node:async_hooks";

@@ -126,7 +126,7 @@ export class Loader {
 }
 
 /**
- * parity: the platform installs the version that a specifier names (`axios@1.2.3`); so far the one that is
+ * parity[npm-versions]: the platform installs the version that a specifier names (`axios@1.2.3`); so far the one that is
  * installed is used.
  *
  * @param {string} specifier

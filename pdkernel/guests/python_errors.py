@@ -74,7 +74,7 @@ def _message(error: BaseException) -> str:
 
 def _fix(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        # parity: the platform installs what a step imports; so far the packages that a step sees are those
+        # parity[python-packages]: the platform installs what a step imports; so far the packages that a step sees are those
         # of the environment that runs pdkernel
         package = error.name.partition(".")[0]
         return (

@@ -5,7 +5,7 @@ Run as `python -I -X utf8 python_guest.py`. Requests come as JSON lines on descr
 descriptor 4; standard output and error are the step's. A request that names `texts` is followed by one line
 of JSON for each: exports, kept as text and parsed by the step that reads them.
 
-parity: steps see the packages of the environment that runs pdkernel; the platform installs what they import.
+parity[python-packages]: steps see the packages of the environment that runs pdkernel; the platform installs what they import.
 """
 
 from __future__ import annotations

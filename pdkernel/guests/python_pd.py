@@ -123,7 +123,7 @@ class Flow:
         """
         End the workflow after this step.
 
-        parity: as on the platform, only `return pd.flow.exit()` ends the step too.
+        parity[bare-exit]: as on the platform, only `return pd.flow.exit()` ends the step too.
         """
         self._send(json.dumps({"t": "exit", "reason": None if reason is None else str(reason)}))
 

@@ -26,7 +26,7 @@ def base_environment(folder: Path, mark: str) -> dict[str, str]:
         "HOME": str(folder),
         "TMPDIR": str(folder),
         "LANG": "C.UTF-8",
-        "TZ": "UTC",  # parity: the platform's machines keep UTC
+        "TZ": "UTC",  # parity[time-zone]: the platform's machines keep UTC
         "NO_COLOR": "1",
         MARK: mark,
     }

@@ -46,7 +46,7 @@ def order_warnings(workflow: Workflow) -> tuple[str, ...]:
     """For a synced workflow, a sentence for each step that reads what is not there yet."""
     if not is_synced(workflow):
         return ()
-    # parity: the platform does not check references when it syncs; real workflows have stale ones.
+    # parity[references]: the platform does not check references when it syncs; real workflows have stale ones.
     return tuple(fault.message for step in _enabled(workflow) for fault in _misplaced(workflow, step))
 
 
