@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pdkernel.version import VERSION as __version__
+from pdkernel.version import VERSION
 
 __all__ = ["__version__", "load_ipython_extension", "unload_ipython_extension"]
+
+__version__ = VERSION
 
 
 def load_ipython_extension(ip: Any) -> None:

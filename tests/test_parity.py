@@ -17,7 +17,9 @@ def in_code() -> set[str]:
 
 def in_readme() -> dict[str, str]:
     """Id to grade of the README's rows."""
-    rows = re.findall(r"^\| `([a-z-]+)` \|.*\| (\w+) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    rows = re.findall(
+        r"^\| `([a-z-]+)` \|.*\| (\w+) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     return dict(rows)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-
 from pdkernel.errors import DefinitionError
 from pdkernel.expression import find_end
 from pdkernel.expression.template import CLOSE, OPEN, fault

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from errno import EISDIR
 from pathlib import Path
 
 from pdkernel.errors import ProjectError
@@ -33,8 +34,15 @@ def connect(path: Path) -> sqlite3.Connection:
         ProjectError: The file cannot be opened, or is not a database.
     """
     try:
-        # made by us first: SQLite gives the -wal and -shm files the mode of the database
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        # made by us first: SQLite gives the -wal and -shm files the mode of the database. Only if it is not there:
+        # closing a descriptor of the file drops this process's locks on it, and another process would then take
+        # itself for the last one and remove the -wal file under our writer.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        if path.is_dir():
+            raise unusable_folder(path.parent, IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))) from None
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise _read_only(path) from None
     except PermissionError as fault:
         raise _read_only(path) from fault
     except OSError as fault:

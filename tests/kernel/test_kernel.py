@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pdkernel.version import VERSION
 from tests.kernel.conftest import RunningKernel
 from tests.lab_files import CHECKOUT, private_environment
 
@@ -124,4 +124,4 @@ def test_versions_agree() -> None:
     """The Lab extension carries the package's version."""
     package = json.loads((CHECKOUT / "pdkernel" / "kernel" / "labextension" / "package.json").read_text())
 
-    assert package["version"] == tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+    assert package["version"] == VERSION

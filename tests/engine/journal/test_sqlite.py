@@ -23,6 +23,7 @@ from pdkernel.engine.journal.schema import metadata
 from pdkernel.errors import ProjectError
 from pdkernel.execution import StepResult
 from pdkernel.project import Project
+from pdkernel.project.sqlite import connect
 from tests.engine.journal.conftest import WORKFLOW, new_run
 
 STEP = step_text(StepResult("one", "success"))
@@ -333,6 +334,23 @@ async def test_processes_write_to_one_journal(path: Path) -> None:
 
     assert [process.returncode for process in processes] == [0, 0]
     assert rows(path, "select count(*), count(distinct run_id) from steps") == [(200, 8)]
+
+
+async def test_second_connection_keeps_the_first_ones_locks(path: Path) -> None:
+    """Opening the file again in one process does not let another process remove the log under a writer."""
+    journal = SqliteJournal.open(path)
+    await journal.accept(new_run("before"))
+    connect(path).close()
+
+    subprocess.run(
+        [sys.executable, "-c", f"import sqlite3; sqlite3.connect({str(path)!r}).execute('select 1 from runs').close()"],
+        check=True,
+    )
+    await journal.accept(new_run("after"))
+
+    assert rows(path, "select id from runs order by id") == [("after",), ("before",)]
+    await journal.close()
+    assert rows(path, "select id from runs order by id") == [("after",), ("before",)]
 
 
 async def test_acknowledged_steps_survive_kill_9(path: Path) -> None:
