@@ -266,6 +266,7 @@ class Interpreter:
             accounts=accounts.uses,
             on_change=lambda result: self._note(run, result),
             on_respond=lambda response: self._respond(run, response),
+            later=asyncio.get_running_loop().call_later,
         )
         self._note(run, recorder.snapshot())
         try:

@@ -6,6 +6,7 @@ Knows how raw reports of a step become a `StepResult`. Knows nothing of processe
 
 from __future__ import annotations
 
+from asyncio import TimerHandle
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,15 @@ class StepRecorder:
     Gathers what one step does.
 
     A listener of the process that runs it: `log`, `export` and `respond` take the raw report.
+
+    Args:
+        name: The step's.
+        redactor: Of the run's secrets.
+        clock: For time stamps and durations.
+        accounts: Those that the step uses.
+        on_change: Told the record as it grows.
+        on_respond: Told an HTTP response.
+        later: Calls a function after some seconds, unless that is cancelled (a loop's `call_later`).
     """
 
     def __init__(
@@ -36,11 +46,14 @@ class StepRecorder:
         accounts: tuple[AccountUse, ...],
         on_change: Callable[[StepResult], None],
         on_respond: Callable[[dict[str, Any]], None],
+        later: Callable[[float, Callable[[], None]], TimerHandle],
     ) -> None:
         self._redactor = redactor
         self._clock = clock
         self._on_change = on_change
         self._on_respond = on_respond
+        self._later = later
+        self._due: TimerHandle | None = None
         self._streams = {"stdout": redactor.stream(), "stderr": redactor.stream()}
         self._logs: list[Log] = []
         self._exports: dict[str, JSON] = {}
@@ -53,10 +66,13 @@ class StepRecorder:
     def log(self, stream: Stream, text: str) -> None:
         """Take a piece of what the step printed."""
         self._append(stream, self._streams[stream].feed(text))
-        now = self._clock.monotonic()
-        if now - self._reported >= CHANGE_INTERVAL_S:
-            self._reported = now
-            self._on_change(self.snapshot())
+        # a step may print once and then work for minutes: what came too soon to be reported is reported a little later
+        if self._due is None:
+            wait = self._reported + CHANGE_INTERVAL_S - self._clock.monotonic()
+            if wait > 0:
+                self._due = self._later(wait, self._report)
+            else:
+                self._report()
 
     def export(self, name: str, value: JSON) -> None:
         """Take a named export."""
@@ -87,6 +103,8 @@ class StepRecorder:
 
     def finish(self, status: StepStatus, *, exports: Mapping[str, JSON], error: StepError | None = None) -> StepResult:
         """The record of the finished step, with *exports* (raw) as the last word on what it exported."""
+        if self._due is not None:
+            self._due.cancel()
         for stream, held in self._streams.items():
             self._append("stdout" if stream == "stdout" else "stderr", held.close())
         self._exports.update({name: self._redactor.value(value) for name, value in exports.items()})
@@ -96,6 +114,11 @@ class StepRecorder:
             duration_ms=(self._clock.monotonic() - self._began) * 1000,
             error=self._record(error) if error else None,
         )
+
+    def _report(self) -> None:
+        self._due = None
+        self._reported = self._clock.monotonic()
+        self._on_change(self.snapshot())
 
     def _record(self, error: StepError) -> ErrorRecord:
         return ErrorRecord(

@@ -79,21 +79,44 @@ class LiveTimeline:
         self._handle: DisplayHandle | None = None
         self._lock = threading.Lock()
         self._drawn = 0.0
+        self._latest: Execution | None = None
+        self._due: threading.Timer | None = None
+        self._finished = False
 
     def update(self, execution: Execution) -> None:
-        """Draw *execution* unless it was drawn a moment ago; from any thread."""
-        now = time.monotonic()
+        """Draw *execution*, in a moment if it was drawn just now; from any thread."""
         with self._lock:
-            if now - self._drawn < REFRESH_S:
+            self._latest = execution
+            if self._finished or self._due is not None:
                 return
-            self._drawn = now
-            self._draw(picture(self._session, execution, only=self._only))
+            wait = self._drawn + REFRESH_S - time.monotonic()
+            if wait > 0:
+                # the last of a burst of changes is drawn, too: a step may print once and then work for minutes
+                self._due = threading.Timer(wait, self._catch_up)
+                self._due.daemon = True
+                self._due.start()
+                return
+            self._draw_latest()
 
     def finish(self, execution: Execution) -> None:
         """Draw the whole of *execution*."""
         with self._lock:
-            self._drawn = float("inf")
-            self._draw(picture(self._session, execution, only=self._only))
+            self._finished = True
+            if self._due is not None:
+                self._due.cancel()
+            self._latest = execution
+            self._draw_latest()
+
+    def _catch_up(self) -> None:
+        with self._lock:
+            self._due = None
+            if not self._finished:
+                self._draw_latest()
+
+    def _draw_latest(self) -> None:
+        if self._latest is not None:
+            self._drawn = time.monotonic()
+            self._draw(picture(self._session, self._latest, only=self._only))
 
     def _draw(self, view: View) -> None:
         if self._handle is None:

@@ -9,13 +9,15 @@ the latest text that we know of a cell counts, be it run or saved. Knows nothing
     delete a cell               gone once Lab says so, or once the file is saved without it
     run cells out of order      the file's order counts; without a file, the order of first runs
     edit and save, do not run   the saved text counts from then on; the step's old result is stale
+    restart before saving       the cells that the old kernel ran are still known, until the file is saved
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pdkernel.directive import is_step_cell, is_workflow_cell, parse_step_cell
 from pdkernel.errors import DefinitionError, DuplicateStepError
@@ -69,6 +71,18 @@ class Draft:
             self._ran.pop(cell_id, None)
             self._deleted.add(cell_id)
 
+    def to_json(self) -> list[dict[str, Any]]:
+        """
+        The cells that were run, for the next kernel.
+
+        None without a file or without ids: nothing would ever say that such a cell is gone.
+        """
+        return [asdict(ran) for ran in self._ran.values() if self.path is not None and ran.cell_id is not None]
+
+    def restore(self, kept: Iterable[Mapping[str, Any]]) -> None:
+        """Take what an earlier kernel of this notebook has run (`to_json`); what this one has run counts more."""
+        self._ran = {**{ran["cell_id"]: _Ran(**ran) for ran in kept}, **self._ran}
+
     def workflow(self) -> Workflow:
         """
         The workflow, in the notebook's order.
@@ -80,26 +94,27 @@ class Draft:
 
     def cells(self) -> list[Cell]:
         """The step and header cells that count."""
-        saved = [cell for cell in self._saved() if cell.id is None or cell.id not in self._deleted]
+        found_in_file = self._saved()
+        saved = [cell for cell in found_in_file or () if cell.id is None or cell.id not in self._deleted]
         ids = {cell.id for cell in saved}
-        saved_at = self.path.stat().st_mtime if self.path is not None and saved else 0.0
+        saved_at = self.path.stat().st_mtime if self.path is not None and found_in_file is not None else 0.0
         unplaced = dict(self._ran)
         found: list[Cell] = []
         for cell in saved:
             key = self._key_of(cell, ids)
             ran = unplaced.pop(key, None) if key else None
             found.append(cell if ran is None or ran.at < saved_at else replace(cell, source=ran.source))
-        new = (ran for ran in unplaced.values() if ran.cell_id is None or not saved or ran.at >= saved_at)
+        new = (ran for ran in unplaced.values() if ran.cell_id is None or ran.at >= saved_at)
         return found + [Cell(source=ran.source, id=ran.cell_id) for ran in new]
 
-    def _saved(self) -> list[Cell]:
-        """Step and header cells of the file; one that cannot be read and was not run is left out."""
+    def _saved(self) -> list[Cell] | None:
+        """Step and header cells of the file; one that cannot be read and was not run is left out. None without a file."""
         if self.path is None or not self.path.is_file():
-            return []
+            return None
         try:
             cells = read_cells(self.path)
         except DefinitionError:
-            return []  # half-written, or not saved as a notebook yet: what was run is all that we know
+            return None  # half-written, or not saved as a notebook yet: what was run is all that we know
         return [cell for cell in cells if _is_ours(cell.source) and (cell.id in self._ran or _readable(cell.source))]
 
     def _key_of(self, cell: Cell, ids: set[str | None]) -> str | None:
@@ -122,7 +137,7 @@ class Draft:
         if still_there and name != HEADER:
             raise DuplicateStepError(
                 f"Another cell is the step {name!r} already: steps.{name} would be ambiguous.",
-                fix="Rename one of the two, or delete the other cell.",
+                fix="Rename one of the two, or delete the other cell. If it is deleted, save the notebook.",
                 step=name,
             )
 

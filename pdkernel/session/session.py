@@ -122,6 +122,7 @@ class Session:
     def workflow(self) -> Workflow:
         """The workflow in the notebook's order. Raises `DefinitionError`."""
         with self._lock:
+            self._load()
             return apply_sidecar(self.draft.workflow(), self.sidecar)
 
     @property
@@ -132,6 +133,7 @@ class Session:
     def cell_ran(self, source: str, *, cell_id: str | None) -> None:
         """Take a step or header cell that was run. Raises `DefinitionError`."""
         with self._lock:
+            self._load()
             self.draft.ran(source, cell_id=cell_id, at=time.time())
         self._changed()
 
@@ -140,6 +142,7 @@ class Session:
         if not cell_ids:
             return
         with self._lock:
+            self._load()
             self.draft.forget(cell_ids)
         self._changed()
 
@@ -450,6 +453,7 @@ class Session:
             self._environment = kept["environment"]
             self._pins = kept["pins"]
             self._results = Results.from_json(kept["results"])
+            self.draft.restore(kept.get("cells", ()))
 
     def _save(self) -> None:
         # what becomes of outside calls is not kept: a cell of the notebook says it, and none means the default
@@ -462,6 +466,7 @@ class Session:
                 "environment": self._environment,
                 "pins": self._pins,
                 "results": self._results.to_json(),
+                "cells": self.draft.to_json(),
             },
         )
 

@@ -280,6 +280,24 @@ async def test_growing_record_is_told(runtime: Runtime) -> None:
     assert told[-1] == execution
 
 
+async def test_print_is_told_while_its_step_goes_on(runtime: Runtime) -> None:
+    """A step that prints once, right after its start, and then works on has its print in the growing record."""
+    printed = asyncio.Event()
+
+    def on_change(execution: Execution) -> None:
+        if execution.step("two").logs and execution.step("two").duration_ms is None:
+            printed.set()
+
+    talk = python_step("two", 'import time\nprint("on", flush=True)\ntime.sleep(60)', options="--timeout 60")
+    request = RunRequest(a_workflow(python_step("one"), talk), an_event(), parse_mode("deny"), on_change=on_change)
+    task = asyncio.create_task(runtime.run(request))
+
+    await asyncio.wait_for(printed.wait(), 20)
+
+    task.cancel()
+    assert (await task).step("two").logs[0].text == "on\n"
+
+
 async def test_context_has_the_platforms_keys(run: Run) -> None:
     """`steps.trigger.context` has the platform's nineteen keys in its order."""
     execution = await run(python_step("one", 'return list(pd.steps["trigger"]["context"])'))

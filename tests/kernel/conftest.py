@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from jupyter_client.manager import KernelManager
 from tests.lab_files import private_environment
 
 TIMEOUT_S = 60
+NOT_SHOWN = {"status", "execute_input"}
 
 
 @dataclass
@@ -26,14 +29,19 @@ class RunningKernel:
 
     def run(self, code: str) -> list[dict[str, Any]]:
         """Run a cell; the contents of what it printed, showed and raised, each with its message type under `type`."""
-        seen: list[dict[str, Any]] = []
+        return list(self.answers(self.client.execute(code)))
 
-        def keep(message: dict[str, Any]) -> None:
-            if message["msg_type"] not in {"status", "execute_input"}:
-                seen.append({"type": message["msg_type"], **message["content"]})
-
-        self.client.execute_interactive(code, timeout=TIMEOUT_S, output_hook=keep)
-        return seen
+    def answers(self, cell: str) -> Iterator[dict[str, Any]]:
+        """What the *cell* (its request's id) prints, shows and raises, as it comes, until it has ended."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            message = self.client.get_iopub_msg(timeout=max(0.0, deadline - time.monotonic()))
+            if message["parent_header"].get("msg_id") != cell:
+                continue
+            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+                return
+            if message["msg_type"] not in NOT_SHOWN:
+                yield {"type": message["msg_type"], **message["content"]}
 
     def complete(self, code: str) -> tuple[int, list[str]]:
         """Press Tab at the end of *code*: where the replacement starts, and the matches."""
@@ -41,18 +49,25 @@ class RunningKernel:
         return content["cursor_start"], content["matches"]
 
 
-@pytest.fixture
-def start_kernel(tmp_path: Path) -> Iterator[Callable[[str], RunningKernel]]:
-    """Start a kernel by its name, from its kernelspec."""
-    environment = private_environment(tmp_path)
+def text_of(content: Mapping[str, Any]) -> str:
+    """An answer as plain text."""
+    if content["type"] == "error":
+        return "\n".join(content["traceback"])
+    return str(content.get("text") or content.get("data", {}).get("text/plain", ""))
+
+
+@contextmanager
+def running_kernels(folder: Path, **environ: str) -> Iterator[Callable[[str], RunningKernel]]:
+    """Start kernels by their names, from their kernelspecs, in *folder*; they are ended afterwards."""
+    environment = {**private_environment(folder), **environ}
     running: list[RunningKernel] = []
 
     def start(name: str) -> RunningKernel:
-        specs = KernelSpecManager(kernel_dirs=[str(tmp_path / "share" / "kernels")])
+        specs = KernelSpecManager(kernel_dirs=[str(folder / "share" / "kernels")])
         manager = KernelManager(kernel_name=name, kernel_spec_manager=specs)
-        manager.connection_file = str(tmp_path / f"{name}.json")
+        manager.connection_file = str(folder / f"{name}{len(running)}.json")
         # Over TCP on this machine only; the kernel warns of it at each start.
-        manager.start_kernel(env=environment, extra_arguments=["--log-level=ERROR"], cwd=str(tmp_path))
+        manager.start_kernel(env=environment, extra_arguments=["--log-level=ERROR"], cwd=str(folder))
         client = BlockingKernelClient(connection_file=manager.connection_file)
         client.load_connection_file()
         client.start_channels()
@@ -64,3 +79,10 @@ def start_kernel(tmp_path: Path) -> Iterator[Callable[[str], RunningKernel]]:
     for kernel in running:
         kernel.client.stop_channels()
         kernel.manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture
+def start_kernel(tmp_path: Path) -> Iterator[Callable[[str], RunningKernel]]:
+    """Start a kernel by its name, from its kernelspec."""
+    with running_kernels(tmp_path) as start:
+        yield start

@@ -137,3 +137,51 @@ def test_name_is_free_again_after_its_cell_is_deleted() -> None:
     draft.ran(cell("one", 2), cell_id="b", at=time.time())
 
     assert names(draft) == ["one"]
+
+
+def test_notebook_saved_without_any_step_has_none(save_notebook: Save) -> None:
+    """Once the last step's cell is deleted and the file saved, the workflow is empty."""
+    path = save_notebook(("a", cell("one")))
+    draft = Draft(path)
+    draft.ran(cell("one"), cell_id="a", at=time.time())
+
+    save_notebook()
+    os.utime(path, (time.time() + 5, time.time() + 5))
+
+    assert names(draft) == []
+
+
+def test_next_kernel_knows_cells_that_are_not_saved_yet(save_notebook: Save) -> None:
+    """Cells that an earlier kernel ran are steps before the file holds them, and what runs now replaces them."""
+    path = save_notebook(("a", cell("one")))
+    os.utime(path, (time.time() - 5, time.time() - 5))
+    before = Draft(path)
+    before.ran(cell("two"), cell_id="b", at=time.time())
+    before.ran(cell("three"), cell_id="c", at=time.time())
+
+    after = Draft(path)
+    after.ran(cell("third"), cell_id="c", at=time.time())
+    after.restore(before.to_json())
+
+    assert names(after) == ["one", "two", "third"]
+
+
+def test_next_kernel_forgets_cells_that_were_deleted_and_the_file_saved(save_notebook: Save) -> None:
+    """What an earlier kernel ran and a later save does not hold is no step."""
+    path = save_notebook(("a", cell("one")))
+    before = Draft(path)
+    before.ran(cell("two"), cell_id="b", at=time.time())
+    os.utime(path, (time.time() + 5, time.time() + 5))
+
+    after = Draft(path)
+    after.restore(before.to_json())
+
+    assert names(after) == ["one"]
+
+
+def test_next_kernel_of_a_folder_starts_anew() -> None:
+    """Without a notebook's file nothing would ever say that a cell is gone, so none is kept."""
+    before = Draft()
+    before.ran(cell("one"), cell_id="a", at=time.time())
+
+    assert before.to_json() == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +141,24 @@ def test_restarted_kernel_goes_on(ready: Session, make_session: Make) -> None:
     assert after.external_user_id == "ada"
     assert execution.status == "success", execution.error
     assert execution.step("send").requests[0].outcome == "not_sent"
+
+
+def test_restarted_kernel_knows_cells_that_are_not_saved(
+    make_session: Make, save_notebook: Callable[..., Path]
+) -> None:
+    """Step two runs in a new kernel on what step one exported in the old one, though the file holds neither."""
+    path = save_notebook(("about", "plain = 1"))
+    os.utime(path, (time.time() - 5, time.time() - 5))
+    before = make_session(path.name)
+    before.choose_event(Event.from_body({}))
+    before.cell_ran("%%pdstep one\ndef handler(pd):\n    return 'kept'\n", cell_id="1")
+    before.run(only=frozenset({"one"}))
+
+    after = make_session(path.name)
+    after.cell_ran("%%pdstep two\ndef handler(pd):\n    return pd.steps['one']['$return_value']\n", cell_id="2")
+    execution = after.run(only=frozenset({"two"}))
+
+    assert execution.step("two").return_value == "kept", execution.error
 
 
 def test_pin_holds_and_is_released(ready: Session) -> None:
