@@ -86,7 +86,9 @@ class StepMagics(Magics):
             session.workflow,
             directory=session.directory,
             variables=project_variables(session.project, session.folder),
-            users=tuple(dict.fromkeys(named if session.external_user_id is None else (*named, session.external_user_id))),
+            users=tuple(
+                dict.fromkeys(named if session.external_user_id is None else (*named, session.external_user_id))
+            ),
             environment=session.environment,
         )
         if missing:
