@@ -43,13 +43,13 @@ class State:
         self.database: str | None = None
         self._project: Any = None
 
-    def project(self, *, start: Path | None = None) -> Any:
+    def project(self) -> Any:
         """The local project: `--project`, else the nearest upwards, else one made in the current folder."""
         if self._project is None:
             from pdkernel.project import Project, find_project
 
             folder = self.folder or os.environ.get("PDKERNEL_PROJECT")
-            place = _project_folder(Path(folder)) if folder else find_project(start or Path.cwd())
+            place = _project_folder(Path(folder)) if folder else find_project(Path.cwd())
             key = os.environ.get("PDKERNEL_KEY_FILE")
             self._project = Project.open(
                 place,

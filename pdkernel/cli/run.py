@@ -199,7 +199,7 @@ class _Progress:
 
 def exit_status(execution: Any) -> int:
     """The exit status that an execution stands for."""
-    from pdkernel.errors import exit_status_of
+    from pdkernel.errors import HostError, exit_status_of
 
     if execution.status in ("success", "exited"):
         return 0
@@ -209,6 +209,8 @@ def exit_status(execution: Any) -> int:
     if refused and execution.error is not None:
         # a code that a step's own process may give as well stands for a refusal here
         return max(2, exit_status_of(execution.error.code))
+    if execution.error is not None and exit_status_of(execution.error.code) == HostError.exit_status:
+        return HostError.exit_status
     return 1
 
 

@@ -6,6 +6,7 @@ Knows the templates that the package ships. Never overwrites a file.
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib import resources
 from pathlib import Path
@@ -46,13 +47,19 @@ def demo(_: State, keep: str | None) -> int:
 @command(name="lab", context_settings={"ignore_unknown_options": True})
 @click.argument("notebook", required=False, type=click.Path(path_type=Path))
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def lab(_: State, notebook: Path | None, options: tuple[str, ...]) -> int:
+def lab(state: State, notebook: Path | None, options: tuple[str, ...]) -> int:
     """Open JupyterLab on NOTEBOOK with the workflow kernel; further options go to JupyterLab."""
     from pdkernel.cli.lab import run_lab
     from pdkernel.errors import RequestError
+    from pdkernel.project import find_project
 
     if notebook is not None and not notebook.is_file():
         raise RequestError(f"There is no notebook {notebook}.", fix=f"Make one: pdkernel new {notebook.stem}")
+    # kernels work in their notebook's folder: without this they would look for, or make, a project there
+    folder = Path(state.folder).resolve() if state.folder else find_project(Path.cwd()).parent
+    os.environ.setdefault("PDKERNEL_PROJECT", str(folder))
+    if state.database:
+        os.environ.setdefault("PDKERNEL_DATABASE", state.database)
     return run_lab(list(options), notebook.parent if notebook else Path.cwd(), notebook)
 
 
@@ -64,7 +71,7 @@ def lab(_: State, notebook: Path | None, options: tuple[str, ...]) -> int:
 def doctor(state: State, source: Path | None, environment: str | None, external_user: str | None, as_json: bool) -> int:
     """Say what this machine and this project have, and what SOURCE still needs, with the command for each."""
     machine = _machine()
-    project = state.project(start=_folder(source) if source else None)
+    project = state.project()
     missing = _missing(state, source, environment, external_user) if source else []
     if as_json:
         print_json(
@@ -114,10 +121,6 @@ def _kernel_installed() -> bool:
     from jupyter_client.kernelspec import KernelSpecManager
 
     return "pdkernel" in KernelSpecManager().find_kernel_specs()
-
-
-def _folder(source: Path) -> Path:
-    return source if source.is_dir() else source.parent
 
 
 def _missing(state: State, source: Path, environment: str | None, external_user: str | None) -> list[Any]:

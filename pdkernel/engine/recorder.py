@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from pdkernel.clock import Clock, iso
-from pdkernel.errors import StepError
+from pdkernel.errors import PdkernelError, StepError
 from pdkernel.execution import AccountUse, ErrorRecord, Log, OutsideCall, StepResult, StepStatus, Stream
 from pdkernel.model import JSON
 from pdkernel.redaction import Redactor
@@ -101,7 +101,9 @@ class StepRecorder:
             requests=tuple(self._requests),
         )
 
-    def finish(self, status: StepStatus, *, exports: Mapping[str, JSON], error: StepError | None = None) -> StepResult:
+    def finish(
+        self, status: StepStatus, *, exports: Mapping[str, JSON], error: PdkernelError | None = None
+    ) -> StepResult:
         """The record of the finished step, with *exports* (raw) as the last word on what it exported."""
         if self._due is not None:
             self._due.cancel()
@@ -120,14 +122,14 @@ class StepRecorder:
         self._reported = self._clock.monotonic()
         self._on_change(self.snapshot())
 
-    def _record(self, error: StepError) -> ErrorRecord:
+    def _record(self, error: PdkernelError) -> ErrorRecord:
         return ErrorRecord(
             code=error.code,
-            name=error.name,
+            name=error.name if isinstance(error, StepError) else type(error).__name__,
             message=self._redactor.text(str(error)),
             step=self._base.name,
-            line=error.line,
-            stack=self._redactor.text(error.stack) if error.stack else None,
+            line=getattr(error, "line", None),
+            stack=self._redactor.text(error.stack) if isinstance(error, StepError) and error.stack else None,
         )
 
     def _append(self, stream: Stream, text: str) -> None:

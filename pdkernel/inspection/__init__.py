@@ -4,7 +4,7 @@ What a step says of itself without being run: steps and variables it reads, apps
 Knows each language's syntax. Knows nothing of accounts, files or running; literal names only.
 """
 
-from pdkernel.inspection.apps import apps_of, declared_apps
+from pdkernel.inspection.apps import apps_of, declared_apps, merge_apps
 from pdkernel.inspection.checks import check, check_order, order_warnings
 from pdkernel.inspection.problems import raise_together, restated
 from pdkernel.inspection.reads import STANDARD_VARIABLES, steps_read, variables_read
@@ -15,6 +15,7 @@ __all__ = [
     "check",
     "check_order",
     "declared_apps",
+    "merge_apps",
     "order_warnings",
     "raise_together",
     "restated",

@@ -6,6 +6,8 @@ Knows whose account fills a prop that nobody names: the external user's. Looks n
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pdkernel.inspection import node_code
 from pdkernel.model import AppBinding, Step
 
@@ -19,5 +21,24 @@ def declared_apps(step: Step) -> tuple[AppBinding, ...]:
 
 def apps_of(step: Step) -> tuple[AppBinding, ...]:
     """All app props of *step*: what the directive says, then what only the code declares."""
-    named = {binding.prop for binding in step.apps}
-    return (*step.apps, *(binding for binding in declared_apps(step) if binding.prop not in named))
+    return merge_apps(step.apps, declared_apps(step))
+
+
+def merge_apps(directive: tuple[AppBinding, ...], declared: tuple[AppBinding, ...]) -> tuple[AppBinding, ...]:
+    """
+    The directive's app props, then what code declares besides: matched by prop, else by app.
+
+    `--app slack` for code that calls its prop `chat` says whose account `chat` is.
+    """
+    named = {binding.prop for binding in directive}
+    by_app = {binding.app: binding for binding in directive if binding.prop == binding.app}
+    merged = list(directive)
+    for binding in declared:
+        if binding.prop in named:
+            continue
+        alias = by_app.pop(binding.app, None)
+        if alias is None:
+            merged.append(binding)
+        else:
+            merged[merged.index(alias)] = replace(alias, prop=binding.prop)
+    return tuple(merged)

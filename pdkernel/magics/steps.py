@@ -81,11 +81,14 @@ class StepMagics(Magics):
     def _say_missing(self) -> None:
         """Once a kernel: what this project lacks, so that a colleague's clone says what it needs."""
         session = session_of(self.shell)
+        named = session.sidecar.test_users if session.sidecar else ()
         missing = readiness.find_missing(
             session.workflow,
             directory=session.directory,
             variables=project_variables(session.project, session.folder),
-            users=(session.external_user_id,) if session.external_user_id else (),
+            users=tuple(
+                dict.fromkeys(named if session.external_user_id is None else (*named, session.external_user_id))
+            ),
             environment=session.environment,
         )
         if missing:

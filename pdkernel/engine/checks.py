@@ -1,0 +1,129 @@
+"""
+What refuses a run before any step starts, whoever it is for.
+
+Knows the order: the workflow's text, what this version does not run (the README names the same), interpreters,
+environment variables. Looks no account up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pdkernel.engine.request import RunRequest
+from pdkernel.errors import UnsupportedError, VariableMissingError
+from pdkernel.expression import templates_in
+from pdkernel.hosts import find_bash, find_node
+from pdkernel.inspection import check, variables_read
+from pdkernel.model import Workflow
+
+
+class Checks:
+    """The checks of one process: what a workflow's text alone decides is looked at once."""
+
+    def __init__(self) -> None:
+        self._needed: dict[object, dict[str, list[str]]] = {}
+
+    def check(self, request: RunRequest) -> None:
+        """
+        Refuse what cannot run.
+
+        Raises:
+            DefinitionError: The workflow is wrong, or needs what is not built.
+            InterpreterMissingError: A language's interpreter is not on this machine.
+            VariableMissingError: A variable that a step reads is not set.
+        """
+        key = (request.workflow.version, request.only, frozenset(request.pins))
+        needed = self._needed.get(key)
+        if needed is None:
+            running = only_what_runs(request)
+            check(running)
+            check_supported(running)
+            check_interpreters(running)
+            needed = self._needed[key] = variables_read(running)
+        check_variables(needed, request.variables)
+
+
+def only_what_runs(request: RunRequest) -> Workflow:
+    """The workflow with every step disabled that this run does not run: what is wrong there is no matter now."""
+    steps = (
+        step if request.runs(step.name) and step.name not in request.pins else replace(step, disabled=True)
+        for step in request.workflow.steps
+    )
+    return replace(request.workflow, steps=tuple(steps))
+
+
+def check_interpreters(workflow: Workflow) -> None:
+    """Refuse a workflow whose languages are not on this machine. Raises `InterpreterMissingError`."""
+    steps = [step for step in workflow.steps if not step.disabled]
+    if any(step.language == "node" or any(True for _ in templates_in(step.props)) for step in steps):
+        find_node()
+    if any(step.language == "bash" for step in steps):
+        find_bash()
+
+
+def check_variables(needed: Mapping[str, list[str]], variables: Mapping[str, str]) -> None:
+    """
+    Refuse a run whose steps read variables that are not set.
+
+    Args:
+        needed: Variable to the steps that read it.
+        variables: Those that are set.
+
+    Raises:
+        VariableMissingError: Names each, its steps, and the command that sets it.
+    """
+    missing = {name: steps for name, steps in needed.items() if name not in variables}
+    if not missing:
+        return
+    names = tuple(sorted(missing))
+    reads = "; ".join(f"{name} (read by {', '.join(missing[name])})" for name in names)
+    plural = len(names) > 1
+    raise VariableMissingError(
+        f"The environment variable{'s' if plural else ''} {reads} {'are' if plural else 'is'} not set.",
+        names=names,
+        fix="\n".join(f"Set it: pdkernel env set {name}" for name in names),
+    )
+
+
+def check_supported(workflow: Workflow) -> None:
+    """
+    Refuse a workflow that needs what is not built.
+
+    Raises:
+        UnsupportedError: Names the step, what it needs, and a way round.
+    """
+    for step in workflow.steps:
+        if step.disabled:
+            continue
+        if step.uses is not None:
+            raise UnsupportedError(
+                f"Step {step.name!r} uses the pre-built action {step.uses}, which this version does not run.",
+                fix=f"Pin its exports to run the steps around it: %pdpin {step.name} "
+                f"'{{\"$return_value\": ...}}', or --pin {step.name}=FILE.",
+                step=step.name,
+            )
+        if step.language == "go":
+            raise UnsupportedError(
+                f"Step {step.name!r} is written in Go, which this version does not run.",
+                fix=f"Pin its exports to run the steps around it: --pin {step.name}=FILE.",
+                step=step.name,
+            )
+        if step.debug:
+            raise UnsupportedError(
+                f"Step {step.name!r} has --debug, which this version does not run.",
+                fix="Take --debug out of the directive.",
+                step=step.name,
+            )
+        if step.stores:
+            raise UnsupportedError(
+                f"Step {step.name!r} uses a data store, which this version does not have.",
+                fix="Pin its exports to run the steps around it.",
+                step=step.name,
+            )
+        if step.apps and step.language == "bash":
+            raise UnsupportedError(
+                f"Step {step.name!r} is a Bash step with an account: on the platform Bash has none.",
+                fix="Use a Python or Node.js step, or an environment variable.",
+                step=step.name,
+            )

@@ -1,0 +1,204 @@
+"""
+One run's record: the execution as it grows, and its rows in the journal.
+
+Knows what is written when, and that a step must not start before everything before it is on disk. Commits that nothing
+waits for yet go on beside the work. Knows nothing of processes or accounts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pdkernel.clock import Clock, iso
+from pdkernel.engine.journal import FinalStatus, Journal, NewRun, output_text, step_text, trigger_text
+from pdkernel.engine.request import RunRequest
+from pdkernel.errors import EndUserError, PdkernelError
+from pdkernel.execution import ErrorRecord, Execution, Response, Status, StepResult
+from pdkernel.model import JSON
+from pdkernel.redaction import Redactor, Secret
+
+RECORDED = frozenset({"success", "error", "pinned"})
+"""Statuses of steps that have a row of their own in the journal."""
+
+NO_RESPONSE = Response(400, {}, "No $.respond called in workflow")
+"""What a caller gets when a custom response was promised and none was made (platform documentation)."""
+
+
+class RunRecord:
+    """
+    The record of one run.
+
+    Args:
+        request: What was asked for.
+        run_id: Of the run.
+        trace_id: The same for a run and its replays.
+        context: `steps.trigger.context`.
+        journal: Where the rows go.
+        clock: For time stamps.
+
+    Attributes:
+        execution: What is known so far.
+        redactor: Of the run's secrets; knows the variables from the start.
+        response: The first response that a step made, raw; the platform ignores the others.
+    """
+
+    def __init__(
+        self,
+        request: RunRequest,
+        *,
+        run_id: str,
+        trace_id: str,
+        context: Mapping[str, JSON],
+        journal: Journal,
+        clock: Clock,
+    ) -> None:
+        self._request = request
+        self._journal = journal
+        self._clock = clock
+        self._pending: list[asyncio.Task[Any]] = []
+        self._places = {step.name: place for place, step in enumerate(request.workflow.steps)}
+        self.redactor = Redactor(variable_secrets(request))
+        self.response: dict[str, Any] | None = None
+        self.execution = Execution(
+            id=run_id,
+            trace_id=trace_id,
+            workflow=request.workflow.name,
+            version=request.workflow.version,
+            status="executing",
+            external_user=request.external_user_id,
+            environment=request.environment,
+            started_at=iso(clock.now()),
+            event=as_object(self.redactor.value(dict(request.event.masked().data))),
+            context=context,
+            steps=tuple(StepResult(step.name, "not_run") for step in request.workflow.steps),
+        )
+
+    def accept(self) -> None:
+        """Write that the run was asked for."""
+        self._write(self._accept(self.execution))
+
+    def knows(self, redactor: Redactor) -> None:
+        """From now on *redactor* tells the run's secrets, its accounts' among them."""
+        self.redactor = redactor
+        event = as_object(redactor.value(dict(self._request.event.masked().data)))
+        self.execution = replace(self.execution, event=event)
+
+    def note(self, result: StepResult) -> None:
+        """Take what a step has done so far, and tell whoever watches."""
+        self.execution = self.execution.with_step(result)
+        self.tell()
+
+    def record(self, result: StepResult) -> None:
+        """Take what a finished step did and write its row."""
+        self.note(result)
+        place = self._places[result.name]
+        self._write(self._journal.append(self.execution.id, place, result.name, step_text(result)))
+
+    async def settled(self) -> None:
+        """Wait until everything that was written is on disk."""
+        pending, self._pending = self._pending, []
+        for task in pending:
+            await task
+
+    def respond(self, response: dict[str, Any]) -> None:
+        """Keep the run's first response."""
+        if self.response is None:
+            self.response = response
+
+    def skip_rest(self) -> None:
+        """Mark the steps that the run will not come to."""
+        for result in self.execution.steps:
+            if result.status == "not_run" and self._request.runs(result.name):
+                self.note(replace(result, status="skipped"))
+
+    def end(self, status: Status) -> None:
+        """Say how the run ended."""
+        failed = next((step.error for step in self.execution.steps if step.error), None)
+        self._end(status, failed, self._response() if self._custom else None)
+
+    def refuse(self, refusal: PdkernelError) -> None:
+        """Say why no step has run."""
+        error = ErrorRecord(
+            code=refusal.code,
+            name=type(refusal).__name__,
+            message=self.redactor.text(str(refusal)),
+            step=getattr(refusal, "step", None),
+            line=getattr(refusal, "line", None),
+        )
+        response = None
+        if self._custom:
+            # parity[error-status]: the platform does not document the status; 400 is not retried by its SDKs
+            response = Response(400, {}, error.message) if isinstance(refusal, EndUserError) else NO_RESPONSE
+        self._end("error", error, response)
+
+    async def finish(self) -> Execution:
+        """Write the end, wait for the disk, and return the whole."""
+        execution = self.execution
+        unrecorded = {step.name: step.status for step in execution.steps if step.status not in RECORDED}
+        output = output_text(response=execution.response, error=execution.error, steps=unrecorded)
+        self._write(self._journal.finish(execution.id, _final(execution.status), output))
+        await self.settled()
+        self.tell()
+        return execution
+
+    def tell(self) -> None:
+        """Tell whoever watches."""
+        if self._request.on_change:
+            self._request.on_change(self.execution)
+
+    @property
+    def _custom(self) -> bool:
+        return self._request.workflow.trigger.response == "custom"
+
+    def _end(self, status: Status, error: ErrorRecord | None, response: Response | None) -> None:
+        self.execution = replace(
+            self.execution, status=status, finished_at=iso(self._clock.now()), error=error, response=response
+        )
+
+    def _response(self) -> Response:
+        raw = self.response
+        if raw is None:
+            return NO_RESPONSE
+        headers = {str(name): str(value) for name, value in (raw.get("headers") or {}).items()}
+        # parity[redacted-response]: a real endpoint's caller gets what the step sent; the record of it is redacted
+        return Response(
+            status=int(raw.get("status", 200)),
+            headers=as_object(self.redactor.value(headers)),
+            body=self.redactor.value(raw.get("body")),
+        )
+
+    def _write(self, writing: Coroutine[Any, Any, Any]) -> None:
+        # the journal keeps the order in which it was asked
+        self._pending.append(asyncio.ensure_future(writing))
+
+    async def _accept(self, execution: Execution) -> None:
+        version = await self._journal.deploy(self._request.workflow)
+        await self._journal.accept(
+            NewRun(
+                id=execution.id,
+                trace_id=execution.trace_id,
+                workflow=execution.workflow,
+                version=version,
+                event=trigger_text(execution.event, execution.context),
+                external_user=execution.external_user,
+                environment=execution.environment,
+            )
+        )
+
+
+def variable_secrets(request: RunRequest) -> list[Secret]:
+    """The values of the project's variables, to be found wherever they turn up."""
+    return [Secret(f"env/{name}", value) for name, value in request.variables.items()]
+
+
+def as_object(value: JSON) -> dict[str, Any]:
+    """*value*, which is an object."""
+    assert isinstance(value, dict)
+    return value
+
+
+def _final(status: Status) -> FinalStatus:
+    return status if status in ("success", "exited", "cancelled") else "error"
