@@ -107,6 +107,11 @@ class LiveTimeline:
             self._latest = execution
             self._draw_latest()
 
+    def draw_again(self) -> None:
+        """Draw what was drawn last, with the marks of now, where it stands."""
+        with self._lock:
+            self._draw_latest()
+
     def _catch_up(self) -> None:
         with self._lock:
             self._due = None
