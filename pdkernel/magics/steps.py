@@ -106,7 +106,9 @@ class StepMagics(Magics):
             environment=session.environment,
         )
         if missing:
-            say("This project still needs:\n" + readiness.describe_missing(missing))
+            accounts = any(each.kind in ("external_user", "account") for each in missing)
+            form = "\nAccounts can also be connected in the form of %pduser." if accounts else ""
+            say("This project still needs:\n" + readiness.describe_missing(missing) + form)
 
     def _say_registered(self, name: str, no_run: bool) -> None:
         session = session_of(self.shell)
