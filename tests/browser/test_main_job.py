@@ -6,6 +6,7 @@ It is done once, by the fixture `job`, which notes what could be seen on the way
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,36 +20,8 @@ from tests.browser.harness import LabPage
 from tests.lab_files import CHECKOUT
 
 TOKENS = {"ada": "xoxb-token-of-ada-0001", "grace": "xoxb-token-of-grace-0002"}
-CELLS = {
-    name: index
-    for index, name in enumerate(
-        [
-            "intro",
-            "load",
-            "header",
-            "egress-about",
-            "egress",
-            "user-about",
-            "user",
-            "picker",
-            "event-about",
-            "event",
-            "steps-about",
-            "check",
-            "message",
-            "route",
-            "notify",
-            "send-about",
-            "composer",
-            "run",
-            "shape-about",
-            "shape",
-            "frame",
-            "export-about",
-            "export",
-        ]
-    )
-}
+QUICKSTART = CHECKOUT / "notebooks" / "01_quickstart.ipynb"
+CELLS = {cell["id"]: index for index, cell in enumerate(json.loads(QUICKSTART.read_text(encoding="utf-8"))["cells"])}
 
 
 @dataclass
@@ -155,8 +128,6 @@ class Job:
 
     def edit_a_step(self) -> None:
         """Change the message and run that cell alone."""
-        source = (CHECKOUT / "notebooks" / "01_quickstart.ipynb").read_text(encoding="utf-8")
-        assert "New issue in" in source
         cell = self.page.editor(CELLS["message"])
         text = "\n".join(cell.locator(".cm-line").all_inner_texts())
         self.page.edit_cell(CELLS["message"], text.replace("New issue in", "Please look at"))
@@ -196,7 +167,7 @@ def job(lab_page: LabPage) -> Iterator[Job]:
 def test_account_that_is_missing_is_said(job: Job) -> None:
     """Without an account the last step stops, in the platform's words, and says what to do."""
     assert "Pipedream Connect Error: No matching external user ID: ada in development" in job.seen["no account yet"]
-    assert "the form of %pduser" in job.seen["no account yet"]
+    assert "with %pduser" in job.seen["no account yet"]
 
 
 def test_account_is_connected_in_the_picker(job: Job) -> None:
