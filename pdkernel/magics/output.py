@@ -78,7 +78,7 @@ class LiveTimeline:
         self._only = only
         self._handle: DisplayHandle | None = None
         self._lock = threading.Lock()
-        self._drawn = 0.0
+        self._drawn = time.monotonic()  # a step that takes less than a moment is drawn once, when it has ended
         self._latest: Execution | None = None
         self._due: threading.Timer | None = None
         self._finished = False
