@@ -196,7 +196,7 @@ def app_readiness(
     rows = []
     for app, steps in needed.items():
         account = directory.newest_account(user, environment, app) if user else None
-        fix = f"Connect one: {connect_command(app, user or 'ID', environment, directory)}"
+        fix = f"Connect one in the form of %pduser, or: {connect_command(app, user or 'ID', environment, directory)}"
         rows.append(
             AppReadiness(
                 app=app,

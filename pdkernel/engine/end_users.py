@@ -107,7 +107,7 @@ def _external_accounts(
         raise AccountNotFoundError(
             f"Required account for {missing[0]} not found for external user ID {external_user_id} in {environment}",
             fix="\n".join(
-                f"Step {' and '.join(needing[app])} needs it. Connect one: "
+                f"Step {' and '.join(needing[app])} needs it. Connect one with %pduser, or: "
                 + connect_command(app, external_user_id, environment, directory)
                 for app in missing
             ),
@@ -138,7 +138,7 @@ def _user_not_found(
     app = next(iter(needing))
     return ExternalUserNotFoundError(
         f"No matching external user ID: {external_user_id} in {environment}",
-        fix=f"{known}{hint} A user exists from the first connected account on: "
+        fix=f"{known}{hint} A user exists once their first account is connected: with %pduser, or "
         + connect_command(app, external_user_id, environment, directory),
         external_user_id=external_user_id,
         environment=environment,

@@ -94,7 +94,7 @@ def outcome(call: OutsideCall) -> str:
         case "not_sent":
             return f"NOT SENT (same as {hour(call.same_as)})" if call.same_as else "NOT SENT (sent before)"
         case "stand_in":
-            return "NOT SENT (a local stand-in answered)"
+            return "STAND-IN answered, nothing left this machine"
         case "replayed":
             return "NOT SENT (answered from recorded calls)"
         case "denied":
@@ -105,6 +105,8 @@ def outcome(call: OutsideCall) -> str:
 
 def outcome_tone(call: OutsideCall) -> Tone:
     """How loud `outcome` is said."""
+    if call.outcome == "stand_in":
+        return "busy"  # as wanted, and not to be taken for a call that was not sent again
     return "bad" if call.outcome in ("denied", "failed") else "warn"
 
 

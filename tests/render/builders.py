@@ -138,7 +138,7 @@ def all_outcomes() -> Execution:
     shown = '#general: New issue "Spelling error in the README file" by octocat'
     calls = (
         a_call(outcome="not_sent", same_as="2026-11-24T10:32:05.120Z"),
-        a_call(outcome="stand_in", note=f"The user would have received: {shown}"),
+        a_call(outcome="stand_in", note=f"Slack message to {shown}"),
         a_call(outcome="replayed"),
         a_call(outcome="denied", status=403, duration_ms=0.4, app=None, note="Outside calls are off: --egress deny."),
         a_call(outcome="failed", status=None, duration_ms=30_000, note="no address for slack.com"),

@@ -127,7 +127,7 @@ def test_lines_fit_a_terminal(name: str) -> None:
         (builders.failed, 'title = event["body"]["issue"]["titel"]'),
         (builders.failed, "– not run"),
         (builders.all_outcomes, "NOT SENT (same as 10:32)"),
-        (builders.all_outcomes, "NOT SENT (a local stand-in answered)"),
+        (builders.all_outcomes, "STAND-IN answered, nothing left this machine"),
         (builders.all_outcomes, "NOT SENT (answered from recorded calls)"),
         (builders.all_outcomes, "DENIED"),
         (builders.all_outcomes, "Outside calls are off: --egress deny."),
