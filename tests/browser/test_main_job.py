@@ -1,0 +1,273 @@
+"""
+The whole job in a real JupyterLab, on the quickstart, as a person does it.
+
+One notebook for all tests: each stage of the job is a fixture that builds on the stage before, so the tests read in the
+job's order and one of them alone brings about what it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Locator, expect
+
+from tests.browser.harness import Lab, LabPage
+from tests.lab_files import CHECKOUT
+
+FOLDER = "job"
+NOTEBOOK = f"{FOLDER}/01_quickstart.ipynb"
+STEPS = ["check", "message", "route", "notify"]
+TITLE = ["steps.trigger.event.body.issue.title", 'pd.steps["trigger"]["event"]["body"]["issue"]["title"]']
+TOKENS = {"ada": "xoxb-first-token-of-ada", "grace": "xoxb-first-token-of-grace"}
+MESSAGE = 'Slack message to #bugs: "New issue in Codertocat/Hello-World'
+
+
+class Job:
+    """The quickstart in a page, its parts by name."""
+
+    def __init__(self, page: LabPage) -> None:
+        self.page = page
+        self.folder = page.lab.root / FOLDER
+        self.picker = self.output("picker")
+        self.composer = self.output("composer")
+
+    def output(self, cell: str) -> Locator:
+        """What the cell with this id shows."""
+        return self.page.output(self.page.index_of(cell))
+
+    def timeline(self, cell: str) -> Locator:
+        """The timeline in a cell's output."""
+        return self.output(cell).locator(".pd-timeline")
+
+    def steps(self, cell: str) -> Locator:
+        """The steps of that timeline."""
+        return self.timeline(cell).locator(".pd-steps > li")
+
+    def run(self, cell: str) -> None:
+        """Run one cell."""
+        self.page.run_cell(self.page.index_of(cell))
+
+    def button(self, form: Locator, name: str) -> Locator:
+        """A form's button."""
+        return form.get_by_role("button", name=name, exact=True)
+
+    def connect(self, token: str) -> None:
+        """Type a token for the app that lacks one, and connect."""
+        self.picker.locator("input[type=password]").click()
+        self.page.page.keyboard.type(token)
+        self.button(self.picker, "Connect").click()
+
+    def send(self) -> None:
+        """Send the event, and wait until it is done."""
+        self.button(self.composer, "Send").click()
+        expect(self.timeline("composer")).to_contain_text("Response to the caller")
+
+    def look(self, cell: str, name: str) -> None:
+        """Take a picture with this cell in view."""
+        self.output(cell).scroll_into_view_if_needed()
+        self.page.screenshot(name)
+
+
+@pytest.fixture(scope="module")
+def job(browser: BrowserContext, lab: Lab) -> Iterator[Job]:
+    """The quickstart, opened and not yet run, in a folder and project of its own."""
+    shutil.copytree(CHECKOUT / "notebooks", lab.root / FOLDER)
+    page = LabPage(lab, browser.new_page())
+    page.watch()
+    page.open_notebook(NOTEBOOK)
+    page.screenshot("job-00-opened")
+    yield Job(page)
+    page.page.close()
+    lab.end_sessions()
+    assert page.external == []
+    assert page.errors == []
+
+
+@pytest.fixture(scope="module")
+def ran(job: Job) -> Job:
+    """Every cell is run for the first time; nobody has an account yet."""
+    job.page.run_all()
+    return job
+
+
+@pytest.fixture(scope="module")
+def connected(ran: Job) -> Job:
+    """An account is connected for ada."""
+    ran.connect(TOKENS["ada"])
+    expect(ran.button(ran.picker, "Connect another")).to_be_visible()
+    return ran
+
+
+@pytest.fixture(scope="module")
+def sent(connected: Job) -> Job:
+    """The event was sent as ada."""
+    connected.send()
+    return connected
+
+
+@pytest.fixture(scope="module")
+def as_grace(sent: Job) -> Job:
+    """The event was sent as a second user, whose account was connected for it."""
+    sent.picker.get_by_placeholder("the id that your product gives them").fill("grace")
+    sent.button(sent.picker, "Use").click()
+    expect(sent.picker).to_contain_text("grace has no account yet")
+    sent.connect(TOKENS["grace"])
+    expect(sent.button(sent.picker, "Connect another")).to_be_visible()
+    sent.send()
+    return sent
+
+
+@pytest.fixture(scope="module")
+def ran_again(as_grace: Job) -> Job:
+    """Every cell is run once more, which is as ada again."""
+    as_grace.page.run_all()
+    return as_grace
+
+
+@pytest.fixture(scope="module")
+def edited(ran_again: Job) -> Job:
+    """The second step's cell was edited and run, alone."""
+    index = ran_again.page.index_of("message")
+    text = str(
+        ran_again.page.page.evaluate(
+            "index => jupyterapp.shell.currentWidget.content.widgets[index].model.sharedModel.getSource()", index
+        )
+    )
+    ran_again.page.edit_cell(index, text.replace("New issue in", "A new issue in"))
+    ran_again.run("message")
+    return ran_again
+
+
+def test_first_run_stops_where_an_account_is_missing(ran: Job) -> None:
+    """The first run does three steps, stops at the last and says who has no account and what to do."""
+    for step in STEPS[:3]:
+        expect(ran.steps(step)).to_have_count(1)
+        expect(ran.steps(step)).to_contain_text("success")
+
+    said = ran.output("notify").inner_text()
+
+    ran.look("notify", "job-01-stopped")
+    assert "Pipedream Connect Error: No matching external user ID: ada in development" in said
+    assert "with %pduser, or pdkernel accounts add --external-user ada --app slack" in said
+    expect(ran.output("run").locator(".jp-OutputArea-output")).to_have_count(0)
+    expect(ran.button(ran.composer, "Send")).to_be_enabled()
+
+
+def test_account_is_connected_by_typing_its_token(connected: Job) -> None:
+    """A token that was typed and connected is in no field any more and nowhere on the page."""
+    expect(connected.picker).to_contain_text("Steps run as ada in development. Accounts: slack apn_")
+    connected.button(connected.picker, "Connect another").click()
+    field = connected.picker.locator("input[type=password]")
+
+    expect(field).to_be_visible()
+    expect(field).to_have_value("")
+    assert TOKENS["ada"] not in connected.page.page.content()
+    connected.look("picker", "job-02-connected")
+
+
+def test_event_is_sent_from_the_form(sent: Job) -> None:
+    """Send runs the four steps as ada and shows her account, the stand-in's message and the caller's response."""
+    expect(sent.steps("composer")).to_have_count(4)
+    for index, step in enumerate(STEPS):
+        expect(sent.steps("composer").nth(index)).to_contain_text(re.compile(rf"success\s*{step}"))
+
+    notify = sent.steps("composer").nth(3)
+
+    sent.look("composer", "job-03-sent")
+    expect(notify).to_contain_text(re.compile(r"account\s*slack apn_\w+ \(external user's\)"))
+    expect(notify).to_contain_text("STAND-IN answered, nothing left this machine")
+    expect(notify).to_contain_text(MESSAGE)
+    expect(sent.timeline("composer")).to_contain_text("Response to the caller: 200")
+    expect(sent.timeline("composer")).to_contain_text('"sent": true')
+
+
+def test_wrong_body_is_told_while_typing(sent: Job) -> None:
+    """A body that is no JSON is told with line and column while it is typed, and cannot be sent."""
+    body = sent.composer.locator(".pd-body textarea")
+    right = body.input_value()
+
+    body.fill('{\n  "action": "opened",\n}')
+
+    expect(sent.composer).to_contain_text(re.compile("line 3, column 1"))
+    expect(sent.button(sent.composer, "Send")).to_be_disabled()
+    sent.look("composer", "job-04-wrong-body")
+    body.fill(right)
+    expect(sent.button(sent.composer, "Send")).to_be_enabled()
+
+
+def test_event_is_sent_as_another_user(as_grace: Job) -> None:
+    """The second user's run has her account, and the event carries her id."""
+    header = as_grace.composer.locator(".widget-text:has(label:text-is('x-pd-external-user-id')) input")
+
+    expect(header).to_have_value("grace")
+    expect(as_grace.timeline("composer")).to_contain_text("external user grace, development")
+    expect(as_grace.timeline("composer")).to_contain_text("STAND-IN answered")
+    as_grace.look("picker", "job-05-grace")
+
+
+def test_message_is_not_sent_twice(ran_again: Job) -> None:
+    """For the event and user that a message was sent for already, neither its cell nor a whole run sends it again."""
+    for cell in ("notify", "run"):
+        expect(ran_again.steps(cell).last).to_contain_text(re.compile(r"NOT SENT \(same as \d\d:\d\d\)"))
+        expect(ran_again.steps(cell).last).to_contain_text("success")
+    expect(ran_again.timeline("run")).to_contain_text("external user ada, development")
+    ran_again.look("run", "job-06-not-sent-twice")
+
+
+def test_path_is_copied_from_the_shape(ran_again: Job) -> None:
+    """A click on a key of the event's shape copies its path as Node.js writes it, one beside it as Python does."""
+    shape = ran_again.output("shape").locator(".pd-shape")
+    shape.locator(
+        "summary", has=ran_again.page.page.get_by_title(f"Copy {TITLE[0].removesuffix('.title')}", exact=True)
+    ).click(position={"x": 4, "y": 8})
+    for path in TITLE:
+        key = shape.locator("code.pd-k").and_(ran_again.page.page.get_by_title(f"Copy {path}", exact=True))
+
+        key.click()
+
+        expect(key).to_have_class("pd-k pd-copied")
+        assert ran_again.page.clipboard() == path
+    ran_again.look("shape", "job-07-shape")
+
+
+def test_edited_step_runs_alone(edited: Job) -> None:
+    """Running an edited step's cell runs that step only; the steps below are said to be stale, and marked."""
+    expect(edited.steps("message")).to_have_count(1)
+    expect(edited.steps("message")).to_contain_text("A new issue in Codertocat/Hello-World")
+    expect(edited.output("message")).to_contain_text("Stale now: route, notify")
+    edited.look("message", "job-08-edited")
+
+
+def test_exports_are_pinned(edited: Job) -> None:
+    """A pinned step does not run again; the steps below get what it is pinned to."""
+    index = edited.page.index_of("run")
+    edited.page.edit_cell(index, '%pdpin message {"$return_value": {"text": "As pinned"}}\n%pdrun')
+    edited.run("run")
+
+    expect(edited.steps("run").nth(1)).to_contain_text(re.compile(r"pinned\s*message"))
+    expect(edited.steps("run").nth(3)).to_contain_text('Slack message to #bugs: "As pinned"')
+    edited.look("run", "job-09-pinned")
+    edited.page.edit_cell(index, "%pdpin --clear\n%pdrun")
+    edited.run("run")
+    expect(edited.steps("run").nth(1)).to_contain_text(re.compile(r"success\s*message"))
+
+
+def test_workflow_is_exported(edited: Job) -> None:
+    """An export writes the files and lists them; the next one shows what an edit has changed in them."""
+    exported = edited.folder / "exported" / "open-issue-to-slack"
+    edited.page.save()
+
+    edited.run("export")
+
+    assert "A new issue in" in (exported / "message" / "entry.js").read_text()
+    assert "open issue to slack" in (exported / "workflow.yaml").read_text().lower()
+    expect(edited.output("export")).to_contain_text("message/entry.js")
+    expect(edited.output("export").locator("details[open]")).to_contain_text("+      text: `A new issue in")
+    edited.look("export", "job-10-exported")
+    saved = json.loads(edited.page.save().read_text())
+    assert "message/entry.js" in json.dumps(saved)
