@@ -11,6 +11,6 @@ The `pdkernel` command: the acts of the notebook, on files.
 Knows arguments, exit statuses and what is printed. What the commands do is the lower floors' work.
 """
 
-from pdkernel.cli.app import main
+from pdkernel.cli.commands import main
 
 __all__ = ["main"]

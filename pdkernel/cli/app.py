@@ -180,9 +180,13 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
-    """The console script."""
-    from pdkernel.cli import commands
+def read_input(name: str) -> bytes:
+    """The bytes of the file *name*, or of standard input for `-`. Raises `EventError`."""
+    from pdkernel.errors import EventError
 
-    commands.load()
-    pdkernel(prog_name="pdkernel")
+    if name == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError as fault:
+        raise EventError(f"{name} cannot be read: {fault.strerror}.") from None

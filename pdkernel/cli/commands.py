@@ -1,8 +1,15 @@
-"""Every command, loaded when the program starts; heavy imports wait inside each."""
+"""
+Every command, and the console script.
+
+Knows which modules add commands; heavy imports wait inside each command.
+"""
+
+from pdkernel.cli import export, people, run, settings, start
+from pdkernel.cli.app import pdkernel
+
+MODULES = (export, people, run, settings, start)
 
 
-def load() -> None:
-    """Import the modules that add commands."""
-    from pdkernel.cli import export, people, run, settings, start
-
-    assert all((export, people, run, settings, start))
+def main() -> None:
+    """The console script."""
+    pdkernel(prog_name="pdkernel")

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from pdkernel.shape import Shape
 
 USERS = ("ada", "grace")
 
@@ -36,7 +41,7 @@ def run_demo(keep: Path | None) -> int:
 
 
 def _demo(folder: Path) -> int:
-    from pdkernel.cli.start import write_templates
+    from pdkernel.cli.templates import write_templates
     from pdkernel.notebook import read_cells
     from pdkernel.session import Session
 
@@ -81,11 +86,12 @@ def _tour(session: object) -> int:
     if execution.status != "success":
         return 1
 
-    _title("5. The event's shape (the issue alone)")
-    lines = shape.text(event.shape()).splitlines()
-    issue = [line for line in lines if ".body.issue." in line and line.count(".") <= 6]
-    click.echo("\n".join(issue[:14]))
-    click.echo(f"  ... {len(lines)} paths in all")
+    _title("5. The event's shape: the issue alone")
+    found = event.shape()
+    issue = next(part for part in _parts(found) if part.path == ("body", "issue"))
+    lines = shape.text(issue).splitlines()
+    click.echo("\n".join(lines[:16]))
+    click.echo(f"... of {sum(1 for _ in _parts(found))} paths in the event")
 
     _title("6. Edit one step and run it: only that step runs, the message is another one, so it is sent")
     message = session.workflow.step("message")
@@ -103,6 +109,12 @@ def _tour(session: object) -> int:
     result = definition.export(session.workflow, session.folder / "exported", sidecar=None)
     click.echo(files.text(str(result.folder.name), result.files, checklist=result.checklist), nl=False)
     return 0
+
+
+def _parts(whole: Shape) -> Iterator[Shape]:
+    yield whole
+    for child in whole.children:
+        yield from _parts(child)
 
 
 def _title(text: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pdkernel.cli.app import State, command, json_option, option, print_json
+from pdkernel.cli.app import State, command, json_option, option, print_json, read_input
 
 
 @command(name="export")
@@ -51,11 +51,10 @@ def export(_: State, notebook: Path, to: str | None, into: str | None, as_json: 
 def shape(_: State, events: tuple[str, ...], schema: bool, as_json: bool) -> int:
     """Show the shape of one or several events: every path with types and samples."""
     from pdkernel import shape as shapes
-    from pdkernel.cli.run import _read
     from pdkernel.event import Event
     from pdkernel.render import shape as drawn
 
-    values: list[Any] = [dict(Event.parse(_read(name), name=name).masked().data) for name in events]
+    values: list[Any] = [dict(Event.parse(read_input(name), name=name).masked().data) for name in events]
     if schema:
         print_json(shapes.schema(values[0]) if len(values) == 1 else shapes.schema(values)["items"])
         return 0

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import click
 
-from pdkernel.cli.app import State, command, json_option, option, print_json, print_refusal
+from pdkernel.cli.app import State, command, json_option, option, print_json, print_refusal, read_input
 
 
 @command(name="run")
@@ -115,23 +115,12 @@ def _event(event: str | None, body: str | None) -> Any:
             else "Give --event or --body, not both."
         )
     if event is not None:
-        return Event.parse(_read(event), name="standard input" if event == "-" else event)
+        return Event.parse(read_input(event), name="standard input" if event == "-" else event)
     assert body is not None
     path = Path(body)
     if body == "-" or (len(body) < 4096 and "\n" not in body and path.is_file()):
-        return Event.from_body(parse_json(_read(body), name=body))
+        return Event.from_body(parse_json(read_input(body), name=body))
     return Event.from_body(parse_json(body, name="--body"))
-
-
-def _read(name: str) -> bytes:
-    from pdkernel.errors import EventError
-
-    if name == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(name).read_bytes()
-    except OSError as fault:
-        raise EventError(f"{name} cannot be read: {fault.strerror}.") from None
 
 
 def _users(chosen: dict[str, Any], event: Any, directory: Any) -> Sequence[str | None]:
@@ -167,7 +156,7 @@ def _pins(workflow: Any, pins: Sequence[str]) -> dict[str, Any]:
         name, separator, file = pin.partition("=")
         if not separator:
             raise RequestError(f"--pin {pin} names no file.", fix="Write --pin STEP=FILE.")
-        value = parse_json(_read(file), name=file)
+        value = parse_json(read_input(file), name=file)
         found[workflow.step(name).name] = value if isinstance(value, dict) else {RETURN_VALUE: value}
     return found
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pdkernel.cli.app import State, command, json_option, option, print_json
+from pdkernel.cli.templates import write_templates
 from pdkernel.version import VERSION
 
 
@@ -138,15 +138,3 @@ def _missing(state: State, source: Path, environment: str | None, external_user:
         users=users,
         environment=parse_environment(environment),
     )
-
-
-def write_templates(notebook: Path, *, template: str) -> list[Path]:
-    """Write a notebook template and its event beside it; what exists already is left alone."""
-    source = resources.files("pdkernel") / "templates"
-    notebook.parent.mkdir(parents=True, exist_ok=True)
-    notebook.write_text((source / template).read_text(encoding="utf-8"), encoding="utf-8")
-    event = notebook.parent / "events" / "issues-opened.json"
-    if not event.exists():
-        event.parent.mkdir(exist_ok=True)
-        event.write_bytes((source / "events" / "issues-opened.json").read_bytes())
-    return [notebook, event]

@@ -7,6 +7,7 @@ Knows argparse and the shell's quoting. Knows nothing of the cell around the lin
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class _Parser(argparse.ArgumentParser):
         raise DirectiveError(f"{MAGIC}: {message}.")
 
 
+@functools.cache  # building one costs ten times what parsing a line does
 def _parser() -> _Parser:
     parser = _Parser(prog=MAGIC, add_help=False, allow_abbrev=False)
     parser.add_argument("name", metavar="NAME", nargs="*")

@@ -78,7 +78,7 @@ class LiveTimeline:
         self._only = only
         self._handle: DisplayHandle | None = None
         self._lock = threading.Lock()
-        self._drawn = 0.0
+        self._drawn = time.monotonic()  # a step that takes less than a moment is drawn once, when it has ended
         self._latest: Execution | None = None
         self._due: threading.Timer | None = None
         self._finished = False
@@ -105,6 +105,11 @@ class LiveTimeline:
             if self._due is not None:
                 self._due.cancel()
             self._latest = execution
+            self._draw_latest()
+
+    def draw_again(self) -> None:
+        """Draw what was drawn last, with the marks of now, where it stands."""
+        with self._lock:
             self._draw_latest()
 
     def _catch_up(self) -> None:

@@ -22,6 +22,10 @@ from pdkernel.variables import project_variables
 class StepMagics(Magics):
     """Cells that are steps, and the header cell."""
 
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        self._shown: dict[str, LiveTimeline] = {}
+
     @no_var_expand
     @cell_magic
     @plain_errors
@@ -38,9 +42,7 @@ class StepMagics(Magics):
         timeline = LiveTimeline(session, only=[name])
         execution = session.run(only=frozenset({name}), on_change=timeline.update)
         timeline.finish(execution)
-        below = [step.name for step in session.workflow.after(name) if step.name in session.stale]
-        if below and execution.status != "error":
-            say(f"Stale now: {', '.join(below)}. Run them again with %pdrun --from {below[0]}.")
+        self._mark_stale(name, timeline)
         raise_for(execution)
 
     @no_var_expand
@@ -67,6 +69,18 @@ class StepMagics(Magics):
         workflow = session_of(self.shell).workflow
         trigger = workflow.trigger
         say(f"Workflow {workflow.name!r}: {trigger.type} trigger, {_trigger_words(trigger)}.")
+
+    def _mark_stale(self, name: str, timeline: LiveTimeline) -> None:
+        """Mark the steps below that are stale now where they were shown; name those that were not."""
+        session = session_of(self.shell)
+        self._shown[name] = timeline
+        stale = [step.name for step in session.workflow.after(name) if step.name in session.stale]
+        for below in stale:
+            if below in self._shown:
+                self._shown[below].draw_again()
+        unseen = [below for below in stale if below not in self._shown]
+        if unseen:
+            say(f"Stale now: {', '.join(unseen)}. Run them again with %pdrun --from {stale[0]}.")
 
     def _take(self, text: str) -> None:
         session = session_of(self.shell)

@@ -24,7 +24,7 @@ _LIST = "margin:0;padding:0;padding-left:16px;list-style-type:none"
 def text(shape: Shape, *, root: Sequence[Segment] = ROOT, max_children: int = MAX_CHILDREN) -> str:
     """*shape* as an indented tree: key, types, presence, samples."""
     shown = _shown(shape, max_children)
-    lines_ = list(_text_lines(shape, node_path(root), 0, shown))
+    lines_ = list(_text_lines(shape, node_path((*root, *shape.path)), 0, shown))
     width = min(48, max(len(name) for name, _ in lines_))
     room = words.WIDTH - width - 2
     return printable("".join(f"{f'{name:<{width}}  {words.clipped(said, room)}'.rstrip()}\n" for name, said in lines_))

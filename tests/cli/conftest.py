@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.privileges import drop_override
+
 ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "pdkernel")
 
 
 @dataclass
@@ -40,26 +44,52 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __call__(self, *args: str, stdin: str = "", **environ: str) -> Ended:
-        """Run it to its end, with outside calls answered by the stand-in unless told otherwise."""
-        env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.folder),
-            "PYTHONPATH": str(ROOT),
-            "PDKERNEL_EGRESS": "stand-in=slack",
-            **environ,
-        }
+    def __call__(
+        self, *args: str, stdin: str = "", within: Sequence[str] = (), unprivileged: bool = False, **environ: str
+    ) -> Ended:
+        """
+        Run it to its end, with outside calls answered by the stand-in unless told otherwise.
+
+        Args:
+            args: The command's words.
+            stdin: What it reads.
+            within: A command that gets ours as its arguments and runs it.
+            unprivileged: File modes bind it, even if root runs it.
+            environ: Variables that it has besides.
+        """
         done = subprocess.run(
-            [sys.executable, "-m", "pdkernel", *args],
+            [*within, *COMMAND, *args],
             cwd=self.folder,
-            env=env,
+            env={**self.environment(), **environ},
             input=stdin,
             capture_output=True,
             text=True,
             timeout=100,
             check=False,
+            preexec_fn=drop_override if unprivileged else None,
         )
         return Ended(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        """Run it in the background."""
+        return subprocess.Popen(
+            [*COMMAND, *args],
+            cwd=self.folder,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """What every command has."""
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "PYTHONPATH": str(ROOT),
+            "PDKERNEL_EGRESS": "stand-in=slack",
+        }
 
     def notebook(self, *cells: str, name: str = "work.ipynb") -> str:
         """Write a notebook of code cells."""

@@ -57,17 +57,17 @@ def text_of(content: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def running_kernels(folder: Path, **environ: str) -> Iterator[Callable[[str], RunningKernel]]:
-    """Start kernels by their names, from their kernelspecs, in *folder*; they are ended afterwards."""
-    environment = {**private_environment(folder), **environ}
+def running_kernels(folder: Path) -> Iterator[Callable[..., RunningKernel]]:
+    """Start kernels by their names and with variables, from their kernelspecs, in *folder*; they are ended afterwards."""
+    environment = private_environment(folder)
     running: list[RunningKernel] = []
 
-    def start(name: str) -> RunningKernel:
+    def start(name: str, **environ: str) -> RunningKernel:
         specs = KernelSpecManager(kernel_dirs=[str(folder / "share" / "kernels")])
         manager = KernelManager(kernel_name=name, kernel_spec_manager=specs)
         manager.connection_file = str(folder / f"{name}{len(running)}.json")
         # Over TCP on this machine only; the kernel warns of it at each start.
-        manager.start_kernel(env=environment, extra_arguments=["--log-level=ERROR"], cwd=str(folder))
+        manager.start_kernel(env={**environment, **environ}, extra_arguments=["--log-level=ERROR"], cwd=str(folder))
         client = BlockingKernelClient(connection_file=manager.connection_file)
         client.load_connection_file()
         client.start_channels()
@@ -82,7 +82,7 @@ def running_kernels(folder: Path, **environ: str) -> Iterator[Callable[[str], Ru
 
 
 @pytest.fixture
-def start_kernel(tmp_path: Path) -> Iterator[Callable[[str], RunningKernel]]:
-    """Start a kernel by its name, from its kernelspec."""
+def start_kernel(tmp_path: Path) -> Iterator[Callable[..., RunningKernel]]:
+    """Start a kernel by its name and with variables, from its kernelspec."""
     with running_kernels(tmp_path) as start:
         yield start

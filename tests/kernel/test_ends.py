@@ -18,7 +18,7 @@ from pdkernel.guests import process_tree
 from pdkernel.model import Language
 from tests.kernel.conftest import RunningKernel, running_kernels, text_of
 
-Start = Callable[[str], RunningKernel]
+Start = Callable[..., RunningKernel]
 
 LANGUAGES: tuple[Language, ...] = ("python", "node", "bash")
 PID = re.compile(r"\| (\d+)(?: is up)?$", re.MULTILINE)
@@ -161,8 +161,8 @@ def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKerne
     write_event(folder)
     cells = [new_code_cell(source) for source in FIRST_THREE]
     nbformat.write(new_notebook(cells=cells), folder / "work.ipynb")
-    with running_kernels(folder, JPY_SESSION_NAME=str(folder / "work.ipynb")) as start:
-        kernel = start("pdkernel")
+    with running_kernels(folder) as start:
+        kernel = start("pdkernel", JPY_SESSION_NAME=str(folder / "work.ipynb"))
         kernel.run("%pduser ada")
         kernel.run("%pdevent word")
         for cell in FIRST_THREE:

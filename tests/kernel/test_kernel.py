@@ -14,7 +14,7 @@ from pdkernel.version import VERSION
 from tests.kernel.conftest import RunningKernel
 from tests.lab_files import CHECKOUT, private_environment
 
-Start = Callable[[str], RunningKernel]
+Start = Callable[..., RunningKernel]
 
 PROVIDER = (
     "from pdkernel.magics.completion import register_matchers\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -121,12 +122,24 @@ def test_run_all_then_run_shows_every_step(run: Run) -> None:
 
 
 def test_editing_a_step_marks_those_below_stale(run: Run) -> None:
-    """Running an edited step says which steps below are stale."""
+    """Running an edited step marks the steps below where they were shown."""
     run("%pdevent hello")
     run(CHECK)
     run(GREET)
 
     shown = run(CHECK.replace('"checking"', '"again"'))
+
+    assert re.search(r"greet +.*stale|stale.*greet", shown, re.DOTALL)
+
+
+def test_stale_steps_that_were_not_shown_are_named(run: Run) -> None:
+    """Steps below that ran with the whole workflow only are named."""
+    run(CHECK.replace("check", "check --no-run", 1))
+    run(GREET.replace("--lang node", "--lang node --no-run"))
+    run("%pdevent hello")
+    run("%pdrun")
+
+    shown = run(CHECK)
 
     assert "Stale now: greet" in shown
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sqlite3
 import subprocess
 import sys
@@ -13,8 +12,7 @@ import pytest
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
 from pdkernel.project.folder import make_key
-
-PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2  # linux/prctl.h, linux/capability.h
+from tests.privileges import drop_override
 
 OPEN_AND_WRITE = """
 import sys
@@ -52,13 +50,6 @@ def without_privilege(folder: Path) -> str:
         preexec_fn=drop_override,
     )
     return done.stdout
-
-
-def drop_override() -> None:
-    """Give up root's right to pass over file modes, from the next program on. Fails, rightly, for who has none."""
-    libc = ctypes.CDLL(None)
-    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
-        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
 def refusal(folder: Path, key_file: Path | None = None) -> ProjectError:

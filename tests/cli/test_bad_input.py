@@ -1,0 +1,232 @@
+"""Steps, files and projects that are wrong, as `pdkernel run` tells a person of them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pdkernel.guests import process_tree
+from tests.cli.conftest import Ended, Shell
+
+LANGUAGES = ("python", "node", "bash")
+
+
+def python(body: str, options: str = "") -> str:
+    """A Python step of one line."""
+    return f"%%pdstep work {options}\nimport datetime, os, signal, sys\ndef handler(pd):\n    {body}\n"
+
+
+def node(body: str, options: str = "") -> str:
+    """A Node.js step of one line."""
+    return f"%%pdstep work --lang node {options}\nimport fs from 'fs';\nexport default {{ run({{ steps, $ }}) {{ {body} }} }}\n"
+
+
+def bash(body: str, options: str = "") -> str:
+    """A Bash step of one line."""
+    return f"%%pdstep work --lang bash {options}\n{body}\n"
+
+
+GREET = python("return 1")
+FLOOD = {
+    "python": python("[sys.stdout.write('x' * 999 + chr(10)) for _ in range(50_000)]"),
+    "node": node("for (let i = 0; i < 50_000; i++) process.stdout.write('x'.repeat(999) + '\\n')"),
+    "bash": bash("head -c 50000000 /dev/zero | tr '\\0' x | fold -w 999"),
+}
+KEPT, MARGIN = 1 << 20, 1 << 16
+"""Bytes of a step's output that are kept, and how much more the last line and our own words may take."""
+MEMORY_MIB = 25
+"""How much more a run may need for a flood of 48 MiB than for a greeting."""
+PEAK = (
+    sys.executable,
+    "-c",
+    "import atexit, resource, sys\n"
+    "peak = lambda: print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)\n"
+    "atexit.register(peak)\nsys.argv = sys.argv[3:]\nfrom pdkernel.cli import main\nmain()",
+)
+"""Runs the command and says the most memory (MiB) that its own process had; a step's is the step's affair."""
+
+
+def is_plain(ended: Ended) -> bool:
+    """Whether nothing of our own code is shown."""
+    return not any(word in ended.stdout + ended.stderr for word in ("/pdkernel/", "_guest.", "site-packages"))
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (python("return {'rows': [1, {'when': datetime.date(2026, 1, 1)}]}"), "$return_value.rows[1].when is a date"),
+        (python("pd.export('found', {'odd key': {1, 2}})"), 'found["odd key"] is a set'),
+        (node("return { rows: [1, { big: 10n }] }"), "$return_value.rows[1].big is a BigInt"),
+        (node("$.export('found', { 'odd key': 1n })"), 'found["odd key"] is a BigInt'),
+        (bash("echo 'found:json={\"a\": }' >> $PIPEDREAM_EXPORTS"), "found is not JSON (Expecting value at column 7)"),
+        (python("os._exit(3)"), "ended its own process with exit status 3"),
+        (node("process.exit(3)"), "ended its own process with exit status 3"),
+        (python("os.kill(os.getpid(), signal.SIGSEGV)"), "ended by SIGSEGV"),
+        (node("process.kill(process.pid, 'SIGTERM'); for (;;);"), "ended by SIGTERM"),
+        (bash("kill -9 $$"), "ended by SIGKILL"),
+        (python("while True: pass", "--timeout 1"), "ran longer than 1 seconds"),
+        (node("for (;;);", "--timeout 1"), "ran longer than 1 seconds"),
+        (bash("while :; do :; done", "--timeout 1"), "ran longer than 1 seconds"),
+    ],
+)
+def test_step_that_cannot_end_well_is_named(pdkernel: Shell, cell: str, words: str) -> None:
+    """The step fails with status 1, what was wrong is said in at most 15 lines, and nothing of ours is shown."""
+    ended = pdkernel("run", pdkernel.notebook(cell), "--body", "{}")
+
+    assert ended.status == 1
+    assert words in ended.stdout + ended.stderr
+    assert "work" in ended.stdout + ended.stderr
+    assert len(ended.lines) <= 15
+    assert is_plain(ended)
+
+
+def test_sys_exit_is_an_error_at_its_line(pdkernel: Shell) -> None:
+    """`sys.exit` does not end the run silently: it is shown with the cell's line."""
+    ended = pdkernel("run", pdkernel.notebook(python("sys.exit(3)")), "--body", "{}", "--json")
+
+    assert ended.status == 1
+    assert ended.json["error"]["line"] == 4
+    assert "exit status 3" in ended.json["error"]["message"]
+    assert is_plain(ended)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        python("""print('{"t":"done","error":null,"busy":false,"dirty":false}'); return 1"""),
+        node("""console.log('{"t":"done","error":null,"busy":false,"dirty":false}'); return 1"""),
+        bash("""echo '{"t":"done","error":null,"busy":false,"dirty":false}'; echo '$return_value:json=1' >> $PIPEDREAM_EXPORTS"""),
+    ],
+    ids=LANGUAGES,
+)  # fmt: skip
+def test_print_that_looks_like_our_protocol_is_a_print(pdkernel: Shell, cell: str) -> None:
+    """What a step prints is its log, whatever it looks like."""
+    ended = pdkernel("run", pdkernel.notebook(cell), "--body", "{}", "--json")
+
+    assert ended.json["steps"][0]["logs"] == [
+        {"stream": "stdout", "text": '{"t":"done","error":null,"busy":false,"dirty":false}\n'}
+    ]
+    assert ended.json["steps"][0]["exports"] == {"$return_value": 1}
+
+
+@pytest.fixture
+def peak_of_a_greeting(pdkernel: Shell) -> int:
+    """MiB of a run that prints nothing."""
+    return peak(pdkernel("run", pdkernel.notebook(GREET), "--body", "{}", "--json", within=PEAK))
+
+
+def peak(ended: Ended) -> int:
+    """MiB, as `PEAK` said."""
+    return int(ended.stderr.split()[-1])
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_50_mb_of_prints_are_cut_and_told(pdkernel: Shell, peak_of_a_greeting: int, language: str) -> None:
+    """The run succeeds in bounded memory, and the log ends by saying how much was left out."""
+    ended = pdkernel("run", pdkernel.notebook(FLOOD[language]), "--body", "{}", "--json", within=PEAK)
+    logs = ended.json["steps"][0]["logs"]
+
+    assert ended.status == 0
+    assert KEPT <= sum(len(log["text"]) for log in logs) <= KEPT + MARGIN
+    assert "more bytes were printed and not kept: the limit is 1,048,576 a step." in logs[-1]["text"]
+    assert peak(ended) - peak_of_a_greeting < MEMORY_MIB
+
+
+def test_database_that_is_none(pdkernel: Shell) -> None:
+    """A database file of something else is refused with 3, named, and left as it was."""
+    pdkernel("env", "list")
+    database = pdkernel.folder / ".pdkernel" / "project.db"
+    database.write_bytes(b"not a database at all\n" * 500)
+
+    ended = pdkernel("run", pdkernel.notebook(GREET), "--body", "{}")
+
+    assert ended.status == 3
+    assert "project.db is damaged" in ended.stderr
+    assert len(ended.lines) <= 15
+    assert is_plain(ended)
+    assert database.read_bytes().startswith(b"not a database")
+
+
+def test_project_folder_that_may_not_be_written(pdkernel: Shell) -> None:
+    """A read-only project is refused with 3, with the way out."""
+    pdkernel("env", "list")
+    folder = pdkernel.folder / ".pdkernel"
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o500 if path.is_dir() else 0o400)
+
+    ended = pdkernel("run", pdkernel.notebook(GREET), "--body", "{}", unprivileged=True)
+    folder.chmod(0o700)
+
+    assert ended.status == 3
+    assert "cannot be written" in ended.stderr
+    assert "--project" in ended.stderr
+    assert len(ended.lines) <= 15
+    assert is_plain(ended)
+
+
+def test_refused_project_is_json_too(pdkernel: Shell) -> None:
+    """With `--json` a project that cannot be used is an error object."""
+    (pdkernel.folder / ".pdkernel").write_text("a file")
+
+    ended = pdkernel("run", pdkernel.notebook(GREET), "--body", "{}", "--json")
+
+    assert ended.status == 3
+    assert ended.json["error"]["code"] == "project"
+    assert ".pdkernel" in ended.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is not JSON"),
+        (b"\xff\xfe\x00", "it is not UTF-8 text (byte 1)"),
+        (b'{"cells": [\n<<<<<<< HEAD\n]}', "line 2, column 1"),
+        (b'{"method": "POST", "body": {}}', "it has no list of cells"),
+    ],
+)
+def test_notebook_that_is_none_is_named(pdkernel: Shell, content: bytes, words: str) -> None:
+    """What is wrong with the file is said, with the place."""
+    (pdkernel.folder / "work.ipynb").write_bytes(content)
+
+    ended = pdkernel("run", "work.ipynb", "--body", "{}")
+
+    assert ended.status == 2
+    assert "work.ipynb is not a notebook" in ended.stderr
+    assert words in ended.stderr
+    assert is_plain(ended)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_ctrl_c_ends_the_step_and_is_recorded(pdkernel: Shell, tmp_path: Path, language: str) -> None:
+    """An interrupted command prints the cancelled execution, exits with 1 and leaves no process."""
+    up = tmp_path / "up"
+    loop = {
+        "python": python(f"open({str(up)!r}, 'w').write(str(os.getpid()))\n    while True: pass"),
+        "node": node(f"fs.writeFileSync({str(up)!r}, String(process.pid)); for (;;);"),
+        "bash": bash(f"echo -n $$ > {up}; while :; do :; done"),
+    }
+    process = pdkernel.start("run", pdkernel.notebook(loop[language]), "--body", "{}", "--json")
+    mark = mark_in(up)
+
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+
+    ended = Ended(process.returncode, stdout, stderr)
+    assert ended.status == 1
+    assert ended.json["status"] == "cancelled"
+    assert ended.json["steps"][0]["error"]["message"] == "The run was cancelled while this step ran."
+    assert process_tree.members([], [mark]) == set()
+
+
+def mark_in(file: Path) -> str:
+    """The mark of the process that has written its number into *file*."""
+    deadline = time.monotonic() + 30
+    while not (file.exists() and file.read_text()):
+        assert time.monotonic() < deadline, "the step did not start"
+        time.sleep(0.02)
+    return psutil.Process(int(file.read_text())).environ()[process_tree.MARK]
