@@ -58,9 +58,23 @@ def notebook_path(shell: InteractiveShell) -> Path | None:
 
 def cell_metadata(shell: InteractiveShell) -> dict[str, Any]:
     """What the front end says of the running cell: `cellId`, `deletedCells`; empty where it says nothing."""
-    kernel = getattr(shell, "kernel", None)
-    if kernel is None:
-        return {}
-    parent = kernel.get_parent() or {}
-    metadata = parent.get("metadata")
+    metadata = _request(shell).get("metadata")
     return metadata if isinstance(metadata, dict) else {}
+
+
+def as_sent(shell: InteractiveShell, text: str) -> str:
+    """
+    A running cell's *text* without the newline that IPython has put at its end.
+
+    The step's file holds exactly what the cell holds, and so does the saved notebook: with the newline, saving would
+    change the step. Where no front end tells what it sent, the text stays as it is.
+    """
+    content = _request(shell).get("content")
+    sent = content.get("code") if isinstance(content, dict) else None
+    return sent if isinstance(sent, str) and text == f"{sent}\n" else text
+
+
+def _request(shell: InteractiveShell) -> dict[str, Any]:
+    """The front end's message that the kernel works on; empty where there is none."""
+    kernel = getattr(shell, "kernel", None)
+    return (kernel.get_parent() or {}) if kernel is not None else {}

@@ -14,7 +14,7 @@ from pdkernel import readiness
 from pdkernel.directive import OPTIONS, parse_step_cell, parse_workflow_cell
 from pdkernel.magics.cells import original_cell
 from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say
-from pdkernel.magics.shell import cell_metadata, session_of
+from pdkernel.magics.shell import as_sent, cell_metadata, session_of
 from pdkernel.variables import project_variables
 
 
@@ -31,7 +31,7 @@ class StepMagics(Magics):
     @plain_errors
     def pdstep(self, line: str, cell: str) -> None:
         """Doc string set below, from the directive's own options."""
-        text = original_cell("pdstep", line, cell)
+        text = as_sent(self.shell, original_cell("pdstep", line, cell))
         parsed = parse_step_cell(text)
         self._take(text)
         session = session_of(self.shell)
@@ -63,7 +63,7 @@ class StepMagics(Magics):
             settings:
               lambda_timeout: 40
         """
-        text = original_cell("pdworkflow", line, cell)
+        text = as_sent(self.shell, original_cell("pdworkflow", line, cell))
         parse_workflow_cell(text)
         self._take(text)
         workflow = session_of(self.shell).workflow

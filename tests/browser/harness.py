@@ -215,6 +215,11 @@ class LabPage:
         """The n-th cell; the first is 0."""
         return self.page.locator(".jp-Notebook > .jp-WindowedPanel-outer .jp-Cell").nth(index)
 
+    def index_of(self, cell_id: str) -> int:
+        """The place of the cell with this id."""
+        find = "id => jupyterapp.shell.currentWidget.content.widgets.findIndex(cell => cell.model.id === id)"
+        return int(self.page.evaluate(find, cell_id))
+
     def editor(self, index: int) -> Locator:
         """The text of the n-th cell."""
         return self.cell(index).locator(".jp-InputArea-editor .cm-content")

@@ -1,257 +1,296 @@
 """
-The whole job, as a person does it in JupyterLab on the quickstart, from an empty project to exported files.
+The whole job in a real JupyterLab, on the quickstart, as a person does it.
 
-It is done once, by the fixture `job`, which notes what could be seen on the way; each test states one fact of it.
+One notebook for all tests: each stage of the job is a fixture that builds on the stage before, so the tests read in the
+job's order and one of them alone brings about what it needs.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import BrowserContext, Locator, expect
 
-from tests.browser.harness import LabPage
+from tests.browser.harness import Lab, LabPage
 from tests.lab_files import CHECKOUT
 
-TOKENS = {"ada": "xoxb-token-of-ada-0001", "grace": "xoxb-token-of-grace-0002"}
-QUICKSTART = CHECKOUT / "notebooks" / "01_quickstart.ipynb"
-CELLS = {cell["id"]: index for index, cell in enumerate(json.loads(QUICKSTART.read_text(encoding="utf-8"))["cells"])}
+FOLDER = "job"
+NOTEBOOK = f"{FOLDER}/01_quickstart.ipynb"
+STEPS = ["check", "message", "route", "notify"]
+TITLE = ["steps.trigger.event.body.issue.title", 'pd.steps["trigger"]["event"]["body"]["issue"]["title"]']
+TOKENS = {"ada": "xoxb-first-token-of-ada", "grace": "xoxb-first-token-of-grace"}
+MESSAGE = 'Slack message to #bugs: "New issue in Codertocat/Hello-World'
 
 
-@dataclass
 class Job:
-    """The job under way, and what was seen of it: text by name."""
+    """The quickstart in a page, its parts by name."""
 
-    page: LabPage
-    folder: Path
-    seen: dict[str, str] = field(default_factory=dict)
+    def __init__(self, page: LabPage) -> None:
+        self.page = page
+        self.folder = page.lab.root / FOLDER
+        self.picker = self.output("picker")
+        self.composer = self.output("composer")
 
     def output(self, cell: str) -> Locator:
-        """The output of a cell of the quickstart."""
-        return self.page.output(CELLS[cell])
+        """What the cell with this id shows."""
+        return self.page.output(self.page.index_of(cell))
 
-    def note(self, name: str, place: Locator) -> None:
-        """Keep what can be read there, and a picture."""
-        self.seen[name] = place.inner_text()
-        self.page.screenshot(f"job-{len(self.seen):02d}-{name}")
+    def timeline(self, cell: str) -> Locator:
+        """The timeline in a cell's output."""
+        return self.output(cell).locator(".pd-timeline")
+
+    def steps(self, cell: str) -> Locator:
+        """The steps of that timeline."""
+        return self.timeline(cell).locator(".pd-steps > li")
 
     def run(self, cell: str) -> None:
-        """Run a cell of the quickstart."""
-        self.page.run_cell(CELLS[cell])
+        """Run one cell."""
+        self.page.run_cell(self.page.index_of(cell))
 
-    def do(self) -> None:
-        """Do the whole job."""
-        self.page.open_notebook("job/01_quickstart.ipynb", reload=True)
-        self.page.run_all()
-        self.note("no account yet", self.output("notify"))
-        self.connect("ada")
-        self.page.run_all()
-        self.note("steps one by one", self.output("notify"))
-        self.send()
-        self.wrong_body()
-        self.run("run")
-        self.note("run again", self.output("run"))
-        self.another_user()
-        self.copy_paths()
-        self.edit_a_step()
-        self.pin()
-        self.export()
-        self.page.save()
+    def button(self, form: Locator, name: str) -> Locator:
+        """A form's button."""
+        return form.get_by_role("button", name=name, exact=True)
 
-    def connect(self, user: str) -> None:
-        """Type a Slack token for *user* into the picker and connect it."""
-        picker = self.output("picker")
-        secret = picker.locator("input[type=password]").first
-        secret.fill(TOKENS[user])
-        self.note(f"typed for {user}", picker)
-        picker.get_by_role("button", name=re.compile("^Connect")).first.click()
-        expect(picker.get_by_text(re.compile(r"apn_\w+")).first).to_be_visible()
-        self.seen[f"field after connecting {user}"] = "".join(
-            each.input_value() for each in picker.locator("input[type=password]").all()
-        )
-        self.note(f"connected {user}", picker)
+    def connect(self, token: str) -> None:
+        """Type a token for the app that lacks one, and connect."""
+        self.picker.locator("input[type=password]").click()
+        self.page.page.keyboard.type(token)
+        self.button(self.picker, "Connect").click()
 
     def send(self) -> None:
-        """Send the event from the composer and wait for the timeline."""
-        composer = self.output("composer")
-        self.note("composer", composer)
-        composer.get_by_role("button", name="Send", exact=True).click()
-        expect(composer.get_by_text("made by the workflow").first).to_be_visible(timeout=30_000)
-        self.note("sent", composer)
+        """Send the event, and wait until it is done."""
+        self.button(self.composer, "Send").click()
+        expect(self.timeline("composer")).to_contain_text("Response to the caller")
 
-    def wrong_body(self) -> None:
-        """Type a body that is not JSON, look, and put it right again."""
-        composer = self.output("composer")
-        body = composer.locator("textarea").last
-        right = body.input_value()
-        body.fill('{\n  "action": \n}')
-        expect(composer.get_by_text(re.compile("line 3, column 1"))).to_be_visible()
-        self.note("wrong body", composer)
-        self.seen["send while wrong"] = str(composer.get_by_role("button", name="Send", exact=True).is_enabled())
-        body.fill(right)
-
-    def another_user(self) -> None:
-        """Pick grace, who has no account, connect one for her, and send as her."""
-        picker = self.output("picker")
-        picker.locator(".widget-text").filter(has_text="new user").locator("input").fill("grace")
-        picker.get_by_role("button", name="Use", exact=True).click()
-        expect(picker.get_by_text(re.compile("Steps run as grace")).first).to_be_visible()
-        self.connect("grace")
-        self.run("run")
-        self.note("run as grace", self.output("run"))
-
-    def copy_paths(self) -> None:
-        """Click the title's path as Node.js writes it and as Python does."""
-        shape = self.output("shape")
-        for summary in ("body", "issue"):
-            place = (
-                shape.locator("details:not([open]) > summary").filter(has_text=re.compile(rf"^\s*{summary}\b")).first
-            )
-            if place.count():
-                place.click(position={"x": 3, "y": 8})
-        for name, path in (
-            ("node", "steps.trigger.event.body.issue.title"),
-            ("python", 'pd.steps["trigger"]["event"]["body"]["issue"]["title"]'),
-        ):
-            shape.locator(f"code.pd-k[title='Copy {path}']").first.click()
-            self.page.page.wait_for_function(
-                "path => navigator.clipboard.readText().then(text => text === path)", arg=path
-            )
-            self.seen[f"copied for {name}"] = self.page.clipboard()
-        self.note("shape", shape)
-
-    def edit_a_step(self) -> None:
-        """Change the message and run that cell alone."""
-        cell = self.page.editor(CELLS["message"])
-        text = "\n".join(cell.locator(".cm-line").all_inner_texts())
-        self.page.edit_cell(CELLS["message"], text.replace("New issue in", "Please look at"))
-        self.run("message")
-        self.note("edited", self.output("message"))
-        self.note("below", self.output("route"))
-
-    def pin(self) -> None:
-        """Pin a step in a cell of its own and run it all."""
-        self.page.edit_cell(CELLS["run"], "%pdpin check")
-        self.run("run")
-        self.note("pin", self.output("run"))
-        self.page.edit_cell(CELLS["run"], "%pdrun")
-        self.run("run")
-        self.note("run with a pin", self.output("run"))
-
-    def export(self) -> None:
-        """Export twice, the second time with a step changed."""
-        self.run("export")
-        self.note("exported again", self.output("export"))
+    def look(self, cell: str, name: str) -> None:
+        """Take a picture with this cell in view."""
+        self.output(cell).scroll_into_view_if_needed()
+        self.page.screenshot(name)
 
 
 @pytest.fixture(scope="module")
-def job(lab_page: LabPage) -> Iterator[Job]:
-    """The whole job, done."""
-    folder = lab_page.lab.root / "job"
-    shutil.copytree(
-        CHECKOUT / "notebooks", folder, ignore=shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")
+def job(browser: BrowserContext, lab: Lab) -> Iterator[Job]:
+    """The quickstart, opened and not yet run, in a folder and project of its own."""
+    ours = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")  # left by whoever tried it there
+    shutil.copytree(CHECKOUT / "notebooks", lab.root / FOLDER, ignore=ours)
+    page = LabPage(lab, browser.new_page())
+    page.watch()
+    page.open_notebook(NOTEBOOK)
+    page.screenshot("job-00-opened")
+    yield Job(page)
+    page.page.close()
+    lab.end_sessions()
+    assert page.external == []
+    assert page.errors == []
+
+
+@pytest.fixture(scope="module")
+def ran(job: Job) -> Job:
+    """Every cell is run for the first time; nobody has an account yet."""
+    job.page.run_all()
+    return job
+
+
+@pytest.fixture(scope="module")
+def connected(ran: Job) -> Job:
+    """An account is connected for ada."""
+    ran.connect(TOKENS["ada"])
+    expect(ran.button(ran.picker, "Connect another")).to_be_visible()
+    return ran
+
+
+@pytest.fixture(scope="module")
+def sent(connected: Job) -> Job:
+    """The event was sent as ada."""
+    connected.send()
+    return connected
+
+
+@pytest.fixture(scope="module")
+def as_grace(sent: Job) -> Job:
+    """The event was sent as a second user, whose account was connected for it."""
+    sent.picker.get_by_placeholder("the id that your product gives them").fill("grace")
+    sent.button(sent.picker, "Use").click()
+    expect(sent.picker).to_contain_text("grace has no account yet")
+    sent.connect(TOKENS["grace"])
+    expect(sent.button(sent.picker, "Connect another")).to_be_visible()
+    sent.send()
+    return sent
+
+
+@pytest.fixture(scope="module")
+def ran_again(as_grace: Job) -> Job:
+    """Every cell is run once more, which is as ada again."""
+    as_grace.page.run_all()
+    return as_grace
+
+
+@pytest.fixture(scope="module")
+def edited(ran_again: Job) -> Job:
+    """The second step's cell was edited and run, alone."""
+    index = ran_again.page.index_of("message")
+    text = str(
+        ran_again.page.page.evaluate(
+            "index => jupyterapp.shell.currentWidget.content.widgets[index].model.sharedModel.getSource()", index
+        )
     )
-    done = Job(lab_page, folder)
-    done.do()
-    yield done
-    lab_page.close_all()
-    lab_page.lab.end_sessions()
+    ran_again.page.edit_cell(index, text.replace("New issue in", "A new issue in"))
+    ran_again.run("message")
+    return ran_again
 
 
-def test_account_that_is_missing_is_said(job: Job) -> None:
-    """Without an account the last step stops, in the platform's words, and says what to do."""
-    assert "Pipedream Connect Error: No matching external user ID: ada in development" in job.seen["no account yet"]
-    assert "with %pduser" in job.seen["no account yet"]
+def test_first_run_stops_where_an_account_is_missing(ran: Job) -> None:
+    """The first run does three steps, stops at the last and says who has no account and what to do."""
+    for step in STEPS[:3]:
+        expect(ran.steps(step)).to_have_count(1)
+        expect(ran.steps(step)).to_contain_text("success")
+
+    said = ran.output("notify").inner_text()
+
+    ran.look("notify", "job-01-stopped")
+    assert "Pipedream Connect Error: No matching external user ID: ada in development" in said
+    assert "with %pduser, or pdkernel accounts add --external-user ada --app slack" in said
+    expect(ran.output("run").locator(".jp-OutputArea-output")).to_have_count(0)
+    expect(ran.button(ran.composer, "Send")).to_be_enabled()
 
 
-def test_account_is_connected_in_the_picker(job: Job) -> None:
-    """Typing a token and pressing Connect makes the external user and their account; the field is empty after."""
-    assert "apn_" in job.seen["connected ada"]
-    assert job.seen["field after connecting ada"] == ""
+def test_account_is_connected_by_typing_its_token(connected: Job) -> None:
+    """A token that was typed and connected is in no field any more and nowhere on the page."""
+    expect(connected.picker).to_contain_text("Steps run as ada in development. Accounts: slack apn_")
+    connected.button(connected.picker, "Connect another").click()
+    field = connected.picker.locator("input[type=password]")
+
+    expect(field).to_be_visible()
+    expect(field).to_have_value("")
+    assert TOKENS["ada"] not in connected.page.page.content()
+    connected.look("picker", "job-02-connected")
 
 
-def test_last_step_runs_with_the_account(job: Job) -> None:
-    """The step then sends with that account, and the stand-in shows what the user would have received."""
-    assert "external user's" in job.seen["steps one by one"]
-    assert "Slack message to #bugs" in job.seen["steps one by one"]
+def test_event_is_sent_from_the_form(sent: Job) -> None:
+    """Send runs the four steps as ada and shows her account, the stand-in's message and the caller's response."""
+    expect(sent.steps("composer")).to_have_count(4)
+    for index, step in enumerate(STEPS):
+        expect(sent.steps("composer").nth(index)).to_contain_text(re.compile(rf"success\s*{step}"))
+
+    notify = sent.steps("composer").nth(3)
+
+    sent.look("composer", "job-03-sent")
+    expect(notify).to_contain_text(re.compile(r"account\s*slack apn_\w+ \(external user's\)"))
+    expect(notify).to_contain_text("STAND-IN answered, nothing left this machine")
+    expect(notify).to_contain_text(MESSAGE)
+    expect(sent.timeline("composer")).to_contain_text("Response to the caller: 200")
+    expect(sent.timeline("composer")).to_contain_text('"sent": true')
 
 
-def test_headers_of_the_picker_stand_in_the_composer(job: Job) -> None:
-    """The two headers are filled in from the picker and visible."""
-    assert "x-pd-environment" in job.seen["composer"]
-    assert "x-pd-external-user-id" in job.seen["composer"]
+def test_wrong_body_is_told_while_typing(sent: Job) -> None:
+    """A body that is no JSON is told with line and column while it is typed, and cannot be sent."""
+    body = sent.composer.locator(".pd-body textarea")
+    right = body.input_value()
+
+    body.fill('{\n  "action": "opened",\n}')
+
+    expect(sent.composer).to_contain_text(re.compile("line 3, column 1"))
+    expect(sent.button(sent.composer, "Send")).to_be_disabled()
+    sent.look("composer", "job-04-wrong-body")
+    body.fill(right)
+    expect(sent.button(sent.composer, "Send")).to_be_enabled()
 
 
-def test_sent_event_runs_every_step(job: Job) -> None:
-    """Send runs the workflow and shows four steps, their languages and the response."""
-    for word in ("check", "message", "route", "notify", "Python", "Node.js", "Bash", "200, made by the workflow"):
-        assert word in job.seen["sent"]
+def test_event_is_sent_as_another_user(as_grace: Job) -> None:
+    """The second user's run has her account, and the event carries her id."""
+    header = as_grace.composer.locator(".widget-text:has(label:text-is('x-pd-external-user-id')) input")
+
+    expect(header).to_have_value("grace")
+    expect(as_grace.timeline("composer")).to_contain_text("external user grace, development")
+    expect(as_grace.timeline("composer")).to_contain_text("STAND-IN answered")
+    as_grace.look("picker", "job-05-grace")
 
 
-def test_message_is_not_sent_twice(job: Job) -> None:
-    """Run All followed by Send does not post twice, and says so."""
-    assert re.search(r"NOT SENT \(same as \d\d:\d\d\)", job.seen["sent"])
-    assert re.search(r"NOT SENT \(same as \d\d:\d\d\)", job.seen["run again"])
+def test_message_is_not_sent_twice(ran_again: Job) -> None:
+    """For the event and user that a message was sent for already, neither its cell nor a whole run sends it again."""
+    for cell in ("notify", "run"):
+        expect(ran_again.steps(cell).last).to_contain_text(re.compile(r"NOT SENT \(same as \d\d:\d\d\)"))
+        expect(ran_again.steps(cell).last).to_contain_text("success")
+    expect(ran_again.timeline("run")).to_contain_text("external user ada, development")
+    ran_again.look("run", "job-06-not-sent-twice")
 
 
-def test_wrong_body_is_said_while_typing(job: Job) -> None:
-    """A body that is not JSON is said with line and column, and cannot be sent."""
-    assert "line 3, column 1" in job.seen["wrong body"]
-    assert job.seen["send while wrong"] == "False"
+def test_path_is_copied_from_the_shape(ran_again: Job) -> None:
+    """A click on a key of the event's shape copies its path as Node.js writes it, one beside it as Python does."""
+    shape = ran_again.output("shape").locator(".pd-shape")
+    shape.locator(
+        "summary", has=ran_again.page.page.get_by_title(f"Copy {TITLE[0].removesuffix('.title')}", exact=True)
+    ).click(position={"x": 4, "y": 8})
+    for path in TITLE:
+        key = shape.locator("code.pd-k").and_(ran_again.page.page.get_by_title(f"Copy {path}", exact=True))
+
+        key.click()
+
+        expect(key).to_have_class("pd-k pd-copied")
+        assert ran_again.page.clipboard() == path
+    ran_again.look("shape", "job-07-shape")
 
 
-def test_second_user_has_her_own_account(job: Job) -> None:
-    """The same event for another external user is another message, with her account."""
-    assert "external user grace" in job.seen["run as grace"]
-    assert "NOT SENT (same as" not in job.seen["run as grace"]
+def test_edited_step_runs_alone(edited: Job) -> None:
+    """Running an edited step's cell runs that step only."""
+    expect(edited.steps("message")).to_have_count(1)
+    expect(edited.steps("message")).to_contain_text("A new issue in Codertocat/Hello-World")
+    edited.look("message", "job-08-edited")
 
 
-def test_paths_are_copied_as_either_language_writes_them(job: Job) -> None:
-    """A click copies the title's path for Node.js or for Python."""
-    assert job.seen["copied for node"] == "steps.trigger.event.body.issue.title"
-    assert job.seen["copied for python"] == 'pd.steps["trigger"]["event"]["body"]["issue"]["title"]'
+def test_steps_below_an_edited_one_are_stale(edited: Job) -> None:
+    """The steps below the one that was run are marked stale where they stand, those above are not."""
+    for step, stale in (("check", False), ("message", False), ("route", True), ("notify", True)):
+        expect(edited.steps(step).get_by_text("stale", exact=True)).to_have_count(int(stale))
+    edited.look("notify", "job-08-stale")
 
 
-def test_edited_step_runs_alone(job: Job) -> None:
-    """Running an edited cell runs that step only."""
-    assert "Please look at" in job.seen["edited"]
-    assert "check" not in job.seen["edited"]
+def test_saving_makes_nothing_stale(edited: Job) -> None:
+    """A step whose cell is saved as it was run is not stale."""
+    edited.page.save()
+
+    edited.run("route")
+
+    expect(edited.steps("route").get_by_text("stale", exact=True)).to_have_count(0)
+    expect(edited.steps("check").get_by_text("stale", exact=True)).to_have_count(0)
+    expect(edited.steps("message").get_by_text("stale", exact=True)).to_have_count(0)
 
 
-def test_steps_below_are_marked_stale(job: Job) -> None:
-    """The steps below the edited one are marked stale where they stand."""
-    assert "stale" in job.seen["below"]
+def test_exports_are_pinned(edited: Job) -> None:
+    """A pinned step does not run again; the steps below get what it is pinned to."""
+    index = edited.page.index_of("run")
+    edited.page.edit_cell(index, '%pdpin message {"$return_value": {"text": "As pinned"}}\n%pdrun')
+    edited.run("run")
+
+    expect(edited.steps("run").nth(1)).to_contain_text(re.compile(r"pinned\s*message"))
+    expect(edited.steps("run").nth(3)).to_contain_text('Slack message to #bugs: "As pinned"')
+    edited.look("run", "job-09-pinned")
+    edited.page.edit_cell(index, "%pdpin --clear\n%pdrun")
+    edited.run("run")
+    expect(edited.steps("run").nth(1)).to_contain_text(re.compile(r"success\s*message"))
 
 
-def test_pinned_step_is_marked(job: Job) -> None:
-    """A pinned step does not run and says that it is pinned."""
-    assert "Export and serving ignore pins" in job.seen["pin"]
-    assert "pinned" in job.seen["run with a pin"]
+def test_workflow_is_exported(edited: Job) -> None:
+    """An export writes the files and lists them; the next one shows what an edit has changed, and nothing else."""
+    exported = edited.folder / "exported" / "open-issue-to-slack"
+    before = (exported / "message" / "entry.js").read_text()
+
+    edited.page.save()
+    edited.run("export")
+
+    edited.look("export", "job-10-exported")
+    assert (exported / "message" / "entry.js").read_text() == before.replace("New issue in", "A new issue in")
+    expect(edited.output("export")).to_contain_text("1 changed, 5 unchanged")
+    expect(edited.output("export").locator("details[open]")).to_contain_text("+      text: `A new issue in")
 
 
-def test_folder_is_exported(job: Job) -> None:
-    """The files are on disk, the second export shows what changed, and the checklist says what Git cannot carry."""
-    folder = job.folder / "exported" / "open-issue-to-slack"
-
-    assert "Please look at" in (folder / "message" / "entry.js").read_text(encoding="utf-8")
-    assert "1 changed, 5 unchanged" in job.seen["exported again"]
-    assert "Pins are not exported" in job.seen["exported again"]
-
-
-def test_no_token_is_in_the_saved_notebook(job: Job) -> None:
-    """The saved notebook holds neither user's token."""
-    text = (job.folder / "01_quickstart.ipynb").read_text(encoding="utf-8")
+def test_saved_notebook_holds_no_token(edited: Job) -> None:
+    """What was seen is in the saved notebook; the tokens that were typed are not."""
+    text = edited.page.save().read_text()
 
     assert "Slack message to #bugs" in text
     assert not [user for user, token in TOKENS.items() if token in text]
-
-
-def test_nothing_left_the_machine(job: Job) -> None:
-    """The page asked for nothing outside of this Lab."""
-    assert job.page.external == []

@@ -104,3 +104,15 @@ def test_versions_agree() -> None:
     package = json.loads((CHECKOUT / "pdkernel" / "kernel" / "labextension" / "package.json").read_text())
 
     assert package["version"] == VERSION
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_exported_file_is_the_cell(start_kernel: Start, tmp_path: Path, end: str) -> None:
+    """A step's file ends as its cell does: no newline comes, none goes."""
+    kernel = start_kernel("pdkernel")
+    body = f"def handler(pd):\n    return 1{end}"
+
+    kernel.run(f"%%pdstep only --no-run\n{body}")
+    kernel.run("%pdexport --to exported")
+
+    assert (tmp_path / "exported/only/entry.py").read_bytes() == body.encode()
