@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from pdkernel.version import VERSION
 from tests.kernel.conftest import RunningKernel
 from tests.lab_files import CHECKOUT, private_environment
