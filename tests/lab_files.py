@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -37,6 +40,13 @@ def private_environment(folder: Path) -> dict[str, str]:
         "IPYTHONDIR": str(folder / "ipython"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")])),
     }
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A temporary folder with a short path: that of a socket in it may have some hundred characters at most."""
+    with tempfile.TemporaryDirectory(prefix="pdk") as folder:
+        yield Path(folder)
 
 
 def wait_for_url(folder: Path, process: subprocess.Popen[bytes], log: Path) -> str:

@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.project import Project
-from tests.lab_files import private_environment
+from tests.lab_files import private_environment, short_folder
 
 ACCOUNTS = {"ada": "apn_AdaSlk1", "grace": "apn_GraceS1"}
 """External users who have connected Slack, and their accounts' ids."""
@@ -66,16 +66,21 @@ def run(notebook: Path, folder: Path) -> Any:
     environment = {**private_environment(folder), "PDKERNEL_NOTEBOOK": str(copied), "COLUMNS": "80"}
     specs = KernelSpecManager(kernel_dirs=[str(folder / "share" / "kernels")])
     ran = nbformat.read(copied, as_version=4)
-    client = NotebookClient(
-        ran,
-        km=AsyncKernelManager(kernel_name="pdkernel", kernel_spec_manager=specs),
-        resources={"metadata": {"path": str(copied.parent)}},
-        extra_arguments=["--log-level=ERROR"],
-        store_widget_state=False,
-        record_timing=False,
-        timeout=60,
-    )
-    client.execute(env=environment, cleanup_kc=True)  # it would leave a manager that it was given running
+    with short_folder() as sockets:
+        client = NotebookClient(
+            ran,
+            km=AsyncKernelManager(
+                kernel_name="pdkernel",
+                kernel_spec_manager=specs,
+                transport="ipc",
+                connection_file=f"{sockets}/kernel.json",
+            ),
+            resources={"metadata": {"path": str(copied.parent)}},
+            store_widget_state=False,
+            record_timing=False,
+            timeout=60,
+        )
+        client.execute(env=environment, cleanup_kc=True)  # it would leave a manager that it was given running
     for cell in ran.cells:
         if cell.cell_type == "code":
             cell.outputs = [_for_readers(output) for output in _merged(cell.outputs)]

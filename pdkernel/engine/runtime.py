@@ -21,7 +21,7 @@ from pdkernel.engine.journal import Journal, SqliteJournal
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
-from pdkernel.hosts import Hosts
+from pdkernel.hosts import WARDEN, Hosts
 from pdkernel.identity import Directory
 from pdkernel.project import Project
 
@@ -62,6 +62,7 @@ class Runtime:
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
+        WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
         hosts = Hosts(gateway=gateway, size=size)
         interpreter = Interpreter(
             directory=directory, hosts=hosts, journal=journal, clock=clock, ids=ids, scratch=scratch
@@ -78,6 +79,7 @@ class Runtime:
         await self.gateway.close()
         await self._journal.close()
         await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
+        WARDEN.unregister_folder(self._scratch)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,9 +1,10 @@
 """
-The warden: outlives its owner by a moment, to end the owner's steps.
+The warden: outlives its owner by a moment, to end the owner's steps and remove their files.
 
 Run as `python -I -S warden_main.py` in a session of its own, with the read end of a pipe as descriptor 3.
-The owner writes `+ PID MARK` and `- PID MARK` lines (a PID below 0 stands for no process, only for the mark). The
-pipe's end means that the owner is gone, kill -9 included, and everything still registered is killed with its descendants.
+The owner writes `+ PID MARK` and `- PID MARK` lines (a PID below 0 stands for no process, only for the mark), and
+`> FOLDER` and `< FOLDER` lines, the folder as JSON. The pipe's end means that the owner is gone, kill -9 included: everything
+still registered is killed with its descendants, and the folders are removed.
 """
 
 from __future__ import annotations
@@ -22,20 +23,33 @@ def main() -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     registered: dict[int, str] = {}
+    folders: set[str] = set()
     with os.fdopen(_DESCRIPTOR, "rb", buffering=0) as pipe:
         rest = b""
         while chunk := pipe.read(65536):
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                sign, pid, mark = line.decode().split(" ")
-                if sign == "+":
-                    registered[int(pid)] = mark
+                sign, what = line.decode().split(" ", 1)
+                if sign == ">":
+                    folders.add(what)
+                elif sign == "<":
+                    folders.discard(what)
                 else:
-                    registered.pop(int(pid), None)
+                    pid, mark = what.split(" ")
+                    if sign == "+":
+                        registered[int(pid)] = mark
+                    else:
+                        registered.pop(int(pid), None)
     if registered:
         import process_tree  # type: ignore[import-not-found]
 
         process_tree.end([pid for pid in registered if pid > 0], registered.values())
+    if folders:
+        import json
+        import shutil
+
+        for folder in folders:
+            shutil.rmtree(json.loads(folder), ignore_errors=True)
 
 
 if __name__ == "__main__":

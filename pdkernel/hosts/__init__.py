@@ -22,8 +22,10 @@ from pdkernel.hosts.faults import StepEntryPointError, StepUnsupportedError
 from pdkernel.hosts.interpreters import find_bash, find_node
 from pdkernel.hosts.pool import Hosts
 from pdkernel.hosts.run import RunGuests
+from pdkernel.hosts.warden import WARDEN
 
 __all__ = [
+    "WARDEN",
     "Description",
     "Evaluation",
     "Hosts",

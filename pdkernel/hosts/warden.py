@@ -1,5 +1,5 @@
 """
-Our side of the warden: tells it which processes to end when we are gone.
+Our side of the warden: tells it which processes to end, and which folders to remove, when we are gone.
 
 Knows the pipe to the warden and how to start it. Which processes there are, others say. There is one warden
 for each owner process; it is started with the first registration. PR_SET_PDEATHSIG would need no extra
@@ -8,6 +8,7 @@ process, but it follows the *thread* that started the child, and event loops run
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ class Warden:
     def __init__(self) -> None:
         self._pipe: int | None = None
         self._registered: dict[int, str] = {}
+        self._folders: set[Path] = set()
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._forget)
 
@@ -41,6 +43,19 @@ class Warden:
             if mark is not None:
                 self._write(f"- {pid} {mark}\n")
 
+    def register_folder(self, folder: Path) -> None:
+        """Remove *folder* when we are gone: steps' files hold what the record of a run does not, credentials too."""
+        with self._lock:
+            self._folders.add(folder)
+            self._write(_folder_line(">", folder))
+
+    def unregister_folder(self, folder: Path) -> None:
+        """*folder* has been removed."""
+        with self._lock:
+            if folder in self._folders:
+                self._folders.discard(folder)
+                self._write(_folder_line("<", folder))
+
     def _write(self, line: str) -> None:
         if self._pipe is not None:
             try:
@@ -50,7 +65,9 @@ class Warden:
             else:
                 return
         self._pipe = self._start()
-        os.write(self._pipe, "".join(f"+ {pid} {mark}\n" for pid, mark in self._registered.items()).encode())
+        lines = [f"+ {pid} {mark}\n" for pid, mark in self._registered.items()]
+        lines += [_folder_line(">", folder) for folder in self._folders]
+        os.write(self._pipe, "".join(lines).encode())
 
     def _forget(self) -> None:
         """After a fork: the parent's processes are not ours to end, and its warden must not wait for us."""
@@ -58,6 +75,7 @@ class Warden:
             os.close(self._pipe)
         self._pipe = None
         self._registered = {}
+        self._folders = set()
         self._lock = threading.Lock()
 
     @staticmethod
@@ -85,6 +103,10 @@ class Warden:
         finally:
             os.close(read)
         return write
+
+
+def _folder_line(sign: str, folder: Path) -> str:
+    return f"{sign} {json.dumps(str(folder))}\n"  # JSON: a path may hold blanks and even ends of lines
 
 
 WARDEN = Warden()

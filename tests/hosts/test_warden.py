@@ -77,3 +77,25 @@ def test_an_owner_that_ends_by_itself_leaves_nothing_either(tmp_path: Path) -> N
             time.sleep(0.01)
 
     assert left == set()
+
+
+def test_folders_are_removed_but_for_those_taken_back(tmp_path: Path) -> None:
+    """What was registered and not taken back is gone with its owner, odd names too."""
+    doomed, kept = tmp_path / "with blank\nand line", tmp_path / "kept"
+    for folder in (doomed, kept):
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "file").write_text("x")
+    program = (
+        "import os, sys, pathlib\nfrom pdkernel.hosts import WARDEN\n"
+        "doomed, kept = map(pathlib.Path, sys.argv[1:])\n"
+        "WARDEN.register_folder(doomed)\nWARDEN.register_folder(kept)\nWARDEN.unregister_folder(kept)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+
+    subprocess.run([sys.executable, "-c", program, doomed, kept], cwd=ROOT, check=False)
+    deadline = time.monotonic() + 10
+    while doomed.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert not doomed.exists()
+    assert (kept / "deep" / "file").exists()

@@ -14,7 +14,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
-from tests.lab_files import private_environment
+from tests.lab_files import private_environment, short_folder
 
 TIMEOUT_S = 60
 NOT_SHOWN = {"status", "execute_input"}
@@ -64,10 +64,14 @@ def running_kernels(folder: Path) -> Iterator[Callable[..., RunningKernel]]:
 
     def start(name: str, **environ: str) -> RunningKernel:
         specs = KernelSpecManager(kernel_dirs=[str(folder / "share" / "kernels")])
-        manager = KernelManager(kernel_name=name, kernel_spec_manager=specs)
-        manager.connection_file = str(folder / f"{name}{len(running)}.json")
-        # Over TCP on this machine only; the kernel warns of it at each start.
-        manager.start_kernel(env={**environment, **environ}, extra_arguments=["--log-level=ERROR"], cwd=str(folder))
+        manager = KernelManager(
+            kernel_name=name,
+            kernel_spec_manager=specs,
+            # Not TCP: between choosing a port and taking it, another program may take it.
+            transport="ipc",
+            connection_file=f"{sockets}/{len(running)}.json",
+        )
+        manager.start_kernel(env={**environment, **environ}, cwd=str(folder))
         client = BlockingKernelClient(connection_file=manager.connection_file)
         client.load_connection_file()
         client.start_channels()
@@ -75,10 +79,13 @@ def running_kernels(folder: Path) -> Iterator[Callable[..., RunningKernel]]:
         client.wait_for_ready(timeout=TIMEOUT_S)
         return running[-1]
 
-    yield start
-    for kernel in running:
-        kernel.client.stop_channels()
-        kernel.manager.shutdown_kernel(now=True)
+    with short_folder() as sockets:
+        try:
+            yield start
+        finally:
+            for kernel in running:
+                kernel.client.stop_channels()
+                kernel.manager.shutdown_kernel(now=True)
 
 
 @pytest.fixture

@@ -154,6 +154,26 @@ def test_kill_9_of_the_kernel_leaves_no_process_of_the_step(
     assert left == set()
 
 
+@pytest.mark.parametrize("now", [True, False], ids=["killed", "asked to end"])
+def test_kernel_leaves_no_file_of_a_step(start_kernel: Start, tmp_path: Path, now: bool) -> None:
+    """However a kernel ends in mid-step, the folder in which its steps had their inputs is gone with it."""
+    write_event(tmp_path)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    kernel = start_kernel("pdkernel", TMPDIR=str(temporary))
+    kernel.run("%pdevent word")
+    start_step(kernel, "loop", "bash")
+    during = list(temporary.rglob("steps.json"))
+
+    kernel.manager.shutdown_kernel(now=now)
+    deadline = time.monotonic() + 10
+    while (left := list(temporary.glob("pdkernel-*"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    assert len(during) == 1
+    assert left == []
+
+
 @pytest.fixture(scope="module")
 def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKernel]:
     """A saved notebook's kernel, restarted after three steps had run as ada."""
