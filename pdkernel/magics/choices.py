@@ -96,7 +96,7 @@ class ChoiceMagics(Magics):
             timeline.finish(execution)
             raise_for(execution)
         elif event is not None and chosen.file is not None:
-            who = f" as {session.external_user_id} in {session.environment}" if session.external_user_id else ""
+            who = f", as {session.external_user_id} in {session.environment}" if session.external_user_id else ""
             say(f"Event {session.event_name}: {event.summary()}{who}.")
         return None
 

@@ -57,6 +57,10 @@ EXECUTION: dict[str, Label] = {
 }
 
 
+# how the texts begin that a caller gets where a custom response was promised and none came (platform documentation)
+_NOT_MADE = ("No $.respond called", "Pipedream Connect Error: ")
+
+
 def duration(milliseconds: float) -> str:
     """A duration with the digits that matter."""
     if milliseconds < 100:
@@ -125,7 +129,11 @@ def place(error: ErrorRecord) -> str:
 
 def response(given: Response | None) -> str:
     """The first line about the HTTP response that a caller gets."""
-    return "200, the default response" if given is None else f"{given.status}, made by the workflow"
+    if given is None:
+        return "200, the default response"
+    if isinstance(given.body, str) and given.body.startswith(_NOT_MADE):
+        return f"{given.status}, the workflow made none"
+    return f"{given.status}, made by the workflow"
 
 
 def one_line(value: JSON) -> str:

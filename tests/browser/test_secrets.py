@@ -1,0 +1,221 @@
+"""
+No secret leaves the project: planted tokens are searched for in everything that a session leaves behind.
+
+The fixture `session` works in JupyterLab with "save widget state" on, with steps that try hard to leak; each test
+searches one place. Positive controls show that the tokens were there, and that the search finds what is there.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import expect
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.project import Project
+from tests.browser.harness import LabPage
+
+TYPED = "xoxb-typed/into+the=picker-91"
+TOKENS = {
+    "typed": TYPED,
+    "variable": "variable-value-7731-sealed",
+    "dotenv": "dotenv-value-5512-beside",
+    "own": "own-account-secret-4410",
+    "header": "header-token-of-the-event-3308",
+}
+MARKER = "marker-that-may-be-found-2244"
+
+LEAK_PYTHON = f"""%%pdstep leak --app slack --app db=apn_own1
+import base64, hashlib, os
+def handler(pd):
+    token = pd.inputs["slack"]["$auth"]["oauth_access_token"]
+    secrets = [token, os.environ["API_KEY"], os.environ["BESIDE"], pd.inputs["db"]["$auth"]["password"]]
+    for secret in secrets:
+        print(secret, repr(secret), secret.encode().hex())
+        print(base64.b64encode(b"x:" + secret.encode()).decode())
+    print("{MARKER}", hashlib.sha256(token.encode()).hexdigest())
+    pd.export("all", secrets)
+    return {{"Authorization": "Bearer " + token, token: 1}}
+"""
+LEAK_NODE = """%%pdstep send --lang node --app slack
+export default defineComponent({
+  props: { slack: { type: "app", app: "slack" } },
+  async run({ steps, $ }) {
+    console.log(this.slack.$auth, encodeURIComponent(process.env.API_KEY), process.env.BESIDE);
+    const answer = await fetch("https://slack.com/api/chat.postMessage?key=" + process.env.API_KEY, {
+      method: "POST",
+      headers: { authorization: `Bearer ${this.slack.$auth.oauth_access_token}`, "content-type": "application/json" },
+      body: JSON.stringify({ channel: "#general", text: `my token is ${this.slack.$auth.oauth_access_token}` }),
+    });
+    return { answer: await answer.json(), before: steps.leak };
+  },
+});
+"""
+FAIL = """%%pdstep fail --app slack
+def handler(pd):
+    token = pd.inputs["slack"]["$auth"]["oauth_access_token"]
+    raise ValueError("no good: " + token)
+"""
+CONTROL = """import hashlib
+from pdkernel.magics.shell import session_of
+received = session_of(get_ipython())._runtime.gateway.stand_ins["slack"].received
+print("received", hashlib.sha256(received[-1].token.encode()).hexdigest())
+print(repr(In), repr(Out), repr(session_of(get_ipython()).event), session_of(get_ipython()).steps_value())
+"""
+CELLS = [
+    "%load_ext pdkernel",
+    "%pdegress stand-in=slack",
+    "%pduser ada",
+    "%pduser",
+    "%pdevent hello",
+    LEAK_PYTHON,
+    LEAK_NODE,
+    "%pdevent",
+    "%pdrun",
+    "%pdshape",
+    "event",
+    "%pdenv",
+    CONTROL,
+    FAIL,
+]
+
+
+def forms(token: str) -> list[bytes]:
+    """The token as text, URL-encoded, hex and base64 at each of the three offsets."""
+    raw = token.encode()
+    found = [raw, quote(token, safe="").encode(), raw.hex().encode(), json.dumps(token)[1:-1].encode()]
+    for offset in range(3):
+        start = (offset * 4 + 2) // 3 if offset else 0
+        found.append(base64.b64encode(b"\0" * offset + raw)[start:].rstrip(b"=")[:-1])
+    return found
+
+
+def found_in(data: bytes) -> list[str]:
+    """Names of the tokens that stand in *data*, in any form."""
+    return [name for name, token in TOKENS.items() if any(form in data for form in forms(token))]
+
+
+@dataclass
+class Session:
+    """What a session left behind."""
+
+    folder: Path
+    server: Path
+    frames: list[bytes] = field(default_factory=list)
+    field_after: str = "?"
+
+    @property
+    def notebook(self) -> bytes:
+        """The saved notebook."""
+        return (self.folder / "secrets.ipynb").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def session(lab_page: LabPage) -> Iterator[Session]:
+    """A session that tried to leak every token, and the notebook saved with its widgets' state."""
+    lab = lab_page.lab
+    folder = lab.root / "secrets"
+    prepare(folder)
+    lab.write_notebook("secrets/secrets.ipynb", CELLS)
+    settings = lab.folder / "settings" / "@jupyter-widgets" / "jupyterlab-manager" / "plugin.jupyterlab-settings"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text('{"saveState": true}')
+    left = Session(folder, lab.folder)
+    lab_page.page.on(
+        "websocket", lambda socket: socket.on("framereceived", lambda data: left.frames.append(as_bytes(data)))
+    )
+    lab_page.open_notebook("secrets/secrets.ipynb", reload=True)
+    work(lab_page, left)
+    yield left
+    settings.unlink()
+    lab_page.close_all()
+    lab.end_sessions()
+
+
+def prepare(folder: Path) -> None:
+    """A project with an own account and a variable, a `.env` and an event with a token in a header."""
+    (folder / "events").mkdir(parents=True)
+    event = {"method": "POST", "headers": {"authorization": f"Bearer {TOKENS['header']}"}, "body": {"a": 1}}
+    (folder / "events" / "hello.json").write_text(json.dumps(event))
+    (folder / ".env").write_text(f"BESIDE={TOKENS['dotenv']}\n")
+    with Project.open(folder / ".pdkernel") as project:
+        project.variables.set("API_KEY", TOKENS["variable"])
+        LocalDirectory(project).add_account(
+            app="db", credentials={"password": TOKENS["own"]}, external_user_id=None, account_id="apn_own1"
+        )
+
+
+def work(page: LabPage, left: Session) -> None:
+    """Connect the account by typing its token, run everything, look at everything, save."""
+    page.run_all()
+    picker = page.output(CELLS.index("%pduser"))
+    secret = picker.locator("input[type=password]").first
+    secret.fill(TYPED)
+    picker.get_by_role("button", name=re.compile("^Connect")).first.click()
+    expect(picker.get_by_text(re.compile(r"apn_\w+")).first).to_be_visible()
+    left.field_after = "".join(each.input_value() for each in picker.locator("input[type=password]").all())
+    page.run_all()
+    composer = page.output(CELLS.index("%pdevent"))
+    composer.get_by_role("button", name="Send", exact=True).click()
+    expect(composer.get_by_text("no good").first).to_be_visible(timeout=30_000)
+    page.run_cell(CELLS.index(CONTROL))
+    page.save()
+
+
+def as_bytes(data: str | bytes) -> bytes:
+    """A frame's bytes."""
+    return data.encode() if isinstance(data, str) else data
+
+
+def test_steps_had_the_token(session: Session) -> None:
+    """Positive control: the step and the stand-in did receive the token that was typed."""
+    digest = hashlib.sha256(TYPED.encode()).hexdigest()
+
+    assert session.notebook.count(digest.encode()) >= 2
+    assert f"received {digest}".encode() in session.notebook
+
+
+def test_search_finds_what_is_there() -> None:
+    """Positive control: the search finds a token in each of its forms."""
+    assert found_in(b"see " + base64.b64encode(b"ab" + TYPED.encode())) == ["typed"]
+    assert found_in(TOKENS["own"].encode().hex().encode()) == ["own"]
+    assert found_in(quote(TYPED, safe="").encode()) == ["typed"]
+
+
+def test_saved_notebook_holds_placeholders(session: Session) -> None:
+    """The saved notebook, widget state included, holds placeholders and the marker, and no token."""
+    assert b"widget-state" in session.notebook
+    assert MARKER.encode() in session.notebook
+    assert "⟦secret:slack/".encode() in session.notebook.replace(rb"\u27e6", "⟦".encode())
+    assert found_in(session.notebook) == []
+
+
+def test_password_field_is_empty(session: Session) -> None:
+    """The field in which the token was typed is empty afterwards."""
+    assert session.field_after == ""
+
+
+def test_kernel_says_no_token(session: Session) -> None:
+    """No message of the kernel holds a token: outputs, widgets' state, In and Out."""
+    said = b"\n".join(session.frames)
+
+    assert MARKER.encode() in said
+    assert found_in(said) == []
+
+
+def test_files_hold_no_token(session: Session) -> None:
+    """No file of the project, of the notebook's folder, or of Jupyter holds a token, but those that a person wrote."""
+    written = {session.folder / ".env", session.folder / "events" / "hello.json"}
+    files = [path for path in session.server.rglob("*") if path.is_file() and path not in written]
+    leaks = {path.name: found for path in files if (found := found_in(path.read_bytes()))}
+
+    assert session.folder / ".pdkernel" / "project.db" in files
+    assert leaks == {}
