@@ -7,6 +7,7 @@ job's order and one of them alone brings about what it needs.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -295,3 +296,41 @@ def test_saved_notebook_holds_no_token(edited: Job) -> None:
 
     assert "Slack message to #bugs" in text
     assert not [user for user, token in TOKENS.items() if token in text]
+
+
+def test_narrow_window_hides_nothing(edited: Job) -> None:
+    """In a window of 900 pixels no form and no timeline is wider than its cell."""
+    wide = edited.page.page.viewport_size
+    edited.page.page.set_viewport_size({"width": 900, "height": 1100})
+
+    for cell in ("user", "picker", "composer", "notify", "run", "shape", "export"):
+        for output in edited.output(cell).locator(".jp-OutputArea-output").all():
+            assert output.evaluate("node => node.scrollWidth <= node.clientWidth + 1"), cell
+
+    edited.look("composer", "job-11-narrow")
+    assert wide is not None
+    edited.page.page.set_viewport_size(wide)
+
+
+def test_colleague_reads_it_without_a_kernel(edited: Job) -> None:
+    """In a clone without this kernel, not trusted, everything that was seen can be read; forms say what was chosen."""
+    page = edited.page.page
+    notebook = json.loads(edited.page.save().read_text())
+    notebook["metadata"] = {"kernelspec": {"name": "none", "display_name": "None", "language": "python"}}
+    notebook["cells"][0]["source"] = "Another text, so that Lab does not take it for the notebook that it trusts."
+    (edited.folder / "clone.ipynb").write_text(json.dumps(notebook))
+
+    edited.page.close_all()
+    page.evaluate("jupyterapp.commands.execute('docmanager:open', {path: 'job/clone.ipynb'})")
+    page.locator(".jp-Dialog select").select_option(label="No Kernel")
+    page.click(".jp-Dialog .jp-mod-accept")
+
+    expect(edited.output("picker")).to_contain_text("Steps run as ada in development. Accounts: slack apn_")
+    expect(edited.output("composer")).to_contain_text("Event issues-opened: POST /")
+    expect(edited.steps("notify")).to_contain_text("external user's")
+    expect(edited.steps("run")).to_have_count(4)
+    expect(edited.timeline("run")).to_contain_text("Response to the caller: 200")
+    expect(edited.output("shape").locator("code.pd-k").first).to_be_visible()
+    expect(edited.output("export")).to_contain_text("message/entry.js")
+    expect(page.locator(".jp-Notebook")).not_to_contain_text("model not found")
+    edited.look("composer", "job-12-clone")

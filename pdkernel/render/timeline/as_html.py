@@ -94,10 +94,8 @@ def _row(row: view.StepRow) -> Html:
         tag("span", row.summary, style="flex:1 1 200px;margin-right:8px") if row.summary else Html(""),
     ]
     if row.duration:
-        parts += [
-            tag("span", row.duration, style="margin-left:auto;margin-right:8px;min-width:70px;text-align:right"),
-            _bar(row),
-        ]
+        taken = tag("span", row.duration, style="margin-right:8px;min-width:70px;text-align:right")
+        parts.append(tag("span", taken, _SPACE, _bar(row), style="margin-left:auto;display:flex;align-items:center"))
     return tag("div", *_spaced([part for part in parts if part]), style=ROW)
 
 
