@@ -30,8 +30,8 @@ def run_demo(keep: Path | None) -> int:
     """
     from pdkernel.errors import RequestError
 
-    if keep is not None and keep.exists() and any(keep.iterdir()):
-        raise RequestError(f"{keep} is not empty; nothing was changed.", fix="Name a new folder.")
+    if keep is not None and keep.exists() and not (keep.is_dir() and not any(keep.iterdir())):
+        raise RequestError(f"{keep} is no empty folder; nothing was changed.", fix="Name a new folder.")
     folder = keep or Path(tempfile.mkdtemp(prefix="pdkernel-demo-"))
     try:
         return _demo(folder)

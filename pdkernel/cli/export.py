@@ -56,7 +56,8 @@ def shape(_: State, events: tuple[str, ...], schema: bool, as_json: bool) -> int
 
     values: list[Any] = [dict(Event.parse(read_input(name), name=name).masked().data) for name in events]
     if schema:
-        print_json(shapes.schema(values[0]) if len(values) == 1 else shapes.schema(values)["items"])
+        whole = shapes.schema(values)
+        print_json({"$schema": whole["$schema"], **whole["items"]})
         return 0
     found = shapes.shape_of(*values)
     if as_json:

@@ -52,7 +52,9 @@ def main() -> None:
         print(f"plain cell                    {plain:7.2f} ms")
         for language, cell in CELLS.items():
             warm = median_ms(shell, cell)
-            print(f"warm {language + ' step':<24} {warm:7.2f} ms   {warm - plain:+.2f} ms (goal <= 5), {warm / plain:.1f} x")
+            print(
+                f"warm {language + ' step':<24} {warm:7.2f} ms   {warm - plain:+.2f} ms (goal <= 5), {warm / plain:.1f} x"
+            )
         with capture_output():
             shell.run_line_magic("unload_ext", "pdkernel")
         os.chdir("/")

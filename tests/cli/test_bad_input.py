@@ -41,13 +41,14 @@ KEPT, MARGIN = 1 << 20, 1 << 16
 """Bytes of a step's output that are kept, and how much more the last line and our own words may take."""
 MEMORY_MIB = 25
 """How much more a run may need for a flood of 48 MiB than for a greeting."""
-PEAK = (
-    sys.executable,
-    "-c",
-    "import atexit, resource, sys\n"
-    "peak = lambda: print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)\n"
-    "atexit.register(peak)\nsys.argv = sys.argv[3:]\nfrom pdkernel.cli import main\nmain()",
-)
+PEAK_PROGRAM = """
+import atexit, resource, sys
+from pdkernel.cli import main
+atexit.register(lambda: print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr))
+sys.argv = sys.argv[3:]
+main()
+"""
+PEAK = (sys.executable, "-c", PEAK_PROGRAM)
 """Runs the command and says the most memory (MiB) that its own process had; a step's is the step's affair."""
 
 

@@ -1,0 +1,142 @@
+"""`pdkernel export` and `shape`: files out of a notebook, the structure of events."""
+
+from __future__ import annotations
+
+import json
+
+import genson
+import pytest
+
+from tests.cli.conftest import Shell
+
+STEP = "%%pdstep greet\ndef handler(pd):\n    return 'hello'\n"
+SECOND = "%%pdstep tell --lang node\nexport default { run() { return 1 } }\n"
+
+
+def test_export_writes_the_folder(pdkernel: Shell) -> None:
+    """`--to` writes the files that Pipedream deploys, lists them, and says what Git sync does not carry."""
+    ended = pdkernel("export", pdkernel.notebook(STEP, SECOND), "--to", "flow")
+
+    assert ended.status == 0
+    assert sorted(path.relative_to(pdkernel.folder).as_posix() for path in (pdkernel.folder / "flow").rglob("*.*")) == [
+        "flow/greet/entry.py", "flow/pdkernel.yaml", "flow/tell/entry.js", "flow/workflow.yaml",
+    ]  # fmt: skip
+    assert (pdkernel.folder / "flow/greet/entry.py").read_text() == STEP.split("\n", 1)[1]
+    assert "flow: 4 new" in ended.stdout
+    assert "To do by hand" in ended.stdout
+
+
+def test_exported_folder_runs_like_the_notebook(pdkernel: Shell) -> None:
+    """The exported folder is a source, with the same exports."""
+    source = pdkernel.notebook(STEP, SECOND)
+    pdkernel("export", source, "--to", "flow")
+
+    runs = [pdkernel("run", each, "--body", "{}", "--json").json["steps"] for each in (source, "flow")]
+
+    assert [[step["exports"] for step in steps] for steps in runs] == [[{"$return_value": "hello"}, {"$return_value": 1}]] * 2  # fmt: skip
+
+
+def test_export_as_json_says_what_changed(pdkernel: Shell) -> None:
+    """A second export as JSON: what is new, changed or unchanged, with the diff."""
+    pdkernel("export", pdkernel.notebook(STEP), "--to", "flow")
+    source = pdkernel.notebook(STEP.replace("hello", "good day"), SECOND)
+
+    ended = pdkernel("export", source, "--to", "flow", "--json")
+
+    states = {file["path"]: file["state"] for file in ended.json["files"]}
+    diffs = {file["path"]: file["diff"] for file in ended.json["files"]}
+    assert states == {
+        "workflow.yaml": "changed", "pdkernel.yaml": "unchanged", "greet/entry.py": "changed", "tell/entry.js": "new",
+    }  # fmt: skip
+    assert "-    return 'hello'\n+    return 'good day'\n" in diffs["greet/entry.py"]
+    assert ended.json["checklist"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], "Say where to: --to FOLDER"),
+        (["--to", "flow", "--into", "flow"], "Say where to: --to FOLDER"),
+        (["--into", "flow"], "not in this version"),
+        (["--to", "full"], "was not written by an export"),
+        (["--to", "file"], "file"),
+    ],
+)
+def test_refused_export_changes_nothing(pdkernel: Shell, args: list[str], words: str) -> None:
+    """What cannot be written is refused with 2, in few lines, and no file is touched."""
+    (pdkernel.folder / "full" / "greet").mkdir(parents=True)
+    pdkernel.write("full/greet/entry.py", "somebody's own")
+    pdkernel.write("file", "also somebody's own")
+
+    ended = pdkernel("export", pdkernel.notebook(STEP), *args)
+
+    assert ended.status == 2, ended.lines
+    assert words in ended.stderr
+    assert len(ended.lines) <= 15
+    assert not (pdkernel.folder / "flow").exists()
+    assert (pdkernel.folder / "full/greet/entry.py").read_text() == "somebody's own"
+    assert (pdkernel.folder / "file").read_text() == "also somebody's own"
+
+
+def test_workflow_that_is_wrong_is_not_exported(pdkernel: Shell) -> None:
+    """A code cell without a handler is refused with 2; with `--json` as an error object."""
+    ended = pdkernel("export", pdkernel.notebook("%%pdstep a\nx = 1\n"), "--to", "flow", "--json")
+
+    assert ended.status == 2
+    assert ended.json["error"]["code"] == "entry_point"
+    assert not (pdkernel.folder / "flow").exists()
+
+
+def test_shape_names_every_path(pdkernel: Shell) -> None:
+    """Each path of an event has a line with its type and a sample; secret-bearing headers are masked."""
+    event = pdkernel.write("e.json", '{"headers": {"authorization": "Bearer abc"}, "body": {"rows": [{"id": 1}]}}')
+
+    ended = pdkernel("shape", event)
+
+    lines = [" ".join(line.split()) for line in ended.lines]
+    assert ended.status == 0
+    assert 'authorization string: "***"' in lines
+    assert "id integer: 1" in lines
+    assert "Bearer abc" not in ended.stdout
+
+
+def test_shape_as_json_is_a_list_of_paths(pdkernel: Shell) -> None:
+    """`--json` gives one row a path, over all events given."""
+    one = pdkernel.write("one.json", '{"body": {"a": 1}}')
+    two = pdkernel.write("two.json", '{"body": {"a": "x", "b": null}}')
+
+    ended = pdkernel("shape", one, two, "--json")
+
+    rows = {row["path"]: row for row in ended.json}
+    assert {path.removeprefix("steps.trigger.event") for path in rows} >= {".body", ".body.a", ".body.b"}
+    assert "integer" in json.dumps(rows["steps.trigger.event.body.a"])
+    assert "string" in json.dumps(rows["steps.trigger.event.body.a"])
+
+
+def test_schema_is_gensons(pdkernel: Shell) -> None:
+    """`--schema` prints the JSON Schema that genson infers from the events."""
+    values = [{"body": {"a": 1}}, {"body": {"a": 1.5, "b": [1, "x"]}}]
+    names = [pdkernel.write(f"{number}.json", json.dumps(value)) for number, value in enumerate(values)]
+    builder = genson.SchemaBuilder()
+    for value in values:
+        builder.add_object(value)
+
+    assert pdkernel("shape", *names, "--schema").json == json.loads(builder.to_json()) | {
+        "$schema": "http://json-schema.org/schema#"
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [(["nowhere.json"], "nowhere.json cannot be read"), (["bad.json"], "line 1, column"), (["list.json"], "list.json")],
+)
+def test_shape_of_what_is_no_event(pdkernel: Shell, args: list[str], words: str) -> None:
+    """A file that is not there, not JSON, or not an event is refused with 2."""
+    pdkernel.write("bad.json", "{")
+    pdkernel.write("list.json", "[1]")
+
+    ended = pdkernel("shape", *args)
+
+    assert ended.status == 2
+    assert words in ended.stderr
+    assert len(ended.lines) <= 15

@@ -1,0 +1,151 @@
+"""`pdkernel new` and `doctor`: how a person begins, and what is still missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Shell
+
+READS = '%%pdstep send --app slack\nimport os\ndef handler(pd):\n    return os.environ["CHANNEL"]\n'
+TOKEN = "xoxb-planted-in-a-test"
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    """Files by their paths, the local project aside."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and ".pdkernel" not in path.parts
+    }
+
+
+@pytest.mark.parametrize("name", ["hello", "hello.ipynb", "deep/er/hello"])
+def test_new_makes_a_notebook_and_an_event(pdkernel: Shell, name: str) -> None:
+    """`new` makes both, says so, and names the commands that go on; the first of them works."""
+    ended = pdkernel("new", name)
+
+    notebook = name.removesuffix(".ipynb") + ".ipynb"
+    event = (Path(notebook).parent / "events" / "issues-opened.json").as_posix()
+    assert ended.status == 0
+    assert sorted(everything_in(pdkernel.folder)) == sorted([notebook, event])
+    assert f"Run it:  pdkernel run {notebook} --event {event}" in ended.lines
+    assert f"Open it: pdkernel lab {notebook}" in ended.lines
+    assert pdkernel("run", notebook, "--event", event).status == 0
+
+
+def test_new_names_no_workflow_after_another(pdkernel: Shell) -> None:
+    """The notebook is one that Jupyter opens with our kernel, without outputs."""
+    pdkernel("new", "hello")
+
+    notebook = json.loads((pdkernel.folder / "hello.ipynb").read_text())
+
+    assert notebook["metadata"]["kernelspec"]["name"] == "pdkernel"
+    assert [cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code" and cell["outputs"]] == []
+
+
+def test_new_overwrites_nothing(pdkernel: Shell) -> None:
+    """A second `new` is refused with 2 and changes no byte; an event that is there stays as it is."""
+    (pdkernel.folder / "events").mkdir()
+    pdkernel.write("events/issues-opened.json", '{"mine": true}')
+    first = pdkernel("new", "hello")
+    pdkernel.write("hello.ipynb", "my own work")
+    before = everything_in(pdkernel.folder)
+
+    again = pdkernel("new", "hello.ipynb")
+
+    assert first.status == 0
+    assert before["events/issues-opened.json"] == b'{"mine": true}'
+    assert again.status == 2
+    assert "hello.ipynb exists already; nothing was changed." in again.stderr
+    assert everything_in(pdkernel.folder) == before
+
+
+@pytest.mark.parametrize("name", ["closed/hello", "file/hello"])
+def test_new_where_nothing_can_be_made(pdkernel: Shell, name: str) -> None:
+    """A folder that cannot be written, or that is a file, is named; no stack of ours is shown."""
+    pdkernel.write("file", "")
+    (pdkernel.folder / "closed").mkdir(mode=0o500)
+
+    ended = pdkernel("new", name, unprivileged=True)
+
+    assert ended.status == 2
+    assert f"{name}.ipynb cannot be made" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_demo_keeps_to_new_folders(pdkernel: Shell) -> None:
+    """`demo --keep` refuses a folder with something in it, and a file, before it does anything."""
+    (pdkernel.folder / "full").mkdir()
+    pdkernel.write("full/file", "")
+
+    refused = [pdkernel("demo", "--keep", name) for name in ("full", "full/file")]
+
+    assert [ended.status for ended in refused] == [2, 2]
+    assert all("nothing was changed" in ended.stderr for ended in refused)
+    assert sorted(everything_in(pdkernel.folder)) == ["full/file"]
+
+
+def test_doctor_says_what_the_machine_has(pdkernel: Shell) -> None:
+    """Without a source, doctor lists versions, interpreters, the kernel and the project, and exits with 0."""
+    ended = pdkernel("doctor", "--json")
+
+    assert ended.status == 0
+    assert list(ended.json) == ["machine", "project", "source", "ready", "missing"]
+    assert list(ended.json["machine"]) == ["pdkernel", "python", "node", "bash", "kernel", "chromium"]
+    assert ended.json["project"]["folder"] == str(pdkernel.folder / ".pdkernel")
+    assert (ended.json["source"], ended.json["missing"]) == (None, [])
+
+
+def test_doctor_names_each_missing_thing_with_its_command(pdkernel: Shell) -> None:
+    """A colleague's clone: users and accounts, variables, each with what to type; typing it makes it ready."""
+    source = pdkernel.notebook(READS)
+
+    before = pdkernel("doctor", source, "--external-user", "ada", "--json")
+    text = pdkernel("doctor", source, "--external-user", "ada")
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
+    pdkernel("env", "set", "CHANNEL", stdin="#general-of-a-test")
+    after = pdkernel("doctor", source, "--external-user", "ada", "--json")
+
+    assert before.json["ready"] is False
+    kinds = [(missing["kind"], missing["name"]) for missing in before.json["missing"]]
+    assert kinds == [("external_user", "ada"), ("variable", "CHANNEL")]
+    commands = [missing["command"] for missing in before.json["missing"]]
+    assert "accounts add --external-user ada --app slack" in commands[0]
+    assert commands[1] == "pdkernel env set CHANNEL"
+    assert all(command in text.stdout for command in commands)
+    assert (after.json["ready"], after.json["missing"]) == (True, [])
+
+
+def test_doctor_looks_at_the_environment_that_is_asked_for(pdkernel: Shell) -> None:
+    """A user of development is missing in production."""
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
+    source = pdkernel.notebook(READS.replace('os.environ["CHANNEL"]', "1"))
+
+    ready = [pdkernel("doctor", source, "--external-user", "ada", "--environment", e, "--json").json["ready"] for e in ("development", "production")]  # fmt: skip
+
+    assert ready == [True, False]
+
+
+def test_doctor_says_ready(pdkernel: Shell) -> None:
+    """A notebook that needs nothing is ready to run."""
+    ended = pdkernel("doctor", pdkernel.notebook("%%pdstep one\ndef handler(pd):\n    return 1\n"))
+
+    assert ended.status == 0
+    assert "work.ipynb is ready to run." in ended.lines
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [(["nowhere.ipynb"], "There is no nowhere.ipynb"), (["work.ipynb", "--environment", "staging"], "staging")],
+)
+def test_doctor_refuses_what_it_cannot_read(pdkernel: Shell, args: list[str], words: str) -> None:
+    """A source that is not there and an unknown environment end with 2; as JSON it is an error object."""
+    pdkernel.notebook(READS)
+
+    ended = pdkernel("doctor", *args, "--json")
+
+    assert ended.status == 2
+    assert words in ended.json["error"]["message"]

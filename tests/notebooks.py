@@ -1,0 +1,165 @@
+"""
+Notebooks run headless, and their outputs compared with those that are saved.
+
+`PDKERNEL_UPDATE=1 pytest tests/test_notebooks.py` writes the new outputs into the notebooks.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.project import Project
+from tests.lab_files import private_environment
+
+ACCOUNTS = {"ada": "apn_AdaSlk1", "grace": "apn_GraceS1"}
+"""External users who have connected Slack, and their accounts' ids."""
+TOKEN = "xoxb-planted-in-a-notebook"
+KEPT_FORMATS = ("text/html", "text/plain")
+"""A saved form would only say that its model is gone; a reader is shown its text."""
+
+SCRUBBED = (
+    (r"\x1b\[[0-9;]*m", ""),
+    (r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?( UTC|Z)", "<time>"),
+    (r"(?<=same as )\d\d:\d\d", "<time>"),
+    (r"\b\d[\d,]*(\.\d+)? (ms|s|min)\b", "<duration>"),
+    (r"(?<=execution )\w{27}\b", "<id>"),
+    (r" *<duration>(  \|[█ ]+\|)?", " <duration>"),
+    (r"\b(margin-left|width):\d+(\.\d+)?%", r"\1:<bar>"),
+)
+"""What differs from run to run, and what stands in its place when two runs are compared."""
+
+
+def run(notebook: Path, folder: Path) -> Any:
+    """
+    The *notebook* after all its cells have run, in a copy of its folder, with external users who have accounts.
+
+    Args:
+        notebook: Its file; `events/` beside it comes along.
+        folder: Where the copy is made.
+    """
+    copied = folder / "work" / notebook.name
+    shutil.copytree(
+        notebook.parent, copied.parent, ignore=shutil.ignore_patterns(".pdkernel", ".ipynb_checkpoints", "exported")
+    )
+    with Project.open(copied.parent / ".pdkernel") as project:
+        directory = LocalDirectory(project)
+        for user, account in ACCOUNTS.items():
+            directory.add_account(
+                app="slack",
+                credentials={"oauth_access_token": f"{TOKEN}-{user}"},
+                external_user_id=user,
+                account_id=account,
+                name=user,
+            )
+    environment = {**private_environment(folder), "PDKERNEL_NOTEBOOK": str(copied), "COLUMNS": "80"}
+    specs = KernelSpecManager(kernel_dirs=[str(folder / "share" / "kernels")])
+    ran = nbformat.read(copied, as_version=4)
+    client = NotebookClient(
+        ran,
+        km=AsyncKernelManager(kernel_name="pdkernel", kernel_spec_manager=specs),
+        resources={"metadata": {"path": str(copied.parent)}},
+        extra_arguments=["--log-level=ERROR"],
+        store_widget_state=False,
+        record_timing=False,
+        timeout=60,
+    )
+    client.execute(env=environment, cleanup_kc=True)  # it would leave a manager that it was given running
+    for cell in ran.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [_for_readers(output) for output in _merged(cell.outputs)]
+    return ran
+
+
+def read(notebook: Path) -> Any:
+    """The notebook as it is saved."""
+    return nbformat.read(notebook, as_version=4)
+
+
+def differences(saved: Any, ran: Any) -> str:
+    """Where the outputs of two runs of one notebook differ, as a diff; empty if nowhere but in what always does."""
+    found: list[str] = []
+    for before, after in zip(saved.cells, ran.cells, strict=True):
+        if before.cell_type == "code":
+            found += difflib.unified_diff(
+                _lines(before.outputs),
+                _lines(after.outputs),
+                f"{before.id}, saved",
+                f"{after.id}, run now",
+                "",
+                "",
+                1,
+                "",
+            )
+    return "\n".join(found)
+
+
+def update(notebook: Path, ran: Any) -> None:
+    """Save the outputs of *ran* in *notebook*; those that differ only in what always does stay, and so does a clean Git status."""
+    saved = read(notebook)
+    for before, after in zip(saved.cells, ran.cells, strict=True):
+        if before.cell_type == "code":
+            before.execution_count = after.execution_count
+            if _lines(before.outputs) != _lines(after.outputs):
+                before.outputs = copy.deepcopy(after.outputs)
+            for output in before.outputs:
+                if output.output_type == "execute_result":
+                    output.execution_count = after.execution_count
+    nbformat.write(saved, notebook)
+
+
+def scrub(text: str) -> str:
+    """*text* without what differs from run to run."""
+    for pattern, replacement in SCRUBBED:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def _lines(outputs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Outputs as scrubbed lines."""
+    lines: list[str] = []
+    for output in _merged(outputs):
+        kind = output["output_type"]
+        if kind == "stream":
+            lines += [f"[{output['name']}]", *scrub(output["text"]).splitlines()]
+        elif kind == "error":
+            lines += ["[error]", *scrub("\n".join(output["traceback"])).splitlines()]
+        else:
+            for format_ in KEPT_FORMATS:
+                lines += [f"[{kind} {format_}]", *scrub(output["data"].get(format_, "")).splitlines()]
+    return lines
+
+
+def _merged(outputs: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """Outputs with neighbouring pieces of one stream joined: where they are cut is chance."""
+    merged: list[Any] = []
+    for output in outputs:
+        last = merged[-1] if merged else None
+        if (
+            output["output_type"] == "stream"
+            and last
+            and last["output_type"] == "stream"
+            and last["name"] == output["name"]
+        ):
+            merged[-1] = nbformat.from_dict({**last, "text": last["text"] + output["text"]})
+        else:
+            merged.append(output)
+    return merged
+
+
+def _for_readers(output: Any) -> Any:
+    """An output without the formats that only a running kernel could show."""
+    if "data" in output:
+        output = nbformat.from_dict({**output, "data": {f: t for f, t in output.data.items() if f in KEPT_FORMATS}})
+    return output

@@ -1,0 +1,130 @@
+"""The notebooks that people read and run: they run headless, and what is saved in them is what they show."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from tests import notebooks
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TEMPLATES = ROOT / "pdkernel" / "templates"
+UPDATE = os.environ.get("PDKERNEL_UPDATE") == "1"
+
+each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Any]:
+    """Runs a notebook; only once, however many tests look at it."""
+    return cache(lambda notebook: notebooks.run(notebook, tmp_path_factory.mktemp(notebook.stem)))
+
+
+@each_notebook
+def test_saved_outputs_are_what_it_shows(run: Callable[[Path], Any], notebook: Path) -> None:
+    """Running the notebook gives the outputs that are saved in it (PDKERNEL_UPDATE=1 saves those of this run)."""
+    ran = run(notebook)
+    if UPDATE:
+        notebooks.update(notebook, ran)
+
+    assert notebooks.differences(notebooks.read(notebook), ran) == ""
+
+
+@each_notebook
+def test_every_cell_succeeds(run: Callable[[Path], Any], notebook: Path) -> None:
+    """No cell ends with an error, and no step failed or was left out."""
+    shown = [output for cell in run(notebook).cells for output in cell.get("outputs", [])]
+
+    assert [output for output in shown if output.output_type == "error"] == []
+    assert any("✓ success" in output.data["text/plain"] for output in shown if "data" in output)
+
+
+@each_notebook
+def test_saved_notebook_tells_nothing_of_this_machine(run: Callable[[Path], Any], notebook: Path) -> None:
+    """Neither a secret nor a path of the machine that ran it is in the notebook, saved or just run."""
+    for text in (notebook.read_text(encoding="utf-8"), nbformat.writes(run(notebook))):
+        assert notebooks.TOKEN not in text
+        assert re.findall(r"(?<![\w.-])/(?:tmp|home|root|Users|work|private)/[^\s\"\\<]*", text) == []
+
+
+@each_notebook
+@pytest.mark.parametrize("part", ["text/plain", "text/html"])
+def test_edited_output_is_found(run: Callable[[Path], Any], notebook: Path, part: str) -> None:
+    """One changed word in one saved output, or an output too few, is a difference that names the cell."""
+    ran = run(notebook)
+    edited, shorter = notebooks.read(notebook), notebooks.read(notebook)
+    cell = next(cell for cell in edited.cells if cell.id == "run")
+    cell.outputs[0].data[part] = cell.outputs[0].data[part].replace("success", "succeeded", 1)
+    next(cell for cell in shorter.cells if cell.id == "run").outputs.pop()
+
+    found = [notebooks.differences(wrong, ran) for wrong in (edited, shorter)]
+
+    assert ["--- run, saved" in text for text in found] == [True, True]
+    assert "succeeded" in found[0]
+
+
+def test_update_leaves_what_differs_in_times_alone(run: Callable[[Path], Any], tmp_path: Path) -> None:
+    """Saving the outputs of another run changes no byte if only times and ids differ."""
+    notebook = tmp_path / "work.ipynb"
+    notebook.write_bytes(NOTEBOOKS[0].read_bytes())
+    again = run(NOTEBOOKS[0])
+    for cell in again.cells:
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                output.data["text/plain"] = re.sub(r"\d+\.\d ms", "99.9 ms", output.data["text/plain"])
+
+    notebooks.update(notebook, again)
+
+    assert notebook.read_bytes() == NOTEBOOKS[0].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "scrubbed"),
+    [
+        ("started 2026-11-24 17:03:45 UTC · execution 6j7skekHXQaW8VWsfRgINCQBv58", "started <time> · execution <id>"),
+        ("  ✓ success   check  Python   78.7 ms  |██████    |", "  ✓ success   check  Python <duration>"),
+        ("  ✓ success   check  Python    1.02 s  |██████████|", "  ✓ success   check  Python <duration>"),
+        ("NOT SENT (same as 17:03)", "NOT SENT (same as <time>)"),
+        ("margin-left:12.5%;width:3.0%", "margin-left:<bar>;width:<bar>"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("2 labels, 3 steps, issue #1", "2 labels, 3 steps, issue #1"),
+        ("2019-05-15T15:20:18+02:00 is data", "2019-05-15T15:20:18+02:00 is data"),
+    ],
+)
+def test_scrubbing(text: str, scrubbed: str) -> None:
+    """Times, durations, ids, bars and colours are replaced, and nothing else."""
+    assert notebooks.scrub(text) == scrubbed
+
+
+def test_quickstart_of_the_package_is_the_one_in_notebooks() -> None:
+    """`pdkernel demo` and `notebooks/` have the same cells; the package's has no outputs."""
+    here, packaged = (notebooks.read(path) for path in (NOTEBOOKS[0], TEMPLATES / "quickstart.ipynb"))
+
+    assert [(c.id, c.cell_type, c.source, c.metadata) for c in packaged.cells] == [
+        (c.id, c.cell_type, c.source, c.metadata) for c in here.cells
+    ]
+    assert packaged.metadata == here.metadata
+    assert [c.outputs for c in packaged.cells if c.cell_type == "code" and c.outputs] == []
+
+
+def test_events_of_the_package_are_those_in_notebooks() -> None:
+    """The event that the package brings is the one beside the quickstart, byte for byte."""
+    name = Path("events") / "issues-opened.json"
+
+    assert (TEMPLATES / name).read_bytes() == (ROOT / "notebooks" / name).read_bytes()
+
+
+def test_new_notebook_runs(tmp_path: Path) -> None:
+    """The notebook that `pdkernel new` makes runs from top to bottom as it is."""
+    ran = notebooks.run(TEMPLATES / "new.ipynb", tmp_path)
+
+    assert [output for cell in ran.cells for output in cell.get("outputs", []) if output.output_type == "error"] == []
+    assert "response: 200" in ran.cells[-1].outputs[-1].data["text/plain"]

@@ -1,0 +1,178 @@
+"""The wheel: built from an archive, installed into an environment of its own, used from an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from build import ProjectBuilder
+
+from pdkernel.version import VERSION
+
+ROOT = Path(__file__).parents[1]
+NOT_IN_AN_ARCHIVE = shutil.ignore_patterns(".git", ".venv", ".pdkernel", ".*_cache", "__pycache__", "dist", "build")
+SHARED = f"pdkernel-{VERSION}.data/data/share/jupyter"
+NEEDED = {
+    "pdkernel/__main__.py",
+    "pdkernel/py.typed",
+    "pdkernel/guests/node_guest.mjs",
+    "pdkernel/guests/egress_hook.mjs",
+    "pdkernel/guests/warden_main.py",
+    "pdkernel/definition/pdkernel.schema.json",
+    "pdkernel/cli/labconfig/default_setting_overrides.json",
+    "pdkernel/templates/new.ipynb",
+    "pdkernel/templates/quickstart.ipynb",
+    "pdkernel/templates/events/issues-opened.json",
+    "pdkernel/templates/events/LICENSE",
+    f"{SHARED}/kernels/pdkernel/kernel.json",
+    f"{SHARED}/kernels/pdkernel/logo-svg.svg",
+    f"{SHARED}/labextensions/pdkernel/package.json",
+    f"{SHARED}/labextensions/pdkernel/static/remoteEntry.js",
+    f"pdkernel-{VERSION}.dist-info/licenses/LICENSE",
+}
+WATCH = """
+import os, sys
+def watch(event, args):
+    if event == "open" and isinstance(args[0], (str, bytes)):
+        path = os.path.abspath(os.fsdecode(args[0]))
+        if path.startswith({checkout!r}) and not path.startswith({libraries!r}):
+            descriptor = os.open({log!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(descriptor, path.encode() + b"\\n")
+            os.close(descriptor)
+sys.addaudithook(watch)
+"""
+"""Writes down what any Python program of the environment opens in the checkout."""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An environment with the wheel in it."""
+
+    prefix: Path
+    log: Path
+
+    def run(self, folder: Path, program: str, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run one of its programs in *folder*, with nothing of this process's environment but where programs are."""
+        return subprocess.run(
+            [self.prefix / "bin" / program, *args],
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "HOME": str(folder), "PDKERNEL_EGRESS": "stand-in=slack"},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    def read_in_the_checkout(self) -> list[str]:
+        """What its programs have opened there so far."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout, built where there is no Git."""
+    folder = tmp_path_factory.mktemp("archive")
+    shutil.copytree(ROOT, folder / "pdkernel", ignore=NOT_IN_AN_ARCHIVE)
+    return Path(ProjectBuilder(folder / "pdkernel").build("wheel", folder / "dist"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel in a fresh environment, with this environment's libraries but without this checkout."""
+    prefix = tmp_path_factory.mktemp("installed")
+    log = prefix / "read.log"
+    venv.create(prefix, with_pip=False)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(prefix / "bin" / "python")]
+    subprocess.run([*pip, "install", "-q", "--no-deps", "--no-index", str(wheel)], check=True, capture_output=True)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(prefix)}))
+    libraries = sysconfig.get_path("purelib")
+    # a path in a .pth file brings the packages in that folder, not what its own .pth files (this checkout) would
+    (packages / "libraries.pth").write_text(f"{libraries}\nimport watch_checkout\n")
+    (packages / "watch_checkout.py").write_text(
+        WATCH.format(checkout=f"{ROOT}{os.sep}", libraries=sys.prefix, log=str(log))
+    )
+    return Installed(prefix, log)
+
+
+def test_wheel_holds_what_the_package_needs(wheel: Path) -> None:
+    """Files that steps, notebooks, Jupyter and people need are inside."""
+    assert set(zipfile.ZipFile(wheel).namelist()) >= NEEDED
+
+
+def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
+    """No file of the package stays behind, and nothing else comes along: no tests, no notebooks."""
+    of_package = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "pdkernel").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    names = zipfile.ZipFile(wheel).namelist()
+
+    assert {name for name in names if name.startswith("pdkernel/")} == of_package
+    assert {name.split("/")[0] for name in names} == {
+        "pdkernel",
+        f"pdkernel-{VERSION}.data",
+        f"pdkernel-{VERSION}.dist-info",
+    }
+
+
+def test_it_is_the_installed_package(installed: Installed, tmp_path: Path) -> None:
+    """The environment's own copy is imported, with the checkout's version."""
+    where = installed.run(tmp_path, "python", "-c", "import pdkernel; print(pdkernel.__file__)")
+    version = installed.run(tmp_path, "pdkernel", "--version")
+
+    assert where.stdout.startswith(str(installed.prefix))
+    assert version.stdout.split()[-1] == VERSION
+
+
+def test_demo_runs_from_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
+    """`pdkernel demo` does the whole job and leaves the folder as it was."""
+    ended = installed.run(tmp_path, "pdkernel", "demo")
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "7. Export" in ended.stdout
+    assert "notify/entry.js" in ended.stdout
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
+    assert installed.read_in_the_checkout() == []
+
+
+def test_new_notebook_runs_from_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
+    """`pdkernel new` and then the command that it names give a response."""
+    made = installed.run(tmp_path, "pdkernel", "new", "hello")
+    ran = installed.run(tmp_path, "pdkernel", "run", "hello.ipynb", "--event", "events/issues-opened.json", "--json")
+
+    assert made.returncode == 0, made.stderr
+    assert "pdkernel run hello.ipynb --event events/issues-opened.json" in made.stdout
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert json.loads(ran.stdout)["response"]["status"] == 200
+    assert installed.read_in_the_checkout() == []
+
+
+def test_doctor_finds_the_kernel(installed: Installed, tmp_path: Path) -> None:
+    """The wheel has put the kernel and Lab's extension where Jupyter looks."""
+    ended = installed.run(tmp_path, "pdkernel", "doctor", "--json")
+
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["machine"]["kernel"] == "installed"
+    assert (installed.prefix / "share/jupyter/labextensions/pdkernel/package.json").is_file()
+    assert installed.read_in_the_checkout() == []
+
+
+def test_reading_the_checkout_would_be_seen(installed: Installed, tmp_path: Path) -> None:
+    """The watch works: a program of the environment that opens a file of the checkout is written down."""
+    watched = installed.log.with_name("control.log")
+    program = (installed.prefix / "control.py").resolve()
+    program.write_text(WATCH.format(checkout=f"{ROOT}{os.sep}", libraries=sys.prefix, log=str(watched)))
+
+    installed.run(tmp_path, "python", "-c", f"exec(open({str(program)!r}).read()); open({str(ROOT / 'LICENSE')!r})")
+
+    assert watched.read_text().split() == [str(ROOT / "LICENSE")]
