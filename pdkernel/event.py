@@ -25,6 +25,8 @@ _MASKED_HEADER = re.compile(
     r"(authorization|proxy-authorization|cookie|set-cookie|x-api-key|api-key|x-auth-token|.*-signature(-\d+)?|.*signature.*|.*-token|x-.*-secret)\Z"
 )
 
+_SCHEME = re.compile(r"(basic|bearer|digest|token) +", re.IGNORECASE)
+
 
 def is_masked_header(name: str) -> bool:
     """Whether the value of header *name* is hidden in what is shown and saved."""
@@ -143,6 +145,12 @@ class Event:
             return self
         headers = {name: MASK if is_masked_header(name) else value for name, value in self.headers.items()}
         return type(self)({**self.data, "headers": headers})
+
+    def secrets(self) -> dict[str, str]:
+        """Header name to the secret in its value: `Bearer` and its like are none, and neither is a mask."""
+        held = {name.lower(): str(value) for name, value in self.headers.items() if is_masked_header(name)}
+        secrets = {name: _SCHEME.sub("", value) for name, value in held.items()}
+        return {name: value for name, value in secrets.items() if value.strip() not in ("", MASK)}
 
     def summary(self) -> str:
         """The event in a line, with no value of a header."""

@@ -22,7 +22,7 @@ from pdkernel.engine.context import build_context, new_run_ids, step_context
 from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts
 from pdkernel.engine.journal import Journal
 from pdkernel.engine.props import evaluate_props, named_variables
-from pdkernel.engine.record import RunRecord, as_object, variable_secrets
+from pdkernel.engine.record import RunRecord, as_object, known_secrets
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import EgressRefusedError, PdkernelError, StepError
@@ -115,7 +115,7 @@ class Interpreter:
         try:
             resolution = await self._resolve(request, await self._bindings(request, guests))
             if resolution.secrets:
-                record.knows(Redactor([*resolution.secrets, *variable_secrets(request)]))
+                record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
             await self._steps(_Run(request, guests, record, resolution))
         finally:
             await asyncio.shield(guests.release())

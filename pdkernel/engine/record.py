@@ -60,7 +60,7 @@ class RunRecord:
         self._clock = clock
         self._pending: list[asyncio.Task[Any]] = []
         self._places = {step.name: place for place, step in enumerate(request.workflow.steps)}
-        self.redactor = Redactor(variable_secrets(request))
+        self.redactor = Redactor(known_secrets(request))
         self.response: dict[str, Any] | None = None
         self.execution = Execution(
             id=run_id,
@@ -189,9 +189,10 @@ class RunRecord:
         )
 
 
-def variable_secrets(request: RunRequest) -> list[Secret]:
-    """The values of the project's variables, to be found wherever they turn up."""
-    return [Secret(f"env/{name}", value) for name, value in request.variables.items()]
+def known_secrets(request: RunRequest) -> list[Secret]:
+    """The values of the project's variables and of the event's secret headers, to be found wherever they turn up."""
+    variables = [Secret(f"env/{name}", value) for name, value in request.variables.items()]
+    return [*variables, *(Secret(f"event/{name}", value) for name, value in request.event.secrets().items())]
 
 
 def as_object(value: JSON) -> dict[str, Any]:

@@ -146,5 +146,4 @@ def _message(error: ErrorRecord) -> str:
     where = ""
     if error.step is not None:
         where = f"\nin step {error.step}" + (f", line {error.line} of its cell" if error.line is not None else "")
-    stack = f"\n{error.stack}" if error.stack else ""
-    return f"{error.message}{where}{stack}"
+    return f"{error.message}{where}"

@@ -21,7 +21,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 # on light and dark, then the theme's own.
 _LINE = "rgba(127,127,127,0.35)"
 BORDER: Final = f"border:1px solid {_LINE};border-color:var(--jp-border-color2,{_LINE})"
-VIEW: Final = f"{BORDER};border-radius:4px;padding:8px 12px;max-width:1100px;line-height:1.5"
+VIEW: Final = f"{BORDER};border-radius:4px;padding:8px 12px;max-width:1100px;line-height:1.5;overflow-wrap:break-word"
 QUIET: Final = "opacity:0.75"
 ROW: Final = "display:flex;flex-wrap:wrap;align-items:center"
 BODY: Final = "margin:2px 0 6px 24px"

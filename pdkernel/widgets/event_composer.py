@@ -34,6 +34,7 @@ from pdkernel.widgets.event_texts import (
 from pdkernel.widgets.form import Form
 from pdkernel.widgets.kept import sentence
 from pdkernel.widgets.parts import (
+    BESIDE,
     DESCRIPTION,
     AskingButton,
     field,
@@ -82,11 +83,11 @@ class EventComposer(Form):
                 self.fields.view,
                 self._faults,
                 self.body.view,
-                self._notes,
+                ipw.VBox([self._notes], layout={"margin": BESIDE}),
                 ipw.HBox(
                     [self.send_button, self.use_button, self.show_button], layout={**_ROW, "margin": "6px 0 0 116px"}
                 ),
-                self._status,
+                ipw.VBox([self._status], layout={"margin": BESIDE}),
             ],
         )
 

@@ -7,6 +7,7 @@ job's order and one of them alone brings about what it needs.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from tests.lab_files import CHECKOUT
 
 FOLDER = "job"
 NOTEBOOK = f"{FOLDER}/01_quickstart.ipynb"
-STEPS = ["check", "message", "route", "notify"]
+STEPS = {"check": "Python", "message": "Node.js", "route": "Bash", "notify": "Node.js"}
 TITLE = ["steps.trigger.event.body.issue.title", 'pd.steps["trigger"]["event"]["body"]["issue"]["title"]']
 TOKENS = {"ada": "xoxb-first-token-of-ada", "grace": "xoxb-first-token-of-grace"}
 MESSAGE = 'Slack message to #bugs: "New issue in Codertocat/Hello-World'
@@ -144,7 +145,7 @@ def edited(ran_again: Job) -> Job:
 
 def test_first_run_stops_where_an_account_is_missing(ran: Job) -> None:
     """The first run does three steps, stops at the last and says who has no account and what to do."""
-    for step in STEPS[:3]:
+    for step in list(STEPS)[:3]:
         expect(ran.steps(step)).to_have_count(1)
         expect(ran.steps(step)).to_contain_text("success")
 
@@ -172,8 +173,8 @@ def test_account_is_connected_by_typing_its_token(connected: Job) -> None:
 def test_event_is_sent_from_the_form(sent: Job) -> None:
     """Send runs the four steps as ada and shows her account, the stand-in's message and the caller's response."""
     expect(sent.steps("composer")).to_have_count(4)
-    for index, step in enumerate(STEPS):
-        expect(sent.steps("composer").nth(index)).to_contain_text(re.compile(rf"success\s*{step}"))
+    for index, (step, language) in enumerate(STEPS.items()):
+        expect(sent.steps("composer").nth(index)).to_contain_text(re.compile(rf"success\s*{step}\s*{language}"))
 
     notify = sent.steps("composer").nth(3)
 
@@ -201,9 +202,9 @@ def test_wrong_body_is_told_while_typing(sent: Job) -> None:
 
 def test_event_is_sent_as_another_user(as_grace: Job) -> None:
     """The second user's run has her account, and the event carries her id."""
-    header = as_grace.composer.locator(".widget-text:has(label:text-is('x-pd-external-user-id')) input")
-
-    expect(header).to_have_value("grace")
+    for header, value in (("x-pd-environment", "development"), ("x-pd-external-user-id", "grace")):
+        field = as_grace.composer.locator(f".widget-text:has(label:text-is('{header}')) input")
+        expect(field).to_have_value(value)
     expect(as_grace.timeline("composer")).to_contain_text("external user grace, development")
     expect(as_grace.timeline("composer")).to_contain_text("STAND-IN answered")
     as_grace.look("picker", "job-05-grace")
@@ -259,20 +260,6 @@ def test_saving_makes_nothing_stale(edited: Job) -> None:
     expect(edited.steps("message").get_by_text("stale", exact=True)).to_have_count(0)
 
 
-def test_exports_are_pinned(edited: Job) -> None:
-    """A pinned step does not run again; the steps below get what it is pinned to."""
-    index = edited.page.index_of("run")
-    edited.page.edit_cell(index, '%pdpin message {"$return_value": {"text": "As pinned"}}\n%pdrun')
-    edited.run("run")
-
-    expect(edited.steps("run").nth(1)).to_contain_text(re.compile(r"pinned\s*message"))
-    expect(edited.steps("run").nth(3)).to_contain_text('Slack message to #bugs: "As pinned"')
-    edited.look("run", "job-09-pinned")
-    edited.page.edit_cell(index, "%pdpin --clear\n%pdrun")
-    edited.run("run")
-    expect(edited.steps("run").nth(1)).to_contain_text(re.compile(r"success\s*message"))
-
-
 def test_workflow_is_exported(edited: Job) -> None:
     """An export writes the files and lists them; the next one shows what an edit has changed, and nothing else."""
     exported = edited.folder / "exported" / "open-issue-to-slack"
@@ -281,10 +268,26 @@ def test_workflow_is_exported(edited: Job) -> None:
     edited.page.save()
     edited.run("export")
 
-    edited.look("export", "job-10-exported")
+    edited.look("export", "job-09-exported")
     assert (exported / "message" / "entry.js").read_text() == before.replace("New issue in", "A new issue in")
     expect(edited.output("export")).to_contain_text("1 changed, 5 unchanged")
     expect(edited.output("export").locator("details[open]")).to_contain_text("+      text: `A new issue in")
+
+
+def test_exports_are_pinned(edited: Job) -> None:
+    """A pinned step does not run; the steps below get what it is pinned to, and an export leaves the pin out."""
+    index = edited.page.index_of("run")
+    edited.page.edit_cell(index, '%pdpin message {"$return_value": {"text": "As pinned"}}\n%pdrun')
+    edited.run("run")
+
+    expect(edited.steps("run").nth(1)).to_contain_text(re.compile(r"pinned\s*message"))
+    expect(edited.steps("run").nth(3)).to_contain_text('Slack message to #bugs: "As pinned"')
+    edited.look("run", "job-10-pinned")
+    edited.run("export")
+    expect(edited.output("export")).to_contain_text("Pins are not exported")
+    edited.page.edit_cell(index, "%pdpin --clear\n%pdrun")
+    edited.run("run")
+    expect(edited.steps("run").nth(1)).to_contain_text(re.compile(r"success\s*message"))
 
 
 def test_saved_notebook_holds_no_token(edited: Job) -> None:
@@ -293,3 +296,41 @@ def test_saved_notebook_holds_no_token(edited: Job) -> None:
 
     assert "Slack message to #bugs" in text
     assert not [user for user, token in TOKENS.items() if token in text]
+
+
+def test_narrow_window_hides_nothing(edited: Job) -> None:
+    """In a window of 900 pixels no form and no timeline is wider than its cell."""
+    wide = edited.page.page.viewport_size
+    edited.page.page.set_viewport_size({"width": 900, "height": 1100})
+
+    for cell in ("user", "picker", "composer", "notify", "run", "shape", "export"):
+        for output in edited.output(cell).locator(".jp-OutputArea-output").all():
+            assert output.evaluate("node => node.scrollWidth <= node.clientWidth + 1"), cell
+
+    edited.look("composer", "job-11-narrow")
+    assert wide is not None
+    edited.page.page.set_viewport_size(wide)
+
+
+def test_colleague_reads_it_without_a_kernel(edited: Job) -> None:
+    """In a clone without this kernel, not trusted, everything that was seen can be read; forms say what was chosen."""
+    page = edited.page.page
+    notebook = json.loads(edited.page.save().read_text())
+    notebook["metadata"] = {"kernelspec": {"name": "none", "display_name": "None", "language": "python"}}
+    notebook["cells"][0]["source"] = "Another text, so that Lab does not take it for the notebook that it trusts."
+    (edited.folder / "clone.ipynb").write_text(json.dumps(notebook))
+
+    edited.page.close_all()
+    page.evaluate("jupyterapp.commands.execute('docmanager:open', {path: 'job/clone.ipynb'})")
+    page.locator(".jp-Dialog select").select_option(label="No Kernel")
+    page.click(".jp-Dialog .jp-mod-accept")
+
+    expect(edited.output("picker")).to_contain_text("Steps run as ada in development. Accounts: slack apn_")
+    expect(edited.output("composer")).to_contain_text("Event issues-opened: POST /")
+    expect(edited.steps("notify")).to_contain_text("external user's")
+    expect(edited.steps("run")).to_have_count(4)
+    expect(edited.timeline("run")).to_contain_text("Response to the caller: 200")
+    expect(edited.output("shape").locator("code.pd-k").first).to_be_visible()
+    expect(edited.output("export")).to_contain_text("message/entry.js")
+    expect(page.locator(".jp-Notebook")).not_to_contain_text("model not found")
+    edited.look("composer", "job-12-clone")

@@ -30,7 +30,9 @@ TOKENS = {
     "dotenv": "dotenv-value-5512-beside",
     "own": "own-account-secret-4410",
     "header": "header-token-of-the-event-3308",
+    "unused": "xoxb-typed-and-not-connected-6620",
 }
+USED = [name for name in TOKENS if name != "unused"]
 MARKER = "marker-that-may-be-found-2244"
 
 LEAK_PYTHON = f"""%%pdstep leak --app slack --app db=apn_own1
@@ -38,10 +40,12 @@ import base64, hashlib, os
 def handler(pd):
     token = pd.inputs["slack"]["$auth"]["oauth_access_token"]
     secrets = [token, os.environ["API_KEY"], os.environ["BESIDE"], pd.inputs["db"]["$auth"]["password"]]
+    secrets.append(pd.steps["trigger"]["event"]["headers"]["authorization"].removeprefix("Bearer "))
     for secret in secrets:
         print(secret, repr(secret), secret.encode().hex())
         print(base64.b64encode(b"x:" + secret.encode()).decode())
-    print("{MARKER}", hashlib.sha256(token.encode()).hexdigest())
+        print(base64.urlsafe_b64encode(secret.encode()).decode())
+        print("{MARKER}", hashlib.sha256(secret.encode()).hexdigest())
     pd.export("all", secrets)
     return {{"Authorization": "Bearer " + token, token: 1}}
 """
@@ -58,6 +62,14 @@ export default defineComponent({
     return { answer: await answer.json(), before: steps.leak };
   },
 });
+"""
+LEAK_BASH = """%%pdstep shell --lang bash
+printf '%s' "${API_KEY:0:9}"
+sleep 0.3
+printf '%s\\n' "${API_KEY:9}"
+printf '%s' "$BESIDE" | base64
+printf '%s' "$BESIDE" | od -An -tx1 -v | tr -d ' \\n'
+echo "key=$API_KEY" >> "$PIPEDREAM_EXPORTS"
 """
 FAIL = """%%pdstep fail --app slack
 def handler(pd):
@@ -78,6 +90,7 @@ CELLS = [
     "%pdevent hello",
     LEAK_PYTHON,
     LEAK_NODE,
+    LEAK_BASH,
     "%pdevent",
     "%pdrun",
     "%pdshape",
@@ -89,13 +102,13 @@ CELLS = [
 
 
 def forms(token: str) -> list[bytes]:
-    """The token as text, URL-encoded, hex and base64 at each of the three offsets."""
+    """The token as text, URL-encoded, hex and base64 (both alphabets) at each of the three offsets."""
     raw = token.encode()
     found = [raw, quote(token, safe="").encode(), raw.hex().encode(), json.dumps(token)[1:-1].encode()]
     for offset in range(3):
         start = (offset * 4 + 2) // 3 if offset else 0
         found.append(base64.b64encode(b"\0" * offset + raw)[start:].rstrip(b"=")[:-1])
-    return found
+    return [*found, *(form.replace(b"+", b"-").replace(b"/", b"_") for form in found[-3:])]
 
 
 def found_in(data: bytes) -> list[str]:
@@ -111,6 +124,7 @@ class Session:
     server: Path
     frames: list[bytes] = field(default_factory=list)
     field_after: str = "?"
+    shown: bytes = b""
 
     @property
     def notebook(self) -> bytes:
@@ -167,6 +181,12 @@ def work(page: LabPage, left: Session) -> None:
     composer.get_by_role("button", name="Send", exact=True).click()
     expect(composer.get_by_text("no good").first).to_be_visible(timeout=30_000)
     page.run_cell(CELLS.index(CONTROL))
+    picker.get_by_role("button", name="Connect another").click()
+    secret.fill(TOKENS["unused"])
+    secret.blur()
+    expect(secret).to_have_value("")
+    expect(picker.get_by_placeholder("typed (hidden)")).to_be_visible()
+    left.shown = page.page.content().encode()
     page.save()
 
 
@@ -176,11 +196,11 @@ def as_bytes(data: str | bytes) -> bytes:
 
 
 def test_steps_had_the_token(session: Session) -> None:
-    """Positive control: the step and the stand-in did receive the token that was typed."""
-    digest = hashlib.sha256(TYPED.encode()).hexdigest()
+    """Positive control: the step had every token that was used, and the stand-in the one that was typed."""
+    digests = {name: hashlib.sha256(TOKENS[name].encode()).hexdigest() for name in USED}
 
-    assert session.notebook.count(digest.encode()) >= 2
-    assert f"received {digest}".encode() in session.notebook
+    assert [name for name in USED if f"{MARKER} {digests[name]}".encode() not in session.notebook] == []
+    assert f"received {digests['typed']}".encode() in session.notebook
 
 
 def test_search_finds_what_is_there() -> None:
@@ -203,6 +223,12 @@ def test_password_field_is_empty(session: Session) -> None:
     assert session.field_after == ""
 
 
+def test_page_shows_no_token(session: Session) -> None:
+    """The page itself holds no token, nor one that was typed and not connected."""
+    assert MARKER.encode() in session.shown
+    assert found_in(session.shown) == []
+
+
 def test_kernel_says_no_token(session: Session) -> None:
     """No message of the kernel holds a token: outputs, widgets' state, In and Out."""
     said = b"\n".join(session.frames)
@@ -218,4 +244,6 @@ def test_files_hold_no_token(session: Session) -> None:
     leaks = {path.name: found for path in files if (found := found_in(path.read_bytes()))}
 
     assert session.folder / ".pdkernel" / "project.db" in files
+    assert session.server / "lab.log" in files
+    assert [path for path in files if MARKER.encode() in path.read_bytes()] != []
     assert leaks == {}

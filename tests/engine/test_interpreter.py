@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from pdkernel.egress import parse_mode
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.runtime import Runtime
+from pdkernel.event import Event
 from pdkernel.execution import Execution
+from pdkernel.model import Step
 from tests.builders import a_step, a_workflow, an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run
 
@@ -325,3 +328,20 @@ async def test_wrong_workflow_is_refused_before_any_step(run: Run, steps: Any, c
     assert execution.error is not None
     assert execution.error.code == code
     assert set(statuses(execution).values()) == {"not_run"}
+
+
+async def test_secret_header_of_the_event_is_in_no_record(run: Run) -> None:
+    """A step gets the event's authorization as it is; what it prints and exports of it is recorded as a placeholder."""
+    event = Event({"headers": {"Authorization": "Bearer header-token-0123456789"}})
+    code = """def handler(pd):
+    value = pd.steps["trigger"]["event"]["headers"]["Authorization"]
+    print(value)
+    return [value, len(value)]
+"""
+
+    execution = await run(Step("only", source=code), event=event)
+
+    step = execution.steps[0]
+    assert step.exports["$return_value"] == ["Bearer ⟦secret:event/authorization⟧", 30]
+    assert "".join(log.text for log in step.logs) == "Bearer ⟦secret:event/authorization⟧\n"
+    assert "header-token" not in json.dumps(execution.to_json())

@@ -28,6 +28,9 @@ from pdkernel.render.timeline import view
 
 _PREVIEW = 90
 _FEW_LINES = 12
+_LABEL_PX = 90
+_MARKER_PX = 20
+"""What the arrow of a part that opens takes before its label, so that the columns line up all the same."""
 _SPACE = Html(" ")
 _GROWS = "flex:1 1 auto;min-width:0;overflow-wrap:break-word"
 _STEP = f"{BORDER};border-left:0;border-right:0;border-bottom:0;margin:0;padding:5px 0;list-style-type:none"
@@ -87,14 +90,12 @@ def _row(row: view.StepRow) -> Html:
         tag("span", pill(str(row.label), row.label.tone), style="display:inline-block;min-width:100px"),
         tag("strong", row.result.name, style="display:inline-block;margin-right:8px;min-width:100px"),
         *([quiet(row.language)] if row.language else []),
-        *map(badge, row.marks),
+        *(pill(mark, "warn") if mark == "stale" else badge(mark) for mark in row.marks),
         tag("span", row.summary, style="flex:1 1 200px;margin-right:8px") if row.summary else Html(""),
     ]
     if row.duration:
-        parts += [
-            tag("span", row.duration, style="margin-left:auto;margin-right:8px;min-width:70px;text-align:right"),
-            _bar(row),
-        ]
+        taken = tag("span", row.duration, style="margin-right:8px;min-width:70px;text-align:right")
+        parts.append(tag("span", taken, _SPACE, _bar(row), style="margin-left:auto;display:flex;align-items:center"))
     return tag("div", *_spaced([part for part in parts if part]), style=ROW)
 
 
@@ -121,8 +122,9 @@ def _labelled(label: str, content: Html) -> Html:
     return tag("div", _label(label), _SPACE, content, style="display:flex;align-items:baseline")
 
 
-def _label(label: str) -> Html:
-    return tag("span", label, style="display:inline-block;flex:0 0 90px;min-width:90px;opacity:0.75;font-size:90%")
+def _label(label: str, *, width: int = _LABEL_PX) -> Html:
+    look = f"display:inline-block;flex:0 0 {width}px;min-width:{width}px;opacity:0.75;font-size:90%"
+    return tag("span", label, style=look)
 
 
 def _export(name: str, value: JSON) -> Html:
@@ -132,7 +134,7 @@ def _export(name: str, value: JSON) -> Html:
         return _labelled("export", tag("span", named, _SPACE, tag("code", short)))
     preview = tag("span", words.clipped(short, _PREVIEW), style="opacity:0.75;font-size:90%")
     whole = code_block(words.pretty(value, max_lines=200, max_characters=8000))
-    return folded(join([_label("export"), _SPACE, named, _SPACE, preview]), whole)
+    return folded(join([_label("export", width=_LABEL_PX - _MARKER_PX), _SPACE, named, _SPACE, preview]), whole)
 
 
 def _call(call: OutsideCall) -> Html:
@@ -153,7 +155,7 @@ def _logs(logs: Sequence[Log]) -> Html:
     if sum(counts.values()) <= _FEW_LINES:
         return blocks
     said = ", ".join(f"{words.counted(count, 'line')} of {stream}" for stream, count in counts.items() if count)
-    return folded(join([_label("logs"), _SPACE, said]), blocks)
+    return folded(join([_label("logs", width=_LABEL_PX - _MARKER_PX), _SPACE, said]), blocks)
 
 
 def _log(log: Log) -> Html:
