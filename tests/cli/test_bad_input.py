@@ -70,9 +70,9 @@ def is_plain(ended: Ended) -> bool:
         (python("os.kill(os.getpid(), signal.SIGSEGV)"), "ended by SIGSEGV"),
         (node("process.kill(process.pid, 'SIGTERM'); for (;;);"), "ended by SIGTERM"),
         (bash("kill -9 $$"), "ended by SIGKILL"),
-        (python("while True: pass", "--timeout 1"), "ran longer than 1 seconds"),
-        (node("for (;;);", "--timeout 1"), "ran longer than 1 seconds"),
-        (bash("while :; do :; done", "--timeout 1"), "ran longer than 1 seconds"),
+        (python("while True: pass", "--timeout 0.4"), "ran longer than 0.4 seconds"),
+        (node("for (;;);", "--timeout 0.4"), "ran longer than 0.4 seconds"),
+        (bash("while :; do :; done", "--timeout 0.4"), "ran longer than 0.4 seconds"),
     ],
 )
 def test_step_that_cannot_end_well_is_named(pdkernel: Shell, cell: str, words: str) -> None:
