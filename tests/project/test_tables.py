@@ -59,12 +59,12 @@ def test_variable_with_nul_is_refused(project: Project) -> None:
 
 def test_notebook_state_comes_back(project: Project) -> None:
     """What a notebook's session saved last is what its next kernel loads."""
-    project.notebooks.save("/work/a.ipynb", {"event": {"body": {"é": [1, None]}}, "pins": {}})
-    project.notebooks.save("/work/a.ipynb", {"event": {"body": "\ud800"}})
-    project.notebooks.save("/work/b.ipynb", {})
+    project.notebooks.save("/home/ada/a.ipynb", {"event": {"body": {"é": [1, None]}}, "pins": {}})
+    project.notebooks.save("/home/ada/a.ipynb", {"event": {"body": "\ud800"}})
+    project.notebooks.save("/home/ada/b.ipynb", {})
 
-    assert project.notebooks.load("/work/a.ipynb") == {"event": {"body": "\ud800"}}
-    assert project.notebooks.load("/work/b.ipynb") == {}
+    assert project.notebooks.load("/home/ada/a.ipynb") == {"event": {"body": "\ud800"}}
+    assert project.notebooks.load("/home/ada/b.ipynb") == {}
     assert project.notebooks.load("/work/c.ipynb") is None
 
 
