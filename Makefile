@@ -1,10 +1,12 @@
 # make lab    set up, then JupyterLab on the quickstart
 # make demo   the same job in the terminal
 # make test   set up, then every check and every test
-# make slow   the sweeps that `make test` leaves out
+# make slow   the properties with many more examples than `make test` takes
 # make bench  the figures of tests/benchmarks, printed as ratios
 PYTHON ?= python3
 BIN := .venv/bin
+PROPERTIES := tests/test_redaction.py tests/test_shape.py tests/test_directive.py tests/test_expression.py \
+  tests/definition tests/guests tests/egress/test_recordings.py tests/project/test_vault.py tests/widgets
 
 .PHONY: lab demo test slow bench chromium clean
 
@@ -20,10 +22,10 @@ test: .venv/.test chromium
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/interrogate -q tests
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest
 
 slow: .venv/.test
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest --hypothesis-profile=sweep --timeout=900 $(PROPERTIES)
 
 bench: .venv/.test
 	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
