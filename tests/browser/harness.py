@@ -283,8 +283,14 @@ class LabPage:
 
     def save(self) -> Path:
         """Save the notebook and return its file."""
+        self.page.evaluate(
+            """() => {
+              const { saveState } = jupyterapp.shell.currentWidget.context;
+              window.pdSaved = new Promise(done => saveState.connect((_, state) => state === 'completed' && done()));
+            }"""
+        )
         self.page.keyboard.press("Control+s")
-        self.page.wait_for_selector(".lm-DockPanel .lm-TabBar-tab.jp-mod-current:not(.jp-mod-dirty)")
+        self.page.evaluate("window.pdSaved")
         name = self.page.evaluate("jupyterapp.shell.currentWidget.context.path")
         return self.lab.root / str(name)
 
