@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
+from pdkernel.hosts import find_node
 from pdkernel.model import JSON
 from pdkernel.shape import (
     MAX_DEPTH,
@@ -185,7 +185,6 @@ def test_paths_are_read_back(segments: list[Segment]) -> None:
     assert parse_path(python_path(path)) == path
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js on PATH")
 def test_node_path_finds_its_value() -> None:
     """A path pasted into a Node.js step is the value that stands there, whatever the keys are."""
     cases = [
@@ -199,7 +198,9 @@ def test_node_path_finds_its_value() -> None:
         console.log(JSON.stringify(wrong));
     """
 
-    done = subprocess.run(["node", "-e", program], input=json.dumps(cases), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [str(find_node()), "-e", program], input=json.dumps(cases), capture_output=True, text=True, check=True
+    )
 
     assert json.loads(done.stdout) == []
 

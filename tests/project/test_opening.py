@@ -71,11 +71,15 @@ def test_two_folders_may_share_a_database(tmp_path: Path) -> None:
 
 
 def test_closing_twice_is_fine(tmp_path: Path) -> None:
-    """A project can be closed again."""
+    """A project can be closed again, and what it holds is there for the next one."""
     project = Project.open(tmp_path / ".pdkernel", ids=CountingIds())
+    project.variables.set("A", "1")
 
     project.close()
     project.close()
+
+    with Project.open(tmp_path / ".pdkernel") as reopened:
+        assert reopened.variables.values() == {"A": "1"}
 
 
 @pytest.mark.parametrize("url", ["mysql://u:pw-4711@host/db", "sqlite://", "sqlite:///:memory:", "no url, pw-4711"])
