@@ -31,7 +31,7 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, pr
 @option(
     "--egress",
     metavar="MODE",
-    help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack.",
+    help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack,github,...",
 )
 @option("--via", metavar="PROXY", help="Send outside calls through this proxy.")
 @option(
