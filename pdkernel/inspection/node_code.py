@@ -19,13 +19,14 @@ from pdkernel.inspection.variables import Variables
 TEMPLATE = "export default defineComponent({\n  async run({ steps, $ }) {\n    return steps.trigger.event;\n  },\n});"
 _COMPARISONS = frozenset({"===", "!==", "==", "!=", "in"})
 
-BUILTINS = frozenset(
+_BUILTIN_NAMES = (
     "assert assert/strict async_hooks buffer child_process cluster console constants crypto dgram diagnostics_channel "
     "dns dns/promises domain events fs fs/promises http http2 https inspector inspector/promises module net os path "
     "path/posix path/win32 perf_hooks process punycode querystring readline readline/promises repl stream "
     "stream/consumers stream/promises stream/web string_decoder sys timers timers/promises tls trace_events tty url "
-    "util util/types v8 vm wasi worker_threads zlib".split()
+    "util util/types v8 vm wasi worker_threads zlib"
 )
+BUILTINS = frozenset(_BUILTIN_NAMES.split())
 """Modules of Node.js that are imported without `node:`: what Node.js 20, 22 and 24 list in `module.builtinModules`."""
 
 _SPECIFIER = re.compile(r"(?P<name>(?:@[^/@\s]+/)?[^/@\s][^/@]*)(?:@(?P<version>[^/]+))?(?:/.*)?", re.DOTALL)

@@ -37,14 +37,15 @@ _NAME = re.compile(r"(?:@[a-z0-9~-][a-z0-9._~-]*/)?[a-z0-9~-][a-z0-9._~-]*", re.
 _RANGE = re.compile(r"[\w.~^<>=*|+\- ]+")
 _STAGING = ".new-"
 _LEFT_OUT = ("funding", "license", "deprecated")  # of npm's entries: nothing that installing needs
-_WELL_KNOWN = tuple(
+_NAMES = (
     "@pipedream/platform axios got node-fetch lodash lodash-es moment moment-timezone dayjs date-fns luxon uuid nanoid "
     "cheerio jsdom puppeteer-core playwright-core express openai @anthropic-ai/sdk @slack/web-api @octokit/rest "
     "@notionhq/client googleapis stripe twilio airtable nodemailer pg mysql2 mongodb mongoose redis ioredis "
     "@aws-sdk/client-s3 @supabase/supabase-js firebase-admin csv-parse csv-stringify papaparse xlsx xml2js "
     "fast-xml-parser yaml js-yaml marked turndown handlebars zod ajv jsonwebtoken bcrypt crypto-js qs form-data "
-    "rss-parser sharp pdf-lib pdf-parse ssh2-sftp-client graphql graphql-request p-limit bottleneck validator".split()
+    "rss-parser sharp pdf-lib pdf-parse ssh2-sftp-client graphql graphql-request p-limit bottleneck validator"
 )
+_WELL_KNOWN = tuple(_NAMES.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +223,7 @@ class NpmPackages:
         try:
             await run_npm(command, staging, node=self._node(), environ=self._environ, waiting=waiting)
         except NpmFailedError as failure:
-            raise explained(failure, names, lambda name: did_you_mean_package(name)) from None
+            raise explained(failure, names, did_you_mean_package) from None
 
     def _tidy(self) -> None:
         """Remove what a process left that was ended, and sets that nobody uses. Only while alone."""

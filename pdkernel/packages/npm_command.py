@@ -40,10 +40,11 @@ _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+|\S+@\S+\.\S+/\S*", re.IGNORECA
 _NOT_THERE = re.compile(r"'(@?[^'@\s]+@?[^']*)' (?:could not be found|is not in)")
 _NO_VERSION = re.compile(r"^No (?:matching )?versions? (?:found|available) for (.+?)\.?(?:\n|$)")
 _WAIT_S = 5.0
-_NO_NETWORK = frozenset(
+_NETWORK_CODES = (
     "EAI_AGAIN EAI_FAIL ECONNABORTED ECONNREFUSED ECONNRESET EHOSTUNREACH ENETDOWN ENETUNREACH ENOTFOUND EPIPE "
-    "ERR_SOCKET_TIMEOUT ETIMEDOUT FETCH_ERROR UND_ERR_CONNECT_TIMEOUT".split()
+    "ERR_SOCKET_TIMEOUT ETIMEDOUT FETCH_ERROR UND_ERR_CONNECT_TIMEOUT"
 )
+_NO_NETWORK = frozenset(_NETWORK_CODES.split())
 _REFUSED = frozenset({"E401", "E403", "ENEEDAUTH", "EOTP"})
 _NOT_TRUSTED = re.compile(r"CERT|SELF_SIGNED|UNABLE_TO_(GET|VERIFY)")
 _DISK_FULL = frozenset({"ENOSPC", "EDQUOT"})
