@@ -21,6 +21,7 @@ from pdkernel.engine.checks import Checks
 from pdkernel.engine.context import build_context, new_run_ids, step_context
 from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts
 from pdkernel.engine.journal import Journal
+from pdkernel.engine.packages import Packages, Ready
 from pdkernel.engine.props import evaluate_props, named_variables
 from pdkernel.engine.record import RunRecord, as_object, known_secrets
 from pdkernel.engine.recorder import StepRecorder
@@ -46,6 +47,7 @@ class _Run:
     guests: RunGuests
     record: RunRecord
     resolution: Resolution
+    ready: Ready = field(default_factory=Ready)
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
     running: str | None = None
@@ -58,6 +60,7 @@ class Interpreter:
     Args:
         directory: Users and accounts.
         hosts: The processes that run steps.
+        packages: What steps import.
         journal: The record.
         clock: For every time stamp and duration.
         ids: For run and trace ids.
@@ -65,10 +68,19 @@ class Interpreter:
     """
 
     def __init__(
-        self, *, directory: Directory, hosts: Hosts, journal: Journal, clock: Clock, ids: Ids, scratch: Path
+        self,
+        *,
+        directory: Directory,
+        hosts: Hosts,
+        packages: Packages,
+        journal: Journal,
+        clock: Clock,
+        ids: Ids,
+        scratch: Path,
     ) -> None:
         self._directory = directory
         self._hosts = hosts
+        self._packages = packages
         self._journal = journal
         self._clock = clock
         self._ids = ids
@@ -104,6 +116,7 @@ class Interpreter:
 
     async def _run_in(self, request: RunRequest, record: RunRecord, scratch: Path) -> None:
         self._checks.check(request)
+        ready = await self._packages.ready_for(request, self._clock, record.note)
         setup = RunSetup(
             run_id=record.execution.id,
             workflow=f"{request.workflow.name}@{request.workflow.version}",
@@ -111,13 +124,14 @@ class Interpreter:
             variables=named_variables(request),
             folder=request.folder,
             scratch=scratch,
+            node_packages=ready.node,
         )
         guests = await self._hosts.open(setup)
         try:
             resolution = await self._resolve(request, await self._bindings(request, guests))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
-            await self._steps(_Run(request, guests, record, resolution))
+            await self._steps(_Run(request, guests, record, resolution, ready))
         finally:
             await asyncio.shield(guests.release())
 
@@ -193,14 +207,17 @@ class Interpreter:
             on_respond=run.record.respond,
             later=asyncio.get_running_loop().call_later,
         )
+        for line in run.ready.said.get(step.name, ()):
+            recorder.warn(line)
         run.record.note(recorder.snapshot())
         try:
+            run.ready.check(step.name)
             outcome = await self._outcome(run, step, recorder, accounts)
         except asyncio.CancelledError:
             cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
             run.record.record(recorder.finish("error", exports={}, error=cancelled))
             raise
-        except PdkernelError as error:  # its props cannot be evaluated, or its process cannot be had
+        except PdkernelError as error:  # its packages, its props or its process cannot be had
             run.record.record(recorder.finish("error", exports={}, error=error))
             return "error"
         self._say_warnings(run, recorder, outcome)

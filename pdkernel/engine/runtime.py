@@ -8,8 +8,10 @@ a test and later the server all start one of these.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +20,7 @@ from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.egress import Gateway
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import Journal, SqliteJournal
+from pdkernel.engine.packages import Packages
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
@@ -47,6 +50,7 @@ class Runtime:
         ids: Ids = RANDOM_IDS,
         size: int = 8,
         gateway: Gateway | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> Self:
         """
         Open the journal and the gateway; processes for steps start when the first step needs them.
@@ -58,6 +62,7 @@ class Runtime:
             ids: For run ids.
             size: Runs that execute at once.
             gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
+            environ: The environment of what installs packages; `os.environ` by default.
         """
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
@@ -65,7 +70,13 @@ class Runtime:
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
         hosts = Hosts(gateway=gateway, size=size)
         interpreter = Interpreter(
-            directory=directory, hosts=hosts, journal=journal, clock=clock, ids=ids, scratch=scratch
+            directory=directory,
+            hosts=hosts,
+            packages=Packages.of(project, os.environ if environ is None else environ),
+            journal=journal,
+            clock=clock,
+            ids=ids,
+            scratch=scratch,
         )
         return cls(interpreter, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch)
 

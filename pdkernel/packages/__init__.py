@@ -6,6 +6,6 @@ Packages that steps import, installed into the project.
     npm_command   running npm, and its failures in words
 """
 
-from pdkernel.packages.npm import NpmPackages, NpmSpec, NpmTree
+from pdkernel.packages.npm import LOCK_NAME, NpmPackages, NpmSpec, NpmTree
 
-__all__ = ["NpmPackages", "NpmSpec", "NpmTree"]
+__all__ = ["LOCK_NAME", "NpmPackages", "NpmSpec", "NpmTree"]

@@ -146,7 +146,8 @@ def explained(failure: NpmFailedError, wanted: Sequence[str], suggestion: Callab
     cannot = f"{', '.join(wanted)} cannot be installed"
     code, package = failure.code, failure.package
     name = re.sub(r"(?<=.)@.*", "", package, flags=re.DOTALL)
-    ours = any(each == name or each.startswith(f"{name}@") for each in wanted)
+    near = [each for each in wanted if each == name or each.startswith(f"{name}@")]
+    ours = next((each for each in near if each == package), near[0] if near else None)
     match code:
         case "E404" if package:
             return PackageInstallError(
@@ -154,12 +155,14 @@ def explained(failure: NpmFailedError, wanted: Sequence[str], suggestion: Callab
                 if ours
                 else f"{cannot}: there is no npm package {name}, which it needs.",
                 fix=(suggestion(name) or "Look at the name's spelling.") if ours else "Import another version of it.",
+                package=ours,
             )
         case "ETARGET" | "ENOVERSIONS" if package:
             return PackageInstallError(
                 f"There is no version of the npm package {name} that is {package[len(name) + 1 :] or 'usable'}"
                 + ("." if ours else f": {cannot}."),
                 fix=f"`npm view {name} versions` lists those that there are.",
+                package=ours,
             )
         case "ERESOLVE":
             return PackageInstallError(
