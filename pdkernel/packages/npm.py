@@ -33,7 +33,7 @@ LOCK_NAME = "pdkernel-npm.lock.json"
 UNUSED_S = 60 * 24 * 3600
 """Seconds after which a set that no run has used is removed; the lock file brings it back."""
 
-_NAME = re.compile(r"(?:@[a-z0-9~-][a-z0-9._~-]*/)?[a-z0-9~-][a-z0-9._~-]*", re.IGNORECASE)
+_NAME = re.compile(r"(?:@[a-z0-9~][a-z0-9._~-]*/)?[a-z0-9~][a-z0-9._~-]*", re.IGNORECASE)
 _RANGE = re.compile(r"[\w.~^<>=*|+\- ]+")
 _STAGING = ".new-"
 _LEFT_OUT = ("funding", "license", "deprecated")  # of npm's entries: nothing that installing needs

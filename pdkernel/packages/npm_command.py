@@ -29,6 +29,9 @@ _OPTIONS = (
     "--no-update-notifier",
     "--no-progress",
     "--omit=dev",
+    "--package-lock",  # these three in case that the person's own settings say otherwise
+    "--global=false",
+    "--install-strategy=hoisted",
     "--omit-lockfile-registry-resolved",
     "--loglevel=silent",
     "--json",
@@ -66,7 +69,7 @@ class NpmFailedError(Exception):
         self.code = code
         found = _NOT_THERE.search(detail) or _NO_VERSION.search(summary)
         self.package = found[1] if found else ""
-        self.summary = _ADDRESS.sub("(address left out)", summary.strip().split("\n")[0])[:300]
+        self.summary = _ADDRESS.sub("(address left out)", summary.strip().split("\n")[0])[:300].rstrip(".")
 
 
 async def run_npm(

@@ -30,6 +30,7 @@ from pdkernel.session.draft import Draft
 from pdkernel.session.events import EventLibrary, TestEvent
 from pdkernel.session.loop import LoopThread, Task
 from pdkernel.session.results import Results
+from pdkernel.source import workflows_beside
 from pdkernel.variables import project_variables
 
 if TYPE_CHECKING:
@@ -388,6 +389,8 @@ class Session:
             install=self._environ.get("PDKERNEL_NO_INSTALL", "").lower() in ("", "0", "false", "no"),
             source=shlex.quote(self.notebook.name) if self.notebook else "SOURCE",
             on_change=on_change,
+            pauses="skip",
+            find_workflow=workflows_beside(self.notebook or self.folder / "notebook.ipynb"),
         )
 
     async def _run(self, request: RunRequest) -> Execution:
