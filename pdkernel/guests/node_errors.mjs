@@ -95,7 +95,7 @@ export function describe(error, step) {
   const missing = missingPackage(error, step);
   const ofStep = (/** @type {{file: string}} */ frame) => frame.file === step.file;
   const causeFrames = isObject ? usersFrames(error.cause, step) : [];
-  const imported = isObject && frames.length === 0 && !missing ? error[IMPORTED] : undefined;
+  const imported = isObject && !missing && !/^[./]|^file:/.test(error[IMPORTED]) ? error[IMPORTED] : undefined;
   const line =
     frames.find(ofStep)?.line ??
     missing?.line ??
