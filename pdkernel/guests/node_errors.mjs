@@ -243,7 +243,8 @@ function packageIn(file) {
  * @param {string} name
  */
 function importLine(step, name) {
-  const at = step.source.split("\n").findIndex((line) => /\b(import|require|from)\b/.test(line) && line.includes(name));
+  const quoted = new RegExp(`["'\`/]${name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}["'\`@/]`);
+  const at = step.source.split("\n").findIndex((line) => /\b(import|require|from)\b/.test(line) && quoted.test(line));
   return at < 0 ? null : at + 1 + step.offset;
 }
 
