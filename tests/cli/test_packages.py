@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -22,12 +23,12 @@ def registry() -> Iterator[NpmRegistry]:
 
 
 @pytest.fixture
-def environ(registry: NpmRegistry, pdkernel: Shell) -> dict[str, str]:
+def environ(registry: NpmRegistry, pdkernel: Shell) -> dict[str, Any]:
     """What a command has that installs from it."""
     return {name: value for name, value in registry.environ(pdkernel.folder).items() if name.startswith("npm_")}
 
 
-def test_run_installs_and_says_so(pdkernel: Shell, environ: dict[str, str]) -> None:
+def test_run_installs_and_says_so(pdkernel: Shell, environ: dict[str, Any]) -> None:
     """Lines on stderr; stdout is the one JSON value."""
     source = pdkernel.notebook(STEP)
 
@@ -37,7 +38,7 @@ def test_run_installs_and_says_so(pdkernel: Shell, environ: dict[str, str]) -> N
     assert "installing tiny ...\ninstalled tiny@1.0.0 in " in ended.stderr
 
 
-def test_no_install_names_the_command_that_helps(pdkernel: Shell, environ: dict[str, str]) -> None:
+def test_no_install_names_the_command_that_helps(pdkernel: Shell, environ: dict[str, Any]) -> None:
     """Refused with exit 2, also as the environment says; after the command the same run goes through."""
     source = pdkernel.notebook(STEP, name="my work.ipynb")
 
@@ -52,7 +53,7 @@ def test_no_install_names_the_command_that_helps(pdkernel: Shell, environ: dict[
     assert (installed.status, ran.status) == (0, 0)
 
 
-def test_a_package_that_is_not_there_fails_the_run(pdkernel: Shell, environ: dict[str, str]) -> None:
+def test_a_package_that_is_not_there_fails_the_run(pdkernel: Shell, environ: dict[str, Any]) -> None:
     """Exit 1, as for any step that fails, with the sentence alone."""
     source = pdkernel.notebook(STEP.replace("tiny", "lodahs"))
 
@@ -64,7 +65,7 @@ def test_a_package_that_is_not_there_fails_the_run(pdkernel: Shell, environ: dic
     assert "npm error" not in ended.stderr + installing.stderr
 
 
-def test_list_says_what_is_locked_and_what_is_here(pdkernel: Shell, environ: dict[str, str]) -> None:
+def test_list_says_what_is_locked_and_what_is_here(pdkernel: Shell, environ: dict[str, Any]) -> None:
     """A fresh checkout has the lock file and nothing installed."""
     before = pdkernel("packages", "list")
     pdkernel("packages", "install", pdkernel.notebook(STEP), **environ)
