@@ -80,6 +80,7 @@ class Imports {
     };
     this.require = Object.assign(
       (/** @type {string} */ specifier) => {
+        if (isBuiltin(specifier)) return own(specifier);
         this.note(specifier);
         const inTree = this.inTree(specifier);
         try {

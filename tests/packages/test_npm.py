@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.errors import PackageInstallError, PackageMissingError, ProjectError
+from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError, ProjectError
 from pdkernel.hosts import find_node
 from pdkernel.packages import LOCK_NAME, NpmPackages, NpmSpec, NpmTree
 from pdkernel.packages.npm_command import NpmFailedError, disk_failure, explained
@@ -365,6 +365,21 @@ async def test_what_is_no_package_of_a_registry_is_refused(registry: NpmRegistry
 
     assert "is not" in error.message
     assert (error.package, registry.asked) == (str(spec), [])
+
+
+async def test_a_nodejs_without_npm(registry: NpmRegistry, tmp_path: Path) -> None:
+    """It is said how to get one that has it."""
+    packages = NpmPackages(
+        tmp_path / "packages",
+        lock=tmp_path / LOCK_NAME,
+        node=lambda: tmp_path / "bin" / "node",
+        environ={**registry.environ(tmp_path), "PATH": str(tmp_path)},
+    )
+
+    with pytest.raises(InterpreterMissingError, match="has none") as caught:
+        await packages.ensure([NpmSpec("tiny")])
+
+    assert caught.value.fix == "pip install 'pdkernel[node]'"
 
 
 async def test_a_folder_that_cannot_be_made(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
