@@ -341,6 +341,20 @@ async def test_other_bytes_than_the_lock_file_knows_are_refused(
     assert "not what the lock file has the hash of" in error.message
 
 
+async def test_a_locked_version_that_was_withdrawn(registry: NpmRegistry, opened: Open) -> None:
+    """It is said that the lock file asks for it."""
+    registry.publish("tiny", "1.0.0")
+    registry.publish("tiny", "1.0.1")
+    await opened().ensure([NpmSpec("tiny")])
+    registry.publish("tiny", "1.0.2")
+    registry.withdraw("tiny", "1.0.1")
+
+    error = await failure_of(opened("elsewhere"), NpmSpec("tiny"))
+
+    assert error.message == "There is no version of the npm package tiny that is 1.0.1."
+    assert LOCK_NAME in error.fix
+
+
 @pytest.mark.parametrize("status", [401, 403, 500])
 async def test_no_address_and_no_password_is_told(registry: NpmRegistry, opened: Open, status: int) -> None:
     """A registry's address may hold a password."""
