@@ -417,16 +417,25 @@ def test_a_full_disk(code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", '{"lockVersion": 99, "sets": []}', '{"lockVersion": 1, "sets": [{}]}', "<<<<"]
+    "text",
+    ["", "{}", '{"lockVersion": 99, "sets": []}', '{"lockVersion": 1, "sets": [{}]}', "<<<<", "\xff", "[" * 100_000],
 )
 async def test_a_lock_file_that_cannot_be_read_is_left_alone(opened: Open, tmp_path: Path, text: str) -> None:
     """Its name, and what to do about it."""
-    (tmp_path / LOCK_NAME).write_text(text)
+    (tmp_path / LOCK_NAME).write_text(text, encoding="latin-1")
 
     with pytest.raises(ProjectError, match=LOCK_NAME):
         await opened().ensure([NpmSpec("tiny")])
 
-    assert (tmp_path / LOCK_NAME).read_text() == text
+    assert (tmp_path / LOCK_NAME).read_text(encoding="latin-1") == text
+
+
+async def test_a_folder_in_the_place_of_the_lock_file(opened: Open, tmp_path: Path) -> None:
+    """What the system says stands in the message."""
+    (tmp_path / LOCK_NAME).mkdir()
+
+    with pytest.raises(ProjectError, match="is a directory"):
+        await opened().ensure([NpmSpec("tiny")])
 
 
 # ── the real registry ──────────────────────────────────────────────────────────────
