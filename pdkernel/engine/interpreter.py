@@ -26,12 +26,14 @@ from pdkernel.engine.record import RunRecord, as_object, known_secrets
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.services import Services
+from pdkernel.engine.stores import DATA_STORE, StoreService, stores_of
 from pdkernel.errors import EgressRefusedError, PdkernelError, StepError
 from pdkernel.execution import Execution, Status, StepResult
 from pdkernel.hosts import Hosts, RunGuests, RunSetup, StepCall, StepOutcome
 from pdkernel.identity import Directory
 from pdkernel.inspection import merge_apps
 from pdkernel.model import JSON, AppBinding, Step
+from pdkernel.project import StoreTable
 from pdkernel.redaction import Redactor
 
 REFUSED_STEP_S = 1.0
@@ -57,6 +59,7 @@ class Interpreter:
 
     Args:
         directory: Users and accounts.
+        stores: Data stores.
         hosts: The processes that run steps.
         journal: The record.
         clock: For every time stamp and duration.
@@ -65,9 +68,18 @@ class Interpreter:
     """
 
     def __init__(
-        self, *, directory: Directory, hosts: Hosts, journal: Journal, clock: Clock, ids: Ids, scratch: Path
+        self,
+        *,
+        directory: Directory,
+        stores: StoreTable,
+        hosts: Hosts,
+        journal: Journal,
+        clock: Clock,
+        ids: Ids,
+        scratch: Path,
     ) -> None:
         self._directory = directory
+        self._stores = stores
         self._hosts = hosts
         self._journal = journal
         self._clock = clock
@@ -225,6 +237,7 @@ class Interpreter:
 
     async def _outcome(self, run: _Run, step: Step, recorder: StepRecorder, accounts: StepAccounts) -> StepOutcome:
         timeout_s = run.request.workflow.timeout_s(step)
+        stores = await self._stores_of(run, step)
         call = StepCall(
             step=step,
             steps=run.exports,
@@ -233,7 +246,8 @@ class Interpreter:
             context=step_context(run.request, self._clock, timeout_s=timeout_s),
             timeout_s=timeout_s,
             binding=self._binding(run, step, recorder),
-            services=self._services(run, step),
+            stores=stores,
+            services=self._services(stores),
         )
         run.running = step.name
         try:
@@ -248,8 +262,13 @@ class Interpreter:
             return replace(outcome, error=refusal)
         return replace(outcome, warnings=(*outcome.warnings, refusal.message))
 
-    def _services(self, run: _Run, step: Step) -> Services:  # noqa: ARG002
-        return Services({})
+    def _services(self, stores: Mapping[str, str]) -> Services:
+        return Services({"store": StoreService(self._stores, stores.values())})
+
+    async def _stores_of(self, run: _Run, step: Step) -> dict[str, str]:
+        if step.language != "node" or step.uses is not None or DATA_STORE not in step.source:
+            return stores_of(step)
+        return stores_of(step, (await run.guests.describe(step)).props)
 
     def _binding(self, run: _Run, step: Step, recorder: StepRecorder) -> Binding:
         def refuse(message: str) -> None:
