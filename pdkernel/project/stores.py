@@ -223,8 +223,8 @@ class StoreTable:
 
     # ── files ──────────────────────────────────────────────────────────────────────
 
-    def put_records(self, store: str, records: Sequence[Record]) -> None:
-        """Store *records* with their own ends, in their order: all of them, or after an error none."""
+    def put_records(self, store: str, records: Sequence[Record], *, clear: bool = False) -> None:
+        """Store *records* with their own ends, in their order: all of them, or after an error none. *clear* first."""
         now = self._clock.now().timestamp()
         rows = [
             {
@@ -234,14 +234,16 @@ class StoreTable:
             }
             for record in records
         ]
-        self._write(store, rows, now)
+        self._write(store, rows, now, clear=clear)
 
     # ── parts ──────────────────────────────────────────────────────────────────────
 
-    def _write(self, store: str, rows: Sequence[Mapping[str, Any]], now: float) -> None:
+    def _write(self, store: str, rows: Sequence[Mapping[str, Any]], now: float, *, clear: bool = False) -> None:
         with self._database.write() as connection:
             number = self._make(connection, store, now)
             self._sweep(connection, now)
+            if clear:
+                connection.execute(delete(store_records).where(store_records.c.store == number))
             for row in rows:
                 put(connection, store_records, "store", "key", store=number, updated=now, **row)
 

@@ -11,6 +11,7 @@ import pytest
 
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
+from pdkernel.project.schema import SCHEMA_VERSION
 from pdkernel.project.folder import make_key
 from tests.privileges import drop_override
 
@@ -19,6 +20,7 @@ import sys
 from pathlib import Path
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
+from pdkernel.project.schema import SCHEMA_VERSION
 folder = Path(sys.argv[1])
 try:
     with Project.open(folder) as project:
@@ -236,7 +238,7 @@ def test_newer_database(existing: Path) -> None:
 
     error = refusal(existing)
 
-    assert "was written by a newer pdkernel (tables of version 99, this one knows 1)" in error.message
+    assert f"was written by a newer pdkernel (tables of version 99, this one knows {SCHEMA_VERSION})" in error.message
     assert error.fix == "Upgrade: pip install --upgrade pdkernel"
 
 
