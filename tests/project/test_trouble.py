@@ -11,8 +11,8 @@ import pytest
 
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
-from pdkernel.project.schema import SCHEMA_VERSION
 from pdkernel.project.folder import make_key
+from pdkernel.project.schema import SCHEMA_VERSION
 from tests.privileges import drop_override
 
 OPEN_AND_WRITE = """
@@ -20,7 +20,6 @@ import sys
 from pathlib import Path
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
-from pdkernel.project.schema import SCHEMA_VERSION
 folder = Path(sys.argv[1])
 try:
     with Project.open(folder) as project:
