@@ -19,6 +19,7 @@ from pdkernel.clock import Clock, Ids
 from pdkernel.egress import Binding
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.context import build_context, new_run_ids, step_context
+from pdkernel.engine.crossing import said_of_numbers
 from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts
 from pdkernel.engine.journal import Journal
 from pdkernel.engine.limits import Payload, memory_limit, near_limits, too_deep
@@ -297,8 +298,9 @@ class Interpreter:
         workflow = run.request.workflow
         near = near_limits(outcome, timeout_s=workflow.timeout_s(step), memory_mb=memory_limit(workflow))
         over, payload = run.payload.add(outcome.exports, recorder.snapshot().logs)
-        for warning in (*near, *([payload] if payload else ())):
-            recorder.warn(warning)
+        for warning in (*near, payload, said_of_numbers(workflow, step, outcome.exports)):
+            if warning is not None:
+                recorder.warn(warning)
         error = outcome.error or too_deep(step, outcome.exports) or over
         return outcome if error is outcome.error else replace(outcome, error=error)
 
