@@ -72,6 +72,7 @@ class Runtime:
         hosts = Hosts(gateway=gateway, size=size)
         interpreter = Interpreter(
             directory=directory,
+            stores=project.stores,
             hosts=hosts,
             packages=Packages.of(project, os.environ if environ is None else environ),
             journal=journal,
