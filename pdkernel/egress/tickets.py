@@ -65,12 +65,19 @@ class Bound:
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
         self._made: Counter[str] = Counter()
+        self._stopped: set[str] = set()
 
     def ordinal(self, identity: str) -> int:
         """How many equal requests came before this one; counts it."""
         count = self._made[identity]
         self._made[identity] += 1
         return count
+
+    def is_new(self, place: str) -> bool:
+        """Whether this is the first time that something to *place* is stopped: datagrams come by the thousand."""
+        new = place not in self._stopped
+        self._stopped.add(place)
+        return new
 
 
 class Ticket:
