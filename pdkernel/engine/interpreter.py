@@ -111,6 +111,7 @@ class Interpreter:
             variables=named_variables(request),
             folder=request.folder,
             scratch=scratch,
+            guarded=request.policy.mode != "live",
         )
         guests = await self._hosts.open(setup)
         try:

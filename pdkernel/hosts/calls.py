@@ -6,14 +6,16 @@ Knows shapes only. Everything here is raw: who calls looks for secrets before an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
 from pdkernel.model import JSON, AppBinding, Language, Step
+
+Started = TypeVar("Started")
 
 
 class OutsideCalls(Protocol):
@@ -37,6 +39,10 @@ class OutsideCalls(Protocol):
 
     def environment(self, ticket: str, language: Language) -> dict[str, str]:
         """The variables that lead a process of *language* through the gateway."""
+        ...
+
+    def guarded(self, ticket: str, start: Callable[[], Started]) -> Started:
+        """*start*'s result; the operating system sees to it that what it starts does not go around the gateway."""
         ...
 
 
@@ -113,6 +119,7 @@ class RunSetup:
         variables: The workflow's environment variables.
         folder: Where Node.js resolves bare imports from.
         scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it.
+        guarded: The operating system stops outside calls that go around the gateway: every mode but live.
     """
 
     run_id: str
@@ -121,6 +128,7 @@ class RunSetup:
     variables: Mapping[str, str]
     folder: Path
     scratch: Path
+    guarded: bool = False
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ async def open_run(hosts: Hosts, tmp_path: Path) -> OpenRun:
         context: Mapping[str, JSON] | None = None,
         workflow: str = "demo@1",
         of: Hosts = hosts,
+        guarded: bool = False,
     ) -> Bench:
         nonlocal opened
         opened += 1
@@ -96,6 +97,7 @@ async def open_run(hosts: Hosts, tmp_path: Path) -> OpenRun:
             variables=variables or {},
             folder=folder,
             scratch=scratch,
+            guarded=guarded,
         )
         return Bench(await of.open(setup))
 
