@@ -64,6 +64,9 @@ class OutsideCall:
         at: ISO time it was made.
         same_as: For `not_sent`, the ISO time of the call whose answer was given again.
         note: A sentence for people (what a stand-in shows, why it was denied), or None.
+        step: The step that made it.
+        external_user: On whose behalf, or None.
+        bytes: Length of the answer's body as it came, or None where there was none to count.
     """
 
     method: str
@@ -76,6 +79,9 @@ class OutsideCall:
     at: str | None = None
     same_as: str | None = None
     note: str | None = None
+    step: str | None = None
+    external_user: str | None = None
+    bytes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The row as JSON."""
@@ -90,6 +96,9 @@ class OutsideCall:
             "at": self.at,
             "same_as": self.same_as,
             "note": self.note,
+            "step": self.step,
+            "external_user": self.external_user,
+            "bytes": self.bytes,
         }
 
 

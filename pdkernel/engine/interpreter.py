@@ -188,6 +188,7 @@ class Interpreter:
         recorder = StepRecorder(
             step.name,
             redactor=run.record.redactor,
+            external_user=run.request.external_user_id,
             clock=self._clock,
             accounts=accounts.uses,
             on_change=run.record.note,

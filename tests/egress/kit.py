@@ -29,6 +29,7 @@ from pdkernel.egress import Binding, Gateway, Recorded, parse_mode
 from pdkernel.egress.variables import PYTHON_HOOK
 from pdkernel.execution import OutsideCall
 from pdkernel.model import Language
+from pdkernel.redaction import Redactor, Secret
 
 HOSTS = ("api.example.test", "other.example.test", "slack.com")
 TOKEN = "xoxb-planted-secret-token-0123456789"
@@ -168,21 +169,10 @@ class Loop:
         self.loop.close()
 
 
-class Redactor:
-    """Knows one secret."""
-
-    def __init__(self, secrets: Mapping[str, str] | None = None) -> None:
-        self._secrets = {REF: TOKEN} if secrets is None else secrets
-
-    def text(self, text: str) -> str:
-        """*text* without the secret."""
-        for ref, value in self._secrets.items():
-            text = text.replace(value, f"⟦secret:{ref}⟧")
-        return text
-
-    def found_in(self, text: str) -> list[str]:
-        """Whether *text* holds it."""
-        return [ref for ref, value in self._secrets.items() if value in text]
+def redactor(secrets: Mapping[str, str] | None = None) -> Redactor:
+    """One that knows *secrets*, by ref; the planted one if not given."""
+    known = {REF: TOKEN} if secrets is None else secrets
+    return Redactor(Secret(ref, value) for ref, value in known.items())
 
 
 class SentMemory:
@@ -209,7 +199,7 @@ class Ledger:
 
     def binding(self, mode: str, *, step: str = "send", **more: Any) -> Binding:
         """A binding of *step* that writes here."""
-        more.setdefault("redactor", Redactor())
+        more.setdefault("redactor", redactor())
         via, unopened = more.pop("via", None), more.pop("unopened", ())
         return Binding(
             step=step,
