@@ -105,11 +105,14 @@ def _machine() -> dict[str, Any]:
         node = str(fault).replace("\n", " ")
     import shutil
 
+    from pdkernel.egress import GUARDS, available_guard
+
     return {
         "pdkernel": VERSION,
         "python": platform.python_version(),
         "node": node,
         "bash": shutil.which("bash") or "not found",
+        "outside calls": GUARDS[available_guard()],
         "kernel": "installed" if _kernel_installed() else "not installed: pip install --force-reinstall pdkernel",
         "chromium": shutil.which("chromium")
         or shutil.which("google-chrome")

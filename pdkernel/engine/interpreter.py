@@ -106,7 +106,13 @@ class Interpreter:
             request, project_id=self._directory.project_id, trace_id=trace_id, run_id=run_id, clock=self._clock
         )
         record = RunRecord(
-            request, run_id=run_id, trace_id=trace_id, context=context, journal=self._journal, clock=self._clock
+            request,
+            run_id=run_id,
+            trace_id=trace_id,
+            context=context,
+            journal=self._journal,
+            clock=self._clock,
+            guard="none" if request.policy.mode == "live" else self._hosts.guard,
         )
         record.accept()
         scratch = Path(tempfile.mkdtemp(prefix="run-", dir=self._scratch))
@@ -264,7 +270,6 @@ class Interpreter:
         recorder = StepRecorder(
             step.name,
             redactor=run.record.redactor,
-            external_user=run.request.external_user_id,
             clock=self._clock,
             accounts=accounts.uses,
             on_change=run.record.note,
@@ -346,6 +351,7 @@ class Interpreter:
             step=step.name,
             policy=run.request.policy,
             redactor=run.record.redactor,
+            external_user=run.request.external_user_id,
             apps=run.resolution.apps,
             on_call=on_call,
             on_refused=refuse,

@@ -41,6 +41,11 @@ class OutsideCalls(Protocol):
         """The variables that lead a process of *language* through the gateway."""
         ...
 
+    @property
+    def guard(self) -> str:
+        """What `guarded` does here: `redirect`, `landlock` or `none`."""
+        ...
+
     def guarded(self, ticket: str, start: Callable[[], Started]) -> Started:
         """*start*'s result; the operating system sees to it that what it starts does not go around the gateway."""
         ...

@@ -72,6 +72,11 @@ class Hosts:
             guest.kill()
         self._idle.clear()
 
+    @property
+    def guard(self) -> str:
+        """What the operating system does about programs that go around the gateway, where that is asked for."""
+        return self.gateway.guard if self.gateway else "none"
+
     def take(self, language: GuestLanguage, workflow: str, *, guarded: bool = False) -> Guest:
         """
         A guest for a run of *workflow*: a warm one, else a new one.
