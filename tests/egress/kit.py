@@ -233,13 +233,21 @@ class ClientProcess:
         ticket: Its ticket.
     """
 
-    def __init__(self, command: list[str], gateway: Gateway, language: Language, **extra: str) -> None:
+    def __init__(
+        self, command: list[str], gateway: Gateway, language: Language, *, guarded: bool = False, **extra: str
+    ) -> None:
+        """Start it; *guarded* leaves it nothing but the guard and the variables that name the project's certificate."""
         self.gateway = gateway
         self.ticket = gateway.open_ticket()
-        environment = gateway.environment(self.ticket, language) | {"PATH": os.environ["PATH"]} | extra
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        environment = gateway.environment(self.ticket, language)
+        if guarded:
+            environment = {name: environment[name] for name in CERTIFICATE_VARIABLES}
+        environment |= {"PATH": os.environ["PATH"]} | extra
+
+        def start() -> subprocess.Popen[str]:
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+        self._process = gateway.guarded(self.ticket, start) if guarded else start()
 
     def bind(self, binding: Binding) -> None:
         """Its calls are that step's now."""
@@ -274,8 +282,9 @@ class ClientProcess:
         self.gateway.close_ticket(self.ticket)
 
 
-PYTHON_CLIENTS = ("urllib", "http.client", "httpx", "requests", "aiohttp", "curl")
-NODE_CLIENTS = ("fetch", "https.request", "https.agent", "https.get", "child")
+PYTHON_CLIENTS = ("urllib", "http.client", "urllib3", "httpx", "httpx.async", "requests", "aiohttp", "curl")
+NODE_CLIENTS = ("fetch", "https.request", "https.agent", "https.get", "worker", "child")
+CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 
 
 def node_paths() -> dict[str, Path]:
@@ -293,9 +302,15 @@ def python_process(gateway: Gateway, **extra: str) -> ClientProcess:
     return ClientProcess(command, gateway, "python", HOOK=str(PYTHON_HOOK), **extra)
 
 
-def node_process(gateway: Gateway, node: Path) -> ClientProcess:
-    """A Node.js step's process."""
-    return ClientProcess([str(node), str(CLIENTS_FOLDER / "node_client.mjs")], gateway, "node")
+def node_process(gateway: Gateway, node: Path, *, guarded: bool = False) -> ClientProcess:
+    """A Node.js step's process; with *guarded*, one that has the guard and nothing else."""
+    return ClientProcess([str(node), str(CLIENTS_FOLDER / "node_client.mjs")], gateway, "node", guarded=guarded)
+
+
+def bare_python_process(gateway: Gateway) -> ClientProcess:
+    """A Python process that has the guard and nothing else."""
+    command = [sys.executable, str(CLIENTS_FOLDER / "python_client.py")]
+    return ClientProcess(command, gateway, "python", guarded=True)
 
 
 def outside_context(authority: trustme.CA) -> ssl.SSLContext:

@@ -50,6 +50,31 @@ def with_http_client(
         connection.close()
 
 
+def with_urllib3(
+    method: str, url: str, headers: dict[str, str], body: bytes | None
+) -> tuple[int, dict[str, str], bytes]:
+    """Reads no proxy variable, and keeps its connections."""
+    import urllib3
+
+    pool = _kept.setdefault("urllib3", urllib3.PoolManager(ca_certs=os.environ["SSL_CERT_FILE"]))
+    answer = pool.request(method, url, headers=headers, body=body, retries=False)
+    return answer.status, dict(answer.headers), answer.data
+
+
+def with_httpx_async(
+    method: str, url: str, headers: dict[str, str], body: bytes | None
+) -> tuple[int, dict[str, str], bytes]:
+    """An event loop's sockets, which do not wait."""
+    import httpx
+
+    async def go() -> tuple[int, dict[str, str], bytes]:
+        async with httpx.AsyncClient(trust_env=True, timeout=30) as client:
+            answer = await client.request(method, url, headers=headers, content=body)
+            return answer.status_code, dict(answer.headers), answer.content
+
+    return asyncio.run(go())
+
+
 def with_httpx(method: str, url: str, headers: dict[str, str], body: bytes | None) -> tuple[int, dict[str, str], bytes]:
     """Keeps its connection between requests."""
     import httpx
@@ -105,7 +130,9 @@ def with_curl(method: str, url: str, headers: dict[str, str], body: bytes | None
 CLIENTS = {
     "urllib": with_urllib,
     "http.client": with_http_client,
+    "urllib3": with_urllib3,
     "httpx": with_httpx,
+    "httpx.async": with_httpx_async,
     "requests": with_requests,
     "aiohttp": with_aiohttp,
     "curl": with_curl,
