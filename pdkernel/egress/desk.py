@@ -104,7 +104,10 @@ class Desk:
             f"The client that calls {call.url} does not accept the project's certificate, so the call was not made."
         )
         if bound.binding.policy.tunnels(host):
-            message += f"\nIf it must see the host's own, let {host} pass unopened."
+            message += (
+                f"\nIf it must see the host's own, let {host} pass unopened: `unopened={host}` after the mode of "
+                "`%pdegress` or `--egress`. Then only host and port are known of its calls."
+            )
             call.finish(Result("failed", note=message.replace("\n", " ")))
         else:
             call.refuse(refusals.Refusal("denied", "egress_tls", message))

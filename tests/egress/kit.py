@@ -296,10 +296,10 @@ def node_paths() -> dict[str, Path]:
     return found
 
 
-def python_process(gateway: Gateway, **extra: str) -> ClientProcess:
+def python_process(gateway: Gateway) -> ClientProcess:
     """A Python step's process."""
     command = [sys.executable, str(CLIENTS_FOLDER / "python_client.py")]
-    return ClientProcess(command, gateway, "python", HOOK=str(PYTHON_HOOK), **extra)
+    return ClientProcess(command, gateway, "python", HOOK=str(PYTHON_HOOK))
 
 
 def node_process(gateway: Gateway, node: Path, *, guarded: bool = False) -> ClientProcess:
