@@ -180,7 +180,7 @@ class Gateway:
         if self._desk is None:
             self._desk = Desk(upstream=self._out(), stand_ins=self.stand_ins, clock=self._clock)
         with contextlib.closing(sock), contextlib.suppress(OSError):
-            await Connection(sock, self._tickets, self._desk, self._authority).serve()
+            await Connection(sock, self._tickets, self._desk, self._authority, self._guarding.name_of).serve()
 
 
 def _cancel(tasks: set[asyncio.Task[None]]) -> None:

@@ -137,6 +137,15 @@ def default_mode(environ: Mapping[str, str]) -> str:
     return "deny" if "PYTEST_CURRENT_TEST" in environ else "live"
 
 
+def is_address(host: str) -> bool:
+    """Whether *host* is an address and not a name."""
+    try:
+        ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Whether *host* (a name or an address) is this machine: never outside, in any mode."""
     name = host.strip("[]").rstrip(".").lower()

@@ -81,6 +81,39 @@ def test_an_allowed_host_is_reached_by_native_code(
     assert [call.outcome for call in ledger.calls] == ["sent"]
 
 
+def test_a_program_that_is_interrupted_is_connected_once(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+    """A signal while the operating system asks makes the call again; the gateway hears of it once, and correctly."""
+    code = f"""
+import signal, socket
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.siginterrupt(signal.SIGALRM, False)  # as Go, Node.js and libc's `signal` have it
+signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+said = []
+for _ in range(50):
+    with socket.create_connection((HOST, PORT), timeout=None) as sock:
+        sock.sendall(b"{HEAD}")
+        said.append(sock.recv(12))
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(len(said), set(said))
+"""
+    done = run_guarded(gateway, bound, python(code))
+
+    assert done.stderr == ""
+    assert done.stdout == "50 {b'HTTP/1.1 403'}\n"
+    assert len(ledger.calls) == 50
+
+
+def test_a_step_that_calls_through_a_proxy_of_its_own_is_refused(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+    """A proxy that a Bash step sets for itself would hide what is called: led to the gateway, it is told so."""
+    command = [program("curl"), "-s", "-o", "/dev/null", "-w", "%{http_connect}", "-x", f"http://{PLACE}:3128"]
+
+    done = run_guarded(gateway, bound, [*command, "https://a.test/"])
+
+    assert done.stdout == "403"
+    assert [(call.method, call.outcome) for call in ledger.calls] == [("CONNECT", "denied")]
+    assert "proxy of its own" in ledger.refused[0]
+
+
 def test_bash_opens_no_connection_of_its_own(gateway: Gateway, bound: str, ledger: Ledger) -> None:
     """`/dev/tcp` of Bash is caught, in a child of a child."""
     script = f"(exec 3<>/dev/tcp/{PLACE}/80; printf '{HEAD}' >&3; head -c 12 <&3)"

@@ -28,7 +28,7 @@ from tests.egress.kit import (
 Caller = tuple[str, ClientProcess]
 ROWS = [("python", client) for client in PYTHON_CLIENTS]
 ROWS += [(f"node-{name}", client) for name in sorted(node_paths()) for client in NODE_CLIENTS]
-GUARDED = {"python-guard": PYTHON_CLIENTS, "node-guard": NODE_CLIENTS}
+GUARDED = {"python-guard": (*PYTHON_CLIENTS, "uvloop"), "node-guard": NODE_CLIENTS}
 ROWS += [(runtime, client) for runtime, clients in GUARDED.items() for client in clients]
 
 

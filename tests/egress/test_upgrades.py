@@ -1,4 +1,4 @@
-"""WebSockets and HTTP/2: passed through unread in live, refused elsewhere."""
+"""TLS, WebSockets and HTTP/2: who is meant, and what is passed through unread in live, refused elsewhere."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.egress.hosts import client_context, echo, gateway_to, host, websocket
 from tests.egress.kit import (
     Ledger,
     Loop,
+    OutsideServer,
     knock,
     outside_context,
     read_until,
@@ -51,6 +52,23 @@ def test_a_websocket_is_refused_before_it_begins(gateway: Gateway, ledger: Ledge
     assert head.startswith(b"HTTP/1.1 403")
     assert b"x-pdkernel-egress: upgrade" in head
     assert len(ledger.refused) == 1
+
+
+def test_a_host_is_known_by_its_name(gateway: Gateway, ledger: Ledger, outside: OutsideServer) -> None:
+    """A client that looked the name up itself says it in its TLS: rows, lists and recordings have that name."""
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("allow=slack.com"))
+    project_ca = gateway.environment(ticket, "python")["NODE_EXTRA_CA_CERTS"]
+    with (
+        knock(gateway, ticket, "203.0.113.5", 443, secure=False) as plain,
+        ssl.create_default_context(cafile=project_ca).wrap_socket(plain, server_hostname="slack.com") as sock,
+    ):
+        sock.sendall(b"GET /x HTTP/1.1\r\nHost: slack.com\r\nConnection: close\r\n\r\n")
+        answer = read_until(sock, b"\r\n")
+
+    assert answer == b"HTTP/1.1 200 OK\r\n"
+    assert [call.url for call in ledger.calls] == ["https://slack.com/x"]
+    assert len(outside.seen) == 1
 
 
 def test_a_client_that_speaks_only_http2_is_passed_through(

@@ -100,7 +100,6 @@ def redirect_works() -> bool:
             gateway=port,
             name_server=port,
             ticket="self-test",
-            name_of=str,
             refused=_nobody,
         )
         poll = select.poll()

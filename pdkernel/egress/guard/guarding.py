@@ -53,6 +53,10 @@ class Guarding:
         """Which guard is in force."""
         return self._chosen or available()
 
+    def name_of(self, host: str) -> str:
+        """The name that *host*, an address, was given out for; any other host as it is."""
+        return host if self._names is None else self._names.name(host)
+
     def start(self, ticket: str, start: Callable[[], _T]) -> _T:
         """*start*'s result; the processes that it starts, and theirs, are guarded."""
         guard = self.guard
@@ -70,7 +74,6 @@ class Guarding:
             gateway=self._port,
             name_server=self._names.port,
             ticket=ticket,
-            name_of=self._names.name,
             refused=lambda what, place: self._refused(ticket, what, place),
         )
         self._supervisors.add(supervisor)

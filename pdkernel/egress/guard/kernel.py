@@ -8,6 +8,7 @@ the processes that it starts from then on: the other threads of this process sta
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
-_SET_MODE_FILTER, _NEW_LISTENER = 1, 8
+_SET_MODE_FILTER, _NEW_LISTENER, _WAIT_KILLABLE = 1, 8, 32
 _RECEIVE, _ANSWER, _STILL_VALID = 0xC0502100, 0xC0182101, 0x40082102
 _CONTINUE = 1
 _PIDFD_GETFD = 438
@@ -45,7 +46,13 @@ class Notification:
 
 def listen(machine: str, program: bytes) -> int:
     """Put *program* on the calling thread; the descriptor on which it asks. Raises `OSError`."""
-    return _filter(machine, program, _NEW_LISTENER)
+    try:
+        # A call that has been looked at is not interrupted by signals: Go's runtime sends itself many.
+        return _filter(machine, program, _NEW_LISTENER | _WAIT_KILLABLE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # before Linux 5.19
+            raise
+        return _filter(machine, program, _NEW_LISTENER)
 
 
 def refuse(machine: str, program: bytes) -> None:

@@ -44,7 +44,6 @@ class Supervisor:
         gateway: int,
         name_server: int,
         ticket: str,
-        name_of: Callable[[str], str],
         refused: Refused,
     ) -> None:
         """
@@ -56,14 +55,12 @@ class Supervisor:
             gateway: Port of the gateway on 127.0.0.1.
             name_server: Port of our own name server there.
             ticket: Says whose connections these are.
-            name_of: The name that an address of our name server stands for.
             refused: Is told of what was stopped.
         """
         self.listener = listener
         self._gateway = gateway
         self._name_server = name_server
         self._ticket = ticket
-        self._name_of = name_of
         self._refused = refused
         self._rules: dict[int, Callable[[Notification], int | None]] = {
             machine.connect: self._connect,
@@ -112,9 +109,11 @@ class Supervisor:
 
     def _redirect(self, sock: socket.socket, place: Place) -> int:
         error = _connect_to(sock, self._gateway)
+        if error == errno.EISCONN and sock.getpeername()[1] == self._gateway:
+            return 0  # a signal came while the first call was answered, and it is made again
         if error:
             return error
-        preamble = {"host": self._name_of(place.host), "port": place.port, "tls": False, "ticket": self._ticket}
+        preamble = {"host": place.host, "port": place.port, "tls": False, "ticket": self._ticket}
         sock.send(f"PDK1 {json.dumps(preamble)}\n".encode(), socket.MSG_NOSIGNAL)
         return 0
 
