@@ -150,7 +150,7 @@ class Delivery:
 @dataclass(frozen=True, slots=True)
 class OutsideRules:
     """
-    What became of a run's outside calls, for a run whose mode was not `live`.
+    What became of a run's outside calls, for a run whose mode was not `live`: in the journal and the timeline, not in the JSON.
 
     Attributes:
         mode: `deny`, `allow`, `record`, `replay` or `stand-in`.
@@ -322,11 +322,7 @@ class Execution:
         return replace(self, steps=tuple(result if s.name == result.name else s for s in self.steps))
 
     def to_json(self) -> dict[str, Any]:
-        """
-        The execution as JSON (design, "An execution as JSON").
-
-        `sends` is there if something was queued to be sent, `outside_calls` if not all outside calls went out.
-        """
+        """The execution as JSON (design, "An execution as JSON"); `sends` is there if something was queued to be sent."""
         return {
             "id": self.id,
             "trace_id": self.trace_id,
@@ -344,13 +340,11 @@ class Execution:
             "response": self.response.to_json() if self.response else None,
             "error": self.error.to_json() if self.error else None,
             **({"sends": [send.to_json() for send in self.sends]} if self.sends else {}),
-            **({"outside_calls": self.outside_calls.to_json()} if self.outside_calls else {}),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The reverse of `to_json`."""
-        outside = data.get("outside_calls")
         return cls(
             id=data["id"],
             trace_id=data["trace_id"],
@@ -369,5 +363,4 @@ class Execution:
             response=Response(**data["response"]) if data["response"] else None,
             error=ErrorRecord(**data["error"]) if data["error"] else None,
             sends=tuple(Delivery.from_json(send) for send in data.get("sends", ())),
-            outside_calls=OutsideRules(**outside) if outside else None,
         )

@@ -112,11 +112,11 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "node": node,
         "bash": shutil.which("bash") or "not found",
-        "outside calls": GUARDS[available_guard()],
         "kernel": "installed" if _kernel_installed() else "not installed: pip install --force-reinstall pdkernel",
         "chromium": shutil.which("chromium")
         or shutil.which("google-chrome")
         or "not found (only our own tests need it)",
+        "outside_calls": GUARDS[available_guard()],
     }
 
 
