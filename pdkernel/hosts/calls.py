@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypedDict, TypeVar
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
 from pdkernel.model import JSON, AppBinding, Language, Step
+from pdkernel.packages import NpmTree
 
 Started = TypeVar("Started")
 
@@ -122,8 +123,9 @@ class RunSetup:
         workflow: Processes are used again only by runs with the same word: the workflow's name and version.
         trigger: `{"event": ..., "context": ...}`.
         variables: The workflow's environment variables.
-        folder: Where Node.js resolves bare imports from.
+        folder: Where Node.js resolves imports from that are not in *node_packages*.
         scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it.
+        node_packages: The installed packages of each Node.js step that imports some, by step.
         guarded: The operating system stops outside calls that go around the gateway: every mode but live.
     """
 
@@ -133,6 +135,7 @@ class RunSetup:
     variables: Mapping[str, str]
     folder: Path
     scratch: Path
+    node_packages: Mapping[str, NpmTree] = field(default_factory=dict)
     guarded: bool = False
 
 
