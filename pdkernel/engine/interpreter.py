@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolv
 from pdkernel.engine.journal import Journal
 from pdkernel.engine.limits import Payload, memory_limit, near_limits, too_deep
 from pdkernel.engine.mail import Mail
+from pdkernel.engine.packages import Packages, Ready
 from pdkernel.engine.pauses import Again, Verdict, judge, urls
 from pdkernel.engine.props import evaluate_props, named_variables
 from pdkernel.engine.record import RunRecord, as_object, known_secrets
@@ -31,7 +33,7 @@ from pdkernel.engine.request import RunRequest
 from pdkernel.engine.services import Services
 from pdkernel.engine.stores import DATA_STORE, StoreService, stores_of
 from pdkernel.engine.triggered import TriggerService
-from pdkernel.errors import EgressRefusedError, PdkernelError, StepError
+from pdkernel.errors import EgressRefusedError, HostError, PdkernelError, StepError
 from pdkernel.execution import Execution, OutsideCall, Status, StepResult, StepStatus
 from pdkernel.hosts import Effect, Hosts, Pause, RunGuests, RunSetup, StepCall, StepOutcome
 from pdkernel.identity import Directory
@@ -53,6 +55,7 @@ class _Run:
     record: RunRecord
     resolution: Resolution
     payload: Payload
+    ready: Ready = field(default_factory=Ready)
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
     sends: list[tuple[str, Effect]] = field(default_factory=list)
@@ -67,6 +70,7 @@ class Interpreter:
         directory: Users and accounts.
         stores: Data stores.
         hosts: The processes that run steps.
+        packages: What steps import.
         journal: The record.
         clock: For every time stamp and duration.
         ids: For run and trace ids.
@@ -80,6 +84,7 @@ class Interpreter:
         directory: Directory,
         stores: StoreTable,
         hosts: Hosts,
+        packages: Packages,
         journal: Journal,
         clock: Clock,
         ids: Ids,
@@ -89,6 +94,7 @@ class Interpreter:
         self._directory = directory
         self._stores = stores
         self._hosts = hosts
+        self._packages = packages
         self._journal = journal
         self._clock = clock
         self._ids = ids
@@ -138,7 +144,11 @@ class Interpreter:
     ) -> None:
         await asyncio.sleep(0)  # the record's first commit goes on beside what follows
         self._checks.check(request)
-        scratch.mkdir(mode=0o700)
+        ready = await self._packages.ready_for(request, self._clock, record.note)
+        try:
+            scratch.mkdir(mode=0o700)
+        except OSError as fault:
+            raise _no_scratch(fault) from None
         setup = RunSetup(
             run_id=record.execution.id,
             workflow=f"{request.workflow.name}@{request.workflow.version}",
@@ -146,6 +156,7 @@ class Interpreter:
             variables=named_variables(request),
             folder=request.folder,
             scratch=scratch,
+            node_packages=ready.node,
         )
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)
@@ -153,7 +164,7 @@ class Interpreter:
             resolution = await self._resolve(request, await self._bindings(request, guests))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
-            run = _Run(request, guests, record, resolution, Payload(request.event.data), exports)
+            run = _Run(request, guests, record, resolution, Payload(request.event.data), ready, exports)
             status = await self._steps(run)
             if status != "cancelled":
                 await self._deliver(run)
@@ -283,15 +294,20 @@ class Interpreter:
             later=asyncio.get_running_loop().call_later,
             attempt=again.runs,
         )
+        for line in run.ready.said.pop(step.name, ()):
+            recorder.warn(line)
         run.record.note(recorder.snapshot())
         try:
+            run.ready.check(step.name)
             outcome = await self._outcome(run, step, recorder, accounts, again)
         except asyncio.CancelledError:
             cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
             run.record.record(recorder.finish("error", exports={}, error=cancelled))
             raise
-        except PdkernelError as error:  # its props cannot be evaluated, or its process cannot be had
+        except PdkernelError as error:  # its packages, its props or its process cannot be had
             return recorder.finish("error", exports={}, error=error), None
+        except OSError as fault:
+            return recorder.finish("error", exports={}, error=_no_scratch(fault)), None
         self._say_warnings(run, recorder, outcome, again)
         outcome = self._limited(run, step, recorder, outcome)
         run.sends += ((step.name, effect) for effect in outcome.effects)
@@ -392,6 +408,13 @@ class Interpreter:
             scope=run.request.scope,
             send=run.request.send,
         )
+
+
+def _no_scratch(fault: OSError) -> HostError:
+    return HostError(
+        f"The files of the run cannot be written: {fault.strerror or fault}.",
+        fix=f"Make room in {tempfile.gettempdir()}, or name another folder in TMPDIR.",
+    )
 
 
 def _stop_cancelling() -> None:

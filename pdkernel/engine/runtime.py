@@ -8,8 +8,10 @@ a test and later the server all start one of these.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,6 +21,7 @@ from pdkernel.egress import Gateway
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import Journal, SqliteJournal
 from pdkernel.engine.mail import mail_of
+from pdkernel.engine.packages import Packages
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
@@ -48,6 +51,7 @@ class Runtime:
         ids: Ids = RANDOM_IDS,
         size: int = 8,
         gateway: Gateway | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> Self:
         """
         Open the journal and the gateway; processes for steps start when the first step needs them.
@@ -59,6 +63,7 @@ class Runtime:
             ids: For run ids.
             size: Runs that execute at once.
             gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
+            environ: The environment of what installs packages; `os.environ` by default.
         """
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
@@ -69,6 +74,7 @@ class Runtime:
             directory=directory,
             stores=project.stores,
             hosts=hosts,
+            packages=Packages.of(project, os.environ if environ is None else environ),
             journal=journal,
             clock=clock,
             ids=ids,
