@@ -92,7 +92,9 @@ def _commented(source: str) -> Iterator[PythonRequirement | UnreadableRequiremen
         line = source.count("\n", 0, match.start()) + 1
         words = match[1].split("#")[0].replace('"', " ").replace("'", " ").strip()
         joined = _AROUND_VERSIONS.sub(r"\1", words)  # `requests == 2.31` is one requirement
-        wanted = [word for word in _BETWEEN.split(joined) if word and word.lower() not in _NOISE and not word.startswith("-")]
+        wanted = [
+            word for word in _BETWEEN.split(joined) if word and word.lower() not in _NOISE and not word.startswith("-")
+        ]
         specifiers = [_SPECIFIER.fullmatch(word) for word in wanted]
         if not wanted or not all(specifiers):
             yield UnreadableRequirement(_harmless(words), line)
