@@ -22,6 +22,7 @@ from pdkernel.engine.context import build_context, new_run_ids, step_context
 from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts
 from pdkernel.engine.journal import Journal
 from pdkernel.engine.props import evaluate_props, named_variables
+from pdkernel.engine.python_packages import PythonOfRun, PythonOfWorkflows
 from pdkernel.engine.record import RunRecord, as_object, known_secrets
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.request import RunRequest
@@ -46,6 +47,7 @@ class _Run:
     guests: RunGuests
     record: RunRecord
     resolution: Resolution
+    python: PythonOfRun
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
     running: str | None = None
@@ -62,10 +64,19 @@ class Interpreter:
         clock: For every time stamp and duration.
         ids: For run and trace ids.
         scratch: A folder for the temporary folders of runs.
+        python: Environments for Python steps.
     """
 
     def __init__(
-        self, *, directory: Directory, hosts: Hosts, journal: Journal, clock: Clock, ids: Ids, scratch: Path
+        self,
+        *,
+        directory: Directory,
+        hosts: Hosts,
+        journal: Journal,
+        clock: Clock,
+        ids: Ids,
+        scratch: Path,
+        python: PythonOfWorkflows,
     ) -> None:
         self._directory = directory
         self._hosts = hosts
@@ -73,6 +84,7 @@ class Interpreter:
         self._clock = clock
         self._ids = ids
         self._scratch = scratch
+        self._python = python
         self._checks = Checks()
 
     async def run(self, request: RunRequest) -> Execution:
@@ -104,6 +116,7 @@ class Interpreter:
 
     async def _run_in(self, request: RunRequest, record: RunRecord, scratch: Path) -> None:
         self._checks.check(request)
+        python = await self._python.prepare(request)
         setup = RunSetup(
             run_id=record.execution.id,
             workflow=f"{request.workflow.name}@{request.workflow.version}",
@@ -111,13 +124,14 @@ class Interpreter:
             variables=named_variables(request),
             folder=request.folder,
             scratch=scratch,
+            python=python.environment.python if python.environment else None,
         )
         guests = await self._hosts.open(setup)
         try:
             resolution = await self._resolve(request, await self._bindings(request, guests))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
-            await self._steps(_Run(request, guests, record, resolution))
+            await self._steps(_Run(request, guests, record, resolution, python))
         finally:
             await asyncio.shield(guests.release())
 
@@ -224,6 +238,8 @@ class Interpreter:
             )
 
     async def _outcome(self, run: _Run, step: Step, recorder: StepRecorder, accounts: StepAccounts) -> StepOutcome:
+        if step.name in run.python.failures:
+            raise run.python.failures[step.name]
         timeout_s = run.request.workflow.timeout_s(step)
         call = StepCall(
             step=step,

@@ -38,6 +38,8 @@ class RunRequest:
         test: Whether `context.test` is true: a run from a notebook or a terminal.
         sent: Remembers unsafe outside calls so that they are made once, or None to make them always.
         send: Make unsafe outside calls again even where an answer is remembered.
+        install: Whether packages that steps import may be installed.
+        progress: Told a line for each thing that an installation does, from the engine's thread.
         on_change: Told the execution as it grows, from the engine's thread.
     """
 
@@ -54,6 +56,8 @@ class RunRequest:
     test: bool = True
     sent: SentRequests | None = None
     send: bool = False
+    install: bool = True
+    progress: Callable[[str], None] | None = None
     on_change: OnChange | None = None
 
     @property

@@ -8,8 +8,10 @@ a test and later the server all start one of these.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,11 +20,13 @@ from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.egress import Gateway
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import Journal, SqliteJournal
+from pdkernel.engine.python_packages import PythonOfWorkflows
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
 from pdkernel.hosts import WARDEN, Hosts
 from pdkernel.identity import Directory
+from pdkernel.packages import PythonPackages
 from pdkernel.project import Project
 
 
@@ -47,6 +51,8 @@ class Runtime:
         ids: Ids = RANDOM_IDS,
         size: int = 8,
         gateway: Gateway | None = None,
+        python: Path | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> Self:
         """
         Open the journal and the gateway; processes for steps start when the first step needs them.
@@ -58,14 +64,28 @@ class Runtime:
             ids: For run ids.
             size: Runs that execute at once.
             gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
+            python: An interpreter for all Python steps, with the packages that it has; None for an environment for
+                each workflow.
+            environ: Variables for package managers: registries, proxies; `os.environ` by default.
         """
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
-        hosts = Hosts(gateway=gateway, size=size)
+        hosts = Hosts(gateway=gateway, size=size, python=python)
+        packages = PythonPackages(
+            project.folder / "packages" / "python",
+            lock=project.folder.with_name("pdkernel-python.lock"),
+            environ=dict(os.environ if environ is None else environ),
+        )
         interpreter = Interpreter(
-            directory=directory, hosts=hosts, journal=journal, clock=clock, ids=ids, scratch=scratch
+            directory=directory,
+            hosts=hosts,
+            journal=journal,
+            clock=clock,
+            ids=ids,
+            scratch=scratch,
+            python=PythonOfWorkflows(None if python else packages),
         )
         return cls(interpreter, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch)
 

@@ -74,13 +74,8 @@ def _message(error: BaseException) -> str:
 
 def _fix(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        # parity[python-packages]: the platform installs what a step imports; so far the packages that a step sees are those
-        # of the environment that runs pdkernel
         package = error.name.partition(".")[0]
-        return (
-            f"Install the package that provides {package!r} in the environment that runs pdkernel: "
-            f"{sys.executable} -m pip install {package}"
-        )
+        return f"Name the package that provides it, at the top of the step: # pipedream add-package {package}"
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
         return PLAIN_CELLS
     return str(getattr(error, "pdkernel_fix", ""))

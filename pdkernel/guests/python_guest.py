@@ -4,8 +4,6 @@ The Python guest: runs `handler(pd)` of one step after another.
 Run as `python -I -X utf8 python_guest.py`. Requests come as JSON lines on descriptor 3 and replies go out on
 descriptor 4; standard output and error are the step's. A request that names `texts` is followed by one line
 of JSON for each: exports, kept as text and parsed by the step that reads them.
-
-parity[python-packages]: steps see the packages of the environment that runs pdkernel; the platform installs what they import.
 """
 
 from __future__ import annotations
@@ -92,8 +90,11 @@ class Guest:
                 lambda call, args: self._ask(call, args, running),
                 told["flow"],
             )
+            is_old = python_pd.OLD_HELPERS in self._sources[told["code"]]
+            if is_old:
+                python_pd.provide_old_helpers(pd)
             exec(code, module.__dict__)
-            value = _handler(module)(pd)
+            value = _handler(module, is_old=is_old)(pd)
             if hasattr(value, "__await__"):
                 value = _awaited(value)
             if value is not None:
@@ -103,6 +104,7 @@ class Guest:
         finally:
             self._running += 1  # what the step left behind has no voice any more
             sys.modules.pop(module.__name__, None)
+            python_pd.withdraw_old_helpers()
         _flush()
         return {"t": "done", "error": error, "busy": self._left_behind(), "dirty": False, "spoiled": _is_spoiled()}
 
@@ -159,8 +161,10 @@ class Guest:
         return True
 
 
-def _handler(module: ModuleType) -> Any:
+def _handler(module: ModuleType, *, is_old: bool) -> Any:
     handler = vars(module).get("handler")
+    if handler is None and is_old:  # such steps did their work at the top level
+        return lambda _pd: None
     if not callable(handler):
         raise StepHasNoHandlerError(_MISSING_HANDLER)
     return handler

@@ -7,14 +7,20 @@ Knows the platform's names (its Python documentation). How something reaches the
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
 from typing import Any, NoReturn
 
 from .python_exports import ExportNotJSONError, encode
 
 Send = Callable[[str], None]
 Ask = Callable[[str, dict[str, Any]], Any]
+OLD_HELPERS = "pipedream.script_helpers"
+"""The platform's helper module from before there was `pd`: `from pipedream.script_helpers import steps, export`."""
+
 _DAY_MS = 24 * 60 * 60 * 1000
 
 
@@ -277,6 +283,26 @@ class Pd:
         if answer.get("immediate"):
             told["immediate"] = True
         self._send(f'{{"t":"respond","r":{encode(told, "respond")}}}')
+
+
+def provide_old_helpers(pd: Pd) -> None:
+    """Let the running step import `steps` and `export` from the old module, be the `pipedream` package there or not."""
+    helpers = ModuleType(OLD_HELPERS)
+    vars(helpers).update(steps=pd.steps, export=pd.export)
+    package = OLD_HELPERS.partition(".")[0]
+    if package not in sys.modules and importlib.util.find_spec(package) is None:
+        parent = ModuleType(package)
+        vars(parent).update(__path__=[], script_helpers=helpers, pdkernel_hidden=True)
+        sys.modules[package] = parent
+    sys.modules[OLD_HELPERS] = helpers
+
+
+def withdraw_old_helpers() -> None:
+    """The step has ended: another has steps of its own."""
+    if sys.modules.pop(OLD_HELPERS, None) is not None:
+        package = OLD_HELPERS.partition(".")[0]
+        if hasattr(sys.modules.get(package), "pdkernel_hidden"):
+            del sys.modules[package]
 
 
 __all__ = ["ExportNotJSONError", "NotRunHereError", "Pd", "Steps", "Store"]

@@ -113,6 +113,7 @@ class RunSetup:
         variables: The workflow's environment variables.
         folder: Where Node.js resolves bare imports from.
         scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it.
+        python: The interpreter of the environment that has the packages of the workflow's Python steps.
     """
 
     run_id: str
@@ -121,6 +122,7 @@ class RunSetup:
     variables: Mapping[str, str]
     folder: Path
     scratch: Path
+    python: Path | None = None
 
 
 @dataclass(frozen=True)

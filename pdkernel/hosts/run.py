@@ -165,7 +165,7 @@ class RunGuests:
         if self._talk is not None:
             self.kill()
         for guest in self._guests.values():
-            self._hosts.give_back(guest, self._setup.workflow)
+            self._hosts.give_back(guest, self._setup.workflow, self._setup.python)
         self._guests = {}
         if self._bash:
             await asyncio.to_thread(process_tree.end, [], [bash.mark for bash in self._bash])
@@ -256,7 +256,7 @@ class RunGuests:
     def _guest(self, language: GuestLanguage) -> Guest:
         guest = self._guests.get(language)
         if guest is None or not guest.alive:
-            guest = self._guests[language] = self._hosts.take(language, self._setup.workflow)
+            guest = self._guests[language] = self._hosts.take(language, self._setup.workflow, self._setup.python)
         return guest
 
     def _text(self, name: str, value: object) -> bytes:

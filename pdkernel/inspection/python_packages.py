@@ -48,6 +48,11 @@ class PythonRequirement:
         """The distribution's name as registries compare names: lower case, `-` for `_` and `.`."""
         return canonical_name(re.split(r"[\[=~!<>]", self.text, maxsplit=1)[0])
 
+    @property
+    def version(self) -> str:
+        """Which versions may be taken, as written (`==2.31.0`); empty for any."""
+        return self.text[re.match(r"[^=~!<>]*", self.text).end() :]  # type: ignore[union-attr]  # it always matches
+
     def __str__(self) -> str:
         return f"{self.text} for {self.module}" if self.module else self.text
 
@@ -142,11 +147,12 @@ def _imports_of(node: ast.AST, *, optional: bool) -> Iterator[tuple[str, bool]]:
         case ast.Try() if any(_guards(handler) for handler in node.handlers):
             for child in node.body:
                 yield from _imports_of(child, optional=True)
-            for rest in (*node.handlers, *node.orelse, *node.finalbody):
-                yield from _imports_of(rest, optional=optional)
+            rest: list[ast.AST] = [*node.handlers, *node.orelse, *node.finalbody]
+            for other in rest:
+                yield from _imports_of(other, optional=optional)
         case _:
-            for child in ast.iter_child_nodes(node):
-                yield from _imports_of(child, optional=optional)
+            for inside in ast.iter_child_nodes(node):
+                yield from _imports_of(inside, optional=optional)
 
 
 def _is_type_checking(test: ast.expr) -> bool:

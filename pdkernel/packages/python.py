@@ -105,9 +105,9 @@ class PythonPackages:
                     found = self._find(wanted) or await self._build(wanted, progress)
                     self._prune(found)
         except OSError as error:
-            names = ", ".join(requirement.text for requirement in wanted)
+            texts = ", ".join(requirement.text for requirement in wanted)
             raise PythonInstallError(
-                f"The Python environment{' for ' + names if names else ''} cannot be made: {error.strerror or error}.",
+                f"The Python environment{' for ' + texts if texts else ''} cannot be made: {error.strerror or error}.",
                 fix=f"Look at {self._folder}: it must be writable, and its disk have room.",
             ) from None
         self._known[wanted] = (self._lock.signature(), found)
@@ -187,7 +187,7 @@ class PythonPackages:
         for block in [block for block in blocks if block.wanted == words] or blocks:
             for pin in block.pins:
                 known.setdefault(pin.name, set()).add(pin.version)
-        asked = {requirement.name for requirement in some if set(requirement.text) & set("=<>~!")}
+        asked = {requirement.name for requirement in some if requirement.version}
         return [f"{name}=={min(of)}\n" for name, of in known.items() if len(of) == 1 and name not in asked]
 
     def _make(self, prefix: str) -> PythonEnvironment:
