@@ -20,6 +20,7 @@ from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.egress import Gateway
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import Journal, SqliteJournal
+from pdkernel.engine.mail import mail_of
 from pdkernel.engine.python_packages import PythonOfWorkflows
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import ProjectError
@@ -86,6 +87,7 @@ class Runtime:
             ids=ids,
             scratch=scratch,
             python=PythonOfWorkflows(None if python else packages),
+            mail=lambda: mail_of(project.settings.all(), project.variables.values()),
         )
         return cls(interpreter, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch)
 
