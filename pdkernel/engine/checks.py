@@ -115,10 +115,10 @@ def check_supported(workflow: Workflow) -> None:
                 fix="Take --debug out of the directive.",
                 step=step.name,
             )
-        if step.stores:
+        if step.stores and step.language == "bash":
             raise UnsupportedError(
-                f"Step {step.name!r} uses a data store, which this version does not have.",
-                fix="Pin its exports to run the steps around it.",
+                f"Step {step.name!r} is a Bash step with a data store: on the platform Bash has none.",
+                fix="Use a Python or Node.js step.",
                 step=step.name,
             )
         if step.apps and step.language == "bash":

@@ -29,6 +29,7 @@ from pdkernel.engine.record import RunRecord, as_object, known_secrets
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.services import Services
+from pdkernel.engine.stores import DATA_STORE, StoreService, stores_of
 from pdkernel.engine.triggered import TriggerService
 from pdkernel.errors import EgressRefusedError, PdkernelError, StepError
 from pdkernel.execution import Execution, OutsideCall, Status, StepResult, StepStatus
@@ -36,6 +37,7 @@ from pdkernel.hosts import Effect, Hosts, Pause, RunGuests, RunSetup, StepCall, 
 from pdkernel.identity import Directory
 from pdkernel.inspection import merge_apps
 from pdkernel.model import JSON, AppBinding, Step
+from pdkernel.project import StoreTable
 from pdkernel.redaction import Redactor
 
 REFUSED_STEP_S = 1.0
@@ -64,6 +66,7 @@ class Interpreter:
 
     Args:
         directory: Users and accounts.
+        stores: Data stores.
         hosts: The processes that run steps.
         journal: The record.
         clock: For every time stamp and duration.
@@ -77,6 +80,7 @@ class Interpreter:
         self,
         *,
         directory: Directory,
+        stores: StoreTable,
         hosts: Hosts,
         journal: Journal,
         clock: Clock,
@@ -86,6 +90,7 @@ class Interpreter:
         mail: Callable[[], Mail | None] = lambda: None,
     ) -> None:
         self._directory = directory
+        self._stores = stores
         self._hosts = hosts
         self._journal = journal
         self._clock = clock
@@ -306,14 +311,13 @@ class Interpreter:
                 "Write `response: custom` in %%pdworkflow."
             )
 
-    async def _outcome(self, run: _Run, step: Step, recorder: StepRecorder, accounts: StepAccounts) -> StepOutcome:
-        if step.name in run.python.failures:
-            raise run.python.failures[step.name]
-
     async def _outcome(
         self, run: _Run, step: Step, recorder: StepRecorder, accounts: StepAccounts, again: Again
     ) -> StepOutcome:
+        if step.name in run.python.failures:
+            raise run.python.failures[step.name]
         timeout_s = run.request.workflow.timeout_s(step)
+        stores = await self._stores_of(run, step)
         call = StepCall(
             step=step,
             steps=run.exports,
@@ -324,7 +328,8 @@ class Interpreter:
             ),
             timeout_s=timeout_s,
             binding=self._binding(run, step, recorder.call),
-            services=Services({"flow": TriggerService(run.request, self._execute)}),
+            stores=stores,
+            services=self._services(run, stores),
             flow=urls(run.request.base_url, run_id=run.record.execution.id, step=step.name),
         )
         run.running = step.name
@@ -339,6 +344,19 @@ class Interpreter:
         if run.request.policy.mode == "replay":
             return replace(outcome, error=refusal)
         return replace(outcome, warnings=(*outcome.warnings, refusal.message))
+
+    def _services(self, run: _Run, stores: Mapping[str, str]) -> Services:
+        return Services(
+            {
+                "flow": TriggerService(run.request, self._execute),
+                "store": StoreService(self._stores, stores.values()),
+            }
+        )
+
+    async def _stores_of(self, run: _Run, step: Step) -> dict[str, str]:
+        if step.language != "node" or step.uses is not None or DATA_STORE not in step.source:
+            return stores_of(step)
+        return stores_of(step, (await run.guests.describe(step)).props)
 
     def _binding(self, run: _Run, step: Step, on_call: Callable[[OutsideCall], None]) -> Binding:
         def refuse(message: str) -> None:

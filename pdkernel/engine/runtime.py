@@ -81,6 +81,7 @@ class Runtime:
         )
         interpreter = Interpreter(
             directory=directory,
+            stores=project.stores,
             hosts=hosts,
             journal=journal,
             clock=clock,

@@ -157,7 +157,7 @@ async function runStep(told) {
     };
     const given = { steps: stepsOf(told.steps, run.texts), $: dollar(told.context, voice, told.flow) };
     const isFunction = typeof component === "function";
-    const value = await (isFunction ? component(given) : component.run.call(instance(component, told), given));
+    const value = await (isFunction ? component(given) : component.run.call(instance(component, told, voice), given));
     const text = encode(value, "$return_value", voice.warn);
     if (text !== undefined) voice.export("$return_value", text);
   });

@@ -97,7 +97,19 @@ def _hint(value: Any) -> str:
     name = type(value).__name__
     if name in ("datetime", "date", "time"):
         return " Use .isoformat()."
-    if name in ("set", "frozenset", "generator", "dict_keys", "dict_values", "dict_items", "map", "filter", "range"):
+    if name in (
+        "set",
+        "frozenset",
+        "generator",
+        "Keys",
+        "Items",
+        "dict_keys",
+        "dict_values",
+        "dict_items",
+        "map",
+        "filter",
+        "range",
+    ):
         return " Use list(...)."
     if name in ("bytes", "bytearray"):
         return " Use .decode(), or base64."

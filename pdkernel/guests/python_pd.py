@@ -7,31 +7,15 @@ Knows the platform's names (its Python documentation). How something reaches the
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from types import ModuleType
 from typing import Any, NoReturn
 
 from .python_exports import ExportNotJSONError, encode
 
 Send = Callable[[str], None]
 Ask = Callable[[str, dict[str, Any]], Any]
-OLD_HELPERS = "pipedream.script_helpers"
-"""The platform's helper module from before there was `pd`: `from pipedream.script_helpers import steps, export`."""
-
 _DAY_MS = 24 * 60 * 60 * 1000
-
-
-class NotRunHereError(RuntimeError):
-    """The step asks for something that this version does not run."""
-
-    pdkernel_code = "unsupported"
-
-
-def _not_run(what: str) -> NoReturn:
-    raise NotRunHereError(f"{what} is not run by this version.")
 
 
 class Steps(dict[str, Any]):
@@ -209,20 +193,6 @@ class Sends:
         self._send(encode({"t": "effect", "kind": kind, "payload": payload}, f"pd.send.{kind}"))
 
 
-class Store:
-    """A data store prop: there, and clear about what it cannot do."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _not_run("A data store")
-
-    def _refuse(self, *_args: Any, **_options: Any) -> NoReturn:
-        _not_run("A data store")
-
-    __getitem__ = __setitem__ = __delitem__ = __contains__ = __iter__ = __len__ = _refuse
-
-
 class Pd:
     """
     What `handler(pd)` is given.
@@ -285,24 +255,4 @@ class Pd:
         self._send(f'{{"t":"respond","r":{encode(told, "respond")}}}')
 
 
-def provide_old_helpers(pd: Pd) -> None:
-    """Let the running step import `steps` and `export` from the old module, be the `pipedream` package there or not."""
-    helpers = ModuleType(OLD_HELPERS)
-    vars(helpers).update(steps=pd.steps, export=pd.export)
-    package = OLD_HELPERS.partition(".")[0]
-    if package not in sys.modules and importlib.util.find_spec(package) is None:
-        parent = ModuleType(package)
-        vars(parent).update(__path__=[], script_helpers=helpers, pdkernel_hidden=True)
-        sys.modules[package] = parent
-    sys.modules[OLD_HELPERS] = helpers
-
-
-def withdraw_old_helpers() -> None:
-    """The step has ended: another has steps of its own."""
-    if sys.modules.pop(OLD_HELPERS, None) is not None:
-        package = OLD_HELPERS.partition(".")[0]
-        if hasattr(sys.modules.get(package), "pdkernel_hidden"):
-            del sys.modules[package]
-
-
-__all__ = ["ExportNotJSONError", "NotRunHereError", "Pd", "Steps", "Store"]
+__all__ = ["ExportNotJSONError", "Pd", "Steps"]

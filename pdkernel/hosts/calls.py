@@ -139,6 +139,7 @@ class StepCall:
         context: What `$.context` and `pd.context` hold besides `steps.trigger.context`.
         timeout_s: Seconds that it may run.
         binding: How its outside calls are treated; None where there is no gateway.
+        stores: Data store prop to the store's name.
         services: Answers what the step asks for; None refuses everything.
         flow: `resume_url` and `cancel_url` of this step in this run.
     """
@@ -150,6 +151,7 @@ class StepCall:
     context: Mapping[str, JSON] = field(default_factory=dict)
     timeout_s: float = 30.0
     binding: Any = None
+    stores: Mapping[str, str] = field(default_factory=dict)
     services: StepServices | None = None
     flow: Mapping[str, str] = field(default_factory=dict)
 

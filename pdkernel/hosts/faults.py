@@ -11,7 +11,14 @@ import signal
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pdkernel.errors import EgressRefusedError, ExportNotJSONError, StepDiedError, StepError, StepTimeoutError
+from pdkernel.errors import (
+    EgressRefusedError,
+    ExportNotJSONError,
+    StepDiedError,
+    StepError,
+    StepTimeoutError,
+    StoreValueError,
+)
 
 
 class StepEntryPointError(StepError):
@@ -36,6 +43,7 @@ _BY_CODE: Mapping[str, type[StepError]] = {
         StepEntryPointError,
         StepUnsupportedError,
         EgressRefusedError,
+        StoreValueError,
     )
 }
 

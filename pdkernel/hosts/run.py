@@ -77,7 +77,7 @@ class RunGuests:
             "op": "run",
             "props": dict(call.props),
             "auth": {prop: dict(fields) for prop, fields in call.auth.items()},
-            "stores": [store.prop for store in step.stores],
+            "stores": dict(call.stores),
             "context": {**cast("Mapping[str, JSON]", self._setup.trigger.get("context") or {}), **call.context},
             "flow": dict(call.flow),
         }
