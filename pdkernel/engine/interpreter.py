@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -334,7 +334,7 @@ class Interpreter:
         )
         run.running = step.name
         try:
-            outcome = await run.guests.run(call, recorder)
+            outcome = await self._runner(run, step, recorder)(call, recorder)
         finally:
             run.running = None
         refusal = run.refusals.get(step.name)
@@ -344,6 +344,16 @@ class Interpreter:
         if run.request.policy.mode == "replay":
             return replace(outcome, error=refusal)
         return replace(outcome, warnings=(*outcome.warnings, refusal.message))
+
+    def _runner(self, run: _Run, step: Step, recorder: StepRecorder) -> Callable[..., Awaitable[StepOutcome]]:
+        """What runs *step*: a process of its language, or the kernel for a debugger."""
+        debugger = run.request.debugger
+        if not step.debug:
+            return run.guests.run
+        if debugger is None:
+            recorder.warn("--debug is for running the step's cell in a notebook: here the step ran like any other.")
+            return run.guests.run
+        return lambda call, listener: debugger.run(call, run.setup, listener)
 
     def _services(self, run: _Run, stores: Mapping[str, str]) -> Services:
         return Services(

@@ -115,7 +115,10 @@ def _stack(error: BaseException, step_file: str, hidden: list[str], chain: int) 
 
 
 def _is_users(filename: str, step_file: str) -> bool:
-    return filename == step_file or (os.path.isabs(filename) and not filename.startswith(_LIBRARY))  # noqa: PTH117
+    if filename == step_file:
+        return True
+    is_library = filename.startswith(_LIBRARY) or f"{os.sep}site-packages{os.sep}" in filename
+    return os.path.isabs(filename) and not is_library  # noqa: PTH117
 
 
 def _frame(frame: FrameType, line: int, hidden: list[str]) -> list[str]:

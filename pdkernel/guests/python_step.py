@@ -35,7 +35,7 @@ def run(
     *,
     is_old: bool,
     secrets: Iterable[str],
-    send: Callable[[str], None],
+    send: Callable[[str], object],
     ask: Callable[[str, dict[str, Any]], Any],
 ) -> dict[str, Any] | None:
     """

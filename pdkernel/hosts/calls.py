@@ -69,6 +69,14 @@ class StepServices(Protocol):
         ...
 
 
+class StepDebugger(Protocol):
+    """Runs Python steps where a debugger can stop them: in the kernel."""
+
+    async def run(self, call: StepCall, setup: RunSetup, listener: StepListener) -> StepOutcome:
+        """As `RunGuests.run`; takes as long as the person does."""
+        ...
+
+
 @dataclass(frozen=True)
 class Effect:
     """

@@ -73,14 +73,7 @@ class RunGuests:
         recorder = StepRecorder(listener)
         if step.language == "bash":
             return recorder.outcome(await self._run_bash(call, recorder))
-        request = {
-            "op": "run",
-            "props": dict(call.props),
-            "auth": {prop: dict(fields) for prop, fields in call.auth.items()},
-            "stores": dict(call.stores),
-            "context": {**cast("Mapping[str, JSON]", self._setup.trigger.get("context") or {}), **call.context},
-            "flow": dict(call.flow),
-        }
+        request = {"op": "run", **step_values(call, self._setup)}
         done = await self._ask(
             step.language,
             request,
@@ -271,6 +264,17 @@ class RunGuests:
     def _folder(self) -> Path:
         self._cwd.mkdir(mode=0o700, parents=True, exist_ok=True)  # each time: a step may have removed it
         return self._cwd
+
+
+def step_values(call: StepCall, setup: RunSetup) -> dict[str, Any]:
+    """What a step's code is given, besides the exports of the steps above."""
+    return {
+        "props": dict(call.props),
+        "auth": {prop: dict(fields) for prop, fields in call.auth.items()},
+        "stores": dict(call.stores),
+        "context": {**cast("Mapping[str, JSON]", setup.trigger.get("context") or {}), **call.context},
+        "flow": dict(call.flow),
+    }
 
 
 class _Nobody:
