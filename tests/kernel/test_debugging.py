@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -53,7 +53,7 @@ class Debugger:
 
 
 @pytest.fixture
-def kernel(start_kernel: Start) -> Iterator[RunningKernel]:
+def kernel(start_kernel: Start) -> RunningKernel:
     """A kernel that lets outside calls through, with an event chosen."""
     kernel = start_kernel("pdkernel", PDKERNEL_EGRESS="live")
     kernel.run(EVENT)
