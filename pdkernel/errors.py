@@ -324,12 +324,18 @@ class StepDiedError(StepError):
 
 
 class PackageInstallError(StepError):
-    """A package that the step's code imports cannot be installed."""
+    """
+    A package that the step's code imports cannot be installed.
+
+    Attributes:
+        package: The one at fault, as the code imports it (`axios@0.19.2`), or None if it is no single one.
+    """
 
     code = "package_install"
 
-    def __init__(self, message: str, *, fix: str = "", line: int | None = None) -> None:
+    def __init__(self, message: str, *, fix: str = "", package: str | None = None, line: int | None = None) -> None:
         super().__init__(message, name="PackageInstallError", fix=fix, line=line)
+        self.package = package
 
 
 class EgressRefusedError(StepError):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +21,10 @@ from pdkernel.engine.context import build_context, new_run_ids, step_context
 from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts
 from pdkernel.engine.journal import Journal
 from pdkernel.engine.mail import Mail
+from pdkernel.engine.packages import Packages
 from pdkernel.engine.pauses import Again, Verdict, judge, urls
 from pdkernel.engine.props import evaluate_props, named_variables
-from pdkernel.engine.python_packages import PythonOfRun, PythonOfWorkflows
+from pdkernel.engine.ready import Ready
 from pdkernel.engine.record import RunRecord, as_object, known_secrets
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.request import RunRequest
@@ -53,7 +53,7 @@ class _Run:
     record: RunRecord
     resolution: Resolution
     setup: RunSetup
-    python: PythonOfRun
+    ready: Ready = field(default_factory=Ready)
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
     sends: list[tuple[str, Effect]] = field(default_factory=list)
@@ -68,11 +68,11 @@ class Interpreter:
         directory: Users and accounts.
         stores: Data stores.
         hosts: The processes that run steps.
+        packages: What steps import.
         journal: The record.
         clock: For every time stamp and duration.
         ids: For run and trace ids.
         scratch: A folder for the temporary folders of runs.
-        python: Environments for Python steps.
         mail: How `$.send.email` is sent, asked at each; None from it shows the message.
     """
 
@@ -82,21 +82,21 @@ class Interpreter:
         directory: Directory,
         stores: StoreTable,
         hosts: Hosts,
+        packages: Packages,
         journal: Journal,
         clock: Clock,
         ids: Ids,
         scratch: Path,
-        python: PythonOfWorkflows,
         mail: Callable[[], Mail | None] = lambda: None,
     ) -> None:
         self._directory = directory
         self._stores = stores
         self._hosts = hosts
+        self._packages = packages
         self._journal = journal
         self._clock = clock
         self._ids = ids
         self._scratch = scratch
-        self._python = python
         self._mail = mail
         self._checks = Checks()
 
@@ -120,7 +120,7 @@ class Interpreter:
             request, run_id=run_id, trace_id=trace_id, context=context, journal=self._journal, clock=self._clock
         )
         record.accept()
-        scratch = Path(tempfile.mkdtemp(prefix="run-", dir=self._scratch))
+        scratch = self._scratch / f"run-{run_id}"
         exports: dict[str, Mapping[str, JSON]] = {}
         try:
             await self._run_in(request, record, scratch, exports)
@@ -129,15 +129,21 @@ class Interpreter:
         except asyncio.CancelledError:
             _stop_cancelling()
             record.end("cancelled")
-        finally:
+        except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
-        return await record.finish(), exports
+            raise
+        finished = asyncio.ensure_future(record.finish())
+        await asyncio.sleep(0)
+        shutil.rmtree(scratch, ignore_errors=True)
+        return await finished, exports
 
     async def _run_in(
         self, request: RunRequest, record: RunRecord, scratch: Path, exports: dict[str, Mapping[str, JSON]]
     ) -> None:
+        await asyncio.sleep(0)  # the record's first commit goes on beside what follows
         self._checks.check(request)
-        python = await self._python.prepare(request)
+        ready = await self._packages.ready_for(request, self._clock, record.note)
+        scratch.mkdir(mode=0o700)
         setup = RunSetup(
             run_id=record.execution.id,
             workflow=f"{request.workflow.name}@{request.workflow.version}",
@@ -145,7 +151,8 @@ class Interpreter:
             variables=named_variables(request),
             folder=request.folder,
             scratch=scratch,
-            python=python.environment.python if python.environment else None,
+            node_packages=ready.node,
+            python=ready.python.python if ready.python else None,
         )
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)
@@ -153,7 +160,7 @@ class Interpreter:
             resolution = await self._resolve(request, await self._bindings(request, guests))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
-            run = _Run(request, guests, record, resolution, setup, python, exports)
+            run = _Run(request, guests, record, resolution, setup, ready, exports)
             status = await self._steps(run)
             if status != "cancelled":
                 await self._deliver(run)
@@ -283,14 +290,17 @@ class Interpreter:
             later=asyncio.get_running_loop().call_later,
             attempt=again.runs,
         )
+        for line in run.ready.said.pop(step.name, ()):
+            recorder.warn(line)
         run.record.note(recorder.snapshot())
         try:
+            run.ready.check(step.name)
             outcome = await self._outcome(run, step, recorder, accounts, again)
         except asyncio.CancelledError:
             cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
             run.record.record(recorder.finish("error", exports={}, error=cancelled))
             raise
-        except PdkernelError as error:  # its props cannot be evaluated, or its process cannot be had
+        except PdkernelError as error:  # its packages, its props or its process cannot be had
             return recorder.finish("error", exports={}, error=error), None
         self._say_warnings(run, recorder, outcome, again)
         run.sends += ((step.name, effect) for effect in outcome.effects)
@@ -314,8 +324,6 @@ class Interpreter:
     async def _outcome(
         self, run: _Run, step: Step, recorder: StepRecorder, accounts: StepAccounts, again: Again
     ) -> StepOutcome:
-        if step.name in run.python.failures:
-            raise run.python.failures[step.name]
         timeout_s = run.request.workflow.timeout_s(step)
         stores = await self._stores_of(run, step)
         call = StepCall(

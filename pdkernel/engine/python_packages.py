@@ -1,5 +1,5 @@
 """
-The Python environment of a workflow's run: what its steps need, and which of them cannot have it.
+The Python environment of a workflow: what its steps need, and which of them cannot have it.
 
 Knows that all Python steps of a workflow share one environment and that a package that cannot be had fails only the steps
 that need it. What a step needs is `inspection`'s to say, and having it is `packages`'.
@@ -7,33 +7,19 @@ that need it. What a step needs is `inspection`'s to say, and having it is `pack
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pdkernel.engine.request import RunRequest
-from pdkernel.errors import PackageInstallError, PackageMissingError, PdkernelError
+from pdkernel.engine.ready import Ready, Tell
+from pdkernel.errors import PackageInstallError, PackageMissingError
 from pdkernel.inspection import PythonRequirement, python_requirements, unreadable_requirements
-from pdkernel.model import Step, Workflow
-from pdkernel.packages import PythonEnvironment, PythonInstallError, PythonPackages
-
-_KNOWN_WORKFLOWS = 200
+from pdkernel.model import Step
+from pdkernel.packages import Progress, PythonEnvironment, PythonInstallError, PythonPackages
 
 Needs = Mapping[str, tuple[PythonRequirement, ...]]
 
-
-@dataclass(frozen=True)
-class PythonOfRun:
-    """
-    What Python steps of one run have.
-
-    Attributes:
-        environment: Their environment; None if no Python step runs, or its interpreter is chosen elsewhere.
-        failures: Step to why it cannot have what it needs.
-    """
-
-    environment: PythonEnvironment | None = None
-    failures: Mapping[str, PdkernelError] = field(default_factory=dict)
+_needs_of = functools.lru_cache(maxsize=1000)(python_requirements)
 
 
 class PythonOfWorkflows:
@@ -41,106 +27,106 @@ class PythonOfWorkflows:
     Prepares Python environments for runs.
 
     Args:
-        packages: Where they come from; None if an interpreter was chosen for every run.
+        packages: Where they come from.
     """
 
-    def __init__(self, packages: PythonPackages | None) -> None:
+    def __init__(self, packages: PythonPackages) -> None:
         self._packages = packages
-        self._needs: dict[str, Needs] = {}
         self._refused: dict[frozenset[PythonRequirement], frozenset[str]] = {}
 
-    async def prepare(self, request: RunRequest) -> PythonOfRun:
+    async def prepare(
+        self, ready: Ready, running: Iterable[Step], among: Iterable[Step], folder: Path, *, install: bool, tell: Tell
+    ) -> None:
         """
-        The environment for *request*, with packages installed that are not.
+        Put into *ready* the environment of the Python steps in *among*, and which of *running* cannot have theirs.
+
+        Args:
+            ready: Gets `python` and `failures`.
+            running: The steps that are to run; without a Python step among them nothing is done.
+            among: All steps of the workflow.
+            folder: The notebook's or the workflow's own.
+            install: False installs nothing.
+            tell: Told what goes on, by step.
 
         Raises:
-            PackageMissingError: A step that runs needs a package that is not installed, and none may be.
+            PackageMissingError: A step that runs needs what is not installed, and *install* is False.
             ProjectError: The lock file cannot be read.
         """
-        steps = [step for step in _python_steps(request.workflow) if _runs(request, step)]
-        if not steps or self._packages is None:
-            return PythonOfRun()
-        needs, failures = _usable(self._needs_of(request.workflow), request)
-        running: Needs = {step.name: needs[step.name] for step in steps}
-        if not request.install:
-            return PythonOfRun(await self._installed(needs, running, request), failures)
+        names = [step.name for step in running if _is_python(step)]
+        if not names:
+            return
+        needs = _usable([step for step in among if _is_python(step)], folder, ready)
+        needed = {name: needs[name] for name in names}
+        waiting = next((name for name in names if needed[name]), names[0])
+
+        def progress(line: str) -> None:
+            tell(waiting, line)
+            if line.startswith("installed "):
+                ready.said.setdefault(waiting, []).append(line)
+
         wanted = _all(needs)
-        refused = self._refused.get(wanted, frozenset())
-        if refused & {each.name for each in _all(running)}:
-            refused = frozenset()  # a step that runs needs it: ask again
-        while True:
+        if not install and wanted != _all(needed):
             try:
-                environment = await self._ensure((each for each in wanted if each.name not in refused), request)
+                ready.python = await self._ensure(wanted, install, progress)
+            except PackageMissingError:  # for a step that does not run, it may be
+                wanted = _all(needed)
+        if ready.python is None:
+            await self._install(ready, wanted, needed, install, progress)
+
+    async def _install(
+        self, ready: Ready, wanted: frozenset[PythonRequirement], needed: Needs, install: bool, progress: Progress
+    ) -> None:
+        refused = self._refused.get(wanted, frozenset())
+        if refused & {each.name for each in _all(needed)}:
+            refused = frozenset()  # a step that runs needs it: ask again
+        while ready.python is None:
+            left = [each for each in wanted if each.name not in refused]
+            try:
+                ready.python = await self._ensure(left, install, progress)
             except PythonInstallError as error:
-                left = {each.name for each in wanted} - refused
+                blamed = error.names & {each.name for each in left} or {each.name for each in left}
+                refused |= blamed
+                for name, of_step in needed.items():
+                    if not left or any(each.name in blamed and not each.optional for each in of_step):
+                        ready.failures.setdefault(name, error)
                 if not left:
-                    return PythonOfRun(None, dict.fromkeys(running, error))
-                refused |= (error.names & left) or left
-                for name, needed in running.items():
-                    if any(each.name in refused and not each.optional for each in needed):
-                        failures.setdefault(name, error)
-            else:
-                self._refused[wanted] = refused
-                return PythonOfRun(environment, failures)
+                    return
+        self._refused[wanted] = refused
 
-    async def _installed(self, needs: Needs, running: Needs, request: RunRequest) -> PythonEnvironment:
-        try:
-            return await self._ensure(_all(needs), request)
-        except PackageMissingError:
-            return await self._ensure(_all(running), request)
-
-    async def _ensure(self, wanted: Iterable[PythonRequirement], request: RunRequest) -> PythonEnvironment:
-        assert self._packages is not None
-        return await self._packages.ensure(
-            wanted,
-            workflow=request.workflow.source or str(request.folder),
-            install=request.install,
-            progress=request.progress or (lambda _line: None),
-        )
-
-    def _needs_of(self, workflow: Workflow) -> Needs:
-        known = self._needs.get(workflow.version)
-        if known is None:
-            if len(self._needs) >= _KNOWN_WORKFLOWS:
-                self._needs.clear()
-            known = {step.name: python_requirements(step.source) for step in _python_steps(workflow)}
-            self._needs[workflow.version] = known
-        return known
+    async def _ensure(
+        self, wanted: Iterable[PythonRequirement], install: bool, progress: Progress
+    ) -> PythonEnvironment:
+        return await self._packages.ensure(wanted, install=install, progress=progress)
 
 
-def _python_steps(workflow: Workflow) -> list[Step]:
-    return [step for step in workflow.steps if step.language == "python" and not step.uses and not step.disabled]
-
-
-def _runs(request: RunRequest, step: Step) -> bool:
-    return request.runs(step.name) and step.name not in request.pins
+def _is_python(step: Step) -> bool:
+    return step.language == "python" and not step.uses
 
 
 def _all(needs: Needs) -> frozenset[PythonRequirement]:
     return frozenset(requirement for needed in needs.values() for requirement in needed)
 
 
-def _usable(needs: Needs, request: RunRequest) -> tuple[Needs, dict[str, PdkernelError]]:
-    """What can be asked for, and why some steps cannot run whatever is installed."""
-    failures: dict[str, PdkernelError] = {}
+def _usable(steps: Sequence[Step], folder: Path, ready: Ready) -> Needs:
+    """What can be asked for, by step; why a step cannot run whatever is installed goes into *ready*."""
     usable: dict[str, tuple[PythonRequirement, ...]] = {}
-    pinned: dict[str, tuple[str, str]] = {}
-    for name, needed in needs.items():
+    versions: dict[str, tuple[str, str]] = {}
+    for step in steps:
         kept = []
-        for unreadable in unreadable_requirements(request.workflow.step(name).source):
-            failures.setdefault(name, _unreadable(unreadable.words, unreadable.line, request.workflow.step(name)))
-        for requirement in needed:
+        for unreadable in unreadable_requirements(step.source):
+            ready.failures.setdefault(step.name, _unreadable(unreadable.words, unreadable.line + step.line_offset))
+        for requirement in _needs_of(step.source):
             version = requirement.version
-            by, text = pinned.setdefault(requirement.name, (name, version)) if version else (name, version)
-            if requirement.module and _is_beside(requirement.module, request.folder):
+            by, first = versions.setdefault(requirement.name, (step.name, version)) if version else ("", "")
+            if requirement.module and _is_beside(requirement.module, folder):
                 if not requirement.optional:
-                    failures.setdefault(name, _beside(requirement.module))
-            elif version != text:
-                failures.setdefault(name, _two_versions(requirement, text, by))
+                    ready.failures.setdefault(step.name, _beside(requirement.module))
+            elif version != first:
+                ready.failures.setdefault(step.name, _two_versions(requirement.text, first, by))
             else:
                 kept.append(requirement)
-        usable[name] = tuple(kept)
-    return usable, failures
+        usable[step.name] = tuple(kept)
+    return usable
 
 
 def _is_beside(module: str, folder: Path) -> bool:
@@ -151,23 +137,22 @@ def _is_beside(module: str, folder: Path) -> bool:
 def _beside(module: str) -> PackageInstallError:
     top = module.partition(".")[0]
     return PackageInstallError(
-        f"`import {top}` would mean {top}.py beside the workflow, and a step is one file: on the platform it has no other.",
+        f"`import {top}` would mean the file {top} beside the workflow, and a step is one file: it sees no other, here as "
+        "on the platform.",
         fix="Put the code that it needs into the step.",
     )
 
 
-def _two_versions(requirement: PythonRequirement, other: str, step: str) -> PackageInstallError:
+def _two_versions(text: str, other: str, step: str) -> PackageInstallError:
     return PackageInstallError(
-        f"This step asks for {requirement.text} and step {step} for {other}: all Python steps of a workflow share one environment.",
+        f"This step asks for {text} and step {step} for {other}: all Python steps of a workflow share one environment.",
         fix="Ask for one version in both.",
     )
 
 
-def _unreadable(words: str, line: int, step: Step) -> PackageInstallError:
+def _unreadable(words: str, line: int) -> PackageInstallError:
     return PackageInstallError(
-        f"`# pipedream add-package {words}` names no package."
-        if words
-        else "`# pipedream add-package` names no package.",
+        f"`# pipedream add-package{' ' if words else ''}{words}` names no package.",
         fix="Write # pipedream add-package NAME or NAME==VERSION.",
-        line=line + step.line_offset,
+        line=line,
     )

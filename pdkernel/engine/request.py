@@ -59,8 +59,9 @@ class RunRequest:
         test: Whether `context.test` is true: a run from a notebook or a terminal.
         sent: Remembers unsafe outside calls so that they are made once, or None to make them always.
         send: Make unsafe outside calls again even where an answer is remembered.
-        install: Whether packages that steps import may be installed.
-        progress: Told a line for each thing that an installation does, from the engine's thread.
+        install: Install packages that steps import and that are not there; False refuses the run instead.
+        source: What commands call the workflow: the path of its notebook or folder.
+        progress: Told in short lines what is installed, from the engine's thread.
         debugger: Runs the steps with `--debug`; None runs them like any other.
         on_change: Told the execution as it grows, from the engine's thread.
         pauses: What becomes of `$.flow.delay`, `suspend` and `rerun`.
@@ -83,6 +84,7 @@ class RunRequest:
     sent: SentRequests | None = None
     send: bool = False
     install: bool = True
+    source: str = "SOURCE"
     progress: Callable[[str], None] | None = None
     on_change: OnChange | None = None
     debugger: StepDebugger | None = None

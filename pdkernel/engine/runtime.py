@@ -21,13 +21,12 @@ from pdkernel.egress import Gateway
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import Journal, SqliteJournal
 from pdkernel.engine.mail import mail_of
-from pdkernel.engine.python_packages import PythonOfWorkflows
+from pdkernel.engine.packages import Packages
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
 from pdkernel.hosts import WARDEN, Hosts
 from pdkernel.identity import Directory
-from pdkernel.packages import PythonPackages
 from pdkernel.project import Project
 
 
@@ -52,8 +51,8 @@ class Runtime:
         ids: Ids = RANDOM_IDS,
         size: int = 8,
         gateway: Gateway | None = None,
-        python: Path | None = None,
         environ: Mapping[str, str] | None = None,
+        python: Path | None = None,
     ) -> Self:
         """
         Open the journal and the gateway; processes for steps start when the first step needs them.
@@ -65,29 +64,24 @@ class Runtime:
             ids: For run ids.
             size: Runs that execute at once.
             gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
-            python: An interpreter for all Python steps, with the packages that it has; None for an environment for
-                each workflow.
-            environ: Variables for package managers: registries, proxies; `os.environ` by default.
+            environ: The environment of what installs packages; `os.environ` by default.
+            python: An interpreter for all Python steps, with the packages that it has; None for an environment of
+                each workflow's own.
         """
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
         hosts = Hosts(gateway=gateway, size=size, python=python)
-        packages = PythonPackages(
-            project.folder / "packages" / "python",
-            lock=project.folder.with_name("pdkernel-python.lock"),
-            environ=dict(os.environ if environ is None else environ),
-        )
         interpreter = Interpreter(
             directory=directory,
             stores=project.stores,
             hosts=hosts,
+            packages=Packages.of(project, os.environ if environ is None else environ, python=python),
             journal=journal,
             clock=clock,
             ids=ids,
             scratch=scratch,
-            python=PythonOfWorkflows(None if python else packages),
             mail=lambda: mail_of(project.settings.all(), project.variables.values()),
         )
         return cls(interpreter, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch)

@@ -71,7 +71,7 @@ function begin(told) {
   run.folder = told.folder;
   run.cwd = told.cwd;
   run.texts = new Map();
-  run.loader = new Loader(told.folder, adopt);
+  run.loader = new Loader(told.folder, adopt, told.packages);
   open.clear();
 }
 

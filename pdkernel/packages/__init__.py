@@ -9,8 +9,19 @@ Packages that steps import, installed into the project.
     pip           running pip, and its failures in words
 """
 
-from pdkernel.packages.npm import NpmPackages, NpmSpec, NpmTree
-from pdkernel.packages.pip import PythonInstallError
+from pdkernel.packages.npm import LOCK_NAME, NpmPackages, NpmSpec, NpmTree
+from pdkernel.packages.pip import Progress, PythonInstallError
 from pdkernel.packages.python import PythonEnvironment, PythonPackages
+from pdkernel.packages.python_lock import LOCK_NAME as PYTHON_LOCK_NAME
 
-__all__ = ["NpmPackages", "NpmSpec", "NpmTree", "PythonEnvironment", "PythonInstallError", "PythonPackages"]
+__all__ = [
+    "LOCK_NAME",
+    "PYTHON_LOCK_NAME",
+    "NpmPackages",
+    "NpmSpec",
+    "NpmTree",
+    "Progress",
+    "PythonEnvironment",
+    "PythonInstallError",
+    "PythonPackages",
+]

@@ -33,7 +33,7 @@ LOCK_NAME = "pdkernel-npm.lock.json"
 UNUSED_S = 60 * 24 * 3600
 """Seconds after which a set that no run has used is removed; the lock file brings it back."""
 
-_NAME = re.compile(r"(?:@[a-z0-9~-][a-z0-9._~-]*/)?[a-z0-9~-][a-z0-9._~-]*", re.IGNORECASE)
+_NAME = re.compile(r"(?:@[a-z0-9~][a-z0-9._~-]*/)?[a-z0-9~][a-z0-9._~-]*", re.IGNORECASE)
 _RANGE = re.compile(r"[\w.~^<>=*|+\- ]+")
 _STAGING = ".new-"
 _LEFT_OUT = ("funding", "license", "deprecated")  # of npm's entries: nothing that installing needs
@@ -149,14 +149,14 @@ class NpmPackages:
             return NpmTree(self._folder)
         for locked, is_installed in self.locked():
             if is_installed and locked.holds(wanted):
-                return self._tree(locked)
+                return self._tree(locked, wanted)
         return None
 
-    def _tree(self, locked: LockedSet) -> NpmTree:
+    def _tree(self, locked: LockedSet, wanted: Iterable[str]) -> NpmTree:
         folder = self._folder / locked.key
         with contextlib.suppress(OSError):
             os.utime(folder)  # used now
-        return NpmTree(folder, locked.imports)
+        return NpmTree(folder, {each: locked.imports[each] for each in wanted})
 
     def _missing(self, wanted: Mapping[str, NpmSpec]) -> list[str]:
         """Those that are in no installed set; all of *wanted* if they only never were installed together."""
@@ -185,13 +185,14 @@ class NpmPackages:
             self._lock.add(locked)
         versions = ", ".join(f"{spec.name}@{locked.version(each)}" for each, spec in wanted.items())
         progress(f"installed {versions} in {time.monotonic() - began:.1f} s")
-        return self._tree(locked)
+        return self._tree(locked, wanted)
 
     async def _resolve(
         self, wanted: Mapping[str, NpmSpec], staging: Path, progress: Callable[[str], None]
     ) -> LockedSet:
         """Install *wanted* in *staging*, with the versions that the project has already where it has any."""
         imports = _folders(wanted.values())
+        # parity[npm-newest]: the platform takes the newest version at each deploy; here the lock file keeps it
         versions = {each: self._lock.version(each) or spec.range or "latest" for each, spec in wanted.items()}
         inside = [each for each in self._lock.sets() if all(imported in wanted for imported in each.imports)]
         if inside:  # what the largest known part needs keeps its versions too
@@ -262,12 +263,15 @@ def _check(spec: NpmSpec) -> None:
     """Refuse what npm would not take for a package of a registry. Raises `PackageInstallError`."""
     if not _NAME.fullmatch(spec.name) or len(spec.name) > 214:
         raise PackageInstallError(
-            f"{spec.name!r} is not the name of an npm package.", fix='Write import x from "name" or "@scope/name".'
+            f"{spec.name!r} is not the name of an npm package.",
+            fix='Write import x from "name" or "@scope/name".',
+            package=str(spec),
         )
     if spec.range is not None and not _RANGE.fullmatch(spec.range):
         raise PackageInstallError(
             f"{spec.range!r} is not a version of the npm package {spec.name}.",
             fix=f'Write a version as npm does: "{spec.name}@1.2.3", "{spec.name}@^1", "{spec.name}@~1.2.0".',
+            package=str(spec),
         )
 
 

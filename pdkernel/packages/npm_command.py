@@ -29,6 +29,9 @@ _OPTIONS = (
     "--no-update-notifier",
     "--no-progress",
     "--omit=dev",
+    "--package-lock",  # these three in case that the person's own settings say otherwise
+    "--global=false",
+    "--install-strategy=hoisted",
     "--omit-lockfile-registry-resolved",
     "--loglevel=silent",
     "--json",
@@ -66,7 +69,7 @@ class NpmFailedError(Exception):
         self.code = code
         found = _NOT_THERE.search(detail) or _NO_VERSION.search(summary)
         self.package = found[1] if found else ""
-        self.summary = _ADDRESS.sub("(address left out)", summary.strip().split("\n")[0])[:300]
+        self.summary = _ADDRESS.sub("(address left out)", summary.strip().split("\n")[0])[:300].rstrip(".")
 
 
 async def run_npm(
@@ -146,7 +149,8 @@ def explained(failure: NpmFailedError, wanted: Sequence[str], suggestion: Callab
     cannot = f"{', '.join(wanted)} cannot be installed"
     code, package = failure.code, failure.package
     name = re.sub(r"(?<=.)@.*", "", package, flags=re.DOTALL)
-    ours = any(each == name or each.startswith(f"{name}@") for each in wanted)
+    near = [each for each in wanted if each == name or each.startswith(f"{name}@")]
+    ours = next((each for each in near if each == package), near[0] if near else None)
     match code:
         case "E404" if package:
             return PackageInstallError(
@@ -154,12 +158,14 @@ def explained(failure: NpmFailedError, wanted: Sequence[str], suggestion: Callab
                 if ours
                 else f"{cannot}: there is no npm package {name}, which it needs.",
                 fix=(suggestion(name) or "Look at the name's spelling.") if ours else "Import another version of it.",
+                package=ours,
             )
         case "ETARGET" | "ENOVERSIONS" if package:
             return PackageInstallError(
                 f"There is no version of the npm package {name} that is {package[len(name) + 1 :] or 'usable'}"
                 + ("." if ours else f": {cannot}."),
                 fix=f"`npm view {name} versions` lists those that there are.",
+                package=ours,
             )
         case "ERESOLVE":
             return PackageInstallError(

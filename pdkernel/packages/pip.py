@@ -17,10 +17,11 @@ from pathlib import Path
 
 from pdkernel.errors import PackageInstallError
 from pdkernel.inspection import PythonRequirement
+from pdkernel.packages.python_lock import LOCK_NAME
 
 Progress = Callable[[str], None]
 
-_SAID = re.compile(r"(Collecting|Downloading|Installing collected packages|Successfully installed)\b")
+_SAID = re.compile(r"(Collecting|Downloading|Installing collected packages)\b")
 _NOT_OURS = frozenset(
     "PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_REPORT PIP_REQUIREMENT PIP_PYTHON PIP_QUIET PYTHONPATH PYTHONHOME".split()  # noqa: SIM905
 )
@@ -102,7 +103,7 @@ class Pip:
             return PythonInstallError(
                 f"{names}: what the registry has is not what the lock file says. Nothing was installed.\n"
                 f"{_errors(output)}",
-                fix="If you expect that, delete the packages' lines in pdkernel-python.lock and run again.",
+                fix=f"If you expect that, delete their lines in {LOCK_NAME} and run again.",
             )
         if "ResolutionImpossible" in output or "conflicting dependencies" in output:
             return PythonInstallError(

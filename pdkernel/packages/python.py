@@ -12,13 +12,14 @@ import asyncio
 import contextlib
 import fcntl
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
 import sys
 import time
 import venv
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from pdkernel.errors import PackageMissingError
 from pdkernel.inspection import PythonRequirement
 from pdkernel.packages.pip import Pip, Progress, PythonInstallError
 from pdkernel.packages.python_lock import Block, Pin, PythonLock, this_machine, words_of
+
+INSTALLS = "pdkernel packages install SOURCE"
+"""The command that installs what the steps of a source import."""
 
 _KEPT = 20
 _UNUSED_S = 24 * 3600.0
@@ -54,6 +58,11 @@ class PythonEnvironment:
         """Where its packages are."""
         return self.folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
 
+    def packages(self) -> dict[str, str]:
+        """What is installed in it: name to version."""
+        found = importlib.metadata.distributions(path=[str(self.site)])
+        return dict(sorted((each.metadata["Name"], each.version) for each in found))
+
 
 class PythonPackages:
     """
@@ -73,17 +82,24 @@ class PythonPackages:
         self._touched: dict[Path, float] = {}
         self._building = asyncio.Lock()
 
+    def locked(self) -> Iterator[tuple[Pin, bool]]:
+        """Each package that the lock file has for this kind of machine, and whether it is installed."""
+        for block in self._lock.read():
+            if block.machine == this_machine():
+                is_installed = (self._folder / block.digest).exists()
+                yield from ((pin, is_installed) for pin in block.pins)
+
     async def ensure(
-        self, requirements: Iterable[PythonRequirement], *, workflow: str, install: bool, progress: Progress
+        self, requirements: Iterable[PythonRequirement], *, install: bool, progress: Progress
     ) -> PythonEnvironment:
         """
         The environment that has *requirements*; made, and its packages installed, if there is none.
 
         Args:
             requirements: What steps need; none asks for the bare environment.
-            workflow: Where the workflow is, for the command that an error names.
             install: Whether packages may be installed.
-            progress: Told what is being done, a line at a time; never called if all is there.
+            progress: Told what is being done, a line at a time; never called if all is there. The last line is
+                `installed NAME VERSION, ... in N s`.
 
         Raises:
             PackageMissingError: Something is not installed, and nothing was to be.
@@ -100,7 +116,7 @@ class PythonPackages:
             if found is None:
                 if not install:
                     names = tuple(sorted({requirement.text for requirement in wanted}))
-                    raise PackageMissingError(names, f"pdkernel packages install {workflow}")
+                    raise PackageMissingError(names, INSTALLS)
                 async with self._building, self._alone(progress):
                     found = self._find(wanted) or await self._build(wanted, progress)
                     self._prune(found)
@@ -139,6 +155,7 @@ class PythonPackages:
         for left in self._folder.glob(f"{_BUILDING}*"):  # nobody else builds now: whoever made it has died
             shutil.rmtree(left, ignore_errors=True)
         block = self._block(wanted)
+        started = time.monotonic()
         made = self._make(_BUILDING)
         try:
             pip = Pip(made.python, self._environ, progress)
@@ -149,7 +166,10 @@ class PythonPackages:
             else:
                 block = Block(words_of(wanted), this_machine(), await self._install(pip, made, wanted))
                 self._lock.write(block)
-            return self._put(made, self._folder / block.digest)
+            found = self._put(made, self._folder / block.digest)
+            what = ", ".join(f"{pin.name} {pin.version}" for pin in block.pins)
+            progress(f"installed {what} in {time.monotonic() - started:.1f} s")
+            return found
         finally:
             shutil.rmtree(made.folder, ignore_errors=True)
 

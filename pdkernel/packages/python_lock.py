@@ -20,6 +20,9 @@ from pathlib import Path
 from pdkernel.errors import ProjectError
 from pdkernel.inspection import PythonRequirement
 
+LOCK_NAME = "pdkernel-python.lock"
+"""What the lock file is called, beside the project's folder; the user's to commit."""
+
 _ABOUT = (
     "# Python packages of this project's steps: versions and hashes, written by pdkernel. Commit this file.",
     "# For newer versions, delete the lines of a block and run again.",

@@ -13,6 +13,7 @@ Knows nothing of workflows, runs or HTTP.
 """
 
 from pdkernel.project.folder import find_project
+from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.project import Project
 from pdkernel.project.sent import SentTable
 from pdkernel.project.stores import DEFAULT_STORE, Record, StoreSummary, StoreTable
@@ -20,6 +21,7 @@ from pdkernel.project.vault import Vault
 
 __all__ = [
     "DEFAULT_STORE",
+    "NotebookTable",
     "Project",
     "Record",
     "SentTable",
