@@ -95,10 +95,7 @@ class Pip:
         if "No space left on device" in output:
             return PythonInstallError(f"There is no room on the disk to install {names}.", fix="Make room, run again.")
         if _NO_NETWORK.search(output):
-            return PythonInstallError(
-                f"{names} could not be installed: the package registry cannot be reached.",
-                fix="Look at the network and at PIP_INDEX_URL and HTTPS_PROXY, and run again.",
-            )
+            return _no_network(names)
         if "DO NOT MATCH THE HASHES" in output:
             return PythonInstallError(
                 f"{names}: what the registry has is not what the lock file says. Nothing was installed.\n"
@@ -132,7 +129,9 @@ class Pip:
                 names=names,
                 retry=True,
             )
-        status, _ = await self._run("index", "versions", name)
+        status, output = await self._run("index", "versions", "--verbose", name)
+        if status and _NO_NETWORK.search(output):  # without tries to follow, `pip install` keeps it to itself
+            return _no_network(name)
         if status == 0:
             return PythonInstallError(
                 f"The package {name}{asked} has no wheel for {here} on this machine, only source, and installing that "
@@ -175,6 +174,13 @@ class Pip:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
+
+
+def _no_network(names: str) -> PythonInstallError:
+    return PythonInstallError(
+        f"{names} could not be installed: the package registry cannot be reached.",
+        fix="Look at the network and at PIP_INDEX_URL and HTTPS_PROXY, and run again.",
+    )
 
 
 def _errors(output: str) -> str:
