@@ -129,7 +129,7 @@ class Pip:
                 names=names,
                 retry=True,
             )
-        status, output = await self._run("index", "versions", "--verbose", name)
+        status, output = await self._run("index", "versions", "-vv", name)
         if status and _NO_NETWORK.search(output):  # without tries to follow, `pip install` keeps it to itself
             return _no_network(name)
         if status == 0:
