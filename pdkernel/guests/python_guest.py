@@ -72,7 +72,7 @@ class Guest:
                 told,
                 lambda: self._compiled(told),
                 {name: self._texts[name] for name in told["steps"]},
-                is_old=python_helpers.NAME in self._sources[told["code"]],
+                is_old=python_helpers.WORD in self._sources[told["code"]],
                 secrets=secrets,
                 send=lambda line: self._say(line, running),
                 ask=partial(self._ask, running),

@@ -12,6 +12,9 @@ from types import ModuleType
 from typing import Any
 
 NAME = "pipedream.script_helpers"
+WORD = "script_helpers"
+"""Code without it does not import the module."""
+
 _PACKAGE = NAME.partition(".")[0]
 
 

@@ -103,7 +103,7 @@ class HereSteps:
                 told,
                 code,
                 texts,
-                is_old=python_helpers.NAME in step.source,
+                is_old=python_helpers.WORD in step.source,
                 secrets=secrets,
                 send=voice.send,
                 ask=voice.ask,
