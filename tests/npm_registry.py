@@ -60,6 +60,10 @@ class NpmRegistry:
         self.publish(name, version, {"index.js": "module.exports = 'changed'"})
         about["dist-tags"]["latest"] = newest
 
+    def withdraw(self, name: str, version: str) -> None:
+        """Take a version back."""
+        del self._about[name]["versions"][version]
+
     def environ(self, home: Path) -> dict[str, str]:
         """What npm needs to use it, with a cache of its own in *home*."""
         return {

@@ -32,7 +32,7 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, pr
 @option(
     "--egress",
     metavar="MODE",
-    help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack.",
+    help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack,github,...",
 )
 @option("--via", metavar="PROXY", help="Send outside calls through this proxy.")
 @option(
@@ -238,7 +238,8 @@ def _print(execution: Any) -> None:
     from pdkernel.render import timeline
 
     error = execution.error
-    if exit_status(execution) in (2, 3) and error is not None:
+    ran = any(step.status != "not_run" for step in execution.steps)
+    if exit_status(execution) in (2, 3) and error is not None and not ran:
         print_refusal(error.code, error.message)
         return
     if execution.status != "success" and error is not None and error.stack is None:

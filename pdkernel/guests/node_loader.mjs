@@ -17,6 +17,9 @@ const SPECIFIER = /^((?:@[^/@\s]+\/)?[^/@\s][^/@]*(?:@[^/]+)?)(\/.*)?$/s;
 const OWN_FILE = /^(\.|\/|file:)/;
 const COMMONJS = /\bmodule\.exports\b|\bexports\.\w|\brequire\s*\(/;
 
+/** URLs and files that steps have imported in this process. */
+const loaded = new Set();
+
 /**
  * @typedef {import("./node_errors.mjs").StepCode} StepCode
  * @typedef {{folder: string, aliases: Record<string, string>}} Tree installed packages: what code imports
@@ -27,12 +30,13 @@ const COMMONJS = /\bmodule\.exports\b|\bexports\.\w|\brequire\s*\(/;
 export class Loader {
   /**
    * @param {string} folder where imports are resolved from that are not among the installed packages
-   * @param {() => void} adopt is called when a package has been loaded: what it did to globals stays
+   * @param {() => () => void} watch is called before a package is loaded, and what it returns afterwards: what the
+   * package did to globals stays
    * @param {Record<string, Tree>} packages by step
    */
-  constructor(folder, adopt, packages = {}) {
+  constructor(folder, watch, packages = {}) {
     this.folder = folder;
-    this.adopt = adopt;
+    this.watch = watch;
     this.packages = packages;
     /** Whether a file of the user's own was loaded: Node.js keeps it, so a later run would see an old one. */
     this.ownFiles = false;
@@ -80,14 +84,17 @@ class Imports {
     };
     this.require = Object.assign(
       (/** @type {string} */ specifier) => {
+        if (isBuiltin(specifier)) return own(specifier);
         this.note(specifier);
         const inTree = this.inTree(specifier);
+        let keep = () => {};
         try {
+          if (!this.isLoaded(resolve(specifier))) keep = loader.watch();
           return inTree === undefined ? own(specifier) : installed(inTree);
         } catch (error) {
           throw importedBy(error, specifier);
         } finally {
-          loader.adopt();
+          keep();
         }
       },
       own,
@@ -120,15 +127,26 @@ class Imports {
   async import(specifier, attributes) {
     this.note(specifier);
     if (isBuiltin(specifier)) return this.builtin(await import(specifier));
+    let keep = () => {};
     try {
       const url = this.resolve(specifier);
+      if (!this.isLoaded(url)) keep = this.loader.watch();
       const options = attributes && Object.keys(attributes).length ? { with: { ...attributes } } : undefined;
       return options ? await import(url, /** @type {any} */ (options)) : await import(url);
     } catch (error) {
       throw importedBy(error, specifier);
     } finally {
-      this.loader.adopt();
+      keep();
     }
+  }
+
+  /**
+   * Whether this process has been told to load it before: then it changes no globals any more.
+   *
+   * @param {string} place
+   */
+  isLoaded(place) {
+    return loaded.has(place) || !loaded.add(place);
   }
 
   /**

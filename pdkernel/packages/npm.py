@@ -224,7 +224,10 @@ class NpmPackages:
         try:
             await run_npm(command, staging, node=self._node(), environ=self._environ, waiting=waiting)
         except NpmFailedError as failure:
-            raise explained(failure, names, did_you_mean_package) from None
+            error = explained(failure, names, did_you_mean_package)
+            if command == "ci" and failure.package:  # it is the lock file that asks for what is gone
+                error.fix = f"{self._lock.path.name} asks for it. Without that file the newest versions are taken."
+            raise error from None
 
     def _tidy(self) -> None:
         """Remove what a process left that was ended, and sets that nobody uses. Only while alone."""

@@ -68,16 +68,21 @@ class NpmLock:
         Every set, the small ones first; none if there is no file.
 
         Raises:
-            ProjectError: The file is not a lock file.
+            ProjectError: The file is not a lock file, or cannot be read.
         """
         try:
             facts = self.path.stat()
+            stamp = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+            if stamp != self._read_at:
+                self._sets = self._parsed(self.path.read_bytes())
+                self._read_at = stamp
         except FileNotFoundError:
             return ()
-        stamp = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
-        if stamp != self._read_at:
-            self._sets = self._parsed(self.path.read_text(encoding="utf-8"))
-            self._read_at = stamp
+        except OSError as fault:
+            raise ProjectError(
+                f"{self.path} cannot be read: {(fault.strerror or type(fault).__name__).lower()}.",
+                fix="It holds the versions of npm packages: give yourself permission to read it.",
+            ) from None
         return self._sets
 
     def version(self, imported: str) -> str | None:
@@ -105,7 +110,7 @@ class NpmLock:
         finally:
             draft.unlink(missing_ok=True)
 
-    def _parsed(self, text: str) -> tuple[LockedSet, ...]:
+    def _parsed(self, text: bytes) -> tuple[LockedSet, ...]:
         try:
             value = json.loads(text)
             if value["lockVersion"] != VERSION:
@@ -114,7 +119,7 @@ class NpmLock:
             for each in sets:
                 for imported in each.imports:
                     each.version(imported)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ProjectError(
                 f"{self.path} is not a lock file that this version can read. It was left as it is.",
                 fix="Take it from your version control again, or delete it: the next run installs the newest versions.",

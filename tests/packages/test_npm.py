@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.errors import PackageInstallError, PackageMissingError, ProjectError
+from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError, ProjectError
 from pdkernel.hosts import find_node
 from pdkernel.packages import LOCK_NAME, NpmPackages, NpmSpec, NpmTree
 from pdkernel.packages.npm_command import NpmFailedError, disk_failure, explained
@@ -341,6 +341,20 @@ async def test_other_bytes_than_the_lock_file_knows_are_refused(
     assert "not what the lock file has the hash of" in error.message
 
 
+async def test_a_locked_version_that_was_withdrawn(registry: NpmRegistry, opened: Open) -> None:
+    """It is said that the lock file asks for it."""
+    registry.publish("tiny", "1.0.0")
+    registry.publish("tiny", "1.0.1")
+    await opened().ensure([NpmSpec("tiny")])
+    registry.publish("tiny", "1.0.2")
+    registry.withdraw("tiny", "1.0.1")
+
+    error = await failure_of(opened("elsewhere"), NpmSpec("tiny"))
+
+    assert error.message == "There is no version of the npm package tiny that is 1.0.1."
+    assert LOCK_NAME in error.fix
+
+
 @pytest.mark.parametrize("status", [401, 403, 500])
 async def test_no_address_and_no_password_is_told(registry: NpmRegistry, opened: Open, status: int) -> None:
     """A registry's address may hold a password."""
@@ -367,6 +381,21 @@ async def test_what_is_no_package_of_a_registry_is_refused(registry: NpmRegistry
     assert (error.package, registry.asked) == (str(spec), [])
 
 
+async def test_a_nodejs_without_npm(registry: NpmRegistry, tmp_path: Path) -> None:
+    """It is said how to get one that has it."""
+    packages = NpmPackages(
+        tmp_path / "packages",
+        lock=tmp_path / LOCK_NAME,
+        node=lambda: tmp_path / "bin" / "node",
+        environ={**registry.environ(tmp_path), "PATH": str(tmp_path)},
+    )
+
+    with pytest.raises(InterpreterMissingError, match="has none") as caught:
+        await packages.ensure([NpmSpec("tiny")])
+
+    assert caught.value.fix == "pip install 'pdkernel[node]'"
+
+
 async def test_a_folder_that_cannot_be_made(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
     """What the system says stands in the message, as with any other failure."""
     registry.publish("tiny", "1.0.0")
@@ -388,16 +417,25 @@ def test_a_full_disk(code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", '{"lockVersion": 99, "sets": []}', '{"lockVersion": 1, "sets": [{}]}', "<<<<"]
+    "text",
+    ["", "{}", '{"lockVersion": 99, "sets": []}', '{"lockVersion": 1, "sets": [{}]}', "<<<<", "\xff", "[" * 100_000],
 )
 async def test_a_lock_file_that_cannot_be_read_is_left_alone(opened: Open, tmp_path: Path, text: str) -> None:
     """Its name, and what to do about it."""
-    (tmp_path / LOCK_NAME).write_text(text)
+    (tmp_path / LOCK_NAME).write_text(text, encoding="latin-1")
 
     with pytest.raises(ProjectError, match=LOCK_NAME):
         await opened().ensure([NpmSpec("tiny")])
 
-    assert (tmp_path / LOCK_NAME).read_text() == text
+    assert (tmp_path / LOCK_NAME).read_text(encoding="latin-1") == text
+
+
+async def test_a_folder_in_the_place_of_the_lock_file(opened: Open, tmp_path: Path) -> None:
+    """What the system says stands in the message."""
+    (tmp_path / LOCK_NAME).mkdir()
+
+    with pytest.raises(ProjectError, match="is a directory"):
+        await opened().ensure([NpmSpec("tiny")])
 
 
 # ── the real registry ──────────────────────────────────────────────────────────────
