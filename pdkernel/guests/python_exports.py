@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterator
 from typing import Any
 
 _ENCODE = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _LONGEST_INT = 14_000  # bits; Python writes no longer ones in decimal (sys.set_int_max_str_digits)
 _SCALARS = (str, int, float, bool, type(None))
-_SAFE = 2**53
-_MANY_DIGITS = re.compile(r"\d{16}")
 _DEEPEST = 256
 """Levels; the platform's own limit ("JSON Nested Property Limit Exceeded")."""
 
@@ -40,45 +36,6 @@ def encode(value: Any, name: str) -> str:
         return _ENCODE(value)
     except (TypeError, ValueError, RecursionError):
         raise ExportNotJSONError(_explain(value, name, [])) from None
-
-
-def long_integers(value: Any, text: str, name: str) -> str | None:
-    """
-    A sentence about the first integer in *value* that JavaScript rounds, or None.
-
-    Args:
-        value: What was encoded.
-        text: The text that it became.
-        name: What the path begins with.
-    """
-    if not _MANY_DIGITS.search(text):
-        return None
-    found = next(_long_integers(value, name), None)
-    if found is None:
-        return None
-    path, number = found
-    return (
-        f"{path} is {number:.40}, and JavaScript has no such integer: Node.js steps and {{{{ }}}} read another number. "
-        "Export it as text: str(...)."
-    )
-
-
-def _long_integers(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, int) and not -_SAFE <= value <= _SAFE and _is_rounded(value):
-        yield path, str(value)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _long_integers(item, path + _segment(key))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _long_integers(item, f"{path}[{index}]")
-
-
-def _is_rounded(number: int) -> bool:
-    try:
-        return int(float(number)) != number
-    except OverflowError:
-        return True
 
 
 def _check_keys(value: Any, depth: int) -> None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
-from .python_exports import ExportNotJSONError, encode, long_integers
+from .python_exports import ExportNotJSONError, encode
 
 Send = Callable[[str], object]
 Ask = Callable[[str, dict[str, Any]], Any]
@@ -229,8 +229,6 @@ class Pd:
             raise TypeError(f"pd.export takes a name first, and {name!r:.60} is not one")
         text = encode(value, name)
         self._send(f'{{"t":"export","n":{json.dumps(name)},"v":{text}}}')
-        if warning := long_integers(value, text, name):
-            self._send(json.dumps({"t": "warn", "text": warning}))
 
     def respond(self, response: dict[str, Any] | None = None, **parts: Any) -> None:
         """

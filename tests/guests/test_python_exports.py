@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdkernel.guests.python_exports import ExportNotJSONError, encode, long_integers
+from pdkernel.guests.python_exports import ExportNotJSONError, encode
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -39,17 +39,3 @@ def test_an_object_that_is_held_twice_is_no_cycle() -> None:
     shared = {"n": 1}
 
     assert encode([shared, shared], "x") == '[{"n":1},{"n":1}]'
-
-
-@pytest.mark.parametrize("number", [2**53 + 1, -(2**53) - 1, 10**400])
-def test_an_integer_that_javascript_rounds_is_told(number: int) -> None:
-    """By its path; a Node.js step would read another number."""
-    value = {"id": 1, "rows": [{"id": number}]}
-
-    assert str(long_integers(value, encode(value, "x"), "x")).startswith("x.rows[0].id is ")
-
-
-@pytest.mark.parametrize("value", [2**53, 2**60, "12345678901234567890", 0.1234567890123456789, [1, 2]])
-def test_what_javascript_reads_as_it_is_needs_no_word(value: object) -> None:
-    """Digits in texts and fractions are no integers, and powers of two are read exactly."""
-    assert long_integers(value, encode(value, "x"), "x") is None
