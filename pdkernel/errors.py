@@ -29,7 +29,9 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     ├─ StepError                  1    the step's own code failed
     │  ├─ StepTimeoutError
     │  ├─ ExportNotJSONError           names the path inside the value
+    │  ├─ PayloadLimitError            event, exports and logs of a run are more than it may carry
     │  ├─ StoreValueError              a data store was given a key, value or time to live that it cannot hold
+    │  ├─ StepMemoryError              the step held more memory than it may
     │  ├─ StepDiedError                the process ended: exit, signal, memory
     │  ├─ PackageInstallError          a package that the step imports cannot be installed
     │  └─ EgressRefusedError           an outside call that nothing may answer
@@ -311,10 +313,22 @@ class ExportNotJSONError(StepError):
     code = "export_not_json"
 
 
+class PayloadLimitError(StepError):
+    """The event, the exports and the logs of a run are more than it may carry along."""
+
+    code = "payload_limit"
+
+
 class StoreValueError(StepError):
     """A data store was given a key, a value or a time to live that it cannot hold."""
 
     code = "store_value"
+
+
+class StepMemoryError(StepError):
+    """The step's processes held more memory than the workflow's settings allow."""
+
+    code = "memory"
 
 
 class StepDiedError(StepError):

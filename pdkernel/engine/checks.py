@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from pdkernel.engine.limits import check_props
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import UnsupportedError, VariableMissingError
 from pdkernel.expression import templates_in
@@ -39,6 +40,7 @@ class Checks:
             running = only_what_runs(request)
             check(running)
             check_supported(running)
+            check_props(running)
             check_interpreters(running)
             needed = self._needed[key] = variables_read(running)
         check_variables(needed, request.variables)

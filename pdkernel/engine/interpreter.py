@@ -19,8 +19,10 @@ from pdkernel.clock import Clock, Ids
 from pdkernel.egress import Binding
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.context import build_context, new_run_ids, step_context
+from pdkernel.engine.crossing import said_of_numbers
 from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts
 from pdkernel.engine.journal import Journal
+from pdkernel.engine.limits import Payload, memory_limit, near_limits, too_deep
 from pdkernel.engine.mail import Mail
 from pdkernel.engine.packages import Packages
 from pdkernel.engine.pauses import Again, Verdict, judge, urls
@@ -53,6 +55,7 @@ class _Run:
     guests: RunGuests
     record: RunRecord
     resolution: Resolution
+    payload: Payload
     setup: RunSetup
     ready: Ready = field(default_factory=Ready)
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
@@ -164,7 +167,7 @@ class Interpreter:
             resolution = await self._resolve(request, await self._bindings(request, guests))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
-            run = _Run(request, guests, record, resolution, setup, ready, exports)
+            run = _Run(request, guests, record, resolution, Payload(request.event.data), setup, ready, exports)
             status = await self._steps(run)
             if status != "cancelled":
                 await self._deliver(run)
@@ -309,9 +312,21 @@ class Interpreter:
         except OSError as fault:
             return recorder.finish("error", exports={}, error=_no_scratch(fault)), None
         self._say_warnings(run, recorder, outcome, again)
+        outcome = self._limited(run, step, recorder, outcome)
         run.sends += ((step.name, effect) for effect in outcome.effects)
         status: StepStatus = "error" if outcome.error else "success"
         return recorder.finish(status, exports=outcome.exports, error=outcome.error), outcome
+
+    def _limited(self, run: _Run, step: Step, recorder: StepRecorder, outcome: StepOutcome) -> StepOutcome:
+        """*outcome*, failed if it is over a limit; one that it came near is said."""
+        workflow = run.request.workflow
+        near = near_limits(outcome, timeout_s=workflow.timeout_s(step), memory_mb=memory_limit(workflow))
+        over, payload = run.payload.add(outcome.exports, recorder.snapshot().logs)
+        for warning in (*near, payload, said_of_numbers(workflow, step, outcome.exports)):
+            if warning is not None:
+                recorder.warn(warning)
+        error = outcome.error or too_deep(step, outcome.exports) or over
+        return outcome if error is outcome.error else replace(outcome, error=error)
 
     def _say_warnings(self, run: _Run, recorder: StepRecorder, outcome: StepOutcome, again: Again) -> None:
         for warning in outcome.warnings:
@@ -341,6 +356,7 @@ class Interpreter:
                 run.request, self._clock, timeout_s=timeout_s, runs=again.runs, passed_on=again.context
             ),
             timeout_s=timeout_s,
+            memory_mb=memory_limit(run.request.workflow),
             binding=self._binding(run, step, recorder.call),
             stores=stores,
             services=self._services(run, stores),

@@ -72,7 +72,7 @@ function explain(value, path, above, budget, warn) {
   }
   if (value === null || --budget.left < 0) return undefined;
   if (above.includes(value)) return `${path} contains itself, and JSON has no end for that.`;
-  if (above.length > DEEPEST) return `${path.slice(0, 80)}... is nested more than ${DEEPEST} deep.`;
+  if (above.length > DEEPEST) return `JSON Nested Property Limit Exceeded: ${path.slice(0, 80)}... is nested more than ${DEEPEST} deep.`;
   if (typeof value.toJSON === "function") return undefined;
   const lost = [Map, Set, Error, WeakMap, WeakSet, Promise, RegExp].find((kind) => value instanceof kind);
   if (lost) {

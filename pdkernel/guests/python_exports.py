@@ -67,7 +67,7 @@ def _fault(value: Any, path: str, above: list[Any]) -> str | None:
     if any(value is other for other in above):
         return f"{path} contains itself, and JSON has no end for that."
     if len(above) > _DEEPEST:
-        return f"{path[:80]}... is nested more than {_DEEPEST} deep."
+        return f"JSON Nested Property Limit Exceeded: {path[:80]}... is nested more than {_DEEPEST} deep."
     if isinstance(value, dict | list | tuple):
         return _fault_inside(value, path, [*above, value])
     return f"{path} is {_kind(value)}, which JSON does not have.{_hint(value)}"
