@@ -73,7 +73,14 @@ class Hosts:
             guest.kill()
         self._idle.clear()
 
-    def take(self, language: GuestLanguage, workflow: str, python: Path | None = None) -> Guest:
+    @property
+    def guard(self) -> str:
+        """What the operating system does about programs that go around the gateway, where that is asked for."""
+        return self.gateway.guard if self.gateway else "none"
+
+    def take(
+        self, language: GuestLanguage, workflow: str, *, python: Path | None = None, guarded: bool = False
+    ) -> Guest:
         """
         A guest for a run of *workflow* with the packages of the environment of *python*: a warm one, else a new one.
 
@@ -81,11 +88,12 @@ class Hosts:
             InterpreterMissingError: The language's interpreter is not there.
         """
         for guest, served in reversed(self._idle.items()):
-            if served == (workflow, python) and guest.language == language and guest.alive:
+            is_fit = served == _serves(language, workflow, python) and guest.guarded == guarded
+            if is_fit and guest.language == language and guest.alive:
                 del self._idle[guest]
                 return guest
         argv = list(command(language, python=self._python or python, node=self._node))
-        return Guest(language, argv, base_environment(Path("/"), ""), self.gateway)
+        return Guest(language, argv, base_environment(Path("/"), ""), self.gateway, guarded=guarded)
 
     def give_back(self, guest: Guest, workflow: str, python: Path | None = None) -> None:
         """Keep *guest* for the next run of *workflow*, or end it if it is not clean."""
@@ -93,7 +101,7 @@ class Hosts:
             guest.kill()
             return
         guest.forget()
-        self._idle[guest] = (workflow, python)
+        self._idle[guest] = _serves(guest.language, workflow, python)
         while len(self._idle) > 2 * self._size:
             oldest, _ = self._idle.popitem(last=False)
             oldest.kill()
@@ -104,3 +112,8 @@ class Hosts:
             self._runs.discard(run)
             if run.counted:
                 self._places.release()
+
+
+def _serves(language: GuestLanguage, workflow: str, python: Path | None) -> tuple[str, Path | None]:
+    """What a guest is kept for: another environment of Python steps is nothing to a Node.js one."""
+    return workflow, python if language == "python" else None

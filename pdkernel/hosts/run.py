@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -247,7 +248,9 @@ class RunGuests:
                 if call.binding is not None:
                     gateway.bind(ticket, call.binding)
             cwd = self._folder()
-            bash.start(cwd, step_environment(cwd, bash.mark, variables=setup.variables, outside=outside))
+            environment = step_environment(cwd, bash.mark, variables=setup.variables, outside=outside)
+            launch = partial(gateway.guarded, ticket) if setup.guarded and gateway and ticket else None
+            bash.start(cwd, environment, launch)
             watch = MemoryWatch(bash.pid, call.memory_mb, bash.end)
             error = await bash.ended
             if error is not None:
@@ -272,7 +275,9 @@ class RunGuests:
     def _guest(self, language: GuestLanguage) -> Guest:
         guest = self._guests.get(language)
         if guest is None or not guest.alive:
-            guest = self._guests[language] = self._hosts.take(language, self._setup.workflow, self._setup.python)
+            guest = self._guests[language] = self._hosts.take(
+                language, self._setup.workflow, python=self._setup.python, guarded=self._setup.guarded
+            )
         return guest
 
     def _text(self, name: str, value: object) -> bytes:
