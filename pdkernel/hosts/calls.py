@@ -81,6 +81,14 @@ class StepServices(Protocol):
         ...
 
 
+class StepDebugger(Protocol):
+    """Runs Python steps where a debugger can stop them: in the kernel."""
+
+    async def run(self, call: StepCall, setup: RunSetup, listener: StepListener) -> StepOutcome:
+        """As `RunGuests.run`; takes as long as the person does."""
+        ...
+
+
 @dataclass(frozen=True)
 class Effect:
     """
@@ -125,6 +133,7 @@ class RunSetup:
         variables: The workflow's environment variables.
         folder: Where Node.js resolves imports from that are not in *node_packages*.
         scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it.
+        python: The interpreter of the environment that has the packages of the workflow's Python steps.
         node_packages: The installed packages of each Node.js step that imports some, by step.
         guarded: The operating system stops outside calls that go around the gateway: every mode but live.
     """
@@ -135,6 +144,7 @@ class RunSetup:
     variables: Mapping[str, str]
     folder: Path
     scratch: Path
+    python: Path | None = None
     node_packages: Mapping[str, NpmTree] = field(default_factory=dict)
     guarded: bool = False
 
