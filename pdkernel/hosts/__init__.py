@@ -1,5 +1,5 @@
 """
-Processes that run a person's steps: Node.js and Python kept warm, Bash one a step.
+Processes that run a person's steps: Node.js and Python kept warm, Bash and compiled Go one a step.
 
     hosts = Hosts(gateway=...)
     guests = await hosts.open(RunSetup(...))
@@ -21,8 +21,9 @@ from pdkernel.hosts.calls import (
     StepOutcome,
     StepServices,
 )
-from pdkernel.hosts.faults import StepEntryPointError, StepUnsupportedError
-from pdkernel.hosts.interpreters import find_bash, find_node
+from pdkernel.hosts.faults import StepCompileError, StepEntryPointError, StepUnsupportedError
+from pdkernel.hosts.go import GoPrograms
+from pdkernel.hosts.interpreters import find_bash, find_go, find_node
 from pdkernel.hosts.pool import Hosts
 from pdkernel.hosts.run import RunGuests
 from pdkernel.hosts.warden import WARDEN
@@ -32,6 +33,7 @@ __all__ = [
     "Description",
     "Effect",
     "Evaluation",
+    "GoPrograms",
     "Hosts",
     "OutsideCalls",
     "Pause",
@@ -39,11 +41,13 @@ __all__ = [
     "RunGuests",
     "RunSetup",
     "StepCall",
+    "StepCompileError",
     "StepEntryPointError",
     "StepListener",
     "StepOutcome",
     "StepServices",
     "StepUnsupportedError",
     "find_bash",
+    "find_go",
     "find_node",
 ]

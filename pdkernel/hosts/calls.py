@@ -47,6 +47,10 @@ class StepListener(Protocol):
         """The step printed *text*: any piece of a line or several lines."""
         ...
 
+    def say(self, text: str) -> None:
+        """Something of ours is under way for the step, and takes long: *text* is a sentence."""
+        ...
+
     def export(self, name: str, value: JSON) -> None:
         """The step exported *value*; `$return_value` is what it returned."""
         ...
@@ -113,6 +117,7 @@ class RunSetup:
         variables: The workflow's environment variables.
         folder: Where Node.js resolves bare imports from.
         scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it.
+        install: Whether packages that a step needs may be downloaded.
     """
 
     run_id: str
@@ -121,6 +126,7 @@ class RunSetup:
     variables: Mapping[str, str]
     folder: Path
     scratch: Path
+    install: bool = True
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class GoPrograms:
                 if (program := self._kept(go, source, imported)) is not None:
                     return program
                 say(self._announcement(step, imported))
-                return await self._build(go, step, source, imported, install=install)
+                return await self._build(go, source, imported, install=install)
         except OSError as error:
             raise ProjectError(
                 f"Step {step.name} cannot be compiled: {error.strerror or error} ({self._folder}).",
@@ -109,9 +109,7 @@ class GoPrograms:
             return f"compiling {step.name}.go: the first Go step of a project takes some seconds, edits of it less than one"
         return f"compiling {step.name}.go" + (f" with {', '.join(imported)}" if imported else "")
 
-    async def _build(
-        self, go: GoToolchain, step: Step, source: str, imported: tuple[str, ...], *, install: bool
-    ) -> Path:
+    async def _build(self, go: GoToolchain, source: str, imported: tuple[str, ...], *, install: bool) -> Path:
         self._programs.mkdir(mode=0o700, parents=True, exist_ok=True)
         work = self._folder / f"work-{secrets.token_hex(8)}"
         work.mkdir(mode=0o700)

@@ -21,7 +21,9 @@ _MODULE_MISSING = re.compile(
     r"cannot find module providing package (?P<package>\S+?)(?::|\s|$)|no required module provides package (?P<other>\S+?);"
     r"|(?P<module>\S+\.\S+?)(?:@\S+)?: (?:module lookup disabled|reading http|Get \"http|unrecognized import path)"
 )
-_PANIC = re.compile(r"^(?P<name>panic|fatal error): (?P<message>.*?)\n\n?(?:\[signal .*\n)?\n?goroutine ", re.MULTILINE | re.DOTALL)
+_PANIC = re.compile(
+    r"^(?P<name>panic|fatal error): (?P<message>.*?)\n\n?(?:\[signal .*\n)?\n?goroutine ", re.MULTILINE | re.DOTALL
+)
 _FRAME = re.compile(rf"^(?P<call>\S.*)\n\t(?:{MODULE}/)(?P<file>[^\s:]+\.go):(?P<line>\d+)", re.MULTILINE)
 
 
@@ -34,7 +36,9 @@ def compile_error(output: str, *, install: bool, imports: tuple[str, ...]) -> St
         install: Whether modules might be downloaded.
         imports: The modules' packages that the step imports.
     """
-    lines = [line.removeprefix("./") for line in output.strip().splitlines() if not line.startswith(("# ", "go: finding"))]
+    lines = [
+        line.removeprefix("./") for line in output.strip().splitlines() if not line.startswith(("# ", "go: finding"))
+    ]
     text = "\n".join(lines[:_MOST_LINES]) or "go build failed and said nothing."
     place = _PLACE.search(text)
     line = int(place["line"]) if place else None

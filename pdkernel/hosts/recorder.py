@@ -78,6 +78,10 @@ class StepRecorder:
         """The run pauses after this step; the last word counts."""
         self._pause = pause
 
+    def say(self, text: str) -> None:
+        """Tell at once what takes long before the step runs."""
+        self._listener.say(text)
+
     def warn(self, text: str) -> None:
         """Something that a person should know, once."""
         if text not in self._warnings:

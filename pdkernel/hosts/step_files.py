@@ -8,7 +8,6 @@ nothing of languages or processes.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -66,9 +65,8 @@ class StepFiles:
 
     def _put(self, name: str, data: bytes = b"") -> str:
         path = self.folder / name
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(file, "wb") as stream:
-            stream.write(data)
+        path.touch(mode=0o600, exist_ok=False)
+        path.write_bytes(data)
         return str(path)
 
     def _collect_exports(self, recorder: StepRecorder) -> StepError | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pdkernel.execution import Stream
-from pdkernel.hosts import Hosts, RunGuests, RunSetup, StepCall, StepOutcome
+from pdkernel.hosts import GoPrograms, Hosts, RunGuests, RunSetup, StepCall, StepOutcome
 from pdkernel.model import JSON, Language, Step
 
 
@@ -21,6 +21,7 @@ class Heard:
     logs: list[tuple[Stream, str]] = field(default_factory=list)
     exports: list[tuple[str, JSON]] = field(default_factory=list)
     responses: list[dict[str, Any]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
     on_log: Callable[[str], None] | None = None
 
     def log(self, stream: Stream, text: str) -> None:
@@ -28,6 +29,10 @@ class Heard:
         self.logs.append((stream, text))
         if self.on_log:
             self.on_log(text)
+
+    def say(self, text: str) -> None:
+        """Remember it."""
+        self.said.append(text)
 
     def export(self, name: str, value: JSON) -> None:
         """Remember it."""
@@ -62,10 +67,22 @@ class Bench:
 OpenRun = Callable[..., Awaitable[Bench]]
 
 
+@pytest.fixture(scope="session")
+def go_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where Go steps are compiled: once for all tests, since Go's own packages take some seconds."""
+    return tmp_path_factory.mktemp("go")
+
+
 @pytest.fixture
-async def hosts() -> AsyncIterator[Hosts]:
+def go(go_cache: Path) -> GoPrograms:
+    """Compiled Go steps."""
+    return GoPrograms(go_cache, lock=go_cache / "go.mod")
+
+
+@pytest.fixture
+async def hosts(go: GoPrograms) -> AsyncIterator[Hosts]:
     """Hosts of this test alone."""
-    hosts = Hosts(size=4)
+    hosts = Hosts(size=4, go=go)
     yield hosts
     await hosts.close()
 
