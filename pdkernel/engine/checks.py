@@ -13,7 +13,7 @@ from dataclasses import replace
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import UnsupportedError, VariableMissingError
 from pdkernel.expression import templates_in
-from pdkernel.hosts import find_bash, find_node
+from pdkernel.hosts import find_bash, find_go, find_node
 from pdkernel.inspection import check, variables_read
 from pdkernel.model import Workflow
 
@@ -60,6 +60,8 @@ def check_interpreters(workflow: Workflow) -> None:
         find_node()
     if any(step.language == "bash" for step in steps):
         find_bash()
+    if any(step.language == "go" and step.uses is None for step in steps):
+        find_go()
 
 
 def check_variables(needed: Mapping[str, list[str]], variables: Mapping[str, str]) -> None:
@@ -103,12 +105,6 @@ def check_supported(workflow: Workflow) -> None:
                 f"'{{\"$return_value\": ...}}', or --pin {step.name}=FILE.",
                 step=step.name,
             )
-        if step.language == "go":
-            raise UnsupportedError(
-                f"Step {step.name!r} is written in Go, which this version does not run.",
-                fix=f"Pin its exports to run the steps around it: --pin {step.name}=FILE.",
-                step=step.name,
-            )
         if step.debug:
             raise UnsupportedError(
                 f"Step {step.name!r} has --debug, which this version does not run.",
@@ -119,11 +115,5 @@ def check_supported(workflow: Workflow) -> None:
             raise UnsupportedError(
                 f"Step {step.name!r} uses a data store, which this version does not have.",
                 fix="Pin its exports to run the steps around it.",
-                step=step.name,
-            )
-        if step.apps and step.language == "bash":
-            raise UnsupportedError(
-                f"Step {step.name!r} is a Bash step with an account: on the platform Bash has none.",
-                fix="Use a Python or Node.js step, or an environment variable.",
                 step=step.name,
             )

@@ -30,7 +30,7 @@ from pdkernel.errors import EgressRefusedError, PdkernelError, StepError
 from pdkernel.execution import Execution, Status, StepResult
 from pdkernel.hosts import Hosts, RunGuests, RunSetup, StepCall, StepOutcome
 from pdkernel.identity import Directory
-from pdkernel.inspection import merge_apps
+from pdkernel.inspection import apps_of, merge_apps
 from pdkernel.model import JSON, AppBinding, Step
 from pdkernel.redaction import Redactor
 
@@ -141,6 +141,8 @@ class Interpreter:
             apps = step.apps
             if step.language == "node" and step.uses is None and "app" in step.source:
                 apps = merge_apps(apps, await self._declared(step, guests))
+            elif step.language == "go":
+                apps = apps_of(step)
             bindings[step.name] = apps
         return bindings
 

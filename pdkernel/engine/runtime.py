@@ -21,7 +21,7 @@ from pdkernel.engine.journal import Journal, SqliteJournal
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
-from pdkernel.hosts import WARDEN, Hosts
+from pdkernel.hosts import WARDEN, GoPrograms, Hosts
 from pdkernel.identity import Directory
 from pdkernel.project import Project
 
@@ -63,7 +63,8 @@ class Runtime:
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
-        hosts = Hosts(gateway=gateway, size=size)
+        go = GoPrograms(project.folder / "cache" / "go", lock=project.folder / "go.mod")
+        hosts = Hosts(gateway=gateway, size=size, go=go)
         interpreter = Interpreter(
             directory=directory, hosts=hosts, journal=journal, clock=clock, ids=ids, scratch=scratch
         )

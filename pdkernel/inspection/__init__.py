@@ -7,7 +7,7 @@ Knows each language's syntax. Knows nothing of accounts, files or running; liter
 from pdkernel.inspection.apps import apps_of, declared_apps, merge_apps
 from pdkernel.inspection.checks import check, check_order, order_warnings
 from pdkernel.inspection.problems import raise_together, restated
-from pdkernel.inspection.reads import STANDARD_VARIABLES, steps_read, variables_read
+from pdkernel.inspection.reads import STANDARD_VARIABLES, responds, steps_read, variables_read
 
 __all__ = [
     "STANDARD_VARIABLES",
@@ -18,6 +18,7 @@ __all__ = [
     "merge_apps",
     "order_warnings",
     "raise_together",
+    "responds",
     "restated",
     "steps_read",
     "variables_read",

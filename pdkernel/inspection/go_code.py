@@ -92,6 +92,16 @@ def apps(source: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name, _ in _indexed(source, "Accounts")))
 
 
+def responds(source: str) -> bool:
+    """Whether *source* calls `pd.Respond`, or names the file that it writes."""
+    call = f"{imports(source).get(HELPER, 'pd')}.Respond"
+    return any(
+        (node.type == "call_expression" and _text(node.child_by_field_name("function")) == call)
+        or _string(node) == "PIPEDREAM_RESPONSE"
+        for node in _walk(_root(source))
+    )
+
+
 def variables(source: str) -> Variables:
     """Environment variables that *source* reads; `os.Getenv("X")` needs X, `os.LookupEnv("X")` does not."""
     found: dict[str, set[str]] = {"Getenv": set(), "LookupEnv": set(), "Setenv": set()}

@@ -67,22 +67,16 @@ class Bench:
 OpenRun = Callable[..., Awaitable[Bench]]
 
 
-@pytest.fixture(scope="session")
-def go_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where Go steps are compiled: once for all tests, since Go's own packages take some seconds."""
-    return tmp_path_factory.mktemp("go")
-
-
 @pytest.fixture
-def go(go_cache: Path) -> GoPrograms:
+def go_programs(go_cache: Path) -> GoPrograms:
     """Compiled Go steps."""
     return GoPrograms(go_cache, lock=go_cache / "go.mod")
 
 
 @pytest.fixture
-async def hosts(go: GoPrograms) -> AsyncIterator[Hosts]:
+async def hosts(go_programs: GoPrograms) -> AsyncIterator[Hosts]:
     """Hosts of this test alone."""
-    hosts = Hosts(size=4, go=go)
+    hosts = Hosts(size=4, go=go_programs)
     yield hosts
     await hosts.close()
 

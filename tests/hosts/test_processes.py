@@ -14,7 +14,7 @@ import pytest
 
 from pdkernel.errors import EgressRefusedError, UnsupportedError
 from pdkernel.guests import process_tree
-from pdkernel.hosts import Hosts, StepOutcome
+from pdkernel.hosts import GoPrograms, Hosts, StepOutcome
 from pdkernel.hosts.recorder import PRINT_LIMIT
 from pdkernel.model import Language, Step
 from tests.hosts.conftest import Bench, Heard, OpenRun
@@ -516,10 +516,12 @@ class Gate:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_outside_calls_are_bound_to_the_step(open_run: OpenRun, language: Language) -> None:
+async def test_outside_calls_are_bound_to_the_step(
+    open_run: OpenRun, go_programs: GoPrograms, language: Language
+) -> None:
     """One ticket a process, bound while the step runs, closed when the process is gone; no variable takes its environment away."""
     gate = Gate()
-    hosts = Hosts(gateway=gate)  # type: ignore[arg-type]
+    hosts = Hosts(gateway=gate, go=go_programs)  # type: ignore[arg-type]
     bench = await open_run(of=hosts, variables={"HTTPS_PROXY": "http://elsewhere"})
 
     outcome = await bench.run(language, SOURCES["environment"][language], binding="the binding")
