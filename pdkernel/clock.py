@@ -7,6 +7,7 @@ so that a test or an example notebook can fix both.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections import defaultdict
@@ -25,6 +26,10 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that never go back; only differences mean anything."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return when *seconds* have passed."""
         ...
 
 
@@ -47,6 +52,10 @@ class SystemClock:
         """Seconds since some moment before."""
         return time.monotonic()
 
+    async def sleep(self, seconds: float) -> None:
+        """Return when *seconds* have passed."""
+        await asyncio.sleep(seconds)
+
 
 class FrozenClock:
     """A clock that moves only when told to."""
@@ -63,6 +72,11 @@ class FrozenClock:
         """Seconds by which the clock was moved."""
         return self._monotonic
 
+    async def sleep(self, seconds: float) -> None:
+        """Let *seconds* pass at once: who waits for this clock waits for nobody else."""
+        self.move(seconds)
+        await asyncio.sleep(0)
+
     def move(self, seconds: float) -> None:
         """Let *seconds* pass."""
         self._now += timedelta(seconds=seconds)
@@ -74,7 +88,12 @@ class RandomIds:
 
     def new(self, prefix: str = "", length: int = 27) -> str:
         """A fresh id."""
-        return prefix + "".join(secrets.choice(_ALPHABET) for _ in range(length))
+        number = secrets.randbits(6 * length + 32)  # so many more than needed that every letter is as likely
+        letters = []
+        for _ in range(length):
+            number, index = divmod(number, len(_ALPHABET))
+            letters.append(_ALPHABET[index])
+        return prefix + "".join(letters)
 
 
 class CountingIds:
@@ -95,4 +114,4 @@ RANDOM_IDS = RandomIds()
 
 def iso(moment: datetime) -> str:
     """*moment* as the platform writes it: `2026-11-24T10:00:00.000Z`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"

@@ -42,7 +42,8 @@ STILL_RUNNING = "Code was still running when the step ended. It was stopped: awa
 class RunGuests:
     """The guests of one run, started as they are needed. One step at a time."""
 
-    def __init__(self, setup: RunSetup, hosts: Hosts) -> None:
+    def __init__(self, setup: RunSetup, hosts: Hosts, *, counted: bool = True) -> None:
+        self.counted = counted
         self._setup = setup
         self._hosts = hosts
         self._guests: dict[GuestLanguage, Guest] = {}
@@ -240,7 +241,8 @@ class RunGuests:
         return text
 
     def _folder(self) -> Path:
-        self._cwd.mkdir(mode=0o700, parents=True, exist_ok=True)  # each time: a step may have removed it
+        if not self._cwd.is_dir():  # each time: a step may have removed it
+            self._cwd.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._cwd
 
 
