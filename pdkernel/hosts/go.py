@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -38,6 +39,7 @@ _HELPER_FOLDER = Path(guests.__file__).parent / "go_module"
 _GO_MOD = f"module {MODULE}\n\ngo 1.21\n"
 _HELPER_LINES = re.compile(rf"^(?:require |replace )?\s*{re.escape(HELPER)} .*\n", re.MULTILINE)
 _FLAGS = "-mod=mod -modcacherw -trimpath -buildvcs=false"
+_NO_SPACE = os.strerror(errno.ENOSPC).lower()  # as Go says it
 _LINK = "-s -w"  # no tables for debuggers: linked sooner, and traces need none
 
 
@@ -117,6 +119,8 @@ class GoPrograms:
             _lay_out(work, source, imported, self._locks())
             command = [str(go.command), "build", "-ldflags", _LINK, "-o", "program", "."]
             status, output = await _call(command, work, self._environment(go, download=bool(imported) and install))
+            if status != 0 and _NO_SPACE in output:
+                raise OSError(errno.ENOSPC, _NO_SPACE)
             if status != 0:
                 raise compile_error(output, install=install, imports=imported)
             if imported:

@@ -73,6 +73,7 @@ def imports(source: str) -> dict[str, str]:
     return found
 
 
+@functools.lru_cache(maxsize=256)
 def modules(source: str) -> tuple[str, ...]:
     """Packages that *source* imports from modules other than Go's own and the helper, sorted."""
     # packages of Go's own have no dot in their first word

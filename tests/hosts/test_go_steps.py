@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
+import subprocess
+import threading
 import time
 import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import trustme
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pdkernel.errors import ProjectError
 from pdkernel.hosts import GoPrograms, StepCompileError
 from pdkernel.hosts import go as go_module
-from pdkernel.model import Step
+from pdkernel.inspection.go_code import HELPER
+from pdkernel.model import JSON, Step
 from tests.hosts.conftest import Bench, OpenRun
 
 
@@ -170,6 +178,76 @@ async def test_numbers(open_run: OpenRun) -> None:
     assert str(outcome.exports["zero"]) == "-0.0"
 
 
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def doubles(value: JSON) -> JSON:
+    """*value* with every number as a double: 6.6e16 and 66000000000000000 are one."""
+    if isinstance(value, list):
+        return [doubles(item) for item in value]
+    if isinstance(value, dict):
+        return {key: doubles(item) for key, item in value.items()}
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.lists(JSON_VALUES, min_size=10, max_size=30))
+async def test_values_go_through_unchanged(bench: Bench, values: list[JSON]) -> None:
+    """Any JSON comes back equal, numbers as the doubles that they are."""
+    bench.steps["above"] = {"values": values}
+
+    outcome = await bench.run("go", program('pd.Export("values", pd.Steps["above"].(map[string]any)["values"])'))
+
+    assert outcome.error is None
+    assert doubles(outcome.exports["values"]) == doubles(values)
+
+
+async def test_half_a_surrogate_pair_becomes_the_replacement_character(open_run: OpenRun) -> None:
+    """Go's strings are UTF-8."""
+    bench = await open_run(event={"text": "a\ud800b"})
+
+    outcome = await bench.run(
+        "go", program('pd.Export("text", pd.Steps["trigger"].(map[string]any)["event"].(map[string]any)["text"])')
+    )
+
+    assert outcome.exports == {"text": "a\ufffdb"}
+
+
+async def test_the_default_client_trusts_the_projects_certificate_without_ssl_cert_file(
+    go_programs: GoPrograms, tmp_path: Path
+) -> None:
+    """What a step on a Mac is compiled with: the default transport takes the certificate from PD_CA."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    server = HTTPServer(("localhost", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"https://localhost:{server.server_port}/"
+    source = program(f'_, err := http.Get("{url}"); println(err == nil)', "net/http").replace(
+        "import (", f'import (_ "{HELPER}/outside"; '
+    )
+    built = await go_programs.program(Step("work", "go", source), install=False, say=lambda _: None)
+
+    said = {
+        name: subprocess.run([built], env=environment, capture_output=True, text=True, check=True).stderr
+        for name, environment in {"with": {"PD_CA": str(tmp_path / "ca.pem")}, "without": {}}.items()
+    }
+    server.shutdown()
+    server.server_close()
+
+    assert said == {"with": "true\n", "without": "false\n"}
+
+
 async def test_accounts(bench: Bench) -> None:
     """A step with an app has its credentials by field; without one, none."""
     source = program('pd.Export("token", pd.Accounts["slack"]["oauth_access_token"])')
@@ -292,6 +370,25 @@ async def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(ProjectError, match="Step work cannot be compiled"):
         await programs.program(Step("work", "go", program("")), install=False, say=lambda _: None)
+
+
+async def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    """A compiler that runs out of space is not the code's mistake."""
+    compiler = tmp_path / "bin" / "go"
+    compiler.parent.mkdir()
+    compiler.write_text(
+        f"""#!/bin/sh\nif [ "$1" = env ]; then echo '{{"GOROOT": "{tmp_path}", "GOVERSION": "go1.99.0"}}'; exit; fi\n"""
+        'echo "# step" >&2; echo "write $WORK/b001/_pkg_.a: no space left on device" >&2; exit 1\n'
+    )
+    compiler.chmod(0o755)
+    programs = GoPrograms(
+        tmp_path / "cache", lock=tmp_path / "go.mod", environ={"PDKERNEL_GO": str(compiler), "PATH": os.defpath}
+    )
+
+    with pytest.raises(ProjectError, match="no space left on device") as caught:
+        await programs.program(Step("work", "go", program("")), install=False, say=lambda _: None)
+
+    assert "space on its disk" in caught.value.fix
 
 
 def proxy_with(folder: Path, module: str, version: str, source: str) -> str:

@@ -25,8 +25,8 @@ const (
 
 // Steps holds the exports of each step above, by the step's name; the event is Steps["trigger"].
 //
-// parity[go-numbers]: numbers in it are float64, as encoding/json has them; whole numbers beyond 2^53 lose digits.
-// Read those with Unmarshal into a field of type int64.
+// parity[go-values]: numbers in it are float64, so whole numbers beyond 2^53 lose digits; what is exported again has its
+// keys sorted. Read such numbers with Unmarshal into a field of type int64.
 var Steps map[string]interface{}
 
 // Accounts holds the credentials of the step's connected accounts, by app and field. Pipedream itself gives a Go
