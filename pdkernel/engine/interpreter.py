@@ -22,6 +22,7 @@ from pdkernel.engine.context import build_context, new_run_ids, step_context
 from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts
 from pdkernel.engine.journal import Journal
 from pdkernel.engine.mail import Mail
+from pdkernel.engine.packages import Packages, Ready
 from pdkernel.engine.pauses import Again, Verdict, judge, urls
 from pdkernel.engine.props import evaluate_props, named_variables
 from pdkernel.engine.record import RunRecord, as_object, known_secrets
@@ -49,6 +50,7 @@ class _Run:
     guests: RunGuests
     record: RunRecord
     resolution: Resolution
+    ready: Ready = field(default_factory=Ready)
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
     sends: list[tuple[str, Effect]] = field(default_factory=list)
@@ -62,6 +64,7 @@ class Interpreter:
     Args:
         directory: Users and accounts.
         hosts: The processes that run steps.
+        packages: What steps import.
         journal: The record.
         clock: For every time stamp and duration.
         ids: For run and trace ids.
@@ -74,6 +77,7 @@ class Interpreter:
         *,
         directory: Directory,
         hosts: Hosts,
+        packages: Packages,
         journal: Journal,
         clock: Clock,
         ids: Ids,
@@ -82,6 +86,7 @@ class Interpreter:
     ) -> None:
         self._directory = directory
         self._hosts = hosts
+        self._packages = packages
         self._journal = journal
         self._clock = clock
         self._ids = ids
@@ -131,6 +136,7 @@ class Interpreter:
     ) -> None:
         await asyncio.sleep(0)  # the record's first commit goes on beside what follows
         self._checks.check(request)
+        ready = await self._packages.ready_for(request, self._clock, record.note)
         try:
             scratch.mkdir(mode=0o700)
         except OSError as fault:
@@ -142,6 +148,8 @@ class Interpreter:
             variables=named_variables(request),
             folder=request.folder,
             scratch=scratch,
+            install=request.install,
+            node_packages=ready.node,
         )
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)
@@ -149,7 +157,7 @@ class Interpreter:
             resolution = await self._resolve(request, await self._bindings(request, guests))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
-            run = _Run(request, guests, record, resolution, exports)
+            run = _Run(request, guests, record, resolution, ready, exports)
             status = await self._steps(run)
             if status != "cancelled":
                 await self._deliver(run)
@@ -281,14 +289,17 @@ class Interpreter:
             later=asyncio.get_running_loop().call_later,
             attempt=again.runs,
         )
+        for line in run.ready.said.pop(step.name, ()):
+            recorder.warn(line)
         run.record.note(recorder.snapshot())
         try:
+            run.ready.check(step.name)
             outcome = await self._outcome(run, step, recorder, accounts, again)
         except asyncio.CancelledError:
             cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
             run.record.record(recorder.finish("error", exports={}, error=cancelled))
             raise
-        except PdkernelError as error:  # its props cannot be evaluated, or its process cannot be had
+        except PdkernelError as error:  # its packages, its props or its process cannot be had
             return recorder.finish("error", exports={}, error=error), None
         except OSError as fault:
             return recorder.finish("error", exports={}, error=_no_scratch(fault)), None

@@ -8,8 +8,10 @@ a test and later the server all start one of these.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,10 +21,11 @@ from pdkernel.egress import Gateway
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import Journal, SqliteJournal
 from pdkernel.engine.mail import mail_of
+from pdkernel.engine.packages import Packages, go_programs
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
-from pdkernel.hosts import WARDEN, GoPrograms, Hosts
+from pdkernel.hosts import WARDEN, Hosts
 from pdkernel.identity import Directory
 from pdkernel.project import Project
 
@@ -48,6 +51,7 @@ class Runtime:
         ids: Ids = RANDOM_IDS,
         size: int = 8,
         gateway: Gateway | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> Self:
         """
         Open the journal and the gateway; processes for steps start when the first step needs them.
@@ -59,16 +63,18 @@ class Runtime:
             ids: For run ids.
             size: Runs that execute at once.
             gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
+            environ: The environment of what installs packages; `os.environ` by default.
         """
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
-        go = GoPrograms(project.folder / "cache" / "go", lock=project.folder / "go.mod")
-        hosts = Hosts(gateway=gateway, size=size, go=go)
+        environ = os.environ if environ is None else environ
+        hosts = Hosts(gateway=gateway, size=size, go=go_programs(project, environ))
         interpreter = Interpreter(
             directory=directory,
             hosts=hosts,
+            packages=Packages.of(project, environ),
             journal=journal,
             clock=clock,
             ids=ids,

@@ -22,13 +22,16 @@ from pdkernel.hosts.calls import (
     StepServices,
 )
 from pdkernel.hosts.faults import StepCompileError, StepEntryPointError, StepUnsupportedError
-from pdkernel.hosts.go import GoPrograms
+from pdkernel.hosts.go import GO_LOCK_NAME, GoPrograms
+from pdkernel.hosts.go_faults import PACKAGE_MISSING
 from pdkernel.hosts.interpreters import find_bash, find_go, find_node
 from pdkernel.hosts.pool import Hosts
 from pdkernel.hosts.run import RunGuests
 from pdkernel.hosts.warden import WARDEN
 
 __all__ = [
+    "GO_LOCK_NAME",
+    "PACKAGE_MISSING",
     "WARDEN",
     "Description",
     "Effect",

@@ -34,6 +34,9 @@ from pdkernel.model import Step
 MOST_PROGRAMS = 100
 """Compiled steps that are kept, 2 to 10 MB each; Go itself removes from its cache what was not used for five days."""
 
+GO_LOCK_NAME = "pdkernel-go.mod"
+"""The file beside a project that holds the versions of the modules that its steps import; `pdkernel-go.sum` their hashes."""
+
 _HELPER_FOLDER = Path(guests.__file__).parent / "go_module"
 # parity[go-version]: the platform's documentation says Go 1.21.5; a newer Go compiles steps as that language
 _GO_MOD = f"module {MODULE}\n\ngo 1.21\n"

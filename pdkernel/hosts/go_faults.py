@@ -11,6 +11,9 @@ import re
 from pdkernel.errors import ExportNotJSONError, StepError
 from pdkernel.hosts.faults import StepCompileError
 
+PACKAGE_MISSING = "PackageMissing"
+"""The name of a `StepCompileError` for modules that cannot be had."""
+
 MODULE = "step"
 """The module that a step is compiled in; its name stands before the file's in a trace."""
 
@@ -50,7 +53,7 @@ def compile_error(output: str, *, install: bool, imports: tuple[str, ...]) -> St
         )
         return StepCompileError(
             f"A package that the step imports cannot be had ({', '.join(imports)}):\n{text}",
-            name="PackageMissing",
+            name=PACKAGE_MISSING,
             line=line,
             fix=fix,
         )

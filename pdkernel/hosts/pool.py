@@ -26,7 +26,7 @@ class Hosts:
     Attributes:
         gateway: The way out for steps, or None.
         go: Compiled Go steps, or None.
-        descriptions: What Node.js steps were found to declare, by source and folder.
+        descriptions: What Node.js steps were found to declare, by source, folder and folder of packages.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Hosts:
         """
         self.gateway = gateway
         self.go = go
-        self.descriptions: dict[tuple[str, Path], Description] = {}
+        self.descriptions: dict[tuple[str, Path, Path | None], Description] = {}
         self._size = size
         self._python = python
         self._node = node

@@ -102,7 +102,8 @@ class RunGuests:
         """
         if step.language != "node" or step.uses or not _MAY_DECLARE.search(step.source):
             return Description()
-        key = (step.source, self._setup.folder)
+        tree = self._setup.node_packages.get(step.name)
+        key = (step.source, self._setup.folder, tree.folder if tree else None)
         known = self._hosts.descriptions.get(key)
         if known is not None:
             return known
@@ -185,7 +186,16 @@ class RunGuests:
         values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
         texts = {name: self._text(name, value) for name, value in values.items()}
         setup = self._setup
-        request |= guest.begin(self, variables=dict(setup.variables), folder=str(setup.folder), cwd=self._folder())
+        request |= guest.begin(
+            self,
+            variables=dict(setup.variables),
+            folder=str(setup.folder),
+            cwd=self._folder(),
+            packages={
+                name: {"folder": str(tree.folder), "aliases": dict(tree.aliases)}
+                for name, tree in setup.node_packages.items()
+            },
+        )
         news = guest.news(values, texts)
         if step is not None:
             request |= guest.code(step)

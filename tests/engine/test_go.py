@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_mode
+from pdkernel.engine.request import RunRequest
+from pdkernel.engine.runtime import Runtime
 from pdkernel.model import Step
 from pdkernel.project import Project
 from tests.builders import a_workflow, an_event, bash_step, go_step, node_step, python_step
@@ -211,3 +216,32 @@ async def test_code_without_main_is_refused(run: Run, source: str) -> None:
     assert execution.error.code == "entry_point"
     assert "no `func main()` in a `package main`" in execution.error.message
     assert execution.step("zero").status == "not_run"
+
+
+ELSEWHERE = 'package main\nimport "example.test/nowhere"\nfunc main() { nowhere.Go() }\n'
+
+
+async def test_modules_that_may_not_be_installed_refuse_the_run(run: Run) -> None:
+    """Before any step, with the command that installs them."""
+    execution = await run(python_step("zero"), Step("one", "go", ELSEWHERE), install=False)
+
+    assert execution.error is not None
+    assert execution.error.code == "package_missing"
+    assert "example.test/nowhere" in execution.error.message
+    assert "pdkernel packages install" in execution.error.message
+    assert execution.step("zero").status == "not_run"
+
+
+async def test_modules_that_cannot_be_had_fail_their_step(
+    project: Project, directory: LocalDirectory, tmp_path: Path
+) -> None:
+    """The steps above it run, and the error is at the line of the import."""
+    environ = {**os.environ, "GOPROXY": tmp_path.as_uri(), "GONOSUMDB": "*"}
+    workflow = a_workflow(python_step("zero"), Step("one", "go", ELSEWHERE))
+    async with await Runtime.start(project, directory, environ=environ) as runtime:
+        execution = await runtime.run(RunRequest(workflow, an_event(), parse_mode("deny"), folder=tmp_path))
+
+    assert (execution.step("zero").status, execution.step("one").status) == ("success", "error")
+    error = execution.step("one").error
+    assert error is not None
+    assert (error.name, error.line) == ("PackageMissing", 2)
