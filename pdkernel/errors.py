@@ -20,6 +20,7 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     │  ├─ VariableMissingError         an environment variable that no one has set
     │  ├─ PackageMissingError          packages of steps are not installed, and may not be now
     │  ├─ AccountExistsError           an account id that is taken
+    │  ├─ StoreNotFoundError           a data store that nothing was written to
     │  └─ EndUserError                 the four that Pipedream documents, its words first
     │     ├─ ExternalUserRequiredError
     │     ├─ ExternalUserNotFoundError
@@ -28,6 +29,9 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     ├─ StepError                  1    the step's own code failed
     │  ├─ StepTimeoutError
     │  ├─ ExportNotJSONError           names the path inside the value
+    │  ├─ PayloadLimitError            event, exports and logs of a run are more than it may carry
+    │  ├─ StoreValueError              a data store was given a key, value or time to live that it cannot hold
+    │  ├─ StepMemoryError              the step held more memory than it may
     │  ├─ StepDiedError                the process ended: exit, signal, memory
     │  ├─ PackageInstallError          a package that the step imports cannot be installed
     │  └─ EgressRefusedError           an outside call that nothing may answer
@@ -214,6 +218,12 @@ class AccountExistsError(RequestError):
     code = "account_exists"
 
 
+class StoreNotFoundError(RequestError):
+    """There is no data store of that name; names those that there are."""
+
+    code = "store_not_found"
+
+
 class EndUserError(RequestError):
     """One of the four errors that Pipedream documents for runs on behalf of an end user."""
 
@@ -301,6 +311,24 @@ class ExportNotJSONError(StepError):
     """An export cannot be written as JSON; the message names the path inside the value."""
 
     code = "export_not_json"
+
+
+class PayloadLimitError(StepError):
+    """The event, the exports and the logs of a run are more than it may carry along."""
+
+    code = "payload_limit"
+
+
+class StoreValueError(StepError):
+    """A data store was given a key, a value or a time to live that it cannot hold."""
+
+    code = "store_value"
+
+
+class StepMemoryError(StepError):
+    """The step's processes held more memory than the workflow's settings allow."""
+
+    code = "memory"
 
 
 class StepDiedError(StepError):

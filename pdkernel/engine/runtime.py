@@ -73,6 +73,7 @@ class Runtime:
         hosts = Hosts(gateway=gateway, size=size, go=go_programs(project, environ))
         interpreter = Interpreter(
             directory=directory,
+            stores=project.stores,
             hosts=hosts,
             packages=Packages.of(project, environ),
             journal=journal,

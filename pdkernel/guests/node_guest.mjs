@@ -165,7 +165,7 @@ async function runStep(told) {
       locals.watch(step, input, secrets, Object.values(given));
     }
     const isFunction = typeof component === "function";
-    const value = await (isFunction ? component(given) : component.run.call(instance(component, told), given));
+    const value = await (isFunction ? component(given) : component.run.call(instance(component, told, voice), given));
     const text = encode(value, "$return_value", voice.warn);
     if (text !== undefined) voice.export("$return_value", text);
   });

@@ -57,6 +57,12 @@ class FileStep:
         self._process: subprocess.Popen[bytes] | None = None
         self.ended: asyncio.Future[StepError | None] = self._loop.create_future()
 
+    @property
+    def pid(self) -> int:
+        """The process that was started."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self, argv: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
         """Start *argv* in *cwd*, with *environment* and its mark."""
         stdout, stderr = os.pipe(), os.pipe()

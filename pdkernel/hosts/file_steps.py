@@ -20,6 +20,7 @@ from pdkernel.hosts.go import GoPrograms
 from pdkernel.hosts.go_faults import panic
 from pdkernel.hosts.recorder import StepRecorder
 from pdkernel.hosts.step_files import StepFiles
+from pdkernel.hosts.usage import MB, MemoryWatch
 
 FILE_LANGUAGES = frozenset({"bash", "go"})
 
@@ -69,7 +70,7 @@ class FileSteps:
                 step, command = FileStep(recorder, panic), [str(program)]
             else:
                 step, command = FileStep(recorder, no_error), bash_command(call.step, files.folder)
-            error = await self._run(step, command, call, files, folder)
+            error = await self._run(step, command, call, files, folder, recorder)
             not_json = files.collect(recorder)
             return error or not_json
         finally:
@@ -112,11 +113,19 @@ class FileSteps:
             self._compiling = None
 
     async def _run(
-        self, step: FileStep, command: list[str], call: StepCall, files: StepFiles, folder: Path
+        self,
+        step: FileStep,
+        command: list[str],
+        call: StepCall,
+        files: StepFiles,
+        folder: Path,
+        recorder: StepRecorder,
     ) -> StepError | None:
         gateway = self._gateway
         ticket = gateway.open_ticket() if gateway else None
-        timer = asyncio.get_running_loop().call_later(call.timeout_s, lambda: step.end(timed_out(call.timeout_s)))
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(call.timeout_s, lambda: step.end(timed_out(call.timeout_s)))
+        watch, began = None, loop.time()
         self._running = step
         self._left.append(step)
         try:
@@ -127,12 +136,16 @@ class FileSteps:
                     gateway.bind(ticket, call.binding)
             environment = step_environment(folder, step.mark, variables=self._setup.variables, outside=outside)
             step.start(command, folder, environment | files.environment)
+            watch = MemoryWatch(step.pid, call.memory_mb, step.end)
             error = await step.ended
             if error is not None:
                 step.kill()
             return error
         finally:
             timer.cancel()
+            if watch is not None:
+                watch.close()
+                recorder.used(seconds=loop.time() - began, memory_mb=watch.peak / MB)
             self._running = None
             step.close()
             if gateway and ticket:

@@ -28,6 +28,7 @@ from pdkernel.hosts.file_steps import FILE_LANGUAGES, FileSteps
 from pdkernel.hosts.guest import Guest, GuestGone, GuestTalk, autopsy, json_text
 from pdkernel.hosts.languages import GuestLanguage
 from pdkernel.hosts.recorder import StepRecorder
+from pdkernel.hosts.usage import MB, MemoryWatch
 from pdkernel.model import JSON, AppBinding, Step
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class RunGuests:
             "op": "run",
             "props": dict(call.props),
             "auth": {prop: dict(fields) for prop, fields in call.auth.items()},
-            "stores": [store.prop for store in step.stores],
+            "stores": dict(call.stores),
             "context": {**cast("Mapping[str, JSON]", self._setup.trigger.get("context") or {}), **call.context},
             "flow": dict(call.flow),
         }
@@ -87,6 +88,7 @@ class RunGuests:
             step=step,
             steps=call.steps,
             timeout_s=call.timeout_s,
+            memory_mb=call.memory_mb,
             binding=call.binding,
             services=call.services,
         )
@@ -180,6 +182,7 @@ class RunGuests:
         steps: Mapping[str, Mapping[str, JSON]],
         timeout_s: float,
         binding: Any,
+        memory_mb: int | None = None,
         services: StepServices | None = None,
     ) -> dict[str, Any] | StepError:
         guest = self._guest(language)
@@ -203,6 +206,7 @@ class RunGuests:
         request["texts"] = news
         talk = self._talk = GuestTalk(guest, recorder, services)
         guest.bind(binding)
+        watch = MemoryWatch(guest.process.pid, memory_mb, talk.end)
         try:
             talk.ask(request, [texts[name] for name in news], timeout_s=timeout_s)
             done = await talk.reply
@@ -211,6 +215,8 @@ class RunGuests:
         except GuestGone:
             return await autopsy(guest, recorder)
         finally:
+            watch.close()
+            recorder.used(seconds=talk.seconds, memory_mb=watch.peak / MB)
             talk.close()
             self._talk = None
             guest.process.drain()
@@ -221,7 +227,7 @@ class RunGuests:
         if done["busy"] or guest.process.has_children():
             recorder.warn(STILL_RUNNING)
             self._end(guest)
-        return done
+        return watch.error or done
 
     async def _run_on_files(self, call: StepCall, recorder: StepRecorder) -> StepError | None:
         values = {"trigger": self._setup.trigger, **call.steps}
