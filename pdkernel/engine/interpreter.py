@@ -119,7 +119,13 @@ class Interpreter:
             request, project_id=self._directory.project_id, trace_id=trace_id, run_id=run_id, clock=self._clock
         )
         record = RunRecord(
-            request, run_id=run_id, trace_id=trace_id, context=context, journal=self._journal, clock=self._clock
+            request,
+            run_id=run_id,
+            trace_id=trace_id,
+            context=context,
+            journal=self._journal,
+            clock=self._clock,
+            guard="none" if request.policy.mode == "live" else self._hosts.guard,
         )
         record.accept()
         scratch = self._scratch / f"run-{run_id}"
@@ -158,6 +164,7 @@ class Interpreter:
             scratch=scratch,
             install=request.install,
             node_packages=ready.node,
+            guarded=request.policy.mode != "live",
         )
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)
@@ -404,6 +411,7 @@ class Interpreter:
             step=step.name,
             policy=run.request.policy,
             redactor=run.record.redactor,
+            external_user=run.request.external_user_id,
             apps=run.resolution.apps,
             on_call=on_call,
             on_refused=refuse,

@@ -6,15 +6,17 @@ Knows shapes only. Everything here is raw: who calls looks for secrets before an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
 from pdkernel.model import JSON, AppBinding, Language, Step
 from pdkernel.packages import NpmTree
+
+Started = TypeVar("Started")
 
 
 class OutsideCalls(Protocol):
@@ -38,6 +40,15 @@ class OutsideCalls(Protocol):
 
     def environment(self, ticket: str, language: Language) -> dict[str, str]:
         """The variables that lead a process of *language* through the gateway."""
+        ...
+
+    @property
+    def guard(self) -> str:
+        """What `guarded` does here: `redirect`, `landlock` or `none`."""
+        ...
+
+    def guarded(self, ticket: str, start: Callable[[], Started]) -> Started:
+        """*start*'s result; the operating system sees to it that what it starts does not go around the gateway."""
         ...
 
 
@@ -120,6 +131,7 @@ class RunSetup:
         scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it.
         install: Whether packages that a step needs may be downloaded.
         node_packages: The installed packages of each Node.js step that imports some, by step.
+        guarded: The operating system stops outside calls that go around the gateway: every mode but live.
     """
 
     run_id: str
@@ -130,6 +142,7 @@ class RunSetup:
     scratch: Path
     install: bool = True
     node_packages: Mapping[str, NpmTree] = field(default_factory=dict)
+    guarded: bool = False
 
 
 @dataclass(frozen=True)

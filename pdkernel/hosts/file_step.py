@@ -26,6 +26,9 @@ _CHUNK = 1 << 16
 _DRAIN_LIMIT = 4 << 20
 _LAST_WORDS = 1 << 16
 
+Launch = Callable[[Callable[[], "subprocess.Popen[bytes]"]], "subprocess.Popen[bytes]"]
+"""Calls the function that starts a process, in whatever surroundings the process is to have."""
+
 Judge = Callable[[int, str], StepError | None]
 """What a program's exit status (not 0) and the last 64 KiB of its stderr say: an error, or None."""
 
@@ -63,11 +66,14 @@ class FileStep:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, argv: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
-        """Start *argv* in *cwd*, with *environment* and its mark."""
+    def start(
+        self, argv: Sequence[str], cwd: Path, environment: Mapping[str, str], launch: Launch | None = None
+    ) -> None:
+        """Start *argv* in *cwd*, with *environment* and its mark; *launch* is called with what starts it."""
         stdout, stderr = os.pipe(), os.pipe()
-        try:
-            self._process = subprocess.Popen(
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
                 argv,
                 cwd=cwd,
                 env={**environment, process_tree.MARK: self.mark},
@@ -76,6 +82,9 @@ class FileStep:
                 stderr=stderr[1],
                 start_new_session=True,
             )
+
+        try:
+            self._process = launch(start) if launch else start()
         except BaseException:
             os.close(stdout[0])
             os.close(stderr[0])

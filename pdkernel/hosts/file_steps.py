@@ -7,6 +7,7 @@ Knows the order of things in such a step's life: compile, lay out the files, sta
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from pdkernel.errors import StepDiedError, StepError
@@ -135,7 +136,8 @@ class FileSteps:
                 if call.binding is not None:
                     gateway.bind(ticket, call.binding)
             environment = step_environment(folder, step.mark, variables=self._setup.variables, outside=outside)
-            step.start(command, folder, environment | files.environment)
+            launch = partial(gateway.guarded, ticket) if self._setup.guarded and gateway and ticket else None
+            step.start(command, folder, environment | files.environment, launch)
             watch = MemoryWatch(step.pid, call.memory_mb, step.end)
             error = await step.ended
             if error is not None:

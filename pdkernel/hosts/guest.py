@@ -45,17 +45,26 @@ class Guest:
         stale: The next run may not have it.
         ready: It has come up.
         outside: Variables that lead it through the gateway.
+        guarded: The operating system keeps it from going around the gateway.
     """
 
     def __init__(
-        self, language: GuestLanguage, argv: list[str], environment: Mapping[str, str], gateway: OutsideCalls | None
+        self,
+        language: GuestLanguage,
+        argv: list[str],
+        environment: Mapping[str, str],
+        gateway: OutsideCalls | None,
+        *,
+        guarded: bool = False,
     ) -> None:
         self.language = language
+        self.guarded = guarded
         self.ticket = gateway.open_ticket() if gateway else None
         self.outside = gateway.environment(self.ticket, language) if gateway and self.ticket else {}
         self._gateway = gateway
         try:
-            self.process = GuestProcess(argv, {**environment, **self.outside})
+            launch = partial(gateway.guarded, self.ticket) if guarded and gateway and self.ticket else None
+            self.process = GuestProcess(argv, {**environment, **self.outside}, launch=launch)
         except OSError as error:
             if gateway and self.ticket:
                 gateway.close_ticket(self.ticket)

@@ -78,7 +78,12 @@ class Hosts:
             guest.kill()
         self._idle.clear()
 
-    def take(self, language: GuestLanguage, workflow: str) -> Guest:
+    @property
+    def guard(self) -> str:
+        """What the operating system does about programs that go around the gateway, where that is asked for."""
+        return self.gateway.guard if self.gateway else "none"
+
+    def take(self, language: GuestLanguage, workflow: str, *, guarded: bool = False) -> Guest:
         """
         A guest for a run of *workflow*: a warm one, else a new one.
 
@@ -86,11 +91,11 @@ class Hosts:
             InterpreterMissingError: The language's interpreter is not there.
         """
         for guest, served in reversed(self._idle.items()):
-            if served == workflow and guest.language == language and guest.alive:
+            if served == workflow and guest.language == language and guest.guarded == guarded and guest.alive:
                 del self._idle[guest]
                 return guest
         argv = list(command(language, python=self._python, node=self._node))
-        return Guest(language, argv, base_environment(Path("/"), ""), self.gateway)
+        return Guest(language, argv, base_environment(Path("/"), ""), self.gateway, guarded=guarded)
 
     def give_back(self, guest: Guest, workflow: str) -> None:
         """Keep *guest* for the next run of *workflow*, or end it if it is not clean."""

@@ -245,7 +245,9 @@ class RunGuests:
     def _guest(self, language: GuestLanguage) -> Guest:
         guest = self._guests.get(language)
         if guest is None or not guest.alive:
-            guest = self._guests[language] = self._hosts.take(language, self._setup.workflow)
+            guest = self._guests[language] = self._hosts.take(
+                language, self._setup.workflow, guarded=self._setup.guarded
+            )
         return guest
 
     def _text(self, name: str, value: object) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.connect import LocalDirectory
-from pdkernel.egress import parse_mode
+from pdkernel.egress import available_guard, parse_mode
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.runtime import Runtime
 from pdkernel.model import Step
@@ -195,6 +195,17 @@ async def test_an_outside_call_goes_through_the_gateway(run: Run, stand_in: Stan
     assert [(call.method, call.url) for call in execution.step("one").requests] == [
         ("GET", "https://api.example.test/things?id=7")
     ]
+
+
+@pytest.mark.skipif(available_guard() != "redirect", reason="this system has no seccomp listener for us")
+async def test_a_transport_of_the_steps_own_cannot_go_around_the_gateway(run: Run, stand_in: StandIn) -> None:
+    """It reads no proxy variables: the operating system leads it to the gateway."""
+    step = go_step("one", CALL.format(client="&http.Client{Transport: &http.Transport{}}"), "io", "net/http", "os")
+
+    execution = await run(step, egress=f"stand-in={stand_in.url}", variables={"TOKEN": "tok-0123456789"})
+
+    assert execution.status == "success", execution.error
+    assert stand_in.seen == [("/things?id=7", "api.example.test", "Bearer tok-0123456789")]
 
 
 async def test_a_denied_call_is_answered_403(run: Run, stand_in: StandIn) -> None:
