@@ -9,19 +9,25 @@ Processes that run a person's steps: Node.js and Python kept warm, Bash one a st
 """
 
 from pdkernel.hosts.calls import (
+    ComponentFile,
     Description,
     Effect,
+    Emitted,
     Evaluation,
+    Option,
+    OptionsPage,
     OutsideCalls,
     Pause,
     PropDeclaration,
     RunSetup,
+    SourceCall,
+    SourceOutcome,
     StepCall,
     StepListener,
     StepOutcome,
     StepServices,
 )
-from pdkernel.hosts.faults import StepEntryPointError, StepUnsupportedError
+from pdkernel.hosts.faults import StepConfigurationError, StepEntryPointError, StepUnsupportedError
 from pdkernel.hosts.interpreters import find_bash, find_node
 from pdkernel.hosts.pool import Hosts
 from pdkernel.hosts.run import RunGuests
@@ -29,16 +35,23 @@ from pdkernel.hosts.warden import WARDEN
 
 __all__ = [
     "WARDEN",
+    "ComponentFile",
     "Description",
     "Effect",
+    "Emitted",
     "Evaluation",
     "Hosts",
+    "Option",
+    "OptionsPage",
     "OutsideCalls",
     "Pause",
     "PropDeclaration",
     "RunGuests",
     "RunSetup",
+    "SourceCall",
+    "SourceOutcome",
     "StepCall",
+    "StepConfigurationError",
     "StepEntryPointError",
     "StepListener",
     "StepOutcome",
