@@ -62,10 +62,19 @@ class Interpreter:
         clock: For every time stamp and duration.
         ids: For run and trace ids.
         scratch: A folder for the temporary folders of runs.
+        files: The folder of the project's file store, or None for none.
     """
 
     def __init__(
-        self, *, directory: Directory, hosts: Hosts, journal: Journal, clock: Clock, ids: Ids, scratch: Path
+        self,
+        *,
+        directory: Directory,
+        hosts: Hosts,
+        journal: Journal,
+        clock: Clock,
+        ids: Ids,
+        scratch: Path,
+        files: Path | None = None,
     ) -> None:
         self._directory = directory
         self._hosts = hosts
@@ -73,6 +82,7 @@ class Interpreter:
         self._clock = clock
         self._ids = ids
         self._scratch = scratch
+        self._files = files
         self._checks = Checks()
 
     async def run(self, request: RunRequest) -> Execution:
@@ -111,6 +121,7 @@ class Interpreter:
             variables=named_variables(request),
             folder=request.folder,
             scratch=scratch,
+            files=self._files,
         )
         guests = await self._hosts.open(setup)
         try:

@@ -65,7 +65,13 @@ class Runtime:
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
         hosts = Hosts(gateway=gateway, size=size)
         interpreter = Interpreter(
-            directory=directory, hosts=hosts, journal=journal, clock=clock, ids=ids, scratch=scratch
+            directory=directory,
+            hosts=hosts,
+            journal=journal,
+            clock=clock,
+            ids=ids,
+            scratch=scratch,
+            files=project.folder / "files",
         )
         return cls(interpreter, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch)
 

@@ -181,6 +181,8 @@ function voiceOf(mine) {
 /** @param {any} told */
 async function runStep(told) {
   const step = codeOf(told);
+  const { workflow_id: workflow } = told.context;
+  if (workflow) run.environment.PIPEDREAM_WORKFLOW_ID = String(workflow); // which actions read
   const { fault } = await attempt(step, async (mine) => {
     const component = await load(step);
     const voice = voiceOf(mine);
