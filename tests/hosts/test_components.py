@@ -156,7 +156,9 @@ export default { key: "k", version: "1", type: "action", run() {},
 
 async def test_a_missing_prop_is_named_with_how_to_give_it(bench: Bench, write: Write) -> None:
     """Before anything of the component runs."""
-    component = write(action("console.log('ran')", 'channel: { type: "string", label: "Send To", options: ["general"] }'))
+    component = write(
+        action("console.log('ran')", 'channel: { type: "string", label: "Send To", options: ["general"] }')
+    )
 
     outcome = await run(bench, component)
 
@@ -196,7 +198,11 @@ async def test_a_required_prop_whose_expression_gave_nothing_is_a_warning(bench:
         ('"sql"', {"query": "select $1", "params": [1]}, {"query": "select $1", "params": [1]}),
         ('"string"', {"__lv": {"label": "One", "value": "1"}}, "1"),
         ('"string[]"', {"__lv": [{"label": "One", "value": "1"}]}, ["1"]),
-        ('{ type: "string", withLabel: true }', {"__lv": {"label": "One", "value": "1"}}, {"label": "One", "value": "1"}),
+        (
+            '{ type: "string", withLabel: true }',
+            {"__lv": {"label": "One", "value": "1"}},
+            {"label": "One", "value": "1"},
+        ),
         ('{ type: "string", withLabel: true }', "1", {"label": "1", "value": "1"}),
         ('{ type: "string[]", withLabel: true }', ["1"], [{"label": "1", "value": "1"}]),
     ],
@@ -374,7 +380,7 @@ async def test_the_platforms_http_error_reads_the_right_way_round(bench: Bench, 
     """Its name carries the headline and its message the body."""
     component = write(
         action(
-            "throw Object.assign(new Error('{\"error\":\"no such queue\"}'), "
+            'throw Object.assign(new Error(\'{"error":"no such queue"}\'), '
             "{ name: 'AxiosError - Request failed with status code 404', stack: null })"
         )
     )

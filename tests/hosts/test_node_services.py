@@ -82,7 +82,11 @@ async def test_a_request_has_method_params_headers_and_auth(bench: Bench, server
             b'{"a":[1]}',
         ),
         (
-            {"mode": "fields", "contentType": "application/x-www-form-urlencoded", "fields": [{"name": "a", "value": "1 2"}]},
+            {
+                "mode": "fields",
+                "contentType": "application/x-www-form-urlencoded",
+                "fields": [{"name": "a", "value": "1 2"}],
+            },
             "application/x-www-form-urlencoded",
             b"a=1+2",
         ),
