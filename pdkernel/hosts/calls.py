@@ -79,6 +79,26 @@ class RunSetup:
 
 
 @dataclass(frozen=True)
+class ComponentFile:
+    """
+    A component's module on this machine.
+
+    Attributes:
+        path: Its `.mjs` file; what it imports is found from there.
+        key: `slack-send-message`.
+        version: Its own version.
+        kind: What it is.
+        origin: Where it comes from.
+    """
+
+    path: Path
+    key: str
+    version: str
+    kind: Literal["action", "source"] = "action"
+    origin: Literal["builtin", "npm", "folder"] = "builtin"
+
+
+@dataclass(frozen=True)
 class StepCall:
     """
     One step to run.
