@@ -25,6 +25,7 @@ from pdkernel.engine.props import evaluate_props, named_variables
 from pdkernel.engine.record import RunRecord, as_object, known_secrets
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.request import RunRequest
+from pdkernel.engine.services import Services
 from pdkernel.errors import EgressRefusedError, PdkernelError, StepError
 from pdkernel.execution import Execution, Status, StepResult
 from pdkernel.hosts import Hosts, RunGuests, RunSetup, StepCall, StepOutcome
@@ -232,6 +233,7 @@ class Interpreter:
             context=step_context(run.request, self._clock, timeout_s=timeout_s),
             timeout_s=timeout_s,
             binding=self._binding(run, step, recorder),
+            services=self._services(run, step),
         )
         run.running = step.name
         try:
@@ -245,6 +247,9 @@ class Interpreter:
         if run.request.policy.mode == "replay":
             return replace(outcome, error=refusal)
         return replace(outcome, warnings=(*outcome.warnings, refusal.message))
+
+    def _services(self, run: _Run, step: Step) -> Services:  # noqa: ARG002
+        return Services({})
 
     def _binding(self, run: _Run, step: Step, recorder: StepRecorder) -> Binding:
         def refuse(message: str) -> None:
