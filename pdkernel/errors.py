@@ -36,6 +36,7 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     │  └─ EgressRefusedError           an outside call that nothing may answer
     └─ HostError                  3    our side failed
        ├─ InterpreterMissingError 2    no Node.js; says how to get one
+       ├─ ActionSourceError       2    a source of actions cannot be reached: npm, Connect
        ├─ ProjectError                 the project's folder or database cannot be used
        └─ ProtocolError                a step's process said what it may not say
 
@@ -337,6 +338,13 @@ class InterpreterMissingError(HostError):
     """A language's interpreter is not on this machine."""
 
     code = "interpreter_missing"
+    exit_status = 2
+
+
+class ActionSourceError(HostError):
+    """A source of actions cannot be reached, or does not answer as it should."""
+
+    code = "action_source"
     exit_status = 2
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from tree_sitter import Node
 
@@ -69,8 +69,15 @@ class Component:
     @property
     def told(self) -> str:
         """Where it comes from and what is special about that, for the record of a step."""
-        instead = f", {self.key} {self.version} instead of {self.asked}" if self.asked else ""
-        return f"{self.source}{instead}" + (f"; {self.limits}" if self.limits else "")
+        which = ""
+        if self.asked is not None:
+            own = self.file is not None and self.file.origin == "builtin"
+            which = (
+                f", written after version {self.version}, used for {self.asked}"
+                if own
+                else f", version {self.version} instead of {self.asked}"
+            )
+        return f"{self.source}{which}" + (f"; {self.limits}" if self.limits else "")
 
 
 def read_header(text: str) -> Header | None:
@@ -88,7 +95,7 @@ def read_header(text: str) -> Header | None:
     key, version, kind = fields.get("key"), fields.get("version"), fields.get("type", "action")
     if not key or not version or kind not in KINDS:
         return None
-    return Header(key, version, fields.get("name", ""), fields.get("description", ""), cast("Kind", kind))
+    return Header(key, version, fields.get("name", ""), fields.get("description", ""), kind)
 
 
 def modules_in(folder: Path) -> Iterator[Path]:
@@ -158,4 +165,6 @@ def _text(node: Node | None) -> str | None:
         return plain
     if any(child.type == "template_substitution" for child in node.named_children):
         return None
-    return javascript.text_of(node)[1:-1].replace("\\n", "\n").replace('\\"', '"').replace("\\'", "'").replace("\\`", "`")
+    return (
+        javascript.text_of(node)[1:-1].replace("\\n", "\n").replace('\\"', '"').replace("\\'", "'").replace("\\`", "`")
+    )

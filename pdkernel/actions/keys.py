@@ -15,6 +15,13 @@ _KEY = re.compile(r"(?:@[\w.-]+/)?[a-z0-9_]+(?:-[a-z0-9_.]+)+\Z")
 _VERSION = re.compile(r"\d+\.\d+\.\d+[\w.+-]*\Z")
 
 
+NO_ACCOUNT = frozenset(
+    {"ai", "data_stores", "delay", "email", "filter", "formatting", "go", "helper_functions", "http", "node"}
+    | {"bash", "pipedream_utils", "python", "rss", "schedule"}
+)
+"""Apps that the platform lists and that nobody has an account of: an app prop of one needs none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Uses:
     """What a step's `uses` says: a key, and a version unless any will do."""
@@ -34,7 +41,8 @@ class Uses:
         key = head if at and head else text
         if not _KEY.match(key) or (at and head and not _VERSION.match(version)):
             raise RequestError(
-                f"{text!r} is not an action's key.", fix="Write KEY or KEY@VERSION, for example slack-send-message@0.0.20."
+                f"{text!r} is not an action's key.",
+                fix="Write KEY or KEY@VERSION, for example slack-send-message@0.0.20.",
             )
         return cls(key, version if at and head else None)
 

@@ -15,8 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pdkernel.actions import Catalog
 from pdkernel.clock import Clock, Ids
 from pdkernel.egress import Binding
+from pdkernel.engine.actions import StepAction, StepActions
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.context import build_context, new_run_ids, step_context
 from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts
@@ -46,6 +48,7 @@ class _Run:
     guests: RunGuests
     record: RunRecord
     resolution: Resolution
+    actions: StepActions
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
     running: str | None = None
@@ -58,6 +61,7 @@ class Interpreter:
     Args:
         directory: Users and accounts.
         hosts: The processes that run steps.
+        catalog: The pre-built actions.
         journal: The record.
         clock: For every time stamp and duration.
         ids: For run and trace ids.
@@ -65,10 +69,19 @@ class Interpreter:
     """
 
     def __init__(
-        self, *, directory: Directory, hosts: Hosts, journal: Journal, clock: Clock, ids: Ids, scratch: Path
+        self,
+        *,
+        directory: Directory,
+        hosts: Hosts,
+        catalog: Catalog,
+        journal: Journal,
+        clock: Clock,
+        ids: Ids,
+        scratch: Path,
     ) -> None:
         self._directory = directory
         self._hosts = hosts
+        self._catalog = catalog
         self._journal = journal
         self._clock = clock
         self._ids = ids
@@ -104,6 +117,8 @@ class Interpreter:
 
     async def _run_in(self, request: RunRequest, record: RunRecord, scratch: Path) -> None:
         self._checks.check(request)
+        actions = StepActions(self._catalog, request)
+        await actions.obtain()
         setup = RunSetup(
             run_id=record.execution.id,
             workflow=f"{request.workflow.name}@{request.workflow.version}",
@@ -114,10 +129,10 @@ class Interpreter:
         )
         guests = await self._hosts.open(setup)
         try:
-            resolution = await self._resolve(request, await self._bindings(request, guests))
+            resolution = await self._resolve(request, await self._bindings(request, guests, actions))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
-            await self._steps(_Run(request, guests, record, resolution))
+            await self._steps(_Run(request, guests, record, resolution, actions))
         finally:
             await asyncio.shield(guests.release())
 
@@ -132,14 +147,18 @@ class Interpreter:
             environment=request.environment,
         )
 
-    async def _bindings(self, request: RunRequest, guests: RunGuests) -> dict[str, tuple[AppBinding, ...]]:
+    async def _bindings(
+        self, request: RunRequest, guests: RunGuests, actions: StepActions
+    ) -> dict[str, tuple[AppBinding, ...]]:
         """App props by step: the directive's, and those that code declares (the external user's)."""
         bindings: dict[str, tuple[AppBinding, ...]] = {}
         for step in request.workflow.steps:
             if step.disabled or not request.runs(step.name) or step.name in request.pins:
                 continue
             apps = step.apps
-            if step.language == "node" and step.uses is None and "app" in step.source:
+            if step.uses is not None:
+                apps = await actions.fit(step, guests)
+            elif step.language == "node" and "app" in step.source:
                 apps = merge_apps(apps, await self._declared(step, guests))
             bindings[step.name] = apps
         return bindings
@@ -183,7 +202,8 @@ class Interpreter:
         return await self._run_step(run, step)
 
     async def _run_step(self, run: _Run, step: Step) -> Status | None:
-        accounts = run.resolution.of(step.name)
+        action = run.actions.of(step)
+        accounts = run.actions.accounts(step) or run.resolution.of(step.name)
         recorder = StepRecorder(
             step.name,
             redactor=run.record.redactor,
@@ -192,10 +212,11 @@ class Interpreter:
             on_change=run.record.note,
             on_respond=run.record.respond,
             later=asyncio.get_running_loop().call_later,
+            source=action.component.told if action else None,
         )
         run.record.note(recorder.snapshot())
         try:
-            outcome = await self._outcome(run, step, recorder, accounts)
+            outcome = await self._outcome(run, step, action, recorder, accounts)
         except asyncio.CancelledError:
             cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
             run.record.record(recorder.finish("error", exports={}, error=cancelled))
@@ -223,8 +244,16 @@ class Interpreter:
                 "Write `response: custom` in %%pdworkflow."
             )
 
-    async def _outcome(self, run: _Run, step: Step, recorder: StepRecorder, accounts: StepAccounts) -> StepOutcome:
+    async def _outcome(
+        self, run: _Run, step: Step, action: StepAction | None, recorder: StepRecorder, accounts: StepAccounts
+    ) -> StepOutcome:
         timeout_s = run.request.workflow.timeout_s(step)
+        step = action.fitted.step if action and action.fitted else step
+        if action and action.remote:
+            props = await evaluate_props(step, run.guests, run.exports)
+            return await run.actions.run_remote(step, action, props, recorder, timeout_s=timeout_s)
+        for warning in action.fitted.warnings if action and action.fitted else ():
+            recorder.warn(warning)
         call = StepCall(
             step=step,
             steps=run.exports,
@@ -234,6 +263,7 @@ class Interpreter:
             timeout_s=timeout_s,
             binding=self._binding(run, step, recorder),
             services=self._services(run, step),
+            component=action.component.file if action else None,
         )
         run.running = step.name
         try:

@@ -38,6 +38,8 @@ class RunRequest:
         test: Whether `context.test` is true: a run from a notebook or a terminal.
         sent: Remembers unsafe outside calls so that they are made once, or None to make them always.
         send: Make unsafe outside calls again even where an answer is remembered.
+        install: Install packages that steps import and that are not there; False refuses the run instead.
+        progress: Told in short lines what is installed, from the engine's thread.
         on_change: Told the execution as it grows, from the engine's thread.
     """
 
@@ -54,6 +56,8 @@ class RunRequest:
     test: bool = True
     sent: SentRequests | None = None
     send: bool = False
+    install: bool = True
+    progress: Callable[[str], None] | None = None
     on_change: OnChange | None = None
 
     @property

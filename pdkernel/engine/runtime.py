@@ -8,12 +8,15 @@ a test and later the server all start one of these.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pdkernel.actions import Catalog
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.egress import Gateway
 from pdkernel.engine.interpreter import Interpreter
@@ -47,6 +50,7 @@ class Runtime:
         ids: Ids = RANDOM_IDS,
         size: int = 8,
         gateway: Gateway | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> Self:
         """
         Open the journal and the gateway; processes for steps start when the first step needs them.
@@ -58,14 +62,16 @@ class Runtime:
             ids: For run ids.
             size: Runs that execute at once.
             gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
+            environ: The environment of what installs packages; `os.environ` by default.
         """
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
         hosts = Hosts(gateway=gateway, size=size)
+        catalog = Catalog.of(project, environ=os.environ if environ is None else environ)
         interpreter = Interpreter(
-            directory=directory, hosts=hosts, journal=journal, clock=clock, ids=ids, scratch=scratch
+            directory=directory, hosts=hosts, catalog=catalog, journal=journal, clock=clock, ids=ids, scratch=scratch
         )
         return cls(interpreter, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch)
 

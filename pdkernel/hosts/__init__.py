@@ -9,9 +9,12 @@ Processes that run a person's steps: Node.js and Python kept warm, Bash one a st
 """
 
 from pdkernel.hosts.calls import (
+    ComponentFile,
     Description,
     Effect,
     Evaluation,
+    Option,
+    OptionsPage,
     OutsideCalls,
     Pause,
     PropDeclaration,
@@ -29,10 +32,13 @@ from pdkernel.hosts.warden import WARDEN
 
 __all__ = [
     "WARDEN",
+    "ComponentFile",
     "Description",
     "Effect",
     "Evaluation",
     "Hosts",
+    "Option",
+    "OptionsPage",
     "OutsideCalls",
     "Pause",
     "PropDeclaration",

@@ -159,6 +159,7 @@ class StepCall:
         binding: How its outside calls are treated; None where there is no gateway.
         services: Answers what the step asks for; None refuses everything.
         flow: `resume_url` and `cancel_url` of this step in this run.
+        component: The module to run instead of the step's source, or None.
     """
 
     step: Step
@@ -170,6 +171,7 @@ class StepCall:
     binding: Any = None
     services: StepServices | None = None
     flow: Mapping[str, str] = field(default_factory=dict)
+    component: ComponentFile | None = None
 
 
 @dataclass(frozen=True)
@@ -201,19 +203,75 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class PropDeclaration:
-    """A prop that a step's code declares: its type as written (`string[]`, `app`) and whether it may be absent."""
+    """
+    A prop that a component declares.
+
+    Attributes:
+        name: `this.<name>`.
+        type: As written (`string[]`, `app`).
+        optional: Whether it may have no value: said so, or has a default.
+        definition: All that is declared, with what it builds on under it, as JSON; `dynamic` is true if its options
+            are a function.
+    """
 
     name: str
     type: str
     optional: bool = False
+    definition: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a Node.js step declares in its code."""
+    """
+    What a component declares in its code.
+
+    Attributes:
+        apps: Its app props.
+        props: The others.
+        key: Of a registry component, else None.
+        name: For people.
+        description: For people.
+        version: Its own.
+        type: `action` or `source`.
+        additional: Whether it may have more props once some have values.
+        dedupe: Of a source.
+        hooks: Names of a source's hooks.
+    """
 
     apps: tuple[AppBinding, ...] = ()
     props: tuple[PropDeclaration, ...] = ()
+    key: str | None = None
+    name: str = ""
+    description: str = ""
+    version: str = ""
+    type: str = "action"
+    additional: bool = False
+    dedupe: str | None = None
+    hooks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Option:
+    """One of a prop's values to choose from."""
+
+    label: str
+    value: JSON
+
+
+@dataclass(frozen=True)
+class OptionsPage:
+    """
+    Values of a prop to choose from, a page of them.
+
+    Attributes:
+        options: Label and value.
+        context: What the next page is asked with, or None.
+        why: Why there are none, as a sentence, or None.
+    """
+
+    options: tuple[Option, ...] = ()
+    context: JSON = None
+    why: str | None = None
 
 
 class EvaluationError(TypedDict):
