@@ -45,7 +45,8 @@ STILL_RUNNING = "Code was still running when the step ended. It was stopped: awa
 class RunGuests:
     """The guests of one run, started as they are needed. One step at a time."""
 
-    def __init__(self, setup: RunSetup, hosts: Hosts) -> None:
+    def __init__(self, setup: RunSetup, hosts: Hosts, *, counted: bool = True) -> None:
+        self.counted = counted
         self._setup = setup
         self._hosts = hosts
         self._guests: dict[GuestLanguage, Guest] = {}
