@@ -85,8 +85,9 @@ class Catalog:
 
     def resolve(self, key: str, version: str | None) -> Component:
         """
-        The component that runs for KEY@VERSION, from what is on this machine; `file` is None if it is not installed,
-        or if Connect is to run it.
+        The component that runs for KEY@VERSION, from what is known on this machine.
+
+        Its `file` is None if it is not installed yet.
 
         Raises:
             ActionNotFoundError: No source here has it; the message names the nearest, and what would run it.

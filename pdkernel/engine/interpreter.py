@@ -18,7 +18,7 @@ from pathlib import Path
 from pdkernel.actions import Catalog
 from pdkernel.clock import Clock, Ids
 from pdkernel.egress import Binding
-from pdkernel.engine.actions import StepAction, StepActions
+from pdkernel.engine.actions import StepActions
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.context import build_context, new_run_ids, step_context
 from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts

@@ -15,7 +15,13 @@ const MOST_FRAMES = 15;
 const HERE = new URL(".", import.meta.url).href;
 
 /**
- * @typedef {{name: string, file: string, source: string, offset: number, folder: string}} StepCode
+ * @typedef {object} StepCode
+ * @property {string} name
+ * @property {string} file what frames call it
+ * @property {string} source
+ * @property {number} offset lines of the cell above the source
+ * @property {string} folder of the project
+ * @property {string} [root] for a component that is a file: the folder that it came in; its lines are not a cell's
  * @typedef {object} Fault
  * @property {string} code
  * @property {string} name
@@ -71,11 +77,10 @@ export function describe(error, step) {
     if (place) return place;
   }
   const isObject = error !== null && (typeof error === "object" || typeof error === "function");
-  const message = isObject ? text(() => error.message, text(() => JSON.stringify(error), "")) : String(error);
-  const name = isObject ? text(() => error.name, "Error") : "Error";
+  const { name, message } = isObject ? headline(error) : { name: "Error", message: String(error) };
   const frames = isObject ? usersFrames(error, step) : [];
   const missing = missingPackage(error, step);
-  const ofStep = (/** @type {{file: string}} */ frame) => frame.file === step.file;
+  const ofStep = (/** @type {{file: string}} */ frame) => frame.file === step.file && !step.root;
   const causeFrames = isObject ? usersFrames(error.cause, step) : [];
   const line = frames.find(ofStep)?.line ?? missing?.line ?? causeFrames.find(ofStep)?.line ?? null;
   const causes = isObject ? cause(error, step) : [];
@@ -87,9 +92,27 @@ export function describe(error, step) {
     name,
     message: missing?.message ?? message + more,
     line,
-    stack: lines.length > 1 ? lines.join("\n") : null,
+    // the platform's ConfigurationError is for the person who fills in the props
+    stack: lines.length > 1 && !(isObject && error.exposeStack === false) ? lines.join("\n") : null,
     fix: missing?.fix ?? ((isObject && error.pdkernelFix) || ""),
   };
+}
+
+/**
+ * What to call the error and what it says.
+ *
+ * The platform's axios names an error "AxiosError - Request failed with status code 404" and gives the answer's body
+ * as JSON for its message; for a person that is the wrong way round.
+ *
+ * @param {any} error
+ */
+function headline(error) {
+  const name = text(() => error.name, "Error");
+  const message = text(() => error.message, text(() => JSON.stringify(error), ""));
+  const [, kind, says] = /^(\w*Error) - ([^]+)$/.exec(name) ?? [];
+  if (!kind) return { name, message };
+  const body = text(() => JSON.stringify(JSON.parse(message), null, 2), message);
+  return { name: kind, message: body && body !== "undefined" ? `${says}\n${body}` : says };
 }
 
 /**
@@ -141,9 +164,10 @@ function usersFrames(error, step) {
 function isUsers(file, step) {
   if (file.startsWith("async ")) file = file.slice(6);
   if (file === step.file) return true;
-  if (/^(node:|<)/.test(file) || file.startsWith(HERE) || file.includes("/node_modules/")) return false;
+  if (/^(node:|<)/.test(file) || file.startsWith(HERE)) return false;
   const path = file.startsWith("file:") ? fileURLToPath(file) : file;
-  return path.startsWith(step.folder);
+  const folder = step.root ?? step.folder;
+  return path.startsWith(folder) && !path.slice(folder.length).includes("/node_modules/");
 }
 
 /**
@@ -226,7 +250,7 @@ function syntaxError(error, step) {
       code: "step_failed",
       name: "SyntaxError",
       message,
-      line,
+      line: step.root ? null : line,
       stack: [`${step.file}:${line}`, lines[head + 1], lines[head + 2], `SyntaxError: ${message}`].join("\n"),
       fix: "",
     };

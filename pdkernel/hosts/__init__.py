@@ -12,6 +12,7 @@ from pdkernel.hosts.calls import (
     ComponentFile,
     Description,
     Effect,
+    Emitted,
     Evaluation,
     Option,
     OptionsPage,
@@ -19,12 +20,14 @@ from pdkernel.hosts.calls import (
     Pause,
     PropDeclaration,
     RunSetup,
+    SourceCall,
+    SourceOutcome,
     StepCall,
     StepListener,
     StepOutcome,
     StepServices,
 )
-from pdkernel.hosts.faults import StepEntryPointError, StepUnsupportedError
+from pdkernel.hosts.faults import StepConfigurationError, StepEntryPointError, StepUnsupportedError
 from pdkernel.hosts.interpreters import find_bash, find_node
 from pdkernel.hosts.pool import Hosts
 from pdkernel.hosts.run import RunGuests
@@ -35,6 +38,7 @@ __all__ = [
     "ComponentFile",
     "Description",
     "Effect",
+    "Emitted",
     "Evaluation",
     "Hosts",
     "Option",
@@ -44,7 +48,10 @@ __all__ = [
     "PropDeclaration",
     "RunGuests",
     "RunSetup",
+    "SourceCall",
+    "SourceOutcome",
     "StepCall",
+    "StepConfigurationError",
     "StepEntryPointError",
     "StepListener",
     "StepOutcome",

@@ -113,6 +113,7 @@ class RunSetup:
         variables: The workflow's environment variables.
         folder: Where Node.js resolves bare imports from.
         scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it.
+        files: The folder of the project's file store (`$.files`), or None for none.
     """
 
     run_id: str
@@ -121,26 +122,27 @@ class RunSetup:
     variables: Mapping[str, str]
     folder: Path
     scratch: Path
+    files: Path | None = None
 
 
 @dataclass(frozen=True)
 class ComponentFile:
     """
-    A component's module on this machine.
+    A pre-built component: a module with the platform's component API.
 
     Attributes:
-        path: Its `.mjs` file; what it imports is found from there.
-        key: `slack-send-message`.
-        version: Its own version.
+        path: The module. What it imports is found from there.
+        key: Such as `slack-send-message`.
+        version: Its own.
         kind: What it is.
-        origin: Where it comes from.
+        origin: Where it comes from. A file of a `folder` may change between two runs; the others may not.
     """
 
     path: Path
     key: str
     version: str
-    kind: Literal["action", "source"] = "action"
-    origin: Literal["builtin", "npm", "folder"] = "builtin"
+    kind: Literal["action", "source"]
+    origin: Literal["builtin", "npm", "folder"]
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,8 @@ class StepCall:
         binding: How its outside calls are treated; None where there is no gateway.
         services: Answers what the step asks for; None refuses everything.
         flow: `resume_url` and `cancel_url` of this step in this run.
-        component: The module to run instead of the step's source, or None.
+        component: Runs in place of the step's source.
+        db: What a `$.service.db` prop holds.
     """
 
     step: Step
@@ -172,6 +175,7 @@ class StepCall:
     services: StepServices | None = None
     flow: Mapping[str, str] = field(default_factory=dict)
     component: ComponentFile | None = None
+    db: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,7 @@ class StepOutcome:
         warnings: Sentences for people.
         effects: What is to be sent when the run is over, in order.
         pause: How the run is to pause after this step, or None.
+        db: What a `$.service.db` prop now holds, or None if nothing was written to it.
         error: Why it failed, or None.
     """
 
@@ -198,6 +203,74 @@ class StepOutcome:
     warnings: tuple[str, ...] = ()
     effects: tuple[Effect, ...] = ()
     pause: Pause | None = None
+    db: Mapping[str, JSON] | None = None
+    error: StepError | None = None
+
+
+@dataclass(frozen=True)
+class SourceCall:
+    """
+    One run of an event source, or of one of its hooks.
+
+    Attributes:
+        component: The source.
+        id: By which it is known to itself (`PD_COMPONENT`).
+        act: What to run.
+        event: For `run`: what its interface got, such as `{"timestamp": ...}` from a timer.
+        props: Prop name to value.
+        auth: App prop name to the fields of `$auth`.
+        db: What its `$.service.db` holds.
+        endpoint: Where its HTTP interface is reached, or None.
+        timeout_s: Seconds that it may run.
+        binding: How its outside calls are treated; None where there is no gateway.
+    """
+
+    component: ComponentFile
+    id: str
+    act: Literal["run", "deploy", "activate", "deactivate"] = "run"
+    event: JSON = None
+    props: Mapping[str, JSON] = field(default_factory=dict)
+    auth: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    db: Mapping[str, JSON] = field(default_factory=dict)
+    endpoint: str | None = None
+    timeout_s: float = 60.0
+    binding: Any = None
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """
+    What a source emitted; *id* is what its `dedupe` goes by, *ts* is milliseconds since 1970.
+
+    Nothing has been left out yet: which events are new is for whoever keeps the ids to say.
+    """
+
+    event: JSON
+    id: str | int | float | None = None
+    name: str | None = None
+    summary: str | None = None
+    ts: float | None = None
+
+
+@dataclass(frozen=True)
+class SourceOutcome:
+    """
+    What a source did; raw.
+
+    Attributes:
+        emitted: In order; those before a failure are kept.
+        performed: Whether the source has what was to be run.
+        db: What its `$.service.db` now holds.
+        response: What it answered by its HTTP interface, or None.
+        warnings: Sentences for people.
+        error: Why it failed, or None.
+    """
+
+    emitted: tuple[Emitted, ...] = ()
+    performed: bool = True
+    db: Mapping[str, JSON] = field(default_factory=dict)
+    response: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
     error: StepError | None = None
 
 
@@ -207,11 +280,12 @@ class PropDeclaration:
     A prop that a component declares.
 
     Attributes:
-        name: `this.<name>`.
-        type: As written (`string[]`, `app`).
-        optional: Whether it may have no value: said so, or has a default.
-        definition: All that is declared, with what it builds on under it, as JSON; `dynamic` is true if its options
-            are a function.
+        name: On `this`.
+        type: As written (`string[]`, `data_store`, `alert`).
+        optional: Whether it may be left out; true as well for what the builder does not ask for.
+        definition: All of its definition that is JSON, with what it builds on: `label`, `description`, `default`,
+            `min`, `max`, `secret`, `hidden`, `reloadProps`, `withLabel`, `useQuery`, and `options` if they are a list;
+            `"dynamic": True` if they are asked for.
     """
 
     name: str
@@ -223,28 +297,28 @@ class PropDeclaration:
 @dataclass(frozen=True)
 class Description:
     """
-    What a component declares in its code.
+    What a component declares.
 
     Attributes:
         apps: Its app props.
-        props: The others.
-        key: Of a registry component, else None.
+        props: Its other props, in order; `alert` among them, which is for showing only.
+        key: None for a code step, as are the next four.
         name: For people.
-        description: For people.
+        description: For people, Markdown.
         version: Its own.
         type: `action` or `source`.
-        additional: Whether it may have more props once some have values.
-        dedupe: Of a source.
-        hooks: Names of a source's hooks.
+        additional: Whether it adds or changes props by the values of others.
+        dedupe: Of a source: `unique`, `greatest`, `last`, or None.
+        hooks: Of a source: those that it has.
     """
 
     apps: tuple[AppBinding, ...] = ()
     props: tuple[PropDeclaration, ...] = ()
     key: str | None = None
-    name: str = ""
-    description: str = ""
-    version: str = ""
-    type: str = "action"
+    name: str | None = None
+    description: str | None = None
+    version: str | None = None
+    type: str | None = None
     additional: bool = False
     dedupe: str | None = None
     hooks: tuple[str, ...] = ()
@@ -252,7 +326,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Option:
-    """One of a prop's values to choose from."""
+    """A choice of a dropdown."""
 
     label: str
     value: JSON
@@ -261,12 +335,12 @@ class Option:
 @dataclass(frozen=True)
 class OptionsPage:
     """
-    Values of a prop to choose from, a page of them.
+    A page of a prop's options.
 
     Attributes:
-        options: Label and value.
-        context: What the next page is asked with, or None.
-        why: Why there are none, as a sentence, or None.
+        options: The choices.
+        context: To be handed back for the next page; None if pages are counted, or there is no more.
+        why: Why there are none, in a sentence, or None.
     """
 
     options: tuple[Option, ...] = ()

@@ -26,6 +26,12 @@ class StepUnsupportedError(StepError):
     code: ClassVar[str] = "unsupported"
 
 
+class StepConfigurationError(StepError):
+    """A prop of a step is missing, or cannot be what it is."""
+
+    code: ClassVar[str] = "configuration"
+
+
 _BY_CODE: Mapping[str, type[StepError]] = {
     kind.code: kind
     for kind in (
@@ -35,6 +41,7 @@ _BY_CODE: Mapping[str, type[StepError]] = {
         ExportNotJSONError,
         StepEntryPointError,
         StepUnsupportedError,
+        StepConfigurationError,
         EgressRefusedError,
     )
 }

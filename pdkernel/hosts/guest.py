@@ -15,7 +15,7 @@ from typing import Any
 
 from pdkernel.errors import InterpreterMissingError, PdkernelError, StepDiedError, StepError
 from pdkernel.execution import Stream
-from pdkernel.hosts.calls import Effect, OutsideCalls, Pause, StepServices
+from pdkernel.hosts.calls import ComponentFile, Effect, Emitted, OutsideCalls, Pause, StepServices
 from pdkernel.hosts.environment import base_environment
 from pdkernel.hosts.faults import died, fault, timed_out
 from pdkernel.hosts.languages import GuestLanguage
@@ -91,6 +91,10 @@ class Guest:
             self.stale = self.stale or number >= _MOST_SOURCES
         told["code"] = number
         return told
+
+    def component(self, component: ComponentFile, name: str) -> dict[str, Any]:
+        """The part of a request that says which component."""
+        return {"step": name, "component": {"path": str(component.path), "fresh": component.origin == "folder"}}
 
     def forget(self) -> None:
         """The run is over: hold on to nothing of it."""
@@ -217,6 +221,11 @@ class GuestTalk:
             case "pause":
                 pause = Pause(told["kind"], int(told["ms"]), told.get("context"), int(told.get("max", 10)))
                 return partial(recorder.pause, pause)
+            case "emitted":
+                fields = {name: told.get(name) for name in ("id", "name", "summary", "ts")}
+                return partial(recorder.emit, Emitted(told["event"], **fields))
+            case "db":
+                return partial(recorder.write, str(told["key"]), told)
             case "exit":
                 return partial(recorder.exit, told["reason"])
             case "warn" | "late":

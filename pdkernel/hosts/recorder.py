@@ -7,11 +7,12 @@ Knows decoding, the limit on what a step may print, and that the first response 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Mapping
 from typing import Any
 
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
-from pdkernel.hosts.calls import Effect, Pause, StepListener, StepOutcome
+from pdkernel.hosts.calls import Effect, Emitted, Pause, StepListener, StepOutcome
 from pdkernel.model import JSON
 
 PRINT_LIMIT = 1 << 20
@@ -23,9 +24,18 @@ _LAST_LINES = 10
 
 
 class StepRecorder:
-    """What a running step has done so far."""
+    """
+    What a running step has done so far.
 
-    def __init__(self, listener: StepListener) -> None:
+    Attributes:
+        emitted: What it emitted as an event source.
+        db: What its `$.service.db` holds.
+    """
+
+    def __init__(self, listener: StepListener, db: Mapping[str, JSON] | None = None) -> None:
+        self.emitted: list[Emitted] = []
+        self.db: dict[str, JSON] = dict(db or {})
+        self._wrote = False
         self._listener = listener
         make = codecs.getincrementaldecoder("utf-8")
         self._decoders: dict[Stream, codecs.IncrementalDecoder] = {"stdout": make("replace"), "stderr": make("replace")}
@@ -78,6 +88,28 @@ class StepRecorder:
         """The run pauses after this step; the last word counts."""
         self._pause = pause
 
+    def emit(self, emitted: Emitted) -> None:
+        """The source emitted an event."""
+        self.emitted.append(emitted)
+
+    def write(self, key: str, told: Mapping[str, JSON]) -> None:
+        """The step wrote to its `$.service.db`: `told["value"]`, or without it that *key* is gone."""
+        self._wrote = True
+        if "value" in told:
+            self.db[key] = told["value"]
+        else:
+            self.db.pop(key, None)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences for people, so far."""
+        return tuple(self._warnings)
+
+    @property
+    def response(self) -> dict[str, Any] | None:
+        """The first response, or None so far."""
+        return self._response
+
     def warn(self, text: str) -> None:
         """Something that a person should know, once."""
         if text not in self._warnings:
@@ -107,6 +139,7 @@ class StepRecorder:
             warnings=tuple(self._warnings),
             effects=tuple(self._effects),
             pause=self._pause,
+            db=self.db if self._wrote else None,
             error=error,
         )
 
