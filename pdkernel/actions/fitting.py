@@ -59,7 +59,7 @@ def bound_apps(step: Step, description: Description) -> tuple[AppBinding, ...]:
     return merge_apps((*directive, *written), _needing(description.apps))
 
 
-def fit(step: Step, component: Component, description: Description, *, lenient: bool = False) -> Fitted:
+def fit(step: Step, component: Component, description: Description) -> Fitted:
     """
     Put *step* and what its component declares together.
 
@@ -67,7 +67,6 @@ def fit(step: Step, component: Component, description: Description, *, lenient: 
         step: As it is written.
         component: What runs.
         description: What that declares.
-        lenient: Do not refuse what is missing: the workflow ran like this on the platform.
 
     Raises:
         ActionPropsError: A required prop has no value, or a built-in action does not know one that is given.
@@ -94,7 +93,7 @@ def fit(step: Step, component: Component, description: Description, *, lenient: 
         and not prop.type.startswith("$.")
         and values.get(prop.name) is None
     ]
-    if missing and not lenient:
+    if missing:
         raise ActionPropsError(
             f"Step {step.name}: {component.uses} needs "
             + " and ".join(f"{prop.name} ({_typed(prop)})" for prop in missing)

@@ -28,7 +28,6 @@ from pdkernel.errors import (
 )
 from pdkernel.execution import RETURN_VALUE, AccountUse, OutsideCall, Stream
 from pdkernel.hosts import ComponentFile, Description, StepOutcome
-from pdkernel.inspection.checks import is_synced
 from pdkernel.model import JSON, AppBinding, Step
 
 
@@ -138,18 +137,17 @@ class StepActions:
             EndUserError: Pipedream has no account for it, where Pipedream runs it.
         """
         action = self._found[step.name]
-        lenient = is_synced(self._request.workflow)
         if action.remote:
             description = (await self._catalog.connect.retrieve(action.component.key, action.component.version))[1]
             accounts = await self._accounts(step, bound_apps(step, description))
-            fitted = fit(step, action.component, description, lenient=lenient)
+            fitted = fit(step, action.component, description)
             self._found[step.name] = StepAction(action.component, fitted, accounts, reload=description.additional)
             return ()
         try:
             description = await describe(action.component, guests, self._catalog)
         except StepError:
             return ()  # the step itself fails with the same error, at its place in the record
-        fitted = fit(step, action.component, description, lenient=lenient)
+        fitted = fit(step, action.component, description)
         self._found[step.name] = StepAction(action.component, fitted)
         return fitted.step.apps
 

@@ -97,7 +97,7 @@ export const conditionProps = {
  * @returns {boolean}
  */
 export function holds(filter) {
-  const condition = CONDITIONS[filter.condition];
+  const condition = CONDITIONS[String(filter.condition).toUpperCase()]; // TRUE without quotes is a boolean in YAML
   if (!condition) {
     throw new Error(`${filter.condition} is not a condition. Conditions: ${Object.keys(CONDITIONS).join(", ")}`);
   }
