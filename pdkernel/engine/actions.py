@@ -242,8 +242,13 @@ async def describe(component: Component, guests: Describer, catalog: Catalog) ->
     return known
 
 
+def is_allowed(source: ConnectSource, policy: Policy) -> bool:
+    """Whether *policy* lets us call Pipedream's API: loopback is never outside."""
+    return policy.goes_out(source.host) or is_loopback(source.host)
+
+
 def _check_allowed(step: Step, source: ConnectSource, policy: Policy) -> None:
-    if policy.goes_out(source.host) or is_loopback(source.host):
+    if is_allowed(source, policy):
         return
     raise EgressRefusedError(
         f"Step {step.name} runs at Pipedream Connect, and outside calls do not go out ({policy.text}).",

@@ -19,6 +19,7 @@ from typing import Self
 from pdkernel.actions import Catalog
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.egress import Gateway
+from pdkernel.engine.action_forms import ActionForms
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import Journal, SqliteJournal
 from pdkernel.engine.mail import mail_of
@@ -33,11 +34,21 @@ from pdkernel.project import Project
 class Runtime:
     """Everything between a request to run and its execution. Make it with `start`, inside a running loop."""
 
-    def __init__(self, interpreter: Interpreter, *, hosts: Hosts, gateway: Gateway, journal: Journal, scratch: Path):
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        *,
+        forms: ActionForms,
+        hosts: Hosts,
+        gateway: Gateway,
+        journal: Journal,
+        scratch: Path,
+    ):
         self._interpreter = interpreter
         self._hosts = hosts
         self._journal = journal
         self._scratch = scratch
+        self.forms = forms
         self.gateway = gateway
         self.journal = journal
 
@@ -81,7 +92,8 @@ class Runtime:
             scratch=scratch,
             mail=lambda: mail_of(project.settings.all(), project.variables.values()),
         )
-        return cls(interpreter, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch)
+        forms = ActionForms(directory=directory, hosts=hosts, catalog=catalog, scratch=scratch)
+        return cls(interpreter, forms=forms, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch)
 
     async def run(self, request: RunRequest) -> Execution:
         """Run *request*; see `Interpreter.run`."""
