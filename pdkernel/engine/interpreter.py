@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pdkernel.actions import Catalog
 from pdkernel.clock import Clock, Ids
 from pdkernel.egress import Binding
+from pdkernel.engine.actions import StepActions
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.context import build_context, new_run_ids, step_context
 from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts
@@ -48,6 +50,7 @@ class _Run:
     guests: RunGuests
     record: RunRecord
     resolution: Resolution
+    actions: StepActions
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
     sends: list[tuple[str, Effect]] = field(default_factory=list)
@@ -61,6 +64,7 @@ class Interpreter:
     Args:
         directory: Users and accounts.
         hosts: The processes that run steps.
+        catalog: The pre-built actions.
         journal: The record.
         clock: For every time stamp and duration.
         ids: For run and trace ids.
@@ -74,6 +78,7 @@ class Interpreter:
         *,
         directory: Directory,
         hosts: Hosts,
+        catalog: Catalog,
         journal: Journal,
         clock: Clock,
         ids: Ids,
@@ -83,6 +88,7 @@ class Interpreter:
     ) -> None:
         self._directory = directory
         self._hosts = hosts
+        self._catalog = catalog
         self._journal = journal
         self._clock = clock
         self._ids = ids
@@ -133,6 +139,8 @@ class Interpreter:
     ) -> None:
         await asyncio.sleep(0)  # the record's first commit goes on beside what follows
         self._checks.check(request)
+        actions = StepActions(self._catalog, request)
+        await actions.obtain()
         scratch.mkdir(mode=0o700)
         setup = RunSetup(
             run_id=record.execution.id,
@@ -146,10 +154,10 @@ class Interpreter:
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)
         try:
-            resolution = await self._resolve(request, await self._bindings(request, guests))
+            resolution = await self._resolve(request, await self._bindings(request, guests, actions))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
-            run = _Run(request, guests, record, resolution, exports)
+            run = _Run(request, guests, record, resolution, actions, exports)
             status = await self._steps(run)
             if status != "cancelled":
                 await self._deliver(run)
@@ -168,14 +176,18 @@ class Interpreter:
             environment=request.environment,
         )
 
-    async def _bindings(self, request: RunRequest, guests: RunGuests) -> dict[str, tuple[AppBinding, ...]]:
+    async def _bindings(
+        self, request: RunRequest, guests: RunGuests, actions: StepActions
+    ) -> dict[str, tuple[AppBinding, ...]]:
         """App props by step: the directive's, and those that code declares (the external user's)."""
         bindings: dict[str, tuple[AppBinding, ...]] = {}
         for step in request.workflow.steps:
             if step.disabled or not request.runs(step.name) or step.name in request.pins:
                 continue
             apps = step.apps
-            if step.language == "node" and step.uses is None and "app" in step.source:
+            if step.uses is not None:
+                apps = await actions.fit(step, guests)
+            elif step.language == "node" and "app" in step.source:
                 apps = merge_apps(apps, await self._declared(step, guests))
             bindings[step.name] = apps
         return bindings
@@ -268,7 +280,8 @@ class Interpreter:
 
     async def _attempt(self, run: _Run, step: Step, again: Again) -> tuple[StepResult, StepOutcome | None]:
         """Run one step once: its result, and what it did unless it could not be started."""
-        accounts = run.resolution.of(step.name)
+        action = run.actions.of(step)
+        accounts = run.actions.accounts(step) or run.resolution.of(step.name)
         recorder = StepRecorder(
             step.name,
             redactor=run.record.redactor,
@@ -278,6 +291,7 @@ class Interpreter:
             on_respond=run.record.respond,
             later=asyncio.get_running_loop().call_later,
             attempt=again.runs,
+            source=action.component.told if action else None,
         )
         run.record.note(recorder.snapshot())
         try:
@@ -311,6 +325,13 @@ class Interpreter:
         self, run: _Run, step: Step, recorder: StepRecorder, accounts: StepAccounts, again: Again
     ) -> StepOutcome:
         timeout_s = run.request.workflow.timeout_s(step)
+        action = run.actions.of(step)
+        step = action.fitted.step if action and action.fitted else step
+        if action and action.remote:
+            props = await evaluate_props(step, run.guests, run.exports)
+            return await run.actions.run_remote(step, action, props, recorder, timeout_s=timeout_s)
+        for warning in action.fitted.warnings if action and action.fitted else ():
+            recorder.warn(warning)
         call = StepCall(
             step=step,
             steps=run.exports,
@@ -323,6 +344,7 @@ class Interpreter:
             binding=self._binding(run, step, recorder.call),
             services=Services({"flow": TriggerService(run.request, self._execute)}),
             flow=urls(run.request.base_url, run_id=run.record.execution.id, step=step.name),
+            component=action.component.file if action else None,
         )
         run.running = step.name
         try:

@@ -58,6 +58,8 @@ class RunRequest:
         test: Whether `context.test` is true: a run from a notebook or a terminal.
         sent: Remembers unsafe outside calls so that they are made once, or None to make them always.
         send: Make unsafe outside calls again even where an answer is remembered.
+        install: Install packages that steps import and that are not there; False refuses the run instead.
+        progress: Told in short lines what is installed, from the engine's thread.
         on_change: Told the execution as it grows, from the engine's thread.
         pauses: What becomes of `$.flow.delay`, `suspend` and `rerun`.
         base_url: Where the endpoint answers, for resume and cancel URLs, or None where nothing is served.
@@ -78,6 +80,8 @@ class RunRequest:
     test: bool = True
     sent: SentRequests | None = None
     send: bool = False
+    install: bool = True
+    progress: Callable[[str], None] | None = None
     on_change: OnChange | None = None
     pauses: PauseMode = "skip"
     base_url: str | None = None

@@ -8,14 +8,18 @@ a test and later the server all start one of these.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pdkernel.actions import Catalog
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.egress import Gateway
+from pdkernel.engine.action_forms import ActionForms
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import Journal, SqliteJournal
 from pdkernel.engine.mail import mail_of
@@ -30,11 +34,21 @@ from pdkernel.project import Project
 class Runtime:
     """Everything between a request to run and its execution. Make it with `start`, inside a running loop."""
 
-    def __init__(self, interpreter: Interpreter, *, hosts: Hosts, gateway: Gateway, journal: Journal, scratch: Path):
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        *,
+        forms: ActionForms,
+        hosts: Hosts,
+        gateway: Gateway,
+        journal: Journal,
+        scratch: Path,
+    ):
         self._interpreter = interpreter
         self._hosts = hosts
         self._journal = journal
         self._scratch = scratch
+        self.forms = forms
         self.gateway = gateway
         self.journal = journal
 
@@ -48,6 +62,7 @@ class Runtime:
         ids: Ids = RANDOM_IDS,
         size: int = 8,
         gateway: Gateway | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> Self:
         """
         Open the journal and the gateway; processes for steps start when the first step needs them.
@@ -59,15 +74,18 @@ class Runtime:
             ids: For run ids.
             size: Runs that execute at once.
             gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
+            environ: The environment of what installs packages; `os.environ` by default.
         """
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
         hosts = Hosts(gateway=gateway, size=size)
+        catalog = Catalog.of(project, environ=os.environ if environ is None else environ)
         interpreter = Interpreter(
             directory=directory,
             hosts=hosts,
+            catalog=catalog,
             journal=journal,
             clock=clock,
             ids=ids,
@@ -75,7 +93,8 @@ class Runtime:
             files=project.folder / "files",
             mail=lambda: mail_of(project.settings.all(), project.variables.values()),
         )
-        return cls(interpreter, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch)
+        forms = ActionForms(directory=directory, hosts=hosts, catalog=catalog, scratch=scratch)
+        return cls(interpreter, forms=forms, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch)
 
     async def run(self, request: RunRequest) -> Execution:
         """Run *request*; see `Interpreter.run`."""
