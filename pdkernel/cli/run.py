@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, pr
 @option(
     "--egress",
     metavar="MODE",
-    help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack.",
+    help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack,github,...",
 )
 @option("--via", metavar="PROXY", help="Send outside calls through this proxy.")
 @option(
@@ -40,7 +41,7 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, pr
 @option(
     "--skip-waits", is_flag=True, help="Go on at once where the workflow pauses. Without either, it ends as paused."
 )
-@option("--no-install", is_flag=True, help="Install no package (this version never does).")
+@option("--no-install", is_flag=True, help="Install no package; refuse the run if one is missing.")
 @json_option
 def run(state: State, source: Path, as_json: bool, **chosen: Any) -> int:
     """Run the workflow of SOURCE (a notebook or a workflow's folder) on an event."""
@@ -65,7 +66,7 @@ async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet:
     project = state.project()
     directory = LocalDirectory(project)
     users = _users(chosen, event, directory)
-    requests = [_request(opened, event, user, chosen, project) for user in users]
+    requests = [_request(opened, event, user, chosen, project, shlex.quote(str(source))) for user in users]
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -82,7 +83,7 @@ async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet:
         await runtime.close()
 
 
-def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], project: Any) -> Any:
+def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], project: Any, source: str) -> Any:
     from pdkernel.egress import default_mode, parse_mode
     from pdkernel.engine.request import RunRequest
     from pdkernel.identity import parse_environment
@@ -108,6 +109,9 @@ def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], 
         folder=folder,
         pins=pins,
         only=only,
+        install=not chosen["no_install"],
+        source=source,
+        progress=progress.say,
         on_change=progress.update,
         pauses=pauses,
         find_workflow=workflows_beside(opened.path),
@@ -180,7 +184,7 @@ def _pins(workflow: Any, pins: Sequence[str]) -> dict[str, Any]:
 
 
 class _Progress:
-    """A line on a terminal that says which step runs."""
+    """A line on a terminal that says which step runs, and lines that stay on what is installed."""
 
     def __init__(self, quiet: bool) -> None:
         self._on = not quiet and sys.stderr.isatty()
@@ -190,9 +194,12 @@ class _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._on and self._said:
-            sys.stderr.write("\r" + " " * len(self._said) + "\r")
-            sys.stderr.flush()
+        self._clear()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._clear()
+        click.echo(text, err=True)
 
     def update(self, execution: Any) -> None:
         """Name the running step."""
@@ -202,6 +209,12 @@ class _Progress:
             sys.stderr.write("\r" + text.ljust(len(self._said)))
             sys.stderr.flush()
             self._said = text
+
+    def _clear(self) -> None:
+        if self._on and self._said:
+            sys.stderr.write("\r" + " " * len(self._said) + "\r")
+            sys.stderr.flush()
+            self._said = ""
 
 
 def exit_status(execution: Any) -> int:
@@ -225,7 +238,8 @@ def _print(execution: Any) -> None:
     from pdkernel.render import timeline
 
     error = execution.error
-    if exit_status(execution) in (2, 3) and error is not None:
+    ran = any(step.status != "not_run" for step in execution.steps)
+    if exit_status(execution) in (2, 3) and error is not None and not ran:
         print_refusal(error.code, error.message)
         return
     if execution.status != "success" and error is not None and error.stack is None:

@@ -23,6 +23,7 @@ from pdkernel.engine.action_forms import ActionForms
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import Journal, SqliteJournal
 from pdkernel.engine.mail import mail_of
+from pdkernel.engine.packages import Packages
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.sources import Sources
 from pdkernel.errors import ProjectError
@@ -90,6 +91,7 @@ class Runtime:
             stores=project.stores,
             hosts=hosts,
             catalog=catalog,
+            packages=Packages.of(project, os.environ if environ is None else environ),
             journal=journal,
             clock=clock,
             ids=ids,
