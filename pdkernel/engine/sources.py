@@ -167,10 +167,6 @@ class Sources:
             await asyncio.shield(guests.release())
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def forget(self, request: SourceRequest) -> bool:
-        """Forget what the source remembers, so that everything is new again; False if there was nothing."""
-        return self._states.remove(request.key)
-
     async def _component(self, request: SourceRequest) -> Component:
         component = await self._catalog.obtain(request.uses, install=request.install)
         if component.kind != "source":
