@@ -36,13 +36,17 @@ def install_packages(state: State, source: Path, as_json: bool) -> int:
             steps, opened.folder.resolve(), tell=lambda _step, line: click.echo(line, err=True)
         )
     )
+    python = ready.python.packages() if ready.python else {}
     if as_json:
         failures: list[dict[str, Any]] = [{**error_json(error), "step": name} for name, error in ready.failures.items()]
-        print_json({"steps": {name: list(tree.aliases) for name, tree in ready.node.items()}, "errors": failures})
+        node = {name: list(tree.aliases) for name, tree in ready.node.items()}
+        print_json({"steps": node, "python": python, "errors": failures})
     else:
         for name, tree in ready.node.items():
             click.echo(f"{name}: {', '.join(tree.aliases)}")
-        if not ready.node and not ready.failures:
+        if python:
+            click.echo(f"Python: {', '.join(f'{name} {version}' for name, version in python.items())}")
+        if not ready.node and not python and not ready.failures:
             click.echo("The steps import no packages.")
         for name, error in ready.failures.items():
             print_refusal(error.code, f"{name}: {error}")
@@ -53,7 +57,7 @@ def install_packages(state: State, source: Path, as_json: bool) -> int:
 @json_option
 def list_packages(state: State, as_json: bool) -> int:
     """List the packages of the lock file, by what code imports."""
-    from pdkernel.engine.packages import npm_packages
+    from pdkernel.engine.packages import npm_packages, python_packages
 
     found = {
         (imported, locked.version(imported)): is_installed
@@ -63,6 +67,13 @@ def list_packages(state: State, as_json: bool) -> int:
     rows = [
         {"language": "node", "import": imported, "version": version, "installed": found[imported, version]}
         for imported, version in sorted(found)
+    ]
+    python: dict[tuple[str, str], bool] = {}
+    for pin, is_installed in python_packages(state.project(), os.environ).locked():
+        python[pin.name, pin.version] = is_installed or python.get((pin.name, pin.version), False)
+    rows += [
+        {"language": "python", "import": name, "version": version, "installed": python[name, version]}
+        for name, version in sorted(python)
     ]
     if as_json:
         print_json(rows)

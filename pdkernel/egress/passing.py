@@ -37,6 +37,7 @@ async def watch(
     length = header(reached.answer.headers, b"content-length")
     left = int(length) if length is not None and length.isdigit() and not bodyless else None
     copy: list[bytes] = []
+    size = 0
     finished = False
 
     def done() -> None:
@@ -44,10 +45,11 @@ async def watch(
         if not finished and keep is not None:
             keep(reached.answer, b"".join(copy))
         finished = True
-        call.finish(reached.result)
+        call.finish(replace(reached.result, size=size))
 
     try:
         async for chunk in body:
+            size += len(chunk)
             if keep is not None:
                 copy.append(chunk)
             if left is not None:
@@ -61,7 +63,7 @@ async def watch(
         raise
     finally:
         # A client that leaves early has still made the call.
-        call.finish(reached.result)
+        call.finish(replace(reached.result, size=size))
         with contextlib.suppress(UpstreamError):
             await close_stream(body)
 

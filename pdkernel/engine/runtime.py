@@ -67,6 +67,7 @@ class Runtime:
         size: int = 8,
         gateway: Gateway | None = None,
         environ: Mapping[str, str] | None = None,
+        python: Path | None = None,
     ) -> Self:
         """
         Open the journal and the gateway; processes for steps start when the first step needs them.
@@ -79,19 +80,21 @@ class Runtime:
             size: Runs that execute at once.
             gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
             environ: The environment of what installs packages; `os.environ` by default.
+            python: An interpreter for all Python steps, with the packages that it has; None for an environment of
+                each workflow's own.
         """
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
-        hosts = Hosts(gateway=gateway, size=size)
+        hosts = Hosts(gateway=gateway, size=size, python=python)
         catalog = Catalog.of(project, environ=os.environ if environ is None else environ)
         interpreter = Interpreter(
             directory=directory,
             stores=project.stores,
             hosts=hosts,
             catalog=catalog,
-            packages=Packages.of(project, os.environ if environ is None else environ),
+            packages=Packages.of(project, os.environ if environ is None else environ, python=python),
             journal=journal,
             clock=clock,
             ids=ids,

@@ -157,7 +157,13 @@ class Sources:
         scratch = Path(tempfile.mkdtemp(prefix="source-", dir=self._scratch))
         context = {"id": stable_id("dc_", request.key)}
         setup = RunSetup(
-            context["id"], f"source {request.uses}", {"event": {}, "context": context}, {}, request.folder, scratch
+            context["id"],
+            f"source {request.uses}",
+            {"event": {}, "context": context},
+            {},
+            request.folder,
+            scratch,
+            guarded=request.policy.mode != "live",
         )
         guests = await self._hosts.open(setup)
         try:

@@ -216,7 +216,7 @@ async def test_an_app_prop_from_a_package_is_the_external_users(
 
 
 def test_workflows_without_packages_pay_nothing(tmp_path: Path) -> None:
-    """No folder is made and no file is read."""
+    """Nothing is installed: Node.js gets no folder, Python a bare environment that all such workflows share."""
     from pdkernel.engine.packages import Packages
 
     with Project.open(tmp_path / ".pdkernel") as project:
@@ -224,4 +224,6 @@ def test_workflows_without_packages_pay_nothing(tmp_path: Path) -> None:
         ready = asyncio.run(Packages.of(project, {}).ready(steps, tmp_path))
 
     assert (ready.node, ready.failures) == ({}, {})
-    assert not (tmp_path / ".pdkernel" / "packages").exists()
+    assert not (tmp_path / ".pdkernel" / "packages" / "node").exists()
+    assert ready.python is not None
+    assert ready.python.packages() == {}
