@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pdkernel import guests
 from pdkernel.model import Language
+
+Started = TypeVar("Started")
 
 HOOK = Path(guests.__file__).parent / "egress_hook.mjs"
 MARKS = Path(__file__).parent / "marks.mjs"
@@ -75,6 +77,15 @@ class StandIn:
 
     def close_ticket(self, ticket: str) -> None:
         """Every guest has the same."""
+
+    @property
+    def guard(self) -> str:
+        """Nothing is kept from going around: there is no network to go to."""
+        return "none"
+
+    def guarded(self, ticket: str, start: Callable[[], Started]) -> Started:
+        """As it is."""
+        return start()
 
     def environment(self, ticket: str, language: Language) -> dict[str, str]:
         """Lead a Node.js process here, and have its marks written."""

@@ -26,6 +26,7 @@ from pdkernel.errors import StepError
 from pdkernel.execution import Stream
 from pdkernel.hosts import ComponentFile, Hosts, RunGuests, RunSetup, StepCall, StepOutcome, find_node
 from pdkernel.model import JSON, Step
+from pdkernel.packages.npm_command import find_npm
 from tests.sweep.apps import APPS, UNDECLARED
 from tests.sweep.dummy import CREDENTIALS, values_for
 from tests.sweep.stand_in import StandIn
@@ -83,10 +84,9 @@ def install(folder: Path, apps: Iterable[str]) -> None:
     packages = [f"@pipedream/{app}@{APPS[app].version}" for app in missing]
     packages += [package for app in missing for package in UNDECLARED.get(app, ())]
     node = find_node()
-    npm = node.parent / "npm"  # the one that came with it, or any
-    command = [str(npm) if npm.exists() else "npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", *packages]
-    environ = {**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
-    subprocess.run(command, cwd=folder, env=environ, check=True, capture_output=True, timeout=900)
+    npm = [str(node), str(find_npm(node, os.environ))]
+    command = [*npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", *packages]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=900)
 
 
 def _package(folder: Path, app: str) -> Path:
