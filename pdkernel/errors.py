@@ -13,13 +13,18 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     │  ├─ UnknownStepError             a step is named that the workflow does not have
     │  ├─ StepOrderError               a step reads the exports of a step below it
     │  ├─ EntryPointError              no `handler`, no default export
-    │  └─ UnsupportedError             a feature that this version does not run
+    │  ├─ UnsupportedError             a feature that this version does not run
+    │  ├─ ActionNotFoundError          no source here has that action; says what would run it
+    │  │  └─ ActionVersionError        it has another version of it
+    │  └─ ActionPropsError             a required prop is missing, or a built-in action does not know one
     ├─ RequestError               2    the call is wrong; the caller mends the request
     │  ├─ EventError                   not an event; carries line and column
     │  ├─ EgressModeError              not a mode for outside calls
     │  ├─ VariableMissingError         an environment variable that no one has set
     │  ├─ PackageMissingError          packages of steps are not installed, and may not be now
     │  ├─ AccountExistsError           an account id that is taken
+    │  ├─ LicenceError                 a licence that no one has accepted here
+    │  ├─ ConnectSettingsError         credentials of a Connect project are missing
     │  ├─ StoreNotFoundError           a data store that nothing was written to
     │  └─ EndUserError                 the four that Pipedream documents, its words first
     │     ├─ ExternalUserRequiredError
@@ -37,6 +42,7 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     │  └─ EgressRefusedError           an outside call that nothing may answer
     └─ HostError                  3    our side failed
        ├─ InterpreterMissingError 2    no Node.js; says how to get one
+       ├─ ActionSourceError       2    a source of actions cannot be reached: npm, Connect
        ├─ ProjectError                 the project's folder or database cannot be used
        └─ ProtocolError                a step's process said what it may not say
 
@@ -145,6 +151,24 @@ class UnsupportedError(DefinitionError):
     code = "unsupported"
 
 
+class ActionNotFoundError(DefinitionError):
+    """No source of this project has the action; the message names the nearest and what would run it."""
+
+    code = "action_not_found"
+
+
+class ActionVersionError(ActionNotFoundError):
+    """The action is there in another version than the one asked for."""
+
+    code = "action_version"
+
+
+class ActionPropsError(DefinitionError):
+    """A required prop of an action has no value, or a built-in action does not know a prop that is given."""
+
+    code = "action_props"
+
+
 class RequestError(PdkernelError):
     """The call is wrong: the caller mends the request."""
 
@@ -216,6 +240,18 @@ class AccountExistsError(RequestError):
     """An account of that id exists already."""
 
     code = "account_exists"
+
+
+class LicenceError(RequestError):
+    """Components come under a licence of their own, which this project has not accepted."""
+
+    code = "licence"
+
+
+class ConnectSettingsError(RequestError):
+    """Actions are to run at Pipedream Connect, and the environment does not say with which credentials."""
+
+    code = "connect_settings"
 
 
 class StoreNotFoundError(RequestError):
@@ -369,6 +405,13 @@ class InterpreterMissingError(HostError):
     """A language's interpreter is not on this machine."""
 
     code = "interpreter_missing"
+    exit_status = 2
+
+
+class ActionSourceError(HostError):
+    """A source of actions cannot be reached, or does not answer as it should."""
+
+    code = "action_source"
     exit_status = 2
 
 

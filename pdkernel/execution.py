@@ -237,7 +237,12 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step did."""
+    """
+    What one step did.
+
+    Attributes:
+        source: For a pre-built action, where it came from and what that source cannot do; None for code.
+    """
 
     name: str
     status: StepStatus
@@ -249,6 +254,7 @@ class StepResult:
     accounts: tuple[AccountUse, ...] = ()
     requests: tuple[OutsideCall, ...] = ()
     error: ErrorRecord | None = None
+    source: str | None = None
 
     @property
     def return_value(self) -> JSON:
@@ -268,6 +274,7 @@ class StepResult:
             "accounts": [use.to_json() for use in self.accounts],
             "requests": [call.to_json() for call in self.requests],
             "error": self.error.to_json() if self.error else None,
+            **({"source": self.source} if self.source is not None else {}),
         }
 
     @classmethod
@@ -284,6 +291,7 @@ class StepResult:
             accounts=tuple(AccountUse(**use) for use in data["accounts"]),
             requests=tuple(OutsideCall(**call) for call in data["requests"]),
             error=ErrorRecord(**data["error"]) if data["error"] else None,
+            source=data.get("source"),
         )
 
 

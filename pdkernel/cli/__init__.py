@@ -2,6 +2,7 @@
 The `pdkernel` command: the acts of the notebook, on files.
 
     app        the command itself, options that all commands take, how errors end
+    actions    pdkernel actions, apps
     run        pdkernel run
     export     pdkernel export, shape
     people     pdkernel users, accounts

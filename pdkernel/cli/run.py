@@ -63,7 +63,7 @@ async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet:
     from pdkernel.source import read_source
 
     opened = read_source(source)
-    event = _event(chosen["event"], chosen["body"])
+    event = _event(chosen["event"], chosen["body"], http=opened.workflow.trigger.type == "http")
     project = state.project()
     directory = LocalDirectory(project)
     users = _users(chosen, event, directory)
@@ -128,7 +128,7 @@ def _pauses(chosen: dict[str, Any]) -> Any:
     return "wait" if chosen["wait"] else "skip" if chosen["skip_waits"] else "park"
 
 
-def _event(event: str | None, body: str | None) -> Any:
+def _event(event: str | None, body: str | None, *, http: bool) -> Any:
     from pdkernel.errors import EventError
     from pdkernel.event import Event, parse_json
 
@@ -139,7 +139,7 @@ def _event(event: str | None, body: str | None) -> Any:
             else "Give --event or --body, not both."
         )
     if event is not None:
-        return Event.parse(read_input(event), name="standard input" if event == "-" else event)
+        return Event.parse(read_input(event), name="standard input" if event == "-" else event, http=http)
     assert body is not None
     path = Path(body)
     if body == "-" or (len(body) < 4096 and "\n" not in body and path.is_file()):

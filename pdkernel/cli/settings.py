@@ -7,6 +7,7 @@ Knows that a value is never on a command line and never printed.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -87,13 +88,16 @@ def show_project(state: State, as_json: bool) -> int:
 
 
 @command(project, name="set")
-@click.argument("setting", type=click.Choice(["plan", *SETTINGS]))
+@click.argument("setting", type=click.Choice(["plan", "actions", *SETTINGS]))
 @click.argument("value")
-def set_project(state: State, setting: str, value: str) -> int:
+@click.option("--accept-licence", is_flag=True, help="Accept the licence of the components on npm, for this project.")
+def set_project(state: State, setting: str, value: str, accept_licence: bool) -> int:
     r"""
     Set one of the project's settings; an empty VALUE takes it back.
 
     \b
+    actions      builtin (default), npm, connect, or a FOLDER of components: where
+                 pre-built actions run that are not built in
     plan         business (default), or free to rehearse the fourth end-user error
     mail_to      your own address: what $.send.email goes to
     mail_server  HOST or HOST:PORT of the server that takes it (465 speaks TLS)
@@ -101,6 +105,8 @@ def set_project(state: State, setting: str, value: str) -> int:
     """
     from pdkernel.errors import RequestError
 
+    if setting == "actions":
+        return _set_actions(state, value, accept_licence)
     if setting != "plan":
         if value:
             state.project().settings.set(setting, value)
@@ -112,4 +118,19 @@ def set_project(state: State, setting: str, value: str) -> int:
         raise RequestError(f"{value!r} is not a plan.", fix="Use free or business.")
     state.project().set_plan(value)
     click.echo(f"{setting} is {value}.")
+    return 0
+
+
+def _set_actions(state: State, value: str, accept_licence: bool) -> int:
+    from pdkernel.actions.choices import LICENCE, LICENCE_TEXT, Choices
+
+    choices = Choices(state.project().settings)
+    if value == "npm" and not choices.licence_accepted:
+        if not accept_licence and sys.stdin.isatty():
+            click.echo(LICENCE_TEXT)
+            accept_licence = click.confirm(f"Accept the {LICENCE} for this project?")
+        if accept_licence:
+            choices.accept_licence()
+    where = choices.choose(value or "builtin", base=Path.cwd())
+    click.echo(f"Actions that are not built in run from: {where}.")
     return 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from pdkernel.connect.apps import check_app, told_apps
 from pdkernel.connect.fields import fields_of
 from pdkernel.errors import RequestError
 from pdkernel.identity import (
@@ -24,7 +25,6 @@ from pdkernel.identity import (
 from pdkernel.project import Project
 
 _ACCOUNT_ID = re.compile(r"apn_[A-Za-z0-9_-]{1,64}\Z")
-_APP = re.compile(r"[a-z0-9_]+\Z")
 _ID_LENGTH = 7
 """Letters and digits in an account's id, as in the platform's own (`apn_EOhwbRe`)."""
 
@@ -118,7 +118,7 @@ class LocalDirectory:
             check_external_user_id(external_user_id)
         account = Account(
             id=_check_id(account_id) if account_id is not None else self._project.ids.new("apn_", _ID_LENGTH),
-            app=_check_app(app),
+            app=check_app(app),
             name=name or external_user_id or app,
             external_user_id=external_user_id,
             environment=environment if external_user_id is not None else DEFAULT_ENVIRONMENT,
@@ -133,9 +133,9 @@ class LocalDirectory:
         return self._table.remove(account_id)
 
     def known_fields(self, app: str) -> Sequence[str]:
-        """Credential names to ask for: those of the newest account of *app*, else what is known of the app."""
+        """Credential names to ask for: those of the newest account of *app*, else what was told or is known of it."""
         newest = self._table.list(app=app, limit=1)
-        return newest[0].fields if newest else fields_of(app)
+        return newest[0].fields if newest else told_apps(self._project).get(app) or fields_of(app)
 
 
 def _check_id(account_id: str) -> str:
@@ -145,14 +145,6 @@ def _check_id(account_id: str) -> str:
             fix="Use apn_ and then letters, digits, dashes or underscores, or leave it out for a fresh one.",
         )
     return account_id
-
-
-def _check_app(app: str) -> str:
-    if not _APP.match(app):
-        raise RequestError(
-            f"{app!r} is not an app's slug.", fix="A slug is lower case, for example slack or google_sheets."
-        )
-    return app
 
 
 def _check_fields(app: str, credentials: Mapping[str, str]) -> tuple[str, ...]:

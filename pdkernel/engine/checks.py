@@ -120,13 +120,6 @@ def check_supported(workflow: Workflow) -> None:
     for step in workflow.steps:
         if step.disabled:
             continue
-        if step.uses is not None:
-            raise UnsupportedError(
-                f"Step {step.name!r} uses the pre-built action {step.uses}, which this version does not run.",
-                fix=f"Pin its exports to run the steps around it: %pdpin {step.name} "
-                f"'{{\"$return_value\": ...}}', or --pin {step.name}=FILE.",
-                step=step.name,
-            )
         if step.stores and step.language in ("bash", "go"):
             language = "Bash" if step.language == "bash" else "Go"
             raise UnsupportedError(

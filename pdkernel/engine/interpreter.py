@@ -15,8 +15,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pdkernel.actions import Catalog
 from pdkernel.clock import Clock, Ids
 from pdkernel.egress import Binding
+from pdkernel.engine.actions import StepAction, StepActions
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.context import build_context, new_run_ids, step_context
 from pdkernel.engine.crossing import said_of_numbers
@@ -55,6 +57,7 @@ class _Run:
     guests: RunGuests
     record: RunRecord
     resolution: Resolution
+    actions: StepActions
     payload: Payload
     setup: RunSetup
     ready: Ready = field(default_factory=Ready)
@@ -72,11 +75,13 @@ class Interpreter:
         directory: Users and accounts.
         stores: Data stores.
         hosts: The processes that run steps.
+        catalog: The pre-built actions.
         packages: What steps import.
         journal: The record.
         clock: For every time stamp and duration.
         ids: For run and trace ids.
         scratch: A folder for the temporary folders of runs.
+        files: The folder of the project's file store, or None for none.
         mail: How `$.send.email` is sent, asked at each; None from it shows the message.
     """
 
@@ -86,21 +91,25 @@ class Interpreter:
         directory: Directory,
         stores: StoreTable,
         hosts: Hosts,
+        catalog: Catalog,
         packages: Packages,
         journal: Journal,
         clock: Clock,
         ids: Ids,
         scratch: Path,
+        files: Path | None = None,
         mail: Callable[[], Mail | None] = lambda: None,
     ) -> None:
         self._directory = directory
         self._stores = stores
         self._hosts = hosts
+        self._catalog = catalog
         self._packages = packages
         self._journal = journal
         self._clock = clock
         self._ids = ids
         self._scratch = scratch
+        self._files = files
         self._mail = mail
         self._checks = Checks()
 
@@ -152,6 +161,8 @@ class Interpreter:
     ) -> None:
         await asyncio.sleep(0)  # the record's first commit goes on beside what follows
         self._checks.check(request)
+        actions = StepActions(self._catalog, request)
+        await actions.obtain()
         ready = await self._packages.ready_for(request, self._clock, record.note)
         try:
             scratch.mkdir(mode=0o700)
@@ -165,6 +176,7 @@ class Interpreter:
             folder=request.folder,
             scratch=scratch,
             install=request.install,
+            files=self._files,
             node_packages=ready.node,
             python=ready.python.python if ready.python else None,
             guarded=request.policy.mode != "live",
@@ -172,10 +184,10 @@ class Interpreter:
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)
         try:
-            resolution = await self._resolve(request, await self._bindings(request, guests))
+            resolution = await self._resolve(request, await self._bindings(request, guests, actions))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
-            run = _Run(request, guests, record, resolution, Payload(request.event.data), setup, ready, exports)
+            run = _Run(request, guests, record, resolution, actions, Payload(request.event.data), setup, ready, exports)
             status = await self._steps(run)
             if status != "cancelled":
                 await self._deliver(run)
@@ -194,14 +206,18 @@ class Interpreter:
             environment=request.environment,
         )
 
-    async def _bindings(self, request: RunRequest, guests: RunGuests) -> dict[str, tuple[AppBinding, ...]]:
+    async def _bindings(
+        self, request: RunRequest, guests: RunGuests, actions: StepActions
+    ) -> dict[str, tuple[AppBinding, ...]]:
         """App props by step: the directive's, and those that code declares (the external user's)."""
         bindings: dict[str, tuple[AppBinding, ...]] = {}
         for step in request.workflow.steps:
             if step.disabled or not request.runs(step.name) or step.name in request.pins:
                 continue
             apps = step.apps
-            if step.language == "node" and step.uses is None and "app" in step.source:
+            if step.uses is not None:
+                apps = await actions.fit(step, guests)
+            elif step.language == "node" and "app" in step.source:
                 apps = merge_apps(apps, await self._declared(step, guests))
             elif step.language == "go":
                 apps = apps_of(step)
@@ -296,7 +312,8 @@ class Interpreter:
 
     async def _attempt(self, run: _Run, step: Step, again: Again) -> tuple[StepResult, StepOutcome | None]:
         """Run one step once: its result, and what it did unless it could not be started."""
-        accounts = run.resolution.of(step.name)
+        action = run.actions.of(step)
+        accounts = run.actions.accounts(step) or run.resolution.of(step.name)
         recorder = StepRecorder(
             step.name,
             redactor=run.record.redactor,
@@ -306,6 +323,7 @@ class Interpreter:
             on_respond=run.record.respond,
             later=asyncio.get_running_loop().call_later,
             attempt=again.runs,
+            source=action.component.told if action else None,
         )
         for line in run.ready.said.pop(step.name, ()):
             recorder.warn(line)
@@ -356,7 +374,14 @@ class Interpreter:
         self, run: _Run, step: Step, recorder: StepRecorder, accounts: StepAccounts, again: Again
     ) -> StepOutcome:
         timeout_s = run.request.workflow.timeout_s(step)
-        stores = await self._stores_of(run, step)
+        action = run.actions.of(step)
+        step = action.fitted.step if action and action.fitted else step
+        if action and action.remote:
+            props = await evaluate_props(step, run.guests, run.exports)
+            return await run.actions.run_remote(step, action, props, recorder, timeout_s=timeout_s)
+        for warning in action.fitted.warnings if action and action.fitted else ():
+            recorder.warn(warning)
+        stores = await self._stores_of(run, step, action)
         call = StepCall(
             step=step,
             steps=run.exports,
@@ -371,6 +396,7 @@ class Interpreter:
             stores=stores,
             services=self._services(run, stores),
             flow=urls(run.request.base_url, run_id=run.record.execution.id, step=step.name),
+            component=action.component.file if action else None,
         )
         run.running = step.name
         try:
@@ -403,7 +429,9 @@ class Interpreter:
             }
         )
 
-    async def _stores_of(self, run: _Run, step: Step) -> dict[str, str]:
+    async def _stores_of(self, run: _Run, step: Step, action: StepAction | None) -> dict[str, str]:
+        if action and action.component.file:
+            return stores_of(step, (await run.guests.describe(action.component.file)).props)
         if step.language != "node" or step.uses is not None or DATA_STORE not in step.source:
             return stores_of(step)
         return stores_of(step, (await run.guests.describe(step)).props)

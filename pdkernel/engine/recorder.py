@@ -36,6 +36,7 @@ class StepRecorder:
         on_respond: Told an HTTP response.
         later: Calls a function after some seconds, unless that is cancelled (a loop's `call_later`).
         attempt: Which run of the step this is (`$.flow.rerun`).
+        source: For a pre-built action, where it comes from.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class StepRecorder:
         on_respond: Callable[[dict[str, Any]], None],
         later: Callable[[float, Callable[[], None]], TimerHandle],
         attempt: int = 1,
+        source: str | None = None,
     ) -> None:
         self._redactor = redactor
         self._clock = clock
@@ -64,7 +66,12 @@ class StepRecorder:
         self._reported = self._began
         self._started_at = iso(clock.now())
         self._base = StepResult(
-            name=name, status="not_run", started_at=self._started_at, accounts=accounts, attempt=attempt
+            name=name,
+            status="not_run",
+            started_at=self._started_at,
+            accounts=accounts,
+            attempt=attempt,
+            source=source,
         )
 
     def log(self, stream: Stream, text: str) -> None:

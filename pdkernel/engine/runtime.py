@@ -16,13 +16,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pdkernel.actions import Catalog
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.egress import Gateway
+from pdkernel.engine.action_forms import ActionForms
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import Journal, SqliteJournal
 from pdkernel.engine.mail import mail_of
 from pdkernel.engine.packages import Packages, go_programs
 from pdkernel.engine.request import RunRequest
+from pdkernel.engine.sources import Sources
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
 from pdkernel.hosts import WARDEN, Hosts
@@ -33,11 +36,23 @@ from pdkernel.project import Project
 class Runtime:
     """Everything between a request to run and its execution. Make it with `start`, inside a running loop."""
 
-    def __init__(self, interpreter: Interpreter, *, hosts: Hosts, gateway: Gateway, journal: Journal, scratch: Path):
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        *,
+        forms: ActionForms,
+        sources: Sources,
+        hosts: Hosts,
+        gateway: Gateway,
+        journal: Journal,
+        scratch: Path,
+    ):
         self._interpreter = interpreter
         self._hosts = hosts
         self._journal = journal
         self._scratch = scratch
+        self.forms = forms
+        self.sources = sources
         self.gateway = gateway
         self.journal = journal
 
@@ -74,18 +89,32 @@ class Runtime:
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
         environ = os.environ if environ is None else environ
         hosts = Hosts(gateway=gateway, size=size, python=python, go=go_programs(project, environ))
+        catalog = Catalog.of(project, environ=environ)
         interpreter = Interpreter(
             directory=directory,
             stores=project.stores,
             hosts=hosts,
+            catalog=catalog,
             packages=Packages.of(project, environ, python=python),
             journal=journal,
             clock=clock,
             ids=ids,
             scratch=scratch,
+            files=project.folder / "files",
             mail=lambda: mail_of(project.settings.all(), project.variables.values()),
         )
-        return cls(interpreter, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch)
+        forms = ActionForms(directory=directory, hosts=hosts, catalog=catalog, scratch=scratch)
+        sources = Sources(
+            directory=directory,
+            hosts=hosts,
+            catalog=catalog,
+            states=project.source_states,
+            clock=clock,
+            scratch=scratch,
+        )
+        return cls(
+            interpreter, forms=forms, sources=sources, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch
+        )
 
     async def run(self, request: RunRequest) -> Execution:
         """Run *request*; see `Interpreter.run`."""

@@ -18,7 +18,13 @@ const NOT_BOTH = "A step uses either import or require, not both: write `import 
 const FIXES = { "require is not defined": NOT_BOTH, "module is not defined": NOT_BOTH, "exports is not defined": NOT_BOTH };
 
 /**
- * @typedef {{name: string, file: string, source: string, offset: number, folder: string}} StepCode
+ * @typedef {object} StepCode
+ * @property {string} name
+ * @property {string} file what frames call it
+ * @property {string} source
+ * @property {number} offset lines of the cell above the source
+ * @property {string} folder of the project
+ * @property {string} [root] for a component that is a file: the folder that it came in; its lines are not a cell's
  * @typedef {object} Fault
  * @property {string} code
  * @property {string} name
@@ -90,12 +96,11 @@ export function describe(error, step, locals) {
     if (place) return place;
   }
   const isObject = error !== null && (typeof error === "object" || typeof error === "function");
-  const message = isObject ? text(() => error.message, text(() => JSON.stringify(error), "")) : String(error);
-  const name = isObject ? text(() => error.name, "Error") : "Error";
+  const { name, message } = isObject ? headline(error) : { name: "Error", message: String(error) };
   const frames = isObject ? usersFrames(error, step) : [];
   addLocals(frames, locals.of(text(() => error?.stack, "")), step);
   const missing = missingPackage(error, step);
-  const ofStep = (/** @type {{file: string}} */ frame) => frame.file === step.file;
+  const ofStep = (/** @type {{file: string}} */ frame) => frame.file === step.file && !step.root;
   const causeFrames = isObject ? usersFrames(error.cause, step) : [];
   const imported = isObject && !missing && !/^[./]|^file:/.test(error[IMPORTED]) ? error[IMPORTED] : undefined;
   const line =
@@ -113,9 +118,27 @@ export function describe(error, step, locals) {
     name,
     message: missing?.message ?? message + more + during,
     line,
-    stack: lines.length > 1 ? lines.join("\n") : null,
+    // the platform's ConfigurationError is for the person who fills in the props
+    stack: lines.length > 1 && !(isObject && error.exposeStack === false) ? lines.join("\n") : null,
     fix: missing?.fix ?? ((isObject && error.pdkernelFix) || (name === "ReferenceError" && FIXES[message]) || ""),
   };
+}
+
+/**
+ * What to call the error and what it says.
+ *
+ * The platform's axios names an error "AxiosError - Request failed with status code 404" and gives the answer's body
+ * as JSON for its message; for a person that is the wrong way round.
+ *
+ * @param {any} error
+ */
+function headline(error) {
+  const name = text(() => error.name, "Error");
+  const message = text(() => error.message, text(() => JSON.stringify(error), ""));
+  const [, kind, says] = /^(\w*Error) - ([^]+)$/.exec(name) ?? [];
+  if (!kind) return { name, message };
+  const body = text(() => JSON.stringify(JSON.parse(message), null, 2), message);
+  return { name: kind, message: body && body !== "undefined" ? `${says}\n${body}` : says };
 }
 
 /**
@@ -183,9 +206,10 @@ function addLocals(frames, seen, step) {
 function isUsers(file, step) {
   if (file.startsWith("async ")) file = file.slice(6);
   if (file === step.file) return true;
-  if (/^(node:|<)/.test(file) || file.startsWith(HERE) || file.includes("/node_modules/")) return false;
+  if (/^(node:|<)/.test(file) || file.startsWith(HERE)) return false;
   const path = file.startsWith("file:") ? fileURLToPath(file) : file;
-  return path.startsWith(step.folder);
+  const folder = step.root ?? step.folder;
+  return path.startsWith(folder) && !path.slice(folder.length).includes("/node_modules/");
 }
 
 /**
@@ -218,6 +242,12 @@ function missingPackage(error, step) {
   if (!found) return undefined;
   const wanted = found[2];
   const name = packageOf(wanted);
+  if (step.root && !/^(\.|\/|file:)/.test(wanted)) {
+    // some components import what their package does not name among its dependencies
+    const folder = step.root.split("/node_modules/")[0];
+    const fix = `Install it beside the component: npm install ${name} in ${folder}`;
+    return { message: `The package '${name}' is not installed.`, fix, line: null };
+  }
   const importer = packageIn(error.requireStack?.[0] ?? found[3] ?? "");
   const imported = error[IMPORTED];
   if (importer && imported && packageOf(imported) !== name) {
@@ -296,7 +326,7 @@ function syntaxError(error, step) {
       code: "step_failed",
       name: "SyntaxError",
       message,
-      line,
+      line: step.root ? null : line,
       stack: [`${step.file}:${line}`, lines[head + 1], lines[head + 2], `SyntaxError: ${message}`].join("\n"),
       fix: "",
     };

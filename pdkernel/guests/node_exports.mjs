@@ -3,7 +3,8 @@
  * Turns what a Node.js step exports into JSON, and names the path of what JSON cannot hold.
  *
  * Knows JSON.stringify's rules, which are the platform's: undefined and functions are dropped, NaN is null.
- * The caller is warned of what was dropped. BigInt and cycles are errors.
+ * The caller is warned of what was dropped, but for the functions of a class's instance, such as a client library's
+ * answer: only its data was meant. BigInt and cycles are errors.
  */
 
 const { stringify } = JSON;
@@ -87,7 +88,9 @@ function explain(value, path, above, budget, warn) {
         if (said) return said;
       }
     } else {
+      const isPlain = [Object.prototype, null].includes(Object.getPrototypeOf(value));
       for (const key of Object.keys(value)) {
+        if (!isPlain && typeof value[key] === "function") continue;
         const said = explain(value[key], path + segment(key), above, budget, warn);
         if (said) return said;
       }

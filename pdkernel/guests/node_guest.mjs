@@ -14,13 +14,18 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { writeSync } from "node:fs";
 import { Socket } from "node:net";
 import process from "node:process";
+import { pathToFileURL } from "node:url";
 import vm from "node:vm";
-import { declarations, dollar, instance, stepsOf } from "./node_component.mjs";
-import { describe, RefusedError } from "./node_errors.mjs";
+import { declarations, Instance } from "./node_component.mjs";
+import { loadComponent, rootOf } from "./node_component_file.mjs";
+import { additionalProps, options } from "./node_configure.mjs";
+import { dollar, responder, stepsOf } from "./node_dollar.mjs";
+import { describe, EntryPointError, RefusedError } from "./node_errors.mjs";
 import { encode } from "./node_exports.mjs";
 import { adopt, freshen, watch } from "./node_fresh.mjs";
 import { Loader } from "./node_loader.mjs";
 import { Locals } from "./node_locals.mjs";
+import { emitter, perform, service } from "./node_source.mjs";
 
 /** @typedef {import("./node_errors.mjs").StepCode} StepCode */
 
@@ -44,6 +49,7 @@ const run = {
   /** @type {Record<string, string>} */ variables: {},
   folder: "",
   cwd: "/",
+  /** @type {string | null} */ files: null,
   /** @type {Map<string, string>} */ texts: new Map(),
   loader: new Loader("/", watch),
 };
@@ -72,6 +78,7 @@ function begin(told) {
   run.variables = told.variables;
   run.folder = told.folder;
   run.cwd = told.cwd;
+  run.files = told.files;
   run.texts = new Map();
   run.loader = new Loader(told.folder, watch, told.packages);
   open.clear();
@@ -82,6 +89,12 @@ function begin(told) {
  * @returns {StepCode}
  */
 function codeOf(told) {
+  if (told.component) {
+    const { path, fresh } = told.component;
+    // Node.js keeps what it has loaded, so a later run would see an old version of a file of the user's own
+    if (fresh) run.loader.ownFiles = true;
+    return { name: told.step, file: pathToFileURL(path).href, source: "", offset: 0, folder: run.folder, root: rootOf(path) };
+  }
   if (told.source !== undefined) sources.set(told.code, told.source);
   const source = /** @type {string} */ (sources.get(told.code));
   return { name: told.step, file: told.file, source, offset: told.offset, folder: run.folder };
@@ -137,35 +150,55 @@ function onAnswer(told) {
   else asker?.resolve(told.value);
 }
 
+/**
+ * @param {StepCode} step
+ * @returns {Promise<any>} the component
+ */
+function load(step) {
+  return step.root ? loadComponent(step, watch) : run.loader.load(step);
+}
+
+/**
+ * What a step says to the host, for as long as it runs.
+ *
+ * @param {number} mine the step's number
+ * @returns {import("./node_dollar.mjs").Voice & {db: (key: string, text: string | undefined) => void}}
+ */
+function voiceOf(mine) {
+  const tell = (/** @type {string} */ line) => {
+    if (running?.number === mine) say(line);
+  };
+  return {
+    export: (name, text) => tell(`{"t":"export","n":${stringify(name)},"v":${text}}`),
+    respond: (text) => tell(`{"t":"respond","r":${text}}`),
+    exit: (reason) => tell(stringify({ t: "exit", reason })),
+    warn: (text) => tell(stringify({ t: "warn", text })),
+    effect: (kind, text) => tell(`{"t":"effect","kind":${stringify(kind)},"payload":${text}}`),
+    pause: (kind, text) => tell(`{"t":"pause","kind":${stringify(kind)},${text.slice(1)}`),
+    emit: (text) => tell(`{"t":"emitted",${text.slice(1)}`),
+    db: (key, text) => tell(`{"t":"db","key":${stringify(key)}${text === undefined ? "" : `,"value":${text}`}}`),
+    ask: (call, text) => ask(mine, call, text),
+  };
+}
+
 /** @param {any} told */
 async function runStep(told) {
   const step = codeOf(told);
+  const { workflow_id: workflow } = told.context;
+  if (workflow) run.environment.PIPEDREAM_WORKFLOW_ID = String(workflow); // which actions read
   const { fault } = await attempt(step, async (mine) => {
-    const component = await run.loader.load(step);
-    const voice = {
-      /** @param {string} line */
-      tell(line) {
-        if (running?.number === mine) say(line);
-      },
-      export: (/** @type {string} */ name, /** @type {string} */ text) =>
-        voice.tell(`{"t":"export","n":${stringify(name)},"v":${text}}`),
-      respond: (/** @type {string} */ text) => voice.tell(`{"t":"respond","r":${text}}`),
-      exit: (/** @type {string | null} */ reason) => voice.tell(stringify({ t: "exit", reason })),
-      warn: (/** @type {string} */ text) => voice.tell(stringify({ t: "warn", text })),
-      effect: (/** @type {string} */ kind, /** @type {string} */ text) =>
-        voice.tell(`{"t":"effect","kind":${stringify(kind)},"payload":${text}}`),
-      pause: (/** @type {string} */ kind, /** @type {string} */ text) =>
-        voice.tell(`{"t":"pause","kind":${stringify(kind)},${text.slice(1)}`),
-      ask: (/** @type {string} */ call, /** @type {string} */ text) => ask(mine, call, text),
-    };
-    const given = { steps: stepsOf(told.steps, run.texts), $: dollar(told.context, voice, told.flow) };
-    const secrets = [told.auth, { variables: run.variables }].flatMap((by) => Object.values(by).flatMap(Object.values));
-    if (told.context.test) {
+    const component = await load(step);
+    const voice = voiceOf(mine);
+    const given = { steps: stepsOf(told.steps, run.texts), $: dollar(told.context, voice, told.flow, run.files) };
+    const around = { voice, folder: run.cwd, db: service(told.db, voice.db) };
+    if (typeof component !== "function" && typeof component.run !== "function") throw new EntryPointError("The component has no run method.");
+    if (told.context.test && !step.root) {
+      const secrets = [told.auth, { variables: run.variables }].flatMap((by) => Object.values(by).flatMap(Object.values));
       const input = [stringify(told.props), ...told.steps.map(inputText)];
       locals.watch(step, input, secrets, Object.values(given));
     }
     const isFunction = typeof component === "function";
-    const value = await (isFunction ? component(given) : component.run.call(instance(component, told, voice), given));
+    const value = await (isFunction ? component(given) : component.run.call(new Instance(component, told, around).self, given));
     const text = encode(value, "$return_value", voice.warn);
     if (text !== undefined) voice.export("$return_value", text);
   });
@@ -183,10 +216,35 @@ function inputText(name) {
 }
 
 /** @param {any} told */
-async function describeStep(told) {
+async function runSource(told) {
   const step = codeOf(told);
-  const { fault, result } = await attempt(step, async () => declarations(await run.loader.load(step)));
+  run.environment.PD_COMPONENT = told.id;
+  const { fault, result } = await attempt(step, async (mine) => {
+    const component = await load(step);
+    const voice = voiceOf(mine);
+    const http = { endpoint: told.endpoint, respond: responder(voice) };
+    const around = { voice, folder: run.cwd, db: service(told.db, voice.db), http };
+    const { self } = new Instance(component, told, around);
+    Object.defineProperty(self, "$emit", { value: emitter(voice), enumerable: false });
+    return perform(component, told.act, self, told.event);
+  });
   return { t: "done", error: fault, value: result, ...(await leftBehind()) };
+}
+
+/**
+ * An operation on a component that runs none of its work.
+ *
+ * @param {(component: any, told: any, around: import("./node_component.mjs").Surroundings) => any} question
+ */
+function asking(question) {
+  return async (/** @type {any} */ told) => {
+    const step = codeOf(told);
+    const { fault, result } = await attempt(step, async (mine) => {
+      const around = { voice: voiceOf(mine), folder: run.cwd, db: service({}, () => {}) };
+      return question(await load(step), told, around);
+    });
+    return { t: "done", error: fault, value: result, ...(await leftBehind()) };
+  };
 }
 
 /** @param {any} told */
@@ -249,7 +307,14 @@ process.on("unhandledRejection", onLateError);
 process.on("uncaughtException", onLateError);
 
 /** @type {Record<string, (told: any) => Promise<any>>} */
-const OPERATIONS = { run: runStep, describe: describeStep, evaluate };
+const OPERATIONS = {
+  run: runStep,
+  source: runSource,
+  describe: asking(declarations),
+  options: asking(options),
+  additional: asking(additionalProps),
+  evaluate,
+};
 
 /** @type {any} */
 let waiting = null;

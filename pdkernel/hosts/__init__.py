@@ -9,20 +9,31 @@ Processes that run a person's steps: Node.js and Python kept warm, Bash and comp
 """
 
 from pdkernel.hosts.calls import (
+    ComponentFile,
     Description,
     Effect,
+    Emitted,
     Evaluation,
+    Option,
+    OptionsPage,
     OutsideCalls,
     Pause,
     PropDeclaration,
     RunSetup,
+    SourceCall,
+    SourceOutcome,
     StepCall,
     StepDebugger,
     StepListener,
     StepOutcome,
     StepServices,
 )
-from pdkernel.hosts.faults import StepCompileError, StepEntryPointError, StepUnsupportedError
+from pdkernel.hosts.faults import (
+    StepCompileError,
+    StepConfigurationError,
+    StepEntryPointError,
+    StepUnsupportedError,
+)
 from pdkernel.hosts.go import GO_LOCK_NAME, GoPrograms
 from pdkernel.hosts.go_faults import PACKAGE_MISSING
 from pdkernel.hosts.interpreters import find_bash, find_go, find_node
@@ -34,18 +45,25 @@ __all__ = [
     "GO_LOCK_NAME",
     "PACKAGE_MISSING",
     "WARDEN",
+    "ComponentFile",
     "Description",
     "Effect",
+    "Emitted",
     "Evaluation",
     "GoPrograms",
     "Hosts",
+    "Option",
+    "OptionsPage",
     "OutsideCalls",
     "Pause",
     "PropDeclaration",
     "RunGuests",
     "RunSetup",
+    "SourceCall",
+    "SourceOutcome",
     "StepCall",
     "StepCompileError",
+    "StepConfigurationError",
     "StepDebugger",
     "StepEntryPointError",
     "StepListener",

@@ -138,6 +138,7 @@ class RunSetup:
         folder: Where Node.js resolves imports from that are not in *node_packages*.
         scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it.
         install: Whether packages that a step needs may be downloaded.
+        files: The folder of the project's file store (`$.files`), or None for none.
         python: The interpreter of the environment that has the packages of the workflow's Python steps.
         node_packages: The installed packages of each Node.js step that imports some, by step.
         guarded: The operating system stops outside calls that go around the gateway: every mode but live.
@@ -150,9 +151,30 @@ class RunSetup:
     folder: Path
     scratch: Path
     install: bool = True
+    files: Path | None = None
     python: Path | None = None
     node_packages: Mapping[str, NpmTree] = field(default_factory=dict)
     guarded: bool = False
+
+
+@dataclass(frozen=True)
+class ComponentFile:
+    """
+    A pre-built component: a module with the platform's component API.
+
+    Attributes:
+        path: The module. What it imports is found from there.
+        key: Such as `slack-send-message`.
+        version: Its own.
+        kind: What it is.
+        origin: Where it comes from. A file of a `folder` may change between two runs; the others may not.
+    """
+
+    path: Path
+    key: str
+    version: str
+    kind: Literal["action", "source"]
+    origin: Literal["builtin", "npm", "folder"]
 
 
 @dataclass(frozen=True)
@@ -173,6 +195,8 @@ class StepCall:
         stores: Data store prop to the store's name.
         services: Answers what the step asks for; None refuses everything.
         flow: `resume_url` and `cancel_url` of this step in this run.
+        component: Runs in place of the step's source.
+        db: What a `$.service.db` prop holds.
     """
 
     step: Step
@@ -186,6 +210,8 @@ class StepCall:
     stores: Mapping[str, str] = field(default_factory=dict)
     services: StepServices | None = None
     flow: Mapping[str, str] = field(default_factory=dict)
+    component: ComponentFile | None = None
+    db: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -204,6 +230,7 @@ class StepOutcome:
         pause: How the run is to pause after this step, or None.
         seconds: How long it ran, without the start of its process.
         memory_mb: The most memory that was seen in its processes, in megabytes; 0 where nobody looked.
+        db: What a `$.service.db` prop now holds, or None if nothing was written to it.
         error: Why it failed, or None.
     """
 
@@ -216,24 +243,149 @@ class StepOutcome:
     pause: Pause | None = None
     seconds: float = 0.0
     memory_mb: float = 0.0
+    db: Mapping[str, JSON] | None = None
+    error: StepError | None = None
+
+
+@dataclass(frozen=True)
+class SourceCall:
+    """
+    One run of an event source, or of one of its hooks.
+
+    Attributes:
+        component: The source.
+        id: By which it is known to itself (`PD_COMPONENT`).
+        act: What to run.
+        event: For `run`: what its interface got, such as `{"timestamp": ...}` from a timer.
+        props: Prop name to value.
+        auth: App prop name to the fields of `$auth`.
+        db: What its `$.service.db` holds.
+        endpoint: Where its HTTP interface is reached, or None.
+        timeout_s: Seconds that it may run.
+        binding: How its outside calls are treated; None where there is no gateway.
+    """
+
+    component: ComponentFile
+    id: str
+    act: Literal["run", "deploy", "activate", "deactivate"] = "run"
+    event: JSON = None
+    props: Mapping[str, JSON] = field(default_factory=dict)
+    auth: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    db: Mapping[str, JSON] = field(default_factory=dict)
+    endpoint: str | None = None
+    timeout_s: float = 60.0
+    binding: Any = None
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """
+    What a source emitted; *id* is what its `dedupe` goes by, *ts* is milliseconds since 1970.
+
+    Nothing has been left out yet: which events are new is for whoever keeps the ids to say.
+    """
+
+    event: JSON
+    id: str | int | float | None = None
+    name: str | None = None
+    summary: str | None = None
+    ts: float | None = None
+
+
+@dataclass(frozen=True)
+class SourceOutcome:
+    """
+    What a source did; raw.
+
+    Attributes:
+        emitted: In order; those before a failure are kept.
+        performed: Whether the source has what was to be run.
+        db: What its `$.service.db` now holds.
+        response: What it answered by its HTTP interface, or None.
+        warnings: Sentences for people.
+        error: Why it failed, or None.
+    """
+
+    emitted: tuple[Emitted, ...] = ()
+    performed: bool = True
+    db: Mapping[str, JSON] = field(default_factory=dict)
+    response: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
     error: StepError | None = None
 
 
 @dataclass(frozen=True)
 class PropDeclaration:
-    """A prop that a step's code declares: its type as written (`string[]`, `app`) and whether it may be absent."""
+    """
+    A prop that a component declares.
+
+    Attributes:
+        name: On `this`.
+        type: As written (`string[]`, `data_store`, `alert`).
+        optional: Whether it may be left out; true as well for what the builder does not ask for.
+        definition: All of its definition that is JSON, with what it builds on: `label`, `description`, `default`,
+            `min`, `max`, `secret`, `hidden`, `reloadProps`, `withLabel`, `useQuery`, and `options` if they are a list;
+            `"dynamic": True` if they are asked for.
+    """
 
     name: str
     type: str
     optional: bool = False
+    definition: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a Node.js step declares in its code."""
+    """
+    What a component declares.
+
+    Attributes:
+        apps: Its app props.
+        props: Its other props, in order; `alert` among them, which is for showing only.
+        key: None for a code step, as are the next four.
+        name: For people.
+        description: For people, Markdown.
+        version: Its own.
+        type: `action` or `source`.
+        additional: Whether it adds or changes props by the values of others.
+        dedupe: Of a source: `unique`, `greatest`, `last`, or None.
+        hooks: Of a source: those that it has.
+    """
 
     apps: tuple[AppBinding, ...] = ()
     props: tuple[PropDeclaration, ...] = ()
+    key: str | None = None
+    name: str | None = None
+    description: str | None = None
+    version: str | None = None
+    type: str | None = None
+    additional: bool = False
+    dedupe: str | None = None
+    hooks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Option:
+    """A choice of a dropdown."""
+
+    label: str
+    value: JSON
+
+
+@dataclass(frozen=True)
+class OptionsPage:
+    """
+    A page of a prop's options.
+
+    Attributes:
+        options: The choices.
+        context: To be handed back for the next page; None if pages are counted, or there is no more.
+        why: Why there are none, in a sentence, or None.
+    """
+
+    options: tuple[Option, ...] = ()
+    context: JSON = None
+    why: str | None = None
 
 
 class EvaluationError(TypedDict):

@@ -39,6 +39,12 @@ class StepCompileError(StepError):
     code: ClassVar[str] = "compile"
 
 
+class StepConfigurationError(StepError):
+    """A prop of a step is missing, or cannot be what it is."""
+
+    code: ClassVar[str] = "configuration"
+
+
 _BY_CODE: Mapping[str, type[StepError]] = {
     kind.code: kind
     for kind in (
@@ -48,6 +54,7 @@ _BY_CODE: Mapping[str, type[StepError]] = {
         ExportNotJSONError,
         StepEntryPointError,
         StepUnsupportedError,
+        StepConfigurationError,
         EgressRefusedError,
         StoreValueError,
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from pdkernel.errors import InterpreterMissingError, PdkernelError, StepDiedError, StepError
 from pdkernel.execution import Stream
-from pdkernel.hosts.calls import OutsideCalls, StepServices
+from pdkernel.hosts.calls import ComponentFile, OutsideCalls, StepServices
 from pdkernel.hosts.environment import base_environment
 from pdkernel.hosts.faults import died, fault, timed_out
 from pdkernel.hosts.languages import GuestLanguage
@@ -100,6 +100,10 @@ class Guest:
             self.stale = self.stale or number >= _MOST_SOURCES
         told["code"] = number
         return told
+
+    def component(self, component: ComponentFile, name: str) -> dict[str, Any]:
+        """The part of a request that says which component."""
+        return {"step": name, "component": {"path": str(component.path), "fresh": component.origin == "folder"}}
 
     def forget(self) -> None:
         """The run is over: hold on to nothing of it."""

@@ -26,7 +26,7 @@ class Hosts:
     Attributes:
         gateway: The way out for steps, or None.
         go: Compiled Go steps, or None.
-        descriptions: What Node.js steps were found to declare, by source, folder and folder of packages.
+        descriptions: What Node.js steps and components were found to declare, by source or file.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Hosts:
         """
         self.gateway = gateway
         self.go = go
-        self.descriptions: dict[tuple[str, Path, Path | None], Description] = {}
+        self.descriptions: dict[object, Description] = {}
         self._size = size
         self._python = python
         self._node = node

@@ -13,7 +13,7 @@ from typing import Any
 
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
-from pdkernel.hosts.calls import Effect, Pause, StepListener, StepOutcome
+from pdkernel.hosts.calls import Effect, Emitted, Pause, StepListener, StepOutcome
 from pdkernel.model import JSON
 
 PRINT_LIMIT = 1 << 20
@@ -25,9 +25,18 @@ _LAST_LINES = 10
 
 
 class StepRecorder:
-    """What a running step has done so far."""
+    """
+    What a running step has done so far.
 
-    def __init__(self, listener: StepListener) -> None:
+    Attributes:
+        emitted: What it emitted as an event source.
+        db: What its `$.service.db` holds.
+    """
+
+    def __init__(self, listener: StepListener, db: Mapping[str, JSON] | None = None) -> None:
+        self.emitted: list[Emitted] = []
+        self.db: dict[str, JSON] = dict(db or {})
+        self._wrote = False
         self._listener = listener
         make = codecs.getincrementaldecoder("utf-8")
         self._decoders: dict[Stream, codecs.IncrementalDecoder] = {"stdout": make("replace"), "stderr": make("replace")}
@@ -68,6 +77,11 @@ class StepRecorder:
             case "pause":
                 pause = Pause(told["kind"], int(told["ms"]), told.get("context"), int(told.get("max", 10)))
                 return partial(self.pause, pause)
+            case "emitted":
+                fields = {name: told.get(name) for name in ("id", "name", "summary", "ts")}
+                return partial(self.emit, Emitted(told["event"], **fields))
+            case "db":
+                return partial(self.write, str(told["key"]), told)
             case "exit":
                 return partial(self.exit, told["reason"])
             case "warn" | "late":
@@ -105,6 +119,28 @@ class StepRecorder:
         """Tell at once what takes long before the step runs."""
         self._listener.say(text)
 
+    def emit(self, emitted: Emitted) -> None:
+        """The source emitted an event."""
+        self.emitted.append(emitted)
+
+    def write(self, key: str, told: Mapping[str, JSON]) -> None:
+        """The step wrote to its `$.service.db`: `told["value"]`, or without it that *key* is gone."""
+        self._wrote = True
+        if "value" in told:
+            self.db[key] = told["value"]
+        else:
+            self.db.pop(key, None)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences for people, so far."""
+        return tuple(self._warnings)
+
+    @property
+    def response(self) -> dict[str, Any] | None:
+        """The first response, or None so far."""
+        return self._response
+
     def used(self, *, seconds: float, memory_mb: float) -> None:
         """How long the step ran, and the most memory that was seen."""
         self._seconds, self._memory_mb = seconds, memory_mb
@@ -138,6 +174,7 @@ class StepRecorder:
             warnings=tuple(self._warnings),
             effects=tuple(self._effects),
             pause=self._pause,
+            db=self.db if self._wrote else None,
             seconds=self._seconds,
             memory_mb=self._memory_mb,
             error=error,

@@ -6,36 +6,36 @@ Knows the order of things in a step's life: bind, ask, listen, time out, unbind,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from pdkernel.errors import StepDiedError, StepError, UnsupportedError
-from pdkernel.execution import Stream
 from pdkernel.hosts.calls import (
+    ComponentFile,
     Description,
     Evaluation,
+    OptionsPage,
     PropDeclaration,
     RunSetup,
+    SourceCall,
+    SourceOutcome,
     StepCall,
     StepListener,
     StepOutcome,
     StepServices,
 )
-from pdkernel.hosts.faults import fault
+from pdkernel.hosts.components import Components, Nobody, error_of
 from pdkernel.hosts.file_steps import FILE_LANGUAGES, FileSteps
 from pdkernel.hosts.guest import Guest, GuestGone, GuestTalk, autopsy, json_text
 from pdkernel.hosts.languages import GuestLanguage
 from pdkernel.hosts.recorder import StepRecorder
 from pdkernel.hosts.usage import MB, MemoryWatch
-from pdkernel.model import JSON, AppBinding, Step
+from pdkernel.model import JSON, Step
 
 if TYPE_CHECKING:
     from pdkernel.hosts.pool import Hosts
-
-_MAY_DECLARE = re.compile(r"props|\.\.\.|export\s*\{|require")
-"""Code without any of these declares no props, written here or taken from elsewhere: no need to load it to know."""
 
 STILL_RUNNING = "Code was still running when the step ended. It was stopped: await every promise and join every thread."
 
@@ -52,6 +52,7 @@ class RunGuests:
         self._talk: GuestTalk | FileSteps | None = None
         self._files = FileSteps(setup, hosts.gateway, hosts.go)
         self._cwd = setup.scratch / "tmp"
+        self._components = Components(self._ask, setup, known=hosts.descriptions)
 
     async def run(self, call: StepCall, listener: StepListener) -> StepOutcome:
         """
@@ -66,11 +67,11 @@ class RunGuests:
             UnsupportedError: The step is a pre-built action.
         """
         step = call.step
-        if step.uses:
+        if step.uses and call.component is None:
             raise UnsupportedError(
-                f"The pre-built action {step.uses} (step {step.name!r}) is not run by this version.", step=step.name
+                f"The pre-built action {step.uses} (step {step.name!r}) is run with its component only.", step=step.name
             )
-        recorder = StepRecorder(listener)
+        recorder = StepRecorder(listener, call.db)
         if step.language in FILE_LANGUAGES:
             return recorder.outcome(await self._run_on_files(call, recorder))
         request = {"op": "run", **step_values(call, self._setup)}
@@ -78,42 +79,42 @@ class RunGuests:
             cast("GuestLanguage", step.language),
             request,
             recorder,
-            step=step,
+            target=call.component or step,
+            name=step.name,
             steps=call.steps,
             timeout_s=call.timeout_s,
             memory_mb=call.memory_mb,
             binding=call.binding,
             services=call.services,
         )
-        return recorder.outcome(done if isinstance(done, StepError) else _error_of(done))
+        return recorder.outcome(error_of(done))
 
-    async def describe(self, step: Step, *, timeout_s: float = 30.0) -> Description:
+    async def describe(self, target: Step | ComponentFile, *, timeout_s: float = 30.0) -> Description:
         """
-        What the code of a Node.js step declares, without running it.
+        What the code of a Node.js step or a component declares, without running it.
 
         Raises:
             StepError: The module cannot be evaluated, or has no default export.
             InterpreterMissingError: There is no Node.js.
         """
-        if step.language != "node" or step.uses or not _MAY_DECLARE.search(step.source):
-            return Description()
-        tree = self._setup.node_packages.get(step.name)
-        key = (step.source, self._setup.folder, tree.folder if tree else None)
-        known = self._hosts.descriptions.get(key)
-        if known is not None:
-            return known
-        done = await self._ask(
-            "node", {"op": "describe"}, StepRecorder(_Nobody()), step=step, steps={}, timeout_s=timeout_s, binding=None
-        )
-        error = done if isinstance(done, StepError) else _error_of(done)
-        if isinstance(done, StepError) or error is not None:
-            raise cast("StepError", error)
-        found = Description(
-            apps=tuple(AppBinding(prop=app["prop"], app=app["app"]) for app in done["value"]["apps"]),
-            props=tuple(PropDeclaration(**prop) for prop in done["value"]["props"]),
-        )
-        self._hosts.descriptions[key] = found
-        return found
+        return await self._components.describe(target, timeout_s=timeout_s)
+
+    async def options(self, target: Step | ComponentFile, prop: str, **choices: Any) -> OptionsPage:
+        """A page of the options of *prop*; arguments as of `Components.options`."""
+        return await self._components.options(target, prop, **choices)
+
+    async def additional_props(self, target: Step | ComponentFile, **choices: Any) -> tuple[PropDeclaration, ...]:
+        """The props that are added or changed by values; arguments as of `Components.additional_props`."""
+        return await self._components.additional_props(target, **choices)
+
+    async def run_source(self, call: SourceCall, listener: StepListener) -> SourceOutcome:
+        """
+        Run an event source, or a hook of it, to its end.
+
+        Raises:
+            InterpreterMissingError: There is no Node.js.
+        """
+        return await self._components.run_source(call, listener)
 
     async def evaluate(
         self,
@@ -135,9 +136,7 @@ class RunGuests:
         if not expressions:
             return []
         request = {"op": "evaluate", "expressions": list(expressions)}
-        done = await self._ask(
-            "node", request, StepRecorder(_Nobody()), step=None, steps=steps, timeout_s=timeout_s, binding=None
-        )
+        done = await self._ask("node", request, StepRecorder(Nobody()), steps=steps, timeout_s=timeout_s)
         if isinstance(done, StepError):
             raise done
         return cast("list[Evaluation]", done["value"])
@@ -171,10 +170,11 @@ class RunGuests:
         request: dict[str, Any],
         recorder: StepRecorder,
         *,
-        step: Step | None,
-        steps: Mapping[str, Mapping[str, JSON]],
+        target: Step | ComponentFile | None = None,
+        name: str = "",
+        steps: Mapping[str, Mapping[str, JSON]] = MappingProxyType({}),
         timeout_s: float,
-        binding: Any,
+        binding: Any = None,
         memory_mb: int | None = None,
         services: StepServices | None = None,
     ) -> dict[str, Any] | StepError:
@@ -186,6 +186,7 @@ class RunGuests:
             self,
             variables=dict(setup.variables),
             folder=str(setup.folder),
+            files=str(setup.files) if setup.files else None,
             cwd=self._folder(),
             packages={
                 name: {"folder": str(tree.folder), "aliases": dict(tree.aliases)}
@@ -193,8 +194,10 @@ class RunGuests:
             },
         )
         news = guest.news(values, texts)
-        if step is not None:
-            request |= guest.code(step)
+        if isinstance(target, ComponentFile):
+            request |= guest.component(target, name)
+        elif target is not None:
+            request |= guest.code(target)
         request["steps"] = list(texts)
         request["texts"] = news
         talk = self._talk = GuestTalk(guest, recorder, services)
@@ -265,24 +268,6 @@ def step_values(call: StepCall, setup: RunSetup) -> dict[str, Any]:
         "stores": dict(call.stores),
         "context": {**cast("Mapping[str, JSON]", setup.trigger.get("context") or {}), **call.context},
         "flow": dict(call.flow),
+        "configured": [*call.step.props, *call.props],
+        "db": dict(call.db),
     }
-
-
-class _Nobody:
-    """Listens to what is not a step's run."""
-
-    def log(self, stream: Stream, text: str) -> None:
-        """Not kept."""
-
-    def say(self, text: str) -> None:
-        """Not kept."""
-
-    def export(self, name: str, value: JSON) -> None:
-        """Not kept."""
-
-    def respond(self, response: dict[str, Any]) -> None:
-        """Not kept."""
-
-
-def _error_of(done: dict[str, Any]) -> StepError | None:
-    return fault(done["error"]) if done["error"] else None

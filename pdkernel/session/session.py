@@ -20,7 +20,7 @@ from pdkernel.definition import Sidecar, apply_sidecar, notebook_sidecar_path, r
 from pdkernel.egress import default_mode, parse_mode
 from pdkernel.engine.context import build_context
 from pdkernel.engine.request import OnChange, RunRequest
-from pdkernel.errors import RequestError
+from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment, check_external_user_id
@@ -36,6 +36,7 @@ from pdkernel.variables import project_variables
 
 if TYPE_CHECKING:
     from pdkernel.engine.runtime import Runtime
+    from pdkernel.engine.sources import SourceRequest, SourceRun
     from pdkernel.project import Project
     from pdkernel.session.debugging import KernelDebugger
 
@@ -227,7 +228,7 @@ class Session:
         """
         with self._lock:
             self._load()
-            self._event = TestEvent(dict(event.data))
+            self._event = TestEvent(dict(event.data), http=event.http)
             self._event_name = name
             if event.external_user_id is not None:
                 self._external_user_id = event.external_user_id
@@ -238,9 +239,47 @@ class Session:
 
     def load_event(self, name: str) -> TestEvent:
         """Choose an event from the library or a file. Raises `EventError`."""
-        stem, event = self.events.load(name)
+        stem, event = self.events.load(name, http=self._takes_requests())
         self.choose_event(event, stem)
         return event
+
+    def _takes_requests(self) -> bool:
+        """Whether events are requests, as far as the header can be read."""
+        try:
+            return self.workflow.trigger.type == "http"
+        except DefinitionError:
+            return True
+
+    def poll_source(self) -> SourceRun:
+        """
+        Run the event source that is the workflow's trigger once; choose the newest of its new events.
+
+        Raises:
+            RequestError: The workflow's trigger is no source, or a run is going on.
+            PdkernelError: The source cannot be run.
+        """
+        from pdkernel.engine.sources import SourceRequest, source_of
+
+        request = SourceRequest(
+            trigger=source_of(self.workflow.trigger),
+            workflow=str((self.notebook or self.folder).resolve()),
+            policy=parse_mode(self._egress),
+            external_user_id=self._external_user_id,
+            environment=self._environment,
+            folder=self.folder,
+        )
+        self._claim()
+        ran = self._loop.run(self._poll(request))
+        if ran.events:
+            newest = ran.events[-1]
+            self.choose_event(newest.event, newest.summary or str(newest.id or "event"))
+        return ran
+
+    async def _poll(self, request: SourceRequest) -> SourceRun:
+        try:
+            return await (await self._started()).sources.run(request)
+        finally:
+            self._running.release()
 
     def save_event(self, name: str) -> Path:
         """Save the chosen event to the library. Raises `RequestError` if none is chosen."""
@@ -368,8 +407,7 @@ class Session:
         return self._start(self._request(only, send, external_user_id, on_change))
 
     def _start(self, request: RunRequest) -> Task[Execution]:
-        if not self._running.acquire(blocking=False):
-            raise RequestError("A run is going on in this notebook.", fix="Wait for its end, or interrupt it.")
+        self._claim()
         try:
             return self._loop.submit(self._run(request))
         except BaseException:
@@ -427,17 +465,23 @@ class Session:
 
     async def _run(self, request: RunRequest) -> Execution:
         try:
-            if self._runtime is None:
-                from pdkernel.engine.runtime import Runtime
-
-                self._runtime = await Runtime.start(
-                    self.project, self.directory, clock=self._clock, ids=self._ids, size=1
-                )
-            execution = await self._runtime.run(request)
+            execution = await (await self._started()).run(request)
             self._remember(request, execution)
             return execution
         finally:
             self._running.release()
+
+    async def _started(self) -> Runtime:
+        if self._runtime is None:
+            from pdkernel.engine.runtime import Runtime
+
+            self._runtime = await Runtime.start(self.project, self.directory, clock=self._clock, ids=self._ids, size=1)
+        return self._runtime
+
+    def _claim(self) -> None:
+        """One thing runs at a time."""
+        if not self._running.acquire(blocking=False):
+            raise RequestError("A run is going on in this notebook.", fix="Wait for its end, or interrupt it.")
 
     def _remember(self, request: RunRequest, execution: Execution) -> None:
         with self._lock:
@@ -483,7 +527,8 @@ class Session:
             kept = self._kept.load()
             if kept is None:
                 return
-            self._event = TestEvent(kept["event"]) if kept["event"] is not None else None
+            http = bool(kept.get("event_http", True))
+            self._event = TestEvent(kept["event"], http=http) if kept["event"] is not None else None
             self._event_name = kept["event_name"]
             self._external_user_id = kept["external_user_id"]
             self._environment = kept["environment"]
@@ -504,6 +549,7 @@ class Session:
         # what becomes of outside calls is not kept: a cell of the notebook says it, and none means the default
         return {
             "event": dict(self._event.masked().data) if self._event is not None else None,
+            "event_http": self._event is None or self._event.http,
             "event_name": self._event_name,
             "external_user_id": self._external_user_id,
             "environment": self._environment,

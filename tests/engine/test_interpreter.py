@@ -226,7 +226,6 @@ async def test_expression_that_fails_names_prop_and_expression(run: Run) -> None
 @pytest.mark.parametrize(
     ("cell", "word"),
     [
-        ("%%pdstep one --uses slack-send-message@0.0.20\ntext: hi\n", "slack-send-message@0.0.20"),
         ("%%pdstep one --lang bash --data-store store\ntrue\n", "data store"),
         ("%%pdstep one --lang go --data-store store\npackage main\nfunc main() {}\n", "data store"),
     ],

@@ -482,8 +482,8 @@ async def test_no_more_runs_than_the_size_execute(tmp_path: Path, open_run: Open
 
 
 async def test_what_this_version_does_not_run_is_refused(bench: Bench) -> None:
-    """A pre-built action is a clear error."""
-    with pytest.raises(UnsupportedError, match="not run by this version"):
+    """A pre-built action that nobody looked up is a clear error."""
+    with pytest.raises(UnsupportedError, match="run with its component only"):
         await bench.run("node", "", step=Step("a", "node", uses="slack-send-message@0.0.20"))
 
 

@@ -1,0 +1,20 @@
+"""
+Pre-built actions: which there are, where they come from, and those that come with pdkernel.
+
+    catalog     all of a project's, by key and version
+    choices     where they run, as the project has chosen
+    own         the built-in ones (`builtin/`)
+    npm         packages @pipedream/APP, through `registry`
+    folder      a checkout of components
+    connect     those that Pipedream runs
+    described   what components were found to declare
+
+Knows where an action is and what it says of itself. Running one is the work of a step's process.
+"""
+
+from pdkernel.actions.catalog import Catalog
+from pdkernel.actions.component import Component
+from pdkernel.actions.connect import ConnectSource
+from pdkernel.actions.keys import Uses, app_of, step_name
+
+__all__ = ["Catalog", "Component", "ConnectSource", "Uses", "app_of", "step_name"]

@@ -1,0 +1,35 @@
+// @ts-check
+import { lifetime, parsed } from "./shared_values.mjs";
+
+export default {
+  key: "data_stores-add-update-multiple-records",
+  name: "Add or update several records",
+  description: "Stores the values of an object under its keys.",
+  version: "0.0.7",
+  type: "action",
+  props: {
+    dataStore: { type: "data_store", label: "Data store", description: "The store." },
+    data: {
+      type: "any",
+      label: "Data",
+      description: "An object (or JSON text of one): each key is a record.",
+    },
+    ttl: {
+      type: "integer",
+      label: "Time to live",
+      description: "Seconds until the record expires; none for never.",
+      optional: true,
+    },
+  },
+  /** @this {any} @param {any} given */
+  async run({ $ }) {
+    const data = parsed(this.data);
+    if (typeof data !== "object" || data === null || Array.isArray(data)) {
+      throw new Error("data is not an object of keys and values.");
+    }
+    const records = Object.fromEntries(Object.entries(data).map(([key, value]) => [key, parsed(value)]));
+    for (const [key, value] of Object.entries(records)) await this.dataStore.set(key, value, lifetime(this.ttl));
+    $.export("$summary", `${Object.keys(records).length} records are stored.`);
+    return records;
+  },
+};

@@ -1,0 +1,29 @@
+// @ts-check
+import { lifetime, parsed } from "./shared_values.mjs";
+
+export default {
+  key: "data_stores-add-update-record",
+  name: "Add or update a record",
+  description: "Stores a value under a key.",
+  version: "0.0.9",
+  type: "action",
+  props: {
+    dataStore: { type: "data_store", label: "Data store", description: "The store." },
+    key: { type: "string", label: "Key", description: "The record's key." },
+    value: { type: "any", label: "Value", description: "Any value; text that is JSON is stored as what it says." },
+    ttl: {
+      type: "integer",
+      label: "Time to live",
+      description: "Seconds until the record expires; none for never.",
+      optional: true,
+    },
+  },
+  /** @this {any} @param {any} given */
+  async run({ $ }) {
+    const value = parsed(this.value);
+    const known = await this.dataStore.has(this.key);
+    await this.dataStore.set(this.key, value, lifetime(this.ttl));
+    $.export("$summary", `The record ${this.key} is ${known ? "updated" : "added"}.`);
+    return { key: this.key, value };
+  },
+};

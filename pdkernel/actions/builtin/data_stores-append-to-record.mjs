@@ -1,0 +1,24 @@
+// @ts-check
+import { parsed } from "./shared_values.mjs";
+
+export default {
+  key: "data_stores-append-to-record",
+  name: "Append to a record",
+  description: "Adds a value to the end of the list under a key; makes the list if there is none.",
+  version: "0.0.2",
+  type: "action",
+  props: {
+    dataStore: { type: "data_store", label: "Data store", description: "The store." },
+    key: { type: "string", label: "Key", description: "The record's key." },
+    value: { type: "any", label: "Value", description: "Any value; text that is JSON is stored as what it says." },
+  },
+  /** @this {any} @param {any} given */
+  async run({ $ }) {
+    const known = (await this.dataStore.get(this.key)) ?? [];
+    if (!Array.isArray(known)) throw new Error(`The record ${this.key} is not a list: nothing can be appended to it.`);
+    const value = [...known, parsed(this.value)];
+    await this.dataStore.set(this.key, value);
+    $.export("$summary", `The record ${this.key} has ${value.length} values now.`);
+    return { key: this.key, value };
+  },
+};

@@ -1,0 +1,49 @@
+// @ts-check
+import { isYes, lifetime, parsed } from "./shared_values.mjs";
+
+export default {
+  key: "data_stores-get-record-or-create",
+  name: "Get a record, or create it",
+  description: "Returns the value under a key; stores one there first if there is none.",
+  version: "0.0.10",
+  type: "action",
+  props: {
+    dataStore: { type: "data_store", label: "Data store", description: "The store." },
+    key: { type: "string", label: "Key", description: "The record's key." },
+    addRecordIfNotFound: {
+      type: "string",
+      label: "Create the record if it is not there",
+      description: "Yes or No.",
+      options: ["No", "Yes"],
+      optional: true,
+    },
+    value: {
+      type: "any",
+      label: "Value",
+      description: "What to store where the key is not there; text that is JSON is stored as what it says.",
+      optional: true,
+    },
+    ttl: {
+      type: "integer",
+      label: "Time to live",
+      description: "Seconds until the record expires; none for never.",
+      optional: true,
+    },
+  },
+  /** @this {any} @param {any} given */
+  async run({ $ }) {
+    if (await this.dataStore.has(this.key)) {
+      $.export("$summary", `Found the record ${this.key}.`);
+      return this.dataStore.get(this.key);
+    }
+    if (!isYes(this.addRecordIfNotFound)) {
+      $.export("$summary", `There is no record ${this.key}.`);
+      return undefined;
+    }
+    const value = parsed(this.value);
+    if (value === undefined) throw new Error("There is no record to return, and no value to create it with.");
+    await this.dataStore.set(this.key, value, lifetime(this.ttl));
+    $.export("$summary", `The record ${this.key} is created.`);
+    return value;
+  },
+};

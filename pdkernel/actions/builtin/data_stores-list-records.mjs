@@ -1,0 +1,18 @@
+// @ts-check
+export default {
+  key: "data_stores-list-records",
+  name: "List records",
+  description: "Returns every record of the store, by key.",
+  version: "0.0.5",
+  type: "action",
+  props: {
+    dataStore: { type: "data_store", label: "Data store", description: "The store." },
+  },
+  /** @this {any} @param {any} given */
+  async run({ $ }) {
+    const records = /** @type {Record<string, any>} */ ({});
+    for (const key of await this.dataStore.keys()) records[key] = await this.dataStore.get(key);
+    $.export("$summary", `The store has ${Object.keys(records).length} records.`);
+    return records;
+  },
+};

@@ -1,0 +1,26 @@
+// @ts-check
+export default {
+  key: "data_stores-update-ttl",
+  name: "Change when a record expires",
+  description: "Sets or removes the time to live of a record.",
+  version: "0.0.1",
+  type: "action",
+  props: {
+    dataStore: { type: "data_store", label: "Data store", description: "The store." },
+    key: { type: "string", label: "Key", description: "The record's key." },
+    ttl: {
+      type: "integer",
+      label: "Time to live",
+      description: "Seconds until the record expires; none for never.",
+      optional: true,
+    },
+  },
+  /** @this {any} @param {any} given */
+  async run({ $ }) {
+    if (!(await this.dataStore.has(this.key))) throw new Error(`There is no record ${this.key}.`);
+    const seconds = Number(this.ttl) > 0 ? Number(this.ttl) : null;
+    await this.dataStore.setTtl(this.key, seconds);
+    $.export("$summary", seconds ? `${this.key} expires in ${seconds} seconds.` : `${this.key} does not expire.`);
+    return { key: this.key, ttl: seconds };
+  },
+};

@@ -1,0 +1,16 @@
+// @ts-check
+import { conditionProps, holds } from "./shared_conditions.mjs";
+
+export default {
+  key: "filter-continue-based-on-condition",
+  name: "Continue execution if a condition is met",
+  description: "Goes on if the condition holds; ends the workflow if not.",
+  version: "0.0.2",
+  type: "action",
+  props: conditionProps,
+  /** @this {any} @param {any} given */
+  async run({ $ }) {
+    if (!holds(this)) return $.flow.exit(this.messageOnEnd);
+    return this.messageOnContinue;
+  },
+};

@@ -1,0 +1,16 @@
+// @ts-check
+import { conditionProps, holds } from "./shared_conditions.mjs";
+
+export default {
+  key: "filter-end-based-on-condition",
+  name: "End execution if a condition is met",
+  description: "Ends the workflow if the condition holds; goes on if not.",
+  version: "0.0.2",
+  type: "action",
+  props: conditionProps,
+  /** @this {any} @param {any} given */
+  async run({ $ }) {
+    if (holds(this)) return $.flow.exit(this.messageOnEnd);
+    return this.messageOnContinue;
+  },
+};

@@ -1,0 +1,15 @@
+// @ts-check
+export default {
+  key: "filter-end-workflow",
+  name: "End workflow",
+  description: "Ends the workflow in this step.",
+  version: "0.0.1",
+  type: "action",
+  props: {
+    reason: { type: "string", label: "Reason", description: "Why it ends here.", optional: true },
+  },
+  /** @this {any} @param {any} given */
+  async run({ $ }) {
+    return $.flow.exit(this.reason);
+  },
+};

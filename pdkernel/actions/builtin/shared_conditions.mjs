@@ -1,0 +1,108 @@
+// @ts-check
+/**
+ * The conditions of the filter actions, by the names that synced workflows hold. Nothing here is a component.
+ *
+ * parity[filter-values]: forms hold text, so numbers and booleans written as text compare by what they say; how the
+ * platform compares values of different kinds is not documented.
+ */
+
+import { parsed } from "./shared_values.mjs";
+
+const isMissing = (/** @type {any} */ value) => value === null || value === undefined;
+const text = (/** @type {any} */ value) =>
+  isMissing(value) ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+const number = (/** @type {any} */ value) => (isMissing(value) || value === "" ? NaN : Number(value));
+const says = (/** @type {any} */ value, /** @type {boolean} */ wanted) =>
+  value === wanted || (typeof value === "string" && value.trim().toLowerCase() === String(wanted));
+
+/** @param {any} a @param {any} b */
+function contains(a, b) {
+  return Array.isArray(a) ? a.some((item) => text(item) === text(b)) : text(a).includes(text(b));
+}
+
+/** @param {any} a @param {any} b */
+function inArray(a, b) {
+  const [list, item] = Array.isArray(parsed(b)) ? [parsed(b), a] : [parsed(a), b];
+  return Array.isArray(list) && list.some((each) => text(each) === text(item));
+}
+
+/** @param {any} a @param {any} b */
+function hasKey(a, b) {
+  const isObject = (/** @type {any} */ value) => typeof value === "object" && value !== null;
+  const [object, key] = isObject(parsed(a)) ? [parsed(a), b] : [parsed(b), a];
+  return isObject(object) && Object.hasOwn(object, text(key));
+}
+
+/** @type {Record<string, {label: string, second: boolean, holds: (a: any, b: any) => boolean}>} */
+const CONDITIONS = {
+  CONTAINS: { label: "contains", second: true, holds: contains },
+  NOT_CONTAINS: { label: "does not contain", second: true, holds: (a, b) => !contains(a, b) },
+  TEXT_EQUALS: { label: "is the text", second: true, holds: (a, b) => text(a) === text(b) },
+  TEXT_NOT_EQUALS: { label: "is not the text", second: true, holds: (a, b) => text(a) !== text(b) },
+  STARTS_WITH: { label: "starts with", second: true, holds: (a, b) => text(a).startsWith(text(b)) },
+  NOT_STARTS_WITH: { label: "does not start with", second: true, holds: (a, b) => !text(a).startsWith(text(b)) },
+  ENDS_WITH: { label: "ends with", second: true, holds: (a, b) => text(a).endsWith(text(b)) },
+  NOT_ENDS_WITH: { label: "does not end with", second: true, holds: (a, b) => !text(a).endsWith(text(b)) },
+  GREATER_THAN: { label: "is greater than", second: true, holds: (a, b) => number(a) > number(b) },
+  GREATER_THAN_EQUALS: { label: "is at least", second: true, holds: (a, b) => number(a) >= number(b) },
+  LESS_THAN: { label: "is less than", second: true, holds: (a, b) => number(a) < number(b) },
+  LESS_THAN_EQUALS: { label: "is at most", second: true, holds: (a, b) => number(a) <= number(b) },
+  EQUALS: { label: "is the number", second: true, holds: (a, b) => number(a) === number(b) },
+  TRUE: { label: "is true", second: false, holds: (a) => says(a, true) },
+  FALSE: { label: "is false", second: false, holds: (a) => says(a, false) },
+  IS_NULL: { label: "is null or missing", second: false, holds: isMissing },
+  NOT_NULL: { label: "is there", second: false, holds: (a) => !isMissing(a) },
+  IN_ARRAY: { label: "is in the list", second: true, holds: inArray },
+  NOT_IN_ARRAY: { label: "is not in the list", second: true, holds: (a, b) => !inArray(a, b) },
+  KEY_EXISTS: { label: "has the key", second: true, holds: hasKey },
+  KEY_NOT_EXISTS: { label: "does not have the key", second: true, holds: (a, b) => !hasKey(a, b) },
+};
+
+/** The props that both filter actions have. */
+export const conditionProps = {
+  initialValue: {
+    type: "any",
+    label: "Initial value",
+    description: "The value to look at, usually an expression.",
+    optional: true,
+  },
+  condition: {
+    type: "string",
+    label: "Condition",
+    description: "What must hold of it.",
+    options: Object.entries(CONDITIONS).map(([value, { label }]) => ({ value, label })),
+  },
+  secondValue: {
+    type: "any",
+    label: "Second value",
+    description: "What it is compared with, for a condition that compares.",
+    optional: true,
+  },
+  messageOnContinue: {
+    type: "string",
+    label: "Message on continue",
+    description: "What the step returns when the workflow goes on.",
+    optional: true,
+  },
+  messageOnEnd: {
+    type: "string",
+    label: "Message on end",
+    description: "The reason that is given when the workflow ends here.",
+    optional: true,
+  },
+};
+
+/**
+ * @param {any} filter the action: its props
+ * @returns {boolean}
+ */
+export function holds(filter) {
+  const condition = CONDITIONS[String(filter.condition).toUpperCase()]; // TRUE without quotes is a boolean in YAML
+  if (!condition) {
+    throw new Error(`${filter.condition} is not a condition. Conditions: ${Object.keys(CONDITIONS).join(", ")}`);
+  }
+  if (condition.second && filter.secondValue === undefined) {
+    throw new Error(`The condition ${filter.condition} compares with secondValue, and that has no value.`);
+  }
+  return condition.holds(filter.initialValue, filter.secondValue);
+}

@@ -1,0 +1,119 @@
+"""
+What a project has chosen about actions: where they run, whose licence was accepted, which version runs for another.
+
+Knows the setting's words. Kept in the project's settings; nothing here looks at components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, cast
+
+from pdkernel.errors import LicenceError, RequestError
+from pdkernel.model import JSON
+
+SourceName = Literal["builtin", "npm", "folder", "connect"]
+
+SETTING = "actions"
+LICENCE_SETTING = "actions_licence"
+INSTEAD_SETTING = "actions_instead"
+LICENCE = "Pipedream Source Available License 1.0"
+ACCEPT_COMMAND = "pdkernel project set actions npm --accept-licence"
+LICENCE_TEXT = (
+    f"The components that npm has under @pipedream are third-party code under the {LICENCE}, which excludes "
+    "commercial use. pdkernel does not hold them: npm installs them into this project's .pdkernel folder."
+)
+
+
+class Settings(Protocol):
+    """A project's settings by name (`project.SettingsTable`)."""
+
+    def get(self, name: str, default: JSON = None) -> JSON:
+        """The setting, or *default*."""
+        ...
+
+    def set(self, name: str, value: JSON) -> None:
+        """Store it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where actions run that are not built in."""
+
+    source: SourceName = "builtin"
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        return str(self.folder) if self.folder is not None else self.source
+
+
+class Choices:
+    """The choices of one project; read anew each time, since another process may have changed them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @property
+    def where(self) -> Where:
+        """Where actions run that are not built in."""
+        text = self._settings.get(SETTING)
+        if text in ("builtin", "npm", "connect"):
+            return Where(cast("SourceName", text))
+        return Where("folder", Path(text)) if isinstance(text, str) else Where()
+
+    @property
+    def licence_accepted(self) -> bool:
+        """Whether someone has accepted the licence of the components on npm."""
+        return self._settings.get(LICENCE_SETTING) == LICENCE
+
+    def accept_licence(self) -> None:
+        """Record that the licence of the components on npm is accepted."""
+        self._settings.set(LICENCE_SETTING, LICENCE)
+
+    def choose(self, text: str, *, base: Path) -> Where:
+        """
+        Set where actions run.
+
+        Args:
+            text: `builtin`, `npm`, `connect`, or a folder.
+            base: What a folder is relative to.
+
+        Raises:
+            LicenceError: `npm`, and its licence is not accepted.
+            RequestError: Neither a word nor a folder with components.
+        """
+        if text == "npm" and not self.licence_accepted:
+            raise LicenceError(LICENCE_TEXT, fix=f"To accept it: {ACCEPT_COMMAND}")
+        if text in ("builtin", "npm", "connect"):
+            self._settings.set(SETTING, text)
+        else:
+            folder = (base / text).resolve()
+            if components_folder(folder) is None:
+                raise RequestError(
+                    f"{text!r} is none of builtin, npm and connect, nor a folder with components "
+                    "(components/APP/actions/NAME/NAME.mjs).",
+                    fix="Give one of these words, or the folder of a components checkout.",
+                )
+            self._settings.set(SETTING, str(folder))
+        return self.where
+
+    @property
+    def instead(self) -> Mapping[str, str]:
+        """`KEY@VERSION` that steps ask for, to the version that runs for it."""
+        kept = self._settings.get(INSTEAD_SETTING)
+        return {str(uses): str(version) for uses, version in kept.items()} if isinstance(kept, dict) else {}
+
+    def use_instead(self, asked: str, version: str) -> None:
+        """From now on *version* runs where a step says *asked* (`KEY@VERSION`)."""
+        self._settings.set(INSTEAD_SETTING, {**self.instead, asked: version})
+
+
+def components_folder(folder: Path) -> Path | None:
+    """The folder that holds a folder for each app: *folder* itself or its `components`; None if neither does."""
+    for place in (folder / "components", folder):
+        if next(place.glob("*/actions/*/*.mjs"), None) or next(place.glob("*/*.app.mjs"), None):
+            return place
+    return None

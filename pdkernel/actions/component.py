@@ -1,0 +1,170 @@
+"""
+What an action is before anyone loads it: its key, version, name and text, read from its module without running it.
+
+Knows how components write these down. Describing props needs the module itself: a step's process does that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tree_sitter import Node
+
+from pdkernel.actions.keys import app_of
+from pdkernel.expression import javascript
+from pdkernel.hosts import ComponentFile
+
+Kind = Literal["action", "source"]
+KINDS: tuple[Kind, ...] = ("action", "source")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a component's module says of itself."""
+
+    key: str
+    version: str
+    name: str = ""
+    description: str = ""
+    kind: Kind = "action"
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """
+    A component that a source of this project has.
+
+    Attributes:
+        key: `slack-send-message`.
+        version: Its own.
+        app: The app's slug, or None for a built-in one, which needs no account.
+        name: For people.
+        description: For people.
+        source: Which source it is, in words for people: `npm @pipedream/slack 0.10.3`.
+        file: Its module, or None where Pipedream Connect runs it or it is not installed yet.
+        kind: What it is.
+        limits: What this source cannot do, as a sentence, or empty.
+        asked: The version that was asked for, if it is another one.
+    """
+
+    key: str
+    version: str
+    app: str | None
+    name: str
+    description: str
+    source: str
+    file: ComponentFile | None = None
+    kind: Kind = "action"
+    limits: str = ""
+    asked: str | None = None
+
+    @property
+    def uses(self) -> str:
+        """What a step's `uses` says."""
+        return f"{self.key}@{self.version}"
+
+    @property
+    def told(self) -> str:
+        """Where it comes from and what is special about that, for the record of a step."""
+        which = ""
+        if self.asked is not None:
+            own = self.file is not None and self.file.origin == "builtin"
+            which = (
+                f", written after version {self.version}, used for {self.asked}"
+                if own
+                else f", version {self.version} instead of {self.asked}"
+            )
+        return f"{self.source}{which}" + (f"; {self.limits}" if self.limits else "")
+
+
+def read_header(text: str) -> Header | None:
+    """What the module *text* says of itself; None unless it exports a component with a literal key and version."""
+    exported = _exported(javascript.parse(text))
+    if exported is None:
+        return None
+    fields = {
+        key: value
+        for pair in exported.named_children
+        if pair.type == "pair"
+        and (key := javascript.key_of(pair)) is not None
+        and (value := _text(pair.child_by_field_name("value"))) is not None
+    }
+    key, version, kind = fields.get("key"), fields.get("version"), fields.get("type", "action")
+    if not key or not version or kind not in KINDS:
+        return None
+    return Header(key, version, fields.get("name", ""), fields.get("description", ""), kind)
+
+
+def modules_in(folder: Path) -> Iterator[Path]:
+    """The modules under an app's folder that may be components: `actions/NAME/NAME.mjs`, `sources/NAME/NAME.mjs`."""
+    for kind in ("actions", "sources"):
+        for suffix in ("mjs", "js"):
+            for path in sorted(folder.glob(f"{kind}/*/*.{suffix}")):
+                if path.stem == path.parent.name:
+                    yield path
+
+
+def file_of(header: Header, path: Path, origin: Literal["builtin", "npm", "folder"]) -> ComponentFile:
+    """The module at *path*, whose header is *header*."""
+    return ComponentFile(path=path, key=header.key, version=header.version, kind=header.kind, origin=origin)
+
+
+def component_of(header: Header, *, source: str, file: ComponentFile | None = None) -> Component:
+    """A component of an app, as *source* has it."""
+    return Component(
+        key=header.key,
+        version=header.version,
+        app=app_of(header.key),
+        name=header.name or header.key,
+        description=header.description,
+        source=source,
+        file=file,
+        kind=header.kind,
+    )
+
+
+def _exported(root: Node) -> Node | None:
+    """The object that is the module's default export, written there or in a constant of the module."""
+    for node in root.named_children:
+        if node.type != "export_statement" or not any(child.type == "default" for child in node.children):
+            continue
+        value = node.child_by_field_name("value")
+        if value is not None and value.type == "call_expression":  # defineComponent({...})
+            arguments = value.child_by_field_name("arguments")
+            value = next(iter(arguments.named_children), None) if arguments is not None else None
+        if value is not None and value.type == "identifier":
+            value = _constant(root, javascript.text_of(value))
+        return value if value is not None and value.type == "object" else None
+    return None
+
+
+def _constant(root: Node, name: str) -> Node | None:
+    for node in root.named_children:
+        if node.type == "lexical_declaration":
+            for declared in node.named_children:
+                named = declared.child_by_field_name("name")
+                if named is not None and javascript.text_of(named) == name:
+                    return declared.child_by_field_name("value")
+    return None
+
+
+def _text(node: Node | None) -> str | None:
+    """A literal's text, where it is one; texts that are added up count."""
+    if node is None:
+        return None
+    if node.type == "binary_expression":
+        left, right = _text(node.child_by_field_name("left")), _text(node.child_by_field_name("right"))
+        return None if left is None or right is None else left + right
+    if node.type not in ("string", "template_string"):
+        return None
+    plain = javascript.string_value(node)
+    if plain is not None:
+        return plain
+    if any(child.type == "template_substitution" for child in node.named_children):
+        return None
+    return (
+        javascript.text_of(node)[1:-1].replace("\\n", "\n").replace('\\"', '"').replace("\\'", "'").replace("\\`", "`")
+    )

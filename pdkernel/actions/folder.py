@@ -1,0 +1,56 @@
+"""
+Components in a folder with the layout of a components checkout: `components/APP/actions/NAME/NAME.mjs`.
+
+Knows the layout. What a module imports is found from there, as Node.js finds it: installing that is its owner's
+affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pdkernel.actions.choices import components_folder
+from pdkernel.actions.component import Component, component_of, file_of, modules_in, read_header
+
+
+class FolderSource:
+    """
+    One such folder.
+
+    Args:
+        folder: It, or the folder above `components`.
+    """
+
+    name = "folder"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = components_folder(folder) or folder
+        self._read: dict[str, tuple[float, Mapping[str, Component]]] = {}
+
+    def __str__(self) -> str:
+        return f"folder {self._folder}"
+
+    def apps(self) -> list[str]:
+        """The apps that it has components of."""
+        return sorted(path.parent.name for path in self._folder.glob("*/actions") if path.is_dir())
+
+    def of_app(self, app: str) -> Mapping[str, Component]:
+        """The components of *app*, by key."""
+        place = self._folder / app
+        if not place.is_dir():
+            return {}
+        modules = list(modules_in(place))
+        changed = max((path.stat().st_mtime for path in modules), default=0.0)
+        known = self._read.get(app)
+        if known is not None and known[0] == changed and len(known[1]) <= len(modules):
+            return known[1]
+        found = {}
+        for path in modules:
+            header = read_header(path.read_text(encoding="utf-8", errors="replace"))
+            if header is not None:
+                found[header.key] = component_of(
+                    header, source=f"folder {self._folder.name}/{app}", file=file_of(header, path, "folder")
+                )
+        self._read[app] = (changed, found)
+        return found

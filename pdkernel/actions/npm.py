@@ -1,0 +1,224 @@
+"""
+Components that npm has: packages `@pipedream/APP`, installed into the project when a step needs one.
+
+Knows that a package version holds one version of each component, and finds the package version that holds the one
+asked for. What is known of package versions is kept, so that the second look needs no network.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pdkernel.actions.component import Component, Header, component_of, file_of, modules_in, read_header
+from pdkernel.actions.keys import Uses, app_of, version_order
+from pdkernel.errors import ActionNotFoundError, ActionVersionError
+
+Progress = Callable[[str], None]
+
+SCOPE = "@pipedream"
+_APPS = (
+    "apify aws brex canva clio docusign gitlab google_drive helper_functions launchdarkly linear_app linkedin "
+    "microsoft_outlook monday mysql notiff_io notion pipedream postgresql procore quickbooks ramp sftp shopify slack "
+    "youtube_data_api"
+)
+KNOWN_APPS = tuple(_APPS.split())
+"""Apps whose components were found on npm; there may be more by now."""
+
+
+class Packages(Protocol):
+    """What a registry does (`registry.Registry`)."""
+
+    async def versions(self, package: str) -> list[str]:
+        """The published versions, oldest first."""
+        ...
+
+    async def unpack(self, package: str, version: str, into: Path) -> None:
+        """The files of one version."""
+        ...
+
+    async def install(self, package: str, version: str, into: Path) -> None:
+        """One version with what it depends on, under `node_modules`."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A component in a package version: its header, and its module's path in the package."""
+
+    header: Header
+    path: str
+
+
+class NpmSource:
+    """
+    The components on npm.
+
+    Args:
+        folder: Where packages and what is known of them are kept, `.pdkernel/packages/components`.
+        packages: The registry.
+    """
+
+    name = "npm"
+
+    def __init__(self, folder: Path, packages: Packages) -> None:
+        self._folder = folder
+        self._packages = packages
+        self._index: dict[str, dict[str, tuple[_Held, ...]]] = {}
+
+    def __str__(self) -> str:
+        return "npm"
+
+    def apps(self) -> list[str]:
+        """The apps of which a package was looked at."""
+        return sorted(path.stem for path in (self._folder / "index").glob("*.json"))
+
+    def of_app(self, app: str) -> Mapping[str, Component]:
+        """What is known of *app* here, by key, in the newest package version that was looked at."""
+        known = self._known(app)
+        if not known:
+            return {}
+        newest = max(known, key=version_order)
+        return {held.header.key: self._component(app, newest, held) for held in known[newest]}
+
+    def find(self, key: str, version: str | None) -> Component | None:
+        """The component in a package version that was looked at; one that is installed before others."""
+        app = app_of(key)
+        found = [
+            self._component(app, package, held)
+            for package, all_held in sorted(self._known(app).items(), key=lambda item: version_order(item[0]))
+            for held in all_held
+            if held.header.key == key and version in (None, held.header.version)
+        ]
+        installed = [component for component in found if component.file is not None]
+        best = installed if version is not None and installed else found
+        return best[-1] if best else None
+
+    async def look(self, app: str, progress: Progress) -> bool:
+        """Look at the newest package of *app*; False if npm has none. Raises `ActionSourceError`."""
+        progress(f"Looking at npm's {SCOPE}/{app}")
+        try:
+            versions = await self._packages.versions(f"{SCOPE}/{app}")
+        except ActionNotFoundError:
+            return False
+        if not versions:
+            return False
+        await self._look_at(app, max(versions, key=version_order))
+        return True
+
+    async def obtain(self, uses: Uses, progress: Progress) -> Component:
+        """
+        The component, installed.
+
+        Raises:
+            ActionNotFoundError: npm has no such package, or no version of it has such a component.
+            ActionVersionError: No package version has that version of it; the message names those that there are.
+            ActionSourceError: npm cannot be run, or the registry not be reached.
+        """
+        component = self.find(uses.key, uses.version)
+        if component is None:
+            component = await self._search_versions(uses, progress)
+        if component.file is not None:
+            return component
+        app, package = app_of(uses.key), component.source.rpartition(" ")[2]
+        progress(f"Installing {SCOPE}/{app} {package} from npm")
+        await self._packages.install(f"{SCOPE}/{app}", package, self._place(app, package))
+        installed = self.find(uses.key, component.version)
+        if installed is None or installed.file is None:
+            raise ActionNotFoundError(f"{SCOPE}/{app} {package} was installed and does not hold {component.uses}.")
+        return installed
+
+    async def _search_versions(self, uses: Uses, progress: Progress) -> Component:
+        """Look at package versions until one holds what is asked for: the newest, then by halves."""
+        app = app_of(uses.key)
+        progress(f"Looking for {uses} on npm")
+        try:
+            versions = sorted(await self._packages.versions(f"{SCOPE}/{app}"), key=version_order)
+        except ActionNotFoundError:
+            versions = []
+        if not versions:
+            raise ActionNotFoundError(f"npm has no package {SCOPE}/{app}, which would hold {uses.key}.")
+        seen: list[str] = []
+        low, high = 0, len(versions) - 1
+        at: int | None = high
+        while at is not None:
+            there = await self._version_in(app, versions[at], uses.key)
+            if there is not None:
+                seen.append(there)
+            if there is not None and uses.version in (None, there):
+                found = self.find(uses.key, there)
+                assert found is not None
+                return found
+            # a component's version grows with its package's; one that is missing in the newest was removed, else it
+            # was added later
+            too_new = (
+                there is not None and uses.version is not None and version_order(there) > version_order(uses.version)
+            )
+            if too_new or (there is None and at == len(versions) - 1):
+                high = at - 1
+            else:
+                low = at + 1
+            at = (low + high) // 2 if low <= high else None
+        if not seen:
+            raise ActionNotFoundError(f"{SCOPE}/{app} on npm has no component {uses.key}.")
+        versions_seen = sorted(set(seen), key=version_order)
+        raise ActionVersionError(
+            f"npm has no package with {uses}: packages hold {uses.key} in {', '.join(versions_seen)}"
+            + (" and perhaps others between." if len(versions) > len(seen) else "."),
+            fix=f"Run another version from now on: pdkernel actions add {uses.key}@{versions_seen[-1]} "
+            f"--instead-of {uses}",
+        )
+
+    async def _version_in(self, app: str, package: str, key: str) -> str | None:
+        held = await self._look_at(app, package)
+        return next((each.header.version for each in held if each.header.key == key), None)
+
+    async def _look_at(self, app: str, package: str) -> Sequence[_Held]:
+        known = self._known(app)
+        if package not in known:
+            with tempfile.TemporaryDirectory(prefix="pdkernel-look-") as folder:
+                await self._packages.unpack(f"{SCOPE}/{app}", package, Path(folder))
+                known[package] = tuple(_held_in(Path(folder) / "package"))
+            self._write(app, known)
+        return known[package]
+
+    def _component(self, app: str, package: str, held: _Held) -> Component:
+        path = self._place(app, package) / "node_modules" / SCOPE / app / held.path
+        file = file_of(held.header, path, "npm") if path.is_file() else None
+        return component_of(held.header, source=f"npm {SCOPE}/{app} {package}", file=file)
+
+    def _place(self, app: str, package: str) -> Path:
+        return self._folder / f"{app}@{package}"
+
+    def _known(self, app: str) -> dict[str, tuple[_Held, ...]]:
+        if app not in self._index:
+            try:
+                data = json.loads(self._file(app).read_text(encoding="utf-8"))
+                self._index[app] = {
+                    package: tuple(_Held(Header(**each["header"]), each["path"]) for each in held)
+                    for package, held in data.items()
+                }
+            except (OSError, ValueError, TypeError, KeyError):
+                return self._index.setdefault(app, {})
+        return self._index[app]
+
+    def _write(self, app: str, known: Mapping[str, Sequence[_Held]]) -> None:
+        path = self._file(app)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps({package: [asdict(each) for each in held] for package, held in known.items()}))
+        draft.replace(path)
+
+    def _file(self, app: str) -> Path:
+        return self._folder / "index" / f"{app}.json"
+
+
+def _held_in(folder: Path) -> Iterator[_Held]:
+    for path in modules_in(folder):
+        header = read_header(path.read_text(encoding="utf-8", errors="replace"))
+        if header is not None:
+            yield _Held(header, path.relative_to(folder).as_posix())

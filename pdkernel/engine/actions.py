@@ -1,0 +1,261 @@
+"""
+The action steps of one run: which component each uses, what it declares, and how one that Pipedream runs is run.
+
+Knows that everything about them which can be wrong is said before any step runs. Where components come from is
+`actions`' affair, running a module is `hosts`'.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pdkernel.actions import Catalog, Component, ConnectSource
+from pdkernel.actions.fitting import Fitted, bound_apps, fit
+from pdkernel.actions.keys import Uses
+from pdkernel.egress import Policy, is_loopback
+from pdkernel.engine.end_users import StepAccounts
+from pdkernel.engine.request import RunRequest
+from pdkernel.errors import (
+    AccountNotFoundError,
+    ActionNotFoundError,
+    ActionSourceError,
+    EgressRefusedError,
+    ExternalUserRequiredError,
+    StepError,
+)
+from pdkernel.execution import RETURN_VALUE, AccountUse, OutsideCall, Stream
+from pdkernel.hosts import ComponentFile, Description, StepOutcome
+from pdkernel.model import JSON, AppBinding, Step
+
+
+class Describer(Protocol):
+    """Says what a module declares (`hosts.RunGuests`)."""
+
+    async def describe(self, target: ComponentFile) -> Description:
+        """What it declares. Raises `StepError`."""
+        ...
+
+
+class Listener(Protocol):
+    """Is told what a step that runs elsewhere did (`recorder.StepRecorder`)."""
+
+    def log(self, stream: Stream, text: str) -> None:
+        """It printed *text*."""
+        ...
+
+    def call(self, call: OutsideCall) -> None:
+        """An outside call was made for it."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepAction:
+    """
+    An action step.
+
+    Attributes:
+        component: What runs.
+        fitted: The step with what the component declares, or None if it could not be loaded.
+        accounts: For one that Pipedream runs: prop to account.
+        reload: For one that Pipedream runs: whether its props depend on values.
+    """
+
+    component: Component
+    fitted: Fitted | None = None
+    accounts: Mapping[str, AccountUse] = field(default_factory=dict)
+
+    reload: bool = False
+
+    @property
+    def remote(self) -> bool:
+        """Whether Pipedream runs it."""
+        return self.component.file is None
+
+
+class StepActions:
+    """
+    The action steps of one run, by step.
+
+    Args:
+        catalog: The project's actions.
+        request: The run.
+    """
+
+    def __init__(self, catalog: Catalog, request: RunRequest) -> None:
+        self._catalog = catalog
+        self._request = request
+        self._found: dict[str, StepAction] = {}
+
+    async def obtain(self) -> None:
+        """
+        Find the component of every action step that is to run, installing what the project has chosen to.
+
+        Raises:
+            ActionNotFoundError: No source has it.
+            ActionSourceError: A source cannot be reached.
+        """
+        for step in self._request.workflow.steps:
+            if (
+                step.uses is None
+                or step.disabled
+                or step.name in self._request.pins
+                or not self._request.runs(step.name)
+            ):
+                continue
+            self._found[step.name] = StepAction(await self._component(step))
+
+    async def _component(self, step: Step) -> Component:
+        request = self._request
+        try:
+            component = await self._catalog.obtain(
+                Uses.parse(step.uses or ""), install=request.install, progress=request.progress or _silent
+            )
+        except ActionNotFoundError as fault:
+            fault.step = fault.step or step.name
+            fault.message = f"Step {step.name}: {fault.message}"
+            raise
+        return component
+
+    def of(self, step: Step) -> StepAction | None:
+        """The action of *step*, or None for a step of code."""
+        return self._found.get(step.name)
+
+    def accounts(self, step: Step) -> StepAccounts | None:
+        """The accounts of an action that Pipedream runs, for the record; None for any other step."""
+        action = self._found.get(step.name)
+        return StepAccounts(uses=tuple(action.accounts.values())) if action is not None and action.remote else None
+
+    async def fit(self, step: Step, guests: Describer) -> tuple[AppBinding, ...]:
+        """
+        Load the action of *step* to know what it declares; returns the accounts that this machine must give it.
+
+        Raises:
+            ActionPropsError: The step does not give it what it needs.
+            EndUserError: Pipedream has no account for it, where Pipedream runs it.
+        """
+        action = self._found[step.name]
+        if action.remote:
+            description = (await self._catalog.connect.retrieve(action.component.key, action.component.version))[1]
+            accounts = await self._accounts(step, bound_apps(step, description))
+            fitted = fit(step, action.component, description)
+            self._found[step.name] = StepAction(action.component, fitted, accounts, reload=description.additional)
+            return ()
+        try:
+            description = await describe(action.component, guests, self._catalog)
+        except StepError:
+            return ()  # the step itself fails with the same error, at its place in the record
+        fitted = fit(step, action.component, description)
+        self._found[step.name] = StepAction(action.component, fitted)
+        return fitted.step.apps
+
+    async def _accounts(self, step: Step, apps: tuple[AppBinding, ...]) -> dict[str, AccountUse]:
+        request, found = self._request, {}
+        user = request.external_user_id
+        if user is None:
+            raise ExternalUserRequiredError(
+                "No external user ID passed, but one or more steps require it",
+                fix=f"Step {step.name} runs at Pipedream Connect, for an external user. Pick one with %pduser, or pass "
+                "--external-user ID.",
+                external_user_id=None,
+                environment=request.environment,
+            )
+        for binding in apps:
+            account = binding.account or await self._catalog.connect.newest_account(
+                binding.app, user, request.environment
+            )
+            if account is None:
+                raise AccountNotFoundError(
+                    f"Required account for {binding.app} not found for external user ID {user} in {request.environment}",
+                    fix=f"Step {step.name} runs at Pipedream Connect and needs it there: connect one in your product, "
+                    "with a Connect token of this project.",
+                    external_user_id=user,
+                    environment=request.environment,
+                    app=binding.app,
+                    steps=(step.name,),
+                )
+            owner = "own" if binding.account else "external_user"
+            found[binding.prop] = AccountUse(binding.prop, binding.app, account, owner)  # type: ignore[arg-type]  # one of the two
+        return found
+
+    async def run_remote(
+        self, step: Step, action: StepAction, props: Mapping[str, JSON], listener: Listener, *, timeout_s: float
+    ) -> StepOutcome:
+        """Have Pipedream run *action* once."""
+        source, request = self._catalog.connect, self._request
+        _check_allowed(step, source, request.policy)
+        assert request.external_user_id is not None
+        assert action.fitted is not None
+        began = time.monotonic()
+        status: int | None = None
+        try:
+            answer = await source.run(
+                action.component,
+                props={
+                    **props,
+                    **{prop: {"authProvisionId": use.id} for prop, use in action.accounts.items()},
+                },
+                external_user_id=request.external_user_id,
+                environment=request.environment,
+                timeout_s=timeout_s,
+                reload=action.reload,
+            )
+            status = answer.status
+        except ActionSourceError as fault:
+            return StepOutcome(error=StepError(fault.message, name="ConnectError", fix=fault.fix))
+        finally:
+            listener.call(
+                OutsideCall(
+                    method="POST",
+                    url=source.run_url,
+                    status=status,
+                    duration_ms=(time.monotonic() - began) * 1000,
+                    safe=False,
+                    outcome="sent" if status is not None else "failed",
+                    app=action.component.app,
+                    note="Pipedream ran the action",
+                )
+            )
+        for text in answer.logs:
+            listener.log("stdout", f"{text}\n")
+        exports = dict(answer.exports)
+        if answer.value is not None:
+            exports[RETURN_VALUE] = answer.value
+        error = StepError(answer.error[1], name=answer.error[0]) if answer.error else None
+        return StepOutcome(exports=exports, warnings=action.fitted.warnings, error=error)
+
+
+async def describe(component: Component, guests: Describer, catalog: Catalog) -> Description:
+    """
+    What *component*, a module on this machine, declares; loaded once for each state of its files.
+
+    Raises:
+        StepError: Its module cannot be loaded.
+    """
+    assert component.file is not None
+    known = catalog.described.get(component.file)
+    if known is None:
+        known = await guests.describe(component.file)
+        catalog.described.put(component.file, known)
+    return known
+
+
+def is_allowed(source: ConnectSource, policy: Policy) -> bool:
+    """Whether *policy* lets us call Pipedream's API: loopback is never outside."""
+    return policy.goes_out(source.host) or is_loopback(source.host)
+
+
+def _check_allowed(step: Step, source: ConnectSource, policy: Policy) -> None:
+    if is_allowed(source, policy):
+        return
+    raise EgressRefusedError(
+        f"Step {step.name} runs at Pipedream Connect, and outside calls do not go out ({policy.text}).",
+        name="OutsideCallRefused",
+        fix=f"Let them: --egress live, or --egress allow={source.host}. Or pin its exports.",
+    )
+
+
+def _silent(_: str) -> None:
+    """Says nothing."""

@@ -1,0 +1,179 @@
+// @ts-check
+/**
+ * What is asked of a component while a person fills in its props: options of a dropdown, props that depend on others.
+ *
+ * Knows that values may be missing, that an account may be known at run time only, and that a value may be a `{{ }}`
+ * expression, which has no value yet. Runs nothing but `options` and `additionalProps`.
+ */
+
+import { Instance } from "./node_component.mjs";
+import { declaration, PropError, propsOf, resolve, unwrapped } from "./node_props.mjs";
+
+/**
+ * @typedef {object} Told
+ * @property {string} prop
+ * @property {Record<string, any>} values
+ * @property {Record<string, Record<string, string>>} auth
+ * @property {number} page
+ * @property {any} context
+ * @property {string | null} query
+ * @typedef {{options: {label: string, value: any}[], context: any, why: string | null}} Page
+ */
+
+/**
+ * A page of a prop's options.
+ *
+ * @param {any} component
+ * @param {Told} told
+ * @param {import("./node_component.mjs").Surroundings} around
+ * @returns {Promise<Page>}
+ */
+export async function options(component, told, around) {
+  const { instance, configured, watched, read } = configuring(component, told, around);
+  let prop = propsOf(component).find(({ name }) => name === told.prop);
+  if (!prop && typeof component.additionalProps === "function") {
+    prop = (await added(component, instance)).find(({ name }) => name === told.prop);
+  }
+  if (!prop) throw new PropError(`There is no prop ${told.prop}.`);
+  const given = prop.definition.options;
+  if (typeof given !== "function") {
+    const none = given === undefined ? `The prop ${told.prop} has no options.` : null;
+    return { options: told.page ? [] : matching(listed(given), told.query), context: null, why: none };
+  }
+  try {
+    const more = {};
+    for (const parameter of prop.parameters) Object.assign(more, await parameter(watched({ ...configured, ...more })));
+    if (read.size) return nothing(expression(read));
+    const owner = prop.owner ? instance.appOf(prop.owner) : instance.self;
+    const query = told.query ?? undefined;
+    const found = await given.call(owner, {
+      ...configured,
+      ...more,
+      page: told.page,
+      prevContext: told.context ?? {},
+      query,
+    });
+    const list = listed(Array.isArray(found) ? found : found?.options);
+    const context = Array.isArray(found) ? null : (found?.context ?? null);
+    if (read.size && !list.length) return nothing(expression(read));
+    return { options: prop.definition.useQuery ? list : matching(list, told.query), context, why: null };
+  } catch (error) {
+    // its code may have thrown something of its own about what it could not read
+    if (instance.unknown) return nothing(`The ${instance.unknown} account is only known at run time.`);
+    if (read.size) return nothing(expression(read));
+    throw error;
+  }
+}
+
+/**
+ * The props that the component adds or changes for the values so far.
+ *
+ * @param {any} component
+ * @param {Told} told
+ * @param {import("./node_component.mjs").Surroundings} around
+ */
+export async function additionalProps(component, told, around) {
+  if (typeof component.additionalProps !== "function") return [];
+  const { instance } = configuring(component, told, around);
+  try {
+    return (await added(component, instance)).map(declaration);
+  } catch (error) {
+    if (instance.unknown) throw new PropError(`The ${instance.unknown} account is only known at run time.`);
+    throw error;
+  }
+}
+
+/**
+ * @param {any} component
+ * @param {Instance} instance
+ * @returns {Promise<import("./node_props.mjs").Prop[]>}
+ */
+async function added(component, instance) {
+  const before = propsOf(component);
+  // some components change their argument and others return what they add
+  const existing = Object.fromEntries(before.map(({ name, definition }) => [name, { ...definition }]));
+  const returned = await component.additionalProps.call(instance.self, existing);
+  const changed = before.filter(({ name, definition }) => existing[name] && differs(existing[name], definition));
+  const names = new Set(before.map(({ name }) => name));
+  const props = changed.map((prop) => ({ ...prop, definition: existing[prop.name] }));
+  for (const name of Object.keys(existing)) if (!names.has(name)) props.push(resolve(name, existing[name]));
+  for (const [name, declared] of Object.entries(returned ?? {})) props.push(resolve(name, declared));
+  return [...new Map(props.map((prop) => [prop.name, prop])).values()];
+}
+
+/**
+ * @param {any} now
+ * @param {any} before
+ */
+function differs(now, before) {
+  return Object.keys({ ...now, ...before }).some((key) => now[key] !== before[key]);
+}
+
+/**
+ * @param {any} component
+ * @param {Told} told
+ * @param {import("./node_component.mjs").Surroundings} around
+ */
+function configuring(component, told, around) {
+  /** @type {Set<string>} the props whose expressions were read */
+  const read = new Set();
+  const known = Object.entries(told.values).filter(([, value]) => !holdsExpression(value));
+  const unknown = Object.keys(told.values).filter((name) => holdsExpression(told.values[name]));
+  const given = { props: Object.fromEntries(known), auth: told.auth, stores: {}, tolerant: true };
+  const instance = new Instance(component, given, around);
+  const configured = Object.fromEntries(known.map(([name, value]) => [name, unwrapped(value, false)]));
+  /** @param {any} target */
+  const watched = (target) => {
+    for (const name of unknown) {
+      const set = (/** @type {any} */ value) => Object.defineProperty(target, name, { value, writable: true });
+      // not enumerable: spreading all values is not yet depending on this one
+      Object.defineProperty(target, name, { get: () => void read.add(name), set, enumerable: false, configurable: true });
+    }
+    return target;
+  };
+  watched(instance.self);
+  return { instance, configured, watched, read };
+}
+
+/**
+ * @param {any} value
+ * @returns {boolean}
+ */
+function holdsExpression(value) {
+  if (typeof value === "string") return value.includes("{{");
+  return value !== null && typeof value === "object" && Object.values(value).some(holdsExpression);
+}
+
+/** @param {Set<string>} read */
+function expression(read) {
+  const [name] = read;
+  return `It depends on the prop ${name}, whose value is an expression and only known at run time.`;
+}
+
+/** @param {string} why @returns {Page} */
+function nothing(why) {
+  return { options: [], context: null, why };
+}
+
+/**
+ * @param {any} items
+ * @returns {{label: string, value: any}[]}
+ */
+function listed(items) {
+  if (!Array.isArray(items)) return [];
+  return items.map((item) => {
+    const isLabelled = item !== null && typeof item === "object" && ("value" in item || "label" in item);
+    const value = isLabelled ? (item.value ?? item.label) : item;
+    return { label: String((isLabelled ? item.label : undefined) ?? (typeof value === "object" ? JSON.stringify(value) : value)), value };
+  });
+}
+
+/**
+ * @param {{label: string, value: any}[]} list
+ * @param {string | null} query
+ */
+function matching(list, query) {
+  if (!query) return list;
+  const wanted = query.toLowerCase();
+  return list.filter(({ label, value }) => label.toLowerCase().includes(wanted) || String(value).toLowerCase().includes(wanted));
+}

@@ -1,0 +1,64 @@
+// @ts-check
+/**
+ * What an event source has besides its props: `$emit`, its `db`, its HTTP interface.
+ *
+ * Knows the platform's sources (its component API page). Which emitted events are new, and where `db` is kept, is for the
+ * host to know.
+ */
+
+import { encode } from "./node_exports.mjs";
+
+const { parse, stringify } = JSON;
+
+/**
+ * The value of a `$.service.db` prop: read and written at once, told to the host as it is written.
+ *
+ * @param {Record<string, any>} kept
+ * @param {(key: string, text: string | undefined) => void} tell
+ */
+export function service(kept, tell) {
+  const texts = new Map(Object.entries(kept).map(([key, value]) => [key, stringify(value)]));
+  return {
+    /** @param {string} key */
+    get(key) {
+      const text = texts.get(String(key));
+      return text === undefined ? undefined : parse(text);
+    },
+    /**
+     * @param {string} key
+     * @param {any} value
+     */
+    set(key, value) {
+      const text = encode(value, `db.${key}`, () => {});
+      if (text === undefined) texts.delete(String(key));
+      else texts.set(String(key), text);
+      tell(String(key), text);
+    },
+  };
+}
+
+/**
+ * @param {import("./node_dollar.mjs").Voice} voice
+ * @returns {(event: any, meta?: any) => void} `this.$emit`
+ */
+export function emitter(voice) {
+  return (event, meta) => {
+    const { id, name, summary, ts } = meta ?? {};
+    const text = encode({ event: event ?? null, id, name, summary, ts: ts instanceof Date ? +ts : ts }, "$emit", voice.warn);
+    voice.emit(/** @type {string} */ (text));
+  };
+}
+
+/**
+ * @param {any} component
+ * @param {string} act `run`, or the name of a hook
+ * @param {any} self
+ * @param {any} event
+ * @returns {Promise<boolean>} whether there is such a thing to do
+ */
+export async function perform(component, act, self, event) {
+  const work = act === "run" ? component.run : component.hooks?.[act];
+  if (typeof work !== "function") return false;
+  await work.call(self, event);
+  return true;
+}

@@ -1,0 +1,235 @@
+"""
+What can be asked of a component besides running it as a step: what it declares, options of its props, an event source's run.
+
+Knows the requests and their answers' shapes. How a request reaches a guest is its caller's to know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, MutableMapping
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from pdkernel.errors import StepError
+from pdkernel.execution import Stream
+from pdkernel.hosts.calls import (
+    ComponentFile,
+    Description,
+    Option,
+    OptionsPage,
+    PropDeclaration,
+    RunSetup,
+    SourceCall,
+    SourceOutcome,
+    StepListener,
+)
+from pdkernel.hosts.faults import fault
+from pdkernel.hosts.languages import GuestLanguage
+from pdkernel.hosts.recorder import StepRecorder
+from pdkernel.model import JSON, AppBinding, Step
+
+_MAY_DECLARE = re.compile(r"props|\.\.\.|export\s*\{|require")
+"""Code without any of these declares no props, written here or taken from elsewhere: no need to load it to know."""
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+Target = Step | ComponentFile
+Auth = Mapping[str, Mapping[str, str]]
+
+
+class Ask(Protocol):
+    """Sends a request to a guest and waits for its `done`, or says why there is none."""
+
+    async def __call__(
+        self,
+        language: GuestLanguage,
+        request: dict[str, Any],
+        recorder: StepRecorder,
+        *,
+        target: Target | None,
+        name: str,
+        timeout_s: float,
+        binding: Any,
+    ) -> dict[str, Any] | StepError:
+        """The guest's `done`, or how the step failed."""
+        ...
+
+
+class Components:
+    """
+    The components of one run.
+
+    Args:
+        ask: How to reach a guest.
+        setup: Of the run: where the imports of code steps are resolved.
+        known: Descriptions that have been made; added to.
+    """
+
+    def __init__(self, ask: Ask, setup: RunSetup, *, known: MutableMapping[object, Description]) -> None:
+        self._ask = ask
+        self._setup = setup
+        self._known = known
+
+    async def describe(self, target: Target, *, timeout_s: float) -> Description:
+        """What *target* declares. Raises as `RunGuests.describe` says."""
+        if isinstance(target, Step) and (
+            target.language != "node" or target.uses or not _MAY_DECLARE.search(target.source)
+        ):
+            return Description()
+        key = self._key(target)
+        found = self._known.get(key)
+        if found is None:
+            found = description(await self._answer({"op": "describe"}, target, timeout_s=timeout_s))
+            self._known[key] = found
+        return found
+
+    async def options(
+        self,
+        target: Target,
+        prop: str,
+        *,
+        values: Mapping[str, JSON] = _NOTHING,
+        auth: Auth = _NOTHING,
+        page: int = 0,
+        context: JSON = None,
+        query: str | None = None,
+        timeout_s: float = 30.0,
+        binding: Any = None,
+    ) -> OptionsPage:
+        """
+        A page of the options of *prop*, from the component's own `options`.
+
+        That there are none, because the account is only known at run time or its code failed, is in the page.
+
+        Args:
+            target: The component.
+            prop: The prop's name; it may be one that the component adds.
+            values: The other props so far, as written: expressions not evaluated.
+            auth: App prop name or slug to the fields of `$auth`; an app that is not there has no account yet.
+            page: Counted from 0.
+            context: What the page before gave as its context.
+            query: What a person searches for.
+            timeout_s: Seconds that it may take.
+            binding: How its outside calls are treated.
+
+        Raises:
+            InterpreterMissingError: There is no Node.js.
+        """
+        request = {"op": "options", "prop": prop, "page": page, "context": context, "query": query}
+        request |= {"values": dict(values), "auth": {app: dict(fields) for app, fields in auth.items()}}
+        try:
+            told = await self._answer(request, target, timeout_s=timeout_s, binding=binding)
+        except StepError as error:
+            return OptionsPage(why=f"{error.name}: {error.message}")
+        found = tuple(Option(option["label"], option.get("value")) for option in told["options"])
+        return OptionsPage(found, told["context"], told["why"])
+
+    async def additional_props(
+        self,
+        target: Target,
+        *,
+        values: Mapping[str, JSON] = _NOTHING,
+        auth: Auth = _NOTHING,
+        timeout_s: float = 30.0,
+        binding: Any = None,
+    ) -> tuple[PropDeclaration, ...]:
+        """
+        The props that the component adds, or declares differently, for the values so far.
+
+        Raises:
+            StepError: Its code failed, or needs an account that is not there.
+            InterpreterMissingError: There is no Node.js.
+        """
+        request = {"op": "additional", "values": dict(values), "auth": {app: dict(f) for app, f in auth.items()}}
+        told = await self._answer(request, target, timeout_s=timeout_s, binding=binding)
+        return tuple(PropDeclaration(**prop) for prop in told)
+
+    async def run_source(self, call: SourceCall, listener: StepListener) -> SourceOutcome:
+        """What the source did. Raises as `RunGuests.run_source` says."""
+        recorder = StepRecorder(listener, call.db)
+        request: dict[str, Any] = {
+            "op": "source",
+            "act": call.act,
+            "id": call.id,
+            "event": call.event,
+            "endpoint": call.endpoint,
+            "props": dict(call.props),
+            "auth": {app: dict(fields) for app, fields in call.auth.items()},
+            "stores": {},
+            "db": dict(call.db),
+        }
+        done = await self._ask(
+            "node",
+            request,
+            recorder,
+            target=call.component,
+            name=call.component.key,
+            timeout_s=call.timeout_s,
+            binding=call.binding,
+        )
+        recorder.outcome()  # what is left of its output
+        return SourceOutcome(
+            emitted=tuple(recorder.emitted),
+            performed=not isinstance(done, StepError) and done.get("value") is not False,
+            db=recorder.db,
+            response=recorder.response,
+            warnings=recorder.warnings,
+            error=error_of(done),
+        )
+
+    async def _answer(self, request: dict[str, Any], target: Target, *, timeout_s: float, binding: Any = None) -> Any:
+        name = target.name if isinstance(target, Step) else target.key
+        done = await self._ask(
+            "node", request, StepRecorder(Nobody()), target=target, name=name, timeout_s=timeout_s, binding=binding
+        )
+        error = error_of(done)
+        if error is not None:
+            raise error
+        assert not isinstance(done, StepError)
+        return done["value"]
+
+    def _key(self, target: Target) -> object:
+        if isinstance(target, Step):
+            tree = self._setup.node_packages.get(target.name)
+            return (target.source, self._setup.folder, tree.folder if tree else None)
+        try:
+            found = target.path.stat()
+        except OSError:
+            return target.path
+        return (target.path, found.st_mtime_ns, found.st_size)
+
+
+class Nobody:
+    """Listens to what is not a step's run."""
+
+    def log(self, stream: Stream, text: str) -> None:
+        """Not kept."""
+
+    def say(self, text: str) -> None:
+        """Not kept."""
+
+    def export(self, name: str, value: JSON) -> None:
+        """Not kept."""
+
+    def respond(self, response: dict[str, Any]) -> None:
+        """Not kept."""
+
+
+def error_of(done: dict[str, Any] | StepError) -> StepError | None:
+    """What a request failed with, or None."""
+    if isinstance(done, StepError):
+        return done
+    return fault(done["error"]) if done["error"] else None
+
+
+def description(told: Mapping[str, Any]) -> Description:
+    """A description from the guest's JSON, or from `as_json`."""
+    words = {name: told.get(name) for name in ("key", "name", "description", "version", "type", "dedupe")}
+    return Description(
+        apps=tuple(AppBinding(prop=app["prop"], app=app["app"]) for app in told["apps"]),
+        props=tuple(PropDeclaration(**prop) for prop in told["props"]),
+        additional=bool(told["additional"]),
+        hooks=tuple(told["hooks"]),
+        **{name: word if isinstance(word, str) else None for name, word in words.items()},
+    )

@@ -1,0 +1,157 @@
+"""
+Pre-built actions as a person looks them up: a list that was searched, one action with its props.
+
+Knows plain values about them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pdkernel.render import words
+from pdkernel.render.markup import CODE, VIEW, Html, lines, pill, printable, quiet, tag
+
+
+@dataclass(frozen=True, slots=True)
+class PropRow:
+    """
+    A prop of an action.
+
+    Attributes:
+        name: What the cell's body calls it.
+        type: As declared.
+        required: Whether it must have a value.
+        label: For people.
+        description: For people.
+        choices: What it may be, or how that is found out; empty where anything may stand.
+        default: What it is without a value, as JSON text, or None.
+    """
+
+    name: str
+    type: str
+    required: bool
+    label: str = ""
+    description: str = ""
+    choices: str = ""
+    default: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """Its type, whether it must be given, and what it is otherwise."""
+        if self.required:
+            return f"{self.type}, required"
+        return f"{self.type}, default {self.default}" if self.default is not None else self.type
+
+
+@dataclass(frozen=True, slots=True)
+class ActionView:
+    """
+    One action.
+
+    Attributes:
+        uses: `KEY@VERSION`.
+        name: For people.
+        description: For people.
+        source: Where it comes from.
+        apps: Slugs of the apps that it needs an account of.
+        props: Its props.
+        cell: A cell that uses it.
+        note: A sentence about the whole, or empty.
+    """
+
+    uses: str
+    name: str
+    description: str
+    source: str
+    apps: tuple[str, ...] = ()
+    props: tuple[PropRow, ...] = ()
+    cell: str = ""
+    note: str = ""
+
+
+def list_text(found: Sequence[ActionView]) -> str:
+    """What was found, as text: two lines each."""
+    made = []
+    for each in found:
+        made.append(f"{each.uses}  {each.name}  [{each.source}]")
+        if each.description:
+            made.append(f"    {words.clipped(_first_line(each.description), words.WIDTH - 4)}")
+    return printable("".join(f"{line}\n" for line in made))
+
+
+def list_html(found: Sequence[ActionView]) -> str:
+    """What was found, as HTML."""
+    rows = [
+        tag(
+            "li",
+            tag("code", each.uses),
+            " ",
+            tag("strong", each.name),
+            " ",
+            quiet(each.source),
+            tag("div", quiet(words.clipped(_first_line(each.description), 200))) if each.description else Html(""),
+            style="margin:4px 0;list-style-type:none",
+        )
+        for each in found
+    ]
+    return tag("ul", lines(rows), style=f"{VIEW};margin:0", class_="pd-view pd-actions")
+
+
+def text(action: ActionView) -> str:
+    """One action with its props, as text."""
+    made = [f"{action.uses}  {action.name}", f"  from: {action.source}"]
+    made += textwrap.wrap(_first_line(action.description), words.WIDTH, initial_indent="  ", subsequent_indent="  ")
+    if action.apps:
+        made.append(
+            f"  accounts: {', '.join(action.apps)} (the external user's, unless the cell names one of your own)"
+        )
+    for prop in action.props:
+        made.append(f"  {prop.name}: {prop.kind}")
+        said = ". ".join(part.rstrip(".") for part in (prop.label, _first_line(prop.description)) if part)
+        for line in (said, prop.choices):
+            made += (
+                textwrap.wrap(line, words.WIDTH, initial_indent="      ", subsequent_indent="      ") if line else []
+            )
+    if action.note:
+        made += textwrap.wrap(action.note, words.WIDTH, initial_indent="  ! ", subsequent_indent="    ")
+    if action.cell:
+        made += ["", *action.cell.rstrip("\n").split("\n")]
+    return printable("\n".join(made) + "\n")
+
+
+def html(action: ActionView) -> str:
+    """One action with its props, as HTML."""
+    parts = [
+        tag("div", tag("strong", action.name), " ", tag("code", action.uses), " ", quiet(action.source)),
+        tag("div", _first_line(action.description)),
+    ]
+    if action.apps:
+        parts.append(tag("div", quiet(f"accounts: {', '.join(action.apps)}")))
+    rows = [
+        tag(
+            "li",
+            tag("code", prop.name),
+            " ",
+            pill("required", "warn") if prop.required else Html(""),
+            " ",
+            quiet(prop.type if prop.required else prop.kind),
+            tag("div", ". ".join(part.rstrip(".") for part in (prop.label, _first_line(prop.description)) if part)),
+            tag("div", quiet(prop.choices)) if prop.choices else Html(""),
+            style="margin:4px 0;list-style-type:none",
+        )
+        for prop in action.props
+    ]
+    if rows:
+        parts.append(tag("ul", lines(rows), style="margin:4px 0;padding:0;list-style-type:none"))
+    if action.note:
+        parts.append(tag("div", action.note))
+    if action.cell:
+        parts.append(tag("pre", action.cell, style=CODE))
+    return tag("div", lines(parts), style=VIEW, class_="pd-view pd-actions")
+
+
+def _first_line(description: str) -> str:
+    """Its first paragraph on one line; descriptions are Markdown."""
+    return " ".join(description.split("\n\n", maxsplit=1)[0].split())

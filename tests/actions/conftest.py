@@ -1,0 +1,7 @@
+"""A project whose actions are tried, and the engine that runs them."""
+
+from __future__ import annotations
+
+from tests.engine.conftest import connect, directory, project, run, runtime
+
+__all__ = ["connect", "directory", "project", "run", "runtime"]

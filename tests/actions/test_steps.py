@@ -1,0 +1,186 @@
+"""Steps that use pre-built actions, from a folder, as the engine runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pdkernel.actions.choices import Choices
+from pdkernel.project import Project
+from tests.actions.checkout import write_checkout
+from tests.actions.test_builtin import action
+from tests.builders import a_workflow, python_step
+from tests.engine.conftest import Run
+
+PUT = "shelf: s1\nthing: box\n"
+
+
+@pytest.fixture
+def folder(project: Project, tmp_path: Path) -> Path:
+    """A checkout that the project has chosen as its source of actions."""
+    checkout = write_checkout(tmp_path / "checkout")
+    Choices(project.settings).choose(str(checkout), base=tmp_path)
+    return checkout
+
+
+@pytest.fixture
+def ada(connect: Callable[..., str]) -> str:
+    """Ada, with a depot account."""
+    return connect("ada", app="depot", credentials={"api_key": "key-0123456789"})
+
+
+async def test_action_runs_with_the_external_users_account(run: Run, folder: Path, ada: str) -> None:
+    """An app prop of an action is the external user's account; its credential is redacted in the record."""
+    execution = await run(action("depot-put-thing@0.1.2", PUT), external_user_id="ada")
+
+    step = execution.step("act")
+    assert step.status == "success", step.error
+    value = step.return_value
+    assert isinstance(value, dict)
+    assert (value["shelf"], value["thing"], value["count"], value["note"]) == ("s1", "box", 1, None)
+    assert "key-0123456789" not in str(execution.to_json())
+    assert [(use.prop, use.app, use.id) for use in step.accounts] == [("depot", "depot", ada)]
+
+
+async def test_account_of_your_own(run: Run, folder: Path, connect: Callable[..., str]) -> None:
+    """`authProvisionId` in the body, and `--app depot=apn_...` on the line, are accounts of your own."""
+    own = connect(None, app="depot", credentials={"api_key": "own-0123456789"}, account_id="apn_own1234")
+
+    in_body = await run(action("depot-put-thing@0.1.2", PUT + f"depot:\n  authProvisionId: {own}\n"))
+    on_line = await run(action("depot-put-thing@0.1.2", PUT, options=f"--app depot={own}"))
+
+    assert [use.owner for use in in_body.step("act").accounts] == ["own"]
+    assert [use.owner for use in on_line.step("act").accounts] == ["own"]
+
+
+async def test_no_external_user(run: Run, folder: Path, ada: str) -> None:
+    """Without an external user the run is refused with the platform's words, before any step."""
+    execution = await run(python_step("first"), action("depot-put-thing@0.1.2", PUT))
+
+    assert execution.error is not None
+    assert execution.error.code == "external_user_required"
+    assert execution.step("first").status == "not_run"
+
+
+async def test_props_are_evaluated(run: Run, folder: Path, ada: str) -> None:
+    """`{{ }}` in a prop keeps its type when it is the whole value."""
+    step = action(
+        "depot-put-thing@0.1.2", "shelf: s1\nthing: a {{steps.trigger.event.body.name}}\ncount: '{{2 + 3}}'\n"
+    )
+
+    execution = await run(step, external_user_id="ada")
+
+    value = execution.step("act").return_value
+    assert isinstance(value, dict)
+    assert (value["thing"], value["count"]) == ("a Ada", 5)
+
+
+async def test_the_record_names_the_source(run: Run, folder: Path, ada: str) -> None:
+    """The step's record says where the action came from."""
+    execution = await run(action("depot-put-thing@0.1.2", PUT), external_user_id="ada")
+
+    assert execution.step("act").source == "folder components/depot"
+    assert execution.step("act").to_json()["source"] == "folder components/depot"
+
+
+async def test_missing_prop(run: Run, folder: Path, ada: str) -> None:
+    """A required prop without a value refuses the run; the message names it, its type, and a near miss."""
+    execution = await run(action("depot-put-thing@0.1.2", "shelf: s1\nthings: box\n"), external_user_id="ada")
+
+    assert execution.error is not None
+    assert execution.error.code == "action_props"
+    assert "thing (string)" in execution.error.message
+    assert "'things': did you mean 'thing'?" in execution.error.message
+    assert execution.step("act").status == "not_run"
+
+
+async def test_unknown_prop_is_a_warning(run: Run, folder: Path, ada: str) -> None:
+    """A prop that an action of others does not declare is said, not refused."""
+    execution = await run(action("depot-put-thing@0.1.2", PUT + "nots: x\n"), external_user_id="ada")
+
+    assert execution.status == "success"
+    assert "has no prop 'nots'" in "".join(log.text for log in execution.step("act").logs)
+
+
+async def test_unknown_prop_of_a_built_in_action(run: Run) -> None:
+    """A built-in action that does not know a prop refuses: its version may be another than was meant."""
+    execution = await run(action("email-send-email-to-self@0.3.0", "subject: a\ntext: b\nbcc: c\n"))
+
+    assert execution.error is not None
+    assert execution.error.code == "action_props"
+    assert "'bcc'" in execution.error.message
+    assert "0.3.0" in execution.error.message
+
+
+async def test_added_props(run: Run, folder: Path, ada: str) -> None:
+    """Values of props that the action adds by the values of others reach it."""
+    step = action("depot-fill-form@0.0.1", "columns: 2\ncol_0: a\ncol_1: b\n")
+
+    execution = await run(step, external_user_id="ada")
+
+    assert execution.step("act").return_value == {"col_0": "a", "col_1": "b"}
+
+
+async def test_component_that_cannot_be_loaded(run: Run, folder: Path) -> None:
+    """A component whose import fails fails at its step; the steps above it ran, and the record is complete."""
+    execution = await run(python_step("first"), action("depot-broken@0.0.1"), python_step("last"))
+
+    assert [step.status for step in execution.steps] == ["success", "error", "skipped"]
+    error = execution.step("act").error
+    assert error is not None
+    assert "a-package-that-nobody-installed" in error.message
+
+
+async def test_another_version_is_refused(run: Run, folder: Path) -> None:
+    """A version that the source does not have refuses the run, and names the one there is and how to choose it."""
+    execution = await run(python_step("first"), action("depot-put-thing@0.1.1", PUT))
+
+    assert execution.error is not None
+    assert execution.error.code == "action_version"
+    assert "0.1.2" in execution.error.message
+    assert "--instead-of depot-put-thing@0.1.1" in execution.error.message
+    assert execution.step("first").status == "not_run"
+
+
+async def test_another_version_by_choice(run: Run, folder: Path, ada: str, project: Project) -> None:
+    """A version that was chosen for another runs, and the record says so."""
+    Choices(project.settings).use_instead("depot-put-thing@0.1.1", "0.1.2")
+
+    execution = await run(action("depot-put-thing@0.1.1", PUT), external_user_id="ada")
+
+    assert execution.status == "success"
+    assert execution.step("act").source == "folder components/depot, version 0.1.2 instead of 0.1.1"
+
+
+async def test_action_that_there_is_not(run: Run, folder: Path) -> None:
+    """An unknown key refuses the run with the nearest ones and what could run it."""
+    execution = await run(action("depot-put-things@0.1.2", PUT))
+
+    assert execution.error is not None
+    assert execution.error.code == "action_not_found"
+    assert execution.error.step == "act"
+    assert "depot-put-thing@0.1.2" in execution.error.message
+    assert "pdkernel project set actions connect" in execution.error.message
+
+
+async def test_private_component(run: Run) -> None:
+    """A workspace's private component is told apart: nobody else has its code."""
+    execution = await run(action("@acme/send-thing@0.0.1"))
+
+    assert execution.error is not None
+    assert "private component" in execution.error.message
+
+
+async def test_disabled_and_pinned_actions_are_not_looked_for(run: Run) -> None:
+    """An action step that does not run needs no source."""
+    workflow = a_workflow(
+        action("nobody-has-this@0.0.1", name="off", options="--disabled"),
+        action("nobody-has-that@0.0.1", name="fixed"),
+        python_step("last"),
+    )
+
+    execution = await run(workflow, pins={"fixed": {"$return_value": 1}})
+
+    assert execution.status == "success"

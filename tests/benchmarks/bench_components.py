@@ -1,0 +1,97 @@
+"""
+An action from npm: its first load beside plain `import()`, and a warm call beside calling its run directly.
+
+`python tests/benchmarks/bench_components.py FOLDER`, where `make actions` has installed the slack package (skipped if it
+is not there, because the package is under a licence of its own).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from pdkernel.hosts import ComponentFile, Hosts, RunGuests, RunSetup, StepCall, find_node
+from pdkernel.model import Step
+
+PACKAGE = Path("node_modules/@pipedream/slack")
+ACTION = PACKAGE / "actions/verify-slack-signature/verify-slack-signature.mjs"
+ROUNDS = 9
+CALLS = 300
+PLAIN = "const t = performance.now(); await import(process.argv[1]); console.log(performance.now() - t)"
+WARM = 'export default { key: "bench-one", version: "1", type: "action", props: { a: "string" }, async run() { return this.a } };'
+
+
+class _Nobody:
+    def log(self, stream: Any, text: str) -> None: ...
+    def say(self, text: str) -> None:
+        """Not kept."""
+
+    def export(self, name: str, value: Any) -> None: ...
+    def respond(self, response: Any) -> None: ...
+
+
+def plain_import(action: Path) -> float:
+    """Milliseconds of plain `import()` in a fresh Node.js."""
+    argv = [str(find_node()), "--input-type=module", "-e", PLAIN, action.as_uri()]
+    return float(subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout)
+
+
+async def opened(hosts: Hosts, folder: Path, scratch: Path, name: str) -> RunGuests:
+    """A run whose Node.js is up."""
+    place = scratch / name
+    place.mkdir()
+    guests = await hosts.open(RunSetup(name, name, {"event": {}, "context": {}}, {}, folder, place))
+    await guests.evaluate(["1"], {})
+    return guests
+
+
+async def main(folder: Path) -> None:
+    """Measure and print."""
+    action = (folder / ACTION).resolve()
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        hosts = Hosts()
+        if action.is_file():
+            file = ComponentFile(action, "slack-verify-slack-signature", "0.0.17", "action", "npm")
+            plain, ours = [], []
+            for number in range(ROUNDS):  # in turn, so that both meet the same machine
+                plain.append(plain_import(action))
+                guests = await opened(hosts, folder, scratch, f"first{number}")
+                began = time.perf_counter()
+                await guests.describe(file)
+                ours.append((time.perf_counter() - began) * 1000)
+                await guests.release()
+                hosts.descriptions.clear()
+            ratio = statistics.median(ours) / statistics.median(plain)
+            print(f"plain import() of a slack action      {statistics.median(plain):7.1f} ms")
+            print(
+                f"its first load in a fresh guest       {statistics.median(ours):7.1f} ms   {ratio:.2f} x (goal <= 1.2)"
+            )
+        else:
+            print(f"{PACKAGE} is not in {folder}: the first load is not measured (`make actions` installs it)")
+        one = scratch / "one.mjs"
+        one.write_text(WARM)
+        guests = await opened(hosts, scratch, scratch, "warm")
+        call = StepCall(
+            Step("one", "node", uses="bench-one@1"),
+            component=ComponentFile(one, "bench-one", "1", "action", "npm"),
+            props={"a": "x"},
+        )
+        times = []
+        for _ in range(CALLS):
+            began = time.perf_counter()
+            await guests.run(call, _Nobody())
+            times.append((time.perf_counter() - began) * 1000)
+        print(f"warm call of an action that does nothing {statistics.median(times[10:]):4.2f} ms   (goal <= 1)")
+        await guests.release()
+        await hosts.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1] if len(sys.argv) > 1 else ".venv/actions")))
