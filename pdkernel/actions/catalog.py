@@ -21,12 +21,15 @@ from pdkernel.actions.choices import ACCEPT_COMMAND, Choices, Settings, Where
 from pdkernel.actions.component import Component
 from pdkernel.actions.connect import ConnectSettings, ConnectSource
 from pdkernel.actions.described import Described
+from pdkernel.actions.fitting import bound_apps, guessed_apps
 from pdkernel.actions.folder import FolderSource
 from pdkernel.actions.keys import Uses, app_of, version_order
 from pdkernel.actions.npm import KNOWN_APPS, SCOPE, NpmSource, Packages, Progress
 from pdkernel.actions.own import own_actions, stands_for
 from pdkernel.actions.registry import Registry
 from pdkernel.errors import ActionNotFoundError, ActionVersionError
+from pdkernel.inspection import apps_of
+from pdkernel.model import AppBinding, Step
 
 if TYPE_CHECKING:
     from pdkernel.project import Project
@@ -153,6 +156,18 @@ class Catalog:
             for each in (app,) if app else source.apps():
                 found += (component for component in source.of_app(each).values() if component.kind == "action")
         return found
+
+    def apps_of(self, step: Step) -> tuple[AppBinding, ...]:
+        """The app props of *step*: its directive's, and what its code or its action is known to declare. Runs no code."""
+        if step.uses is None:
+            return apps_of(step)
+        uses = Uses.parse(step.uses)
+        try:
+            component: Component | None = self.resolve(uses.key, uses.version)
+        except ActionNotFoundError:
+            component = None
+        description = self.described.get(component.file) if component is not None and component.file else None
+        return bound_apps(step, description) if description is not None else guessed_apps(step, component)
 
     def apps(self) -> list[str]:
         """The apps of which components are known here."""

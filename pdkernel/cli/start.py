@@ -124,6 +124,7 @@ def _kernel_installed() -> bool:
 
 
 def _missing(state: State, source: Path, environment: str | None, external_user: str | None) -> list[Any]:
+    from pdkernel.actions import Catalog
     from pdkernel.identity import parse_environment
     from pdkernel.readiness import find_missing
     from pdkernel.source import read_source
@@ -134,6 +135,7 @@ def _missing(state: State, source: Path, environment: str | None, external_user:
     return find_missing(
         opened.workflow,
         directory=state.directory(),
+        catalog=Catalog.of(state.project(), environ=os.environ),
         variables=project_variables(state.project(), opened.folder.resolve()),
         users=users,
         environment=parse_environment(environment),

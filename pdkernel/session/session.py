@@ -7,12 +7,14 @@ they call it and listen to it, never each other. Knows nothing of IPython or wid
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.definition import Sidecar, apply_sidecar, notebook_sidecar_path, read_sidecar
@@ -23,7 +25,6 @@ from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment, check_external_user_id
-from pdkernel.inspection import apps_of
 from pdkernel.model import JSON, Workflow
 from pdkernel.session.draft import Draft
 from pdkernel.session.events import EventLibrary, TestEvent
@@ -34,10 +35,13 @@ from pdkernel.source import workflows_beside
 from pdkernel.variables import project_variables
 
 if TYPE_CHECKING:
+    from pdkernel.actions import Catalog
     from pdkernel.engine.runtime import Runtime
     from pdkernel.project import Project
+    from pdkernel.session.actions import SessionActions
 
 Listener = Callable[[], None]
+T = TypeVar("T")
 
 
 class Session:
@@ -75,8 +79,10 @@ class Session:
         self._listeners: list[Listener] = []
         self._loop = LoopThread()
         self._runtime: Runtime | None = None
+        self._starting = asyncio.Lock()
         self._project = project
         self._directory: Directory | None = None
+        self._catalog: Catalog | None = None
         self._keeper: Kept | None = None
         self._loaded = False
         self._event: TestEvent | None = None
@@ -119,6 +125,23 @@ class Session:
                 self._directory = LocalDirectory(self.project)
             return self._directory
 
+    @property
+    def catalog(self) -> Catalog:
+        """The pre-built actions that the project can run."""
+        with self._lock:
+            if self._catalog is None:
+                from pdkernel.actions import Catalog
+
+                self._catalog = Catalog.of(self.project, environ=self._environ)
+            return self._catalog
+
+    @cached_property
+    def actions(self) -> SessionActions:
+        """Looking actions up, and what their props may be."""
+        from pdkernel.session.actions import SessionActions
+
+        return SessionActions(self)
+
     # ── what the notebook holds ────────────────────────────────────────────────────
 
     @property
@@ -155,7 +178,7 @@ class Session:
         for step in self.workflow.steps:
             if step.disabled:
                 continue
-            for binding in apps_of(step):
+            for binding in self.catalog.apps_of(step):
                 if binding.account is None:
                     needed.setdefault(binding.app, []).append(step.name)
         return needed
@@ -394,17 +417,34 @@ class Session:
 
     async def _run(self, request: RunRequest) -> Execution:
         try:
+            execution = await (await self._engine()).run(request)
+            self._remember(request, execution)
+            return execution
+        finally:
+            self._running.release()
+
+    def wait_for(self, act: Callable[[Runtime], Awaitable[T]]) -> T:
+        """Do something with the engine that is not a run, and wait for it."""
+
+        async def do() -> T:
+            return await act(await self._engine())
+
+        return self._loop.run(do())
+
+    def exports(self) -> Mapping[str, Mapping[str, JSON]]:
+        """What steps have exported last, with placeholders for secrets."""
+        self._load()
+        return self._results.exports()
+
+    async def _engine(self) -> Runtime:
+        async with self._starting:
             if self._runtime is None:
                 from pdkernel.engine.runtime import Runtime
 
                 self._runtime = await Runtime.start(
                     self.project, self.directory, clock=self._clock, ids=self._ids, size=1
                 )
-            execution = await self._runtime.run(request)
-            self._remember(request, execution)
-            return execution
-        finally:
-            self._running.release()
+            return self._runtime
 
     def _remember(self, request: RunRequest, execution: Execution) -> None:
         with self._lock:
