@@ -69,6 +69,7 @@ class Interpreter:
         clock: For every time stamp and duration.
         ids: For run and trace ids.
         scratch: A folder for the temporary folders of runs.
+        files: The folder of the project's file store, or None for none.
         mail: How `$.send.email` is sent, asked at each; None from it shows the message.
     """
 
@@ -82,6 +83,7 @@ class Interpreter:
         clock: Clock,
         ids: Ids,
         scratch: Path,
+        files: Path | None = None,
         mail: Callable[[], Mail | None] = lambda: None,
     ) -> None:
         self._directory = directory
@@ -91,6 +93,7 @@ class Interpreter:
         self._clock = clock
         self._ids = ids
         self._scratch = scratch
+        self._files = files
         self._mail = mail
         self._checks = Checks()
 
@@ -146,6 +149,7 @@ class Interpreter:
             variables=named_variables(request),
             folder=request.folder,
             scratch=scratch,
+            files=self._files,
         )
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)

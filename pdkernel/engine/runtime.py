@@ -90,6 +90,7 @@ class Runtime:
             clock=clock,
             ids=ids,
             scratch=scratch,
+            files=project.folder / "files",
             mail=lambda: mail_of(project.settings.all(), project.variables.values()),
         )
         forms = ActionForms(directory=directory, hosts=hosts, catalog=catalog, scratch=scratch)

@@ -24,6 +24,7 @@ import { describe, EntryPointError, RefusedError } from "./node_errors.mjs";
 import { encode } from "./node_exports.mjs";
 import { adopt, freshen } from "./node_fresh.mjs";
 import { Loader } from "./node_loader.mjs";
+import { Locals } from "./node_locals.mjs";
 import { emitter, perform, service } from "./node_source.mjs";
 
 /** @typedef {import("./node_errors.mjs").StepCode} StepCode */
@@ -40,6 +41,7 @@ const later = setTimeout;
 const soon = setImmediate;
 
 const current = new AsyncLocalStorage();
+const locals = new Locals();
 
 /** What the run at hand has given us. */
 const run = {
@@ -117,8 +119,9 @@ async function attempt(step, work) {
       current.run(mine, () => work(mine)).then(resolve, reject);
     });
   } catch (error) {
-    fault = describe(error, step);
+    fault = describe(error, step, locals);
   }
+  locals.rest(step, fault === null);
   running = null;
   return { fault, result };
 }
@@ -181,18 +184,35 @@ function voiceOf(mine) {
 /** @param {any} told */
 async function runStep(told) {
   const step = codeOf(told);
+  const { workflow_id: workflow } = told.context;
+  if (workflow) run.environment.PIPEDREAM_WORKFLOW_ID = String(workflow); // which actions read
   const { fault } = await attempt(step, async (mine) => {
     const component = await load(step);
     const voice = voiceOf(mine);
     const given = { steps: stepsOf(told.steps, run.texts), $: dollar(told.context, voice, told.flow, run.files) };
     const around = { warn: voice.warn, folder: run.cwd, db: service(told.db, voice.db) };
     if (typeof component !== "function" && typeof component.run !== "function") throw new EntryPointError("The component has no run method.");
+    if (told.context.test && !step.root) {
+      const secrets = [told.auth, { variables: run.variables }].flatMap((by) => Object.values(by).flatMap(Object.values));
+      const input = [stringify(told.props), ...told.steps.map(inputText)];
+      locals.watch(step, input, secrets, Object.values(given));
+    }
     const isFunction = typeof component === "function";
     const value = await (isFunction ? component(given) : component.run.call(new Instance(component, told, around).self, given));
     const text = encode(value, "$return_value", voice.warn);
     if (text !== undefined) voice.export("$return_value", text);
   });
   return { t: "done", error: fault, ...(await leftBehind()) };
+}
+
+/**
+ * What a step reads of step *name*, without the context, which is another in every run.
+ *
+ * @param {string} name
+ */
+function inputText(name) {
+  const text = run.texts.get(name) ?? "";
+  return name === "trigger" ? text.slice(0, text.lastIndexOf('"context":')) : text;
 }
 
 /** @param {any} told */

@@ -143,6 +143,8 @@ function missing({ name, type, definition }) {
 }
 
 /**
+ * parity[prop-limits]: a warning only, because the platform does not check what an expression gives.
+ *
  * @param {Prop} prop
  * @param {any} value
  * @param {(text: string) => void} warn
@@ -178,7 +180,7 @@ export function unwrapped(value, withLabel) {
 /**
  * A value as its type asks for it, where it was written as text or as a list of one expression.
  *
- * Assumed of the platform, whose documentation is silent: what is not listed here is passed on as it is.
+ * parity[value-types]: assumed of the platform, whose documentation is silent; what is not listed is passed on as it is.
  *
  * @param {string} type
  * @param {any} value

@@ -1,0 +1,118 @@
+"""A way out for steps that leads to one server, which answers every request with the same JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pdkernel import guests
+from pdkernel.model import Language
+
+HOOK = Path(guests.__file__).parent / "egress_hook.mjs"
+MARKS = Path(__file__).parent / "marks.mjs"
+
+SILENCE_S = 2.0
+"""A database's client waits for the server's first word: it is hung up on after this."""
+
+_ITEM = {"id": "1", "name": "one", "title": "one", "ok": True, "status": "ok", "url": "https://stand-in.example/1"}
+ANSWER = {
+    **_ITEM,
+    "data": [_ITEM],
+    "items": [_ITEM],
+    "results": [_ITEM],
+    "channels": [_ITEM],
+    "members": [_ITEM],
+    "object": "list",
+    "properties": {},
+    "has_more": False,
+}
+
+
+class StandIn:
+    """
+    An `OutsideCalls` whose every connection ends here.
+
+    Attributes:
+        requests: The request lines that were seen, with the host that was meant.
+        status: Of every answer.
+        answer: The body of every answer.
+    """
+
+    def __init__(self, marks: Path) -> None:
+        self.requests: list[str] = []
+        self.status = "200 OK"
+        self.answer: Any = ANSWER
+        self._marks = marks
+        self._server: asyncio.Server | None = None
+        self._address = ""
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 24)
+        self._address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._open:
+            writer.close()
+        while self._open:
+            await asyncio.sleep(0.01)
+
+    def open_ticket(self) -> str:
+        """Every guest has the same."""
+        return "sweep"
+
+    def bind(self, ticket: str, binding: Any) -> None:
+        """Nothing is booked on a step."""
+
+    def unbind(self, ticket: str) -> None:
+        """Nothing is booked on a step."""
+
+    def close_ticket(self, ticket: str) -> None:
+        """Every guest has the same."""
+
+    def environment(self, ticket: str, language: Language) -> dict[str, str]:
+        """Lead a Node.js process here, and have its marks written."""
+        preloads = f"--import {HOOK.as_uri()} --import {MARKS.as_uri()}"
+        return {
+            "NODE_OPTIONS": preloads,
+            "PDK_EGRESS": self._address,
+            "PDK_TICKET": ticket,
+            "SWEEP_MARKS": str(self._marks),
+        }
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        try:
+            preamble: Mapping[str, Any] = json.loads((await reader.readline()).partition(b" ")[2] or b"{}")
+            while True:
+                head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SILENCE_S)).decode("latin-1")
+                await _skip_body(reader, head)
+                first = head.split("\r\n")[0]
+                self.requests.append(f"{preamble.get('host')} {first}")
+                body = json.dumps(self.answer).encode()
+                writer.write(
+                    f"HTTP/1.1 {self.status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+                    + (b"" if first.startswith("HEAD") else body)
+                )
+                await writer.drain()
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, TimeoutError, ValueError):
+            pass  # the other side has gone, or speaks no HTTP
+        finally:
+            writer.close()
+            self._open.discard(writer)
+
+
+async def _skip_body(reader: asyncio.StreamReader, head: str) -> None:
+    for line in head.lower().split("\r\n"):
+        if line.startswith("content-length:"):
+            await reader.readexactly(int(line.split(":")[1]))
+        elif line.startswith("transfer-encoding:") and "chunked" in line:
+            while size := int((await reader.readline()).split(b";")[0], 16):
+                await reader.readexactly(size + 2)
+            await reader.readline()
