@@ -19,6 +19,8 @@ from pdkernel.errors import ActionNotFoundError, ActionSourceError
 from pdkernel.hosts import find_node
 
 _QUIET = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
+_SOON = ("--fetch-retries=1", "--fetch-retry-mintimeout=500", "--fetch-retry-maxtimeout=2000")
+"""A person waits: who has no network learns it in seconds."""
 _UNREACHABLE = (
     "ENOTFOUND",
     "EAI_AGAIN",
@@ -93,6 +95,7 @@ class Registry:
         process = await asyncio.create_subprocess_exec(
             *npm_command(self._environ),
             *words,
+            *_SOON,
             cwd=cwd,
             env=self._environ,
             stdin=asyncio.subprocess.DEVNULL,

@@ -24,13 +24,13 @@ from tests.actions.checkout import write_checkout
 from tests.actions.registry_server import PackageServer, archive, depot, serving
 
 PACKAGE = "@pipedream/depot"
-VERSIONS = {"0.1.0": "0.0.9", "0.2.0": "0.1.0", "0.3.0": "0.1.0", "0.9.0": "0.1.1", "0.10.0": "0.1.2"}
+VERSIONS = {"0.1.0": "0.0.9", "0.9.0": "0.1.1", "0.10.0": "0.1.2"}
 """Of the package, and of its action in it."""
 
 
 @pytest.fixture
 def registry() -> Iterator[PackageServer]:
-    """A registry with five versions of the package."""
+    """A registry with three versions of the package."""
     packed = {package: archive(PACKAGE, package, depot(action)) for package, action in VERSIONS.items()}
     with serving({PACKAGE: packed}) as server:
         yield server
