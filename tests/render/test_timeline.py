@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -42,6 +43,7 @@ def evil_execution() -> Execution:
         name=EVIL,
         status="error",
         started_at=EVIL,
+        source=EVIL,
         duration_ms=1.0,
         exports={EVIL: EVIL, "$summary": EVIL, "long": [EVIL] * 20},
         logs=(Log("stdout", EVIL), Log("stderr", EVIL * 20)),
@@ -254,3 +256,12 @@ def test_a_progress_bar_is_shown_as_it_ended() -> None:
     assert "| 100 %\n" in drawn
     assert "| done\n" in drawn
     assert "| 10 %" not in drawn
+
+
+def test_action_names_its_source() -> None:
+    """A step that used a pre-built action says where it came from, and what that source cannot do."""
+    source = "npm @pipedream/slack 0.10.3, version 0.0.20 instead of 0.0.18"
+    execution = replace(builders.succeeded(), steps=(replace(builders.steps()[0], source=source),))
+
+    assert f"action   {source}" in timeline.text(execution)
+    assert source in timeline.html(execution)
