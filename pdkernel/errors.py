@@ -24,6 +24,7 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     │  ├─ AccountExistsError           an account id that is taken
     │  ├─ LicenceError                 a licence that no one has accepted here
     │  ├─ ConnectSettingsError         credentials of a Connect project are missing
+    │  ├─ StoreNotFoundError           a data store that nothing was written to
     │  └─ EndUserError                 the four that Pipedream documents, its words first
     │     ├─ ExternalUserRequiredError
     │     ├─ ExternalUserNotFoundError
@@ -32,6 +33,9 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     ├─ StepError                  1    the step's own code failed
     │  ├─ StepTimeoutError
     │  ├─ ExportNotJSONError           names the path inside the value
+    │  ├─ PayloadLimitError            event, exports and logs of a run are more than it may carry
+    │  ├─ StoreValueError              a data store was given a key, value or time to live that it cannot hold
+    │  ├─ StepMemoryError              the step held more memory than it may
     │  ├─ StepDiedError                the process ended: exit, signal, memory
     │  └─ EgressRefusedError           an outside call that nothing may answer
     └─ HostError                  3    our side failed
@@ -226,6 +230,12 @@ class ConnectSettingsError(RequestError):
     code = "connect_settings"
 
 
+class StoreNotFoundError(RequestError):
+    """There is no data store of that name; names those that there are."""
+
+    code = "store_not_found"
+
+
 class EndUserError(RequestError):
     """One of the four errors that Pipedream documents for runs on behalf of an end user."""
 
@@ -313,6 +323,24 @@ class ExportNotJSONError(StepError):
     """An export cannot be written as JSON; the message names the path inside the value."""
 
     code = "export_not_json"
+
+
+class PayloadLimitError(StepError):
+    """The event, the exports and the logs of a run are more than it may carry along."""
+
+    code = "payload_limit"
+
+
+class StoreValueError(StepError):
+    """A data store was given a key, a value or a time to live that it cannot hold."""
+
+    code = "store_value"
+
+
+class StepMemoryError(StepError):
+    """The step's processes held more memory than the workflow's settings allow."""
+
+    code = "memory"
 
 
 class StepDiedError(StepError):

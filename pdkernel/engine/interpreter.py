@@ -17,11 +17,12 @@ from pathlib import Path
 from pdkernel.actions import Catalog
 from pdkernel.clock import Clock, Ids
 from pdkernel.egress import Binding
-from pdkernel.engine.actions import StepActions
+from pdkernel.engine.actions import StepAction, StepActions
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.context import build_context, new_run_ids, step_context
 from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts
 from pdkernel.engine.journal import Journal
+from pdkernel.engine.limits import Payload, memory_limit, near_limits, too_deep
 from pdkernel.engine.mail import Mail
 from pdkernel.engine.pauses import Again, Verdict, judge, urls
 from pdkernel.engine.props import evaluate_props, named_variables
@@ -29,6 +30,7 @@ from pdkernel.engine.record import RunRecord, as_object, known_secrets
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.services import Services
+from pdkernel.engine.stores import DATA_STORE, StoreService, stores_of
 from pdkernel.engine.triggered import TriggerService
 from pdkernel.errors import EgressRefusedError, PdkernelError, StepError
 from pdkernel.execution import Execution, OutsideCall, Status, StepResult, StepStatus
@@ -36,6 +38,7 @@ from pdkernel.hosts import Effect, Hosts, Pause, RunGuests, RunSetup, StepCall, 
 from pdkernel.identity import Directory
 from pdkernel.inspection import merge_apps
 from pdkernel.model import JSON, AppBinding, Step
+from pdkernel.project import StoreTable
 from pdkernel.redaction import Redactor
 
 REFUSED_STEP_S = 1.0
@@ -51,6 +54,7 @@ class _Run:
     record: RunRecord
     resolution: Resolution
     actions: StepActions
+    payload: Payload
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
     sends: list[tuple[str, Effect]] = field(default_factory=list)
@@ -63,6 +67,7 @@ class Interpreter:
 
     Args:
         directory: Users and accounts.
+        stores: Data stores.
         hosts: The processes that run steps.
         catalog: The pre-built actions.
         journal: The record.
@@ -77,6 +82,7 @@ class Interpreter:
         self,
         *,
         directory: Directory,
+        stores: StoreTable,
         hosts: Hosts,
         catalog: Catalog,
         journal: Journal,
@@ -87,6 +93,7 @@ class Interpreter:
         mail: Callable[[], Mail | None] = lambda: None,
     ) -> None:
         self._directory = directory
+        self._stores = stores
         self._hosts = hosts
         self._catalog = catalog
         self._journal = journal
@@ -157,7 +164,7 @@ class Interpreter:
             resolution = await self._resolve(request, await self._bindings(request, guests, actions))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
-            run = _Run(request, guests, record, resolution, actions, exports)
+            run = _Run(request, guests, record, resolution, actions, Payload(request.event.data), exports)
             status = await self._steps(run)
             if status != "cancelled":
                 await self._deliver(run)
@@ -303,9 +310,20 @@ class Interpreter:
         except PdkernelError as error:  # its props cannot be evaluated, or its process cannot be had
             return recorder.finish("error", exports={}, error=error), None
         self._say_warnings(run, recorder, outcome, again)
+        outcome = self._limited(run, step, recorder, outcome)
         run.sends += ((step.name, effect) for effect in outcome.effects)
         status: StepStatus = "error" if outcome.error else "success"
         return recorder.finish(status, exports=outcome.exports, error=outcome.error), outcome
+
+    def _limited(self, run: _Run, step: Step, recorder: StepRecorder, outcome: StepOutcome) -> StepOutcome:
+        """*outcome*, failed if it is over a limit; one that it came near is said."""
+        workflow = run.request.workflow
+        near = near_limits(outcome, timeout_s=workflow.timeout_s(step), memory_mb=memory_limit(workflow))
+        over, payload = run.payload.add(outcome.exports, recorder.snapshot().logs)
+        for warning in (*near, *([payload] if payload else ())):
+            recorder.warn(warning)
+        error = outcome.error or too_deep(step, outcome.exports) or over
+        return outcome if error is outcome.error else replace(outcome, error=error)
 
     def _say_warnings(self, run: _Run, recorder: StepRecorder, outcome: StepOutcome, again: Again) -> None:
         for warning in outcome.warnings:
@@ -332,6 +350,7 @@ class Interpreter:
             return await run.actions.run_remote(step, action, props, recorder, timeout_s=timeout_s)
         for warning in action.fitted.warnings if action and action.fitted else ():
             recorder.warn(warning)
+        stores = await self._stores_of(run, step, action)
         call = StepCall(
             step=step,
             steps=run.exports,
@@ -341,8 +360,10 @@ class Interpreter:
                 run.request, self._clock, timeout_s=timeout_s, runs=again.runs, passed_on=again.context
             ),
             timeout_s=timeout_s,
+            memory_mb=memory_limit(run.request.workflow),
             binding=self._binding(run, step, recorder.call),
-            services=Services({"flow": TriggerService(run.request, self._execute)}),
+            stores=stores,
+            services=self._services(run, stores),
             flow=urls(run.request.base_url, run_id=run.record.execution.id, step=step.name),
             component=action.component.file if action else None,
         )
@@ -358,6 +379,21 @@ class Interpreter:
         if run.request.policy.mode == "replay":
             return replace(outcome, error=refusal)
         return replace(outcome, warnings=(*outcome.warnings, refusal.message))
+
+    def _services(self, run: _Run, stores: Mapping[str, str]) -> Services:
+        return Services(
+            {
+                "flow": TriggerService(run.request, self._execute),
+                "store": StoreService(self._stores, stores.values()),
+            }
+        )
+
+    async def _stores_of(self, run: _Run, step: Step, action: StepAction | None) -> dict[str, str]:
+        if action and action.component.file:
+            return stores_of(step, (await run.guests.describe(action.component.file)).props)
+        if step.language != "node" or step.uses is not None or DATA_STORE not in step.source:
+            return stores_of(step)
+        return stores_of(step, (await run.guests.describe(step)).props)
 
     def _binding(self, run: _Run, step: Step, on_call: Callable[[OutsideCall], None]) -> Binding:
         def refuse(message: str) -> None:

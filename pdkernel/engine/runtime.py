@@ -84,6 +84,7 @@ class Runtime:
         catalog = Catalog.of(project, environ=os.environ if environ is None else environ)
         interpreter = Interpreter(
             directory=directory,
+            stores=project.stores,
             hosts=hosts,
             catalog=catalog,
             journal=journal,

@@ -9,17 +9,18 @@
 import { NotRunHereError } from "./node_errors.mjs";
 import { httpRequest } from "./node_http_request.mjs";
 import { declaration, propsOf, values } from "./node_props.mjs";
+import { DataStore } from "./node_store.mjs";
 
 /**
  * @typedef {import("./node_props.mjs").Prop} Prop
  * @typedef {object} Given what the host says about the props of one run
  * @property {Record<string, any>} props
  * @property {Record<string, Record<string, string>>} auth by prop name or app slug
- * @property {string[]} stores
+ * @property {Record<string, string>} stores the name of the data store by prop
  * @property {string[]} [configured] the names that the step gives, even if to no value
  * @property {boolean} [tolerant] while it is being configured: nothing is required, and an account may be missing
  * @typedef {object} Surroundings
- * @property {(text: string) => void} warn
+ * @property {import("./node_dollar.mjs").Voice} voice
  * @property {string} folder for temporary files
  * @property {any} [db] the value of `$.service.db` props
  * @property {any} [http] the value of `$.interface.http` props; none outside of sources
@@ -54,10 +55,10 @@ export class Instance {
     const props = propsOf(component);
     bind(self, component.methods);
     for (const [name, fields] of Object.entries(given.auth)) self[name] = this.#app(undefined, name, fields);
-    for (const name of given.stores) self[name] = store();
     const configured = given.tolerant ? props.map((prop) => prop.name) : (given.configured ?? Object.keys(given.props));
-    const warn = given.tolerant ? () => {} : around.warn;
+    const warn = given.tolerant ? () => {} : around.voice.warn;
     Object.assign(self, values(props, given.props, { configured, warn }));
+    for (const [name, store] of Object.entries(given.stores)) self[name] = new DataStore(store, around.voice);
     for (const prop of props) this.#place(prop, around);
   }
 
@@ -80,8 +81,9 @@ export class Instance {
   #place({ name, type, definition }, around) {
     const { self } = this;
     if (type === "app") self[name] = this.#app(definition, name, undefined);
-    else if (type === "data_store") self[name] = store();
-    else if (type === "http_request") {
+    else if (type === "data_store") {
+      if (!(self[name] instanceof DataStore)) self[name] = new DataStore("", around.voice); // the host knows of none
+    } else if (type === "http_request") {
       if (self[name] !== undefined) self[name] = httpRequest({ ...definition.default, ...self[name] });
     } else if (type === "dir") self[name] ??= around.folder;
     else if (type === "$.service.db") self[name] = around.db;
@@ -152,19 +154,4 @@ function bind(target, methods) {
   for (const [name, method] of Object.entries(methods ?? {})) {
     target[name] = typeof method === "function" ? method.bind(target) : method;
   }
-}
-
-function store() {
-  const refuse = () => {
-    throw new NotRunHereError("A data store");
-  };
-  return new Proxy(
-    {},
-    {
-      // what printing and awaiting look for is not there; everything else refuses when it is called
-      get: (_target, key) => (typeof key === "symbol" || key === "then" || key === "toJSON" ? undefined : refuse),
-      set: refuse,
-      deleteProperty: refuse,
-    },
-  );
 }

@@ -119,7 +119,7 @@ function configuring(component, told, around) {
   const read = new Set();
   const known = Object.entries(told.values).filter(([, value]) => !holdsExpression(value));
   const unknown = Object.keys(told.values).filter((name) => holdsExpression(told.values[name]));
-  const given = { props: Object.fromEntries(known), auth: told.auth, stores: [], tolerant: true };
+  const given = { props: Object.fromEntries(known), auth: told.auth, stores: {}, tolerant: true };
   const instance = new Instance(component, given, around);
   const configured = Object.fromEntries(known.map(([name, value]) => [name, unwrapped(value, false)]));
   /** @param {any} target */

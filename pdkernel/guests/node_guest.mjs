@@ -190,7 +190,7 @@ async function runStep(told) {
     const component = await load(step);
     const voice = voiceOf(mine);
     const given = { steps: stepsOf(told.steps, run.texts), $: dollar(told.context, voice, told.flow, run.files) };
-    const around = { warn: voice.warn, folder: run.cwd, db: service(told.db, voice.db) };
+    const around = { voice, folder: run.cwd, db: service(told.db, voice.db) };
     if (typeof component !== "function" && typeof component.run !== "function") throw new EntryPointError("The component has no run method.");
     if (told.context.test && !step.root) {
       const secrets = [told.auth, { variables: run.variables }].flatMap((by) => Object.values(by).flatMap(Object.values));
@@ -223,7 +223,7 @@ async function runSource(told) {
     const component = await load(step);
     const voice = voiceOf(mine);
     const http = { endpoint: told.endpoint, respond: responder(voice) };
-    const around = { warn: voice.warn, folder: run.cwd, db: service(told.db, voice.db), http };
+    const around = { voice, folder: run.cwd, db: service(told.db, voice.db), http };
     const { self } = new Instance(component, told, around);
     Object.defineProperty(self, "$emit", { value: emitter(voice), enumerable: false });
     return perform(component, told.act, self, told.event);
@@ -239,8 +239,10 @@ async function runSource(told) {
 function asking(question) {
   return async (/** @type {any} */ told) => {
     const step = codeOf(told);
-    const around = { warn() {}, folder: run.cwd, db: service({}, () => {}) };
-    const { fault, result } = await attempt(step, async () => question(await load(step), told, around));
+    const { fault, result } = await attempt(step, async (mine) => {
+      const around = { voice: voiceOf(mine), folder: run.cwd, db: service({}, () => {}) };
+      return question(await load(step), told, around);
+    });
     return { t: "done", error: fault, value: result, ...(await leftBehind()) };
   };
 }

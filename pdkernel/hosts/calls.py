@@ -158,7 +158,9 @@ class StepCall:
         auth: App prop name to the fields of `$auth`.
         context: What `$.context` and `pd.context` hold besides `steps.trigger.context`.
         timeout_s: Seconds that it may run.
+        memory_mb: Megabytes that it may hold, or None for any number.
         binding: How its outside calls are treated; None where there is no gateway.
+        stores: Data store prop to the store's name.
         services: Answers what the step asks for; None refuses everything.
         flow: `resume_url` and `cancel_url` of this step in this run.
         component: Runs in place of the step's source.
@@ -171,7 +173,9 @@ class StepCall:
     auth: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     context: Mapping[str, JSON] = field(default_factory=dict)
     timeout_s: float = 30.0
+    memory_mb: int | None = None
     binding: Any = None
+    stores: Mapping[str, str] = field(default_factory=dict)
     services: StepServices | None = None
     flow: Mapping[str, str] = field(default_factory=dict)
     component: ComponentFile | None = None
@@ -192,6 +196,8 @@ class StepOutcome:
         warnings: Sentences for people.
         effects: What is to be sent when the run is over, in order.
         pause: How the run is to pause after this step, or None.
+        seconds: How long it ran, without the start of its process.
+        memory_mb: The most memory that was seen in its processes, in megabytes; 0 where nobody looked.
         db: What a `$.service.db` prop now holds, or None if nothing was written to it.
         error: Why it failed, or None.
     """
@@ -203,6 +209,8 @@ class StepOutcome:
     warnings: tuple[str, ...] = ()
     effects: tuple[Effect, ...] = ()
     pause: Pause | None = None
+    seconds: float = 0.0
+    memory_mb: float = 0.0
     db: Mapping[str, JSON] | None = None
     error: StepError | None = None
 

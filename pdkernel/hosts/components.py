@@ -156,7 +156,7 @@ class Components:
             "endpoint": call.endpoint,
             "props": dict(call.props),
             "auth": {app: dict(fields) for app, fields in call.auth.items()},
-            "stores": [],
+            "stores": {},
             "db": dict(call.db),
         }
         done = await self._ask(

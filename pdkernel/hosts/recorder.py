@@ -50,6 +50,8 @@ class StepRecorder:
         self._exit_reason: str | None = None
         self._effects: list[Effect] = []
         self._pause: Pause | None = None
+        self._seconds = 0.0
+        self._memory_mb = 0.0
 
     def output(self, stream: Stream, data: bytes) -> None:
         """The step printed *data*."""
@@ -110,6 +112,10 @@ class StepRecorder:
         """The first response, or None so far."""
         return self._response
 
+    def used(self, *, seconds: float, memory_mb: float) -> None:
+        """How long the step ran, and the most memory that was seen."""
+        self._seconds, self._memory_mb = seconds, memory_mb
+
     def warn(self, text: str) -> None:
         """Something that a person should know, once."""
         if text not in self._warnings:
@@ -140,6 +146,8 @@ class StepRecorder:
             effects=tuple(self._effects),
             pause=self._pause,
             db=self.db if self._wrote else None,
+            seconds=self._seconds,
+            memory_mb=self._memory_mb,
             error=error,
         )
 

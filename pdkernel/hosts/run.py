@@ -35,6 +35,7 @@ from pdkernel.hosts.faults import timed_out
 from pdkernel.hosts.guest import Guest, GuestGone, GuestTalk, autopsy, json_text
 from pdkernel.hosts.languages import GuestLanguage
 from pdkernel.hosts.recorder import StepRecorder
+from pdkernel.hosts.usage import MB, MemoryWatch
 from pdkernel.model import JSON, Step
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class RunGuests:
             "op": "run",
             "props": dict(call.props),
             "auth": {prop: dict(fields) for prop, fields in call.auth.items()},
-            "stores": [store.prop for store in step.stores],
+            "stores": dict(call.stores),
             "context": {**cast("Mapping[str, JSON]", self._setup.trigger.get("context") or {}), **call.context},
             "flow": dict(call.flow),
             "configured": [*step.props, *call.props],
@@ -93,6 +94,7 @@ class RunGuests:
             name=step.name,
             steps=call.steps,
             timeout_s=call.timeout_s,
+            memory_mb=call.memory_mb,
             binding=call.binding,
             services=call.services,
         )
@@ -189,6 +191,7 @@ class RunGuests:
         steps: Mapping[str, Mapping[str, JSON]] = MappingProxyType({}),
         timeout_s: float,
         binding: Any = None,
+        memory_mb: int | None = None,
         services: StepServices | None = None,
     ) -> dict[str, Any] | StepError:
         guest = self._guest(language)
@@ -208,6 +211,7 @@ class RunGuests:
         request["texts"] = news
         talk = self._talk = GuestTalk(guest, recorder, services)
         guest.bind(binding)
+        watch = MemoryWatch(guest.process.pid, memory_mb, talk.end)
         try:
             talk.ask(request, [texts[name] for name in news], timeout_s=timeout_s)
             done = await talk.reply
@@ -216,6 +220,8 @@ class RunGuests:
         except GuestGone:
             return await autopsy(guest, recorder)
         finally:
+            watch.close()
+            recorder.used(seconds=talk.seconds, memory_mb=watch.peak / MB)
             talk.close()
             self._talk = None
             guest.process.drain()
@@ -226,7 +232,7 @@ class RunGuests:
         if done["busy"] or guest.process.has_children():
             recorder.warn(STILL_RUNNING)
             self._end(guest)
-        return done
+        return watch.error or done
 
     async def _run_bash(self, call: StepCall, recorder: StepRecorder) -> StepError | None:
         setup, gateway = self._setup, self._hosts.gateway
@@ -237,7 +243,9 @@ class RunGuests:
         ticket = gateway.open_ticket() if gateway else None
         bash = self._talk = BashStep(call.step, setup.scratch, b"{" + text + b"}", recorder)
         self._bash.append(bash)
-        timer = asyncio.get_running_loop().call_later(call.timeout_s, lambda: bash.end(timed_out(call.timeout_s)))
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(call.timeout_s, lambda: bash.end(timed_out(call.timeout_s)))
+        watch, began = None, loop.time()
         try:
             outside = {}
             if gateway and ticket:
@@ -246,6 +254,7 @@ class RunGuests:
                     gateway.bind(ticket, call.binding)
             cwd = self._folder()
             bash.start(cwd, step_environment(cwd, bash.mark, variables=setup.variables, outside=outside))
+            watch = MemoryWatch(bash.pid, call.memory_mb, bash.end)
             error = await bash.ended
             if error is not None:
                 bash.kill()
@@ -253,6 +262,9 @@ class RunGuests:
             return error or not_json
         finally:
             timer.cancel()
+            if watch is not None:
+                watch.close()
+                recorder.used(seconds=loop.time() - began, memory_mb=watch.peak / MB)
             self._talk = None
             bash.close()
             if gateway and ticket:

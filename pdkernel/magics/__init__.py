@@ -25,8 +25,9 @@ def register(ip: Any) -> None:
     from pdkernel.magics.choices import ChoiceMagics
     from pdkernel.magics.runs import RunMagics
     from pdkernel.magics.steps import StepMagics
+    from pdkernel.magics.stores import StoreMagics
 
-    for magics in (StepMagics, ChoiceMagics, RunMagics, ActionMagics):
+    for magics in (StepMagics, ChoiceMagics, RunMagics, StoreMagics, ActionMagics):
         ip.register_magics(magics)
     # Before IPython's own clean-up, which empties lines of blanks and strips prompts inside a step's code.
     ip.input_transformers_cleanup.insert(0, Lift(CELL_TEXTS))
@@ -55,4 +56,5 @@ def _steps(ip: Any) -> Mapping[str, JSON]:
 def _words(ip: Any) -> Vocabulary:
     from pdkernel.magics.shell import session_of
 
-    return Vocabulary(apps=session_of(ip).actions.apps())
+    session = session_of(ip)
+    return Vocabulary(apps=session.actions.apps(), stores=session.project.stores.names())

@@ -227,7 +227,7 @@ async def test_expression_that_fails_names_prop_and_expression(run: Run) -> None
     ("cell", "word"),
     [
         ("%%pdstep one --lang go\npackage main\n", "Go"),
-        ("%%pdstep one --data-store store\ndef handler(pd): pass\n", "data store"),
+        ("%%pdstep one --lang bash --data-store store\ntrue\n", "data store"),
     ],
 )
 async def test_what_is_not_built_refuses_the_run(run: Run, cell: str, word: str) -> None:

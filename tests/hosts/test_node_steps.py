@@ -292,16 +292,6 @@ async def test_what_is_not_run_says_so(bench: Bench, call: str) -> None:
     assert outcome.error.line == 2
 
 
-async def test_a_data_store_prop_says_that_it_is_not_run(bench: Bench) -> None:
-    """A store is there, and clear about what it cannot do."""
-    outcome = await bench.run(
-        "node", component("await this.data.get('k')", extra="props: { data: { type: 'data_store' } },")
-    )
-
-    assert outcome.error is not None
-    assert outcome.error.message == "A data store is not run by this version."
-
-
 async def test_the_context_is_a_plain_object(bench: Bench) -> None:
     """`$.context` holds the trigger's context and more, and can be written to."""
     outcome = await bench.run("node", component("$.context.mine = 1; return $.context"), context={"deadline": 5})
