@@ -11,6 +11,7 @@ another was chosen for it, and what to say of one that nobody has. Runs nothing.
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -72,6 +73,20 @@ class Catalog:
         """The catalogue of *project*."""
         folder = project.folder / "packages" / "components"
         return cls(project.settings, folder, packages=Registry(environ), environ=environ)
+
+    def at(self, text: str | None, *, base: Path) -> Catalog:
+        """
+        This catalogue for a workflow that says itself where its actions run; None is the project's choice.
+
+        Raises:
+            LicenceError: It says `npm`, and the project has not accepted the licence.
+            RequestError: It says neither a word nor a folder with components.
+        """
+        if text is None:
+            return self
+        other = copy.copy(self)
+        other.choices = self.choices.at(self.choices.read(text, base=base))
+        return other
 
     @property
     def connect(self) -> ConnectSource:

@@ -135,7 +135,9 @@ def _missing(state: State, source: Path, environment: str | None, external_user:
     return find_missing(
         opened.workflow,
         directory=state.directory(),
-        catalog=Catalog.of(state.project(), environ=os.environ),
+        catalog=Catalog.of(state.project(), environ=os.environ).at(
+            opened.sidecar.actions if opened.sidecar else None, base=opened.folder.resolve()
+        ),
         variables=project_variables(state.project(), opened.folder.resolve()),
         users=users,
         environment=parse_environment(environment),

@@ -133,7 +133,7 @@ class Session:
                 from pdkernel.actions import Catalog
 
                 self._catalog = Catalog.of(self.project, environ=self._environ)
-            return self._catalog
+            return self._catalog.at(self._where(), base=self.folder)
 
     @cached_property
     def actions(self) -> SessionActions:
@@ -410,6 +410,7 @@ class Session:
             exports=self._results.exports(),
             sent=self.project.sent,
             send=send,
+            actions=self._where(),
             on_change=on_change,
             pauses="skip",
             find_workflow=workflows_beside(self.notebook or self.folder / "notebook.ipynb"),
@@ -422,6 +423,11 @@ class Session:
             return execution
         finally:
             self._running.release()
+
+    def _where(self) -> str | None:
+        """Where actions run, if the notebook's `pdkernel.yaml` says it."""
+        sidecar = self.sidecar
+        return sidecar.actions if sidecar else None
 
     def wait_for(self, act: Callable[[Runtime], Awaitable[T]]) -> T:
         """Do something with the engine that is not a run, and wait for it."""
