@@ -58,7 +58,10 @@ class SessionActions:
             StepError: Its module cannot be loaded.
         """
         wanted = Uses.parse(uses)
-        return self._session.wait_for(lambda runtime: runtime.forms.describe(wanted, progress=progress))
+        catalog = self._session.catalog
+        return self._session.wait_for(
+            lambda runtime: runtime.forms.describe(wanted, catalog=catalog, progress=progress)
+        )
 
     def options(
         self,
@@ -131,4 +134,5 @@ class SessionActions:
             exports=session.exports(),
             variables=project_variables(session.project, session.folder),
             folder=session.folder,
+            actions=session.sidecar.actions if session.sidecar else None,
         )
