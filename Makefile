@@ -7,7 +7,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PROPERTIES := tests/test_redaction.py tests/test_shape.py tests/test_directive.py tests/test_expression.py \
-  tests/definition tests/guests tests/egress/test_recordings.py tests/project/test_vault.py tests/widgets
+  tests/definition tests/guests tests/hosts/test_crossing.py tests/egress/test_recordings.py tests/project/test_stores.py \
+  tests/project/test_vault.py tests/widgets
 
 # what make actions installs: about 290 MB, under the packages' own licences
 SWEEP ?= .venv/actions

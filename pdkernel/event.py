@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 from pdkernel.errors import EventError
@@ -40,24 +41,32 @@ class Event:
 
     Attributes:
         data: An object with any of `method, path, query, headers, body, client_ip, url`; `{}` is an event.
+        http: Whether it is a request. What a source or a schedule gives a workflow has keys of its own, and no headers
+            that could name an external user.
     """
 
     data: Mapping[str, JSON] = field(default_factory=dict)
+    http: bool = True
 
     @classmethod
-    def parse(cls, text: str | bytes, *, name: str = "the event") -> Self:
+    def parse(cls, text: str | bytes, *, name: str = "the event", http: bool = True) -> Self:
         """
         Read an event from JSON text.
 
         Raises:
             EventError: Not JSON (with line and column), or not an object of that kind.
         """
-        return cls.from_json(parse_json(text, name=name), name=name)
+        return cls.from_json(parse_json(text, name=name), name=name, http=http)
 
     @classmethod
-    def from_json(cls, value: JSON, *, name: str = "the event") -> Self:
+    def from_json(cls, value: JSON, *, name: str = "the event", http: bool = True) -> Self:
         """
         Take *value* as an event.
+
+        Args:
+            value: An object.
+            name: What it is called in messages.
+            http: Whether it is a request; what a source or a schedule emits has keys of its own.
 
         Raises:
             EventError: It is not an object, or has keys that no event has.
@@ -69,16 +78,16 @@ class Event:
                 fix="For a bare payload use --body, which wraps it as a POST.",
             )
         unknown = [key for key in value if key not in EVENT_KEYS]
-        if unknown and not any(key in value for key in EVENT_KEYS):
+        if http and unknown and not any(key in value for key in EVENT_KEYS):
             raise EventError(
                 f"{name} is not an event: it has {', '.join(map(repr, unknown[:5]))}, and an event is an object "
                 f"with any of {', '.join(EVENT_KEYS)}.",
                 fix="For a bare payload use --body, which wraps it as a POST.",
             )
         headers = value.get("headers")
-        if headers is not None and not isinstance(headers, dict):
+        if http and headers is not None and not isinstance(headers, dict):
             raise EventError(f"{name}: headers is {_kind(headers)}, and must be an object of name and value.")
-        return cls(value)
+        return cls(value, http=http)
 
     @classmethod
     def from_body(cls, body: JSON) -> Self:
@@ -96,7 +105,8 @@ class Event:
     @property
     def headers(self) -> Mapping[str, Any]:
         """Header name to value, as written."""
-        return cast("Mapping[str, Any]", self.data.get("headers") or {})
+        headers = self.data.get("headers")
+        return headers if isinstance(headers, dict) else {}
 
     def header(self, name: str) -> str | None:
         """The value of header *name*, whatever its case, or None."""
@@ -121,8 +131,10 @@ class Event:
         """
         The event with both `x-pd-*` headers rewritten to match.
 
-        None leaves that header as it is.
+        None leaves that header as it is. An event that is no request stays as it is.
         """
+        if not self.http:
+            return self
         headers = dict(self.headers)
         for name, value in ((ENVIRONMENT_HEADER, environment), (EXTERNAL_USER_HEADER, external_user_id)):
             if value is None:
@@ -132,19 +144,19 @@ class Event:
             headers[name] = value
         if headers == dict(self.headers):
             return self
-        return type(self)({**self.data, "headers": headers})
+        return replace(self, data={**self.data, "headers": headers})
 
     def without_user(self) -> Self:
         """The event without a header that names an external user."""
         headers = {name: value for name, value in self.headers.items() if name.lower() != EXTERNAL_USER_HEADER}
-        return self if len(headers) == len(self.headers) else type(self)({**self.data, "headers": headers})
+        return self if len(headers) == len(self.headers) else replace(self, data={**self.data, "headers": headers})
 
     def masked(self) -> Self:
         """The event as it may be shown and saved: values of secret-bearing headers are `***`."""
         if not any(is_masked_header(name) for name in self.headers):
             return self
         headers = {name: MASK if is_masked_header(name) else value for name, value in self.headers.items()}
-        return type(self)({**self.data, "headers": headers})
+        return replace(self, data={**self.data, "headers": headers})
 
     def secrets(self) -> dict[str, str]:
         """Header name to the secret in its value: `Bearer` and its like are none, and neither is a mask."""
@@ -177,7 +189,9 @@ def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        return cast("JSON", json.loads(text.removeprefix("\ufeff"), parse_constant=_refuse_constant))
+        text = text.removeprefix("\ufeff")
+        whole = _float if _GREAT.search(text) else None  # a hook costs time, and next to no text needs it
+        return cast("JSON", json.loads(text, parse_constant=_refuse_constant, parse_float=whole))
     except _NotJSONError as fault:
         read = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         where = read.find(fault.args[0])
@@ -200,12 +214,22 @@ def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
         raise EventError(f"{name} is nested too deeply to be an event.") from None
 
 
+_GREAT = re.compile(r"[eE]\+?[0-9]{3}|[0-9]{309}")
+
+
 class _NotJSONError(ValueError):
     """A word that Python's parser takes and JSON does not have."""
 
 
 def _refuse_constant(word: str) -> JSON:
     raise _NotJSONError(word)
+
+
+def _float(word: str) -> float:
+    number = float(word)
+    if math.isinf(number):  # a number in JSON, and Infinity in every language that reads it
+        raise _NotJSONError(word)
+    return number
 
 
 def _kind(value: JSON) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, pr
 @option(
     "--egress",
     metavar="MODE",
-    help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack.",
+    help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack,github,...",
 )
 @option("--via", metavar="PROXY", help="Send outside calls through this proxy.")
 @option(
@@ -40,7 +41,7 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, pr
 @option(
     "--skip-waits", is_flag=True, help="Go on at once where the workflow pauses. Without either, it ends as paused."
 )
-@option("--no-install", is_flag=True, help="Install no package (this version never does).")
+@option("--no-install", is_flag=True, help="Install no package; refuse the run if one is missing.")
 @json_option
 def run(state: State, source: Path, as_json: bool, **chosen: Any) -> int:
     """Run the workflow of SOURCE (a notebook or a workflow's folder) on an event."""
@@ -61,11 +62,11 @@ async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet:
     from pdkernel.source import read_source
 
     opened = read_source(source)
-    event = _event(chosen["event"], chosen["body"])
+    event = _event(chosen["event"], chosen["body"], http=opened.workflow.trigger.type == "http")
     project = state.project()
     directory = LocalDirectory(project)
     users = _users(chosen, event, directory)
-    requests = [_request(opened, event, user, chosen, project) for user in users]
+    requests = [_request(opened, event, user, chosen, project, shlex.quote(str(source))) for user in users]
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -82,7 +83,7 @@ async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet:
         await runtime.close()
 
 
-def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], project: Any) -> Any:
+def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], project: Any, source: str) -> Any:
     from pdkernel.egress import default_mode, parse_mode
     from pdkernel.engine.request import RunRequest
     from pdkernel.identity import parse_environment
@@ -109,6 +110,9 @@ def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], 
         pins=pins,
         actions=opened.sidecar.actions if opened.sidecar else None,
         only=only,
+        install=not chosen["no_install"],
+        source=source,
+        progress=progress.say,
         on_change=progress.update,
         pauses=pauses,
         find_workflow=workflows_beside(opened.path),
@@ -123,7 +127,7 @@ def _pauses(chosen: dict[str, Any]) -> Any:
     return "wait" if chosen["wait"] else "skip" if chosen["skip_waits"] else "park"
 
 
-def _event(event: str | None, body: str | None) -> Any:
+def _event(event: str | None, body: str | None, *, http: bool) -> Any:
     from pdkernel.errors import EventError
     from pdkernel.event import Event, parse_json
 
@@ -134,7 +138,7 @@ def _event(event: str | None, body: str | None) -> Any:
             else "Give --event or --body, not both."
         )
     if event is not None:
-        return Event.parse(read_input(event), name="standard input" if event == "-" else event)
+        return Event.parse(read_input(event), name="standard input" if event == "-" else event, http=http)
     assert body is not None
     path = Path(body)
     if body == "-" or (len(body) < 4096 and "\n" not in body and path.is_file()):
@@ -181,7 +185,7 @@ def _pins(workflow: Any, pins: Sequence[str]) -> dict[str, Any]:
 
 
 class _Progress:
-    """A line on a terminal that says which step runs."""
+    """A line on a terminal that says which step runs, and lines that stay on what is installed."""
 
     def __init__(self, quiet: bool) -> None:
         self._on = not quiet and sys.stderr.isatty()
@@ -191,9 +195,12 @@ class _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._on and self._said:
-            sys.stderr.write("\r" + " " * len(self._said) + "\r")
-            sys.stderr.flush()
+        self._clear()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._clear()
+        click.echo(text, err=True)
 
     def update(self, execution: Any) -> None:
         """Name the running step."""
@@ -203,6 +210,12 @@ class _Progress:
             sys.stderr.write("\r" + text.ljust(len(self._said)))
             sys.stderr.flush()
             self._said = text
+
+    def _clear(self) -> None:
+        if self._on and self._said:
+            sys.stderr.write("\r" + " " * len(self._said) + "\r")
+            sys.stderr.flush()
+            self._said = ""
 
 
 def exit_status(execution: Any) -> int:
@@ -226,7 +239,8 @@ def _print(execution: Any) -> None:
     from pdkernel.render import timeline
 
     error = execution.error
-    if exit_status(execution) in (2, 3) and error is not None:
+    ran = any(step.status != "not_run" for step in execution.steps)
+    if exit_status(execution) in (2, 3) and error is not None and not ran:
         print_refusal(error.code, error.message)
         return
     if execution.status != "success" and error is not None and error.stack is None:

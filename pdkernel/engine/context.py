@@ -13,6 +13,9 @@ from pdkernel.engine.request import RunRequest
 from pdkernel.model import JSON
 from pdkernel.version import VERSION
 
+_EMITTERS = {"schedule": "ti_", "email": "ei_", "source": "dc_"}
+"""How ids of triggers start; those of HTTP with `hi_`."""
+
 
 def build_context(request: RunRequest, *, project_id: str, trace_id: str, run_id: str, clock: Clock) -> dict[str, JSON]:
     """The context of a new run; ids of the workflow and its trigger are derived from its name, so they stay."""
@@ -34,7 +37,7 @@ def build_context(request: RunRequest, *, project_id: str, trace_id: str, run_id
         "platform_version": f"pdkernel-{VERSION}",
         "workflow_name": workflow.name,
         "resume": None,
-        "emitter_id": stable_id("ti_" if workflow.trigger.type == "schedule" else "hi_", workflow.name),
+        "emitter_id": stable_id(_EMITTERS.get(workflow.trigger.type, "hi_"), workflow.name),
         "external_user_id": user,
         "external_user_environment": request.environment if user is not None else None,
         "trace_id": trace_id,

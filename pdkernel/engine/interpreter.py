@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ from pdkernel.egress import Binding
 from pdkernel.engine.actions import StepAction, StepActions
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.context import build_context, new_run_ids, step_context
+from pdkernel.engine.crossing import said_of_numbers
 from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts
 from pdkernel.engine.journal import Journal
 from pdkernel.engine.limits import Payload, memory_limit, near_limits, too_deep
 from pdkernel.engine.mail import Mail
+from pdkernel.engine.packages import Packages, Ready
 from pdkernel.engine.pauses import Again, Verdict, judge, urls
 from pdkernel.engine.props import evaluate_props, named_variables
 from pdkernel.engine.record import RunRecord, as_object, known_secrets
@@ -32,7 +35,7 @@ from pdkernel.engine.request import RunRequest
 from pdkernel.engine.services import Services
 from pdkernel.engine.stores import DATA_STORE, StoreService, stores_of
 from pdkernel.engine.triggered import TriggerService
-from pdkernel.errors import EgressRefusedError, PdkernelError, StepError
+from pdkernel.errors import EgressRefusedError, HostError, PdkernelError, StepError
 from pdkernel.execution import Execution, OutsideCall, Status, StepResult, StepStatus
 from pdkernel.hosts import Effect, Hosts, Pause, RunGuests, RunSetup, StepCall, StepOutcome
 from pdkernel.identity import Directory
@@ -55,6 +58,7 @@ class _Run:
     resolution: Resolution
     actions: StepActions
     payload: Payload
+    ready: Ready = field(default_factory=Ready)
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
     sends: list[tuple[str, Effect]] = field(default_factory=list)
@@ -70,6 +74,7 @@ class Interpreter:
         stores: Data stores.
         hosts: The processes that run steps.
         catalog: The pre-built actions.
+        packages: What steps import.
         journal: The record.
         clock: For every time stamp and duration.
         ids: For run and trace ids.
@@ -85,6 +90,7 @@ class Interpreter:
         stores: StoreTable,
         hosts: Hosts,
         catalog: Catalog,
+        packages: Packages,
         journal: Journal,
         clock: Clock,
         ids: Ids,
@@ -96,6 +102,7 @@ class Interpreter:
         self._stores = stores
         self._hosts = hosts
         self._catalog = catalog
+        self._packages = packages
         self._journal = journal
         self._clock = clock
         self._ids = ids
@@ -148,7 +155,11 @@ class Interpreter:
         self._checks.check(request)
         actions = StepActions(self._catalog.at(request.actions, base=request.folder), request)
         await actions.obtain()
-        scratch.mkdir(mode=0o700)
+        ready = await self._packages.ready_for(request, self._clock, record.note)
+        try:
+            scratch.mkdir(mode=0o700)
+        except OSError as fault:
+            raise _no_scratch(fault) from None
         setup = RunSetup(
             run_id=record.execution.id,
             workflow=f"{request.workflow.name}@{request.workflow.version}",
@@ -157,6 +168,7 @@ class Interpreter:
             folder=request.folder,
             scratch=scratch,
             files=self._files,
+            node_packages=ready.node,
         )
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)
@@ -164,7 +176,7 @@ class Interpreter:
             resolution = await self._resolve(request, await self._bindings(request, guests, actions))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
-            run = _Run(request, guests, record, resolution, actions, Payload(request.event.data), exports)
+            run = _Run(request, guests, record, resolution, actions, Payload(request.event.data), ready, exports)
             status = await self._steps(run)
             if status != "cancelled":
                 await self._deliver(run)
@@ -300,15 +312,20 @@ class Interpreter:
             attempt=again.runs,
             source=action.component.told if action else None,
         )
+        for line in run.ready.said.pop(step.name, ()):
+            recorder.warn(line)
         run.record.note(recorder.snapshot())
         try:
+            run.ready.check(step.name)
             outcome = await self._outcome(run, step, recorder, accounts, again)
         except asyncio.CancelledError:
             cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
             run.record.record(recorder.finish("error", exports={}, error=cancelled))
             raise
-        except PdkernelError as error:  # its props cannot be evaluated, or its process cannot be had
+        except PdkernelError as error:  # its packages, its props or its process cannot be had
             return recorder.finish("error", exports={}, error=error), None
+        except OSError as fault:
+            return recorder.finish("error", exports={}, error=_no_scratch(fault)), None
         self._say_warnings(run, recorder, outcome, again)
         outcome = self._limited(run, step, recorder, outcome)
         run.sends += ((step.name, effect) for effect in outcome.effects)
@@ -320,8 +337,9 @@ class Interpreter:
         workflow = run.request.workflow
         near = near_limits(outcome, timeout_s=workflow.timeout_s(step), memory_mb=memory_limit(workflow))
         over, payload = run.payload.add(outcome.exports, recorder.snapshot().logs)
-        for warning in (*near, *([payload] if payload else ())):
-            recorder.warn(warning)
+        for warning in (*near, payload, said_of_numbers(workflow, step, outcome.exports)):
+            if warning is not None:
+                recorder.warn(warning)
         error = outcome.error or too_deep(step, outcome.exports) or over
         return outcome if error is outcome.error else replace(outcome, error=error)
 
@@ -418,6 +436,13 @@ class Interpreter:
             scope=run.request.scope,
             send=run.request.send,
         )
+
+
+def _no_scratch(fault: OSError) -> HostError:
+    return HostError(
+        f"The files of the run cannot be written: {fault.strerror or fault}.",
+        fix=f"Make room in {tempfile.gettempdir()}, or name another folder in TMPDIR.",
+    )
 
 
 def _stop_cancelling() -> None:

@@ -59,6 +59,7 @@ class RunRequest:
         sent: Remembers unsafe outside calls so that they are made once, or None to make them always.
         send: Make unsafe outside calls again even where an answer is remembered.
         install: Install packages that steps import and that are not there; False refuses the run instead.
+        source: What commands call the workflow: the path of its notebook or folder.
         actions: Where pre-built actions run, as the workflow's `pdkernel.yaml` says it; None is the project's choice.
         progress: Told in short lines what is installed, from the engine's thread.
         on_change: Told the execution as it grows, from the engine's thread.
@@ -82,6 +83,7 @@ class RunRequest:
     sent: SentRequests | None = None
     send: bool = False
     install: bool = True
+    source: str = "SOURCE"
     actions: str | None = None
     progress: Callable[[str], None] | None = None
     on_change: OnChange | None = None

@@ -23,7 +23,9 @@ from pdkernel.engine.action_forms import ActionForms
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import Journal, SqliteJournal
 from pdkernel.engine.mail import mail_of
+from pdkernel.engine.packages import Packages
 from pdkernel.engine.request import RunRequest
+from pdkernel.engine.sources import Sources
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
 from pdkernel.hosts import WARDEN, Hosts
@@ -39,6 +41,7 @@ class Runtime:
         interpreter: Interpreter,
         *,
         forms: ActionForms,
+        sources: Sources,
         hosts: Hosts,
         gateway: Gateway,
         journal: Journal,
@@ -49,6 +52,7 @@ class Runtime:
         self._journal = journal
         self._scratch = scratch
         self.forms = forms
+        self.sources = sources
         self.gateway = gateway
         self.journal = journal
 
@@ -87,6 +91,7 @@ class Runtime:
             stores=project.stores,
             hosts=hosts,
             catalog=catalog,
+            packages=Packages.of(project, os.environ if environ is None else environ),
             journal=journal,
             clock=clock,
             ids=ids,
@@ -95,7 +100,17 @@ class Runtime:
             mail=lambda: mail_of(project.settings.all(), project.variables.values()),
         )
         forms = ActionForms(directory=directory, hosts=hosts, catalog=catalog, scratch=scratch)
-        return cls(interpreter, forms=forms, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch)
+        sources = Sources(
+            directory=directory,
+            hosts=hosts,
+            catalog=catalog,
+            states=project.source_states,
+            clock=clock,
+            scratch=scratch,
+        )
+        return cls(
+            interpreter, forms=forms, sources=sources, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch
+        )
 
     async def run(self, request: RunRequest) -> Execution:
         """Run *request*; see `Interpreter.run`."""

@@ -38,12 +38,14 @@ export function rootOf(path) {
 
 /**
  * @param {import("./node_errors.mjs").StepCode} step
- * @param {() => void} adopt is called when it has been loaded: what it did to globals stays
+ * @param {() => () => void} watch is called before it is loaded, and what it returns afterwards: what the component's
+ *   packages did to globals stays
  * @returns {Promise<any>} the component
  */
-export async function loadComponent(step, adopt) {
+export async function loadComponent(step, watch) {
   const known = loaded.get(step.file);
   if (known) return known;
+  const keep = watch();
   let namespace;
   try {
     namespace = await import(step.file);
@@ -51,7 +53,7 @@ export async function loadComponent(step, adopt) {
     if (error instanceof SyntaxError) step.source = readFileSync(fileURLToPath(step.file), "utf8");
     throw error;
   }
-  adopt();
+  keep();
   const exported = namespace.default;
   const component = exported?.default ?? exported; // a CommonJS file that was compiled from a module
   if (component === null || typeof component !== "object") {

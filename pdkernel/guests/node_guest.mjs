@@ -22,7 +22,7 @@ import { additionalProps, options } from "./node_configure.mjs";
 import { dollar, responder, stepsOf } from "./node_dollar.mjs";
 import { describe, EntryPointError, RefusedError } from "./node_errors.mjs";
 import { encode } from "./node_exports.mjs";
-import { adopt, freshen } from "./node_fresh.mjs";
+import { adopt, freshen, watch } from "./node_fresh.mjs";
 import { Loader } from "./node_loader.mjs";
 import { Locals } from "./node_locals.mjs";
 import { emitter, perform, service } from "./node_source.mjs";
@@ -51,7 +51,7 @@ const run = {
   cwd: "/",
   /** @type {string | null} */ files: null,
   /** @type {Map<string, string>} */ texts: new Map(),
-  loader: new Loader("/", adopt),
+  loader: new Loader("/", watch),
 };
 /** @type {Map<number, string>} */
 const sources = new Map();
@@ -80,7 +80,7 @@ function begin(told) {
   run.cwd = told.cwd;
   run.files = told.files;
   run.texts = new Map();
-  run.loader = new Loader(told.folder, adopt);
+  run.loader = new Loader(told.folder, watch, told.packages);
   open.clear();
 }
 
@@ -155,7 +155,7 @@ function onAnswer(told) {
  * @returns {Promise<any>} the component
  */
 function load(step) {
-  return step.root ? loadComponent(step, adopt) : run.loader.load(step);
+  return step.root ? loadComponent(step, watch) : run.loader.load(step);
 }
 
 /**

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypedDict
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
 from pdkernel.model import JSON, AppBinding, Language, Step
+from pdkernel.packages import NpmTree
 
 
 class OutsideCalls(Protocol):
@@ -111,9 +112,10 @@ class RunSetup:
         workflow: Processes are used again only by runs with the same word: the workflow's name and version.
         trigger: `{"event": ..., "context": ...}`.
         variables: The workflow's environment variables.
-        folder: Where Node.js resolves bare imports from.
+        folder: Where Node.js resolves imports from that are not in *node_packages*.
         scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it.
         files: The folder of the project's file store (`$.files`), or None for none.
+        node_packages: The installed packages of each Node.js step that imports some, by step.
     """
 
     run_id: str
@@ -123,6 +125,7 @@ class RunSetup:
     folder: Path
     scratch: Path
     files: Path | None = None
+    node_packages: Mapping[str, NpmTree] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, MutableMapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from pdkernel.hosts.calls import (
     Option,
     OptionsPage,
     PropDeclaration,
+    RunSetup,
     SourceCall,
     SourceOutcome,
     StepListener,
@@ -62,13 +62,13 @@ class Components:
 
     Args:
         ask: How to reach a guest.
-        folder: Where the imports of code steps are resolved.
+        setup: Of the run: where the imports of code steps are resolved.
         known: Descriptions that have been made; added to.
     """
 
-    def __init__(self, ask: Ask, *, folder: Path, known: MutableMapping[object, Description]) -> None:
+    def __init__(self, ask: Ask, setup: RunSetup, *, known: MutableMapping[object, Description]) -> None:
         self._ask = ask
-        self._folder = folder
+        self._setup = setup
         self._known = known
 
     async def describe(self, target: Target, *, timeout_s: float) -> Description:
@@ -191,7 +191,8 @@ class Components:
 
     def _key(self, target: Target) -> object:
         if isinstance(target, Step):
-            return (target.source, self._folder)
+            tree = self._setup.node_packages.get(target.name)
+            return (target.source, self._setup.folder, tree.folder if tree else None)
         try:
             found = target.path.stat()
         except OSError:

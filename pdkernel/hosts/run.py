@@ -56,7 +56,7 @@ class RunGuests:
         self._talk: GuestTalk | BashStep | None = None
         self._bash: list[BashStep] = []
         self._cwd = setup.scratch / "tmp"
-        self._components = Components(self._ask, folder=setup.folder, known=hosts.descriptions)
+        self._components = Components(self._ask, setup, known=hosts.descriptions)
 
     async def run(self, call: StepCall, listener: StepListener) -> StepOutcome:
         """
@@ -198,9 +198,16 @@ class RunGuests:
         values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
         texts = {name: self._text(name, value) for name, value in values.items()}
         setup = self._setup
-        files = str(setup.files) if setup.files else None
         request |= guest.begin(
-            self, variables=dict(setup.variables), folder=str(setup.folder), files=files, cwd=self._folder()
+            self,
+            variables=dict(setup.variables),
+            folder=str(setup.folder),
+            files=str(setup.files) if setup.files else None,
+            cwd=self._folder(),
+            packages={
+                name: {"folder": str(tree.folder), "aliases": dict(tree.aliases)}
+                for name, tree in setup.node_packages.items()
+            },
         )
         news = guest.news(values, texts)
         if isinstance(target, ComponentFile):

@@ -73,18 +73,21 @@ class ChoiceMagics(Magics):
     @argument("file", nargs="?", help="a saved event's name or an event file; without it, the composer")
     @argument("--send", action="store_true", help="run the whole workflow on it")
     @argument("--save", metavar="NAME", help="save the chosen event as events/NAME.json")
+    @argument("--emit", action="store_true", help="run the source that is the trigger, and choose its newest new event")
     @line_magic
     @plain_errors
     def pdevent(self, line: str) -> Any:
         """Choose, write, save or send the test event."""
         chosen = parse_argstring(self.pdevent, line)
         session = session_of(self.shell)
-        if chosen.file is None and not chosen.send and chosen.save is None:
+        if chosen.file is None and not (chosen.send or chosen.emit) and chosen.save is None:
             from pdkernel.widgets import EventComposer
 
             return EventComposer(session)
         if chosen.file is not None:
             session.load_event(chosen.file)
+        if chosen.emit:
+            _say_emitted(session.poll_source())
         if chosen.save is not None:
             path = session.save_event(chosen.save)
             say(f"Saved as {path.parent.name}/{path.name}.")
@@ -95,7 +98,7 @@ class ChoiceMagics(Magics):
             execution = session.run(on_change=timeline.update)
             timeline.finish(execution)
             raise_for(execution)
-        elif event is not None and chosen.file is not None:
+        elif event is not None and (chosen.file is not None or chosen.emit):
             who = f", as {session.external_user_id} in {session.environment}" if session.external_user_id else ""
             say(f"Event {session.event_name}: {event.summary()}{who}.")
         return None
@@ -207,3 +210,15 @@ def describe_mode(mode: str) -> str:
         "replay": f"Outside calls do not go out: they are answered from {value}.",
     }
     return words[kind]
+
+
+def _say_emitted(ran: Any) -> None:
+    """What the source printed and emitted; raises nothing, because events before a failure count."""
+    for log in ran.record.logs:
+        say(log.text.rstrip("\n"))
+    for found in ran.events:
+        say(f"{ran.component.uses} emitted {found.summary or found.id or 'an event'}.")
+    if ran.record.error is not None:
+        say(f"{ran.component.uses} failed: {ran.record.error.message}")
+    elif not ran.events:
+        say(f"{ran.component.uses} emitted nothing new ({ran.repeated} emitted before).")

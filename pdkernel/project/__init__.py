@@ -6,7 +6,7 @@ The local project: a folder, a key and a database that several threads and proce
     sqlite     one way to open the SQLite file, shared with the journal
     database   engine, creation, the checks when it is opened, faults as sentences
     schema     the tables, the same on SQLite and Postgres
-    accounts variables notebooks sent settings     one table each
+    accounts variables notebooks sent settings source_states     one table each
     stores     data stores and their records
 
 Knows nothing of workflows, runs or HTTP.
@@ -16,6 +16,7 @@ from pdkernel.project.folder import find_project
 from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.project import Project
 from pdkernel.project.sent import SentTable
+from pdkernel.project.source_states import SourceStateTable
 from pdkernel.project.stores import DEFAULT_STORE, Record, StoreSummary, StoreTable
 from pdkernel.project.vault import Vault
 
@@ -25,6 +26,7 @@ __all__ = [
     "Project",
     "Record",
     "SentTable",
+    "SourceStateTable",
     "StoreSummary",
     "StoreTable",
     "Vault",

@@ -24,6 +24,7 @@ from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.schema import SCHEMA_VERSION, meta
 from pdkernel.project.sent import SentTable
 from pdkernel.project.settings import SettingsTable
+from pdkernel.project.source_states import SourceStateTable
 from pdkernel.project.stores import StoreTable
 from pdkernel.project.variables import VariableTable
 from pdkernel.project.vault import Vault
@@ -166,6 +167,11 @@ class Project:
     def sent(self) -> SentTable:
         """Answers to outside requests that are sent once."""
         return SentTable(self._database, self._vault, self.clock)
+
+    @cached_property
+    def source_states(self) -> SourceStateTable:
+        """What event sources remember between their runs."""
+        return SourceStateTable(self._database, self._vault, self.clock)
 
     @cached_property
     def settings(self) -> SettingsTable:

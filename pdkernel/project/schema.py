@@ -121,3 +121,13 @@ store_records = Table(
     Index("store_records_expired", "expires"),
     info={SINCE: 2},
 )
+
+source_state = Table(
+    # what each event source of a workflow remembers between its runs
+    "source_state",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("sealed_state", LargeBinary, nullable=False),
+    Column("updated", Double, nullable=False),
+    info={SINCE: 2},
+)

@@ -65,9 +65,9 @@ class EventLibrary:
             return []
         return sorted(path.stem for path in self.folder.glob("*.json"))
 
-    def load(self, name: str) -> tuple[str, TestEvent]:
+    def load(self, name: str, *, http: bool = True) -> tuple[str, TestEvent]:
         """
-        The event called *name*: one of the library's, or a file's path.
+        The event called *name*: one of the library's, or a file's path; *http* as `Event.from_json` takes it.
 
         Returns:
             Its name, and the event.
@@ -77,7 +77,7 @@ class EventLibrary:
         """
         for path in (self.folder / f"{name}.json", Path(name), self.folder.parent / name):
             if path.is_file():
-                return path.stem, TestEvent.parse(path.read_bytes(), name=path.name)
+                return path.stem, TestEvent.parse(path.read_bytes(), name=path.name, http=http)
         known = ", ".join(self.names()) or "none yet"
         raise EventError(
             f"There is no event {name!r}. Saved events: {known}.",

@@ -8,6 +8,7 @@ they call it and listen to it, never each other. Knows nothing of IPython or wid
 from __future__ import annotations
 
 import asyncio
+import shlex
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,7 +22,7 @@ from pdkernel.definition import Sidecar, apply_sidecar, notebook_sidecar_path, r
 from pdkernel.egress import default_mode, parse_mode
 from pdkernel.engine.context import build_context
 from pdkernel.engine.request import OnChange, RunRequest
-from pdkernel.errors import RequestError
+from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment, check_external_user_id
@@ -37,6 +38,7 @@ from pdkernel.variables import project_variables
 if TYPE_CHECKING:
     from pdkernel.actions import Catalog
     from pdkernel.engine.runtime import Runtime
+    from pdkernel.engine.sources import SourceRequest, SourceRun
     from pdkernel.project import Project
     from pdkernel.session.actions import SessionActions
 
@@ -244,7 +246,7 @@ class Session:
         """
         with self._lock:
             self._load()
-            self._event = TestEvent(dict(event.data))
+            self._event = TestEvent(dict(event.data), http=event.http)
             self._event_name = name
             if event.external_user_id is not None:
                 self._external_user_id = event.external_user_id
@@ -255,9 +257,47 @@ class Session:
 
     def load_event(self, name: str) -> TestEvent:
         """Choose an event from the library or a file. Raises `EventError`."""
-        stem, event = self.events.load(name)
+        stem, event = self.events.load(name, http=self._takes_requests())
         self.choose_event(event, stem)
         return event
+
+    def _takes_requests(self) -> bool:
+        """Whether events are requests, as far as the header can be read."""
+        try:
+            return self.workflow.trigger.type == "http"
+        except DefinitionError:
+            return True
+
+    def poll_source(self) -> SourceRun:
+        """
+        Run the event source that is the workflow's trigger once; choose the newest of its new events.
+
+        Raises:
+            RequestError: The workflow's trigger is no source, or a run is going on.
+            PdkernelError: The source cannot be run.
+        """
+        from pdkernel.engine.sources import SourceRequest, source_of
+
+        request = SourceRequest(
+            trigger=source_of(self.workflow.trigger),
+            workflow=str((self.notebook or self.folder).resolve()),
+            policy=parse_mode(self._egress),
+            external_user_id=self._external_user_id,
+            environment=self._environment,
+            folder=self.folder,
+        )
+        self._claim()
+        ran = self._loop.run(self._poll(request))
+        if ran.events:
+            newest = ran.events[-1]
+            self.choose_event(newest.event, newest.summary or str(newest.id or "event"))
+        return ran
+
+    async def _poll(self, request: SourceRequest) -> SourceRun:
+        try:
+            return await (await self._engine()).sources.run(request)
+        finally:
+            self._running.release()
 
     def save_event(self, name: str) -> Path:
         """Save the chosen event to the library. Raises `RequestError` if none is chosen."""
@@ -379,8 +419,7 @@ class Session:
     ) -> Task[Execution]:
         """As `run`, but return at once."""
         request = self._request(only, send, external_user_id, on_change)
-        if not self._running.acquire(blocking=False):
-            raise RequestError("A run is going on in this notebook.", fix="Wait for its end, or interrupt it.")
+        self._claim()
         try:
             return self._loop.submit(self._run(request))
         except BaseException:
@@ -411,6 +450,8 @@ class Session:
             sent=self.project.sent,
             send=send,
             actions=self._where(),
+            install=self._environ.get("PDKERNEL_NO_INSTALL", "").lower() in ("", "0", "false", "no"),
+            source=shlex.quote(self.notebook.name) if self.notebook else "SOURCE",
             on_change=on_change,
             pauses="skip",
             find_workflow=workflows_beside(self.notebook or self.folder / "notebook.ipynb"),
@@ -451,6 +492,11 @@ class Session:
                     self.project, self.directory, clock=self._clock, ids=self._ids, size=1
                 )
             return self._runtime
+
+    def _claim(self) -> None:
+        """One thing runs at a time."""
+        if not self._running.acquire(blocking=False):
+            raise RequestError("A run is going on in this notebook.", fix="Wait for its end, or interrupt it.")
 
     def _remember(self, request: RunRequest, execution: Execution) -> None:
         with self._lock:
@@ -496,7 +542,8 @@ class Session:
             kept = self._kept.load()
             if kept is None:
                 return
-            self._event = TestEvent(kept["event"]) if kept["event"] is not None else None
+            http = bool(kept.get("event_http", True))
+            self._event = TestEvent(kept["event"], http=http) if kept["event"] is not None else None
             self._event_name = kept["event_name"]
             self._external_user_id = kept["external_user_id"]
             self._environment = kept["environment"]
@@ -517,6 +564,7 @@ class Session:
         # what becomes of outside calls is not kept: a cell of the notebook says it, and none means the default
         return {
             "event": dict(self._event.masked().data) if self._event is not None else None,
+            "event_http": self._event is None or self._event.http,
             "event_name": self._event_name,
             "external_user_id": self._external_user_id,
             "environment": self._environment,

@@ -164,7 +164,9 @@ class EventComposer(Form):
         body = self.body.read()
         if not isinstance(body, Absent):
             data["body"] = body
-        return Event({key: data[key] for key in dict.fromkeys([*self._base, *data]) if key in data})
+        ordered = {key: data[key] for key in dict.fromkeys([*self._base, *data]) if key in data}
+        chosen = self._session.event
+        return Event(ordered, http=chosen is None or chosen.http)
 
     def join(self, timeout_s: float = 60) -> None:
         """Wait for the end of a run that was sent here."""

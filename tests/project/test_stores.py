@@ -35,7 +35,11 @@ def value(project: Project, key: str, store: str = "s") -> Any:
     return record.value if record else "absent"
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=settings().max_examples // 2,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(kept=VALUES)
 def test_any_json_value_comes_back(project: Project, kept: JSON) -> None:
     """A value comes back as it was: great integers, half surrogates, order of keys."""

@@ -1,0 +1,80 @@
+"""
+Which of the events that a source emitted are new, by the strategy that it declares.
+
+Knows the platform's three strategies (its component API page). Changes a plain object that the caller keeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from pdkernel.hosts import Emitted
+
+REMEMBERED = 100
+"""Ids that `unique` remembers (platform documentation)."""
+
+
+def new_events(strategy: str | None, emitted: Iterable[Emitted], state: dict[str, Any]) -> list[Emitted]:
+    """
+    The events of *emitted* that were not emitted before, oldest first; *state* then knows them.
+
+    Args:
+        strategy: `unique`, `greatest`, `last`, or None to take all.
+        emitted: In the order of emission. Those that have a time are put in its order.
+        state: What is remembered between runs; `{}` at first.
+    """
+    ordered = sorted(emitted, key=lambda event: math.inf if event.ts is None else event.ts)
+    match strategy:
+        case "unique":
+            return _unique(ordered, state)
+        case "greatest":
+            return _greatest(ordered, state)
+        case "last":
+            return _last(ordered, state)
+        case _:
+            return ordered
+
+
+def _unique(emitted: list[Emitted], state: dict[str, Any]) -> list[Emitted]:
+    seen = dict.fromkeys(state.get("seen", ()))
+    new = []
+    for event in emitted:
+        if event.id is not None:
+            known = str(event.id)
+            if known in seen:
+                continue
+            seen[known] = None
+        new.append(event)
+    state["seen"] = list(seen)[-REMEMBERED:]
+    return new
+
+
+def _greatest(emitted: list[Emitted], state: dict[str, Any]) -> list[Emitted]:
+    new = []
+    for event in emitted:
+        number = _number(event.id)
+        if number is not None:
+            if state.get("greatest") is not None and number <= state["greatest"]:
+                continue
+            state["greatest"] = number
+        new.append(event)
+    return new
+
+
+def _last(emitted: list[Emitted], state: dict[str, Any]) -> list[Emitted]:
+    known = state.get("last")
+    at = max((index for index, event in enumerate(emitted) if known is not None and str(event.id) == known), default=-1)
+    new = emitted[at + 1 :]
+    if new and new[-1].id is not None:
+        state["last"] = str(new[-1].id)
+    return new
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(value)  # type: ignore[arg-type]  # whatever the source gave
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

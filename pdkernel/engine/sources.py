@@ -1,0 +1,287 @@
+"""
+Event sources: running one as the external user, and turning what is new into events that start a workflow.
+
+Knows that a source has an account, a database and ids it has emitted, kept for each workflow and external user. What a
+source may answer and emit is `hosts`' to know; when it runs is its caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pdkernel.actions import Catalog, Component, Uses
+from pdkernel.actions.fitting import bound_apps
+from pdkernel.clock import Clock
+from pdkernel.egress import Binding, Policy
+from pdkernel.engine.actions import describe
+from pdkernel.engine.context import stable_id
+from pdkernel.engine.dedupe import new_events
+from pdkernel.engine.end_users import Resolution, resolve_accounts
+from pdkernel.engine.recorder import StepRecorder
+from pdkernel.errors import RequestError, UnsupportedError
+from pdkernel.event import Event
+from pdkernel.execution import StepResult
+from pdkernel.hosts import Description, Emitted, Hosts, RunGuests, RunSetup, SourceCall, SourceOutcome
+from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment
+from pdkernel.model import JSON, Step, Trigger
+from pdkernel.project import SourceStateTable
+from pdkernel.redaction import Redactor
+
+Act = Literal["run", "deploy", "activate", "deactivate"]
+NAME = "source"
+"""What a source is called where steps have names: in the ledger and in errors."""
+
+_INTERVAL_S = 900
+
+
+@dataclass(frozen=True)
+class SourceRequest:
+    """
+    One run of a workflow's event source.
+
+    Attributes:
+        trigger: The workflow's, of type `source`.
+        workflow: By which the source is known: its notebook's or folder's path.
+        policy: What becomes of outside calls.
+        act: `run`, or a hook.
+        event: What the source's interface got; None is a timer's tick.
+        external_user_id: Whose account it uses, or None.
+        environment: Of the external user.
+        folder: The workflow's folder.
+        timeout_s: Seconds that it may run.
+        install: Whether the source may be installed.
+    """
+
+    trigger: Trigger
+    workflow: str
+    policy: Policy
+    act: Act = "run"
+    event: JSON = None
+    external_user_id: str | None = None
+    environment: Environment = DEFAULT_ENVIRONMENT
+    folder: Path = field(default_factory=Path.cwd)
+    timeout_s: float = 60.0
+    install: bool = True
+
+    @property
+    def uses(self) -> Uses:
+        """The source's key and version."""
+        return Uses.parse(str(self.trigger.config.get("uses") or ""))
+
+    @property
+    def key(self) -> str:
+        """By which its state is kept."""
+        return json.dumps([self.workflow, self.uses.key, self.environment, self.external_user_id])
+
+
+@dataclass(frozen=True)
+class SourceEvent:
+    """An event that a source emitted and that was not emitted before, secrets replaced."""
+
+    event: Event
+    id: str | int | float | None
+    summary: str | None
+    ts: float | None
+
+
+@dataclass(frozen=True)
+class SourceRun:
+    """
+    What a source did.
+
+    Attributes:
+        component: What ran.
+        events: The new events, oldest first.
+        repeated: How many were emitted before.
+        performed: Whether the source has what was to be run.
+        record: Logs, outside calls and error, as of a step.
+        response: What it answered by its HTTP interface, or None.
+    """
+
+    component: Component
+    events: tuple[SourceEvent, ...]
+    repeated: int
+    performed: bool
+    record: StepResult
+    response: Mapping[str, Any] | None
+
+
+class Sources:
+    """
+    Runs the event sources of a project.
+
+    Args:
+        directory: Users and accounts.
+        hosts: The processes that run them.
+        catalog: The project's components.
+        states: What sources remember.
+        clock: For time stamps and the timer's tick.
+        scratch: A folder for temporary folders.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        hosts: Hosts,
+        catalog: Catalog,
+        states: SourceStateTable,
+        clock: Clock,
+        scratch: Path,
+    ) -> None:
+        self._directory = directory
+        self._hosts = hosts
+        self._catalog = catalog
+        self._states = states
+        self._clock = clock
+        self._scratch = scratch
+
+    async def run(self, request: SourceRequest) -> SourceRun:
+        """
+        Run a source once. What it writes to its database, and the ids of what it emits, are kept even if it fails.
+
+        Raises:
+            ActionNotFoundError: No source of components has it.
+            EndUserError: Whose account it would use.
+            UnsupportedError: It is no source, or Pipedream runs it.
+            StepError: Its module cannot be loaded.
+        """
+        component = await self._component(request)
+        scratch = Path(tempfile.mkdtemp(prefix="source-", dir=self._scratch))
+        context = {"id": stable_id("dc_", request.key)}
+        setup = RunSetup(
+            context["id"], f"source {request.uses}", {"event": {}, "context": context}, {}, request.folder, scratch
+        )
+        guests = await self._hosts.open(setup)
+        try:
+            description = await describe(component, guests, self._catalog)
+            return await self._run(request, component, description, guests, context["id"])
+        finally:
+            await asyncio.shield(guests.release())
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def forget(self, request: SourceRequest) -> bool:
+        """Forget what the source remembers, so that everything is new again; False if there was nothing."""
+        return self._states.remove(request.key)
+
+    async def _component(self, request: SourceRequest) -> Component:
+        component = await self._catalog.obtain(request.uses, install=request.install)
+        if component.kind != "source":
+            raise UnsupportedError(
+                f"{component.uses} is an action, and the trigger of a workflow is a source.",
+                fix="Write the action as a step: %%pdstep NAME --uses " + component.uses,
+            )
+        if component.file is None:
+            raise UnsupportedError(
+                f"{component.uses} runs at Pipedream, and this machine cannot run it.",
+                fix="Give the workflow a saved event: --event FILE.",
+            )
+        return component
+
+    async def _run(
+        self, request: SourceRequest, component: Component, description: Description, guests: RunGuests, identity: str
+    ) -> SourceRun:
+        assert component.file is not None
+        props = request.trigger.config.get("props")
+        step = Step(NAME, "node", uses=component.uses, props=props if isinstance(props, dict) else {})
+        apps = bound_apps(step, description)
+        resolution = Resolution()
+        if apps:
+            resolution = await asyncio.to_thread(
+                resolve_accounts,
+                {NAME: apps},
+                directory=self._directory,
+                external_user_id=request.external_user_id,
+                environment=request.environment,
+            )
+        redactor = Redactor(resolution.secrets)
+        recorder = StepRecorder(
+            NAME,
+            redactor=redactor,
+            clock=self._clock,
+            accounts=resolution.of(NAME).uses,
+            on_change=lambda _: None,
+            on_respond=lambda _: None,
+            later=asyncio.get_running_loop().call_later,
+        )
+        state = await asyncio.to_thread(self._states.load, request.key)
+        bound = {app.prop for app in apps}
+        call = SourceCall(
+            component.file,
+            identity,
+            act=request.act,
+            event=self._tick(step, description) if request.event is None else request.event,
+            props={name: value for name, value in step.props.items() if name not in bound},
+            auth=resolution.of(NAME).auth,
+            db=state.get("db", {}),
+            timeout_s=request.timeout_s,
+            binding=Binding(
+                step=NAME,
+                policy=request.policy,
+                redactor=redactor,
+                apps=resolution.apps,
+                on_call=recorder.call,
+                on_refused=recorder.warn,
+            ),
+        )
+        outcome = await guests.run_source(call, recorder)
+        new, repeated = await asyncio.to_thread(self._keep, request.key, description, outcome)
+        for warning in outcome.warnings:
+            recorder.warn(warning)
+        return SourceRun(
+            component,
+            events=tuple(_event(emitted, redactor) for emitted in new),
+            repeated=repeated,
+            performed=outcome.performed,
+            record=recorder.finish("error" if outcome.error else "success", exports={}, error=outcome.error),
+            response=redactor.value(outcome.response) if outcome.response else None,  # type: ignore[arg-type]
+        )
+
+    def _keep(self, key: str, description: Description, outcome: SourceOutcome) -> tuple[list[Emitted], int]:
+        def change(state: dict[str, Any]) -> list[Emitted]:
+            state["db"] = dict(outcome.db)
+            return new_events(description.dedupe, outcome.emitted, state.setdefault("dedupe", {}))
+
+        new = self._states.change(key, change)
+        return new, len(outcome.emitted) - len(new)
+
+    def _tick(self, step: Step, description: Description) -> JSON:
+        """What a timer's interface hands over."""
+        interval: JSON = _INTERVAL_S
+        for prop in description.props:
+            if prop.type == "$.interface.timer":
+                given = step.props.get(prop.name) or prop.definition.get("default") or prop.definition.get("static")
+                if isinstance(given, dict) and given.get("intervalSeconds"):
+                    interval = given["intervalSeconds"]
+        return {"timestamp": int(self._clock.now().timestamp()), "interval_seconds": interval}
+
+
+def _event(emitted: Emitted, redactor: Redactor) -> SourceEvent:
+    data = redactor.value(emitted.event)
+    if not isinstance(data, dict):
+        # parity[source-text]: an emitted text or list starts a workflow on the platform; steps here are given an object
+        data = {"value": data}
+    summary = redactor.text(str(emitted.summary)) if emitted.summary is not None else None
+    return SourceEvent(Event(data, http=False), emitted.id, summary, emitted.ts)
+
+
+def source_of(trigger: Trigger) -> Trigger:
+    """
+    *trigger*, if an event source is one.
+
+    Raises:
+        RequestError: The workflow is started by something else.
+    """
+    if trigger.type != "source" or not trigger.config.get("uses"):
+        raise RequestError(
+            f"The workflow's trigger is {trigger.type}, and has no source that could be asked for events.",
+            fix="Write in %%pdworkflow: trigger: {type: source, uses: KEY@VERSION, props: {...}}",
+        )
+    return trigger

@@ -1,0 +1,58 @@
+"""
+What an event source remembers between its runs: its `$.service.db`, and which events it has emitted.
+
+Encrypted whole, because sources keep tokens there. Which of the emitted events are new is the caller's to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Connection, delete, select
+
+from pdkernel.clock import Clock
+from pdkernel.project.database import Database
+from pdkernel.project.rows import put
+from pdkernel.project.schema import source_state
+from pdkernel.project.vault import Vault
+
+T = TypeVar("T")
+
+
+class SourceStateTable:
+    """A JSON object for each source, by a key that the caller chooses."""
+
+    def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+
+    def load(self, source: str) -> dict[str, Any]:
+        """What is remembered of that source; empty if nothing is."""
+        with self._database.read() as connection:
+            return self._load(connection, source)
+
+    def change(self, source: str, change: Callable[[dict[str, Any]], T]) -> T:
+        """Let *change* alter what is remembered of that source, in one transaction; returns what it returns."""
+        with self._database.write() as connection:
+            state = self._load(connection, source)
+            result = change(state)
+            sealed = self._vault.seal_json(state, _place(source))
+            now = self._clock.now().timestamp()
+            put(connection, source_state, "source", source=source, sealed_state=sealed, updated=now)
+        return result
+
+    def remove(self, source: str) -> bool:
+        """Forget the source; False if nothing was remembered."""
+        with self._database.write() as connection:
+            return connection.execute(delete(source_state).where(source_state.c.source == source)).rowcount > 0
+
+    def _load(self, connection: Connection, source: str) -> dict[str, Any]:
+        query = select(source_state.c.sealed_state).where(source_state.c.source == source)
+        sealed = connection.execute(query).scalar_one_or_none()
+        return {} if sealed is None else cast("dict[str, Any]", self._vault.open_json(sealed, _place(source)))
+
+
+def _place(source: str) -> str:
+    return f"sources/{source}/state"

@@ -1,0 +1,49 @@
+"""Which emitted events are new."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pdkernel.engine.dedupe import new_events
+from pdkernel.hosts import Emitted
+
+
+def ids(strategy: str | None, *batches: list[Any]) -> list[list[Any]]:
+    """Ids of the new events of each batch of ids, one batch after the other."""
+    state: dict[str, Any] = {}
+    return [[e.id for e in new_events(strategy, [Emitted({}, id=i) for i in batch], state)] for batch in batches]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "batches", "new"),
+    [
+        (None, [[1, 1], [1]], [[1, 1], [1]]),
+        ("unique", [[1, 2, 1], [2, "1", 3]], [[1, 2], [3]]),
+        ("unique", [[None, None]], [[None, None]]),
+        ("greatest", [[3, 1, 5], [5, 6, 4]], [[3, 5], [6]]),
+        ("greatest", [["10"], ["9", "11"]], [["10"], ["11"]]),
+        ("greatest", [["no number"], ["no number"]], [["no number"], ["no number"]]),
+        ("last", [[1, 2], [1, 2, 3]], [[1, 2], [3]]),
+        ("last", [[1, 2], [7, 8]], [[1, 2], [7, 8]]),
+        ("last", [[1, 2], [2]], [[1, 2], []]),
+    ],
+)
+def test_each_strategy(strategy: str | None, batches: list[list[Any]], new: list[list[Any]]) -> None:
+    """`unique` by id, `greatest` by number, `last` by place; without one every event is new."""
+    assert ids(strategy, *batches) == new
+
+
+def test_unique_remembers_a_hundred_ids() -> None:
+    """The oldest is forgotten first."""
+    first, again, newest = ids("unique", list(range(101)), [0], [100])
+
+    assert (len(first), again, newest) == (101, [0], [])
+
+
+def test_events_are_put_in_the_order_of_their_times() -> None:
+    """Oldest first; those without a time after them, as they came."""
+    emitted = [Emitted("c"), Emitted("b", ts=2), Emitted("a", ts=1), Emitted("d")]
+
+    assert [event.event for event in new_events(None, emitted, {})] == ["a", "b", "c", "d"]

@@ -1,0 +1,55 @@
+"""`%pdevent --emit`: a test event from the workflow's own source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_sources import HEADER, SOURCE, STEP
+from tests.magics.conftest import Notebook
+
+
+@pytest.fixture
+def parcels(notebook: Notebook, tmp_path: Path) -> Notebook:
+    """A notebook whose trigger is a source of a folder of components."""
+    place = tmp_path / "components" / "depot" / "sources" / "new-parcel"
+    place.mkdir(parents=True)
+    place.joinpath("new-parcel.mjs").write_text(SOURCE)
+    notebook.session.project.settings.set("actions", str(tmp_path / "components"))
+    notebook.run(HEADER)
+    return notebook
+
+
+def test_the_newest_new_event_is_chosen(parcels: Notebook) -> None:
+    """Steps then run on what the source emitted; polled again, it has nothing new and the event stays."""
+    emitted = parcels.run("%pdevent --emit")
+    again = parcels.run("%pdevent --emit")
+    ran = parcels.run(STEP)
+
+    assert "depot-new-parcel@0.1.0 emitted Parcel 7." in emitted
+    assert "emitted nothing new (1 emitted before)" in again
+    event = parcels.session.event
+    assert event is not None
+    assert event.data == {"parcel": 7}
+    assert parcels.error is None, ran
+    assert "8" in ran
+
+
+def test_a_saved_event_is_no_request_when_it_is_loaded(parcels: Notebook) -> None:
+    """Nothing of ours is written into it."""
+    parcels.run("%pdevent --emit")
+    parcels.run("%pdevent --save parcel")
+
+    loaded = parcels.run("%pdevent parcel")
+
+    assert "Event parcel" in loaded
+    assert parcels.session.event is not None
+    assert parcels.session.event.data == {"parcel": 7}
+
+
+def test_a_workflow_without_a_source_has_nothing_to_emit(notebook: Notebook) -> None:
+    """The message says what a source trigger looks like."""
+    said = notebook.run("%pdevent --emit")
+
+    assert "has no source that could be asked for events" in said
