@@ -11,18 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pdkernel.actions import Catalog, Uses
+from pdkernel.actions.choices import ACCEPT_COMMAND
+from pdkernel.actions.npm import KNOWN_APPS
 from pdkernel.engine.end_users import connect_command
-from pdkernel.errors import InterpreterMissingError
+from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, InterpreterMissingError
 from pdkernel.hosts import find_go, find_node
 from pdkernel.identity import Directory, Environment
-from pdkernel.inspection import apps_of, variables_read
+from pdkernel.inspection import variables_read
 from pdkernel.model import Language, Workflow
 from pdkernel.render.accounts import AppReadiness
 
 _INTERPRETERS: Mapping[Language, Callable[[], object]] = {"node": find_node, "go": find_go}
 """Languages whose interpreter or compiler comes from a wheel."""
 
-Kind = Literal["external_user", "account", "variable", "interpreter", "unsupported"]
+Kind = Literal["external_user", "account", "variable", "interpreter", "action", "unsupported"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ def find_missing(
     workflow: Workflow,
     *,
     directory: Directory,
+    catalog: Catalog,
     variables: Mapping[str, str],
     users: Sequence[str] = (),
     environment: Environment = "development",
@@ -61,13 +65,15 @@ def find_missing(
     Args:
         workflow: What is to run.
         directory: Users and accounts of the project.
+        catalog: Its pre-built actions.
         variables: Environment variables that are set.
         users: External users to look at; none means any that the project has.
         environment: Of those users.
     """
     return [
         *_missing_interpreters(workflow),
-        *_missing_accounts(workflow, directory, users, environment),
+        *_missing_actions(workflow, catalog),
+        *_missing_accounts(workflow, directory, catalog, users, environment),
         *_missing_variables(workflow, variables),
         *_unsupported(workflow),
     ]
@@ -85,15 +91,40 @@ def _missing_interpreters(workflow: Workflow) -> list[Missing]:
     return found
 
 
+def _missing_actions(workflow: Workflow, catalog: Catalog) -> list[Missing]:
+    """Actions that no source of the project has; npm and Pipedream are asked at the first run only."""
+    found: list[Missing] = []
+    where = catalog.choices.where
+    for step in workflow.steps:
+        if step.uses is None or step.disabled:
+            continue
+        uses = Uses.parse(step.uses)
+        try:
+            catalog.resolve(uses.key, uses.version)
+        except ActionNotFoundError as fault:
+            if where.source == "npm" and not uses.private:
+                continue
+            if where.source == "connect" and not uses.private:
+                try:
+                    catalog.connect  # noqa: B018 (says what is missing of its settings)
+                    continue
+                except ConnectSettingsError as missing:
+                    found.append(Missing("action", step.name, f"Step {step.name}: {missing.message}"))
+                    continue
+            command = ACCEPT_COMMAND if where.source == "builtin" and uses.app in KNOWN_APPS else ""
+            found.append(Missing("action", step.name, f"Step {step.name}: {fault}", command))
+    return found
+
+
 def _missing_accounts(
-    workflow: Workflow, directory: Directory, users: Sequence[str], environment: Environment
+    workflow: Workflow, directory: Directory, catalog: Catalog, users: Sequence[str], environment: Environment
 ) -> list[Missing]:
     needed: dict[str, list[str]] = {}
     own: list[Missing] = []
     for step in workflow.steps:
         if step.disabled:
             continue
-        for binding in apps_of(step):
+        for binding in catalog.apps_of(step):
             if binding.account is None:
                 needed.setdefault(binding.app, []).append(step.name)
             elif directory.find_account(binding.account) is None:
@@ -159,19 +190,11 @@ def _missing_variables(workflow: Workflow, variables: Mapping[str, str]) -> list
 
 
 def _unsupported(workflow: Workflow) -> list[Missing]:
-    found = []
-    for step in workflow.steps:
-        if step.disabled:
-            continue
-        if step.uses is not None:
-            found.append(
-                Missing(
-                    "unsupported", step.name, f"Step {step.name}: the action {step.uses} is not run by this version."
-                )
-            )
-        elif step.stores:
-            found.append(Missing("unsupported", step.name, f"Step {step.name}: data stores are not in this version."))
-    return found
+    return [
+        Missing("unsupported", step.name, f"Step {step.name}: Bash and Go steps have no data stores.")
+        for step in workflow.steps
+        if step.stores and step.language in ("bash", "go") and not step.disabled
+    ]
 
 
 def describe_missing(missing: Sequence[Missing]) -> str:

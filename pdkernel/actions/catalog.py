@@ -11,6 +11,7 @@ another was chosen for it, and what to say of one that nobody has. Runs nothing.
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -21,12 +22,15 @@ from pdkernel.actions.choices import ACCEPT_COMMAND, Choices, Settings, Where
 from pdkernel.actions.component import Component
 from pdkernel.actions.connect import ConnectSettings, ConnectSource
 from pdkernel.actions.described import Described
+from pdkernel.actions.fitting import bound_apps, guessed_apps
 from pdkernel.actions.folder import FolderSource
 from pdkernel.actions.keys import Uses, app_of, version_order
 from pdkernel.actions.npm import KNOWN_APPS, SCOPE, NpmSource, Packages, Progress
 from pdkernel.actions.own import own_actions, stands_for
 from pdkernel.actions.registry import Registry
 from pdkernel.errors import ActionNotFoundError, ActionVersionError
+from pdkernel.inspection import apps_of
+from pdkernel.model import AppBinding, Step
 
 if TYPE_CHECKING:
     from pdkernel.project import Project
@@ -69,6 +73,20 @@ class Catalog:
         """The catalogue of *project*."""
         folder = project.folder / "packages" / "components"
         return cls(project.settings, folder, packages=Registry(environ), environ=environ)
+
+    def at(self, text: str | None, *, base: Path) -> Catalog:
+        """
+        This catalogue for a workflow that says itself where its actions run; None is the project's choice.
+
+        Raises:
+            LicenceError: It says `npm`, and the project has not accepted the licence.
+            RequestError: It says neither a word nor a folder with components.
+        """
+        if text is None:
+            return self
+        other = copy.copy(self)
+        other.choices = self.choices.at(self.choices.read(text, base=base))
+        return other
 
     @property
     def connect(self) -> ConnectSource:
@@ -153,6 +171,18 @@ class Catalog:
             for each in (app,) if app else source.apps():
                 found += (component for component in source.of_app(each).values() if component.kind == "action")
         return found
+
+    def apps_of(self, step: Step) -> tuple[AppBinding, ...]:
+        """The app props of *step*: its directive's, and what its code or its action is known to declare. Runs no code."""
+        if step.uses is None:
+            return apps_of(step)
+        uses = Uses.parse(step.uses)
+        try:
+            component: Component | None = self.resolve(uses.key, uses.version)
+        except ActionNotFoundError:
+            component = None
+        description = self.described.get(component.file) if component is not None and component.file else None
+        return bound_apps(step, description) if description is not None else guessed_apps(step, component)
 
     def apps(self) -> list[str]:
         """The apps of which components are known here."""

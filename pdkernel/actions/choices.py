@@ -51,14 +51,23 @@ class Where:
 
 
 class Choices:
-    """The choices of one project; read anew each time, since another process may have changed them."""
+    """
+    The choices of one project; read anew each time, since another process may have changed them.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: The project's settings.
+        here: Where actions run whatever the project has chosen: what a workflow's own `pdkernel.yaml` says.
+    """
+
+    def __init__(self, settings: Settings, here: Where | None = None) -> None:
         self._settings = settings
+        self._here = here
 
     @property
     def where(self) -> Where:
         """Where actions run that are not built in."""
+        if self._here is not None:
+            return self._here
         text = self._settings.get(SETTING)
         if text in ("builtin", "npm", "connect"):
             return Where(cast("SourceName", text))
@@ -85,20 +94,28 @@ class Choices:
             LicenceError: `npm`, and its licence is not accepted.
             RequestError: Neither a word nor a folder with components.
         """
+        where = self.read(text, base=base)
+        self._settings.set(SETTING, str(where))
+        return where
+
+    def read(self, text: str, *, base: Path) -> Where:
+        """What *text* means; arguments and errors are those of `choose`, which stores it."""
         if text == "npm" and not self.licence_accepted:
             raise LicenceError(LICENCE_TEXT, fix=f"To accept it: {ACCEPT_COMMAND}")
         if text in ("builtin", "npm", "connect"):
-            self._settings.set(SETTING, text)
-        else:
-            folder = (base / text).resolve()
-            if components_folder(folder) is None:
-                raise RequestError(
-                    f"{text!r} is none of builtin, npm and connect, nor a folder with components "
-                    "(components/APP/actions/NAME/NAME.mjs).",
-                    fix="Give one of these words, or the folder of a components checkout.",
-                )
-            self._settings.set(SETTING, str(folder))
-        return self.where
+            return Where(cast("SourceName", text))
+        folder = (base / text).resolve()
+        if components_folder(folder) is None:
+            raise RequestError(
+                f"{text!r} is none of builtin, npm and connect, nor a folder with components "
+                "(components/APP/actions/NAME/NAME.mjs).",
+                fix="Give one of these words, or the folder of a components checkout.",
+            )
+        return Where("folder", folder)
+
+    def at(self, where: Where) -> Choices:
+        """The same choices, with actions running at *where*."""
+        return Choices(self._settings, where)
 
     @property
     def instead(self) -> Mapping[str, str]:

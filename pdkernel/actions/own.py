@@ -49,4 +49,5 @@ def stands_for(component: Component, version: str | None) -> bool:
     Within one first number the platform kept the props' names; a prop that ours does not know is refused before the
     run, so a version that differs more is told and not guessed at.
     """
+    # parity[built-in-versions]: the platform runs the exact version; ours stands for all with the same first number
     return version is None or version.partition(".")[0] == component.version.partition(".")[0]

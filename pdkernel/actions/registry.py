@@ -1,8 +1,7 @@
 """
 A package registry, as npm sees it: which versions a package has, what is in one, and installing one.
 
-Knows npm's command line; the registry's address and credentials are npm's own configuration. No script of a package
-is ever run.
+Knows which of npm's commands tell that. Running npm is `packages`' work; no script of a package is ever run.
 """
 
 from __future__ import annotations
@@ -12,23 +11,14 @@ import json
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from pdkernel.errors import ActionNotFoundError, ActionSourceError
 from pdkernel.hosts import find_node
+from pdkernel.packages.npm_command import NpmFailedError, explained, run_npm
 
-_QUIET = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
-_UNREACHABLE = (
-    "ENOTFOUND",
-    "EAI_AGAIN",
-    "ECONNREFUSED",
-    "ETIMEDOUT",
-    "ECONNRESET",
-    "ENETUNREACH",
-    "ERR_SOCKET_TIMEOUT",
-)
-_TIMEOUT_S = 600.0
+_NOT_THERE = frozenset({"E404", "ETARGET", "ENOVERSIONS"})
 
 
 class Registry:
@@ -50,8 +40,9 @@ class Registry:
             ActionNotFoundError: There is no such package.
             ActionSourceError: npm cannot be run, or the registry not be reached.
         """
-        text = await self._npm("view", package, "versions", "--json", *_QUIET, cwd=Path("/"))
-        found = json.loads(text or "[]")
+        with tempfile.TemporaryDirectory(prefix="pdkernel-view-") as folder:
+            output = await self._npm("view", package, Path(folder), "versions")
+        found = json.loads(output or b"[]")
         return [found] if isinstance(found, str) else list(found)
 
     async def unpack(self, package: str, version: str, into: Path) -> None:
@@ -63,7 +54,7 @@ class Registry:
             ActionSourceError: npm cannot be run, or the registry not be reached.
         """
         with tempfile.TemporaryDirectory(prefix="pdkernel-pack-") as folder:
-            await self._npm("pack", f"{package}@{version}", "--pack-destination", folder, *_QUIET, cwd=Path(folder))
+            await self._npm("pack", f"{package}@{version}", Path(folder))
             archive = next(Path(folder).glob("*.tgz"))
             await asyncio.to_thread(_extract, archive, into)
 
@@ -73,84 +64,41 @@ class Registry:
 
         Raises:
             ActionNotFoundError: There is no such version.
-            ActionSourceError: npm cannot be run, or the registry not be reached.
+            ActionSourceError: npm cannot be run, the registry not be reached, or nothing be written.
         """
-        into.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
+        try:
+            into.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
+        except OSError as fault:
+            raise ActionSourceError(f"{package} cannot be installed in {into.parent}: {fault.strerror}.") from None
         try:
             manifest = {"private": True, "dependencies": {package: version}}
             (draft / "package.json").write_text(json.dumps(manifest), encoding="utf-8")
-            await self._npm("install", *_QUIET, "--omit-lockfile-registry-resolved", cwd=draft)
+            await self._npm("install", None, draft, of=package)
             try:
                 draft.rename(into)
             except OSError:
                 if not into.is_dir():  # else another process was first
                     raise
+        except OSError as fault:
+            raise ActionSourceError(f"{package} cannot be installed in {into.parent}: {fault.strerror}.") from None
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    async def _npm(self, *words: str, cwd: Path) -> str:
-        process = await asyncio.create_subprocess_exec(
-            *npm_command(self._environ),
-            *words,
-            cwd=cwd,
-            env=self._environ,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+    async def _npm(self, command: str, package: str | None, folder: Path, *more: str, of: str = "") -> bytes:
+        arguments = (*((package,) if package else ()), *more)
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                out, err = await process.communicate()
-        except BaseException:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-            raise
-        if process.returncode == 0:
-            return out.decode("utf-8", "replace")
-        raise _fault(words, err.decode("utf-8", "replace"), out.decode("utf-8", "replace"))
-
-
-def npm_command(environ: Mapping[str, str]) -> Sequence[str]:
-    """
-    How npm is started: the one beside the Node.js that runs steps, else the one on PATH.
-
-    Raises:
-        InterpreterMissingError: There is no Node.js.
-        ActionSourceError: There is no npm.
-    """
-    node = find_node(environ)
-    for script in _scripts(node):
-        if script.is_file():
-            return (str(node), str(script))
-    if found := shutil.which("npm", path=environ.get("PATH")):
-        return (found,)
-    raise ActionSourceError("Components come with npm, and there is none here.", fix="pip install 'pdkernel[node]'")
-
-
-def _scripts(node: Path) -> Iterator[Path]:
-    for place in (node.parent.parent, node.resolve().parent.parent):
-        yield place / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+            return await run_npm(
+                command, folder, arguments=arguments, node=find_node(self._environ), environ=self._environ
+            )
+        except NpmFailedError as failure:
+            named = package or of
+            if failure.code in _NOT_THERE:
+                raise ActionNotFoundError(f"npm has no {failure.package or named}.") from None
+            told = explained(failure, [named], lambda _: "")
+            raise ActionSourceError(told.message, fix=told.fix) from None
 
 
 def _extract(archive: Path, into: Path) -> None:
     with tarfile.open(archive) as packed:
         packed.extractall(into, filter="data")
-
-
-def _fault(words: Sequence[str], err: str, out: str) -> ActionNotFoundError | ActionSourceError:
-    text = f"{err}\n{out}"
-    what = next((word for word in words[1:] if word.startswith("@")), "the package")
-    if "E404" in text or "ETARGET" in text:
-        return ActionNotFoundError(f"npm has no {what}.")
-    lines = [line.removeprefix("npm error ").strip() for line in err.splitlines() if line.startswith("npm error")]
-    said = next((line for line in lines if not line.startswith("code ")), "") or err.strip()[-300:]
-    if any(word in text for word in _UNREACHABLE):
-        return ActionSourceError(
-            f"npm cannot reach its registry for {what}: {said}",
-            fix="Look at the network and npm's configuration, then run it again. What is installed already runs without.",
-        )
-    if "ENOSPC" in text:
-        return ActionSourceError(f"The disk is full: npm could not install {what}.", fix="Make room and run it again.")
-    return ActionSourceError(f"npm {words[0]} failed for {what}: {said}")

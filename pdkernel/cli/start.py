@@ -131,6 +131,7 @@ def _kernel_installed() -> bool:
 
 
 def _missing(state: State, source: Path, environment: str | None, external_user: str | None) -> list[Any]:
+    from pdkernel.actions import Catalog
     from pdkernel.identity import parse_environment
     from pdkernel.readiness import find_missing
     from pdkernel.source import read_source
@@ -141,6 +142,9 @@ def _missing(state: State, source: Path, environment: str | None, external_user:
     return find_missing(
         opened.workflow,
         directory=state.directory(),
+        catalog=Catalog.of(state.project(), environ=os.environ).at(
+            opened.sidecar.actions if opened.sidecar else None, base=opened.folder.resolve()
+        ),
         variables=project_variables(state.project(), opened.folder.resolve()),
         users=users,
         environment=parse_environment(environment),

@@ -44,6 +44,7 @@ class FormRequest:
         exports: What steps have exported, for expressions.
         variables: Environment variables.
         folder: The workflow's folder.
+        actions: Where pre-built actions run, as the workflow says it; None is the project's choice.
     """
 
     step: Step
@@ -54,6 +55,7 @@ class FormRequest:
     exports: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     folder: Path = field(default_factory=Path.cwd)
+    actions: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,21 +85,27 @@ class ActionForms:
         self._scratch = scratch
 
     async def describe(
-        self, uses: Uses, *, install: bool = True, progress: Progress = lambda _: None
+        self,
+        uses: Uses,
+        *,
+        catalog: Catalog | None = None,
+        install: bool = True,
+        progress: Progress = lambda _: None,
     ) -> tuple[Component, Description]:
         """
-        An action and what it declares.
+        An action and what it declares, from *catalog* or the project's own.
 
         Raises:
             ActionNotFoundError: No source has it.
             ActionSourceError: Its source cannot be reached.
             StepError: Its module cannot be loaded.
         """
-        component = await self._catalog.obtain(uses, install=install, progress=progress)
+        catalog = catalog or self._catalog
+        component = await catalog.obtain(uses, install=install, progress=progress)
         if component.file is None:
-            return await self._catalog.connect.retrieve(component.key, component.version)
+            return await catalog.connect.retrieve(component.key, component.version)
         async with self._guests(FormRequest(Step("form"), _NO_CALLS)) as guests:
-            return component, await describe(component, guests, self._catalog)
+            return component, await describe(component, guests, catalog)
 
     async def options(
         self, request: FormRequest, prop: str, *, page: int = 0, context: JSON = None, query: str | None = None
@@ -112,7 +120,7 @@ class ActionForms:
             ActionPropsError: The step's action has no such prop that can be chosen from.
         """
         uses = Uses.parse(request.step.uses or "")
-        component, description = await self.describe(uses)
+        component, description = await self.describe(uses, catalog=self._catalog_of(request))
         declared = next((each for each in description.props if each.name == prop), None)
         if declared is not None and not declared.definition.get(_DYNAMIC):
             return _static(declared, query)
@@ -142,7 +150,9 @@ class ActionForms:
             ActionNotFoundError: No source has the action.
             StepError: Its code failed, or needs an account that is not there.
         """
-        component, description = await self.describe(Uses.parse(request.step.uses or ""))
+        component, description = await self.describe(
+            Uses.parse(request.step.uses or ""), catalog=self._catalog_of(request)
+        )
         if component.file is None or not description.additional:
             return ()
         accounts = self._accounts(request, bound_apps(request.step, description))
@@ -153,6 +163,9 @@ class ActionForms:
                 auth=accounts.auth,
                 binding=_binding(request, accounts.redactor),
             )
+
+    def _catalog_of(self, request: FormRequest) -> Catalog:
+        return self._catalog.at(request.actions, base=request.folder)
 
     async def _remote_options(
         self, request: FormRequest, component: Component, prop: str, *, page: int, context: JSON, query: str | None

@@ -161,7 +161,7 @@ class Interpreter:
     ) -> None:
         await asyncio.sleep(0)  # the record's first commit goes on beside what follows
         self._checks.check(request)
-        actions = StepActions(self._catalog, request)
+        actions = StepActions(self._catalog.at(request.actions, base=request.folder), request)
         await actions.obtain()
         ready = await self._packages.ready_for(request, self._clock, record.note)
         try:

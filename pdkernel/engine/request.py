@@ -61,6 +61,7 @@ class RunRequest:
         send: Make unsafe outside calls again even where an answer is remembered.
         install: Install packages that steps import and that are not there; False refuses the run instead.
         source: What commands call the workflow: the path of its notebook or folder.
+        actions: Where pre-built actions run, as the workflow's `pdkernel.yaml` says it; None is the project's choice.
         progress: Told in short lines what is installed, from the engine's thread.
         debugger: Runs the steps with `--debug`; None runs them like any other.
         on_change: Told the execution as it grows, from the engine's thread.
@@ -85,6 +86,7 @@ class RunRequest:
     send: bool = False
     install: bool = True
     source: str = "SOURCE"
+    actions: str | None = None
     progress: Callable[[str], None] | None = None
     on_change: OnChange | None = None
     debugger: StepDebugger | None = None

@@ -21,12 +21,13 @@ def register(ip: Any) -> None:
     """Bring pdkernel to the shell *ip*; a second call changes nothing."""
     if has_matchers(ip):
         return
+    from pdkernel.magics.actions import ActionMagics
     from pdkernel.magics.choices import ChoiceMagics
     from pdkernel.magics.runs import RunMagics
     from pdkernel.magics.steps import StepMagics
     from pdkernel.magics.stores import StoreMagics
 
-    for magics in (StepMagics, ChoiceMagics, RunMagics, StoreMagics):
+    for magics in (StepMagics, ChoiceMagics, RunMagics, StoreMagics, ActionMagics):
         ip.register_magics(magics)
     # Before IPython's own clean-up, which empties lines of blanks and strips prompts inside a step's code.
     ip.input_transformers_cleanup.insert(0, Lift(CELL_TEXTS))
@@ -56,5 +57,4 @@ def _words(ip: Any) -> Vocabulary:
     from pdkernel.magics.shell import session_of
 
     session = session_of(ip)
-    apps = {account.app for account in session.directory.accounts()} | set(session.apps_needed())
-    return Vocabulary(apps=tuple(sorted(apps)), stores=session.project.stores.names())
+    return Vocabulary(apps=session.actions.apps(), stores=session.project.stores.names())

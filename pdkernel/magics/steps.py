@@ -99,6 +99,7 @@ class StepMagics(Magics):
         missing = readiness.find_missing(
             session.workflow,
             directory=session.directory,
+            catalog=session.catalog,
             variables=project_variables(session.project, session.folder),
             users=tuple(
                 dict.fromkeys(named if session.external_user_id is None else (*named, session.external_user_id))

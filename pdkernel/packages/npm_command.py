@@ -73,14 +73,21 @@ class NpmFailedError(Exception):
 
 
 async def run_npm(
-    command: str, folder: Path, *, node: Path, environ: Mapping[str, str], waiting: Callable[[float], None]
-) -> None:
+    command: str,
+    folder: Path,
+    *,
+    arguments: Sequence[str] = (),
+    node: Path,
+    environ: Mapping[str, str],
+    waiting: Callable[[float], None] = lambda _: None,
+) -> bytes:
     """
-    Run `npm install` or `npm ci` in *folder*. If the task is cancelled, npm is ended first.
+    Run npm in *folder* and return what it printed, which is JSON. If the task is cancelled, npm is ended first.
 
     Args:
-        command: `install` or `ci`.
+        command: `install`, `ci`, `view`, `pack`.
         folder: Where `package.json` is.
+        arguments: What follows the command.
         node: The Node.js whose npm it is.
         environ: Its environment: the person's own, with their registry and proxy.
         waiting: Told the seconds so far, every few seconds.
@@ -89,7 +96,7 @@ async def run_npm(
         NpmFailedError: It failed.
         InterpreterMissingError: This Node.js has no npm.
     """
-    argv = [str(node), str(find_npm(node, environ)), command, *_OPTIONS]
+    argv = [str(node), str(find_npm(node, environ)), command, *arguments, *_OPTIONS]
     variables = {name: value for name, value in environ.items() if not name.startswith("PDKERNEL_")}
     process = await asyncio.create_subprocess_exec(
         *argv,
@@ -114,6 +121,7 @@ async def run_npm(
     if process.returncode != 0:
         told = _error_in(output)
         raise NpmFailedError(*(str(told.get(name) or "") for name in ("code", "summary", "detail")))
+    return output
 
 
 def find_npm(node: Path, environ: Mapping[str, str]) -> Path:

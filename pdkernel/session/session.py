@@ -7,13 +7,15 @@ they call it and listen to it, never each other. Knows nothing of IPython or wid
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.definition import Sidecar, apply_sidecar, notebook_sidecar_path, read_sidecar
@@ -24,7 +26,6 @@ from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment, check_external_user_id
-from pdkernel.inspection import apps_of
 from pdkernel.model import JSON, Workflow
 from pdkernel.session.draft import Draft
 from pdkernel.session.events import EventLibrary, TestEvent
@@ -35,12 +36,15 @@ from pdkernel.source import workflows_beside
 from pdkernel.variables import project_variables
 
 if TYPE_CHECKING:
+    from pdkernel.actions import Catalog
     from pdkernel.engine.runtime import Runtime
     from pdkernel.engine.sources import SourceRequest, SourceRun
     from pdkernel.project import Project
+    from pdkernel.session.actions import SessionActions
     from pdkernel.session.debugging import KernelDebugger
 
 Listener = Callable[[], None]
+T = TypeVar("T")
 
 
 class Session:
@@ -82,8 +86,10 @@ class Session:
         self._listeners: list[Listener] = []
         self._loop = LoopThread()
         self._runtime: Runtime | None = None
+        self._starting = asyncio.Lock()
         self._project = project
         self._directory: Directory | None = None
+        self._catalog: Catalog | None = None
         self._keeper: Kept | None = None
         self._loaded = False
         self._event: TestEvent | None = None
@@ -126,6 +132,23 @@ class Session:
                 self._directory = LocalDirectory(self.project)
             return self._directory
 
+    @property
+    def catalog(self) -> Catalog:
+        """The pre-built actions that the project can run."""
+        with self._lock:
+            if self._catalog is None:
+                from pdkernel.actions import Catalog
+
+                self._catalog = Catalog.of(self.project, environ=self._environ)
+            return self._catalog.at(self._where(), base=self.folder)
+
+    @cached_property
+    def actions(self) -> SessionActions:
+        """Looking actions up, and what their props may be."""
+        from pdkernel.session.actions import SessionActions
+
+        return SessionActions(self)
+
     # ── what the notebook holds ────────────────────────────────────────────────────
 
     @property
@@ -162,7 +185,7 @@ class Session:
         for step in self.workflow.steps:
             if step.disabled:
                 continue
-            for binding in apps_of(step):
+            for binding in self.catalog.apps_of(step):
                 if binding.account is None:
                     needed.setdefault(binding.app, []).append(step.name)
         return needed
@@ -277,7 +300,7 @@ class Session:
 
     async def _poll(self, request: SourceRequest) -> SourceRun:
         try:
-            return await (await self._started()).sources.run(request)
+            return await (await self._engine()).sources.run(request)
         finally:
             self._running.release()
 
@@ -437,6 +460,7 @@ class Session:
             exports=self._results.exports(),
             sent=self.project.sent,
             send=send,
+            actions=self._where(),
             install=self._environ.get("PDKERNEL_NO_INSTALL", "").lower() in ("", "0", "false", "no"),
             source=shlex.quote(self.notebook.name) if self.notebook else "SOURCE",
             on_change=on_change,
@@ -465,18 +489,39 @@ class Session:
 
     async def _run(self, request: RunRequest) -> Execution:
         try:
-            execution = await (await self._started()).run(request)
+            execution = await (await self._engine()).run(request)
             self._remember(request, execution)
             return execution
         finally:
             self._running.release()
 
-    async def _started(self) -> Runtime:
-        if self._runtime is None:
-            from pdkernel.engine.runtime import Runtime
+    def _where(self) -> str | None:
+        """Where actions run, if the notebook's `pdkernel.yaml` says it."""
+        sidecar = self.sidecar
+        return sidecar.actions if sidecar else None
 
-            self._runtime = await Runtime.start(self.project, self.directory, clock=self._clock, ids=self._ids, size=1)
-        return self._runtime
+    def wait_for(self, act: Callable[[Runtime], Awaitable[T]]) -> T:
+        """Do something with the engine that is not a run, and wait for it."""
+
+        async def do() -> T:
+            return await act(await self._engine())
+
+        return self._loop.run(do())
+
+    def exports(self) -> Mapping[str, Mapping[str, JSON]]:
+        """What steps have exported last, with placeholders for secrets."""
+        self._load()
+        return self._results.exports()
+
+    async def _engine(self) -> Runtime:
+        async with self._starting:
+            if self._runtime is None:
+                from pdkernel.engine.runtime import Runtime
+
+                self._runtime = await Runtime.start(
+                    self.project, self.directory, clock=self._clock, ids=self._ids, size=1
+                )
+            return self._runtime
 
     def _claim(self) -> None:
         """One thing runs at a time."""

@@ -3,7 +3,8 @@ Forms of a notebook: core ipywidgets, each a view of the session.
 
     user_picker     whose accounts steps use: environment, external user, accounts
     event_composer  the test event: write, load, save, send
-    form            what both are: follow the session, keep a readable output beside the form
+    action_props    the props of a step that uses a pre-built action
+    form            what they are: follow the session, keep a readable output beside the form
     accounts        connecting and removing an external user's accounts
     event_texts     event <-> the texts of the form, losing nothing
     body            the editor of the body
@@ -14,7 +15,8 @@ Forms of a notebook: core ipywidgets, each a view of the session.
 A form calls the session and listens to it; it holds nothing of its own but what is being typed.
 """
 
+from pdkernel.widgets.action_props import ActionForm
 from pdkernel.widgets.event_composer import EventComposer
 from pdkernel.widgets.user_picker import UserPicker
 
-__all__ = ["EventComposer", "UserPicker"]
+__all__ = ["ActionForm", "EventComposer", "UserPicker"]

@@ -184,3 +184,22 @@ async def test_disabled_and_pinned_actions_are_not_looked_for(run: Run) -> None:
     execution = await run(workflow, pins={"fixed": {"$return_value": 1}})
 
     assert execution.status == "success"
+
+
+async def test_the_workflow_says_where_its_actions_run(run: Run, project: Project, tmp_path: Path, ada: str) -> None:
+    """What a workflow's `pdkernel.yaml` says counts more than the project's choice; a folder is relative to its own."""
+    write_checkout(tmp_path / "beside")
+
+    execution = await run(action("depot-put-thing@0.1.2", PUT), external_user_id="ada", actions="beside")
+
+    assert execution.step("act").source == "folder components/depot"
+    assert str(Choices(project.settings).where) == "builtin"
+
+
+async def test_the_workflow_says_npm(run: Run) -> None:
+    """A workflow that says npm does not accept the licence for the project."""
+    execution = await run(python_step("first"), action("depot-put-thing@0.1.2", PUT), actions="npm")
+
+    assert execution.error is not None
+    assert execution.error.code == "licence"
+    assert execution.step("first").status == "not_run"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -43,6 +44,7 @@ def evil_execution() -> Execution:
         name=EVIL,
         status="error",
         started_at=EVIL,
+        source=EVIL,
         duration_ms=1.0,
         exports={EVIL: EVIL, "$summary": EVIL, "long": [EVIL] * 20},
         logs=(Log("stdout", EVIL), Log("stderr", EVIL * 20)),
@@ -267,3 +269,12 @@ def test_a_run_without_a_guard_says_so(rules: OutsideRules | None, said: int) ->
     shown = [" ".join(form.split()) for form in (timeline.text(execution), timeline.html(execution))]
 
     assert [form.count("hooks and proxy variables was not stopped") for form in shown] == [said, said]
+
+
+def test_action_names_its_source() -> None:
+    """A step that used a pre-built action says where it came from, and what that source cannot do."""
+    source = "npm @pipedream/slack 0.10.3, version 0.0.20 instead of 0.0.18"
+    execution = replace(builders.succeeded(), steps=(replace(builders.steps()[0], source=source),))
+
+    assert f"action   {source}" in timeline.text(execution)
+    assert source in timeline.html(execution)

@@ -1,4 +1,5 @@
 // @ts-check
+// parity[delay-units]: how the platform's form writes the units is not known: any spelling of the five is taken
 const UNITS = /** @type {Record<string, number>} */ ({
   millisecond: 1,
   second: 1000,

@@ -1,5 +1,10 @@
 // @ts-check
-/** What values mean where a form could only hold text. Nothing here is a component. */
+/**
+ * What values mean where a form could only hold text. Nothing here is a component.
+ *
+ * parity[store-actions]: text that is JSON is stored as its value, as seen in a synced workflow; what the actions on
+ * data stores return is inferred from how workflows use it.
+ */
 
 /**
  * Text that is JSON as its value, everything else as it is.

@@ -113,6 +113,7 @@ def _bar(row: view.StepRow) -> Html:
 
 def _details(row: view.StepRow) -> Html:
     parts = [_error(row.result.error)] if row.result.error else []
+    parts += [_labelled("action", tag("span", row.result.source))] if row.result.source else []
     parts += [_labelled("account", tag("span", words.account(use))) for use in row.result.accounts]
     parts += [_labelled("outside call", _call(call)) for call in row.result.requests]
     parts += [_export(name, value) for name, value in row.exports]

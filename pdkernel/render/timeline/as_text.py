@@ -77,6 +77,8 @@ def _bar(row: view.StepRow) -> str:
 def _details(row: view.StepRow) -> Iterator[str]:
     if row.summary:
         yield from _labelled("summary", [words.clipped(row.summary, words.WIDTH - 16)])
+    if row.result.source:
+        yield from _labelled("action", textwrap.wrap(row.result.source, words.WIDTH - len(_INDENT) - _LABEL))
     for use in row.result.accounts:
         yield from _labelled("account", [words.account(use)])
     for name, value in row.exports:

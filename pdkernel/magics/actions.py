@@ -1,0 +1,90 @@
+"""
+`%pdactions`: looking pre-built actions up, writing the cell that uses one, and what its props may be.
+
+Knows how a cell gets into the notebook. Finding and asking is the session's.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.display import display
+
+from pdkernel.errors import RequestError
+from pdkernel.magics.output import plain_errors, say
+from pdkernel.magics.shell import session_of
+from pdkernel.model import check_step_name
+from pdkernel.render import actions as draw
+from pdkernel.render.view import View
+
+
+@magics_class
+class ActionMagics(Magics):
+    """Pre-built actions."""
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("words", nargs="*", help="words to search for, or KEY[@VERSION] to use that action")
+    @argument("--app", metavar="SLUG", help="only actions of this app")
+    @argument("--name", metavar="STEP", help="what the new step is called")
+    @argument("--form", metavar="STEP", help="the form for the props of that step")
+    @argument(
+        "--options", metavar=("STEP", "PROP"), nargs=2, help="what that prop may be, with the chosen user's account"
+    )
+    @argument("--query", metavar="WORDS", help="with --options: search")
+    @argument("--page", metavar="N", type=int, default=0, help="with --options: the page, counted from 0")
+    @line_magic
+    @plain_errors
+    def pdactions(self, line: str) -> Any:
+        """Search pre-built actions; with a key, show its props and write the cell that uses it."""
+        chosen = parse_argstring(self.pdactions, line)
+        if chosen.form is not None:
+            from pdkernel.widgets import ActionForm
+
+            return ActionForm(session_of(self.shell), chosen.form)
+        if chosen.options is not None:
+            self._options(*chosen.options, query=chosen.query, page=chosen.page)
+        elif len(chosen.words) == 1 and "-" in chosen.words[0]:
+            self._use(chosen.words[0], chosen.name)
+        else:
+            self._search(" ".join(chosen.words), chosen.app)
+        return None
+
+    def _search(self, words: str, app: str | None) -> None:
+        from pdkernel.actions.show import view_of
+
+        session = session_of(self.shell)
+        found = [view_of(component) for component in session.actions.search(words, app=app, progress=say)]
+        if not found:
+            where = session.catalog.choices.where
+            say(f"Nothing matches. Actions that are not built in run from: {where}. See: pdkernel project set --help")
+            return
+        display(View(text=draw.list_text(found), html=draw.list_html(found)))
+
+    def _use(self, uses: str, name: str | None) -> None:
+        from pdkernel.actions.show import view_of
+
+        session = session_of(self.shell)
+        component, description = session.actions.describe(uses, progress=say)
+        step = check_step_name(name) if name else session.actions.free_name(component.key)
+        view = view_of(component, description, name=step)
+        display(View(text=draw.text(view), html=draw.html(view)))
+        self.shell.set_next_input(view.cell)
+
+    def _options(self, step: str, prop: str, *, query: str | None, page: int) -> None:
+        session = session_of(self.shell)
+        if page < 0:
+            raise RequestError("Pages are counted from 0.")
+        # pages may build on one another: those before this one are asked for again
+        context, found = None, None
+        for number in range(page + 1):
+            found = session.actions.options(step, prop, query=query, page=number, context=context)
+            context = found.context
+        assert found is not None
+        lines = [f"{json.dumps(option.value, ensure_ascii=False)}  {option.label}" for option in found.options]
+        if found.why:
+            lines.append(found.why)
+        say("\n".join(lines) or "No choices.")

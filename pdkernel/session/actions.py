@@ -1,0 +1,138 @@
+"""
+Pre-built actions as a notebook asks for them: searching, what one declares, what a prop may be.
+
+Knows the session's choices that such questions depend on: the external user, the event, what steps have exported.
+Waits for each answer; runs no step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pdkernel.actions import Uses
+from pdkernel.actions.keys import step_name
+from pdkernel.connect.apps import told_apps
+from pdkernel.egress import parse_mode
+from pdkernel.engine.action_forms import FormRequest
+from pdkernel.errors import RequestError
+from pdkernel.model import JSON, Step
+from pdkernel.variables import project_variables
+
+if TYPE_CHECKING:
+    from pdkernel.actions import Component
+    from pdkernel.hosts import Description, OptionsPage, PropDeclaration
+    from pdkernel.session.session import Session
+
+Progress = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    """Says nothing."""
+
+
+class SessionActions:
+    """
+    The actions of one notebook.
+
+    Args:
+        session: Whose choices count.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def search(self, words: str, *, app: str | None = None, progress: Progress = _silent) -> list[Component]:
+        """Actions whose key, name or description holds every word. Raises `ActionSourceError`."""
+        catalog = self._session.catalog
+        return self._session.wait_for(lambda _: catalog.search(words, app=app, progress=progress))
+
+    def describe(self, uses: str, *, progress: Progress = _silent) -> tuple[Component, Description]:
+        """
+        An action and what it declares; installed if need be.
+
+        Raises:
+            ActionNotFoundError: No source has it.
+            ActionSourceError: Its source cannot be reached.
+            StepError: Its module cannot be loaded.
+        """
+        wanted = Uses.parse(uses)
+        catalog = self._session.catalog
+        return self._session.wait_for(
+            lambda runtime: runtime.forms.describe(wanted, catalog=catalog, progress=progress)
+        )
+
+    def options(
+        self,
+        step: Step | str,
+        prop: str,
+        *,
+        values: Mapping[str, JSON] | None = None,
+        page: int = 0,
+        context: JSON = None,
+        query: str | None = None,
+    ) -> OptionsPage:
+        """
+        A page of what *prop* of an action step may be, with the chosen external user's account.
+
+        Args:
+            step: The step, or its name.
+            prop: The prop.
+            values: Values in the place of the step's own.
+            page: Counted from 0.
+            context: What the page before gave.
+            query: What a person searches for.
+
+        Raises:
+            UnknownStepError: There is no such step.
+            RequestError: The step is not an action.
+            ActionNotFoundError: No source has its action.
+        """
+        request = self._form(step, values)
+        return self._session.wait_for(
+            lambda runtime: runtime.forms.options(request, prop, page=page, context=context, query=query)
+        )
+
+    def additional_props(
+        self, step: Step | str, *, values: Mapping[str, JSON] | None = None
+    ) -> tuple[PropDeclaration, ...]:
+        """The props that the step's action adds for its values. Raises as `options`, and `StepError`."""
+        request = self._form(step, values)
+        return self._session.wait_for(lambda runtime: runtime.forms.additional(request))
+
+    def apps(self) -> tuple[str, ...]:
+        """The apps that are known here: of accounts, steps and components, and those that were told of; sorted."""
+        session = self._session
+        known = {account.app for account in session.directory.accounts()} | set(session.apps_needed())
+        return tuple(sorted(known | set(told_apps(session.project)) | set(session.catalog.apps())))
+
+    def free_name(self, key: str) -> str:
+        """What a new step of that action is called: as the platform's builder would, numbered if that is taken."""
+        taken = {step.name for step in self._session.workflow.steps}
+        base = name = step_name(key)
+        number = 1
+        while name in taken:
+            name = f"{base}_{number}"
+            number += 1
+        return name
+
+    def _form(self, step: Step | str, values: Mapping[str, JSON] | None) -> FormRequest:
+        session = self._session
+        found = session.workflow.step(step) if isinstance(step, str) else step
+        if found.uses is None:
+            raise RequestError(f"Step {found.name} is code: it has no form.", fix="Name a step with --uses.")
+        if values is not None:
+            found = replace(found, props=dict(values))
+        event = session.event
+        return FormRequest(
+            step=found,
+            policy=parse_mode(session.egress),
+            external_user_id=session.external_user_id,
+            environment=session.environment,
+            event=dict(event.data) if event else {},
+            exports=session.exports(),
+            variables=project_variables(session.project, session.folder),
+            folder=session.folder,
+            actions=session.sidecar.actions if session.sidecar else None,
+        )

@@ -1,0 +1,240 @@
+"""
+The form behind `%pdactions --form`: the props of a step that uses a pre-built action.
+
+Knows declared props and the session's answers to what they may be. A form cannot write into a cell: it shows the cell
+with the values chosen, to be copied. Anything may be typed: a choice, another text, an expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import ipywidgets as ipw
+
+from pdkernel.directive import step_cell
+from pdkernel.directive.values import text_of, value_of
+from pdkernel.errors import PdkernelError
+from pdkernel.hosts import Option, PropDeclaration
+from pdkernel.model import JSON, Step
+from pdkernel.render.view import View
+from pdkernel.session import Session
+from pdkernel.widgets.form import Form
+from pdkernel.widgets.kept import sentence
+from pdkernel.widgets.parts import (
+    BESIDE,
+    DESCRIPTION,
+    close_all,
+    copy_html,
+    field,
+    note,
+    say,
+    set_children,
+    set_value,
+    show,
+    text_html,
+)
+
+_NOT_SHOWN = frozenset({"alert", "dir", "data_store"})
+
+
+class PropField:
+    """
+    One prop: a field that takes any text, and where the action has choices, a way to look them up.
+
+    Args:
+        prop: As declared.
+        changed: Called when a person has changed the value.
+        look_up: Asks for a page of choices; None for a prop without.
+    """
+
+    def __init__(
+        self, prop: PropDeclaration, changed: Callable[..., None], look_up: Callable[[PropField], None] | None
+    ) -> None:
+        self.prop = prop
+        self.page = 0
+        self.context: JSON = None
+        self.query: str | None = None
+        self._values: dict[str, JSON] = {}
+        given = prop.definition
+        needed = "" if prop.optional else " (required)"
+        self.value = ipw.Combobox(
+            description=prop.name,
+            placeholder=f"{prop.type}{needed}, or an {{{{expression}}}}",
+            tooltip=str(given.get("description") or given.get("label") or prop.name)[:300],
+            ensure_option=False,
+            style=DESCRIPTION,
+            layout=field(560),
+        )
+        self.value.observe(changed, "value")
+        self.search = ipw.Text(placeholder="search", layout={"width": "140px"}, continuous_update=False)
+        self.look = ipw.Button(description="Look up", tooltip="What it may be", layout={"width": "90px"})
+        self.more = ipw.Button(description="More", tooltip="The next page", layout={"width": "70px", "display": "none"})
+        self.note = note()
+        self.note.layout.margin = BESIDE
+        row: list[Any] = [self.value]
+        if look_up is not None:
+            if given.get("useQuery"):
+                row.append(self.search)
+            row += [self.look, self.more]
+            self.look.on_click(lambda _: self._begin(look_up))
+            self.more.on_click(lambda _: look_up(self))
+        else:
+            self.offer([_option(each) for each in _listed(prop)])
+        label = ". ".join(str(given[key]).rstrip(".") for key in ("label", "description") if given.get(key))
+        hint = ipw.HTML(text_html(label[:300]), layout={"margin": BESIDE})
+        self.view = ipw.VBox([ipw.HBox(row, layout={"flex_flow": "row wrap"}), hint, self.note])
+
+    @property
+    def given(self) -> JSON:
+        """The value: of a choice what it stands for, else what the text says; None for nothing."""
+        text = self.value.value
+        if text in self._values:
+            return self._values[text]
+        return value_of(text) if text.strip() else None
+
+    def take(self, value: JSON) -> None:
+        """Show *value* as the cell has it."""
+        label = next((label for label, known in self._values.items() if known == value), None)
+        set_value(self.value, "" if value is None else label if label is not None else text_of(value))
+
+    def offer(self, options: list[Option]) -> None:
+        """Add *options* to what can be chosen; one that is there already stays."""
+        for option in options:
+            label = (
+                option.label
+                if self._values.get(option.label, option.value) == option.value
+                else f"{option.label} ({option.value})"
+            )
+            self._values[label] = option.value
+        self.value.options = tuple(self._values)
+
+    def _begin(self, look_up: Callable[[PropField], None]) -> None:
+        self.page, self.context, self.query = 0, None, self.search.value.strip() or None
+        self._values = {}
+        look_up(self)
+
+
+class ActionForm(Form):
+    """
+    Fills the props of a step that uses a pre-built action.
+
+    Args:
+        session: Whose step it is, and whose external user's account answers.
+        step: The step's name.
+
+    Raises:
+        PdkernelError: There is no such step, it is code, or its action cannot be had.
+    """
+
+    _title = "Props of an action"
+
+    def __init__(self, session: Session, step: str) -> None:
+        found = session.workflow.step(step)
+        _, description = session.actions.describe(found.uses or step)
+        self.step: Step = found
+        self._fields: dict[str, PropField] = {}
+        self._added: tuple[PropDeclaration, ...] = ()
+        self._declared = tuple(prop for prop in description.props if _shown(prop))
+        self._box = ipw.VBox()
+        self._cell = ipw.HTML()
+        self.reload = ipw.Button(
+            description="More props",
+            tooltip="Ask the action which props it has for these values",
+            layout={"width": "120px", "display": None if description.additional else "none"},
+        )
+        self._loaded = False
+        super().__init__(session, [self._box, self.reload, self._cell])
+        self.reload.on_click(self._when_asked(self._reload))
+
+    @property
+    def line(self) -> str:
+        """The line that shows the same form."""
+        return f"%pdactions --form {self.step.name}"
+
+    @property
+    def cell(self) -> str:
+        """The step's cell with the values of the form."""
+        shown = {name: each.given for name, each in self._fields.items()}
+        kept = {name: value for name, value in self.step.props.items() if name not in shown}
+        values = {**kept, **{name: value for name, value in shown.items() if value is not None}}
+        order = [name for name in (*self.step.props, *values) if name in values]
+        return step_cell(replace(self.step, props={name: values[name] for name in order}))
+
+    def field(self, prop: str) -> PropField:
+        """The field of *prop*. Raises `KeyError`."""
+        return self._fields[prop]
+
+    def _fill(self) -> None:
+        for prop in (*self._declared, *self._added):
+            if prop.name not in self._fields:
+                look_up = self._look_up if prop.definition.get("dynamic") else None
+                made = self._fields[prop.name] = PropField(prop, self._when_asked(self._changed), look_up)
+                made.take(self.step.props.get(prop.name))
+        wanted = {prop.name for prop in (*self._declared, *self._added)}
+        for name in [name for name in self._fields if name not in wanted]:
+            close_all(self._fields.pop(name).view)
+        set_children(self._box, [each.view for each in self._fields.values()])
+        self._show_cell()
+        self._show_line(self.line)
+
+    def _keep(self) -> View:
+        return sentence(f"Step {self.step.name} uses {self.step.uses}. Its cell:\n{self.cell}", self.line)
+
+    def _changed(self) -> None:
+        self._show_cell()
+        self._kept.draw(self._keep())
+
+    def _show_cell(self) -> None:
+        set_value(self._cell, f"<div>The cell, to be copied: {copy_html(self.cell)}</div>")
+
+    def _look_up(self, prop: PropField) -> None:
+        values = {
+            name: each.given for name, each in self._fields.items() if each.given is not None and each is not prop
+        }
+        try:
+            found = self._session.actions.options(
+                self.step,
+                prop.prop.name,
+                values={**self.step.props, **values},
+                page=prop.page,
+                context=prop.context,
+                query=prop.query,
+            )
+        except PdkernelError as fault:
+            say(prop.note, str(fault), kind="error")
+            return
+        prop.page, prop.context = prop.page + 1, found.context
+        prop.offer(list(found.options))
+        show(prop.more, visible=bool(found.options))
+        if found.why:
+            say(prop.note, found.why, kind="warn")
+        else:
+            say(prop.note, f"{len(prop.value.options)} choices." if found.options else "No more choices.")
+
+    def _reload(self) -> None:
+        values = {name: each.given for name, each in self._fields.items() if each.given is not None}
+        self._added = tuple(
+            prop
+            for prop in self._session.actions.additional_props(self.step, values={**self.step.props, **values})
+            if _shown(prop)
+        )
+        self.refresh()
+
+
+def _shown(prop: PropDeclaration) -> bool:
+    return prop.type not in _NOT_SHOWN and not prop.type.startswith("$.") and not prop.definition.get("hidden")
+
+
+def _listed(prop: PropDeclaration) -> list[Any]:
+    listed = prop.definition.get("options")
+    if isinstance(listed, list):
+        return listed
+    return [True, False] if prop.type == "boolean" else []
+
+
+def _option(each: Any) -> Option:
+    if isinstance(each, dict):
+        return Option(str(each.get("label", each.get("value"))), each.get("value"))
+    return Option(text_of(each), each)

@@ -1,0 +1,140 @@
+"""
+A Connect API on the loopback interface, as far as running actions needs it (`reference/connect-api.md`, sections 2, 4, 5).
+
+Attributes of what was asked are kept, so that a test can say what a real project would have received.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+CLIENT = {"client_id": "client-1", "client_secret": "secret-0123456789"}
+TOKEN = "token-0123456789"
+PROJECT = "proj_test123"
+ACTION = {
+    "key": "hangar-open-door",
+    "name": "Open a Door",
+    "version": "1.2.3",
+    "description": "Opens a door.",
+    "component_type": "action",
+    "configurable_props": [
+        {"name": "hangar", "type": "app", "app": "hangar"},
+        {"name": "door", "type": "string", "label": "Door", "remoteOptions": True, "useQuery": True},
+        {"name": "wide", "type": "boolean", "optional": True, "reloadProps": True},
+        {"name": "notice", "type": "alert", "content": "Mind the gap"},
+    ],
+}
+
+
+class ConnectServer(ThreadingHTTPServer):
+    """
+    The API of one project.
+
+    Attributes:
+        asked: Method, path, environment and body of each request but those for tokens.
+        answer: What a run of the action answers.
+        status: With which status.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked: list[tuple[str, str, str | None, Any]] = []
+        self.answer: dict[str, Any] = {"exports": {"$summary": "Opened A"}, "os": [], "ret": {"open": True}}
+        self.status = 200
+        self.accounts = [
+            {"id": "apn_older01", "created_at": "2025-01-01T00:00:00.000Z"},
+            {"id": "apn_newer01", "created_at": "2025-02-01T00:00:00.000Z"},
+        ]
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment of someone who uses it."""
+        return {
+            "PIPEDREAM_CLIENT_ID": CLIENT["client_id"],
+            "PIPEDREAM_CLIENT_SECRET": CLIENT["client_secret"],
+            "PIPEDREAM_PROJECT_ID": PROJECT,
+            "PIPEDREAM_BASE_URL": f"http://127.0.0.1:{self.server_port}",
+        }
+
+    def bodies(self, path: str) -> list[Any]:
+        """Bodies of the requests to *path*."""
+        return [body for _, asked, _, body in self.asked if asked == path]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ConnectServer
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self._serve("GET", None)
+
+    def do_POST(self) -> None:
+        """Answer."""
+        length = int(self.headers.get("content-length") or 0)
+        self._serve("POST", json.loads(self.rfile.read(length)))
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def _serve(self, method: str, body: Any) -> None:
+        url = urlsplit(self.path)
+        if url.path == "/v1/oauth/token":
+            known = all(body.get(key) == value for key, value in CLIENT.items())
+            good = {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 3600}
+            self._answer(200 if known else 401, good if known else {"error": "invalid_client"})
+            return
+        if self.headers.get("authorization") != f"Bearer {TOKEN}":
+            self._answer(401, {"error": "unauthorized"})
+            return
+        path = url.path.removeprefix(f"/v1/connect/{PROJECT}")
+        self.server.asked.append((method, path, self.headers.get("x-pd-environment"), body))
+        self._answer(*self._of(method, path, parse_qs(url.query)))
+
+    def _of(self, method: str, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
+        page = {"count": 1, "total_count": 1, "start_cursor": None, "end_cursor": None}
+        match method, path:
+            case "GET", "/actions/hangar-open-door" if query.get("version", ["1.2.3"]) == ["1.2.3"]:
+                return 200, {"data": ACTION}
+            case "GET", "/actions":
+                return 200, {"data": [ACTION], "page_info": page}
+            case "GET", "/accounts":
+                of_ada = query["external_user_id"] == ["ada"] and query["app"] == ["hangar"]
+                return 200, {"data": self.server.accounts if of_ada else [], "page_info": page}
+            case "POST", "/actions/run":
+                return self.server.status, self.server.answer
+            case "POST", "/actions/props":
+                return 200, {"dynamicProps": {"id": "dyp_123", "configurableProps": []}}
+            case "POST", "/actions/configure":
+                return 200, {"options": [{"label": "Door A", "value": "a"}, "b"], "context": {"next": 2}}
+            case _:
+                return 404, {"error": "record not found"}
+
+    def _answer(self, status: int, value: Any) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def connect_api() -> Iterator[ConnectServer]:
+    """The API, while the block runs."""
+    server = ConnectServer()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

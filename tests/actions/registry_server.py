@@ -1,0 +1,114 @@
+"""
+A package registry on the loopback interface, with packages that a test made.
+
+Answers what npm asks: a package's document and its archives. Knows no more of the protocol.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+from tests.actions.checkout import FILES
+
+
+def archive(package: str, version: str, files: Mapping[str, str]) -> bytes:
+    """The archive of one version."""
+    content = {**files, "package.json": json.dumps({"name": package, "version": version, "main": "depot.app.mjs"})}
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name, text in content.items():
+            data = text.encode()
+            entry = tarfile.TarInfo(f"package/{name}")
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return packed.getvalue()
+
+
+def depot(version: str) -> dict[str, str]:
+    """The files of the test's app, its first action in *version*."""
+    return {name: text.replace('"0.1.2"', f'"{version}"') for name, text in FILES.items()}
+
+
+class PackageServer(ThreadingHTTPServer):
+    """
+    The registry.
+
+    Attributes:
+        packages: Name to versions, each with its archive.
+        asked: Paths that were asked for.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, packages: Mapping[str, Mapping[str, bytes]]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.packages = packages
+        self.asked: list[str] = []
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.server_port}/"
+
+    def document(self, name: str) -> dict[str, object]:
+        """What npm is told of package *name*."""
+        versions = {}
+        for version, packed in self.packages[name].items():
+            versions[version] = {
+                "name": name,
+                "version": version,
+                "dist": {
+                    "tarball": f"{self.url}{name}/-/{version}.tgz",
+                    "integrity": "sha512-" + base64.b64encode(hashlib.sha512(packed).digest()).decode(),
+                },
+            }
+        return {"name": name, "dist-tags": {"latest": list(versions)[-1]}, "versions": versions}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: PackageServer
+
+    def do_GET(self) -> None:
+        """Answer."""
+        path = unquote(self.path).lstrip("/")
+        self.server.asked.append(path)
+        name, _, file = path.partition("/-/")
+        if name not in self.server.packages:
+            self._answer(404, b'{"error": "not found"}')
+        elif file:
+            self._answer(200, self.server.packages[name][file.removesuffix(".tgz")])
+        else:
+            self._answer(200, json.dumps(self.server.document(name)).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def serving(packages: Mapping[str, Mapping[str, bytes]]) -> Iterator[PackageServer]:
+    """A registry that serves while the block runs."""
+    server = PackageServer(packages)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

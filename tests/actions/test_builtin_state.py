@@ -1,0 +1,177 @@
+"""The built-in actions on data stores, and the HTTP request, run by the engine."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from pdkernel.model import JSON
+from pdkernel.project import Project
+from tests.actions.test_builtin import action
+from tests.engine.conftest import Run
+
+STORE = "dataStore: cache\n"
+
+
+async def returned(run: Run, uses: str, body: str = "") -> JSON:
+    """What an action on the store `cache` returns."""
+    execution = await run(action(f"data_stores-{uses}@0.0.1", STORE + body))
+    step = execution.step("act")
+    assert step.status == "success", step.error or execution.error
+    return step.return_value
+
+
+def records(project: Project) -> dict[str, JSON]:
+    """What is in the store `cache`."""
+    return {record.key: record.value for record in project.stores.page("cache").records}
+
+
+async def test_add_update_record(run: Run, project: Project) -> None:
+    """A value is stored under its key; text that is JSON is stored as what it says."""
+    await returned(run, "add-update-record", "key: n\nvalue: '[1, 2]'\n")
+    await returned(run, "add-update-record", "key: t\nvalue: plain\n")
+
+    assert records(project) == {"n": [1, 2], "t": "plain"}
+
+
+async def test_add_update_multiple_records(run: Run, project: Project) -> None:
+    """Each key of an object becomes a record."""
+    await returned(run, "add-update-multiple-records", "data:\n  a: 1\n  b: x\n")
+
+    assert records(project) == {"a": 1, "b": "x"}
+
+
+async def test_get_record(run: Run, project: Project) -> None:
+    """A record's value is returned, and nothing where there is none."""
+    project.stores.set("cache", "a", {"x": 1})
+
+    assert await returned(run, "get-record", "key: a\n") == {"x": 1}
+    assert await returned(run, "get-record", "key: b\n") is None
+
+
+@pytest.mark.parametrize(("add", "stored"), [("'Yes'", {"models": []}), ("'No'", {})])
+async def test_get_record_or_create(run: Run, project: Project, add: str, stored: dict[str, JSON]) -> None:
+    """What is not there is created and returned if it is asked for, as synced workflows write it."""
+    value = await returned(run, "get-record-or-create", f"key: models\naddRecordIfNotFound: {add}\nvalue: '[]'\n")
+
+    assert records(project) == stored
+    assert value == stored.get("models")
+
+
+async def test_get_record_that_is_there(run: Run, project: Project) -> None:
+    """What is there is returned as it is."""
+    project.stores.set("cache", "models", ["m1"])
+
+    value = await returned(run, "get-record-or-create", "key: models\naddRecordIfNotFound: 'Yes'\nvalue: '[]'\n")
+
+    assert value == ["m1"]
+
+
+async def test_has_key_or_create(run: Run, project: Project) -> None:
+    """The answer is whether the key was there; it is there afterwards if that is asked for."""
+    first = await returned(run, "has-key-or-create", "key: a\naddRecordIfNotFound: 'Yes'\nvalue: 1\n")
+    second = await returned(run, "has-key-or-create", "key: a\n")
+
+    assert (first, second) == (False, True)
+
+
+async def test_delete_single_record(run: Run, project: Project) -> None:
+    """A record is deleted and its last value returned."""
+    project.stores.set("cache", "a", 1)
+
+    assert await returned(run, "delete-single-record", "key: a\n") == 1
+    assert records(project) == {}
+
+
+async def test_list_and_clear(run: Run, project: Project) -> None:
+    """Keys and records are listed, and all are deleted."""
+    project.stores.set("cache", "a", 1)
+    project.stores.set("cache", "b", 2)
+
+    assert sorted(await returned(run, "list-keys")) == ["a", "b"]  # type: ignore[arg-type]
+    assert await returned(run, "list-records") == {"a": 1, "b": 2}
+    await returned(run, "delete-all-records")
+    assert records(project) == {}
+
+
+async def test_append_to_record(run: Run, project: Project) -> None:
+    """A value is added to the end of a list, which is made if it is not there."""
+    await returned(run, "append-to-record", "key: a\nvalue: one\n")
+    await returned(run, "append-to-record", "key: a\nvalue: two\n")
+
+    assert records(project) == {"a": ["one", "two"]}
+
+
+async def test_update_ttl(run: Run, project: Project) -> None:
+    """A record's time to live is set; one that is not there is an error."""
+    project.stores.set("cache", "a", 1)
+    await returned(run, "update-ttl", "key: a\nttl: 60\n")
+
+    execution = await run(action("data_stores-update-ttl@0.0.1", STORE + "key: b\nttl: 60\n"))
+
+    assert project.stores.page("cache").records[0].expires is not None
+    assert execution.status == "error"
+
+
+async def test_default_store(run: Run, project: Project) -> None:
+    """An action that names no store uses the project's default one."""
+    execution = await run(action("data_stores-add-update-record@0.0.9", "key: a\nvalue: 1\n"))
+
+    assert execution.status == "success", execution.error
+    assert project.stores.names() == ["default"]
+
+
+class _Echo(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        """Say what was received."""
+        text = self.rfile.read(int(self.headers.get("content-length") or 0)).decode()
+        told = {
+            "path": self.path,
+            "body": text,
+            "auth": self.headers.get("authorization"),
+            "x": self.headers.get("x-a"),
+        }
+        body = json.dumps(told).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def echo() -> Iterator[str]:
+    """The URL of a server on the loopback interface that says what it received."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+async def test_http_custom_request(run: Run, echo: str) -> None:
+    """The request of a synced workflow is sent: disabled rows left out, the raw body as it is, bearer auth."""
+    body = f"""
+httpRequest:
+  auth: {{type: bearer, token: tok}}
+  body: {{contentType: text/plain, mode: raw, type: raw, raw: "{{{{steps.trigger.event.body.name}}}} 1"}}
+  headers: [{{name: x-a, value: b}}, {{name: x-a, value: c, disabled: true}}]
+  params: [{{name: q, value: "1"}}, {{name: '', value: '', disabled: true}}]
+  method: POST
+  url: {echo}/metrics
+"""
+    execution = await run(action("http-custom-request@1.1.1", body))
+
+    value: Any = execution.step("act").return_value
+    assert execution.status == "success", execution.step("act").error
+    assert value == {"path": "/metrics?q=1", "body": "Ada 1", "auth": "Bearer tok", "x": "b"}

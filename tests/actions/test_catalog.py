@@ -1,0 +1,255 @@
+"""Where an action comes from: sources, versions, licence; packages from a registry of ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pdkernel.actions import Catalog, Uses, step_name
+from pdkernel.actions.choices import Choices
+from pdkernel.actions.component import read_header
+from pdkernel.actions.own import own_actions
+from pdkernel.errors import (
+    ActionNotFoundError,
+    ActionSourceError,
+    ActionVersionError,
+    LicenceError,
+    RequestError,
+)
+from pdkernel.project import Project
+from tests.actions.checkout import write_checkout
+from tests.actions.registry_server import PackageServer, archive, depot, serving
+
+PACKAGE = "@pipedream/depot"
+VERSIONS = {"0.1.0": "0.0.9", "0.9.0": "0.1.1", "0.10.0": "0.1.2"}
+"""Of the package, and of its action in it."""
+
+
+@pytest.fixture
+def registry() -> Iterator[PackageServer]:
+    """A registry with three versions of the package."""
+    packed = {package: archive(PACKAGE, package, depot(action)) for package, action in VERSIONS.items()}
+    with serving({PACKAGE: packed}) as server:
+        yield server
+
+
+def npm_environ(tmp_path: Path, url: str) -> dict[str, str]:
+    """An environment whose npm asks *url*."""
+    return {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "npm_config_registry": url}
+
+
+@pytest.fixture
+def catalog(project: Project, registry: PackageServer, tmp_path: Path) -> Catalog:
+    """The catalogue of a project that has chosen npm."""
+    made = Catalog.of(project, environ=npm_environ(tmp_path, registry.url))
+    made.choices.accept_licence()
+    made.choices.choose("npm", base=tmp_path)
+    return made
+
+
+@pytest.mark.parametrize(("version", "package"), [(None, "0.10.0"), ("0.1.2", "0.10.0"), ("0.0.9", "0.1.0")])
+async def test_a_version_of_an_action_is_found_on_npm(catalog: Catalog, version: str | None, package: str) -> None:
+    """The package version that holds the asked version of an action is found and installed."""
+    component = await catalog.obtain(Uses("depot-put-thing", version))
+
+    assert component.source == f"npm {PACKAGE} {package}"
+    assert component.file is not None
+    assert component.file.path.is_file()
+
+
+async def test_two_versions_side_by_side(catalog: Catalog) -> None:
+    """Two versions of one action are installed beside one another."""
+    old = await catalog.obtain(Uses("depot-put-thing", "0.0.9"))
+    new = await catalog.obtain(Uses("depot-put-thing", "0.1.2"))
+
+    assert (old.version, new.version) == ("0.0.9", "0.1.2")
+    assert catalog.resolve("depot-put-thing", "0.0.9").file == old.file
+
+
+async def test_a_version_that_npm_does_not_have(catalog: Catalog) -> None:
+    """The message names the versions that packages hold, and how to run another from now on."""
+    with pytest.raises(ActionVersionError) as caught:
+        await catalog.obtain(Uses("depot-put-thing", "0.1.7"))
+
+    assert "0.1.2" in caught.value.message
+    assert "pdkernel actions add depot-put-thing@0.1.2 --instead-of depot-put-thing@0.1.7" in caught.value.fix
+
+
+async def test_an_action_that_the_package_does_not_have(catalog: Catalog) -> None:
+    """A key that is not in the package names its neighbours there."""
+    with pytest.raises(ActionNotFoundError) as caught:
+        await catalog.obtain(Uses("depot-put-things", None))
+
+    assert "depot-put-thing@0.1.2" in caught.value.message
+
+
+async def test_a_package_that_npm_does_not_have(catalog: Catalog) -> None:
+    """An app without a package says what else could run it."""
+    with pytest.raises(ActionNotFoundError) as caught:
+        await catalog.obtain(Uses("hangar-open", "0.0.1"))
+
+    assert "@pipedream/hangar" in caught.value.message
+    assert "a folder with the layout of a components checkout" in caught.value.fix
+
+
+async def test_installed_once(catalog: Catalog, registry: PackageServer) -> None:
+    """What is installed is found again without asking the registry."""
+    await catalog.obtain(Uses("depot-put-thing", "0.1.2"))
+    registry.asked.clear()
+
+    again = await catalog.obtain(Uses("depot-put-thing", "0.1.2"))
+
+    assert again.file is not None
+    assert registry.asked == []
+
+
+async def test_no_install(catalog: Catalog, registry: PackageServer) -> None:
+    """Where installing is forbidden the message names the command, and nothing is asked."""
+    with pytest.raises(ActionNotFoundError) as caught:
+        await catalog.obtain(Uses("depot-put-thing", "0.1.2"), install=False)
+
+    assert "pdkernel actions add depot-put-thing@0.1.2" in caught.value.fix
+    assert registry.asked == []
+
+
+async def test_no_network(project: Project, tmp_path: Path) -> None:
+    """A registry that cannot be reached is told apart from an action that is not there."""
+    catalog = Catalog.of(project, environ=npm_environ(tmp_path, "http://127.0.0.1:1/"))
+    catalog.choices.accept_licence()
+    catalog.choices.choose("npm", base=tmp_path)
+
+    with pytest.raises(ActionSourceError):
+        await catalog.obtain(Uses("depot-put-thing", "0.1.2"))
+
+
+async def test_search_on_npm(catalog: Catalog) -> None:
+    """With an app named, npm is asked; its sources are not among the actions."""
+    found = await catalog.search("thing", app="depot")
+
+    assert [component.uses for component in found] == ["depot-put-thing@0.1.2"]
+
+
+async def test_search_among_the_built_in(project: Project) -> None:
+    """Every word must be there; a hit in the name comes before one in the description."""
+    found = await Catalog.of(project, environ={}).search("record")
+
+    assert all("record" in f"{each.key} {each.name} {each.description}".lower() for each in found)
+    assert "data_stores-get-record@0.0.10" in [each.uses for each in found]
+
+
+def test_npm_needs_its_licence(project: Project, tmp_path: Path) -> None:
+    """The components on npm cannot be chosen before its components' licence is accepted, and the message names the command."""
+    with pytest.raises(LicenceError) as caught:
+        Choices(project.settings).choose("npm", base=tmp_path)
+
+    assert "pdkernel project set actions npm --accept-licence" in caught.value.fix
+
+
+def test_a_folder_without_components(project: Project, tmp_path: Path) -> None:
+    """A folder that holds no components is refused."""
+    with pytest.raises(RequestError):
+        Choices(project.settings).choose(".", base=tmp_path)
+
+
+def test_a_checkout_or_its_components(project: Project, tmp_path: Path) -> None:
+    """The folder may be a checkout or the `components` in it."""
+    write_checkout(tmp_path / "checkout")
+    catalog = Catalog.of(project, environ={})
+    found = []
+
+    for text in ("checkout", "checkout/components"):
+        catalog.choices.choose(text, base=tmp_path)
+        found.append(catalog.resolve("depot-put-thing", "0.1.2").uses)
+
+    assert found == ["depot-put-thing@0.1.2"] * 2
+
+
+def test_an_edited_component_is_read_again(project: Project, tmp_path: Path) -> None:
+    """A folder is the author's: what is changed there counts at once."""
+    write_checkout(tmp_path / "checkout")
+    catalog = Catalog.of(project, environ={})
+    catalog.choices.choose("checkout", base=tmp_path)
+    catalog.resolve("depot-put-thing", "0.1.2")
+
+    changed = (
+        write_checkout(tmp_path / "checkout", version="0.1.3") / "components/depot/actions/put-thing/put-thing.mjs"
+    )
+    os.utime(changed, (2e9, 2e9))
+
+    assert catalog.resolve("depot-put-thing", None).version == "0.1.3"
+
+
+@pytest.mark.parametrize("version", ["0.0.1", "0.0.99", None])
+def test_built_in_versions(project: Project, version: str | None) -> None:
+    """A built-in action stands for every version with the same first number, and the record says which it is."""
+    component = Catalog.of(project, environ={}).resolve("filter-continue-based-on-condition", version)
+
+    assert component.version == "0.0.2"
+    assert version is None or version in component.told
+
+
+def test_built_in_other_version(project: Project) -> None:
+    """A first number that differs is refused: its props may be others."""
+    with pytest.raises(ActionVersionError):
+        Catalog.of(project, environ={}).resolve("http-custom-request", "0.2.0")
+
+
+def test_every_built_in_action_is_complete() -> None:
+    """Each of our modules that is a component has a name, a description and its key as the file's name."""
+    own = own_actions()
+
+    assert len(own) == 18
+    for key, component in own.items():
+        assert component.name
+        assert component.description
+        assert component.file is not None
+        assert component.file.path.stem == key
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("slack-send-message-public-channel", "send_message_public_channel"),
+        ("http-custom-request", "custom_request"),
+        ("filter-end-based-on-condition", "end_based_on_condition"),
+        ("app-2-things", "step_2_things"),
+    ],
+)
+def test_default_step_name(key: str, name: str) -> None:
+    """A step is called what the platform's builder calls it."""
+    assert step_name(key) == name
+
+
+@pytest.mark.parametrize("text", ["slack", "slack-send@x", "@0.0.1", "Slack-send@0.0.1", ""])
+def test_not_a_key(text: str) -> None:
+    """What is no key is refused with an example."""
+    with pytest.raises(RequestError):
+        Uses.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'export default { key: "a-b", version: "1.0.0", type: "action" };',
+        'export default defineComponent({ key: "a-b", version: "1.0.0", type: "action" });',
+        'const it = { key: "a-b", version: "1.0.0", type: "action" };\nexport default it;',
+        'import x from "y";\nexport default { ...x, key: "a-b", version: "1.0.0", type: "action", run() {} };',
+    ],
+)
+def test_header_without_running(text: str) -> None:
+    """Key and version are read from the module's text, however it exports its component."""
+    header = read_header(text)
+
+    assert header is not None
+    assert (header.key, header.version, header.kind) == ("a-b", "1.0.0", "action")
+
+
+@pytest.mark.parametrize(
+    "text", ["export const a = 1;", "export default { key: name, version: '1.0.0' };", "export default {"]
+)
+def test_not_a_component(text: str) -> None:
+    """A module that says no key is none."""
+    assert read_header(text) is None

@@ -1,0 +1,172 @@
+"""`pdkernel actions`, `pdkernel apps` and the project's source of actions, as a person types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+
+import pytest
+
+from tests.actions.checkout import write_checkout
+from tests.cli.conftest import COMMAND, Shell
+
+PUT = "%%pdstep put --uses depot-put-thing@0.1.2 --app depot\nshelf: s1\nthing: a {{steps.trigger.event.body.name}}\n"
+
+
+@pytest.fixture
+def checkout(pdkernel: Shell) -> Shell:
+    """The command in a folder whose project takes actions from a checkout."""
+    write_checkout(pdkernel.folder / "checkout")
+    ended = pdkernel("project", "set", "actions", "checkout")
+    assert ended.status == 0, ended.stderr
+    return pdkernel
+
+
+def test_npm_without_its_licence(pdkernel: Shell) -> None:
+    """Without a terminal and without the flag, npm is refused with exit status 2 and the command that accepts."""
+    ended = pdkernel("project", "set", "actions", "npm")
+
+    assert ended.status == 2
+    assert "pdkernel project set actions npm --accept-licence" in ended.stderr
+    assert "excludes commercial use" in ended.stderr
+
+
+def test_npm_with_its_licence(pdkernel: Shell) -> None:
+    """The flag accepts the licence once for the project, and the project shows it."""
+    accepted = pdkernel("project", "set", "actions", "npm", "--accept-licence")
+    pdkernel("project", "set", "actions", "builtin")
+    again = pdkernel("project", "set", "actions", "npm")
+
+    assert (accepted.status, again.status) == (0, 0)
+    assert pdkernel("project", "show", "--json").json["actions"] == "npm"
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("n\n", 2)])
+def test_npm_on_a_terminal_asks(pdkernel: Shell, answer: str, status: int) -> None:
+    """On a terminal the licence is asked for; a no leaves the project as it was."""
+    ours, theirs = pty.openpty()
+    os.write(ours, answer.encode())
+
+    ended = subprocess.run(
+        [*COMMAND, "project", "set", "actions", "npm"],
+        cwd=pdkernel.folder,
+        env=pdkernel.environment(),
+        stdin=theirs,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(theirs)
+    os.close(ours)
+
+    assert ended.returncode == status, ended.stderr
+    assert "Source Available License" in ended.stdout
+
+
+def test_a_word_that_is_no_source(pdkernel: Shell) -> None:
+    """What is neither a word nor a folder with components is refused."""
+    ended = pdkernel("project", "set", "actions", "nowhere")
+
+    assert ended.status == 2
+    assert "components/APP/actions" in ended.stderr
+
+
+def test_search(checkout: Shell) -> None:
+    """Built-in actions and the folder's are searched together, by words and by app."""
+    by_word = checkout("actions", "search", "--json", "record")
+    by_app = checkout("actions", "search", "--app", "depot", "--json")
+
+    assert "data_stores-get-record" in [each["key"] for each in by_word.json]
+    assert sorted(each["key"] for each in by_app.json) == ["depot-broken", "depot-fill-form", "depot-put-thing"]
+
+
+def test_search_finds_nothing(pdkernel: Shell) -> None:
+    """A search without a hit says where more would be."""
+    ended = pdkernel("actions", "search", "--app", "slack", "message")
+
+    assert ended.status == 0
+    assert "npm has slack" in ended.stdout
+
+
+def test_show(checkout: Shell) -> None:
+    """An action is shown with its props, their types and descriptions, and a cell that uses it."""
+    text = checkout("actions", "show", "depot-put-thing").stdout
+    value = checkout("actions", "show", "depot-put-thing@0.1.2", "--json").json
+
+    assert "thing: string, required" in text
+    assert "What is put there" in text
+    assert "count: integer, default 1" in text
+    assert "%%pdstep put_thing --uses depot-put-thing@0.1.2 --app depot" in text
+    assert [prop["name"] for prop in value["props"]] == ["shelf", "thing", "count", "note"]
+
+
+def test_shown_cell_is_a_step(checkout: Shell) -> None:
+    """The cell that is shown can be run once its required props are filled in."""
+    cell = checkout("actions", "show", "depot-put-thing", "--json").json["cell"]
+    filled = cell.replace("\nshelf:\n", "\nshelf: s1\n").replace("\nthing:\n", "\nthing: box\n")
+    checkout("accounts", "add", "--external-user", "ada", "--app", "depot", "--credential", "api_key=-", stdin="k-0123456789")  # fmt: skip
+
+    ended = checkout("run", checkout.notebook(filled), "--body", "{}", "--external-user", "ada", "--json")
+
+    assert ended.status == 0, ended.stderr
+    assert ended.json["steps"][0]["exports"]["$return_value"]["thing"] == "box"
+
+
+def test_unknown_action(checkout: Shell) -> None:
+    """An unknown key names the nearest, with exit status 2 and no trace of ours."""
+    ended = checkout("actions", "show", "depot-put-thin")
+
+    assert ended.status == 2
+    assert "depot-put-thing@0.1.2" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_run_with_an_action(checkout: Shell) -> None:
+    """A notebook with an action runs, and the timeline names its source and summary."""
+    checkout("accounts", "add", "--external-user", "ada", "--app", "depot", "--credential", "api_key=-", stdin="k-0123456789")  # fmt: skip
+    body = json.dumps({"name": "box"})
+
+    ended = checkout("run", checkout.notebook(PUT), "--body", body, "--external-user", "ada")
+
+    assert ended.status == 0, ended.stderr
+    assert "folder components/depot" in ended.stdout
+    assert "Put a box on s1" in ended.stdout
+
+
+def test_another_version_by_choice(checkout: Shell) -> None:
+    """A version asked for that is not there is refused, until another is chosen for it."""
+    notebook = checkout.notebook(
+        "%%pdstep off --uses http-custom-request@0.1.0 --disabled\n", PUT.replace("0.1.2", "0.0.1")
+    )
+    checkout("accounts", "add", "--external-user", "ada", "--app", "depot", "--credential", "api_key=-", stdin="k-0123456789")  # fmt: skip
+    before = checkout("run", notebook, "--body", "{}", "--external-user", "ada")
+
+    chosen = checkout("actions", "add", "depot-put-thing@0.1.2", "--instead-of", "depot-put-thing@0.0.1")
+    after = checkout("run", notebook, "--body", '{"name": "box"}', "--external-user", "ada", "--json")
+
+    assert before.status == 2
+    assert "--instead-of depot-put-thing@0.0.1" in before.stderr
+    assert chosen.status == after.status == 0
+    assert "instead of 0.0.1" in after.json["steps"][1]["source"]
+
+
+def test_doctor_names_what_would_run_an_action(pdkernel: Shell) -> None:
+    """`doctor` says which actions no source has, with the command that brings one."""
+    notebook = pdkernel.notebook("%%pdstep notify --uses slack-send-message@0.0.20\ntext: hi\n")
+
+    missing = pdkernel("doctor", notebook, "--json").json["missing"]
+
+    action = next(each for each in missing if each["kind"] == "action")
+    assert action["command"] == "pdkernel project set actions npm --accept-licence"
+
+
+def test_apps(pdkernel: Shell) -> None:
+    """An app that was told of is listed, and its fields are what commands ask for."""
+    added = pdkernel("apps", "add", "my_crm", "--field", "token", "--field", "domain")
+    bad = pdkernel("apps", "add", "My CRM", "--field", "token")
+
+    assert (added.status, bad.status) == (0, 2)
+    assert pdkernel("apps", "list", "--json").json == [{"app": "my_crm", "fields": ["token", "domain"]}]

@@ -1,0 +1,84 @@
+"""`%pdactions`, cell by cell, in a real IPython shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.actions.checkout import write_checkout
+from tests.magics.conftest import Notebook, Run
+
+PUT = "%%pdstep put --uses depot-put-thing@0.1.2 --no-run\nthing: box\n"
+
+
+@pytest.fixture(autouse=True)
+def checkout(notebook: Notebook, tmp_path: Path) -> None:
+    """The notebook's project takes actions from a checkout."""
+    write_checkout(tmp_path / "checkout")
+    notebook.session.catalog.choices.choose("checkout", base=tmp_path)
+
+
+def test_search(run: Run) -> None:
+    """Words and an app find actions."""
+    shown = run("%pdactions thing --app depot")
+
+    assert "depot-put-thing@0.1.2  Put a Thing" in shown
+
+
+def test_search_finds_nothing(run: Run) -> None:
+    """A search without a hit says where actions come from."""
+    assert "Nothing matches" in run("%pdactions zebra")
+
+
+def test_key_shows_props_and_writes_the_cell(notebook: Notebook, run: Run) -> None:
+    """A key shows the props and leaves a cell that uses the action as the next one."""
+    shown = run("%pdactions depot-put-thing")
+
+    cell = notebook.shell.rl_next_input
+    assert "thing: string, required" in shown
+    assert cell.startswith("%%pdstep put_thing --uses depot-put-thing@0.1.2 --app depot\n")
+    assert "# string, required: Thing. What is put there\nthing:" in cell
+
+
+def test_a_name_that_is_taken(notebook: Notebook, run: Run) -> None:
+    """A second step of the same action gets a number."""
+    run(PUT.replace("%%pdstep put ", "%%pdstep put_thing "))
+    run("%pdactions depot-put-thing")
+
+    assert notebook.shell.rl_next_input.startswith("%%pdstep put_thing_1 ")
+
+
+def test_options_say_why_there_are_none(run: Run) -> None:
+    """Without a user the line form of the dropdown says why it has no choices."""
+    run(PUT)
+
+    assert "no external user is chosen" in run("%pdactions --options put shelf")
+
+
+def test_options(notebook: Notebook, run: Run) -> None:
+    """With the user's account the choices are listed, searched and paged."""
+    run(PUT)
+    notebook.session.directory.add_account(app="depot", credentials={"api_key": "k-012345"}, external_user_id="ada")
+    run("%pduser ada")
+
+    assert '"s00"  Shelf 00 of 345' in run("%pdactions --options put shelf")
+    assert '"s12"' in run("%pdactions --options put shelf --page 1")
+
+
+def test_form(run: Run) -> None:
+    """The form of a step says, for a reader without a kernel, which cell it stands for."""
+    run(PUT)
+
+    shown = run("%pdactions --form put")
+
+    assert "%pdactions --form put" in shown
+    assert "thing: box" in shown
+
+
+def test_unknown_key(notebook: Notebook, run: Run) -> None:
+    """An unknown key is a message, with the nearest."""
+    shown = run("%pdactions depot-put-thin")
+
+    assert "depot-put-thing@0.1.2" in shown
+    assert not hasattr(notebook.shell, "rl_next_input")
