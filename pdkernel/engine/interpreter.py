@@ -268,6 +268,7 @@ class Interpreter:
             sent=run.request.sent,
             scope=run.request.scope,
             send=run.request.send,
+            tape=run.request.tape,
         )
 
 

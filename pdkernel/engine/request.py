@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pdkernel.egress import Policy, SentRequests
+from pdkernel.egress.tape import Tape
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
@@ -38,6 +39,7 @@ class RunRequest:
         test: Whether `context.test` is true: a run from a notebook or a terminal.
         sent: Remembers unsafe outside calls so that they are made once, or None to make them always.
         send: Make unsafe outside calls again even where an answer is remembered.
+        tape: Takes outside calls down in memory, so that the run can be saved as a test; or None.
         on_change: Told the execution as it grows, from the engine's thread.
     """
 
@@ -54,6 +56,7 @@ class RunRequest:
     test: bool = True
     sent: SentRequests | None = None
     send: bool = False
+    tape: Tape | None = None
     on_change: OnChange | None = None
 
     @property

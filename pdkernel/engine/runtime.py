@@ -29,8 +29,18 @@ from pdkernel.project import Project
 class Runtime:
     """Everything between a request to run and its execution. Make it with `start`, inside a running loop."""
 
-    def __init__(self, interpreter: Interpreter, *, hosts: Hosts, gateway: Gateway, journal: Journal, scratch: Path):
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        *,
+        hosts: Hosts,
+        gateway: Gateway,
+        journal: Journal,
+        scratch: Path,
+        shared: bool = False,
+    ) -> None:
         self._interpreter = interpreter
+        self._shared = shared
         self._hosts = hosts
         self._journal = journal
         self._scratch = scratch
@@ -47,6 +57,7 @@ class Runtime:
         ids: Ids = RANDOM_IDS,
         size: int = 8,
         gateway: Gateway | None = None,
+        hosts: Hosts | None = None,
     ) -> Self:
         """
         Open the journal and the gateway; processes for steps start when the first step needs them.
@@ -58,25 +69,28 @@ class Runtime:
             ids: For run ids.
             size: Runs that execute at once.
             gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
+            hosts: Processes that another runtime uses, too, with their gateway; both stay when this one closes.
         """
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
-        hosts = Hosts(gateway=gateway, size=size)
+        shared = hosts is not None
+        hosts = hosts or Hosts(gateway=gateway, size=size)
         interpreter = Interpreter(
             directory=directory, hosts=hosts, journal=journal, clock=clock, ids=ids, scratch=scratch
         )
-        return cls(interpreter, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch)
+        return cls(interpreter, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch, shared=shared)
 
     async def run(self, request: RunRequest) -> Execution:
         """Run *request*; see `Interpreter.run`."""
         return await self._interpreter.run(request)
 
     async def close(self) -> None:
-        """End every process, close the gateway and the journal, remove temporary files."""
-        await self._hosts.close()
-        await self.gateway.close()
+        """End every process and close the gateway, unless they are shared; close the journal, remove temporary files."""
+        if not self._shared:
+            await self._hosts.close()
+            await self.gateway.close()
         await self._journal.close()
         await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
         WARDEN.unregister_folder(self._scratch)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.definition import Sidecar, apply_sidecar, notebook_sidecar_path, read_sidecar
 from pdkernel.egress import default_mode, parse_mode
+from pdkernel.egress.tape import Tape
 from pdkernel.engine.context import build_context
 from pdkernel.engine.request import OnChange, RunRequest
 from pdkernel.errors import RequestError
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from pdkernel.project import Project
 
 Listener = Callable[[], None]
+
+KEPT_RUNS = 10
+"""Runs that can still be saved as tests; the outside calls of each are kept in memory."""
 
 
 class Session:
@@ -84,6 +88,7 @@ class Session:
         self._pins: dict[str, dict[str, JSON]] = {}
         self._results = Results()
         self._last: Execution | None = None
+        self._made: dict[str, RunRequest] = {}
 
     # ── the project ────────────────────────────────────────────────────────────────
 
@@ -303,6 +308,21 @@ class Session:
         """The last execution in this kernel."""
         return self._last
 
+    def request_of(self, execution_id: str) -> RunRequest:
+        """
+        What was run, its outside calls on tape: for saving the run as a test.
+
+        Raises:
+            RequestError: Not one of the latest runs of this kernel.
+        """
+        request = self._made.get(execution_id)
+        if request is None:
+            raise RequestError(
+                "What this run sent is not known any more: it is not among the latest of this kernel.",
+                fix="Run it again; nothing is sent twice.",
+            )
+        return request
+
     def result(self, name: str) -> StepResult | None:
         """What step *name* did last, or None."""
         self._load()
@@ -384,6 +404,7 @@ class Session:
             exports=self._results.exports(),
             sent=self.project.sent,
             send=send,
+            tape=Tape(),
             on_change=on_change,
         )
 
@@ -407,6 +428,9 @@ class Session:
                 if result.status in ("success", "error", "pinned"):
                     self._results.note(request.workflow.step(result.name), result, request.scope)
             self._last = execution
+            self._made[execution.id] = request
+            for old in list(self._made)[:-KEPT_RUNS]:
+                del self._made[old]
             self._save()
         self._changed()
 

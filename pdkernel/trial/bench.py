@@ -1,0 +1,81 @@
+"""
+What many runs in projects of their own share: warm processes for steps, the way out, and the thread that drives them.
+
+Knows what may be shared between projects and how it ends. Knows nothing of what is run.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pdkernel.clock import RANDOM_IDS, Ids
+from pdkernel.egress import Gateway
+from pdkernel.engine.runtime import Runtime
+from pdkernel.hosts import Hosts
+from pdkernel.identity import Directory
+from pdkernel.project import Project
+from pdkernel.session.loop import LoopThread
+from pdkernel.trial.clock import TrialClock
+
+T = TypeVar("T")
+
+
+class Bench:
+    """
+    Shared by the runs of one process; nothing is started before the first one.
+
+    Attributes:
+        clock: Of every time stamp.
+    """
+
+    def __init__(self) -> None:
+        self.clock = TrialClock()
+        self._loop = LoopThread()
+        self._folder: Path | None = None
+        self._gateway: Gateway | None = None
+        self._hosts: Hosts | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def wait_for(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run *coroutine* in the bench's thread, wherever this is called from, and wait for it."""
+        return self._loop.run(coroutine)
+
+    def runtime(self, project: Project, directory: Directory, *, ids: Ids = RANDOM_IDS) -> Runtime:
+        """An engine for *project*, on the shared processes; close it with the project."""
+        return self.wait_for(self._runtime(project, directory, ids))
+
+    def close(self) -> None:
+        """End every process."""
+        if self._hosts is not None and self._gateway is not None:
+            self.wait_for(_close(self._hosts, self._gateway))
+            self._hosts = self._gateway = None
+        self._loop.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    async def _runtime(self, project: Project, directory: Directory, ids: Ids) -> Runtime:
+        if self._hosts is None or self._gateway is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="pdkernel-bench-"))
+            self._gateway = await Gateway.start(self._folder, clock=self.clock)
+            self._hosts = Hosts(gateway=self._gateway, size=1)
+        return await Runtime.start(
+            project, directory, clock=self.clock, ids=ids, gateway=self._gateway, hosts=self._hosts
+        )
+
+
+async def _close(hosts: Hosts, gateway: Gateway) -> None:
+    await hosts.close()
+    await gateway.close()
