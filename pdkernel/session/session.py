@@ -29,7 +29,7 @@ from pdkernel.model import JSON, Workflow
 from pdkernel.session.draft import Draft
 from pdkernel.session.events import EventLibrary, TestEvent
 from pdkernel.session.loop import LoopThread, Task
-from pdkernel.session.results import Results
+from pdkernel.session.results import Results, fingerprint
 from pdkernel.variables import project_variables
 
 if TYPE_CHECKING:
@@ -333,6 +333,15 @@ class Session:
         """Steps whose last result no longer holds."""
         self._load()
         return self._results.stale(self.workflow, self.scope)
+
+    def stale_in(self, execution: Execution) -> set[str]:
+        """Steps of *execution* whose result there no longer holds: those that are stale, and those edited since."""
+        made = self._made.get(execution.id)
+        stale = set(self.stale)
+        if made is not None:
+            now = {step.name: fingerprint(step) for step in self.workflow.steps}
+            stale |= {step.name for step in made.workflow.steps if now.get(step.name) != fingerprint(step)}
+        return stale
 
     def steps_value(self) -> dict[str, Any]:
         """`steps` as the next step would see it, redacted: for completion and previews."""

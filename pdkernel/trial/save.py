@@ -87,7 +87,7 @@ def save_test(
         RequestError: It cannot be saved, and why; nothing was written.
         NotebookError: *source* cannot be read.
     """
-    name = _checked_name(name)
+    name = checked_name(name)
     opened = read_source(source)
     _check_source(opened, request)
     _check_run(request, execution)
@@ -135,7 +135,8 @@ def save_test(
     return SavedTest(files, "pytest", expected.differing)
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """*name* as a test's name may hold it. Raises `RequestError`."""
     name = name.strip().removesuffix(".py").removeprefix("test_").replace("-", "_")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
         raise RequestError(f"{name!r} cannot name a test.", fix="Use letters, digits, dashes and underscores.")
