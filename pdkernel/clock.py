@@ -7,6 +7,7 @@ so that a test or an example notebook can fix both.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections import defaultdict
@@ -25,6 +26,10 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that never go back; only differences mean anything."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return when *seconds* have passed."""
         ...
 
 
@@ -47,6 +52,10 @@ class SystemClock:
         """Seconds since some moment before."""
         return time.monotonic()
 
+    async def sleep(self, seconds: float) -> None:
+        """Return when *seconds* have passed."""
+        await asyncio.sleep(seconds)
+
 
 class FrozenClock:
     """A clock that moves only when told to."""
@@ -62,6 +71,11 @@ class FrozenClock:
     def monotonic(self) -> float:
         """Seconds by which the clock was moved."""
         return self._monotonic
+
+    async def sleep(self, seconds: float) -> None:
+        """Let *seconds* pass at once: who waits for this clock waits for nobody else."""
+        self.move(seconds)
+        await asyncio.sleep(0)
 
     def move(self, seconds: float) -> None:
         """Let *seconds* pass."""

@@ -94,6 +94,51 @@ class OutsideCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """
+    What became of something that a step queued with `$.send`, after the run.
+
+    Attributes:
+        step: The step that queued it.
+        kind: `http`, `email`, `emit`, `s3` or `sse`.
+        outcome: `sent`, `shown` (there is no such destination here) or `failed`.
+        to: Whom it went to (method and URL, address), or None.
+        status: HTTP status of the answer, or None.
+        note: A sentence for people, or None.
+        payload: What was queued, redacted.
+        request: The row of the ledger, or None.
+    """
+
+    step: str
+    kind: str
+    outcome: Literal["sent", "shown", "failed"]
+    to: str | None = None
+    status: int | None = None
+    note: str | None = None
+    payload: JSON = None
+    request: OutsideCall | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The delivery as JSON."""
+        return {
+            "step": self.step,
+            "kind": self.kind,
+            "outcome": self.outcome,
+            "to": self.to,
+            "status": self.status,
+            "note": self.note,
+            "payload": self.payload,
+            "request": self.request.to_json() if self.request else None,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The reverse of `to_json`."""
+        request = data["request"]
+        return cls(**{**data, "request": OutsideCall(**request) if request else None})
+
+
+@dataclass(frozen=True, slots=True)
 class Recorded:
     """
     The complete answer to an outside request, kept so that the request is sent once.
@@ -239,6 +284,7 @@ class Execution:
     replay_of: str | None = None
     response: Response | None = None
     error: ErrorRecord | None = None
+    sends: tuple[Delivery, ...] = ()
 
     def step(self, name: str) -> StepResult:
         """The result of step *name*. Raises `KeyError`, which names the steps there are, if the execution has none."""
@@ -257,7 +303,7 @@ class Execution:
         return replace(self, steps=tuple(result if s.name == result.name else s for s in self.steps))
 
     def to_json(self) -> dict[str, Any]:
-        """The execution as JSON (design, "An execution as JSON")."""
+        """The execution as JSON (design, "An execution as JSON"); `sends` is there if something was queued to be sent."""
         return {
             "id": self.id,
             "trace_id": self.trace_id,
@@ -274,6 +320,7 @@ class Execution:
             "steps": [step.to_json() for step in self.steps],
             "response": self.response.to_json() if self.response else None,
             "error": self.error.to_json() if self.error else None,
+            **({"sends": [send.to_json() for send in self.sends]} if self.sends else {}),
         }
 
     @classmethod
@@ -296,4 +343,5 @@ class Execution:
             steps=tuple(StepResult.from_json(step) for step in data["steps"]),
             response=Response(**data["response"]) if data["response"] else None,
             error=ErrorRecord(**data["error"]) if data["error"] else None,
+            sends=tuple(Delivery.from_json(send) for send in data.get("sends", ())),
         )

@@ -6,7 +6,7 @@ Knows which is which, and that `pdkernel.yaml` belongs to either. Runs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,7 @@ from pdkernel.errors import NotebookError
 from pdkernel.model import Workflow
 from pdkernel.notebook import read_notebook
 
-__all__ = ["Source", "open_source", "open_sources", "read_source", "slug"]
+__all__ = ["Source", "open_source", "open_sources", "read_source", "slug", "workflows_beside"]
 
 WORKFLOW_FILE = "workflow.yaml"
 _MAX_DEPTH = 4
@@ -87,6 +87,27 @@ def open_sources(path: Path) -> tuple[Source, ...]:
         RequestError: The `pdkernel.yaml` of one leaves something unanswered.
     """
     return tuple(_open(entry) for entry in _find(path))
+
+
+def workflows_beside(source: Path) -> Callable[[str], Source | None]:
+    """
+    The other workflows that a step of *source* may trigger: a function from what names one to it, or None.
+
+    A name is the id at the end of a synced folder's name (`p_...`), the name of a folder or a notebook, or a path;
+    looked for in the folder of *source* and the folders of it.
+    """
+    root = (source if source.suffix == ".ipynb" else source.resolve()).parent
+
+    def find(name: str) -> Source | None:
+        direct = root / name
+        if name.endswith(".ipynb") and direct.is_file():
+            return _open(direct)
+        for entry in _below(root, _MAX_DEPTH):
+            if name in (entry.name, entry.stem) or entry.name.endswith(f"-{name}"):
+                return _open(entry)
+        return None
+
+    return find
 
 
 def _find(path: Path) -> Iterator[Path]:

@@ -34,6 +34,12 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, pr
     help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack.",
 )
 @option("--via", metavar="PROXY", help="Send outside calls through this proxy.")
+@option(
+    "--wait", is_flag=True, help="Wait where the workflow pauses (delay, rerun; a suspend is cancelled at its end)."
+)
+@option(
+    "--skip-waits", is_flag=True, help="Go on at once where the workflow pauses. Without either, it ends as paused."
+)
 @option("--no-install", is_flag=True, help="Install no package (this version never does).")
 @option("--save-test", metavar="NAME", help="Save the run as a test beside SOURCE: tests/test_NAME.py.")
 @option(
@@ -92,6 +98,7 @@ def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], 
     from pdkernel.egress.tape import Tape
     from pdkernel.engine.request import RunRequest
     from pdkernel.identity import parse_environment
+    from pdkernel.source import workflows_beside
     from pdkernel.variables import project_variables
 
     environment = parse_environment(chosen["environment"] or event.environment)
@@ -102,6 +109,7 @@ def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], 
         only = frozenset({first.name, *(step.name for step in workflow.after(first.name))})
     policy = parse_mode(chosen["egress"] or default_mode(os.environ), via=chosen["via"])
     pins = _pins(workflow, chosen["pins"])
+    pauses = _pauses(chosen)
     return lambda progress: RunRequest(
         workflow=workflow,
         event=event.with_identity(user, environment),
@@ -114,7 +122,17 @@ def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], 
         only=only,
         tape=Tape() if chosen["save_test"] is not None else None,
         on_change=progress.update,
+        pauses=pauses,
+        find_workflow=workflows_beside(opened.path),
     )
+
+
+def _pauses(chosen: dict[str, Any]) -> Any:
+    from pdkernel.errors import RequestError
+
+    if chosen["wait"] and chosen["skip_waits"]:
+        raise RequestError("Give --wait or --skip-waits, not both.")
+    return "wait" if chosen["wait"] else "skip" if chosen["skip_waits"] else "park"
 
 
 def _event(event: str | None, body: str | None) -> Any:

@@ -12,6 +12,9 @@ import click
 
 from pdkernel.cli.app import State, command, json_option, pdkernel, print_json
 
+SETTINGS = ("mail_to", "mail_server", "mail_user")
+"""Settings that are plain words."""
+
 
 @pdkernel.group()
 def env() -> None:
@@ -69,7 +72,12 @@ def remove_variable(state: State, name: str) -> int:
 def show_project(state: State, as_json: bool) -> int:
     """Show the project."""
     opened = state.project()
-    value = {"project_id": opened.project_id, "folder": str(opened.folder), "plan": opened.plan}
+    value = {
+        "project_id": opened.project_id,
+        "folder": str(opened.folder),
+        "plan": opened.plan,
+        **opened.settings.all(),
+    }
     if as_json:
         print_json(value)
     else:
@@ -79,12 +87,27 @@ def show_project(state: State, as_json: bool) -> int:
 
 
 @command(project, name="set")
-@click.argument("setting", type=click.Choice(["plan"]))
+@click.argument("setting", type=click.Choice(["plan", *SETTINGS]))
 @click.argument("value")
 def set_project(state: State, setting: str, value: str) -> int:
-    """Set the plan: business (default), or free to rehearse the fourth end-user error."""
+    r"""
+    Set one of the project's settings; an empty VALUE takes it back.
+
+    \b
+    plan         business (default), or free to rehearse the fourth end-user error
+    mail_to      your own address: what $.send.email goes to
+    mail_server  HOST or HOST:PORT of the server that takes it (465 speaks TLS)
+    mail_user    to log in as; the password is the variable PDKERNEL_MAIL_PASSWORD
+    """
     from pdkernel.errors import RequestError
 
+    if setting != "plan":
+        if value:
+            state.project().settings.set(setting, value)
+        else:
+            state.project().settings.remove(setting)
+        click.echo(f"{setting} is {value or 'not set'}.")
+        return 0
     if value not in ("free", "business"):
         raise RequestError(f"{value!r} is not a plan.", fix="Use free or business.")
     state.project().set_plan(value)

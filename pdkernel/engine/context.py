@@ -42,12 +42,23 @@ def build_context(request: RunRequest, *, project_id: str, trace_id: str, run_id
     }
 
 
-def step_context(request: RunRequest, clock: Clock, *, timeout_s: float) -> dict[str, JSON]:
-    """What `$.context` holds besides `steps.trigger.context` (platform documentation of `$.context`)."""
+def step_context(
+    request: RunRequest, clock: Clock, *, timeout_s: float, runs: int = 1, passed_on: JSON = None
+) -> dict[str, JSON]:
+    """
+    What `$.context` holds besides `steps.trigger.context` (platform documentation of `$.context`).
+
+    Args:
+        request: The run.
+        clock: Says when the step began.
+        timeout_s: Seconds that the step may run.
+        runs: Which run of the step this is, counted from 1.
+        passed_on: The context that the step's last `rerun` was given.
+    """
     return {
         "deadline": int((clock.now().timestamp() + timeout_s) * 1000),
         "JIT": request.test,
-        "run": {"runs": 1, "context": None},
+        "run": {"runs": runs, "context": passed_on, "callback_request": None},
     }
 
 

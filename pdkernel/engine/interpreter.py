@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,13 +21,17 @@ from pdkernel.engine.checks import Checks
 from pdkernel.engine.context import build_context, new_run_ids, step_context
 from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts
 from pdkernel.engine.journal import Journal
+from pdkernel.engine.mail import Mail
+from pdkernel.engine.pauses import Again, Verdict, judge, urls
 from pdkernel.engine.props import evaluate_props, named_variables
 from pdkernel.engine.record import RunRecord, as_object, known_secrets
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.request import RunRequest
+from pdkernel.engine.services import Services
+from pdkernel.engine.triggered import TriggerService
 from pdkernel.errors import EgressRefusedError, PdkernelError, StepError
-from pdkernel.execution import Execution, Status, StepResult
-from pdkernel.hosts import Hosts, RunGuests, RunSetup, StepCall, StepOutcome
+from pdkernel.execution import Execution, OutsideCall, Status, StepResult, StepStatus
+from pdkernel.hosts import Effect, Hosts, Pause, RunGuests, RunSetup, StepCall, StepOutcome
 from pdkernel.identity import Directory
 from pdkernel.inspection import merge_apps
 from pdkernel.model import JSON, AppBinding, Step
@@ -47,6 +51,7 @@ class _Run:
     resolution: Resolution
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
+    sends: list[tuple[str, Effect]] = field(default_factory=list)
     running: str | None = None
 
 
@@ -61,10 +66,19 @@ class Interpreter:
         clock: For every time stamp and duration.
         ids: For run and trace ids.
         scratch: A folder for the temporary folders of runs.
+        mail: How `$.send.email` is sent, asked at each; None from it shows the message.
     """
 
     def __init__(
-        self, *, directory: Directory, hosts: Hosts, journal: Journal, clock: Clock, ids: Ids, scratch: Path
+        self,
+        *,
+        directory: Directory,
+        hosts: Hosts,
+        journal: Journal,
+        clock: Clock,
+        ids: Ids,
+        scratch: Path,
+        mail: Callable[[], Mail | None] = lambda: None,
     ) -> None:
         self._directory = directory
         self._hosts = hosts
@@ -72,6 +86,7 @@ class Interpreter:
         self._clock = clock
         self._ids = ids
         self._scratch = scratch
+        self._mail = mail
         self._checks = Checks()
 
     async def run(self, request: RunRequest) -> Execution:
@@ -81,6 +96,11 @@ class Interpreter:
         Cancelling the task ends the running step with all its processes; the execution is then returned
         with the status `cancelled`.
         """
+        execution, _ = await self._execute(request)
+        return execution
+
+    async def _execute(self, request: RunRequest) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
+        """The record, and the steps' exports as they are."""
         run_id, trace_id = new_run_ids(self._ids)
         context = build_context(
             request, project_id=self._directory.project_id, trace_id=trace_id, run_id=run_id, clock=self._clock
@@ -90,8 +110,9 @@ class Interpreter:
         )
         record.accept()
         scratch = Path(tempfile.mkdtemp(prefix="run-", dir=self._scratch))
+        exports: dict[str, Mapping[str, JSON]] = {}
         try:
-            await self._run_in(request, record, scratch)
+            await self._run_in(request, record, scratch, exports)
         except PdkernelError as refusal:
             record.refuse(refusal)
         except asyncio.CancelledError:
@@ -99,9 +120,11 @@ class Interpreter:
             record.end("cancelled")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        return await record.finish()
+        return await record.finish(), exports
 
-    async def _run_in(self, request: RunRequest, record: RunRecord, scratch: Path) -> None:
+    async def _run_in(
+        self, request: RunRequest, record: RunRecord, scratch: Path, exports: dict[str, Mapping[str, JSON]]
+    ) -> None:
         self._checks.check(request)
         setup = RunSetup(
             run_id=record.execution.id,
@@ -111,12 +134,17 @@ class Interpreter:
             folder=request.folder,
             scratch=scratch,
         )
-        guests = await self._hosts.open(setup)
+        # a run that a step waits for has that step's place
+        guests = await self._hosts.open(setup, waits=request.depth == 0)
         try:
             resolution = await self._resolve(request, await self._bindings(request, guests))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
-            await self._steps(_Run(request, guests, record, resolution))
+            run = _Run(request, guests, record, resolution, exports)
+            status = await self._steps(run)
+            if status != "cancelled":
+                await self._deliver(run)
+            record.end(status)
         finally:
             await asyncio.shield(guests.release())
 
@@ -149,7 +177,16 @@ class Interpreter:
         except StepError:
             return ()  # the step itself will fail with the same error, at its place in the record
 
-    async def _steps(self, run: _Run) -> None:
+    async def _deliver(self, run: _Run) -> None:
+        for step, effect in run.sends:
+            from pdkernel.engine.deliveries import Deliveries
+
+            binding = self._binding(run, run.request.workflow.step(step), lambda _: None)
+            deliveries = Deliveries(self._hosts.gateway, self._mail() if effect.kind == "email" else None)
+            delivery = await deliveries.deliver(step, effect, binding=binding, redactor=run.record.redactor)
+            run.record.delivered(delivery)
+
+    async def _steps(self, run: _Run) -> Status:
         status: Status = "success"
         try:
             for step in run.request.workflow.steps:
@@ -161,7 +198,7 @@ class Interpreter:
             _stop_cancelling()
             status = "cancelled"
         run.record.skip_rest()
-        run.record.end(status)
+        return status
 
     async def _step(self, run: _Run, step: Step) -> Status | None:
         """Run one step; a status says that the run ends here."""
@@ -182,6 +219,46 @@ class Interpreter:
         return await self._run_step(run, step)
 
     async def _run_step(self, run: _Run, step: Step) -> Status | None:
+        again = Again()
+        while True:
+            result, outcome = await self._attempt(run, step, again)
+            if outcome is None or outcome.error is not None:
+                run.record.record(result)
+                return "error"
+            run.exports[step.name] = outcome.exports
+            pause = outcome.pause
+            verdict = judge(pause, run.request.pauses, runs=again.runs) if pause else None
+            if pause is None or verdict is None or verdict.then == "go_on":
+                run.record.record(result)
+                if verdict is not None:
+                    await self._wait(run, verdict)
+                return "exited" if outcome.exited else None
+            if verdict.then == "park":
+                return self._park(run, step, result, pause, verdict)
+            run.record.note(result)
+            await self._wait(run, verdict)
+            if verdict.then == "cancel":
+                run.record.record(result)
+                return "cancelled"
+            again = Again(again.runs + 1, pause.context)
+
+    async def _wait(self, run: _Run, verdict: Verdict) -> None:
+        if verdict.seconds <= 0:
+            return
+        run.record.become("paused")
+        await self._clock.sleep(verdict.seconds)
+        run.record.become("resumed")
+
+    def _park(self, run: _Run, step: Step, result: StepResult, pause: Pause, verdict: Verdict) -> Status:
+        if pause.kind == "rerun":
+            run.record.note(result)
+        else:
+            run.record.record(result)
+        run.record.park(step.name, wake_at=self._clock.now().timestamp() + verdict.seconds)
+        return "paused"
+
+    async def _attempt(self, run: _Run, step: Step, again: Again) -> tuple[StepResult, StepOutcome | None]:
+        """Run one step once: its result, and what it did unless it could not be started."""
         accounts = run.resolution.of(step.name)
         recorder = StepRecorder(
             step.name,
@@ -191,28 +268,27 @@ class Interpreter:
             on_change=run.record.note,
             on_respond=run.record.respond,
             later=asyncio.get_running_loop().call_later,
+            attempt=again.runs,
         )
         run.record.note(recorder.snapshot())
         try:
-            outcome = await self._outcome(run, step, recorder, accounts)
+            outcome = await self._outcome(run, step, recorder, accounts, again)
         except asyncio.CancelledError:
             cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
             run.record.record(recorder.finish("error", exports={}, error=cancelled))
             raise
         except PdkernelError as error:  # its props cannot be evaluated, or its process cannot be had
-            run.record.record(recorder.finish("error", exports={}, error=error))
-            return "error"
-        self._say_warnings(run, recorder, outcome)
-        result = recorder.finish("error" if outcome.error else "success", exports=outcome.exports, error=outcome.error)
-        run.exports[step.name] = outcome.exports
-        run.record.record(result)
-        if outcome.error is not None:
-            return "error"
-        return "exited" if outcome.exited else None
+            return recorder.finish("error", exports={}, error=error), None
+        self._say_warnings(run, recorder, outcome, again)
+        run.sends += ((step.name, effect) for effect in outcome.effects)
+        status: StepStatus = "error" if outcome.error else "success"
+        return recorder.finish(status, exports=outcome.exports, error=outcome.error), outcome
 
-    def _say_warnings(self, run: _Run, recorder: StepRecorder, outcome: StepOutcome) -> None:
+    def _say_warnings(self, run: _Run, recorder: StepRecorder, outcome: StepOutcome, again: Again) -> None:
         for warning in outcome.warnings:
             recorder.warn(warning)
+        if outcome.pause is not None and outcome.error is None:
+            recorder.warn(judge(outcome.pause, run.request.pauses, runs=again.runs).said)
         if outcome.response is None:
             return
         run.record.respond(outcome.response)
@@ -222,16 +298,22 @@ class Interpreter:
                 "Write `response: custom` in %%pdworkflow."
             )
 
-    async def _outcome(self, run: _Run, step: Step, recorder: StepRecorder, accounts: StepAccounts) -> StepOutcome:
+    async def _outcome(
+        self, run: _Run, step: Step, recorder: StepRecorder, accounts: StepAccounts, again: Again
+    ) -> StepOutcome:
         timeout_s = run.request.workflow.timeout_s(step)
         call = StepCall(
             step=step,
             steps=run.exports,
             props=await evaluate_props(step, run.guests, run.exports),
             auth=accounts.auth,
-            context=step_context(run.request, self._clock, timeout_s=timeout_s),
+            context=step_context(
+                run.request, self._clock, timeout_s=timeout_s, runs=again.runs, passed_on=again.context
+            ),
             timeout_s=timeout_s,
-            binding=self._binding(run, step, recorder),
+            binding=self._binding(run, step, recorder.call),
+            services=Services({"flow": TriggerService(run.request, self._execute)}),
+            flow=urls(run.request.base_url, run_id=run.record.execution.id, step=step.name),
         )
         run.running = step.name
         try:
@@ -246,7 +328,7 @@ class Interpreter:
             return replace(outcome, error=refusal)
         return replace(outcome, warnings=(*outcome.warnings, refusal.message))
 
-    def _binding(self, run: _Run, step: Step, recorder: StepRecorder) -> Binding:
+    def _binding(self, run: _Run, step: Step, on_call: Callable[[OutsideCall], None]) -> Binding:
         def refuse(message: str) -> None:
             error = EgressRefusedError(message, name="OutsideCallRefused")
             run.refusals.setdefault(step.name, error)
@@ -263,7 +345,7 @@ class Interpreter:
             policy=run.request.policy,
             redactor=run.record.redactor,
             apps=run.resolution.apps,
-            on_call=recorder.call,
+            on_call=on_call,
             on_refused=refuse,
             sent=run.request.sent,
             scope=run.request.scope,

@@ -16,7 +16,7 @@ from pdkernel.clock import Clock, iso
 from pdkernel.engine.journal import FinalStatus, Journal, NewRun, output_text, step_text, trigger_text
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import EndUserError, PdkernelError
-from pdkernel.execution import ErrorRecord, Execution, Response, Status, StepResult
+from pdkernel.execution import Delivery, ErrorRecord, Execution, Response, Status, StepResult
 from pdkernel.model import JSON
 from pdkernel.redaction import Redactor, Secret
 
@@ -59,6 +59,7 @@ class RunRecord:
         self._journal = journal
         self._clock = clock
         self._pending: list[asyncio.Task[Any]] = []
+        self._parked: tuple[int, float] | None = None
         self._places = {step.name: place for place, step in enumerate(request.workflow.steps)}
         self.redactor = Redactor(known_secrets(request))
         self.response: dict[str, Any] | None = None
@@ -108,14 +109,32 @@ class RunRecord:
         if self.response is None:
             self.response = response
 
+    def become(self, status: Status) -> None:
+        """The run is *status* now, and goes on."""
+        self.execution = replace(self.execution, status=status)
+        self.tell()
+
+    def park(self, step: str, *, wake_at: float) -> None:
+        """The run ends here for now, paused in *step* until *wake_at* (seconds since 1970)."""
+        self._parked = (self._places[step], wake_at)
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Take what became of something that was to be sent after the run."""
+        self.execution = replace(self.execution, sends=(*self.execution.sends, delivery))
+
     def skip_rest(self) -> None:
-        """Mark the steps that the run will not come to."""
+        """Mark the steps that the run will not come to; those below a pause are still to come."""
+        if self._parked is not None:
+            return
         for result in self.execution.steps:
             if result.status == "not_run" and self._request.runs(result.name):
                 self.note(replace(result, status="skipped"))
 
     def end(self, status: Status) -> None:
-        """Say how the run ended."""
+        """Say how the run ended, or that it is paused."""
+        if status == "paused":
+            self.execution = replace(self.execution, status=status)
+            return
         failed = next((step.error for step in self.execution.steps if step.error), None)
         self._end(status, failed, self._response() if self._custom else None)
 
@@ -138,8 +157,14 @@ class RunRecord:
         """Write the end, wait for the disk, and return the whole."""
         execution = self.execution
         unrecorded = {step.name: step.status for step in execution.steps if step.status not in RECORDED}
-        output = output_text(response=execution.response, error=execution.error, steps=unrecorded)
-        self._write(self._journal.finish(execution.id, _final(execution.status), output))
+        if self._parked is not None and execution.status == "paused":
+            place, wake_at = self._parked
+            self._write(self._journal.park(execution.id, place, wake_at=wake_at))
+        else:
+            output = output_text(
+                response=execution.response, error=execution.error, steps=unrecorded, sends=execution.sends
+            )
+            self._write(self._journal.finish(execution.id, _final(execution.status), output))
         await self.settled()
         self.tell()
         return execution

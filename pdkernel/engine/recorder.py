@@ -35,6 +35,7 @@ class StepRecorder:
         on_change: Told the record as it grows.
         on_respond: Told an HTTP response.
         later: Calls a function after some seconds, unless that is cancelled (a loop's `call_later`).
+        attempt: Which run of the step this is (`$.flow.rerun`).
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class StepRecorder:
         on_change: Callable[[StepResult], None],
         on_respond: Callable[[dict[str, Any]], None],
         later: Callable[[float, Callable[[], None]], TimerHandle],
+        attempt: int = 1,
     ) -> None:
         self._redactor = redactor
         self._clock = clock
@@ -61,7 +63,9 @@ class StepRecorder:
         self._began = clock.monotonic()
         self._reported = self._began
         self._started_at = iso(clock.now())
-        self._base = StepResult(name=name, status="not_run", started_at=self._started_at, accounts=accounts)
+        self._base = StepResult(
+            name=name, status="not_run", started_at=self._started_at, accounts=accounts, attempt=attempt
+        )
 
     def log(self, stream: Stream, text: str) -> None:
         """Take a piece of what the step printed."""

@@ -9,15 +9,35 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from pdkernel.egress import Policy, SentRequests
 from pdkernel.egress.tape import Tape
+from pdkernel.engine.pauses import PauseMode
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
 from pdkernel.model import JSON, Workflow
 
 OnChange = Callable[[Execution], None]
+
+
+class FoundWorkflow(Protocol):
+    """Another workflow that a step may trigger."""
+
+    @property
+    def workflow(self) -> Workflow:
+        """What it is."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Where its steps' imports are looked up."""
+        ...
+
+
+FindWorkflow = Callable[[str], FoundWorkflow | None]
+"""The workflow of an id, a name or a path, or None."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +61,10 @@ class RunRequest:
         send: Make unsafe outside calls again even where an answer is remembered.
         tape: Takes outside calls down in memory, so that the run can be saved as a test; or None.
         on_change: Told the execution as it grows, from the engine's thread.
+        pauses: What becomes of `$.flow.delay`, `suspend` and `rerun`.
+        base_url: Where the endpoint answers, for resume and cancel URLs, or None where nothing is served.
+        find_workflow: Other workflows that steps may trigger, or None for none.
+        depth: Workflows above this one that triggered each other.
     """
 
     workflow: Workflow
@@ -58,6 +82,10 @@ class RunRequest:
     send: bool = False
     tape: Tape | None = None
     on_change: OnChange | None = None
+    pauses: PauseMode = "skip"
+    base_url: str | None = None
+    find_workflow: FindWorkflow | None = None
+    depth: int = 0
 
     @property
     def scope(self) -> str:

@@ -18,6 +18,7 @@ from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.egress import Gateway
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import Journal, SqliteJournal
+from pdkernel.engine.mail import mail_of
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
@@ -78,7 +79,13 @@ class Runtime:
         shared = hosts is not None
         hosts = hosts or Hosts(gateway=gateway, size=size)
         interpreter = Interpreter(
-            directory=directory, hosts=hosts, journal=journal, clock=clock, ids=ids, scratch=scratch
+            directory=directory,
+            hosts=hosts,
+            journal=journal,
+            clock=clock,
+            ids=ids,
+            scratch=scratch,
+            mail=lambda: mail_of(project.settings.all(), project.variables.values()),
         )
         return cls(interpreter, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch, shared=shared)
 

@@ -12,6 +12,7 @@ import { encode } from "./node_exports.mjs";
 
 const SOURCES_ONLY = /^\$\./;
 const NOT_RUN = new Set(["http_request", "dir", "sql"]);
+const DAY_MS = 24 * 60 * 60 * 1000;
 
 /**
  * @typedef {{props: Record<string, any>, auth: Record<string, Record<string, string>>, stores: string[]}} Values
@@ -20,6 +21,9 @@ const NOT_RUN = new Set(["http_request", "dir", "sql"]);
  * @property {(text: string) => void} respond
  * @property {(reason: string | null) => void} exit
  * @property {(text: string) => void} warn
+ * @property {(kind: string, text: string) => void} effect
+ * @property {(kind: string, text: string) => void} pause
+ * @property {(call: string, text: string) => Promise<any>} ask
  */
 
 /**
@@ -150,24 +154,14 @@ function replace(steps, name, value) {
 /**
  * @param {any} context
  * @param {Voice} voice
+ * @param {Record<string, string>} urls `resume_url` and `cancel_url` of this step
  * @returns {any} `$`
  */
-export function dollar(context, voice) {
-  const refuse = (/** @type {string} */ what) => () => {
-    throw new NotRunHereError(what);
-  };
-  const refusing = (/** @type {string} */ where, /** @type {string[]} */ names) =>
-    Object.fromEntries(names.map((name) => [name, refuse(`${where}.${name}`)]));
-  const flow = refusing("$.flow", ["delay", "suspend", "rerun", "trigger", "refreshTimeout"]);
-  const send = refusing("$.send", ["http", "email", "s3", "emit", "sse"]);
+export function dollar(context, voice, urls) {
   return {
     context,
-    send,
-    flow: {
-      ...flow,
-      // parity[bare-exit]: as on the platform, only `return $.flow.exit()` ends the step too
-      exit: (/** @type {any} */ reason) => voice.exit(reason === undefined || reason === null ? null : String(reason)),
-    },
+    send: sends(voice),
+    flow: flow(voice, urls),
     get files() {
       throw new NotRunHereError("$.files");
     },
@@ -205,6 +199,63 @@ export function dollar(context, voice) {
       return Promise.resolve();
     },
   };
+}
+
+/**
+ * `$.flow`. None of these but `trigger` waits: the host acts when the step has ended (platform documentation).
+ *
+ * @param {Voice} voice
+ * @param {Record<string, string>} urls
+ */
+function flow(voice, urls) {
+  const pause = (/** @type {string} */ kind, /** @type {any} */ ms, /** @type {object} */ more = {}) => {
+    if (typeof ms !== "number" || !Number.isFinite(ms) || ms < 0) {
+      throw new TypeError(`$.flow.${kind} takes a number of milliseconds, and ${inspect(ms)} is not one`);
+    }
+    voice.pause(kind, written({ ms: Math.round(ms), ...more }, `$.flow.${kind}`, voice));
+    return { ...urls };
+  };
+  return {
+    // parity[bare-exit]: as on the platform, only `return $.flow.exit()` ends the step too
+    exit: (/** @type {any} */ reason) => voice.exit(reason === undefined || reason === null ? null : String(reason)),
+    delay: (/** @type {any} */ ms) => pause("delay", ms),
+    suspend: (/** @type {any} */ ms = DAY_MS) => pause("suspend", ms),
+    rerun: (/** @type {any} */ ms = DAY_MS, /** @type {any} */ context = null, /** @type {any} */ most = 10) =>
+      pause("rerun", ms, { context: context ?? null, max: Number.isInteger(most) ? most : 10 }),
+    trigger: (/** @type {any} */ workflow, /** @type {any} */ payload, /** @type {any} */ options) =>
+      voice.ask("flow.trigger", written({ workflow, payload, options }, "$.flow.trigger", voice)),
+    refreshTimeout: () => {
+      throw new NotRunHereError("$.flow.refreshTimeout");
+    },
+  };
+}
+
+/**
+ * `$.send`: each is queued here and delivered when the run is over; code never sees what becomes of it.
+ *
+ * @param {Voice} voice
+ */
+function sends(voice) {
+  const effect = (/** @type {string} */ kind, /** @type {object} */ payload) =>
+    voice.effect(kind, written(payload, `$.send.${kind}`, voice));
+  return {
+    http: (/** @type {any} */ request) => effect("http", { ...request }),
+    email: (/** @type {any} */ message) => effect("email", { ...message }),
+    s3: (/** @type {any} */ object) => effect("s3", { ...object }),
+    emit: (/** @type {any} */ event, /** @type {any} */ channel = "") => effect("emit", { event: event ?? null, channel }),
+    sse: (/** @type {any} */ channel, /** @type {any} */ payload) =>
+      effect("sse", typeof channel === "object" ? { ...channel } : { channel, payload: payload ?? null }),
+  };
+}
+
+/**
+ * @param {any} value
+ * @param {string} where
+ * @param {Voice} voice
+ * @returns {string}
+ */
+function written(value, where, voice) {
+  return encode(value, where, voice.warn) ?? "null";
 }
 
 /** @param {any} content */

@@ -35,6 +35,18 @@ export class NotRunHereError extends Error {
   }
 }
 
+/** The host says no to what the step asked for. Made when it asks, so that its stack names the user's line. */
+export class RefusedError extends Error {
+  /** @param {{name: string, message: string, code?: string, fix?: string}} fault */
+  says(fault) {
+    this.name = fault.name;
+    this.message = fault.message;
+    this.pdkernelCode = fault.code;
+    this.pdkernelFix = fault.fix;
+    return this;
+  }
+}
+
 /** The cell has no default export. */
 export class EntryPointError extends Error {
   /** @param {string} message */

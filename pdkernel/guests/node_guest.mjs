@@ -16,7 +16,7 @@ import { Socket } from "node:net";
 import process from "node:process";
 import vm from "node:vm";
 import { declarations, dollar, instance, stepsOf } from "./node_component.mjs";
-import { describe } from "./node_errors.mjs";
+import { describe, RefusedError } from "./node_errors.mjs";
 import { encode } from "./node_exports.mjs";
 import { adopt, freshen } from "./node_fresh.mjs";
 import { Loader } from "./node_loader.mjs";
@@ -52,6 +52,9 @@ const expressions = new Map();
 /** @type {{number: number, fail: (error: any) => void, step: StepCode} | null} */
 let running = null;
 let number = 0;
+let asked = 0;
+/** @type {Map<number, {resolve: (value: any) => void, reject: (error: any) => void, refused: RefusedError}>} */
+const open = new Map();
 /** @type {Map<string, number>} */
 let idle = new Map();
 
@@ -69,6 +72,7 @@ function begin(told) {
   run.cwd = told.cwd;
   run.texts = new Map();
   run.loader = new Loader(told.folder, adopt);
+  open.clear();
 }
 
 /**
@@ -106,6 +110,30 @@ async function attempt(step, work) {
   return { fault, result };
 }
 
+/**
+ * Ask the host for something on behalf of a step.
+ *
+ * @param {number} mine the step's number
+ * @param {string} call
+ * @param {string} text the arguments as JSON
+ * @returns {Promise<any>}
+ */
+function ask(mine, call, text) {
+  if (running?.number !== mine) return Promise.reject(new Error(`The step has ended: it can ask for ${call} no more.`));
+  const id = ++asked;
+  say(`{"t":"ask","id":${id},"call":${stringify(call)},"args":${text}}`);
+  const refused = new RefusedError();
+  return new Promise((resolve, reject) => open.set(id, { resolve, reject, refused }));
+}
+
+/** @param {any} told */
+function onAnswer(told) {
+  const asker = open.get(told.answer);
+  open.delete(told.answer);
+  if (told.fault) asker?.reject(asker.refused.says(told.fault));
+  else asker?.resolve(told.value);
+}
+
 /** @param {any} told */
 async function runStep(told) {
   const step = codeOf(told);
@@ -121,8 +149,13 @@ async function runStep(told) {
       respond: (/** @type {string} */ text) => voice.tell(`{"t":"respond","r":${text}}`),
       exit: (/** @type {string | null} */ reason) => voice.tell(stringify({ t: "exit", reason })),
       warn: (/** @type {string} */ text) => voice.tell(stringify({ t: "warn", text })),
+      effect: (/** @type {string} */ kind, /** @type {string} */ text) =>
+        voice.tell(`{"t":"effect","kind":${stringify(kind)},"payload":${text}}`),
+      pause: (/** @type {string} */ kind, /** @type {string} */ text) =>
+        voice.tell(`{"t":"pause","kind":${stringify(kind)},${text.slice(1)}`),
+      ask: (/** @type {string} */ call, /** @type {string} */ text) => ask(mine, call, text),
     };
-    const given = { steps: stepsOf(told.steps, run.texts), $: dollar(told.context, voice) };
+    const given = { steps: stepsOf(told.steps, run.texts), $: dollar(told.context, voice, told.flow) };
     const isFunction = typeof component === "function";
     const value = await (isFunction ? component(given) : component.run.call(instance(component, told), given));
     const text = encode(value, "$return_value", voice.warn);
@@ -207,6 +240,12 @@ let waiting = null;
 function onLine(line) {
   if (waiting === null) {
     waiting = parse(line);
+    if (waiting.answer !== undefined) {
+      const told = waiting;
+      waiting = null;
+      onAnswer(told);
+      return;
+    }
     if (waiting.begin) begin(waiting.begin);
   } else {
     run.texts.set(waiting.texts.shift(), line);

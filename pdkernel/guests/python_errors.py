@@ -41,8 +41,8 @@ def describe(error: BaseException, step_file: str, secrets: Iterable[str]) -> di
     if isinstance(error, SyntaxError) and error.filename == step_file:
         line = error.lineno
     return {
-        "code": getattr(error, "pdkernel_code", "step_failed"),
-        "name": type(error).__name__,
+        "code": getattr(error, "pdkernel_code", None) or "step_failed",
+        "name": getattr(error, "pdkernel_name", None) or type(error).__name__,
         "message": _message(error),
         "line": line,
         "stack": _stack(error, step_file, hidden, _CHAIN),

@@ -19,10 +19,10 @@ import threading
 import time
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from pdkernel.guests import python_errors, python_fresh, python_pd  # noqa: TC004 - at run time `_load_helpers` loads them
+    from pdkernel.guests import python_errors, python_exports, python_fresh, python_pd  # noqa: TC004 - at run time `_load_helpers` loads them
 
 _IN, _OUT = 3, 4
 _HERE = Path(__file__).resolve().parent
@@ -42,7 +42,10 @@ class StepHasNoHandlerError(Exception):
 class Guest:
     """One run of one workflow at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, requests: BinaryIO) -> None:
+        self._requests = requests
+        self._asking = threading.Lock()
+        self._asked = 0
         self._environment: dict[str, str] = {}
         self._secrets: list[str] = []
         self._folder = os.devnull
@@ -86,6 +89,8 @@ class Guest:
                 inputs,
                 told["context"],
                 lambda line: self._say(line, running),
+                lambda call, args: self._ask(call, args, running),
+                told["flow"],
             )
             exec(code, module.__dict__)
             value = _handler(module)(pd)
@@ -113,6 +118,26 @@ class Guest:
             raise RuntimeError("The step has ended: it can export and respond no more.")
         _flush()
         self.say(line)
+
+    def _ask(self, call: str, args: dict[str, Any], running: int) -> Any:
+        """
+        Ask the host for something on behalf of the step; blocks until it is told.
+
+        No other line comes while a step runs: the host sends the next request when this one is done.
+        """
+        text = python_exports.encode(args, call)
+        with self._asking:
+            self._asked += 1
+            self._say(f'{{"t":"ask","id":{self._asked},"call":{json.dumps(call)},"args":{text}}}', running)
+            while line := self._requests.readline():
+                told = json.loads(line)
+                if told.get("answer") == self._asked:
+                    break
+            else:
+                raise RuntimeError("pdkernel has gone away.")
+        if "fault" in told:
+            raise python_pd.RefusedError(told["fault"])
+        return told.get("value")
 
     def _compiled(self, told: dict[str, Any]) -> CodeType:
         number, file, offset = told["code"], told["file"], told["offset"]
@@ -199,9 +224,10 @@ def main() -> None:
     _load_helpers()
     _load_hook()
     sys.modules["__main__"] = ModuleType("__main__")  # a step that looks there finds nothing of ours
-    guest, owner = Guest(), os.getpid()
-    guest.say('{"t":"ready"}')
+    owner = os.getpid()
     with os.fdopen(_IN, "rb", buffering=1 << 18, closefd=False) as requests:
+        guest = Guest(requests)
+        guest.say('{"t":"ready"}')
         while line := requests.readline():
             told = json.loads(line)
             if "begin" in told:

@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 from .python_exports import ExportNotJSONError, encode
 
 Send = Callable[[str], None]
+Ask = Callable[[str, dict[str, Any]], Any]
+_DAY_MS = 24 * 60 * 60 * 1000
 
 
 class NotRunHereError(RuntimeError):
@@ -111,13 +113,25 @@ class Steps(dict[str, Any]):
         return (dict, (dict(self.items()),))
 
 
+class RefusedError(RuntimeError):
+    """The host says no to what the step asked for."""
+
+    def __init__(self, fault: Mapping[str, Any]) -> None:
+        super().__init__(fault.get("message", ""))
+        self.pdkernel_name = fault.get("name")
+        self.pdkernel_code = fault.get("code")
+        self.pdkernel_fix = fault.get("fix")
+
+
 class Flow:
-    """`pd.flow`."""
+    """`pd.flow`. None of these but `trigger` waits: the host acts when the step has ended (platform documentation)."""
 
     pdkernel_hidden = True
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, ask: Ask, urls: Mapping[str, str]) -> None:
         self._send = send
+        self._ask = ask
+        self._urls = dict(urls)
 
     def exit(self, reason: Any = None) -> None:
         """
@@ -127,21 +141,66 @@ class Flow:
         """
         self._send(json.dumps({"t": "exit", "reason": None if reason is None else str(reason)}))
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("delay", "suspend", "rerun", "trigger"):
-            return lambda *_args, **_options: _not_run(f"pd.flow.{name}")
-        raise AttributeError(f"pd.flow has no {name!r}")
+    def delay(self, ms: float) -> dict[str, str]:
+        """Pause the run for *ms* milliseconds after this step; returns `resume_url` and `cancel_url`."""
+        return self._pause("delay", ms)
+
+    def suspend(self, ms: float = _DAY_MS) -> dict[str, str]:
+        """Pause the run after this step until its `resume_url` is called; after *ms* milliseconds it is cancelled."""
+        return self._pause("suspend", ms)
+
+    def rerun(self, ms: float = _DAY_MS, context: Any = None, max_retries: int = 10, **names: Any) -> dict[str, str]:
+        """Run this step again after *ms* milliseconds, at most *max_retries* times, with *context*."""
+        most = names.pop("maxRetries", max_retries)
+        if names:
+            raise TypeError(f"pd.flow.rerun takes no {next(iter(names))!r}")
+        return self._pause("rerun", ms, context=context, max=int(most))
+
+    def trigger(self, workflow: str, payload: Any = None, options: Any = None) -> Any:
+        """Run another workflow on *payload* and wait for what it returns."""
+        return self._ask("flow.trigger", {"workflow": workflow, "payload": payload, "options": options})
+
+    def _pause(self, kind: str, ms: Any, **more: Any) -> dict[str, str]:
+        if not isinstance(ms, int | float) or isinstance(ms, bool) or not 0 <= ms < float("inf"):
+            raise TypeError(f"pd.flow.{kind} takes a number of milliseconds, and {ms!r:.60} is not one")
+        self._send(encode({"t": "pause", "kind": kind, "ms": round(ms), **more}, f"pd.flow.{kind}"))
+        return dict(self._urls)
 
 
 class Sends:
-    """`pd.send`."""
+    """`pd.send`: each is queued here and delivered when the run is over; code never sees what becomes of it."""
 
     pdkernel_hidden = True
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("email", "http", "emit", "s3", "sse"):
-            return lambda *_args, **_options: _not_run(f"pd.send.{name}")
-        raise AttributeError(f"pd.send has no {name!r}")
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    def http(self, method: str, url: str, **request: Any) -> None:
+        """Send an HTTP request: `data`, `headers`, `params`, `auth` besides."""
+        self._effect("http", {"method": method, "url": url, **request})
+
+    def email(self, subject: str = "", text: str | None = None, html: str | None = "") -> None:
+        """
+        Send an e-mail to yourself.
+
+        parity[email-html]: as on the platform, `html` is "" unless given, and then stands in the place of the text.
+        """
+        self._effect("email", {"subject": subject, "text": text, "html": html})
+
+    def emit(self, event: Any, channel: str = "") -> None:
+        """Emit *event* to whoever listens to this workflow."""
+        self._effect("emit", {"event": event, "channel": channel})
+
+    def s3(self, bucket: str, prefix: str, payload: Any) -> None:
+        """Write *payload* to a bucket."""
+        self._effect("s3", {"bucket": bucket, "prefix": prefix, "payload": payload})
+
+    def sse(self, channel: str, payload: Any) -> None:
+        """Send *payload* to whoever listens to *channel*."""
+        self._effect("sse", {"channel": channel, "payload": payload})
+
+    def _effect(self, kind: str, payload: dict[str, Any]) -> None:
+        self._send(encode({"t": "effect", "kind": kind, "payload": payload}, f"pd.send.{kind}"))
 
 
 class Store:
@@ -166,18 +225,26 @@ class Pd:
         steps: Exports of the steps above, `pd.steps["trigger"]["event"]` among them.
         inputs: Values of props; an app is `{"$auth": {...}}`.
         context: The run's context.
-        flow: `exit`.
-        send: Nothing yet.
+        flow: Exits, pauses, other workflows.
+        send: What is sent when the run is over.
     """
 
     pdkernel_hidden = True
 
-    def __init__(self, steps: Steps, inputs: dict[str, Any], context: dict[str, Any], send: Send) -> None:
+    def __init__(
+        self,
+        steps: Steps,
+        inputs: dict[str, Any],
+        context: dict[str, Any],
+        send: Send,
+        ask: Ask,
+        urls: Mapping[str, str],
+    ) -> None:
         self.steps = steps
         self.inputs = inputs
         self.context = context
-        self.flow = Flow(send)
-        self.send = Sends()
+        self.flow = Flow(send, ask, urls)
+        self.send = Sends(send)
         self._send = send
 
     def export(self, name: Any, value: Any) -> None:

@@ -10,13 +10,16 @@ Processes that run a person's steps: Node.js and Python kept warm, Bash one a st
 
 from pdkernel.hosts.calls import (
     Description,
+    Effect,
     Evaluation,
     OutsideCalls,
+    Pause,
     PropDeclaration,
     RunSetup,
     StepCall,
     StepListener,
     StepOutcome,
+    StepServices,
 )
 from pdkernel.hosts.faults import StepEntryPointError, StepUnsupportedError
 from pdkernel.hosts.interpreters import find_bash, find_node
@@ -27,9 +30,11 @@ from pdkernel.hosts.warden import WARDEN
 __all__ = [
     "WARDEN",
     "Description",
+    "Effect",
     "Evaluation",
     "Hosts",
     "OutsideCalls",
+    "Pause",
     "PropDeclaration",
     "RunGuests",
     "RunSetup",
@@ -37,6 +42,7 @@ __all__ = [
     "StepEntryPointError",
     "StepListener",
     "StepOutcome",
+    "StepServices",
     "StepUnsupportedError",
     "find_bash",
     "find_node",

@@ -56,6 +56,51 @@ class StepListener(Protocol):
         ...
 
 
+class StepServices(Protocol):
+    """What a running step may ask for beyond its own process: its data stores, other workflows."""
+
+    async def answer(self, call: str, args: Mapping[str, JSON]) -> JSON:
+        """
+        The answer to *call* (`store.get`, `flow.trigger`).
+
+        Raises:
+            StepError: Cannot be done; the step's code gets it as an exception at the line that asked.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Effect:
+    """
+    Something to be sent when the run is over (`$.send.*`).
+
+    Attributes:
+        kind: The destination.
+        payload: What the step's code gave, as JSON.
+    """
+
+    kind: Literal["http", "email", "s3", "emit", "sse"]
+    payload: Mapping[str, JSON]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """
+    What a step asked for by `$.flow.delay|suspend|rerun`; acted on when the step has ended.
+
+    Attributes:
+        kind: `delay` goes on when the time is over, `suspend` cancels the run, `rerun` runs the step again.
+        ms: Milliseconds until then.
+        context: For `rerun`: what the next run of the step finds as `$.context.run.context`.
+        most: For `rerun`: how many times the step may be run again.
+    """
+
+    kind: Literal["delay", "suspend", "rerun"]
+    ms: int
+    context: JSON = None
+    most: int = 10
+
+
 @dataclass(frozen=True)
 class RunSetup:
     """
@@ -92,6 +137,8 @@ class StepCall:
         context: What `$.context` and `pd.context` hold besides `steps.trigger.context`.
         timeout_s: Seconds that it may run.
         binding: How its outside calls are treated; None where there is no gateway.
+        services: Answers what the step asks for; None refuses everything.
+        flow: `resume_url` and `cancel_url` of this step in this run.
     """
 
     step: Step
@@ -101,6 +148,8 @@ class StepCall:
     context: Mapping[str, JSON] = field(default_factory=dict)
     timeout_s: float = 30.0
     binding: Any = None
+    services: StepServices | None = None
+    flow: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,6 +164,8 @@ class StepOutcome:
         exit_reason: What it gave as the reason.
         response: Its first response, or None. A body of bytes is `{"$base64": TEXT}`.
         warnings: Sentences for people.
+        effects: What is to be sent when the run is over, in order.
+        pause: How the run is to pause after this step, or None.
         error: Why it failed, or None.
     """
 
@@ -123,6 +174,8 @@ class StepOutcome:
     exit_reason: str | None = None
     response: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    pause: Pause | None = None
     error: StepError | None = None
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from pdkernel.errors import InterpreterMissingError, StepDiedError, StepError
+from pdkernel.errors import InterpreterMissingError, PdkernelError, StepDiedError, StepError
 from pdkernel.execution import Stream
-from pdkernel.hosts.calls import OutsideCalls
+from pdkernel.hosts.calls import Effect, OutsideCalls, Pause, StepServices
 from pdkernel.hosts.environment import base_environment
 from pdkernel.hosts.faults import died, fault, timed_out
 from pdkernel.hosts.languages import GuestLanguage
@@ -126,10 +126,12 @@ class Guest:
 class GuestTalk:
     """One request to a guest, until its `done` (a `Conversation`)."""
 
-    def __init__(self, guest: Guest, recorder: StepRecorder) -> None:
+    def __init__(self, guest: Guest, recorder: StepRecorder, services: StepServices | None = None) -> None:
         self.reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._guest = guest
         self._recorder = recorder
+        self._services = services
+        self._answers: set[asyncio.Task[None]] = set()
         self._timeout_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -144,6 +146,8 @@ class GuestTalk:
         """Nothing more is waited for."""
         if self._timer:
             self._timer.cancel()
+        for answer in self._answers:
+            answer.cancel()
         if not self.reply.done():
             self.reply.cancel()
         if self.reply.cancelled():
@@ -206,12 +210,42 @@ class GuestTalk:
                 return self._ready
             case "respond":
                 return partial(recorder.respond, dict(told["r"]))
+            case "ask":
+                return partial(self._asked, int(told["id"]), str(told["call"]), dict(told["args"]))
+            case "effect":
+                return partial(recorder.effect, Effect(told["kind"], dict(told["payload"])))
+            case "pause":
+                pause = Pause(told["kind"], int(told["ms"]), told.get("context"), int(told.get("max", 10)))
+                return partial(recorder.pause, pause)
             case "exit":
                 return partial(recorder.exit, told["reason"])
             case "warn" | "late":
                 return partial(recorder.warn, str(told["text"]))
             case other:
                 raise ValueError(other)
+
+    def _asked(self, number: int, call: str, args: dict[str, JSON]) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer(number, call, args))
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    async def _answer(self, number: int, call: str, args: dict[str, JSON]) -> None:
+        told: dict[str, Any] = {"answer": number}
+        try:
+            if self._services is None:
+                raise StepError(f"{call} can be asked for by a running step only.", name="NotRunHere")
+            value = await self._services.answer(call, args)
+            if value is not None:
+                told["value"] = value
+        except PdkernelError as error:
+            name = error.name if isinstance(error, StepError) else type(error).__name__
+            told["fault"] = {"name": name, "message": error.message, "fix": error.fix, "code": error.code}
+        except Exception as error:  # noqa: BLE001 - ours: it goes to whoever waits for the step, and the step ends
+            if not self.reply.done():
+                self.reply.set_exception(error)
+            return
+        if not self.reply.done():
+            self._guest.process.send(json_text(told) + b"\n")
 
     def _ready(self) -> None:
         self._guest.ready = True

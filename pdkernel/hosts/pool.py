@@ -52,10 +52,15 @@ class Hosts:
         self._idle: OrderedDict[Guest, str] = OrderedDict()
         self._runs: set[RunGuests] = set()
 
-    async def open(self, setup: RunSetup) -> RunGuests:
-        """The guests for one run; waits while *size* runs execute."""
-        await self._places.acquire()
-        run = RunGuests(setup, self)
+    async def open(self, setup: RunSetup, *, waits: bool = True) -> RunGuests:
+        """
+        The guests for one run.
+
+        It waits while *size* runs execute, unless it is run for a step of one of them, which waits for it.
+        """
+        if waits:
+            await self._places.acquire()
+        run = RunGuests(setup, self, counted=waits)
         self._runs.add(run)
         return run
 
@@ -96,4 +101,5 @@ class Hosts:
         """*run* executes no more."""
         if run in self._runs:
             self._runs.discard(run)
-            self._places.release()
+            if run.counted:
+                self._places.release()

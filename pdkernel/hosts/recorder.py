@@ -11,7 +11,7 @@ from typing import Any
 
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
-from pdkernel.hosts.calls import StepListener, StepOutcome
+from pdkernel.hosts.calls import Effect, Pause, StepListener, StepOutcome
 from pdkernel.model import JSON
 
 PRINT_LIMIT = 1 << 20
@@ -38,6 +38,8 @@ class StepRecorder:
         self._warnings: list[str] = []
         self._exited = False
         self._exit_reason: str | None = None
+        self._effects: list[Effect] = []
+        self._pause: Pause | None = None
 
     def output(self, stream: Stream, data: bytes) -> None:
         """The step printed *data*."""
@@ -68,6 +70,14 @@ class StepRecorder:
         self._exited = True
         self._exit_reason = reason
 
+    def effect(self, effect: Effect) -> None:
+        """The step wants *effect* sent when the run is over."""
+        self._effects.append(effect)
+
+    def pause(self, pause: Pause) -> None:
+        """The run pauses after this step; the last word counts."""
+        self._pause = pause
+
     def warn(self, text: str) -> None:
         """Something that a person should know, once."""
         if text not in self._warnings:
@@ -95,6 +105,8 @@ class StepRecorder:
             exit_reason=self._exit_reason,
             response=self._response,
             warnings=tuple(self._warnings),
+            effects=tuple(self._effects),
+            pause=self._pause,
             error=error,
         )
 

@@ -24,6 +24,7 @@ from pdkernel.hosts.calls import (
     StepCall,
     StepListener,
     StepOutcome,
+    StepServices,
 )
 from pdkernel.hosts.environment import step_environment
 from pdkernel.hosts.faults import fault, timed_out
@@ -44,7 +45,8 @@ STILL_RUNNING = "Code was still running when the step ended. It was stopped: awa
 class RunGuests:
     """The guests of one run, started as they are needed. One step at a time."""
 
-    def __init__(self, setup: RunSetup, hosts: Hosts) -> None:
+    def __init__(self, setup: RunSetup, hosts: Hosts, *, counted: bool = True) -> None:
+        self.counted = counted
         self._setup = setup
         self._hosts = hosts
         self._guests: dict[GuestLanguage, Guest] = {}
@@ -77,6 +79,7 @@ class RunGuests:
             "auth": {prop: dict(fields) for prop, fields in call.auth.items()},
             "stores": [store.prop for store in step.stores],
             "context": {**cast("Mapping[str, JSON]", self._setup.trigger.get("context") or {}), **call.context},
+            "flow": dict(call.flow),
         }
         done = await self._ask(
             step.language,
@@ -86,6 +89,7 @@ class RunGuests:
             steps=call.steps,
             timeout_s=call.timeout_s,
             binding=call.binding,
+            services=call.services,
         )
         return recorder.outcome(done if isinstance(done, StepError) else _error_of(done))
 
@@ -181,6 +185,7 @@ class RunGuests:
         steps: Mapping[str, Mapping[str, JSON]],
         timeout_s: float,
         binding: Any,
+        services: StepServices | None = None,
     ) -> dict[str, Any] | StepError:
         guest = self._guest(language)
         values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
@@ -192,7 +197,7 @@ class RunGuests:
             request |= guest.code(step)
         request["steps"] = list(texts)
         request["texts"] = news
-        talk = self._talk = GuestTalk(guest, recorder)
+        talk = self._talk = GuestTalk(guest, recorder, services)
         guest.bind(binding)
         try:
             talk.ask(request, [texts[name] for name in news], timeout_s=timeout_s)

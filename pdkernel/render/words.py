@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from pdkernel.execution import AccountUse, ErrorRecord, OutsideCall, Response
+from pdkernel.execution import AccountUse, Delivery, ErrorRecord, OutsideCall, Response
 from pdkernel.model import JSON
 from pdkernel.render.markup import Tone, printable
 
@@ -118,6 +118,15 @@ def answer(call: OutsideCall) -> str:
     """The answer to an outside call: `200, 84.2 ms`."""
     status = "no answer" if call.status is None else str(call.status)
     return f"{status}, {duration(call.duration_ms)}"
+
+
+def delivery(sent: Delivery) -> str:
+    """What became of something that was queued to be sent: `e-mail to ada@example.com: sent`."""
+    kinds = {"http": "HTTP request", "email": "e-mail", "emit": "event", "s3": "S3 object", "sse": "server-sent event"}
+    joint = " " if sent.kind == "http" else " to "
+    what = kinds.get(sent.kind, sent.kind) + (f"{joint}{sent.to}" if sent.to else "")
+    became = f"{sent.outcome}, {sent.status}" if sent.status else sent.outcome
+    return f"{what}: {became}" + (f". {sent.note}" if sent.note else "")
 
 
 def place(error: ErrorRecord) -> str:

@@ -30,6 +30,7 @@ from pdkernel.session.draft import Draft
 from pdkernel.session.events import EventLibrary, TestEvent
 from pdkernel.session.loop import LoopThread, Task
 from pdkernel.session.results import Results, fingerprint
+from pdkernel.source import workflows_beside
 from pdkernel.variables import project_variables
 
 if TYPE_CHECKING:
@@ -415,6 +416,8 @@ class Session:
             send=send,
             tape=Tape(),
             on_change=on_change,
+            pauses="skip",
+            find_workflow=workflows_beside(self.notebook or self.folder / "notebook.ipynb"),
         )
 
     async def _run(self, request: RunRequest) -> Execution:

@@ -224,10 +224,6 @@ async def test_the_first_response_wins(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("call", "what"),
     [
-        ("pd.flow.delay(5)", "pd.flow.delay"),
-        ("pd.flow.suspend()", "pd.flow.suspend"),
-        ("pd.flow.rerun(1)", "pd.flow.rerun"),
-        ('pd.send.email(subject="s", text="t")', "pd.send.email"),
         ('pd.inputs["data"]["k"]', "A data store"),
         ('pd.inputs["data"].set("k", 1)', "A data store"),
     ],

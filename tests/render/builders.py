@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from pdkernel.execution import (
     AccountUse,
+    Delivery,
     ErrorRecord,
     Execution,
     Log,
@@ -110,6 +111,19 @@ def with_step(execution: Execution, name: str, **changes: object) -> Execution:
 def succeeded() -> Execution:
     """A run with a response made by the workflow."""
     return an_execution(response=Response(200, {"content-type": "application/json"}, {"ok": True, "issue": 1}))
+
+
+def delivered() -> Execution:
+    """A run whose steps had something sent after it: sent, shown and failed."""
+    return an_execution(
+        sends=(
+            Delivery(
+                "build", "http", "sent", to="POST https://hooks.example.com/x", status=200, payload={"url": "..."}
+            ),
+            Delivery("build", "email", "shown", note="Shown, not sent.", payload={"subject": "<b>Done</b>"}),
+            Delivery("send", "http", "failed", to="POST https://gone.example.com/", note="No such host.", payload={}),
+        )
+    )
 
 
 def failed() -> Execution:

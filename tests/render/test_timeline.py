@@ -25,6 +25,7 @@ EVIL = '<b>bold</b></script><img src=x onerror=alert(1)>" onclick="x\' &lt; --> 
 SHOWN = EVIL.replace("\x1b[31m", "").replace("\x1b[2J", "")
 CASES: dict[str, Callable[[], Execution]] = {
     "succeeded": builders.succeeded,
+    "delivered": builders.delivered,
     "failed": builders.failed,
     "running": builders.running,
     "outcomes": builders.all_outcomes,

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from pdkernel.clock import iso
-from pdkernel.execution import ErrorRecord, Execution, Response, Status, StepResult, StepStatus
+from pdkernel.execution import Delivery, ErrorRecord, Execution, Response, Status, StepResult, StepStatus
 from pdkernel.model import JSON, Workflow
 
 RunStatus = Literal["ready", "running", "paused", "success", "error", "exited", "cancelled"]
@@ -144,7 +144,11 @@ def step_text(result: StepResult) -> str:
 
 
 def output_text(
-    *, response: Response | None = None, error: ErrorRecord | None = None, steps: Mapping[str, StepStatus] | None = None
+    *,
+    response: Response | None = None,
+    error: ErrorRecord | None = None,
+    steps: Mapping[str, StepStatus] | None = None,
+    sends: Sequence[Delivery] = (),
 ) -> str:
     """The `runs.output` text; *steps* says what became of the steps that have no row."""
     return _dump(
@@ -152,6 +156,7 @@ def output_text(
             "response": response.to_json() if response else None,
             "error": error.to_json() if error else None,
             "steps": dict(steps or {}),
+            **({"sends": [send.to_json() for send in sends]} if sends else {}),
         }
     )
 
@@ -213,6 +218,7 @@ def execution(run: RunRow, steps: Sequence[str]) -> Execution:
         steps=_in_order(definition.get("steps", ()), results, output.get("steps", {})),
         response=Response(**response) if response else None,
         error=ErrorRecord(**error) if error else None,
+        sends=tuple(Delivery.from_json(send) for send in output.get("sends", ())),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from pdkernel.execution import ErrorRecord, Execution, Log, OutsideCall, Response
+from pdkernel.execution import Delivery, ErrorRecord, Execution, Log, OutsideCall, Response
 from pdkernel.model import JSON, Language
 from pdkernel.render import words
 from pdkernel.render.markup import (
@@ -15,6 +15,7 @@ from pdkernel.render.markup import (
     ROW,
     VIEW,
     Html,
+    Tone,
     badge,
     code_block,
     folded,
@@ -51,6 +52,8 @@ def html(
     """The timeline of *execution* as HTML; the other arguments are those of `view.Notes`."""
     notes = view.Notes(stale, pinned, running, languages or {}, event_name, responds, warnings, note)
     parts = [*_head(execution, notes), _steps(execution, notes)]
+    if execution.sends:
+        parts.append(_sends(execution.sends))
     if view.shows_response(execution, notes):
         parts.append(_response(execution.response))
     return tag("div", Html("\n"), lines(parts), Html("\n"), style=VIEW, class_="pd-view pd-timeline")
@@ -177,6 +180,18 @@ def _error(error: ErrorRecord) -> Html:
     if error.stack:
         parts.append(folded(Html("stack"), code_block(error.stack.strip("\n")), open_=len(error.stack) < 2000))
     return tag("div", lines(parts), style=f"{MARGIN_BAD};margin:4px 0", role="alert")
+
+
+def _sends(sends: Sequence[Delivery]) -> Html:
+    tones: dict[str, Tone] = {"sent": "good", "shown": "quiet", "failed": "bad"}
+    shown = []
+    for sent in sends:
+        said = join(
+            [pill(sent.outcome, tones[sent.outcome]), _SPACE, tag("strong", sent.step), f" {words.delivery(sent)}"]
+        )
+        payload = code_block(words.pretty(sent.payload, max_lines=200, max_characters=8000))
+        shown.append(folded(said, payload))
+    return tag("div", tag("strong", "After the run: "), lines(shown), style="margin-top:6px")
 
 
 def _response(response: Response | None) -> Html:

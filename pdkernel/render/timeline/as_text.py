@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from pdkernel.execution import ErrorRecord, Execution, Log, OutsideCall, Response
+from pdkernel.execution import Delivery, ErrorRecord, Execution, Log, OutsideCall, Response
 from pdkernel.model import JSON, Language
 from pdkernel.render import words
 from pdkernel.render.markup import printable
@@ -47,6 +47,9 @@ def _lines(execution: Execution, notes: view.Notes) -> Iterator[str]:
         yield from _error(execution.error, indent="  ")
     yield ""
     yield from _steps(execution, notes)
+    if execution.sends:
+        yield ""
+        yield from _sends(execution.sends)
     if view.shows_response(execution, notes):
         yield ""
         yield from _response(execution.response)
@@ -121,6 +124,13 @@ def _error(error: ErrorRecord, *, indent: str) -> Iterator[str]:
         yield ""
         for line in words.middle_left_out(error.stack.strip("\n").split("\n"), head=15, tail=15):
             yield f"{indent}    {line}".rstrip()
+
+
+def _sends(sends: Sequence[Delivery]) -> Iterator[str]:
+    yield "  after the run:"
+    for sent in sends:
+        yield from _wrapped(f"{sent.step}: {words.delivery(sent)}", "    ")
+        yield f"      {words.clipped(words.one_line(sent.payload), words.WIDTH - 6)}"
 
 
 def _response(response: Response | None) -> Iterator[str]:

@@ -1,0 +1,165 @@
+"""
+Delivers what steps queued with `$.send`, when the run is over.
+
+Knows the platform's rules (five seconds, no retries, results never seen by code) and which destinations can be had
+without the platform: HTTP always, e-mail by SMTP when that is set up; the rest is shown. An HTTP request passes through
+the same way out as the step's own calls, so that deny, record, replay and stand-ins hold for it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, cast
+from urllib.parse import urlsplit
+
+from pdkernel.egress import is_loopback
+from pdkernel.engine.mail import Mail, send_mail
+from pdkernel.execution import Delivery, OutsideCall
+from pdkernel.hosts import Effect, OutsideCalls
+from pdkernel.model import JSON
+
+if TYPE_CHECKING:
+    from pdkernel.egress import Binding
+
+TIMEOUT_S = 5.0
+"""Seconds that an HTTP destination has (platform documentation of HTTP destinations)."""
+
+
+class Redacts(Protocol):
+    """Hides a run's secrets."""
+
+    def value(self, value: Any) -> Any:
+        """*value* with every known secret replaced."""
+        ...
+
+    def text(self, text: str) -> str:
+        """*text* with every known secret replaced."""
+        ...
+
+
+class Deliveries:
+    """
+    Delivers effects.
+
+    Args:
+        gateway: The way out of steps' calls, or None to go out directly.
+        mail: How e-mail is sent, or None to show it.
+    """
+
+    def __init__(self, gateway: OutsideCalls | None, mail: Mail | None) -> None:
+        self._gateway = gateway
+        self._mail = mail
+
+    async def deliver(self, step: str, effect: Effect, *, binding: Binding, redactor: Redacts) -> Delivery:
+        """
+        Deliver what *step* queued, and say what became of it; never raises for a destination's fault.
+
+        Args:
+            step: The step's name.
+            effect: What it queued; raw.
+            binding: How its outside calls are treated.
+            redactor: Of the run's secrets: everything in the result has been through it.
+        """
+        payload = dict(effect.payload)
+        shown = Delivery(step, effect.kind, "shown", payload=redactor.value(payload))
+        if effect.kind == "http":
+            return await self._http(shown, payload, binding, redactor)
+        if effect.kind == "email":
+            return await self._email(shown, payload, binding, redactor)
+        # parity[send-emit]: the platform's listeners, buckets and event streams are not here; what would go to them is shown
+        note = {
+            "emit": "Emitted events are shown: nobody listens to a workflow that is not served.",
+            "s3": "Not written: the platform writes to S3 with its own credentials. Use the AWS SDK with an account.",
+            "sse": "Shown: there is no event stream without the platform.",
+        }[effect.kind]
+        return replace(shown, note=note)
+
+    async def _http(
+        self, shown: Delivery, payload: Mapping[str, JSON], binding: Binding, redactor: Redacts
+    ) -> Delivery:
+        import httpx
+
+        url, method = str(payload.get("url") or ""), str(payload.get("method") or "GET").upper()
+        to = redactor.text(f"{method} {url}")
+        calls: list[OutsideCall] = []
+        refusals: list[str] = []
+        bound = replace(binding, on_call=calls.append, on_refused=refusals.append)
+        auth = payload.get("auth")
+        try:
+            async with self._client(url, bound) as client:
+                response = await client.request(
+                    method,
+                    url,
+                    params=cast("Any", payload.get("params")),
+                    headers={str(k): str(v) for k, v in _object(payload.get("headers")).items()},
+                    auth=(str(auth.get("username")), str(auth.get("password"))) if isinstance(auth, dict) else None,
+                    **_body(payload.get("data")),
+                )
+                status: int | None = response.status_code
+                note = None
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError) as error:
+            status, note = None, f"It could not be sent: {redactor.text(str(error) or type(error).__name__)}"
+        if refusals:
+            note = refusals[0]
+        request = calls[0] if calls else None
+        return replace(
+            shown,
+            outcome="sent" if status is not None and not refusals else "failed",
+            to=to,
+            note=note,
+            request=request,
+            status=status,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _client(self, url: str, binding: Binding) -> Any:
+        import httpx
+
+        gateway = self._gateway
+        if gateway is None or is_loopback(urlsplit(url).hostname or ""):
+            async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
+                yield client
+            return
+        ticket = gateway.open_ticket()
+        gateway.bind(ticket, binding)
+        try:
+            way = gateway.environment(ticket, "bash")
+            verify = ssl.create_default_context(cafile=way["SSL_CERT_FILE"])
+            async with httpx.AsyncClient(
+                timeout=TIMEOUT_S, trust_env=False, proxy=way["https_proxy"], verify=verify
+            ) as client:
+                yield client
+        finally:
+            gateway.unbind(ticket)
+            gateway.close_ticket(ticket)
+
+    async def _email(
+        self, shown: Delivery, payload: Mapping[str, JSON], binding: Binding, redactor: Redacts
+    ) -> Delivery:
+        mail = self._mail
+        if mail is None:
+            return replace(
+                shown, note="Shown, not sent: there is no mail server. See: pdkernel project set mail_server HOST:PORT"
+            )
+        shown = replace(shown, to=mail.to)
+        if not is_loopback(mail.host) and not binding.policy.tunnels(mail.host):
+            return replace(shown, note=f"Shown, not sent: outside calls are {binding.policy.mode}.")
+        try:
+            await asyncio.to_thread(send_mail, mail, payload)
+        except (OSError, ValueError) as error:  # smtplib's errors are OSErrors
+            return replace(shown, outcome="failed", note=f"{mail.host} did not take it: {redactor.text(str(error))}")
+        return replace(shown, outcome="sent")
+
+
+def _object(value: JSON) -> Mapping[str, JSON]:
+    return value if isinstance(value, dict) else {}
+
+
+def _body(data: JSON) -> dict[str, Any]:
+    if data is None:
+        return {}
+    return {"content": data} if isinstance(data, str) else {"json": data}

@@ -1,0 +1,159 @@
+"""What `$.send` queues is delivered when the run is over."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from pdkernel.engine.mail import mail_of, message
+from pdkernel.engine.runtime import Runtime
+from pdkernel.project import Project
+from tests.builders import a_workflow, node_step, python_step
+from tests.engine.conftest import Run
+
+
+@dataclass
+class Server:
+    """An HTTP server on this machine that answers 200 and keeps what it was sent."""
+
+    port: int = 0
+    heads: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = next(
+            (int(line.split(":")[1]) for line in head.split("\r\n") if line.lower().startswith("content-length")), 0
+        )
+        self.heads.append(head)
+        self.bodies.append(await reader.readexactly(length))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+        await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    """That server."""
+    made = Server()
+    listener = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    made.port = listener.sockets[0].getsockname()[1]
+    yield made
+    listener.close()
+
+
+async def test_an_http_request_goes_out_after_the_last_step(run: Run, server: Server) -> None:
+    """It is sent when the run is over, with its query, headers and JSON."""
+    url = f"http://127.0.0.1:{server.port}/hook"
+    first = node_step(
+        "first",
+        f"$.send.http({{ method: 'POST', url: '{url}', data: {{ a: 1 }}, params: {{ q: 'x y' }}, headers: {{ 'X-A': 'b' }} }})",
+    )
+    execution = await run(first, python_step("second", "return 1"))
+    assert server.heads[0].startswith("POST /hook?q=x%20y HTTP/1.1") or "q=x+y" in server.heads[0]
+    assert "x-a: b" in server.heads[0].lower()
+    assert json.loads(server.bodies[0]) == {"a": 1}
+    assert [(sent.step, sent.kind, sent.outcome, sent.status) for sent in execution.sends] == [
+        ("first", "http", "sent", 200)
+    ]
+
+
+async def test_denied_outside_calls_deny_it_too(run: Run) -> None:
+    """The run is not failed by it; what was not sent is said."""
+    step = python_step("a", "pd.send.http('POST', 'https://hooks.example.com/x', data='text')")
+    execution = await run(step)
+    (sent,) = execution.sends
+    assert execution.status == "success"
+    assert sent.outcome == "failed"
+    assert sent.request is not None
+    assert sent.request.outcome == "denied"
+
+
+async def test_a_failed_step_after_it_does_not_lose_it(run: Run, server: Server) -> None:
+    """What was queued is sent though the run fails later."""
+    step = node_step("a", f"$.send.http({{ method: 'GET', url: 'http://127.0.0.1:{server.port}/' }})")
+    execution = await run(step, python_step("b", "raise ValueError()"))
+    assert execution.status == "error"
+    assert execution.sends[0].outcome == "sent"
+
+
+async def test_what_nobody_takes_here_is_shown(run: Run, runtime: Runtime) -> None:
+    """Emitted events, S3 objects and server-sent events are in the record with their payload and the reason."""
+    execution = await run(python_step("a", "pd.send.emit({'n': 1})\npd.send.s3('b', 'p', 'x')\npd.send.sse('c', 1)"))
+    assert [(sent.kind, sent.outcome) for sent in execution.sends] == [
+        ("emit", "shown"),
+        ("s3", "shown"),
+        ("sse", "shown"),
+    ]
+    assert execution.sends[0].payload == {"event": {"n": 1}, "channel": ""}
+    kept = await runtime.journal.execution(execution.id)
+    assert kept is not None
+    assert kept.sends == execution.sends
+
+
+async def test_e_mail_without_a_server_is_shown(run: Run) -> None:
+    """The message and the command that sets a server are there."""
+    execution = await run(python_step("a", "pd.send.email(subject='s', text='t', html=None)"))
+    (sent,) = execution.sends
+    assert sent.outcome == "shown"
+    assert "pdkernel project set mail_server" in (sent.note or "")
+
+
+class Mailbox:
+    """A mail server that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.taken: list[Envelope] = []
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - the library's name
+        """Keep it."""
+        self.taken.append(envelope)
+        return "250 OK"
+
+
+async def test_e_mail_goes_to_oneself(run: Run, project: Project) -> None:
+    """A real mail server gets one message, to the address of the settings."""
+    box = Mailbox()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    controller = Controller(box, hostname="127.0.0.1", port=port)
+    controller.start()
+    try:
+        project.settings.set("mail_to", "me@example.com")
+        project.settings.set("mail_server", f"127.0.0.1:{port}")
+        execution = await run(a_workflow(python_step("a", "pd.send.email(subject='Hello', text='There', html=None)")))
+    finally:
+        controller.stop()
+    assert [sent.outcome for sent in execution.sends] == ["sent"]
+    (envelope,) = box.taken
+    assert envelope.rcpt_tos == ["me@example.com"]
+    assert b"Subject: Hello" in (envelope.content or b"")
+    assert b"There" in (envelope.content or b"")
+
+
+def test_html_stands_in_the_place_of_the_text() -> None:
+    """An `html` that was given wins, even an empty one."""
+    assert message("me@x", {"subject": "s", "text": "t", "html": ""}).get_content().strip() == ""
+    assert message("me@x", {"subject": "s", "text": "t", "html": None}).get_content().strip() == "t"
+
+
+def test_a_subject_of_several_lines_cannot_add_headers() -> None:
+    """Line breaks in the subject become spaces."""
+    assert message("me@x", {"subject": "a\r\nBcc: you@x"})["Subject"] == "a Bcc: you@x"
+
+
+def test_mail_needs_an_address_and_a_server() -> None:
+    """With half of the settings nothing is sent."""
+    assert mail_of({"mail_to": "me@x"}, {}) is None
+    full = mail_of({"mail_to": "me@x", "mail_server": "h:465"}, {"PDKERNEL_MAIL_PASSWORD": "secret"})
+    assert full is not None
+    assert (full.host, full.port) == ("h", 465)
+    assert "secret" not in repr(full)

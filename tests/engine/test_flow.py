@@ -1,0 +1,219 @@
+"""Pauses, repeats and other workflows, as a run goes through them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from pdkernel.clock import FrozenClock
+from pdkernel.connect import LocalDirectory
+from pdkernel.engine.runtime import Runtime
+from pdkernel.model import Workflow
+from pdkernel.project import Project
+from tests.builders import a_workflow, node_step, python_step
+from tests.engine.conftest import Run
+
+COUNTS = "pd.export('runs', pd.context['run']['runs']); pd.export('had', pd.context['run']['context'])"
+
+
+@pytest.fixture
+def clock() -> FrozenClock:
+    """A clock that moves only when something waits for it."""
+    return FrozenClock()
+
+
+@pytest.fixture
+async def runtime(project: Project, directory: LocalDirectory, clock: FrozenClock) -> AsyncIterator[Runtime]:
+    """An engine on that clock."""
+    async with await Runtime.start(project, directory, clock=clock, size=1) as started:
+        yield started
+
+
+class TestDelay:
+    """`$.flow.delay` pauses after its step."""
+
+    async def test_waiting_takes_the_time_and_goes_on(self, run: Run, clock: FrozenClock) -> None:
+        """With `wait` the next step runs when the time is over."""
+        before = clock.now()
+        execution = await run(node_step("a", "$.flow.delay(90_000)"), python_step("b"), pauses="wait")
+        assert execution.status == "success"
+        assert execution.step("b").status == "success"
+        assert (clock.now() - before).total_seconds() == 90
+
+    async def test_skipping_goes_on_at_once_and_says_so(self, run: Run, clock: FrozenClock) -> None:
+        """With `skip` nothing waits, and the step's log says what would have."""
+        before = clock.now()
+        execution = await run(node_step("a", "$.flow.delay(90_000)"), python_step("b"), pauses="skip")
+        assert execution.step("b").status == "success"
+        assert clock.now() == before
+        assert "90 seconds: not waited for" in execution.step("a").logs[0].text
+
+    async def test_parking_ends_as_paused(self, run: Run, runtime: Runtime) -> None:
+        """With `park` the run is paused, in the record too, and the steps below have not run."""
+        execution = await run(node_step("a", "$.flow.delay(60_000); return 1"), python_step("b"), pauses="park")
+        assert execution.status == "paused"
+        assert execution.finished_at is None
+        assert [step.status for step in execution.steps] == ["success", "not_run"]
+        kept = await runtime.journal.execution(execution.id)
+        assert kept is not None
+        assert kept.status == "paused"
+        assert kept.step("a").return_value == 1
+
+    async def test_the_run_is_seen_to_pause(self, run: Run) -> None:
+        """Whoever watches sees `paused`, then `resumed`."""
+        seen: list[str] = []
+        await run(
+            node_step("a", "$.flow.delay(1000)"),
+            pauses="wait",
+            on_change=lambda execution: seen.append(execution.status),
+        )
+        assert "paused" in seen
+        assert seen.index("resumed") > seen.index("paused")
+
+    async def test_waiting_can_be_cancelled(self, project: Project, directory: LocalDirectory, run: Run) -> None:
+        """A run that waits ends when it is cancelled (on the machine's own clock)."""
+        async with await Runtime.start(project, directory) as runtime:
+            from pdkernel.egress import parse_mode
+            from pdkernel.engine.request import RunRequest
+            from tests.builders import an_event
+
+            paused = asyncio.Event()
+            request = RunRequest(
+                a_workflow(node_step("a", "$.flow.delay(3_600_000)"), python_step("b")),
+                an_event(),
+                parse_mode("deny"),
+                pauses="wait",
+                on_change=lambda execution: paused.set() if execution.status == "paused" else None,
+            )
+            task = asyncio.ensure_future(runtime.run(request))
+            await asyncio.wait_for(paused.wait(), 30)
+            task.cancel()
+            execution = await task
+        assert execution.status == "cancelled"
+        assert execution.step("b").status == "skipped"
+
+
+class TestSuspend:
+    """`$.flow.suspend` waits for somebody to resume the run."""
+
+    async def test_its_end_cancels_the_run(self, run: Run, clock: FrozenClock) -> None:
+        """Nobody resumed it: the run is cancelled when the time is over."""
+        before = clock.now()
+        execution = await run(node_step("a", "$.flow.suspend(60_000)"), python_step("b"), pauses="wait")
+        assert execution.status == "cancelled"
+        assert execution.step("b").status == "skipped"
+        assert (clock.now() - before).total_seconds() == 60
+
+    async def test_the_step_gets_the_two_urls(self, run: Run) -> None:
+        """Code may send them on; without a server they name a host that cannot exist."""
+        execution = await run(node_step("a", "return $.flow.suspend(1)"), pauses="skip")
+        returned = execution.step("a").return_value
+        assert isinstance(returned, dict)
+        assert returned["resume_url"] == f"https://not-served.invalid/resume/{execution.id}/a"
+        assert set(returned) == {"resume_url", "cancel_url"}
+
+    async def test_a_server_s_address_is_in_the_urls(self, run: Run) -> None:
+        """Where something is served, they lead there."""
+        execution = await run(node_step("a", "return $.flow.suspend(1)"), base_url="https://flows.example.com")
+        returned = execution.step("a").return_value
+        assert isinstance(returned, dict)
+        assert returned["cancel_url"].startswith("https://flows.example.com/cancel/")
+
+
+class TestRerun:
+    """`$.flow.rerun` runs the same step again."""
+
+    @pytest.mark.parametrize("mode", ["wait", "skip"])
+    async def test_the_step_runs_again_with_what_was_passed_on(self, run: Run, mode: str) -> None:
+        """`$.context.run` counts the runs and holds the last context."""
+        body = f"""
+            {COUNTS}
+            if pd.context["run"]["runs"] < 3:
+                pd.flow.rerun(1000, {{"page": pd.context["run"]["runs"]}}, 5)
+            """
+        execution = await run(python_step("again", body), python_step("after"), pauses=mode)
+        again = execution.step("again")
+        assert again.exports["runs"] == 3
+        assert again.exports["had"] == {"page": 2}
+        assert again.attempt == 3
+        assert execution.step("after").status == "success"
+
+    async def test_at_its_limit_the_run_goes_on(self, run: Run) -> None:
+        """With at most N repeats the step runs N + 1 times, and the next step runs."""
+        execution = await run(python_step("again", f"{COUNTS}\npd.flow.rerun(1, None, 2)"), python_step("after"))
+        assert execution.step("again").exports["runs"] == 3
+        assert execution.step("after").status == "success"
+
+    async def test_a_failure_ends_it(self, run: Run) -> None:
+        """A step that throws is not run again."""
+        execution = await run(python_step("again", "pd.flow.rerun(1)\nraise ValueError('no')"))
+        assert execution.status == "error"
+        assert execution.step("again").attempt == 1
+
+
+@dataclass(frozen=True)
+class Found:
+    """A workflow beside the running one."""
+
+    workflow: Workflow
+    folder: Path
+
+
+def beside(folder: Path, **workflows: Workflow) -> Callable[[str], Found | None]:
+    """A function from a name to one of *workflows*."""
+    return lambda name: Found(workflows[name], folder) if name in workflows else None
+
+
+class TestTrigger:
+    """`$.flow.trigger` runs another workflow and waits."""
+
+    async def test_it_returns_what_the_other_returned(self, run: Run, tmp_path: Path) -> None:
+        """The last value that the other workflow returned, on the payload as its event."""
+        other = a_workflow(
+            python_step("read", "return pd.steps['trigger']['event']['n']"),
+            node_step("double", "return steps.read.$return_value * 2"),
+            name="Other",
+        )
+        caller = node_step("call", "return await $.flow.trigger('p_other', { n: 21 })")
+        execution = await run(caller, find_workflow=beside(tmp_path, p_other=other))
+        assert execution.step("call").return_value == 42
+
+    async def test_all_exports_are_there_on_request(self, run: Run, tmp_path: Path) -> None:
+        """`result_type: all_exports` gives every step's exports and an empty context."""
+        other = a_workflow(python_step("one", "pd.export('x', 1)\nreturn 2"), name="Other")
+        caller = python_step("call", "return pd.flow.trigger('p_other', {}, {'result_type': 'all_exports'})")
+        execution = await run(caller, find_workflow=beside(tmp_path, p_other=other))
+        assert execution.step("call").return_value == {"one": {"x": 1, "$return_value": 2}, "$context": None}
+
+    async def test_the_other_run_has_its_own_record(self, run: Run, runtime: Runtime, tmp_path: Path) -> None:
+        """Both are in the journal."""
+        other = a_workflow(python_step("one"), name="Other")
+        await run(python_step("call", "pd.flow.trigger('o')"), find_workflow=beside(tmp_path, o=other))
+        kept = await runtime.journal.executions(limit=10)
+        assert {execution.workflow for execution in kept} == {"Test", "Other"}
+
+    async def test_its_failure_is_an_exception(self, run: Run, tmp_path: Path) -> None:
+        """The step fails with the other workflow's reason."""
+        other = a_workflow(python_step("one", "raise ValueError('broken')"), name="Other")
+        execution = await run(python_step("call", "pd.flow.trigger('o')"), find_workflow=beside(tmp_path, o=other))
+        error = execution.step("call").error
+        assert error is not None
+        assert "'Other' did not finish: broken" in error.message
+
+    async def test_an_unknown_one_is_named(self, run: Run) -> None:
+        """The message says where it is looked for."""
+        execution = await run(python_step("call", "pd.flow.trigger('p_gone')"))
+        error = execution.step("call").error
+        assert error is not None
+        assert "There is no workflow p_gone here." in error.message
+
+    async def test_a_circle_ends(self, run: Run, tmp_path: Path) -> None:
+        """Workflows that trigger each other for ever are stopped."""
+        me = a_workflow(python_step("call", "return pd.flow.trigger('me', {})"), name="Me")
+        execution = await run(replace(me), find_workflow=beside(tmp_path, me=me))
+        assert execution.error is not None
+        assert "triggered each other" in execution.error.message
