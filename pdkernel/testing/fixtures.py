@@ -36,6 +36,7 @@ class Run(Protocol):
         only: Collection[str] | None = None,
         egress: str = "deny",
         variables: Mapping[str, str] | None = None,
+        wait: bool = False,
     ) -> Execution:
         """
         Run a workflow and wait for its end; from a plain test or from a coroutine.
@@ -49,6 +50,7 @@ class Run(Protocol):
             only: Steps that run; None for all.
             egress: What becomes of outside calls, as `--egress` takes it; files begin at the test's folder.
             variables: Environment variables besides the project's.
+            wait: Wait where the workflow pauses, which takes no time once `pd_clock` is set; else it goes on at once.
         """
         ...
 
@@ -121,6 +123,7 @@ def pd_run(pd_project: TrialProject, pd_event: MakeEvent, request: pytest.Fixtur
         only: Collection[str] | None = None,
         egress: str = "deny",
         variables: Mapping[str, str] | None = None,
+        wait: bool = False,
     ) -> Execution:
         return pd_project.run(
             source if isinstance(source, Workflow) else here / source,
@@ -131,6 +134,7 @@ def pd_run(pd_project: TrialProject, pd_event: MakeEvent, request: pytest.Fixtur
             only=only,
             egress=_from(here, egress),
             variables=variables,
+            wait=wait,
         )
 
     return run

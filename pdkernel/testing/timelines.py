@@ -15,6 +15,7 @@ from pdkernel.model import Workflow
 from pdkernel.render import timeline
 
 TITLE = "pdkernel timeline"
+_ANSWER = 'A refused call is answered with pd_run(..., egress="replay=FILE"), "stand-in=URL" or "stand-in=slack".'
 _RUNS = pytest.StashKey[list[tuple[Execution, Workflow]]]()
 
 
@@ -31,5 +32,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for execution, workflow in item.stash.get(_RUNS, []):
             languages = {step.name: step.language for step in workflow.steps}
             responds = workflow.trigger.type == "http"
-            report.sections.append((TITLE, timeline.text(execution, languages=languages, responds=responds)))
+            denied = any(call.outcome == "denied" for call in execution.requests)
+            text = timeline.text(execution, languages=languages, responds=responds, note=_ANSWER if denied else None)
+            report.sections.append((TITLE, text))
     return report

@@ -28,6 +28,13 @@ class TrialClock:
         """Seconds that never go back: the machine's, and those that were moved."""
         return self._machine.monotonic() + self._moved
 
+    async def sleep(self, seconds: float) -> None:
+        """Let *seconds* pass: really, or at once where the time is fixed."""
+        if self._fixed is None:
+            await self._machine.sleep(seconds)
+        else:
+            self.move(seconds)
+
     def set(self, at: datetime | str) -> None:
         """
         Fix the time.

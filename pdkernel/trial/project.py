@@ -21,7 +21,7 @@ from pdkernel.execution import RETURN_VALUE, Execution
 from pdkernel.identity import Account, parse_environment
 from pdkernel.model import JSON, Workflow
 from pdkernel.project import Project
-from pdkernel.source import read_source
+from pdkernel.source import read_source, workflows_beside
 from pdkernel.trial.bench import Bench
 
 OnRun = Callable[[Execution, Workflow], None]
@@ -107,6 +107,7 @@ class TrialProject:
         only: Collection[str] | None = None,
         egress: str = "deny",
         variables: Mapping[str, str] | None = None,
+        wait: bool = False,
     ) -> Execution:
         """
         Run a workflow and wait for its end, from a plain test or from a coroutine.
@@ -120,6 +121,7 @@ class TrialProject:
             only: Steps that run; None for all.
             egress: What becomes of outside calls, as `--egress` takes it; refused unless told otherwise.
             variables: More environment variables, for this run.
+            wait: Wait where the workflow pauses, which takes no time on a clock that is set; else it goes on at once.
 
         Raises:
             NotebookError: *source* cannot be opened.
@@ -146,6 +148,8 @@ class TrialProject:
             folder=folder,
             pins={name: _exports(value) for name, value in (pins or {}).items()},
             only=frozenset(only) if only is not None else None,
+            pauses="wait" if wait else "skip",
+            find_workflow=None if isinstance(source, Workflow) else workflows_beside(source),
         )
         execution = self._bench.wait_for(self._engine().run(request))
         if self._on_run is not None:

@@ -45,6 +45,7 @@ class Expectation:
     status: str
     steps: tuple[StepExpectation, ...]
     response: Any
+    sends: Any
     error: Any
     differing: tuple[str, ...]
 
@@ -91,8 +92,9 @@ def expectation(samples: Sequence[Execution], *, now: datetime, known: str) -> E
             differing += places(value, f"{first.name}{label}")
     response = held_to([sample.response.to_json() if sample.response else None for sample in samples])
     error = held_to([[s.error.name, s.error.message] if s.error else None for s in samples])
-    differing += places(response, "response")
-    return Expectation(samples[0].status, tuple(steps), response, error, tuple(differing))
+    sends = held_to([[[s.step, s.kind, s.to, s.payload] for s in sample.sends] for sample in samples])
+    differing += [*places(response, "response"), *places(sends, "sends")]
+    return Expectation(samples[0].status, tuple(steps), response, sends, error, tuple(differing))
 
 
 def test_text(what: TestText, expected: Expectation) -> str:
@@ -161,6 +163,8 @@ def _body(what: TestText, expected: Expectation) -> Iterator[str]:
         yield "assert execution.response is None"
     else:
         yield from _assertion("execution.response.to_json()", expected.response)
+    if expected.sends:
+        yield from _assertion("[[s.step, s.kind, s.to, s.payload] for s in execution.sends]", expected.sends)
 
 
 def _bringing(needs: Needs) -> Iterator[str]:
