@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 
 def notebook_of(path: Path, *cells: str) -> Path:
     """Write a notebook of code cells at *path*."""
-    written = [
+    written: list[dict[str, Any]] = [
         {"cell_type": "code", "id": f"c{n}", "metadata": {}, "outputs": [], "execution_count": None, "source": source}
         for n, source in enumerate(cells)
     ]

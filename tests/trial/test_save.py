@@ -104,8 +104,8 @@ def test_no_secret_is_written(notebook: Notebook) -> None:
     notebook.write(SEND)
     account = notebook.connect(oauth_access_token=TOKEN)
     notebook.session.project.variables.set("GREETING", VARIABLE)
-    event = {"method": "POST", "headers": {"authorization": "Bearer planted-in-a-header"}, "body": {"said": TOKEN}}
-    notebook.session.choose_event(Event(event), "mine")
+    headers = {"authorization": "Bearer planted-in-a-header"}
+    notebook.session.choose_event(Event({"method": "POST", "headers": headers, "body": {"said": TOKEN}}), "mine")
     notebook.session.choose_egress("stand-in=slack")
 
     notebook.save(notebook.session.run())
