@@ -88,7 +88,12 @@ class RandomIds:
 
     def new(self, prefix: str = "", length: int = 27) -> str:
         """A fresh id."""
-        return prefix + "".join(secrets.choice(_ALPHABET) for _ in range(length))
+        number = secrets.randbits(6 * length + 32)  # so many more than needed that every letter is as likely
+        letters = []
+        for _ in range(length):
+            number, index = divmod(number, len(_ALPHABET))
+            letters.append(_ALPHABET[index])
+        return prefix + "".join(letters)
 
 
 class CountingIds:
@@ -109,4 +114,4 @@ RANDOM_IDS = RandomIds()
 
 def iso(moment: datetime) -> str:
     """*moment* as the platform writes it: `2026-11-24T10:00:00.000Z`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"

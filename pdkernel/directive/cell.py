@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pdkernel.directive.line import MAGIC, at_line, parse_line, step_line
 from pdkernel.directive.psych import dump
@@ -65,6 +66,7 @@ def cut_workflow_cell(text: str) -> MagicCell | None:
     return cut(text, _WORKFLOW)
 
 
+@lru_cache(maxsize=512)  # a notebook's cells are read again at every run, and a step is a frozen value
 def parse_step_cell(text: str, *, cell: int | None = None, notes: str | None = None) -> StepCell:
     """
     Read a step's whole cell.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -109,7 +108,7 @@ class Interpreter:
             request, run_id=run_id, trace_id=trace_id, context=context, journal=self._journal, clock=self._clock
         )
         record.accept()
-        scratch = Path(tempfile.mkdtemp(prefix="run-", dir=self._scratch))
+        scratch = self._scratch / f"run-{run_id}"
         exports: dict[str, Mapping[str, JSON]] = {}
         try:
             await self._run_in(request, record, scratch, exports)
@@ -118,14 +117,20 @@ class Interpreter:
         except asyncio.CancelledError:
             _stop_cancelling()
             record.end("cancelled")
-        finally:
+        except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
-        return await record.finish(), exports
+            raise
+        finished = asyncio.ensure_future(record.finish())
+        await asyncio.sleep(0)
+        shutil.rmtree(scratch, ignore_errors=True)
+        return await finished, exports
 
     async def _run_in(
         self, request: RunRequest, record: RunRecord, scratch: Path, exports: dict[str, Mapping[str, JSON]]
     ) -> None:
+        await asyncio.sleep(0)  # the record's first commit goes on beside what follows
         self._checks.check(request)
+        scratch.mkdir(mode=0o700)
         setup = RunSetup(
             run_id=record.execution.id,
             workflow=f"{request.workflow.name}@{request.workflow.version}",

@@ -131,16 +131,17 @@ class GuestProcess:
         return self._exit_code
 
     def has_children(self) -> bool:
-        """Whether processes that user code started are left (Linux; elsewhere the guest itself knows what it can)."""
+        """
+        Whether processes that user code started are left (Linux; elsewhere the guest itself knows what it can).
+
+        Those of the main thread: a thread that has ended leaves its own to that one, and one that has not is seen by
+        the guest.
+        """
         try:
-            tasks = os.listdir(f"/proc/{self.pid}/task")  # noqa: PTH208
+            with open(f"/proc/{self.pid}/task/{self.pid}/children", "rb", buffering=0) as file:  # noqa: PTH123
+                return bool(file.read(1))
         except OSError:
             return False
-        for task in tasks:
-            with contextlib.suppress(OSError), open(f"/proc/{self.pid}/task/{task}/children", "rb") as file:  # noqa: PTH123
-                if file.read(1):
-                    return True
-        return False
 
     def _write(self, view: memoryview) -> int:
         try:

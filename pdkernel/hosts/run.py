@@ -269,7 +269,8 @@ class RunGuests:
         return text
 
     def _folder(self) -> Path:
-        self._cwd.mkdir(mode=0o700, parents=True, exist_ok=True)  # each time: a step may have removed it
+        if not self._cwd.is_dir():  # each time: a step may have removed it
+            self._cwd.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._cwd
 
 

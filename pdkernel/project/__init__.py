@@ -12,8 +12,9 @@ Knows nothing of workflows, runs or HTTP.
 """
 
 from pdkernel.project.folder import find_project
+from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.project import Project
 from pdkernel.project.sent import SentTable
 from pdkernel.project.vault import Vault
 
-__all__ = ["Project", "SentTable", "Vault", "find_project"]
+__all__ = ["NotebookTable", "Project", "SentTable", "Vault", "find_project"]

@@ -5,6 +5,7 @@ A notebook's session: the draft workflow, the person's choices, and what has hap
     draft     cells -> workflow, in the notebook's order
     events    test events and their library
     results   last results and which are stale
+    kept      what is remembered over a restart
     loop      the thread in which runs run
     picture   an execution as the notebook shows it
 """

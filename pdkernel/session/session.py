@@ -28,6 +28,7 @@ from pdkernel.inspection import apps_of
 from pdkernel.model import JSON, Workflow
 from pdkernel.session.draft import Draft
 from pdkernel.session.events import EventLibrary, TestEvent
+from pdkernel.session.kept import Kept
 from pdkernel.session.loop import LoopThread, Task
 from pdkernel.session.results import Results, fingerprint
 from pdkernel.source import workflows_beside
@@ -80,6 +81,7 @@ class Session:
         self._runtime: Runtime | None = None
         self._project = project
         self._directory: Directory | None = None
+        self._keeper: Kept | None = None
         self._loaded = False
         self._event: TestEvent | None = None
         self._event_name: str | None = None
@@ -443,7 +445,7 @@ class Session:
             self._made[execution.id] = request
             for old in list(self._made)[:-KEPT_RUNS]:
                 del self._made[old]
-            self._save()
+            self._kept.save_later(self._state())
         self._changed()
 
     # ── listening, keeping, closing ────────────────────────────────────────────────
@@ -464,6 +466,8 @@ class Session:
             self._loop.run(self._runtime.close())
             self._runtime = None
         self._loop.close()
+        if self._keeper is not None:
+            self._keeper.settle()
         if self._project is not None:
             self._project.close()
 
@@ -471,16 +475,12 @@ class Session:
         for listener in list(self._listeners):
             listener()
 
-    @property
-    def _key(self) -> str:
-        return str(self.notebook or self.folder)
-
     def _load(self) -> None:
         with self._lock:
             if self._loaded:
                 return
             self._loaded = True
-            kept = self.project.notebooks.load(self._key)
+            kept = self._kept.load()
             if kept is None:
                 return
             self._event = TestEvent(kept["event"]) if kept["event"] is not None else None
@@ -491,20 +491,26 @@ class Session:
             self._results = Results.from_json(kept["results"])
             self.draft.restore(kept.get("cells", ()))
 
+    @property
+    def _kept(self) -> Kept:
+        if self._keeper is None:
+            self._keeper = Kept(self.project.notebooks, str(self.notebook or self.folder))
+        return self._keeper
+
     def _save(self) -> None:
+        self._kept.save(self._state())
+
+    def _state(self) -> dict[str, Any]:
         # what becomes of outside calls is not kept: a cell of the notebook says it, and none means the default
-        self.project.notebooks.save(
-            self._key,
-            {
-                "event": dict(self._event.masked().data) if self._event is not None else None,
-                "event_name": self._event_name,
-                "external_user_id": self._external_user_id,
-                "environment": self._environment,
-                "pins": self._pins,
-                "results": self._results.to_json(),
-                "cells": self.draft.to_json(),
-            },
-        )
+        return {
+            "event": dict(self._event.masked().data) if self._event is not None else None,
+            "event_name": self._event_name,
+            "external_user_id": self._external_user_id,
+            "environment": self._environment,
+            "pins": dict(self._pins),
+            "results": self._results.to_json(),
+            "cells": self.draft.to_json(),
+        }
 
     def _example_context(self, event: Event) -> Mapping[str, JSON]:
         request = RunRequest(
