@@ -138,9 +138,20 @@ def show_saving(shell: Any, session: Session, execution: Execution) -> None:
     """Offer to save *execution* as a test, where there is a front end with buttons."""
     if getattr(shell, "kernel", None) is None or execution.status == "cancelled":
         return
+    from pdkernel.magics.shell import cell_metadata
     from pdkernel.widgets import SaveRun
+    from pdkernel.widgets.parts import close_all
 
-    display(SaveRun(session, execution))
+    cell = str(cell_metadata(shell).get("cellId"))
+    offered: dict[str, tuple[int, list[SaveRun]]] = shell.__dict__.setdefault("_pdkernel_offered", {})
+    count, buttons = offered.get(cell, (0, []))
+    if count != shell.execution_count:  # the cell has run before: those are off the screen
+        for old in buttons:
+            close_all(old)
+        buttons = []
+    buttons.append(SaveRun(session, execution))
+    offered[cell] = (shell.execution_count, buttons)
+    display(buttons[-1])
 
 
 def raise_for(execution: Execution) -> None:

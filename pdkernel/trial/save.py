@@ -27,7 +27,7 @@ from pdkernel.trial.bench import Bench
 from pdkernel.trial.files import write_files
 from pdkernel.trial.needs import Needs, needs_of
 from pdkernel.trial.project import TrialProject
-from pdkernel.trial.source import Expectation, TestText, expectation, test_text
+from pdkernel.trial.source import Expectation, Scene, expectation, text_of
 
 TESTS_FOLDER = "tests"
 RECORDED_FOLDER = "recorded"
@@ -43,12 +43,10 @@ class SavedTest:
 
     Attributes:
         files: The test first.
-        command: What runs it.
         differing: Paths of what differs from run to run.
     """
 
     files: tuple[Path, ...]
-    command: str
     differing: tuple[str, ...]
 
     def sentences(self, folder: Path) -> str:
@@ -57,7 +55,7 @@ class SavedTest:
         lines = [*(f"Wrote {path}" for path in shown)]
         if self.differing:
             lines.append(f"Compared by type only, differing from run to run: {', '.join(self.differing)}")
-        lines.append(f"Run it: {self.command} {shown[0]}")
+        lines.append(f"Run it: pytest {shown[0]}")
         return "\n".join(lines)
 
 
@@ -114,8 +112,8 @@ def save_test(
         event_file = base / EVENTS_FOLDER / f"{name}.json"
         others[event_file] = (json.dumps(dict(execution.event), indent=2, ensure_ascii=False) + "\n").encode()
     expected = _expected(execution, samples, request, others, now=clock.now())
-    text = test_text(
-        TestText(
+    text = text_of(
+        Scene(
             name=name,
             workflow=request.workflow.name,
             source=f"../{opened.path.name}",
@@ -132,7 +130,7 @@ def save_test(
     for path, content in {**others, Path(f"test_{name}.py"): text.encode()}.items():
         _check_secrets(path, content, needs)
     files = write_files(base / TESTS_FOLDER / f"test_{name}.py", text, others)
-    return SavedTest(files, "pytest", expected.differing)
+    return SavedTest(files, expected.differing)
 
 
 def checked_name(name: str) -> str:

@@ -51,10 +51,8 @@ class Expectation:
 
 
 @dataclass(frozen=True)
-class TestText:
+class Scene:
     """What a test's text is made of besides its expectation; paths as seen from the test's folder, `../` for above."""
-
-    __test__ = False  # not a test, whatever pytest thinks of the name
 
     name: str
     workflow: str
@@ -97,15 +95,12 @@ def expectation(samples: Sequence[Execution], *, now: datetime, known: str) -> E
     return Expectation(samples[0].status, tuple(steps), response, sends, error, tuple(differing))
 
 
-def test_text(what: TestText, expected: Expectation) -> str:
+def text_of(what: Scene, expected: Expectation) -> str:
     """The test as a Python module."""
     return "\n".join(_lines(what, expected)) + "\n"
 
 
-test_text.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of the name
-
-
-def _lines(what: TestText, expected: Expectation) -> Iterator[str]:
+def _lines(what: Scene, expected: Expectation) -> Iterator[str]:
     who = f"as {what.external_user} in {what.environment}" if what.external_user else "on nobody's behalf"
     yield '"""'
     yield _one_line(f"A run of {what.workflow!r}, {who}, saved as a test.")
@@ -132,7 +127,7 @@ def _lines(what: TestText, expected: Expectation) -> Iterator[str]:
     yield from (f"    {line}" if line else "" for line in body)
 
 
-def _body(what: TestText, expected: Expectation) -> Iterator[str]:
+def _body(what: Scene, expected: Expectation) -> Iterator[str]:
     yield from _bringing(what.needs)
     yield "execution = pd_run("
     yield f"    HERE / {what.source!r},"

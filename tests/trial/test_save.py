@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pdkernel.event import Event
 from pdkernel.notebook import read_cells
 from pdkernel.session import Session
 from pdkernel.trial import save_test
+from tests.egress.kit import OutsideServer
 from tests.private_pytest import run_pytest
 from tests.trial.conftest import Notebook
 
@@ -33,6 +35,7 @@ export default defineComponent({
   },
 });
 """
+FETCH = '%%pdstep fetch\nimport urllib.request\ndef handler(pd):\n    return len(urllib.request.urlopen("https://api.example.test/big/SIZE").read())\n'
 ODD = "%%pdstep odd\nimport os, random, time, uuid\ndef handler(pd):\n    return {'id': str(uuid.uuid4()), 'at': time.time(), 'day': time.strftime('%Y-%m-%d'), 'n': 1, 'list': [random.random(), 2]}\n"
 MUTATIONS = {
     "check": ('"number": issue["number"],', '"number": issue["number"] + 1,'),
@@ -40,6 +43,14 @@ MUTATIONS = {
     "route": ('channel="#bugs"', 'channel="#urgent"'),
     "notify": ("channel: answer.channel,", 'channel: "another",'),
 }
+
+
+@pytest.fixture
+def outside() -> Iterator[OutsideServer]:
+    """A server on this machine that answers for all others."""
+    server = OutsideServer(None)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +157,30 @@ def test_nothing_is_sent_to_save(notebook: Notebook) -> None:
     assert runtime is not None
     assert len(runtime.gateway.stand_ins["slack"].received) == 1
     assert notebook.pytest() == {"passed": 2}
+
+
+def test_a_long_answer_is_kept_in_a_file_of_its_own(notebook: Notebook, outside: OutsideServer) -> None:
+    """An answer of more than 64 KB is written beside the recorded calls, and replayed whole."""
+    notebook.write(FETCH.replace("SIZE", "100000"))
+    notebook.session.choose_egress(f"stand-in=http://127.0.0.1:{outside.port}")
+
+    saved = notebook.save(notebook.session.run())
+
+    assert [path.parent.name for path in saved.files[:3]] == ["tests", "recorded", "run.jsonl.bodies"]
+    assert "{'$return_value': 100000}" in notebook.text()
+    assert notebook.pytest() == {"passed": 1}
+
+
+def test_an_answer_that_is_too_long_is_told(notebook: Notebook, outside: OutsideServer) -> None:
+    """A run whose answers are more than is kept in memory is made as any other, and cannot be saved."""
+    notebook.write(FETCH.replace("SIZE", "5000000"))
+    notebook.session.choose_egress(f"stand-in=http://127.0.0.1:{outside.port}")
+    execution = notebook.session.run()
+
+    with pytest.raises(RequestError, match=r"too big to be kept with a test: GET https://api\.example\.test/big/5000000"):
+        notebook.save(execution)
+
+    assert execution.step("fetch").return_value == 5000000
 
 
 def test_a_failed_run_is_saved_as_one_that_fails(notebook: Notebook) -> None:
