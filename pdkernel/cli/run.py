@@ -262,7 +262,8 @@ def _print(execution: Any) -> None:
     from pdkernel.render import timeline
 
     error = execution.error
-    if exit_status(execution) in (2, 3) and error is not None:
+    ran = any(step.status != "not_run" for step in execution.steps)
+    if exit_status(execution) in (2, 3) and error is not None and not ran:
         print_refusal(error.code, error.message)
         return
     if execution.status != "success" and error is not None and error.stack is None:

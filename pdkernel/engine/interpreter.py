@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.services import Services
 from pdkernel.engine.triggered import TriggerService
-from pdkernel.errors import EgressRefusedError, PdkernelError, StepError
+from pdkernel.errors import EgressRefusedError, HostError, PdkernelError, StepError
 from pdkernel.execution import Execution, OutsideCall, Status, StepResult, StepStatus
 from pdkernel.hosts import Effect, Hosts, Pause, RunGuests, RunSetup, StepCall, StepOutcome
 from pdkernel.identity import Directory
@@ -130,7 +131,10 @@ class Interpreter:
     ) -> None:
         await asyncio.sleep(0)  # the record's first commit goes on beside what follows
         self._checks.check(request)
-        scratch.mkdir(mode=0o700)
+        try:
+            scratch.mkdir(mode=0o700)
+        except OSError as fault:
+            raise _no_scratch(fault) from None
         setup = RunSetup(
             run_id=record.execution.id,
             workflow=f"{request.workflow.name}@{request.workflow.version}",
@@ -284,6 +288,8 @@ class Interpreter:
             raise
         except PdkernelError as error:  # its props cannot be evaluated, or its process cannot be had
             return recorder.finish("error", exports={}, error=error), None
+        except OSError as fault:
+            return recorder.finish("error", exports={}, error=_no_scratch(fault)), None
         self._say_warnings(run, recorder, outcome, again)
         run.sends += ((step.name, effect) for effect in outcome.effects)
         status: StepStatus = "error" if outcome.error else "success"
@@ -357,6 +363,13 @@ class Interpreter:
             send=run.request.send,
             tape=run.request.tape,
         )
+
+
+def _no_scratch(fault: OSError) -> HostError:
+    return HostError(
+        f"The files of the run cannot be written: {fault.strerror or fault}.",
+        fix=f"Make room in {tempfile.gettempdir()}, or name another folder in TMPDIR.",
+    )
 
 
 def _stop_cancelling() -> None:

@@ -99,10 +99,12 @@ class RunRecord:
         self._write(self._journal.append(self.execution.id, place, result.name, step_text(result)))
 
     async def settled(self) -> None:
-        """Wait until everything that was written is on disk."""
+        """Wait until everything that was written is on disk. Raises `ProjectError` if some of it is not."""
         pending, self._pending = self._pending, []
-        for task in pending:
-            await task
+        outcomes = await asyncio.gather(*pending, return_exceptions=True)
+        fault = next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
+        if fault is not None:
+            raise fault
 
     def respond(self, response: dict[str, Any]) -> None:
         """Keep the run's first response."""
@@ -154,7 +156,12 @@ class RunRecord:
         self._end("error", error, response)
 
     async def finish(self) -> Execution:
-        """Write the end, wait for the disk, and return the whole."""
+        """
+        Write the end, wait for the disk, and return the whole.
+
+        What cannot be written (a full disk) is the run's error then, unless it has one: what its steps did is returned
+        all the same.
+        """
         execution = self.execution
         unrecorded = {step.name: step.status for step in execution.steps if step.status not in RECORDED}
         if self._parked is not None and execution.status == "paused":
@@ -165,9 +172,13 @@ class RunRecord:
                 response=execution.response, error=execution.error, steps=unrecorded, sends=execution.sends
             )
             self._write(self._journal.finish(execution.id, _final(execution.status), output))
-        await self.settled()
+        try:
+            await self.settled()
+        except PdkernelError as unwritten:
+            if execution.error is None:
+                self.refuse(unwritten)
         self.tell()
-        return execution
+        return self.execution
 
     def tell(self) -> None:
         """Tell whoever watches."""

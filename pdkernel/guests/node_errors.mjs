@@ -63,9 +63,10 @@ export class EntryPointError extends Error {
 /**
  * @param {any} error whatever was thrown
  * @param {StepCode} step
+ * @param {import("./node_locals.mjs").Locals} locals of its frames
  * @returns {Fault}
  */
-export function describe(error, step) {
+export function describe(error, step, locals) {
   if (error instanceof SyntaxError && !placedIn(error, step)) {
     const place = syntaxError(error, step);
     if (place) return place;
@@ -74,6 +75,7 @@ export function describe(error, step) {
   const message = isObject ? text(() => error.message, text(() => JSON.stringify(error), "")) : String(error);
   const name = isObject ? text(() => error.name, "Error") : "Error";
   const frames = isObject ? usersFrames(error, step) : [];
+  addLocals(frames, locals.of(text(() => error?.stack, "")), step);
   const missing = missingPackage(error, step);
   const ofStep = (/** @type {{file: string}} */ frame) => frame.file === step.file;
   const causeFrames = isObject ? usersFrames(error.cause, step) : [];
@@ -132,6 +134,22 @@ function usersFrames(error, step) {
     frames.push({ file, line: Number(line), text: source ? `${where}\n      ${source}` : where });
   }
   return frames;
+}
+
+/**
+ * @param {{file: string, line: number, text: string}[]} frames
+ * @param {import("./node_locals.mjs").Frame[]} seen
+ * @param {StepCode} step
+ */
+function addLocals(frames, seen, step) {
+  const left = [...seen];
+  for (const frame of frames) {
+    if (frame.file !== step.file) continue;
+    const at = left.findIndex(({ line }) => line === frame.line);
+    if (at < 0) continue;
+    const [{ locals }] = left.splice(at, 1);
+    frame.text = [frame.text, ...locals.map(([name, value]) => `      ${name} = ${value}`)].join("\n");
+  }
 }
 
 /**

@@ -20,6 +20,7 @@ import { describe, RefusedError } from "./node_errors.mjs";
 import { encode } from "./node_exports.mjs";
 import { adopt, freshen } from "./node_fresh.mjs";
 import { Loader } from "./node_loader.mjs";
+import { Locals } from "./node_locals.mjs";
 
 /** @typedef {import("./node_errors.mjs").StepCode} StepCode */
 
@@ -35,6 +36,7 @@ const later = setTimeout;
 const soon = setImmediate;
 
 const current = new AsyncLocalStorage();
+const locals = new Locals();
 
 /** What the run at hand has given us. */
 const run = {
@@ -104,8 +106,9 @@ async function attempt(step, work) {
       current.run(mine, () => work(mine)).then(resolve, reject);
     });
   } catch (error) {
-    fault = describe(error, step);
+    fault = describe(error, step, locals);
   }
+  locals.rest(step, fault === null);
   running = null;
   return { fault, result };
 }
@@ -156,12 +159,27 @@ async function runStep(told) {
       ask: (/** @type {string} */ call, /** @type {string} */ text) => ask(mine, call, text),
     };
     const given = { steps: stepsOf(told.steps, run.texts), $: dollar(told.context, voice, told.flow) };
+    const secrets = [told.auth, { variables: run.variables }].flatMap((by) => Object.values(by).flatMap(Object.values));
+    if (told.context.test) {
+      const input = [stringify(told.props), ...told.steps.map(inputText)];
+      locals.watch(step, input, secrets, Object.values(given));
+    }
     const isFunction = typeof component === "function";
     const value = await (isFunction ? component(given) : component.run.call(instance(component, told), given));
     const text = encode(value, "$return_value", voice.warn);
     if (text !== undefined) voice.export("$return_value", text);
   });
   return { t: "done", error: fault, ...(await leftBehind()) };
+}
+
+/**
+ * What a step reads of step *name*, without the context, which is another in every run.
+ *
+ * @param {string} name
+ */
+function inputText(name) {
+  const text = run.texts.get(name) ?? "";
+  return name === "trigger" ? text.slice(0, text.lastIndexOf('"context":')) : text;
 }
 
 /** @param {any} told */

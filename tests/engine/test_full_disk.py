@@ -1,0 +1,54 @@
+"""A run whose record cannot be written any more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.engine.journal import SqliteJournal
+from pdkernel.engine.runtime import Runtime
+from pdkernel.project import Project
+from tests.builders import python_step
+from tests.engine.conftest import Run
+
+
+@pytest.fixture
+async def full(runtime: Runtime) -> Runtime:
+    """An engine whose database cannot grow."""
+    journal = runtime.journal
+    assert isinstance(journal, SqliteJournal)
+    await journal._writer.write(lambda connection: connection.execute("pragma max_page_count = 1").fetchone())
+    return runtime
+
+
+@pytest.mark.usefixtures("full")
+async def test_what_the_steps_did_is_returned_all_the_same(run: Run) -> None:
+    """The run stops before the next step, and says what its steps did and that the disk is full."""
+    execution = await run(python_step("one", "return 'x' * 400_000"), python_step("two", "return 2"))
+    assert execution.status == "error"
+    assert execution.error is not None
+    assert execution.error.code == "project"
+    assert "The disk is full" in execution.error.message
+    assert execution.step("one").return_value == "x" * 400_000
+    assert execution.step("two").status == "not_run"
+
+
+@pytest.mark.usefixtures("full")
+async def test_a_run_that_cannot_be_recorded_at_its_end_says_so(run: Run) -> None:
+    """A last step whose result is not on disk is no success."""
+    execution = await run(python_step("one", "return 'x' * 400_000"))
+    assert execution.status == "error"
+    assert execution.step("one").status == "success"
+
+
+async def test_files_of_a_run_that_cannot_be_made_are_a_clear_error(
+    project: Project, directory: LocalDirectory, runtime: Runtime, run: Run, tmp_path: Path
+) -> None:
+    """Where the temporary folder is gone, the run names what to do."""
+    runtime._scratch.rmdir()
+    execution = await run(python_step("one"))
+    assert execution.error is not None
+    assert execution.error.code == "internal"
+    assert "TMPDIR" in execution.error.message
