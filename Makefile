@@ -6,7 +6,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PROPERTIES := tests/test_redaction.py tests/test_shape.py tests/test_directive.py tests/test_expression.py \
-  tests/definition tests/guests tests/egress/test_recordings.py tests/project/test_vault.py tests/widgets
+  tests/definition tests/guests tests/hosts/test_crossing.py tests/egress/test_recordings.py tests/project/test_stores.py \
+  tests/project/test_vault.py tests/widgets
 
 .PHONY: lab demo test slow bench chromium clean
 

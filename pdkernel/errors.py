@@ -18,7 +18,9 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     │  ├─ EventError                   not an event; carries line and column
     │  ├─ EgressModeError              not a mode for outside calls
     │  ├─ VariableMissingError         an environment variable that no one has set
+    │  ├─ PackageMissingError          packages of steps are not installed, and may not be now
     │  ├─ AccountExistsError           an account id that is taken
+    │  ├─ StoreNotFoundError           a data store that nothing was written to
     │  └─ EndUserError                 the four that Pipedream documents, its words first
     │     ├─ ExternalUserRequiredError
     │     ├─ ExternalUserNotFoundError
@@ -27,7 +29,11 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     ├─ StepError                  1    the step's own code failed
     │  ├─ StepTimeoutError
     │  ├─ ExportNotJSONError           names the path inside the value
+    │  ├─ PayloadLimitError            event, exports and logs of a run are more than it may carry
+    │  ├─ StoreValueError              a data store was given a key, value or time to live that it cannot hold
+    │  ├─ StepMemoryError              the step held more memory than it may
     │  ├─ StepDiedError                the process ended: exit, signal, memory
+    │  ├─ PackageInstallError          a package that the step imports cannot be installed
     │  └─ EgressRefusedError           an outside call that nothing may answer
     └─ HostError                  3    our side failed
        ├─ InterpreterMissingError 2    no Node.js; says how to get one
@@ -184,10 +190,38 @@ class VariableMissingError(RequestError):
         self.names = names
 
 
+class PackageMissingError(RequestError):
+    """
+    Packages that steps import are not installed, and the caller said to install none.
+
+    Attributes:
+        names: The packages, sorted.
+        command: Installs them.
+    """
+
+    code = "package_missing"
+
+    def __init__(self, names: tuple[str, ...], command: str) -> None:
+        several = len(names) > 1
+        super().__init__(
+            f"The package{'s' if several else ''} {', '.join(names)} {'are' if several else 'is'} not installed, "
+            "and nothing was to be installed.",
+            fix=f"Install {'them' if several else 'it'}: {command}",
+        )
+        self.names = names
+        self.command = command
+
+
 class AccountExistsError(RequestError):
     """An account of that id exists already."""
 
     code = "account_exists"
+
+
+class StoreNotFoundError(RequestError):
+    """There is no data store of that name; names those that there are."""
+
+    code = "store_not_found"
 
 
 class EndUserError(RequestError):
@@ -279,10 +313,43 @@ class ExportNotJSONError(StepError):
     code = "export_not_json"
 
 
+class PayloadLimitError(StepError):
+    """The event, the exports and the logs of a run are more than it may carry along."""
+
+    code = "payload_limit"
+
+
+class StoreValueError(StepError):
+    """A data store was given a key, a value or a time to live that it cannot hold."""
+
+    code = "store_value"
+
+
+class StepMemoryError(StepError):
+    """The step's processes held more memory than the workflow's settings allow."""
+
+    code = "memory"
+
+
 class StepDiedError(StepError):
     """The step's process ended before the step did."""
 
     code = "step_died"
+
+
+class PackageInstallError(StepError):
+    """
+    A package that the step's code imports cannot be installed.
+
+    Attributes:
+        package: The one at fault, as the code imports it (`axios@0.19.2`), or None if it is no single one.
+    """
+
+    code = "package_install"
+
+    def __init__(self, message: str, *, fix: str = "", package: str | None = None, line: int | None = None) -> None:
+        super().__init__(message, name="PackageInstallError", fix=fix, line=line)
+        self.package = package
 
 
 class EgressRefusedError(StepError):

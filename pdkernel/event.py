@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -177,7 +178,9 @@ def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        return cast("JSON", json.loads(text.removeprefix("\ufeff"), parse_constant=_refuse_constant))
+        text = text.removeprefix("\ufeff")
+        whole = _float if _GREAT.search(text) else None  # a hook costs time, and next to no text needs it
+        return cast("JSON", json.loads(text, parse_constant=_refuse_constant, parse_float=whole))
     except _NotJSONError as fault:
         read = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         where = read.find(fault.args[0])
@@ -200,12 +203,22 @@ def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
         raise EventError(f"{name} is nested too deeply to be an event.") from None
 
 
+_GREAT = re.compile(r"[eE]\+?[0-9]{3}|[0-9]{309}")
+
+
 class _NotJSONError(ValueError):
     """A word that Python's parser takes and JSON does not have."""
 
 
 def _refuse_constant(word: str) -> JSON:
     raise _NotJSONError(word)
+
+
+def _float(word: str) -> float:
+    number = float(word)
+    if math.isinf(number):  # a number in JSON, and Infinity in every language that reads it
+        raise _NotJSONError(word)
+    return number
 
 
 def _kind(value: JSON) -> str:

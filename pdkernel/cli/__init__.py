@@ -6,6 +6,7 @@ The `pdkernel` command: the acts of the notebook, on files.
     export     pdkernel export, shape
     people     pdkernel users, accounts
     settings   pdkernel env, project
+    stores     pdkernel store
     start      pdkernel new, demo, doctor, lab
 
 Knows arguments, exit statuses and what is printed. What the commands do is the lower floors' work.

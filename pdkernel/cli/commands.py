@@ -4,10 +4,10 @@ Every command, and the console script.
 Knows which modules add commands; heavy imports wait inside each command.
 """
 
-from pdkernel.cli import export, people, run, settings, start
+from pdkernel.cli import export, packages, people, run, settings, start, stores
 from pdkernel.cli.app import pdkernel
 
-MODULES = (export, people, run, settings, start)
+MODULES = (export, packages, people, run, settings, start, stores)
 
 
 def main() -> None:

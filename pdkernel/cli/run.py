@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, pr
 @option(
     "--egress",
     metavar="MODE",
-    help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack.",
+    help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack,github,...",
 )
 @option("--via", metavar="PROXY", help="Send outside calls through this proxy.")
 @option(
@@ -40,13 +41,13 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, pr
 @option(
     "--skip-waits", is_flag=True, help="Go on at once where the workflow pauses. Without either, it ends as paused."
 )
-@option("--no-install", is_flag=True, help="Install no package (this version never does).")
 @option("--save-test", metavar="NAME", help="Save the run as a test beside SOURCE: tests/test_NAME.py.")
 @option(
     "--plain",
     metavar="NAME,APP.FIELD,...",
     help="With --save-test: these variables and credentials are no secrets, write their values into the test.",
 )
+@option("--no-install", is_flag=True, help="Install no package; refuse the run if one is missing.")
 @json_option
 def run(state: State, source: Path, as_json: bool, **chosen: Any) -> int:
     """Run the workflow of SOURCE (a notebook or a workflow's folder) on an event."""
@@ -75,7 +76,7 @@ async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet:
     project = state.project()
     directory = LocalDirectory(project)
     users = _users(chosen, event, directory)
-    requests = [_request(opened, event, user, chosen, project) for user in users]
+    requests = [_request(opened, event, user, chosen, project, shlex.quote(str(source))) for user in users]
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -93,7 +94,7 @@ async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet:
         await runtime.close()
 
 
-def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], project: Any) -> Any:
+def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], project: Any, source: str) -> Any:
     from pdkernel.egress import default_mode, parse_mode
     from pdkernel.egress.tape import Tape
     from pdkernel.engine.request import RunRequest
@@ -121,6 +122,9 @@ def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], 
         pins=pins,
         only=only,
         tape=Tape() if chosen["save_test"] is not None else None,
+        install=not chosen["no_install"],
+        source=source,
+        progress=progress.say,
         on_change=progress.update,
         pauses=pauses,
         find_workflow=workflows_beside(opened.path),
@@ -217,7 +221,7 @@ def _save_test(state: State, source: Path, chosen: dict[str, Any], request: Any,
 
 
 class _Progress:
-    """A line on a terminal that says which step runs."""
+    """A line on a terminal that says which step runs, and lines that stay on what is installed."""
 
     def __init__(self, quiet: bool) -> None:
         self._on = not quiet and sys.stderr.isatty()
@@ -227,9 +231,12 @@ class _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._on and self._said:
-            sys.stderr.write("\r" + " " * len(self._said) + "\r")
-            sys.stderr.flush()
+        self._clear()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._clear()
+        click.echo(text, err=True)
 
     def update(self, execution: Any) -> None:
         """Name the running step."""
@@ -239,6 +246,12 @@ class _Progress:
             sys.stderr.write("\r" + text.ljust(len(self._said)))
             sys.stderr.flush()
             self._said = text
+
+    def _clear(self) -> None:
+        if self._on and self._said:
+            sys.stderr.write("\r" + " " * len(self._said) + "\r")
+            sys.stderr.flush()
+            self._said = ""
 
 
 def exit_status(execution: Any) -> int:

@@ -21,7 +21,7 @@ from pdkernel.egress.message import Answer, Headers, Request, end_to_end, origin
 from pdkernel.egress.passing import Keep, Reached, has_no_body, outgoing, watch, whole
 from pdkernel.egress.policy import Policy, is_loopback
 from pdkernel.egress.sent import Recorded, SentRequests, is_safe, request_identity, sent_key
-from pdkernel.egress.standins import ReceivedRequest, StandIn
+from pdkernel.egress.standins import ReceivedRequest, StandIn, named
 from pdkernel.egress.tape import MOST, Tape
 from pdkernel.egress.tickets import Binding, Bound, Ticket
 from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
@@ -194,7 +194,7 @@ class Desk:
         """Send to whoever answers in this mode. Raises `UpstreamError` if nobody does."""
         policy = binding.policy
         if policy.stand_in is not None:
-            return await _ask(self._stand_ins[policy.stand_in], request)
+            return await _ask(named(self._stand_ins, policy.stand_in), request)
         if policy.base is not None:
             return await self._stand_in_at(policy.base, request, readable=binding.is_recorded)
         headers = _readable(outgoing(request)) if binding.is_recorded else outgoing(request)

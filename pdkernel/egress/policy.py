@@ -24,8 +24,8 @@ from pdkernel.errors import EgressModeError
 
 Mode = Literal["live", "deny", "allow", "record", "replay", "stand-in"]
 
-BUILT_IN_STAND_INS = ("slack",)
-MODES_TEXT = "live, deny, allow=HOST[,HOST], record=FILE, replay=FILE, stand-in=URL or stand-in=slack"
+BUILT_IN_STAND_INS = ("slack", "github", "google_sheets", "openai")
+MODES_TEXT = "live, deny, allow=HOST[,HOST], record=FILE, replay=FILE, stand-in=URL or stand-in=slack[,github,...]"
 MODE_VARIABLE = "PDKERNEL_EGRESS"
 _MODES = ("live", "deny", "allow", "record", "replay", "stand-in")
 
@@ -41,7 +41,7 @@ class Policy:
         hosts: For `allow`: exact names and `*.domain`, lower case.
         file: For `record` and `replay`: the file of recorded calls, absolute.
         base: For `stand-in=URL`: the URL without a slash at its end.
-        stand_in: For a built-in stand-in: its name.
+        stand_in: For built-in stand-ins: their names, with commas between.
         via: An upstream proxy's URL for calls that go out, or None.
         unopened: Hosts whose TLS is passed through unread where calls go out: clients that pin a
             certificate or show one of their own.
@@ -176,13 +176,14 @@ def _check_file(word: str, value: str) -> Path:
 
 
 def _check_stand_in(value: str) -> tuple[str | None, str | None]:
-    if value in BUILT_IN_STAND_INS:
-        return None, value
+    names = [name.strip() for name in value.split(",")]
+    if all(name in BUILT_IN_STAND_INS for name in names):
+        return None, ",".join(names)
     if urlsplit(value).scheme in ("http", "https") and urlsplit(value).hostname:
         return value.rstrip("/"), None
     raise EgressModeError(
         f"{value!r} is neither a URL nor a stand-in that comes with pdkernel.",
-        fix=f"Write stand-in=http://127.0.0.1:PORT, or one of: {', '.join(BUILT_IN_STAND_INS)}.",
+        fix=f"Write stand-in=http://127.0.0.1:PORT, or one or more of: {', '.join(BUILT_IN_STAND_INS)}.",
     )
 
 

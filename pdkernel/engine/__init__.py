@@ -8,6 +8,7 @@ HTTP servers or how an execution is shown.
     request       what a run is asked to do
     context       `steps.trigger.context`
     end_users     the four end-user errors, and whose account each step gets
+    packages      what steps import, installed before the first step
     checks        what refuses a run before any step
     record        one run's record, and its rows in the journal
     recorder      one step's record while it runs: redacted, in order

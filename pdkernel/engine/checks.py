@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from pdkernel.engine.limits import check_props
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import UnsupportedError, VariableMissingError
 from pdkernel.expression import templates_in
@@ -39,6 +40,7 @@ class Checks:
             running = only_what_runs(request)
             check(running)
             check_supported(running)
+            check_props(running)
             check_interpreters(running)
             needed = self._needed[key] = variables_read(running)
         check_variables(needed, request.variables)
@@ -115,10 +117,10 @@ def check_supported(workflow: Workflow) -> None:
                 fix="Take --debug out of the directive.",
                 step=step.name,
             )
-        if step.stores:
+        if step.stores and step.language == "bash":
             raise UnsupportedError(
-                f"Step {step.name!r} uses a data store, which this version does not have.",
-                fix="Pin its exports to run the steps around it.",
+                f"Step {step.name!r} is a Bash step with a data store: on the platform Bash has none.",
+                fix="Use a Python or Node.js step.",
                 step=step.name,
             )
         if step.apps and step.language == "bash":

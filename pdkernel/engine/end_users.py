@@ -178,6 +178,15 @@ def _own_accounts(bindings: Bindings, directory: Directory) -> dict[tuple[str, s
     return own
 
 
+def account_secrets(account: Account, credentials: Mapping[str, str]) -> list[Secret]:
+    """What is secret of *account*: each credential, and secret fields inside one that is a JSON object."""
+    return [
+        Secret(f"{account.app}/{account.id}/{name}{part}", text)
+        for name, value in credentials.items()
+        for part, text in (("", value), *_secret_fields(value))
+    ]
+
+
 def _secret_fields(value: str) -> Iterator[tuple[str, str]]:
     """Secret fields inside a credential that is a JSON object, such as a service account's key file."""
     if not value.lstrip().startswith("{"):
@@ -198,11 +207,9 @@ def _hand_out(
     secrets: list[Secret] = []
     apps: dict[str, str] = {}
     for account in {account.id: account for account in accounts.values()}.values():
-        for name, value in credentials[account.id].items():
-            ref = f"{account.app}/{account.id}/{name}"
-            for part, text in (("", value), *_secret_fields(value)):
-                secrets.append(Secret(ref + part, text))
-                apps[ref + part] = account.app
+        for secret in account_secrets(account, credentials[account.id]):
+            secrets.append(secret)
+            apps[secret.ref] = account.app
     steps = {
         step: StepAccounts(
             uses=tuple(

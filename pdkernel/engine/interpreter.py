@@ -19,15 +19,19 @@ from pdkernel.clock import Clock, Ids
 from pdkernel.egress import Binding
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.context import build_context, new_run_ids, step_context
+from pdkernel.engine.crossing import said_of_numbers
 from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolve_accounts
 from pdkernel.engine.journal import Journal
+from pdkernel.engine.limits import Payload, memory_limit, near_limits, too_deep
 from pdkernel.engine.mail import Mail
+from pdkernel.engine.packages import Packages, Ready
 from pdkernel.engine.pauses import Again, Verdict, judge, urls
 from pdkernel.engine.props import evaluate_props, named_variables
 from pdkernel.engine.record import RunRecord, as_object, known_secrets
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.services import Services
+from pdkernel.engine.stores import DATA_STORE, StoreService, stores_of
 from pdkernel.engine.triggered import TriggerService
 from pdkernel.errors import EgressRefusedError, HostError, PdkernelError, StepError
 from pdkernel.execution import Execution, OutsideCall, Status, StepResult, StepStatus
@@ -35,6 +39,7 @@ from pdkernel.hosts import Effect, Hosts, Pause, RunGuests, RunSetup, StepCall, 
 from pdkernel.identity import Directory
 from pdkernel.inspection import merge_apps
 from pdkernel.model import JSON, AppBinding, Step
+from pdkernel.project import StoreTable
 from pdkernel.redaction import Redactor
 
 REFUSED_STEP_S = 1.0
@@ -49,6 +54,8 @@ class _Run:
     guests: RunGuests
     record: RunRecord
     resolution: Resolution
+    payload: Payload
+    ready: Ready = field(default_factory=Ready)
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
     sends: list[tuple[str, Effect]] = field(default_factory=list)
@@ -61,7 +68,9 @@ class Interpreter:
 
     Args:
         directory: Users and accounts.
+        stores: Data stores.
         hosts: The processes that run steps.
+        packages: What steps import.
         journal: The record.
         clock: For every time stamp and duration.
         ids: For run and trace ids.
@@ -73,7 +82,9 @@ class Interpreter:
         self,
         *,
         directory: Directory,
+        stores: StoreTable,
         hosts: Hosts,
+        packages: Packages,
         journal: Journal,
         clock: Clock,
         ids: Ids,
@@ -81,7 +92,9 @@ class Interpreter:
         mail: Callable[[], Mail | None] = lambda: None,
     ) -> None:
         self._directory = directory
+        self._stores = stores
         self._hosts = hosts
+        self._packages = packages
         self._journal = journal
         self._clock = clock
         self._ids = ids
@@ -131,6 +144,7 @@ class Interpreter:
     ) -> None:
         await asyncio.sleep(0)  # the record's first commit goes on beside what follows
         self._checks.check(request)
+        ready = await self._packages.ready_for(request, self._clock, record.note)
         try:
             scratch.mkdir(mode=0o700)
         except OSError as fault:
@@ -142,6 +156,7 @@ class Interpreter:
             variables=named_variables(request),
             folder=request.folder,
             scratch=scratch,
+            node_packages=ready.node,
         )
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)
@@ -149,7 +164,7 @@ class Interpreter:
             resolution = await self._resolve(request, await self._bindings(request, guests))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
-            run = _Run(request, guests, record, resolution, exports)
+            run = _Run(request, guests, record, resolution, Payload(request.event.data), ready, exports)
             status = await self._steps(run)
             if status != "cancelled":
                 await self._deliver(run)
@@ -279,21 +294,36 @@ class Interpreter:
             later=asyncio.get_running_loop().call_later,
             attempt=again.runs,
         )
+        for line in run.ready.said.pop(step.name, ()):
+            recorder.warn(line)
         run.record.note(recorder.snapshot())
         try:
+            run.ready.check(step.name)
             outcome = await self._outcome(run, step, recorder, accounts, again)
         except asyncio.CancelledError:
             cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
             run.record.record(recorder.finish("error", exports={}, error=cancelled))
             raise
-        except PdkernelError as error:  # its props cannot be evaluated, or its process cannot be had
+        except PdkernelError as error:  # its packages, its props or its process cannot be had
             return recorder.finish("error", exports={}, error=error), None
         except OSError as fault:
             return recorder.finish("error", exports={}, error=_no_scratch(fault)), None
         self._say_warnings(run, recorder, outcome, again)
+        outcome = self._limited(run, step, recorder, outcome)
         run.sends += ((step.name, effect) for effect in outcome.effects)
         status: StepStatus = "error" if outcome.error else "success"
         return recorder.finish(status, exports=outcome.exports, error=outcome.error), outcome
+
+    def _limited(self, run: _Run, step: Step, recorder: StepRecorder, outcome: StepOutcome) -> StepOutcome:
+        """*outcome*, failed if it is over a limit; one that it came near is said."""
+        workflow = run.request.workflow
+        near = near_limits(outcome, timeout_s=workflow.timeout_s(step), memory_mb=memory_limit(workflow))
+        over, payload = run.payload.add(outcome.exports, recorder.snapshot().logs)
+        for warning in (*near, payload, said_of_numbers(workflow, step, outcome.exports)):
+            if warning is not None:
+                recorder.warn(warning)
+        error = outcome.error or too_deep(step, outcome.exports) or over
+        return outcome if error is outcome.error else replace(outcome, error=error)
 
     def _say_warnings(self, run: _Run, recorder: StepRecorder, outcome: StepOutcome, again: Again) -> None:
         for warning in outcome.warnings:
@@ -313,6 +343,7 @@ class Interpreter:
         self, run: _Run, step: Step, recorder: StepRecorder, accounts: StepAccounts, again: Again
     ) -> StepOutcome:
         timeout_s = run.request.workflow.timeout_s(step)
+        stores = await self._stores_of(run, step)
         call = StepCall(
             step=step,
             steps=run.exports,
@@ -322,8 +353,10 @@ class Interpreter:
                 run.request, self._clock, timeout_s=timeout_s, runs=again.runs, passed_on=again.context
             ),
             timeout_s=timeout_s,
+            memory_mb=memory_limit(run.request.workflow),
             binding=self._binding(run, step, recorder.call),
-            services=Services({"flow": TriggerService(run.request, self._execute)}),
+            stores=stores,
+            services=self._services(run, stores),
             flow=urls(run.request.base_url, run_id=run.record.execution.id, step=step.name),
         )
         run.running = step.name
@@ -338,6 +371,19 @@ class Interpreter:
         if run.request.policy.mode == "replay":
             return replace(outcome, error=refusal)
         return replace(outcome, warnings=(*outcome.warnings, refusal.message))
+
+    def _services(self, run: _Run, stores: Mapping[str, str]) -> Services:
+        return Services(
+            {
+                "flow": TriggerService(run.request, self._execute),
+                "store": StoreService(self._stores, stores.values()),
+            }
+        )
+
+    async def _stores_of(self, run: _Run, step: Step) -> dict[str, str]:
+        if step.language != "node" or step.uses is not None or DATA_STORE not in step.source:
+            return stores_of(step)
+        return stores_of(step, (await run.guests.describe(step)).props)
 
     def _binding(self, run: _Run, step: Step, on_call: Callable[[OutsideCall], None]) -> Binding:
         def refuse(message: str) -> None:

@@ -60,6 +60,9 @@ class RunRequest:
         sent: Remembers unsafe outside calls so that they are made once, or None to make them always.
         send: Make unsafe outside calls again even where an answer is remembered.
         tape: Takes outside calls down in memory, so that the run can be saved as a test; or None.
+        install: Install packages that steps import and that are not there; False refuses the run instead.
+        source: What commands call the workflow: the path of its notebook or folder.
+        progress: Told in short lines what is installed, from the engine's thread.
         on_change: Told the execution as it grows, from the engine's thread.
         pauses: What becomes of `$.flow.delay`, `suspend` and `rerun`.
         base_url: Where the endpoint answers, for resume and cancel URLs, or None where nothing is served.
@@ -81,6 +84,9 @@ class RunRequest:
     sent: SentRequests | None = None
     send: bool = False
     tape: Tape | None = None
+    install: bool = True
+    source: str = "SOURCE"
+    progress: Callable[[str], None] | None = None
     on_change: OnChange | None = None
     pauses: PauseMode = "skip"
     base_url: str | None = None

@@ -8,8 +8,10 @@ a test and later the server all start one of these.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,6 +21,7 @@ from pdkernel.egress import Gateway
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import Journal, SqliteJournal
 from pdkernel.engine.mail import mail_of
+from pdkernel.engine.packages import Packages
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
@@ -59,6 +62,8 @@ class Runtime:
         size: int = 8,
         gateway: Gateway | None = None,
         hosts: Hosts | None = None,
+        environ: Mapping[str, str] | None = None,
+        packages: Packages | None = None,
     ) -> Self:
         """
         Open the journal and the gateway; processes for steps start when the first step needs them.
@@ -71,6 +76,8 @@ class Runtime:
             size: Runs that execute at once.
             gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
             hosts: Processes that another runtime uses, too, with their gateway; both stay when this one closes.
+            environ: The environment of what installs packages; `os.environ` by default.
+            packages: Those of another project, or None for the project's own.
         """
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
@@ -80,7 +87,9 @@ class Runtime:
         hosts = hosts or Hosts(gateway=gateway, size=size)
         interpreter = Interpreter(
             directory=directory,
+            stores=project.stores,
             hosts=hosts,
+            packages=packages or Packages.of(project, os.environ if environ is None else environ),
             journal=journal,
             clock=clock,
             ids=ids,

@@ -9,13 +9,14 @@
 import { inspect } from "node:util";
 import { NotRunHereError } from "./node_errors.mjs";
 import { encode } from "./node_exports.mjs";
+import { DataStore } from "./node_store.mjs";
 
 const SOURCES_ONLY = /^\$\./;
 const NOT_RUN = new Set(["http_request", "dir", "sql"]);
 const DAY_MS = 24 * 60 * 60 * 1000;
 
 /**
- * @typedef {{props: Record<string, any>, auth: Record<string, Record<string, string>>, stores: string[]}} Values
+ * @typedef {{props: Record<string, any>, auth: Record<string, Record<string, string>>, stores: Record<string, string>}} Values
  * @typedef {object} Voice how `$` reaches the host
  * @property {(name: string, text: string) => void} export
  * @property {(text: string) => void} respond
@@ -29,18 +30,19 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 /**
  * @param {any} component the default export
  * @param {Values} values
+ * @param {Voice} voice
  * @returns {any} a fresh `this`
  */
-export function instance(component, values) {
+export function instance(component, values, voice) {
   const self = /** @type {any} */ ({});
   bind(self, component.methods);
   for (const [name, fields] of Object.entries(values.auth)) self[name] = app(undefined, fields);
-  for (const name of values.stores) self[name] = store();
   Object.assign(self, values.props);
+  for (const [name, store] of Object.entries(values.stores)) self[name] = new DataStore(store, voice);
   for (const [name, declared] of Object.entries(component.props ?? {})) {
     const prop = resolved(declared);
     if (prop.type === "app") self[name] = app(prop, values.auth[name] ?? values.auth[prop.app]);
-    else if (prop.type === "data_store") self[name] = store();
+    else if (prop.type === "data_store") self[name] ??= new DataStore("", voice); // the host knows of none
     else if (SOURCES_ONLY.test(prop.type) || NOT_RUN.has(prop.type)) {
       throw new NotRunHereError(`A prop of type ${prop.type} (${name})`);
     } else if (self[name] === undefined && "default" in prop) self[name] = structuredClone(prop.default);
@@ -98,21 +100,6 @@ function app(definition, fields) {
   bind(self, definition?.methods);
   Object.defineProperty(self, "$auth", { value: { ...fields }, enumerable: false, writable: true, configurable: true });
   return self;
-}
-
-function store() {
-  const refuse = () => {
-    throw new NotRunHereError("A data store");
-  };
-  return new Proxy(
-    {},
-    {
-      // what printing and awaiting look for is not there; everything else refuses when it is called
-      get: (_target, key) => (typeof key === "symbol" || key === "then" || key === "toJSON" ? undefined : refuse),
-      set: refuse,
-      deleteProperty: refuse,
-    },
-  );
 }
 
 /**

@@ -13,6 +13,9 @@ import { fileURLToPath } from "node:url";
 
 const MOST_FRAMES = 15;
 const HERE = new URL(".", import.meta.url).href;
+const NOT_BOTH = "A step uses either import or require, not both: write `import name from \"package\"`.";
+/** @type {Record<string, string>} */
+const FIXES = { "require is not defined": NOT_BOTH, "module is not defined": NOT_BOTH, "exports is not defined": NOT_BOTH };
 
 /**
  * @typedef {{name: string, file: string, source: string, offset: number, folder: string}} StepCode
@@ -47,6 +50,21 @@ export class RefusedError extends Error {
   }
 }
 
+const IMPORTED = Symbol("pdkernel.imported");
+
+/**
+ * Remembers which import of a step failed with *error*.
+ *
+ * @param {any} error
+ * @param {string} specifier
+ */
+export function importedBy(error, specifier) {
+  if (error instanceof Error && Object.isExtensible(error)) {
+    Object.defineProperty(error, IMPORTED, { value: specifier, configurable: true });
+  }
+  return error;
+}
+
 /** The cell has no default export. */
 export class EntryPointError extends Error {
   /** @param {string} message */
@@ -79,18 +97,24 @@ export function describe(error, step, locals) {
   const missing = missingPackage(error, step);
   const ofStep = (/** @type {{file: string}} */ frame) => frame.file === step.file;
   const causeFrames = isObject ? usersFrames(error.cause, step) : [];
-  const line = frames.find(ofStep)?.line ?? missing?.line ?? causeFrames.find(ofStep)?.line ?? null;
+  const imported = isObject && !missing && !/^[./]|^file:/.test(error[IMPORTED]) ? error[IMPORTED] : undefined;
+  const line =
+    frames.find(ofStep)?.line ??
+    missing?.line ??
+    causeFrames.find(ofStep)?.line ??
+    (isObject && error[IMPORTED] ? importLine(step, error[IMPORTED]) : null);
   const causes = isObject ? cause(error, step) : [];
-  const lines = [`${name}: ${missing?.message ?? message}`, ...shown(frames), ...causes];
+  const during = imported ? ` (while '${imported}' was imported)` : "";
+  const lines = [`${name}: ${missing?.message ?? message + during}`, ...shown(frames), ...causes];
   // fetch says only "fetch failed" itself; what failed is in its cause
   const more = causes.length && message === "fetch failed" ? `: ${text(() => error.cause.message, "")}` : "";
   return {
     code: (isObject && error.pdkernelCode) || "step_failed",
     name,
-    message: missing?.message ?? message + more,
+    message: missing?.message ?? message + more + during,
     line,
     stack: lines.length > 1 ? lines.join("\n") : null,
-    fix: missing?.fix ?? ((isObject && error.pdkernelFix) || ""),
+    fix: missing?.fix ?? ((isObject && error.pdkernelFix) || (name === "ReferenceError" && FIXES[message]) || ""),
   };
 }
 
@@ -189,18 +213,45 @@ function shown(frames) {
  */
 function missingPackage(error, step) {
   if (!["ERR_MODULE_NOT_FOUND", "MODULE_NOT_FOUND"].includes(error?.code)) return undefined;
-  const found = /Cannot find (package|module) '([^']+)'/.exec(text(() => error.message, ""));
+  const said = text(() => error.message, "");
+  const found = /Cannot find (package|module) '([^']+)'(?: imported from (.+))?/.exec(said);
   if (!found) return undefined;
   const wanted = found[2];
-  const name = /^(@[^/]+\/[^/]+|[^/]+)/.exec(wanted)?.[1] ?? wanted;
+  const name = packageOf(wanted);
+  const importer = packageIn(error.requireStack?.[0] ?? found[3] ?? "");
+  const imported = error[IMPORTED];
+  if (importer && imported && packageOf(imported) !== name) {
+    return {
+      message: `The package '${importer}' needs '${name}', which it does not name among its dependencies.`,
+      fix: `Import that in the step, too, and it is installed beside it: import "${name}";`,
+      line: importLine(step, imported),
+    };
+  }
   const isFile = /^(\.|\/|file:)/.test(wanted);
-  const line = importLine(step, isFile ? /** @type {string} */ (wanted.split("/").pop()) : name);
+  const line = importLine(step, imported ?? (isFile ? /** @type {string} */ (wanted.split("/").pop()) : name));
+  if (isFile && packageIn(wanted)) {
+    return { message: `The package '${packageIn(wanted)}' has no file for '${imported ?? wanted}'.`, fix: "", line };
+  }
   if (isFile) return { message: `There is no file ${wanted}.`, fix: "", line };
   return {
     message: `The package '${name}' is not installed.`,
-    fix: `Run \`npm install ${name}\` in ${step.folder}`,
+    fix: "Import it by its literal name, so that it is found and installed before the run.",
     line,
   };
+}
+
+/** @param {string} specifier */
+function packageOf(specifier) {
+  return /^(@[^/]+\/[^/@]+|[^/@]+)/.exec(specifier)?.[1] ?? specifier;
+}
+
+/**
+ * The package that a file belongs to, or the empty string.
+ *
+ * @param {string} file
+ */
+function packageIn(file) {
+  return /^.*[/\\]node_modules[/\\](@[^/\\]+[/\\][^/\\]+|[^/\\]+)/.exec(file)?.[1] ?? "";
 }
 
 /**
@@ -210,7 +261,8 @@ function missingPackage(error, step) {
  * @param {string} name
  */
 function importLine(step, name) {
-  const at = step.source.split("\n").findIndex((line) => /\b(import|require|from)\b/.test(line) && line.includes(name));
+  const quoted = new RegExp(`["'\`/]${name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}["'\`@/]`);
+  const at = step.source.split("\n").findIndex((line) => /\b(import|require|from)\b/.test(line) && quoted.test(line));
   return at < 0 ? null : at + 1 + step.offset;
 }
 

@@ -25,19 +25,20 @@ export class ExportNotJSONError extends TypeError {
  * @param {unknown} value
  * @param {string} name where the path in a message begins
  * @param {(text: string) => void} warn is told what is not exported as it is
+ * @param {string} [verb] what is done with it, in a warning
  * @returns {string | undefined} JSON on one line; undefined if there is nothing to export
  */
-export function encode(value, name, warn) {
+export function encode(value, name, warn, verb = "exported") {
   /** @type {string | undefined} */
   let text;
   try {
     text = stringify(value);
   } catch (error) {
-    const said = explain(value, name, [], { left: MOST_NODES }, () => {});
+    const said = explain(value, name, [], { left: MOST_NODES, verb }, () => {});
     throw new ExportNotJSONError(said ?? `${name} cannot be written as JSON: ${error?.message ?? error}`);
   }
   if (value !== null && (typeof value === "object" || typeof value === "function" || typeof value === "number")) {
-    const said = explain(value, name, [], { left: MOST_NODES }, warn);
+    const said = explain(value, name, [], { left: MOST_NODES, verb }, warn);
     if (said) throw new ExportNotJSONError(said);
   }
   return text;
@@ -47,7 +48,7 @@ export function encode(value, name, warn) {
  * @param {any} value
  * @param {string} path
  * @param {object[]} above the objects that hold it
- * @param {{left: number}} budget
+ * @param {{left: number, verb: string}} budget
  * @param {(text: string) => void} warn
  * @returns {string | undefined} why it cannot be written
  */
@@ -56,13 +57,13 @@ function explain(value, path, above, budget, warn) {
     case "bigint":
       return `${path} is a BigInt, which JSON does not have. Use String(...) or Number(...).`;
     case "function":
-      warn(`${path} is a function, and is not exported.`);
+      warn(`${path} is a function, and is not ${budget.verb}.`);
       return undefined;
     case "symbol":
-      warn(`${path} is a symbol, and is not exported.`);
+      warn(`${path} is a symbol, and is not ${budget.verb}.`);
       return undefined;
     case "number":
-      if (!Number.isFinite(value)) warn(`${path} is ${value}, which JSON does not have: it is exported as null.`);
+      if (!Number.isFinite(value)) warn(`${path} is ${value}, which JSON does not have: it is ${budget.verb} as null.`);
       return undefined;
     case "object":
       break;
@@ -71,12 +72,12 @@ function explain(value, path, above, budget, warn) {
   }
   if (value === null || --budget.left < 0) return undefined;
   if (above.includes(value)) return `${path} contains itself, and JSON has no end for that.`;
-  if (above.length > DEEPEST) return `${path.slice(0, 80)}... is nested more than ${DEEPEST} deep.`;
+  if (above.length > DEEPEST) return `JSON Nested Property Limit Exceeded: ${path.slice(0, 80)}... is nested more than ${DEEPEST} deep.`;
   if (typeof value.toJSON === "function") return undefined;
   const lost = [Map, Set, Error, WeakMap, WeakSet, Promise, RegExp].find((kind) => value instanceof kind);
   if (lost) {
     const article = /^[AEIOU]/.test(lost.name) ? "an" : "a";
-    warn(`${path} is ${article} ${lost.name}, and is exported without what it holds.`);
+    warn(`${path} is ${article} ${lost.name}, and is ${budget.verb} without what it holds.`);
   }
   above.push(value);
   try {

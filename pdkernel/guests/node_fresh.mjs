@@ -9,15 +9,41 @@
 /** @type {Map<any, Map<PropertyKey, PropertyDescriptor>>} */
 const kept = new Map();
 
+const TARGETS = [globalThis, console];
+
 /** Remember everything as it is now. */
 export function adopt() {
-  for (const target of [globalThis, console]) {
-    const properties = new Map();
-    for (const key of Reflect.ownKeys(target)) {
-      properties.set(key, /** @type {PropertyDescriptor} */ (Object.getOwnPropertyDescriptor(target, key)));
-    }
-    kept.set(target, properties);
-  }
+  for (const target of TARGETS) kept.set(target, propertiesOf(target));
+}
+
+/**
+ * Look at everything as it is now.
+ *
+ * @returns {() => void} remembers what has changed since, and nothing else
+ */
+export function watch() {
+  const seen = TARGETS.map(propertiesOf);
+  return () => {
+    TARGETS.forEach((target, at) => {
+      const now = propertiesOf(target);
+      const known = /** @type {Map<PropertyKey, PropertyDescriptor>} */ (kept.get(target));
+      for (const [key, property] of now) {
+        const before = seen[at].get(key);
+        if (before?.value !== property.value || before?.get !== property.get) known.set(key, property);
+      }
+      for (const key of seen[at].keys()) if (!now.has(key)) known.delete(key);
+    });
+  };
+}
+
+/**
+ * @param {any} target
+ * @returns {Map<PropertyKey, PropertyDescriptor>}
+ */
+function propertiesOf(target) {
+  const properties = new Map();
+  for (const key of Reflect.ownKeys(target)) properties.set(key, Object.getOwnPropertyDescriptor(target, key));
+  return properties;
 }
 
 /**

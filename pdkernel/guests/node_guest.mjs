@@ -18,7 +18,7 @@ import vm from "node:vm";
 import { declarations, dollar, instance, stepsOf } from "./node_component.mjs";
 import { describe, RefusedError } from "./node_errors.mjs";
 import { encode } from "./node_exports.mjs";
-import { adopt, freshen } from "./node_fresh.mjs";
+import { adopt, freshen, watch } from "./node_fresh.mjs";
 import { Loader } from "./node_loader.mjs";
 import { Locals } from "./node_locals.mjs";
 
@@ -45,7 +45,7 @@ const run = {
   folder: "",
   cwd: "/",
   /** @type {Map<string, string>} */ texts: new Map(),
-  loader: new Loader("/", adopt),
+  loader: new Loader("/", watch),
 };
 /** @type {Map<number, string>} */
 const sources = new Map();
@@ -73,7 +73,7 @@ function begin(told) {
   run.folder = told.folder;
   run.cwd = told.cwd;
   run.texts = new Map();
-  run.loader = new Loader(told.folder, adopt);
+  run.loader = new Loader(told.folder, watch, told.packages);
   open.clear();
 }
 
@@ -165,7 +165,7 @@ async function runStep(told) {
       locals.watch(step, input, secrets, Object.values(given));
     }
     const isFunction = typeof component === "function";
-    const value = await (isFunction ? component(given) : component.run.call(instance(component, told), given));
+    const value = await (isFunction ? component(given) : component.run.call(instance(component, told, voice), given));
     const text = encode(value, "$return_value", voice.warn);
     if (text !== undefined) voice.export("$return_value", text);
   });

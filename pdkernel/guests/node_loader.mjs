@@ -1,32 +1,43 @@
 // @ts-check
 /**
- * Loads a step's source as a module, fresh each time, with packages resolved from the project's folder.
+ * Loads a step's source as a module, fresh each time, with packages from the folder that they are installed in.
  *
- * Knows vm.SourceTextModule (so that frames carry the cell's lines and an edit leaks nothing), CommonJS-style
- * steps and version suffixes in specifiers.
+ * Knows vm.SourceTextModule (so that frames carry the cell's lines and an edit leaks nothing) and CommonJS-style steps.
+ * What a package itself imports is loaded by Node.js alone.
  */
 
-import { createRequire, isBuiltin } from "node:module";
+import Module, { createRequire, isBuiltin } from "node:module";
 import { join } from "node:path";
-import { pathToFileURL } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { types } from "node:util";
 import vm from "node:vm";
-import { EntryPointError } from "./node_errors.mjs";
+import { EntryPointError, importedBy } from "./node_errors.mjs";
 
-const SUFFIX = /^(@[^/]+\/[^/@]+|[^./@:][^/@:]*)@[^/]+(\/.*)?$/;
+const SPECIFIER = /^((?:@[^/@\s]+\/)?[^/@\s][^/@]*(?:@[^/]+)?)(\/.*)?$/s;
+const OWN_FILE = /^(\.|\/|file:)/;
 const COMMONJS = /\bmodule\.exports\b|\bexports\.\w|\brequire\s*\(/;
 
-/** @typedef {import("./node_errors.mjs").StepCode} StepCode */
+/** URLs and files that steps have imported in this process. */
+const loaded = new Set();
+
+/**
+ * @typedef {import("./node_errors.mjs").StepCode} StepCode
+ * @typedef {{folder: string, aliases: Record<string, string>}} Tree installed packages: what code imports
+ * (`axios@0.19.2`) and its folder's name under `node_modules`
+ */
 
 /** Loads steps for one run. */
 export class Loader {
   /**
-   * @param {string} folder where bare imports are resolved from
-   * @param {() => void} adopt is called when a package has been loaded: what it did to globals stays
+   * @param {string} folder where imports are resolved from that are not among the installed packages
+   * @param {() => () => void} watch is called before a package is loaded, and what it returns afterwards: what the
+   * package did to globals stays
+   * @param {Record<string, Tree>} packages by step
    */
-  constructor(folder, adopt) {
-    this.parent = pathToFileURL(join(folder, "step.mjs")).href;
-    this.require = createRequire(join(folder, "step.cjs"));
-    this.adopt = adopt;
+  constructor(folder, watch, packages = {}) {
+    this.folder = folder;
+    this.watch = watch;
+    this.packages = packages;
     /** Whether a file of the user's own was loaded: Node.js keeps it, so a later run would see an old one. */
     this.ownFiles = false;
   }
@@ -36,7 +47,8 @@ export class Loader {
    * @returns {Promise<any>} the default export
    */
   async load(step) {
-    const exported = this.commonJS(step) ?? (await this.module(step));
+    const imports = new Imports(this, this.packages[step.name]);
+    const exported = commonJS(step, imports) ?? (await evaluated(step, imports));
     if (exported === undefined || exported === null || !["object", "function"].includes(typeof exported)) {
       throw new EntryPointError("The step has no default export.");
     }
@@ -45,65 +57,67 @@ export class Loader {
     }
     return exported;
   }
+}
 
-  /** @param {StepCode} step */
-  async module(step) {
-    /** @type {any} */
-    const dynamic = (/** @type {string} */ specifier, /** @type {any} */ _from, /** @type {any} */ attributes) =>
-      this.import(specifier, attributes);
-    const module = new vm.SourceTextModule(step.source, {
-      identifier: step.file,
-      lineOffset: step.offset,
-      initializeImportMeta: (meta) => {
-        meta.url = this.parent;
-      },
-      importModuleDynamically: dynamic,
-    });
-    /** @type {any} */
-    const link = async (/** @type {string} */ specifier, /** @type {any} */ _from, /** @type {any} */ extra) => {
-      const namespace = await this.import(specifier, extra?.attributes ?? extra?.assert);
-      const names = Object.keys(namespace);
-      return new vm.SyntheticModule(
-        names,
-        function () {
-          for (const name of names) this.setExport(name, namespace[name]);
-        },
-        { identifier: specifier },
-      );
+/** Where the imports of one step lead. */
+class Imports {
+  /**
+   * @param {Loader} loader
+   * @param {Tree | undefined} tree
+   */
+  constructor(loader, tree) {
+    this.loader = loader;
+    this.aliases = tree?.aliases ?? {};
+    this.url = pathToFileURL(join(loader.folder, "step.mjs")).href;
+    this.treeUrl = tree && pathToFileURL(join(tree.folder, "step.mjs")).href;
+    this.meta = {
+      url: this.url,
+      filename: fileURLToPath(this.url),
+      dirname: loader.folder,
+      resolve: (/** @type {string} */ specifier) => this.resolve(String(specifier)),
     };
-    await module.link(link);
-    await module.evaluate();
-    return /** @type {any} */ (module.namespace).default;
+    const own = createRequire(this.url);
+    const installed = this.treeUrl ? createRequire(this.treeUrl) : own;
+    const resolve = (/** @type {string} */ specifier, /** @type {any} */ options) => {
+      const inTree = this.inTree(specifier);
+      return inTree === undefined ? own.resolve(specifier, options) : installed.resolve(inTree, options);
+    };
+    this.require = Object.assign(
+      (/** @type {string} */ specifier) => {
+        if (isBuiltin(specifier)) return own(specifier);
+        this.note(specifier);
+        const inTree = this.inTree(specifier);
+        let keep = () => {};
+        try {
+          if (!this.isLoaded(resolve(specifier))) keep = loader.watch();
+          return inTree === undefined ? own(specifier) : installed(inTree);
+        } catch (error) {
+          throw importedBy(error, specifier);
+        } finally {
+          keep();
+        }
+      },
+      own,
+      { resolve: Object.assign(resolve, own.resolve) },
+    );
   }
 
   /**
-   * A step in CommonJS style: no import or export, and something of require or module.exports.
+   * The specifier as the folder of installed packages has it; undefined for what is not there.
    *
-   * @param {StepCode} step
+   * @param {string} specifier
    */
-  commonJS(step) {
-    if (!COMMONJS.test(step.source)) return undefined;
-    let body;
-    try {
-      body = vm.compileFunction(step.source, ["exports", "require", "module", "__filename", "__dirname"], {
-        filename: step.file,
-        lineOffset: step.offset,
-        importModuleDynamically: /** @type {any} */ ((/** @type {string} */ specifier) => this.import(specifier)),
-      });
-    } catch {
-      return undefined; // import, export or top-level await: a module, or wrong as one too
-    }
-    const module = { exports: /** @type {any} */ ({}) };
-    const require = Object.assign((/** @type {string} */ specifier) => {
-      this.note(specifier);
-      const found = this.require(plain(specifier));
-      this.adopt();
-      return found;
-    }, this.require);
-    body.call(module.exports, module.exports, require, module, step.file, process.cwd());
-    const exported = module.exports;
-    if (exported && typeof exported === "object" && "default" in exported) return exported.default;
-    return typeof exported === "object" && Object.keys(exported).length === 0 ? null : exported;
+  inTree(specifier) {
+    const [, named, rest = ""] = SPECIFIER.exec(specifier) ?? [];
+    if (named === undefined || isBuiltin(specifier) || !Object.hasOwn(this.aliases, named)) return undefined;
+    return this.aliases[named] + rest;
+  }
+
+  /** @param {string} specifier */
+  resolve(specifier) {
+    const inTree = this.inTree(specifier);
+    const { resolve } = /** @type {any} */ (import.meta);
+    return inTree === undefined ? resolve(specifier, this.url) : resolve(inTree, this.treeUrl);
   }
 
   /**
@@ -112,26 +126,123 @@ export class Loader {
    */
   async import(specifier, attributes) {
     this.note(specifier);
-    const url = /** @type {any} */ (import.meta).resolve(plain(specifier), this.parent);
-    const options = attributes && Object.keys(attributes).length ? { with: { ...attributes } } : undefined;
-    const namespace = options ? await import(url, /** @type {any} */ (options)) : await import(url);
-    if (!isBuiltin(specifier)) this.adopt();
-    return namespace;
+    if (isBuiltin(specifier)) return this.builtin(await import(specifier));
+    let keep = () => {};
+    try {
+      const url = this.resolve(specifier);
+      if (!this.isLoaded(url)) keep = this.loader.watch();
+      const options = attributes && Object.keys(attributes).length ? { with: { ...attributes } } : undefined;
+      return options ? await import(url, /** @type {any} */ (options)) : await import(url);
+    } catch (error) {
+      throw importedBy(error, specifier);
+    } finally {
+      keep();
+    }
+  }
+
+  /**
+   * Whether this process has been told to load it before: then it changes no globals any more.
+   *
+   * @param {string} place
+   */
+  isLoaded(place) {
+    return loaded.has(place) || !loaded.add(place);
+  }
+
+  /**
+   * `node:module` with a `createRequire` that finds the step's packages; anything else as it is.
+   *
+   * @param {any} namespace
+   */
+  builtin(namespace) {
+    if (namespace.default !== Module) return namespace;
+    const mine = (/** @type {string | URL} */ from) =>
+      [this.url, this.meta.filename].includes(String(from)) ? this.require : createRequire(from);
+    const get = (/** @type {any} */ target, /** @type {PropertyKey} */ key) =>
+      key === "createRequire" ? mine : Reflect.get(target, key);
+    return { ...namespace, createRequire: mine, default: new Proxy(Module, { get }) };
   }
 
   /** @param {string} specifier */
   note(specifier) {
-    if (/^(\.|\/|file:)/.test(specifier)) this.ownFiles = true;
+    if (OWN_FILE.test(specifier)) this.loader.ownFiles = true;
   }
 }
 
 /**
- * parity[npm-versions]: the platform installs the version that a specifier names (`axios@1.2.3`); so far the one that is
- * installed is used.
- *
- * @param {string} specifier
+ * @param {StepCode} step
+ * @param {Imports} imports
  */
-function plain(specifier) {
-  if (isBuiltin(specifier)) return specifier;
-  return specifier.replace(SUFFIX, (_whole, name, rest) => name + (rest ?? ""));
+async function evaluated(step, imports) {
+  const module = new vm.SourceTextModule(step.source, {
+    identifier: step.file,
+    lineOffset: step.offset,
+    initializeImportMeta: (meta) => Object.assign(meta, imports.meta),
+    importModuleDynamically: dynamic(imports),
+  });
+  /** @type {any} */
+  const link = async (/** @type {string} */ specifier, /** @type {any} */ _from, /** @type {any} */ extra) => {
+    const namespace = await imports.import(specifier, extra?.attributes ?? extra?.assert);
+    return synthetic(specifier, namespace);
+  };
+  await module.link(link);
+  await module.evaluate();
+  return /** @type {any} */ (module.namespace).default;
+}
+
+/**
+ * @param {string} specifier
+ * @param {any} namespace
+ */
+function synthetic(specifier, namespace) {
+  const names = Object.keys(namespace);
+  return new vm.SyntheticModule(
+    names,
+    function () {
+      for (const name of names) this.setExport(name, namespace[name]);
+    },
+    { identifier: specifier },
+  );
+}
+
+/**
+ * What `import()` in a step does.
+ *
+ * @param {Imports} imports
+ * @returns {any}
+ */
+function dynamic(imports) {
+  return async (/** @type {string} */ specifier, /** @type {any} */ _from, /** @type {any} */ attributes) => {
+    const namespace = await imports.import(specifier, attributes);
+    if (types.isModuleNamespaceObject(namespace)) return namespace;
+    const module = synthetic(specifier, namespace);
+    await module.link(/** @type {any} */ (() => {}));
+    await module.evaluate();
+    return module;
+  };
+}
+
+/**
+ * A step in CommonJS style: no import or export, and something of require or module.exports.
+ *
+ * @param {StepCode} step
+ * @param {Imports} imports
+ */
+function commonJS(step, imports) {
+  if (!COMMONJS.test(step.source)) return undefined;
+  let body;
+  try {
+    body = vm.compileFunction(step.source, ["exports", "require", "module", "__filename", "__dirname"], {
+      filename: step.file,
+      lineOffset: step.offset,
+      importModuleDynamically: dynamic(imports),
+    });
+  } catch {
+    return undefined; // import, export or top-level await: a module, or wrong as one too
+  }
+  const module = { exports: /** @type {any} */ ({}) };
+  body.call(module.exports, module.exports, imports.require, module, step.file, process.cwd());
+  const exported = module.exports;
+  if (exported && typeof exported === "object" && "default" in exported) return exported.default;
+  return typeof exported === "object" && Object.keys(exported).length === 0 ? null : exported;
 }

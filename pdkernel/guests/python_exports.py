@@ -67,7 +67,7 @@ def _fault(value: Any, path: str, above: list[Any]) -> str | None:
     if any(value is other for other in above):
         return f"{path} contains itself, and JSON has no end for that."
     if len(above) > _DEEPEST:
-        return f"{path[:80]}... is nested more than {_DEEPEST} deep."
+        return f"JSON Nested Property Limit Exceeded: {path[:80]}... is nested more than {_DEEPEST} deep."
     if isinstance(value, dict | list | tuple):
         return _fault_inside(value, path, [*above, value])
     return f"{path} is {_kind(value)}, which JSON does not have.{_hint(value)}"
@@ -97,7 +97,19 @@ def _hint(value: Any) -> str:
     name = type(value).__name__
     if name in ("datetime", "date", "time"):
         return " Use .isoformat()."
-    if name in ("set", "frozenset", "generator", "dict_keys", "dict_values", "dict_items", "map", "filter", "range"):
+    if name in (
+        "set",
+        "frozenset",
+        "generator",
+        "Keys",
+        "Items",
+        "dict_keys",
+        "dict_values",
+        "dict_items",
+        "map",
+        "filter",
+        "range",
+    ):
         return " Use list(...)."
     if name in ("bytes", "bytearray"):
         return " Use .decode(), or base64."

@@ -17,12 +17,13 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from pdkernel.guests import python_errors, python_exports, python_fresh, python_pd  # noqa: TC004 - at run time `_load_helpers` loads them
+    from pdkernel.guests import python_errors, python_exports, python_fresh, python_pd, python_store  # noqa: TC004 - at run time `_load_helpers` loads them
 
 _IN, _OUT = 3, 4
 _HERE = Path(__file__).resolve().parent
@@ -83,13 +84,14 @@ class Guest:
         try:
             code = self._compiled(told)
             inputs = {**told["props"], **{prop: {"$auth": fields} for prop, fields in told["auth"].items()}}
-            inputs.update((prop, python_pd.Store()) for prop in told["stores"])
+            ask = partial(self._ask, running)
+            inputs.update((prop, python_store.Store(store, ask)) for prop, store in told["stores"].items())
             pd = python_pd.Pd(
                 python_pd.Steps({name: self._texts[name] for name in told["steps"]}),
                 inputs,
                 told["context"],
                 lambda line: self._say(line, running),
-                lambda call, args: self._ask(call, args, running),
+                ask,
                 told["flow"],
             )
             exec(code, module.__dict__)
@@ -119,7 +121,7 @@ class Guest:
         _flush()
         self.say(line)
 
-    def _ask(self, call: str, args: dict[str, Any], running: int) -> Any:
+    def _ask(self, running: int, call: str, args: dict[str, Any]) -> Any:
         """
         Ask the host for something on behalf of the step; blocks until it is told.
 
@@ -193,7 +195,7 @@ def _load_helpers() -> None:
     package = ModuleType("_pdkernel_guest")
     package.__path__ = [str(_HERE)]
     sys.modules[package.__name__] = package
-    for name in ("python_exports", "python_errors", "python_fresh", "python_pd"):
+    for name in ("python_exports", "python_errors", "python_fresh", "python_pd", "python_store"):
         globals()[name] = importlib.import_module(f"{package.__name__}.{name}")
 
 

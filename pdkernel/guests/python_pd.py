@@ -18,16 +18,6 @@ Ask = Callable[[str, dict[str, Any]], Any]
 _DAY_MS = 24 * 60 * 60 * 1000
 
 
-class NotRunHereError(RuntimeError):
-    """The step asks for something that this version does not run."""
-
-    pdkernel_code = "unsupported"
-
-
-def _not_run(what: str) -> NoReturn:
-    raise NotRunHereError(f"{what} is not run by this version.")
-
-
 class Steps(dict[str, Any]):
     """
     The exports of the steps above: a dict whose values are parsed when they are first read.
@@ -203,20 +193,6 @@ class Sends:
         self._send(encode({"t": "effect", "kind": kind, "payload": payload}, f"pd.send.{kind}"))
 
 
-class Store:
-    """A data store prop: there, and clear about what it cannot do."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _not_run("A data store")
-
-    def _refuse(self, *_args: Any, **_options: Any) -> NoReturn:
-        _not_run("A data store")
-
-    __getitem__ = __setitem__ = __delitem__ = __contains__ = __iter__ = __len__ = _refuse
-
-
 class Pd:
     """
     What `handler(pd)` is given.
@@ -279,4 +255,4 @@ class Pd:
         self._send(f'{{"t":"respond","r":{encode(told, "respond")}}}')
 
 
-__all__ = ["ExportNotJSONError", "NotRunHereError", "Pd", "Steps", "Store"]
+__all__ = ["ExportNotJSONError", "Pd", "Steps"]

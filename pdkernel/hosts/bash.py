@@ -65,6 +65,12 @@ class BashStep:
         self._process: subprocess.Popen[bytes] | None = None
         self.ended: asyncio.Future[StepError | None] = self._loop.create_future()
 
+    @property
+    def pid(self) -> int:
+        """The process that was started."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self, cwd: Path, environment: Mapping[str, str]) -> None:
         """Start bash in *cwd*."""
         stdout, stderr = os.pipe(), os.pipe()

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypedDict
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
 from pdkernel.model import JSON, AppBinding, Language, Step
+from pdkernel.packages import NpmTree
 
 
 class OutsideCalls(Protocol):
@@ -111,8 +112,9 @@ class RunSetup:
         workflow: Processes are used again only by runs with the same word: the workflow's name and version.
         trigger: `{"event": ..., "context": ...}`.
         variables: The workflow's environment variables.
-        folder: Where Node.js resolves bare imports from.
+        folder: Where Node.js resolves imports from that are not in *node_packages*.
         scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it.
+        node_packages: The installed packages of each Node.js step that imports some, by step.
     """
 
     run_id: str
@@ -121,6 +123,7 @@ class RunSetup:
     variables: Mapping[str, str]
     folder: Path
     scratch: Path
+    node_packages: Mapping[str, NpmTree] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,9 @@ class StepCall:
         auth: App prop name to the fields of `$auth`.
         context: What `$.context` and `pd.context` hold besides `steps.trigger.context`.
         timeout_s: Seconds that it may run.
+        memory_mb: Megabytes that it may hold, or None for any number.
         binding: How its outside calls are treated; None where there is no gateway.
+        stores: Data store prop to the store's name.
         services: Answers what the step asks for; None refuses everything.
         flow: `resume_url` and `cancel_url` of this step in this run.
     """
@@ -147,7 +152,9 @@ class StepCall:
     auth: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     context: Mapping[str, JSON] = field(default_factory=dict)
     timeout_s: float = 30.0
+    memory_mb: int | None = None
     binding: Any = None
+    stores: Mapping[str, str] = field(default_factory=dict)
     services: StepServices | None = None
     flow: Mapping[str, str] = field(default_factory=dict)
 
@@ -166,6 +173,8 @@ class StepOutcome:
         warnings: Sentences for people.
         effects: What is to be sent when the run is over, in order.
         pause: How the run is to pause after this step, or None.
+        seconds: How long it ran, without the start of its process.
+        memory_mb: The most memory that was seen in its processes, in megabytes; 0 where nobody looked.
         error: Why it failed, or None.
     """
 
@@ -176,6 +185,8 @@ class StepOutcome:
     warnings: tuple[str, ...] = ()
     effects: tuple[Effect, ...] = ()
     pause: Pause | None = None
+    seconds: float = 0.0
+    memory_mb: float = 0.0
     error: StepError | None = None
 
 

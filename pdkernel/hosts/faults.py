@@ -11,7 +11,14 @@ import signal
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pdkernel.errors import EgressRefusedError, ExportNotJSONError, StepDiedError, StepError, StepTimeoutError
+from pdkernel.errors import (
+    EgressRefusedError,
+    ExportNotJSONError,
+    StepDiedError,
+    StepError,
+    StepTimeoutError,
+    StoreValueError,
+)
 
 
 class StepEntryPointError(StepError):
@@ -36,6 +43,7 @@ _BY_CODE: Mapping[str, type[StepError]] = {
         StepEntryPointError,
         StepUnsupportedError,
         EgressRefusedError,
+        StoreValueError,
     )
 }
 
@@ -56,7 +64,7 @@ def fault(told: Mapping[str, Any]) -> StepError:
 def timed_out(timeout_s: float) -> StepTimeoutError:
     """The step ran too long."""
     return StepTimeoutError(
-        f"The step ran longer than {timeout_s:g} seconds (settings.lambda_timeout) and was stopped.",
+        f"Timeout: the step ran longer than {timeout_s:g} seconds (settings.lambda_timeout) and was stopped.",
         name="TimeoutError",
         fix="Raise the limit: --timeout on the step, or settings.lambda_timeout for the workflow.",
     )

@@ -134,6 +134,12 @@ class GuestTalk:
         self._answers: set[asyncio.Task[None]] = set()
         self._timeout_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._began: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the guest has had the request, once it was up."""
+        return asyncio.get_running_loop().time() - self._began if self._began is not None else 0.0
 
     def ask(self, request: Mapping[str, Any], texts: list[bytes], *, timeout_s: float) -> None:
         """Send the request; *timeout_s* counts from when the guest is up."""
@@ -196,6 +202,7 @@ class GuestTalk:
         if self._timer:
             self._timer.cancel()
         loop, limit = asyncio.get_running_loop(), self._timeout_s
+        self._began = None if allowance_s else loop.time()
         self._timer = loop.call_later(limit + allowance_s, lambda: self.end(timed_out(limit)))
 
     def _act(self, told: dict[str, Any]) -> Callable[[], None]:

@@ -23,7 +23,7 @@ class Hosts:
     Everything that runs steps in this process. Belongs to one event loop.
 
     Attributes:
-        descriptions: What Node.js steps were found to declare, by source and folder.
+        descriptions: What Node.js steps were found to declare, by source, folder and folder of packages.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Hosts:
             node: Interpreter for Node.js steps; `find_node()` by default.
         """
         self.gateway = gateway
-        self.descriptions: dict[tuple[str, Path], Description] = {}
+        self.descriptions: dict[tuple[str, Path, Path | None], Description] = {}
         self._size = size
         self._python = python
         self._node = node

@@ -40,6 +40,8 @@ class StepRecorder:
         self._exit_reason: str | None = None
         self._effects: list[Effect] = []
         self._pause: Pause | None = None
+        self._seconds = 0.0
+        self._memory_mb = 0.0
 
     def output(self, stream: Stream, data: bytes) -> None:
         """The step printed *data*."""
@@ -78,6 +80,10 @@ class StepRecorder:
         """The run pauses after this step; the last word counts."""
         self._pause = pause
 
+    def used(self, *, seconds: float, memory_mb: float) -> None:
+        """How long the step ran, and the most memory that was seen."""
+        self._seconds, self._memory_mb = seconds, memory_mb
+
     def warn(self, text: str) -> None:
         """Something that a person should know, once."""
         if text not in self._warnings:
@@ -107,6 +113,8 @@ class StepRecorder:
             warnings=tuple(self._warnings),
             effects=tuple(self._effects),
             pause=self._pause,
+            seconds=self._seconds,
+            memory_mb=self._memory_mb,
             error=error,
         )
 

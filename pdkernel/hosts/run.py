@@ -31,6 +31,7 @@ from pdkernel.hosts.faults import fault, timed_out
 from pdkernel.hosts.guest import Guest, GuestGone, GuestTalk, autopsy, json_text
 from pdkernel.hosts.languages import GuestLanguage
 from pdkernel.hosts.recorder import StepRecorder
+from pdkernel.hosts.usage import MB, MemoryWatch
 from pdkernel.model import JSON, AppBinding, Step
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class RunGuests:
             "op": "run",
             "props": dict(call.props),
             "auth": {prop: dict(fields) for prop, fields in call.auth.items()},
-            "stores": [store.prop for store in step.stores],
+            "stores": dict(call.stores),
             "context": {**cast("Mapping[str, JSON]", self._setup.trigger.get("context") or {}), **call.context},
             "flow": dict(call.flow),
         }
@@ -88,6 +89,7 @@ class RunGuests:
             step=step,
             steps=call.steps,
             timeout_s=call.timeout_s,
+            memory_mb=call.memory_mb,
             binding=call.binding,
             services=call.services,
         )
@@ -103,7 +105,8 @@ class RunGuests:
         """
         if step.language != "node" or step.uses or not _MAY_DECLARE.search(step.source):
             return Description()
-        key = (step.source, self._setup.folder)
+        tree = self._setup.node_packages.get(step.name)
+        key = (step.source, self._setup.folder, tree.folder if tree else None)
         known = self._hosts.descriptions.get(key)
         if known is not None:
             return known
@@ -185,13 +188,23 @@ class RunGuests:
         steps: Mapping[str, Mapping[str, JSON]],
         timeout_s: float,
         binding: Any,
+        memory_mb: int | None = None,
         services: StepServices | None = None,
     ) -> dict[str, Any] | StepError:
         guest = self._guest(language)
         values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
         texts = {name: self._text(name, value) for name, value in values.items()}
         setup = self._setup
-        request |= guest.begin(self, variables=dict(setup.variables), folder=str(setup.folder), cwd=self._folder())
+        request |= guest.begin(
+            self,
+            variables=dict(setup.variables),
+            folder=str(setup.folder),
+            cwd=self._folder(),
+            packages={
+                name: {"folder": str(tree.folder), "aliases": dict(tree.aliases)}
+                for name, tree in setup.node_packages.items()
+            },
+        )
         news = guest.news(values, texts)
         if step is not None:
             request |= guest.code(step)
@@ -199,6 +212,7 @@ class RunGuests:
         request["texts"] = news
         talk = self._talk = GuestTalk(guest, recorder, services)
         guest.bind(binding)
+        watch = MemoryWatch(guest.process.pid, memory_mb, talk.end)
         try:
             talk.ask(request, [texts[name] for name in news], timeout_s=timeout_s)
             done = await talk.reply
@@ -207,6 +221,8 @@ class RunGuests:
         except GuestGone:
             return await autopsy(guest, recorder)
         finally:
+            watch.close()
+            recorder.used(seconds=talk.seconds, memory_mb=watch.peak / MB)
             talk.close()
             self._talk = None
             guest.process.drain()
@@ -217,7 +233,7 @@ class RunGuests:
         if done["busy"] or guest.process.has_children():
             recorder.warn(STILL_RUNNING)
             self._end(guest)
-        return done
+        return watch.error or done
 
     async def _run_bash(self, call: StepCall, recorder: StepRecorder) -> StepError | None:
         setup, gateway = self._setup, self._hosts.gateway
@@ -228,7 +244,9 @@ class RunGuests:
         ticket = gateway.open_ticket() if gateway else None
         bash = self._talk = BashStep(call.step, setup.scratch, b"{" + text + b"}", recorder)
         self._bash.append(bash)
-        timer = asyncio.get_running_loop().call_later(call.timeout_s, lambda: bash.end(timed_out(call.timeout_s)))
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(call.timeout_s, lambda: bash.end(timed_out(call.timeout_s)))
+        watch, began = None, loop.time()
         try:
             outside = {}
             if gateway and ticket:
@@ -237,6 +255,7 @@ class RunGuests:
                     gateway.bind(ticket, call.binding)
             cwd = self._folder()
             bash.start(cwd, step_environment(cwd, bash.mark, variables=setup.variables, outside=outside))
+            watch = MemoryWatch(bash.pid, call.memory_mb, bash.end)
             error = await bash.ended
             if error is not None:
                 bash.kill()
@@ -244,6 +263,9 @@ class RunGuests:
             return error or not_json
         finally:
             timer.cancel()
+            if watch is not None:
+                watch.close()
+                recorder.used(seconds=loop.time() - began, memory_mb=watch.peak / MB)
             self._talk = None
             bash.close()
             if gateway and ticket:

@@ -6,16 +6,20 @@ Knows each language's syntax. Knows nothing of accounts, files or running; liter
 
 from pdkernel.inspection.apps import apps_of, declared_apps, merge_apps
 from pdkernel.inspection.checks import check, check_order, order_warnings
+from pdkernel.inspection.node_code import PackageImport
+from pdkernel.inspection.node_code import packages as node_packages
 from pdkernel.inspection.problems import raise_together, restated
 from pdkernel.inspection.reads import STANDARD_VARIABLES, steps_read, variables_read
 
 __all__ = [
     "STANDARD_VARIABLES",
+    "PackageImport",
     "apps_of",
     "check",
     "check_order",
     "declared_apps",
     "merge_apps",
+    "node_packages",
     "order_warnings",
     "raise_together",
     "restated",

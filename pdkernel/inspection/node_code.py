@@ -1,11 +1,15 @@
 """
 Node.js step code and expressions, read through a syntax tree.
 
-Knows the default export, `process.env` and app props. Code with a syntax error has an entry point as far
+Knows the default export, `process.env`, app props and how a package is imported. Code with a syntax error has an entry point as far
 as this module is concerned: running it gives the better message.
 """
 
 from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
 
 from tree_sitter import Node
 
@@ -14,6 +18,35 @@ from pdkernel.inspection.variables import Variables
 
 TEMPLATE = "export default defineComponent({\n  async run({ steps, $ }) {\n    return steps.trigger.event;\n  },\n});"
 _COMPARISONS = frozenset({"===", "!==", "==", "!=", "in"})
+
+_BUILTIN_NAMES = (
+    "assert assert/strict async_hooks buffer child_process cluster console constants crypto dgram diagnostics_channel "
+    "dns dns/promises domain events fs fs/promises http http2 https inspector inspector/promises module net os path "
+    "path/posix path/win32 perf_hooks process punycode querystring readline readline/promises repl stream "
+    "stream/consumers stream/promises stream/web string_decoder sys timers timers/promises tls trace_events tty url "
+    "util util/types v8 vm wasi worker_threads zlib"
+)
+BUILTINS = frozenset(_BUILTIN_NAMES.split())
+"""Modules of Node.js that are imported without `node:`: what Node.js 20, 22 and 24 list in `module.builtinModules`."""
+
+_SPECIFIER = re.compile(r"(?P<name>(?:@[^/@\s]+/)?[^/@\s][^/@]*)(?:@(?P<version>[^/]+))?(?:/.*)?", re.DOTALL)
+_NO_PACKAGE = re.compile(r"[./#]|[a-zA-Z][\w+-]*:")
+
+
+@dataclass(frozen=True, slots=True)
+class PackageImport:
+    """
+    A package that code imports.
+
+    Attributes:
+        name: `axios`, `@scope/name`.
+        version: What stands after the `@`: `0.19.2`, `~0.20.0`, `latest`; or None.
+        line: Of the source, the first being 1.
+    """
+
+    name: str
+    version: str | None
+    line: int
 
 
 def has_entry_point(source: str) -> bool:
@@ -134,3 +167,42 @@ def _app_of(definition: Node | None) -> str | None:
         if pair.type == "pair"
     }
     return fields.get("app") if fields.get("type") == "app" else None
+
+
+@lru_cache(maxsize=500)
+def packages(source: str) -> tuple[PackageImport, ...]:
+    """
+    Packages that *source* imports by a literal name, each name and version once, where it first does.
+
+    Found are `import`, `export ... from`, `import("name")` and `require("name")`. What Node.js brings itself, files
+    and URLs are no packages.
+    """
+    found: dict[tuple[str, str | None], PackageImport] = {}
+    for node in javascript.walk(javascript.parse(source)):
+        specifier = _imported(node)
+        split = None if specifier is None else split_specifier(specifier)
+        if split is not None:
+            found.setdefault(split, PackageImport(*split, line=node.start_point[0] + 1))
+    return tuple(found.values())
+
+
+def split_specifier(specifier: str) -> tuple[str, str | None] | None:
+    """Package and version of `@scope/name@^1/sub/path`; None for what is not in a package."""
+    if specifier in BUILTINS or _NO_PACKAGE.match(specifier):
+        return None
+    found = _SPECIFIER.fullmatch(specifier)
+    return None if found is None else (found["name"], found["version"])
+
+
+def _imported(node: Node) -> str | None:
+    """What *node* imports, if that is a literal."""
+    if node.type in {"import_statement", "export_statement"}:
+        return javascript.string_value(node.child_by_field_name("source"))
+    if node.type != "call_expression":
+        return None
+    called, arguments = node.child_by_field_name("function"), node.child_by_field_name("arguments")
+    if called is None or arguments is None or not arguments.named_children:
+        return None
+    if called.type != "import" and javascript.text_of(called) not in {"require", "require.resolve"}:
+        return None
+    return javascript.string_value(arguments.named_children[0])

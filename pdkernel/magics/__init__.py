@@ -24,8 +24,9 @@ def register(ip: Any) -> None:
     from pdkernel.magics.choices import ChoiceMagics
     from pdkernel.magics.runs import RunMagics
     from pdkernel.magics.steps import StepMagics
+    from pdkernel.magics.stores import StoreMagics
 
-    for magics in (StepMagics, ChoiceMagics, RunMagics):
+    for magics in (StepMagics, ChoiceMagics, RunMagics, StoreMagics):
         ip.register_magics(magics)
     # Before IPython's own clean-up, which empties lines of blanks and strips prompts inside a step's code.
     ip.input_transformers_cleanup.insert(0, Lift(CELL_TEXTS))
@@ -56,4 +57,4 @@ def _words(ip: Any) -> Vocabulary:
 
     session = session_of(ip)
     apps = {account.app for account in session.directory.accounts()} | set(session.apps_needed())
-    return Vocabulary(apps=tuple(sorted(apps)))
+    return Vocabulary(apps=tuple(sorted(apps)), stores=session.project.stores.names())

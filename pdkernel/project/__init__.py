@@ -7,6 +7,7 @@ The local project: a folder, a key and a database that several threads and proce
     database   engine, creation, the checks when it is opened, faults as sentences
     schema     the tables, the same on SQLite and Postgres
     accounts variables notebooks sent settings     one table each
+    stores     data stores and their records
 
 Knows nothing of workflows, runs or HTTP.
 """
@@ -15,6 +16,17 @@ from pdkernel.project.folder import find_project
 from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.project import Project
 from pdkernel.project.sent import SentTable
+from pdkernel.project.stores import DEFAULT_STORE, Record, StoreSummary, StoreTable
 from pdkernel.project.vault import Vault
 
-__all__ = ["NotebookTable", "Project", "SentTable", "Vault", "find_project"]
+__all__ = [
+    "DEFAULT_STORE",
+    "NotebookTable",
+    "Project",
+    "Record",
+    "SentTable",
+    "StoreSummary",
+    "StoreTable",
+    "Vault",
+    "find_project",
+]

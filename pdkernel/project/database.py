@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, insert, inspect, select, text
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, insert, inspect, select, text, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, ProgrammingError
 
 from pdkernel.errors import ProjectError
 from pdkernel.project import sqlite
-from pdkernel.project.schema import SCHEMA_VERSION, meta, metadata
+from pdkernel.project.schema import SCHEMA_VERSION, SINCE, meta, metadata
 
 _LOCK = 0x70646B31  # any number: names our creation among Postgres's advisory locks
 _READS = "pdkernel_reads"
@@ -111,24 +111,51 @@ class Database:
             ProjectError: The database has a table of somebody else's under one of our names.
         """
         with self.write() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            self._lock(connection)
             if "meta" in _table_names(connection) and _facts(connection) is not None:
                 return False
-            taken = sorted(_table_names(connection) & set(metadata.tables))
-            if taken:
-                raise ProjectError(
-                    f"The database {self.where} is not a project of pdkernel and has tables under its names: "
-                    f"{', '.join(taken)}. It was left as it is.",
-                    fix="Give the project a database of its own.",
-                )
+            self._refuse_strangers(connection, set(metadata.tables))
             metadata.create_all(connection, checkfirst=False)
             connection.execute(insert(meta), [{"name": name, "value": value} for name, value in facts.items()])
         return True
 
+    def migrate(self) -> None:
+        """
+        Bring an older project's tables up to `SCHEMA_VERSION`, in one transaction; nothing is lost.
+
+        So far every version has only added tables. Raises `ProjectError` as `create` does.
+        """
+        with self.write() as connection:
+            self._lock(connection)
+            facts = _facts(connection)
+            if facts is None or int(facts["schema_version"]) >= SCHEMA_VERSION:  # another process was first
+                return
+            added = {
+                name: table
+                for name, table in metadata.tables.items()
+                if table.info.get(SINCE, 1) > int(facts["schema_version"])
+            }
+            self._refuse_strangers(connection, set(added))
+            metadata.create_all(connection, tables=list(added.values()), checkfirst=False)
+            version = update(meta).where(meta.c.name == "schema_version")
+            connection.execute(version.values(value=str(SCHEMA_VERSION)))
+
     def close(self) -> None:
         """Give up every connection."""
         self.engine.dispose()
+
+    def _lock(self, connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+
+    def _refuse_strangers(self, connection: Connection, names: set[str]) -> None:
+        taken = sorted(_table_names(connection) & names)
+        if taken:
+            raise ProjectError(
+                f"The database {self.where} is not a project of pdkernel and has tables under its names: "
+                f"{', '.join(taken)}. It was left as it is.",
+                fix="Give the project a database of its own.",
+            )
 
 
 _URLS = "Use sqlite:////absolute/path.db or postgresql://user@server/name."

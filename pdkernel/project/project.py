@@ -24,6 +24,7 @@ from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.schema import SCHEMA_VERSION, meta
 from pdkernel.project.sent import SentTable
 from pdkernel.project.settings import SettingsTable
+from pdkernel.project.stores import StoreTable
 from pdkernel.project.variables import VariableTable
 from pdkernel.project.vault import Vault
 
@@ -99,6 +100,8 @@ class Project:
             if facts is None:
                 raise ProjectError(f"The project in {opened.where} vanished while it was opened.", fix="Try again.")
             _check_key(vault, facts["key_fingerprint"], key_path, opened.where)
+            if int(facts["schema_version"]) < SCHEMA_VERSION:
+                opened.migrate()
         except BaseException:
             opened.close()
             raise
@@ -168,6 +171,11 @@ class Project:
     def settings(self) -> SettingsTable:
         """Settings of the project by name."""
         return SettingsTable(self._database)
+
+    @cached_property
+    def stores(self) -> StoreTable:
+        """Data stores."""
+        return StoreTable(self._database, self.clock)
 
     def close(self) -> None:
         """Give up every connection."""

@@ -8,10 +8,10 @@ from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 
-def put(connection: Connection, table: Table, key: str, **values: Any) -> None:
-    """Insert the row, or give the row of that *key* column the new values."""
-    others = {name: value for name, value in values.items() if name != key}
-    connection.execute(_insert(connection, table, values).on_conflict_do_update(index_elements=[key], set_=others))
+def put(connection: Connection, table: Table, *key: str, **values: Any) -> None:
+    """Insert the row, or give the row with those *key* columns the new values."""
+    others = {name: value for name, value in values.items() if name not in key}
+    connection.execute(_insert(connection, table, values).on_conflict_do_update(index_elements=key, set_=others))
 
 
 def put_once(connection: Connection, table: Table, **values: Any) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Double,
+    ForeignKey,
     Index,
     Integer,
     LargeBinary,
@@ -19,10 +20,14 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    UniqueConstraint,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Goes up with every change to a table; an older database is migrated, a newer one refused."""
+
+SINCE = "since"
+"""In a table's `info`: the version that it came with, unless that was the first."""
 
 metadata = MetaData()
 
@@ -90,4 +95,29 @@ settings = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("value", Text, nullable=False),  # JSON
+)
+
+stores = Table(
+    "stores",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created", Double, nullable=False),
+    info={SINCE: 2},
+)
+
+store_records = Table(
+    "store_records",
+    metadata,
+    # order of insertion, which a new value leaves alone: pages of a store that is written to meanwhile skip nothing
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("store", ForeignKey("stores.number", ondelete="cascade"), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("value", Text, nullable=False),  # JSON, not sealed: it is the user's data, as a file of theirs would be
+    Column("expires", Double),  # null: never
+    Column("updated", Double, nullable=False),
+    UniqueConstraint("store", "key"),
+    Index("store_records_pages", "store", "number"),
+    Index("store_records_expired", "expires"),
+    info={SINCE: 2},
 )

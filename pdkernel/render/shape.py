@@ -24,7 +24,7 @@ _LIST = "margin:0;padding:0;padding-left:16px;list-style-type:none"
 def text(shape: Shape, *, root: Sequence[Segment] = ROOT, max_children: int = MAX_CHILDREN) -> str:
     """*shape* as an indented tree: key, types, presence, samples."""
     shown = _shown(shape, max_children)
-    lines_ = list(_text_lines(shape, node_path((*root, *shape.path)), 0, shown))
+    lines_ = list(_text_lines(shape, node_path((*root, *shape.path)), 0, shown, _events(shape)))
     width = min(48, max(len(name) for name, _ in lines_))
     room = words.WIDTH - width - 2
     return printable("".join(f"{f'{name:<{width}}  {words.clipped(said, room)}'.rstrip()}\n" for name, said in lines_))
@@ -33,7 +33,7 @@ def text(shape: Shape, *, root: Sequence[Segment] = ROOT, max_children: int = MA
 def html(shape: Shape, *, root: Sequence[Segment] = ROOT, max_children: int = MAX_CHILDREN) -> str:
     """*shape* as nested parts that open and close, each key to be copied for Node.js or Python."""
     shown = _shown(shape, max_children)
-    return tag("div", _node(shape, tuple(root), 0, shown), style=VIEW, class_="pd-view pd-shape")
+    return tag("div", _node(shape, tuple(root), 0, shown, _events(shape)), style=VIEW, class_="pd-view pd-shape")
 
 
 def _shown(shape: Shape, max_children: int) -> set[tuple[Segment, ...]]:
@@ -58,47 +58,62 @@ def _types(shape: Shape) -> str:
     return ", ".join(f"{name} ×{count:,}" for name, count in shape.types)
 
 
-def _presence(shape: Shape) -> str:
+def _events(shape: Shape) -> int:
+    """How many values were merged into *shape*, if that is a whole event's; 1 for a part of one."""
+    return 1 if shape.path else shape.total
+
+
+def _presence(shape: Shape, events: int) -> str:
+    if events > 1 and not any(isinstance(segment, int) for segment in shape.path):
+        # of the events, not of those that have what stands around it: that is what decides whether a step can rely on it
+        missing = shape.present < events
+        return f"in {shape.present:,} of {events:,} events ({shape.present / events:.0%})" if missing else ""
     return f"in {shape.present:,} of {shape.total:,}" if shape.is_optional else ""
 
 
-def _said(shape: Shape) -> str:
-    items = words.counted(shape.total, "item") if shape.path and isinstance(shape.path[-1], int) else ""
-    return ", ".join(part for part in (items, _types(shape), _presence(shape)) if part)
+def _said(shape: Shape, events: int) -> str:
+    counted = ""
+    if shape.path and isinstance(shape.path[-1], int):
+        counted = words.counted(shape.total, "item")
+    elif not shape.path and events > 1:
+        counted = words.counted(events, "event")
+    return ", ".join(part for part in (counted, _types(shape), _presence(shape, events)) if part)
 
 
 def _key(shape: Shape) -> str:
     return f"[{shape.path[-1]}]" if isinstance(shape.path[-1], int) else shape.path[-1]
 
 
-def _text_lines(shape: Shape, name: str, level: int, shown: set[tuple[Segment, ...]]) -> Iterator[tuple[str, str]]:
-    said = ": ".join(part for part in (_said(shape), ", ".join(shape.samples)) if part)
+def _text_lines(
+    shape: Shape, name: str, level: int, shown: set[tuple[Segment, ...]], events: int
+) -> Iterator[tuple[str, str]]:
+    said = ": ".join(part for part in (_said(shape, events), ", ".join(shape.samples)) if part)
     yield f"{'  ' * level}{words.clipped(name, 40)}", said
     for child in shape.children:
         if child.path in shown:
-            yield from _text_lines(child, _key(child), level + 1, shown)
+            yield from _text_lines(child, _key(child), level + 1, shown, events)
     if left_out := _left_out(shape, shown):
         yield f"{'  ' * (level + 1)}{left_out}", ""
 
 
-def _node(shape: Shape, root: tuple[Segment, ...], level: int, shown: set[tuple[Segment, ...]]) -> Html:
-    head = _head(shape, root)
+def _node(shape: Shape, root: tuple[Segment, ...], level: int, shown: set[tuple[Segment, ...]], events: int) -> Html:
+    head = _head(shape, root, events)
     if not shape.children:
         return tag("div", head, style="padding-left:16px")
-    below = [_node(child, root, level + 1, shown) for child in shape.children if child.path in shown]
+    below = [_node(child, root, level + 1, shown, events) for child in shape.children if child.path in shown]
     if left_out := _left_out(shape, shown):
         below.append(tag("div", left_out, style=f"padding-left:16px;{QUIET}"))
     items = [tag("li", node, style="margin:0;list-style-type:none") for node in below]
     return folded(head, tag("ul", lines(items), style=_LIST), open_=level < _OPEN_LEVELS)
 
 
-def _head(shape: Shape, root: tuple[Segment, ...]) -> Html:
+def _head(shape: Shape, root: tuple[Segment, ...], events: int) -> Html:
     path = (*root, *shape.path)
     name = _key(shape) if shape.path else node_path(root)
     parts = [
         _copied(name or '""', node_path(path), "font-weight:bold"),
         _copied("Python", python_path(path), f"{QUIET};font-size:80%"),
-        tag("span", _said(shape), style=QUIET),
+        tag("span", _said(shape, events), style=QUIET),
         *(tag("code", sample) for sample in shape.samples),
     ]
     return join([piece for part in parts for piece in (part, Html(" "))][:-1])

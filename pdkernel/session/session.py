@@ -7,6 +7,7 @@ they call it and listen to it, never each other. Knows nothing of IPython or wid
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -417,6 +418,8 @@ class Session:
             sent=self.project.sent,
             send=send,
             tape=Tape(),
+            install=self._environ.get("PDKERNEL_NO_INSTALL", "").lower() in ("", "0", "false", "no"),
+            source=shlex.quote(self.notebook.name) if self.notebook else "SOURCE",
             on_change=on_change,
             pauses="skip",
             find_workflow=workflows_beside(self.notebook or self.folder / "notebook.ipynb"),

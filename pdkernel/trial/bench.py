@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 from pdkernel.clock import RANDOM_IDS, Ids
 from pdkernel.egress import Gateway
+from pdkernel.engine.packages import Packages
 from pdkernel.engine.runtime import Runtime
 from pdkernel.hosts import Hosts
 from pdkernel.identity import Directory
@@ -52,9 +53,11 @@ class Bench:
         """Run *coroutine* in the bench's thread, wherever this is called from, and wait for it."""
         return self._loop.run(coroutine)
 
-    def runtime(self, project: Project, directory: Directory, *, ids: Ids = RANDOM_IDS) -> Runtime:
+    def runtime(
+        self, project: Project, directory: Directory, *, packages: Packages | None = None, ids: Ids = RANDOM_IDS
+    ) -> Runtime:
         """An engine for *project*, on the shared processes; close it with the project."""
-        return self.wait_for(self._runtime(project, directory, ids))
+        return self.wait_for(self._runtime(project, directory, packages, ids))
 
     def close(self) -> None:
         """End every process."""
@@ -66,13 +69,19 @@ class Bench:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    async def _runtime(self, project: Project, directory: Directory, ids: Ids) -> Runtime:
+    async def _runtime(self, project: Project, directory: Directory, packages: Packages | None, ids: Ids) -> Runtime:
         if self._hosts is None or self._gateway is None:
             self._folder = Path(tempfile.mkdtemp(prefix="pdkernel-bench-"))
             self._gateway = await Gateway.start(self._folder, clock=self.clock)
             self._hosts = Hosts(gateway=self._gateway, size=1)
         return await Runtime.start(
-            project, directory, clock=self.clock, ids=ids, gateway=self._gateway, hosts=self._hosts
+            project,
+            directory,
+            clock=self.clock,
+            ids=ids,
+            gateway=self._gateway,
+            hosts=self._hosts,
+            packages=packages,
         )
 
 

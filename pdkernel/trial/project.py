@@ -7,12 +7,15 @@ the bench's.
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from pdkernel.clock import RANDOM_IDS, Ids
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_mode
+from pdkernel.engine.packages import Packages
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.runtime import Runtime
 from pdkernel.errors import RequestError
@@ -20,7 +23,8 @@ from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, Execution
 from pdkernel.identity import Account, parse_environment
 from pdkernel.model import JSON, Workflow
-from pdkernel.project import Project
+from pdkernel.project import Project, find_project
+from pdkernel.project.folder import FOLDER_NAME
 from pdkernel.source import read_source, workflows_beside
 from pdkernel.trial.bench import Bench
 
@@ -35,6 +39,7 @@ class TrialProject:
         bench: What its runs share with those of other tests.
         folder: Where it is kept; made if need be.
         ids: For ids of runs and accounts.
+        environ: For `PDKERNEL_PROJECT`: where packages are, if not in the project nearest to a notebook.
         on_run: Told every run that has ended.
 
     Attributes:
@@ -42,14 +47,23 @@ class TrialProject:
         directory: Its users and accounts.
     """
 
-    def __init__(self, bench: Bench, folder: Path, *, ids: Ids = RANDOM_IDS, on_run: OnRun | None = None) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        folder: Path,
+        *,
+        ids: Ids = RANDOM_IDS,
+        environ: Mapping[str, str] | None = None,
+        on_run: OnRun | None = None,
+    ) -> None:
         self.folder = folder
         self._bench = bench
         self._ids = ids
         self._on_run = on_run
         self._project = Project.open(folder / ".pdkernel", clock=bench.clock, ids=ids)
         self.directory = LocalDirectory(self._project)
-        self._runtime: Runtime | None = None
+        self._environ = os.environ if environ is None else environ
+        self._runtimes: dict[Path, Runtime] = {}
 
     def __repr__(self) -> str:
         return f"TrialProject({self._project.project_id})"
@@ -148,25 +162,35 @@ class TrialProject:
             folder=folder,
             pins={name: _exports(value) for name, value in (pins or {}).items()},
             only=frozenset(only) if only is not None else None,
+            install=False,  # a test brings nothing from a registry
+            source=source.name if isinstance(source, Workflow) else shlex.quote(str(source)),
             pauses="wait" if wait else "skip",
             find_workflow=None if isinstance(source, Workflow) else workflows_beside(source),
         )
-        execution = self._bench.wait_for(self._engine().run(request))
+        execution = self._bench.wait_for(self._engine(folder).run(request))
         if self._on_run is not None:
             self._on_run(execution, workflow)
         return execution
 
     def close(self) -> None:
         """Give everything up but the bench."""
-        if self._runtime is not None:
-            self._bench.wait_for(self._runtime.close())
-            self._runtime = None
+        for runtime in self._runtimes.values():
+            self._bench.wait_for(runtime.close())
+        self._runtimes.clear()
         self._project.close()
 
-    def _engine(self) -> Runtime:
-        if self._runtime is None:
-            self._runtime = self._bench.runtime(self._project, self.directory, ids=self._ids)
-        return self._runtime
+    def _engine(self, folder: Path) -> Runtime:
+        """An engine whose steps find the packages that were installed for the notebook in *folder*."""
+        named = self._environ.get("PDKERNEL_PROJECT")
+        place = Path(named) / FOLDER_NAME if named else find_project(folder)
+        if not place.is_dir():
+            place = self._project.folder
+        runtime = self._runtimes.get(place)
+        if runtime is None:
+            packages = Packages.at(place, self._environ)
+            runtime = self._bench.runtime(self._project, self.directory, packages=packages, ids=self._ids)
+            self._runtimes[place] = runtime
+        return runtime
 
 
 def _exports(pin: JSON) -> Mapping[str, JSON]:

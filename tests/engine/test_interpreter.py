@@ -228,7 +228,7 @@ async def test_expression_that_fails_names_prop_and_expression(run: Run) -> None
     [
         ("%%pdstep one --uses slack-send-message@0.0.20\ntext: hi\n", "slack-send-message@0.0.20"),
         ("%%pdstep one --lang go\npackage main\n", "Go"),
-        ("%%pdstep one --data-store store\ndef handler(pd): pass\n", "data store"),
+        ("%%pdstep one --lang bash --data-store store\ntrue\n", "data store"),
     ],
 )
 async def test_what_is_not_built_refuses_the_run(run: Run, cell: str, word: str) -> None:

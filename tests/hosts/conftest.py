@@ -12,6 +12,7 @@ import pytest
 from pdkernel.execution import Stream
 from pdkernel.hosts import Hosts, RunGuests, RunSetup, StepCall, StepOutcome
 from pdkernel.model import JSON, Language, Step
+from pdkernel.packages import NpmTree
 
 
 @dataclass
@@ -81,6 +82,7 @@ async def open_run(hosts: Hosts, tmp_path: Path) -> OpenRun:
         variables: Mapping[str, str] | None = None,
         context: Mapping[str, JSON] | None = None,
         workflow: str = "demo@1",
+        node_packages: Mapping[str, NpmTree] | None = None,
         of: Hosts = hosts,
     ) -> Bench:
         nonlocal opened
@@ -96,6 +98,7 @@ async def open_run(hosts: Hosts, tmp_path: Path) -> OpenRun:
             variables=variables or {},
             folder=folder,
             scratch=scratch,
+            node_packages=node_packages or {},
         )
         return Bench(await of.open(setup))
 

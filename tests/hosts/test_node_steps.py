@@ -55,7 +55,7 @@ async def test_null_is_returned_and_undefined_is_not(bench: Bench) -> None:
 
 
 async def test_packages_come_from_the_projects_folder(bench: Bench, tmp_path: Path) -> None:
-    """Bare imports and require resolve there; built-ins and a version suffix work too."""
+    """Bare imports and require resolve there; built-ins work too."""
     package = tmp_path / "project" / "node_modules" / "tiny"
     package.mkdir(parents=True)
     package.joinpath("package.json").write_text(
@@ -66,7 +66,7 @@ async def test_packages_come_from_the_projects_folder(bench: Bench, tmp_path: Pa
 
     esm = await bench.run(
         "node",
-        "import tiny, { size } from 'tiny@1.2.3';\nimport { basename } from 'node:path';\nimport fs from 'fs';\n"
+        "import tiny, { size } from 'tiny';\nimport { basename } from 'node:path';\nimport fs from 'fs';\n"
         "export default { async run() { return [tiny, size, basename('/a/b'), typeof fs.readFileSync, (await import('tiny')).default] } }",
     )
     cjs = await bench.run("node", "const tiny = require('tiny');\nmodule.exports = { run() { return tiny } }")
@@ -75,15 +75,15 @@ async def test_packages_come_from_the_projects_folder(bench: Bench, tmp_path: Pa
     assert cjs.exports["$return_value"] == "cjs"
 
 
-async def test_a_missing_package_is_named_with_the_command(bench: Bench, tmp_path: Path) -> None:
-    """The package, the line and `npm install` in that folder."""
+async def test_a_missing_package_is_named(bench: Bench) -> None:
+    """The package, the line and what to do."""
     outcome = await bench.run(
         "node", "// one\nimport x from '@scope/pkg/sub';\nexport default { run() {} }", line_offset=1
     )
 
     assert outcome.error is not None
     assert outcome.error.message == "The package '@scope/pkg' is not installed."
-    assert f"npm install @scope/pkg` in {tmp_path / 'project'}" in outcome.error.fix
+    assert "literal name" in outcome.error.fix
     assert outcome.error.line == 3
 
 
@@ -290,16 +290,6 @@ async def test_what_is_not_run_says_so(bench: Bench, call: str) -> None:
     assert outcome.error.code == "unsupported"
     assert "is not run by this version" in outcome.error.message
     assert outcome.error.line == 2
-
-
-async def test_a_data_store_prop_says_that_it_is_not_run(bench: Bench) -> None:
-    """A store is there, and clear about what it cannot do."""
-    outcome = await bench.run(
-        "node", component("await this.data.get('k')", extra="props: { data: { type: 'data_store' } },")
-    )
-
-    assert outcome.error is not None
-    assert outcome.error.message == "A data store is not run by this version."
 
 
 async def test_the_context_is_a_plain_object(bench: Bench) -> None:

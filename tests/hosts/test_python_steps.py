@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.model import Step, StoreBinding
 from tests.hosts.conftest import Bench
 
 
@@ -219,25 +218,6 @@ async def test_the_first_response_wins(bench: Bench) -> None:
     assert outcome.response == {"status": 201, "headers": {"x-a": "1"}, "body": {"ok": True}}
     assert bench.heard.responses == [outcome.response]
     assert "more than once" in outcome.warnings[0]
-
-
-@pytest.mark.parametrize(
-    ("call", "what"),
-    [
-        ('pd.inputs["data"]["k"]', "A data store"),
-        ('pd.inputs["data"].set("k", 1)', "A data store"),
-    ],
-)
-async def test_what_is_not_run_says_so(bench: Bench, call: str, what: str) -> None:
-    """Features of later versions are clear errors."""
-    step = Step("work", "python", f"def handler(pd):\n    {call}\n", stores=(StoreBinding("data"),))
-
-    outcome = await bench.run("python", "", step=step)
-
-    assert outcome.error is not None
-    assert outcome.error.code == "unsupported"
-    assert outcome.error.message == f"{what} is not run by this version."
-    assert outcome.error.line == 2
 
 
 async def test_sys_exit_is_a_death_with_its_status(bench: Bench) -> None:

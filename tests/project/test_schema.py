@@ -1,11 +1,17 @@
-"""The tables on the other dialect."""
+"""The tables on the other dialect, and those of an older version."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from pdkernel.project.schema import accounts, metadata
+from pdkernel.errors import ProjectError
+from pdkernel.project import Project
+from pdkernel.project.schema import SINCE, accounts, meta, metadata
 
 
 def test_tables_compile_for_postgres() -> None:
@@ -19,11 +25,12 @@ def test_tables_compile_for_postgres() -> None:
         for index in table.indexes
     ]
 
-    assert set(ddl) == {"meta", "external_users", "accounts", "variables", "notebooks", "sent", "settings"}
+    assert set(ddl) >= {"meta", "external_users", "accounts", "variables", "notebooks", "sent", "settings", "stores"}
     assert "number BIGSERIAL NOT NULL" in ddl["accounts"]
     assert "created DOUBLE PRECISION NOT NULL" in ddl["accounts"]
     assert "sealed_credentials BYTEA NOT NULL" in ddl["accounts"]
-    assert len(indexes) == 2
+    assert "number BIGSERIAL NOT NULL" in ddl["store_records"]
+    assert len(indexes) == 4
 
 
 def test_newest_account_is_one_look_up() -> None:
@@ -31,3 +38,35 @@ def test_newest_account_is_one_look_up() -> None:
     index = next(index for index in accounts.indexes if index.name == "accounts_newest")
 
     assert [column.name for column in index.columns] == ["external_user", "environment", "app", "created", "number"]
+
+
+def test_an_older_project_gets_the_new_tables(tmp_path: Path) -> None:
+    """A project that the first version made is brought up to date when it is opened, and loses nothing."""
+    folder = tmp_path / ".pdkernel"
+    with Project.open(folder) as project:
+        project.variables.set("KEPT", "1")
+        with project.database.begin() as connection:
+            for table in reversed(metadata.sorted_tables):
+                if table.info.get(SINCE, 1) > 1:
+                    table.drop(connection)
+            connection.execute(update(meta).where(meta.c.name == "schema_version").values(value="1"))
+
+    with Project.open(folder) as project:
+        project.stores.set("new", "key", 1)
+
+        assert project.variables.values() == {"KEPT": "1"}
+        assert project.stores.names() == ["new"]
+
+
+def test_a_strange_table_stops_the_migration(tmp_path: Path) -> None:
+    """A database that has a table of somebody else's under a name that is new is left as it is."""
+    folder = tmp_path / ".pdkernel"
+    with Project.open(folder) as project, project.database.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            if table.info.get(SINCE, 1) > 1:
+                table.drop(connection)
+        connection.exec_driver_sql("create table stores (mine text)")
+        connection.execute(update(meta).where(meta.c.name == "schema_version").values(value="1"))
+
+    with pytest.raises(ProjectError, match="has tables under its names: stores"):
+        Project.open(folder)

@@ -12,6 +12,7 @@ import pytest
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
 from pdkernel.project.folder import make_key
+from pdkernel.project.schema import SCHEMA_VERSION
 from tests.privileges import drop_override
 
 OPEN_AND_WRITE = """
@@ -236,7 +237,7 @@ def test_newer_database(existing: Path) -> None:
 
     error = refusal(existing)
 
-    assert "was written by a newer pdkernel (tables of version 99, this one knows 1)" in error.message
+    assert f"was written by a newer pdkernel (tables of version 99, this one knows {SCHEMA_VERSION})" in error.message
     assert error.fix == "Upgrade: pip install --upgrade pdkernel"
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-_KNOWN = frozenset({"div", "span", "strong", "code", "pre", "ol", "ul", "li", "details", "summary"})
+_KNOWN = frozenset(
+    {"div", "span", "strong", "code", "pre", "ol", "ul", "li", "details", "summary", "table", "tr", "th", "td"}
+)
 _KNOWN_ATTRIBUTES = frozenset({"style", "class", "title", "role", "tabindex", "open", "aria-hidden"})
 
 

@@ -103,3 +103,24 @@ def test_another_root_can_be_given() -> None:
 
     assert "Copy steps.send.$return_value.ok" in drawn
     assert "Copy pd.steps[&quot;send&quot;][&quot;$return_value&quot;][&quot;ok&quot;]" in drawn
+
+
+def test_several_events_say_how_often_each_path_is_present() -> None:
+    """Presence counts events even below a key that only some have; in a list it counts items."""
+    events = [
+        {"n": 1, "maybe": {"deep": number}, "items": [{"a": 1}, {}]} if number else {"n": "x"} for number in range(4)
+    ]
+
+    drawn = shape_view.text(shape_of(*events))
+
+    lines = [" ".join(line.split()) for line in drawn.splitlines()]
+    assert lines == [
+        "steps.trigger.event 4 events, object",
+        'n string ×1, integer ×3: "x", 1',
+        "maybe object, in 3 of 4 events (75%)",
+        "deep integer, in 3 of 4 events (75%): 1, 2, 3",
+        "items array, in 3 of 4 events (75%)",
+        "[0] 6 items, object",
+        "a integer, in 3 of 6: 1",
+    ]
+    assert "in 3 of 4 events (75%)" in shape_view.html(shape_of(*events))

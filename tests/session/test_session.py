@@ -13,6 +13,7 @@ from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.session import Session, TestEvent
 from tests.builders import an_event
+from tests.npm_registry import npm_registry
 
 Make = Callable[..., Session]
 
@@ -270,3 +271,33 @@ def test_views_of_a_test_event_hide_secrets() -> None:
     views = [event.frame().to_string(), str(event.schema()), str(event.shape()), repr(event)]
 
     assert not any("session-secret" in view for view in views)
+
+
+def test_a_session_installs_nothing_where_that_is_forbidden(tmp_path: Path) -> None:
+    """`PDKERNEL_NO_INSTALL` counts in a notebook too."""
+    session = Session(folder=tmp_path, notebook=tmp_path / "my work.ipynb", environ={"PDKERNEL_NO_INSTALL": "1"})
+    session.choose_event(an_event())
+    session.cell_ran("%%pdstep code --lang node\nimport x from 'tiny';\nexport default { run: () => x }", cell_id="c")
+
+    error = session.run().error
+    session.close()
+
+    assert error is not None
+    assert error.message.endswith("Install it: pdkernel packages install 'my work.ipynb'")
+
+
+def test_a_steps_package_is_installed_at_its_first_run(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is going on stands in the growing record, as the cell shows it."""
+    seen: list[str] = []
+    session.choose_event(an_event())
+    session.cell_ran("%%pdstep code --lang node\nimport x from 'tiny';\nexport default { run: () => x }", cell_id="c")
+    with npm_registry() as registry:
+        registry.publish("tiny", "1.0.0")
+        for name, value in registry.environ(session.folder).items():
+            if name.startswith("npm_"):
+                monkeypatch.setenv(name, value)
+
+        execution = session.run(on_change=lambda execution: seen.append(str(execution.step("code").logs)))
+
+    assert execution.step("code").return_value == "1.0.0"
+    assert any("installing tiny ..." in text for text in seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,20 @@ def test_a_env_file_beside_the_notebook_is_not_read(pd_run: Run, pd_project: Tri
 
     assert execution.error is not None
     assert execution.error.code == "variable_missing"
+
+
+def test_nothing_is_installed(pd_run: Run) -> None:
+    """A package that is not there refuses the run, and the message has the command that installs it."""
+    step = python_step("one")
+    other = node_step("two", "return missing")
+    other = replace(other, source='import missing from "a-package-of-nobody";\n' + other.source)
+
+    execution = pd_run(a_workflow(step, other))
+
+    assert execution.error is not None
+    assert execution.error.code == "package_missing"
+    assert "pdkernel packages install" in execution.error.message
+    assert execution.step("one").status == "not_run"
 
 
 def test_pinned_steps_do_not_run(pd_run: Run) -> None:

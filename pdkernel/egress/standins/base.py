@@ -1,17 +1,22 @@
 """
 What a stand-in is given and what it gives.
 
-Knows nothing of any service.
+Knows nothing of any service: what several of them need alike is here.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pdkernel.model import JSON
+
+_KEPT = 200
+_SHOWN = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,11 @@ class StandIn(Protocol):
     """Answers for a service."""
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """The service's hosts, lower case; those below them are meant too."""
+        ...
+
+    @property
     def received(self) -> deque[ReceivedRequest]:
         """The latest requests, oldest first: the proof, in a test, of what did arrive."""
         ...
@@ -69,3 +79,57 @@ class StandIn(Protocol):
     def answer(self, request: ReceivedRequest) -> StandInAnswer:
         """Answer *request* and remember it."""
         ...
+
+
+class Several:
+    """
+    Several stand-ins at once, each for its own hosts.
+
+    Attributes:
+        received: The latest requests to hosts that are nobody's.
+    """
+
+    def __init__(self, stand_ins: Sequence[StandIn]) -> None:
+        self._stand_ins = stand_ins
+        self.received: deque[ReceivedRequest] = kept()
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """All of theirs."""
+        return tuple(host for stand_in in self._stand_ins for host in stand_in.hosts)
+
+    def answer(self, request: ReceivedRequest) -> StandInAnswer:
+        """The answer of the one whose host it is; without one, a refusal that names the hosts."""
+        name = request.host.rstrip(".").lower()
+        for stand_in in self._stand_ins:
+            if any(name == host or name.endswith(f".{host}") for host in stand_in.hosts):
+                return stand_in.answer(request)
+        self.received.append(request)
+        message = f"No stand-in answers for {request.host}: they know {', '.join(self.hosts)}"
+        return StandInAnswer(404, {"error": message}, note=message)
+
+
+def kept() -> deque[ReceivedRequest]:
+    """Room for the latest requests."""
+    return deque(maxlen=_KEPT)
+
+
+def as_json(request: ReceivedRequest) -> JSON:
+    """The body as JSON, or None."""
+    try:
+        body: JSON = json.loads(request.body or b"null")
+    except ValueError:
+        return None
+    return body
+
+
+def number_from(*of: object) -> int:
+    """A number that looks like an id and follows from *of*."""
+    digest = hashlib.sha256(json.dumps(of).encode()).digest()
+    return int.from_bytes(digest[:4], "big") + 1_000_000_000
+
+
+def short(text: str) -> str:
+    """*text* on one line, as a note shows it."""
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"

@@ -15,12 +15,10 @@ from collections import deque
 from typing import Any
 from urllib.parse import parse_qsl
 
-from pdkernel.egress.standins.base import ReceivedRequest, StandInAnswer
+from pdkernel.egress.standins.base import ReceivedRequest, StandInAnswer, kept, short
 
 _ID = re.compile(r"[CDGU][A-Z0-9]{7,}\Z")
 _EPOCH = 1_700_000_000
-_SHOWN = 300
-_KEPT = 200
 
 
 class SlackStandIn:
@@ -31,8 +29,10 @@ class SlackStandIn:
         received: The latest requests, oldest first.
     """
 
+    hosts = ("slack.com",)
+
     def __init__(self) -> None:
-        self.received: deque[ReceivedRequest] = deque(maxlen=_KEPT)
+        self.received: deque[ReceivedRequest] = kept()
 
     def answer(self, request: ReceivedRequest) -> StandInAnswer:
         """Answer *request* as Slack would, and remember it."""
@@ -98,7 +98,7 @@ def _post_message(arguments: dict[str, Any]) -> StandInAnswer:
     return StandInAnswer(
         200,
         {"ok": True, "channel": channel_id, "ts": stamp, "message": message},
-        note=f'Slack message to {_shown_channel(channel)}: "{_short(shown)}"',
+        note=f'Slack message to {_shown_channel(channel)}: "{short(shown)}"',
     )
 
 
@@ -132,8 +132,3 @@ def _first_text(value: Any) -> str:
     if isinstance(value, list):
         return next(filter(None, map(_first_text, value)), "")
     return ""
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"

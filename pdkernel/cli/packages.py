@@ -1,0 +1,74 @@
+"""
+`pdkernel packages`: what the steps of a workflow import, installed before a run needs it.
+
+Knows how that is listed. Installing is `engine.packages`' and `packages`' work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pdkernel.cli.app import State, command, error_json, json_option, pdkernel, print_json, print_refusal
+
+
+@pdkernel.group()
+def packages() -> None:
+    """Packages that steps import: installed into the project, at their first use or by this."""
+
+
+@command(packages, name="install")
+@click.argument("source", type=click.Path(path_type=Path))
+@json_option
+def install_packages(state: State, source: Path, as_json: bool) -> int:
+    """Install what the steps of SOURCE import, with the versions of the lock file beside the project."""
+    from pdkernel.engine.packages import Packages
+    from pdkernel.source import read_source
+
+    opened = read_source(source)
+    steps = [step for step in opened.workflow.steps if not step.disabled]
+    ready = asyncio.run(
+        Packages.of(state.project(), os.environ).ready(
+            steps, opened.folder.resolve(), tell=lambda _step, line: click.echo(line, err=True)
+        )
+    )
+    if as_json:
+        failures: list[dict[str, Any]] = [{**error_json(error), "step": name} for name, error in ready.failures.items()]
+        print_json({"steps": {name: list(tree.aliases) for name, tree in ready.node.items()}, "errors": failures})
+    else:
+        for name, tree in ready.node.items():
+            click.echo(f"{name}: {', '.join(tree.aliases)}")
+        if not ready.node and not ready.failures:
+            click.echo("The steps import no packages.")
+        for name, error in ready.failures.items():
+            print_refusal(error.code, f"{name}: {error}")
+    return max((error.exit_status for error in ready.failures.values()), default=0)
+
+
+@command(packages, name="list")
+@json_option
+def list_packages(state: State, as_json: bool) -> int:
+    """List the packages of the lock file, by what code imports."""
+    from pdkernel.engine.packages import npm_packages
+
+    found = {
+        (imported, locked.version(imported)): is_installed
+        for locked, is_installed in sorted(npm_packages(state.project(), os.environ).locked(), key=lambda each: each[1])
+        for imported in locked.imports
+    }
+    rows = [
+        {"language": "node", "import": imported, "version": version, "installed": found[imported, version]}
+        for imported, version in sorted(found)
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        for row in rows:
+            click.echo(f"{row['import']}  {row['version']}{'' if row['installed'] else '  (not installed here)'}")
+        if not rows:
+            click.echo("No packages. The first run of a step that imports one installs it.")
+    return 0

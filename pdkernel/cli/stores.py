@@ -1,0 +1,214 @@
+"""
+`pdkernel store`: the project's data stores.
+
+Knows the file form: one JSON object a line, `{"key", "value"}` and `"expires_at"` where there is an end. Exporting
+what was imported gives the same bytes. Values are printed as they are: the terminal is the user's own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pdkernel.cli.app import State, command, json_option, option, pdkernel, print_json, read_input
+
+if TYPE_CHECKING:
+    from pdkernel.project import Record
+
+
+@pdkernel.group()
+def store() -> None:
+    """Data stores: JSON values by key, shared by every workflow of the project."""
+
+
+@command(store, name="list")
+@click.argument("name", required=False)
+@json_option
+def list_stores(state: State, name: str | None, as_json: bool) -> int:
+    """List the data stores, or the records of the store NAME."""
+    from pdkernel.render import stores as drawn
+
+    table = state.project().stores
+    if name is None:
+        found = table.list()
+        if as_json:
+            print_json([_summary(each) for each in found])
+        else:
+            click.echo(
+                drawn.stores_text([drawn.StoreLine(each.name, each.keys, each.characters) for each in found]), nl=False
+            )
+        return 0
+    table.require(name)
+    records = [_record(record) for record in table.records(name)]
+    if as_json:
+        print_json(records)
+    else:
+        lines = [drawn.RecordLine(each["key"], each["value"], each.get("expires_at", "")) for each in records]
+        click.echo(drawn.records_text(name, lines, total=len(lines)), nl=False)
+    return 0
+
+
+@command(store, name="get")
+@click.argument("name")
+@click.argument("key")
+@json_option
+def get_value(state: State, name: str, key: str, as_json: bool) -> int:
+    """Print the value of KEY in the store NAME as JSON; with --json, the record."""
+    table = state.project().stores
+    record = table.find(name, key)
+    if record is None:
+        raise _missing(table, name, key)
+    print_json(_record(record) if as_json else record.value)
+    return 0
+
+
+@command(store, name="set")
+@click.argument("name")
+@click.argument("key")
+@click.argument("value")
+@option("--ttl", type=float, metavar="SECONDS", help="Seconds that the record lives; for ever without it.")
+@click.option("--text", is_flag=True, help="Take VALUE as a text, not as JSON.")
+@json_option
+def set_value(state: State, name: str, key: str, value: str, ttl: float | None, text: bool, as_json: bool) -> int:
+    """Store VALUE, which is JSON, under KEY in the store NAME; - reads it from standard input."""
+    from pdkernel.errors import EventError, RequestError
+    from pdkernel.event import parse_json
+
+    given = sys.stdin.read() if value == "-" else value
+    if not text:
+        try:
+            parsed = parse_json(given, name="VALUE")
+        except EventError as fault:
+            raise RequestError(fault.message, fix="--text takes it as a text.") from None
+    table = state.project().stores
+    table.set(name, key, given if text else parsed, ttl=ttl)
+    if as_json:
+        print_json(_record(table.find(name, key)))
+    else:
+        click.echo(f"{key} is set in {name}.")
+    return 0
+
+
+@command(store, name="remove")
+@click.argument("name")
+@click.argument("key", required=False)
+@json_option
+def remove(state: State, name: str, key: str | None, as_json: bool) -> int:
+    """Remove KEY from the store NAME; without KEY, the store with everything in it."""
+    table = state.project().stores
+    if key is not None and not table.delete(name, key):
+        raise _missing(table, name, key)
+    if key is None:
+        table.require(name)
+        table.remove(name)
+    if as_json:
+        print_json({"name": name, "key": key, "removed": True})
+    else:
+        click.echo(f"Removed {key} from {name}." if key is not None else f"Removed the store {name}.")
+    return 0
+
+
+@command(store, name="export")
+@click.argument("name")
+@option("--to", metavar="FILE", type=click.Path(path_type=Path), help="Write FILE instead of standard output.")
+@json_option
+def export_store(state: State, name: str, to: Path | None, as_json: bool) -> int:
+    """Write the store NAME as JSON lines, one record a line; with --json, as one list."""
+    from pdkernel.errors import RequestError
+
+    table = state.project().stores
+    table.require(name)
+    if as_json and to is None:
+        print_json([_record(record) for record in table.records(name)])
+        return 0
+    lines = [json.dumps(_record(record), separators=(",", ":")) + "\n" for record in table.records(name)]
+    if to is None:
+        sys.stdout.writelines(lines)
+        return 0
+    try:
+        to.write_text("".join(lines), encoding="utf-8")
+    except OSError as fault:
+        raise RequestError(f"{to} cannot be written: {fault.strerror}.") from None
+    if as_json:
+        print_json({"name": name, "file": str(to), "records": len(lines)})
+    else:
+        click.echo(f"Wrote {len(lines)} records to {to}.")
+    return 0
+
+
+@command(store, name="import")
+@click.argument("name")
+@click.argument("file", metavar="FILE|-")
+@click.option("--clear", is_flag=True, help="Remove what the store holds first.")
+@json_option
+def import_store(state: State, name: str, file: str, clear: bool, as_json: bool) -> int:
+    """Read records that `pdkernel store export` wrote into the store NAME: all of them, or after an error none."""
+    records = _read(read_input(file), "standard input" if file == "-" else file)
+    project = state.project()
+    alive = [record for record in records if record.expires is None or record.expires > project.clock.now()]
+    project.stores.put_records(name, alive, clear=clear)
+    expired = len(records) - len(alive)
+    if as_json:
+        print_json({"name": name, "records": len(alive), "expired": expired})
+    else:
+        left_out = f" ({expired} had expired and were left out)" if expired else ""
+        click.echo(f"Read {len(alive)} records into {name}{left_out}.")
+    return 0
+
+
+def _summary(each: Any) -> dict[str, Any]:
+    from pdkernel.clock import iso
+
+    return {"name": each.name, "keys": each.keys, "characters": each.characters, "created_at": iso(each.created)}
+
+
+def _record(record: Any) -> dict[str, Any]:
+    from pdkernel.clock import iso
+
+    ends = {"expires_at": iso(record.expires)} if record.expires else {}
+    return {"key": record.key, "value": record.value, **ends}
+
+
+def _read(data: bytes, name: str) -> list[Record]:
+    from pdkernel.errors import EventError, RequestError
+    from pdkernel.event import parse_json
+    from pdkernel.project import Record
+
+    records = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{name}, line {number},"
+        try:
+            value = parse_json(line, name=where)
+        except EventError as fault:
+            raise RequestError(fault.message, fix=_FORM) from None
+        keys = value.keys() if isinstance(value, dict) and isinstance(value.get("key"), str) else set()
+        if not isinstance(value, dict) or not {"key", "value"} <= keys <= {"key", "value", "expires_at"}:
+            raise RequestError(f"{where} is no record of a data store.", fix=_FORM)
+        ends = value.get("expires_at")
+        try:
+            expires = datetime.fromisoformat(ends) if ends is not None else None
+        except (TypeError, ValueError):
+            expires = datetime.min  # noqa: DTZ901 - has no zone, like any that is refused below
+        if expires is not None and expires.tzinfo is None:
+            raise RequestError(f"{where} has an expires_at that is no time with a zone: {ends!r:.60}.", fix=_FORM)
+        records.append(Record(value["key"], value["value"], expires))
+    return records
+
+
+_FORM = (
+    'One record a line: {"key": "a", "value": 1}, with "expires_at": "2026-11-24T10:00:00.000Z" where it has an end.'
+)
+
+
+def _missing(table: Any, name: str, key: str) -> Exception:
+    from pdkernel.errors import RequestError
+
+    table.require(name)
+    return RequestError(f"The data store {name} has no key {key!r}.", fix=f"See: pdkernel store list {name}")

@@ -1,0 +1,132 @@
+"""
+OpenAI's API, as far as asking a model for text needs it.
+
+Knows `POST /v1/chat/completions` and `POST /v1/responses` as OpenAI's reference describes them. It answers that it
+stands in and repeats the question: it has no opinion of its own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from pdkernel.egress.standins.base import ReceivedRequest, StandInAnswer, as_json, kept, number_from, short
+
+HOSTS = ("api.openai.com",)
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_CREATED = 1_700_000_000
+
+
+class OpenAIStandIn:
+    """
+    Answers for api.openai.com.
+
+    Attributes:
+        received: The latest requests, oldest first.
+    """
+
+    hosts = HOSTS
+
+    def __init__(self) -> None:
+        self.received: deque[ReceivedRequest] = kept()
+
+    def answer(self, request: ReceivedRequest) -> StandInAnswer:
+        """Answer *request* as OpenAI would, and remember it."""
+        self.received.append(request)
+        acts = {"/v1/chat/completions": _chat, "/v1/responses": _respond}
+        act = acts.get(request.path)
+        if act is None:
+            unknown = f"{request.method} {request.path} is not known to the OpenAI stand-in"
+            return _refusal(404, f"Invalid URL ({request.method} {request.path})", note=unknown)
+        if request.method != "POST":
+            return _refusal(405, f"Only POST requests are accepted, and this was {request.method}.")
+        if request.token is None:
+            return _refusal(
+                401,
+                "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer "
+                "auth (i.e. Authorization: Bearer YOUR_KEY).",
+            )
+        body = as_json(request)
+        if not isinstance(body, dict):
+            return _refusal(400, "We could not parse the JSON body of your request.")
+        if not isinstance(body.get("model"), str) or not body["model"]:
+            return _refusal(400, "you must provide a model parameter")
+        return act(body)
+
+
+def _chat(body: dict[str, Any]) -> StandInAnswer:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        return _refusal(400, "Missing required parameter: 'messages'.", param="messages")
+    for place, message in enumerate(messages):
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            return _refusal(400, f"Invalid value for 'messages[{place}].role'.", param=f"messages[{place}].role")
+    question = _text(messages[-1].get("content"))
+    said = _said(question)
+    answer = {
+        "id": f"chatcmpl-{number_from(body['model'], question)}",
+        "object": "chat.completion",
+        "created": _CREATED,
+        "model": body["model"],
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": said, "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": _usage("prompt", "completion", "".join(_text(m.get("content")) for m in messages), said),
+    }
+    return StandInAnswer(200, answer, note=f'OpenAI {body["model"]} was asked: "{short(question)}"')
+
+
+def _respond(body: dict[str, Any]) -> StandInAnswer:
+    given = body.get("input")
+    if not isinstance(given, str | list) or not given:
+        return _refusal(400, "Missing required parameter: 'input'.", param="input")
+    question = (
+        given if isinstance(given, str) else _text(given[-1].get("content") if isinstance(given[-1], dict) else "")
+    )
+    said = _said(question)
+    number = number_from(body["model"], question)
+    content = {"type": "output_text", "text": said, "annotations": []}
+    output = {
+        "type": "message",
+        "id": f"msg_{number}",
+        "status": "completed",
+        "role": "assistant",
+        "content": [content],
+    }
+    answer = {
+        "id": f"resp_{number}",
+        "object": "response",
+        "created_at": _CREATED,
+        "status": "completed",
+        "error": None,
+        "model": body["model"],
+        "output": [output],
+        "usage": _usage("input", "output", question, said),
+    }
+    return StandInAnswer(200, answer, note=f'OpenAI {body["model"]} was asked: "{short(question)}"')
+
+
+def _said(question: str) -> str:
+    return f"(a stand-in for OpenAI answers) {short(question)}"
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        return " ".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return str(content or "")
+
+
+def _usage(asked: str, answered: str, question: str, answer: str) -> dict[str, int]:
+    # about four letters a token: a number that is not 0, and stays the same
+    before, after = len(question) // 4 + 1, len(answer) // 4 + 1
+    return {f"{asked}_tokens": before, f"{answered}_tokens": after, "total_tokens": before + after}
+
+
+def _refusal(status: int, message: str, *, param: str | None = None, note: str | None = None) -> StandInAnswer:
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": None}
+    return StandInAnswer(status, {"error": error}, note=note)

@@ -1,0 +1,135 @@
+"""
+The platform's limits: what is over one fails with the platform's words, what comes near one is said.
+
+They are those of its limits and troubleshooting pages. Knows sizes and shares. Ending a step at its time or memory limit is `hosts`' work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pdkernel.errors import DefinitionError, ExportNotJSONError, PayloadLimitError, StepError
+from pdkernel.execution import Log
+from pdkernel.hosts import StepOutcome
+from pdkernel.model import JSON, Step, Workflow
+
+PAYLOAD_BYTES = 6 * 1024 * 1024
+"""Of the event, the exports and the logs of one run together."""
+MAX_DEPTH = 256
+"""Levels of an export."""
+PROP_BYTES = 64 * 1024
+"""Of a prop's value as it is written; an expression counts as its own text."""
+DEFAULT_MEMORY_MB = 256
+NEAR = 0.8
+"""The share of a limit from which on a step says how much of it was used."""
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def check_props(workflow: Workflow) -> None:
+    """
+    Refuse a prop whose value is too large.
+
+    Raises:
+        DefinitionError: Names the step, the prop and its size.
+    """
+    for step in workflow.steps:
+        if step.disabled:
+            continue
+        for name, value in step.props.items():
+            size = size_of(value)
+            if size > PROP_BYTES:
+                raise DefinitionError(
+                    f"The prop {name} of step {step.name!r} has {size:,} bytes; a prop holds at most {PROP_BYTES:,}.",
+                    fix="Make it an expression that reads the value from a step above, or keep it in a data store.",
+                    step=step.name,
+                )
+
+
+def memory_limit(workflow: Workflow) -> int | None:
+    """Megabytes that a step may hold, or None."""
+    # parity[memory-default]: only a limit that the workflow sets ends a step; the platform's default of 256 MB is warned of
+    given = workflow.settings.get("memory")
+    return given if isinstance(given, int) and not isinstance(given, bool) else None
+
+
+class Payload:
+    """What a run carries along: the event, and each step's exports and logs."""
+
+    # parity[payload-limit]: 6 MB are counted as JSON; the platform counts them compressed, so 12 to 18 MB may pass there
+    def __init__(self, event: Mapping[str, JSON]) -> None:
+        self._before = size_of(dict(event))
+
+    def add(self, exports: Mapping[str, JSON], logs: Iterable[Log]) -> tuple[PayloadLimitError | None, str | None]:
+        """Count what a step has added: an error if that is too much, a sentence if it is nearly."""
+        self._before += size_of(dict(exports)) + sum(size_of(log.text) for log in logs)
+        share = self._before / PAYLOAD_BYTES
+        if share > 1:
+            return _too_much(self._before), None
+        if share >= NEAR:
+            return None, (
+                f"The event, the exports and the logs so far have {_mb(self._before)}: "
+                f"{share:.0%} of the limit of {_mb(PAYLOAD_BYTES)} for a run."
+            )
+        return None, None
+
+
+def _too_much(size: int) -> PayloadLimitError:
+    return PayloadLimitError(
+        f"Function Payload Limit Exceeded: the event, the exports and the logs of this run have {_mb(size)} together, "
+        f"and the limit is {_mb(PAYLOAD_BYTES)}.",
+        name="FunctionPayloadLimitExceeded",
+        fix="Keep large data in a file in /tmp or in a data store, and export where it is.",
+    )
+
+
+def near_limits(outcome: StepOutcome, *, timeout_s: float, memory_mb: int | None) -> Iterator[str]:
+    """A sentence for each limit that a step came near, or went over without being stopped."""
+    share = outcome.seconds / timeout_s
+    if share >= NEAR and outcome.error is None:
+        yield f"The step used {min(share, 1):.0%} of the time limit ({outcome.seconds:.1f} of {timeout_s:g} s)."
+    held = outcome.memory_mb
+    if memory_mb is not None:
+        if NEAR <= held / memory_mb <= 1:
+            yield f"The step used {held / memory_mb:.0%} of the memory limit ({held:,.0f} of {memory_mb:,} MB)."
+    elif held > DEFAULT_MEMORY_MB:
+        yield (
+            f"The step held {held:,.0f} MB of memory. The platform gives a workflow {DEFAULT_MEMORY_MB} MB unless "
+            "`settings: {memory: ...}` in %%pdworkflow says more."
+        )
+
+
+def too_deep(step: Step, exports: Mapping[str, JSON]) -> StepError | None:
+    """The error for an export of more than `MAX_DEPTH` levels; Node.js and Python steps are told where they export."""
+    if step.language in ("node", "python"):
+        return None
+    for name, value in exports.items():
+        if _depth_exceeds(value, MAX_DEPTH):
+            return ExportNotJSONError(
+                f"JSON Nested Property Limit Exceeded: {name} is nested more than {MAX_DEPTH} deep.",
+                name="ExportNotJSONError",
+            )
+    return None
+
+
+def size_of(value: JSON) -> int:
+    """Bytes of *value* as JSON in UTF-8; of a text, of the text itself."""
+    return len((value if isinstance(value, str) else _encode(value)).encode("utf-8", "surrogatepass"))
+
+
+def _depth_exceeds(value: JSON, most: int) -> bool:
+    level: list[Any] = [value] if isinstance(value, dict | list) else []
+    for _ in range(most):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
+
+
+def _mb(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MB"

@@ -1,0 +1,182 @@
+"""
+The packages that a run's steps import, made ready before its first step.
+
+Knows what becomes of a package that cannot be had: a step whose packages cannot be installed fails at its place, and
+the steps above it run; where nothing may be installed, the run is refused. Finding the imports is `inspection`'s work,
+installing that of `packages`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pdkernel.clock import Clock, iso
+from pdkernel.engine.request import RunRequest
+from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError, PdkernelError
+from pdkernel.execution import Log, StepResult
+from pdkernel.hosts import find_node
+from pdkernel.inspection import PackageImport, node_packages
+from pdkernel.model import Step
+from pdkernel.packages import LOCK_NAME, NpmPackages, NpmSpec, NpmTree
+from pdkernel.project import Project
+
+INSTALLS = "pdkernel packages install"
+"""The command that installs what the steps of a source import."""
+
+Tell = Callable[[str, str], None]
+"""Is told a step's name and a line of what goes on for it."""
+
+
+@dataclass
+class Ready:
+    """
+    What was made ready.
+
+    Attributes:
+        node: The packages of Node.js steps, by step.
+        failures: Why a step cannot have its packages, by step.
+        said: What is worth keeping of what went on, by step.
+    """
+
+    node: dict[str, NpmTree] = field(default_factory=dict)
+    failures: dict[str, PdkernelError] = field(default_factory=dict)
+    said: dict[str, list[str]] = field(default_factory=dict)
+
+    def check(self, step: str) -> None:
+        """Raise why *step* cannot have its packages, if it cannot."""
+        if step in self.failures:
+            raise self.failures[step]
+
+
+class Packages:
+    """
+    The packages of a project's steps.
+
+    Args:
+        npm: Packages of Node.js steps.
+    """
+
+    def __init__(self, npm: NpmPackages) -> None:
+        self._npm = npm
+
+    @classmethod
+    def of(cls, project: Project, environ: Mapping[str, str]) -> Packages:
+        """Those of *project*; *environ* has the person's own settings of registries."""
+        return cls.at(project.folder, environ)
+
+    @classmethod
+    def at(cls, folder: Path, environ: Mapping[str, str]) -> Packages:
+        """Those of the project in *folder* (`.../.pdkernel`), for runs in a project of their own."""
+        return cls(_npm_packages(folder, environ))
+
+    async def ready(
+        self,
+        steps: Iterable[Step],
+        folder: Path,
+        *,
+        install: bool = True,
+        tell: Tell = lambda _step, _line: None,
+        source: str = "SOURCE",
+    ) -> Ready:
+        """
+        Install what *steps* import and is not there.
+
+        Args:
+            steps: Those that are to run.
+            folder: The notebook's or the workflow's own; a package in a `node_modules` there is used from there.
+            install: False installs nothing.
+            tell: Told what goes on, by step.
+            source: What commands call the workflow.
+
+        Raises:
+            PackageMissingError: Something is not there, and *install* is False.
+            ProjectError: A lock file cannot be read.
+        """
+        ready = Ready()
+        missing: list[str] = []
+        # the largest first: a set that was installed stands for every set that it contains
+        needs = sorted(_node_needs(steps, folder), key=lambda need: -len(need[1]))
+        for step, imports in needs:
+
+            def progress(line: str, name: str = step.name) -> None:
+                tell(name, line)
+                if line.startswith("installed "):
+                    ready.said.setdefault(name, []).append(line)
+
+            specs = [NpmSpec(each.name, each.version) for each in imports]
+            try:
+                ready.node[step.name] = await self._npm.ensure(specs, install=install, progress=progress)
+            except PackageMissingError as error:
+                missing += error.names
+            except PackageInstallError as error:
+                ready.failures[step.name] = _at_line(error, step, imports)
+            except InterpreterMissingError as error:
+                ready.failures[step.name] = error
+        if missing:
+            raise PackageMissingError(tuple(sorted(set(missing))), f"{INSTALLS} {source}")
+        return ready
+
+    async def ready_for(self, request: RunRequest, clock: Clock, note: Callable[[StepResult], None]) -> Ready:
+        """
+        As `ready`, for the steps that *request* runs; while a step waits for its packages, *note* is told so.
+
+        Raises:
+            PackageMissingError: Something is not there, and the request says to install nothing.
+            ProjectError: A lock file cannot be read.
+        """
+        steps = [
+            step
+            for step in request.workflow.steps
+            if not step.disabled and request.runs(step.name) and step.name not in request.pins
+        ]
+        told: dict[str, list[str]] = {}
+        started_at = iso(clock.now())
+
+        def tell(name: str, line: str) -> None:
+            if request.progress:
+                request.progress(line)
+            lines = told.setdefault(name, [])
+            lines.append(f"[pdkernel] {line}\n")
+            note(StepResult(name, "not_run", started_at=started_at, logs=(Log("stderr", "".join(lines)),)))
+
+        try:
+            return await self.ready(steps, request.folder, install=request.install, tell=tell, source=request.source)
+        finally:
+            for name in told:
+                note(StepResult(name, "not_run"))
+
+
+def npm_packages(project: Project, environ: Mapping[str, str]) -> NpmPackages:
+    """The npm packages of *project*, installed in its folder, with the lock file beside it."""
+    return _npm_packages(project.folder, environ)
+
+
+def _npm_packages(folder: Path, environ: Mapping[str, str]) -> NpmPackages:
+    return NpmPackages(folder / "packages" / "node", lock=folder.parent / LOCK_NAME, node=find_node, environ=environ)
+
+
+def _node_needs(steps: Iterable[Step], folder: Path) -> Iterable[tuple[Step, tuple[PackageImport, ...]]]:
+    for step in steps:
+        if step.language == "node" and step.uses is None:
+            imports = tuple(each for each in node_packages(step.source) if not _is_beside(each, folder))
+            if imports:
+                yield step, imports
+
+
+def _is_beside(imported: PackageImport, folder: Path) -> bool:
+    """Whether the person has installed the package in *folder* or above, as Node.js looks for it."""
+    # parity[npm-beside]: a folder on the platform has no node_modules of its own
+    if imported.version is not None:
+        return False
+    places = [folder, *folder.parents]
+    return any(os.path.isdir(place / "node_modules" / imported.name) for place in places)  # noqa: PTH112 - a third of the time
+
+
+def _at_line(error: PackageInstallError, step: Step, imports: Iterable[PackageImport]) -> PackageInstallError:
+    """*error* with the line of the cell that imports what cannot be had."""
+    lines = {str(NpmSpec(each.name, each.version)): each.line + step.line_offset for each in imports}
+    line = lines.get(error.package or "", min(lines.values()))
+    return PackageInstallError(error.message, fix=error.fix, package=error.package, line=line)

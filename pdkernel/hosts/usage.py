@@ -1,0 +1,107 @@
+"""
+How much memory a running step's processes hold, and the end of a step that holds more than it may.
+
+Knows how to look, and that a short step must not pay for it: nothing is looked at before half a second, except once
+when the step ends. What is left of a guest that has ended is nobody's memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from pdkernel.errors import StepMemoryError
+
+LOOK_S = 0.5
+"""Seconds between two looks where no limit is set, and until the first."""
+LOOK_CLOSELY_S = 0.1
+MB = 1 << 20
+
+
+class MemoryWatch:
+    """
+    Looks at a process and its children until it is closed.
+
+    Args:
+        pid: The process.
+        limit_mb: Megabytes that all of them may hold together, or None.
+        over: Is told when they hold more.
+
+    Attributes:
+        peak: The most bytes that were seen.
+        error: That they held more than they may, or None.
+    """
+
+    def __init__(self, pid: int, limit_mb: int | None, over: Callable[[StepMemoryError], None]) -> None:
+        self.peak = 0
+        self.error: StepMemoryError | None = None
+        self._pid = pid
+        self._limit_mb = limit_mb
+        self._over = over
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        self._wait_s = LOOK_S if limit_mb is None else LOOK_CLOSELY_S
+        self._timer = self._loop.call_later(self._wait_s, self._look)
+
+    def close(self) -> None:
+        """Look once more, and then no more."""
+        self._closed = True
+        self._timer.cancel()
+        self._note(_resident(self._pid))
+
+    def _look(self) -> None:
+        looking = self._loop.run_in_executor(None, _resident_with_children, self._pid)
+        looking.add_done_callback(self._looked)
+
+    def _looked(self, looking: asyncio.Future[int]) -> None:
+        if self._closed or looking.cancelled():
+            return
+        self._note(looking.result())
+        self._timer = self._loop.call_later(self._wait_s, self._look)
+
+    def _note(self, held: int) -> None:
+        self.peak = max(self.peak, held)
+        if self.error is None and self._limit_mb is not None and held > self._limit_mb * MB:
+            self.error = out_of_memory(held, self._limit_mb)
+            self._over(self.error)
+
+
+def out_of_memory(held: int, limit_mb: int) -> StepMemoryError:
+    """The step's processes hold *held* bytes; the platform's words first."""
+    return StepMemoryError(
+        f"Out of Memory: the step held {held / MB:,.0f} MB, and settings.memory allows {limit_mb:,} MB.",
+        name="OutOfMemory",
+        fix="Raise settings.memory, or stream large data through a file in /tmp.",
+    )
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        pass
+    try:
+        return int(psutil.Process(pid).memory_info().rss)  # not Linux
+    except psutil.Error:
+        return 0
+
+
+def _resident_with_children(pid: int) -> int:
+    held = _resident(pid)
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                held += child.memory_info().rss
+    return held
+
+
+try:
+    import resource
+
+    _PAGE = resource.getpagesize()
+except ImportError:  # not a Unix
+    _PAGE = 4096

@@ -1,0 +1,226 @@
+"""
+Runs npm, and says in words why it failed.
+
+Knows where a Node.js has its npm, the options, and npm's error codes. Nothing of npm's own text reaches a person but a
+sentence without addresses: they can hold passwords.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pdkernel.errors import InterpreterMissingError, PackageInstallError
+
+_OPTIONS = (
+    "--ignore-scripts",
+    "--no-audit",
+    "--no-fund",
+    "--no-update-notifier",
+    "--no-progress",
+    "--omit=dev",
+    "--package-lock",  # these three in case that the person's own settings say otherwise
+    "--global=false",
+    "--install-strategy=hoisted",
+    "--omit-lockfile-registry-resolved",
+    "--loglevel=silent",
+    "--json",
+    "--fetch-retries=1",  # a person waits: who has no network learns it in seconds
+    "--fetch-retry-mintimeout=500",
+    "--fetch-retry-maxtimeout=2000",
+)
+_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+|\S+@\S+\.\S+/\S*", re.IGNORECASE)
+_NOT_THERE = re.compile(r"'(@?[^'@\s]+@?[^']*)' (?:could not be found|is not in)")
+_NO_VERSION = re.compile(r"^No (?:matching )?versions? (?:found|available) for (.+?)\.?(?:\n|$)")
+_WAIT_S = 5.0
+_NETWORK_CODES = (
+    "EAI_AGAIN EAI_FAIL ECONNABORTED ECONNREFUSED ECONNRESET EHOSTUNREACH ENETDOWN ENETUNREACH ENOTFOUND EPIPE "
+    "ERR_SOCKET_TIMEOUT ETIMEDOUT FETCH_ERROR UND_ERR_CONNECT_TIMEOUT"
+)
+_NO_NETWORK = frozenset(_NETWORK_CODES.split())
+_REFUSED = frozenset({"E401", "E403", "ENEEDAUTH", "EOTP"})
+_NOT_TRUSTED = re.compile(r"CERT|SELF_SIGNED|UNABLE_TO_(GET|VERIFY)")
+_DISK_FULL = frozenset({"ENOSPC", "EDQUOT"})
+_NOT_ALLOWED = frozenset({"EACCES", "EPERM", "EROFS"})
+
+
+class NpmFailedError(Exception):
+    """
+    npm has failed.
+
+    Attributes:
+        code: npm's or the system's word for it: `E404`, `ETARGET`, `ENOSPC`; or the empty string.
+        summary: What npm says, in a line without addresses; may be empty.
+        package: The package that is not there, as far as npm says so: `name@range`; or the empty string.
+    """
+
+    def __init__(self, code: str, summary: str = "", detail: str = "") -> None:
+        super().__init__(code)
+        self.code = code
+        found = _NOT_THERE.search(detail) or _NO_VERSION.search(summary)
+        self.package = found[1] if found else ""
+        self.summary = _ADDRESS.sub("(address left out)", summary.strip().split("\n")[0])[:300].rstrip(".")
+
+
+async def run_npm(
+    command: str, folder: Path, *, node: Path, environ: Mapping[str, str], waiting: Callable[[float], None]
+) -> None:
+    """
+    Run `npm install` or `npm ci` in *folder*. If the task is cancelled, npm is ended first.
+
+    Args:
+        command: `install` or `ci`.
+        folder: Where `package.json` is.
+        node: The Node.js whose npm it is.
+        environ: Its environment: the person's own, with their registry and proxy.
+        waiting: Told the seconds so far, every few seconds.
+
+    Raises:
+        NpmFailedError: It failed.
+        InterpreterMissingError: This Node.js has no npm.
+    """
+    argv = [str(node), str(find_npm(node, environ)), command, *_OPTIONS]
+    variables = {name: value for name, value in environ.items() if not name.startswith("PDKERNEL_")}
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        cwd=folder,
+        env=variables,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    began = time.monotonic()
+    reading = asyncio.ensure_future(process.communicate())
+    try:
+        while not (await asyncio.wait([reading], timeout=_WAIT_S))[0]:
+            waiting(time.monotonic() - began)
+        output, _ = reading.result()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await asyncio.shield(asyncio.wait([reading]))
+        raise
+    if process.returncode != 0:
+        told = _error_in(output)
+        raise NpmFailedError(*(str(told.get(name) or "") for name in ("code", "summary", "detail")))
+
+
+def find_npm(node: Path, environ: Mapping[str, str]) -> Path:
+    """
+    The program of npm that belongs to *node*.
+
+    Raises:
+        InterpreterMissingError: There is none.
+    """
+    for place in (node, node.resolve()):
+        beside = place.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+        if beside.is_file():
+            return beside
+    for path in (str(node.parent), environ.get("PATH", os.defpath)):
+        found = shutil.which("npm", path=path)
+        if found and Path(found).resolve().suffix == ".js":
+            return Path(found).resolve()
+    raise InterpreterMissingError(
+        f"Packages are installed with npm, and the Node.js in {node.parent} has none.",
+        fix="pip install 'pdkernel[node]'",
+    )
+
+
+def explained(failure: NpmFailedError, wanted: Sequence[str], suggestion: Callable[[str], str]) -> PackageInstallError:
+    """
+    What to tell a person about *failure*.
+
+    Args:
+        failure: What npm said.
+        wanted: What was to be installed, as code names it.
+        suggestion: A sentence that helps with a name that no package has, or the empty string.
+    """
+    cannot = f"{', '.join(wanted)} cannot be installed"
+    code, package = failure.code, failure.package
+    name = re.sub(r"(?<=.)@.*", "", package, flags=re.DOTALL)
+    near = [each for each in wanted if each == name or each.startswith(f"{name}@")]
+    ours = next((each for each in near if each == package), near[0] if near else None)
+    match code:
+        case "E404" if package:
+            return PackageInstallError(
+                f"There is no npm package {name}."
+                if ours
+                else f"{cannot}: there is no npm package {name}, which it needs.",
+                fix=(suggestion(name) or "Look at the name's spelling.") if ours else "Import another version of it.",
+                package=ours,
+            )
+        case "ETARGET" | "ENOVERSIONS" if package:
+            return PackageInstallError(
+                f"There is no version of the npm package {name} that is {package[len(name) + 1 :] or 'usable'}"
+                + ("." if ours else f": {cannot}."),
+                fix=f"`npm view {name} versions` lists those that there are.",
+                package=ours,
+            )
+        case "ERESOLVE":
+            return PackageInstallError(
+                f"{cannot} together: their own needs contradict each other.",
+                fix='Import other versions ("name@version"), or use them in different steps: each has its own.',
+            )
+        case "EINTEGRITY":
+            return PackageInstallError(
+                f"{cannot}: what the registry gave is not what the lock file has the hash of.",
+                fix="Ask whoever runs your registry. Only if the change is right: delete the lock file and run again.",
+            )
+    return _of_the_machine(code, cannot) or PackageInstallError(
+        f"{cannot}: npm failed{f' with {code}' if code else ''}{f': {failure.summary}' if failure.summary else ''}.",
+        fix=f"Try it by hand: npm install {' '.join(wanted)}",
+    )
+
+
+def _of_the_machine(code: str, cannot: str) -> PackageInstallError | None:
+    if code in _NO_NETWORK:
+        return PackageInstallError(
+            f"{cannot}: the npm registry does not answer ({code}). Is there a network?",
+            fix="Run again when there is. npm's own settings (registry, proxy) are used.",
+        )
+    if code in _REFUSED:
+        return PackageInstallError(
+            f"{cannot}: the npm registry refuses access ({code}).",
+            fix="Log in to it (npm login), or look at the token in your .npmrc.",
+        )
+    if _NOT_TRUSTED.search(code):
+        return PackageInstallError(
+            f"{cannot}: the npm registry's certificate is not trusted ({code}).",
+            fix="Name your organisation's certificates: npm config set cafile FILE, or NODE_EXTRA_CA_CERTS=FILE.",
+        )
+    if code in _DISK_FULL:
+        return PackageInstallError(f"{cannot}: the disk is full.", fix="Make room and run again.")
+    if code in _NOT_ALLOWED:
+        return PackageInstallError(
+            f"{cannot}: permission to write the project's folder or npm's cache is denied ({code}).",
+            fix="Give yourself permission to write in both.",
+        )
+    return None
+
+
+def disk_failure(fault: OSError, wanted: Sequence[str]) -> PackageInstallError:
+    """What to tell a person when *fault* kept us from writing a folder or the lock file."""
+    code = errno.errorcode.get(fault.errno or 0, "")
+    cannot = f"{', '.join(wanted)} cannot be installed"
+    reason = (fault.strerror or type(fault).__name__).lower()
+    return _of_the_machine(code, cannot) or PackageInstallError(f"{cannot}: {fault.filename}: {reason}.")
+
+
+def _error_in(output: bytes) -> Mapping[str, Any]:
+    # with --json npm prints an object, and only that; a part of it if it was ended in between
+    try:
+        told = json.loads(output)["error"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return told if isinstance(told, dict) else {}

@@ -1,0 +1,127 @@
+"""
+The lock file for npm packages: which versions the project has, with hashes and without any registry's address.
+
+Knows the file's form, and that one set of packages stands for every set it contains. Knows nothing of npm's command or
+of what is installed. The file is for people to commit: sorted, one line a fact, written aside and then renamed.
+
+Each set has been resolved together by npm and holds `packages` as npm's own lock files do. A package that several sets
+import without a version has the same version in all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import secrets
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pdkernel.errors import ProjectError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class LockedSet:
+    """
+    Packages that were resolved together.
+
+    Attributes:
+        imports: What code imports (`axios`, `axios@~0.20.0`), and its folder under `node_modules`.
+        packages: Those and what they need, as in npm's lock files, version 3.
+    """
+
+    imports: Mapping[str, str]
+    packages: Mapping[str, Any] = field(repr=False)
+
+    @cached_property
+    def key(self) -> str:
+        """A word that stands for exactly these packages on this kind of machine."""
+        # npm leaves packages out that are for other machines, so a shared folder must keep them apart
+        facts = [dict(self.imports), dict(self.packages), platform.system(), platform.machine()]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
+
+    def version(self, imported: str) -> str:
+        """The exact version that code gets which imports *imported*."""
+        return str(self.packages[f"node_modules/{self.imports[imported]}"]["version"])
+
+    def holds(self, wanted: Collection[str]) -> bool:
+        """Whether everything in *wanted* is among the imports."""
+        return all(each in self.imports for each in wanted)
+
+
+class NpmLock:
+    """The lock file at *path*; read again whenever it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read_at: object = None
+        self._sets: tuple[LockedSet, ...] = ()
+
+    def sets(self) -> tuple[LockedSet, ...]:
+        """
+        Every set, the small ones first; none if there is no file.
+
+        Raises:
+            ProjectError: The file is not a lock file, or cannot be read.
+        """
+        try:
+            facts = self.path.stat()
+            stamp = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+            if stamp != self._read_at:
+                self._sets = self._parsed(self.path.read_bytes())
+                self._read_at = stamp
+        except FileNotFoundError:
+            return ()
+        except OSError as fault:
+            raise ProjectError(
+                f"{self.path} cannot be read: {(fault.strerror or type(fault).__name__).lower()}.",
+                fix="It holds the versions of npm packages: give yourself permission to read it.",
+            ) from None
+        return self._sets
+
+    def version(self, imported: str) -> str | None:
+        """The version that the project has for *imported*, or None."""
+        return next((each.version(imported) for each in self.sets() if imported in each.imports), None)
+
+    def add(self, new: LockedSet) -> None:
+        """
+        Put *new* into the file; sets that it contains go, since it stands for them.
+
+        Raises:
+            OSError: The file cannot be written; it is as it was.
+        """
+        kept = [each for each in self.sets() if not new.holds(each.imports)]
+        sets = sorted([*kept, new], key=lambda each: sorted(each.imports))
+        value = {
+            "about": "Versions and hashes of the npm packages that steps import. Made by pdkernel; commit it.",
+            "lockVersion": VERSION,
+            "sets": [{"imports": dict(sorted(each.imports.items())), "packages": each.packages} for each in sets],
+        }
+        draft = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
+        try:
+            draft.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+            os.replace(draft, self.path)  # noqa: PTH105 - one act, over what is there
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _parsed(self, text: bytes) -> tuple[LockedSet, ...]:
+        try:
+            value = json.loads(text)
+            if value["lockVersion"] != VERSION:
+                raise ValueError(value["lockVersion"])
+            sets = [LockedSet(dict(each["imports"]), dict(each["packages"])) for each in value["sets"]]
+            for each in sets:
+                for imported in each.imports:
+                    each.version(imported)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise ProjectError(
+                f"{self.path} is not a lock file that this version can read. It was left as it is.",
+                fix="Take it from your version control again, or delete it: the next run installs the newest versions.",
+            ) from None
+        return tuple(sorted(sets, key=lambda each: (len(each.imports), each.key)))

@@ -1,0 +1,90 @@
+"""
+What the first import of a package costs in a step, beside a plain `import()` in a new Node.js.
+
+Prints figures and the ratio of one run. `python tests/benchmarks/bench_import.py`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from pdkernel.hosts import Hosts, RunSetup, StepCall, find_node
+from pdkernel.model import JSON, Step
+from pdkernel.packages import NpmTree
+
+RUNS = 15
+FILES = 300
+"""Of each kind of module in the package; slack's action loads about as many."""
+
+EMPTY = "export default { run() {} }"
+
+
+class Nobody:
+    """Listens to nothing."""
+
+    def log(self, *_: Any) -> None:
+        """Not kept."""
+
+    def export(self, *_: Any) -> None:
+        """Not kept."""
+
+    def respond(self, *_: Any) -> None:
+        """Not kept."""
+
+
+def make_package(folder: Path) -> None:
+    """A package of many small files, half of them modules and half CommonJS."""
+    package = folder / "node_modules" / "big"
+    package.mkdir(parents=True)
+    (package / "package.json").write_text('{"name": "big", "exports": "./index.mjs"}')
+    for number in range(FILES):
+        body = "\n".join(f"function f{line}(x) {{ return x + {line}; }}" for line in range(40))
+        (package / f"m{number}.mjs").write_text(f"{body}\nexport default f0({number});\n")
+        (package / f"c{number}.cjs").write_text(f"{body}\nmodule.exports = f0({number});\n")
+    lines = [f"import m{n} from './m{n}.mjs';\nimport c{n} from './c{n}.cjs';" for n in range(FILES)]
+    (package / "index.mjs").write_text("\n".join([*lines, "export default m1 + c1;"]))
+    (folder / "plain.mjs").write_text(
+        "const began = performance.now(); await import('big'); console.log(performance.now() - began)"
+    )
+
+
+async def in_a_step(tree: NpmTree, scratch: Path) -> float:
+    """Milliseconds from asking for the step to its end, in a guest that is up."""
+    hosts = Hosts()
+    trigger: dict[str, JSON] = {"event": {}, "context": {}}
+    setup = RunSetup("run", "bench@1", trigger, {}, scratch, scratch, node_packages={"work": tree})
+    guests = await hosts.open(setup)
+    await guests.run(StepCall(Step("first", "node", EMPTY)), Nobody())
+    began = time.perf_counter()
+    outcome = await guests.run(StepCall(Step("work", "node", f"import big from 'big@1';\n{EMPTY}")), Nobody())
+    taken = (time.perf_counter() - began) * 1000
+    assert outcome.error is None, outcome.error
+    await guests.release()
+    await hosts.close()
+    return taken
+
+
+def main() -> None:
+    """Measure and print."""
+    plain, ours = [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_package(folder)
+        tree = NpmTree(folder, {"big@1": "big"})
+        for _ in range(RUNS):
+            done = subprocess.run([find_node(), folder / "plain.mjs"], capture_output=True, text=True, check=True)
+            plain.append(float(done.stdout))
+            ours.append(asyncio.run(in_a_step(tree, folder)))
+    ratio = statistics.median(ours) / statistics.median(plain)
+    print(f"plain import()          {statistics.median(plain):7.1f} ms")
+    print(f"first import in a step  {statistics.median(ours):7.1f} ms   {ratio:.2f} x (goal <= 1.2)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""`pdkernel packages`, and how `run` installs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pdkernel.packages import LOCK_NAME
+from tests.cli.conftest import Shell
+from tests.npm_registry import NpmRegistry, npm_registry
+
+STEP = "%%pdstep code --lang node\nimport tiny from 'tiny';\nexport default { run() { return tiny } }"
+
+
+@pytest.fixture
+def registry() -> Iterator[NpmRegistry]:
+    """A registry with one package."""
+    with npm_registry() as running:
+        running.publish("tiny", "1.0.0")
+        yield running
+
+
+@pytest.fixture
+def environ(registry: NpmRegistry, pdkernel: Shell) -> dict[str, Any]:
+    """What a command has that installs from it."""
+    return {name: value for name, value in registry.environ(pdkernel.folder).items() if name.startswith("npm_")}
+
+
+def test_run_installs_and_says_so(pdkernel: Shell, environ: dict[str, Any]) -> None:
+    """Lines on stderr; stdout is the one JSON value."""
+    source = pdkernel.notebook(STEP)
+
+    ended = pdkernel("run", source, "--body", "{}", "--json", **environ)
+
+    assert (ended.status, ended.json["steps"][0]["exports"]) == (0, {"$return_value": "1.0.0"})
+    assert "installing tiny ...\ninstalled tiny@1.0.0 in " in ended.stderr
+
+
+def test_no_install_names_the_command_that_helps(pdkernel: Shell, environ: dict[str, Any]) -> None:
+    """Refused with exit 2, also as the environment says; after the command the same run goes through."""
+    source = pdkernel.notebook(STEP, name="my work.ipynb")
+
+    refused = pdkernel("run", source, "--body", "{}", "--no-install", **environ)
+    by_variable = pdkernel("run", source, "--body", "{}", "--json", PDKERNEL_NO_INSTALL="1", **environ)
+    installed = pdkernel("packages", "install", source, **environ)
+    ran = pdkernel("run", source, "--body", "{}", "--no-install", **environ)
+
+    assert (refused.status, by_variable.status) == (2, 2)
+    assert "Install it: pdkernel packages install 'my work.ipynb'" in refused.stderr
+    assert by_variable.json["error"]["code"] == "package_missing"
+    assert (installed.status, ran.status) == (0, 0)
+
+
+def test_a_package_that_is_not_there_fails_the_run(pdkernel: Shell, environ: dict[str, Any]) -> None:
+    """Exit 1, as for any step that fails, with the sentence alone."""
+    source = pdkernel.notebook(STEP.replace("tiny", "lodahs"))
+
+    ended = pdkernel("run", source, "--body", "{}", **environ)
+    installing = pdkernel("packages", "install", source, **environ)
+
+    assert (ended.status, installing.status) == (1, 1)
+    assert "There is no npm package lodahs.\nDid you mean lodash" in ended.stderr
+    assert "npm error" not in ended.stderr + installing.stderr
+
+
+def test_list_says_what_is_locked_and_what_is_here(pdkernel: Shell, environ: dict[str, Any]) -> None:
+    """A fresh checkout has the lock file and nothing installed."""
+    before = pdkernel("packages", "list")
+    pdkernel("packages", "install", pdkernel.notebook(STEP), **environ)
+    after = pdkernel("packages", "list", "--json")
+    other = pdkernel.folder / "other"
+    other.mkdir()
+    (other / LOCK_NAME).write_text((pdkernel.folder / LOCK_NAME).read_text())
+    fresh = pdkernel("packages", "list", "--project", "other")
+
+    assert before.stdout.startswith("No packages.")
+    assert after.json == [{"language": "node", "import": "tiny", "version": "1.0.0", "installed": True}]
+    assert fresh.stdout == "tiny  1.0.0  (not installed here)\n"

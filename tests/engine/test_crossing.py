@@ -1,0 +1,63 @@
+"""Numbers that JavaScript reads as others are said by the step that exports them."""
+
+from __future__ import annotations
+
+import pytest
+
+from pdkernel.model import Step
+from tests.builders import bash_step, node_step, python_step
+from tests.engine.conftest import Run
+
+GREAT = 2**53 + 1
+
+
+async def said(run: Run, *steps: Step) -> str:
+    """What the first step's record says."""
+    execution = await run(*steps)
+    assert execution.status == "success", execution.error
+    return "".join(log.text for log in execution.steps[0].logs)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        python_step("one", f'return {{"ids": [1, {GREAT}], "more": {GREAT}}}'),
+        bash_step(
+            "one", f'echo \'$return_value:json={{"ids": [1, {GREAT}], "more": {GREAT}}}\' >> "$PIPEDREAM_EXPORTS"'
+        ),
+    ],
+    ids=["python", "bash"],
+)
+async def test_a_number_that_javascript_rounds_is_named_once(run: Run, step: Step) -> None:
+    """The path, the number and what becomes of it stand in the record of the step that exported it."""
+    text = await said(run, step, node_step("two"))
+
+    assert text.count("[pdkernel]") == 1
+    assert "$return_value.ids[1] (and 1 others) is 9007199254740993" in text
+    assert "JavaScript reads as 9007199254740992" in text
+
+
+async def test_an_expression_is_javascript_too(run: Run) -> None:
+    """A prop's expression below reads the number, too."""
+    below = python_step("two", options="--prop 'n={{ steps.one.$return_value }}'")
+
+    assert "9007199254740993" in await said(run, python_step("one", f"return {GREAT}"), below)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (python_step("one", f"return {GREAT}"), python_step("two", 'return pd.steps["one"]["$return_value"]')),
+        (python_step("one", f"return [{2**60}, 2.0**70, '{GREAT}']"), node_step("two")),
+        (node_step("one", f"return {GREAT}"), node_step("two")),
+    ],
+    ids=["no JavaScript below", "exact", "JavaScript itself"],
+)
+async def test_what_arrives_as_it_is_is_not_mentioned(run: Run, steps: tuple[Step, ...]) -> None:
+    """Nothing is said of numbers that arrive whole."""
+    assert await said(run, *steps) == ""
+
+
+async def test_a_number_beyond_every_double_is_infinity(run: Run) -> None:
+    """JavaScript reads a number of 400 digits as Infinity, and that is said."""
+    assert "JavaScript reads as Infinity" in await said(run, python_step("one", "return 10**400"), node_step("two"))

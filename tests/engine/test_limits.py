@@ -1,0 +1,185 @@
+"""The platform's limits: what is over one fails with its words, what is near one says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pdkernel.engine.limits import DEFAULT_MEMORY_MB, PAYLOAD_BYTES, PROP_BYTES, Payload, near_limits
+from pdkernel.execution import Execution, Log
+from pdkernel.hosts import StepOutcome
+from pdkernel.model import Step
+from tests.builders import a_workflow, an_event, bash_step, node_step, python_step
+from tests.engine.conftest import Run
+
+
+def said(execution: Execution, step: str = "code") -> str:
+    """What the step's logs hold."""
+    return "".join(log.text for log in execution.step(step).logs)
+
+
+def deep(levels: int) -> str:
+    """A JSON list in lists."""
+    return "[" * levels + "]" * levels
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        python_step("two", 'return "x" * 4_000_000'),
+        node_step("two", 'return "x".repeat(4_000_000)'),
+        bash_step("two", 'printf "big=%04000000d\\n" 0 >> "$PIPEDREAM_EXPORTS"'),
+    ],
+    ids=["python", "node", "bash"],
+)
+async def test_more_than_six_megabytes_end_the_run(run: Run, step: Step) -> None:
+    """Event, exports and logs count together; the step that goes over fails, its record complete."""
+    execution = await run(
+        python_step("one", 'return "y" * 2_000_000'), step, python_step("three"), event=an_event("z" * 500_000)
+    )
+
+    assert execution.status == "error"
+    assert execution.error is not None
+    assert (execution.error.code, execution.error.step) == ("payload_limit", "two")
+    assert execution.error.message.startswith("Function Payload Limit Exceeded: ")
+    assert "6.2 MB together" in execution.error.message
+    assert execution.step("two").exports != {}
+    assert execution.step("three").status == "skipped"
+
+
+async def test_nearly_six_megabytes_are_said(run: Run) -> None:
+    """A run that is near the limit goes on, and the step says how near."""
+    execution = await run(python_step(body='print("x" * 500_000)\nreturn "y" * 5_000_000'))
+
+    assert execution.status == "success"
+    assert "87% of the limit of 6.0 MB" in said(execution)
+
+
+def test_logs_and_letters_count_by_their_bytes() -> None:
+    """A letter of two bytes counts as two, in logs and in exports."""
+    payload = Payload({})
+    error, near = payload.add({"a": "ä" * 1_000_000}, [Log("stdout", "ä" * (PAYLOAD_BYTES // 2 - 1_000_000))])
+
+    assert near is None
+    assert error is not None
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        node_step(body="let v = []; for (let i = 0; i < 300; i++) v = [v]; return v;"),
+        python_step(body="v = []\nfor _ in range(300): v = [v]\nreturn v"),
+        bash_step(body=f'echo "v:json={deep(300)}" >> "$PIPEDREAM_EXPORTS"'),
+    ],
+    ids=["node", "python", "bash"],
+)
+async def test_too_deep_an_export_is_refused(run: Run, step: Step) -> None:
+    """More than 256 levels fail with the platform's words."""
+    execution = await run(step)
+
+    assert execution.error is not None
+    assert execution.error.message.startswith("JSON Nested Property Limit Exceeded: ")
+    assert execution.error.code == "export_not_json"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        node_step(body="let v = []; for (let i = 1; i < 256; i++) v = [v]; return v;"),
+        python_step(body="v = []\nfor _ in range(255): v = [v]\nreturn v"),
+        bash_step(body=f'echo "v:json={deep(256)}" >> "$PIPEDREAM_EXPORTS"'),
+    ],
+    ids=["node", "python", "bash"],
+)
+async def test_256_levels_are_allowed(run: Run, step: Step) -> None:
+    """The limit itself is not over it, in any language."""
+    assert (await run(step)).status == "success"
+
+
+async def test_too_large_a_prop_refuses_the_run(run: Run) -> None:
+    """A static prop holds 64 KB; nothing runs with a larger one."""
+    step = node_step(props="{ text: 'string' }")
+
+    refused = await run(Step("code", "node", step.source, props={"text": "ä" * (PROP_BYTES // 2 + 1)}))
+    taken = await run(Step("code", "node", step.source, props={"text": "x" * PROP_BYTES}))
+
+    assert refused.error is not None
+    assert "The prop text of step 'code' has 65,538 bytes" in refused.error.message
+    assert refused.step("code").status == "not_run"
+    assert taken.status == "success"
+
+
+async def test_a_time_out_has_the_platforms_word(run: Run) -> None:
+    """A step that runs too long fails with Timeout."""
+    execution = await run(python_step(body="while True: pass", options="--timeout 0.3"))
+
+    assert execution.error is not None
+    assert execution.error.message.startswith("Timeout: the step ran longer than 0.3 seconds")
+
+
+async def test_a_step_near_its_time_limit_says_so(run: Run) -> None:
+    """The share of the time that was used stands in the step's record; the start of its process is not counted."""
+    slow = await run(python_step(body="import time\ntime.sleep(0.9)", options="--timeout 1"))
+    quick = await run(node_step(body="return 1", options="--timeout 1"))
+
+    assert "% of the time limit (0.9 of 1 s)" in said(slow)
+    assert said(quick) == ""
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        python_step(body="import time\nkept = bytearray(400 << 20)\ntime.sleep(20)"),
+        node_step(
+            body="globalThis.kept = Buffer.alloc(400 << 20, 1); await new Promise((r) => setTimeout(r, 20_000));"
+        ),
+        bash_step(body="python3 -c 'import time; kept = bytearray(400 << 20); time.sleep(20)'\necho never"),
+    ],
+    ids=["python", "node", "bash"],
+)
+async def test_more_memory_than_the_workflow_sets_ends_the_step(run: Run, step: Step) -> None:
+    """A step whose processes hold more than settings.memory is ended with the platform's words."""
+    execution = await run(a_workflow(step, memory=300))
+
+    assert execution.error is not None
+    assert execution.error.code == "memory"
+    assert execution.error.message.startswith("Out of Memory: the step held ")
+
+
+async def test_memory_is_looked_at_when_a_short_step_ends(run: Run) -> None:
+    """A step that is over before anybody looked is judged by what it still holds."""
+    step = python_step(body="import sys\nsys.kept = bytearray(400 << 20)")
+
+    assert (await run(step)).status == "success"
+    limited = await run(a_workflow(step, memory=300))
+
+    assert limited.error is not None
+    assert limited.error.code == "memory"
+
+
+async def test_more_than_the_platforms_default_is_warned_of(run: Run) -> None:
+    """Without a setting nothing is ended, and the step says what the platform would need."""
+    execution = await run(python_step(body="import sys\nsys.kept = bytearray(400 << 20)"))
+
+    assert execution.status == "success"
+    assert "settings: {memory: ...}" in said(execution)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "memory_mb", "words"),
+    [
+        (StepOutcome(seconds=7.9), None, []),
+        (StepOutcome(seconds=9.1), None, ["91% of the time limit (9.1 of 10 s)"]),
+        (StepOutcome(seconds=10.4), None, ["100% of the time limit"]),
+        (StepOutcome(memory_mb=470), 512, ["92% of the memory limit (470 of 512 MB)"]),
+        (StepOutcome(memory_mb=300), 512, []),
+        (StepOutcome(memory_mb=DEFAULT_MEMORY_MB), None, []),
+    ],
+)
+def test_what_is_near_is_said(outcome: StepOutcome, memory_mb: int | None, words: list[Any]) -> None:
+    """From four fifths of a limit on, a step says how much it used."""
+    found = list(near_limits(outcome, timeout_s=10, memory_mb=memory_mb))
+
+    assert len(found) == len(words)
+    assert all(word in sentence for word, sentence in zip(words, found, strict=True))

@@ -1,0 +1,135 @@
+"""A registry of npm packages on loopback, with packages that a test makes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+
+class NpmRegistry:
+    """
+    What it serves and what was asked for.
+
+    Attributes:
+        url: Its address.
+        asked: Paths of all requests so far.
+        gate: While it is cleared, every request waits.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.asked: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.status = 200
+        self._about: dict[str, dict[str, Any]] = {}
+        self._archives: dict[str, bytes] = {}
+
+    def publish(self, name: str, version: str, files: Mapping[str, str] | None = None, **manifest: Any) -> None:
+        """Add a version; it is the newest. *files* are those of the package; without any, its default export is its version."""
+        whole = {"name": name, "version": version, **manifest}
+        files = dict(
+            files or {"index.mjs": f"export default {version!r}", "index.cjs": f"module.exports = {version!r}"}
+        )
+        if "exports" not in whole and "index.cjs" in files:
+            whole["exports"] = {".": {"import": "./index.mjs", "require": "./index.cjs"}, "./*": "./*"}
+        archive = _archive({"package.json": json.dumps(whole), **files})
+        path = f"/{name}/-/{version}.tgz"
+        self._archives[path] = archive
+        about = self._about.setdefault(name, {"name": name, "versions": {}, "dist-tags": {}})
+        digest = base64.b64encode(hashlib.sha512(archive).digest()).decode()
+        about["versions"][version] = {
+            **whole,
+            "dist": {"tarball": self.url + path[1:], "integrity": f"sha512-{digest}"},
+        }
+        about["dist-tags"]["latest"] = version
+
+    def change(self, name: str, version: str) -> None:
+        """Serve other bytes for a version that has been published, and say so in its description."""
+        about, newest = self._about[name], self._about[name]["dist-tags"]["latest"]
+        self.publish(name, version, {"index.js": "module.exports = 'changed'"})
+        about["dist-tags"]["latest"] = newest
+
+    def withdraw(self, name: str, version: str) -> None:
+        """Take a version back."""
+        del self._about[name]["versions"][version]
+
+    def environ(self, home: Path) -> dict[str, str]:
+        """What npm needs to use it, with a cache of its own in *home*."""
+        return {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(home),
+            "npm_config_registry": self.url,
+            "npm_config_cache": str(home / "npm-cache"),
+        }
+
+    def downloads(self) -> list[str]:
+        """Paths of the archives that were asked for."""
+        return [path for path in self.asked if path.endswith(".tgz")]
+
+    def answer(self, path: str) -> tuple[int, bytes]:
+        """The answer to GET *path*."""
+        self.asked.append(path)
+        self.gate.wait(30)
+        if self.status != 200:
+            return self.status, b"{}"
+        if path in self._archives:
+            return 200, self._archives[path]
+        about = self._about.get(unquote(path[1:]))
+        return (404, b'{"error": "not found"}') if about is None else (200, json.dumps(about).encode())
+
+
+@contextmanager
+def npm_registry() -> Iterator[NpmRegistry]:
+    """A registry while the block runs."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            status, body = registry.answer(self.path)
+            try:
+                self.send_response(status)
+                self.send_header("content-length", str(len(body)))
+                self.send_header("content-type", "application/json")
+                self.end_headers()
+                self.wfile.write(body)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # whoever asked is gone
+
+        def log_message(self, *_: Any) -> None:
+            """Not wanted."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    registry = NpmRegistry(f"http://127.0.0.1:{server.server_port}/")
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield registry
+    finally:
+        registry.gate.set()
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+def _archive(files: Mapping[str, str]) -> bytes:
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w:gz") as archive:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(f"package/{name}")
+            entry.size = len(text.encode())
+            entry.mode = 0o644
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    return held.getvalue()

@@ -1,0 +1,36 @@
+"""A registry with packages of the test, and a project that installs from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pdkernel.hosts import find_node
+from pdkernel.packages import LOCK_NAME, NpmPackages
+from tests.npm_registry import NpmRegistry, npm_registry
+
+Open = Callable[..., NpmPackages]
+
+
+@pytest.fixture
+def registry() -> Iterator[NpmRegistry]:
+    """An empty registry."""
+    with npm_registry() as running:
+        yield running
+
+
+@pytest.fixture
+def opened(registry: NpmRegistry, tmp_path: Path) -> Open:
+    """Opens the packages of the project in `tmp_path`, as a process that has just started."""
+
+    def open_packages(folder: str = "packages", **environ: str) -> NpmPackages:
+        return NpmPackages(
+            tmp_path / folder,
+            lock=tmp_path / LOCK_NAME,
+            node=find_node,
+            environ={**registry.environ(tmp_path), **environ},
+        )
+
+    return open_packages
