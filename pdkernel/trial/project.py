@@ -25,6 +25,7 @@ from pdkernel.identity import Account, parse_environment
 from pdkernel.model import JSON, Workflow
 from pdkernel.project import Project, find_project
 from pdkernel.project.folder import FOLDER_NAME
+from pdkernel.project.stores import StoreTable
 from pdkernel.source import read_source, workflows_beside
 from pdkernel.trial.bench import Bench
 
@@ -100,6 +101,11 @@ class TrialProject:
             environment=parse_environment(environment),
             account_id=account_id,
         )
+
+    @property
+    def stores(self) -> StoreTable:
+        """The project's data stores, empty at first: `stores.set("seen", "key", 1)`."""
+        return self._project.stores
 
     def set_variables(self, **variables: str) -> None:
         """Set environment variables of the project; a step is given those that it names. Values are secrets to us."""

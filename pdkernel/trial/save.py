@@ -101,7 +101,8 @@ def save_test(
             _rehearse(Path(scratch) / str(number), opened, request, event, needs, calls=calls, pins=pins, only=only)
             for number in range(REHEARSALS)
         ]
-        _check_same(execution, samples, needs)
+        stores = any(step.stores for step in request.workflow.steps)
+        _check_same(execution, samples, needs, stores=stores)
         others = {
             base / TESTS_FOLDER / RECORDED_FOLDER / path.relative_to(scratch): path.read_bytes()
             for path in (calls, *Path(f"{calls}.bodies").glob("*"))
@@ -215,19 +216,20 @@ def _rehearse(
             project.close()
 
 
-def _check_same(execution: Execution, samples: list[Execution], needs: Needs) -> None:
+def _check_same(execution: Execution, samples: list[Execution], needs: Needs, *, stores: bool) -> None:
     for sample in samples:
         for was, now in zip(execution.steps, sample.steps, strict=True):
             if was.status != now.status and "pinned" not in (was.status, now.status):
-                raise _other(was, now, needs)
+                raise _other(was, now, needs, stores=stores)
         if sample.status != execution.status:
             message = sample.error.message if sample.error else ""
             raise RequestError(f"Made again offline, the run ends with {sample.status}: {message}")
 
 
-def _other(was: StepResult, now: StepResult, needs: Needs) -> RequestError:
+def _other(was: StepResult, now: StepResult, needs: Needs, *, stores: bool) -> RequestError:
     why = f": {now.error.name}: {now.error.message}" if now.error else "."
-    hints = ["A masked header of the event (***) may be what it looks at; then write one into the event."]
+    hints = ["Data stores are empty in a saved test."] if stores else []
+    hints += ["A masked header of the event (***) may be what it looks at; then write one into the event."]
     if needs.hidden:
         hints.append(
             f"These have made-up values in a test: {', '.join(needs.hidden)}. If one is no secret and the step needs it "

@@ -95,6 +95,18 @@ def test_a_env_file_beside_the_notebook_is_not_read(pd_run: Run, pd_project: Tri
     assert execution.error.code == "variable_missing"
 
 
+def test_a_store_is_filled_and_looked_at(pd_run: Run, pd_project: TrialProject) -> None:
+    """What a test puts into a data store, a step reads; what the step puts there, the test reads."""
+    pd_project.stores.set("seen", "a", 1)
+    body = 'pd.inputs["seen"]["b"] = pd.inputs["seen"]["a"] + 1'
+
+    pd_run(a_workflow(python_step("count", body, options="--data-store seen=seen")))
+
+    found = pd_project.stores.find("seen", "b")
+    assert found is not None
+    assert found.value == 2
+
+
 def test_nothing_is_installed(pd_run: Run) -> None:
     """A package that is not there refuses the run, and the message has the command that installs it."""
     step = python_step("one")
