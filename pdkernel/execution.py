@@ -64,6 +64,9 @@ class OutsideCall:
         at: ISO time it was made.
         same_as: For `not_sent`, the ISO time of the call whose answer was given again.
         note: A sentence for people (what a stand-in shows, why it was denied), or None.
+        step: The step that made it.
+        external_user: On whose behalf, or None.
+        bytes: Length of the answer's body as it came, or None where there was none to count.
     """
 
     method: str
@@ -76,6 +79,9 @@ class OutsideCall:
     at: str | None = None
     same_as: str | None = None
     note: str | None = None
+    step: str | None = None
+    external_user: str | None = None
+    bytes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The row as JSON."""
@@ -90,6 +96,9 @@ class OutsideCall:
             "at": self.at,
             "same_as": self.same_as,
             "note": self.note,
+            "step": self.step,
+            "external_user": self.external_user,
+            "bytes": self.bytes,
         }
 
 
@@ -136,6 +145,25 @@ class Delivery:
         """The reverse of `to_json`."""
         request = data["request"]
         return cls(**{**data, "request": OutsideCall(**request) if request else None})
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideRules:
+    """
+    What became of a run's outside calls, for a run whose mode was not `live`: in the journal and the timeline, not in the JSON.
+
+    Attributes:
+        mode: `deny`, `allow`, `record`, `replay` or `stand-in`.
+        guard: What the operating system did about programs that go around the gateway: `redirect` (led to it),
+            `landlock` (refused), or `none`.
+    """
+
+    mode: str
+    guard: str
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"mode", "guard"}`."""
+        return {"mode": self.mode, "guard": self.guard}
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +313,7 @@ class Execution:
     response: Response | None = None
     error: ErrorRecord | None = None
     sends: tuple[Delivery, ...] = ()
+    outside_calls: OutsideRules | None = None
 
     def step(self, name: str) -> StepResult:
         """The result of step *name*. Raises `KeyError`, which names the steps there are, if the execution has none."""

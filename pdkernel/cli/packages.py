@@ -32,17 +32,21 @@ def install_packages(state: State, source: Path, as_json: bool) -> int:
     opened = read_source(source)
     steps = [step for step in opened.workflow.steps if not step.disabled]
     ready = asyncio.run(
-        Packages.of(state.project(), os.environ).ready(
+        Packages.of(state.project().folder, os.environ).ready(
             steps, opened.folder.resolve(), tell=lambda _step, line: click.echo(line, err=True)
         )
     )
+    python = ready.python.packages() if ready.python else {}
     if as_json:
         failures: list[dict[str, Any]] = [{**error_json(error), "step": name} for name, error in ready.failures.items()]
-        print_json({"steps": {name: list(tree.aliases) for name, tree in ready.node.items()}, "errors": failures})
+        node = {name: list(tree.aliases) for name, tree in ready.node.items()}
+        print_json({"steps": node, "python": python, "errors": failures})
     else:
         for name, tree in ready.node.items():
             click.echo(f"{name}: {', '.join(tree.aliases)}")
-        if not ready.node and not ready.failures:
+        if python:
+            click.echo(f"Python: {', '.join(f'{name} {version}' for name, version in python.items())}")
+        if not ready.node and not python and not ready.failures:
             click.echo("The steps import no packages.")
         for name, error in ready.failures.items():
             print_refusal(error.code, f"{name}: {error}")
@@ -53,16 +57,25 @@ def install_packages(state: State, source: Path, as_json: bool) -> int:
 @json_option
 def list_packages(state: State, as_json: bool) -> int:
     """List the packages of the lock file, by what code imports."""
-    from pdkernel.engine.packages import npm_packages
+    from pdkernel.engine.packages import npm_packages, python_packages
 
     found = {
         (imported, locked.version(imported)): is_installed
-        for locked, is_installed in sorted(npm_packages(state.project(), os.environ).locked(), key=lambda each: each[1])
+        for locked, is_installed in sorted(
+            npm_packages(state.project().folder, os.environ).locked(), key=lambda each: each[1]
+        )
         for imported in locked.imports
     }
     rows = [
         {"language": "node", "import": imported, "version": version, "installed": found[imported, version]}
         for imported, version in sorted(found)
+    ]
+    python: dict[tuple[str, str], bool] = {}
+    for pin, is_installed in python_packages(state.project().folder, os.environ).locked():
+        python[pin.name, pin.version] = is_installed or python.get((pin.name, pin.version), False)
+    rows += [
+        {"language": "python", "import": name, "version": version, "installed": python[name, version]}
+        for name, version in sorted(python)
     ]
     if as_json:
         print_json(rows)

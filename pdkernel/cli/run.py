@@ -35,6 +35,7 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, pr
     help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack,github,...",
 )
 @option("--via", metavar="PROXY", help="Send outside calls through this proxy.")
+@option("--unopened", metavar="HOST,...", help="Leave the TLS of these hosts closed: pinned or client certificates.")
 @option(
     "--wait", is_flag=True, help="Wait where the workflow pauses (delay, rerun; a suspend is cancelled at its end)."
 )
@@ -108,7 +109,8 @@ def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], 
     if chosen["first"] is not None:
         first = workflow.step(chosen["first"])
         only = frozenset({first.name, *(step.name for step in workflow.after(first.name))})
-    policy = parse_mode(chosen["egress"] or default_mode(os.environ), via=chosen["via"])
+    unopened = f" unopened={chosen['unopened']}" if chosen["unopened"] else ""
+    policy = parse_mode((chosen["egress"] or default_mode(os.environ)) + unopened, via=chosen["via"])
     pins = _pins(workflow, chosen["pins"])
     pauses = _pauses(chosen)
     return lambda progress: RunRequest(

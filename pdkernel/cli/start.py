@@ -108,6 +108,8 @@ def _machine() -> dict[str, Any]:
         node = str(fault).replace("\n", " ")
     import shutil
 
+    from pdkernel.egress import GUARDS, available_guard
+
     return {
         "pdkernel": VERSION,
         "python": platform.python_version(),
@@ -117,6 +119,7 @@ def _machine() -> dict[str, Any]:
         "chromium": shutil.which("chromium")
         or shutil.which("google-chrome")
         or "not found (only our own tests need it)",
+        "outside_calls": GUARDS[available_guard()],
     }
 
 

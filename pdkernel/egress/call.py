@@ -25,6 +25,7 @@ class Result:
     status: int | None = None
     note: str | None = None
     same_as: str | None = None
+    size: int | None = None
 
 
 class Call:
@@ -70,6 +71,9 @@ class Call:
                 app=self._app(),
                 at=self.at,
                 same_as=result.same_as,
+                step=self.binding.step,
+                external_user=self.binding.external_user,
+                bytes=result.size,
                 note=None if result.note is None else self.binding.redactor.text(result.note),
             )
         )

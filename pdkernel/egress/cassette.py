@@ -16,20 +16,21 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from pdkernel.egress.message import Headers
+from pdkernel.egress.placeholders import hide, put_back
 from pdkernel.egress.telling import REDACTED, TellingNames
 from pdkernel.egress.tickets import Redacts
 
 _KEPT_REQUEST_HEADERS = frozenset({"content-type", "accept"})
 _DROPPED_RESPONSE_HEADERS = frozenset({"date", "server", "set-cookie", "content-length", "connection", "keep-alive"})
 _BESIDE = 64 * 1024
-_ACCOUNT_IN_REF = re.compile(r"⟦secret:([^/⟧|]+)/[^/⟧|]+/")
+_MOST_NEAR = 3
 _BOUNDARY = re.compile(r'boundary="?([^";,\s]+)', re.IGNORECASE)
 
 
@@ -88,13 +89,23 @@ class Hiding:
         )
 
     def _text(self, text: str, redactor: Redacts) -> str:
-        return self._telling.hide(redactor.text(text))
+        return self._telling.hide(hide(text, redactor))
 
     def _bytes(self, body: bytes, redactor: Redacts) -> bytes:
         try:
             return self._text(body.decode(), redactor).encode()
         except UnicodeDecodeError:
             return body
+
+
+def given_back(answer: RecordedAnswer, redactor: Redacts) -> RecordedAnswer:
+    """*answer* as the present run would have got it: its own secrets in the places of those of the recording."""
+    try:
+        body = put_back(answer.body.decode(), redactor).encode()
+    except UnicodeDecodeError:
+        body = answer.body
+    headers = tuple((name, put_back(value, redactor)) for name, value in answer.headers)
+    return replace(answer, headers=headers, body=body)
 
 
 class Cassette:
@@ -146,9 +157,7 @@ class Cassette:
         self._load()
         by_step = self._answers.get(call.key)
         if by_step is None:
-            near = get_close_matches(f"{call.method} {call.url}", self._urls.values(), n=3, cutoff=0.5)
-            hint = f" The nearest recorded: {'; '.join(near)}." if near else ""
-            return f"no such call is recorded (key {call.key[:12]}).{hint}"
+            return f"no such call is recorded (key {call.key[:12]}).{self._nearest(call)}"
         of_all_steps = (line for lines in by_step.values() for _, line in sorted(lines.items()))
         recorded = by_step.get(step) or dict(enumerate(of_all_steps))
         if nth not in recorded and not safe:
@@ -160,6 +169,19 @@ class Cassette:
             headers=tuple((name, value) for name, value in response["headers"]),
             body=self._body(response["body"]),
         )
+
+    def _nearest(self, call: RecordedCall) -> str:
+        """A sentence that names what is recorded and near to *call*, with keys; empty if nothing is."""
+        asked = f"{call.method} {call.url}"
+        same = [key for key, known in self._urls.items() if known == asked]
+        if same:
+            keys = ", ".join(key[:12] for key in same[:_MOST_NEAR])
+            return f" {asked} is recorded with another body (key {keys})."
+        words = get_close_matches(asked, set(self._urls.values()), n=_MOST_NEAR, cutoff=0.5)
+        near = [
+            f"{word} (key {next(key for key, known in self._urls.items() if known == word)[:12]})" for word in words
+        ]
+        return f" The nearest recorded: {'; '.join(near)}." if near else ""
 
     def _load(self) -> None:
         """Read the file if it has changed."""
@@ -204,8 +226,8 @@ class Cassette:
 
 
 def _key(method: str, url: str, content_type: str, body: bytes) -> str:
-    """Method, place, sorted query and normalised body; no headers, and nobody's account ids."""
-    parts = urlsplit(_without_persons(url))
+    """Method, place, sorted query and normalised body; no headers, and nobody's account."""
+    parts = urlsplit(_in_one_spelling(url))
     query = sorted(
         (name, value)
         for name, value in parse_qsl(parts.query, keep_blank_values=True)
@@ -219,7 +241,7 @@ def _key(method: str, url: str, content_type: str, body: bytes) -> str:
 def _normal_body(content_type: str, body: bytes) -> bytes:
     kind = content_type.partition(";")[0].strip().lower()
     try:
-        text = _without_persons(body.decode())
+        text = _in_one_spelling(body.decode())
     except UnicodeDecodeError:
         return _without_boundary(content_type, body)
     if kind == "application/json" or kind.endswith("+json"):
@@ -237,14 +259,9 @@ def _without_boundary(content_type: str, body: bytes) -> bytes:
     return body.replace(boundary[1].encode("latin-1"), b"boundary") if boundary else body
 
 
-def _without_persons(text: str) -> str:
-    """
-    Placeholders in one spelling, without the account's id.
-
-    `slack/apn_1/token` and `slack/apn_2/token` are one to a recording. A step that was replayed a hidden value sends it on as it
-    got it, encoded where it stands in a URL.
-    """
-    return _ACCOUNT_IN_REF.sub(r"⟦secret:\1/", text.replace(quote(REDACTED), REDACTED))
+def _in_one_spelling(text: str) -> str:
+    """A step that was replayed a hidden value sends it on as it got it, encoded where it stands in a URL."""
+    return text.replace(quote(REDACTED), REDACTED)
 
 
 def _decoded(headers: Headers) -> Sequence[tuple[str, str]]:

@@ -24,7 +24,7 @@ from pdkernel.egress.http1 import Http1Client
 from pdkernel.egress.kinds import Kind, is_decided, kind_of, silence_for
 from pdkernel.egress.message import Answer, Body, Request, header, origin
 from pdkernel.egress.peek import peek, peek_until
-from pdkernel.egress.policy import is_loopback
+from pdkernel.egress.policy import is_address, is_loopback
 from pdkernel.egress.tickets import Ticket, Tickets
 from pdkernel.egress.tls.certificates import Authority
 from pdkernel.egress.tls.hello import hello_is_complete, read_hello
@@ -40,7 +40,11 @@ _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class Connection:
     """Serves one client."""
 
-    def __init__(self, sock: socket.socket, tickets: Tickets, desk: Desk, authority: Authority) -> None:
+    def __init__(
+        self, sock: socket.socket, tickets: Tickets, desk: Desk, authority: Authority, name_of: Callable[[str], str]
+    ) -> None:
+        """*name_of* gives the name that an address of our own name server stands for, and any other host as it is."""
+        self._name_of = name_of
         self._sock = sock
         self._tickets = tickets
         self._desk = desk
@@ -53,6 +57,8 @@ class Connection:
         door = await open_door(self._sock, lambda token: self._tickets.find(token) is not None)
         if door is None:
             return
+        if door is not ABSOLUTE:
+            door = replace(door, host=self._name_of(door.host))
         ticket = self._tickets.find(door.token)
         with _belonging_to(ticket):
             if door is ABSOLUTE:
@@ -81,6 +87,9 @@ class Connection:
     async def _tls(self, door: Door, ticket: Ticket | None) -> None:
         """Open the client's TLS, unless it is to stay closed."""
         hello = read_hello(await peek_until(self._sock, hello_is_complete))
+        if hello.server_name and is_address(door.host):
+            # Looked up by the client itself: the address may be another tomorrow, and a list of hosts or a recording has names.
+            door = replace(door, host=hello.server_name)
         bound = ticket.bound if ticket is not None else None
         if bound is not None and bound.binding.policy.leaves_unopened(door.host):
             await self._unread(await self._streams(), door, ticket, "tls", tls=False, encrypted=True)

@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 from pdkernel.clock import Clock
 from pdkernel.egress import refusals
 from pdkernel.egress.call import Call, Result
-from pdkernel.egress.cassette import Cassette
+from pdkernel.egress.cassette import Cassette, given_back
 from pdkernel.egress.message import Answer, Headers, Request, end_to_end, origin
 from pdkernel.egress.passing import Keep, Reached, has_no_body, outgoing, watch, whole
 from pdkernel.egress.policy import Policy, is_loopback
-from pdkernel.egress.sent import Recorded, SentRequests, is_safe, request_identity, sent_key
+from pdkernel.egress.sent import Recorded, SentRequests, is_safe, request_identity, sent_key, took_effect
 from pdkernel.egress.standins import ReceivedRequest, StandIn, named
 from pdkernel.egress.tape import MOST, Tape
 from pdkernel.egress.tickets import Binding, Bound, Ticket
@@ -105,7 +105,10 @@ class Desk:
             f"The client that calls {call.url} does not accept the project's certificate, so the call was not made."
         )
         if bound.binding.policy.tunnels(host):
-            message += f"\nIf it must see the host's own, let {host} pass unopened."
+            message += (
+                f"\nIf it must see the host's own, let {host} pass unopened: `unopened={host}` after the mode of "
+                "`%pdegress` or `--egress`. Then only host and port are known of its calls."
+            )
             call.finish(Result("failed", note=message.replace("\n", " ")))
         else:
             call.refuse(refusals.Refusal("denied", "egress_tls", message))
@@ -135,7 +138,7 @@ class Desk:
             return _no_answer(call, error)
         body = reached.answer.body
         if isinstance(body, bytes):
-            call.finish(reached.result)
+            call.finish(replace(reached.result, size=len(body)))
             if keep is not None:
                 keep(reached.answer, body)
             return reached.answer
@@ -167,7 +170,7 @@ class Desk:
             answer = _again(request.method, recorded)
             if keep is not None:
                 keep(answer, recorded.body)
-            call.finish(Result("not_sent", recorded.status, same_as=recorded.at))
+            call.finish(Result("not_sent", recorded.status, same_as=recorded.at, size=len(recorded.body)))
             return answer
         try:
             reached = await self._reach(binding, request)
@@ -183,8 +186,9 @@ class Desk:
         )
         record = Recorded(given.status, given.reason.decode("latin-1"), kept, content, call.at)
         # The row first: what went out is told, even where it cannot be remembered.
-        call.finish(reached.result)
-        await asyncio.to_thread(sent.add, key, record)
+        call.finish(replace(reached.result, size=len(content)))
+        if took_effect(given.status):
+            await asyncio.to_thread(sent.add, key, record)
         if keep is not None:
             keep(given, content)
         bodyless = has_no_body(request.method, given.status)
@@ -230,7 +234,8 @@ class Desk:
         if bound.binding.tape is not None:
             nth = bound.ordinal(f"on tape {wanted.key}")
             bound.binding.tape.add(bound.binding.step, nth, wanted, found, call.duration_ms)
-        call.finish(Result("replayed", found.status))
+        found = given_back(found, bound.binding.redactor)
+        call.finish(Result("replayed", found.status, size=len(found.body)))
         headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in found.headers]
         bodyless = has_no_body(request.method, found.status)
         return whole(found.status, found.reason.encode("latin-1"), headers, found.body, bodyless=bodyless)

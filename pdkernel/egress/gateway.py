@@ -13,9 +13,15 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from pdkernel.clock import SYSTEM_CLOCK, Clock
+from pdkernel.egress import refusals
+from pdkernel.egress.call import Call
+from pdkernel.egress.guard.addresses import Place
+from pdkernel.egress.guard.choice import Guard
+from pdkernel.egress.guard.guarding import Guarding
+from pdkernel.egress.message import origin
 from pdkernel.egress.standins import StandIn, built_in
 from pdkernel.egress.tickets import Binding, Tickets
 from pdkernel.egress.tls.certificates import Authority
@@ -25,6 +31,8 @@ from pdkernel.model import Language
 if TYPE_CHECKING:
     from pdkernel.egress.desk import Desk
     from pdkernel.egress.upstream import Resolve, Upstream
+
+_T = TypeVar("_T")
 
 
 class Gateway:
@@ -39,7 +47,12 @@ class Gateway:
     """
 
     def __init__(
-        self, listener: socket.socket, authority: Authority, out: Callable[[], Upstream], clock: Clock
+        self,
+        listener: socket.socket,
+        authority: Authority,
+        out: Callable[[], Upstream],
+        clock: Clock,
+        guard: Guard | None = None,
     ) -> None:
         self.port: int = listener.getsockname()[1]
         self.stand_ins: Mapping[str, StandIn] = built_in()
@@ -51,6 +64,7 @@ class Gateway:
         self._tickets = Tickets()
         self._loop = asyncio.get_running_loop()
         self._connections: set[asyncio.Task[None]] = set()
+        self._guarding = Guarding(self._loop, port=self.port, refused=self._stopped, guard=guard)
         self._accepting = self._loop.create_task(self._accept())
 
     @classmethod
@@ -62,6 +76,7 @@ class Gateway:
         resolve: Resolve | None = None,
         upstream_ca: Path | None = None,
         environ: Mapping[str, str] | None = None,
+        guard: Guard | None = None,
     ) -> Self:
         """
         Listen on a free port.
@@ -72,6 +87,7 @@ class Gateway:
             resolve: Hosts that live somewhere else, (host, port) to (host, port): for tests.
             upstream_ca: Roots to trust besides the public ones, as PEM.
             environ: Whose `SSL_CERT_FILE` names the user's own roots; this process's if not given.
+            guard: What guards processes that `guarded` starts; the best that works here if not given.
         """
         environ = os.environ if environ is None else environ
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -82,7 +98,7 @@ class Gateway:
 
             return Upstream(environ=environ, resolve=resolve or {}, extra_ca=upstream_ca)
 
-        return cls(listener, Authority(folder, environ=environ), out, clock)
+        return cls(listener, Authority(folder, environ=environ), out, clock, guard)
 
     def open_ticket(self) -> str:
         """A new ticket for a process, not yet bound to a step."""
@@ -106,8 +122,26 @@ class Gateway:
         """The variables that lead a process to the gateway; the project's certificates are made if need be."""
         return variables(port=self.port, ticket=ticket, language=language, authority=self._authority)
 
+    @property
+    def guard(self) -> Guard:
+        """What the operating system does about processes that `guarded` starts; the first time it is tried out."""
+        return self._guarding.guard
+
+    def guarded(self, ticket: str, start: Callable[[], _T]) -> _T:
+        """
+        *start*'s result; what the processes that it starts do outside is led here or refused, whatever they are.
+
+        For every mode but live. As far as the operating system can: see `guard`.
+
+        Args:
+            ticket: Whose calls these are.
+            start: Starts a process; it is called in a thread of its own.
+        """
+        return self._guarding.start(ticket, start)
+
     async def close(self) -> None:
         """Stop listening and end every connection."""
+        self._guarding.close()
         self._accepting.cancel()
         await asyncio.gather(self._accepting, return_exceptions=True)
         self._listener.close()
@@ -115,6 +149,16 @@ class Gateway:
         await asyncio.gather(*self._connections, return_exceptions=True)
         if self._desk is not None:
             await self._desk.close()
+
+    def _stopped(self, ticket: str, what: str, place: Place) -> None:
+        """The operating system has stopped something: there is no way to answer it but the ledger."""
+        found = self._tickets.find(ticket)
+        bound = found.bound if found is not None else None
+        if bound is not None:
+            url = origin("udp", place.host, place.port)
+            if bound.is_new(url):
+                refusal = refusals.stopped(what, url, bound.binding.policy.text)
+                Call(bound.binding, "CONNECT", url, self._clock).refuse(refusal)
 
     async def _accept(self) -> None:
         while True:
@@ -136,7 +180,7 @@ class Gateway:
         if self._desk is None:
             self._desk = Desk(upstream=self._out(), stand_ins=self.stand_ins, clock=self._clock)
         with contextlib.closing(sock), contextlib.suppress(OSError):
-            await Connection(sock, self._tickets, self._desk, self._authority).serve()
+            await Connection(sock, self._tickets, self._desk, self._authority, self._guarding.name_of).serve()
 
 
 def _cancel(tasks: set[asyncio.Task[None]]) -> None:

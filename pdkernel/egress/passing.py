@@ -54,10 +54,11 @@ async def watch(
         if not finished and keep is not None:
             keep(reached.answer, None if too_long() else b"".join(copy))
         finished = True
-        call.finish(reached.result)
+        call.finish(replace(reached.result, size=size))
 
     try:
         async for chunk in body:
+            size += len(chunk)
             if keep is not None:
                 size += len(chunk)
                 copy.append(chunk)
@@ -74,7 +75,7 @@ async def watch(
         raise
     finally:
         # A client that leaves early has still made the call.
-        call.finish(reached.result)
+        call.finish(replace(reached.result, size=size))
         with contextlib.suppress(UpstreamError):
             await close_stream(body)
 

@@ -5,14 +5,15 @@ Knows the spelling of modes, which hosts count as outside and which of them a mo
 Knows nothing of sockets or HTTP.
 
 What a mode is able to promise: the calls of Node.js and of Python steps (their own sockets lead to the
-gateway), and of every program that reads the proxy variables (curl, wget, git, Go's default client). A
-program that ignores those variables and opens sockets of its own (a static binary with its own transport,
-a C extension) is not caught on any system yet, nor is UDP: a mode is a guard against accidents, not a sandbox.
+gateway), and of every program that reads the proxy variables (curl, wget, git, Go's default client). What ignores both
+(a static binary with its own transport, a C extension, UDP) is stopped by the operating system in every mode but live where
+`guard` has a way to do so, on Linux. A mode is a guard against accidents, not a sandbox.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -26,6 +27,7 @@ Mode = Literal["live", "deny", "allow", "record", "replay", "stand-in"]
 
 BUILT_IN_STAND_INS = ("slack", "github", "google_sheets", "openai")
 MODES_TEXT = "live, deny, allow=HOST[,HOST], record=FILE, replay=FILE, stand-in=URL or stand-in=slack[,github,...]"
+_AFTER = re.compile(r"\s+(via|unopened)=(\S+)$")
 MODE_VARIABLE = "PDKERNEL_EGRESS"
 _MODES = ("live", "deny", "allow", "record", "replay", "stand-in")
 
@@ -37,7 +39,7 @@ class Policy:
 
     Attributes:
         mode: The kind.
-        text: The mode as it was written; `parse_mode` reads it back.
+        text: The mode as it was written, without `via` and `unopened`.
         hosts: For `allow`: exact names and `*.domain`, lower case.
         file: For `record` and `replay`: the file of recorded calls, absolute.
         base: For `stand-in=URL`: the URL without a slash at its end.
@@ -85,14 +87,17 @@ def parse_mode(text: str, *, via: str | None = None, unopened: tuple[str, ...] =
     Read a mode for outside calls.
 
     Args:
-        text: `live`, `deny`, `allow=HOST[,HOST]`, `record=FILE`, `replay=FILE`, `stand-in=URL` or `stand-in=slack`.
+        text: `live`, `deny`, `allow=HOST[,HOST]`, `record=FILE`, `replay=FILE`, `stand-in=URL` or `stand-in=slack`; then, after
+            a blank, `via=PROXY` and `unopened=HOST[,HOST]`, which have the meaning of the arguments.
         via: An upstream proxy's URL, for `live`, `allow` and `record`.
         unopened: Hosts (exact or `*.domain`) whose TLS is passed through unread.
 
     Raises:
         EgressModeError: Not a mode; the message names the modes.
     """
-    text = text.strip()
+    text, more = _words_after(text.strip())
+    via = via or more.get("via")
+    unopened = (*unopened, *(_check_host(host) for host in more.get("unopened", "").split(",") if host.strip()))
     word, equals, value = text.partition("=")
     value = value.strip()
     if word not in _MODES:
@@ -132,6 +137,15 @@ def default_mode(environ: Mapping[str, str]) -> str:
     return "deny" if "PYTEST_CURRENT_TEST" in environ else "live"
 
 
+def is_address(host: str) -> bool:
+    """Whether *host* is an address and not a name."""
+    try:
+        ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Whether *host* (a name or an address) is this machine: never outside, in any mode."""
     name = host.strip("[]").rstrip(".").lower()
@@ -144,6 +158,15 @@ def is_loopback(host: str) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return address.is_loopback or address.is_unspecified
+
+
+def _words_after(text: str) -> tuple[str, dict[str, str]]:
+    """The mode, which may hold blanks (a file's name), and the words after it."""
+    more: dict[str, str] = {}
+    while found := _AFTER.search(text):
+        more.setdefault(found[1], found[2])
+        text = text[: found.start()]
+    return text, more
 
 
 def _matches(host: str, patterns: tuple[str, ...]) -> bool:

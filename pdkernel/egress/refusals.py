@@ -74,6 +74,15 @@ def not_http(what: str, url: str, mode: str) -> Refusal:
     return Refusal("upgrade", "egress_upgrade", message)
 
 
+def stopped(what: str, url: str, mode: str) -> Refusal:
+    """Something that the operating system stopped, because the gateway cannot carry it."""
+    message = (
+        f"{what} to {url} was not made: the mode for outside calls is {mode}, and only TCP can be looked at.\n"
+        "Only `live` lets it through."
+    )
+    return Refusal("denied", "egress_stopped", message)
+
+
 def own_proxy(method: str, url: str) -> Refusal:
     """A call through a proxy of the step's own: it would hide what is called."""
     message = (

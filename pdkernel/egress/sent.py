@@ -13,14 +13,27 @@ from typing import Protocol
 
 from pdkernel.execution import Recorded
 
-__all__ = ["Recorded", "SentRequests", "is_safe", "request_identity", "sent_key"]
+__all__ = ["Recorded", "SentRequests", "is_safe", "request_identity", "sent_key", "took_effect"]
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_TURNED_AWAY = frozenset({401, 403, 407, 408, 425, 429})
 
 
 def is_safe(method: str) -> bool:
     """Whether repeating a request of that method changes nothing."""
     return method.upper() in SAFE_METHODS
+
+
+def took_effect(status: int) -> bool:
+    """
+    Whether a request that was answered so may have changed something, and must not be made again.
+
+    Whoever answers 401, 403, 407 or 429 has turned it away, and so has a server that fails: the next run, with another account or
+    a minute later, asks again. A server that failed may have done its work before: that is the smaller evil, because a remembered
+    failure would be given again for as long as the event is used.
+    """
+    return status not in _TURNED_AWAY and status < 500
 
 
 class SentRequests(Protocol):

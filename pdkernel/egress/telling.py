@@ -10,6 +10,7 @@ import re
 from urllib.parse import unquote_plus
 
 REDACTED = "{{redacted}}"
+_SECRET = "{{secret:"  # noqa: S105  # how a placeholder begins
 
 _NAMES = (
     "access_token|refresh_token|id_token|token|auth_token|client_secret|secret|password|passwd|api_key|apikey"
@@ -41,13 +42,18 @@ class TellingNames:
         for pattern in (_IN_JSON, _IN_QUOTED_JSON, _IN_FORM):
             for found in pattern.finditer(text):
                 self._remember(found[2])
-        text = _IN_JSON.sub(rf'\1{REDACTED}"', text)
-        text = _IN_QUOTED_JSON.sub(rf'\1{REDACTED}\\"', text)
-        text = _IN_FORM.sub(rf"\1{REDACTED}", text)
+        text = _IN_JSON.sub(lambda found: f'{found[1]}{_hidden(found[2])}"', text)
+        text = _IN_QUOTED_JSON.sub(lambda found: f'{found[1]}{_hidden(found[2])}\\"', text)
+        text = _IN_FORM.sub(lambda found: found[1] + _hidden(found[2]), text)
         for value in sorted(self._values, key=len, reverse=True):
             text = text.replace(value, REDACTED)
         return text
 
     def _remember(self, value: str) -> None:
-        if REDACTED not in value:
+        if REDACTED not in value and _SECRET not in value:
             self._values |= {form for form in (value, unquote_plus(value)) if len(form) >= _REMEMBERED}
+
+
+def _hidden(value: str) -> str:
+    """What stands in the place of *value*: a known secret's placeholder stays, because it can be put back."""
+    return value if _SECRET in value else REDACTED

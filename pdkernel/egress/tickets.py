@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from pdkernel.egress.policy import Policy
 from pdkernel.egress.sent import SentRequests
 from pdkernel.execution import OutsideCall
+from pdkernel.model import JSON
 
 if TYPE_CHECKING:
     from pdkernel.egress.tape import Tape
@@ -27,6 +28,15 @@ class Redacts(Protocol):
 
     def text(self, text: str) -> str:
         """*text* with every known secret, however encoded, replaced by its placeholder."""
+        ...
+
+    def restore(self, value: JSON) -> JSON:
+        """*value* with the secret back in the place of each placeholder."""
+        ...
+
+    @property
+    def refs(self) -> list[str]:
+        """The refs of all of them: `APP/ACCOUNT/FIELD`, `env/NAME`."""
         ...
 
     def found_in(self, text: str) -> list[str]:
@@ -45,6 +55,7 @@ class Binding:
         redactor: Hides the run's secrets in whatever is kept of a call.
         on_call: Told of each finished call, before the step sees the end of the answer.
         on_refused: Told of a call that nothing may answer: the step should end with this message.
+        external_user: On whose behalf the run is, or None.
         apps: Secret ref to app slug, for "whose account was used".
         sent: Answers to unsafe requests of earlier runs, or None to send every time.
         scope: Event, user and environment: what "once" is counted in.
@@ -57,6 +68,7 @@ class Binding:
     redactor: Redacts
     on_call: Callable[[OutsideCall], None]
     on_refused: Callable[[str], None]
+    external_user: str | None = None
     apps: Mapping[str, str] = field(default_factory=dict)
     sent: SentRequests | None = None
     scope: str = ""
@@ -75,12 +87,19 @@ class Bound:
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
         self._made: Counter[str] = Counter()
+        self._stopped: set[str] = set()
 
     def ordinal(self, identity: str) -> int:
         """How many equal requests came before this one; counts it."""
         count = self._made[identity]
         self._made[identity] += 1
         return count
+
+    def is_new(self, place: str) -> bool:
+        """Whether this is the first time that something to *place* is stopped: datagrams come by the thousand."""
+        new = place not in self._stopped
+        self._stopped.add(place)
+        return new
 
 
 class Ticket:

@@ -41,6 +41,7 @@ def variables(*, port: int, ticket: str, language: Language, authority: Authorit
         "PDK_EGRESS": f"127.0.0.1:{port}",
         "PDK_TICKET": ticket,
         "WGETRC": str(authority.wgetrc_file),
+        "GRPC_DNS_RESOLVER": "native",  # the system's resolver; its own takes no answer from another address
     }
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         environment[name] = environment[name.upper()] = proxy

@@ -44,6 +44,7 @@ class Checks:
             check_interpreters(running)
             needed = self._needed[key] = variables_read(running)
         check_variables(needed, request.variables)
+        check_debug(request)
 
 
 def only_what_runs(request: RunRequest) -> Workflow:
@@ -62,6 +63,25 @@ def check_interpreters(workflow: Workflow) -> None:
         find_node()
     if any(step.language == "bash" for step in steps):
         find_bash()
+
+
+def check_debug(request: RunRequest) -> None:
+    """
+    Refuse to debug a step where outside calls are not simply live: those of the kernel itself pass nobody.
+
+    Raises:
+        UnsupportedError: Names the step.
+    """
+    if request.debugger is None or (request.policy.mode == "live" and request.policy.via is None):
+        return
+    for step in only_what_runs(request).steps:
+        if step.debug and not step.disabled:
+            raise UnsupportedError(
+                f"Step {step.name!r} has --debug: it would run in the kernel, whose outside calls cannot be kept to "
+                f"{request.policy.text!r}.",
+                fix="Take --debug out of the directive, or let calls through: %pdegress live",
+                step=step.name,
+            )
 
 
 def check_variables(needed: Mapping[str, list[str]], variables: Mapping[str, str]) -> None:
@@ -109,12 +129,6 @@ def check_supported(workflow: Workflow) -> None:
             raise UnsupportedError(
                 f"Step {step.name!r} is written in Go, which this version does not run.",
                 fix=f"Pin its exports to run the steps around it: --pin {step.name}=FILE.",
-                step=step.name,
-            )
-        if step.debug:
-            raise UnsupportedError(
-                f"Step {step.name!r} has --debug, which this version does not run.",
-                fix="Take --debug out of the directive.",
                 step=step.name,
             )
         if step.stores and step.language == "bash":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,9 +24,10 @@ from pdkernel.engine.end_users import Bindings, Resolution, StepAccounts, resolv
 from pdkernel.engine.journal import Journal
 from pdkernel.engine.limits import Payload, memory_limit, near_limits, too_deep
 from pdkernel.engine.mail import Mail
-from pdkernel.engine.packages import Packages, Ready
+from pdkernel.engine.packages import Packages
 from pdkernel.engine.pauses import Again, Verdict, judge, urls
 from pdkernel.engine.props import evaluate_props, named_variables
+from pdkernel.engine.ready import Ready
 from pdkernel.engine.record import RunRecord, as_object, known_secrets
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.request import RunRequest
@@ -55,6 +56,7 @@ class _Run:
     record: RunRecord
     resolution: Resolution
     payload: Payload
+    setup: RunSetup
     ready: Ready = field(default_factory=Ready)
     exports: dict[str, Mapping[str, JSON]] = field(default_factory=dict)
     refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
@@ -119,7 +121,13 @@ class Interpreter:
             request, project_id=self._directory.project_id, trace_id=trace_id, run_id=run_id, clock=self._clock
         )
         record = RunRecord(
-            request, run_id=run_id, trace_id=trace_id, context=context, journal=self._journal, clock=self._clock
+            request,
+            run_id=run_id,
+            trace_id=trace_id,
+            context=context,
+            journal=self._journal,
+            clock=self._clock,
+            guard="none" if request.policy.mode == "live" else self._hosts.guard,
         )
         record.accept()
         scratch = self._scratch / f"run-{run_id}"
@@ -157,6 +165,8 @@ class Interpreter:
             folder=request.folder,
             scratch=scratch,
             node_packages=ready.node,
+            python=ready.python.python if ready.python else None,
+            guarded=request.policy.mode != "live",
         )
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)
@@ -164,7 +174,7 @@ class Interpreter:
             resolution = await self._resolve(request, await self._bindings(request, guests))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
-            run = _Run(request, guests, record, resolution, Payload(request.event.data), ready, exports)
+            run = _Run(request, guests, record, resolution, Payload(request.event.data), setup, ready, exports)
             status = await self._steps(run)
             if status != "cancelled":
                 await self._deliver(run)
@@ -361,7 +371,7 @@ class Interpreter:
         )
         run.running = step.name
         try:
-            outcome = await run.guests.run(call, recorder)
+            outcome = await self._runner(run, step, recorder)(call, recorder)
         finally:
             run.running = None
         refusal = run.refusals.get(step.name)
@@ -371,6 +381,16 @@ class Interpreter:
         if run.request.policy.mode == "replay":
             return replace(outcome, error=refusal)
         return replace(outcome, warnings=(*outcome.warnings, refusal.message))
+
+    def _runner(self, run: _Run, step: Step, recorder: StepRecorder) -> Callable[..., Awaitable[StepOutcome]]:
+        """What runs *step*: a process of its language, or the kernel for a debugger."""
+        debugger = run.request.debugger
+        if not step.debug:
+            return run.guests.run
+        if debugger is None:
+            recorder.warn("--debug is for running the step's cell in a notebook: here the step ran like any other.")
+            return run.guests.run
+        return lambda call, listener: debugger.run(call, run.setup, listener)
 
     def _services(self, run: _Run, stores: Mapping[str, str]) -> Services:
         return Services(
@@ -401,6 +421,7 @@ class Interpreter:
             step=step.name,
             policy=run.request.policy,
             redactor=run.record.redactor,
+            external_user=run.request.external_user_id,
             apps=run.resolution.apps,
             on_call=on_call,
             on_refused=refuse,

@@ -9,46 +9,28 @@ installing that of `packages`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pdkernel.clock import Clock, iso
+from pdkernel.engine.python_packages import PythonOfWorkflows
+from pdkernel.engine.ready import Ready, Tell
 from pdkernel.engine.request import RunRequest
-from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError, PdkernelError
+from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError
 from pdkernel.execution import Log, StepResult
 from pdkernel.hosts import find_node
 from pdkernel.inspection import PackageImport, node_packages
 from pdkernel.model import Step
-from pdkernel.packages import LOCK_NAME, NpmPackages, NpmSpec, NpmTree
-from pdkernel.project import Project
+from pdkernel.packages import (
+    LOCK_NAME,
+    PYTHON_LOCK_NAME,
+    NpmPackages,
+    NpmSpec,
+    PythonPackages,
+)
 
 INSTALLS = "pdkernel packages install"
 """The command that installs what the steps of a source import."""
-
-Tell = Callable[[str, str], None]
-"""Is told a step's name and a line of what goes on for it."""
-
-
-@dataclass
-class Ready:
-    """
-    What was made ready.
-
-    Attributes:
-        node: The packages of Node.js steps, by step.
-        failures: Why a step cannot have its packages, by step.
-        said: What is worth keeping of what went on, by step.
-    """
-
-    node: dict[str, NpmTree] = field(default_factory=dict)
-    failures: dict[str, PdkernelError] = field(default_factory=dict)
-    said: dict[str, list[str]] = field(default_factory=dict)
-
-    def check(self, step: str) -> None:
-        """Raise why *step* cannot have its packages, if it cannot."""
-        if step in self.failures:
-            raise self.failures[step]
 
 
 class Packages:
@@ -57,26 +39,32 @@ class Packages:
 
     Args:
         npm: Packages of Node.js steps.
+        python: Environments of Python steps; None if their interpreter is chosen elsewhere.
     """
 
-    def __init__(self, npm: NpmPackages) -> None:
+    def __init__(self, npm: NpmPackages, python: PythonOfWorkflows | None) -> None:
         self._npm = npm
+        self._python = python
 
     @classmethod
-    def of(cls, project: Project, environ: Mapping[str, str]) -> Packages:
-        """Those of *project*; *environ* has the person's own settings of registries."""
-        return cls.at(project.folder, environ)
+    def of(cls, folder: Path, environ: Mapping[str, str], *, python: Path | None = None) -> Packages:
+        """
+        Those of a project.
 
-    @classmethod
-    def at(cls, folder: Path, environ: Mapping[str, str]) -> Packages:
-        """Those of the project in *folder* (`.../.pdkernel`), for runs in a project of their own."""
-        return cls(_npm_packages(folder, environ))
+        Args:
+            folder: The project's (`.../.pdkernel`), which holds them.
+            environ: The person's own settings of registries.
+            python: The interpreter of all Python steps, if one is chosen.
+        """
+        environments = None if python else PythonOfWorkflows(python_packages(folder, environ))
+        return cls(npm_packages(folder, environ), environments)
 
     async def ready(
         self,
-        steps: Iterable[Step],
+        steps: Sequence[Step],
         folder: Path,
         *,
+        among: Sequence[Step] | None = None,
         install: bool = True,
         tell: Tell = lambda _step, _line: None,
         source: str = "SOURCE",
@@ -86,6 +74,7 @@ class Packages:
 
         Args:
             steps: Those that are to run.
+            among: All of the workflow, whose Python steps share one environment; *steps* by default.
             folder: The notebook's or the workflow's own; a package in a `node_modules` there is used from there.
             install: False installs nothing.
             tell: Told what goes on, by step.
@@ -115,6 +104,13 @@ class Packages:
                 ready.failures[step.name] = _at_line(error, step, imports)
             except InterpreterMissingError as error:
                 ready.failures[step.name] = error
+        try:
+            if self._python is not None:
+                await self._python.prepare(
+                    ready, steps, steps if among is None else among, folder, install=install, tell=tell
+                )
+        except PackageMissingError as error:
+            missing += error.names
         if missing:
             raise PackageMissingError(tuple(sorted(set(missing))), f"{INSTALLS} {source}")
         return ready
@@ -143,19 +139,27 @@ class Packages:
             note(StepResult(name, "not_run", started_at=started_at, logs=(Log("stderr", "".join(lines)),)))
 
         try:
-            return await self.ready(steps, request.folder, install=request.install, tell=tell, source=request.source)
+            return await self.ready(
+                steps,
+                request.folder,
+                among=[step for step in request.workflow.steps if not step.disabled],
+                install=request.install,
+                tell=tell,
+                source=request.source,
+            )
         finally:
             for name in told:
                 note(StepResult(name, "not_run"))
 
 
-def npm_packages(project: Project, environ: Mapping[str, str]) -> NpmPackages:
-    """The npm packages of *project*, installed in its folder, with the lock file beside it."""
-    return _npm_packages(project.folder, environ)
-
-
-def _npm_packages(folder: Path, environ: Mapping[str, str]) -> NpmPackages:
+def npm_packages(folder: Path, environ: Mapping[str, str]) -> NpmPackages:
+    """The npm packages of the project in *folder*, installed there, with the lock file beside it."""
     return NpmPackages(folder / "packages" / "node", lock=folder.parent / LOCK_NAME, node=find_node, environ=environ)
+
+
+def python_packages(folder: Path, environ: Mapping[str, str]) -> PythonPackages:
+    """The Python environments of the project in *folder*, kept there, with the lock file beside it."""
+    return PythonPackages(folder / "packages" / "python", lock=folder.parent / PYTHON_LOCK_NAME, environ=environ)
 
 
 def _node_needs(steps: Iterable[Step], folder: Path) -> Iterable[tuple[Step, tuple[PackageImport, ...]]]:

@@ -16,7 +16,7 @@ from pdkernel.clock import Clock, iso
 from pdkernel.engine.journal import FinalStatus, Journal, NewRun, output_text, step_text, trigger_text
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import EndUserError, PdkernelError
-from pdkernel.execution import Delivery, ErrorRecord, Execution, Response, Status, StepResult
+from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideRules, Response, Status, StepResult
 from pdkernel.model import JSON
 from pdkernel.redaction import Redactor, Secret
 
@@ -38,6 +38,7 @@ class RunRecord:
         context: `steps.trigger.context`.
         journal: Where the rows go.
         clock: For time stamps.
+        guard: What the operating system does about outside calls that go around the gateway.
 
     Attributes:
         execution: What is known so far.
@@ -54,6 +55,7 @@ class RunRecord:
         context: Mapping[str, JSON],
         journal: Journal,
         clock: Clock,
+        guard: str = "none",
     ) -> None:
         self._request = request
         self._journal = journal
@@ -75,6 +77,7 @@ class RunRecord:
             event=as_object(self.redactor.value(dict(request.event.masked().data))),
             context=context,
             steps=tuple(StepResult(step.name, "not_run") for step in request.workflow.steps),
+            outside_calls=None if request.policy.mode == "live" else OutsideRules(request.policy.mode, guard),
         )
 
     def accept(self) -> None:
@@ -218,7 +221,7 @@ class RunRecord:
                 trace_id=execution.trace_id,
                 workflow=execution.workflow,
                 version=version,
-                event=trigger_text(execution.event, execution.context),
+                event=trigger_text(execution.event, execution.context, outside_calls=execution.outside_calls),
                 external_user=execution.external_user,
                 environment=execution.environment,
             )

@@ -16,6 +16,7 @@ from pdkernel.egress.tape import Tape
 from pdkernel.engine.pauses import PauseMode
 from pdkernel.event import Event
 from pdkernel.execution import Execution
+from pdkernel.hosts import StepDebugger
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
 from pdkernel.model import JSON, Workflow
 
@@ -63,6 +64,7 @@ class RunRequest:
         install: Install packages that steps import and that are not there; False refuses the run instead.
         source: What commands call the workflow: the path of its notebook or folder.
         progress: Told in short lines what is installed, from the engine's thread.
+        debugger: Runs the steps with `--debug`; None runs them like any other.
         on_change: Told the execution as it grows, from the engine's thread.
         pauses: What becomes of `$.flow.delay`, `suspend` and `rerun`.
         base_url: Where the endpoint answers, for resume and cancel URLs, or None where nothing is served.
@@ -88,6 +90,7 @@ class RunRequest:
     source: str = "SOURCE"
     progress: Callable[[str], None] | None = None
     on_change: OnChange | None = None
+    debugger: StepDebugger | None = None
     pauses: PauseMode = "skip"
     base_url: str | None = None
     find_workflow: FindWorkflow | None = None

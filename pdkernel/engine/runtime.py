@@ -64,6 +64,7 @@ class Runtime:
         hosts: Hosts | None = None,
         environ: Mapping[str, str] | None = None,
         packages: Packages | None = None,
+        python: Path | None = None,
     ) -> Self:
         """
         Open the journal and the gateway; processes for steps start when the first step needs them.
@@ -78,18 +79,20 @@ class Runtime:
             hosts: Processes that another runtime uses, too, with their gateway; both stay when this one closes.
             environ: The environment of what installs packages; `os.environ` by default.
             packages: Those of another project, or None for the project's own.
+            python: An interpreter for all Python steps, with the packages that it has; None for an environment of
+                each workflow's own.
         """
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
         shared = hosts is not None
-        hosts = hosts or Hosts(gateway=gateway, size=size)
+        hosts = hosts or Hosts(gateway=gateway, size=size, python=python)
         interpreter = Interpreter(
             directory=directory,
             stores=project.stores,
             hosts=hosts,
-            packages=packages or Packages.of(project, os.environ if environ is None else environ),
+            packages=packages or Packages.of(project.folder, os.environ if environ is None else environ, python=python),
             journal=journal,
             clock=clock,
             ids=ids,

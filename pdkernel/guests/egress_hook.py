@@ -4,7 +4,7 @@ Leads the outside connections of a Python process to the gateway for outside cal
 Knows Python's sockets and one line of protocol. Knows nothing of modes, steps or HTTP. Imported by a process's main
 module before the user's code; it acts if `PDK_EGRESS` (`127.0.0.1:PORT`) and `PDK_TICKET` are in the environment.
 
-A name is not resolved: it becomes an address of 198.18.0.0/15 (set aside for tests, RFC 2544) that stands for it.
+A name is not resolved: it becomes an address of 198.18.0.0/16 (set aside for tests, RFC 2544) that stands for it.
 Connecting a TCP socket to anything but this machine connects it to the gateway instead and says first, in one line, where it was
 meant to go. TLS, with its checks, is then the client's own, and meets the project's certificate. Unix sockets, UDP and
 loopback are left alone. If the gateway is gone, connecting fails; nothing ever goes out directly.
@@ -22,7 +22,7 @@ import threading
 from typing import Any
 
 _FIRST = int(ipaddress.IPv4Address("198.18.0.1"))
-_COUNT = 131_000
+_COUNT = 65_000
 _CONNECT_TIMEOUT_S = 30.0
 
 _real_getaddrinfo = socket.getaddrinfo

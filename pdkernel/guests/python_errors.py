@@ -74,13 +74,8 @@ def _message(error: BaseException) -> str:
 
 def _fix(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        # parity[python-packages]: the platform installs what a step imports; so far the packages that a step sees are those
-        # of the environment that runs pdkernel
         package = error.name.partition(".")[0]
-        return (
-            f"Install the package that provides {package!r} in the environment that runs pdkernel: "
-            f"{sys.executable} -m pip install {package}"
-        )
+        return f"Name the package that provides it, at the top of the step: # pipedream add-package {package}"
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
         return PLAIN_CELLS
     return str(getattr(error, "pdkernel_fix", ""))
@@ -120,7 +115,10 @@ def _stack(error: BaseException, step_file: str, hidden: list[str], chain: int) 
 
 
 def _is_users(filename: str, step_file: str) -> bool:
-    return filename == step_file or (os.path.isabs(filename) and not filename.startswith(_LIBRARY))  # noqa: PTH117
+    if filename == step_file:
+        return True
+    is_library = filename.startswith(_LIBRARY) or f"{os.sep}site-packages{os.sep}" in filename
+    return os.path.isabs(filename) and not is_library  # noqa: PTH117
 
 
 def _frame(frame: FrameType, line: int, hidden: list[str]) -> list[str]:

@@ -4,8 +4,6 @@ The Python guest: runs `handler(pd)` of one step after another.
 Run as `python -I -X utf8 python_guest.py`. Requests come as JSON lines on descriptor 3 and replies go out on
 descriptor 4; standard output and error are the step's. A request that names `texts` is followed by one line
 of JSON for each: exports, kept as text and parsed by the step that reads them.
-
-parity[python-packages]: steps see the packages of the environment that runs pdkernel; the platform installs what they import.
 """
 
 from __future__ import annotations
@@ -23,21 +21,10 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from pdkernel.guests import python_errors, python_exports, python_fresh, python_pd, python_store  # noqa: TC004 - at run time `_load_helpers` loads them
+    from pdkernel.guests import python_exports, python_fresh, python_helpers, python_pd, python_step  # noqa: TC004 - at run time `_load_helpers` loads them
 
 _IN, _OUT = 3, 4
 _HERE = Path(__file__).resolve().parent
-_MISSING_HANDLER = """The step has no handler(pd).
-
-def handler(pd: "pipedream"):
-    return pd.steps["trigger"]["event"]"""
-
-
-class StepHasNoHandlerError(Exception):
-    """The cell defines no `handler`."""
-
-    pdkernel_code = "entry_point"
-    pdkernel_fix = "Define `def handler(pd):` in this cell; what it returns is the step's $return_value."
 
 
 class Guest:
@@ -76,35 +63,22 @@ class Guest:
         """Run a step; returns the reply."""
         self._running += 1
         running = self._running
-        file, module = told["file"], ModuleType(f"step_{told['step']}")
         secrets = self._secrets + [v for fields in told["auth"].values() for v in fields.values()]
-        error = None
         python_fresh.freshen(self._environment, self._folder)
-        sys.modules[module.__name__] = module
+        if "source" in told:
+            self._sources[told["code"]] = told["source"]
         try:
-            code = self._compiled(told)
-            inputs = {**told["props"], **{prop: {"$auth": fields} for prop, fields in told["auth"].items()}}
-            ask = partial(self._ask, running)
-            inputs.update((prop, python_store.Store(store, ask)) for prop, store in told["stores"].items())
-            pd = python_pd.Pd(
-                python_pd.Steps({name: self._texts[name] for name in told["steps"]}),
-                inputs,
-                told["context"],
-                lambda line: self._say(line, running),
-                ask,
-                told["flow"],
+            error = python_step.run(
+                told,
+                lambda: self._compiled(told),
+                {name: self._texts[name] for name in told["steps"]},
+                is_old=python_helpers.WORD in self._sources[told["code"]],
+                secrets=secrets,
+                send=lambda line: self._say(line, running),
+                ask=partial(self._ask, running),
             )
-            exec(code, module.__dict__)
-            value = _handler(module)(pd)
-            if hasattr(value, "__await__"):
-                value = _awaited(value)
-            if value is not None:
-                pd.export("$return_value", value)
-        except BaseException as raised:
-            error = python_errors.describe(raised, file, secrets)
         finally:
             self._running += 1  # what the step left behind has no voice any more
-            sys.modules.pop(module.__name__, None)
         _flush()
         return {"t": "done", "error": error, "busy": self._left_behind(), "dirty": False, "spoiled": _is_spoiled()}
 
@@ -143,8 +117,6 @@ class Guest:
 
     def _compiled(self, told: dict[str, Any]) -> CodeType:
         number, file, offset = told["code"], told["file"], told["offset"]
-        if "source" in told:
-            self._sources[number] = told["source"]
         source = "\n" * offset + self._sources[number]
         linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
         code = self._codes.get((number, file, offset))
@@ -159,22 +131,6 @@ class Guest:
                 return False
             time.sleep(0.001)  # one that was told to end may be about to
         return True
-
-
-def _handler(module: ModuleType) -> Any:
-    handler = vars(module).get("handler")
-    if not callable(handler):
-        raise StepHasNoHandlerError(_MISSING_HANDLER)
-    return handler
-
-
-def _awaited(value: Any) -> Any:
-    import asyncio
-
-    async def wait() -> Any:
-        return await value
-
-    return asyncio.run(wait())
 
 
 def _flush() -> None:
@@ -195,7 +151,7 @@ def _load_helpers() -> None:
     package = ModuleType("_pdkernel_guest")
     package.__path__ = [str(_HERE)]
     sys.modules[package.__name__] = package
-    for name in ("python_exports", "python_errors", "python_fresh", "python_pd", "python_store"):
+    for name in ("python_exports", "python_fresh", "python_helpers", "python_pd", "python_step"):
         globals()[name] = importlib.import_module(f"{package.__name__}.{name}")
 
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from .python_exports import ExportNotJSONError, encode
 
-Send = Callable[[str], None]
+Send = Callable[[str], object]
 Ask = Callable[[str, dict[str, Any]], Any]
 _DAY_MS = 24 * 60 * 60 * 1000
 

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pdkernel.errors import ExportNotJSONError, StepError
@@ -26,6 +26,8 @@ from pdkernel.hosts.interpreters import find_bash
 from pdkernel.hosts.recorder import StepRecorder
 from pdkernel.hosts.warden import WARDEN
 from pdkernel.model import Step
+
+Launch = Callable[[Callable[[], "subprocess.Popen[bytes]"]], "subprocess.Popen[bytes]"]
 
 _CHUNK = 1 << 16
 _DRAIN_LIMIT = 4 << 20
@@ -71,11 +73,12 @@ class BashStep:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, cwd: Path, environment: Mapping[str, str]) -> None:
-        """Start bash in *cwd*."""
+    def start(self, cwd: Path, environment: Mapping[str, str], launch: Launch | None = None) -> None:
+        """Start bash in *cwd*; *launch* is called with what starts it."""
         stdout, stderr = os.pipe(), os.pipe()
-        try:
-            self._process = subprocess.Popen(
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
                 [find_bash(), "--noprofile", "--norc", self._script],
                 cwd=cwd,
                 env={
@@ -89,6 +92,9 @@ class BashStep:
                 stderr=stderr[1],
                 start_new_session=True,
             )
+
+        try:
+            self._process = launch(start) if launch else start()
         except BaseException:
             os.close(stdout[0])
             os.close(stderr[0])

@@ -6,15 +6,17 @@ Knows shapes only. Everything here is raw: who calls looks for secrets before an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
 from pdkernel.model import JSON, AppBinding, Language, Step
 from pdkernel.packages import NpmTree
+
+Started = TypeVar("Started")
 
 
 class OutsideCalls(Protocol):
@@ -38,6 +40,15 @@ class OutsideCalls(Protocol):
 
     def environment(self, ticket: str, language: Language) -> dict[str, str]:
         """The variables that lead a process of *language* through the gateway."""
+        ...
+
+    @property
+    def guard(self) -> str:
+        """What `guarded` does here: `redirect`, `landlock` or `none`."""
+        ...
+
+    def guarded(self, ticket: str, start: Callable[[], Started]) -> Started:
+        """*start*'s result; the operating system sees to it that what it starts does not go around the gateway."""
         ...
 
 
@@ -67,6 +78,14 @@ class StepServices(Protocol):
         Raises:
             StepError: Cannot be done; the step's code gets it as an exception at the line that asked.
         """
+        ...
+
+
+class StepDebugger(Protocol):
+    """Runs Python steps where a debugger can stop them: in the kernel."""
+
+    async def run(self, call: StepCall, setup: RunSetup, listener: StepListener) -> StepOutcome:
+        """As `RunGuests.run`; takes as long as the person does."""
         ...
 
 
@@ -114,7 +133,9 @@ class RunSetup:
         variables: The workflow's environment variables.
         folder: Where Node.js resolves imports from that are not in *node_packages*.
         scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it.
+        python: The interpreter of the environment that has the packages of the workflow's Python steps.
         node_packages: The installed packages of each Node.js step that imports some, by step.
+        guarded: The operating system stops outside calls that go around the gateway: every mode but live.
     """
 
     run_id: str
@@ -123,7 +144,9 @@ class RunSetup:
     variables: Mapping[str, str]
     folder: Path
     scratch: Path
+    python: Path | None = None
     node_packages: Mapping[str, NpmTree] = field(default_factory=dict)
+    guarded: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pdkernel.errors import InterpreterMissingError, PdkernelError, StepDiedError, StepError
 from pdkernel.execution import Stream
-from pdkernel.hosts.calls import Effect, OutsideCalls, Pause, StepServices
+from pdkernel.hosts.calls import OutsideCalls, StepServices
 from pdkernel.hosts.environment import base_environment
 from pdkernel.hosts.faults import died, fault, timed_out
 from pdkernel.hosts.languages import GuestLanguage
@@ -45,17 +45,26 @@ class Guest:
         stale: The next run may not have it.
         ready: It has come up.
         outside: Variables that lead it through the gateway.
+        guarded: The operating system keeps it from going around the gateway.
     """
 
     def __init__(
-        self, language: GuestLanguage, argv: list[str], environment: Mapping[str, str], gateway: OutsideCalls | None
+        self,
+        language: GuestLanguage,
+        argv: list[str],
+        environment: Mapping[str, str],
+        gateway: OutsideCalls | None,
+        *,
+        guarded: bool = False,
     ) -> None:
         self.language = language
+        self.guarded = guarded
         self.ticket = gateway.open_ticket() if gateway else None
         self.outside = gateway.environment(self.ticket, language) if gateway and self.ticket else {}
         self._gateway = gateway
         try:
-            self.process = GuestProcess(argv, {**environment, **self.outside})
+            launch = partial(gateway.guarded, self.ticket) if guarded and gateway and self.ticket else None
+            self.process = GuestProcess(argv, {**environment, **self.outside}, launch=launch)
         except OSError as error:
             if gateway and self.ticket:
                 gateway.close_ticket(self.ticket)
@@ -207,29 +216,15 @@ class GuestTalk:
 
     def _act(self, told: dict[str, Any]) -> Callable[[], None]:
         """What to do about a message. Raises `ValueError`, `KeyError` or `TypeError` for what is none."""
-        recorder = self._recorder
         match told["t"]:
-            case "export":
-                return partial(recorder.export, str(told["n"]), told["v"])
             case "done":
                 return partial(self._done, told, busy=told["busy"], dirty=told["dirty"], spoiled=told["spoiled"])
             case "ready":
                 return self._ready
-            case "respond":
-                return partial(recorder.respond, dict(told["r"]))
             case "ask":
                 return partial(self._asked, int(told["id"]), str(told["call"]), dict(told["args"]))
-            case "effect":
-                return partial(recorder.effect, Effect(told["kind"], dict(told["payload"])))
-            case "pause":
-                pause = Pause(told["kind"], int(told["ms"]), told.get("context"), int(told.get("max", 10)))
-                return partial(recorder.pause, pause)
-            case "exit":
-                return partial(recorder.exit, told["reason"])
-            case "warn" | "late":
-                return partial(recorder.warn, str(told["text"]))
-            case other:
-                raise ValueError(other)
+            case _:
+                return self._recorder.hear(told)
 
     def _asked(self, number: int, call: str, args: dict[str, JSON]) -> None:
         task = asyncio.get_running_loop().create_task(self._answer(number, call, args))

@@ -40,7 +40,8 @@ class Hosts:
         Args:
             gateway: The way out for steps; None leaves them their own.
             size: Runs that execute at once.
-            python: Interpreter for Python steps; the one that runs us by default.
+            python: Interpreter for the Python steps of every run, whatever a run's setup says; without it, where a
+                setup names none either, the one that runs us.
             node: Interpreter for Node.js steps; `find_node()` by default.
         """
         self.gateway = gateway
@@ -49,7 +50,7 @@ class Hosts:
         self._python = python
         self._node = node
         self._places = asyncio.Semaphore(size)
-        self._idle: OrderedDict[Guest, str] = OrderedDict()
+        self._idle: OrderedDict[Guest, tuple[str, Path | None]] = OrderedDict()
         self._runs: set[RunGuests] = set()
 
     async def open(self, setup: RunSetup, *, waits: bool = True) -> RunGuests:
@@ -72,27 +73,35 @@ class Hosts:
             guest.kill()
         self._idle.clear()
 
-    def take(self, language: GuestLanguage, workflow: str) -> Guest:
+    @property
+    def guard(self) -> str:
+        """What the operating system does about programs that go around the gateway, where that is asked for."""
+        return self.gateway.guard if self.gateway else "none"
+
+    def take(
+        self, language: GuestLanguage, workflow: str, *, python: Path | None = None, guarded: bool = False
+    ) -> Guest:
         """
-        A guest for a run of *workflow*: a warm one, else a new one.
+        A guest for a run of *workflow* with the packages of the environment of *python*: a warm one, else a new one.
 
         Raises:
             InterpreterMissingError: The language's interpreter is not there.
         """
         for guest, served in reversed(self._idle.items()):
-            if served == workflow and guest.language == language and guest.alive:
+            is_fit = served == _serves(language, workflow, python) and guest.guarded == guarded
+            if is_fit and guest.language == language and guest.alive:
                 del self._idle[guest]
                 return guest
-        argv = list(command(language, python=self._python, node=self._node))
-        return Guest(language, argv, base_environment(Path("/"), ""), self.gateway)
+        argv = list(command(language, python=self._python or python, node=self._node))
+        return Guest(language, argv, base_environment(Path("/"), ""), self.gateway, guarded=guarded)
 
-    def give_back(self, guest: Guest, workflow: str) -> None:
+    def give_back(self, guest: Guest, workflow: str, python: Path | None = None) -> None:
         """Keep *guest* for the next run of *workflow*, or end it if it is not clean."""
         if guest.stale or not guest.usable or not guest.alive:
             guest.kill()
             return
         guest.forget()
-        self._idle[guest] = workflow
+        self._idle[guest] = _serves(guest.language, workflow, python)
         while len(self._idle) > 2 * self._size:
             oldest, _ = self._idle.popitem(last=False)
             oldest.kill()
@@ -103,3 +112,8 @@ class Hosts:
             self._runs.discard(run)
             if run.counted:
                 self._places.release()
+
+
+def _serves(language: GuestLanguage, workflow: str, python: Path | None) -> tuple[str, Path | None]:
+    """What a guest is kept for: another environment of Python steps is nothing to a Node.js one."""
+    return workflow, python if language == "python" else None

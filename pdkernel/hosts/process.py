@@ -16,7 +16,8 @@ import secrets
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from pdkernel.execution import Stream
@@ -54,8 +55,21 @@ class Conversation(Protocol):
 class GuestProcess:
     """A guest, in its own session and process group."""
 
-    def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start *argv*. Must be called in a running event loop."""
+    def __init__(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        launch: Callable[[Callable[[], int]], int] | None = None,
+    ) -> None:
+        """
+        Start *argv*. Must be called in a running event loop.
+
+        Args:
+            argv: Program and arguments.
+            environment: All of it.
+            launch: Called with what starts the process, for whoever has to be there when it starts.
+        """
         self.mark = secrets.token_hex(16)
         self.alive = True
         self.conversation: Conversation | None = None
@@ -69,7 +83,8 @@ class GuestProcess:
         self._write_fd, self._read_fd, *outputs = ours
         self._outputs: dict[Stream, int] = {"stdout": outputs[0], "stderr": outputs[1]}
         try:
-            self.pid = _spawn(argv, {**environment, process_tree.MARK: self.mark}, theirs)
+            spawn = partial(_spawn, argv, {**environment, process_tree.MARK: self.mark}, theirs)
+            self.pid = launch(spawn) if launch else spawn()
         except BaseException:
             for fd in ours:
                 os.close(fd)

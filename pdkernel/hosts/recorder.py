@@ -7,6 +7,8 @@ Knows decoding, the limit on what a step may print, and that the first response 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from pdkernel.errors import StepError
@@ -53,6 +55,25 @@ class StepRecorder:
             self._left -= len(data)
             if text := self._decoders[stream].decode(data):
                 self._listener.log(stream, text)
+
+    def hear(self, told: Mapping[str, Any]) -> Callable[[], None]:
+        """What to do about a message of the step. Raises `ValueError`, `KeyError` or `TypeError` for what is none."""
+        match told["t"]:
+            case "export":
+                return partial(self.export, str(told["n"]), told["v"])
+            case "respond":
+                return partial(self.respond, dict(told["r"]))
+            case "effect":
+                return partial(self.effect, Effect(told["kind"], dict(told["payload"])))
+            case "pause":
+                pause = Pause(told["kind"], int(told["ms"]), told.get("context"), int(told.get("max", 10)))
+                return partial(self.pause, pause)
+            case "exit":
+                return partial(self.exit, told["reason"])
+            case "warn" | "late":
+                return partial(self.warn, str(told["text"]))
+            case other:
+                raise ValueError(other)
 
     def export(self, name: str, value: JSON) -> None:
         """The step exported *value*."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -74,14 +75,7 @@ class RunGuests:
         recorder = StepRecorder(listener)
         if step.language == "bash":
             return recorder.outcome(await self._run_bash(call, recorder))
-        request = {
-            "op": "run",
-            "props": dict(call.props),
-            "auth": {prop: dict(fields) for prop, fields in call.auth.items()},
-            "stores": dict(call.stores),
-            "context": {**cast("Mapping[str, JSON]", self._setup.trigger.get("context") or {}), **call.context},
-            "flow": dict(call.flow),
-        }
+        request = {"op": "run", **step_values(call, self._setup)}
         done = await self._ask(
             step.language,
             request,
@@ -169,7 +163,7 @@ class RunGuests:
         if self._talk is not None:
             self.kill()
         for guest in self._guests.values():
-            self._hosts.give_back(guest, self._setup.workflow)
+            self._hosts.give_back(guest, self._setup.workflow, self._setup.python)
         self._guests = {}
         if self._bash:
             await asyncio.to_thread(process_tree.end, [], [bash.mark for bash in self._bash])
@@ -254,7 +248,9 @@ class RunGuests:
                 if call.binding is not None:
                     gateway.bind(ticket, call.binding)
             cwd = self._folder()
-            bash.start(cwd, step_environment(cwd, bash.mark, variables=setup.variables, outside=outside))
+            environment = step_environment(cwd, bash.mark, variables=setup.variables, outside=outside)
+            launch = partial(gateway.guarded, ticket) if setup.guarded and gateway and ticket else None
+            bash.start(cwd, environment, launch)
             watch = MemoryWatch(bash.pid, call.memory_mb, bash.end)
             error = await bash.ended
             if error is not None:
@@ -279,7 +275,9 @@ class RunGuests:
     def _guest(self, language: GuestLanguage) -> Guest:
         guest = self._guests.get(language)
         if guest is None or not guest.alive:
-            guest = self._guests[language] = self._hosts.take(language, self._setup.workflow)
+            guest = self._guests[language] = self._hosts.take(
+                language, self._setup.workflow, python=self._setup.python, guarded=self._setup.guarded
+            )
         return guest
 
     def _text(self, name: str, value: object) -> bytes:
@@ -294,6 +292,17 @@ class RunGuests:
         if not self._cwd.is_dir():  # each time: a step may have removed it
             self._cwd.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._cwd
+
+
+def step_values(call: StepCall, setup: RunSetup) -> dict[str, Any]:
+    """What a step's code is given, besides the exports of the steps above."""
+    return {
+        "props": dict(call.props),
+        "auth": {prop: dict(fields) for prop, fields in call.auth.items()},
+        "stores": dict(call.stores),
+        "context": {**cast("Mapping[str, JSON]", setup.trigger.get("context") or {}), **call.context},
+        "flow": dict(call.flow),
+    }
 
 
 class _Nobody:

@@ -9,11 +9,13 @@ from pdkernel.inspection.checks import check, check_order, order_warnings
 from pdkernel.inspection.node_code import PackageImport
 from pdkernel.inspection.node_code import packages as node_packages
 from pdkernel.inspection.problems import raise_together, restated
+from pdkernel.inspection.python_packages import PythonRequirement, python_requirements, unreadable_requirements
 from pdkernel.inspection.reads import STANDARD_VARIABLES, steps_read, variables_read
 
 __all__ = [
     "STANDARD_VARIABLES",
     "PackageImport",
+    "PythonRequirement",
     "apps_of",
     "check",
     "check_order",
@@ -21,8 +23,10 @@ __all__ = [
     "merge_apps",
     "node_packages",
     "order_warnings",
+    "python_requirements",
     "raise_together",
     "restated",
     "steps_read",
+    "unreadable_requirements",
     "variables_read",
 ]

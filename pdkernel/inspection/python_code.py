@@ -15,10 +15,12 @@ from pdkernel.inspection.variables import Variables
 
 ENTRY = "handler"
 TEMPLATE = 'def handler(pd: "pipedream"):\n    return pd.steps["trigger"]["event"]'
-_OLD_HELPERS = "pipedream.script_helpers"
+OLD_HELPERS = "pipedream.script_helpers"
+"""The platform's old helper module, which every Python step has without installing anything."""
 
 
-def _tree(source: str) -> ast.Module | None:
+def tree_of(source: str) -> ast.Module | None:
+    """*source* parsed, or None if it cannot be."""
     try:
         with warnings.catch_warnings():
             # An escape that Python dislikes is told of when the step runs.
@@ -29,9 +31,11 @@ def _tree(source: str) -> ast.Module | None:
 
 
 def has_entry_point(source: str) -> bool:
-    """Whether *source* binds `handler` at its top level, or cannot be read."""
-    tree = _tree(source)
-    return tree is None or any(ENTRY in _bound_by(node) for node in _top_level(tree.body))
+    """Whether *source* binds `handler` at its top level, is of the old kind that needs none, or cannot be read."""
+    tree = tree_of(source)
+    if tree is None or any(ENTRY in _bound_by(node) for node in _top_level(tree.body)):
+        return True
+    return any(isinstance(node, ast.ImportFrom) and node.module == OLD_HELPERS for node in ast.walk(tree))
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -60,7 +64,7 @@ def _bound_by(statement: ast.stmt) -> set[str]:
 
 def steps_read(source: str) -> dict[str, int]:
     """Steps that *source* reads by a literal name, each with the line where it first does."""
-    tree = _tree(source)
+    tree = tree_of(source)
     if tree is None:
         return {}
     nodes = list(ast.walk(tree))
@@ -85,7 +89,7 @@ def _aliases(node: ast.AST, pds: set[str]) -> Iterator[str]:
     """Names for `pd.steps`: `steps = pd.steps`, or the import of the old helper module."""
     if isinstance(node, ast.Assign) and _is_steps(node.value, pds, set()):
         yield from (target.id for target in node.targets if isinstance(target, ast.Name))
-    elif isinstance(node, ast.ImportFrom) and node.module == _OLD_HELPERS:
+    elif isinstance(node, ast.ImportFrom) and node.module == OLD_HELPERS:
         yield from (alias.asname or alias.name for alias in node.names if alias.name == "steps")
 
 
@@ -106,7 +110,7 @@ def _step_name(node: ast.AST, pds: set[str], aliases: set[str]) -> str | None:
 
 def variables(source: str) -> Variables:
     """Environment variables that *source* reads; `os.environ["X"]` needs X, `os.getenv("X")` does not."""
-    tree = _tree(source)
+    tree = tree_of(source)
     if tree is None:
         return Variables()
     required: set[str] = set()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import getpass
 from typing import Any
+from urllib.parse import urlsplit
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
+from pdkernel.egress import parse_mode
 from pdkernel.errors import RequestError
 from pdkernel.event import parse_json
 from pdkernel.execution import RETURN_VALUE
@@ -138,7 +140,9 @@ class ChoiceMagics(Magics):
     @no_var_expand
     @magic_arguments()
     @argument(
-        "mode", nargs="?", help="live | deny | allow=HOST,... | stand-in=URL or a name | record=FILE | replay=FILE"
+        "mode",
+        nargs="*",
+        help="live | deny | allow=HOST,... | stand-in=URL or a name | record=FILE | replay=FILE; then via=PROXY, unopened=HOST,...",
     )
     @line_magic
     @plain_errors
@@ -146,8 +150,8 @@ class ChoiceMagics(Magics):
         """Say what becomes of the steps' outside calls in this notebook."""
         chosen = parse_argstring(self.pdegress, line)
         session = session_of(self.shell)
-        if chosen.mode is not None:
-            session.choose_egress(chosen.mode)
+        if chosen.mode:
+            session.choose_egress(" ".join(chosen.mode))
         say(describe_mode(session.egress))
 
     @no_var_expand
@@ -219,7 +223,8 @@ def _exports(text: str) -> dict[str, JSON]:
 
 def describe_mode(mode: str) -> str:
     """What *mode* does, in plain words."""
-    kind, _, value = mode.partition("=")
+    policy = parse_mode(mode)
+    value = policy.text.partition("=")[2]
     words = {
         "live": "Outside calls go out for real.",
         "deny": "Outside calls are refused.",
@@ -228,4 +233,9 @@ def describe_mode(mode: str) -> str:
         "record": f"Outside calls go out for real and are recorded in {value}.",
         "replay": f"Outside calls do not go out: they are answered from {value}.",
     }
-    return words[kind]
+    said = [words[policy.mode]]
+    if policy.via:
+        said.append(f"They leave through the proxy {urlsplit(policy.via).hostname}.")
+    if policy.unopened:
+        said.append(f"Calls to {', '.join(policy.unopened)} are passed through unread.")
+    return " ".join(said)

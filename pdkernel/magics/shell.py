@@ -23,7 +23,10 @@ def session_of(shell: InteractiveShell) -> Session:
     if session is None:
         notebook = notebook_path(shell)
         session = Session(
-            folder=notebook.parent if notebook else Path.cwd(), notebook=notebook, environ=dict(os.environ)
+            folder=notebook.parent if notebook else Path.cwd(),
+            notebook=notebook,
+            environ=dict(os.environ),
+            code_name=lambda cell: shell.compile.get_code_name(cell, cell, shell.execution_count),
         )
         setattr(shell, _ATTRIBUTE, session)
     assert isinstance(session, Session)

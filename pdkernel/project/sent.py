@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from typing import Any, cast
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 
 from pdkernel.clock import Clock
 from pdkernel.execution import Recorded
@@ -18,11 +18,18 @@ from pdkernel.project.rows import put
 from pdkernel.project.schema import sent
 from pdkernel.project.vault import Vault
 
+KEPT_S = 90 * 24 * 3600.0
+"""Seconds that an answer is remembered: an event that old is sent for anew."""
+
+MOST = 10_000
+"""Answers that are remembered; the oldest go first."""
+
 
 class SentTable:
-    """Recorded answers by the request's key."""
+    """Recorded answers by the request's key; old ones and too many are forgotten as new ones come."""
 
-    def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
+    def __init__(self, database: Database, vault: Vault, clock: Clock, *, most: int = MOST) -> None:
+        self._most = most
         self._database = database
         self._vault = vault
         self._clock = clock
@@ -58,6 +65,11 @@ class SentTable:
         now = self._clock.now().timestamp()
         with self._database.write() as connection:
             put(connection, sent, "request", request=key, sealed_answer=sealed, created=now)
+            connection.execute(delete(sent).where(sent.c.created < now - KEPT_S))
+            # a twentieth more may come first, so that not every new answer looks for the oldest
+            if connection.execute(select(func.count()).select_from(sent)).scalar_one() > self._most * 1.05:
+                newest = select(sent.c.request).order_by(sent.c.created.desc(), sent.c.request).limit(self._most)
+                connection.execute(delete(sent).where(sent.c.request.not_in(newest)))
 
     def remove(self, key: str) -> bool:
         """Forget the answer; False if there was none."""

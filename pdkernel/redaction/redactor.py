@@ -49,9 +49,11 @@ class Redactor:
         self._forms: dict[str, list[str]] = {}
         self._short: dict[tuple[str, str], str] = {}
         self._numbers: dict[str, str] = {}
+        self._named: list[str] = []
         known = [secret for secret in secrets if secret.value]
         for secret, ref in zip(known, _refs(known), strict=True):
             by_label[ref] = secret.value
+            self._named.append(ref)
             if _is_number(secret.value):
                 by_label[f"{ref}|number"] = secret.value
             if len(secret.value) < MIN_LENGTH:
@@ -116,6 +118,11 @@ class Redactor:
                 return list(map(self.restore, value))
             case _:
                 return value
+
+    @property
+    def refs(self) -> list[str]:
+        """The names that this redactor's placeholders call secrets by; a value may have several."""
+        return list(self._named)
 
     def found_in(self, text: str) -> list[str]:
         """The refs of the secrets of `MIN_LENGTH` characters or more that stand in *text*, in any form."""

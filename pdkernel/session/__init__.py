@@ -6,6 +6,7 @@ A notebook's session: the draft workflow, the person's choices, and what has hap
     events    test events and their library
     results   last results and which are stale
     kept      what is remembered over a restart
+    debugging steps with --debug, run in the kernel's main thread
     loop      the thread in which runs run
     picture   an execution as the notebook shows it
     secrets   everything secret that the project holds

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
@@ -59,6 +59,8 @@ class LoopThread:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="pdkernel", daemon=True)
+                # a debugger that stops the kernel leaves this thread alone: it answers what the stopped step asks
+                vars(self._thread).update(pydev_do_not_trace=True, is_pydev_daemon_thread=True)
                 self._thread.start()
             return self._loop
 
@@ -70,6 +72,10 @@ class Task(Generic[T]):
         self._loop = loop
         self._outcome = outcome
         self.inner: asyncio.Task[T] | None = None
+
+    def on_end(self, tell: Callable[[], object]) -> None:
+        """Call *tell* when it has ended, from whichever thread is at hand."""
+        self._outcome.add_done_callback(lambda _done: tell())
 
     @property
     def done(self) -> bool:

@@ -38,6 +38,7 @@ from pdkernel.variables import project_variables
 if TYPE_CHECKING:
     from pdkernel.engine.runtime import Runtime
     from pdkernel.project import Project
+    from pdkernel.session.debugging import KernelDebugger
 
 Listener = Callable[[], None]
 
@@ -54,6 +55,7 @@ class Session:
         folder: The notebook's folder.
         project: The local project, or None to open the nearest one at first use.
         environ: For `PDKERNEL_*` defaults.
+        code_name: What the debugger calls a cell, by its text; None where nothing debugs.
         clock: For every time stamp.
         ids: For run ids.
     """
@@ -65,6 +67,7 @@ class Session:
         notebook: Path | None = None,
         project: Project | None = None,
         environ: Mapping[str, str] | None = None,
+        code_name: Callable[[str], str] | None = None,
         clock: Clock = SYSTEM_CLOCK,
         ids: Ids = RANDOM_IDS,
     ) -> None:
@@ -73,6 +76,8 @@ class Session:
         self.draft = Draft(notebook, name=folder.name or "notebook")
         self.events = EventLibrary(folder)
         self._environ = dict(environ or {})
+        self._code_name = code_name
+        self._debugger: KernelDebugger | None = None
         self._clock = clock
         self._ids = ids
         self._lock = threading.RLock()
@@ -374,7 +379,11 @@ class Session:
             DefinitionError: The workflow is wrong.
             RequestError: No event is chosen.
         """
-        return self.start(only=only, send=send, external_user_id=external_user_id, on_change=on_change).result()
+        request = self._request(only, send, external_user_id, on_change)
+        debugger = self._debugger_for(request)
+        if debugger is None:
+            return self._start(request).result()
+        return debugger.serve(self._start(replace(request, debugger=debugger)))
 
     def start(
         self,
@@ -384,8 +393,10 @@ class Session:
         external_user_id: str | None = None,
         on_change: OnChange | None = None,
     ) -> Task[Execution]:
-        """As `run`, but return at once."""
-        request = self._request(only, send, external_user_id, on_change)
+        """As `run`, but return at once; steps with `--debug` run like any other."""
+        return self._start(self._request(only, send, external_user_id, on_change))
+
+    def _start(self, request: RunRequest) -> Task[Execution]:
         if not self._running.acquire(blocking=False):
             raise RequestError("A run is going on in this notebook.", fix="Wait for its end, or interrupt it.")
         try:
@@ -424,6 +435,25 @@ class Session:
             pauses="skip",
             find_workflow=workflows_beside(self.notebook or self.folder / "notebook.ipynb"),
         )
+
+    def _debugger_for(self, request: RunRequest) -> KernelDebugger | None:
+        """The debugger, if *request* runs a step for it and this is a notebook."""
+        wanted = [
+            step for step in request.workflow.steps if step.debug and not step.disabled and request.runs(step.name)
+        ]
+        if not wanted or self._code_name is None:
+            return None
+        from pdkernel.session.debugging import KernelDebugger
+        from pdkernel.session.secrets import project_redactor
+
+        if self._debugger is None:
+            self._debugger = KernelDebugger()
+        cells = self.draft.cells()
+        self._debugger.files = {
+            step.name: self._code_name(cells[step.cell].source) for step in wanted if step.cell is not None
+        }
+        self._debugger.redactor = project_redactor(self)
+        return self._debugger
 
     async def _run(self, request: RunRequest) -> Execution:
         try:

@@ -193,7 +193,7 @@ class TrialProject:
             place = self._project.folder
         runtime = self._runtimes.get(place)
         if runtime is None:
-            packages = Packages.at(place, self._environ)
+            packages = Packages.of(place, self._environ)
             runtime = self._bench.runtime(self._project, self.directory, packages=packages, ids=self._ids)
             self._runtimes[place] = runtime
         return runtime

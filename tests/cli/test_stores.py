@@ -123,3 +123,18 @@ def test_a_step_and_the_command_see_one_store(pdkernel: Shell) -> None:
         done = pdkernel("run", name, "--body", "{}", "--json")
         assert done.json["steps"][0]["exports"] == {"$return_value": expected}
     assert pdkernel("store", "get", "counters", "n").json == 2
+
+
+def test_an_exported_folder_uses_the_same_stores(pdkernel: Shell) -> None:
+    """Which store fills which prop goes through the files of an export, by name, as default and by the platform's id."""
+    name = pdkernel.notebook(
+        "%%pdstep one --data-store s=orders --data-store d --data-store p=ds_abc\ndef handler(pd):\n"
+        '    for prop in "sdp":\n        pd.inputs[prop]["from " + prop] = 1\n'
+    )
+    assert pdkernel("export", name, "--to", "out").status == 0
+
+    assert pdkernel("run", "out", "--body", "{}").status == 0
+
+    found = {store["name"]: pdkernel("store", "list", store["name"], "--json").json[0]["key"]
+             for store in pdkernel("store", "list", "--json").json}  # fmt: skip
+    assert found == {"orders": "from s", "default": "from d", "ds_abc": "from p"}

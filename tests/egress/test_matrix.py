@@ -1,4 +1,8 @@
-"""Every client in every mode: what reaches the outside, what the client gets, what the ledger says."""
+"""
+Every client in every mode: what reaches the outside, what the client gets, what the ledger says.
+
+The rows named `guard` have no hooks and no proxy variables: their sockets are led to the gateway by the operating system alone.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from tests.egress.kit import (
     ClientProcess,
     Ledger,
     OutsideServer,
+    bare_python_process,
     node_paths,
     node_process,
     python_process,
@@ -23,6 +28,8 @@ from tests.egress.kit import (
 Caller = tuple[str, ClientProcess]
 ROWS = [("python", client) for client in PYTHON_CLIENTS]
 ROWS += [(f"node-{name}", client) for name in sorted(node_paths()) for client in NODE_CLIENTS]
+GUARDED = {"python-guard": (*PYTHON_CLIENTS, "uvloop"), "node-guard": NODE_CLIENTS}
+ROWS += [(runtime, client) for runtime, clients in GUARDED.items() for client in clients]
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +37,9 @@ def processes(gateway: Gateway) -> Iterator[dict[str, ClientProcess]]:
     """One process a runtime."""
     found = {"python": python_process(gateway)}
     found |= {f"node-{name}": node_process(gateway, path) for name, path in node_paths().items()}
+    if gateway.guard == "redirect":  # neither hooks nor proxy variables: the operating system alone
+        found["python-guard"] = bare_python_process(gateway)
+        found["node-guard"] = node_process(gateway, node_paths()["wheel"], guarded=True)
     yield found
     for process in found.values():
         process.stop()
@@ -39,6 +49,8 @@ def processes(gateway: Gateway) -> Iterator[dict[str, ClientProcess]]:
 def caller(request: pytest.FixtureRequest, processes: dict[str, ClientProcess]) -> Caller:
     """A client and the process that it runs in."""
     runtime, client = request.param
+    if runtime not in processes:
+        pytest.skip("this system has no seccomp listener for us")
     return client, processes[runtime]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pdkernel.egress import Gateway, Recorded
 from tests.egress.kit import ClientProcess, Ledger, OutsideServer, SentMemory, knock, read_all, wait_until
 
@@ -108,6 +110,33 @@ def test_allow_and_live_are_one_target(python: ClientProcess, outside: OutsideSe
     for mode in ("live", "allow=api.example.test"):
         python.bind(ledger.binding(mode, sent=sent))
         python.request("requests", "POST", URL, "hello")
+
+    assert len(outside.seen) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 408, 429, 500, 503])
+def test_a_request_that_was_turned_away_is_sent_again(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int
+) -> None:
+    """A receiver that refused or failed has done nothing: the next run asks again."""
+    sent = SentMemory()
+    for _ in range(2):
+        python.bind(ledger.binding("live", sent=sent))
+        assert python.request("requests", "POST", f"https://api.example.test/status/{status}", "hello").status == status
+
+    assert len(outside.seen) == 2
+    assert [call.outcome for call in ledger.calls] == ["sent", "sent"]
+
+
+@pytest.mark.parametrize("status", [201, 302, 400, 404, 409, 422])
+def test_an_answer_that_would_come_again_is_remembered(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int
+) -> None:
+    """What the receiver took, or would judge the same again, is not sent twice."""
+    sent = SentMemory()
+    for _ in range(2):
+        python.bind(ledger.binding("live", sent=sent))
+        python.request("http.client", "POST", f"https://api.example.test/status/{status}", "hello")
 
     assert len(outside.seen) == 1
 

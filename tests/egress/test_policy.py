@@ -10,6 +10,19 @@ from pdkernel.egress import default_mode, is_loopback, parse_mode
 from pdkernel.errors import EgressModeError
 
 
+def test_words_after_the_mode_are_read() -> None:
+    """A proxy and hosts that stay closed stand behind the mode, and are no part of its text."""
+    policy = parse_mode("allow=a.test via=http://me:secret@proxy.test:3128 unopened=b.test,*.C.test")
+
+    assert (policy.text, policy.hosts, policy.via) == ("allow=a.test", ("a.test",), "http://me:secret@proxy.test:3128")
+    assert [policy.leaves_unopened(host) for host in ("b.test", "x.c.test", "a.test")] == [True, True, False]
+
+
+def test_a_file_may_have_blanks_in_its_name(tmp_path: Path) -> None:
+    """Only what is `via=` or `unopened=` ends a mode."""
+    assert parse_mode(f"record={tmp_path}/my calls.jsonl").file == tmp_path / "my calls.jsonl"
+
+
 @pytest.mark.parametrize(
     "text", ["live", "deny", "allow=slack.com,*.notion.com", "stand-in=http://127.0.0.1:9", "stand-in=slack"]
 )
@@ -28,6 +41,8 @@ def test_a_mode_keeps_its_text(text: str) -> None:
         ("record=", "needs a value"),
         ("allow=https://slack.com", "is not a host"),
         ("allow=s*ck.com", "is not a host"),
+        ("live unopened=https://slack.com", "is not a host"),
+        ("deny via=http://proxy.test:1", "means nothing"),
         ("stand-in=gmail", "neither a URL nor a stand-in"),
         ("replay=nowhere.jsonl", "does not exist"),
         ("record=/no/such/folder/calls.jsonl", "its folder does not exist"),

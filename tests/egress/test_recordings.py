@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.egress.cassette import Cassette, Hiding
-from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer, Redactor, SentMemory
+from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer, SentMemory, redactor
 
 URL = "https://api.example.test/things"
 
@@ -52,9 +52,9 @@ def test_no_credential_is_in_the_file(
 def test_a_value_met_under_a_telling_name_is_hidden_everywhere() -> None:
     """A secret that a server echoes under another name is not kept either."""
     hiding = Hiding()
-    hiding.request("POST", "https://a/", [], b"client_secret=s3cr3t-value&x=1", Redactor())
+    hiding.request("POST", "https://a/", [], b"client_secret=s3cr3t-value&x=1", redactor())
 
-    answer = hiding.answer(200, b"OK", [], b'{"you_said": "s3cr3t-value"}', Redactor())
+    answer = hiding.answer(200, b"OK", [], b'{"you_said": "s3cr3t-value"}', redactor())
 
     assert answer.body == b'{"you_said": "{{redacted}}"}'
 
@@ -62,11 +62,11 @@ def test_a_value_met_under_a_telling_name_is_hidden_everywhere() -> None:
 def test_a_hidden_value_that_is_sent_on_finds_its_answer() -> None:
     """A token that a recorded answer gave is hidden; a replayed step sends the hiding place, and is understood."""
     recording, replaying = Hiding(), Hiding()
-    given = recording.answer(200, b"OK", [], b'{"access_token": "made-up-token"}', Redactor())
-    recorded = recording.request("GET", "https://a/for/made-up-token?t=made-up-token", [], b"", Redactor())
+    given = recording.answer(200, b"OK", [], b'{"access_token": "made-up-token"}', redactor())
+    recorded = recording.request("GET", "https://a/for/made-up-token?t=made-up-token", [], b"", redactor())
 
     sent_on = quote(json.loads(given.body)["access_token"])
-    asked = replaying.request("GET", f"https://a/for/{sent_on}?t={sent_on}", [], b"", Redactor())
+    asked = replaying.request("GET", f"https://a/for/{sent_on}?t={sent_on}", [], b"", redactor())
 
     assert "made-up-token" not in recorded.url
     assert asked.key == recorded.key
@@ -74,8 +74,8 @@ def test_a_hidden_value_that_is_sent_on_finds_its_answer() -> None:
 
 def test_another_persons_credentials_find_the_answer(tmp_path: Path) -> None:
     """The key does not depend on whose account it was."""
-    mine = Redactor({"slack/apn_1/bot_token": "token-of-mine"})
-    theirs = Redactor({"slack/apn_2/bot_token": "token-of-theirs"})
+    mine = redactor({"slack/apn_1/bot_token": "token-of-mine"})
+    theirs = redactor({"slack/apn_2/bot_token": "token-of-theirs"})
 
     one = Hiding().request("POST", "https://a/?t=token-of-mine", [], b'{"auth": "token-of-mine"}', mine)
     two = Hiding().request("POST", "https://a/?t=token-of-theirs", [], b'{"auth": "token-of-theirs"}', theirs)
@@ -98,7 +98,7 @@ def test_two_spellings_of_a_body_have_one_key(content_type: str, one: str, two: 
     )
 
     keys = [
-        Hiding().request("POST", "https://a/", [(b"Content-Type", kind.encode())], body.encode(), Redactor()).key
+        Hiding().request("POST", "https://a/", [(b"Content-Type", kind.encode())], body.encode(), redactor()).key
         for kind, body in ((content_type, one), (other_type, other))
     ]
 
@@ -108,7 +108,7 @@ def test_two_spellings_of_a_body_have_one_key(content_type: str, one: str, two: 
 def test_another_body_has_another_key() -> None:
     """Nothing that changes the request is left out."""
     calls = [
-        Hiding().request(method, url, [], body, Redactor()).key
+        Hiding().request(method, url, [], body, redactor()).key
         for method, url, body in (
             ("POST", "https://a/", b"1"),
             ("POST", "https://a/", b"2"),
@@ -229,8 +229,8 @@ def test_a_large_body_stands_beside_the_file(
 def test_bytes_that_are_no_text_come_back(tmp_path: Path) -> None:
     """A body that is not UTF-8 is kept as base64."""
     cassette = Cassette(tmp_path / "calls.jsonl")
-    call = cassette.hiding.request("GET", "https://a/", [], b"", Redactor())
-    answer = cassette.hiding.answer(200, b"OK", [], b"\xff\x00\xfe", Redactor())
+    call = cassette.hiding.request("GET", "https://a/", [], b"", redactor())
+    answer = cassette.hiding.answer(200, b"OK", [], b"\xff\x00\xfe", redactor())
 
     cassette.add("send", 0, call, answer, 1.0)
 
@@ -241,8 +241,8 @@ def test_bytes_that_are_no_text_come_back(tmp_path: Path) -> None:
 def test_a_line_cut_short_leaves_the_others(tmp_path: Path) -> None:
     """After a crash the whole lines are still answers."""
     cassette = Cassette(tmp_path / "calls.jsonl")
-    call = cassette.hiding.request("GET", "https://a/", [], b"", Redactor())
-    answer = cassette.hiding.answer(200, b"OK", [], b"hi", Redactor())
+    call = cassette.hiding.request("GET", "https://a/", [], b"", redactor())
+    answer = cassette.hiding.answer(200, b"OK", [], b"hi", redactor())
     cassette.add("send", 0, call, answer, 1.0)
     with cassette.file.open("a") as file:
         file.write('{"key": "cut sh')
@@ -255,8 +255,8 @@ def test_a_body_comes_back_to_the_byte(body: bytes) -> None:
     """Whatever an answer holds is replayed as it was, unless it was hidden."""
     with TemporaryDirectory() as folder:
         cassette = Cassette(Path(folder) / "calls.jsonl")
-        call = cassette.hiding.request("GET", "https://a/", [], b"", Redactor())
-        answer = cassette.hiding.answer(200, b"OK", [], body, Redactor())
+        call = cassette.hiding.request("GET", "https://a/", [], b"", redactor())
+        answer = cassette.hiding.answer(200, b"OK", [], body, redactor())
         cassette.add("send", 0, call, answer, 1.0)
 
         assert cassette.find("send", 0, call, safe=True) == answer

@@ -216,12 +216,14 @@ async def test_an_app_prop_from_a_package_is_the_external_users(
 
 
 def test_workflows_without_packages_pay_nothing(tmp_path: Path) -> None:
-    """No folder is made and no file is read."""
+    """Nothing is installed: Node.js gets no folder, Python a bare environment that all such workflows share."""
     from pdkernel.engine.packages import Packages
 
     with Project.open(tmp_path / ".pdkernel") as project:
         steps = a_workflow(python_step("one"), importing("fs", name="two")).steps
-        ready = asyncio.run(Packages.of(project, {}).ready(steps, tmp_path))
+        ready = asyncio.run(Packages.of(project.folder, {}).ready(steps, tmp_path))
 
     assert (ready.node, ready.failures) == ({}, {})
-    assert not (tmp_path / ".pdkernel" / "packages").exists()
+    assert not (tmp_path / ".pdkernel" / "packages" / "node").exists()
+    assert ready.python is not None
+    assert ready.python.packages() == {}

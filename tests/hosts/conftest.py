@@ -84,6 +84,7 @@ async def open_run(hosts: Hosts, tmp_path: Path) -> OpenRun:
         workflow: str = "demo@1",
         node_packages: Mapping[str, NpmTree] | None = None,
         of: Hosts = hosts,
+        guarded: bool = False,
     ) -> Bench:
         nonlocal opened
         opened += 1
@@ -99,6 +100,7 @@ async def open_run(hosts: Hosts, tmp_path: Path) -> OpenRun:
             folder=folder,
             scratch=scratch,
             node_packages=node_packages or {},
+            guarded=guarded,
         )
         return Bench(await of.open(setup))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -479,6 +479,11 @@ class Gate:
         """One variable."""
         return {"HTTPS_PROXY": f"http://{ticket}@{language}"}
 
+    def guarded(self, ticket: str, start: Callable[[], Any]) -> Any:
+        """Write it down, and start it."""
+        self.told.append(("guarded", ticket))
+        return start()
+
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_outside_calls_are_bound_to_the_step(open_run: OpenRun, language: Language) -> None:
@@ -495,6 +500,23 @@ async def test_outside_calls_are_bound_to_the_step(open_run: OpenRun, language: 
     assert isinstance(environment, dict)
     assert environment["HTTPS_PROXY"] == f"http://ticket1@{language}"
     assert gate.told == [("open",), ("bind", "ticket1", "the binding"), ("unbind", "ticket1"), ("close", "ticket1")]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_guarded_run_gets_no_process_that_is_not(open_run: OpenRun, language: Language) -> None:
+    """A process that was started without the guard is not used again by a run that needs it, and the other way round."""
+    gate = Gate()
+    hosts = Hosts(gateway=gate)  # type: ignore[arg-type]
+
+    for guarded in (False, True, True):
+        bench = await open_run(of=hosts, guarded=guarded)
+        await bench.run(language, SOURCES["environment"][language])
+        await bench.guests.release()
+    await hosts.close()
+
+    started = [entry for entry in gate.told if entry[0] in ("open", "guarded")]
+    once_each = [("open",), ("open",), ("guarded", "ticket2")]
+    assert started == ([*once_each, ("open",), ("guarded", "ticket3")] if language == "bash" else once_each)
 
 
 async def test_no_secret_is_on_a_command_line(bench: Bench) -> None:

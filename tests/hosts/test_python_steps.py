@@ -111,7 +111,7 @@ async def test_a_missing_package_is_named_with_what_to_do(bench: Bench) -> None:
     assert outcome.error is not None
     assert outcome.error.name == "ModuleNotFoundError"
     assert outcome.error.line == 1
-    assert "pip install no_such_pkg" in outcome.error.fix
+    assert "# pipedream add-package no_such_pkg" in outcome.error.fix
 
 
 @pytest.mark.parametrize("source", ["x = 1\n", "handler = 3\n", ""])
@@ -287,3 +287,24 @@ async def test_the_same_code_prints_the_same_the_second_time(bench: Bench) -> No
     await bench.run("python", source, name="second")
 
     assert (first, bench.heard.text()) == ("hello\n", "hello\n")
+
+
+async def test_the_old_helper_module_needs_no_handler(bench: Bench) -> None:
+    """`from pipedream.script_helpers import steps, export`, as steps were written before there was `pd`."""
+    source = 'from pipedream.script_helpers import (steps, export)\nexport("n", steps["trigger"]["event"]["n"] + 1)\n'
+
+    outcome = await bench.run("python", source)
+
+    assert outcome.error is None
+    assert outcome.exports == {"n": 8}
+
+
+async def test_the_old_helper_module_is_each_steps_own(bench: Bench) -> None:
+    """A later step sees later exports; one that does not import it does not find it."""
+    old = "import pipedream.script_helpers as old\ndef handler(pd):\n    return sorted(old.steps)\n"
+    await bench.run("python", old, name="one")
+    second = await bench.run("python", old, name="two")
+    third = await bench.run("python", 'import sys\ndef handler(pd):\n    return "pipedream" in sys.modules\n')
+
+    assert second.exports["$return_value"] == ["one", "trigger"]
+    assert third.exports["$return_value"] is False

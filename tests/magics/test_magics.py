@@ -84,6 +84,16 @@ def test_header_cell_says_what_it_set(notebook: Notebook, run: Run) -> None:
     assert notebook.session.workflow.trigger.response == "custom"
 
 
+def test_pdegress_says_how_calls_leave(run: Run) -> None:
+    """A proxy and hosts that stay closed follow the mode; the proxy's password is not said."""
+    shown = run("%pdegress allow=slack.com via=http://me:secret@proxy.test:3128 unopened=pinned.test")
+
+    assert "go to slack.com only" in shown
+    assert "through the proxy proxy.test." in shown
+    assert "Calls to pinned.test are passed through unread." in shown
+    assert "secret" not in shown
+
+
 @pytest.mark.parametrize(
     ("cell", "words"),
     [

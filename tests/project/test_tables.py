@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from pdkernel.clock import FrozenClock
 from pdkernel.errors import RequestError
 from pdkernel.execution import Recorded
-from pdkernel.project import Project
+from pdkernel.project import Project, SentTable
+from pdkernel.project.sent import KEPT_S
 
 
 def test_variables_come_back(project: Project) -> None:
@@ -105,6 +107,26 @@ def test_answer_is_forgotten(project: Project) -> None:
 
     assert (project.sent.remove("key"), project.sent.remove("key")) == (True, False)
     assert project.sent.find("key") is None
+
+
+def test_an_old_answer_is_forgotten(project: Project, clock: FrozenClock) -> None:
+    """After ninety days an answer goes with the next one that comes."""
+    project.sent.add("old", Recorded(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
+    clock.move(KEPT_S + 1)
+
+    project.sent.add("new", Recorded(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
+
+    assert (project.sent.find("old"), project.sent.find("new") is not None) == (None, True)
+
+
+def test_no_more_answers_are_kept_than_fit(project: Project, clock: FrozenClock) -> None:
+    """The oldest answers go when there are too many."""
+    table = SentTable(project._database, project._vault, clock, most=3)
+    for number in range(5):
+        clock.move(1)
+        table.add(f"key{number}", Recorded(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
+
+    assert [number for number in range(5) if table.find(f"key{number}")] == [2, 3, 4]
 
 
 def test_settings_come_back(project: Project) -> None:

@@ -13,6 +13,7 @@ from pdkernel.execution import (
     Execution,
     Log,
     OutsideCall,
+    OutsideRules,
     Response,
     StepResult,
 )
@@ -254,3 +255,15 @@ def test_a_progress_bar_is_shown_as_it_ended() -> None:
     assert "| 100 %\n" in drawn
     assert "| done\n" in drawn
     assert "| 10 %" not in drawn
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"), [(OutsideRules("deny", "none"), 1), (OutsideRules("deny", "redirect"), 0), (None, 0)]
+)
+def test_a_run_without_a_guard_says_so(rules: OutsideRules | None, said: int) -> None:
+    """Where the operating system could not stop what goes around us, the timeline warns, in both forms."""
+    execution = builders.an_execution(outside_calls=rules)
+
+    shown = [" ".join(form.split()) for form in (timeline.text(execution), timeline.html(execution))]
+
+    assert [form.count("hooks and proxy variables was not stopped") for form in shown] == [said, said]

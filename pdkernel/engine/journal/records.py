@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from pdkernel.clock import iso
-from pdkernel.execution import Delivery, ErrorRecord, Execution, Response, Status, StepResult, StepStatus
+from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideRules, Response, Status, StepResult, StepStatus
 from pdkernel.model import JSON, Workflow
 
 RunStatus = Literal["ready", "running", "paused", "success", "error", "exited", "cancelled"]
@@ -133,9 +133,16 @@ def definition_text(workflow: Workflow) -> str:
     return json.dumps(workflow.to_json(), sort_keys=True)
 
 
-def trigger_text(event: Mapping[str, JSON], context: Mapping[str, JSON], *, replay_of: str | None = None) -> str:
-    """The `runs.event` text: event and context as they may be kept (masked and redacted)."""
-    return _dump({"event": event, "context": context} | ({"replay_of": replay_of} if replay_of else {}))
+def trigger_text(
+    event: Mapping[str, JSON],
+    context: Mapping[str, JSON],
+    *,
+    replay_of: str | None = None,
+    outside_calls: OutsideRules | None = None,
+) -> str:
+    """The `runs.event` text: event and context as they may be kept (masked and redacted), and how the run was begun."""
+    begun = {"replay_of": replay_of, "outside_calls": outside_calls.to_json() if outside_calls else None}
+    return _dump({"event": event, "context": context} | {name: value for name, value in begun.items() if value})
 
 
 def step_text(result: StepResult) -> str:
@@ -201,6 +208,7 @@ def execution(run: RunRow, steps: Sequence[str]) -> Execution:
     definition: dict[str, Any] = json.loads(run.definition) if run.definition else {}
     results = {result.name: result for result in (StepResult.from_json(json.loads(text)) for text in steps)}
     response, error = output.get("response"), output.get("error")
+    outside = trigger.get("outside_calls")
     return Execution(
         id=run.id,
         trace_id=run.trace_id,
@@ -219,6 +227,7 @@ def execution(run: RunRow, steps: Sequence[str]) -> Execution:
         response=Response(**response) if response else None,
         error=ErrorRecord(**error) if error else None,
         sends=tuple(Delivery.from_json(send) for send in output.get("sends", ())),
+        outside_calls=OutsideRules(**outside) if outside else None,
     )
 
 

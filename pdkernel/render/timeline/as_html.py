@@ -76,7 +76,7 @@ def _head(execution: Execution, notes: view.Notes) -> list[Html]:
         parts.append(tag("div", notes.note, style=f"{MARGIN_WARN};margin-bottom:6px"))
     parts += [
         tag("div", tag("strong", "Warning: "), warning, style=f"{MARGIN_WARN};margin-bottom:6px")
-        for warning in notes.warnings
+        for warning in view.warnings(execution, notes)
     ]
     if execution.error and execution.error.step is None:
         parts.append(_error(execution.error))

@@ -40,7 +40,7 @@ def _lines(execution: Execution, notes: view.Notes) -> Iterator[str]:
     yield f"  {words.clipped(view.source(execution, notes), 96)}"
     yield f"  {words.clipped(view.identity(execution), 96)}"
     yield f"  {view.ran_when(execution)}"
-    for sentence in [*([notes.note] if notes.note else []), *notes.warnings]:
+    for sentence in [*([notes.note] if notes.note else []), *view.warnings(execution, notes)]:
         yield from _wrapped(sentence, "  ! ")
     if execution.error and execution.error.step is None:
         yield ""

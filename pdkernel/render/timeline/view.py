@@ -120,6 +120,14 @@ def ran_when(execution: Execution) -> str:
     return " · ".join(said)
 
 
+def warnings(execution: Execution, notes: Notes) -> list[str]:
+    """The sentences above the steps: the caller's, and what was not stopped where outside calls were to be."""
+    rules = execution.outside_calls
+    unguarded = rules is not None and rules.guard == "none"
+    said = "A program that goes around hooks and proxy variables was not stopped: this system has no way to do so."
+    return [*notes.warnings, *([f"Outside calls: {rules.mode}. {said}"] if unguarded and rules else [])]
+
+
 def shows_response(execution: Execution, notes: Notes) -> bool:
     """Whether there is a response to speak of: made already, or the default one of a finished run."""
     return notes.responds and (execution.response is not None or execution.status not in _UNFINISHED)

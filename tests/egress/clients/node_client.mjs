@@ -4,6 +4,7 @@ import http from "node:http";
 import { get as namedGet, request as httpsRequest } from "node:https";
 import https from "node:https";
 import { createInterface } from "node:readline";
+import { Worker } from "node:worker_threads";
 
 const own = new https.Agent({ keepAlive: true });
 
@@ -29,6 +30,11 @@ const CLIENTS = {
   "https.request": viaModule((url, options, callback) => https.request(url, options, callback)),
   "https.agent": viaModule((url, options, callback) => httpsRequest(url, options, callback), { agent: own }),
   "https.get": viaModule((url, options, callback) => namedGet(url, options, callback)),
+  worker: (method, url, headers) => new Promise((resolve, reject) => {
+    const worker = new Worker(new URL("node_worker.mjs", import.meta.url), { workerData: { method, url, headers } });
+    worker.once("error", reject);
+    worker.once("message", ([status, fields, text]) => resolve([status, fields, Buffer.from(text)]));
+  }),
   child: (method, url) => new Promise((resolve, reject) => {
     const script = `fetch(${JSON.stringify(url)}, {method: ${JSON.stringify(method)}}).then(async (r) => console.log(JSON.stringify([r.status, Object.fromEntries(r.headers), await r.text()])))`;
     execFile(process.execPath, ["-e", script], (error, stdout, stderr) => {

@@ -7,6 +7,7 @@ import http.client
 import importlib.util
 import json
 import os
+import ssl
 import subprocess
 import sys
 import urllib.error
@@ -48,6 +49,50 @@ def with_http_client(
         return answer.status, dict(answer.headers), answer.read()
     finally:
         connection.close()
+
+
+def with_urllib3(
+    method: str, url: str, headers: dict[str, str], body: bytes | None
+) -> tuple[int, dict[str, str], bytes]:
+    """Reads no proxy variable, and keeps its connections."""
+    import urllib3
+
+    pool = _kept.setdefault("urllib3", urllib3.PoolManager(ca_certs=os.environ["SSL_CERT_FILE"]))
+    answer = pool.request(method, url, headers=headers, body=body, retries=False)
+    return answer.status, dict(answer.headers), answer.data
+
+
+def with_httpx_async(
+    method: str, url: str, headers: dict[str, str], body: bytes | None
+) -> tuple[int, dict[str, str], bytes]:
+    """An event loop's sockets, which do not wait."""
+    import httpx
+
+    async def go() -> tuple[int, dict[str, str], bytes]:
+        async with httpx.AsyncClient(trust_env=True, timeout=30) as client:
+            answer = await client.request(method, url, headers=headers, content=body)
+            return answer.status_code, dict(answer.headers), answer.content
+
+    return asyncio.run(go())
+
+
+def with_uvloop(
+    method: str, url: str, headers: dict[str, str], body: bytes | None
+) -> tuple[int, dict[str, str], bytes]:
+    """Looks names up and connects in C, where no hook of ours is."""
+    import httpx
+    import uvloop
+
+    async def go() -> tuple[int, dict[str, str], bytes]:
+        async with httpx.AsyncClient(trust_env=False, verify=_context(), timeout=30) as client:
+            answer = await client.request(method, url, headers=headers, content=body)
+            return answer.status_code, dict(answer.headers), answer.content
+
+    return uvloop.run(go())
+
+
+def _context() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=os.environ["SSL_CERT_FILE"])
 
 
 def with_httpx(method: str, url: str, headers: dict[str, str], body: bytes | None) -> tuple[int, dict[str, str], bytes]:
@@ -105,7 +150,10 @@ def with_curl(method: str, url: str, headers: dict[str, str], body: bytes | None
 CLIENTS = {
     "urllib": with_urllib,
     "http.client": with_http_client,
+    "urllib3": with_urllib3,
     "httpx": with_httpx,
+    "httpx.async": with_httpx_async,
+    "uvloop": with_uvloop,
     "requests": with_requests,
     "aiohttp": with_aiohttp,
     "curl": with_curl,

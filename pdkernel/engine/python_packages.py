@@ -1,0 +1,158 @@
+"""
+The Python environment of a workflow: what its steps need, and which of them cannot have it.
+
+Knows that all Python steps of a workflow share one environment and that a package that cannot be had fails only the steps
+that need it. What a step needs is `inspection`'s to say, and having it is `packages`'.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pdkernel.engine.ready import Ready, Tell
+from pdkernel.errors import PackageInstallError, PackageMissingError
+from pdkernel.inspection import PythonRequirement, python_requirements, unreadable_requirements
+from pdkernel.model import Step
+from pdkernel.packages import Progress, PythonEnvironment, PythonInstallError, PythonPackages
+
+Needs = Mapping[str, tuple[PythonRequirement, ...]]
+
+_needs_of = functools.lru_cache(maxsize=1000)(python_requirements)
+
+
+class PythonOfWorkflows:
+    """
+    Prepares Python environments for runs.
+
+    Args:
+        packages: Where they come from.
+    """
+
+    def __init__(self, packages: PythonPackages) -> None:
+        self._packages = packages
+        self._refused: dict[frozenset[PythonRequirement], frozenset[str]] = {}
+
+    async def prepare(
+        self, ready: Ready, running: Iterable[Step], among: Iterable[Step], folder: Path, *, install: bool, tell: Tell
+    ) -> None:
+        """
+        Put into *ready* the environment of the Python steps in *among*, and which of *running* cannot have theirs.
+
+        Args:
+            ready: Gets `python` and `failures`.
+            running: The steps that are to run; without a Python step among them nothing is done.
+            among: All steps of the workflow.
+            folder: The notebook's or the workflow's own.
+            install: False installs nothing.
+            tell: Told what goes on, by step.
+
+        Raises:
+            PackageMissingError: A step that runs needs what is not installed, and *install* is False.
+            ProjectError: The lock file cannot be read.
+        """
+        names = [step.name for step in running if _is_python(step)]
+        if not names:
+            return
+        needs = _usable([step for step in among if _is_python(step)], folder, ready)
+        needed = {name: needs[name] for name in names}
+        waiting = next((name for name in names if needed[name]), names[0])
+
+        def progress(line: str) -> None:
+            tell(waiting, line)
+            if line.startswith("installed "):
+                ready.said.setdefault(waiting, []).append(line)
+
+        wanted = _all(needs)
+        if not install and wanted != _all(needed):
+            try:
+                ready.python = await self._ensure(wanted, install, progress)
+            except PackageMissingError:  # for a step that does not run, it may be
+                wanted = _all(needed)
+        if ready.python is None:
+            await self._install(ready, wanted, needed, install, progress)
+
+    async def _install(
+        self, ready: Ready, wanted: frozenset[PythonRequirement], needed: Needs, install: bool, progress: Progress
+    ) -> None:
+        refused = self._refused.get(wanted, frozenset())
+        if refused & {each.name for each in _all(needed)}:
+            refused = frozenset()  # a step that runs needs it: ask again
+        while ready.python is None:
+            left = [each for each in wanted if each.name not in refused]
+            try:
+                ready.python = await self._ensure(left, install, progress)
+            except PythonInstallError as error:
+                blamed = error.names & {each.name for each in left} or {each.name for each in left}
+                refused |= blamed
+                for name, of_step in needed.items():
+                    if not left or any(each.name in blamed and not each.optional for each in of_step):
+                        ready.failures.setdefault(name, error)
+                if not left:
+                    return
+        self._refused[wanted] = refused
+
+    async def _ensure(
+        self, wanted: Iterable[PythonRequirement], install: bool, progress: Progress
+    ) -> PythonEnvironment:
+        return await self._packages.ensure(wanted, install=install, progress=progress)
+
+
+def _is_python(step: Step) -> bool:
+    return step.language == "python" and not step.uses
+
+
+def _all(needs: Needs) -> frozenset[PythonRequirement]:
+    return frozenset(requirement for needed in needs.values() for requirement in needed)
+
+
+def _usable(steps: Sequence[Step], folder: Path, ready: Ready) -> Needs:
+    """What can be asked for, by step; why a step cannot run whatever is installed goes into *ready*."""
+    usable: dict[str, tuple[PythonRequirement, ...]] = {}
+    versions: dict[str, tuple[str, str]] = {}
+    for step in steps:
+        kept = []
+        for unreadable in unreadable_requirements(step.source):
+            ready.failures.setdefault(step.name, _unreadable(unreadable.words, unreadable.line + step.line_offset))
+        for requirement in _needs_of(step.source):
+            version = requirement.version
+            by, first = versions.setdefault(requirement.name, (step.name, version)) if version else ("", "")
+            if requirement.module and _is_beside(requirement.module, folder):
+                if not requirement.optional:
+                    ready.failures.setdefault(step.name, _beside(requirement.module))
+            elif version != first:
+                ready.failures.setdefault(step.name, _two_versions(requirement.text, first, by))
+            else:
+                kept.append(requirement)
+        usable[step.name] = tuple(kept)
+    return usable
+
+
+def _is_beside(module: str, folder: Path) -> bool:
+    top = module.partition(".")[0]
+    return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
+
+
+def _beside(module: str) -> PackageInstallError:
+    top = module.partition(".")[0]
+    return PackageInstallError(
+        f"`import {top}` would mean the file {top} beside the workflow, and a step is one file: it sees no other, here as "
+        "on the platform.",
+        fix="Put the code that it needs into the step.",
+    )
+
+
+def _two_versions(text: str, other: str, step: str) -> PackageInstallError:
+    return PackageInstallError(
+        f"This step asks for {text} and step {step} for {other}: all Python steps of a workflow share one environment.",
+        fix="Ask for one version in both.",
+    )
+
+
+def _unreadable(words: str, line: int) -> PackageInstallError:
+    return PackageInstallError(
+        f"`# pipedream add-package{' ' if words else ''}{words}` names no package.",
+        fix="Write # pipedream add-package NAME or NAME==VERSION.",
+        line=line,
+    )

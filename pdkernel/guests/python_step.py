@@ -1,0 +1,114 @@
+"""
+One Python step: its code, its `handler(pd)`, what that returns, and how it failed.
+
+Knows what a step's code is given. Where it runs (a process for steps, or the kernel for a debugger) and where what it says
+goes are for whoever calls. Everything between a caller and the user's frames is in this folder, which no stack shows.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from types import CodeType, ModuleType
+from typing import Any
+
+from . import python_errors, python_helpers, python_pd, python_store
+
+_MISSING_HANDLER = """The step has no handler(pd).
+
+def handler(pd: "pipedream"):
+    return pd.steps["trigger"]["event"]"""
+
+
+class StepHasNoHandlerError(Exception):
+    """The cell defines no `handler`."""
+
+    pdkernel_code = "entry_point"
+    pdkernel_fix = "Define `def handler(pd):` in this cell; what it returns is the step's $return_value."
+
+
+def run(
+    told: Mapping[str, Any],
+    code: Callable[[], CodeType],
+    texts: Mapping[str, bytes],
+    *,
+    is_old: bool,
+    secrets: Iterable[str],
+    send: Callable[[str], object],
+    ask: Callable[[str, dict[str, Any]], Any],
+) -> dict[str, Any] | None:
+    """
+    Run a step; returns why it failed (`python_errors.describe`), or None.
+
+    Args:
+        told: What the host said: `step, file, props, auth, stores, context, flow`.
+        code: Compiles it; what goes wrong there is the step's failure too.
+        texts: Exports of the steps above as JSON, by step.
+        is_old: The code uses the platform's old helper module, and then needs no handler.
+        secrets: Values that no local may show.
+        send: Takes each line that the step says.
+        ask: Asks the host, and waits for the answer.
+    """
+    module = ModuleType(f"step_{told['step']}")
+    sys.modules[module.__name__] = module
+    try:
+        pd = python_pd.Pd(python_pd.Steps(texts), _inputs(told, ask), told["context"], send, ask, told["flow"])
+        if is_old:
+            python_helpers.provide(pd)
+        exec(code(), module.__dict__)
+        value = _handler(module, is_old=is_old)(pd)
+        if hasattr(value, "__await__"):
+            value = _awaited(value)
+        if value is not None:
+            pd.export("$return_value", value)
+    except BaseException as raised:
+        return python_errors.describe(raised, told["file"], secrets)
+    finally:
+        sys.modules.pop(module.__name__, None)
+        python_helpers.withdraw()
+    return None
+
+
+def _inputs(told: Mapping[str, Any], ask: Callable[[str, dict[str, Any]], Any]) -> dict[str, Any]:
+    return {
+        **told["props"],
+        **{prop: {"$auth": fields} for prop, fields in told["auth"].items()},
+        **{prop: python_store.Store(store, ask) for prop, store in told["stores"].items()},
+    }
+
+
+def _handler(module: ModuleType, *, is_old: bool) -> Any:
+    handler = vars(module).get("handler")
+    if handler is None and is_old:  # such steps did their work at the top level
+        return lambda _pd: None
+    if not callable(handler):
+        raise StepHasNoHandlerError(_MISSING_HANDLER)
+    return handler
+
+
+def _awaited(value: Any) -> Any:
+    import asyncio  # most steps do without, and it is half of what a process takes to start
+
+    async def wait() -> Any:
+        return await value
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(wait())
+    outcome: list[Any] = []  # a kernel's own loop is running in this thread: another thread has room for the step's
+
+    def run_apart() -> None:
+        try:
+            outcome.append((asyncio.run(wait()), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run_apart)
+    thread.start()
+    thread.join()
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result

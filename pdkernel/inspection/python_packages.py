@@ -1,0 +1,165 @@
+"""
+What Python steps need installed: the packages that their code imports and those that its comments add.
+
+Knows imports, `# pipedream add-package` and which names are the standard library's. Knows nothing of registries or of what
+is installed; a name may turn out to be nobody's.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pdkernel.inspection.python_code import OLD_HELPERS, tree_of
+from pdkernel.inspection.python_distributions import NAMESPACES, ONCE_STANDARD, distribution_of
+
+_COMMENT = re.compile(r"^[ \t]*#[ \t]*pipedream[ \t]+add-package\b[ \t]*(.*)$", re.MULTILINE)
+_NOISE = frozenset({"pip", "pip3", "install", "add", "python", "python3", "and"})
+_SPECIFIER = re.compile(
+    r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?P<extras>\[[A-Za-z0-9._,-]+\])?"
+    r"(?P<version>(?:(?:===|==|~=|!=|<=|>=|<|>)[A-Za-z0-9.*+!_-]+,?)*)"
+)
+_AROUND_VERSIONS = re.compile(r"\s*(===|==|~=|!=|<=|>=|<|>|,(?=\s*[=~!<>]))\s*")
+_BETWEEN = re.compile(r"\s+|,(?![=~!<>])\s*")
+_GUARDS = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PythonRequirement:
+    """
+    One thing to be installed.
+
+    Attributes:
+        text: As a requirement: `PyYAML`, `requests[socks]==2.31.0`.
+        module: The import that it is for; empty if a comment asks for it. What a comment adds may provide the
+            module too, and then nothing is installed for the import.
+        optional: The code does without it: its import is guarded.
+    """
+
+    text: str
+    module: str = ""
+    optional: bool = False
+
+    @property
+    def name(self) -> str:
+        """The distribution's name as registries compare names: lower case, `-` for `_` and `.`."""
+        return canonical_name(re.split(r"[\[=~!<>]", self.text, maxsplit=1)[0])
+
+    @property
+    def version(self) -> str:
+        """Which versions may be taken, as written (`==2.31.0`); empty for any."""
+        return self.text[re.match(r"[^=~!<>]*", self.text).end() :]  # type: ignore[union-attr]  # it always matches
+
+    def __str__(self) -> str:
+        return f"{self.text} for {self.module}" if self.module else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableRequirement:
+    """Words after `# pipedream add-package` that name no package."""
+
+    words: str
+    line: int
+
+
+def canonical_name(name: str) -> str:
+    """*name* of a distribution as registries compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def python_requirements(source: str) -> tuple[PythonRequirement, ...]:
+    """What *source* needs installed, comments first, each distribution once. Empty for most steps."""
+    found: dict[str, PythonRequirement] = {}
+    if "add-package" in source:
+        for asked in _commented(source):
+            if isinstance(asked, PythonRequirement):
+                found.setdefault(asked.name, asked)
+    if "import" in source:
+        for requirement in _imported(source):
+            known = found.get(requirement.name)
+            if known is None or (known.optional and not requirement.optional):
+                found[requirement.name] = requirement
+    return tuple(found.values())
+
+
+def unreadable_requirements(source: str) -> tuple[UnreadableRequirement, ...]:
+    """The comments of *source* that ask for a package and name none."""
+    if "add-package" not in source:
+        return ()
+    return tuple(asked for asked in _commented(source) if isinstance(asked, UnreadableRequirement))
+
+
+def _commented(source: str) -> Iterator[PythonRequirement | UnreadableRequirement]:
+    for match in _COMMENT.finditer(source):
+        line = source.count("\n", 0, match.start()) + 1
+        words = match[1].split("#")[0].replace('"', " ").replace("'", " ").strip()
+        joined = _AROUND_VERSIONS.sub(r"\1", words)  # `requests == 2.31` is one requirement
+        wanted = [
+            word for word in _BETWEEN.split(joined) if word and word.lower() not in _NOISE and not word.startswith("-")
+        ]
+        specifiers = [_SPECIFIER.fullmatch(word) for word in wanted]
+        if not wanted or not all(specifiers):
+            yield UnreadableRequirement(_harmless(words), line)
+            continue
+        for word in wanted:
+            yield PythonRequirement(word)
+
+
+def _harmless(words: str) -> str:
+    return re.sub(r"://\S*", "://...", words)[:100]  # a URL may hold a password
+
+
+def _imported(source: str) -> Iterator[PythonRequirement]:
+    for module, optional in _imports(source):
+        top = module.partition(".")[0]
+        if top in sys.stdlib_module_names or top in ONCE_STANDARD or module in NAMESPACES:
+            continue
+        if module == OLD_HELPERS or module.startswith(OLD_HELPERS + "."):
+            continue
+        distribution, provided = distribution_of(module)
+        yield PythonRequirement(distribution, provided, optional)
+
+
+def _imports(source: str) -> Iterator[tuple[str, bool]]:
+    """Modules that *source* imports, dotted, and whether it does without."""
+    tree = tree_of(source)
+    if tree is not None:
+        yield from _imports_of(tree, optional=False)
+
+
+def _imports_of(node: ast.AST, *, optional: bool) -> Iterator[tuple[str, bool]]:
+    match node:
+        case ast.Import(names=names):
+            for alias in names:
+                yield alias.name, optional
+        case ast.ImportFrom(module=str(module), names=names, level=0):
+            if module in NAMESPACES or module == "pipedream":
+                for alias in names:
+                    yield f"{module}.{alias.name}", optional
+            else:
+                yield module, optional
+        case ast.If(test=test) if _is_type_checking(test):
+            for child in node.orelse:
+                yield from _imports_of(child, optional=optional)
+        case ast.Try() if any(_guards(handler) for handler in node.handlers):
+            for child in node.body:
+                yield from _imports_of(child, optional=True)
+            rest: list[ast.AST] = [*node.handlers, *node.orelse, *node.finalbody]
+            for other in rest:
+                yield from _imports_of(other, optional=optional)
+        case _:
+            for inside in ast.iter_child_nodes(node):
+                yield from _imports_of(inside, optional=optional)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name | ast.Attribute) and "TYPE_CHECKING" in ast.dump(test)
+
+
+def _guards(handler: ast.ExceptHandler) -> bool:
+    if handler.type is None:
+        return True
+    return any(isinstance(node, ast.Name) and node.id in _GUARDS for node in ast.walk(handler.type))

@@ -1,0 +1,195 @@
+"""
+Runs pip, and says in a person's words why it failed.
+
+Knows pip's options, its report and its messages. No address of a registry and no credential in one is ever passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pdkernel.errors import PackageInstallError
+from pdkernel.inspection import PythonRequirement
+from pdkernel.packages.python_lock import LOCK_NAME
+
+Progress = Callable[[str], None]
+
+_SAID = re.compile(r"(Collecting|Downloading|Installing collected packages)\b")
+_NOT_OURS = frozenset(
+    "PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_REPORT PIP_REQUIREMENT PIP_PYTHON PIP_QUIET PYTHONPATH PYTHONHOME".split()  # noqa: SIM905
+)
+_NO_NETWORK = re.compile(
+    r"NewConnectionError|NameResolutionError|Failed to (?:establish|resolve)|name resolution|ConnectTimeoutError|"
+    r"ReadTimeout|Read timed out|ProxyError|Connection (?:refused|reset|aborted)|Network is unreachable|SSLError"
+)
+_MISSING = re.compile(
+    r"Could not find a version that satisfies the requirement (?P<name>[A-Za-z0-9._-]+)(?P<asked>[^ ]*)"
+    r".*\(from versions: (?P<versions>[^)]*)\)"
+)
+_ADVICE = re.compile(r"To fix this|\d+\. |ERROR: ResolutionImpossible")
+_URL = re.compile(r"\b[a-z+]+://\S+")
+_MOST_LINES = 8
+
+
+class PythonInstallError(PackageInstallError):
+    """
+    Packages of Python steps cannot be installed.
+
+    Attributes:
+        names: The requirements that are to blame, as `PythonRequirement.name`; empty if none in particular is.
+        retry: The versions that a lock file holds may be to blame: without them it may go.
+    """
+
+    def __init__(self, message: str, *, fix: str = "", names: Iterable[str] = (), retry: bool = False) -> None:
+        super().__init__(message, fix=fix)
+        self.names = frozenset(names)
+        self.retry = retry
+
+
+class Pip:
+    """
+    pip for one environment.
+
+    Args:
+        python: The environment's interpreter. It need not have pip: ours is used.
+        environ: Variables for pip: where registries are, proxies, the cache's place.
+        progress: Told a line for each thing that pip does.
+    """
+
+    def __init__(self, python: Path, environ: Mapping[str, str], progress: Progress) -> None:
+        self._python = python
+        self._environ = {
+            "PIP_RETRIES": "2",  # what is not there after two more tries is not there
+            **{name: value for name, value in environ.items() if name not in _NOT_OURS},
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_INPUT": "1",
+            "NO_COLOR": "1",
+        }
+        self._progress = progress
+
+    async def install(self, arguments: Sequence[str], wanted: Sequence[PythonRequirement]) -> None:
+        """
+        Install, from wheels only: a source archive would run code of its own.
+
+        Args:
+            arguments: Of `pip install`.
+            wanted: What is installed, for messages.
+
+        Raises:
+            PythonInstallError: It did not go.
+        """
+        wheels = ("--only-binary", ":all:", "--progress-bar", "off", "--no-compile")
+        status, output = await self._run("install", *wheels, *arguments)
+        if status:
+            raise await self._explain(output, wanted)
+
+    async def _explain(self, output: str, wanted: Sequence[PythonRequirement]) -> PythonInstallError:
+        names = ", ".join(dict.fromkeys(requirement.text for requirement in wanted))
+        if "No space left on device" in output:
+            return PythonInstallError(f"There is no room on the disk to install {names}.", fix="Make room, run again.")
+        if _NO_NETWORK.search(output):
+            return _no_network(names)
+        if "DO NOT MATCH THE HASHES" in output:
+            return PythonInstallError(
+                f"{names}: what the registry has is not what the lock file says. Nothing was installed.\n"
+                f"{_errors(output)}",
+                fix=f"If you expect that, delete their lines in {LOCK_NAME} and run again.",
+            )
+        if "ResolutionImpossible" in output or "conflicting dependencies" in output:
+            return PythonInstallError(
+                f"{names} cannot be installed together: all Python steps of a workflow share one environment.\n"
+                f"{_errors(output)}",
+                fix="Change the versions in `# pipedream add-package NAME==VERSION`.",
+                retry=True,
+            )
+        if match := _MISSING.search(output):
+            return await self._missing(match, wanted)
+        return PythonInstallError(f"{names} could not be installed:\n{_errors(output)}", retry=True)
+
+    async def _missing(self, match: re.Match[str], wanted: Sequence[PythonRequirement]) -> PythonInstallError:
+        name, asked = match["name"], match["asked"]
+        key = _canonical(name)
+        blamed = [requirement for requirement in wanted if requirement.name == key]
+        blamed = blamed or [requirement for requirement in wanted if requirement.name in _canonical(match[0])]
+        names = [requirement.name for requirement in blamed]
+        versions = [version.strip() for version in match["versions"].split(",")]
+        here = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
+        if versions != ["none"]:
+            return PythonInstallError(
+                f"The package {name} has no version {asked or 'that fits'} for {here}. "
+                f"The latest: {', '.join(versions[-5:])}.",
+                fix=f"Write one of them: # pipedream add-package {name}=={versions[-1]}",
+                names=names,
+                retry=True,
+            )
+        status, output = await self._run("index", "versions", "-vv", name)
+        if status and _NO_NETWORK.search(output):  # without tries to follow, `pip install` keeps it to itself
+            return _no_network(name)
+        if status == 0:
+            return PythonInstallError(
+                f"The package {name}{asked} has no wheel for {here} on this machine, only source, and installing that "
+                "would run its own code.",
+                fix=f"Build it once if you trust it: pip wheel --no-deps {name} -w FOLDER, then set PIP_FIND_LINKS.",
+                names=names,
+            )
+        module = next((requirement.module for requirement in blamed if requirement.module), "")
+        asks = f", which `import {module}` asks for" if module else ""
+        return PythonInstallError(
+            f"The registry has no package {name}{asks}.",
+            fix=f"If another package provides {module}, write in the step: # pipedream add-package NAME"
+            if module
+            else f"Look at the spelling of {name} in `# pipedream add-package`.",
+            names=names,
+        )
+
+    async def _run(self, *arguments: str) -> tuple[int, str]:
+        """Pip's exit status and everything that it printed."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-m", "pip", "--python", str(self._python), *arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=self._environ,
+            start_new_session=True,
+            limit=1 << 20,
+        )
+        assert process.stdout is not None
+        lines: list[str] = []
+        try:
+            async for raw in process.stdout:
+                line = raw.decode("utf-8", "replace").strip()
+                lines.append(line)
+                if _SAID.match(line) and "://" not in line:
+                    self._progress(line.partition(" (from ")[0])
+            return await process.wait(), "\n".join(lines)
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+
+
+def _no_network(names: str) -> PythonInstallError:
+    return PythonInstallError(
+        f"{names} could not be installed: the package registry cannot be reached.",
+        fix="Look at the network and at PIP_INDEX_URL and HTTPS_PROXY, and run again.",
+    )
+
+
+def _errors(output: str) -> str:
+    """The lines of pip's output that say what is wrong, without addresses."""
+    lines = [line for line in output.splitlines() if line]
+    first = next((index for index, line in enumerate(lines) if line.startswith("ERROR:")), len(lines) - _MOST_LINES)
+    said = [line for line in lines[max(first, 0) :] if not _ADVICE.match(line)][:_MOST_LINES]
+    return "\n".join(_URL.sub("(address)", line.removeprefix("ERROR: ")) for line in said)
+
+
+def _canonical(text: str) -> str:
+    return re.sub(r"[-_.]+", "-", text).lower()

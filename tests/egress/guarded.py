@@ -1,0 +1,59 @@
+"""
+Programs that know nothing of hooks and proxy variables.
+
+None of them has our environment: what C code, static programs and children with an empty environment do, a Python without the hook
+does as well.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+from pdkernel.egress import Gateway
+
+PLACE = "192.0.2.77"  # set aside for documentation: nobody is there
+
+
+HEAD = "GET / HTTP/1.1\\r\\nHost: api.example.test\\r\\nConnection: close\\r\\n\\r\\n"
+
+
+TCP = f"""
+import socket
+sock = socket.create_connection((HOST, PORT), timeout=10)
+sock.sendall(b"{HEAD}")
+print(sock.recv(12).decode())
+"""
+
+
+def own_address() -> str | None:
+    """An address of this machine that other machines would use, or None."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            return None
+        address = str(sock.getsockname()[0])
+    return None if address.startswith("127.") else address
+
+
+def run_guarded(
+    gateway: Gateway, ticket: str, command: list[str], guard: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run *command* under the guard, with nothing of ours in its environment."""
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command, env={"PATH": os.environ["PATH"]}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    process = gateway.guarded(ticket, start) if guard else start()
+    out, error = process.communicate(timeout=30)
+    return subprocess.CompletedProcess(command, process.returncode, out, error)
+
+
+def python(code: str, host: str = PLACE, port: int = 80) -> list[str]:
+    """A Python without the hook, as C code would behave."""
+    return [sys.executable, "-I", "-S", "-c", f"HOST, PORT = {host!r}, {port}\n{code}"]

@@ -1,0 +1,111 @@
+"""What the ledger says of a call."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer
+
+HOST = "api.example.test"
+
+URL = f"https://{HOST}"
+
+GET_EVENTS = b"GET /events HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n"
+
+_CHARACTERS = "abcXYZ019-._~!$'()*+,;=:@/%"
+
+
+def test_the_app_is_known_by_its_credential(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """A call is its app's when it carries a credential of its account: in a header, the URL or the body."""
+    python.bind(ledger.binding("live"))
+    python.request("http.client", "GET", f"{URL}/", headers={"authorization": f"Bearer {TOKEN}"})
+    python.request("http.client", "GET", f"{URL}/?auth={TOKEN}")
+    python.request("http.client", "POST", f"{URL}/", json.dumps({"auth": TOKEN}))
+    python.request("http.client", "GET", f"{URL}/")
+
+    assert [call.app for call in ledger.calls] == ["slack", "slack", "slack", None]
+    assert TOKEN not in repr(ledger.calls)
+    assert TOKEN in outside.seen[1].path
+
+
+def test_a_value_under_a_telling_name_is_hidden_from_the_ledger(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """A token that nobody told us of does not stand in the ledger's URL."""
+    python.bind(ledger.binding("live"))
+
+    python.request("requests", "GET", f"{URL}/?access_token=abc123&page=2")
+
+    assert ledger.calls[0].url == f"{URL}/?access_token={{{{redacted}}}}&page=2"
+    assert "access_token=abc123" in outside.seen[0].path
+
+
+def test_only_listed_hosts_are_let_out(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """With a list of hosts, the others are refused."""
+    python.bind(ledger.binding("allow=api.example.test"))
+
+    statuses = [python.request("httpx", "GET", f"https://{host}/").status for host in (HOST, "other.example.test")]
+
+    assert statuses == [200, 403]
+    assert [call.outcome for call in ledger.calls] == ["sent", "denied"]
+    assert "allow=api.example.test" in ledger.refused[0]
+
+
+def test_a_stand_in_that_is_down_is_a_marked_502(python: ClientProcess, ledger: Ledger) -> None:
+    """The message names who did not answer."""
+    python.bind(ledger.binding("stand-in=http://127.0.0.1:9"))
+
+    got = python.request("httpx", "GET", f"{URL}/")
+
+    assert (got.status, got.headers["x-pdkernel-egress"]) == (502, "upstream")
+
+
+def test_a_host_that_is_not_there_is_a_marked_502(python: ClientProcess, ledger: Ledger) -> None:
+    """A live call without an answer says so; it is no refusal."""
+    python.bind(ledger.binding("live"))
+
+    got = python.request("requests", "GET", "https://nowhere.invalid/")
+
+    assert (got.status, got.headers["x-pdkernel-egress"]) == (502, "upstream")
+    assert [call.outcome for call in ledger.calls] == ["failed"]
+    assert ledger.refused == []
+
+
+def test_a_row_is_whole(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """Step, external user, app, method, URL, status, time, whether it is safe, and the answer's length are in the row's JSON."""
+    python.bind(ledger.binding("live", step="notify", external_user="ada"))
+
+    python.request("requests", "POST", f"{URL}/big/500", "hello", {"authorization": f"Bearer {TOKEN}"})
+
+    row = ledger.calls[0].to_json()
+    assert row.pop("duration_ms") > 0
+    assert row.pop("at")
+    assert row == {
+        "step": "notify",
+        "external_user": "ada",
+        "app": "slack",
+        "method": "POST",
+        "url": f"{URL}/big/500",
+        "status": 200,
+        "safe": False,
+        "outcome": "sent",
+        "same_as": None,
+        "note": None,
+        "bytes": 500,
+    }
+
+
+@pytest.mark.parametrize(("path", "size"), [("/chunked", 13), ("/status/204", 0), ("/big/70000", 70_000)])
+@pytest.mark.parametrize("mode", ["live", "record={}/calls.jsonl"])
+def test_the_answers_length_is_counted(
+    node: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path, mode: str, path: str, size: int
+) -> None:
+    """However an answer comes, the row says how long its body was."""
+    node.bind(ledger.binding(mode.format(tmp_path)))
+
+    node.request("fetch", "GET", URL + path)
+
+    assert [call.bytes for call in ledger.calls] == [size]

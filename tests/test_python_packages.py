@@ -1,0 +1,63 @@
+"""What Python code is found to need installed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdkernel.inspection import python_requirements, unreadable_requirements
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import os, sys.path\nfrom json import loads\n", []),
+        ("import yaml, requests.adapters\n", ["PyYAML for yaml", "requests for requests"]),
+        ("def handler(pd):\n    from PIL import Image\n", ["Pillow for PIL"]),
+        ("from google.cloud import storage\n", ["google-cloud-storage for google.cloud.storage"]),
+        ("from google.oauth2 import service_account\n", ["google-auth for google.oauth2"]),
+        ("import google\n", []),
+        ("from . import beside\n", []),
+        ("if TYPE_CHECKING:\n    import numpy\n", []),
+        ("import distutils\n", []),
+        ("from pipedream.script_helpers import (steps, export)\n", []),
+        ("from pipedream import script_helpers\n", []),
+        ("from pipedream import Pipedream\n", ["pipedream for pipedream"]),
+        ("def broken(:\n# pipedream add-package tiny\n", ["tiny"]),
+        ("# pipedream add-package requests==2.31.0\nimport requests\n", ["requests==2.31.0"]),
+        ("# pipedream add-package pip install google-api\n", ["google-api"]),
+        ("# pipedream add-package scikit-learn >= 1.2, <2\nimport sklearn\n", ["scikit-learn>=1.2,<2"]),
+        ("# pipedream add-package 'tiny[extra]', more  # why\n", ["tiny[extra]", "more"]),
+        ('TEXT = "# pipedream add-package tiny"\n', []),
+    ],
+)
+def test_what_a_step_needs(source: str, found: list[str]) -> None:
+    """Imports that are not the standard library's, by the distribution that provides them, and what comments add."""
+    assert [str(requirement) for requirement in python_requirements(source)] == found
+
+
+def test_a_guarded_import_is_optional() -> None:
+    """Code that catches ImportError does without; the same import elsewhere is needed after all."""
+    guarded = "try:\n    import ujson\nexcept ImportError:\n    import json\n"
+
+    assert [each.optional for each in python_requirements(guarded)] == [True]
+    assert [each.optional for each in python_requirements(f"{guarded}import ujson\n")] == [False]
+
+
+@pytest.mark.parametrize("words", ["", "git+https://user:pa55word@host/x", "-r", "tiny==", "../folder"])
+def test_words_that_name_no_package_are_told(words: str) -> None:
+    """Each with its line; an address that may hold a password is not repeated."""
+    source = f"import os\n# pipedream add-package {words}\n"
+
+    assert python_requirements(source) == ()
+    assert [each.line for each in unreadable_requirements(source)] == [2]
+    assert "pa55word" not in unreadable_requirements(source)[0].words
+
+
+@given(st.text())
+def test_any_comment_is_read_or_refused(words: str) -> None:
+    """No text after `add-package` makes reading fail, and no option reaches pip."""
+    for requirement in python_requirements(f"# pipedream add-package {words}"):
+        assert requirement.text[0].isalnum()
+        assert requirement.name
