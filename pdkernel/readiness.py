@@ -7,17 +7,20 @@ Knows who could run what, without running any code. The command line's `doctor` 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pdkernel.engine.end_users import connect_command
 from pdkernel.errors import InterpreterMissingError
-from pdkernel.hosts import find_node
+from pdkernel.hosts import find_go, find_node
 from pdkernel.identity import Directory, Environment
 from pdkernel.inspection import apps_of, variables_read
-from pdkernel.model import Workflow
+from pdkernel.model import Language, Workflow
 from pdkernel.render.accounts import AppReadiness
+
+_INTERPRETERS: Mapping[Language, Callable[[], object]] = {"node": find_node, "go": find_go}
+"""Languages whose interpreter or compiler comes from a wheel."""
 
 Kind = Literal["external_user", "account", "variable", "interpreter", "unsupported"]
 
@@ -71,13 +74,15 @@ def find_missing(
 
 
 def _missing_interpreters(workflow: Workflow) -> list[Missing]:
-    if not any(step.language == "node" and not step.disabled for step in workflow.steps):
-        return []
-    try:
-        find_node()
-    except InterpreterMissingError as fault:
-        return [Missing("interpreter", "node", fault.message, "pip install 'pdkernel[node]'")]
-    return []
+    languages = {step.language for step in workflow.steps if not step.disabled}
+    found = []
+    for language, find in _INTERPRETERS.items():
+        if language in languages:
+            try:
+                find()
+            except InterpreterMissingError as fault:
+                found.append(Missing("interpreter", language, fault.message, f"pip install 'pdkernel[{language}]'"))
+    return found
 
 
 def _missing_accounts(
@@ -164,8 +169,6 @@ def _unsupported(workflow: Workflow) -> list[Missing]:
                     "unsupported", step.name, f"Step {step.name}: the action {step.uses} is not run by this version."
                 )
             )
-        elif step.language == "go":
-            found.append(Missing("unsupported", step.name, f"Step {step.name}: Go is not run by this version."))
         elif step.stores:
             found.append(Missing("unsupported", step.name, f"Step {step.name}: data stores are not in this version."))
     return found

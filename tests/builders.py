@@ -33,6 +33,15 @@ def bash_step(name: str = "code", body: str = "true", *, options: str = "") -> S
     return a_step(f"%%pdstep {name} --lang bash {options}".rstrip() + "\n" + textwrap.dedent(body).lstrip("\n"))
 
 
+def go_step(name: str = "code", body: str = "", *packages: str, options: str = "") -> Step:
+    """A Go step whose `main` has *body* and which imports *packages* and the helper; the body begins at line 8."""
+    imports = "".join(f'"{package}"; ' for package in packages)
+    code = f'package main\n\nimport ({imports}pd "github.com/PipedreamHQ/pipedream-go")\n\nvar _ = pd.Steps\n'
+    return a_step(
+        f"%%pdstep {name} --lang go {options}".rstrip() + f"\n{code}func main() {{\n{textwrap.dedent(body)}\n}}\n"
+    )
+
+
 def a_workflow(*steps: Step, name: str = "Test", response: Any = "default", **settings: JSON) -> Workflow:
     """A workflow of *steps* with an HTTP trigger."""
     return Workflow(name=name, triggers=(Trigger(response=response),), steps=steps, settings=settings)

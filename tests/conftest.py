@@ -1,7 +1,24 @@
-"""The sweep: properties with many more examples than `make test` takes, for `make slow`."""
+"""What all tests share: the sweep (properties with many more examples, for `make slow`), compiled Go packages."""
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
+from pdkernel.hosts import GoPrograms
+from pdkernel.model import Step
+
 settings.register_profile("sweep", max_examples=1000, deadline=None)
+
+
+@pytest.fixture(scope="session")
+def go_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where Go steps are compiled: one folder for all tests and kept for the next, as Go's own packages take a while."""
+    kept = getattr(request.config, "cache", None)
+    folder = Path(kept.mkdir("go")) if kept is not None else tmp_path_factory.mktemp("go")
+    step = Step("warm", "go", 'package main\nimport "net/http"\nfunc main() { println(http.MethodGet) }\n')
+    asyncio.run(GoPrograms(folder, lock=folder / "go.mod").program(step, install=False, say=lambda _: None))
+    return folder

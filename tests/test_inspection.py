@@ -14,6 +14,7 @@ from pdkernel.inspection import (
     declared_apps,
     node_packages,
     order_warnings,
+    responds,
     steps_read,
     variables_read,
 )
@@ -39,6 +40,7 @@ def workflow(*steps: Step, **more: Any) -> Workflow:
     return Workflow("w", steps=steps, **more)
 
 
+GO = 'package main\nimport "os"\nfunc main() {}\n'
 READERS = [
     python("b", 'return pd.steps["a"]["x"]'),
     python("b", 'return pd.steps.get("a")'),
@@ -49,6 +51,11 @@ READERS = [
     node("b", "return steps['a']"),
     node("b", "const { a } = steps;"),
     Step("b", "go", 'package main\nfunc main() { x := pd.Steps["a"] }'),
+    Step(
+        "b",
+        "go",
+        'package main\nimport p "github.com/PipedreamHQ/pipedream-go"\nfunc main() { p.Export("x", p.Steps[`a`]) }',
+    ),
     Step("b", "node", uses="k@1.0.0", props={"x": ["{{ steps.a.y }}"]}),
 ]
 
@@ -100,7 +107,7 @@ def test_order_error_says_where() -> None:
         node("b", "return steps.trigger.event"),
         node("b", "// steps.a"),
         Step("b", "bash", "jq .a.x $PIPEDREAM_STEPS"),
-        Step("b", "go", '// pd.Steps["a"]'),
+        Step("b", "go", GO + '// pd.Steps["a"]\nvar text = `pd.Steps["a"]`\n'),
         node("b", "return steps.a", disabled=True),
     ],
 )
@@ -192,11 +199,11 @@ def test_default_export(source: str) -> None:
 
 
 def test_no_entry_point_is_asked_of_others() -> None:
-    """Bash, Go, actions and disabled steps need none."""
+    """Bash, actions and disabled steps need none."""
     check(
         workflow(
             Step("a", "bash", "echo"),
-            Step("b", "go", ""),
+            Step("b", "go", GO),
             Step("c", "node", uses="k@1.0.0"),
             Step("d", disabled=True),
         )
@@ -235,7 +242,13 @@ def test_all_problems_at_once() -> None:
         ("bash", 'if [ -z "$A" ]; then exit 1; fi; echo $A', "", ""),
         ("bash", 'x="$(jq -r \'.a + $B\' <<< "$A")"', "A", ""),
         ("bash", "cat <<'END'\n$A it's\nEND\ncat <<END\nit's $B\nEND\necho $C", "BC", ""),
-        ("go", 'os.Getenv("A"); os.LookupEnv("B") // os.Getenv("C")', "A", ""),
+        ("go", GO + 'func f() { os.Getenv("A"); os.LookupEnv("B") /* os.Getenv("C") */ }', "A", "B"),
+        (
+            "go",
+            'package main\nimport o "os"\nfunc main() { o.Setenv("A", ""); o.Getenv("A"); o.Getenv("B" + x) }',
+            "",
+            "",
+        ),
     ],
 )
 def test_variables(language: Language, source: str, required: str, optional: str) -> None:
@@ -294,6 +307,29 @@ def test_reads_have_lines() -> None:
     step = node("s", "\nreturn steps.a", line_offset=3, props={"x": "{{steps.b}}"})
 
     assert steps_read(step) == {"a": 5, "b": None}
+
+
+def test_go_names_apps_by_reading_them() -> None:
+    """`pd.Accounts["slack"]` is the external user's, unless the directive says whose."""
+    code = GO + 'func f() { pd.Accounts["slack"]["token"]; pd.Accounts["github"]; pd.Accounts[x] }'
+    own = AppBinding("slack", "slack", "apn_1")
+
+    assert apps_of(Step("a", "go", code, apps=(own,))) == (own, AppBinding("github", "github"))
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (Step("a", "bash", "echo '{}' > \"$PIPEDREAM_RESPONSE\""), True),
+        (Step("a", "bash", "# $PIPEDREAM_RESPONSE"), False),
+        (Step("a", "go", GO + "func f() { pd.Respond(200, nil, nil) }"), True),
+        (Step("a", "go", GO + "// pd.Respond(200, nil, nil)"), False),
+        (Step("a", "node", "$PIPEDREAM_RESPONSE"), False),
+    ],
+)
+def test_bash_and_go_that_respond(step: Step, expected: bool) -> None:
+    """A step that responds by our own means is known as one."""
+    assert responds(step) is expected
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ GRADES = {"documented", "observed", "inferred", "ours"}
 
 def in_code() -> set[str]:
     """Ids of the `parity[id]` comments of the package."""
-    files = [path for path in (ROOT / "pdkernel").rglob("*") if path.suffix in (".py", ".mjs")]
+    files = [path for path in (ROOT / "pdkernel").rglob("*") if path.suffix in (".py", ".mjs", ".go")]
     return {found for path in files for found in re.findall(r"parity\[([a-z-]+)\]: ", path.read_text(encoding="utf-8"))}
 
 
@@ -30,7 +30,7 @@ def test_readme_and_code_name_the_same_differences() -> None:
 
 def test_comments_carry_an_id() -> None:
     """No parity comment is without an id."""
-    files = [path for path in (ROOT / "pdkernel").rglob("*") if path.suffix in (".py", ".mjs")]
+    files = [path for path in (ROOT / "pdkernel").rglob("*") if path.suffix in (".py", ".mjs", ".go")]
     nameless = [path.name for path in files if re.search(r"parity: ", path.read_text(encoding="utf-8"))]
 
     assert nameless == []

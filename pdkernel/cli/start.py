@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,14 @@ def doctor(state: State, source: Path | None, environment: str | None, external_
 
 def _machine() -> dict[str, Any]:
     from pdkernel.errors import InterpreterMissingError
-    from pdkernel.hosts import find_node
+    from pdkernel.hosts import find_go, find_node
 
-    try:
-        node = str(find_node())
-    except InterpreterMissingError as fault:
-        node = str(fault).replace("\n", " ")
+    def found(find: Callable[[], object]) -> str:
+        try:
+            return str(find())
+        except InterpreterMissingError as fault:
+            return str(fault).replace("\n", " ")
+
     import shutil
 
     from pdkernel.egress import GUARDS, available_guard
@@ -113,7 +116,8 @@ def _machine() -> dict[str, Any]:
     return {
         "pdkernel": VERSION,
         "python": platform.python_version(),
-        "node": node,
+        "node": found(find_node),
+        "go": found(lambda: find_go().command),
         "bash": shutil.which("bash") or "not found",
         "kernel": "installed" if _kernel_installed() else "not installed: pip install --force-reinstall pdkernel",
         "chromium": shutil.which("chromium")

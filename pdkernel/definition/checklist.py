@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 
 from pdkernel.definition.plan import LIMITS
 from pdkernel.definition.step_props import is_store_id
-from pdkernel.inspection import apps_of, variables_read
+from pdkernel.inspection import apps_of, responds, variables_read
 from pdkernel.model import Step, Trigger, Workflow
 
 _LANGUAGES = {"bash": "Bash", "go": "Go"}
@@ -70,7 +70,10 @@ def _trigger(trigger: Trigger) -> str:
 def _step(step: Step) -> Iterator[str]:
     for app in apps_of(step):
         if step.language in _LANGUAGES:
-            yield f"Step {step.name}: {_LANGUAGES[step.language]} steps have no accounts; {app.app} is not exported."
+            yield (
+                f"Step {step.name}: on Pipedream {_LANGUAGES[step.language]} steps have no accounts. {app.app} is not "
+                "exported, and the step will not run there as it is: give it the account in a Python or Node.js step."
+            )
         elif app.account is None:
             yield f'Step {step.name}: for {app.app}, choose "Use end user\'s auth via Connect" in the builder.'
         else:
@@ -78,6 +81,11 @@ def _step(step: Step) -> Iterator[str]:
     for store in step.stores:
         if store.store is None or not is_store_id(store.store):
             yield f"Step {step.name}: choose the data store for {store.prop} in the builder."
+    if step.language in _LANGUAGES and responds(step):
+        yield (
+            f"Step {step.name}: on Pipedream {_LANGUAGES[step.language]} steps cannot respond. "
+            "Put the response into a Python or Node.js step."
+        )
     if step.language in _LANGUAGES:
         yield (
             f"Step {step.name}: look at it after the sync. How a {_LANGUAGES[step.language]} step stands in "

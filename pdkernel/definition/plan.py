@@ -89,7 +89,8 @@ def _step_mapping(step: Step) -> dict[str, JSON]:
         mapping["runtime"] = runtime
     mapping["uses"] = step.uses or f"./{entry_path(step.name, step.language)}"
     mapping.update(extra)
-    if props := props_mapping(step, apps_of(step)):
+    # Bash and Go have no accounts on the platform: whose account it is stands in pdkernel.yaml alone
+    if props := props_mapping(step, () if step.language in INFERRED else apps_of(step)):
         mapping["props"] = props
     return mapping
 

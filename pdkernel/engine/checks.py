@@ -14,7 +14,7 @@ from pdkernel.engine.limits import check_props
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import UnsupportedError, VariableMissingError
 from pdkernel.expression import templates_in
-from pdkernel.hosts import find_bash, find_node
+from pdkernel.hosts import find_bash, find_go, find_node
 from pdkernel.inspection import check, variables_read
 from pdkernel.model import Workflow
 
@@ -63,6 +63,8 @@ def check_interpreters(workflow: Workflow) -> None:
         find_node()
     if any(step.language == "bash" for step in steps):
         find_bash()
+    if any(step.language == "go" and step.uses is None for step in steps):
+        find_go()
 
 
 def check_debug(request: RunRequest) -> None:
@@ -125,21 +127,10 @@ def check_supported(workflow: Workflow) -> None:
                 f"'{{\"$return_value\": ...}}', or --pin {step.name}=FILE.",
                 step=step.name,
             )
-        if step.language == "go":
+        if step.stores and step.language in ("bash", "go"):
+            language = "Bash" if step.language == "bash" else "Go"
             raise UnsupportedError(
-                f"Step {step.name!r} is written in Go, which this version does not run.",
-                fix=f"Pin its exports to run the steps around it: --pin {step.name}=FILE.",
-                step=step.name,
-            )
-        if step.stores and step.language == "bash":
-            raise UnsupportedError(
-                f"Step {step.name!r} is a Bash step with a data store: on the platform Bash has none.",
+                f"Step {step.name!r} is a {language} step with a data store: on the platform {language} has none.",
                 fix="Use a Python or Node.js step.",
-                step=step.name,
-            )
-        if step.apps and step.language == "bash":
-            raise UnsupportedError(
-                f"Step {step.name!r} is a Bash step with an account: on the platform Bash has none.",
-                fix="Use a Python or Node.js step, or an environment variable.",
                 step=step.name,
             )

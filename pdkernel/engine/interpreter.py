@@ -38,7 +38,7 @@ from pdkernel.errors import EgressRefusedError, HostError, PdkernelError, StepEr
 from pdkernel.execution import Execution, OutsideCall, Status, StepResult, StepStatus
 from pdkernel.hosts import Effect, Hosts, Pause, RunGuests, RunSetup, StepCall, StepOutcome
 from pdkernel.identity import Directory
-from pdkernel.inspection import merge_apps
+from pdkernel.inspection import apps_of, merge_apps
 from pdkernel.model import JSON, AppBinding, Step
 from pdkernel.project import StoreTable
 from pdkernel.redaction import Redactor
@@ -164,6 +164,7 @@ class Interpreter:
             variables=named_variables(request),
             folder=request.folder,
             scratch=scratch,
+            install=request.install,
             node_packages=ready.node,
             python=ready.python.python if ready.python else None,
             guarded=request.policy.mode != "live",
@@ -202,6 +203,8 @@ class Interpreter:
             apps = step.apps
             if step.language == "node" and step.uses is None and "app" in step.source:
                 apps = merge_apps(apps, await self._declared(step, guests))
+            elif step.language == "go":
+                apps = apps_of(step)
             bindings[step.name] = apps
         return bindings
 

@@ -18,8 +18,9 @@ from pdkernel.engine.ready import Ready, Tell
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError
 from pdkernel.execution import Log, StepResult
-from pdkernel.hosts import find_node
+from pdkernel.hosts import GO_LOCK_NAME, PACKAGE_MISSING, GoPrograms, StepCompileError, find_node
 from pdkernel.inspection import PackageImport, node_packages
+from pdkernel.inspection.go_code import modules
 from pdkernel.model import Step
 from pdkernel.packages import (
     LOCK_NAME,
@@ -40,11 +41,13 @@ class Packages:
     Args:
         npm: Packages of Node.js steps.
         python: Environments of Python steps; None if their interpreter is chosen elsewhere.
+        go: Compiled Go steps: what compiles them downloads the modules that they import.
     """
 
-    def __init__(self, npm: NpmPackages, python: PythonOfWorkflows | None) -> None:
+    def __init__(self, npm: NpmPackages, python: PythonOfWorkflows | None, go: GoPrograms) -> None:
         self._npm = npm
         self._python = python
+        self._go = go
 
     @classmethod
     def of(cls, folder: Path, environ: Mapping[str, str], *, python: Path | None = None) -> Packages:
@@ -57,7 +60,7 @@ class Packages:
             python: The interpreter of all Python steps, if one is chosen.
         """
         environments = None if python else PythonOfWorkflows(python_packages(folder, environ))
-        return cls(npm_packages(folder, environ), environments)
+        return cls(npm_packages(folder, environ), environments, go_programs(folder, environ))
 
     async def ready(
         self,
@@ -84,8 +87,12 @@ class Packages:
             PackageMissingError: Something is not there, and *install* is False.
             ProjectError: A lock file cannot be read.
         """
+        steps = list(steps)
         ready = Ready()
         missing: list[str] = []
+        for step in steps:
+            if step.language == "go" and step.uses is None and modules(step.source):
+                missing += await self._go_missing(step, ready, install=install, tell=tell)
         # the largest first: a set that was installed stands for every set that it contains
         needs = sorted(_node_needs(steps, folder), key=lambda need: -len(need[1]))
         for step, imports in needs:
@@ -114,6 +121,18 @@ class Packages:
         if missing:
             raise PackageMissingError(tuple(sorted(set(missing))), f"{INSTALLS} {source}")
         return ready
+
+    async def _go_missing(self, step: Step, ready: Ready, *, install: bool, tell: Tell) -> tuple[str, ...]:
+        """Compile a step that imports modules; returns those that are not there if they may not be installed."""
+        try:
+            await self._go.program(step, install=install, say=lambda line: tell(step.name, line))
+        except StepCompileError as error:
+            # for any other reason, the step fails with the same words at its place
+            if error.name == PACKAGE_MISSING and not install:
+                return modules(step.source)
+        except InterpreterMissingError as error:
+            ready.failures[step.name] = error
+        return ()
 
     async def ready_for(self, request: RunRequest, clock: Clock, note: Callable[[StepResult], None]) -> Ready:
         """
@@ -160,6 +179,11 @@ def npm_packages(folder: Path, environ: Mapping[str, str]) -> NpmPackages:
 def python_packages(folder: Path, environ: Mapping[str, str]) -> PythonPackages:
     """The Python environments of the project in *folder*, kept there, with the lock file beside it."""
     return PythonPackages(folder / "packages" / "python", lock=folder.parent / PYTHON_LOCK_NAME, environ=environ)
+
+
+def go_programs(folder: Path, environ: Mapping[str, str]) -> GoPrograms:
+    """The compiled Go steps of the project in *folder*, kept there, with the versions of their modules beside it."""
+    return GoPrograms(folder / "cache" / "go", lock=folder.parent / GO_LOCK_NAME, environ=environ)
 
 
 def _node_needs(steps: Iterable[Step], folder: Path) -> Iterable[tuple[Step, tuple[PackageImport, ...]]]:

@@ -25,7 +25,7 @@ class StepRecorder:
     """
     Gathers what one step does.
 
-    A listener of the process that runs it: `log`, `export` and `respond` take the raw report.
+    A listener of the process that runs it: `log`, `say`, `export` and `respond` take the raw report.
 
     Args:
         name: The step's.
@@ -95,6 +95,11 @@ class StepRecorder:
     def warn(self, text: str) -> None:
         """Say something of ours among the step's logs."""
         self._append("stderr", f"[pdkernel] {self._redactor.text(text)}\n")
+
+    def say(self, text: str) -> None:
+        """Say it, and report it at once: it tells of what takes long."""
+        self.warn(text)
+        self._report()
 
     def snapshot(self) -> StepResult:
         """The record so far; it has no duration before the end."""

@@ -21,7 +21,7 @@ from pdkernel.egress import Gateway
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import Journal, SqliteJournal
 from pdkernel.engine.mail import mail_of
-from pdkernel.engine.packages import Packages
+from pdkernel.engine.packages import Packages, go_programs
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
@@ -86,13 +86,14 @@ class Runtime:
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
+        environ = os.environ if environ is None else environ
         shared = hosts is not None
-        hosts = hosts or Hosts(gateway=gateway, size=size, python=python)
+        hosts = hosts or Hosts(gateway=gateway, size=size, python=python, go=go_programs(project.folder, environ))
         interpreter = Interpreter(
             directory=directory,
             stores=project.stores,
             hosts=hosts,
-            packages=packages or Packages.of(project.folder, os.environ if environ is None else environ, python=python),
+            packages=packages or Packages.of(project.folder, environ, python=python),
             journal=journal,
             clock=clock,
             ids=ids,

@@ -1,5 +1,5 @@
 """
-Processes that run a person's steps: Node.js and Python kept warm, Bash one a step.
+Processes that run a person's steps: Node.js and Python kept warm, Bash and compiled Go one a step.
 
     hosts = Hosts(gateway=...)
     guests = await hosts.open(RunSetup(...))
@@ -22,17 +22,22 @@ from pdkernel.hosts.calls import (
     StepOutcome,
     StepServices,
 )
-from pdkernel.hosts.faults import StepEntryPointError, StepUnsupportedError
-from pdkernel.hosts.interpreters import find_bash, find_node
+from pdkernel.hosts.faults import StepCompileError, StepEntryPointError, StepUnsupportedError
+from pdkernel.hosts.go import GO_LOCK_NAME, GoPrograms
+from pdkernel.hosts.go_faults import PACKAGE_MISSING
+from pdkernel.hosts.interpreters import find_bash, find_go, find_node
 from pdkernel.hosts.pool import Hosts
 from pdkernel.hosts.run import RunGuests
 from pdkernel.hosts.warden import WARDEN
 
 __all__ = [
+    "GO_LOCK_NAME",
+    "PACKAGE_MISSING",
     "WARDEN",
     "Description",
     "Effect",
     "Evaluation",
+    "GoPrograms",
     "Hosts",
     "OutsideCalls",
     "Pause",
@@ -40,6 +45,7 @@ __all__ = [
     "RunGuests",
     "RunSetup",
     "StepCall",
+    "StepCompileError",
     "StepDebugger",
     "StepEntryPointError",
     "StepListener",
@@ -47,5 +53,6 @@ __all__ = [
     "StepServices",
     "StepUnsupportedError",
     "find_bash",
+    "find_go",
     "find_node",
 ]

@@ -59,6 +59,10 @@ class StepListener(Protocol):
         """The step printed *text*: any piece of a line or several lines."""
         ...
 
+    def say(self, text: str) -> None:
+        """Something of ours is under way for the step, and takes long: *text* is a sentence."""
+        ...
+
     def export(self, name: str, value: JSON) -> None:
         """The step exported *value*; `$return_value` is what it returned."""
         ...
@@ -133,6 +137,7 @@ class RunSetup:
         variables: The workflow's environment variables.
         folder: Where Node.js resolves imports from that are not in *node_packages*.
         scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it.
+        install: Whether packages that a step needs may be downloaded.
         python: The interpreter of the environment that has the packages of the workflow's Python steps.
         node_packages: The installed packages of each Node.js step that imports some, by step.
         guarded: The operating system stops outside calls that go around the gateway: every mode but live.
@@ -144,6 +149,7 @@ class RunSetup:
     variables: Mapping[str, str]
     folder: Path
     scratch: Path
+    install: bool = True
     python: Path | None = None
     node_packages: Mapping[str, NpmTree] = field(default_factory=dict)
     guarded: bool = False

@@ -33,6 +33,12 @@ class StepUnsupportedError(StepError):
     code: ClassVar[str] = "unsupported"
 
 
+class StepCompileError(StepError):
+    """A Go step does not compile; or a package that it imports cannot be had."""
+
+    code: ClassVar[str] = "compile"
+
+
 _BY_CODE: Mapping[str, type[StepError]] = {
     kind.code: kind
     for kind in (

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pdkernel.hosts.calls import Description, OutsideCalls, RunSetup
 from pdkernel.hosts.environment import base_environment
+from pdkernel.hosts.go import GoPrograms
 from pdkernel.hosts.guest import Guest
 from pdkernel.hosts.languages import GuestLanguage, command
 from pdkernel.hosts.run import RunGuests
@@ -23,6 +24,8 @@ class Hosts:
     Everything that runs steps in this process. Belongs to one event loop.
 
     Attributes:
+        gateway: The way out for steps, or None.
+        go: Compiled Go steps, or None.
         descriptions: What Node.js steps were found to declare, by source, folder and folder of packages.
     """
 
@@ -33,6 +36,7 @@ class Hosts:
         size: int = 8,
         python: Path | None = None,
         node: Path | None = None,
+        go: GoPrograms | None = None,
     ) -> None:
         """
         Nothing is started before it is needed.
@@ -43,8 +47,10 @@ class Hosts:
             python: Interpreter for the Python steps of every run, whatever a run's setup says; without it, where a
                 setup names none either, the one that runs us.
             node: Interpreter for Node.js steps; `find_node()` by default.
+            go: Compiled Go steps; None compiles a step in each run.
         """
         self.gateway = gateway
+        self.go = go
         self.descriptions: dict[tuple[str, Path, Path | None], Description] = {}
         self._size = size
         self._python = python

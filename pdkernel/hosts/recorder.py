@@ -101,6 +101,10 @@ class StepRecorder:
         """The run pauses after this step; the last word counts."""
         self._pause = pause
 
+    def say(self, text: str) -> None:
+        """Tell at once what takes long before the step runs."""
+        self._listener.say(text)
+
     def used(self, *, seconds: float, memory_mb: float) -> None:
         """How long the step ran, and the most memory that was seen."""
         self._seconds, self._memory_mb = seconds, memory_mb

@@ -6,17 +6,13 @@ Knows the order of things in a step's life: bind, ask, listen, time out, unbind,
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pdkernel.errors import StepDiedError, StepError, UnsupportedError
 from pdkernel.execution import Stream
-from pdkernel.guests import process_tree
-from pdkernel.hosts.bash import BashStep
 from pdkernel.hosts.calls import (
     Description,
     Evaluation,
@@ -27,8 +23,8 @@ from pdkernel.hosts.calls import (
     StepOutcome,
     StepServices,
 )
-from pdkernel.hosts.environment import step_environment
-from pdkernel.hosts.faults import fault, timed_out
+from pdkernel.hosts.faults import fault
+from pdkernel.hosts.file_steps import FILE_LANGUAGES, FileSteps
 from pdkernel.hosts.guest import Guest, GuestGone, GuestTalk, autopsy, json_text
 from pdkernel.hosts.languages import GuestLanguage
 from pdkernel.hosts.recorder import StepRecorder
@@ -53,8 +49,8 @@ class RunGuests:
         self._hosts = hosts
         self._guests: dict[GuestLanguage, Guest] = {}
         self._texts: dict[str, tuple[object, bytes]] = {}
-        self._talk: GuestTalk | BashStep | None = None
-        self._bash: list[BashStep] = []
+        self._talk: GuestTalk | FileSteps | None = None
+        self._files = FileSteps(setup, hosts.gateway, hosts.go)
         self._cwd = setup.scratch / "tmp"
 
     async def run(self, call: StepCall, listener: StepListener) -> StepOutcome:
@@ -66,18 +62,20 @@ class RunGuests:
 
         Raises:
             InterpreterMissingError: The step's language is not on this machine.
-            UnsupportedError: The step is a pre-built action or Go.
+            ProjectError: A Go step cannot be compiled in the project's folder.
+            UnsupportedError: The step is a pre-built action.
         """
         step = call.step
-        if step.uses or step.language == "go":
-            what = f"The pre-built action {step.uses}" if step.uses else "Go"
-            raise UnsupportedError(f"{what} (step {step.name!r}) is not run by this version.", step=step.name)
+        if step.uses:
+            raise UnsupportedError(
+                f"The pre-built action {step.uses} (step {step.name!r}) is not run by this version.", step=step.name
+            )
         recorder = StepRecorder(listener)
-        if step.language == "bash":
-            return recorder.outcome(await self._run_bash(call, recorder))
+        if step.language in FILE_LANGUAGES:
+            return recorder.outcome(await self._run_on_files(call, recorder))
         request = {"op": "run", **step_values(call, self._setup)}
         done = await self._ask(
-            step.language,
+            cast("GuestLanguage", step.language),
             request,
             recorder,
             step=step,
@@ -155,8 +153,7 @@ class RunGuests:
             self._talk.end(StepDiedError("The step was stopped.", name="Stopped"))
         for guest in self._guests.values():
             guest.kill()
-        if isinstance(self._talk, BashStep):
-            self._talk.kill()
+        self._files.kill()
 
     async def release(self) -> None:
         """The run is over: keep what is clean for the next one, end the rest."""
@@ -165,11 +162,7 @@ class RunGuests:
         for guest in self._guests.values():
             self._hosts.give_back(guest, self._setup.workflow, self._setup.python)
         self._guests = {}
-        if self._bash:
-            await asyncio.to_thread(process_tree.end, [], [bash.mark for bash in self._bash])
-            for bash in self._bash:
-                bash.forget()
-            self._bash = []
+        await self._files.release()
         self._hosts.leave(self)
 
     async def _ask(
@@ -229,44 +222,14 @@ class RunGuests:
             self._end(guest)
         return watch.error or done
 
-    async def _run_bash(self, call: StepCall, recorder: StepRecorder) -> StepError | None:
-        setup, gateway = self._setup, self._hosts.gateway
-        text = b",".join(
-            json_text(name) + b":" + self._text(name, value)
-            for name, value in {"trigger": setup.trigger, **call.steps}.items()
-        )
-        ticket = gateway.open_ticket() if gateway else None
-        bash = self._talk = BashStep(call.step, setup.scratch, b"{" + text + b"}", recorder)
-        self._bash.append(bash)
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(call.timeout_s, lambda: bash.end(timed_out(call.timeout_s)))
-        watch, began = None, loop.time()
+    async def _run_on_files(self, call: StepCall, recorder: StepRecorder) -> StepError | None:
+        values = {"trigger": self._setup.trigger, **call.steps}
+        text = b",".join(json_text(name) + b":" + self._text(name, value) for name, value in values.items())
+        self._talk = self._files
         try:
-            outside = {}
-            if gateway and ticket:
-                outside = gateway.environment(ticket, "bash")
-                if call.binding is not None:
-                    gateway.bind(ticket, call.binding)
-            cwd = self._folder()
-            environment = step_environment(cwd, bash.mark, variables=setup.variables, outside=outside)
-            launch = partial(gateway.guarded, ticket) if setup.guarded and gateway and ticket else None
-            bash.start(cwd, environment, launch)
-            watch = MemoryWatch(bash.pid, call.memory_mb, bash.end)
-            error = await bash.ended
-            if error is not None:
-                bash.kill()
-            not_json = bash.exports()
-            return error or not_json
+            return await self._files.run(call, b"{" + text + b"}", self._folder(), recorder)
         finally:
-            timer.cancel()
-            if watch is not None:
-                watch.close()
-                recorder.used(seconds=loop.time() - began, memory_mb=watch.peak / MB)
             self._talk = None
-            bash.close()
-            if gateway and ticket:
-                gateway.unbind(ticket)
-                gateway.close_ticket(ticket)
 
     def _end(self, guest: Guest) -> None:
         guest.kill()
@@ -309,6 +272,9 @@ class _Nobody:
     """Listens to what is not a step's run."""
 
     def log(self, stream: Stream, text: str) -> None:
+        """Not kept."""
+
+    def say(self, text: str) -> None:
         """Not kept."""
 
     def export(self, name: str, value: JSON) -> None:

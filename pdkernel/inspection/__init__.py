@@ -10,7 +10,7 @@ from pdkernel.inspection.node_code import PackageImport
 from pdkernel.inspection.node_code import packages as node_packages
 from pdkernel.inspection.problems import raise_together, restated
 from pdkernel.inspection.python_packages import PythonRequirement, python_requirements, unreadable_requirements
-from pdkernel.inspection.reads import STANDARD_VARIABLES, steps_read, variables_read
+from pdkernel.inspection.reads import STANDARD_VARIABLES, responds, steps_read, variables_read
 
 __all__ = [
     "STANDARD_VARIABLES",
@@ -25,6 +25,7 @@ __all__ = [
     "order_warnings",
     "python_requirements",
     "raise_together",
+    "responds",
     "restated",
     "steps_read",
     "unreadable_requirements",

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pdkernel.inspection import node_code
+from pdkernel.inspection import go_code, node_code
 from pdkernel.model import AppBinding, Step
 
 
 def declared_apps(step: Step) -> tuple[AppBinding, ...]:
-    """App props that a Node.js step's code declares with literals, in order, each as the external user's."""
-    if step.language != "node" or step.uses:
+    """
+    App props that a step's code declares with literals, in order, each as the external user's.
+
+    Node.js code declares them as props; Go code has no props, and names an app when it reads `pd.Accounts["slack"]`.
+    """
+    if step.uses:
+        return ()
+    if step.language == "go":
+        return tuple(AppBinding(app, app) for app in go_code.apps(step.source))
+    if step.language != "node":
         return ()
     return tuple(AppBinding(prop, app) for prop, app in node_code.apps(step.source).items())
 

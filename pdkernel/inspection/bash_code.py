@@ -76,6 +76,11 @@ def variables(source: str) -> Variables:
     return Variables(frozenset(required - own - defaulted), frozenset(optional - own))
 
 
+def reads(source: str, name: str) -> bool:
+    """Whether *source* expands the variable *name*."""
+    return any(found == name for found, _ in _expansions(source))
+
+
 def _assigned(source: str) -> set[str]:
     names = {name for pattern in _ASSIGNED for name in pattern.findall(source)}
     for words in _READ.findall(source):

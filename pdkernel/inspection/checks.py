@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pdkernel.errors import DefinitionError, EntryPointError, ExpressionError, StepOrderError, UnknownStepError
-from pdkernel.inspection import node_code, python_code
+from pdkernel.inspection import go_code, node_code, python_code
 from pdkernel.inspection.problems import raise_together
 from pdkernel.inspection.reads import steps_read
 from pdkernel.model import RESERVED_STEP_NAMES, Step, Workflow
@@ -110,6 +110,8 @@ def _entry_point_problems(step: Step) -> Iterator[EntryPointError]:
         what, template = "no `def handler(pd)` at its top level", python_code.TEMPLATE
     elif step.language == "node" and not node_code.has_entry_point(step.source):
         what, template = "no default export", node_code.TEMPLATE
+    elif step.language == "go" and not go_code.has_entry_point(step.source):
+        what, template = "no `func main()` in a `package main`", go_code.TEMPLATE
     else:
         return
     yield EntryPointError(

@@ -6,22 +6,16 @@ Knows which module reads which language. Reads literal names only.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from pdkernel.errors import ExpressionError
 from pdkernel.expression import templates_in
-from pdkernel.inspection import bash_code, node_code, python_code
+from pdkernel.inspection import bash_code, go_code, node_code, python_code
 from pdkernel.inspection.variables import Variables
 from pdkernel.model import Step, Workflow
 
 STANDARD_VARIABLES = frozenset({"HOME", "LANG", "PATH", "PWD", "SHELL", "TERM", "TMPDIR", "TZ", "USER"})
 """Variables that a step has without anyone setting them; so are all that start with `PIPEDREAM_`."""
-
-_GO_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
-_GO_STEP = re.compile(r"\bSteps\[\"(\w+)\"\]")
-_GO_VARIABLE = re.compile(r"\bos\.Getenv\(\"(\w+)\"\)")
-_GO_LOOKUP = re.compile(r"\bos\.LookupEnv\(\"(\w+)\"\)")
 
 
 def steps_read(step: Step) -> dict[str, int | None]:
@@ -47,9 +41,7 @@ def _code_reads(step: Step) -> dict[str, int]:
         case "node":
             return node_code.steps_read(step.source)
         case "go":
-            source = _GO_COMMENT.sub(lambda match: "\n" * match[0].count("\n"), step.source)
-            found = [(match[1], source.count("\n", 0, match.start()) + 1) for match in _GO_STEP.finditer(source)]
-            return dict(reversed(found))
+            return go_code.steps_read(step.source)
     return {}
 
 
@@ -78,8 +70,14 @@ def _code_variables(step: Step) -> Variables:
         case "bash":
             return bash_code.variables(step.source)
         case "go":
-            source = _GO_COMMENT.sub("", step.source)
-            return Variables(frozenset(_GO_VARIABLE.findall(source)), frozenset(_GO_LOOKUP.findall(source)))
+            return go_code.variables(step.source)
+
+
+def responds(step: Step) -> bool:
+    """Whether the code of a Bash or Go step writes an HTTP response, which only this program lets it do."""
+    if step.language == "bash":
+        return bash_code.reads(step.source, "PIPEDREAM_RESPONSE")
+    return step.language == "go" and go_code.responds(step.source)
 
 
 def _expressions(step: Step) -> Iterator[str]:

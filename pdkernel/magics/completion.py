@@ -18,7 +18,7 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, completi
 
 from pdkernel.directive import OPTIONS, Option
 from pdkernel.magics.cells import DirectiveCell, find_directive
-from pdkernel.magics.paths import Completion, Item, complete_path
+from pdkernel.magics.paths import LOOK_BACK, Completion, Item, complete_path
 from pdkernel.model import JSON
 
 MATCHER = "pdkernel.steps"
@@ -29,13 +29,21 @@ NOTHING = Completion()
 
 MEMBERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "node": {"$": ("context", "export", "flow", "respond"), "$.flow": ("exit",)},
+    "go": {
+        "pd": ("Accounts", "Export", "MustUnmarshal", "Respond", "Steps", "Unmarshal"),
+    },
     "python": {"pd": ("context", "export", "flow", "inputs", "respond", "steps"), "pd.flow": ("exit",)},
 }
 """What a step is given besides `steps`, by language."""
 
+FILES = ("PIPEDREAM_STEPS", "PIPEDREAM_EXPORTS", "PIPEDREAM_ACCOUNTS", "PIPEDREAM_RESPONSE")
+"""The variables that name a Bash step's files."""
+
 _MEMBER = re.compile(r"(?<![\w$.])(?P<owner>\$|pd)(?P<deeper>\.flow)?\.(?P<part>\w*)\Z")
 _ROOT = re.compile(r"(?<![\w$.'\"])(?P<part>[A-Za-z_$][\w$]*|)\Z")
 _VARIABLE = re.compile(r"\$\{?(?P<part>\w*)\Z")
+_JQ = re.compile(r"\bjq\b(?P<program>(?:[^\n']|'[^']*')*(?:'[^']*)?)\Z")
+"""A call of jq up to the cursor; its program may go over several lines between single quotes."""
 _WORD = re.compile(r"""(?:[^\s"']|"[^"]*"?|'[^']*'?)+""")
 Known = TypeVar("Known")
 _log = logging.getLogger(__name__)
@@ -126,6 +134,8 @@ def _body(language: str, before: str, after: str, steps: Mapping[str, JSON]) -> 
             return _in_template(before, after, steps) or NOTHING
         case "bash":
             return _bash(before, after, steps) or NOTHING
+        case "go":
+            return complete_path(before, after, steps, "go") or _member(language, before) or NOTHING
         case _:
             return NOTHING
 
@@ -159,11 +169,11 @@ def _in_template(before: str, after: str, steps: Mapping[str, JSON]) -> Completi
 
 
 def _bash(before: str, after: str, steps: Mapping[str, JSON]) -> Completion | None:
-    """The two files of a Bash step, and paths into the first one in a line that calls jq."""
+    """The files of a Bash step, and paths into the first one in a command that calls jq."""
     if found := _VARIABLE.search(before[-80:]):
-        return _of(("PIPEDREAM_STEPS", "PIPEDREAM_EXPORTS"), found["part"], "variable")
-    line = before[before.rfind("\n") + 1 :]
-    return complete_path(line, after, steps, "jq") if re.search(r"\bjq\b", line) else None
+        return _of(FILES, found["part"], "variable")
+    called = _JQ.search(before[-LOOK_BACK:])
+    return complete_path(called["program"], after, steps, "jq") if called else None
 
 
 def _directive(before: str, steps: Mapping[str, JSON], words: Vocabulary) -> Completion:

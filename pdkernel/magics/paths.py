@@ -1,7 +1,7 @@
 """
 What can follow a half-written path into `steps`.
 
-Knows how Node.js, Python and jq write a path, and how to look into a JSON value. Knows nothing of
+Knows how Node.js, Python, Go and jq write a path, and how to look into a JSON value. Knows nothing of
 cells, IPython, or where the value comes from.
 """
 
@@ -21,18 +21,21 @@ LOOK_BACK = 2_000
 MAX_ITEMS = 200
 MAX_INDEXES = 10
 
-Syntax = Literal["node", "python", "jq"]
+Syntax = Literal["node", "python", "jq", "go"]
 
 _NAME = r"[A-Za-z_$][\w$]*"
 _TEXT = r"""(?:"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\\n]|\\.)*`)"""
 _BRACKET = rf"\s*(?:\?\.)?\[\s*(?:{_TEXT}|\d+|{_NAME})\s*\]"
 _OPEN_BRACKET = r"""\s*(?:\?\.)?\[\s*(?:(?P<quote>["'`])(?P<key>(?:(?!(?P=quote))[^\\\n]|\\.)*)|(?P<index>\d*))"""
 _DOTTED = rf"(?P<path>(?:\s*\??\.\s*{_NAME}|{_BRACKET})*)(?:\s*(?P<dot>\??\.)(?P<name>[\w$]*)|{_OPEN_BRACKET})\Z"
+_ASSERTION = r"\.\((?:[^()\n])*\)"
+_ASSERTED = rf"(?P<path>(?:{_BRACKET}(?:{_ASSERTION})?)*){_OPEN_BRACKET}\Z"
 _BRACKETED = rf"(?P<path>(?:{_BRACKET})*){_OPEN_BRACKET}\Z"
 
 _CHAIN: Mapping[Syntax, re.Pattern[str]] = {
     "node": re.compile(r"(?<![\w$.])steps" + _DOTTED),
     "python": re.compile(r"(?<![\w.])pd\.steps" + _BRACKETED),
+    "go": re.compile(r"(?<![\w.])pd\.Steps" + _ASSERTED),
     "jq": re.compile(r"(?:^|(?<=[\s'\"|(,]))(?=\.)" + _DOTTED),
 }
 _SEGMENT = re.compile(rf"\.\s*(?P<name>{_NAME})|\[\s*(?:(?P<text>{_TEXT})|(?P<index>\d+)|{_NAME})\s*\]")
@@ -84,7 +87,7 @@ def complete_path(before: str, after: str, steps: Mapping[str, JSON], syntax: Sy
     if chain is None:
         return None
     value: Any = steps
-    for segment in _segments(chain["path"]):
+    for segment in _segments(re.sub(_ASSERTION, "", chain["path"]) if syntax == "go" else chain["path"]):
         value = _into(value, segment)
     groups = chain.groupdict()
     if groups.get("dot") is not None:

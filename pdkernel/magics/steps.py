@@ -145,7 +145,7 @@ def _usage() -> str:
 {rows}
 
     Python defines `handler(pd)`, Node.js exports `defineComponent({{...}})` by default, Bash reads $PIPEDREAM_STEPS and
-    appends to $PIPEDREAM_EXPORTS. With --uses the body is the action's props as YAML.
+    appends to $PIPEDREAM_EXPORTS, Go is `package main` and imports github.com/PipedreamHQ/pipedream-go. With --uses the body is the action's props as YAML.
     Running the cell tests the step alone, on the chosen event, with the exports of the steps above.
     """
 

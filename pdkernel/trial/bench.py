@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pdkernel.clock import RANDOM_IDS, Ids
 from pdkernel.egress import Gateway
-from pdkernel.engine.packages import Packages
+from pdkernel.engine.packages import Packages, go_programs
 from pdkernel.engine.runtime import Runtime
 from pdkernel.hosts import Hosts
 from pdkernel.identity import Directory
 from pdkernel.project import Project
+from pdkernel.project.folder import FOLDER_NAME
 from pdkernel.session.loop import LoopThread
 from pdkernel.trial.clock import TrialClock
 
@@ -39,7 +40,7 @@ class Bench:
         self._loop = LoopThread()
         self._folder: Path | None = None
         self._gateway: Gateway | None = None
-        self._hosts: Hosts | None = None
+        self._hosts: dict[Path, Hosts] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -54,37 +55,57 @@ class Bench:
         return self._loop.run(coroutine)
 
     def runtime(
-        self, project: Project, directory: Directory, *, packages: Packages | None = None, ids: Ids = RANDOM_IDS
+        self,
+        project: Project,
+        directory: Directory,
+        *,
+        packages: Path | None,
+        environ: Mapping[str, str],
+        ids: Ids = RANDOM_IDS,
     ) -> Runtime:
-        """An engine for *project*, on the shared processes; close it with the project."""
-        return self.wait_for(self._runtime(project, directory, packages, ids))
+        """
+        An engine for *project*, on the shared processes; close it with the project.
+
+        Args:
+            project: Whose journal it writes.
+            directory: Its users and accounts.
+            packages: The project folder (`.../.pdkernel`) whose packages and compiled steps it uses; None for the bench's.
+            environ: The person's own settings of registries.
+            ids: For ids of runs.
+        """
+        return self.wait_for(self._runtime(project, directory, packages, environ, ids))
 
     def close(self) -> None:
         """End every process."""
-        if self._hosts is not None and self._gateway is not None:
-            self.wait_for(_close(self._hosts, self._gateway))
-            self._hosts = self._gateway = None
+        self.wait_for(self._close())
         self._loop.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    async def _runtime(self, project: Project, directory: Directory, packages: Packages | None, ids: Ids) -> Runtime:
-        if self._hosts is None or self._gateway is None:
+    async def _runtime(
+        self, project: Project, directory: Directory, packages: Path | None, environ: Mapping[str, str], ids: Ids
+    ) -> Runtime:
+        if self._folder is None or self._gateway is None:
             self._folder = Path(tempfile.mkdtemp(prefix="pdkernel-bench-"))
             self._gateway = await Gateway.start(self._folder, clock=self.clock)
-            self._hosts = Hosts(gateway=self._gateway, size=1)
+        place = packages or self._folder / FOLDER_NAME
+        if place not in self._hosts:
+            self._hosts[place] = Hosts(gateway=self._gateway, size=1, go=go_programs(place, environ))
         return await Runtime.start(
             project,
             directory,
             clock=self.clock,
             ids=ids,
             gateway=self._gateway,
-            hosts=self._hosts,
-            packages=packages,
+            hosts=self._hosts[place],
+            packages=Packages.of(place, environ),
         )
 
-
-async def _close(hosts: Hosts, gateway: Gateway) -> None:
-    await hosts.close()
-    await gateway.close()
+    async def _close(self) -> None:
+        for hosts in self._hosts.values():
+            await hosts.close()
+        self._hosts.clear()
+        if self._gateway is not None:
+            await self._gateway.close()
+            self._gateway = None

@@ -15,7 +15,6 @@ from pathlib import Path
 from pdkernel.clock import RANDOM_IDS, Ids
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_mode
-from pdkernel.engine.packages import Packages
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.runtime import Runtime
 from pdkernel.errors import RequestError
@@ -64,7 +63,7 @@ class TrialProject:
         self._project = Project.open(folder / ".pdkernel", clock=bench.clock, ids=ids)
         self.directory = LocalDirectory(self._project)
         self._environ = os.environ if environ is None else environ
-        self._runtimes: dict[Path, Runtime] = {}
+        self._runtimes: dict[Path | None, Runtime] = {}
 
     def __repr__(self) -> str:
         return f"TrialProject({self._project.project_id})"
@@ -188,14 +187,13 @@ class TrialProject:
     def _engine(self, folder: Path) -> Runtime:
         """An engine whose steps find the packages that were installed for the notebook in *folder*."""
         named = self._environ.get("PDKERNEL_PROJECT")
-        place = Path(named) / FOLDER_NAME if named else find_project(folder)
-        if not place.is_dir():
-            place = self._project.folder
+        found = Path(named) / FOLDER_NAME if named else find_project(folder)
+        place = found if found.is_dir() and found != self._project.folder else None
         runtime = self._runtimes.get(place)
         if runtime is None:
-            packages = Packages.of(place, self._environ)
-            runtime = self._bench.runtime(self._project, self.directory, packages=packages, ids=self._ids)
-            self._runtimes[place] = runtime
+            runtime = self._runtimes[place] = self._bench.runtime(
+                self._project, self.directory, packages=place, environ=self._environ, ids=self._ids
+            )
         return runtime
 
 

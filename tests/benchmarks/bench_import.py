@@ -37,6 +37,9 @@ class Nobody:
     def respond(self, *_: Any) -> None:
         """Not kept."""
 
+    def say(self, *_: Any) -> None:
+        """Not kept."""
+
 
 def make_package(folder: Path) -> None:
     """A package of many small files, half of them modules and half CommonJS."""

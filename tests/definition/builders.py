@@ -8,6 +8,10 @@ from pdkernel.definition import DefinitionFile
 from pdkernel.model import AppBinding, Step, Trigger, Workflow
 
 PYTHON = 'def handler(pd):\n    return {"text": "hi"}'
+GO = (
+    'package main\n\nimport "github.com/PipedreamHQ/pipedream-go"\n\n'
+    'func main() {\n\tpd.Respond(200, nil, pd.Accounts["slack"]["oauth_access_token"])\n}\n'
+)
 NODE = 'export default defineComponent({\n  props: { slack: { type: "app", app: "slack" } },\n  async run({ steps }) {}\n})'
 
 

@@ -7,7 +7,7 @@ import pytest
 from pdkernel.definition import Sidecar, checklist, plan, slug
 from pdkernel.errors import DefinitionError
 from pdkernel.model import AppBinding, Step, StoreBinding, Trigger, Workflow
-from tests.definition.builders import NODE, PYTHON, quickstart, text_of
+from tests.definition.builders import GO, NODE, PYTHON, quickstart, text_of
 
 
 def test_workflow_yaml() -> None:
@@ -198,7 +198,8 @@ def test_checklist_of_the_rest() -> None:
         settings={"memory": 512},
         steps=(
             Step("a", source=PYTHON, props={"x": 1}, timeout_s=5, debug=True, stores=(StoreBinding("s"),)),
-            Step("b", "go", apps=(AppBinding("slack", "slack"),)),
+            Step("b", "go", GO, apps=(AppBinding("slack", "slack"),)),
+            Step("d", "bash", "echo '{}' > $PIPEDREAM_RESPONSE"),
             Step("c", "node", apps=(AppBinding("slack", "slack", "apn_1"),)),
         ),
     )
@@ -216,7 +217,9 @@ def test_checklist_of_the_rest() -> None:
         "a time limit of its own",
         "--debug is for the notebook",
         "choose the data store for s",
-        "Go steps have no accounts",
+        "Step b: on Pipedream Go steps have no accounts. slack is not exported",
+        "Step b: on Pipedream Go steps cannot respond",
+        "Step d: on Pipedream Bash steps cannot respond",
         "apn_1 must be an account of the workspace",
     ):
         assert any(part in sentence for sentence in said)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pdkernel.definition import Sidecar, assumptions, plan, read_folder, write
 from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, RequestError, UnsupportedError
 from pdkernel.model import JSON, LANGUAGES, AppBinding, Step, StoreBinding, Trigger, Workflow
-from tests.definition.builders import NODE, PYTHON, quickstart, synced, text_of
+from tests.definition.builders import GO, NODE, PYTHON, quickstart, synced, text_of
 
 HEAD = "schema: workflow/2022.04\nname: W\ntriggers:\n- id: hi_1\nsteps:\n"
 SAMPLES = os.environ.get("PDKERNEL_SAMPLES", "")
@@ -329,6 +329,23 @@ def test_sidecar_alone_survives(tmp_path: Path) -> None:
     assert back.triggers == quickstart().triggers
     assert back.step("count").language == "bash"
     assert back.variables == ("LIMIT",)
+
+
+def test_bash_and_go_steps_survive(tmp_path: Path) -> None:
+    """Their entry files are read in their languages; whose account they have stands in pdkernel.yaml alone."""
+    steps = (
+        Step("shell", "bash", "true\n", apps=(AppBinding("slack", "slack", "apn_1"),)),
+        Step("compiled", "go", GO, apps=(AppBinding("slack", "slack"),)),
+    )
+    files = plan(Workflow("w", steps=steps))
+    write(files, tmp_path)
+
+    back = read_folder(tmp_path)
+
+    assert back.steps == steps
+    assert (tmp_path / "compiled" / "entry.go").read_text() == GO
+    assert (tmp_path / "shell" / "entry.sh").read_text() == "true\n"
+    assert "slack" not in text_of(files, "workflow.yaml")
 
 
 @pytest.mark.skipif(not SAMPLES, reason="PDKERNEL_SAMPLES names no folder of real workflow.yaml files")

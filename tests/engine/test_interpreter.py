@@ -227,8 +227,8 @@ async def test_expression_that_fails_names_prop_and_expression(run: Run) -> None
     ("cell", "word"),
     [
         ("%%pdstep one --uses slack-send-message@0.0.20\ntext: hi\n", "slack-send-message@0.0.20"),
-        ("%%pdstep one --lang go\npackage main\n", "Go"),
         ("%%pdstep one --lang bash --data-store store\ntrue\n", "data store"),
+        ("%%pdstep one --lang go --data-store store\npackage main\nfunc main() {}\n", "data store"),
     ],
 )
 async def test_what_is_not_built_refuses_the_run(run: Run, cell: str, word: str) -> None:

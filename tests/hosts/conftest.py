@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pdkernel.execution import Stream
-from pdkernel.hosts import Hosts, RunGuests, RunSetup, StepCall, StepOutcome
+from pdkernel.hosts import GoPrograms, Hosts, RunGuests, RunSetup, StepCall, StepOutcome
 from pdkernel.model import JSON, Language, Step
 from pdkernel.packages import NpmTree
 
@@ -22,6 +22,7 @@ class Heard:
     logs: list[tuple[Stream, str]] = field(default_factory=list)
     exports: list[tuple[str, JSON]] = field(default_factory=list)
     responses: list[dict[str, Any]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
     on_log: Callable[[str], None] | None = None
 
     def log(self, stream: Stream, text: str) -> None:
@@ -29,6 +30,10 @@ class Heard:
         self.logs.append((stream, text))
         if self.on_log:
             self.on_log(text)
+
+    def say(self, text: str) -> None:
+        """Remember it."""
+        self.said.append(text)
 
     def export(self, name: str, value: JSON) -> None:
         """Remember it."""
@@ -64,9 +69,15 @@ OpenRun = Callable[..., Awaitable[Bench]]
 
 
 @pytest.fixture
-async def hosts() -> AsyncIterator[Hosts]:
+def go_programs(go_cache: Path) -> GoPrograms:
+    """Compiled Go steps."""
+    return GoPrograms(go_cache, lock=go_cache / "go.mod")
+
+
+@pytest.fixture
+async def hosts(go_programs: GoPrograms) -> AsyncIterator[Hosts]:
     """Hosts of this test alone."""
-    hosts = Hosts(size=4)
+    hosts = Hosts(size=4, go=go_programs)
     yield hosts
     await hosts.close()
 

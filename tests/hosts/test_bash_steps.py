@@ -84,3 +84,43 @@ async def test_children_in_the_background_end_with_the_run(bench: Bench) -> None
 
     assert len(during) == 1
     assert process_tree.members([], [mark]) == set()
+
+
+async def test_accounts_and_a_response(bench: Bench) -> None:
+    """A step with an app reads its credentials from a file, and answers by writing to another."""
+    outcome = await bench.run(
+        "bash",
+        'jq "{status: 201, body: .slack.token}" $PIPEDREAM_ACCOUNTS > $PIPEDREAM_RESPONSE\n'
+        "echo '{}' >> $PIPEDREAM_RESPONSE",
+        auth={"slack": {"token": "xoxb-1"}},
+    )
+
+    assert outcome.response == {"status": 201, "headers": {}, "body": "xoxb-1"}
+    assert outcome.warnings == ("The step responded more than once; the first response was sent.",)
+
+
+async def test_without_an_app_there_is_no_accounts_file(bench: Bench) -> None:
+    """The variable is not set, so that `set -u` tells of it."""
+    outcome = await bench.run("bash", 'set -u; cat "$PIPEDREAM_ACCOUNTS"')
+
+    assert outcome.warnings[0].startswith("exit status 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("nope", "is not JSON"),
+        ("[1]", "is not a JSON object"),
+        ('{"status": "200"}', "has a status that is not a whole number"),
+        ('{"headers": "a: b"}', "has headers that are not an object"),
+        ('{"body": NaN}', "is not JSON (NaN)"),
+    ],
+)
+async def test_a_response_that_is_none_is_told(bench: Bench, text: str, what: str) -> None:
+    """What is wrong with it is in the error, and how to write it."""
+    outcome = await bench.run("bash", f"echo '{text}' > $PIPEDREAM_RESPONSE; echo a=1 >> $PIPEDREAM_EXPORTS")
+
+    assert outcome.error is not None
+    assert what in outcome.error.message
+    assert outcome.exports == {"a": "1"}
+    assert outcome.response is None

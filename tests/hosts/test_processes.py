@@ -14,12 +14,12 @@ import pytest
 
 from pdkernel.errors import EgressRefusedError, UnsupportedError
 from pdkernel.guests import process_tree
-from pdkernel.hosts import Hosts, StepOutcome
+from pdkernel.hosts import GoPrograms, Hosts, StepOutcome
 from pdkernel.hosts.recorder import PRINT_LIMIT
 from pdkernel.model import Language, Step
 from tests.hosts.conftest import Bench, Heard, OpenRun
 
-LANGUAGES: tuple[Language, ...] = ("python", "node", "bash")
+LANGUAGES: tuple[Language, ...] = ("python", "node", "bash", "go")
 GUESTS: tuple[Language, ...] = ("python", "node")
 
 
@@ -33,27 +33,46 @@ def node(body: str) -> str:
     return f"import {{ spawn, execSync }} from 'child_process';\nexport default {{ async run({{ steps, $ }}) {{ {body} }} }}"
 
 
+def go(body: str, *packages: str) -> str:
+    """A program of one line."""
+    imports = "".join(f'"{package}"; ' for package in packages)
+    helper = '"github.com/PipedreamHQ/pipedream-go"'
+    return f"package main\nimport ({imports}{helper})\nvar _ = pd.Steps\nfunc main() {{ {body} }}\n"
+
+
 SOURCES: dict[str, dict[Language, str]] = {
     "print": {
         "python": python("print('één'); print('two', file=sys.stderr); print('three', end='')"),
         "node": node("console.log('één'); console.error('two'); process.stdout.write('three')"),
         "bash": "echo één; echo two >&2; printf three",
+        "go": go('fmt.Println("één"); fmt.Fprintln(os.Stderr, "two"); fmt.Print("three")', "fmt", "os"),
     },
     "lookalike": {
         "python": python("""print('{"t":"done","error":null,"busy":false,"dirty":false}'); return 1"""),
         "node": node("""console.log('{"t":"done","error":null,"busy":false,"dirty":false}'); return 1"""),
         "bash": """echo '{"t":"done","error":null,"busy":false,"dirty":false}'; echo '$return_value:json=1' >> $PIPEDREAM_EXPORTS""",
+        "go": go(
+            """fmt.Println(`{"t":"done","error":null,"busy":false,"dirty":false}`); pd.Export("$return_value", 1)""",
+            "fmt",
+        ),
     },
     "flood": {
         "python": python("[sys.stdout.write('x' * 999 + chr(10)) for _ in range(50_000)]"),
         "node": node("for (let i = 0; i < 50_000; i++) process.stdout.write('x'.repeat(999) + '\\n')"),
         "bash": "head -c 50000000 /dev/zero | tr '\\0' x | fold -w 999",
+        "go": go('for i := 0; i < 50000; i++ { fmt.Println(strings.Repeat("x", 999)) }', "fmt", "strings"),
     },
-    "busy": {"python": python("while True: pass"), "node": node("for (;;);"), "bash": "while :; do :; done"},
+    "busy": {
+        "python": python("while True: pass"),
+        "node": node("for (;;);"),
+        "bash": "while :; do :; done",
+        "go": go("for {}"),
+    },
     "sleep": {
         "python": python("subprocess.run(['sleep', '1000'])"),
         "node": node("execSync('sleep 1000')"),
         "bash": "sleep 1000",
+        "go": go('exec.Command("sleep", "1000").Run()', "os/exec"),
     },
     "escape": {
         "python": python(
@@ -61,11 +80,17 @@ SOURCES: dict[str, dict[Language, str]] = {
         ),
         "node": node("console.log('up'); execSync('setsid setsid sleep 1000 & sleep 1000')"),
         "bash": "echo up; setsid setsid sleep 1000 & sleep 1000",
+        "go": go(
+            'fmt.Println("up"); exec.Command("sh", "-c", "setsid setsid sleep 1000 & sleep 1000").Run()',
+            "fmt",
+            "os/exec",
+        ),
     },
     "kept": {
         "python": python("print('said'); pd.export('kept', 1); time.sleep(1000)"),
         "node": node("console.log('said'); $.export('kept', 1); await new Promise((r) => setTimeout(r, 1e6))"),
         "bash": "echo said; echo kept:json=1 >> $PIPEDREAM_EXPORTS; sleep 1000",
+        "go": go('fmt.Println("said"); pd.Export("kept", 1); time.Sleep(1000 * time.Second)', "fmt", "time"),
     },
     "killed": {
         "python": python(
@@ -75,11 +100,20 @@ SOURCES: dict[str, dict[Language, str]] = {
             "$.export('kept', 1); console.error('last words'); process.kill(process.pid, 'SIGSEGV'); for (;;);"
         ),
         "bash": "echo kept:json=1 >> $PIPEDREAM_EXPORTS; echo last words >&2; kill -SEGV $$",
+        "go": go(
+            'pd.Export("kept", 1); println("last words"); syscall.Kill(syscall.Getpid(), syscall.SIGKILL); select {}',
+            "syscall",
+        ),
     },
     "environment": {
         "python": python("return dict(os.environ)"),
         "node": node("return { ...process.env }"),
         "bash": 'echo "\\$return_value:json=$(jq -nc env)" >> $PIPEDREAM_EXPORTS',
+        "go": go(
+            'e := map[string]string{}; for _, v := range os.Environ() { k, w, _ := strings.Cut(v, "="); e[k] = w }; pd.Export("$return_value", e)',
+            "os",
+            "strings",
+        ),
     },
     "size": {
         "python": python("return len(pd.steps['trigger']['event']['big'])"),
@@ -88,6 +122,9 @@ SOURCES: dict[str, dict[Language, str]] = {
 import json, os
 n = len(json.load(open(os.environ['PIPEDREAM_STEPS']))['trigger']['event']['big'])
 print('\\$return_value:json=' + str(n))" >> $PIPEDREAM_EXPORTS""",
+        "go": go(
+            'pd.Export("$return_value", len([]rune(pd.Steps["trigger"].(map[string]any)["event"].(map[string]any)["big"].(string))))'
+        ),
     },
 }
 
@@ -208,7 +245,8 @@ async def test_a_death_by_signal_is_named_with_the_last_words(bench: Bench, lang
 
     assert outcome.error is not None
     assert outcome.error.code == "step_died"
-    assert "SIGSEGV" in outcome.error.message
+    # Go turns a SIGSEGV into a panic
+    assert ("SIGKILL" if language == "go" else "SIGSEGV") in outcome.error.message
     assert "last words" in outcome.error.message
     assert outcome.exports == {"kept": 1}
     assert after.exports == {"$return_value": 1}
@@ -282,11 +320,9 @@ async def test_the_environment_is_made_from_a_list(bench: Bench, language: Langu
 
     environment = outcome.exports["$return_value"]
     assert isinstance(environment, dict)
-    extra = (
-        {"PIPEDREAM_STEPS", "PIPEDREAM_EXPORTS", "PWD", "SHLVL", "_", "OLDPWD", "LC_CTYPE"}
-        if language == "bash"
-        else set()
-    )
+    extra = {"PIPEDREAM_STEPS", "PIPEDREAM_EXPORTS", "PIPEDREAM_RESPONSE"} if language in ("bash", "go") else set()
+    if language == "bash":
+        extra |= {"PWD", "SHLVL", "_", "OLDPWD", "LC_CTYPE"}
     assert set(environment) - extra == {
         "PATH", "HOME", "LANG", "TZ", "TMPDIR", "NO_COLOR", "TOKEN", process_tree.MARK,
     }  # fmt: skip
@@ -445,11 +481,10 @@ async def test_no_more_runs_than_the_size_execute(tmp_path: Path, open_run: Open
     await small.close()
 
 
-@pytest.mark.parametrize("step", [Step("a", "go", "package main"), Step("a", "node", uses="slack-send-message@0.0.20")])
-async def test_what_this_version_does_not_run_is_refused(bench: Bench, step: Step) -> None:
-    """Go and pre-built actions are a clear error."""
+async def test_what_this_version_does_not_run_is_refused(bench: Bench) -> None:
+    """A pre-built action is a clear error."""
     with pytest.raises(UnsupportedError, match="not run by this version"):
-        await bench.run("node", "", step=step)
+        await bench.run("node", "", step=Step("a", "node", uses="slack-send-message@0.0.20"))
 
 
 class Gate:
@@ -486,10 +521,12 @@ class Gate:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_outside_calls_are_bound_to_the_step(open_run: OpenRun, language: Language) -> None:
+async def test_outside_calls_are_bound_to_the_step(
+    open_run: OpenRun, go_programs: GoPrograms, language: Language
+) -> None:
     """One ticket a process, bound while the step runs, closed when the process is gone; no variable takes its environment away."""
     gate = Gate()
-    hosts = Hosts(gateway=gate)  # type: ignore[arg-type]
+    hosts = Hosts(gateway=gate, go=go_programs)  # type: ignore[arg-type]
     bench = await open_run(of=hosts, variables={"HTTPS_PROXY": "http://elsewhere"})
 
     outcome = await bench.run(language, SOURCES["environment"][language], binding="the binding")
@@ -503,10 +540,12 @@ async def test_outside_calls_are_bound_to_the_step(open_run: OpenRun, language: 
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_a_guarded_run_gets_no_process_that_is_not(open_run: OpenRun, language: Language) -> None:
+async def test_a_guarded_run_gets_no_process_that_is_not(
+    open_run: OpenRun, go_programs: GoPrograms, language: Language
+) -> None:
     """A process that was started without the guard is not used again by a run that needs it, and the other way round."""
     gate = Gate()
-    hosts = Hosts(gateway=gate)  # type: ignore[arg-type]
+    hosts = Hosts(gateway=gate, go=go_programs)  # type: ignore[arg-type]
 
     for guarded in (False, True, True):
         bench = await open_run(of=hosts, guarded=guarded)
@@ -516,7 +555,7 @@ async def test_a_guarded_run_gets_no_process_that_is_not(open_run: OpenRun, lang
 
     started = [entry for entry in gate.told if entry[0] in ("open", "guarded")]
     once_each = [("open",), ("open",), ("guarded", "ticket2")]
-    assert started == ([*once_each, ("open",), ("guarded", "ticket3")] if language == "bash" else once_each)
+    assert started == ([*once_each, ("open",), ("guarded", "ticket3")] if language in ("bash", "go") else once_each)
 
 
 async def test_no_secret_is_on_a_command_line(bench: Bench) -> None:

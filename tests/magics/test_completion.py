@@ -33,6 +33,7 @@ REST = ["--uses", "--timeout", "--disabled", "--debug", "--no-run"]
 NODE = "%%pdstep new --lang node\n"
 PYTHON = "%%pdstep new\n"
 YAML = "%%pdstep new --uses slack-send-message@0.0.1\n"
+GO = "%%pdstep new --lang go\n"
 BASH = "%%pdstep new --lang bash\n"
 
 
@@ -131,18 +132,45 @@ def test_templates(cell: str, fragment: str, texts: list[str]) -> None:
 @pytest.mark.parametrize(
     ("code", "fragment", "texts"),
     [
-        ("cat $P|", "P", ["PIPEDREAM_STEPS", "PIPEDREAM_EXPORTS"]),
+        ("cat $P|", "P", ["PIPEDREAM_STEPS", "PIPEDREAM_EXPORTS", "PIPEDREAM_ACCOUNTS", "PIPEDREAM_RESPONSE"]),
         ('cat "${PIPEDREAM_E|', "PIPEDREAM_E", ["PIPEDREAM_EXPORTS"]),
         ("jq -r .trigger.event.body.issue.t|", "t", ["title"]),
         ("jq -r '.trigger.event.headers[\"x|", "x", ['x-github-event"]']),
+        ("jq -r .trigger.event.body.|", "", ["action", "issue"]),
+        ("jq -n '\n  {\n    title: .trigger.event.body.issue.t|", "t", ["title"]),
+        ("jq '.a' x && jq -r '.trigger.event.body.issue.labels[0].|", "", ["name"]),
+        ('x="$(jq -r .build.|', "", ["text"]),
+        ("jq '.a' x\ncat .trigger.|", "", []),
+        ("jq '.a\n' x\ncat .trigger.|", "", []),
         ("ls /et|", "", []),
         ("im|", "", []),
         ("cat .|", "", []),
     ],
 )
 def test_bash(code: str, fragment: str, texts: list[str]) -> None:
-    """A Bash step is offered its two files and jq's paths, never a Python name."""
+    """A Bash step is offered its files and jq's paths, never a Python name."""
     assert offered(BASH + code) == (fragment, texts)
+
+
+@pytest.mark.parametrize(
+    ("code", "fragment", "texts"),
+    [
+        ('x := pd.Steps["|', "", ['trigger"]', 'shape"]', 'build"]']),
+        ("x := pd.Steps[|", "", ['"trigger"]', '"shape"]', '"build"]']),
+        ('pd.Steps["trigger"].(map[string]interface{})["e|', "e", ['event"]']),
+        (
+            'pd.Steps["trigger"].(map[string]any)["event"].(map[string]any)["body"].(map[string]any)["a|',
+            "a",
+            ['action"]'],
+        ),
+        ("pd.E|", "E", ["Export"]),
+        ("fmt.|", "", []),
+        ("im|", "", []),
+    ],
+)
+def test_go(code: str, fragment: str, texts: list[str]) -> None:
+    """A Go step is offered the steps' names, paths through type assertions, and what `pd` has."""
+    assert offered(GO + code) == (fragment, texts)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+// Package pd gives a Go step what the steps above it have exported, and takes what it exports.
+//
+// Written from the published description of Pipedream's helper, whose import path it bears, so that a step compiles
+// here as it does there. Knows the two files of the platform, $PIPEDREAM_STEPS and $PIPEDREAM_EXPORTS, and the two
+// that are ours, $PIPEDREAM_ACCOUNTS and $PIPEDREAM_RESPONSE.
+package pd
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+)
+
+// Names of the environment variables that hold the paths of the files.
+const (
+	StepsEnv    = "PIPEDREAM_STEPS"
+	ExportsEnv  = "PIPEDREAM_EXPORTS"
+	AccountsEnv = "PIPEDREAM_ACCOUNTS"
+	ResponseEnv = "PIPEDREAM_RESPONSE"
+)
+
+// Steps holds the exports of each step above, by the step's name; the event is Steps["trigger"].
+//
+// parity[go-values]: numbers in it are float64, so whole numbers beyond 2^53 lose digits; what is exported again has its
+// keys sorted. Read such numbers with Unmarshal into a field of type int64.
+var Steps map[string]interface{}
+
+// Accounts holds the credentials of the step's connected accounts, by app and field. Pipedream itself gives a Go
+// step no accounts.
+var Accounts map[string]map[string]string
+
+var (
+	text    []byte
+	writing sync.Mutex
+)
+
+func init() {
+	text = read(StepsEnv)
+	MustUnmarshal(&Steps)
+	if err := json.Unmarshal(read(AccountsEnv), &Accounts); err != nil {
+		panic(err)
+	}
+}
+
+// Unmarshal fills v, a pointer, from the JSON object that holds all of Steps.
+func Unmarshal(v interface{}) error {
+	return json.Unmarshal(text, v)
+}
+
+// MustUnmarshal is Unmarshal, and panics where that returns an error.
+func MustUnmarshal(v interface{}) {
+	if err := Unmarshal(v); err != nil {
+		panic(err)
+	}
+}
+
+// Export makes value known to the steps below as steps.<name>. It panics if value is not JSON, or cannot be written.
+func Export(name string, value interface{}) {
+	if name == "" || strings.ContainsAny(name, "=\r\n") {
+		panic(fmt.Errorf("pd.Export(%q): a name is not empty and holds no = and no end of line", name))
+	}
+	line, err := json.Marshal(value)
+	if err == nil {
+		err = add(ExportsEnv, append([]byte(name+":json="), line...))
+	}
+	if err != nil {
+		panic(fmt.Errorf("pd.Export(%q): %w", name, err))
+	}
+}
+
+// Respond answers the HTTP request that started the workflow, when the step has ended. The body is sent as it is if
+// it is a string or []byte, else as JSON. Of several responses the first is sent. It panics if the body is not JSON.
+// Pipedream itself lets no Go step respond.
+func Respond(status int, headers map[string]string, body interface{}) {
+	if raw, ok := body.([]byte); ok {
+		body = map[string]string{"$base64": base64.StdEncoding.EncodeToString(raw)}
+	}
+	if headers == nil {
+		headers = map[string]string{}
+	}
+	line, err := json.Marshal(map[string]interface{}{"status": status, "headers": headers, "body": body})
+	if err == nil {
+		err = add(ResponseEnv, line)
+	}
+	if err != nil {
+		panic(fmt.Errorf("pd.Respond: %w", err))
+	}
+}
+
+// read returns the JSON in the file that the variable names; null if there is none, or nothing in it.
+func read(variable string) []byte {
+	found, err := os.ReadFile(os.Getenv(variable))
+	if err != nil || len(bytes.TrimSpace(found)) == 0 {
+		return []byte("null")
+	}
+	return found
+}
+
+// add appends a line to the file that the variable names.
+func add(variable string, line []byte) error {
+	writing.Lock()
+	defer writing.Unlock()
+	file, err := os.OpenFile(os.Getenv(variable), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	if _, err = file.Write(append(line, '\n')); err != nil {
+		file.Close()
+		return err
+	}
+	return file.Close()
+}

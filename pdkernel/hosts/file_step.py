@@ -1,0 +1,204 @@
+"""
+A step that is a process of its own, started for it and ended with it.
+
+Knows one process: its output, its end, what it leaves behind. Knows neither its language nor what is in its files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pdkernel.errors import StepError
+from pdkernel.execution import Stream
+from pdkernel.guests import process_tree
+from pdkernel.hosts.faults import died
+from pdkernel.hosts.recorder import StepRecorder
+from pdkernel.hosts.warden import WARDEN
+
+_CHUNK = 1 << 16
+_DRAIN_LIMIT = 4 << 20
+_LAST_WORDS = 1 << 16
+
+Launch = Callable[[Callable[[], "subprocess.Popen[bytes]"]], "subprocess.Popen[bytes]"]
+"""Calls the function that starts a process, in whatever surroundings the process is to have."""
+
+Judge = Callable[[int, str], StepError | None]
+"""What a program's exit status (not 0) and the last 64 KiB of its stderr say: an error, or None."""
+
+
+def no_error(_code: int, _last_words: str) -> None:
+    """An exit status ends the step and no more, as on the platform."""
+
+
+class FileStep:
+    """
+    A running step.
+
+    Attributes:
+        mark: By which the processes that it starts are known.
+        ended: Why it failed, or None, when it has ended.
+    """
+
+    def __init__(self, recorder: StepRecorder, judge: Judge = no_error) -> None:
+        """*recorder* is told what the step prints; *judge* is asked about an exit status other than 0."""
+        self.mark = secrets.token_hex(16)
+        self._loop = asyncio.get_running_loop()
+        self._recorder = recorder
+        self._judge = judge
+        self._last_words = b""
+        self._left_over: int | None = None
+        self._pipes: dict[Stream, int] = {}
+        self._pid: int | None = None
+        self._pidfd: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.ended: asyncio.Future[StepError | None] = self._loop.create_future()
+
+    @property
+    def pid(self) -> int:
+        """The process that was started."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(
+        self, argv: Sequence[str], cwd: Path, environment: Mapping[str, str], launch: Launch | None = None
+    ) -> None:
+        """Start *argv* in *cwd*, with *environment* and its mark; *launch* is called with what starts it."""
+        stdout, stderr = os.pipe(), os.pipe()
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                argv,
+                cwd=cwd,
+                env={**environment, process_tree.MARK: self.mark},
+                stdin=subprocess.DEVNULL,
+                stdout=stdout[1],
+                stderr=stderr[1],
+                start_new_session=True,
+            )
+
+        try:
+            self._process = launch(start) if launch else start()
+        except BaseException:
+            os.close(stdout[0])
+            os.close(stderr[0])
+            raise
+        finally:
+            os.close(stdout[1])
+            os.close(stderr[1])
+        self._pid = self._process.pid
+        WARDEN.register(self._pid, self.mark)
+        self._pipes = {"stdout": stdout[0], "stderr": stderr[0]}
+        for stream, fd in self._pipes.items():
+            os.set_blocking(fd, False)
+            self._loop.add_reader(fd, self._read, stream)
+        self._watch(self._process)
+
+    def kill(self) -> None:
+        """End the whole process tree at once. Blocks for a few milliseconds."""
+        if self._process is None or self._pid is None:
+            return
+        process_tree.end([self._pid], [self.mark])
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)
+        WARDEN.unregister(self._pid)
+        self._pid = None
+
+    def close(self) -> None:
+        """End it if it has not ended."""
+        self.kill()
+        self._unwatch()
+        for stream in list(self._pipes):
+            self._drain(stream)
+            self._close(stream)
+
+    def forget(self) -> None:
+        """What it left over has been ended."""
+        if self._left_over is not None:
+            WARDEN.unregister(self._left_over)
+
+    def end(self, error: StepError) -> None:
+        """The step has failed, whatever it does from now on."""
+        if not self.ended.done():
+            self.ended.set_result(error)
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        if hasattr(os, "pidfd_open"):
+            self._pidfd = os.pidfd_open(process.pid)
+            self._loop.add_reader(self._pidfd, self._ended, process)
+        else:  # not Linux: a thread waits
+
+            def wait() -> None:
+                process.wait()
+                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                    self._loop.call_soon_threadsafe(self._ended, process)
+
+            self._loop.run_in_executor(None, wait)
+
+    def _unwatch(self) -> None:
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _ended(self, process: subprocess.Popen[bytes]) -> None:
+        self._unwatch()
+        if self._pid is None:  # `kill` was quicker
+            return
+        if process.returncode is None:  # not reaped yet: its number is nobody else's, so its group can be ended by it
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        code = process.wait()
+        # what has left the group is looked for when the run is over, by its mark; the pid may be another's by then
+        self._left_over = -process.pid
+        WARDEN.register(self._left_over, self.mark)
+        WARDEN.unregister(process.pid)
+        self._pid = None
+        for stream in list(self._pipes):
+            self._drain(stream)
+        if not self.ended.done():
+            self.ended.set_result(self._error(code))
+
+    def _error(self, code: int) -> StepError | None:
+        if code == 0:
+            return None
+        if code < 0:
+            return died(code, self._recorder.last_words())
+        if error := self._judge(code, self._last_words.decode("utf-8", "replace")):
+            return error
+        words = self._recorder.last_words().rpartition("\n")[2]
+        self._recorder.warn(f"exit status {code}" + (f": {words}" if words else ""))
+        return None
+
+    def _drain(self, stream: Stream) -> None:
+        left = _DRAIN_LIMIT
+        while left > 0 and (read := self._read(stream)):
+            left -= read
+
+    def _read(self, stream: Stream) -> int:
+        fd = self._pipes.get(stream)
+        if fd is None:
+            return 0
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return 0
+        if data:
+            if stream == "stderr":
+                self._last_words = (self._last_words + data)[-_LAST_WORDS:]
+            self._recorder.output(stream, data)
+        else:
+            self._close(stream)
+        return len(data)
+
+    def _close(self, stream: Stream) -> None:
+        fd = self._pipes.pop(stream, None)
+        if fd is not None:
+            self._loop.remove_reader(fd)
+            os.close(fd)

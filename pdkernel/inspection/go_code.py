@@ -1,0 +1,144 @@
+"""
+Go step code, read through a syntax tree.
+
+Knows `package main`, `func main()`, imports, `pd.Steps["NAME"]`, `pd.Accounts["APP"]` and `os.Getenv("X")`. Code with a
+syntax error has an entry point as far as this module is concerned: compiling it gives the better message.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+
+import tree_sitter_go
+from tree_sitter import Language, Node, Parser
+
+from pdkernel.inspection.variables import Variables
+
+HELPER = "github.com/PipedreamHQ/pipedream-go"
+"""The import path of the helper that gives a step `pd`."""
+
+TEMPLATE = (
+    'package main\n\nimport "github.com/PipedreamHQ/pipedream-go"\n\n'
+    'func main() {\n\tpd.Export("event", pd.Steps["trigger"])\n}'
+)
+
+
+@functools.lru_cache(maxsize=1)
+def _language() -> Language:
+    return Language(tree_sitter_go.language())
+
+
+@functools.lru_cache(maxsize=64)
+def _root(source: str) -> Node:
+    return Parser(_language()).parse(source.encode("utf-8", "replace")).root_node
+
+
+def _walk(node: Node) -> Iterator[Node]:
+    waiting = [node]
+    while waiting:
+        found = waiting.pop()
+        yield found
+        waiting.extend(reversed(found.named_children))
+
+
+def _text(node: Node | None) -> str:
+    return (node.text or b"").decode() if node is not None else ""
+
+
+def has_entry_point(source: str) -> bool:
+    """Whether *source* is `package main` with a `func main()`, or cannot be read."""
+    root = _root(source)
+    if root.has_error:
+        return True
+    packages = [_text(child.named_children[0]) for child in root.named_children if child.type == "package_clause"]
+    functions = {
+        _text(child.child_by_field_name("name"))
+        for child in root.named_children
+        if child.type == "function_declaration"
+    }
+    return packages == ["main"] and "main" in functions
+
+
+def imports(source: str) -> dict[str, str]:
+    """Packages that *source* imports, each with the name that the code has for it; `_` and `.` are as written."""
+    found: dict[str, str] = {}
+    for node in _walk(_root(source)):
+        if node.type == "import_spec":
+            path = _string(node.child_by_field_name("path"))
+            if path is not None:
+                alias = _text(node.child_by_field_name("name"))
+                found[path] = alias or ("pd" if path == HELPER else path.rpartition("/")[2])
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def modules(source: str) -> tuple[str, ...]:
+    """Packages that *source* imports from modules other than Go's own and the helper, sorted."""
+    # packages of Go's own have no dot in their first word
+    return tuple(sorted(path for path in imports(source) if path != HELPER and "." in path.partition("/")[0]))
+
+
+def steps_read(source: str) -> dict[str, int]:
+    """Steps that *source* reads by a literal name, each with the line where it first does."""
+    lines: dict[str, int] = {}
+    for name, node in _indexed(source, "Steps"):
+        lines.setdefault(name, node.start_point[0] + 1)
+    return lines
+
+
+def apps(source: str) -> tuple[str, ...]:
+    """Apps whose accounts *source* reads by a literal name, in order."""
+    return tuple(dict.fromkeys(name for name, _ in _indexed(source, "Accounts")))
+
+
+def responds(source: str) -> bool:
+    """Whether *source* calls `pd.Respond`, or names the file that it writes."""
+    call = f"{imports(source).get(HELPER, 'pd')}.Respond"
+    return any(
+        (node.type == "call_expression" and _text(node.child_by_field_name("function")) == call)
+        or _string(node) == "PIPEDREAM_RESPONSE"
+        for node in _walk(_root(source))
+    )
+
+
+def variables(source: str) -> Variables:
+    """Environment variables that *source* reads; `os.Getenv("X")` needs X, `os.LookupEnv("X")` does not."""
+    found: dict[str, set[str]] = {"Getenv": set(), "LookupEnv": set(), "Setenv": set()}
+    package = imports(source).get("os", "os")
+    for node in _walk(_root(source)):
+        if node.type != "call_expression":
+            continue
+        owner, _, function = _text(node.child_by_field_name("function")).rpartition(".")
+        arguments = node.child_by_field_name("arguments")
+        first = arguments.named_children[0] if arguments is not None and arguments.named_children else None
+        name = _string(first)
+        if owner == package and function in found and name is not None:
+            found[function].add(name)
+    required = found["Getenv"] - found["LookupEnv"] - found["Setenv"]
+    return Variables(frozenset(required), frozenset(found["LookupEnv"]))
+
+
+def _indexed(source: str, member: str) -> Iterator[tuple[str, Node]]:
+    """Every `pd.<member>["NAME"]`, with its node."""
+    owner = f"{imports(source).get(HELPER, 'pd')}.{member}"
+    for node in _walk(_root(source)):
+        if node.type == "index_expression" and _text(node.child_by_field_name("operand")) == owner:
+            name = _string(node.child_by_field_name("index"))
+            if name is not None:
+                yield name, node
+
+
+def _string(node: Node | None) -> str | None:
+    """What a literal string says; None for anything else."""
+    if node is None or node.type not in ("interpreted_string_literal", "raw_string_literal"):
+        return None
+    text = _text(node)
+    if text.startswith("`"):
+        return text[1:-1]
+    try:
+        said = json.loads(text)  # its escapes are those of JSON, and more that no name has
+    except ValueError:
+        return None
+    return said if isinstance(said, str) else None

@@ -1,0 +1,258 @@
+"""Runs with Go and Bash steps: accounts and responses, outside calls, what refuses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import available_guard, parse_mode
+from pdkernel.engine.request import RunRequest
+from pdkernel.engine.runtime import Runtime
+from pdkernel.model import Step
+from pdkernel.project import Project
+from tests.builders import a_workflow, an_event, bash_step, go_step, node_step, python_step
+from tests.engine.conftest import Run
+
+
+@pytest.fixture
+def project(project: Project, go_cache: Path) -> Project:
+    """The project, with Go's own packages compiled already."""
+    cache = project.folder / "cache"
+    cache.mkdir(exist_ok=True)
+    (cache / "go").symlink_to(go_cache)
+    return project
+
+
+class StandIn(HTTPServer):
+    """Answers every request with what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.seen: list[tuple[str, str | None, str | None]] = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: StandIn
+
+    def do_GET(self) -> None:
+        """Remember and answer."""
+        self.server.seen.append((self.path, self.headers["x-forwarded-host"], self.headers["authorization"]))
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def stand_in() -> Iterator[StandIn]:
+    """A stand-in for everything outside."""
+    server = StandIn()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+async def test_exports_go_down_through_four_languages(run: Run) -> None:
+    """A Go step reads what the steps above it exported, and is read below."""
+    execution = await run(
+        python_step("one", 'return pd.steps["trigger"]["event"]["body"]["n"] + 1'),
+        node_step("two", "return { n: steps.one.$return_value + 1, text: 'ü<&' };"),
+        go_step("three", 'two := pd.Steps["two"].(map[string]interface{})["$return_value"]; pd.Export("two", two)'),
+        bash_step("four", 'echo "text=$(jq -r .three.two.text "$PIPEDREAM_STEPS")" >> "$PIPEDREAM_EXPORTS"'),
+        python_step("five", 'return [pd.steps["three"]["two"]["n"], pd.steps["four"]["text"]]'),
+        event=an_event({"n": 1}),
+    )
+
+    assert execution.status == "success", execution.error
+    assert execution.step("five").return_value == [3, "ü<&"]
+
+
+async def test_a_panic_and_a_compile_error_are_at_the_cells_line(run: Run) -> None:
+    """Lines count from the cell's first, the directive."""
+    panicked = await run(go_step("one", '\npanic("no")'))
+    broken = await run(go_step("one", "\nnothing()"))
+
+    for execution, name in ((panicked, "panic"), (broken, "CompileError")):
+        assert execution.error is not None
+        assert (execution.error.name, execution.error.step, execution.error.line) == (name, "one", 9)
+
+
+async def test_compiling_is_told_once(run: Run) -> None:
+    """A line among the step's logs says that it is compiled; the next run has none."""
+    number = time.time_ns()
+    step = go_step("one", f'println("hello", {number})')
+
+    first, second = await run(step), await run(step)
+
+    assert [log.text for log in first.step("one").logs] == [f"[pdkernel] compiling one.go\nhello {number}\n"]
+    assert [log.text for log in second.step("one").logs] == [f"hello {number}\n"]
+
+
+READS_ACCOUNT = {
+    "bash": bash_step(
+        "one", 'echo "n=$(jq -r .slack.oauth_access_token $PIPEDREAM_ACCOUNTS | wc -c)" >> $PIPEDREAM_EXPORTS\n'
+        "cat $PIPEDREAM_ACCOUNTS; stat -c %a $PIPEDREAM_ACCOUNTS; echo path=$PIPEDREAM_ACCOUNTS >> $PIPEDREAM_EXPORTS",
+        options="--app slack",
+    ),
+    "go": go_step(
+        "one",
+        'pd.Export("n", fmt.Sprint(len(pd.Accounts["slack"]["oauth_access_token"]) + 1))\n'
+        'text, _ := os.ReadFile(os.Getenv("PIPEDREAM_ACCOUNTS")); info, _ := os.Stat(os.Getenv("PIPEDREAM_ACCOUNTS"))\n'
+        'fmt.Println(string(text)); fmt.Printf("%o", info.Mode()); pd.Export("path", os.Getenv("PIPEDREAM_ACCOUNTS"))',
+        "fmt",
+        "os",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("step", READS_ACCOUNT.values(), ids=READS_ACCOUNT)
+async def test_the_external_users_account(run: Run, connect: Callable[..., str], step: Step) -> None:
+    """A file of mode 0600 holds the credentials while the step runs; the record holds none of them."""
+    account = connect("ada", "xoxb-0123456789")
+
+    execution = await run(step, external_user_id="ada")
+
+    done = execution.step("one")
+    assert execution.status == "success", execution.error
+    assert done.exports["n"] == str(len("xoxb-0123456789") + 1)
+    assert [use.id for use in done.accounts] == [account]
+    assert "600" in done.logs[-1].text
+    assert "xoxb" not in json.dumps(execution.to_json())
+    assert not Path(str(done.exports["path"])).exists()
+
+
+@pytest.mark.parametrize("step", READS_ACCOUNT.values(), ids=READS_ACCOUNT)
+async def test_an_account_that_is_not_connected(run: Run, connect: Callable[..., str], step: Step) -> None:
+    """The platform's error refuses the run before the step, in Go without a word on the directive."""
+    connect("grace", app="github")
+
+    execution = await run(step, external_user_id="grace")
+
+    assert execution.error is not None
+    assert execution.error.code == "account_not_found"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        bash_step("one", """echo '{"status": 201, "headers": {"x-a": "b"}, "body": [1]}' > $PIPEDREAM_RESPONSE"""),
+        go_step("one", 'pd.Respond(201, map[string]string{"x-a": "b"}, []int{1})'),
+    ],
+    ids=["bash", "go"],
+)
+async def test_a_response(run: Run, step: Step) -> None:
+    """A workflow whose response is custom answers with what the step wrote."""
+    execution = await run(a_workflow(step, response="custom"))
+
+    assert execution.response is not None
+    assert execution.response.to_json() == {"status": 201, "headers": {"x-a": "b"}, "body": [1]}
+
+
+CALL = """
+client := {client}
+request, _ := http.NewRequest("GET", "https://api.example.test/things?id=7", nil)
+request.Header.Set("authorization", "Bearer " + os.Getenv("TOKEN"))
+answer, err := client.Do(request)
+if err != nil {{ panic(err) }}
+text, _ := io.ReadAll(answer.Body)
+pd.Export("answer", string(text))
+pd.Export("status", answer.StatusCode)
+"""
+CLIENTS = [
+    "http.DefaultClient",
+    "&http.Client{Timeout: time.Minute}",
+    "&http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone()}",
+]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_an_outside_call_goes_through_the_gateway(run: Run, stand_in: StandIn, client: str) -> None:
+    """Go's default transport trusts the project's certificate; the call is in the step's record, its token is not."""
+    step = go_step("one", "_ = time.Minute" + CALL.format(client=client), "io", "net/http", "os", "time")
+
+    execution = await run(step, egress=f"stand-in={stand_in.url}", variables={"TOKEN": "tok-0123456789"})
+
+    assert execution.status == "success", execution.error
+    assert execution.step("one").exports == {"answer": "ok", "status": 200}
+    assert stand_in.seen == [("/things?id=7", "api.example.test", "Bearer tok-0123456789")]
+    assert [(call.method, call.url) for call in execution.step("one").requests] == [
+        ("GET", "https://api.example.test/things?id=7")
+    ]
+
+
+@pytest.mark.skipif(available_guard() != "redirect", reason="this system has no seccomp listener for us")
+async def test_a_transport_of_the_steps_own_cannot_go_around_the_gateway(run: Run, stand_in: StandIn) -> None:
+    """It reads no proxy variables: the operating system leads it to the gateway."""
+    step = go_step("one", CALL.format(client="&http.Client{Transport: &http.Transport{}}"), "io", "net/http", "os")
+
+    execution = await run(step, egress=f"stand-in={stand_in.url}", variables={"TOKEN": "tok-0123456789"})
+
+    assert execution.status == "success", execution.error
+    assert stand_in.seen == [("/things?id=7", "api.example.test", "Bearer tok-0123456789")]
+
+
+async def test_a_denied_call_is_answered_403(run: Run, stand_in: StandIn) -> None:
+    """Nothing leaves under `deny`."""
+    step = go_step("one", CALL.format(client="http.DefaultClient"), "io", "net/http", "os")
+
+    execution = await run(step, egress="deny", variables={"TOKEN": "tok-0123456789"})
+
+    assert execution.step("one").exports["status"] == 403
+    assert [call.outcome for call in execution.step("one").requests] == ["denied"]
+
+
+@pytest.mark.parametrize("source", ["package main\n", "package other\nfunc main() {}\n", ""])
+async def test_code_without_main_is_refused(run: Run, source: str) -> None:
+    """Before any step, with what to write."""
+    execution = await run(python_step("zero"), Step("one", "go", source))
+
+    assert execution.error is not None
+    assert execution.error.code == "entry_point"
+    assert "no `func main()` in a `package main`" in execution.error.message
+    assert execution.step("zero").status == "not_run"
+
+
+ELSEWHERE = 'package main\nimport "example.test/nowhere"\nfunc main() { nowhere.Go() }\n'
+
+
+async def test_modules_that_may_not_be_installed_refuse_the_run(run: Run) -> None:
+    """Before any step, with the command that installs them."""
+    execution = await run(python_step("zero"), Step("one", "go", ELSEWHERE), install=False)
+
+    assert execution.error is not None
+    assert execution.error.code == "package_missing"
+    assert "example.test/nowhere" in execution.error.message
+    assert "pdkernel packages install" in execution.error.message
+    assert execution.step("zero").status == "not_run"
+
+
+async def test_modules_that_cannot_be_had_fail_their_step(
+    project: Project, directory: LocalDirectory, tmp_path: Path
+) -> None:
+    """The steps above it run, and the error is at the line of the import."""
+    environ = {**os.environ, "GOPROXY": tmp_path.as_uri(), "GONOSUMDB": "*"}
+    workflow = a_workflow(python_step("zero"), Step("one", "go", ELSEWHERE))
+    async with await Runtime.start(project, directory, environ=environ) as runtime:
+        execution = await runtime.run(RunRequest(workflow, an_event(), parse_mode("deny"), folder=tmp_path))
+
+    assert (execution.step("zero").status, execution.step("one").status) == ("success", "error")
+    error = execution.step("one").error
+    assert error is not None
+    assert (error.name, error.line) == ("PackageMissing", 2)
