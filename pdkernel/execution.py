@@ -261,6 +261,11 @@ class StepResult:
         """What the step returned, or None."""
         return self.exports.get(RETURN_VALUE)
 
+    @property
+    def output(self) -> str:
+        """Everything that the step printed, on both streams, in order."""
+        return "".join(log.text for log in self.logs)
+
     def to_json(self) -> dict[str, Any]:
         """The step as JSON (design, "An execution as JSON")."""
         return {
@@ -319,11 +324,16 @@ class Execution:
     outside_calls: OutsideRules | None = None
 
     def step(self, name: str) -> StepResult:
-        """The result of step *name*. Raises `KeyError` if the execution has none."""
+        """The result of step *name*. Raises `KeyError`, which names the steps there are, if the execution has none."""
         for step in self.steps:
             if step.name == name:
                 return step
-        raise KeyError(name)
+        raise KeyError(f"no step {name!r}; the steps are {', '.join(step.name for step in self.steps) or 'none'}")
+
+    @property
+    def requests(self) -> tuple[OutsideCall, ...]:
+        """The outside calls of all steps, in their order."""
+        return tuple(call for step in self.steps for call in step.requests)
 
     def with_step(self, result: StepResult) -> Execution:
         """The execution with *result* in the place of that step's."""

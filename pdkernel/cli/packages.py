@@ -32,7 +32,7 @@ def install_packages(state: State, source: Path, as_json: bool) -> int:
     opened = read_source(source)
     steps = [step for step in opened.workflow.steps if not step.disabled]
     ready = asyncio.run(
-        Packages.of(state.project(), os.environ).ready(
+        Packages.of(state.project().folder, os.environ).ready(
             steps, opened.folder.resolve(), tell=lambda _step, line: click.echo(line, err=True)
         )
     )
@@ -61,7 +61,9 @@ def list_packages(state: State, as_json: bool) -> int:
 
     found = {
         (imported, locked.version(imported)): is_installed
-        for locked, is_installed in sorted(npm_packages(state.project(), os.environ).locked(), key=lambda each: each[1])
+        for locked, is_installed in sorted(
+            npm_packages(state.project().folder, os.environ).locked(), key=lambda each: each[1]
+        )
         for imported in locked.imports
     }
     rows = [
@@ -69,7 +71,7 @@ def list_packages(state: State, as_json: bool) -> int:
         for imported, version in sorted(found)
     ]
     python: dict[tuple[str, str], bool] = {}
-    for pin, is_installed in python_packages(state.project(), os.environ).locked():
+    for pin, is_installed in python_packages(state.project().folder, os.environ).locked():
         python[pin.name, pin.version] = is_installed or python.get((pin.name, pin.version), False)
     rows += [
         {"language": "python", "import": name, "version": version, "installed": python[name, version]}

@@ -42,18 +42,28 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, pr
 @option(
     "--skip-waits", is_flag=True, help="Go on at once where the workflow pauses. Without either, it ends as paused."
 )
+@option("--save-test", metavar="NAME", help="Save the run as a test beside SOURCE: tests/test_NAME.py.")
+@option(
+    "--plain",
+    metavar="NAME,APP.FIELD,...",
+    help="With --save-test: these variables and credentials are no secrets, write their values into the test.",
+)
 @option("--no-install", is_flag=True, help="Install no package; refuse the run if one is missing.")
 @json_option
 def run(state: State, source: Path, as_json: bool, **chosen: Any) -> int:
     """Run the workflow of SOURCE (a notebook or a workflow's folder) on an event."""
-    executions = asyncio.run(_run_all(state, source, chosen, quiet=as_json))
     several = chosen["external_users"] is not None
+    _check_saving(chosen)
+    runs = asyncio.run(_run_all(state, source, chosen, quiet=as_json))
+    executions = [execution for _, execution in runs]
     if as_json:
         values = [execution.to_json() for execution in executions]
         print_json(values if several else values[0])
     else:
         for execution in executions:
             _print(execution)
+    if chosen["save_test"] is not None:
+        _save_test(state, source, chosen, *runs[0])
     return max(exit_status(execution) for execution in executions)
 
 
@@ -73,19 +83,21 @@ async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     runtime = await Runtime.start(project, directory, size=1)
     try:
-        executions = []
+        runs = []
         for request in requests:
             with _Progress(quiet) as progress:
-                executions.append(await runtime.run(request(progress)))
-            if executions[-1].status == "cancelled":
+                made = request(progress)
+                runs.append((made, await runtime.run(made)))
+            if runs[-1][1].status == "cancelled":
                 break
-        return executions
+        return runs
     finally:
         await runtime.close()
 
 
 def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], project: Any, source: str) -> Any:
     from pdkernel.egress import default_mode, parse_mode
+    from pdkernel.egress.tape import Tape
     from pdkernel.engine.request import RunRequest
     from pdkernel.identity import parse_environment
     from pdkernel.source import workflows_beside
@@ -112,6 +124,7 @@ def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], 
         pins=pins,
         actions=opened.sidecar.actions if opened.sidecar else None,
         only=only,
+        tape=Tape() if chosen["save_test"] is not None else None,
         install=not chosen["no_install"],
         source=source,
         progress=progress.say,
@@ -184,6 +197,30 @@ def _pins(workflow: Any, pins: Sequence[str]) -> dict[str, Any]:
         value = parse_json(read_input(file), name=file)
         found[workflow.step(name).name] = value if isinstance(value, dict) else {RETURN_VALUE: value}
     return found
+
+
+def _check_saving(chosen: dict[str, Any]) -> None:
+    """What can be said of --save-test before anything is sent."""
+    from pdkernel.errors import RequestError
+
+    if chosen["plain"] is not None and chosen["save_test"] is None:
+        raise RequestError("--plain means nothing without --save-test.")
+    if chosen["save_test"] is not None:
+        from pdkernel.trial.save import checked_name
+
+        checked_name(chosen["save_test"])
+        if chosen["external_users"] is not None:
+            raise RequestError("--save-test saves one run.", fix="Name one external user with --external-user.")
+
+
+def _save_test(state: State, source: Path, chosen: dict[str, Any], request: Any, execution: Any) -> None:
+    from pdkernel.trial import save_test
+
+    plain = [name.strip() for name in (chosen["plain"] or "").split(",") if name.strip()]
+    saved = save_test(
+        request, execution, name=chosen["save_test"], source=source, directory=state.directory(), plain=plain
+    )
+    click.echo(saved.sentences(Path.cwd()), err=True)
 
 
 class _Progress:

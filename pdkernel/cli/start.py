@@ -15,23 +15,26 @@ from typing import Any
 import click
 
 from pdkernel.cli.app import State, command, json_option, option, print_json
-from pdkernel.cli.templates import write_templates
+from pdkernel.cli.templates import test_place, write_templates, write_test
 from pdkernel.version import VERSION
 
 
 @command(name="new")
 @click.argument("name")
 def new(_: State, name: str) -> int:
-    """Make NAME.ipynb, a workflow to start from, and an event for it."""
+    """Make NAME.ipynb, a workflow to start from, an event for it, and a test of it."""
     from pdkernel.errors import RequestError
 
     path = Path(name if name.endswith(".ipynb") else f"{name}.ipynb")
-    if path.exists():
-        raise RequestError(f"{path} exists already; nothing was changed.", fix="Choose another name.")
-    made = write_templates(path, template="new.ipynb")
-    for each in made:
+    for file in (path, test_place(path)):
+        if file.exists():
+            raise RequestError(f"{file} exists already; nothing was changed.", fix="Choose another name.")
+    notebook, event = write_templates(path, template="new.ipynb")
+    test = write_test(path)
+    for each in (notebook, event, test):
         click.echo(f"Made {each}")
-    click.echo(f"Run it:  pdkernel run {path} --event {made[-1]}")
+    click.echo(f"Run it:  pdkernel run {path} --event {event}")
+    click.echo(f"Test it: pytest {test}")
     click.echo("Open it: pdkernel lab " + str(path))
     return 0
 

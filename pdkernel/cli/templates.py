@@ -1,15 +1,41 @@
 """
-The notebooks and events that the package ships for people to start from.
+The notebooks, events and tests that the package ships for people to start from.
 
 Never overwrites an event; whoever writes a notebook looks first whether one is there.
 """
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 
 from pdkernel.errors import RequestError
+
+
+def write_test(notebook: Path) -> Path:
+    """
+    Write a test of a notebook that `new.ipynb` was the template of, beside it in `tests/`.
+
+    Raises:
+        RequestError: There is a file of that name, or it cannot be written.
+    """
+    test = test_place(notebook)
+    template = (resources.files("pdkernel") / "templates" / "test_new.txt").read_text(encoding="utf-8")
+    text = template.replace("new.ipynb", notebook.name).replace("def test_new", f"def {test.stem}")
+    try:
+        test.parent.mkdir(parents=True, exist_ok=True)
+        with test.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+    except OSError as fault:
+        raise _cannot_be_made(test, fault) from None
+    return test
+
+
+def test_place(notebook: Path) -> Path:
+    """Where the test of *notebook* goes."""
+    name = re.sub(r"\W+", "_", notebook.stem)
+    return notebook.parent / "tests" / f"test_{name}.py"
 
 
 def write_templates(notebook: Path, *, template: str) -> list[Path]:
@@ -27,8 +53,12 @@ def write_templates(notebook: Path, *, template: str) -> list[Path]:
         if not event.exists():
             event.write_bytes((source / "events" / event.name).read_bytes())
     except OSError as fault:
-        raise RequestError(
-            f"{notebook} cannot be made: {fault.strerror} ({fault.filename}).",
-            fix="Choose a folder that you may write to.",
-        ) from None
+        raise _cannot_be_made(notebook, fault) from None
     return [notebook, event]
+
+
+def _cannot_be_made(path: Path, fault: OSError) -> RequestError:
+    return RequestError(
+        f"{path} cannot be made: {fault.strerror} ({fault.filename}).",
+        fix="Choose a folder that you may write to.",
+    )

@@ -110,6 +110,9 @@ class Connection:
                 first = await streams[0].read(1 << 16)
         except TimeoutError:
             first = None
+        except asyncio.CancelledError:
+            streams[1].transport.abort()  # the gateway closes before anything was said here
+            raise
         if first == b"":
             await shut(streams[1])
         elif first is not None and kind_of(first) == "http1":

@@ -22,7 +22,8 @@ from pdkernel.egress.passing import Keep, Reached, has_no_body, outgoing, watch,
 from pdkernel.egress.policy import Policy, is_loopback
 from pdkernel.egress.sent import Recorded, SentRequests, is_safe, request_identity, sent_key, took_effect
 from pdkernel.egress.standins import ReceivedRequest, StandIn, named
-from pdkernel.egress.tickets import Bound, Ticket
+from pdkernel.egress.tape import MOST, Tape
+from pdkernel.egress.tickets import Binding, Bound, Ticket
 from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
 
 _PORTS = {"http": 80, "https": 443}
@@ -127,13 +128,12 @@ class Desk:
 
     async def _now(self, bound: Bound, call: Call, request: Request) -> Answer:
         """Reach for an answer, and pass it on as it comes."""
-        policy = bound.binding.policy
         keep = None
-        if policy.mode == "record":
+        if bound.binding.is_recorded:
             await request.body.keep()
             keep = await self._recorder(bound, call, request)
         try:
-            reached = await self._reach(policy, request)
+            reached = await self._reach(bound.binding, request)
         except UpstreamError as error:
             return _no_answer(call, error)
         body = reached.answer.body
@@ -142,7 +142,14 @@ class Desk:
             if keep is not None:
                 keep(reached.answer, body)
             return reached.answer
-        watched = watch(call, reached, body, keep, bodyless=has_no_body(request.method, reached.answer.status))
+        watched = watch(
+            call,
+            reached,
+            body,
+            keep,
+            bodyless=has_no_body(request.method, reached.answer.status),
+            most=None if bound.binding.policy.mode == "record" else MOST,
+        )
         return replace(reached.answer, body=watched)
 
     async def _once(self, bound: Bound, sent: SentRequests, call: Call, request: Request) -> Answer:
@@ -158,7 +165,7 @@ class Desk:
             ordinal=bound.ordinal(identity),
         )
         recorded = None if binding.send else await asyncio.to_thread(sent.find, key)
-        keep = await self._recorder(bound, call, request) if binding.policy.mode == "record" else None
+        keep = await self._recorder(bound, call, request)
         if recorded is not None:
             answer = _again(request.method, recorded)
             if keep is not None:
@@ -166,7 +173,7 @@ class Desk:
             call.finish(Result("not_sent", recorded.status, same_as=recorded.at, size=len(recorded.body)))
             return answer
         try:
-            reached = await self._reach(binding.policy, request)
+            reached = await self._reach(binding, request)
             body = reached.answer.body
             content = body if isinstance(body, bytes) else b"".join([chunk async for chunk in body])
         except UpstreamError as error:
@@ -187,27 +194,25 @@ class Desk:
         bodyless = has_no_body(request.method, given.status)
         return whole(given.status, given.reason, given.headers, content, bodyless=bodyless)
 
-    async def _reach(self, policy: Policy, request: Request) -> Reached:
+    async def _reach(self, binding: Binding, request: Request) -> Reached:
         """Send to whoever answers in this mode. Raises `UpstreamError` if nobody does."""
+        policy = binding.policy
         if policy.stand_in is not None:
             return await _ask(named(self._stand_ins, policy.stand_in), request)
         if policy.base is not None:
-            return await self._stand_in_at(policy.base, request)
-        headers = outgoing(request)
-        if policy.mode == "record":
-            # Readable recordings, and the same bytes when they are played.
-            headers = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
-            headers.append((b"accept-encoding", b"identity"))
+            return await self._stand_in_at(policy.base, request, readable=binding.is_recorded)
+        headers = _readable(outgoing(request)) if binding.is_recorded else outgoing(request)
         to = Destination(request.scheme, request.host, request.port, request.server_name)
         got = await self.upstream.send(to, request.method, request.target, headers, request.body, via=policy.via)
         answer = Answer(got.status, got.reason, end_to_end(got.headers), got.body)
         return Reached(answer, Result("sent", got.status))
 
-    async def _stand_in_at(self, base: str, request: Request) -> Reached:
+    async def _stand_in_at(self, base: str, request: Request, *, readable: bool) -> Reached:
         parts = urlsplit(base)
         to = Destination(parts.scheme, parts.hostname or "", parts.port or _PORTS[parts.scheme])
         original = origin(request.scheme, request.host, request.port).partition("://")[2]
-        headers = [(name, value) for name, value in outgoing(request) if name.lower() != b"host"]
+        headers = _readable(outgoing(request)) if readable else outgoing(request)
+        headers = [(name, value) for name, value in headers if name.lower() != b"host"]
         headers = [(b"host", parts.netloc.rpartition("@")[2].encode("ascii")), *headers]
         headers += [(b"x-forwarded-host", original.encode()), (b"x-forwarded-proto", request.scheme.encode())]
         target = parts.path.encode("ascii") + request.target
@@ -226,27 +231,44 @@ class Desk:
         found = cassette.find(bound.binding.step, bound.ordinal(wanted.key), wanted, safe=safe)
         if isinstance(found, str):
             return call.refuse(refusals.missed(call.method, call.url, policy.text, found))
+        if bound.binding.tape is not None:
+            nth = bound.ordinal(f"on tape {wanted.key}")
+            bound.binding.tape.add(bound.binding.step, nth, wanted, found, call.duration_ms)
         found = given_back(found, bound.binding.redactor)
         call.finish(Result("replayed", found.status, size=len(found.body)))
         headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in found.headers]
         bodyless = has_no_body(request.method, found.status)
         return whole(found.status, found.reason.encode("latin-1"), headers, found.body, bodyless=bodyless)
 
-    async def _recorder(self, bound: Bound, call: Call, request: Request) -> Keep:
-        """Something that writes the call to the recording once its answer is whole; the body must be kept."""
-        cassette = self._cassette(bound.binding.policy)
-        redactor = bound.binding.redactor
-        asked = cassette.hiding.request(
-            request.method, request.url, request.headers, await request.body.read(), redactor
-        )
-        nth = bound.ordinal(f"recorded {asked.key}")
+    async def _recorder(self, bound: Bound, call: Call, request: Request) -> Keep | None:
+        """Something that writes the call down once its answer is whole, or None; the body must be kept."""
+        binding = bound.binding
+        recordings: list[Cassette | Tape] = []
+        if binding.policy.mode == "record":
+            recordings.append(self._cassette(binding.policy))
+        if binding.tape is not None and binding.tape.has_room_for(request.body.size):
+            recordings.append(binding.tape)
+        elif binding.tape is not None:
+            binding.tape.leave_out(call.method, call.url)
+        if not recordings:
+            return None
+        body = await request.body.read()
+        prepared = []
+        for number, recording in enumerate(recordings):
+            asked = recording.hiding.request(request.method, request.url, request.headers, body, binding.redactor)
+            prepared.append((recording, asked, bound.ordinal(f"recorded {number} {asked.key}")))
 
-        def keep(answer: Answer, body: bytes) -> None:
+        def keep(answer: Answer, body: bytes | None) -> None:
             length_only = request.method == "HEAD"
-            given = cassette.hiding.answer(
-                answer.status, answer.reason, answer.headers, body, redactor, length_only=length_only
-            )
-            cassette.add(bound.binding.step, nth, asked, given, call.duration_ms)
+            for recording, asked, nth in prepared:
+                if body is None or (isinstance(recording, Tape) and not recording.has_room_for(len(body))):
+                    if isinstance(recording, Tape):
+                        recording.leave_out(call.method, call.url)
+                    continue
+                given = recording.hiding.answer(
+                    answer.status, answer.reason, answer.headers, body, binding.redactor, length_only=length_only
+                )
+                recording.add(binding.step, nth, asked, given, call.duration_ms)
 
         return keep
 
@@ -264,6 +286,12 @@ class Desk:
         except UpstreamError as error:
             return refusals.failed(request.method, request.url, str(error)).answer()
         return Answer(got.status, got.reason, end_to_end(got.headers), got.body)
+
+
+def _readable(headers: Headers) -> Headers:
+    """*headers* asking for an answer as it is: recordings that can be read, and the same bytes when they are played."""
+    kept = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
+    return [*kept, (b"accept-encoding", b"identity")]
 
 
 async def _ask(stand_in: StandIn, request: Request) -> Reached:

@@ -54,6 +54,7 @@ class Body:
 
     Attributes:
         start: The first bytes of what went through, up to 64 KB: enough to see whose credential it carries.
+        size: Bytes that went through so far.
     """
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
@@ -61,6 +62,7 @@ class Body:
         self._kept: IO[bytes] | None = None
         self._users = 1
         self.start = b""
+        self.size = 0
 
     async def keep(self) -> str:
         """Take in the whole body, to be streamed as often as wanted; its SHA-256 as hex."""
@@ -99,6 +101,7 @@ class Body:
             self._kept.close()
 
     def _note(self, chunk: bytes) -> None:
+        self.size += len(chunk)
         if len(self.start) < _CHUNK:
             self.start += chunk[: _CHUNK - len(self.start)]
 

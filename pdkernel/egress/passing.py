@@ -14,7 +14,8 @@ from pdkernel.egress.call import Call, Result
 from pdkernel.egress.message import Answer, Headers, Request, close_stream, end_to_end, header
 from pdkernel.egress.upstream import UpstreamError
 
-Keep = Callable[[Answer, bytes], None]
+Keep = Callable[[Answer, bytes | None], None]
+"""Takes a whole answer; without a body where that was too long to be kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,18 +33,26 @@ async def watch(
     keep: Keep | None,
     *,
     bodyless: bool,
+    most: int | None = None,
 ) -> AsyncIterator[bytes]:
-    """Pass *body* on; write the call's row as soon as its last byte is here, before that byte is passed on."""
+    """
+    Pass *body* on; write the call's row as soon as its last byte is here, before that byte is passed on.
+
+    Of a body longer than *most* bytes nothing is kept: it may never end.
+    """
     length = header(reached.answer.headers, b"content-length")
     left = int(length) if length is not None and length.isdigit() and not bodyless else None
     copy: list[bytes] = []
     size = 0
     finished = False
 
+    def too_long() -> bool:
+        return most is not None and size > most
+
     def done() -> None:
         nonlocal finished
         if not finished and keep is not None:
-            keep(reached.answer, b"".join(copy))
+            keep(reached.answer, None if too_long() else b"".join(copy))
         finished = True
         call.finish(replace(reached.result, size=size))
 
@@ -51,7 +60,10 @@ async def watch(
         async for chunk in body:
             size += len(chunk)
             if keep is not None:
+                size += len(chunk)
                 copy.append(chunk)
+                if too_long():
+                    copy.clear()
             if left is not None:
                 left -= len(chunk)
                 if left == 0:

@@ -12,12 +12,15 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pdkernel.egress.policy import Policy
 from pdkernel.egress.sent import SentRequests
 from pdkernel.execution import OutsideCall
 from pdkernel.model import JSON
+
+if TYPE_CHECKING:
+    from pdkernel.egress.tape import Tape
 
 
 class Redacts(Protocol):
@@ -57,6 +60,7 @@ class Binding:
         sent: Answers to unsafe requests of earlier runs, or None to send every time.
         scope: Event, user and environment: what "once" is counted in.
         send: Send even what was sent before, and keep the new answer.
+        tape: Takes the calls down in memory, whatever the mode; or None.
     """
 
     step: str
@@ -69,6 +73,12 @@ class Binding:
     sent: SentRequests | None = None
     scope: str = ""
     send: bool = False
+    tape: Tape | None = None
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether what goes out is written down."""
+        return self.policy.mode == "record" or self.tape is not None
 
 
 class Bound:

@@ -31,8 +31,12 @@ async def carry(
 async def shut(writer: asyncio.StreamWriter) -> None:
     """Close *writer*, whatever state its connection is in."""
     writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
+    try:
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    except asyncio.CancelledError:
+        writer.transport.abort()  # its process has ended and the gateway closes: nobody says goodbye on the other side
+        raise
 
 
 def websocket_head(request: Request) -> bytes:

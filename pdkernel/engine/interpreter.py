@@ -459,6 +459,7 @@ class Interpreter:
             sent=run.request.sent,
             scope=run.request.scope,
             send=run.request.send,
+            tape=run.request.tape,
         )
 
 

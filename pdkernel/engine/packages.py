@@ -29,7 +29,6 @@ from pdkernel.packages import (
     NpmSpec,
     PythonPackages,
 )
-from pdkernel.project import Project
 
 INSTALLS = "pdkernel packages install"
 """The command that installs what the steps of a source import."""
@@ -51,17 +50,17 @@ class Packages:
         self._go = go
 
     @classmethod
-    def of(cls, project: Project, environ: Mapping[str, str], *, python: Path | None = None) -> Packages:
+    def of(cls, folder: Path, environ: Mapping[str, str], *, python: Path | None = None) -> Packages:
         """
-        Those of *project*.
+        Those of a project.
 
         Args:
-            project: Whose folder holds them.
+            folder: The project's (`.../.pdkernel`), which holds them.
             environ: The person's own settings of registries.
             python: The interpreter of all Python steps, if one is chosen.
         """
-        environments = None if python else PythonOfWorkflows(python_packages(project, environ))
-        return cls(npm_packages(project, environ), environments, go_programs(project, environ))
+        environments = None if python else PythonOfWorkflows(python_packages(folder, environ))
+        return cls(npm_packages(folder, environ), environments, go_programs(folder, environ))
 
     async def ready(
         self,
@@ -172,23 +171,19 @@ class Packages:
                 note(StepResult(name, "not_run"))
 
 
-def npm_packages(project: Project, environ: Mapping[str, str]) -> NpmPackages:
-    """The npm packages of *project*, installed in its folder, with the lock file beside it."""
-    return NpmPackages(
-        project.folder / "packages" / "node", lock=project.folder.parent / LOCK_NAME, node=find_node, environ=environ
-    )
+def npm_packages(folder: Path, environ: Mapping[str, str]) -> NpmPackages:
+    """The npm packages of the project in *folder*, installed there, with the lock file beside it."""
+    return NpmPackages(folder / "packages" / "node", lock=folder.parent / LOCK_NAME, node=find_node, environ=environ)
 
 
-def python_packages(project: Project, environ: Mapping[str, str]) -> PythonPackages:
-    """The Python environments of *project*, in its folder, with the lock file beside it."""
-    return PythonPackages(
-        project.folder / "packages" / "python", lock=project.folder.parent / PYTHON_LOCK_NAME, environ=environ
-    )
+def python_packages(folder: Path, environ: Mapping[str, str]) -> PythonPackages:
+    """The Python environments of the project in *folder*, kept there, with the lock file beside it."""
+    return PythonPackages(folder / "packages" / "python", lock=folder.parent / PYTHON_LOCK_NAME, environ=environ)
 
 
-def go_programs(project: Project, environ: Mapping[str, str]) -> GoPrograms:
-    """The compiled Go steps of *project*, in its folder, with the versions of their modules beside it."""
-    return GoPrograms(project.folder / "cache" / "go", lock=project.folder.parent / GO_LOCK_NAME, environ=environ)
+def go_programs(folder: Path, environ: Mapping[str, str]) -> GoPrograms:
+    """The compiled Go steps of the project in *folder*, kept there, with the versions of their modules beside it."""
+    return GoPrograms(folder / "cache" / "go", lock=folder.parent / GO_LOCK_NAME, environ=environ)
 
 
 def _node_needs(steps: Iterable[Step], folder: Path) -> Iterable[tuple[Step, tuple[PackageImport, ...]]]:

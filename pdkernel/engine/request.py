@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pdkernel.egress import Policy, SentRequests
+from pdkernel.egress.tape import Tape
 from pdkernel.engine.pauses import PauseMode
 from pdkernel.event import Event
 from pdkernel.execution import Execution
@@ -59,6 +60,7 @@ class RunRequest:
         test: Whether `context.test` is true: a run from a notebook or a terminal.
         sent: Remembers unsafe outside calls so that they are made once, or None to make them always.
         send: Make unsafe outside calls again even where an answer is remembered.
+        tape: Takes outside calls down in memory, so that the run can be saved as a test; or None.
         install: Install packages that steps import and that are not there; False refuses the run instead.
         source: What commands call the workflow: the path of its notebook or folder.
         actions: Where pre-built actions run, as the workflow's `pdkernel.yaml` says it; None is the project's choice.
@@ -84,6 +86,7 @@ class RunRequest:
     test: bool = True
     sent: SentRequests | None = None
     send: bool = False
+    tape: Tape | None = None
     install: bool = True
     source: str = "SOURCE"
     actions: str | None = None

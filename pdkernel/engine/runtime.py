@@ -46,8 +46,10 @@ class Runtime:
         gateway: Gateway,
         journal: Journal,
         scratch: Path,
-    ):
+        shared: bool = False,
+    ) -> None:
         self._interpreter = interpreter
+        self._shared = shared
         self._hosts = hosts
         self._journal = journal
         self._scratch = scratch
@@ -66,7 +68,9 @@ class Runtime:
         ids: Ids = RANDOM_IDS,
         size: int = 8,
         gateway: Gateway | None = None,
+        hosts: Hosts | None = None,
         environ: Mapping[str, str] | None = None,
+        packages: Packages | None = None,
         python: Path | None = None,
     ) -> Self:
         """
@@ -79,7 +83,9 @@ class Runtime:
             ids: For run ids.
             size: Runs that execute at once.
             gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
+            hosts: Processes that another runtime uses, too, with their gateway; both stay when this one closes.
             environ: The environment of what installs packages; `os.environ` by default.
+            packages: Those of another project, or None for the project's own.
             python: An interpreter for all Python steps, with the packages that it has; None for an environment of
                 each workflow's own.
         """
@@ -88,14 +94,15 @@ class Runtime:
         scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
         environ = os.environ if environ is None else environ
-        hosts = Hosts(gateway=gateway, size=size, python=python, go=go_programs(project, environ))
+        shared = hosts is not None
+        hosts = hosts or Hosts(gateway=gateway, size=size, python=python, go=go_programs(project.folder, environ))
         catalog = Catalog.of(project, environ=environ)
         interpreter = Interpreter(
             directory=directory,
             stores=project.stores,
             hosts=hosts,
             catalog=catalog,
-            packages=Packages.of(project, environ, python=python),
+            packages=packages or Packages.of(project.folder, environ, python=python),
             journal=journal,
             clock=clock,
             ids=ids,
@@ -113,7 +120,14 @@ class Runtime:
             scratch=scratch,
         )
         return cls(
-            interpreter, forms=forms, sources=sources, hosts=hosts, gateway=gateway, journal=journal, scratch=scratch
+            interpreter,
+            forms=forms,
+            sources=sources,
+            hosts=hosts,
+            gateway=gateway,
+            journal=journal,
+            scratch=scratch,
+            shared=shared,
         )
 
     async def run(self, request: RunRequest) -> Execution:
@@ -121,9 +135,10 @@ class Runtime:
         return await self._interpreter.run(request)
 
     async def close(self) -> None:
-        """End every process, close the gateway and the journal, remove temporary files."""
-        await self._hosts.close()
-        await self.gateway.close()
+        """End every process and close the gateway, unless they are shared; close the journal, remove temporary files."""
+        if not self._shared:
+            await self._hosts.close()
+            await self.gateway.close()
         await self._journal.close()
         await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
         WARDEN.unregister_folder(self._scratch)

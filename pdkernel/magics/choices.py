@@ -12,20 +12,21 @@ from urllib.parse import urlsplit
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
-from IPython.display import display
 
 from pdkernel.egress import parse_mode
 from pdkernel.errors import RequestError
 from pdkernel.event import parse_json
 from pdkernel.execution import RETURN_VALUE
-from pdkernel.identity import parse_environment
+from pdkernel.identity import Environment, parse_environment
 from pdkernel.inspection import variables_read
-from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say
+from pdkernel.magics.following import Line, follow
+from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say, show_saving
 from pdkernel.magics.shell import session_of
 from pdkernel.model import JSON
 from pdkernel.readiness import app_readiness
-from pdkernel.render import accounts
+from pdkernel.render import accounts, note
 from pdkernel.render.view import View
+from pdkernel.session import Session
 from pdkernel.variables import project_variables
 
 
@@ -58,16 +59,9 @@ class ChoiceMagics(Magics):
             chosen.external_user_id or session.external_user_id,
             parse_environment(chosen.environment) if chosen.environment else None,
         )
-        user = session.external_user_id
-        apps = app_readiness(
-            session.apps_needed(), directory=session.directory, user=user, environment=session.environment
-        )
-        display(
-            View(
-                text=accounts.text(apps, external_user=user, environment=session.environment),
-                html=accounts.html(apps, external_user=user, environment=session.environment),
-            )
-        )
+        user, environment = session.external_user_id, session.environment
+        line_shown = Line(lambda: _who_is_picked(session, user, environment))
+        follow(self.shell, "%pduser", line_shown.draw_again)
         return None
 
     @no_var_expand
@@ -99,10 +93,13 @@ class ChoiceMagics(Magics):
             timeline = LiveTimeline(session)
             execution = session.run(on_change=timeline.update)
             timeline.finish(execution)
+            follow(self.shell, "%pdevent", timeline.draw_again)
+            show_saving(self.shell, session, execution)
             raise_for(execution)
         elif event is not None and (chosen.file is not None or chosen.emit):
-            who = f", as {session.external_user_id} in {session.environment}" if session.external_user_id else ""
-            say(f"Event {session.event_name}: {event.summary()}{who}.")
+            name, summary = session.event_name, event.summary()
+            line_shown = Line(lambda: _what_is_chosen(session, name, summary))
+            follow(self.shell, "%pdevent", line_shown.draw_again)
         return None
 
     @no_var_expand
@@ -192,6 +189,31 @@ class ChoiceMagics(Magics):
         names = [name] if name else list(session.pins)
         released = [each for each in names if session.unpin(each)]
         say(f"Released: {', '.join(released)}." if released else "Nothing was pinned.")
+
+
+def _who_is_picked(session: Session, user: str | None, environment: Environment) -> View:
+    """The accounts that *user* has for the workflow, and who is picked if that is somebody else by now."""
+    apps = app_readiness(session.apps_needed(), directory=session.directory, user=user, environment=environment)
+    view = View(
+        text=accounts.text(apps, external_user=user, environment=environment),
+        html=accounts.html(apps, external_user=user, environment=environment),
+    )
+    if (session.external_user_id, session.environment) == (user, environment):
+        return view
+    now = f"as {session.external_user_id}" if session.external_user_id else "on nobody's behalf"
+    return view + _words(f"Another choice was made since: steps run {now}, in {session.environment}.")
+
+
+def _what_is_chosen(session: Session, name: str | None, summary: str) -> View:
+    """The event in a line, for whom it runs now, and which one is chosen if that is another by now."""
+    who = f", as {session.external_user_id} in {session.environment}" if session.external_user_id else ""
+    if session.event_name == name:
+        return _words(f"Event {name}: {summary}{who}.")
+    return _words(f"Event {name}: {summary}. Another choice was made since: {session.event_name}{who}.")
+
+
+def _words(text: str) -> View:
+    return View(text=text, html=note.html(text))
 
 
 def _exports(text: str) -> dict[str, JSON]:

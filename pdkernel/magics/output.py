@@ -10,7 +10,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from IPython.core.error import UsageError
 from IPython.display import DisplayHandle, display
@@ -82,6 +82,7 @@ class LiveTimeline:
         self._latest: Execution | None = None
         self._due: threading.Timer | None = None
         self._finished = False
+        self._view: View | None = None
 
     def update(self, execution: Execution) -> None:
         """Draw *execution*, in a moment if it was drawn just now; from any thread."""
@@ -124,10 +125,33 @@ class LiveTimeline:
             self._draw(picture(self._session, self._latest, only=self._only))
 
     def _draw(self, view: View) -> None:
+        if view == self._view:
+            return
+        self._view = view
         if self._handle is None:
             self._handle = display(view, display_id=True)
         elif self._handle is not None:
             self._handle.update(view)
+
+
+def show_saving(shell: Any, session: Session, execution: Execution) -> None:
+    """Offer to save *execution* as a test, where there is a front end with buttons."""
+    if getattr(shell, "kernel", None) is None or execution.status == "cancelled":
+        return
+    from pdkernel.magics.shell import cell_metadata
+    from pdkernel.widgets import SaveRun
+    from pdkernel.widgets.parts import close_all
+
+    cell = str(cell_metadata(shell).get("cellId"))
+    offered: dict[str, tuple[int, list[SaveRun]]] = shell.__dict__.setdefault("_pdkernel_offered", {})
+    count, buttons = offered.get(cell, (0, []))
+    if count != shell.execution_count:  # the cell has run before: those are off the screen
+        for old in buttons:
+            close_all(old)
+        buttons = []
+    buttons.append(SaveRun(session, execution))
+    offered[cell] = (shell.execution_count, buttons)
+    display(buttons[-1])
 
 
 def raise_for(execution: Execution) -> None:

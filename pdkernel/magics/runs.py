@@ -15,7 +15,8 @@ from IPython.display import display
 from pdkernel import definition, shape
 from pdkernel.errors import RequestError
 from pdkernel.inspection import check
-from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for
+from pdkernel.magics.following import follow
+from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say, show_saving
 from pdkernel.magics.shell import session_of
 from pdkernel.model import Workflow
 from pdkernel.render import files
@@ -34,6 +35,8 @@ class RunMagics(Magics):
     @argument("--to", dest="last", metavar="STEP", help="run up to and with this step")
     @argument("--send", action="store_true", help="make outside calls again that were made for this event already")
     @argument("--users", metavar="A,B", help="run once for each of these external users")
+    @argument("--save-test", metavar="NAME", help="save the run as a test beside the notebook: tests/test_NAME.py")
+    @argument("--plain", metavar="NAME,APP.FIELD", help="with --save-test: these are no secrets, write their values")
     @line_magic
     @plain_errors
     def pdrun(self, line: str) -> None:
@@ -42,12 +45,25 @@ class RunMagics(Magics):
         session = session_of(self.shell)
         only = part_of(session.workflow, step=chosen.step, first=chosen.first, last=chosen.last)
         users = [user.strip() for user in chosen.users.split(",") if user.strip()] if chosen.users else [None]
+        if chosen.save_test is not None:
+            from pdkernel.trial.notebook import save_run
+            from pdkernel.trial.save import checked_name
+
+            checked_name(chosen.save_test)
+            if len(users) > 1:
+                raise RequestError("--save-test saves one run.", fix="Name one external user.")
         executions = []
         for user in users:
             timeline = LiveTimeline(session, only=only)
             execution = session.run(only=only, send=chosen.send, external_user_id=user, on_change=timeline.update)
             timeline.finish(execution)
+            follow(self.shell, f"%pdrun {line} {user}", timeline.draw_again)
             executions.append(execution)
+            if chosen.save_test is None:
+                show_saving(self.shell, session, execution)
+        if chosen.save_test is not None:
+            plain = [name.strip() for name in (chosen.plain or "").split(",") if name.strip()]
+            say(save_run(session, executions[0], chosen.save_test, plain=plain))
         for execution in executions:
             raise_for(execution)
 

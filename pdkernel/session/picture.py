@@ -26,7 +26,7 @@ def picture(session: Session, execution: Execution, *, only: Collection[str] | N
     """
     workflow = session.workflow
     finished = execution.finished_at is not None
-    stale = session.stale if finished else ()
+    stale = session.stale_in(execution) if finished else ()
     languages = {step.name: step.language for step in workflow.steps}
     name = session.event_name
     responds = only is None and workflow.trigger.type == "http"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.definition import Sidecar, apply_sidecar, notebook_sidecar_path, read_sidecar
 from pdkernel.egress import default_mode, parse_mode
+from pdkernel.egress.tape import Tape
 from pdkernel.engine.context import build_context
 from pdkernel.engine.request import OnChange, RunRequest
 from pdkernel.errors import DefinitionError, RequestError
@@ -31,7 +32,7 @@ from pdkernel.session.draft import Draft
 from pdkernel.session.events import EventLibrary, TestEvent
 from pdkernel.session.kept import Kept
 from pdkernel.session.loop import LoopThread, Task
-from pdkernel.session.results import Results
+from pdkernel.session.results import Results, fingerprint
 from pdkernel.source import workflows_beside
 from pdkernel.variables import project_variables
 
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
 Listener = Callable[[], None]
 T = TypeVar("T")
+
+KEPT_RUNS = 10
+"""Runs that can still be saved as tests; the outside calls of each are kept in memory."""
 
 
 class Session:
@@ -100,6 +104,7 @@ class Session:
         self._pins: dict[str, dict[str, JSON]] = {}
         self._results = Results()
         self._last: Execution | None = None
+        self._made: dict[str, RunRequest] = {}
 
     # ── the project ────────────────────────────────────────────────────────────────
 
@@ -374,6 +379,21 @@ class Session:
         """The last execution in this kernel."""
         return self._last
 
+    def request_of(self, execution_id: str) -> RunRequest:
+        """
+        What was run, its outside calls on tape: for saving the run as a test.
+
+        Raises:
+            RequestError: Not one of the latest runs of this kernel.
+        """
+        request = self._made.get(execution_id)
+        if request is None:
+            raise RequestError(
+                "What this run sent is not known any more: it is not among the latest of this kernel.",
+                fix="Run it again; nothing is sent twice.",
+            )
+        return request
+
     def result(self, name: str) -> StepResult | None:
         """What step *name* did last, or None."""
         self._load()
@@ -384,6 +404,15 @@ class Session:
         """Steps whose last result no longer holds."""
         self._load()
         return self._results.stale(self.workflow, self.scope)
+
+    def stale_in(self, execution: Execution) -> set[str]:
+        """Steps of *execution* whose result there no longer holds: those that are stale, and those edited since."""
+        made = self._made.get(execution.id)
+        stale = set(self.stale)
+        if made is not None:
+            now = {step.name: fingerprint(step) for step in self.workflow.steps}
+            stale |= {step.name for step in made.workflow.steps if now.get(step.name) != fingerprint(step)}
+        return stale
 
     def steps_value(self) -> dict[str, Any]:
         """`steps` as the next step would see it, redacted: for completion and previews."""
@@ -461,6 +490,7 @@ class Session:
             sent=self.project.sent,
             send=send,
             actions=self._where(),
+            tape=Tape(),
             install=self._environ.get("PDKERNEL_NO_INSTALL", "").lower() in ("", "0", "false", "no"),
             source=shlex.quote(self.notebook.name) if self.notebook else "SOURCE",
             on_change=on_change,
@@ -534,6 +564,9 @@ class Session:
                 if result.status in ("success", "error", "pinned"):
                     self._results.note(request.workflow.step(result.name), result, request.scope)
             self._last = execution
+            self._made[execution.id] = request
+            for old in list(self._made)[:-KEPT_RUNS]:
+                del self._made[old]
             self._kept.save_later(self._state())
         self._changed()
 

@@ -8,6 +8,7 @@ Forms of a notebook: core ipywidgets, each a view of the session.
     accounts        connecting and removing an external user's accounts
     event_texts     event <-> the texts of the form, losing nothing
     body            the editor of the body
+    save_run        the button that saves a run as a test
     running         a run in the background, drawn as it grows
     kept            the output that survives the kernel
     parts           small pieces: messages, texts to copy, the field for a secret
@@ -17,6 +18,7 @@ A form calls the session and listens to it; it holds nothing of its own but what
 
 from pdkernel.widgets.action_props import ActionForm
 from pdkernel.widgets.event_composer import EventComposer
+from pdkernel.widgets.save_run import SaveRun
 from pdkernel.widgets.user_picker import UserPicker
 
-__all__ = ["ActionForm", "EventComposer", "UserPicker"]
+__all__ = ["ActionForm", "EventComposer", "SaveRun", "UserPicker"]

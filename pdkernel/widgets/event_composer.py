@@ -46,6 +46,7 @@ from pdkernel.widgets.parts import (
     text_html,
 )
 from pdkernel.widgets.running import Runner
+from pdkernel.widgets.save_run import SaveRun
 
 NEW_EVENT = "new event"
 """What an event is called that was written here and not saved."""
@@ -76,6 +77,8 @@ class EventComposer(Form):
         self._faults = note()
         self._notes = note()
         self._status = note()
+        self.saving = SaveRun(session)
+        self.saving.layout = {"margin": BESIDE, "display": "none"}
         super().__init__(
             session,
             [
@@ -88,6 +91,7 @@ class EventComposer(Form):
                     [self.send_button, self.use_button, self.show_button], layout={**_ROW, "margin": "6px 0 0 116px"}
                 ),
                 ipw.VBox([self._status], layout={"margin": BESIDE}),
+                self.saving,
             ],
         )
 
@@ -282,6 +286,10 @@ class EventComposer(Form):
         say(self._status, self._state(elsewhere=elsewhere))
         say_html(self._notes, _notes_html(self._base))
         self._show_line(self.line)
+        last = self._runner.last
+        if last is not None:
+            self.saving.of(last)
+        show(self.saving, visible=last is not None and not running and last.status != "cancelled")
 
     def _fault(self) -> str:
         try:

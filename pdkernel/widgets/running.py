@@ -30,6 +30,9 @@ class Runner:
         session: Whose workflow, on its chosen event.
         draw: Told every picture; from another thread.
         ended: Told when a run has ended; from another thread.
+
+    Attributes:
+        last: The last run that was started here and has ended, or None.
     """
 
     def __init__(self, session: Session, *, draw: Callable[[View], None], ended: Callable[[], None]) -> None:
@@ -41,6 +44,7 @@ class Runner:
         self._stop: Callable[[], None] | None = None
         self._thread: threading.Thread | None = None
         self.stopping = False
+        self.last: Execution | None = None
 
     @property
     def running(self) -> bool:
@@ -90,7 +94,8 @@ class Runner:
                     self._fresh.clear()
                     self._draw_latest()
                     threading.Event().wait(REFRESH_S)
-            self._draw(picture(self._session, result()))
+            self.last = result()
+            self._draw(picture(self._session, self.last))
         except KeyboardInterrupt:
             self._draw(_words("The run was stopped before its first step."))
         except PdkernelError as fault:

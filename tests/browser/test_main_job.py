@@ -17,6 +17,7 @@ from playwright.sync_api import BrowserContext, Locator, expect
 
 from tests.browser.harness import Lab, LabPage
 from tests.lab_files import CHECKOUT
+from tests.private_pytest import run_pytest
 
 FOLDER = "job"
 NOTEBOOK = f"{FOLDER}/01_quickstart.ipynb"
@@ -310,6 +311,21 @@ def test_narrow_window_hides_nothing(edited: Job) -> None:
     edited.look("composer", "job-11-narrow")
     assert wide is not None
     edited.page.page.set_viewport_size(wide)
+
+
+def test_a_run_is_saved_as_a_test(edited: Job) -> None:
+    """The button below a run writes a test that passes, and says so; the tokens are in none of its files."""
+    edited.page.save()
+    edited.run("run")
+    output = edited.output("run")
+
+    output.get_by_role("button", name="Save this run as a test").click()
+
+    expect(output).to_contain_text("Wrote tests/test_issues_opened.py", timeout=30_000)
+    edited.look("run", "job-13-saved-as-a-test")
+    assert run_pytest(edited.folder) == {"passed": 1}
+    files = [path for path in (edited.folder / "tests").rglob("*") if path.is_file()]
+    assert not [path for path in files for token in TOKENS.values() if token in path.read_text(encoding="utf-8")]
 
 
 def test_colleague_reads_it_without_a_kernel(edited: Job) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.notebook_files import notebook_of
 from tests.privileges import drop_override
 
 ROOT = Path(__file__).parents[2]
@@ -93,23 +94,7 @@ class Shell:
 
     def notebook(self, *cells: str, name: str = "work.ipynb") -> str:
         """Write a notebook of code cells."""
-        value = {
-            "cells": [
-                {
-                    "cell_type": "code",
-                    "id": f"c{number}",
-                    "metadata": {},
-                    "outputs": [],
-                    "execution_count": None,
-                    "source": source,
-                }
-                for number, source in enumerate(cells)
-            ],
-            "metadata": {},
-            "nbformat": 4,
-            "nbformat_minor": 5,
-        }
-        (self.folder / name).write_text(json.dumps(value), encoding="utf-8")
+        notebook_of(self.folder / name, *cells)
         return name
 
     def write(self, name: str, text: str) -> str:

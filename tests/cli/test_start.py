@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Shell
+from tests.private_pytest import run_pytest
 
 READS = '%%pdstep send --app slack\nimport os\ndef handler(pd):\n    return os.environ["CHANNEL"]\n'
 TOKEN = "xoxb-planted-in-a-test"
@@ -23,17 +24,20 @@ def everything_in(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["hello", "hello.ipynb", "deep/er/hello"])
-def test_new_makes_a_notebook_and_an_event(pdkernel: Shell, name: str) -> None:
-    """`new` makes both, says so, and names the commands that go on; the first of them works."""
+def test_new_makes_a_notebook_an_event_and_a_test(pdkernel: Shell, name: str) -> None:
+    """`new` makes the three, says so, and names the commands that go on; running and testing work at once."""
     ended = pdkernel("new", name)
 
-    notebook = name.removesuffix(".ipynb") + ".ipynb"
-    event = (Path(notebook).parent / "events" / "issues-opened.json").as_posix()
+    notebook = Path(name.removesuffix(".ipynb") + ".ipynb")
+    event = (notebook.parent / "events" / "issues-opened.json").as_posix()
+    test = (notebook.parent / "tests" / "test_hello.py").as_posix()
     assert ended.status == 0
-    assert sorted(everything_in(pdkernel.folder)) == sorted([notebook, event])
+    assert sorted(everything_in(pdkernel.folder)) == sorted([notebook.as_posix(), event, test])
     assert f"Run it:  pdkernel run {notebook} --event {event}" in ended.lines
+    assert f"Test it: pytest {test}" in ended.lines
     assert f"Open it: pdkernel lab {notebook}" in ended.lines
-    assert pdkernel("run", notebook, "--event", event).status == 0
+    assert pdkernel("run", str(notebook), "--event", event).status == 0
+    assert run_pytest(pdkernel.folder / notebook.parent) == {"passed": 1}
 
 
 def test_new_names_no_workflow_after_another(pdkernel: Shell) -> None:

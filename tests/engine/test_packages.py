@@ -221,7 +221,7 @@ def test_workflows_without_packages_pay_nothing(tmp_path: Path) -> None:
 
     with Project.open(tmp_path / ".pdkernel") as project:
         steps = a_workflow(python_step("one"), importing("fs", name="two")).steps
-        ready = asyncio.run(Packages.of(project, {}).ready(steps, tmp_path))
+        ready = asyncio.run(Packages.of(project.folder, {}).ready(steps, tmp_path))
 
     assert (ready.node, ready.failures) == ({}, {})
     assert not (tmp_path / ".pdkernel" / "packages" / "node").exists()

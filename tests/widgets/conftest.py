@@ -7,6 +7,8 @@ from pathlib import Path
 
 import ipywidgets as ipw
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from pdkernel.clock import CountingIds
 from pdkernel.event import Event
@@ -85,6 +87,14 @@ def make_composer(session: Session) -> Iterator[Callable[[], EventComposer]]:
 def composer(make_composer: Callable[[], EventComposer]) -> EventComposer:
     """A composer of a session without an event."""
     return make_composer()
+
+
+@pytest.fixture
+def _shell() -> Iterator[None]:
+    """An IPython shell, without which nothing is displayed."""
+    InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    yield
+    InteractiveShell.clear_instance()
 
 
 @pytest.fixture(autouse=True)

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 from IPython.utils.capture import capture_output
-from traitlets.config import Config
 
 from pdkernel.session import Session
 from pdkernel.widgets import EventComposer, UserPicker
 from tests.widgets.front_end import press, type_into
 
 VIEW = "application/vnd.jupyter.widget-view+json"
-
-
-@pytest.fixture
-def _shell() -> Iterator[None]:
-    """An IPython shell, without which nothing is displayed."""
-    InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
-    yield
-    InteractiveShell.clear_instance()
 
 
 def outputs(captured: Any) -> list[dict[str, Any]]:

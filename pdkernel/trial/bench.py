@@ -1,0 +1,111 @@
+"""
+What many runs in projects of their own share: warm processes for steps, the way out, and the thread that drives them.
+
+Knows what may be shared between projects and how it ends. Knows nothing of what is run.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pdkernel.clock import RANDOM_IDS, Ids
+from pdkernel.egress import Gateway
+from pdkernel.engine.packages import Packages, go_programs
+from pdkernel.engine.runtime import Runtime
+from pdkernel.hosts import Hosts
+from pdkernel.identity import Directory
+from pdkernel.project import Project
+from pdkernel.project.folder import FOLDER_NAME
+from pdkernel.session.loop import LoopThread
+from pdkernel.trial.clock import TrialClock
+
+T = TypeVar("T")
+
+
+class Bench:
+    """
+    Shared by the runs of one process; nothing is started before the first one.
+
+    Attributes:
+        clock: Of every time stamp.
+    """
+
+    def __init__(self) -> None:
+        self.clock = TrialClock()
+        self._loop = LoopThread()
+        self._folder: Path | None = None
+        self._gateway: Gateway | None = None
+        self._hosts: dict[Path, Hosts] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def wait_for(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run *coroutine* in the bench's thread, wherever this is called from, and wait for it."""
+        return self._loop.run(coroutine)
+
+    def runtime(
+        self,
+        project: Project,
+        directory: Directory,
+        *,
+        packages: Path | None,
+        environ: Mapping[str, str],
+        ids: Ids = RANDOM_IDS,
+    ) -> Runtime:
+        """
+        An engine for *project*, on the shared processes; close it with the project.
+
+        Args:
+            project: Whose journal it writes.
+            directory: Its users and accounts.
+            packages: The project folder (`.../.pdkernel`) whose packages and compiled steps it uses; None for the bench's.
+            environ: The person's own settings of registries.
+            ids: For ids of runs.
+        """
+        return self.wait_for(self._runtime(project, directory, packages, environ, ids))
+
+    def close(self) -> None:
+        """End every process."""
+        self.wait_for(self._close())
+        self._loop.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    async def _runtime(
+        self, project: Project, directory: Directory, packages: Path | None, environ: Mapping[str, str], ids: Ids
+    ) -> Runtime:
+        if self._folder is None or self._gateway is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="pdkernel-bench-"))
+            self._gateway = await Gateway.start(self._folder, clock=self.clock)
+        place = packages or self._folder / FOLDER_NAME
+        if place not in self._hosts:
+            self._hosts[place] = Hosts(gateway=self._gateway, size=1, go=go_programs(place, environ))
+        return await Runtime.start(
+            project,
+            directory,
+            clock=self.clock,
+            ids=ids,
+            gateway=self._gateway,
+            hosts=self._hosts[place],
+            packages=Packages.of(place, environ),
+        )
+
+    async def _close(self) -> None:
+        for hosts in self._hosts.values():
+            await hosts.close()
+        self._hosts.clear()
+        if self._gateway is not None:
+            await self._gateway.close()
+            self._gateway = None

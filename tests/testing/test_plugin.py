@@ -1,0 +1,112 @@
+"""The plugin in a pytest of its own: what a person sees of tests that pass and fail."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.notebook_files import notebook_of
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parents[2]
+GREET = (
+    '%%pdstep greet\ndef handler(pd):\n    print("greeting")\n    return pd.steps["trigger"]["event"]["body"]["name"]\n'
+)
+POST = '%%pdstep post --app slack\nimport urllib.request\ndef handler(pd):\n    token = pd.inputs["slack"]["$auth"]["oauth_access_token"]\n    print(token)\n    return urllib.request.urlopen("https://api.example.test/things", data=b"1").status\n'
+TOKEN = "xoxb-made-up-for-a-test"
+LOADED = 'pytest_plugins = ["pdkernel.testing"]\n'
+
+
+@pytest.fixture
+def folder(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A folder with two notebooks and an event, in which pytest runs as a person runs it."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("PDKERNEL_EGRESS", raising=False)
+    notebook_of(pytester.path / "greet.ipynb", GREET)
+    notebook_of(pytester.path / "post.ipynb", POST)
+    (pytester.path / "events").mkdir()
+    (pytester.path / "events" / "hello.json").write_text(json.dumps({"method": "POST", "body": {"name": "Ada"}}))
+    return pytester
+
+
+def run(folder: pytest.Pytester, *args: str) -> pytest.RunResult:
+    """Pytest in a process of its own; a warning of its is an error."""
+    quiet = ("-o", "asyncio_default_fixture_loop_scope=function")
+    return folder.runpytest_subprocess(*quiet, "-W", "error::pytest.PytestWarning", *args, timeout=100)
+
+
+def test_nothing_loads_by_itself(folder: pytest.Pytester) -> None:
+    """Without the plugin there is no fixture of ours; with `-p` there is."""
+    folder.makepyfile('def test_greet(pd_run):\n    assert pd_run("greet.ipynb", "hello").status == "success"\n')
+
+    without, loaded = run(folder), run(folder, "-p", "pdkernel.testing")
+
+    without.stdout.fnmatch_lines(["*fixture 'pd_run' not found*"])
+    loaded.assert_outcomes(passed=1)
+
+
+def test_a_failure_shows_the_timeline(folder: pytest.Pytester) -> None:
+    """The report of a failing assertion has the timeline of the run; that of a passing test has none."""
+    folder.makepyfile(
+        LOADED
+        + 'def test_wrong(pd_run):\n    assert pd_run("greet.ipynb", "hello").step("greet").return_value == "Grace"\n'
+        + 'def test_right(pd_run):\n    assert pd_run("greet.ipynb", "hello").status == "success"\n'
+    )
+
+    result = run(folder)
+
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*- pdkernel timeline -*", "greet: *success*", "*greet*Python*", "*stdout*greeting*"])
+    assert result.stdout.str().count("- pdkernel timeline -") == 1
+
+
+def test_a_refused_call_is_in_the_report_and_no_credential_is(folder: pytest.Pytester) -> None:
+    """A call that nobody answers is named in the failure, with what to do; the account's token, which the step prints, is not."""
+    folder.makepyfile(
+        LOADED
+        + f'def connect(project):\n    project.connect("ada", "slack", oauth_access_token="{TOKEN}")\n'
+        + "def test_post(pd_project, pd_run):\n    connect(pd_project)\n"
+        + '    execution = pd_run("post.ipynb", external_user="ada")\n    assert execution.status == "success"\n'
+    )
+
+    result = run(folder)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*A refused call is answered*egress=*replay=FILE*",
+            "*DENIED: POST https://api.example.test/things was not sent*",
+            "*stdout*secret:slack/apn_*/oauth_access_token*",
+        ]
+    )
+    assert TOKEN not in result.stdout.str()
+
+
+def test_xdist(folder: pytest.Pytester) -> None:
+    """Tests spread over two workers pass, and each worker has processes of its own."""
+    folder.makepyfile(
+        LOADED
+        + "import os, pytest\n"
+        + '@pytest.mark.parametrize("n", range(6))\ndef test_greet(pd_run, n, worker_id):\n'
+        + '    execution = pd_run("greet.ipynb", {"body": {"name": n}})\n'
+        + '    assert execution.step("greet").return_value == n\n    assert worker_id in ("gw0", "gw1")\n'
+    )
+
+    run(folder, "-n", "2").assert_outcomes(passed=6)
+
+
+def test_no_process_is_left(folder: pytest.Pytester) -> None:
+    """When pytest has ended, the processes of the steps have, too."""
+    notebook_of(folder.path / "pid.ipynb", "%%pdstep pid\nimport os\ndef handler(pd):\n    return os.getpid()\n")
+    folder.makepyfile(
+        LOADED
+        + "from pathlib import Path\ndef test_pid(pd_run):\n"
+        + '    Path("pid").write_text(str(pd_run("pid.ipynb").step("pid").return_value))\n'
+    )
+
+    run(folder).assert_outcomes(passed=1)
+
+    assert not Path(f"/proc/{(folder.path / 'pid').read_text()}").exists()
