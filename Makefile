@@ -27,7 +27,8 @@ test: .venv/.test chromium
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/interrogate -q tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 -m "not browser"
+	$(BIN)/pytest -m browser
 
 slow: .venv/.test
 	$(BIN)/pytest --hypothesis-profile=sweep --timeout=900 $(PROPERTIES)

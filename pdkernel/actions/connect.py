@@ -10,14 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
-
-import httpx
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 from pdkernel.actions.component import Component, Header, component_of
 from pdkernel.errors import ActionNotFoundError, ActionSourceError, ConnectSettingsError
 from pdkernel.hosts import Description, Option, OptionsPage, PropDeclaration
 from pdkernel.model import JSON, AppBinding
+
+if TYPE_CHECKING:
+    import httpx
 
 API = "https://api.pipedream.com"
 VARIABLES = ("PIPEDREAM_CLIENT_ID", "PIPEDREAM_CLIENT_SECRET", "PIPEDREAM_PROJECT_ID")
@@ -106,7 +108,7 @@ class ConnectSource:
     @property
     def host(self) -> str:
         """The API's host name."""
-        return httpx.URL(self.settings.base_url).host
+        return urlsplit(self.settings.base_url).hostname or ""
 
     @property
     def run_url(self) -> str:
@@ -231,6 +233,8 @@ class ConnectSource:
         environment: str | None = None,
         timeout_s: float = 60.0,
     ) -> httpx.Response:
+        import httpx  # a notebook that never asks Pipedream does without
+
         settings = self.settings
         try:
             async with httpx.AsyncClient(base_url=settings.base_url, timeout=timeout_s) as client:

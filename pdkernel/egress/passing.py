@@ -60,7 +60,6 @@ async def watch(
         async for chunk in body:
             size += len(chunk)
             if keep is not None:
-                size += len(chunk)
                 copy.append(chunk)
                 if too_long():
                     copy.clear()
