@@ -32,7 +32,9 @@ def workflow_of(name: str, language: str, trigger: Trigger) -> Workflow:
     if (FOLDER / name).is_dir():
         whole = open_source(FOLDER / name)
         languages = {"node", "python", "action"} - {language}
-        return replace(whole, triggers=(trigger,), steps=tuple(step for step in whole.steps if step.name not in languages))
+        return replace(
+            whole, triggers=(trigger,), steps=tuple(step for step in whole.steps if step.name not in languages)
+        )
     found = sections(name)
     steps = (*_steps(found.get(ABOVE, "")), *_steps(found[language]))
     return Workflow("Checklist", triggers=(trigger,), steps=steps)

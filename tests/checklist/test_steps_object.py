@@ -8,7 +8,9 @@ from pdkernel.event import Event
 from tests.checklist.conftest import Check
 from tests.checklist.languages import ALL, WITH_RETURN
 
-GET = Event({"method": "GET", "path": "/", "query": {}, "client_ip": "127.0.0.1", "url": "https://x.test/", "headers": {}})
+GET = Event(
+    {"method": "GET", "path": "/", "query": {}, "client_ip": "127.0.0.1", "url": "https://x.test/", "headers": {}}
+)
 
 
 @pytest.mark.parametrize("language", ALL)
