@@ -406,7 +406,12 @@ class Interpreter:
         finally:
             run.running = None
         refusal = run.refusals.get(step.name)
-        if refusal is None or outcome.error is not None:
+        if refusal is None:
+            return outcome
+        if outcome.error is not None:
+            # a client's own words for a refusal ("403 Forbidden") read like the other side's answer
+            if refusal.message not in str(outcome.error):
+                outcome.error.fix = "\n".join(part for part in (outcome.error.fix, refusal.message) if part)
             return outcome
         # its code has swallowed the refusal: what it made of it cannot be trusted in a replay
         if run.request.policy.mode == "replay":

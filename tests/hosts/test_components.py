@@ -166,7 +166,7 @@ async def test_a_missing_prop_is_named_with_how_to_give_it(bench: Bench, write: 
     assert (outcome.error.code, outcome.error.name) == ("configuration", "ConfigurationError")
     assert outcome.error.message == 'The prop channel ("Send To") is required, and the step does not give it.'
     assert outcome.error.fix == (
-        "Give it among the step's props (channel: \"general\"), or on the line of a code step: --prop channel=VALUE"
+        'Give it among the step\'s props (channel: "general"), or on the line of a code step: --prop channel=VALUE'
     )
     assert bench.heard.text() == ""
 
