@@ -18,19 +18,22 @@ from pdkernel.hosts import RunGuests
 from pdkernel.model import JSON, Step
 
 
-async def evaluate_props(step: Step, guests: RunGuests, exports: Mapping[str, Mapping[str, JSON]]) -> dict[str, JSON]:
+async def evaluate_props(
+    step: Step, guests: RunGuests, exports: Mapping[str, Mapping[str, JSON]], *, timeout_s: float = 30.0
+) -> dict[str, JSON]:
     """
     The step's props, ready to use.
 
     Raises:
-        StepError: An expression throws; the message names the prop and the expression.
+        StepError: An expression throws, and the message names the prop and the expression; or they take longer than the
+            step may, *timeout_s*.
     """
     props = await _braced(step, guests)
     found = list(templates_in(props))
     if not found:
         return props
     sources = [expression.source for _, template in found for expression in template.expressions]
-    results = await guests.evaluate(sources, exports)
+    results = await guests.evaluate(sources, exports, timeout_s=timeout_s)
     for (path, expression), result in zip(
         ((path, expression) for path, template in found for expression in template.expressions), results, strict=True
     ):

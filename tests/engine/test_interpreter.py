@@ -162,6 +162,16 @@ async def test_time_out_ends_the_step(run: Run) -> None:
     assert step.exports == {"a": 1}
 
 
+async def test_an_expression_has_the_time_of_its_step(run: Run) -> None:
+    """An expression without an end is stopped when the step's own limit is reached, and the message says that limit."""
+    step = node_step("one", "return 1", options='--timeout 1 --prop "n={{(() => { for (;;); })()}}"')
+    execution = await run(step)
+    error = execution.step("one").error
+    assert error is not None
+    assert error.code == "timeout"
+    assert "longer than 1 seconds" in error.message
+
+
 async def test_workflow_goes_on_after_bash_exit(run: Run) -> None:
     """`exit 1` in Bash ends that step only."""
     execution = await run(bash_step("one", "exit 1"), python_step("two"))
