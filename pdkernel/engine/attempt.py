@@ -150,6 +150,8 @@ def _say_warnings(run: RunState, recorder: StepRecorder, outcome: StepOutcome, a
         recorder.warn(warning)
     if outcome.pause is not None and outcome.error is None:
         recorder.warn(judge(outcome.pause, run.request.pauses, runs=again.runs).said)
+    if outcome.exited and outcome.exit_reason and outcome.error is None:
+        recorder.warn(f"The run ends after this step: {outcome.exit_reason}")
     if outcome.response is None:
         return
     run.record.respond(outcome.response)

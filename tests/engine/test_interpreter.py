@@ -78,12 +78,13 @@ async def test_node_error_names_the_cells_line(run: Run) -> None:
     ids=["python", "node"],
 )
 async def test_exit_ends_the_run_as_exited(run: Run, step: Any) -> None:
-    """`return flow.exit()` ends the step at once and the run with it, without an error."""
+    """`return flow.exit()` ends the step at once and the run with it, without an error, and says why."""
     execution = await run(step, python_step("two"))
 
     assert execution.status == "exited"
     assert statuses(execution) == {"one": "success", "two": "skipped"}
-    assert "".join(log.text for log in execution.step("one").logs) == "before\n"
+    logs = {log.stream: log.text for log in execution.step("one").logs}
+    assert logs == {"stdout": "before\n", "stderr": "[pdkernel] The run ends after this step: enough\n"}
 
 
 async def test_bare_exit_lets_the_step_finish(run: Run) -> None:
