@@ -142,11 +142,11 @@ class Deliveries:
         mail = self._mail
         if mail is None:
             return replace(
-                shown, note="Shown, not sent: there is no mail server. See: pdkernel project set mail_server HOST:PORT"
+                shown, note="Not sent: there is no mail server. See: pdkernel project set mail_server HOST:PORT"
             )
         shown = replace(shown, to=mail.to)
         if not is_loopback(mail.host) and not binding.policy.tunnels(mail.host):
-            return replace(shown, note=f"Shown, not sent: outside calls are {binding.policy.mode}.")
+            return replace(shown, note=f"Not sent: outside calls are {binding.policy.mode}.")
         try:
             await asyncio.to_thread(send_mail, mail, payload)
         except (OSError, ValueError) as error:  # smtplib's errors are OSErrors
