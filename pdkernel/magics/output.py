@@ -135,8 +135,9 @@ class LiveTimeline:
 
 
 def show_saving(shell: Any, session: Session, execution: Execution) -> None:
-    """Offer to save *execution* as a test, where there is a front end with buttons."""
-    if getattr(shell, "kernel", None) is None or execution.status == "cancelled":
+    """Offer to save *execution* as a test if steps of it ran, where there is a front end with buttons."""
+    refused = all(step.status == "not_run" for step in execution.steps)
+    if getattr(shell, "kernel", None) is None or execution.status == "cancelled" or refused:
         return
     from pdkernel.magics.shell import cell_metadata
     from pdkernel.widgets import SaveRun
