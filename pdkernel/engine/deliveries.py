@@ -72,7 +72,7 @@ class Deliveries:
             return await self._email(shown, payload, binding, redactor)
         # parity[send-emit]: the platform's listeners, buckets and event streams are not here; what would go to them is shown
         note = {
-            "emit": "Emitted events are shown: nobody listens to a workflow that is not served.",
+            "emit": "Not emitted: nobody listens to a workflow that is not served.",
             "s3": "Not written: the platform writes to S3 with its own credentials. Use the AWS SDK with an account.",
             "sse": "Shown: there is no event stream without the platform.",
         }[effect.kind]
@@ -143,11 +143,11 @@ class Deliveries:
         mail = self._mail
         if mail is None:
             return replace(
-                shown, note="Shown, not sent: there is no mail server. See: pdkernel project set mail_server HOST:PORT"
+                shown, note="Not sent: there is no mail server. See: pdkernel project set mail_server HOST:PORT"
             )
         shown = replace(shown, to=mail.to)
         if not is_loopback(mail.host) and not binding.policy.tunnels(mail.host):
-            return replace(shown, note=f"Shown, not sent: outside calls are {binding.policy.mode}.")
+            return replace(shown, note=f"Not sent: outside calls are {binding.policy.mode}.")
         try:
             await asyncio.to_thread(send_mail, mail, payload)
         except (OSError, ValueError) as error:  # smtplib's errors are OSErrors

@@ -81,8 +81,8 @@ def list_text(found: Sequence[ActionView]) -> str:
     return printable("".join(f"{line}\n" for line in made))
 
 
-def list_html(found: Sequence[ActionView]) -> str:
-    """What was found, as HTML."""
+def list_html(found: Sequence[ActionView], *, hint: str = "") -> str:
+    """What was found, as HTML, and below it *hint*: what to do next."""
     rows = [
         tag(
             "li",
@@ -96,7 +96,9 @@ def list_html(found: Sequence[ActionView]) -> str:
         )
         for each in found
     ]
-    return tag("ul", lines(rows), style=f"{VIEW};margin:0", class_="pd-view pd-actions")
+    found_html = tag("ul", lines(rows), style="margin:0;padding:0")
+    parts = [found_html, tag("div", quiet(hint))] if hint else [found_html]
+    return tag("div", lines(parts), style=VIEW, class_="pd-view pd-actions")
 
 
 def text(action: ActionView) -> str:
