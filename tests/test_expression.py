@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.errors import ExpressionError
-from pdkernel.expression import UNDEFINED, assemble, find_end, parse_template, references, templates_in
+from pdkernel.expression import UNDEFINED, assemble, braced, find_end, parse_template, references, templates_in
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 STRINGS = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=8).map(json.dumps)
@@ -195,3 +195,23 @@ def test_results_must_match() -> None:
 def test_references(source: str, names: set[str]) -> None:
     """References are literal names read from the platform's `steps`."""
     assert references(source) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{ "photos": steps.a.$return_value }', '{{ { "photos": steps.a.$return_value } }}'),
+        ("\n[steps.a.b, 1]", "{{ [steps.a.b, 1] }}"),
+        ("{ a: { b: steps.trigger.event }}", "{{ { a: { b: steps.trigger.event }} }}"),
+        *(
+            (text, text)
+            for text in ('{"a": 1}', "[TODO]", "steps.a.b", "{{steps.a}}", "{ steps.a }", "{ a: await steps.a.b }")
+        ),
+        (["steps.a"], ["steps.a"]),
+    ],
+)
+def test_javascript_without_braces(text: Any, expected: Any) -> None:
+    """An object or a list that reads steps gets braces, and means the same; any other value stays as it is."""
+    assert braced(text) == expected
+    if text != expected:
+        assert parse_template(expected).whole is not None

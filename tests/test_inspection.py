@@ -245,6 +245,12 @@ def test_all_problems_at_once() -> None:
         ("go", GO + 'func f() { os.Getenv("A"); os.LookupEnv("B") /* os.Getenv("C") */ }', "A", "B"),
         (
             "go",
+            GO + 'func f() { if os.Getenv("A") == "" { panic(1) }; f("" != os.Getenv("B"), os.Getenv("C") == "x") }',
+            "C",
+            "AB",
+        ),
+        (
+            "go",
             'package main\nimport o "os"\nfunc main() { o.Setenv("A", ""); o.Getenv("A"); o.Getenv("B" + x) }',
             "",
             "",

@@ -7,12 +7,13 @@ Knows what a component declares and what a step says. Looks nothing up and runs 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pdkernel.actions.component import Component
 from pdkernel.actions.keys import NO_ACCOUNT, app_of
 from pdkernel.errors import ActionPropsError
+from pdkernel.expression import braced
 from pdkernel.hosts import Description, PropDeclaration
 from pdkernel.inspection import merge_apps
 from pdkernel.model import JSON, AppBinding, Step, StoreBinding
@@ -74,6 +75,7 @@ def fit(step: Step, component: Component, description: Description) -> Fitted:
     apps = bound_apps(step, description)
     stores, values = _stores(step, description)
     values = {name: value for name, value in values.items() if name not in {binding.prop for binding in apps}}
+    values = braced_props(values, description.props)
     unknown = [] if description.additional else _unknown(values, description)
     own = component.file is not None and component.file.origin == "builtin"
     if unknown and own:
@@ -104,6 +106,12 @@ def fit(step: Step, component: Component, description: Description) -> Fitted:
         )
     warnings = [f"{component.uses} has no prop {name!r}.{_meant([name], description)}" for name in unknown]
     return Fitted(replace(step, apps=apps, stores=stores, props=values), tuple(warnings))
+
+
+def braced_props(values: Mapping[str, JSON], declared: Sequence[PropDeclaration]) -> dict[str, JSON]:
+    """*values* with braces around those of `any` and `object` props that are JavaScript without them."""
+    types = {prop.name: prop.type for prop in declared}
+    return {name: braced(value) if types.get(name) in {"any", "object"} else value for name, value in values.items()}
 
 
 def _needing(apps: tuple[AppBinding, ...]) -> tuple[AppBinding, ...]:

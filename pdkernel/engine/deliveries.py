@@ -93,8 +93,7 @@ class Deliveries:
             async with self._client(url, bound) as client:
                 response = await client.request(
                     method,
-                    url,
-                    params=cast("Any", payload.get("params")),
+                    _with_params(url, payload.get("params")),
                     headers={str(k): str(v) for k, v in _object(payload.get("headers")).items()},
                     auth=(str(auth.get("username")), str(auth.get("password"))) if isinstance(auth, dict) else None,
                     **_body(payload.get("data")),
@@ -157,6 +156,13 @@ class Deliveries:
 
 def _object(value: JSON) -> Mapping[str, JSON]:
     return value if isinstance(value, dict) else {}
+
+
+def _with_params(url: str, params: JSON) -> str:
+    """*url* with *params* added to the query that it has, as axios adds them."""
+    import httpx
+
+    return str(httpx.URL(url).copy_merge_params(cast("Any", params))) if params else url
 
 
 def _body(data: JSON) -> dict[str, Any]:

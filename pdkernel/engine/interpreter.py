@@ -361,6 +361,8 @@ class Interpreter:
             recorder.warn(warning)
         if outcome.pause is not None and outcome.error is None:
             recorder.warn(judge(outcome.pause, run.request.pauses, runs=again.runs).said)
+        if outcome.exited and outcome.exit_reason and outcome.error is None:
+            recorder.warn(f"The run ends after this step: {outcome.exit_reason}")
         if outcome.response is None:
             return
         run.record.respond(outcome.response)
@@ -377,7 +379,7 @@ class Interpreter:
         action = run.actions.of(step)
         step = action.fitted.step if action and action.fitted else step
         if action and action.remote:
-            props = await evaluate_props(step, run.guests, run.exports)
+            props = await evaluate_props(step, run.guests, run.exports, timeout_s=timeout_s)
             return await run.actions.run_remote(step, action, props, recorder, timeout_s=timeout_s)
         for warning in action.fitted.warnings if action and action.fitted else ():
             recorder.warn(warning)
@@ -385,7 +387,7 @@ class Interpreter:
         call = StepCall(
             step=step,
             steps=run.exports,
-            props=await evaluate_props(step, run.guests, run.exports),
+            props=await evaluate_props(step, run.guests, run.exports, timeout_s=timeout_s),
             auth=accounts.auth,
             context=step_context(
                 run.request, self._clock, timeout_s=timeout_s, runs=again.runs, passed_on=again.context
@@ -404,7 +406,12 @@ class Interpreter:
         finally:
             run.running = None
         refusal = run.refusals.get(step.name)
-        if refusal is None or outcome.error is not None:
+        if refusal is None:
+            return outcome
+        if outcome.error is not None:
+            # a client's own words for a refusal ("403 Forbidden") read like the other side's answer
+            if refusal.message not in str(outcome.error):
+                outcome.error.fix = "\n".join(part for part in (outcome.error.fix, refusal.message) if part)
             return outcome
         # its code has swallowed the refusal: what it made of it cannot be trusted in a replay
         if run.request.policy.mode == "replay":

@@ -10,25 +10,30 @@ import json
 import re
 from collections.abc import Mapping
 
+from pdkernel.actions.fitting import braced_props
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import StepError
-from pdkernel.expression import UNDEFINED, assemble, templates_in
+from pdkernel.expression import UNDEFINED, assemble, braced, templates_in
 from pdkernel.hosts import RunGuests
 from pdkernel.model import JSON, Step
 
 
-async def evaluate_props(step: Step, guests: RunGuests, exports: Mapping[str, Mapping[str, JSON]]) -> dict[str, JSON]:
+async def evaluate_props(
+    step: Step, guests: RunGuests, exports: Mapping[str, Mapping[str, JSON]], *, timeout_s: float = 30.0
+) -> dict[str, JSON]:
     """
     The step's props, ready to use.
 
     Raises:
-        StepError: An expression throws; the message names the prop and the expression.
+        StepError: An expression throws, and the message names the prop and the expression; or they take longer than the
+            step may, *timeout_s*.
     """
-    found = list(templates_in(dict(step.props)))
+    props = await _braced(step, guests)
+    found = list(templates_in(props))
     if not found:
-        return dict(step.props)
+        return props
     sources = [expression.source for _, template in found for expression in template.expressions]
-    results = await guests.evaluate(sources, exports)
+    results = await guests.evaluate(sources, exports, timeout_s=timeout_s)
     for (path, expression), result in zip(
         ((path, expression) for path, template in found for expression in template.expressions), results, strict=True
     ):
@@ -39,9 +44,20 @@ async def evaluate_props(step: Step, guests: RunGuests, exports: Mapping[str, Ma
                 f"fails with {error['name']}: {error['message']}",
                 name=error["name"],
             )
-    assembled = assemble(step.props, [UNDEFINED if "undefined" in result else result["value"] for result in results])
+    assembled = assemble(props, [UNDEFINED if "undefined" in result else result["value"] for result in results])
     assert isinstance(assembled, dict)
     return assembled
+
+
+async def _braced(step: Step, guests: RunGuests) -> dict[str, JSON]:
+    """The step's props; JavaScript without braces, where its code declares a prop that may be so, has got them."""
+    props = dict(step.props)
+    if step.language != "node" or step.uses is not None or all(braced(value) == value for value in props.values()):
+        return props
+    try:
+        return braced_props(props, (await guests.describe(step)).props)
+    except StepError:
+        return props  # the step itself fails with the same error
 
 
 def named_variables(request: RunRequest) -> dict[str, str]:

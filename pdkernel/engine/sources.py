@@ -152,6 +152,7 @@ class Sources:
             EndUserError: Whose account it would use.
             UnsupportedError: It is no source, or Pipedream runs it.
             StepError: Its module cannot be loaded.
+            RequestError: It waits for a request or a message, and was given none.
         """
         component = await self._component(request)
         scratch = Path(tempfile.mkdtemp(prefix="source-", dir=self._scratch))
@@ -191,6 +192,8 @@ class Sources:
         self, request: SourceRequest, component: Component, description: Description, guests: RunGuests, identity: str
     ) -> SourceRun:
         assert component.file is not None
+        if request.act == "run" and request.event is None:
+            _check_woken_by_time(component, description)
         props = request.trigger.config.get("props")
         step = Step(NAME, "node", uses=component.uses, props=props if isinstance(props, dict) else {})
         apps = bound_apps(step, description)
@@ -263,6 +266,18 @@ class Sources:
                 if isinstance(given, dict) and given.get("intervalSeconds"):
                     interval = given["intervalSeconds"]
         return {"timestamp": int(self._clock.now().timestamp()), "interval_seconds": interval}
+
+
+def _check_woken_by_time(component: Component, description: Description) -> None:
+    """Raise `RequestError` if only a request or an app's message wakes the source, and none was given."""
+    interfaces = {prop.type for prop in description.props if prop.type.startswith("$.interface.")}
+    if "$.interface.timer" in interfaces or not interfaces:
+        return
+    if "$.interface.http" in interfaces:
+        what, given = "an HTTP request", 'its request as JSON: {"method": "POST", "headers": {...}, "body": {...}}'
+    else:
+        what, given = "a message of its app", "such a message as JSON"
+    raise RequestError(f"{component.uses} is woken by {what}, and none was given.", fix=f"--event FILE gives {given}.")
 
 
 def _event(emitted: Emitted, redactor: Redactor) -> SourceEvent:

@@ -7,7 +7,7 @@ JavaScript process's work.
 
 from pdkernel.expression.assembly import UNDEFINED, assemble
 from pdkernel.expression.references import reference_lines, references
-from pdkernel.expression.template import Expression, Path, Template, find_end, parse_template, templates_in
+from pdkernel.expression.template import Expression, Path, Template, braced, find_end, parse_template, templates_in
 
 __all__ = [
     "UNDEFINED",
@@ -15,6 +15,7 @@ __all__ = [
     "Path",
     "Template",
     "assemble",
+    "braced",
     "find_end",
     "parse_template",
     "reference_lines",

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from pdkernel.errors import ExpressionError
 from pdkernel.expression import javascript
+from pdkernel.expression.references import references
 from pdkernel.model import JSON
 
 OPEN = "{{"
@@ -110,6 +111,21 @@ def fault(text: str, start: int) -> ExpressionError:
         f"{OPEN}{_short(text[start:end])}{CLOSE} does not hold one JavaScript expression.",
         fix="An expression is what can stand to the right of an equals sign: no statements, no semicolon.",
     )
+
+
+def braced(text: JSON) -> JSON:
+    """
+    The value of an `any` or `object` prop with the braces that it lacks: `{ "photos": steps.x.photos }` is JavaScript.
+
+    Any other value, text of other kinds among it, is returned as it is.
+    """
+    # parity[bare-javascript]: seen in synced workflows as objects that read steps; any other text is taken as text
+    if not isinstance(text, str) or OPEN in text or not text.lstrip().startswith(("{", "[")) or not references(text):
+        return text
+    node = javascript.expression_in(text)
+    if node is None or node.type not in {"object", "array"} or javascript.awaits(node):
+        return text
+    return f"{OPEN} {text.strip()} {CLOSE}"
 
 
 def templates_in(value: JSON | Mapping[str, JSON], path: Path = ()) -> Iterator[tuple[Path, Template]]:

@@ -119,6 +119,7 @@ export function values(props, given, { configured, warn }) {
     const { name, type, definition } = prop;
     if (given[name] !== undefined && given[name] !== null) {
       result[name] = converted(type, unwrapped(given[name], Boolean(definition.withLabel)));
+      misfits(prop, result[name], warn);
       limits(prop, result[name], warn);
     } else if (definition.default !== undefined && given[name] === undefined) {
       result[name] = structuredClone(definition.default);
@@ -138,8 +139,27 @@ function missing({ name, type, definition }) {
   const example = first === undefined ? `<${type}>` : JSON.stringify(first?.value ?? first);
   return new PropError(
     `The prop ${called} is required, and the step does not give it.`,
-    `Give it among the step's props: ${name}: ${example}`,
+    `Give it among the step's props (${name}: ${example}), or on the line of a code step: --prop ${name}=VALUE`,
   );
+}
+
+/**
+ * A number or a boolean that is neither, said so that a mistyped prop is not looked for in the code.
+ *
+ * @param {Prop} prop
+ * @param {any} value as converted
+ * @param {(text: string) => void} warn
+ */
+function misfits({ name, type }, value, warn) {
+  const [asked, fits] =
+    type === "integer" || type === "integer[]"
+      ? ["a whole number", Number.isInteger]
+      : type === "boolean" || type === "boolean[]"
+        ? ["true or false", (/** @type {any} */ one) => typeof one === "boolean"]
+        : ["", () => true];
+  for (const one of type.endsWith("[]") && Array.isArray(value) ? value : [value]) {
+    if (!fits(one)) warn(`The prop ${name} asks for ${asked}, and is given ${typeof one === "string" ? JSON.stringify(one.slice(0, 50)) : `a value of type ${typeof one}`}.`);
+  }
 }
 
 /**

@@ -104,7 +104,11 @@ def responds(source: str) -> bool:
 
 
 def variables(source: str) -> Variables:
-    """Environment variables that *source* reads; `os.Getenv("X")` needs X, `os.LookupEnv("X")` does not."""
+    """
+    Environment variables that *source* reads; `os.Getenv("X")` needs X.
+
+    `os.LookupEnv("X")` does not, nor does a program that compares what it gets with "".
+    """
     found: dict[str, set[str]] = {"Getenv": set(), "LookupEnv": set(), "Setenv": set()}
     package = imports(source).get("os", "os")
     for node in _walk(_root(source)):
@@ -115,9 +119,17 @@ def variables(source: str) -> Variables:
         first = arguments.named_children[0] if arguments is not None and arguments.named_children else None
         name = _string(first)
         if owner == package and function in found and name is not None:
-            found[function].add(name)
+            found["LookupEnv" if function == "Getenv" and _is_compared(node) else function].add(name)
     required = found["Getenv"] - found["LookupEnv"] - found["Setenv"]
     return Variables(frozenset(required), frozenset(found["LookupEnv"]))
+
+
+def _is_compared(node: Node) -> bool:
+    """Whether *node* is compared with an empty text."""
+    around = node.parent
+    if around is None or around.type != "binary_expression" or not any(c.type in {"==", "!="} for c in around.children):
+        return False
+    return any(_string(side) == "" for side in around.named_children)
 
 
 def _indexed(source: str, member: str) -> Iterator[tuple[str, Node]]:

@@ -1,26 +1,39 @@
 """
 Warm steps beside the same code run in place, the first Node.js step, and a recorded run of three steps.
 
+The run of three is compared with a new process for each step, twice, recorded neither time: with the same processes
+as ours, started for one step (outside calls hooked, logs and exports read, errors told at the cell's line), and with
+the least that could be: `python -c` and `node -e` which read the steps above as JSON and write what the code returns.
+
 Prints figures and ratios of one run. `python tests/benchmarks/bench_steps.py`
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_mode
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.runtime import Runtime
+from pdkernel.hosts import Hosts, RunSetup, StepCall, find_node
+from pdkernel.model import JSON
 from pdkernel.project import Project
+from tests.benchmarks.bench_import import Nobody
 from tests.builders import a_workflow, an_event, node_step, python_step
 
+NODE_WORK = "let t = 0; for (let n = 0; n < 2000; n++) t += n * n; return t;"
 WORK = "total = sum(n * n for n in range(2000))\nreturn total"
 RUNS = 300
+PROCESS_RUNS = 30
 
 
 def in_place() -> float:
@@ -29,6 +42,49 @@ def in_place() -> float:
     for _ in range(RUNS):
         began = time.perf_counter()
         sum(n * n for n in range(2000))
+        times.append((time.perf_counter() - began) * 1000)
+    return statistics.median(times)
+
+
+def in_new_processes() -> float:
+    """p50 of Python, Node.js and Python, a new process each, in ms."""
+    function = "\n".join(["def handler(steps):", *(f"    {line}" for line in WORK.splitlines())])
+    python = [
+        sys.executable,
+        "-c",
+        f"import json, sys\n{function}\njson.dump(handler(json.load(sys.stdin)), sys.stdout)",
+    ]
+    node = [
+        str(find_node()),
+        "-e",
+        f"const steps = JSON.parse(require('fs').readFileSync(0)); console.log(JSON.stringify((() => {{ {NODE_WORK} }})()))",
+    ]
+    times = []
+    for _ in range(PROCESS_RUNS):
+        began = time.perf_counter()
+        steps = {"trigger": {"event": dict(an_event().data), "context": {}}}
+        for name, command in (("one", python), ("node", node), ("two", python)):
+            done = subprocess.run(command, input=json.dumps(steps), capture_output=True, text=True, check=True)
+            steps[name] = {"$return_value": json.loads(done.stdout)}
+        times.append((time.perf_counter() - began) * 1000)
+    return statistics.median(times)
+
+
+async def in_our_processes(folder: Path) -> float:
+    """p50 of the same three steps, each in a process of ours that is started for it, in ms."""
+    trigger: dict[str, JSON] = {"event": dict(an_event().data), "context": {}}
+    times = []
+    for _ in range(PROCESS_RUNS):
+        began = time.perf_counter()
+        exports: dict[str, Mapping[str, JSON]] = {}
+        for step in (python_step("one", WORK), node_step("node", NODE_WORK), python_step("two", WORK)):
+            hosts = Hosts()
+            guests = await hosts.open(RunSetup("run", "bench@1", trigger, {}, folder, folder))
+            outcome = await guests.run(StepCall(step, exports), Nobody())
+            assert outcome.error is None, outcome.error
+            exports[step.name] = outcome.exports
+            await guests.release()
+            await hosts.close()
         times.append((time.perf_counter() - began) * 1000)
     return statistics.median(times)
 
@@ -48,6 +104,7 @@ async def p50(runtime: Runtime, request: RunRequest) -> tuple[float, list[str]]:
 async def main() -> None:
     """Measure and print."""
     plain = in_place()
+    processes_ms = in_new_processes()
     with tempfile.TemporaryDirectory() as folder:
         project = Project.open(Path(folder) / ".pdkernel")
         directory = LocalDirectory(project)
@@ -55,7 +112,8 @@ async def main() -> None:
         def request(*steps: object) -> RunRequest:
             return RunRequest(a_workflow(*steps), an_event(), parse_mode("deny"), folder=Path(folder))  # type: ignore[arg-type]
 
-        node = node_step("node", "let t = 0; for (let n = 0; n < 2000; n++) t += n * n; return t;")
+        ours_ms = await in_our_processes(Path(folder))
+        node = node_step("node", NODE_WORK)
         async with await Runtime.start(project, directory) as runtime:
             began = time.perf_counter()
             await runtime.run(request(node))
@@ -81,6 +139,12 @@ async def main() -> None:
     print(f"first Node.js step, process and all   {first_node:7.1f} ms   (goal <= 250)")
     print(
         f"run of Python, Node.js, Python        {three_ms:7.2f} ms   (goal p50 <= 5), {three_ms / plain:.1f} x plain code"
+    )
+    print(
+        f"a new process of ours for each step   {ours_ms:7.2f} ms   {ours_ms / three_ms:.1f} x the warm run (goal >= 20)"
+    )
+    print(
+        f"a bare new process for each step      {processes_ms:7.2f} ms   {processes_ms / three_ms:.1f} x the warm run"
     )
     print(f"complete in the reopened database     {complete} of {len(ids)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -107,19 +108,116 @@ def test_auth_test_answers() -> None:
 @pytest.mark.parametrize(
     ("method", "url"),
     [
-        ("POST", "https://slack.com/api/chat.delete"),
-        ("GET", "https://slack.com/api/chat.postMessage"),
+        ("PUT", "https://slack.com/api/chat.postMessage"),
         ("POST", "https://slack.com/chat.postMessage"),
         ("POST", "https://api.example.test/api/chat.postMessage"),
         ("POST", "https://notslack.com/api/chat.postMessage"),
     ],
 )
-def test_what_it_does_not_know_is_404(python: ClientProcess, ledger: Ledger, method: str, url: str) -> None:
-    """Another method, path or host is never answered with ok."""
+def test_what_is_not_slacks_is_404(python: ClientProcess, ledger: Ledger, method: str, url: str) -> None:
+    """Another verb, path or host is never answered with ok."""
     python.bind(ledger.binding("stand-in=slack"))
 
     got = python.request("requests", method, url, None, AUTH)
 
     assert got.status == 404
-    assert got.json() == {"ok": False, "error": "unknown_method"}
+    assert got.json()["ok"] is False
     assert "not known to the Slack stand-in" in (ledger.calls[0].note or "")
+
+
+def test_an_unknown_method_is_refused_as_slack_does(python: ClientProcess, ledger: Ledger) -> None:
+    """Slack refuses a method that it does not know with status 200, which its clients do not try again."""
+    python.bind(ledger.binding("stand-in=slack"))
+
+    got = python.request("requests", "POST", "https://slack.com/api/chat.shout", None, AUTH)
+
+    assert got.status == 200
+    assert got.json() == {"ok": False, "error": "unknown_method", "req_method": "chat.shout"}
+    assert "not known to the Slack stand-in" in (ledger.calls[0].note or "")
+
+
+def call(slack: SlackStandIn, method: str, **arguments: Any) -> Any:
+    """The answer to a call with a token, as a form."""
+    headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/x-www-form-urlencoded"}
+    body = urlencode(arguments).encode()
+    answer = slack.answer(ReceivedRequest("POST", "slack.com", f"/api/{method}", headers=headers, body=body))
+    assert answer.status == 200
+    return answer.body
+
+
+def test_a_message_to_a_name_is_in_the_channel_of_that_name() -> None:
+    """The id in the answer leads to the channel that was named."""
+    slack = SlackStandIn()
+    posted = call(slack, "chat.postMessage", channel="#ops", text="Hi")
+
+    channel = call(slack, "conversations.info", channel=posted["channel"])["channel"]
+
+    assert (channel["id"], channel["name"], channel["is_im"]) == (posted["channel"], "ops", False)
+
+
+def test_a_message_to_a_user_opens_a_direct_conversation() -> None:
+    """As on Slack, the answer names the conversation, and that names the user."""
+    slack = SlackStandIn()
+    posted = call(slack, "chat.postMessage", channel="U0123456789", text="Hi")
+
+    channel = call(slack, "conversations.info", channel=posted["channel"])["channel"]
+    profile = call(slack, "users.profile.get", user=channel["user"])["profile"]
+
+    assert posted["channel"].startswith("D")
+    assert (channel["is_im"], channel["user"], profile["real_name"]) == (True, "U0123456789", "u0123456789")
+
+
+def test_a_changed_message_is_found_with_its_new_text() -> None:
+    """`chat.update` changes what `search.messages` finds; the page after the last is empty."""
+    slack = SlackStandIn()
+    posted = call(slack, "chat.postMessage", channel="#ops", text="deploy started")
+    updated = call(slack, "chat.update", channel=posted["channel"], ts=posted["ts"], text="deploy done")
+
+    found = call(slack, "search.messages", query="deploy done")["messages"]
+
+    assert (updated["ts"], updated["text"]) == (posted["ts"], "deploy done")
+    assert [(match["text"], match["channel"]["name"]) for match in found["matches"]] == [("deploy done", "ops")]
+    assert call(slack, "search.messages", query="started")["messages"]["total"] == 0
+    assert call(slack, "search.messages", query="deploy", page=2)["messages"]["matches"] == []
+
+
+def test_a_reply_is_in_its_thread_and_not_in_the_channel() -> None:
+    """`conversations.replies` gives the thread, `conversations.history` its first message."""
+    slack = SlackStandIn()
+    first = call(slack, "chat.postMessage", channel="#ops", text="one")
+    call(slack, "chat.postMessage", channel="#ops", text="two", thread_ts=first["ts"])
+
+    thread = call(slack, "conversations.replies", channel=first["channel"], ts=first["ts"])["messages"]
+    top = call(slack, "conversations.history", channel=first["channel"])["messages"]
+
+    assert [each["text"] for each in thread] == ["one", "two"]
+    assert [each["text"] for each in top] == ["one"]
+
+
+def test_channels_are_listed_by_pages() -> None:
+    """The cursor of a page leads to the next; the last page has none."""
+    slack = SlackStandIn()
+
+    one = call(slack, "conversations.list", limit=1)
+    two = call(slack, "conversations.list", limit=1, cursor=one["response_metadata"]["next_cursor"])
+
+    assert [one["channels"][0]["name"], two["channels"][0]["name"]] == ["general", "random"]
+    assert two["response_metadata"]["next_cursor"] == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "error"),
+    [
+        ("conversations.info", {"channel": "general"}, "channel_not_found"),
+        ("chat.update", {"channel": "C0123456789", "ts": "yesterday", "text": "Hi"}, "message_not_found"),
+        ("chat.scheduleMessage", {"channel": "general", "text": "Hi", "post_at": "soon"}, "invalid_time"),
+        ("search.messages", {}, "no_query"),
+        ("conversations.list", {"types": "secret"}, "invalid_types"),
+        ("conversations.list", {"cursor": "***"}, "invalid_cursor"),
+        ("users.info", {"user": "ada"}, "user_not_found"),
+        ("conversations.replies", {"channel": "C0123456789", "ts": "1700000000.000001"}, "thread_not_found"),
+    ],
+)
+def test_what_slack_refuses_is_refused(method: str, arguments: dict[str, str], error: str) -> None:
+    """In Slack's own word."""
+    assert call(SlackStandIn(), method, **arguments) == {"ok": False, "error": error}

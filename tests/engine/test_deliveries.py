@@ -66,6 +66,13 @@ async def test_an_http_request_goes_out_after_the_last_step(run: Run, server: Se
     ]
 
 
+async def test_the_query_of_its_url_is_kept_beside_params(run: Run, server: Server) -> None:
+    """Params are added to what stands in the URL."""
+    url = f"http://127.0.0.1:{server.port}/hook?a=1"
+    await run(node_step("first", f"$.send.http({{ method: 'GET', url: '{url}', params: {{ b: 2 }} }})"))
+    assert server.heads[0].startswith("GET /hook?a=1&b=2 ")
+
+
 async def test_denied_outside_calls_deny_it_too(run: Run) -> None:
     """The run is not failed by it; what was not sent is said."""
     step = python_step("a", "pd.send.http('POST', 'https://hooks.example.com/x', data='text')")

@@ -78,12 +78,13 @@ async def test_node_error_names_the_cells_line(run: Run) -> None:
     ids=["python", "node"],
 )
 async def test_exit_ends_the_run_as_exited(run: Run, step: Any) -> None:
-    """`return flow.exit()` ends the step at once and the run with it, without an error."""
+    """`return flow.exit()` ends the step at once and the run with it, without an error, and says why."""
     execution = await run(step, python_step("two"))
 
     assert execution.status == "exited"
     assert statuses(execution) == {"one": "success", "two": "skipped"}
-    assert "".join(log.text for log in execution.step("one").logs) == "before\n"
+    logs = {log.stream: log.text for log in execution.step("one").logs}
+    assert logs == {"stdout": "before\n", "stderr": "[pdkernel] The run ends after this step: enough\n"}
 
 
 async def test_bare_exit_lets_the_step_finish(run: Run) -> None:
@@ -159,6 +160,16 @@ async def test_time_out_ends_the_step(run: Run) -> None:
     assert step.error is not None
     assert step.error.code == "timeout"
     assert step.exports == {"a": 1}
+
+
+async def test_an_expression_has_the_time_of_its_step(run: Run) -> None:
+    """An expression without an end is stopped when the step's own limit is reached, and the message says that limit."""
+    step = node_step("one", "return 1", options='--timeout 1 --prop "n={{(() => { for (;;); })()}}"')
+    execution = await run(step)
+    error = execution.step("one").error
+    assert error is not None
+    assert error.code == "timeout"
+    assert "longer than 1 seconds" in error.message
 
 
 async def test_workflow_goes_on_after_bash_exit(run: Run) -> None:

@@ -48,3 +48,15 @@ async def test_a_live_run_has_no_guard(run: Run) -> None:
     done = await run(python_step("one"), egress="live")
 
     assert done.outside_calls is None
+
+
+async def test_an_error_made_of_a_refusal_names_what_was_asked_for(run: Run) -> None:
+    """The client's own "403: Forbidden" would be taken for the other side's answer."""
+    step = python_step("call", "import urllib.request; urllib.request.urlopen('http://api.example.com/v1/things')")
+
+    done = await run(step)
+
+    error = done.step("call").error
+    assert error is not None
+    assert error.name.endswith("HTTPError")
+    assert "GET http://api.example.com/v1/things was not sent: the mode for outside calls is deny." in error.message

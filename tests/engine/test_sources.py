@@ -36,13 +36,24 @@ export default {
   },
 };
 """
+WEBHOOK = """
+export default {
+  key: "depot-new-call", name: "New Call", version: "0.1.0", type: "source",
+  props: { http: { type: "$.interface.http", customResponse: true } },
+  async run(event) { this.http.respond({ status: 202 }); this.$emit({ got: event.headers["x-depot"] }, { id: 1 }) },
+};
+"""
 ACTION = 'export default { key: "depot-look", name: "Look", version: "0.1.0", type: "action", run() {} };'
 
 
 @pytest.fixture
 def request_of(project: Project, tmp_path: Path, connect: Callable[..., str]) -> Callable[..., SourceRequest]:
     """Makes a request for the source, as ada, who has an account."""
-    for kind, name, text in (("sources", "new-parcel", SOURCE), ("actions", "look", ACTION)):
+    for kind, name, text in (
+        ("sources", "new-parcel", SOURCE),
+        ("sources", "new-call", WEBHOOK),
+        ("actions", "look", ACTION),
+    ):
         place = tmp_path / "components" / "depot" / kind / name
         place.mkdir(parents=True)
         place.joinpath(f"{name}.mjs").write_text(text)
@@ -166,3 +177,26 @@ def test_the_state_is_for_one_workflow_and_source(request_of: Callable[..., Sour
 
     assert request.key != replace(request, workflow="other.ipynb").key
     assert request.key == request_of("depot-new-parcel@0.2.0").key
+
+
+async def test_a_source_with_an_http_interface_gets_the_request(
+    runtime: Runtime, request_of: Callable[..., SourceRequest]
+) -> None:
+    """It reads the request, answers it, and emits."""
+    request = request_of("depot-new-call@0.1.0", event={"headers": {"x-depot": "seven"}})
+
+    ran = await runtime.sources.run(request)
+
+    assert [found.event.data for found in ran.events] == [{"got": "seven"}]
+    assert ran.response is not None
+    assert ran.response["status"] == 202
+
+
+async def test_a_source_with_an_http_interface_alone_needs_a_request(
+    runtime: Runtime, request_of: Callable[..., SourceRequest]
+) -> None:
+    """It is not run with a timer's tick, which it does not understand."""
+    with pytest.raises(RequestError, match=r"woken by an HTTP request, and none was given") as caught:
+        await runtime.sources.run(request_of("depot-new-call@0.1.0"))
+
+    assert "--event FILE" in (caught.value.fix or "")

@@ -11,7 +11,7 @@ import pytest
 
 from pdkernel.errors import StepError
 from pdkernel.hosts import ComponentFile, Hosts, Option, SourceCall
-from pdkernel.model import AppBinding, Step
+from pdkernel.model import JSON, AppBinding, Step
 from tests.hosts.conftest import Bench, OpenRun
 
 APP = """
@@ -165,8 +165,29 @@ async def test_a_missing_prop_is_named_with_how_to_give_it(bench: Bench, write: 
     assert outcome.error is not None
     assert (outcome.error.code, outcome.error.name) == ("configuration", "ConfigurationError")
     assert outcome.error.message == 'The prop channel ("Send To") is required, and the step does not give it.'
-    assert outcome.error.fix == 'Give it among the step\'s props: channel: "general"'
+    assert outcome.error.fix == (
+        'Give it among the step\'s props (channel: "general"), or on the line of a code step: --prop channel=VALUE'
+    )
     assert bench.heard.text() == ""
+
+
+@pytest.mark.parametrize(
+    ("type_", "given", "told"),
+    [
+        ("integer", "abc", 'The prop n asks for a whole number, and is given "abc".'),
+        ("boolean", 1, "The prop n asks for true or false, and is given a value of type number."),
+        ("integer[]", ["1", "x"], 'The prop n asks for a whole number, and is given "x".'),
+    ],
+)
+async def test_a_value_that_a_prop_cannot_take_is_a_warning(
+    bench: Bench, write: Write, type_: str, given: JSON, told: str
+) -> None:
+    """The code gets it as it is; the timeline says what does not fit."""
+    component = write(action("return 1", f'n: "{type_}"'))
+
+    outcome = await run(bench, component, props={"n": given})
+
+    assert outcome.warnings == (told,)
 
 
 async def test_a_required_prop_whose_expression_gave_nothing_is_a_warning(bench: Bench, write: Write) -> None:

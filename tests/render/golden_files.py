@@ -8,9 +8,9 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "golden"
 
 
-def assert_golden(name: str, drawn: str) -> None:
-    """Fail unless *drawn* is what the golden file *name* holds."""
-    path = FOLDER / name
+def assert_golden(name: str, drawn: str, *, folder: Path = FOLDER) -> None:
+    """Fail unless *drawn* is what the golden file *name* in *folder* holds."""
+    path = folder / name
     if os.environ.get("PDKERNEL_UPDATE") == "1":
         path.write_text(drawn, encoding="utf-8")
     assert drawn == path.read_text(encoding="utf-8")

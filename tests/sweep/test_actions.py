@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from pdkernel.actions import Catalog
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import Gateway, parse_mode
 from pdkernel.engine.request import RunRequest
@@ -63,8 +64,9 @@ async def refusing(tmp_path: Path) -> AsyncIterator[tuple[int, Path]]:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("written", ["import", "uses"])
 async def test_a_token_that_an_action_prints_is_not_in_the_record(
-    installed: Path, tmp_path: Path, refusing: tuple[int, Path]
+    installed: Path, tmp_path: Path, refusing: tuple[int, Path], written: str
 ) -> None:
     """The gitlab action logs its whole request when the answer is 404, the account's token with it."""
     port, authority = refusing
@@ -75,10 +77,15 @@ async def test_a_token_that_an_action_prints_is_not_in_the_record(
     gateway = await Gateway.start(
         tmp_path / "egress", resolve={("gitlab.example", 443): ("127.0.0.1", port)}, upstream_ca=authority, environ={}
     )
+    choices = Catalog.of(project, environ={}).choices
+    choices.accept_licence()
+    choices.choose("npm", base=tmp_path)
+    imported = written == "import"
     step = Step(
         "issue",
         "node",
-        CREATE_ISSUE,
+        CREATE_ISSUE if imported else "",
+        uses=None if imported else "gitlab-create-issue@0.2.2",
         apps=(AppBinding("gitlab", "gitlab"),),
         props={"projectId": 7, "title": "Broken"},
     )

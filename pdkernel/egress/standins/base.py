@@ -56,11 +56,13 @@ class StandInAnswer:
         status: HTTP status.
         body: Sent as JSON.
         note: What the user would have received, as a sentence, not redacted; or None.
+        headers: Of the answer, besides its content type.
     """
 
     status: int
     body: JSON
     note: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class StandIn(Protocol):

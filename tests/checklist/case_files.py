@@ -1,0 +1,49 @@
+"""
+Cases: small workflows in files, for each language that a fact concerns.
+
+`cases/NAME.txt` holds sections: `=== node` and its like begin the steps of one language, `=== above` steps that stand
+above them in every language. A folder `cases/NAME/` is a synced workflow with a step named for each language.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from pdkernel.directive import parse_step_cell
+from pdkernel.model import Step, Trigger, Workflow
+from pdkernel.source import open_source
+
+FOLDER = Path(__file__).parent / "cases"
+ABOVE = "above"
+_SECTION = re.compile(r"^=== (\w+)\n", re.MULTILINE)
+_CELL = re.compile(r"^(?=%%pdstep )", re.MULTILINE)
+
+
+def sections(name: str) -> dict[str, str]:
+    """The text of each section of a case that is one file."""
+    _, *parts = _SECTION.split((FOLDER / f"{name}.txt").read_text(encoding="utf-8"))
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def workflow_of(name: str, language: str, trigger: Trigger) -> Workflow:
+    """The workflow of a case in *language*, started by *trigger*."""
+    if (FOLDER / name).is_dir():
+        whole = open_source(FOLDER / name)
+        languages = {"node", "python", "action"} - {language}
+        return replace(
+            whole, triggers=(trigger,), steps=tuple(step for step in whole.steps if step.name not in languages)
+        )
+    found = sections(name)
+    steps = (*_steps(found.get(ABOVE, "")), *_steps(found[language]))
+    return Workflow("Checklist", triggers=(trigger,), steps=steps)
+
+
+def _steps(text: str) -> list[Step]:
+    return [parse_step_cell(cell.rstrip("\n") + "\n").step for cell in _CELL.split(text)[1:]]
+
+
+def case_names() -> list[str]:
+    """Every case."""
+    return sorted({path.stem for path in FOLDER.iterdir()})

@@ -1,0 +1,6 @@
+export default defineComponent({
+  props: { httpRequest: { type: "http_request" } },
+  async run() {
+    return await this.httpRequest.execute();
+  },
+});

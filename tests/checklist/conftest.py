@@ -1,0 +1,172 @@
+"""Runs a case in one language and compares what came of it with a golden file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from pdkernel.clock import CountingIds, FrozenClock
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_mode
+from pdkernel.engine.request import RunRequest
+from pdkernel.engine.runtime import Runtime
+from pdkernel.event import Event
+from pdkernel.execution import Execution, StepResult
+from pdkernel.model import Trigger
+from pdkernel.project import Project
+from tests.builders import an_event
+from tests.checklist.case_files import FOLDER, workflow_of
+from tests.engine.conftest import connect, directory, project
+from tests.npm_registry import NpmRegistry, npm_registry
+from tests.render.golden_files import assert_golden
+from tests.wheels import WheelFolder
+
+__all__ = ["connect", "directory", "project"]
+
+HTTP = Trigger()
+GOLDEN = Path(__file__).parent / "golden"
+_OURS = re.compile(r"^\[pdkernel\] (compiling|compiled|installed) .*\n?", re.MULTILINE)
+"""Lines on what is made ready once for a machine."""
+
+
+_OF_ONE_RUN = (
+    (r"\b(d|o)_[0-9A-Za-z]{7}\b", r"<\1_ id>"),
+    (r"pdkernel-\d[\w.]*", "<version>"),
+    (r"127\.0\.0\.1:\d+", "<server>"),
+    (r"\+0x[0-9a-f]+", "<offset>"),
+)
+"""Ids that come from a project's or a source's, and what differs between machines."""
+
+
+class Check(Protocol):
+    """Runs a case and compares; *event* is one of a POST unless it is given, *variant* tells several runs of a case apart."""
+
+    def __call__(
+        self,
+        name: str,
+        language: str,
+        *,
+        event: Event | None = None,
+        trigger: Trigger = HTTP,
+        variant: str = "",
+        **choices: Any,
+    ) -> Awaitable[Execution]:
+        """Run it."""
+        ...
+
+
+@pytest.fixture
+def npm(tmp_path: Path) -> Any:
+    """A registry of npm packages."""
+    with npm_registry() as running:
+        yield running
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> WheelFolder:
+    """A folder of Python packages."""
+    return WheelFolder(tmp_path / "wheels")
+
+
+@pytest.fixture
+def clock() -> FrozenClock:
+    """A clock that moves only when a run waits."""
+    return FrozenClock()
+
+
+@pytest.fixture
+async def runtime(
+    project: Project,
+    directory: LocalDirectory,
+    clock: FrozenClock,
+    go_cache: Path,
+    npm: NpmRegistry,
+    wheels: WheelFolder,
+    tmp_path: Path,
+) -> AsyncIterator[Runtime]:
+    """An engine on that clock, whose packages come from those two."""
+    cache = project.folder / "cache"
+    cache.mkdir(exist_ok=True)
+    (cache / "go").symlink_to(go_cache)
+    environ = {**npm.environ(tmp_path / "home"), **wheels.environ()}
+    async with await Runtime.start(
+        project, directory, clock=clock, ids=CountingIds(), size=1, environ=environ
+    ) as started:
+        yield started
+
+
+@pytest.fixture
+def check(runtime: Runtime, directory: LocalDirectory, tmp_path: Path) -> Check:
+    """Runs a case with outside calls denied and compares the record with its golden file."""
+
+    async def run_and_compare(
+        name: str,
+        language: str,
+        *,
+        event: Event | None = None,
+        trigger: Trigger = HTTP,
+        variant: str = "",
+        **choices: Any,
+    ) -> Execution:
+        workflow = workflow_of(name, language, trigger)
+        folder = FOLDER / name if (FOLDER / name).is_dir() else tmp_path
+        request = RunRequest(workflow, event or an_event(), parse_mode("deny"), folder=folder, **choices)
+        execution = await runtime.run(request)
+        drawn = json.dumps(relevant(execution), indent=1, ensure_ascii=False) + "\n"
+        for text, stands_for in (
+            (execution.id, "<id>"),
+            (execution.trace_id, "<trace id>"),
+            (directory.project_id, "<project id>"),
+            (str(tmp_path), "<folder>"),
+        ):
+            drawn = drawn.replace(text, stands_for)
+        for pattern, stands_for in _OF_ONE_RUN:
+            drawn = re.sub(pattern, stands_for, drawn)
+        assert_golden(f"{name}{variant and '-'}{variant}-{language}.json", drawn, folder=GOLDEN)
+        return execution
+
+    return run_and_compare
+
+
+def relevant(execution: Execution) -> dict[str, Any]:
+    """What a fact can be read from: no times, no durations, and nothing that is empty."""
+    whole = execution.to_json()
+    return _without_empty(
+        {
+            "status": whole["status"],
+            "error": execution.error and {"code": execution.error.code, "message": execution.error.message},
+            "response": whole["response"],
+            "steps": [_step(step) for step in execution.steps],
+            "sends": whole.get("sends"),
+        }
+    )
+
+
+def _step(step: StepResult) -> dict[str, Any]:
+    return _without_empty(
+        {
+            "name": step.name,
+            "status": step.status,
+            "attempt": step.attempt if step.attempt > 1 else None,
+            "exports": dict(step.exports),
+            "stdout": _printed(step, "stdout"),
+            "stderr": _printed(step, "stderr"),
+            "accounts": [[use.prop, use.app, use.id, use.owner] for use in step.accounts],
+            "requests": [f"{call.method} {call.url} {call.status}" for call in step.requests],
+            "error": step.error and {"name": step.error.name, "message": step.error.message, "line": step.error.line},
+        }
+    )
+
+
+def _printed(step: StepResult, stream: str) -> list[str]:
+    """Each stream by itself: the two have no order between them."""
+    return _OURS.sub("", "".join(log.text for log in step.logs if log.stream == stream)).splitlines()
+
+
+def _without_empty(whole: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in whole.items() if value not in (None, [], {})}

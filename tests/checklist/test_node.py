@@ -1,0 +1,63 @@
+"""The row "Node" of the checklist. Numbers are sections of the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pdkernel.model import Workflow
+from tests.builders import a_workflow, python_step
+from tests.checklist.conftest import Check
+from tests.npm_registry import NpmRegistry
+
+
+async def test_define_component_is_a_global(check: Check) -> None:
+    """2.2: `defineComponent` is never imported and returns what it is given; a plain object is a component too."""
+    await check("define-component", "node")
+
+
+async def test_the_methods_of_dollar(check: Check) -> None:
+    """2.2: `$` has export, respond, send, flow and files; flow has trigger besides the six of the published types."""
+    await check("dollar", "node")
+
+
+async def test_the_version_stands_in_the_import(check: Check, npm: NpmRegistry) -> None:
+    """2.2: `pkg@1.0.0`, `pkg@~1.1.0`, `pkg@^1.0.0`; the latest without one; steps may use different versions."""
+    for version in ("1.0.0", "1.1.3", "1.4.0", "2.0.0"):
+        npm.publish("tiny", version)
+    await check("pinned-imports", "node")
+
+
+async def test_import_or_require(check: Check) -> None:
+    """2.2: a step uses only one of the two; mixed, it fails with `require is not defined`."""
+    await check("import-or-require", "node")
+
+
+async def test_code_that_goes_on_after_the_step(check: Check) -> None:
+    """2.2: what is not awaited is stopped, and "Code was still running when the step ended"."""
+    await check("not-awaited", "node")
+
+
+async def test_a_configuration_error(check: Check, npm: NpmRegistry) -> None:
+    """2.2: `ConfigurationError` of `@pipedream/platform` keeps its name."""
+    source = (
+        "export class ConfigurationError extends Error {\n"
+        "  constructor(message) { super(message); this.name = 'ConfigurationError'; }\n}\n"
+    )
+    npm.publish("@pipedream/platform", "3.0.0", {"index.mjs": source}, exports="./index.mjs")
+    await check("configuration-error", "node")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A workflow that can be triggered."""
+
+    workflow: Workflow
+    folder: Path
+
+
+async def test_another_workflow_is_called(check: Check, tmp_path: Path) -> None:
+    """2.2: `$.flow.trigger` gives what the other returned, or with `all_exports` its steps' exports and a null `$context`."""
+    double = python_step("double", 'pd.export("named", 1)\nreturn pd.steps["trigger"]["event"]["n"] * 2')
+    other = Found(a_workflow(double, name="Other"), tmp_path)
+    await check("trigger-workflow", "node", find_workflow={"p_other01": other}.get)

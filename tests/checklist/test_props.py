@@ -1,0 +1,78 @@
+"""The rows "expression engine" and "props" of the checklist. Numbers are sections of the reference."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from pdkernel.model import Trigger
+from pdkernel.project import Project
+from tests.builders import an_event
+from tests.checklist.conftest import Check
+from tests.checklist.languages import WITH_RETURN
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """The URL of a server that answers with the method, the path and some headers of what it was asked, and the body."""
+
+    class Echo(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"])).decode()
+            sent = {name.lower(): value for name, value in self.headers.items() if name.lower().startswith("x-")}
+            answer = json.dumps({"line": f"{self.command} {self.path}", "headers": sent, "body": body}).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Echo) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/post"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("language", WITH_RETURN)
+async def test_expressions_are_javascript(check: Check, language: str) -> None:
+    """
+    2.13: a whole `{{ }}` keeps its type, others are text; a list of one expression is that expression's list.
+
+    0.1 fact 7: nested template literals, regular expressions, comparisons; in scope are `steps`, `process.env` and `event`.
+    """
+    await check("expressions", language, variables={"REGION": "eu-west"})
+
+
+@pytest.mark.parametrize("language", ["node", "action"])
+async def test_an_any_prop_is_javascript_without_braces(check: Check, language: str) -> None:
+    """2.13, 6.5, 0.1 fact 7: `'{ "photos": steps.x.$return_value }'` of an `any` prop is evaluated; a `string` is not."""
+    await check("bare-javascript", language, trigger=Trigger(response="custom"))
+
+
+@pytest.mark.parametrize("language", WITH_RETURN)
+async def test_values_of_a_synced_file(
+    check: Check, connect: Callable[..., str], project: Project, language: str
+) -> None:
+    """6.5: `__lv` is its value, `authProvisionId` gives `$auth`, `storeId` a store; in Python through `__configurableProps`."""
+    connect(None, account_id="apn_own0001")
+    project.stores.set("ds_l6ujg2", "k", {"kept": True})
+    await check("prop-values", language)
+
+
+@pytest.mark.parametrize("language", ["node", "action"])
+async def test_dynamic_props_are_flat(check: Check, language: str) -> None:
+    """6.5: values of dynamic props stand beside the static ones (`col_0000`; `secondValue` of a filter)."""
+    await check("dynamic-props", language)
+
+
+@pytest.mark.parametrize("language", ["node", "action"])
+async def test_disabled_parts_of_a_request_are_not_sent(check: Check, address: str, language: str) -> None:
+    """2.12: headers, params and fields of an `http_request` that are `disabled` are left out."""
+    await check("http-request", language, event=an_event({"url": address}))
