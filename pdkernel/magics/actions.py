@@ -62,7 +62,8 @@ class ActionMagics(Magics):
         found = [view_of(component) for component in session.actions.search(words, app=app, progress=say)]
         if not found:
             where = session.catalog.choices.where
-            say(f"Nothing matches. Actions that are not built in run from: {where}. See: pdkernel project set --help")
+            others = "others do not run in this project" if where.source == "builtin" else f"others run from: {where}"
+            say(f"Nothing matches. Some actions are built in; {others}. See: pdkernel project set --help")
             return
         display(View(text=f"{draw.list_text(found)}{_NEXT}\n", html=draw.list_html(found, hint=_NEXT)))
 

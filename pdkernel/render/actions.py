@@ -6,12 +6,15 @@ Knows plain values about them.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pdkernel.render import words
 from pdkernel.render.markup import CODE, VIEW, Html, lines, pill, printable, quiet, tag
+
+_LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,5 +158,6 @@ def html(action: ActionView) -> str:
 
 
 def _first_line(description: str) -> str:
-    """Its first paragraph on one line; descriptions are Markdown."""
-    return " ".join(description.split("\n\n", maxsplit=1)[0].split())
+    """Its first paragraph on one line; descriptions are Markdown, whose links are written out."""
+    line = " ".join(description.split("\n\n", maxsplit=1)[0].split())
+    return _LINK.sub(r"\1: \2", line)

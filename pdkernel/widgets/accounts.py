@@ -47,12 +47,12 @@ class FieldRow:
             placeholder="its name, for example api_key",
             tooltip="The credential's name, as steps read it from $auth",
             style={"description_width": "110px"},
-            layout={**field(340), "flex": "0 1 340px", "min_width": "260px"},
+            layout=field(340, least=260),
         )
         self.secret = SecretField(
             placeholder="its value",
             tooltip="The credential's value. It is stored encrypted; the field is emptied as soon as you leave it",
-            layout={**field(320), "flex": "0 1 320px", "min_width": "160px"},
+            layout=field(320, least=160),
         )
         self.view = row(self.name, self.secret)
 

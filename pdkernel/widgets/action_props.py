@@ -67,7 +67,7 @@ class PropField:
             tooltip=str(given.get("description") or given.get("label") or prop.name)[:300],
             ensure_option=False,
             style={"description_width": f"{_NAME_PX}px"},
-            layout={**field(_NAME_PX + 450), "flex": f"0 1 {_NAME_PX + 450}px", "min_width": f"{_NAME_PX + 180}px"},
+            layout=field(_NAME_PX + 450, least=_NAME_PX + 180),
         )
         self.value.observe(changed, "value")
         self.search = ipw.Text(placeholder="search", layout={"width": "140px"}, continuous_update=False)
@@ -75,6 +75,7 @@ class PropField:
         self.more = ipw.Button(description="More", tooltip="The next page", layout={"width": "70px", "display": "none"})
         self.note = note()
         self.note.layout.margin = _BESIDE
+        self.note.layout.width = f"calc(100% - {_NAME_PX + 18}px)"
         others: list[Any] = []
         if look_up is not None:
             if given.get("useQuery"):
@@ -85,6 +86,8 @@ class PropField:
         else:
             self.offer([_option(each) for each in _listed(prop)])
         label = ". ".join(str(given[key]).rstrip(".") for key in ("label", "description") if given.get(key))
+        if label.casefold() == prop.name.casefold():
+            label = ""  # the name stands beside the field
         hint = ipw.HTML(text_html(label[:300]), layout={"margin": _BESIDE})
         self.view = ipw.VBox([row(self.value, *others, name_px=_NAME_PX), hint, self.note])
 

@@ -103,7 +103,7 @@ class EventComposer(Form):
             description="saved events",
             tooltip="Events kept in events/ beside the notebook",
             style=DESCRIPTION,
-            layout={**field(380), "flex": "0 1 380px", "min_width": "240px"},
+            layout=field(380, least=240),
         )
         self.save_name = ipw.Text(
             placeholder="a name to save it as", tooltip="The name to save the event as", layout={"width": "220px"}

@@ -40,7 +40,7 @@ class EventFields:
             description="path",
             tooltip="The path of the request",
             style={"description_width": "40px"},
-            layout={**field(490), "flex": "0 1 490px", "min_width": "180px"},
+            layout=field(490, least=180),
         )
         self.query = _lines("query", "page: 2", "Parameters of the query, one `name: value` a line", rows=2)
         self.headers = _lines("headers", "content-type: application/json", "Headers, one `name: value` a line", rows=5)

@@ -33,16 +33,17 @@ _STYLES = {
 }
 
 
-def field(width: int) -> dict[str, str]:
-    """Layout of a field *width* pixels wide, or as wide as there is room."""
-    return {"width": f"{width}px", "max_width": "calc(100% - 8px)"}
+def field(width: int, *, least: int | None = None) -> dict[str, str]:
+    """Layout of a field *width* pixels wide, or as wide as there is room; in a `row` it wraps only below *least*."""
+    narrower = {} if least is None else {"flex": f"1 1 {least}px", "min_width": f"{least}px"}
+    return {"width": f"{width}px", "max_width": f"min({width}px, calc(100% - 8px))", **narrower}
 
 
 def row(first: Any, *others: Any, name_px: int = 110) -> Any:
     """
     A row that starts with a named field; what does not fit continues below that field, not below its name.
 
-    Without room all become narrower first: give those that may a `flex` in their layout.
+    Without room those become narrower first whose `field` says how narrow they may be.
 
     Args:
         first: The field; its margin and greatest width are set here.
@@ -51,7 +52,7 @@ def row(first: Any, *others: Any, name_px: int = 110) -> Any:
     """
     # Into the padding, which a box does not clip, reaches the first one's name.
     first.layout.margin = f"2px 2px 2px -{name_px + 6}px"
-    first.layout.max_width = f"calc(100% + {name_px + 4}px)"
+    first.layout.max_width = f"min({first.layout.width}, calc(100% + {name_px + 4}px))"
     return ipw.HBox([first, *others], layout={**ROW, "padding": f"0 0 0 {name_px + 8}px"})
 
 

@@ -68,7 +68,7 @@ class UserPicker(Form):
             placeholder="the id that your product gives them",
             tooltip=_HINT,
             style=DESCRIPTION,
-            layout={**field(420), "flex": "0 1 420px", "min_width": "260px"},
+            layout=field(420, least=260),
         )
         self.use_new = ipw.Button(description="Use", tooltip="Run as this external user", layout={"width": "80px"})
         self._rows: dict[str, AppRow] = {}
