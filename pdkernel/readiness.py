@@ -14,7 +14,7 @@ from typing import Literal
 from pdkernel.actions import Catalog, Uses
 from pdkernel.actions.choices import ACCEPT_COMMAND
 from pdkernel.actions.npm import KNOWN_APPS
-from pdkernel.engine.end_users import connect_command
+from pdkernel.engine.end_users import connect_command, own_account_command
 from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, InterpreterMissingError
 from pdkernel.hosts import find_go, find_node
 from pdkernel.identity import Directory, Environment
@@ -128,13 +128,12 @@ def _missing_accounts(
             if binding.account is None:
                 needed.setdefault(binding.app, []).append(step.name)
             elif directory.find_account(binding.account) is None:
-                fields = directory.known_fields(binding.app) or ("api_key",)
                 own.append(
                     Missing(
                         "account",
                         binding.account,
                         f"Step {step.name} uses your own {binding.app} account {binding.account}.",
-                        f"pdkernel accounts add --own --app {binding.app} --id {binding.account} --credential {fields[0]}",
+                        own_account_command(binding, directory),
                     )
                 )
     if not needed:

@@ -10,7 +10,7 @@ import copy
 import difflib
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from tests.lab_files import private_environment, short_folder
 ACCOUNTS = {"ada": "apn_AdaSlk1", "grace": "apn_GraceS1"}
 """External users who have connected Slack, and their accounts' ids."""
 TOKEN = "xoxb-planted-in-a-notebook"
+CELL_TIMEOUT_S = 100
+"""For one cell: the first one of a new project may have packages to install."""
 KEPT_FORMATS = ("text/html", "text/plain")
 """A saved form would only say that its model is gone; a reader is shown its text."""
 
@@ -34,6 +36,7 @@ SCRUBBED = (
     (r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?( UTC|Z)", "<time>"),
     (r"(?<=same as )\d\d:\d\d", "<time>"),
     (r"\b\d[\d,]*(\.\d+)? (ms|s|min)\b", "<duration>"),
+    (r"(?<=\[pdkernel\] installed ).*(?= in )", "<packages>"),
     (r"(?<=execution )\w{27}\b", "<id>"),
     (r" *<duration>(  \|[█ ]+\|)?", " <duration>"),
     (r"\b(margin-left|width):\d+(\.\d+)?%", r"\1:<bar>"),
@@ -41,28 +44,33 @@ SCRUBBED = (
 """What differs from run to run, and what stands in its place when two runs are compared."""
 
 
-def run(notebook: Path, folder: Path) -> Any:
+def connect_slack(project: Project) -> None:
+    """Each of the external users has connected Slack."""
+    for user, account in ACCOUNTS.items():
+        LocalDirectory(project).add_account(
+            app="slack",
+            credentials={"oauth_access_token": f"{TOKEN}-{user}"},
+            external_user_id=user,
+            account_id=account,
+            name=user,
+        )
+
+
+def run(notebook: Path, folder: Path, prepare: Callable[[Project], None] = connect_slack) -> Any:
     """
-    The *notebook* after all its cells have run, in a copy of its folder, with external users who have accounts.
+    The *notebook* after all its cells have run, in a copy of its folder.
 
     Args:
         notebook: Its file; `events/` beside it comes along.
         folder: Where the copy is made.
+        prepare: Brings what the notebook asks of its project, such as accounts.
     """
     copied = folder / "work" / notebook.name
     shutil.copytree(
         notebook.parent, copied.parent, ignore=shutil.ignore_patterns(".pdkernel", ".ipynb_checkpoints", "exported")
     )
     with Project.open(copied.parent / ".pdkernel") as project:
-        directory = LocalDirectory(project)
-        for user, account in ACCOUNTS.items():
-            directory.add_account(
-                app="slack",
-                credentials={"oauth_access_token": f"{TOKEN}-{user}"},
-                external_user_id=user,
-                account_id=account,
-                name=user,
-            )
+        prepare(project)
     environment = {**private_environment(folder), "PDKERNEL_NOTEBOOK": str(copied), "COLUMNS": "80"}
     specs = KernelSpecManager(kernel_dirs=[str(folder / "share" / "kernels")])
     ran = nbformat.read(copied, as_version=4)
@@ -78,7 +86,7 @@ def run(notebook: Path, folder: Path) -> Any:
             resources={"metadata": {"path": str(copied.parent)}},
             store_widget_state=False,
             record_timing=False,
-            timeout=60,
+            timeout=CELL_TIMEOUT_S,
         )
         client.execute(env=environment, cleanup_kc=True)  # it would leave a manager that it was given running
     for cell in ran.cells:

@@ -14,17 +14,26 @@ import pytest
 from pdkernel.event import EVENT_KEYS, Event
 
 FOLDER = Path(__file__).parents[1] / "notebooks" / "events"
-FILES = sorted(FOLDER.glob("*.json"))
+MADE_UP = FOLDER / "report.json"
+FILES = sorted(set(FOLDER.glob("*.json")) - {MADE_UP})
 
 
 def test_the_library_is_there() -> None:
-    """There are an opened issue, a push and two pull requests, one of them large."""
+    """Of GitHub there are an opened issue, a push and two pull requests, one of them large."""
     assert [path.name for path in FILES] == [
         "issues-opened.json",
         "pull-request-labeled.json",
         "pull-request-opened.json",
         "push.json",
     ]
+
+
+def test_the_made_up_event_is_whole() -> None:
+    """It has exactly the keys of an event, and names no external user."""
+    event = Event.parse(MADE_UP.read_bytes(), name=MADE_UP.name)
+
+    assert tuple(event.data) == EVENT_KEYS
+    assert not [name for name in event.headers if name.startswith("x-pd-")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -4,28 +4,42 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
-from tests import notebooks
+from tests import languages_notebook, notebooks
+from tests.postgres import a_postgres
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TEMPLATES = ROOT / "pdkernel" / "templates"
 UPDATE = os.environ.get("PDKERNEL_UPDATE") == "1"
 
+pytestmark = pytest.mark.timeout(300)
+"""The first test of a notebook runs all of it: packages are installed, Go steps compiled, a database server started."""
+
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Any]:
+def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Any]]:
     """Runs a notebook; only once, however many tests look at it."""
-    return cache(lambda notebook: notebooks.run(notebook, tmp_path_factory.mktemp(notebook.stem)))
+    with ExitStack() as services:
+
+        def once(notebook: Path) -> Any:
+            prepare = notebooks.connect_slack
+            if notebook.stem == languages_notebook.NAME:
+                postgres, go = services.enter_context(a_postgres()), request.getfixturevalue("go_cache")
+                prepare = partial(languages_notebook.prepare, postgres=postgres, go_cache=go)
+            return notebooks.run(notebook, tmp_path_factory.mktemp(notebook.stem), prepare)
+
+        yield cache(once)
 
 
 @each_notebook

@@ -92,7 +92,7 @@ def show_project(state: State, as_json: bool) -> int:
 @click.argument("value")
 @click.option("--accept-licence", is_flag=True, help="Accept the licence of the components on npm, for this project.")
 def set_project(state: State, setting: str, value: str, accept_licence: bool) -> int:
-    r"""
+    """
     Set one of the project's settings; an empty VALUE takes it back.
 
     \b
@@ -102,7 +102,7 @@ def set_project(state: State, setting: str, value: str, accept_licence: bool) ->
     mail_to      your own address: what $.send.email goes to
     mail_server  HOST or HOST:PORT of the server that takes it (465 speaks TLS)
     mail_user    to log in as; the password is the variable PDKERNEL_MAIL_PASSWORD
-    """
+    """  # noqa: D301 - it is click's mark for text that is not to be wrapped
     from pdkernel.errors import RequestError
 
     if setting == "actions":

@@ -307,10 +307,9 @@ async def _ask(stand_in: StandIn, request: Request) -> Reached:
     )
     given = stand_in.answer(received)
     body = json.dumps(given.body, ensure_ascii=False).encode()
-    note = given.note or "answered by a stand-in"
     headers: Headers = [(b"content-type", b"application/json; charset=utf-8")]
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.headers.items()]
-    return Reached(whole(given.status, b"", headers, body), Result("stand_in", given.status, note=note))
+    return Reached(whole(given.status, b"", headers, body), Result("stand_in", given.status, note=given.note))
 
 
 def _again(method: str, recorded: Recorded) -> Answer:

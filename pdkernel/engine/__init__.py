@@ -8,11 +8,16 @@ HTTP servers or how an execution is shown.
     request       what a run is asked to do
     context       `steps.trigger.context`
     end_users     the four end-user errors, and whose account each step gets
+    app_props     the apps that steps use
     packages      what steps import, installed before the first step
     checks        what refuses a run before any step
     record        one run's record, and its rows in the journal
     recorder      one step's record while it runs: redacted, in order
-    interpreter   the loop
+    interpreter   the order of a run
+    run_state     what the steps of a run share
+    step_run      one step's turn: pinned, run, run again, paused
+    attempt       one attempt at a step: what it is given, what is said of what it did
+    outside_calls how a step's outside calls are treated, and what a refusal means for it
     journal/      the record on disk
     runtime       the parts of one process, assembled
 """

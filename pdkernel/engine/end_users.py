@@ -146,10 +146,23 @@ def _user_not_found(
 
 
 def connect_command(app: str, external_user_id: str, environment: Environment, directory: Directory) -> str:
-    """The command that connects an account of *app*; it asks for the credential, so none stands in it."""
-    fields = directory.known_fields(app) or ("api_key",)
+    """The command that connects an account of *app*; it asks for the credentials, so none stands in it."""
     where = "" if environment == "development" else f" --environment {environment}"
-    return f"pdkernel accounts add --external-user {shlex.quote(external_user_id)} --app {app}{where} --credential {fields[0]}"
+    user = shlex.quote(external_user_id)
+    return f"pdkernel accounts add --external-user {user} --app {app}{where}{_credentials(app, directory)}"
+
+
+def own_account_command(binding: AppBinding, directory: Directory) -> str:
+    """The command that adds the account of one's own that *binding* names; it asks for the credentials."""
+    return (
+        f"pdkernel accounts add --own --app {binding.app} --id {binding.account}{_credentials(binding.app, directory)}"
+    )
+
+
+def _credentials(app: str, directory: Directory) -> str:
+    fields = directory.known_fields(app) or ("api_key",)
+    # an account with a token has other fields, too, which most steps do without
+    return "".join(f" --credential {name}" for name in (fields[:1] if fields[0] == "oauth_access_token" else fields))
 
 
 def _own_accounts(bindings: Bindings, directory: Directory) -> dict[tuple[str, str | None], Account]:
@@ -162,8 +175,7 @@ def _own_accounts(bindings: Bindings, directory: Directory) -> dict[tuple[str, s
             if account is None:
                 raise RequestError(
                     f"Step {step!r} uses your own {binding.app} account {binding.account}, which this project does not have.",
-                    fix=f"Add it: pdkernel accounts add --own --app {binding.app} --id {binding.account} "
-                    f"--credential {(directory.known_fields(binding.app) or ('api_key',))[0]}",
+                    fix=f"Add it: {own_account_command(binding, directory)}",
                 )
             if account.external_user_id is not None:
                 raise RequestError(

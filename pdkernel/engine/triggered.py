@@ -19,20 +19,20 @@ DEEPEST = 10
 """Workflows that trigger each other; more is a circle."""
 
 
+RunOther = Callable[[RunRequest], Awaitable[tuple[Execution, Mapping[str, Mapping[str, JSON]]]]]
+"""Runs a request and returns the raw exports by step, beside the record."""
+
+
 class TriggerService:
     """
     Runs other workflows for the steps of a run.
 
     Args:
         request: The run whose step asks.
-        run: Runs a request and returns the raw exports by step, beside the record.
+        run: Runs the other workflow.
     """
 
-    def __init__(
-        self,
-        request: RunRequest,
-        run: Callable[[RunRequest], Awaitable[tuple[Execution, Mapping[str, Mapping[str, JSON]]]]],
-    ) -> None:
+    def __init__(self, request: RunRequest, run: RunOther) -> None:
         self._request = request
         self._run = run
 

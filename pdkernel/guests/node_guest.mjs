@@ -3,45 +3,31 @@
  * The Node.js guest: runs components, one step after another, and evaluates `{{ }}`.
  *
  * Run as `node --experimental-vm-modules --experimental-import-meta-resolve --no-warnings node_guest.mjs`. Requests
- * come as JSON lines on descriptor 3 and replies go out on descriptor 4, written synchronously so that
- * `process.exit` loses nothing; standard output and error are the step's. A request that names `texts` is followed by
- * one line of JSON for each: exports, kept as text and parsed by the step that reads them.
+ * are JSON lines; standard output and error are the step's. A request that names `texts` is followed by one line of JSON
+ * for each: exports, kept as text and parsed by the step that reads them.
  *
  * parity[process-env]: on the platform `process.env` is undefined outside the component; here it is there for the module too.
  */
 
-import { AsyncLocalStorage } from "node:async_hooks";
-import { writeSync } from "node:fs";
-import { Socket } from "node:net";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
-import vm from "node:vm";
 import { declarations, Instance } from "./node_component.mjs";
 import { loadComponent, rootOf } from "./node_component_file.mjs";
 import { additionalProps, options } from "./node_configure.mjs";
 import { dollar, responder, stepsOf } from "./node_dollar.mjs";
-import { describe, EntryPointError, RefusedError } from "./node_errors.mjs";
+import { EntryPointError } from "./node_errors.mjs";
 import { encode } from "./node_exports.mjs";
+import { evaluate } from "./node_expressions.mjs";
 import { adopt, freshen, watch } from "./node_fresh.mjs";
+import { listen, say } from "./node_lines.mjs";
 import { Loader } from "./node_loader.mjs";
-import { Locals } from "./node_locals.mjs";
+import { attempt, leftBehind, locals, onLateError, restHere } from "./node_running.mjs";
 import { emitter, perform, service } from "./node_source.mjs";
+import { forget, onAnswer, voiceOf } from "./node_voice.mjs";
 
 /** @typedef {import("./node_errors.mjs").StepCode} StepCode */
 
-const IN = 3;
-const OUT = 4;
-const GRACE_MS = 5;
-const LASTING = new Set(
-  ["Timeout", "ProcessWrap", "TCPSocketWrap", "TCPServerWrap", "TLSWrap", "PipeWrap", "Worker", "UDPWrap"],
-);
 const { stringify, parse } = JSON;
-const { getActiveResourcesInfo, exit } = process;
-const later = setTimeout;
-const soon = setImmediate;
-
-const current = new AsyncLocalStorage();
-const locals = new Locals();
 
 /** What the run at hand has given us. */
 const run = {
@@ -55,22 +41,6 @@ const run = {
 };
 /** @type {Map<number, string>} */
 const sources = new Map();
-/** @type {Map<string, Function>} */
-const expressions = new Map();
-/** @type {{number: number, fail: (error: any) => void, step: StepCode} | null} */
-let running = null;
-let number = 0;
-let asked = 0;
-/** @type {Map<number, {resolve: (value: any) => void, reject: (error: any) => void, refused: RefusedError}>} */
-const open = new Map();
-/** @type {Map<string, number>} */
-let idle = new Map();
-
-/** @param {string} line */
-function say(line) {
-  const data = Buffer.from(line + "\n");
-  for (let at = 0; at < data.length; ) at += writeSync(OUT, data, at);
-}
 
 /** @param {any} told */
 function begin(told) {
@@ -81,7 +51,7 @@ function begin(told) {
   run.files = told.files;
   run.texts = new Map();
   run.loader = new Loader(told.folder, watch, told.packages);
-  open.clear();
+  forget();
 }
 
 /**
@@ -101,56 +71,6 @@ function codeOf(told) {
 }
 
 /**
- * Run *work* for a step, to its end or its failure, whichever part of the code that comes from.
- *
- * @param {StepCode} step
- * @param {(mine: number) => Promise<any>} work
- */
-async function attempt(step, work) {
-  const mine = ++number;
-  /** @type {any} */
-  let fault = null;
-  /** @type {any} */
-  let result;
-  try {
-    freshen(run.environment, run.cwd);
-    result = await new Promise((resolve, reject) => {
-      running = { number: mine, fail: reject, step };
-      current.run(mine, () => work(mine)).then(resolve, reject);
-    });
-  } catch (error) {
-    fault = describe(error, step, locals);
-  }
-  locals.rest(step, fault === null);
-  running = null;
-  return { fault, result };
-}
-
-/**
- * Ask the host for something on behalf of a step.
- *
- * @param {number} mine the step's number
- * @param {string} call
- * @param {string} text the arguments as JSON
- * @returns {Promise<any>}
- */
-function ask(mine, call, text) {
-  if (running?.number !== mine) return Promise.reject(new Error(`The step has ended: it can ask for ${call} no more.`));
-  const id = ++asked;
-  say(`{"t":"ask","id":${id},"call":${stringify(call)},"args":${text}}`);
-  const refused = new RefusedError();
-  return new Promise((resolve, reject) => open.set(id, { resolve, reject, refused }));
-}
-
-/** @param {any} told */
-function onAnswer(told) {
-  const asker = open.get(told.answer);
-  open.delete(told.answer);
-  if (told.fault) asker?.reject(asker.refused.says(told.fault));
-  else asker?.resolve(told.value);
-}
-
-/**
  * @param {StepCode} step
  * @returns {Promise<any>} the component
  */
@@ -158,35 +78,12 @@ function load(step) {
   return step.root ? loadComponent(step, watch) : run.loader.load(step);
 }
 
-/**
- * What a step says to the host, for as long as it runs.
- *
- * @param {number} mine the step's number
- * @returns {import("./node_dollar.mjs").Voice & {db: (key: string, text: string | undefined) => void}}
- */
-function voiceOf(mine) {
-  const tell = (/** @type {string} */ line) => {
-    if (running?.number === mine) say(line);
-  };
-  return {
-    export: (name, text) => tell(`{"t":"export","n":${stringify(name)},"v":${text}}`),
-    respond: (text) => tell(`{"t":"respond","r":${text}}`),
-    exit: (reason) => tell(stringify({ t: "exit", reason })),
-    warn: (text) => tell(stringify({ t: "warn", text })),
-    effect: (kind, text) => tell(`{"t":"effect","kind":${stringify(kind)},"payload":${text}}`),
-    pause: (kind, text) => tell(`{"t":"pause","kind":${stringify(kind)},${text.slice(1)}`),
-    emit: (text) => tell(`{"t":"emitted",${text.slice(1)}`),
-    db: (key, text) => tell(`{"t":"db","key":${stringify(key)}${text === undefined ? "" : `,"value":${text}`}}`),
-    ask: (call, text) => ask(mine, call, text),
-  };
-}
-
 /** @param {any} told */
 async function runStep(told) {
   const step = codeOf(told);
   const { workflow_id: workflow } = told.context;
   if (workflow) run.environment.PIPEDREAM_WORKFLOW_ID = String(workflow); // which actions read
-  const { fault } = await attempt(step, async (mine) => {
+  const { fault } = await attempt(step, run, async (mine) => {
     const component = await load(step);
     const voice = voiceOf(mine);
     const given = { steps: stepsOf(told.steps, run.texts), $: dollar(told.context, voice, told.flow, run.files) };
@@ -202,7 +99,7 @@ async function runStep(told) {
     const text = encode(value, "$return_value", voice.warn);
     if (text !== undefined) voice.export("$return_value", text);
   });
-  return { t: "done", error: fault, ...(await leftBehind()) };
+  return done(fault);
 }
 
 /**
@@ -219,7 +116,7 @@ function inputText(name) {
 async function runSource(told) {
   const step = codeOf(told);
   run.environment.PD_COMPONENT = told.id;
-  const { fault, result } = await attempt(step, async (mine) => {
+  const { fault, result } = await attempt(step, run, async (mine) => {
     const component = await load(step);
     const voice = voiceOf(mine);
     const http = { endpoint: told.endpoint, respond: responder(voice) };
@@ -228,7 +125,7 @@ async function runSource(told) {
     Object.defineProperty(self, "$emit", { value: emitter(voice), enumerable: false });
     return perform(component, told.act, self, told.event);
   });
-  return { t: "done", error: fault, value: result, ...(await leftBehind()) };
+  return done(fault, result);
 }
 
 /**
@@ -239,72 +136,31 @@ async function runSource(told) {
 function asking(question) {
   return async (/** @type {any} */ told) => {
     const step = codeOf(told);
-    const { fault, result } = await attempt(step, async (mine) => {
+    const { fault, result } = await attempt(step, run, async (mine) => {
       const around = { voice: voiceOf(mine), folder: run.cwd, db: service({}, () => {}) };
       return question(await load(step), told, around);
     });
-    return { t: "done", error: fault, value: result, ...(await leftBehind()) };
+    return done(fault, result);
   };
 }
 
 /** @param {any} told */
-async function evaluate(told) {
+async function evaluateAll(told) {
   freshen(run.environment, run.cwd);
-  const steps = stepsOf(told.steps, run.texts);
-  const shim = { env: { ...run.variables } };
-  const value = told.expressions.map((/** @type {string} */ source) => {
-    try {
-      let compiled = expressions.get(source);
-      if (!compiled) {
-        const options = { filename: "<expression>" };
-        compiled = vm.compileFunction(`return (${source}\n)`, ["steps", "process", "event"], options);
-        expressions.set(source, compiled);
-      }
-      const text = encode(compiled.call(undefined, steps, shim, steps.trigger?.event), source, () => {});
-      return text === undefined ? { undefined: true } : { value: parse(text) };
-    } catch (/** @type {any} */ error) {
-      return { error: { name: String(error?.name ?? "Error"), message: String(error?.message ?? error) } };
-    }
-  });
+  const value = evaluate(told.expressions, told.steps, run);
   return { t: "done", error: null, value, busy: false, dirty: false, spoiled: false };
 }
 
-/** What keeps running, by kind. */
-function lasting() {
-  const counts = new Map();
-  for (const kind of getActiveResourcesInfo.call(process)) {
-    if (LASTING.has(kind)) counts.set(kind, (counts.get(kind) ?? 0) + 1);
-  }
-  return counts;
+/**
+ * The last line of a step.
+ *
+ * @param {any} fault
+ * @param {any} [value]
+ */
+async function done(fault, value) {
+  const { busy, spoiled } = await leftBehind();
+  return { t: "done", error: fault, value, busy, dirty: run.loader.ownFiles, spoiled };
 }
-
-function isBusy() {
-  for (const [kind, count] of lasting()) if (count > (idle.get(kind) ?? 0)) return true;
-  return false;
-}
-
-/** Whether the step left something running, once what was about to end has ended. */
-async function leftBehind() {
-  if (process.stdout.writableLength) await new Promise((resolve) => process.stdout.write("", resolve));
-  if (process.stderr.writableLength) await new Promise((resolve) => process.stderr.write("", resolve));
-  let busy = isBusy();
-  if (busy) {
-    await new Promise((resolve) => soon(resolve));
-    await new Promise((resolve) => later(resolve, GRACE_MS));
-    busy = isBusy();
-  }
-  const spoiled = [process.stdout, process.stderr].some((stream) => stream.destroyed || stream.writableEnded);
-  return { busy, dirty: run.loader.ownFiles, spoiled };
-}
-
-/** @param {any} error */
-function onLateError(error) {
-  const of = current.getStore();
-  if (running && (of === undefined || of === running.number)) running.fail(error);
-  else say(stringify({ t: "late", text: `A step failed after it had ended: ${String(error?.message ?? error)}` }));
-}
-process.on("unhandledRejection", onLateError);
-process.on("uncaughtException", onLateError);
 
 /** @type {Record<string, (told: any) => Promise<any>>} */
 const OPERATIONS = {
@@ -313,7 +169,7 @@ const OPERATIONS = {
   describe: asking(declarations),
   options: asking(options),
   additional: asking(additionalProps),
-  evaluate,
+  evaluate: evaluateAll,
 };
 
 /** @type {any} */
@@ -339,32 +195,13 @@ function onLine(line) {
   OPERATIONS[told.op](told).then((reply) => say(stringify(reply)));
 }
 
-/** @type {Buffer[]} */
-let parts = [];
-
-/** @param {Buffer} data */
-function onData(data) {
-  for (let from = 0; from < data.length; ) {
-    const end = data.indexOf(10, from);
-    if (end < 0) {
-      parts.push(data.subarray(from));
-      return;
-    }
-    parts.push(data.subarray(from, end));
-    const line = parts.length === 1 ? parts[0] : Buffer.concat(parts);
-    parts = [];
-    onLine(line.toString("utf8"));
-    from = end + 1;
-  }
-}
-
 const defineComponent = (/** @type {any} */ component) => component;
 Object.defineProperty(globalThis, "defineComponent", { value: defineComponent, writable: true, configurable: true });
 void process.stdout;
 void process.stderr;
 adopt();
-const requests = new Socket({ fd: IN, readable: true, writable: false });
-requests.on("data", onData);
-requests.on("close", () => exit.call(process, 0));
-idle = lasting();
+process.on("unhandledRejection", onLateError);
+process.on("uncaughtException", onLateError);
+listen(onLine);
+restHere();
 say('{"t":"ready"}');

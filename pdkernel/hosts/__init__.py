@@ -9,25 +9,17 @@ Processes that run a person's steps: Node.js and Python kept warm, Bash and comp
 """
 
 from pdkernel.hosts.calls import (
-    ComponentFile,
-    Description,
     Effect,
     Emitted,
     Evaluation,
-    Option,
-    OptionsPage,
-    OutsideCalls,
     Pause,
-    PropDeclaration,
     RunSetup,
     SourceCall,
     SourceOutcome,
     StepCall,
-    StepDebugger,
-    StepListener,
     StepOutcome,
-    StepServices,
 )
+from pdkernel.hosts.declarations import ComponentFile, Description, Option, OptionsPage, PropDeclaration
 from pdkernel.hosts.faults import (
     StepCompileError,
     StepConfigurationError,
@@ -38,6 +30,7 @@ from pdkernel.hosts.go import GO_LOCK_NAME, GoPrograms
 from pdkernel.hosts.go_faults import PACKAGE_MISSING
 from pdkernel.hosts.interpreters import find_bash, find_go, find_node
 from pdkernel.hosts.pool import Hosts
+from pdkernel.hosts.protocols import OutsideCalls, StepDebugger, StepListener, StepServices
 from pdkernel.hosts.run import RunGuests
 from pdkernel.hosts.warden import WARDEN
 

@@ -1,96 +1,21 @@
 """
-What a caller hands to a step's process and what comes back, as values and protocols.
+What a caller hands to a process of steps and what comes back, as values.
 
 Knows shapes only. Everything here is raw: who calls looks for secrets before anything is kept or shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict
 
 from pdkernel.errors import StepError
-from pdkernel.execution import Stream
-from pdkernel.model import JSON, AppBinding, Language, Step
+from pdkernel.hosts.declarations import ComponentFile
+from pdkernel.hosts.protocols import StepServices
+from pdkernel.model import JSON, Step
 from pdkernel.packages import NpmTree
-
-Started = TypeVar("Started")
-
-
-class OutsideCalls(Protocol):
-    """The way out for a step's network traffic (`egress.Gateway`)."""
-
-    def open_ticket(self) -> str:
-        """A fresh opaque word that one process shows with each outside call."""
-        ...
-
-    def bind(self, ticket: str, binding: Any) -> None:
-        """From now on, calls with *ticket* are treated as *binding* says."""
-        ...
-
-    def unbind(self, ticket: str) -> None:
-        """Calls with *ticket* belong to no step."""
-        ...
-
-    def close_ticket(self, ticket: str) -> None:
-        """The process is gone."""
-        ...
-
-    def environment(self, ticket: str, language: Language) -> dict[str, str]:
-        """The variables that lead a process of *language* through the gateway."""
-        ...
-
-    @property
-    def guard(self) -> str:
-        """What `guarded` does here: `redirect`, `landlock` or `none`."""
-        ...
-
-    def guarded(self, ticket: str, start: Callable[[], Started]) -> Started:
-        """*start*'s result; the operating system sees to it that what it starts does not go around the gateway."""
-        ...
-
-
-class StepListener(Protocol):
-    """Is told what a step does, as it happens and in order."""
-
-    def log(self, stream: Stream, text: str) -> None:
-        """The step printed *text*: any piece of a line or several lines."""
-        ...
-
-    def say(self, text: str) -> None:
-        """Something of ours is under way for the step, and takes long: *text* is a sentence."""
-        ...
-
-    def export(self, name: str, value: JSON) -> None:
-        """The step exported *value*; `$return_value` is what it returned."""
-        ...
-
-    def respond(self, response: dict[str, Any]) -> None:
-        """The step's first response; `{"status", "headers", "body"}`, and `"immediate": True` if it is to go at once."""
-        ...
-
-
-class StepServices(Protocol):
-    """What a running step may ask for beyond its own process: its data stores, other workflows."""
-
-    async def answer(self, call: str, args: Mapping[str, JSON]) -> JSON:
-        """
-        The answer to *call* (`store.get`, `flow.trigger`).
-
-        Raises:
-            StepError: Cannot be done; the step's code gets it as an exception at the line that asked.
-        """
-        ...
-
-
-class StepDebugger(Protocol):
-    """Runs Python steps where a debugger can stop them: in the kernel."""
-
-    async def run(self, call: StepCall, setup: RunSetup, listener: StepListener) -> StepOutcome:
-        """As `RunGuests.run`; takes as long as the person does."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -155,26 +80,6 @@ class RunSetup:
     python: Path | None = None
     node_packages: Mapping[str, NpmTree] = field(default_factory=dict)
     guarded: bool = False
-
-
-@dataclass(frozen=True)
-class ComponentFile:
-    """
-    A pre-built component: a module with the platform's component API.
-
-    Attributes:
-        path: The module. What it imports is found from there.
-        key: Such as `slack-send-message`.
-        version: Its own.
-        kind: What it is.
-        origin: Where it comes from. A file of a `folder` may change between two runs; the others may not.
-    """
-
-    path: Path
-    key: str
-    version: str
-    kind: Literal["action", "source"]
-    origin: Literal["builtin", "npm", "folder"]
 
 
 @dataclass(frozen=True)
@@ -312,80 +217,6 @@ class SourceOutcome:
     response: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     error: StepError | None = None
-
-
-@dataclass(frozen=True)
-class PropDeclaration:
-    """
-    A prop that a component declares.
-
-    Attributes:
-        name: On `this`.
-        type: As written (`string[]`, `data_store`, `alert`).
-        optional: Whether it may be left out; true as well for what the builder does not ask for.
-        definition: All of its definition that is JSON, with what it builds on: `label`, `description`, `default`,
-            `min`, `max`, `secret`, `hidden`, `reloadProps`, `withLabel`, `useQuery`, and `options` if they are a list;
-            `"dynamic": True` if they are asked for.
-    """
-
-    name: str
-    type: str
-    optional: bool = False
-    definition: Mapping[str, JSON] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Description:
-    """
-    What a component declares.
-
-    Attributes:
-        apps: Its app props.
-        props: Its other props, in order; `alert` among them, which is for showing only.
-        key: None for a code step, as are the next four.
-        name: For people.
-        description: For people, Markdown.
-        version: Its own.
-        type: `action` or `source`.
-        additional: Whether it adds or changes props by the values of others.
-        dedupe: Of a source: `unique`, `greatest`, `last`, or None.
-        hooks: Of a source: those that it has.
-    """
-
-    apps: tuple[AppBinding, ...] = ()
-    props: tuple[PropDeclaration, ...] = ()
-    key: str | None = None
-    name: str | None = None
-    description: str | None = None
-    version: str | None = None
-    type: str | None = None
-    additional: bool = False
-    dedupe: str | None = None
-    hooks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Option:
-    """A choice of a dropdown."""
-
-    label: str
-    value: JSON
-
-
-@dataclass(frozen=True)
-class OptionsPage:
-    """
-    A page of a prop's options.
-
-    Attributes:
-        options: The choices.
-        context: To be handed back for the next page; None if pages are counted, or there is no more.
-        why: Why there are none, in a sentence, or None.
-    """
-
-    options: tuple[Option, ...] = ()
-    context: JSON = None
-    why: str | None = None
 
 
 class EvaluationError(TypedDict):

@@ -13,19 +13,11 @@ from typing import Any, Protocol
 
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
-from pdkernel.hosts.calls import (
-    ComponentFile,
-    Description,
-    Option,
-    OptionsPage,
-    PropDeclaration,
-    RunSetup,
-    SourceCall,
-    SourceOutcome,
-    StepListener,
-)
+from pdkernel.hosts.calls import RunSetup, SourceCall, SourceOutcome
+from pdkernel.hosts.declarations import ComponentFile, Description, Option, OptionsPage, PropDeclaration
 from pdkernel.hosts.faults import fault
 from pdkernel.hosts.languages import GuestLanguage
+from pdkernel.hosts.protocols import StepListener
 from pdkernel.hosts.recorder import StepRecorder
 from pdkernel.model import JSON, AppBinding, Step
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from pdkernel.errors import StepDiedError, StepError
 from pdkernel.guests import process_tree
 from pdkernel.hosts.bash import bash_command
-from pdkernel.hosts.calls import OutsideCalls, RunSetup, StepCall
+from pdkernel.hosts.calls import RunSetup, StepCall
 from pdkernel.hosts.environment import step_environment
 from pdkernel.hosts.faults import timed_out
 from pdkernel.hosts.file_step import FileStep, no_error
 from pdkernel.hosts.go import GoPrograms
 from pdkernel.hosts.go_faults import panic
+from pdkernel.hosts.protocols import OutsideCalls
 from pdkernel.hosts.recorder import StepRecorder
 from pdkernel.hosts.step_files import StepFiles
 from pdkernel.hosts.usage import MB, MemoryWatch

@@ -15,11 +15,12 @@ from typing import Any
 
 from pdkernel.errors import InterpreterMissingError, PdkernelError, StepDiedError, StepError
 from pdkernel.execution import Stream
-from pdkernel.hosts.calls import ComponentFile, OutsideCalls, StepServices
+from pdkernel.hosts.declarations import ComponentFile
 from pdkernel.hosts.environment import base_environment
 from pdkernel.hosts.faults import died, fault, timed_out
 from pdkernel.hosts.languages import GuestLanguage
 from pdkernel.hosts.process import GuestProcess
+from pdkernel.hosts.protocols import OutsideCalls, StepServices
 from pdkernel.hosts.recorder import StepRecorder
 from pdkernel.model import JSON, Step
 

@@ -11,11 +11,13 @@ import asyncio
 from collections import OrderedDict
 from pathlib import Path
 
-from pdkernel.hosts.calls import Description, OutsideCalls, RunSetup
+from pdkernel.hosts.calls import RunSetup
+from pdkernel.hosts.declarations import Description
 from pdkernel.hosts.environment import base_environment
 from pdkernel.hosts.go import GoPrograms
 from pdkernel.hosts.guest import Guest
 from pdkernel.hosts.languages import GuestLanguage, command
+from pdkernel.hosts.protocols import OutsideCalls
 from pdkernel.hosts.run import RunGuests
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
-from pdkernel.hosts.calls import Effect, Emitted, Pause, StepListener, StepOutcome
+from pdkernel.hosts.calls import Effect, Emitted, Pause, StepOutcome
+from pdkernel.hosts.protocols import StepListener
 from pdkernel.model import JSON
 
 PRINT_LIMIT = 1 << 20

@@ -12,24 +12,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from pdkernel.errors import StepDiedError, StepError, UnsupportedError
-from pdkernel.hosts.calls import (
-    ComponentFile,
-    Description,
-    Evaluation,
-    OptionsPage,
-    PropDeclaration,
-    RunSetup,
-    SourceCall,
-    SourceOutcome,
-    StepCall,
-    StepListener,
-    StepOutcome,
-    StepServices,
-)
+from pdkernel.hosts.calls import Evaluation, RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
 from pdkernel.hosts.components import Components, Nobody, error_of
+from pdkernel.hosts.declarations import ComponentFile, Description, OptionsPage, PropDeclaration
 from pdkernel.hosts.file_steps import FILE_LANGUAGES, FileSteps
 from pdkernel.hosts.guest import Guest, GuestGone, GuestTalk, autopsy, json_text
 from pdkernel.hosts.languages import GuestLanguage
+from pdkernel.hosts.protocols import StepListener, StepServices
 from pdkernel.hosts.recorder import StepRecorder
 from pdkernel.hosts.usage import MB, MemoryWatch
 from pdkernel.model import JSON, Step

@@ -232,7 +232,7 @@ def describe_mode(mode: str) -> str:
         "live": "Outside calls go out for real.",
         "deny": "Outside calls are refused.",
         "allow": f"Outside calls go to {value} only; others are refused.",
-        "stand-in": f"Outside calls do not go out: a local stand-in ({value}) answers them. Remove this line to send for real.",
+        "stand-in": f"Outside calls do not go out: {_stand_ins(value)}. Remove this line to send for real.",
         "record": f"Outside calls go out for real and are recorded in {value}.",
         "replay": f"Outside calls do not go out: they are answered from {value}.",
     }
@@ -254,3 +254,10 @@ def _say_emitted(ran: Any) -> None:
         say(f"{ran.component.uses} failed: {ran.record.error.message}")
     elif not ran.events:
         say(f"{ran.component.uses} emitted nothing new ({ran.repeated} emitted before).")
+
+
+def _stand_ins(value: str) -> str:
+    names = value.split(",")
+    if len(names) == 1:
+        return f"a local stand-in ({value}) answers them"
+    return f"local stand-ins ({', '.join(names)}) answer them"

@@ -135,7 +135,7 @@ class LiveTimeline:
 
 
 def show_saving(shell: Any, session: Session, execution: Execution) -> None:
-    """Offer to save *execution* as a test, where there is a front end with buttons."""
+    """Offer to save *execution* as a test if steps of it ran, where there is a front end with buttons."""
     if getattr(shell, "kernel", None) is None:
         return
     from pdkernel.magics.shell import cell_metadata

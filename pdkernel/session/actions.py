@@ -134,5 +134,5 @@ class SessionActions:
             exports=session.exports(),
             variables=project_variables(session.project, session.folder),
             folder=session.folder,
-            actions=session.sidecar.actions if session.sidecar else None,
+            actions=session.actions_from,
         )

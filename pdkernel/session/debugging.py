@@ -10,7 +10,7 @@ import asyncio
 import json
 import queue
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from pdkernel.hosts import RunSetup, StepCall, StepListener, StepOutcome
 from pdkernel.hosts.here import HereSteps, Voice
 from pdkernel.hosts.recorder import StepRecorder
 from pdkernel.hosts.run import step_values
+from pdkernel.model import Step
+from pdkernel.notebook import Cell
 from pdkernel.packages import PythonEnvironment
 from pdkernel.redaction import Redactor
 from pdkernel.session.loop import Task
@@ -39,19 +41,28 @@ class _Job:
 
 
 class KernelDebugger:
-    """
-    A `StepDebugger` for one notebook. Make it, and call `serve`, in the kernel's main thread.
-
-    Attributes:
-        files: What the debugger calls the cell of each step.
-        redactor: Hides secrets in what `breakpoint()` shows.
-    """
+    """A `StepDebugger` for one notebook. Make it, and call `serve`, in the kernel's main thread."""
 
     def __init__(self) -> None:
-        self.files: Mapping[str, str] = {}
-        self.redactor = Redactor()
+        self._files: Mapping[str, str] = {}
+        self._redactor = Redactor()
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._here = HereSteps()
+
+    def prepare(
+        self, steps: Iterable[Step], cells: Sequence[Cell], *, code_name: Callable[[str], str], redactor: Redactor
+    ) -> None:
+        """
+        Get ready for a run.
+
+        Args:
+            steps: Those that it is to debug.
+            cells: The notebook's.
+            code_name: What the debugger calls a cell, by its text.
+            redactor: Hides secrets in what `breakpoint()` shows.
+        """
+        self._files = {step.name: code_name(cells[step.cell].source) for step in steps if step.cell is not None}
+        self._redactor = redactor
 
     async def run(self, call: StepCall, setup: RunSetup, listener: StepListener) -> StepOutcome:
         """Run *call* in the thread that serves, and wait."""
@@ -93,7 +104,7 @@ class KernelDebugger:
         exports = {"trigger": setup.trigger, **call.steps}
         folder = setup.scratch / "tmp"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = self.files.get(call.step.name, call.step.filename)
+        file = self._files.get(call.step.name, call.step.filename)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         return self._here.run(
@@ -107,7 +118,7 @@ class KernelDebugger:
                 send=lambda line: tell(job.recorder.hear(json.loads(line))),
                 ask=lambda name, args: _answer(job, name, args),
                 output=lambda stream, data: tell(job.recorder.output, stream, data),
-                shown=self.redactor.text,
+                shown=self._redactor.text,
             ),
         )
 

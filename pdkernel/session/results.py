@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from pdkernel.errors import RequestError
 from pdkernel.execution import StepResult
 from pdkernel.model import JSON, Step, Workflow
 
@@ -69,6 +70,21 @@ class Results:
         """What step *name* did last, or None."""
         known = self._steps.get(name)
         return known.result if known else None
+
+    def pinnable(self, name: str) -> Mapping[str, JSON]:
+        """
+        What step *name* exported last, to be pinned.
+
+        Raises:
+            RequestError: It has exported nothing.
+        """
+        last = self.get(name)
+        if last is None or not last.exports:
+            raise RequestError(
+                f"Step {name!r} has exported nothing yet that could be pinned.",
+                fix=f"Run it first, or give the exports: %pdpin {name} '{{\"$return_value\": 1}}'",
+            )
+        return last.exports
 
     def exports(self) -> dict[str, Mapping[str, JSON]]:
         """Exports by step, of the steps that have run."""

@@ -1,17 +1,17 @@
 """
 The one mutable object of a notebook: its draft workflow, the chosen event and external user, pins and results.
 
-Knows what a person has chosen and remembers it over a restart of the kernel. Magics and widgets are faces of it:
-they call it and listen to it, never each other. Knows nothing of IPython or widgets. Safe from any thread.
+Knows that a change is kept before it is told, and told to everybody. Magics and widgets are faces of it: they call it
+and listen to it, never each other. What it holds are modules of their own beside it. Knows nothing of IPython or
+widgets. Safe from any thread.
 """
 
 from __future__ import annotations
 
-import asyncio
-import shlex
+import contextlib
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,36 +19,34 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.definition import Sidecar, apply_sidecar, notebook_sidecar_path, read_sidecar
-from pdkernel.egress import default_mode, parse_mode
-from pdkernel.egress.tape import Tape
-from pdkernel.engine.context import build_context
+from pdkernel.egress import default_mode
 from pdkernel.engine.request import OnChange, RunRequest
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
-from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment, check_external_user_id
+from pdkernel.identity import Directory, Environment
 from pdkernel.model import JSON, Workflow
+from pdkernel.session.choices import Choices
 from pdkernel.session.draft import Draft
+from pdkernel.session.engine_thread import EngineThread
 from pdkernel.session.events import EventLibrary, TestEvent
 from pdkernel.session.kept import Kept
-from pdkernel.session.loop import LoopThread, Task
-from pdkernel.session.results import Results, fingerprint
-from pdkernel.source import workflows_beside
-from pdkernel.variables import project_variables
+from pdkernel.session.latest import LatestRuns
+from pdkernel.session.local import LocalProject
+from pdkernel.session.loop import Task
+from pdkernel.session.requests import debugged, example_context, may_install, run_request, source_request
+from pdkernel.session.results import Results
 
 if TYPE_CHECKING:
     from pdkernel.actions import Catalog
     from pdkernel.engine.runtime import Runtime
-    from pdkernel.engine.sources import SourceRequest, SourceRun
+    from pdkernel.engine.sources import SourceRun
     from pdkernel.project import Project
     from pdkernel.session.actions import SessionActions
     from pdkernel.session.debugging import KernelDebugger
 
 Listener = Callable[[], None]
 T = TypeVar("T")
-
-KEPT_RUNS = 10
-"""Runs that can still be saved as tests; the outside calls of each are kept in memory."""
 
 
 class Session:
@@ -80,72 +78,37 @@ class Session:
         self.notebook = notebook
         self.draft = Draft(notebook, name=folder.name or "notebook")
         self.events = EventLibrary(folder)
-        self._environ = dict(environ or {})
+        environ = dict(environ or {})
+        self._may_install = may_install(environ)
         self._code_name = code_name
         self._debugger: KernelDebugger | None = None
         self._clock = clock
-        self._ids = ids
         self._lock = threading.RLock()
-        self._running = threading.Lock()
         self._listeners: list[Listener] = []
-        self._loop = LoopThread()
-        self._runtime: Runtime | None = None
-        self._starting = asyncio.Lock()
-        self._project = project
-        self._directory: Directory | None = None
-        self._catalog: Catalog | None = None
+        self._local = LocalProject(folder, project=project, environ=environ, clock=clock, ids=ids)
+        self._engine = EngineThread(self._local, clock=clock, ids=ids)
         self._keeper: Kept | None = None
         self._loaded = False
-        self._event: TestEvent | None = None
-        self._event_name: str | None = None
-        self._external_user_id: str | None = None
-        self._environment: Environment = DEFAULT_ENVIRONMENT
-        self._egress = default_mode(self._environ)
-        self._pins: dict[str, dict[str, JSON]] = {}
+        self._choices = Choices(egress=default_mode(environ))
         self._results = Results()
-        self._last: Execution | None = None
-        self._made: dict[str, RunRequest] = {}
+        self._latest = LatestRuns()
 
     # ── the project ────────────────────────────────────────────────────────────────
 
     @property
     def project(self) -> Project:
         """The local project; opened, or made, at first use."""
-        with self._lock:
-            if self._project is None:
-                from pdkernel.project import Project, find_project  # its database library waits for the first need
-
-                folder = self._environ.get("PDKERNEL_PROJECT")
-                place = Path(folder) / ".pdkernel" if folder else find_project(self.folder)
-                key = self._environ.get("PDKERNEL_KEY_FILE")
-                self._project = Project.open(
-                    place,
-                    database=self._environ.get("PDKERNEL_DATABASE"),
-                    key_file=Path(key) if key else None,
-                    clock=self._clock,
-                    ids=self._ids,
-                )
-            return self._project
+        return self._local.project
 
     @property
     def directory(self) -> Directory:
         """Users and accounts."""
-        with self._lock:
-            if self._directory is None:
-                from pdkernel.connect import LocalDirectory
-
-                self._directory = LocalDirectory(self.project)
-            return self._directory
+        return self._local.directory
 
     @property
     def catalog(self) -> Catalog:
         """The pre-built actions that the project can run."""
-        with self._lock:
-            if self._catalog is None:
-                from pdkernel.actions import Catalog
-
-                self._catalog = Catalog.of(self.project, environ=self._environ)
-            return self._catalog.at(self._where(), base=self.folder)
+        return self._local.catalog.at(self.actions_from, base=self.folder)
 
     @cached_property
     def actions(self) -> SessionActions:
@@ -167,6 +130,12 @@ class Session:
     def sidecar(self) -> Sidecar | None:
         """The `NAME.pdkernel.yaml` beside the notebook, or None."""
         return read_sidecar(notebook_sidecar_path(self.notebook)) if self.notebook else None
+
+    @property
+    def actions_from(self) -> str | None:
+        """Where actions come from, if the notebook's `pdkernel.yaml` says it; None as the project says."""
+        sidecar = self.sidecar
+        return sidecar.actions if sidecar else None
 
     def cell_ran(self, source: str, *, cell_id: str | None) -> None:
         """Take a step or header cell that was run. Raises `DefinitionError`."""
@@ -201,52 +170,37 @@ class Session:
     def event(self) -> TestEvent | None:
         """The chosen event, its `x-pd-*` headers as the picker has them; or None."""
         with self._lock:
-            self._load()
-            if self._event is None:
-                return None
-            if self._external_user_id is None:
-                return self._event.without_user().with_identity(None, self._environment)
-            return self._event.with_identity(self._external_user_id, self._environment)
+            return self._chosen.event
 
     @property
     def event_name(self) -> str | None:
         """What the chosen event is called."""
-        self._load()
-        return self._event_name
+        return self._chosen.event_name
 
     @property
     def external_user_id(self) -> str | None:
         """On whose behalf steps run."""
-        self._load()
-        return self._external_user_id
+        return self._chosen.external_user_id
 
     @property
     def environment(self) -> Environment:
         """The external user's environment."""
-        self._load()
-        return self._environment
+        return self._chosen.environment
 
     @property
     def egress(self) -> str:
         """What becomes of outside calls, as `%pdegress` takes it."""
-        self._load()
-        return self._egress
+        return self._chosen.egress
 
     @property
     def pins(self) -> Mapping[str, Mapping[str, JSON]]:
         """Exports that are fixed, by step."""
-        self._load()
-        return dict(self._pins)
+        return dict(self._chosen.pins)
 
     def choose_user(self, external_user_id: str | None, environment: Environment | None = None) -> None:
         """Run as *external_user_id* from now on; None for nobody."""
-        with self._lock:
-            self._load()
-            self._external_user_id = check_external_user_id(external_user_id) if external_user_id is not None else None
-            if environment is not None:
-                self._environment = environment
-            self._save()
-        self._changed()
+        with self._choosing() as chosen:
+            chosen.choose_user(external_user_id, environment)
 
     def choose_event(self, event: Event, name: str = "event") -> None:
         """
@@ -254,16 +208,13 @@ class Session:
 
         An event that names an external user or an environment in its headers chooses those too.
         """
-        with self._lock:
-            self._load()
-            self._event = TestEvent(dict(event.data), http=event.http)
-            self._event_name = name
-            if event.external_user_id is not None:
-                self._external_user_id = event.external_user_id
-            if event.environment in ("development", "production"):
-                self._environment = "production" if event.environment == "production" else "development"
-            self._save()
-        self._changed()
+        with self._choosing() as chosen:
+            chosen.choose_event(event, name)
+
+    def choose_egress(self, mode: str) -> None:
+        """Set what becomes of outside calls. Raises `EgressModeError`."""
+        with self._choosing() as chosen:
+            chosen.choose_egress(mode)
 
     def load_event(self, name: str) -> TestEvent:
         """Choose an event from the library or a file. Raises `EventError`."""
@@ -286,28 +237,12 @@ class Session:
             RequestError: The workflow's trigger is no source, or a run is going on.
             PdkernelError: The source cannot be run.
         """
-        from pdkernel.engine.sources import SourceRequest, source_of
-
-        request = SourceRequest(
-            trigger=source_of(self.workflow.trigger),
-            workflow=str((self.notebook or self.folder).resolve()),
-            policy=parse_mode(self._egress),
-            external_user_id=self._external_user_id,
-            environment=self._environment,
-            folder=self.folder,
-        )
-        self._claim()
-        ran = self._loop.run(self._poll(request))
+        request = source_request(self)
+        ran = self._engine.start(lambda runtime: runtime.sources.run(request)).result()
         if ran.events:
             newest = ran.events[-1]
             self.choose_event(newest.event, newest.summary or str(newest.id or "event"))
         return ran
-
-    async def _poll(self, request: SourceRequest) -> SourceRun:
-        try:
-            return await (await self._engine()).sources.run(request)
-        finally:
-            self._running.release()
 
     def save_event(self, name: str) -> Path:
         """Save the chosen event to the library. Raises `RequestError` if none is chosen."""
@@ -315,20 +250,9 @@ class Session:
         if event is None:
             raise RequestError("There is no event to save.", fix="Choose one: %pdevent FILE")
         path = self.events.save(name, event)
-        with self._lock:
-            self._event_name = path.stem
-            self._save()
-        self._changed()
+        with self._choosing() as chosen:
+            chosen.event_name = path.stem
         return path
-
-    def choose_egress(self, mode: str) -> None:
-        """Set what becomes of outside calls. Raises `EgressModeError`."""
-        parse_mode(mode)
-        with self._lock:
-            self._load()
-            self._egress = mode
-            self._save()
-        self._changed()
 
     def pin(self, name: str, exports: Mapping[str, JSON] | None = None) -> Mapping[str, JSON]:
         """
@@ -338,28 +262,18 @@ class Session:
             UnknownStepError: There is no such step.
             RequestError: Nothing to take: the step has not run.
         """
-        with self._lock:
-            self._load()
+        with self._choosing() as chosen:
             step = self.workflow.step(name)
             if exports is None:
-                last = self._results.get(name)
-                if last is None or not last.exports:
-                    raise RequestError(
-                        f"Step {name!r} has exported nothing yet that could be pinned.",
-                        fix=f"Run it first, or give the exports: %pdpin {name} '{{\"$return_value\": 1}}'",
-                    )
-                exports = last.exports
-            self._pins[name] = dict(exports)
+                exports = self._results.pinnable(name)
+            chosen.pins[name] = dict(exports)
             self._results.note(step, StepResult(name, "pinned", exports=dict(exports)), self.scope)
-            self._save()
-        self._changed()
         return exports
 
     def unpin(self, name: str) -> bool:
         """Release step *name*; False if it was not pinned."""
         with self._lock:
-            self._load()
-            held = self._pins.pop(name, None) is not None
+            held = self._chosen.pins.pop(name, None) is not None
             if held:
                 self._results.forget(name)
                 self._save()
@@ -371,13 +285,12 @@ class Session:
     @property
     def scope(self) -> str:
         """Event and external user that results belong to."""
-        event = self.event
-        return f"{event.digest() if event else ''}/{self._environment}/{self._external_user_id or ''}"
+        return self._chosen.scope
 
     @property
     def last(self) -> Execution | None:
         """The last execution in this kernel."""
-        return self._last
+        return self._latest.last
 
     def request_of(self, execution_id: str) -> RunRequest:
         """
@@ -386,13 +299,7 @@ class Session:
         Raises:
             RequestError: Not one of the latest runs of this kernel.
         """
-        request = self._made.get(execution_id)
-        if request is None:
-            raise RequestError(
-                "What this run sent is not known any more: it is not among the latest of this kernel.",
-                fix="Run it again; nothing is sent twice.",
-            )
-        return request
+        return self._latest.request_of(execution_id)
 
     def result(self, name: str) -> StepResult | None:
         """What step *name* did last, or None."""
@@ -407,19 +314,14 @@ class Session:
 
     def stale_in(self, execution: Execution) -> set[str]:
         """Steps of *execution* whose result there no longer holds: those that are stale, and those edited since."""
-        made = self._made.get(execution.id)
-        stale = set(self.stale)
-        if made is not None:
-            now = {step.name: fingerprint(step) for step in self.workflow.steps}
-            stale |= {step.name for step in made.workflow.steps if now.get(step.name) != fingerprint(step)}
-        return stale
+        return self.stale | self._latest.edited(execution.id, self.workflow)
 
     def steps_value(self) -> dict[str, Any]:
         """`steps` as the next step would see it, redacted: for completion and previews."""
         event = self.event
         trigger: dict[str, Any] = {"event": dict(event.masked().data) if event else {}}
         if event is not None:
-            trigger["context"] = self._last.context if self._last else self._example_context(event)
+            trigger["context"] = self.last.context if self.last else example_context(self, event, self._clock)
         return {"trigger": trigger, **self._results.exports()}
 
     # ── running ────────────────────────────────────────────────────────────────────
@@ -459,114 +361,53 @@ class Session:
         return self._start(self._request(only, send, external_user_id, on_change))
 
     def _start(self, request: RunRequest) -> Task[Execution]:
-        self._claim()
-        try:
-            return self._loop.submit(self._run(request))
-        except BaseException:
-            self._running.release()
-            raise
+        async def run(runtime: Runtime) -> Execution:
+            execution = await runtime.run(request)
+            self._remember(request, execution)
+            return execution
+
+        return self._engine.start(run)
 
     def _request(
         self, only: frozenset[str] | None, send: bool, external_user_id: str | None, on_change: OnChange | None
     ) -> RunRequest:
-        event = self.event
-        if event is None:
-            raise RequestError("No event is chosen.", fix="Choose or write one: %pdevent")
-        user = external_user_id or self._external_user_id
-        workflow = self.workflow
-        for name in only or ():
-            workflow.step(name)
-        return RunRequest(
-            workflow=workflow,
-            event=event.with_identity(user, self._environment),
-            policy=parse_mode(self._egress),
-            external_user_id=user,
-            environment=self._environment,
-            variables=project_variables(self.project, self.folder),
-            folder=self.folder,
-            pins=self._pins if only is None else {n: p for n, p in self._pins.items() if n not in only},
+        return run_request(
+            self,
             only=only,
-            exports=self._results.exports(),
-            sent=self.project.sent,
             send=send,
-            actions=self._where(),
-            tape=Tape(),
-            install=self._environ.get("PDKERNEL_NO_INSTALL", "").lower() in ("", "0", "false", "no"),
-            source=shlex.quote(self.notebook.name) if self.notebook else "SOURCE",
+            external_user_id=external_user_id,
             on_change=on_change,
-            pauses="skip",
-            find_workflow=workflows_beside(self.notebook or self.folder / "notebook.ipynb"),
+            install=self._may_install,
         )
 
     def _debugger_for(self, request: RunRequest) -> KernelDebugger | None:
         """The debugger, if *request* runs a step for it and this is a notebook."""
-        wanted = [
-            step for step in request.workflow.steps if step.debug and not step.disabled and request.runs(step.name)
-        ]
-        if not wanted or self._code_name is None:
+        steps = debugged(request)
+        if not steps or self._code_name is None:
             return None
         from pdkernel.session.debugging import KernelDebugger
         from pdkernel.session.secrets import project_redactor
 
         if self._debugger is None:
             self._debugger = KernelDebugger()
-        cells = self.draft.cells()
-        self._debugger.files = {
-            step.name: self._code_name(cells[step.cell].source) for step in wanted if step.cell is not None
-        }
-        self._debugger.redactor = project_redactor(self)
+        self._debugger.prepare(steps, self.draft.cells(), code_name=self._code_name, redactor=project_redactor(self))
         return self._debugger
-
-    async def _run(self, request: RunRequest) -> Execution:
-        try:
-            execution = await (await self._engine()).run(request)
-            self._remember(request, execution)
-            return execution
-        finally:
-            self._running.release()
-
-    def _where(self) -> str | None:
-        """Where actions run, if the notebook's `pdkernel.yaml` says it."""
-        sidecar = self.sidecar
-        return sidecar.actions if sidecar else None
 
     def wait_for(self, act: Callable[[Runtime], Awaitable[T]]) -> T:
         """Do something with the engine that is not a run, and wait for it."""
-
-        async def do() -> T:
-            return await act(await self._engine())
-
-        return self._loop.run(do())
+        return self._engine.wait_for(act)
 
     def exports(self) -> Mapping[str, Mapping[str, JSON]]:
         """What steps have exported last, with placeholders for secrets."""
         self._load()
         return self._results.exports()
 
-    async def _engine(self) -> Runtime:
-        async with self._starting:
-            if self._runtime is None:
-                from pdkernel.engine.runtime import Runtime
-
-                self._runtime = await Runtime.start(
-                    self.project, self.directory, clock=self._clock, ids=self._ids, size=1
-                )
-            return self._runtime
-
-    def _claim(self) -> None:
-        """One thing runs at a time."""
-        if not self._running.acquire(blocking=False):
-            raise RequestError("A run is going on in this notebook.", fix="Wait for its end, or interrupt it.")
-
     def _remember(self, request: RunRequest, execution: Execution) -> None:
         with self._lock:
             for result in execution.steps:
                 if result.status in ("success", "error", "pinned"):
                     self._results.note(request.workflow.step(result.name), result, request.scope)
-            self._last = execution
-            self._made[execution.id] = request
-            for old in list(self._made)[:-KEPT_RUNS]:
-                del self._made[old]
+            self._latest.note(request, execution)
             self._kept.save_later(self._state())
         self._changed()
 
@@ -584,14 +425,24 @@ class Session:
 
     def close(self) -> None:
         """End every process of the session."""
-        if self._runtime is not None:
-            self._loop.run(self._runtime.close())
-            self._runtime = None
-        self._loop.close()
+        self._engine.close()
         if self._keeper is not None:
             self._keeper.settle()
-        if self._project is not None:
-            self._project.close()
+        self._local.close()
+
+    @property
+    def _chosen(self) -> Choices:
+        """What is chosen; what an earlier kernel remembered is read first."""
+        self._load()
+        return self._choices
+
+    @contextlib.contextmanager
+    def _choosing(self) -> Iterator[Choices]:
+        """Change what is chosen: it is kept, and then told, unless the change fails."""
+        with self._lock:
+            yield self._chosen
+            self._save()
+        self._changed()
 
     def _changed(self) -> None:
         for listener in list(self._listeners):
@@ -605,12 +456,7 @@ class Session:
             kept = self._kept.load()
             if kept is None:
                 return
-            http = bool(kept.get("event_http", True))
-            self._event = TestEvent(kept["event"], http=http) if kept["event"] is not None else None
-            self._event_name = kept["event_name"]
-            self._external_user_id = kept["external_user_id"]
-            self._environment = kept["environment"]
-            self._pins = kept["pins"]
+            self._choices.restore(kept)
             self._results = Results.from_json(kept["results"])
             self.draft.restore(kept.get("cells", ()))
 
@@ -624,24 +470,4 @@ class Session:
         self._kept.save(self._state())
 
     def _state(self) -> dict[str, Any]:
-        # what becomes of outside calls is not kept: a cell of the notebook says it, and none means the default
-        return {
-            "event": dict(self._event.masked().data) if self._event is not None else None,
-            "event_http": self._event is None or self._event.http,
-            "event_name": self._event_name,
-            "external_user_id": self._external_user_id,
-            "environment": self._environment,
-            "pins": dict(self._pins),
-            "results": self._results.to_json(),
-            "cells": self.draft.to_json(),
-        }
-
-    def _example_context(self, event: Event) -> Mapping[str, JSON]:
-        request = RunRequest(
-            workflow=replace(self.workflow),
-            event=event,
-            policy=parse_mode("deny"),
-            external_user_id=self._external_user_id,
-            environment=self._environment,
-        )
-        return build_context(request, project_id=self.project.project_id, trace_id="", run_id="", clock=self._clock)
+        return {**self._choices.to_json(), "results": self._results.to_json(), "cells": self.draft.to_json()}

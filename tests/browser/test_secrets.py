@@ -78,7 +78,9 @@ def handler(pd):
 """
 CONTROL = """import hashlib
 from pdkernel.magics.shell import session_of
-received = session_of(get_ipython())._runtime.gateway.stand_ins["slack"].received
+async def sent(runtime):
+    return runtime.gateway.stand_ins["slack"].received
+received = session_of(get_ipython()).wait_for(sent)
 print("received", hashlib.sha256(received[-1].token.encode()).hexdigest())
 print(repr(In), repr(Out), repr(session_of(get_ipython()).event), session_of(get_ipython()).steps_value())
 """

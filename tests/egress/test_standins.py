@@ -122,6 +122,30 @@ class TestOpenAI:
         assert (status, answer["output"][0]["content"][0]["type"]) == (200, "output_text")
 
     @pytest.mark.parametrize(
+        ("schema", "said"),
+        [
+            ({"type": "string", "enum": ["wish", "bug"]}, "bug"),
+            ({"type": "string", "enum": ["low", "high"]}, "low"),
+            ({"type": "array", "items": {"type": "integer"}}, [0]),
+            ({"anyOf": [{"type": "boolean"}, {"type": "null"}]}, False),
+            ({"type": ["string", "null"]}, "Is it a bug?"),
+            ({"type": "object", "properties": {"sure": {"const": True}}}, {"sure": True}),
+        ],
+    )
+    def test_an_answer_fits_the_schema(self, schema: Any, said: Any) -> None:
+        """Structured Outputs in both forms: of several choices the first that the question names, else the first."""
+        format_ = {"name": "report", "strict": True, "schema": schema}
+        chat = {"messages": [{"role": "user", "content": "Is it a bug?"}]}
+        chat["response_format"] = {"type": "json_schema", "json_schema": format_}  # type: ignore[assignment]
+        newer = {"input": "Is it a bug?", "text": {"format": {"type": "json_schema", **format_}}}
+
+        completed = ask(OpenAIStandIn(), "POST", f"{OPENAI}/v1/chat/completions", {"model": "m", **chat})[1]
+        responded = ask(OpenAIStandIn(), "POST", f"{OPENAI}/v1/responses", {"model": "m", **newer})[1]
+
+        assert json.loads(completed["choices"][0]["message"]["content"]) == said
+        assert json.loads(responded["output"][0]["content"][0]["text"]) == said
+
+    @pytest.mark.parametrize(
         ("body", "said"),
         [
             ({"messages": []}, "model parameter"),

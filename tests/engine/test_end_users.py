@@ -143,6 +143,26 @@ async def test_own_account_needs_no_user(run: Run, connect: Connect) -> None:
     assert execution.step("say").accounts[0].owner == "own"
 
 
+@pytest.mark.parametrize(
+    ("app", "credentials"),
+    [
+        ("openai", "--credential api_key"),
+        ("slack", "--credential oauth_access_token"),
+        (
+            "postgresql",
+            "--credential host --credential port --credential user --credential password --credential database",
+        ),
+    ],
+)
+async def test_missing_own_account_is_told_with_all_that_it_holds(run: Run, app: str, credentials: str) -> None:
+    """The command that adds it names each credential, not only the first."""
+    execution = await run(python_step("send", "return 1", options=f"--app {app}=apn_gone1234"))
+
+    assert execution.error is not None
+    command = f"pdkernel accounts add --own --app {app} --id apn_gone1234 {credentials}"
+    assert execution.error.message.splitlines()[-1] == f"Add it: {command}"
+
+
 async def test_external_users_account_is_never_taken_as_own(run: Run, connect: Connect) -> None:
     """An account of an external user cannot be named as your own."""
     account = connect("ada")

@@ -120,9 +120,7 @@ def delivered() -> Execution:
             Delivery(
                 "build", "http", "sent", to="POST https://hooks.example.com/x", status=200, payload={"url": "..."}
             ),
-            Delivery(
-                "build", "email", "shown", note="Not sent: there is no mail server.", payload={"subject": "<b>Done</b>"}
-            ),
+            Delivery("build", "email", "shown", note="Not sent.", payload={"subject": "<b>Done</b>"}),
             Delivery("send", "http", "failed", to="POST https://gone.example.com/", note="No such host.", payload={}),
         )
     )

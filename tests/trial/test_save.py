@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.cli.templates import write_templates
+from pdkernel.engine.runtime import Runtime
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.notebook import read_cells
@@ -153,9 +154,10 @@ def test_nothing_is_sent_to_save(notebook: Notebook) -> None:
     notebook.save(execution)
     notebook.save(notebook.session.run(), "again")
 
-    runtime = notebook.session._runtime
-    assert runtime is not None
-    assert len(runtime.gateway.stand_ins["slack"].received) == 1
+    async def received(runtime: Runtime) -> int:
+        return len(runtime.gateway.stand_ins["slack"].received)
+
+    assert notebook.session.wait_for(received) == 1
     assert notebook.pytest() == {"passed": 2}
 
 

@@ -2,11 +2,14 @@
 OpenAI's API, as far as asking a model for text needs it.
 
 Knows `POST /v1/chat/completions` and `POST /v1/responses` as OpenAI's reference describes them. It answers that it
-stands in and repeats the question: it has no opinion of its own.
+stands in and repeats the question: it has no opinion of its own. Where the request holds a JSON schema ("Structured
+Outputs"), the answer fits it: of several choices it takes the first that the question names.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections import deque
 from typing import Any
 
@@ -62,7 +65,9 @@ def _chat(body: dict[str, Any]) -> StandInAnswer:
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
             return _refusal(400, f"Invalid value for 'messages[{place}].role'.", param=f"messages[{place}].role")
     question = _text(messages[-1].get("content"))
-    said = _said(question)
+    asked = body.get("response_format")
+    given = asked.get("json_schema") if isinstance(asked, dict) and asked.get("type") == "json_schema" else None
+    said = _said(question, given)
     answer = {
         "id": f"chatcmpl-{number_from(body['model'], question)}",
         "object": "chat.completion",
@@ -88,7 +93,8 @@ def _respond(body: dict[str, Any]) -> StandInAnswer:
     question = (
         given if isinstance(given, str) else _text(given[-1].get("content") if isinstance(given[-1], dict) else "")
     )
-    said = _said(question)
+    asked = body["text"].get("format") if isinstance(body.get("text"), dict) else None
+    said = _said(question, asked if isinstance(asked, dict) and asked.get("type") == "json_schema" else None)
     number = number_from(body["model"], question)
     content = {"type": "output_text", "text": said, "annotations": []}
     output = {
@@ -111,8 +117,38 @@ def _respond(body: dict[str, Any]) -> StandInAnswer:
     return StandInAnswer(200, answer, note=f'OpenAI {body["model"]} was asked: "{short(question)}"')
 
 
-def _said(question: str) -> str:
+def _said(question: str, format_: Any) -> str:
+    """The answer's text; *format_* is what holds a JSON schema, or None for plain text."""
+    schema = format_.get("schema") if isinstance(format_, dict) else None
+    if isinstance(schema, dict):
+        return json.dumps(_fitting(schema, question), ensure_ascii=False)
     return f"(a stand-in for OpenAI answers) {short(question)}"
+
+
+def _fitting(schema: Any, question: str) -> Any:
+    """A value that fits *schema*, as far as Structured Outputs knows JSON Schema; without `$ref`."""
+    if not isinstance(schema, dict):
+        return None
+    choices = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
+    if choices:
+        words = re.findall(r"\w+", question.lower())
+        return next((choice for choice in choices if str(choice).lower() in words), choices[0])
+    if alternatives := schema.get("anyOf"):
+        return _fitting(alternatives[0], question)
+    kind = schema.get("type")
+    match kind[0] if isinstance(kind, list) and kind else kind:
+        case "object":
+            return {name: _fitting(part, question) for name, part in (schema.get("properties") or {}).items()}
+        case "array":
+            return [_fitting(schema.get("items"), question)]
+        case "string":
+            return short(question)
+        case "integer" | "number":
+            return schema.get("minimum", 0)
+        case "boolean":
+            return False
+        case _:
+            return None
 
 
 def _text(content: Any) -> str:

@@ -132,7 +132,11 @@ def _sends(sends: Sequence[Delivery]) -> Iterator[str]:
     yield "  after the run:"
     for sent in sends:
         yield from _wrapped(f"{sent.outcome:<6} {sent.step}: {words.delivery(sent)}", "    ")
-        yield f"      {words.clipped(words.one_line(sent.payload), words.WIDTH - 6)}"
+        text = words.one_line(sent.payload)
+        if len(text) > words.WIDTH - 6:
+            text = words.pretty(sent.payload, max_lines=8, max_characters=800)
+        for line in text.split("\n"):
+            yield f"      {line}".rstrip()
 
 
 def _response(response: Response | None) -> Iterator[str]:

