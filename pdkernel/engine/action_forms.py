@@ -172,10 +172,10 @@ class ActionForms:
     ) -> OptionsPage:
         source = self._catalog.connect
         if request.external_user_id is None:
-            return OptionsPage(why="Options come from the external user's account, and none is chosen: %pduser.")
+            return OptionsPage(why="Choices come from the external user's account, and none is chosen: %pduser.")
         if not is_allowed(source, request.policy):
             return OptionsPage(
-                why=f"Options come from Pipedream, and outside calls do not go out ({request.policy.text})."
+                why=f"Choices come from Pipedream, and outside calls do not go out ({request.policy.text})."
             )
         return await source.options(
             component,
@@ -208,15 +208,15 @@ class ActionForms:
 
     def _why_missing(self, request: FormRequest, binding: AppBinding) -> str:
         if binding.account is not None:
-            return f"Options come from the account {binding.account}, which this project does not have."
+            return f"Choices come from the account {binding.account}, which this project does not have."
         if request.external_user_id is None:
             return (
-                f"Options come from the external user's {binding.app} account, and no external user is chosen: %pduser. "
+                f"Choices come from the external user's {binding.app} account, and no external user is chosen: %pduser. "
                 "A text or an expression can be given without."
             )
         command = connect_command(binding.app, request.external_user_id, request.environment, self._directory)
         return (
-            f"Options come from {request.external_user_id}'s {binding.app} account, and there is none in "
+            f"Choices come from {request.external_user_id}'s {binding.app} account, and there is none in "
             f"{request.environment}. Connect one with %pduser, or: {command}. A text or an expression can be given without."
         )
 

@@ -72,7 +72,7 @@ class Deliveries:
             return await self._email(shown, payload, binding, redactor)
         # parity[send-emit]: the platform's listeners, buckets and event streams are not here; what would go to them is shown
         note = {
-            "emit": "Emitted events are shown: nobody listens to a workflow that is not served.",
+            "emit": "Not emitted: nobody listens to a workflow that is not served.",
             "s3": "Not written: the platform writes to S3 with its own credentials. Use the AWS SDK with an account.",
             "sse": "Shown: there is no event stream without the platform.",
         }[effect.kind]

@@ -13,6 +13,8 @@ import { fileURLToPath } from "node:url";
 
 const MOST_FRAMES = 15;
 const HERE = new URL(".", import.meta.url).href;
+/** Our own actions: what they say is about their props, and their lines are nobody's but ours. */
+const BUILT_IN = new URL("../actions/builtin/", import.meta.url).href;
 const NOT_BOTH = "A step uses either import or require, not both: write `import name from \"package\"`.";
 /** @type {Record<string, string>} */
 const FIXES = { "require is not defined": NOT_BOTH, "module is not defined": NOT_BOTH, "exports is not defined": NOT_BOTH };
@@ -205,6 +207,7 @@ function addLocals(frames, seen, step) {
  */
 function isUsers(file, step) {
   if (file.startsWith("async ")) file = file.slice(6);
+  if (file.startsWith(BUILT_IN)) return false;
   if (file === step.file) return true;
   if (/^(node:|<)/.test(file) || file.startsWith(HERE)) return false;
   const path = file.startsWith("file:") ? fileURLToPath(file) : file;

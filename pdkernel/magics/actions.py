@@ -20,6 +20,8 @@ from pdkernel.model import check_step_name
 from pdkernel.render import actions as draw
 from pdkernel.render.view import View
 
+_NEXT = "%pdactions KEY shows the props of one and writes its cell."
+
 
 @magics_class
 class ActionMagics(Magics):
@@ -60,9 +62,10 @@ class ActionMagics(Magics):
         found = [view_of(component) for component in session.actions.search(words, app=app, progress=say)]
         if not found:
             where = session.catalog.choices.where
-            say(f"Nothing matches. Actions that are not built in run from: {where}. See: pdkernel project set --help")
+            others = "others do not run in this project" if where.source == "builtin" else f"others run from: {where}"
+            say(f"Nothing matches. Some actions are built in; {others}. See: pdkernel project set --help")
             return
-        display(View(text=draw.list_text(found), html=draw.list_html(found)))
+        display(View(text=f"{draw.list_text(found)}{_NEXT}\n", html=draw.list_html(found, hint=_NEXT)))
 
     def _use(self, uses: str, name: str | None) -> None:
         from pdkernel.actions.show import view_of
@@ -72,6 +75,7 @@ class ActionMagics(Magics):
         step = check_step_name(name) if name else session.actions.free_name(component.key)
         view = view_of(component, description, name=step)
         display(View(text=draw.text(view), html=draw.html(view)))
+        say(f"Its cell stands below. To fill it in a form, with choices: run it, then %pdactions --form {step}")
         self.shell.set_next_input(view.cell)
 
     def _options(self, step: str, prop: str, *, query: str | None, page: int) -> None:

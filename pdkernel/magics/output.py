@@ -136,13 +136,14 @@ class LiveTimeline:
 
 def show_saving(shell: Any, session: Session, execution: Execution) -> None:
     """Offer to save *execution* as a test if steps of it ran, where there is a front end with buttons."""
-    refused = all(step.status == "not_run" for step in execution.steps)
-    if getattr(shell, "kernel", None) is None or execution.status == "cancelled" or refused:
+    if getattr(shell, "kernel", None) is None:
         return
     from pdkernel.magics.shell import cell_metadata
     from pdkernel.widgets import SaveRun
     from pdkernel.widgets.parts import close_all
 
+    if not SaveRun.fits(execution):
+        return
     cell = str(cell_metadata(shell).get("cellId"))
     offered: dict[str, tuple[int, list[SaveRun]]] = shell.__dict__.setdefault("_pdkernel_offered", {})
     count, buttons = offered.get(cell, (0, []))

@@ -6,12 +6,15 @@ Knows plain values about them.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pdkernel.render import words
 from pdkernel.render.markup import CODE, VIEW, Html, lines, pill, printable, quiet, tag
+
+_LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,8 @@ def list_text(found: Sequence[ActionView]) -> str:
     return printable("".join(f"{line}\n" for line in made))
 
 
-def list_html(found: Sequence[ActionView]) -> str:
-    """What was found, as HTML."""
+def list_html(found: Sequence[ActionView], *, hint: str = "") -> str:
+    """What was found, as HTML, and below it *hint*: what to do next."""
     rows = [
         tag(
             "li",
@@ -96,7 +99,9 @@ def list_html(found: Sequence[ActionView]) -> str:
         )
         for each in found
     ]
-    return tag("ul", lines(rows), style=f"{VIEW};margin:0", class_="pd-view pd-actions")
+    found_html = tag("ul", lines(rows), style="margin:0;padding:0")
+    parts = [found_html, tag("div", quiet(hint))] if hint else [found_html]
+    return tag("div", lines(parts), style=VIEW, class_="pd-view pd-actions")
 
 
 def text(action: ActionView) -> str:
@@ -153,5 +158,6 @@ def html(action: ActionView) -> str:
 
 
 def _first_line(description: str) -> str:
-    """Its first paragraph on one line; descriptions are Markdown."""
-    return " ".join(description.split("\n\n", maxsplit=1)[0].split())
+    """Its first paragraph on one line; descriptions are Markdown, whose links are written out."""
+    line = " ".join(description.split("\n\n", maxsplit=1)[0].split())
+    return _LINK.sub(r"\1: \2", line)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from pdkernel.model import JSON
 from pdkernel.render import words
-from pdkernel.render.markup import BORDER, VIEW, Html, lines, printable, quiet, tag
+from pdkernel.render.markup import BORDER, VIEW, Html, code_block, lines, printable, quiet, tag
 
 _CELL = "text-align:left;vertical-align:top;padding:2px 12px 2px 0"
 _KEY_WIDTH = 32
+_ONE_LINE = 80
 _NO_STORES = (
     'No data store yet. A step makes one by writing to it: --data-store PROP=NAME, then pd.inputs["PROP"] or this.PROP.'
 )
@@ -31,7 +32,7 @@ class StoreLine:
 
 @dataclass(frozen=True, slots=True)
 class RecordLine:
-    """A record: key, value, and when its time is over as text (the empty string: never)."""
+    """A record: key, value, and when its time is over as an ISO time (the empty string: never)."""
 
     key: str
     value: JSON
@@ -59,7 +60,7 @@ def records_text(store: str, records: Sequence[RecordLine], *, total: int) -> st
     made = [_title(store, total)]
     width = max((min(_KEY_WIDTH, len(record.key)) for record in records), default=0)
     for record in records:
-        ends = f"  (until {record.expires})" if record.expires else ""
+        ends = f"  (until {words.moment(record.expires)})" if record.expires else ""
         value = words.clipped(words.one_line(record.value), words.WIDTH - width - 4 - len(ends))
         made.append(f"  {words.clipped(record.key, _KEY_WIDTH):<{width}}  {value}{ends}")
     if left_out := _left_out(store, total - len(records)):
@@ -74,8 +75,8 @@ def records_html(store: str, records: Sequence[RecordLine], *, total: int) -> st
         rows = [
             _row(
                 tag("code", record.key),
-                tag("code", words.pretty(record.value, max_lines=20), style="white-space:pre-wrap"),
-                quiet(record.expires or "never"),
+                _value(record.value),
+                quiet(words.moment(record.expires) if record.expires else "never"),
             )
             for record in records
         ]
@@ -83,6 +84,12 @@ def records_html(store: str, records: Sequence[RecordLine], *, total: int) -> st
     if left_out := _left_out(store, total - len(records)):
         parts.append(tag("div", left_out))
     return tag("div", lines(parts), style=VIEW, class_="pd-view pd-store")
+
+
+def _value(value: JSON) -> Html:
+    """A short value in one line, a long one in a block."""
+    short = words.one_line(value)
+    return tag("code", short) if len(short) <= _ONE_LINE else code_block(words.pretty(value, max_lines=20))
 
 
 def _size(store: StoreLine) -> str:

@@ -121,12 +121,12 @@ def answer(call: OutsideCall) -> str:
 
 
 def delivery(sent: Delivery) -> str:
-    """What became of something that was queued to be sent: `e-mail to ada@example.com: sent`."""
+    """Something that was queued to be sent, and what is known beside its outcome: `HTTP request POST URL: answered 200`."""
     kinds = {"http": "HTTP request", "email": "e-mail", "emit": "event", "s3": "S3 object", "sse": "server-sent event"}
     joint = " " if sent.kind == "http" else " to "
     what = kinds.get(sent.kind, sent.kind) + (f"{joint}{sent.to}" if sent.to else "")
-    became = f"{sent.outcome}, {sent.status}" if sent.status else sent.outcome
-    return f"{what}: {became}" + (f". {sent.note}" if sent.note else "")
+    said = ". ".join(str(part) for part in (f"answered {sent.status}" if sent.status else "", sent.note) if part)
+    return f"{what}: {said}" if said else what
 
 
 def place(error: ErrorRecord) -> str:

@@ -27,7 +27,9 @@ def picture(session: Session, execution: Execution, *, only: Collection[str] | N
     workflow = session.workflow
     finished = execution.finished_at is not None
     stale = session.stale_in(execution) if finished else ()
-    languages = {step.name: step.language for step in workflow.steps}
+    languages: dict[str, timeline.Kind] = {
+        step.name: "action" if step.uses else step.language for step in workflow.steps
+    }
     name = session.event_name
     responds = only is None and workflow.trigger.type == "http"
     if only is not None:

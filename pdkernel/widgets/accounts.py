@@ -17,12 +17,14 @@ from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account, Directory, Environment
 from pdkernel.widgets.parts import (
     BESIDE,
+    ROW,
     AskingButton,
     SecretField,
     close_all,
     copy_html,
     field,
     note,
+    row,
     say,
     say_html,
     set_children,
@@ -45,14 +47,14 @@ class FieldRow:
             placeholder="its name, for example api_key",
             tooltip="The credential's name, as steps read it from $auth",
             style={"description_width": "110px"},
-            layout=field(340),
+            layout=field(340, least=260),
         )
         self.secret = SecretField(
             placeholder="its value",
             tooltip="The credential's value. It is stored encrypted; the field is emptied as soon as you leave it",
-            layout=field(320),
+            layout=field(320, least=160),
         )
-        self.view = ipw.HBox([self.name, self.secret], layout={"flex_flow": "row wrap"})
+        self.view = row(self.name, self.secret)
 
 
 class ConnectForm:
@@ -86,9 +88,8 @@ class ConnectForm:
         self.view = ipw.VBox(
             [
                 self._fields,
-                ipw.HBox([connect, more], layout={"flex_flow": "row wrap", "margin": BESIDE}),
-                self._message,
-                self._command,
+                ipw.HBox([connect, more], layout={**ROW, "margin": BESIDE}),
+                ipw.VBox([self._message, self._command], layout={"margin": BESIDE}),
             ]
         )
 
@@ -170,7 +171,7 @@ class AppRow:
         self._another.on_click(lambda _: show(self._form.view, visible=True))
         self.view = ipw.VBox(
             [
-                ipw.HBox([self._summary, self._another], layout={"flex_flow": "row wrap", "align_items": "center"}),
+                ipw.HBox([self._summary, self._another], layout=ROW),
                 self._form.view,
             ],
             layout={"margin": "4px 0"},
@@ -199,6 +200,7 @@ class AppRow:
     def _connected(self) -> None:
         show(self._form.view, visible=False)
         self._changed()
+        self._another.focus()  # the button that was pressed is gone, and with it the place of who uses the keyboard
 
 
 def _summary(app: str, user: str | None, steps: Sequence[str], accounts: Sequence[Account]) -> str:
@@ -245,8 +247,8 @@ class AccountList:
         old = self._rows.children
         rows = [self._row(directory, account, accounts) for account in accounts]
         set_children(self._rows, rows)
-        for row in old:
-            close_all(row)
+        for gone in old:
+            close_all(gone)
 
     def _row(self, directory: Directory, account: Account, accounts: Sequence[Account]) -> Any:
         others = [other for other in accounts if other.app == account.app]
@@ -266,4 +268,4 @@ class AccountList:
             layout={"width": "auto"},
         )
         label = ipw.HTML(text_html(f"{account.app} · {describe(account)}{fields} · connected {when}{newest}"))
-        return ipw.HBox([label, button.view], layout={"flex_flow": "row wrap", "align_items": "center"})
+        return ipw.HBox([label, button.view], layout=ROW)

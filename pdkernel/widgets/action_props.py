@@ -7,6 +7,7 @@ with the values chosen, to be copied. Anything may be typed: a choice, another t
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,14 +22,13 @@ from pdkernel.model import JSON, Step
 from pdkernel.render.view import View
 from pdkernel.session import Session
 from pdkernel.widgets.form import Form
-from pdkernel.widgets.kept import sentence
 from pdkernel.widgets.parts import (
-    BESIDE,
-    DESCRIPTION,
     close_all,
+    copy_block_html,
     copy_html,
     field,
     note,
+    row,
     say,
     set_children,
     set_value,
@@ -36,6 +36,8 @@ from pdkernel.widgets.parts import (
     text_html,
 )
 
+_NAME_PX = 170  # props have longer names than the fields of other forms
+_BESIDE = f"2px 2px 2px {_NAME_PX + 10}px"
 _NOT_SHOWN = frozenset({"alert", "dir", "data_store"})
 
 
@@ -64,27 +66,30 @@ class PropField:
             placeholder=f"{prop.type}{needed}, or an {{{{expression}}}}",
             tooltip=str(given.get("description") or given.get("label") or prop.name)[:300],
             ensure_option=False,
-            style=DESCRIPTION,
-            layout=field(560),
+            style={"description_width": f"{_NAME_PX}px"},
+            layout=field(_NAME_PX + 450, least=_NAME_PX + 180),
         )
         self.value.observe(changed, "value")
         self.search = ipw.Text(placeholder="search", layout={"width": "140px"}, continuous_update=False)
         self.look = ipw.Button(description="Look up", tooltip="What it may be", layout={"width": "90px"})
         self.more = ipw.Button(description="More", tooltip="The next page", layout={"width": "70px", "display": "none"})
         self.note = note()
-        self.note.layout.margin = BESIDE
-        row: list[Any] = [self.value]
+        self.note.layout.margin = _BESIDE
+        self.note.layout.width = f"calc(100% - {_NAME_PX + 18}px)"
+        others: list[Any] = []
         if look_up is not None:
             if given.get("useQuery"):
-                row.append(self.search)
-            row += [self.look, self.more]
+                others.append(self.search)
+            others += [self.look, self.more]
             self.look.on_click(lambda _: self._begin(look_up))
             self.more.on_click(lambda _: look_up(self))
         else:
             self.offer([_option(each) for each in _listed(prop)])
         label = ". ".join(str(given[key]).rstrip(".") for key in ("label", "description") if given.get(key))
-        hint = ipw.HTML(text_html(label[:300]), layout={"margin": BESIDE})
-        self.view = ipw.VBox([ipw.HBox(row, layout={"flex_flow": "row wrap"}), hint, self.note])
+        if label.casefold() == prop.name.casefold():
+            label = ""  # the name stands beside the field
+        hint = ipw.HTML(text_html(label[:300]), layout={"margin": _BESIDE})
+        self.view = ipw.VBox([row(self.value, *others, name_px=_NAME_PX), hint, self.note])
 
     @property
     def given(self) -> JSON:
@@ -138,14 +143,13 @@ class ActionForm(Form):
         self._added: tuple[PropDeclaration, ...] = ()
         self._declared = tuple(prop for prop in description.props if _shown(prop))
         self._box = ipw.VBox()
-        self._cell = ipw.HTML()
         self.reload = ipw.Button(
             description="More props",
             tooltip="Ask the action which props it has for these values",
-            layout={"width": "120px", "display": None if description.additional else "none"},
+            layout={"width": "120px", "margin": _BESIDE, "display": None if description.additional else "none"},
         )
         self._loaded = False
-        super().__init__(session, [self._box, self.reload, self._cell])
+        super().__init__(session, [self._box, self.reload])
         self.reload.on_click(self._when_asked(self._reload))
 
     @property
@@ -176,18 +180,15 @@ class ActionForm(Form):
         for name in [name for name in self._fields if name not in wanted]:
             close_all(self._fields.pop(name).view)
         set_children(self._box, [each.view for each in self._fields.values()])
-        self._show_cell()
         self._show_line(self.line)
 
     def _keep(self) -> View:
-        return sentence(f"Step {self.step.name} uses {self.step.uses}. Its cell:\n{self.cell}", self.line)
+        said = f"Step {self.step.name} uses {self.step.uses}."
+        shown = f"<div>{html.escape(said)} {copy_html(self.line)}</div>{copy_block_html(self.cell)}"
+        return View(f"{said} Its cell:\n{self.cell}\n{self.line}", shown)
 
     def _changed(self) -> None:
-        self._show_cell()
         self._kept.draw(self._keep())
-
-    def _show_cell(self) -> None:
-        set_value(self._cell, f"<div>The cell, to be copied: {copy_html(self.cell)}</div>")
 
     def _look_up(self, prop: PropField) -> None:
         values = {

@@ -17,7 +17,7 @@ from pdkernel.errors import EventError
 from pdkernel.event import parse_json
 from pdkernel.model import JSON
 from pdkernel.widgets.event_texts import as_json, printable
-from pdkernel.widgets.parts import BESIDE, DESCRIPTION, note, say, set_value, show
+from pdkernel.widgets.parts import BESIDE, COLUMN, DESCRIPTION, note, row, say, set_value, show
 
 Kind = Literal["json", "text", "none"]
 
@@ -93,7 +93,7 @@ class BodyEditor:
             placeholder='{"action": "opened"}',
             rows=12,
             tooltip="The body that the steps get as steps.trigger.event.body",
-            layout={"width": "calc(100% - 124px)", "max_width": "884px", "margin": BESIDE},
+            layout={"width": "calc(100% - 128px)", "max_width": "880px", "margin": f"2px 2px 2px {COLUMN}"},
         )
         self.text.add_class("pd-body")
         self.pretty = ipw.Button(description="Pretty-print", tooltip="Indent the JSON", layout={"width": "110px"})
@@ -107,9 +107,7 @@ class BodyEditor:
         self.pretty.on_click(lambda _: self._indent())
         self.replace.on_click(lambda _: self._drop())
         below = ipw.VBox([self._size, self._fault], layout={"margin": BESIDE})
-        self.view = ipw.VBox(
-            [ipw.HBox([self.kind, self.pretty, self.replace], layout={"flex_flow": "row wrap"}), self.text, below]
-        )
+        self.view = ipw.VBox([row(self.kind, self.pretty, self.replace), self.text, below])
 
     @property
     def touched(self) -> bool:

@@ -36,9 +36,11 @@ from pdkernel.widgets.kept import sentence
 from pdkernel.widgets.parts import (
     BESIDE,
     DESCRIPTION,
+    ROW,
     AskingButton,
     field,
     note,
+    row,
     say,
     say_html,
     set_value,
@@ -51,7 +53,6 @@ from pdkernel.widgets.save_run import SaveRun
 NEW_EVENT = "new event"
 """What an event is called that was written here and not saved."""
 _CHANGED = " (changed)"
-_ROW = {"flex_flow": "row wrap", "align_items": "center"}
 
 
 class EventComposer(Form):
@@ -82,13 +83,13 @@ class EventComposer(Form):
         super().__init__(
             session,
             [
-                ipw.HBox([self.library, self.load_button.view, self.save_name, self.save_button.view], layout=_ROW),
+                row(self.library, self.load_button.view, ipw.HBox([self.save_name, self.save_button.view], layout=ROW)),
                 self.fields.view,
                 self._faults,
                 self.body.view,
                 ipw.VBox([self._notes], layout={"margin": BESIDE}),
                 ipw.HBox(
-                    [self.send_button, self.use_button, self.show_button], layout={**_ROW, "margin": "6px 0 0 116px"}
+                    [self.send_button, self.use_button, self.show_button], layout={**ROW, "margin": "6px 0 0 118px"}
                 ),
                 ipw.VBox([self._status], layout={"margin": BESIDE}),
                 self.saving,
@@ -102,7 +103,7 @@ class EventComposer(Form):
             description="saved events",
             tooltip="Events kept in events/ beside the notebook",
             style=DESCRIPTION,
-            layout=field(380),
+            layout=field(380, least=240),
         )
         self.save_name = ipw.Text(
             placeholder="a name to save it as", tooltip="The name to save the event as", layout={"width": "220px"}
@@ -289,7 +290,7 @@ class EventComposer(Form):
         last = self._runner.last
         if last is not None:
             self.saving.of(last)
-        show(self.saving, visible=last is not None and not running and last.status != "cancelled")
+        show(self.saving, visible=last is not None and not running and SaveRun.fits(last))
 
     def _fault(self) -> str:
         try:

@@ -6,6 +6,7 @@ Knows widgets for `EventTexts`, and the two headers that follow the session. Kno
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import ipywidgets as ipw
 
 from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
 from pdkernel.widgets.event_texts import EventTexts
-from pdkernel.widgets.parts import DESCRIPTION, WIDE, field, set_value
+from pdkernel.widgets.parts import COLUMN, DESCRIPTION, WIDE, field, row, set_value, text_html
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
@@ -38,8 +39,8 @@ class EventFields:
         self.path = ipw.Text(
             description="path",
             tooltip="The path of the request",
-            style={"description_width": "50px"},
-            layout=field(480),
+            style={"description_width": "40px"},
+            layout=field(490, least=180),
         )
         self.query = _lines("query", "page: 2", "Parameters of the query, one `name: value` a line", rows=2)
         self.headers = _lines("headers", "content-type: application/json", "Headers, one `name: value` a line", rows=5)
@@ -52,13 +53,13 @@ class EventFields:
         )
         for each in self._all:
             each.observe(edited, "value")
-        self.identity = {name: _read_only(name) for name in (ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER)}
+        self.identity = ipw.HTML(layout={"margin": f"2px 2px 2px {COLUMN}"})
         self.view = ipw.VBox(
             [
-                ipw.HBox([self.method, self.path], layout={"flex_flow": "row wrap"}),
+                row(self.method, self.path),
                 self.query,
                 self.headers,
-                *self.identity.values(),
+                self.identity,
                 self.client_ip,
             ]
         )
@@ -78,9 +79,14 @@ class EventFields:
             set_value(each, text)
 
     def show_identity(self, external_user_id: str | None, environment: str) -> None:
-        """Show the two headers as the session sets them."""
-        set_value(self.identity[ENVIRONMENT_HEADER], environment)
-        set_value(self.identity[EXTERNAL_USER_HEADER], external_user_id or "")
+        """Show the two headers as the session sets them: as text, since a field that takes nothing is pale."""
+        headers = {ENVIRONMENT_HEADER: environment}
+        if external_user_id is not None:
+            headers[EXTERNAL_USER_HEADER] = external_user_id
+        nobody = "" if external_user_id is not None else f"No {EXTERNAL_USER_HEADER}: no external user is picked. "
+        lines = "".join(f"<code>{html.escape(f'{name}: {value}')}</code><br>" for name, value in headers.items())
+        note = text_html(f"{nobody}Sent with the headers above; %pduser sets them.")
+        set_value(self.identity, f'<div style="line-height: 1.5">{lines}{note}</div>')
 
     @property
     def _all(self) -> tuple[Any, ...]:
@@ -96,15 +102,4 @@ def _methods(extra: str) -> list[tuple[str, str]]:
 def _lines(name: str, example: str, tooltip: str, *, rows: int) -> Any:
     return ipw.Textarea(
         description=name, placeholder=example, tooltip=tooltip, rows=rows, style=DESCRIPTION, layout=dict(WIDE)
-    )
-
-
-def _read_only(header: str) -> Any:
-    return ipw.Text(
-        description=header,
-        disabled=True,
-        placeholder="no external user is picked",
-        tooltip=f"The header {header}, as picked with %pduser",
-        style={"description_width": "170px"},
-        layout=field(480),
     )

@@ -17,8 +17,12 @@ DESCRIPTION = {"description_width": "110px"}
 """Style that lines the fields of a form up."""
 WIDE = {"width": "calc(100% - 8px)", "max_width": "1000px"}
 """Layout of a field that takes the form's width."""
-BESIDE = "0 0 0 116px"
-"""Margin of what stands below a field, without a name of its own."""
+BESIDE = "0 0 0 118px"
+"""Margin of what stands below a field, without a name of its own: the name's 110 px and the gap after it."""
+COLUMN = "120px"
+"""Where fields begin: left margin of what has none of its own."""
+ROW = {"flex_flow": "row wrap", "align_items": "center"}
+"""Layout of what stands side by side where there is room."""
 
 _STYLES = {
     "error": "color: var(--jp-error-color1, #b3261e)",
@@ -29,9 +33,27 @@ _STYLES = {
 }
 
 
-def field(width: int) -> dict[str, str]:
-    """Layout of a field *width* pixels wide, or as wide as there is room."""
-    return {"width": f"{width}px", "max_width": "calc(100% - 8px)"}
+def field(width: int, *, least: int | None = None) -> dict[str, str]:
+    """Layout of a field *width* pixels wide, or as wide as there is room; in a `row` it wraps only below *least*."""
+    narrower = {} if least is None else {"flex": f"1 1 {least}px", "min_width": f"{least}px"}
+    return {"width": f"{width}px", "max_width": f"min({width}px, calc(100% - 8px))", **narrower}
+
+
+def row(first: Any, *others: Any, name_px: int = 110) -> Any:
+    """
+    A row that starts with a named field; what does not fit continues below that field, not below its name.
+
+    Without room those become narrower first whose `field` says how narrow they may be.
+
+    Args:
+        first: The field; its margin and greatest width are set here.
+        others: What stands beside it.
+        name_px: The width of its name.
+    """
+    # Into the padding, which a box does not clip, reaches the first one's name.
+    first.layout.margin = f"2px 2px 2px -{name_px + 6}px"
+    first.layout.max_width = f"min({first.layout.width}, calc(100% + {name_px + 4}px))"
+    return ipw.HBox([first, *others], layout={**ROW, "padding": f"0 0 0 {name_px + 8}px"})
 
 
 def text_html(text: str, *, kind: str = "muted") -> str:
@@ -47,6 +69,14 @@ def copy_html(text: str) -> str:
     """*text* as code that can be selected, or copied with a click where the Lab extension is installed."""
     safe = html.escape(text)
     return f'<code class="pd-k" role="button" tabindex="0" title="Copy {safe}">{safe}</code>'
+
+
+def copy_block_html(text: str) -> str:
+    """*text* of several lines as a block of code that is copied like `copy_html`'s."""
+    safe = html.escape(text)
+    look = "display:block;padding:4px 8px;white-space:pre-wrap;background-color:rgba(127,127,127,0.1)"
+    kind = 'class="pd-k pd-block" role="button" tabindex="0"'
+    return f'<code {kind} style="{look}" title="Copy {safe}">{safe}</code>'
 
 
 def note() -> Any:

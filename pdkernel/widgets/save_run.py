@@ -15,7 +15,7 @@ from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
 from pdkernel.session import Session
 from pdkernel.trial.notebook import proposed_name, save_run
-from pdkernel.widgets.parts import copy_html, note, say, set_value
+from pdkernel.widgets.parts import ROW, copy_html, note, say, set_value
 
 SAVE = "Save this run as a test"
 
@@ -44,9 +44,14 @@ class SaveRun(ipw.VBox):
         )
         self.outcome = note()
         self.button.on_click(self._save)
-        super().__init__([ipw.HBox([self.name, self.button], layout={"flex_flow": "row wrap"}), self.outcome])
+        super().__init__([ipw.HBox([self.name, self.button], layout=ROW), self.outcome])
         if execution is not None:
             self.of(execution)
+
+    @staticmethod
+    def fits(execution: Execution) -> bool:
+        """Whether there is something to test: the run was not stopped, nor refused before its first step."""
+        return execution.status != "cancelled" and any(step.status != "not_run" for step in execution.steps)
 
     def of(self, execution: Execution) -> None:
         """Stand for *execution* from now on."""

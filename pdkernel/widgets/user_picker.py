@@ -20,9 +20,11 @@ from pdkernel.widgets.form import Form
 from pdkernel.widgets.kept import sentence
 from pdkernel.widgets.parts import (
     DESCRIPTION,
+    ROW,
     close_all,
     field,
     note,
+    row,
     say,
     set_children,
     set_value,
@@ -66,7 +68,7 @@ class UserPicker(Form):
             placeholder="the id that your product gives them",
             tooltip=_HINT,
             style=DESCRIPTION,
-            layout=field(420),
+            layout=field(420, least=260),
         )
         self.use_new = ipw.Button(description="Use", tooltip="Run as this external user", layout={"width": "80px"})
         self._rows: dict[str, AppRow] = {}
@@ -77,11 +79,8 @@ class UserPicker(Form):
         super().__init__(
             session,
             [
-                ipw.HBox([self.environment, self.user], layout={"flex_flow": "row wrap"}),
-                ipw.HBox(
-                    [self.new_user, self.use_new, ipw.HTML(text_html(_HINT))],
-                    layout={"flex_flow": "row wrap", "align_items": "center"},
-                ),
+                ipw.HBox([self.environment, self.user], layout=ROW),
+                row(self.new_user, self.use_new, ipw.HTML(text_html(_HINT))),
                 self._needs,
                 self._apps,
                 self._accounts.view,

@@ -94,6 +94,15 @@ async def test_unknown_condition(run: Run) -> None:
     assert "IS_NULL" in error.message
 
 
+async def test_built_in_actions_show_no_lines_of_their_own(run: Run) -> None:
+    """What a built-in action refuses is told without a stack: it would name files of pdkernel."""
+    execution = await run(action("filter-end-based-on-condition@0.0.1", condition("SOMETIMES", "1")))
+
+    error = execution.step("act").error
+    assert error is not None
+    assert error.stack is None
+
+
 async def test_end_workflow(run: Run) -> None:
     """The plain end action ends the workflow."""
     execution = await run(action("filter-end-workflow@0.0.1", "reason: done\n"), python_step("after"))

@@ -204,11 +204,28 @@ def test_wrong_body_is_told_while_typing(sent: Job) -> None:
 def test_event_is_sent_as_another_user(as_grace: Job) -> None:
     """The second user's run has her account, and the event carries her id."""
     for header, value in (("x-pd-environment", "development"), ("x-pd-external-user-id", "grace")):
-        field = as_grace.composer.locator(f".widget-text:has(label:text-is('{header}')) input")
-        expect(field).to_have_value(value)
+        expect(as_grace.composer.locator("code", has_text=f"{header}: {value}")).to_be_visible()
     expect(as_grace.timeline("composer")).to_contain_text("external user grace, development")
     expect(as_grace.timeline("composer")).to_contain_text("STAND-IN answered")
     as_grace.look("picker", "job-05-grace")
+
+
+def test_narrow_window_keeps_the_columns(as_grace: Job) -> None:
+    """In a window of 900 pixels, what wraps in a form stands below the fields and not below their names."""
+    page = as_grace.page.page
+    before = page.viewport_size
+    page.set_viewport_size({"width": 900, "height": 1300})
+    try:
+        column = as_grace.composer.locator("select").first.bounding_box()
+        wrapped = as_grace.composer.get_by_placeholder("a name to save it as").bounding_box()
+        as_grace.look("composer", "job-05-narrow")
+    finally:
+        page.set_viewport_size(before or {"width": 1400, "height": 1300})
+
+    assert column is not None
+    assert wrapped is not None
+    assert wrapped["y"] > column["y"] + column["height"] - 1
+    assert abs(wrapped["x"] - column["x"]) < 1
 
 
 def test_message_is_not_sent_twice(ran_again: Job) -> None:

@@ -55,6 +55,11 @@ def test_what_is_typed_is_in_the_cell(form: ActionForm) -> None:
     assert "count: 5" in form.cell
 
 
+def test_cell_is_shown_with_its_lines(form: ActionForm) -> None:
+    """The cell stands below the form as a block that is copied whole, its line ends kept."""
+    assert 'title="Copy %%pdstep put --uses depot-put-thing@0.1.2\nthing: box\ncount: 3' in form.kept.html
+
+
 def test_choices_are_looked_up(session: Session, form: ActionForm) -> None:
     """Choices come with the account; one that is picked stands in the cell by its value."""
     connect(session)

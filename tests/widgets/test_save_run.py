@@ -71,6 +71,21 @@ def test_the_form_offers_it_once_a_run_has_ended(
     assert "Wrote tests/test_issue.py" in screen(composer)
 
 
+def test_a_refused_run_is_not_offered(
+    session: Session, make_composer: Callable[[], EventComposer], issue: Event, tmp_path: Path
+) -> None:
+    """A run that was refused before its first step has nothing to test."""
+    in_a_file(session, tmp_path)
+    session.cell_ran("%%pdstep two --uses filter-end@0.0.1\n", cell_id="c2")
+    session.load_event("issue")
+    composer = make_composer()
+
+    press(composer, "Send")
+    composer.join()
+
+    assert SAVE not in screen(composer)
+
+
 @pytest.mark.usefixtures("_shell")
 def test_a_reader_sees_the_line(session: Session, issue: Event, tmp_path: Path) -> None:
     """A saved notebook, where no button can be pressed, says which line does the same."""

@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from pdkernel.render.timeline.as_html import html
 from pdkernel.render.timeline.as_text import text
+from pdkernel.render.timeline.view import Kind
 
-__all__ = ["html", "text"]
+__all__ = ["Kind", "html", "text"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from pdkernel.execution import Delivery, ErrorRecord, Execution, Log, OutsideCall, Response
-from pdkernel.model import JSON, Language
+from pdkernel.model import JSON
 from pdkernel.render import words
 from pdkernel.render.markup import (
     BODY,
@@ -43,7 +43,7 @@ def html(
     stale: Collection[str] = (),
     pinned: Collection[str] = (),
     running: str | None = None,
-    languages: Mapping[str, Language] | None = None,
+    languages: Mapping[str, view.Kind] | None = None,
     event_name: str | None = None,
     responds: bool = True,
     warnings: Sequence[str] = (),

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from pdkernel.execution import Delivery, ErrorRecord, Execution, Log, OutsideCall, Response
-from pdkernel.model import JSON, Language
+from pdkernel.model import JSON
 from pdkernel.render import words
 from pdkernel.render.markup import printable
 from pdkernel.render.timeline import view
@@ -22,7 +22,7 @@ def text(
     stale: Collection[str] = (),
     pinned: Collection[str] = (),
     running: str | None = None,
-    languages: Mapping[str, Language] | None = None,
+    languages: Mapping[str, view.Kind] | None = None,
     event_name: str | None = None,
     responds: bool = True,
     warnings: Sequence[str] = (),
@@ -131,7 +131,7 @@ def _error(error: ErrorRecord, *, indent: str) -> Iterator[str]:
 def _sends(sends: Sequence[Delivery]) -> Iterator[str]:
     yield "  after the run:"
     for sent in sends:
-        yield from _wrapped(f"{sent.step}: {words.delivery(sent)}", "    ")
+        yield from _wrapped(f"{sent.outcome:<6} {sent.step}: {words.delivery(sent)}", "    ")
         text = words.one_line(sent.payload)
         if len(text) > words.WIDTH - 6:
             text = words.pretty(sent.payload, max_lines=8, max_characters=800)

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Literal
 
 from pdkernel.execution import SUMMARY, Execution, Log, StepResult
 from pdkernel.model import JSON, Language
 from pdkernel.render import words
 
-_LANGUAGES: Mapping[Language, str] = {"python": "Python", "node": "Node.js", "bash": "Bash", "go": "Go"}
+Kind = Language | Literal["action"]
+"""What a step is: code in a language, or a pre-built action, whose language is nobody's business."""
+_KINDS: Mapping[Kind, str] = {"python": "Python", "node": "Node.js", "bash": "Bash", "go": "Go", "action": "action"}
 _RUNNING = frozenset({"executing", "resumed"})
 _UNFINISHED = frozenset({"queued", "executing", "paused", "resumed"})
 
@@ -28,7 +31,7 @@ class Notes:
         stale: Steps whose result is older than something it depends on.
         pinned: Steps whose exports are fixed.
         running: The step that is running; None finds it: the one that has started and has no duration.
-        languages: Language of each step, where it is to be shown.
+        languages: Language of each step, or that it is an action, where it is to be shown.
         event_name: What the event is called, or None.
         responds: False for a workflow that no HTTP request starts: it has no response.
         warnings: Sentences about the run as a whole.
@@ -38,7 +41,7 @@ class Notes:
     stale: Collection[str] = ()
     pinned: Collection[str] = ()
     running: str | None = None
-    languages: Mapping[str, Language] = field(default_factory=dict)
+    languages: Mapping[str, Kind] = field(default_factory=dict)
     event_name: str | None = None
     responds: bool = True
     warnings: Sequence[str] = ()
@@ -73,7 +76,7 @@ def rows(execution: Execution, notes: Notes) -> list[StepRow]:
             StepRow(
                 result=step,
                 label=words.STEP[_state(step, execution, notes)],
-                language=_LANGUAGES[notes.languages[step.name]] if step.name in notes.languages else "",
+                language=_KINDS[notes.languages[step.name]] if step.name in notes.languages else "",
                 marks=_marks(step, notes),
                 duration="" if step.duration_ms is None else words.duration(step.duration_ms),
                 start=start,

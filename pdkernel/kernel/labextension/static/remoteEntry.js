@@ -78,6 +78,7 @@
       position: absolute; left: calc(100% + 4px); top: 0; z-index: 10; padding: 0 6px; border-radius: 3px;
       white-space: nowrap; font-family: var(--jp-ui-font-family, sans-serif); font-size: 11px;
       color: var(--jp-ui-inverse-font-color1, #fff); background: var(--jp-inverse-layout-color2, #424242); }
+    ${KEY}.pd-block.pd-copied::after, ${KEY}.pd-block.pd-not-copied::after { left: auto; right: 4px; top: 4px; }
     ${KEY}.pd-copied, ${KEY}.pd-not-copied { opacity: 1 !important; }
     ${KEY}.pd-copied::after { content: "copied"; }
     ${KEY}.pd-not-copied::after { content: "could not copy"; }`;
