@@ -1,4 +1,5 @@
 // @ts-check
+import { dataStore, ttl } from "./shared_props.mjs";
 import { lifetime, parsed } from "./shared_values.mjs";
 
 export default {
@@ -8,18 +9,13 @@ export default {
   version: "0.0.7",
   type: "action",
   props: {
-    dataStore: { type: "data_store", label: "Data store", description: "The store." },
+    dataStore,
     data: {
       type: "any",
       label: "Data",
       description: "An object (or JSON text of one): each key is a record.",
     },
-    ttl: {
-      type: "integer",
-      label: "Time to live",
-      description: "Seconds until the record expires; none for never.",
-      optional: true,
-    },
+    ttl,
   },
   /** @this {any} @param {any} given */
   async run({ $ }) {

@@ -1,4 +1,5 @@
 // @ts-check
+import { dataStore, key, ttl } from "./shared_props.mjs";
 import { lifetime, parsed } from "./shared_values.mjs";
 
 export default {
@@ -8,15 +9,10 @@ export default {
   version: "0.0.9",
   type: "action",
   props: {
-    dataStore: { type: "data_store", label: "Data store", description: "The store." },
-    key: { type: "string", label: "Key", description: "The record's key." },
+    dataStore,
+    key,
     value: { type: "any", label: "Value", description: "Any value; text that is JSON is stored as what it says." },
-    ttl: {
-      type: "integer",
-      label: "Time to live",
-      description: "Seconds until the record expires; none for never.",
-      optional: true,
-    },
+    ttl,
   },
   /** @this {any} @param {any} given */
   async run({ $ }) {

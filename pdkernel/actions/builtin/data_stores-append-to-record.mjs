@@ -1,4 +1,5 @@
 // @ts-check
+import { dataStore, key } from "./shared_props.mjs";
 import { parsed } from "./shared_values.mjs";
 
 export default {
@@ -8,8 +9,8 @@ export default {
   version: "0.0.2",
   type: "action",
   props: {
-    dataStore: { type: "data_store", label: "Data store", description: "The store." },
-    key: { type: "string", label: "Key", description: "The record's key." },
+    dataStore,
+    key,
     value: { type: "any", label: "Value", description: "Any value; text that is JSON is stored as what it says." },
   },
   /** @this {any} @param {any} given */

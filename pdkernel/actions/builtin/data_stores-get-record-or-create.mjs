@@ -1,4 +1,5 @@
 // @ts-check
+import { dataStore, key, orCreate } from "./shared_props.mjs";
 import { isYes, lifetime, parsed } from "./shared_values.mjs";
 
 export default {
@@ -8,27 +9,9 @@ export default {
   version: "0.0.10",
   type: "action",
   props: {
-    dataStore: { type: "data_store", label: "Data store", description: "The store." },
-    key: { type: "string", label: "Key", description: "The record's key." },
-    addRecordIfNotFound: {
-      type: "string",
-      label: "Create the record if it is not there",
-      description: "Yes or No.",
-      options: ["No", "Yes"],
-      optional: true,
-    },
-    value: {
-      type: "any",
-      label: "Value",
-      description: "What to store where the key is not there; text that is JSON is stored as what it says.",
-      optional: true,
-    },
-    ttl: {
-      type: "integer",
-      label: "Time to live",
-      description: "Seconds until the record expires; none for never.",
-      optional: true,
-    },
+    dataStore,
+    key,
+    ...orCreate,
   },
   /** @this {any} @param {any} given */
   async run({ $ }) {

@@ -1,4 +1,6 @@
 // @ts-check
+import { dataStore, key } from "./shared_props.mjs";
+
 export default {
   key: "data_stores-get-record",
   name: "Get a record",
@@ -6,8 +8,8 @@ export default {
   version: "0.0.10",
   type: "action",
   props: {
-    dataStore: { type: "data_store", label: "Data store", description: "The store." },
-    key: { type: "string", label: "Key", description: "The record's key." },
+    dataStore,
+    key,
   },
   /** @this {any} @param {any} given */
   async run({ $ }) {

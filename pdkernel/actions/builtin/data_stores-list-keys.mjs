@@ -1,4 +1,6 @@
 // @ts-check
+import { dataStore } from "./shared_props.mjs";
+
 export default {
   key: "data_stores-list-keys",
   name: "List keys",
@@ -6,7 +8,7 @@ export default {
   version: "0.0.5",
   type: "action",
   props: {
-    dataStore: { type: "data_store", label: "Data store", description: "The store." },
+    dataStore,
   },
   /** @this {any} @param {any} given */
   async run({ $ }) {

@@ -1,4 +1,6 @@
 // @ts-check
+import { dataStore, key, ttl } from "./shared_props.mjs";
+
 export default {
   key: "data_stores-update-ttl",
   name: "Change when a record expires",
@@ -6,14 +8,9 @@ export default {
   version: "0.0.1",
   type: "action",
   props: {
-    dataStore: { type: "data_store", label: "Data store", description: "The store." },
-    key: { type: "string", label: "Key", description: "The record's key." },
-    ttl: {
-      type: "integer",
-      label: "Time to live",
-      description: "Seconds until the record expires; none for never.",
-      optional: true,
-    },
+    dataStore,
+    key,
+    ttl,
   },
   /** @this {any} @param {any} given */
   async run({ $ }) {
