@@ -3,7 +3,8 @@
  * What is asked of a component while a person fills in its props: options of a dropdown, props that depend on others.
  *
  * Knows that values may be missing, that an account may be known at run time only, and that a value may be a `{{ }}`
- * expression, which has no value yet. Runs nothing but `options` and `additionalProps`.
+ * expression, which has no value yet; and which props a run has that its values add. Runs nothing but `options` and
+ * `additionalProps`.
  */
 
 import { Instance } from "./node_component.mjs";
@@ -80,6 +81,28 @@ export async function additionalProps(component, told, around) {
   } catch (error) {
     if (instance.unknown) throw new PropError(`The ${instance.unknown} account is only known at run time.`);
     throw error;
+  }
+}
+
+/**
+ * The props that the component adds or changes for the values of a run.
+ *
+ * @param {any} component which has `additionalProps`
+ * @param {import("./node_component.mjs").Given} given
+ * @param {import("./node_component.mjs").Surroundings} around
+ * @returns {Promise<import("./node_props.mjs").Prop[]>} none if its code fails, which is said
+ */
+export async function addedForRun(component, given, around) {
+  // parity[added-props]: the builder has asked for them and keeps them with the step; here each run asks
+  try {
+    const instance = new Instance(component, { ...given, tolerant: true }, around);
+    const reloading = propsOf(component).filter(({ definition }) => definition.reloadProps);
+    if (reloading.length && reloading.every(({ name }) => instance.self[name] === undefined)) return [];
+    return await added(component, instance);
+  } catch (error) {
+    const why = /** @type {any} */ (error)?.message ?? error;
+    around.voice.warn(`The props that the action adds for its values are not known (${why}): they have no defaults.`);
+    return [];
   }
 }
 

@@ -368,6 +368,55 @@ async def test_added_props_are_those_changed_and_those_returned(bench: Bench, wr
     assert unchanged == ()
 
 
+ADDING = """
+    wanted: { type: "string", optional: true, reloadProps: true },
+    mode: { type: "string", hidden: true, default: "plain" },
+"""
+ADDS = """
+  async additionalProps(existing) {
+    if (this.wanted === "nothing known") throw new Error("the other side is away");
+    existing.mode.default = `${this.wanted} mode`;
+    return {
+      how: { type: "string", default: "CONTAINS" },
+      tags: { type: "string[]", default: ["a"] },
+      most: { type: "integer", optional: true },
+      asked: { type: "string" },
+    };
+  },
+"""
+GIVES_BACK = "const { mode, how, tags, most } = this; return { mode, how, tags, most };"
+
+
+@pytest.mark.parametrize(
+    ("props", "value"),
+    [
+        ({}, {"mode": "plain"}),
+        ({"wanted": "x"}, {"mode": "x mode", "how": "CONTAINS", "tags": ["a"]}),
+        (
+            {"wanted": "x", "mode": "own", "how": "IS", "tags": "b", "most": "3"},
+            {"mode": "own", "how": "IS", "tags": ["b"], "most": 3},
+        ),
+    ],
+)
+async def test_a_run_has_the_defaults_of_added_props(bench: Bench, write: Write, props: Any, value: Any) -> None:
+    """What the action adds or changes for the run's values has its default and its type; none before a prop reloads."""
+    outcome = await run(bench, write(action(GIVES_BACK, ADDING, ADDS)), props=props)
+
+    assert outcome.error is None
+    assert outcome.exports["$return_value"] == value
+    assert outcome.warnings == ()
+
+
+async def test_added_props_that_cannot_be_known_are_a_warning(bench: Bench, write: Write) -> None:
+    """The action runs without their defaults."""
+    outcome = await run(bench, write(action(GIVES_BACK, ADDING, ADDS)), props={"wanted": "nothing known"})
+
+    assert outcome.exports["$return_value"] == {"mode": "plain"}
+    assert outcome.warnings == (
+        "The props that the action adds for its values are not known (the other side is away): they have no defaults.",
+    )
+
+
 async def test_options_of_an_added_prop(bench: Bench, write: Write) -> None:
     """The component is asked for its props first."""
     page = await bench.guests.options(write(ACTION), "fromSite", values={"site": "Home"})
