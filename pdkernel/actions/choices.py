@@ -78,6 +78,11 @@ class Choices:
         """Whether someone has accepted the licence of the components on npm."""
         return self._settings.get(LICENCE_SETTING) == LICENCE
 
+    @property
+    def lacks_licence(self) -> bool:
+        """Whether actions run from npm here, and nobody has accepted the licence of what is there."""
+        return self.where.source == "npm" and not self.licence_accepted
+
     def accept_licence(self) -> None:
         """Record that the licence of the components on npm is accepted."""
         self._settings.set(LICENCE_SETTING, LICENCE)
@@ -95,13 +100,13 @@ class Choices:
             RequestError: Neither a word nor a folder with components.
         """
         where = self.read(text, base=base)
+        if where.source == "npm" and not self.licence_accepted:
+            raise licence_error()
         self._settings.set(SETTING, str(where))
         return where
 
     def read(self, text: str, *, base: Path) -> Where:
-        """What *text* means; arguments and errors are those of `choose`, which stores it."""
-        if text == "npm" and not self.licence_accepted:
-            raise LicenceError(LICENCE_TEXT, fix=f"To accept it: {ACCEPT_COMMAND}")
+        """What *text* means, whatever licence was accepted. Raises `RequestError` as `choose`, which stores it."""
         if text in ("builtin", "npm", "connect"):
             return Where(cast("SourceName", text))
         folder = (base / text).resolve()
@@ -126,6 +131,11 @@ class Choices:
     def use_instead(self, asked: str, version: str) -> None:
         """From now on *version* runs where a step says *asked* (`KEY@VERSION`)."""
         self._settings.set(INSTEAD_SETTING, {**self.instead, asked: version})
+
+
+def licence_error(what: str = "") -> LicenceError:
+    """What to tell who needs components on npm before their licence is accepted; *what* needs them, as a sentence."""
+    return LicenceError(f"{what} {LICENCE_TEXT}".lstrip(), fix=f"To accept it: {ACCEPT_COMMAND}")
 
 
 def components_folder(folder: Path) -> Path | None:

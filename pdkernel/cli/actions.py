@@ -172,7 +172,7 @@ def _nothing(catalog: Any, app: str | None) -> str:
     from pdkernel.actions.choices import ACCEPT_COMMAND
     from pdkernel.actions.npm import KNOWN_APPS
 
-    if catalog.choices.where.source == "builtin":
+    if catalog.choices.where.source == "builtin" or catalog.choices.lacks_licence:
         more = f"npm has {app}: {ACCEPT_COMMAND}" if app in KNOWN_APPS else f"For more: {ACCEPT_COMMAND}"
         return f"No built-in action matches. {more}"
     if app is None:

@@ -161,6 +161,18 @@ def test_doctor_names_what_would_run_an_action(pdkernel: Shell) -> None:
 
     action = next(each for each in missing if each["kind"] == "action")
     assert action["command"] == "pdkernel project set actions npm --accept-licence"
+    assert "npm (@pipedream/slack), once its licence is accepted; a folder" in action["message"]
+
+
+def test_the_licence_command_is_named_once(pdkernel: Shell) -> None:
+    """By `doctor` and by a run, whether the project or the workflow says where actions run."""
+    notebook = pdkernel.notebook("%%pdstep notify --uses slack-send-message@0.0.20\ntext: hi\n")
+
+    told = [pdkernel("doctor", notebook).stdout, pdkernel("run", notebook, "--body", "{}").stderr]
+    (pdkernel.folder / notebook).with_suffix(".pdkernel.yaml").write_text("actions: npm\n")
+    told += [pdkernel("doctor", notebook).stdout, pdkernel("run", notebook, "--body", "{}").stderr]
+
+    assert [text.count("pdkernel project set actions npm --accept-licence") for text in told] == [1] * 4
 
 
 def test_apps(pdkernel: Shell) -> None:
