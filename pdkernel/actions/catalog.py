@@ -25,6 +25,7 @@ from pdkernel.actions.described import Described
 from pdkernel.actions.fitting import bound_apps, guessed_apps
 from pdkernel.actions.folder import FolderSource
 from pdkernel.actions.keys import Uses, app_of, version_order
+from pdkernel.actions.lock import LOCK_NAME, ActionsLock
 from pdkernel.actions.npm import KNOWN_APPS, SCOPE, NpmSource, Packages, Progress
 from pdkernel.actions.own import own_actions, stands_for
 from pdkernel.actions.registry import Registry
@@ -50,20 +51,29 @@ class Catalog:
     Args:
         settings: The project's settings.
         folder: Where components are kept, `.pdkernel/packages/components`.
+        lock: What is written down of them for people to commit.
         packages: The registry that npm components come from.
         environ: Where a Connect project's credentials are.
 
     Attributes:
         choices: What the project has chosen.
+        lock: Which version runs for another.
         described: What components were found to declare.
     """
 
     def __init__(
-        self, settings: Settings, folder: Path, *, packages: Packages, environ: Mapping[str, str] | None = None
+        self,
+        settings: Settings,
+        folder: Path,
+        *,
+        lock: ActionsLock,
+        packages: Packages,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.choices = Choices(settings)
+        self.lock = lock
         self.described = Described(folder / "described")
-        self.npm = NpmSource(folder, packages)
+        self.npm = NpmSource(folder, packages, lock)
         self._environ = dict(environ or {})
         self._folders: dict[Path, FolderSource] = {}
         self._connect: ConnectSource | None = None
@@ -72,7 +82,9 @@ class Catalog:
     def of(cls, project: Project, *, environ: Mapping[str, str]) -> Catalog:
         """The catalogue of *project*."""
         folder = project.folder / "packages" / "components"
-        return cls(project.settings, folder, packages=Registry(environ), environ=environ)
+        lock = ActionsLock(project.folder.parent / LOCK_NAME)
+        packages = Registry(environ, folder=folder / "installed", lock=lock.path)
+        return cls(project.settings, folder, lock=lock, packages=packages, environ=environ)
 
     def at(self, text: str | None, *, base: Path) -> Catalog:
         """
@@ -114,7 +126,7 @@ class Catalog:
             ActionVersionError: There is another version; the message names it and how to choose it.
         """
         asked = Uses(key, version)
-        instead = self.choices.instead.get(str(asked))
+        instead = self.lock.instead.get(str(asked))
         found = self._find(Uses(key, instead) if instead else asked)
         if found is None:
             self._check_licence(asked)
@@ -135,7 +147,7 @@ class Catalog:
             LicenceError: npm may have it, and nobody has accepted the licence.
             ActionSourceError: The source cannot be reached.
         """
-        instead = self.choices.instead.get(str(uses))
+        instead = self.lock.instead.get(str(uses))
         wanted = Uses(uses.key, instead) if instead else uses
         found = self._find(wanted)
         where = self.choices.where
@@ -151,6 +163,8 @@ class Catalog:
                     fix=f"Install it: pdkernel actions add {wanted}",
                 )
             found = await self._from_npm(wanted, progress)
+        elif found.file is not None and found.file.origin == "npm":
+            self.npm.pin(found)  # another action of its package was installed before
         return replace(found, asked=uses.version) if instead and instead != uses.version else found
 
     async def search(self, words: str, *, app: str | None = None, progress: Progress = _silent) -> list[Component]:

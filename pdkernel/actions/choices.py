@@ -1,12 +1,11 @@
 """
-What a project has chosen about actions: where they run, whose licence was accepted, which version runs for another.
+What a project has chosen about actions: where they run, and whose licence was accepted.
 
 Knows the setting's words. Kept in the project's settings; nothing here looks at components.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, cast
@@ -18,7 +17,6 @@ SourceName = Literal["builtin", "npm", "folder", "connect"]
 
 SETTING = "actions"
 LICENCE_SETTING = "actions_licence"
-INSTEAD_SETTING = "actions_instead"
 LICENCE = "Pipedream Source Available License 1.0"
 ACCEPT_COMMAND = "pdkernel project set actions npm --accept-licence"
 LICENCE_TEXT = (
@@ -121,16 +119,6 @@ class Choices:
     def at(self, where: Where) -> Choices:
         """The same choices, with actions running at *where*."""
         return Choices(self._settings, where)
-
-    @property
-    def instead(self) -> Mapping[str, str]:
-        """`KEY@VERSION` that steps ask for, to the version that runs for it."""
-        kept = self._settings.get(INSTEAD_SETTING)
-        return {str(uses): str(version) for uses, version in kept.items()} if isinstance(kept, dict) else {}
-
-    def use_instead(self, asked: str, version: str) -> None:
-        """From now on *version* runs where a step says *asked* (`KEY@VERSION`)."""
-        self._settings.set(INSTEAD_SETTING, {**self.instead, asked: version})
 
 
 def licence_error(what: str = "") -> LicenceError:

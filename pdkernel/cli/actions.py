@@ -94,7 +94,7 @@ def add_action(state: State, key: str, instead_of: str | None, as_json: bool) ->
         )
     component = asyncio.run(catalog.obtain(uses, progress=_say))
     if asked is not None:
-        catalog.choices.use_instead(str(asked), component.version)
+        catalog.lock.use_instead(str(asked), component.version)
     if as_json:
         print_json({**_json(component), "instead_of": str(asked) if asked else None})
     elif asked is not None:
