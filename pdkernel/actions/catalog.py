@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from pdkernel.project import Project
 
 _NEAR = 3
-_FOUND = 50
 
 
 def _silent(_: str) -> None:
@@ -291,7 +290,7 @@ class Catalog:
             known = found.get(component.key)
             if known is None or version_order(known[1].version) < version_order(component.version):
                 found[component.key] = ((rank, component.key), component)
-        return [component for _, component in sorted(found.values(), key=lambda item: item[0])][:_FOUND]
+        return [component for _, component in sorted(found.values(), key=lambda item: item[0])]
 
 
 def _what_would_run(key: str, where: Where) -> str:

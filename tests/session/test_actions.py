@@ -81,6 +81,44 @@ def test_prop_without_choices(session: Session) -> None:
     assert page.why == "thing is string: there is nothing to choose from."
 
 
+PICK = """
+export default {
+  key: "depot-pick", version: "0.0.1", type: "action",
+  props: {
+    shelf: { type: "string" },
+    slot: { type: "string", options: ({ shelf }) => [`${shelf}-1`, `${shelf}-2`] },
+  },
+  async run() {},
+};
+"""
+
+
+@pytest.mark.parametrize(
+    ("shelf", "options", "why"),
+    [
+        ("", [], "prop shelf: fill it first"),
+        ("shelf: '{{steps.trigger.event.body.shelf}}'", ["top-1", "top-2"], None),
+        ("shelf: '{{steps.trigger.event.body.other}}'", [], "prop shelf, whose value is an expression"),
+        ("shelf: '{{steps.later.$return_value}}'", [], "prop shelf, whose value is an expression"),
+    ],
+)
+def test_choices_that_depend_on_another_prop(
+    session: Session, tmp_path: Path, shelf: str, options: list[str], why: str | None
+) -> None:
+    """Of an expression the chosen event's value counts; what is not known yet is named."""
+    place = tmp_path / "checkout" / "components" / "depot" / "actions" / "pick" / "pick.mjs"
+    place.parent.mkdir()
+    place.write_text(PICK)
+    session.choose_event(an_event({"shelf": "top"}), "hello")
+    session.cell_ran(f"%%pdstep pick --uses depot-pick@0.0.1\n{shelf}\n", cell_id="c2")
+
+    page = session.actions.options("pick", "slot")
+
+    assert [option.value for option in page.options] == options
+    assert (why is None) == (page.why is None)
+    assert (why or "") in (page.why or "")
+
+
 def test_added_props(session: Session) -> None:
     """The props that an action adds for the values so far, expressions evaluated."""
     connect(session)
