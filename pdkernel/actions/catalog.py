@@ -224,9 +224,9 @@ class Catalog:
     async def _from_npm(self, uses: Uses, progress: Progress) -> Component:
         try:
             return await self.npm.obtain(uses, progress)
-        except ActionVersionError:
-            raise
         except ActionNotFoundError as fault:
+            if fault.fix:
+                raise
             raise self._not_found(uses, fault.message) from None
 
     def _find(self, uses: Uses) -> Component | None:

@@ -17,6 +17,7 @@ from typing import Protocol
 from pdkernel.actions.component import Component, Header, component_of, file_of, modules_in, read_header
 from pdkernel.actions.keys import Uses, app_of, version_order
 from pdkernel.actions.lock import ActionsLock
+from pdkernel.actions.version_search import VersionSearch
 from pdkernel.errors import ActionNotFoundError, ActionVersionError, ProjectError
 
 Progress = Callable[[str], None]
@@ -67,14 +68,16 @@ class NpmSource:
         folder: Where what is known of packages is kept, `.pdkernel/packages/components`.
         packages: The registry.
         lock: From which package version each component comes.
+        looks: Package versions that one search downloads; they are remembered, so that the next one goes on from there.
     """
 
     name = "npm"
 
-    def __init__(self, folder: Path, packages: Packages, lock: ActionsLock) -> None:
+    def __init__(self, folder: Path, packages: Packages, lock: ActionsLock, *, looks: int = 60) -> None:
         self._folder = folder
         self._packages = packages
         self._lock = lock
+        self._looks = looks
         self._index: dict[str, dict[str, tuple[_Held, ...]]] = {}
 
     def __str__(self) -> str:
@@ -166,7 +169,7 @@ class NpmSource:
         return found
 
     async def _search_versions(self, uses: Uses, progress: Progress) -> Component:
-        """Look at package versions until one holds what is asked for: the newest, then by halves."""
+        """Look at package versions until one holds what is asked for."""
         app = app_of(uses.key)
         progress(f"Looking for {uses} on npm")
         try:
@@ -175,35 +178,29 @@ class NpmSource:
             versions = []
         if not versions:
             raise ActionNotFoundError(f"npm has no package {SCOPE}/{app}, which would hold {uses.key}.")
-        seen: list[str] = []
-        low, high = 0, len(versions) - 1
-        at: int | None = high
-        while at is not None:
-            there = await self._version_in(app, versions[at], uses.key)
-            if there is not None:
-                seen.append(there)
+        search, looks = VersionSearch(uses.version, versions), 0
+        while (package := search.next) is not None:
+            if looks == self._looks and package not in self._known(app):
+                raise ActionNotFoundError(
+                    f"{uses} is in none of {looks} versions of {SCOPE}/{app} that were looked at, of {len(versions)}.",
+                    fix=f"To look at more of them: pdkernel actions add {uses}",
+                )
+            if package not in self._known(app):
+                looks += 1
+                if looks > 1:
+                    progress(f"Looking for {uses} on npm: {SCOPE}/{app} {package} ({search.left} left at most)")
+            there = await self._version_in(app, package, uses.key)
             if there is not None and uses.version in (None, there):
                 found = self.find(uses.key, there)
                 assert found is not None
                 return found
-            # a component's version grows with its package's; one that is missing in the newest was removed, else it
-            # was added later
-            too_new = (
-                there is not None and uses.version is not None and version_order(there) > version_order(uses.version)
-            )
-            if too_new or (there is None and at == len(versions) - 1):
-                high = at - 1
-            else:
-                low = at + 1
-            at = (low + high) // 2 if low <= high else None
-        if not seen:
+            search.saw(there)
+        if not search.seen:
             raise ActionNotFoundError(f"{SCOPE}/{app} on npm has no component {uses.key}.")
-        versions_seen = sorted(set(seen), key=version_order)
+        seen = sorted(set(search.seen.values()), key=version_order)
         raise ActionVersionError(
-            f"npm has no package with {uses}: packages hold {uses.key} in {', '.join(versions_seen)}"
-            + (" and perhaps others between." if len(versions) > len(seen) else "."),
-            fix=f"Run another version from now on: pdkernel actions add {uses.key}@{versions_seen[-1]} "
-            f"--instead-of {uses}",
+            f"npm has no package with {uses}: packages hold {uses.key} in {', '.join(seen)}.",
+            fix=f"Run another version from now on: pdkernel actions add {uses.key}@{seen[-1]} --instead-of {uses}",
         )
 
     async def _version_in(self, app: str, package: str, key: str) -> str | None:
