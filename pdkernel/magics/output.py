@@ -10,6 +10,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from IPython.core.error import UsageError
@@ -26,6 +27,13 @@ R = TypeVar("R")
 
 REFRESH_S = 0.1
 """Seconds between two drawings of a growing timeline."""
+
+_LATER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-drawing")
+"""
+Draws what was put off, for all timelines: each is due later than those before it.
+
+A thread of its own, which belongs to no cell: what the engine's thread displays would go to the cell that it was started in.
+"""
 
 
 def say(text: str) -> None:
@@ -94,7 +102,7 @@ class LiveTimeline:
             if wait > 0:
                 # the last of a burst of changes is drawn, too: a step may print once and then work for minutes
                 self._due = True
-                self._session.call_later(wait, self._catch_up)
+                _LATER.submit(self._catch_up_at, time.monotonic() + wait)
                 return
             self._draw_latest()
 
@@ -110,7 +118,8 @@ class LiveTimeline:
         with self._lock:
             self._draw_latest()
 
-    def _catch_up(self) -> None:
+    def _catch_up_at(self, due: float) -> None:
+        time.sleep(max(0.0, due - time.monotonic()))
         with self._lock:
             self._due = False
             if not self._finished:
