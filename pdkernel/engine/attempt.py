@@ -25,9 +25,10 @@ from pdkernel.engine.run_state import RunState, unwritable
 from pdkernel.engine.services import Services
 from pdkernel.engine.stores import DATA_STORE, StoreService, stores_of
 from pdkernel.engine.triggered import RunOther, TriggerService
-from pdkernel.errors import PdkernelError, StepError
-from pdkernel.execution import StepResult, StepStatus
-from pdkernel.hosts import StepCall, StepOutcome
+from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError
+from pdkernel.execution import RETURN_VALUE, StepResult, StepStatus
+from pdkernel.hosts import StepCall, StepConfigurationError, StepOutcome
+from pdkernel.inspection import place_of_missing_prop, return_line
 from pdkernel.model import Step
 from pdkernel.project import StoreTable
 
@@ -115,6 +116,7 @@ class Attempts:
             outcome = await _runner(run, step, recorder)(call, recorder)
         finally:
             run.running = None
+        _place(outcome.error, step)
         return after_refusal(run, step.name, outcome)
 
     def _services(self, run: RunState, stores: Mapping[str, str]) -> Services:
@@ -124,6 +126,16 @@ class Attempts:
                 "store": StoreService(self._stores, stores.values()),
             }
         )
+
+
+def _place(error: StepError | None, step: Step) -> None:
+    """Say the line of an error that no line of the step's code has raised, where it can be known."""
+    if error is None or error.line is not None:
+        return
+    if isinstance(error, StepConfigurationError) and error.prop:
+        error.line = place_of_missing_prop(step, error.prop)[0]
+    elif isinstance(error, ExportNotJSONError) and RETURN_VALUE in error.message:
+        error.line = return_line(step)
 
 
 def _runner(run: RunState, step: Step, recorder: StepRecorder) -> Callable[..., Awaitable[StepOutcome]]:

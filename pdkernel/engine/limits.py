@@ -41,10 +41,12 @@ def check_props(workflow: Workflow) -> None:
         for name, value in step.props.items():
             size = size_of(value)
             if size > PROP_BYTES:
+                line, where = step.place_of_prop(name)
                 raise DefinitionError(
-                    f"The prop {name} of step {step.name!r} has {size:,} bytes; a prop holds at most {PROP_BYTES:,}.",
+                    f"The prop {name} of step {step.name!r}{where} has {size:,} bytes; a prop holds at most {PROP_BYTES:,}.",
                     fix="Make it an expression that reads the value from a step above, or keep it in a data store.",
                     step=step.name,
+                    line=line,
                 )
 
 

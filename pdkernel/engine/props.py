@@ -39,10 +39,12 @@ async def evaluate_props(
     ):
         if "error" in result:
             error = result["error"]
+            line, where = step.place_of_prop(*path)
             raise StepError(
-                f"The prop {'.'.join(map(str, path))} cannot be evaluated: {{{{{expression.source}}}}} "
+                f"The prop {'.'.join(map(str, path))}{where} cannot be evaluated: {{{{{expression.source}}}}} "
                 f"fails with {error['name']}: {error['message']}",
                 name=error["name"],
+                line=line,
             )
     assembled = assemble(props, [UNDEFINED if "undefined" in result else result["value"] for result in results])
     assert isinstance(assembled, dict)

@@ -40,9 +40,15 @@ class StepCompileError(StepError):
 
 
 class StepConfigurationError(StepError):
-    """A prop of a step is missing, or cannot be what it is."""
+    """
+    A prop of a step is missing, or cannot be what it is.
+
+    Attributes:
+        prop: Its name, or None.
+    """
 
     code: ClassVar[str] = "configuration"
+    prop: str | None = None
 
 
 _BY_CODE: Mapping[str, type[StepError]] = {
@@ -62,16 +68,19 @@ _BY_CODE: Mapping[str, type[StepError]] = {
 
 
 def fault(told: Mapping[str, Any]) -> StepError:
-    """The error that a guest described as `{"code", "name", "message", "line", "stack", "fix"}`."""
+    """The error that a guest described as `{"code", "name", "message", "line", "stack", "fix"}`, perhaps with `"prop"`."""
     kind = _BY_CODE.get(str(told.get("code")), StepError)
     line = told.get("line")
-    return kind(
+    error = kind(
         str(told.get("message", "")),
         name=str(told.get("name") or "Error"),
         line=line if isinstance(line, int) and line > 0 else None,
         stack=told.get("stack") or None,
         fix=str(told.get("fix") or ""),
     )
+    if isinstance(error, StepConfigurationError):
+        error.prop = told.get("prop") or None
+    return error
 
 
 def timed_out(timeout_s: float) -> StepTimeoutError:
