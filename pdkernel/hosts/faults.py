@@ -34,7 +34,7 @@ class StepUnsupportedError(StepError):
 
 
 class StepCompileError(StepError):
-    """A Go step does not compile; or a package that it imports cannot be had."""
+    """A Go step does not compile."""
 
     code: ClassVar[str] = "compile"
 
