@@ -152,6 +152,11 @@ class Step:
         """What the step's code is called in a stack trace."""
         return f"<step {self.name}>"
 
+    @property
+    def dollar(self) -> str:
+        """What the step's language calls `$`."""
+        return "pd" if self.language == "python" else "$"
+
     def place_of_prop(self, *path: str | int) -> tuple[int | None, str]:
         """
         Where to look for the prop at *path*: the line of the cell or None, and words for a message.

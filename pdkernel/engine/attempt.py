@@ -15,8 +15,9 @@ from pdkernel.clock import Clock
 from pdkernel.engine.actions import StepAction
 from pdkernel.engine.context import step_context
 from pdkernel.engine.crossing import said_of_numbers
+from pdkernel.engine.deliveries import doubt
 from pdkernel.engine.end_users import StepAccounts
-from pdkernel.engine.limits import memory_limit, near_limits, too_deep
+from pdkernel.engine.limits import memory_limit, near_limits, raise_timeout, too_deep
 from pdkernel.engine.outside_calls import after_refusal, binding_of
 from pdkernel.engine.pauses import Again, judge, urls
 from pdkernel.engine.props import evaluate_props
@@ -25,11 +26,11 @@ from pdkernel.engine.run_state import RunState, unwritable
 from pdkernel.engine.services import Services
 from pdkernel.engine.stores import DATA_STORE, StoreService, stores_of
 from pdkernel.engine.triggered import RunOther, TriggerService
-from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError
+from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTimeoutError
 from pdkernel.execution import RETURN_VALUE, StepResult, StepStatus
 from pdkernel.hosts import StepCall, StepConfigurationError, StepOutcome
 from pdkernel.inspection import place_of_missing_prop, return_line
-from pdkernel.model import Step
+from pdkernel.model import Step, Workflow
 from pdkernel.project import StoreTable
 
 
@@ -74,10 +75,12 @@ class Attempts:
             run.record.record(recorder.finish("error", exports={}, error=cancelled))
             raise
         except PdkernelError as error:  # its packages, its props or its process cannot be had
+            _complete(error if isinstance(error, StepError) else None, run.request.workflow, step)
             return recorder.finish("error", exports={}, error=error), None
         except OSError as fault:
             return recorder.finish("error", exports={}, error=unwritable(fault)), None
-        _say_warnings(run, recorder, outcome, again)
+        _complete(outcome.error, run.request.workflow, step)
+        _say_warnings(run, step, recorder, outcome, again)
         outcome = _limited(run, step, recorder, outcome)
         run.sends += ((step.name, effect) for effect in outcome.effects)
         status: StepStatus = "error" if outcome.error else "success"
@@ -116,7 +119,6 @@ class Attempts:
             outcome = await _runner(run, step, recorder)(call, recorder)
         finally:
             run.running = None
-        _place(outcome.error, step)
         return after_refusal(run, step.name, outcome)
 
     def _services(self, run: RunState, stores: Mapping[str, str]) -> Services:
@@ -128,8 +130,10 @@ class Attempts:
         )
 
 
-def _place(error: StepError | None, step: Step) -> None:
-    """Say the line of an error that no line of the step's code has raised, where it can be known."""
+def _complete(error: StepError | None, workflow: Workflow, step: Step) -> None:
+    """Say what only the workflow's text knows: where a limit is set, the line of an error that no line of code raised."""
+    if isinstance(error, StepTimeoutError):
+        error.fix = raise_timeout(workflow, step)
     if error is None or error.line is not None:
         return
     if isinstance(error, StepConfigurationError) and error.prop:
@@ -157,11 +161,14 @@ async def _reachable_stores(run: RunState, step: Step, action: StepAction | None
     return stores_of(step, (await run.guests.describe(step)).props)
 
 
-def _say_warnings(run: RunState, recorder: StepRecorder, outcome: StepOutcome, again: Again) -> None:
+def _say_warnings(run: RunState, step: Step, recorder: StepRecorder, outcome: StepOutcome, again: Again) -> None:
     for warning in outcome.warnings:
         recorder.warn(warning)
+    for effect in outcome.effects:
+        if said := doubt(effect, dollar=step.dollar):
+            recorder.warn(said)
     if outcome.pause is not None and outcome.error is None:
-        recorder.warn(judge(outcome.pause, run.request.pauses, runs=again.runs).said)
+        recorder.warn(judge(outcome.pause, run.request.pauses, runs=again.runs, dollar=step.dollar).said)
     if outcome.exited and outcome.exit_reason and outcome.error is None:
         recorder.warn(f"The run ends after this step: {outcome.exit_reason}")
     if outcome.response is None:

@@ -44,9 +44,9 @@ class Verdict:
     said: str
 
 
-def judge(pause: Pause, mode: PauseMode, *, runs: int) -> Verdict:
+def judge(pause: Pause, mode: PauseMode, *, runs: int, dollar: str = "$") -> Verdict:
     """
-    What becomes of *pause* after the step has run *runs* times.
+    What becomes of *pause* after the step has run *runs* times; its language calls `$` *dollar*.
 
     A `rerun` beyond its limit goes on to the next step. A skipped `suspend` goes on as if it had been resumed without
     data; a waited one is cancelled at its end, since nobody can resume it without a server.
@@ -54,9 +54,9 @@ def judge(pause: Pause, mode: PauseMode, *, runs: int) -> Verdict:
     # parity[pauses]: a builder test on the platform does not pause; a deployed run does, which takes a server to resume it
     again = pause.kind == "rerun" and runs <= pause.most
     if pause.kind == "rerun" and not again:
-        return Verdict("go_on", 0, f"$.flow.rerun: the step has run {runs} times, its limit; the run goes on.")
+        return Verdict("go_on", 0, f"{dollar}.flow.rerun: the step has run {runs} times, its limit; the run goes on.")
     seconds = min(pause.ms, LONGEST_MS) / 1000
-    what = f"$.flow.{pause.kind} for {lasting(seconds)}"
+    what = f"{dollar}.flow.{pause.kind} for {lasting(seconds)}"
     if mode == "skip":
         return Verdict("again" if again else "go_on", 0, f"{what}: not waited for.")
     if mode == "park":

@@ -26,10 +26,12 @@ class Effect:
     Attributes:
         kind: The destination.
         payload: What the step's code gave, as JSON.
+        line: Of the cell, where it was asked for; None for code that is not in the cell.
     """
 
     kind: Literal["http", "email", "s3", "emit", "sse"]
     payload: Mapping[str, JSON]
+    line: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

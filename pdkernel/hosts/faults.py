@@ -86,7 +86,7 @@ def fault(told: Mapping[str, Any]) -> StepError:
 def timed_out(timeout_s: float) -> StepTimeoutError:
     """The step ran too long."""
     return StepTimeoutError(
-        f"Timeout: the step ran longer than {timeout_s:g} seconds (settings.lambda_timeout) and was stopped.",
+        f"Timeout: the step ran longer than {timeout_s:g} second{'' if timeout_s == 1 else 's'} and was stopped.",
         name="TimeoutError",
         fix="Raise the limit: --timeout on the step, or settings.lambda_timeout for the workflow.",
     )

@@ -74,7 +74,9 @@ class StepRecorder:
             case "respond":
                 return partial(self.respond, dict(told["r"]))
             case "effect":
-                return partial(self.effect, Effect(told["kind"], dict(told["payload"])))
+                line = told.get("line")
+                effect = Effect(told["kind"], dict(told["payload"]), int(line) if line else None)
+                return partial(self.effect, effect)
             case "pause":
                 pause = Pause(told["kind"], int(told["ms"]), told.get("context"), int(told.get("max", 10)))
                 return partial(self.pause, pause)
