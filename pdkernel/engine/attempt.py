@@ -20,7 +20,7 @@ from pdkernel.engine.end_users import StepAccounts
 from pdkernel.engine.limits import memory_limit, near_limits, raise_timeout, too_deep
 from pdkernel.engine.outside_calls import after_refusal, binding_of
 from pdkernel.engine.pauses import Again, judge, urls
-from pdkernel.engine.props import evaluate_props
+from pdkernel.engine.props import evaluate_props, undeclared_props
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.run_state import RunState, unwritable
 from pdkernel.engine.services import Services
@@ -62,6 +62,7 @@ class Attempts:
             on_respond=run.record.respond,
             later=asyncio.get_running_loop().call_later,
             attempt=again.runs,
+            earlier=again.earlier,
             source=action.component.told if action else None,
         )
         for line in run.ready.said.pop(step.name, ()):
@@ -95,8 +96,10 @@ class Attempts:
         if action and action.remote:
             props = await evaluate_props(step, run.guests, run.exports, timeout_s=timeout_s)
             return await run.actions.run_remote(step, action, props, recorder, timeout_s=timeout_s)
-        for warning in action.fitted.warnings if action and action.fitted else ():
-            recorder.warn(warning)
+        if again.runs == 1:
+            fitted = action.fitted.warnings if action and action.fitted else ()
+            for warning in (*fitted, *await undeclared_props(step, run.guests)):
+                recorder.warn(warning)
         stores = await _reachable_stores(run, step, action)
         call = StepCall(
             step=step,
@@ -185,7 +188,7 @@ def _limited(run: RunState, step: Step, recorder: StepRecorder, outcome: StepOut
     """*outcome*, failed if it is over a limit; one that it came near is said."""
     workflow = run.request.workflow
     near = near_limits(outcome, timeout_s=workflow.timeout_s(step), memory_mb=memory_limit(workflow))
-    over, payload = run.payload.add(outcome.exports, recorder.snapshot().logs)
+    over, payload = run.payload.add(outcome.exports, recorder.logs)
     for warning in (*near, payload, said_of_numbers(workflow, step, outcome.exports)):
         if warning is not None:
             recorder.warn(warning)

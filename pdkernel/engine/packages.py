@@ -17,7 +17,7 @@ from pdkernel.engine.python_packages import PythonOfWorkflows
 from pdkernel.engine.ready import Ready, Tell
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError
-from pdkernel.execution import Log, StepResult
+from pdkernel.execution import NOTE, Log, StepResult
 from pdkernel.hosts import GO_LOCK_NAME, GoPrograms, StepCompileError, find_node
 from pdkernel.inspection import PackageImport, node_packages
 from pdkernel.inspection.go_code import modules
@@ -154,7 +154,7 @@ class Packages:
             if request.progress:
                 request.progress(line)
             lines = told.setdefault(name, [])
-            lines.append(f"[pdkernel] {line}\n")
+            lines.append(f"{NOTE}{line}\n")
             note(StepResult(name, "not_run", started_at=started_at, logs=(Log("stderr", "".join(lines)),)))
 
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pdkernel.execution import StepResult
 from pdkernel.hosts import Pause
 from pdkernel.model import JSON
 
@@ -22,10 +23,18 @@ LONGEST_MS = 366 * 24 * 60 * 60 * 1000
 
 @dataclass(frozen=True)
 class Again:
-    """Which run of the same step this is (`$.context.run`): 1 for the first, and what the last `rerun` passed on."""
+    """
+    Which run of the same step this is (`$.context.run`).
+
+    Attributes:
+        runs: 1 for the first.
+        context: What the last `rerun` passed on.
+        earlier: The record of those before, or None.
+    """
 
     runs: int = 1
     context: JSON = None
+    earlier: StepResult | None = None
 
 
 @dataclass(frozen=True)

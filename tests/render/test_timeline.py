@@ -259,6 +259,19 @@ def test_a_progress_bar_is_shown_as_it_ended() -> None:
     assert "| 10 %" not in drawn
 
 
+def test_notes_of_ours_are_no_output_of_the_step() -> None:
+    """They have a label of their own, without the mark by which a log holds them; what the step printed keeps its own."""
+    logs = (Log("stderr", "mine\n"), Log("stderr", "[pdkernel] one\n[pdkernel] two\n"), Log("stderr", "mine too\n"))
+    execution = builders.with_step(builders.succeeded(), "check", logs=logs)
+
+    drawn, html = timeline.text(execution), timeline.html(execution)
+
+    assert "stderr   | mine\n      note     one\n               two\n      stderr   | mine too\n" in drawn
+    assert ">note</span>" in html
+    assert ">one\ntwo</span>" in html
+    assert "[pdkernel]" not in drawn + html
+
+
 @pytest.mark.parametrize(
     ("rules", "said"), [(OutsideRules("deny", "none"), 1), (OutsideRules("deny", "redirect"), 0), (None, 0)]
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
-from pdkernel.execution import SUMMARY, Execution, Log, StepResult
+from pdkernel.execution import NOTE, SUMMARY, Execution, Log, StepResult
 from pdkernel.model import JSON, Language
 from pdkernel.render import words
 
@@ -49,6 +49,14 @@ class Notes:
 
 
 @dataclass(frozen=True, slots=True)
+class Printed:
+    """Lines of a step's logs that belong together: what it printed on a stream, or notes of ours."""
+
+    label: Literal["stdout", "stderr", "note"]
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StepRow:
     """One step of a timeline: its result, and what the row says about it. *start* and *share* are parts of the bar."""
 
@@ -61,7 +69,7 @@ class StepRow:
     share: float
     summary: str
     exports: tuple[tuple[str, JSON], ...]
-    logs: tuple[Log, ...]
+    logs: tuple[Printed, ...]
 
 
 def rows(execution: Execution, notes: Notes) -> list[StepRow]:
@@ -156,12 +164,18 @@ def _marks(step: StepResult, notes: Notes) -> tuple[str, ...]:
     return tuple(marks)
 
 
-def _merged(logs: Sequence[Log]) -> tuple[Log, ...]:
-    """Pieces of one stream that follow one another as one piece."""
-    return tuple(
-        Log(stream, _overwritten("".join(log.text for log in pieces)))
-        for stream, pieces in groupby(logs, key=lambda log: log.stream)
-    )
+def _merged(logs: Sequence[Log]) -> tuple[Printed, ...]:
+    """Pieces of one kind that follow one another as one piece."""
+    return tuple(_printed(label, "".join(log.text for log in pieces)) for label, pieces in groupby(logs, key=_label_of))
+
+
+def _label_of(log: Log) -> Literal["stdout", "stderr", "note"]:
+    return "note" if log.is_note else log.stream
+
+
+def _printed(label: Literal["stdout", "stderr", "note"], text: str) -> Printed:
+    lines = _overwritten(text).removesuffix("\n").split("\n")
+    return Printed(label, tuple(line.removeprefix(NOTE) for line in lines) if label == "note" else tuple(lines))
 
 
 def _overwritten(text: str) -> str:
