@@ -131,7 +131,8 @@ class StepOutcome:
             before a failure are kept.
         exited: The step asked to end the run.
         exit_reason: What it gave as the reason.
-        response: Its first response, or None. A body of bytes is `{"$base64": TEXT}`.
+        response: Its first response, or None. A body of bytes that are not text is
+            `{"$base64": TEXT}`.
         warnings: Sentences for people.
         effects: What is to be sent when the run is over, in order.
         pause: How the run is to pause after this step, or None.
