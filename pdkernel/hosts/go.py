@@ -113,7 +113,10 @@ class GoPrograms:
 
     def _announcement(self, step: Step, imported: tuple[str, ...]) -> str:
         if not (self._folder / "build").exists():
-            return f"compiling {step.name}.go: the first Go step of a project takes some seconds, edits of it less than one"
+            return (
+                f"compiling {step.name}.go: the first Go step of a project compiles Go's own packages, too, "
+                "which takes up to about a minute; edits of it take about a second"
+            )
         return f"compiling {step.name}.go" + (f" with {', '.join(imported)}" if imported else "")
 
     async def _build(self, go: GoToolchain, source: str, lines: Mapping[str, int], *, install: bool) -> Path:

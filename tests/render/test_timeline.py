@@ -192,6 +192,17 @@ def test_a_workflow_without_a_request_has_no_response() -> None:
     assert "response" not in drawn
 
 
+def test_the_caller_of_a_refused_run_does_not_hear_of_it() -> None:
+    """By default the answer goes out at once; a run refused for what no endpoint would have taken has no caller."""
+    for_its_user = builders.refused()
+    for_its_text = replace(for_its_user, error=ErrorRecord("step_order", "StepOrderError", "Step a reads steps.b"))
+
+    drawn, other = timeline.text(for_its_user), timeline.text(for_its_text)
+
+    assert "response: 200, the default response, sent at once: the caller does not hear of the refusal" in drawn
+    assert "response" not in other
+
+
 def test_a_running_execution_has_no_response_yet() -> None:
     """The default response is spoken of when the run is over."""
     drawn = timeline.html(builders.running())

@@ -55,7 +55,7 @@ def html(
     if execution.sends:
         parts.append(_sends(execution.sends))
     if view.shows_response(execution, notes):
-        parts.append(_response(execution.response))
+        parts.append(_response(execution.response, refused=view.is_refused(execution)))
     return tag("div", Html("\n"), lines(parts), Html("\n"), style=VIEW, class_="pd-view pd-timeline")
 
 
@@ -198,8 +198,8 @@ def _sends(sends: Sequence[Delivery]) -> Html:
     return tag("div", tag("strong", "After the run: "), lines(shown), style="margin-top:6px")
 
 
-def _response(response: Response | None) -> Html:
-    head = join([tag("strong", "Response to the caller: "), words.response(response)])
+def _response(response: Response | None, *, refused: bool) -> Html:
+    head = join([tag("strong", "Response to the caller: "), words.response(response, refused=refused)])
     if response is None:
         return tag("div", head, style="margin-top:6px")
     headers = "\n".join(f"{name}: {value}" for name, value in response.headers.items())

@@ -52,7 +52,7 @@ def _lines(execution: Execution, notes: view.Notes) -> Iterator[str]:
         yield from _sends(execution.sends)
     if view.shows_response(execution, notes):
         yield ""
-        yield from _response(execution.response)
+        yield from _response(execution.response, refused=view.is_refused(execution))
 
 
 def _steps(execution: Execution, notes: view.Notes) -> Iterator[str]:
@@ -143,8 +143,8 @@ def _sends(sends: Sequence[Delivery]) -> Iterator[str]:
             yield f"      {line}".rstrip()
 
 
-def _response(response: Response | None) -> Iterator[str]:
-    yield f"  response: {words.response(response)}"
+def _response(response: Response | None, *, refused: bool) -> Iterator[str]:
+    yield f"  response: {words.response(response, refused=refused)}"
     if response is not None:
         for name, value in response.headers.items():
             yield f"    {words.clipped(f'{name}: {value}', 96)}"

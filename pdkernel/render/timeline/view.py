@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
+from pdkernel.errors import CONNECT_PREFIX
 from pdkernel.execution import NOTE, SUMMARY, Execution, Log, StepResult
 from pdkernel.model import JSON, Language
 from pdkernel.render import words
@@ -140,8 +141,24 @@ def warnings(execution: Execution, notes: Notes) -> list[str]:
 
 
 def shows_response(execution: Execution, notes: Notes) -> bool:
-    """Whether there is a response to speak of: made already, or the default one of a finished run."""
-    return notes.responds and (execution.response is not None or execution.status not in _UNFINISHED)
+    """
+    Whether there is a response to speak of: made already, or the default one of a finished run.
+
+    A run that was refused, but not for its external user, has none: no endpoint would have taken its request.
+    """
+    if execution.response is not None:
+        return notes.responds
+    is_ours = is_refused(execution) and not _is_end_users(execution)
+    return notes.responds and execution.status not in _UNFINISHED and not is_ours
+
+
+def is_refused(execution: Execution) -> bool:
+    """Whether the run ended before any step began."""
+    return execution.status == "error" and all(step.started_at is None for step in execution.steps)
+
+
+def _is_end_users(execution: Execution) -> bool:
+    return execution.error is not None and execution.error.message.startswith(CONNECT_PREFIX)
 
 
 def _state(step: StepResult, execution: Execution, notes: Notes) -> words.StepState:
