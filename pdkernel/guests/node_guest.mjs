@@ -18,7 +18,7 @@ import { dollar, responder, stepsOf } from "./node_dollar.mjs";
 import { EntryPointError } from "./node_errors.mjs";
 import { encode } from "./node_exports.mjs";
 import { evaluate } from "./node_expressions.mjs";
-import { adopt, freshen, watch } from "./node_fresh.mjs";
+import { adopt, freshen, freshenAhead, stain, watch } from "./node_fresh.mjs";
 import { listen, say } from "./node_lines.mjs";
 import { Loader } from "./node_loader.mjs";
 import { attempt, leftBehind, locals, onLateError, restHere } from "./node_running.mjs";
@@ -52,6 +52,17 @@ function begin(told) {
   run.texts = new Map();
   run.loader = new Loader(told.folder, watch, told.packages);
   forget();
+  stain();
+}
+
+/**
+ * Make ready what can be made ready before a step's turn has come.
+ *
+ * @param {any} told
+ */
+function prepare(told) {
+  freshenAhead(run.environment, run.cwd);
+  for (const code of told.codes) run.loader.prepare(codeOf(code));
 }
 
 /**
@@ -97,7 +108,7 @@ async function runStep(told) {
     const isFunction = typeof component === "function";
     const value = await (isFunction ? component(given) : component.run.call(new Instance(component, told, around).self, given));
     const text = encode(value, "$return_value", voice.warn);
-    if (text !== undefined) voice.export("$return_value", text);
+    if (text !== undefined) voice.returned(text);
   });
   return done(fault);
 }
@@ -192,7 +203,8 @@ function onLine(line) {
   if (waiting.texts.length) return;
   const told = waiting;
   waiting = null;
-  OPERATIONS[told.op](told).then((reply) => say(stringify(reply)));
+  if (told.op === "prepare") prepare(told);
+  else OPERATIONS[told.op](told).then((reply) => say(stringify(reply)));
 }
 
 const defineComponent = (/** @type {any} */ component) => component;

@@ -95,13 +95,22 @@ class Hosts:
         Raises:
             InterpreterMissingError: The language's interpreter is not there.
         """
+        warm = self.take_warm(language, workflow, python=python, guarded=guarded)
+        if warm is not None:
+            return warm
+        argv = list(command(language, python=self._python or python, node=self._node))
+        return Guest(language, argv, base_environment(Path("/"), ""), self.gateway, guarded=guarded)
+
+    def take_warm(
+        self, language: GuestLanguage, workflow: str, *, python: Path | None = None, guarded: bool = False
+    ) -> Guest | None:
+        """A warm guest as of `take`, or None."""
         for guest, served in reversed(self._idle.items()):
             is_fit = served == _serves(language, workflow, python) and guest.guarded == guarded
             if is_fit and guest.language == language and guest.alive:
                 del self._idle[guest]
                 return guest
-        argv = list(command(language, python=self._python or python, node=self._node))
-        return Guest(language, argv, base_environment(Path("/"), ""), self.gateway, guarded=guarded)
+        return None
 
     def give_back(self, guest: Guest, workflow: str, python: Path | None = None) -> None:
         """Keep *guest* for the next run of *workflow*, or end it if it is not clean."""
