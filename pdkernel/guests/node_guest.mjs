@@ -13,7 +13,7 @@ import process from "node:process";
 import { pathToFileURL } from "node:url";
 import { declarations, Instance } from "./node_component.mjs";
 import { loadComponent, rootOf } from "./node_component_file.mjs";
-import { additionalProps, options } from "./node_configure.mjs";
+import { addedForRun, additionalProps, options } from "./node_configure.mjs";
 import { dollar, responder, stepsOf } from "./node_dollar.mjs";
 import { EntryPointError } from "./node_errors.mjs";
 import { encode } from "./node_exports.mjs";
@@ -106,6 +106,7 @@ async function runStep(told) {
       locals.watch(step, input, secrets, Object.values(given));
     }
     const isFunction = typeof component === "function";
+    if (typeof component.additionalProps === "function") told.added = await addedForRun(component, told, around);
     const value = await (isFunction ? component(given) : component.run.call(new Instance(component, told, around).self, given));
     const text = encode(value, "$return_value", voice.warn);
     if (text !== undefined) voice.returned(text);
@@ -132,6 +133,7 @@ async function runSource(told) {
     const voice = voiceOf(mine);
     const http = { endpoint: told.endpoint, respond: responder(voice) };
     const around = { voice, folder: run.cwd, db: service(told.db, voice.db), http };
+    if (typeof component.additionalProps === "function") told.added = await addedForRun(component, told, around);
     const { self } = new Instance(component, told, around);
     Object.defineProperty(self, "$emit", { value: emitter(voice), enumerable: false });
     return perform(component, told.act, self, told.event);
