@@ -110,9 +110,26 @@ class DirectiveError(DefinitionError):
 
 
 class ExpressionError(DefinitionError):
-    """A `{{ }}` never ends, is empty, or holds something that is not one JavaScript expression."""
+    """
+    A `{{ }}` never ends, is empty, or holds something that is not one JavaScript expression.
+
+    Attributes:
+        path: Of the value that holds it, inside the step's props; empty if it is not known.
+    """
 
     code = "expression"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        fix: str = "",
+        step: str | None = None,
+        line: int | None = None,
+        path: tuple[str | int, ...] = (),
+    ) -> None:
+        super().__init__(message, fix=fix, step=step, line=line)
+        self.path = path
 
 
 class StepNameError(DefinitionError):

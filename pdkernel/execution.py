@@ -18,6 +18,8 @@ StepStatus = Literal["success", "error", "skipped", "disabled", "pinned", "not_r
 Stream = Literal["stdout", "stderr"]
 Outcome = Literal["sent", "not_sent", "stand_in", "replayed", "denied", "failed"]
 
+NOTE = "[pdkernel] "
+"""How a line of ours among a step's logs begins; it stands on stderr, in a piece of its own."""
 RETURN_VALUE = "$return_value"
 SUMMARY = "$summary"
 
@@ -28,6 +30,11 @@ class Log:
 
     stream: Stream
     text: str
+
+    @property
+    def is_note(self) -> bool:
+        """Whether it is something of ours, not the step's."""
+        return self.text.startswith(NOTE)
 
     def to_json(self) -> dict[str, Any]:
         """`{"stream", "text"}`."""

@@ -121,6 +121,9 @@ class Step:
         notes: The step's note, or None.
         line_offset: Lines of the cell above the first line of *source*; 0 for a file.
         cell: Index of the notebook cell (first is 0), or None for a folder.
+        prop_lines: Where values of props stand, by their path, so that errors can say it; lines of the cell, or of
+            *props_in*. Those that are not in it stand on the directive.
+        props_in: For a folder, the name of the file that holds the props; None for a cell.
         extra: What a definition says of the step and this model has no word for, kept for writing it back.
     """
 
@@ -137,6 +140,8 @@ class Step:
     notes: str | None = None
     line_offset: int = 0
     cell: int | None = None
+    prop_lines: Mapping[tuple[str | int, ...], int] = field(default_factory=dict, compare=False, repr=False)
+    props_in: str | None = field(default=None, compare=False)
     extra: Mapping[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -146,6 +151,23 @@ class Step:
     def filename(self) -> str:
         """What the step's code is called in a stack trace."""
         return f"<step {self.name}>"
+
+    @property
+    def dollar(self) -> str:
+        """What the step's language calls `$`."""
+        return "pd" if self.language == "python" else "$"
+
+    def place_of_prop(self, *path: str | int) -> tuple[int | None, str]:
+        """
+        Where to look for the prop at *path*: the line of the cell or None, and words for a message.
+
+        The words are empty for a cell, whose line says enough; for a folder ` (workflow.yaml, line 12)`.
+        """
+        lines = (self.prop_lines.get(path[:length]) for length in range(len(path), 0, -1))
+        line = next((line for line in lines if line is not None), None)
+        if self.props_in is not None:
+            return None, f" ({self.props_in}, line {line})" if line is not None else f" ({self.props_in})"
+        return line or self.line_offset or None, ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from pdkernel.actions import Catalog, Uses
@@ -19,7 +20,7 @@ from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, Interpret
 from pdkernel.hosts import find_go, find_node
 from pdkernel.identity import Directory, Environment
 from pdkernel.inspection import variables_read
-from pdkernel.model import Language, Workflow
+from pdkernel.model import AppBinding, Language, Workflow
 from pdkernel.render.accounts import AppReadiness
 
 _INTERPRETERS: Mapping[Language, Callable[[], object]] = {"node": find_node, "go": find_go}
@@ -154,6 +155,7 @@ def _missing_accounts(
                 connect_command(next(iter(needed)), "ID", environment, directory),
             )
         )
+        found += _other_accounts(needed, "ID", environment, directory)
     for user in wanted:
         if user not in known:
             found.append(
@@ -164,18 +166,31 @@ def _missing_accounts(
                     connect_command(next(iter(needed)), user, environment, directory),
                 )
             )
+            found += _other_accounts(needed, user, environment, directory)
             continue
         for app, steps in needed.items():
             if directory.newest_account(user, environment, app) is None:
-                found.append(
-                    Missing(
-                        "account",
-                        f"{user}/{app}",
-                        f"{user} has no {app} account in {environment}; step {', '.join(steps)} needs it.",
-                        connect_command(app, user, environment, directory),
-                    )
-                )
+                found.append(_missing_account(app, steps, user, environment, directory))
     return [*found, *own]
+
+
+def _other_accounts(
+    needed: Mapping[str, Sequence[str]], user: str, environment: Environment, directory: Directory
+) -> list[Missing]:
+    """The accounts that a user needs who does not exist, besides the first one, which makes them."""
+    return [_missing_account(app, steps, user, environment, directory) for app, steps in list(needed.items())[1:]]
+
+
+def _missing_account(
+    app: str, steps: Sequence[str], user: str, environment: Environment, directory: Directory
+) -> Missing:
+    who = "The external user" if user == "ID" else user
+    return Missing(
+        "account",
+        f"{user}/{app}",
+        f"{who} has no {app} account in {environment}; step {', '.join(steps)} needs it.",
+        connect_command(app, user, environment, directory),
+    )
 
 
 def _missing_variables(workflow: Workflow, variables: Mapping[str, str]) -> list[Missing]:
@@ -210,13 +225,19 @@ def describe_missing(missing: Sequence[Missing]) -> str:
 
 
 def app_readiness(
-    needed: Mapping[str, Sequence[str]], *, directory: Directory, user: str | None, environment: Environment
+    needed: Mapping[str, Sequence[str]],
+    *,
+    own: Mapping[AppBinding, Sequence[str]] = MappingProxyType({}),
+    directory: Directory,
+    user: str | None,
+    environment: Environment,
 ) -> list[AppReadiness]:
     """
     For each app, the account that a run would use now, or how to get one.
 
     Args:
         needed: App to the steps that need the external user's account of it.
+        own: App props that name an account of one's own, each with its steps.
         directory: Users and accounts.
         user: The external user, or None.
         environment: Theirs.
@@ -235,4 +256,17 @@ def app_readiness(
                 fix=fix,
             )
         )
-    return rows
+    return [*rows, *(_own_readiness(binding, steps, directory) for binding, steps in own.items())]
+
+
+def _own_readiness(binding: AppBinding, steps: Sequence[str], directory: Directory) -> AppReadiness:
+    account = directory.find_account(binding.account or "")
+    return AppReadiness(
+        app=binding.app,
+        steps=tuple(steps),
+        owner="own",
+        account_id=account.id if account else None,
+        account_name=account.name if account else "",
+        healthy=account.healthy if account else True,
+        fix=f"Add {binding.account}: {own_account_command(binding, directory)}",
+    )

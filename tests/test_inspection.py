@@ -309,10 +309,10 @@ def test_declared_apps() -> None:
 
 
 def test_reads_have_lines() -> None:
-    """A read in code has the cell's line, one in a prop has none."""
+    """A read in code has its own line, one in a prop the line of the directive."""
     step = node("s", "\nreturn steps.a", line_offset=3, props={"x": "{{steps.b}}"})
 
-    assert steps_read(step) == {"a": 5, "b": None}
+    assert steps_read(step) == {"a": 5, "b": 3}
 
 
 def test_go_names_apps_by_reading_them() -> None:

@@ -79,12 +79,14 @@ def fit(step: Step, component: Component, description: Description) -> Fitted:
     unknown = [] if description.additional else _unknown(values, description)
     own = component.file is not None and component.file.origin == "builtin"
     if unknown and own:
+        line, where = step.place_of_prop(unknown[0])
         raise ActionPropsError(
-            f"Step {step.name}: the built-in {component.uses} has no prop {' or '.join(map(repr, unknown))}"
+            f"Step {step.name}{where}: the built-in {component.uses} has no prop {' or '.join(map(repr, unknown))}"
             + (f", which {component.key} {component.asked} may have" if component.asked else "")
             + f".{_meant(unknown, description)}",
             fix=f"Its props: {_listed(description)}.",
             step=step.name,
+            line=line,
         )
     missing = [
         prop
@@ -96,13 +98,15 @@ def fit(step: Step, component: Component, description: Description) -> Fitted:
         and values.get(prop.name) is None
     ]
     if missing:
+        line, where = step.place_of_prop(missing[0].name)
         raise ActionPropsError(
-            f"Step {step.name}: {component.uses} needs "
+            f"Step {step.name}{where}: {component.uses} needs "
             + " and ".join(f"{prop.name} ({_typed(prop)})" for prop in missing)
             + f", and the cell gives no value.{_meant(unknown, description)}",
             fix=f"Write it in the cell's body, one a line: {missing[0].name}: VALUE, or an expression "
             f"{{{{steps.trigger.event.body...}}}}. All its props: pdkernel actions show {component.uses}",
             step=step.name,
+            line=line,
         )
     warnings = [f"{component.uses} has no prop {name!r}.{_meant([name], description)}" for name in unknown]
     return Fitted(replace(step, apps=apps, stores=stores, props=values), tuple(warnings))

@@ -221,8 +221,14 @@ class _StepReader:
             apps=tuple(self._answered(step, app) for app in props.apps),
             stores=tuple(props.stores if not self._said(step.name).stores else self._stores(step, props.stores)),
             props=props.values,
+            prop_lines=self._prop_lines(index),
+            props_in=WORKFLOW_FILE,
             extra=extra,
         )
+
+    def _prop_lines(self, index: int) -> dict[tuple[str | int, ...], int]:
+        above = ("steps", index, "props")
+        return {path[3:]: line for path, line in self._located.lines.items() if path[:3] == above and len(path) > 3}
 
     def _stores(self, step: Step, stores: Any) -> Any:
         named = self._said(step.name).stores

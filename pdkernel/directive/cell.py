@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from pdkernel.directive.line import MAGIC, at_line, parse_line, step_line
 from pdkernel.directive.psych import dump
-from pdkernel.directive.yaml_text import read_yaml
+from pdkernel.directive.yaml_text import LocatedYaml, read_yaml
 from pdkernel.errors import DefinitionError, DirectiveError
 from pdkernel.model import JSON, Step
 
@@ -92,8 +92,9 @@ def parse_step_cell(text: str, *, cell: int | None = None, notes: str | None = N
     except DefinitionError as error:
         raise at_line(error, found.body_offset) from None
     props: Mapping[str, JSON] = line.props
+    located = LocatedYaml(None, {})
     if line.uses:
-        props = _with_body(props, found, step=line.name)
+        props, located = _with_body(props, found, step=line.name)
     step = Step(
         name=line.name,
         language=line.language,
@@ -108,12 +109,13 @@ def parse_step_cell(text: str, *, cell: int | None = None, notes: str | None = N
         notes=notes,
         line_offset=found.body_offset,
         cell=cell,
+        prop_lines=located.lines,
     )
     return StepCell(step, line.no_run)
 
 
-def _with_body(props: Mapping[str, JSON], found: MagicCell, *, step: str) -> dict[str, JSON]:
-    """Props of the line and of the body, which must not say the same twice."""
+def _with_body(props: Mapping[str, JSON], found: MagicCell, *, step: str) -> tuple[dict[str, JSON], LocatedYaml]:
+    """Props of the line and of the body, which must not say the same twice; and where those of the body stand."""
     located = read_yaml(found.body, expressions=True, line_offset=found.body_offset, step=step)
     body = {} if located.value is None else located.value
     if not isinstance(body, dict):
@@ -131,7 +133,7 @@ def _with_body(props: Mapping[str, JSON], found: MagicCell, *, step: str) -> dic
                 step=step,
                 line=located.line((name,)),
             )
-    return {**props, **body}
+    return {**props, **body}, located
 
 
 def step_cell(step: Step) -> str:

@@ -117,6 +117,7 @@ class StepActions:
             )
         except ActionNotFoundError as fault:
             fault.step = fault.step or step.name
+            fault.line = fault.line or step.line_offset or None
             fault.message = f"Step {step.name}: {fault.message}"
             raise
         except LicenceError as fault:

@@ -15,20 +15,22 @@ from pdkernel.clock import Clock
 from pdkernel.engine.actions import StepAction
 from pdkernel.engine.context import step_context
 from pdkernel.engine.crossing import said_of_numbers
+from pdkernel.engine.deliveries import doubt
 from pdkernel.engine.end_users import StepAccounts
-from pdkernel.engine.limits import memory_limit, near_limits, too_deep
+from pdkernel.engine.limits import memory_limit, near_limits, raise_timeout, too_deep
 from pdkernel.engine.outside_calls import after_refusal, binding_of
 from pdkernel.engine.pauses import Again, judge, urls
-from pdkernel.engine.props import evaluate_props
+from pdkernel.engine.props import evaluate_props, undeclared_props
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.run_state import RunState, unwritable
 from pdkernel.engine.services import Services
 from pdkernel.engine.stores import DATA_STORE, StoreService, stores_of
 from pdkernel.engine.triggered import RunOther, TriggerService
-from pdkernel.errors import PdkernelError, StepError
-from pdkernel.execution import StepResult, StepStatus
-from pdkernel.hosts import StepCall, StepOutcome
-from pdkernel.model import Step
+from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTimeoutError
+from pdkernel.execution import RETURN_VALUE, StepResult, StepStatus
+from pdkernel.hosts import StepCall, StepConfigurationError, StepOutcome
+from pdkernel.inspection import place_of_missing_prop, return_line
+from pdkernel.model import Step, Workflow
 from pdkernel.project import StoreTable
 
 
@@ -60,6 +62,7 @@ class Attempts:
             on_respond=run.record.respond,
             later=asyncio.get_running_loop().call_later,
             attempt=again.runs,
+            earlier=again.earlier,
             source=action.component.told if action else None,
         )
         for line in run.ready.said.pop(step.name, ()):
@@ -76,10 +79,12 @@ class Attempts:
             if error is run.record.unwritten:
                 run.record.note(StepResult(step.name, "not_run"))
                 raise
+            _complete(error if isinstance(error, StepError) else None, run.request.workflow, step)
             return recorder.finish("error", exports={}, error=error), None
         except OSError as fault:
             return recorder.finish("error", exports={}, error=unwritable(fault)), None
-        _say_warnings(run, recorder, outcome, again)
+        _complete(outcome.error, run.request.workflow, step)
+        _say_warnings(run, step, recorder, outcome, again)
         outcome = _limited(run, step, recorder, outcome)
         run.sends += ((step.name, effect) for effect in outcome.effects)
         status: StepStatus = "error" if outcome.error else "success"
@@ -95,8 +100,10 @@ class Attempts:
             props = await evaluate_props(step, run.guests, run.exports, timeout_s=timeout_s)
             await run.record.settled()
             return await run.actions.run_remote(step, action, props, recorder, timeout_s=timeout_s)
-        for warning in action.fitted.warnings if action and action.fitted else ():
-            recorder.warn(warning)
+        if again.runs == 1:
+            fitted = action.fitted.warnings if action and action.fitted else ()
+            for warning in (*fitted, *await undeclared_props(step, run.guests)):
+                recorder.warn(warning)
         stores = await _reachable_stores(run, step, action)
         call = StepCall(
             step=step,
@@ -131,6 +138,18 @@ class Attempts:
         )
 
 
+def _complete(error: StepError | None, workflow: Workflow, step: Step) -> None:
+    """Say what only the workflow's text knows: where a limit is set, the line of an error that no line of code raised."""
+    if isinstance(error, StepTimeoutError):
+        error.fix = raise_timeout(workflow, step)
+    if error is None or error.line is not None:
+        return
+    if isinstance(error, StepConfigurationError) and error.prop:
+        error.line = place_of_missing_prop(step, error.prop)[0]
+    elif isinstance(error, ExportNotJSONError) and RETURN_VALUE in error.message:
+        error.line = return_line(step)
+
+
 def _runner(run: RunState, step: Step, recorder: StepRecorder) -> Callable[..., Awaitable[StepOutcome]]:
     """What runs *step*: a process of its language, or the kernel for a debugger."""
     debugger = run.request.debugger
@@ -155,11 +174,14 @@ async def _reachable_stores(run: RunState, step: Step, action: StepAction | None
     return stores_of(step, (await run.guests.describe(step)).props)
 
 
-def _say_warnings(run: RunState, recorder: StepRecorder, outcome: StepOutcome, again: Again) -> None:
+def _say_warnings(run: RunState, step: Step, recorder: StepRecorder, outcome: StepOutcome, again: Again) -> None:
     for warning in outcome.warnings:
         recorder.warn(warning)
+    for effect in outcome.effects:
+        if said := doubt(effect, dollar=step.dollar):
+            recorder.warn(said)
     if outcome.pause is not None and outcome.error is None:
-        recorder.warn(judge(outcome.pause, run.request.pauses, runs=again.runs).said)
+        recorder.warn(judge(outcome.pause, run.request.pauses, runs=again.runs, dollar=step.dollar).said)
     if outcome.exited and outcome.exit_reason and outcome.error is None:
         recorder.warn(f"The run ends after this step: {outcome.exit_reason}")
     if outcome.response is None:
@@ -176,7 +198,7 @@ def _limited(run: RunState, step: Step, recorder: StepRecorder, outcome: StepOut
     """*outcome*, failed if it is over a limit; one that it came near is said."""
     workflow = run.request.workflow
     near = near_limits(outcome, timeout_s=workflow.timeout_s(step), memory_mb=memory_limit(workflow))
-    over, payload = run.payload.add(outcome.exports, recorder.snapshot().logs)
+    over, payload = run.payload.add(outcome.exports, recorder.logs)
     for warning in (*near, payload, said_of_numbers(workflow, step, outcome.exports)):
         if warning is not None:
             recorder.warn(warning)

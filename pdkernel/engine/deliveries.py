@@ -154,6 +154,35 @@ class Deliveries:
         return replace(shown, outcome="sent")
 
 
+def doubt(effect: Effect, *, dollar: str) -> str | None:
+    """
+    A sentence on what cannot be delivered as it was queued, or None.
+
+    Args:
+        effect: What a step queued.
+        dollar: What the step's language calls `$`.
+    """
+    # parity[send-checked]: the platform takes anything and never says what became of it; a step is not failed for it here either
+    call = f"{dollar}.send.{effect.kind}" + (f" (line {effect.line})" if effect.line is not None else "")
+    if effect.kind == "email" and not any(effect.payload.get(part) for part in ("subject", "text", "html")):
+        return f"{call}: neither subject nor text nor html is given, so the e-mail has nothing in it."
+    if effect.kind == "http" and not _is_http(effect.payload.get("url")):
+        url = effect.payload.get("url")
+        given = f"{url[:100]!r} is not a URL" if isinstance(url, str) and url else "no URL is given"
+        return f"{call}: {given}, so nothing can be sent. Write url: https://HOST/PATH."
+    return None
+
+
+def _is_http(url: JSON) -> bool:
+    import httpx
+
+    try:
+        parsed = httpx.URL(url) if isinstance(url, str) else httpx.URL("")
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.host)
+
+
 def _object(value: JSON) -> Mapping[str, JSON]:
     return value if isinstance(value, dict) else {}
 

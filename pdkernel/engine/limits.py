@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from pdkernel.directive.values import MAX_TIMEOUT_S
 from pdkernel.errors import DefinitionError, ExportNotJSONError, PayloadLimitError, StepError
 from pdkernel.execution import Log
 from pdkernel.hosts import StepOutcome
@@ -41,10 +42,12 @@ def check_props(workflow: Workflow) -> None:
         for name, value in step.props.items():
             size = size_of(value)
             if size > PROP_BYTES:
+                line, where = step.place_of_prop(name)
                 raise DefinitionError(
-                    f"The prop {name} of step {step.name!r} has {size:,} bytes; a prop holds at most {PROP_BYTES:,}.",
+                    f"The prop {name} of step {step.name!r}{where} has {size:,} bytes; a prop holds at most {PROP_BYTES:,}.",
                     fix="Make it an expression that reads the value from a step above, or keep it in a data store.",
                     step=step.name,
+                    line=line,
                 )
 
 
@@ -53,6 +56,22 @@ def memory_limit(workflow: Workflow) -> int | None:
     # parity[memory-default]: only a limit that the workflow sets ends a step; the platform's default of 256 MB is warned of
     given = workflow.settings.get("memory")
     return given if isinstance(given, int) and not isinstance(given, bool) else None
+
+
+def raise_timeout(workflow: Workflow, step: Step) -> str:
+    """What to do about a step that needs more time: where the limit that ended it is set."""
+    most = f"at most {MAX_TIMEOUT_S} seconds"
+    if step.timeout_s is not None:
+        return f"The limit is the step's own: raise --timeout {step.timeout_s:g} on its %%pdstep line, {most}."
+    if "lambda_timeout" in workflow.settings:
+        return (
+            f"The limit is the workflow's: raise `settings: {{lambda_timeout: ...}}` in %%pdworkflow, {most}, "
+            "or give the step its own: --timeout SECONDS."
+        )
+    return (
+        f"It is the default for the trigger (type: {workflow.trigger.type}): give the step its own, --timeout SECONDS, or set "
+        f"`settings: {{lambda_timeout: ...}}` in %%pdworkflow, {most}."
+    )
 
 
 class Payload:

@@ -17,8 +17,8 @@ from pdkernel.engine.python_packages import PythonOfWorkflows
 from pdkernel.engine.ready import Ready, Tell
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError
-from pdkernel.execution import Log, StepResult
-from pdkernel.hosts import GO_LOCK_NAME, PACKAGE_MISSING, GoPrograms, StepCompileError, find_node
+from pdkernel.execution import NOTE, Log, StepResult
+from pdkernel.hosts import GO_LOCK_NAME, GoPrograms, StepCompileError, find_node
 from pdkernel.inspection import PackageImport, node_packages
 from pdkernel.inspection.go_code import modules
 from pdkernel.model import Step
@@ -126,11 +126,11 @@ class Packages:
         """Compile a step that imports modules; returns those that are not there if they may not be installed."""
         try:
             await self._go.program(step, install=install, say=lambda line: tell(step.name, line))
-        except StepCompileError as error:
-            # for any other reason, the step fails with the same words at its place
-            if error.name == PACKAGE_MISSING and not install:
+        except StepCompileError:
+            pass  # the step fails with the same words at its place
+        except (PackageInstallError, InterpreterMissingError) as error:
+            if isinstance(error, PackageInstallError) and not install:
                 return modules(step.source)
-        except InterpreterMissingError as error:
             ready.failures[step.name] = error
         return ()
 
@@ -154,7 +154,7 @@ class Packages:
             if request.progress:
                 request.progress(line)
             lines = told.setdefault(name, [])
-            lines.append(f"[pdkernel] {line}\n")
+            lines.append(f"{NOTE}{line}\n")
             note(StepResult(name, "not_run", started_at=started_at, logs=(Log("stderr", "".join(lines)),)))
 
         try:

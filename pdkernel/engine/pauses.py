@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pdkernel.execution import StepResult
 from pdkernel.hosts import Pause
 from pdkernel.model import JSON
 
@@ -22,10 +23,18 @@ LONGEST_MS = 366 * 24 * 60 * 60 * 1000
 
 @dataclass(frozen=True)
 class Again:
-    """Which run of the same step this is (`$.context.run`): 1 for the first, and what the last `rerun` passed on."""
+    """
+    Which run of the same step this is (`$.context.run`).
+
+    Attributes:
+        runs: 1 for the first.
+        context: What the last `rerun` passed on.
+        earlier: The record of those before, or None.
+    """
 
     runs: int = 1
     context: JSON = None
+    earlier: StepResult | None = None
 
 
 @dataclass(frozen=True)
@@ -44,9 +53,9 @@ class Verdict:
     said: str
 
 
-def judge(pause: Pause, mode: PauseMode, *, runs: int) -> Verdict:
+def judge(pause: Pause, mode: PauseMode, *, runs: int, dollar: str = "$") -> Verdict:
     """
-    What becomes of *pause* after the step has run *runs* times.
+    What becomes of *pause* after the step has run *runs* times; its language calls `$` *dollar*.
 
     A `rerun` beyond its limit goes on to the next step. A skipped `suspend` goes on as if it had been resumed without
     data; a waited one is cancelled at its end, since nobody can resume it without a server.
@@ -54,9 +63,9 @@ def judge(pause: Pause, mode: PauseMode, *, runs: int) -> Verdict:
     # parity[pauses]: a builder test on the platform does not pause; a deployed run does, which takes a server to resume it
     again = pause.kind == "rerun" and runs <= pause.most
     if pause.kind == "rerun" and not again:
-        return Verdict("go_on", 0, f"$.flow.rerun: the step has run {runs} times, its limit; the run goes on.")
+        return Verdict("go_on", 0, f"{dollar}.flow.rerun: the step has run {runs} times, its limit; the run goes on.")
     seconds = min(pause.ms, LONGEST_MS) / 1000
-    what = f"$.flow.{pause.kind} for {lasting(seconds)}"
+    what = f"{dollar}.flow.{pause.kind} for {lasting(seconds)}"
     if mode == "skip":
         return Verdict("again" if again else "go_on", 0, f"{what}: not waited for.")
     if mode == "park":

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from pdkernel.actions.fitting import braced_props
+from pdkernel.directive import did_you_mean
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import StepError
 from pdkernel.expression import UNDEFINED, assemble, braced, templates_in
@@ -39,14 +40,37 @@ async def evaluate_props(
     ):
         if "error" in result:
             error = result["error"]
+            line, where = step.place_of_prop(*path)
             raise StepError(
-                f"The prop {'.'.join(map(str, path))} cannot be evaluated: {{{{{expression.source}}}}} "
+                f"The prop {'.'.join(map(str, path))}{where} cannot be evaluated: {{{{{expression.source}}}}} "
                 f"fails with {error['name']}: {error['message']}",
                 name=error["name"],
+                line=line,
             )
     assembled = assemble(props, [UNDEFINED if "undefined" in result else result["value"] for result in results])
     assert isinstance(assembled, dict)
     return assembled
+
+
+async def undeclared_props(step: Step, guests: RunGuests) -> list[str]:
+    """Sentences on props that a step of code is given and does not declare; Python code declares none."""
+    if step.uses is not None or step.language == "python" or not step.props:
+        return []
+    if step.language != "node":
+        names = " and ".join(step.props)
+        return [f"A {step.language.capitalize()} step has no props: it is not given {names}."]
+    try:
+        description = await guests.describe(step)
+    except StepError:
+        return []  # the step itself fails with the same error
+    known = [*(prop.name for prop in description.props), *(app.prop for app in description.apps)]
+    unknown = [] if description.additional else [name for name in step.props if name not in known]
+    if unknown and not known:
+        return [f"The step's code declares no props, and is given {', '.join(unknown)} all the same."]
+    return [
+        f"The step's code declares no prop {name!r}, and is given it all the same. {did_you_mean(name, known)}".rstrip()
+        for name in unknown
+    ]
 
 
 async def _braced(step: Step, guests: RunGuests) -> dict[str, JSON]:

@@ -35,7 +35,7 @@ class PythonOfWorkflows:
         self._refused: dict[frozenset[PythonRequirement], frozenset[str]] = {}
 
     async def prepare(
-        self, ready: Ready, running: Iterable[Step], among: Iterable[Step], folder: Path, *, install: bool, tell: Tell
+        self, ready: Ready, running: Sequence[Step], among: Iterable[Step], folder: Path, *, install: bool, tell: Tell
     ) -> None:
         """
         Put into *ready* the environment of the Python steps in *among*, and which of *running* cannot have theirs.
@@ -71,10 +71,17 @@ class PythonOfWorkflows:
             except PackageMissingError:  # for a step that does not run, it may be
                 wanted = _all(needed)
         if ready.python is None:
-            await self._install(ready, wanted, needed, install, progress)
+            offsets = {step.name: step.line_offset for step in running if _is_python(step)}
+            await self._install(ready, wanted, needed, offsets, install, progress)
 
     async def _install(
-        self, ready: Ready, wanted: frozenset[PythonRequirement], needed: Needs, install: bool, progress: Progress
+        self,
+        ready: Ready,
+        wanted: frozenset[PythonRequirement],
+        needed: Needs,
+        offsets: Mapping[str, int],
+        install: bool,
+        progress: Progress,
     ) -> None:
         refused = self._refused.get(wanted, frozenset())
         if refused & {each.name for each in _all(needed)}:
@@ -87,8 +94,10 @@ class PythonOfWorkflows:
                 blamed = error.names & {each.name for each in left} or {each.name for each in left}
                 refused |= blamed
                 for name, of_step in needed.items():
-                    if not left or any(each.name in blamed and not each.optional for each in of_step):
-                        ready.failures.setdefault(name, error)
+                    at_fault = [each.line for each in of_step if each.name in blamed and not each.optional]
+                    if not left or at_fault:
+                        line = min(at_fault) + offsets[name] if at_fault else None
+                        ready.failures.setdefault(name, _at_line(error, line))
                 if not left:
                     return
         self._refused[wanted] = refused
@@ -120,13 +129,20 @@ def _usable(steps: Sequence[Step], folder: Path, ready: Ready) -> Needs:
             by, first = versions.setdefault(requirement.name, (step.name, version)) if version else ("", "")
             if requirement.module and _is_beside(requirement.module, folder):
                 if not requirement.optional:
-                    ready.failures.setdefault(step.name, _beside(requirement.module))
+                    line = requirement.line + step.line_offset
+                    ready.failures.setdefault(step.name, _at_line(_beside(requirement.module), line))
             elif version != first:
-                ready.failures.setdefault(step.name, _two_versions(requirement.text, first, by))
+                line = requirement.line + step.line_offset
+                ready.failures.setdefault(step.name, _at_line(_two_versions(requirement.text, first, by), line))
             else:
                 kept.append(requirement)
         usable[step.name] = tuple(kept)
     return usable
+
+
+def _at_line(error: PackageInstallError, line: int | None) -> PackageInstallError:
+    """The same error, said to be in *line* of the cell; several steps may have it, each in a line of its own."""
+    return PackageInstallError(error.message, fix=error.fix, package=error.package, line=line)
 
 
 def _is_beside(module: str, folder: Path) -> bool:

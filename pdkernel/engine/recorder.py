@@ -13,7 +13,7 @@ from typing import Any
 
 from pdkernel.clock import Clock, iso
 from pdkernel.errors import PdkernelError, StepError
-from pdkernel.execution import AccountUse, ErrorRecord, Log, OutsideCall, StepResult, StepStatus, Stream
+from pdkernel.execution import NOTE, AccountUse, ErrorRecord, Log, OutsideCall, StepResult, StepStatus, Stream
 from pdkernel.model import JSON
 from pdkernel.redaction import Redactor
 
@@ -36,6 +36,7 @@ class StepRecorder:
         on_respond: Told an HTTP response.
         later: Calls a function after some seconds, unless that is cancelled (a loop's `call_later`).
         attempt: Which run of the step this is (`$.flow.rerun`).
+        earlier: The record of the runs before, whose logs and outside calls stay in it.
         source: For a pre-built action, where it comes from.
     """
 
@@ -50,6 +51,7 @@ class StepRecorder:
         on_respond: Callable[[dict[str, Any]], None],
         later: Callable[[float, Callable[[], None]], TimerHandle],
         attempt: int = 1,
+        earlier: StepResult | None = None,
         source: str | None = None,
     ) -> None:
         self._redactor = redactor
@@ -62,6 +64,8 @@ class StepRecorder:
         self._logs: list[Log] = []
         self._exports: dict[str, JSON] = {}
         self._requests: list[OutsideCall] = []
+        self._before = (*earlier.logs, Log("stderr", f"{NOTE}Attempt {attempt}:\n")) if earlier else ()
+        self._called_before = earlier.requests if earlier else ()
         self._began = clock.monotonic()
         self._reported = self._began
         self._started_at = iso(clock.now())
@@ -73,6 +77,11 @@ class StepRecorder:
             attempt=attempt,
             source=source,
         )
+
+    @property
+    def logs(self) -> tuple[Log, ...]:
+        """What this run of the step has printed so far."""
+        return tuple(self._logs)
 
     def log(self, stream: Stream, text: str) -> None:
         """Take a piece of what the step printed."""
@@ -101,7 +110,7 @@ class StepRecorder:
 
     def warn(self, text: str) -> None:
         """Say something of ours among the step's logs."""
-        self._append("stderr", f"[pdkernel] {self._redactor.text(text)}\n")
+        self._append("stderr", f"{NOTE}{self._redactor.text(text)}\n")
 
     def say(self, text: str) -> None:
         """Say it, and report it at once: it tells of what takes long."""
@@ -113,8 +122,8 @@ class StepRecorder:
         return replace(
             self._base,
             exports=dict(self._exports),
-            logs=tuple(self._logs),
-            requests=tuple(self._requests),
+            logs=(*self._before, *self._logs),
+            requests=(*self._called_before, *self._requests),
         )
 
     def finish(
@@ -151,7 +160,8 @@ class StepRecorder:
     def _append(self, stream: Stream, text: str) -> None:
         if not text:
             return
-        if self._logs and self._logs[-1].stream == stream:
-            self._logs[-1] = Log(stream, self._logs[-1].text + text)
+        log, last = Log(stream, text), self._logs[-1] if self._logs else None
+        if last is not None and (last.stream, last.is_note) == (stream, log.is_note):
+            self._logs[-1] = Log(stream, last.text + text)
         else:
-            self._logs.append(Log(stream, text))
+            self._logs.append(log)

@@ -68,7 +68,7 @@ class StepRuns:
             if verdict.then == "cancel":
                 run.record.record(result)
                 return "cancelled"
-            again = Again(again.runs + 1, pause.context)
+            again = Again(again.runs + 1, pause.context, result)
 
     async def _wait(self, run: RunState, verdict: Verdict) -> None:
         if verdict.seconds <= 0:

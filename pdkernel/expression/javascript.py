@@ -12,7 +12,7 @@ from functools import lru_cache
 import tree_sitter_javascript
 from tree_sitter import Language, Node, Parser
 
-_FUNCTIONS = frozenset(
+FUNCTIONS = frozenset(
     {
         "arrow_function",
         "function_declaration",
@@ -22,6 +22,7 @@ _FUNCTIONS = frozenset(
         "method_definition",
     }
 )
+"""Kinds of nodes that are functions."""
 
 
 @lru_cache(maxsize=1)
@@ -76,7 +77,7 @@ def awaits(node: Node) -> bool:
         current = stack.pop()
         if current.type == "await_expression":
             return True
-        stack.extend(child for child in current.named_children if child.type not in _FUNCTIONS)
+        stack.extend(child for child in current.named_children if child.type not in FUNCTIONS)
     return False
 
 

@@ -141,7 +141,9 @@ def templates_in(value: JSON | Mapping[str, JSON], path: Path = ()) -> Iterator[
                 yield path, parse_template(value)
             except ExpressionError as error:
                 where = ".".join(map(str, path))
-                raise ExpressionError(f"{where}: {error.message}" if where else error.message, fix=error.fix) from None
+                raise ExpressionError(
+                    f"{where}: {error.message}" if where else error.message, fix=error.fix, path=path
+                ) from None
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from templates_in(item, (*path, key))

@@ -174,9 +174,17 @@ function bodyOf(content) {
   return content instanceof Uint8Array ? { $base64: Buffer.from(content).toString("base64") } : (content ?? null);
 }
 
-/** @param {AsyncIterable<any>} stream */
+/**
+ * @param {AsyncIterable<any>} stream
+ * @returns {Promise<string | Buffer>} text if it gave nothing but text
+ */
 async function collected(stream) {
   const parts = [];
-  for await (const part of stream) parts.push(Buffer.from(part));
-  return Buffer.concat(parts);
+  let isText = true;
+  for await (const part of stream) {
+    isText &&= typeof part === "string";
+    parts.push(Buffer.from(part));
+  }
+  const whole = Buffer.concat(parts);
+  return isText ? whole.toString("utf8") : whole;
 }

@@ -34,6 +34,7 @@ const FIXES = { "require is not defined": NOT_BOTH, "module is not defined": NOT
  * @property {number | null} line in the step's cell
  * @property {string | null} stack
  * @property {string} fix
+ * @property {string} [prop] the prop that is at fault
  */
 
 /** Something the step asks for that this version does not run. */
@@ -123,6 +124,7 @@ export function describe(error, step, locals) {
     // the platform's ConfigurationError is for the person who fills in the props
     stack: lines.length > 1 && !(isObject && error.exposeStack === false) ? lines.join("\n") : null,
     fix: missing?.fix ?? ((isObject && error.pdkernelFix) || (name === "ReferenceError" && FIXES[message]) || ""),
+    prop: (isObject && error.pdkernelProp) || undefined,
   };
 }
 

@@ -24,12 +24,14 @@ export class PropError extends Error {
   /**
    * @param {string} message
    * @param {string} [fix]
+   * @param {string} [prop] the one that a person must look at
    */
-  constructor(message, fix = "") {
+  constructor(message, fix = "", prop = "") {
     super(message);
     this.name = "ConfigurationError";
     this.pdkernelCode = "configuration";
     this.pdkernelFix = fix;
+    this.pdkernelProp = prop;
   }
 }
 
@@ -76,7 +78,7 @@ function resolved(name, declared, depth) {
   const below = app?.propDefinitions?.[key];
   if (below === undefined || depth > 50) {
     const what = `propDefinition [${app?.app ?? typeof app}, ${JSON.stringify(key)}]`;
-    throw new PropError(`The prop ${name} builds on ${what}, ${depth > 50 ? "which has no end" : "which is not there"}.`);
+    throw new PropError(`The prop ${name} builds on ${what}, ${depth > 50 ? "which has no end" : "which is not there"}.`, "", name);
   }
   const inner = resolved(name, below, depth + 1);
   const definition = { ...inner.definition, ...own };
@@ -140,6 +142,7 @@ function missing({ name, type, definition }) {
   return new PropError(
     `The prop ${called} is required, and the step does not give it.`,
     `Give it among the step's props (${name}: ${example}), or on the line of a code step: --prop ${name}=VALUE`,
+    name,
   );
 }
 

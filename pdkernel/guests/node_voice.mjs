@@ -44,6 +44,11 @@ export function onAnswer(told) {
   else asker?.resolve(told.value);
 }
 
+/** The line of the cell that called, or null: where the stack first names a step's code. */
+function lineOfStep() {
+  return /<step [^>]*>:(\d+)/.exec(String(new Error().stack))?.[1] ?? null;
+}
+
 /**
  * What a step says to the host, for as long as it runs.
  *
@@ -62,7 +67,7 @@ export function voiceOf(mine) {
     respond: (text) => tell(`{"t":"respond","r":${text}}`),
     exit: (reason) => tell(stringify({ t: "exit", reason })),
     warn: (text) => tell(stringify({ t: "warn", text })),
-    effect: (kind, text) => tell(`{"t":"effect","kind":${stringify(kind)},"payload":${text}}`),
+    effect: (kind, text) => tell(`{"t":"effect","kind":${stringify(kind)},"line":${lineOfStep()},"payload":${text}}`),
     pause: (kind, text) => tell(`{"t":"pause","kind":${stringify(kind)},${text.slice(1)}`),
     emit: (text) => tell(`{"t":"emitted",${text.slice(1)}`),
     db: (key, text) => tell(`{"t":"db","key":${stringify(key)}${text === undefined ? "" : `,"value":${text}`}}`),

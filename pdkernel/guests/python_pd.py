@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any, NoReturn
 
 from .python_exports import ExportNotJSONError, encode
@@ -190,7 +192,16 @@ class Sends:
         self._effect("sse", {"channel": channel, "payload": payload})
 
     def _effect(self, kind: str, payload: dict[str, Any]) -> None:
-        self._send(encode({"t": "effect", "kind": kind, "payload": payload}, f"pd.send.{kind}"))
+        text = encode(payload, f"pd.send.{kind}")
+        self._send(f'{{"t":"effect","kind":{json.dumps(kind)},"line":{json.dumps(_line_of_step())},"payload":{text}}}')
+
+
+def _line_of_step() -> int | None:
+    """The line of the cell that called; None for code that is not in the cell."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - `inspect` takes a tenth of a second to import
+    while frame is not None and not frame.f_code.co_filename.startswith("<step "):
+        frame = frame.f_back
+    return frame.f_lineno if frame is not None else None
 
 
 def export_line(name: str, value: Any) -> str:

@@ -27,7 +27,6 @@ from pdkernel.hosts.faults import (
     StepUnsupportedError,
 )
 from pdkernel.hosts.go import GO_LOCK_NAME, GoPrograms
-from pdkernel.hosts.go_faults import PACKAGE_MISSING
 from pdkernel.hosts.interpreters import find_bash, find_go, find_node
 from pdkernel.hosts.pool import Hosts
 from pdkernel.hosts.protocols import OutsideCalls, StepDebugger, StepListener, StepServices
@@ -36,7 +35,6 @@ from pdkernel.hosts.warden import WARDEN
 
 __all__ = [
     "GO_LOCK_NAME",
-    "PACKAGE_MISSING",
     "WARDEN",
     "ComponentFile",
     "Description",

@@ -12,9 +12,9 @@ from pdkernel.hosts.interpreters import find_bash
 from pdkernel.model import Step
 
 
-def bash_command(step: Step, folder: Path) -> list[str]:
+def bash_command(step: Step, folder: Path) -> tuple[list[str], Path]:
     """
-    Write the script of *step* into *folder* and return the command that runs it.
+    Write the script of *step* into *folder* and return the command that runs it, and the script.
 
     Raises:
         InterpreterMissingError: There is no Bash.
@@ -22,4 +22,4 @@ def bash_command(step: Step, folder: Path) -> list[str]:
     script = folder / f"{step.name}.sh"
     # blank lines above, so that bash names the cell's own lines
     script.write_text("\n" * step.line_offset + step.source, encoding="utf-8", errors="replace")
-    return [str(find_bash()), "--noprofile", "--norc", str(script)]
+    return [str(find_bash()), "--noprofile", "--norc", str(script)], script

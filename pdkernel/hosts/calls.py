@@ -26,10 +26,12 @@ class Effect:
     Attributes:
         kind: The destination.
         payload: What the step's code gave, as JSON.
+        line: Of the cell, where it was asked for; None for code that is not in the cell.
     """
 
     kind: Literal["http", "email", "s3", "emit", "sse"]
     payload: Mapping[str, JSON]
+    line: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ class StepOutcome:
             before a failure are kept.
         exited: The step asked to end the run.
         exit_reason: What it gave as the reason.
-        response: Its first response, or None. A body of bytes is `{"$base64": TEXT}`.
+        response: Its first response, or None. A body of bytes that are not text is
+            `{"$base64": TEXT}`.
         warnings: Sentences for people.
         effects: What is to be sent when the run is over, in order.
         pause: How the run is to pause after this step, or None.

@@ -34,15 +34,21 @@ class StepUnsupportedError(StepError):
 
 
 class StepCompileError(StepError):
-    """A Go step does not compile; or a package that it imports cannot be had."""
+    """A Go step does not compile."""
 
     code: ClassVar[str] = "compile"
 
 
 class StepConfigurationError(StepError):
-    """A prop of a step is missing, or cannot be what it is."""
+    """
+    A prop of a step is missing, or cannot be what it is.
+
+    Attributes:
+        prop: Its name, or None.
+    """
 
     code: ClassVar[str] = "configuration"
+    prop: str | None = None
 
 
 _BY_CODE: Mapping[str, type[StepError]] = {
@@ -62,22 +68,25 @@ _BY_CODE: Mapping[str, type[StepError]] = {
 
 
 def fault(told: Mapping[str, Any]) -> StepError:
-    """The error that a guest described as `{"code", "name", "message", "line", "stack", "fix"}`."""
+    """The error that a guest described as `{"code", "name", "message", "line", "stack", "fix"}`, perhaps with `"prop"`."""
     kind = _BY_CODE.get(str(told.get("code")), StepError)
     line = told.get("line")
-    return kind(
+    error = kind(
         str(told.get("message", "")),
         name=str(told.get("name") or "Error"),
         line=line if isinstance(line, int) and line > 0 else None,
         stack=told.get("stack") or None,
         fix=str(told.get("fix") or ""),
     )
+    if isinstance(error, StepConfigurationError):
+        error.prop = told.get("prop") or None
+    return error
 
 
 def timed_out(timeout_s: float) -> StepTimeoutError:
     """The step ran too long."""
     return StepTimeoutError(
-        f"Timeout: the step ran longer than {timeout_s:g} seconds (settings.lambda_timeout) and was stopped.",
+        f"Timeout: the step ran longer than {timeout_s:g} second{'' if timeout_s == 1 else 's'} and was stopped.",
         name="TimeoutError",
         fix="Raise the limit: --timeout on the step, or settings.lambda_timeout for the workflow.",
     )

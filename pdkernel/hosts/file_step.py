@@ -46,13 +46,22 @@ class FileStep:
         ended: Why it failed, or None, when it has ended.
     """
 
-    def __init__(self, recorder: StepRecorder, judge: Judge = no_error) -> None:
-        """*recorder* is told what the step prints; *judge* is asked about an exit status other than 0."""
+    def __init__(self, recorder: StepRecorder, judge: Judge = no_error, *, script: Path | None = None) -> None:
+        """
+        Nothing is started.
+
+        Args:
+            recorder: Is told what the step prints.
+            judge: Is asked about an exit status other than 0.
+            script: A file of ours whose path stands in its interpreter's messages: they name it without its folder.
+        """
         self.mark = secrets.token_hex(16)
         self._loop = asyncio.get_running_loop()
         self._recorder = recorder
         self._judge = judge
         self._last_words = b""
+        self._folder = f"{script.parent}/".encode() if script else b""
+        self._held = b""
         self._left_over: int | None = None
         self._pipes: dict[Stream, int] = {}
         self._pid: int | None = None
@@ -172,8 +181,7 @@ class FileStep:
             return died(code, self._recorder.last_words())
         if error := self._judge(code, self._last_words.decode("utf-8", "replace")):
             return error
-        words = self._recorder.last_words().rpartition("\n")[2]
-        self._recorder.warn(f"exit status {code}" + (f": {words}" if words else ""))
+        self._recorder.warn(f"exit status {code}")
         return None
 
     def _drain(self, stream: Stream) -> None:
@@ -190,14 +198,31 @@ class FileStep:
         except BlockingIOError:
             return 0
         if data:
-            if stream == "stderr":
-                self._last_words = (self._last_words + data)[-_LAST_WORDS:]
-            self._recorder.output(stream, data)
+            self._hear(stream, data)
         else:
             self._close(stream)
         return len(data)
 
+    def _hear(self, stream: Stream, data: bytes) -> None:
+        if stream == "stderr":
+            self._last_words = (self._last_words + data)[-_LAST_WORDS:]
+            data = self._without_folder(data)
+        self._recorder.output(stream, data)
+
+    def _without_folder(self, data: bytes) -> bytes:
+        """*data* and what was held back, without the script's folder; the beginning of its path at the end is held back."""
+        folder = self._folder
+        if not folder:
+            return data
+        data = (self._held + data).replace(folder, b"")
+        begun = next((n for n in range(min(len(folder) - 1, len(data)), 0, -1) if data.endswith(folder[:n])), 0)
+        self._held = data[len(data) - begun :]
+        return data[: len(data) - begun]
+
     def _close(self, stream: Stream) -> None:
+        if stream == "stderr" and self._held:
+            self._recorder.output(stream, self._held)
+            self._held = b""
         fd = self._pipes.pop(stream, None)
         if fd is not None:
             self._loop.remove_reader(fd)

@@ -71,7 +71,8 @@ class FileSteps:
             if program is not None:
                 step, command = FileStep(recorder, panic), [str(program)]
             else:
-                step, command = FileStep(recorder, no_error), bash_command(call.step, files.folder)
+                command, script = bash_command(call.step, files.folder)
+                step = FileStep(recorder, no_error, script=script)
             error = await self._run(step, command, call, files, folder, recorder)
             not_json = files.collect(recorder)
             return error or not_json

@@ -26,6 +26,7 @@ from pdkernel import guests
 from pdkernel.errors import ProjectError
 from pdkernel.guests.process_tree import MARK
 from pdkernel.hosts.go_faults import MODULE, compile_error
+from pdkernel.hosts.go_modules import module_error
 from pdkernel.hosts.interpreters import GoToolchain, find_go
 from pdkernel.hosts.warden import WARDEN
 from pdkernel.inspection.go_code import HELPER, modules
@@ -74,7 +75,8 @@ class GoPrograms:
 
         Raises:
             InterpreterMissingError: There is no Go.
-            StepCompileError: It does not compile, or imports what cannot be had.
+            StepCompileError: It does not compile.
+            PackageInstallError: It imports what cannot be had.
             ProjectError: The cache cannot be written.
         """
         go = find_go(self._environ)
@@ -87,7 +89,7 @@ class GoPrograms:
                 if (program := self._kept(go, source, imported)) is not None:
                     return program
                 say(self._announcement(step, imported))
-                return await self._build(go, source, imported, install=install)
+                return await self._build(go, source, _import_lines(step, imported), install=install)
         except OSError as error:
             raise ProjectError(
                 f"Step {step.name} cannot be compiled: {error.strerror or error} ({self._folder}).",
@@ -111,10 +113,14 @@ class GoPrograms:
 
     def _announcement(self, step: Step, imported: tuple[str, ...]) -> str:
         if not (self._folder / "build").exists():
-            return f"compiling {step.name}.go: the first Go step of a project takes some seconds, edits of it less than one"
+            return (
+                f"compiling {step.name}.go: the first Go step of a project compiles Go's own packages, too, "
+                "which takes up to about a minute; edits of it take about a second"
+            )
         return f"compiling {step.name}.go" + (f" with {', '.join(imported)}" if imported else "")
 
-    async def _build(self, go: GoToolchain, source: str, imported: tuple[str, ...], *, install: bool) -> Path:
+    async def _build(self, go: GoToolchain, source: str, lines: Mapping[str, int], *, install: bool) -> Path:
+        imported = tuple(lines)
         self._programs.mkdir(mode=0o700, parents=True, exist_ok=True)
         work = self._folder / f"work-{secrets.token_hex(8)}"
         work.mkdir(mode=0o700)
@@ -125,7 +131,7 @@ class GoPrograms:
             if status != 0 and _NO_SPACE in output:
                 raise OSError(errno.ENOSPC, _NO_SPACE)
             if status != 0:
-                raise compile_error(output, install=install, imports=imported)
+                raise module_error(output, install=install, imports=lines) or compile_error(output)
             if imported:
                 self._keep_versions(work)
             program = self._programs / self._key(go, source, imported)
@@ -169,6 +175,16 @@ class GoPrograms:
                 found.append((path.stat().st_mtime, path))
         for _, path in sorted(found, reverse=True)[MOST_PROGRAMS:]:
             path.unlink(missing_ok=True)
+
+
+def _import_lines(step: Step, imported: tuple[str, ...]) -> dict[str, int]:
+    """Each of *imported* with the line of the cell that imports it."""
+    lines = step.source.split("\n")
+    return {
+        path: next((n for n, line in enumerate(lines, 1) if re.search(rf'["`]{re.escape(path)}["`]', line)), 1)
+        + step.line_offset
+        for path in imported
+    }
 
 
 def _lay_out(work: Path, source: str, imported: tuple[str, ...], locks: tuple[Path, Path]) -> None:

@@ -11,53 +11,25 @@ import re
 from pdkernel.errors import ExportNotJSONError, StepError
 from pdkernel.hosts.faults import StepCompileError
 
-PACKAGE_MISSING = "PackageMissing"
-"""The name of a `StepCompileError` for modules that cannot be had."""
-
 MODULE = "step"
 """The module that a step is compiled in; its name stands before the file's in a trace."""
 
 _MOST_LINES = 20
 _PANIC_STATUS = 2
+_PROGRESS = ("# ", "go: finding", "go: found", "go: downloading")
 _PLACE = re.compile(r"^(?:\./)?(?P<file>[^\s:]+\.go):(?P<line>\d+)(?::\d+)?: (?P<message>.*)", re.MULTILINE)
-_MODULE_MISSING = re.compile(
-    r"cannot find module providing package (?P<package>\S+?)(?::|\s|$)|no required module provides package (?P<other>\S+?);"
-    r"|(?P<module>\S+\.\S+?)(?:@\S+)?: (?:module lookup disabled|reading http|Get \"http|unrecognized import path)"
-)
 _PANIC = re.compile(
     r"^(?P<name>panic|fatal error): (?P<message>.*?)\n\n?(?:\[signal .*\n)?\n?goroutine ", re.MULTILINE | re.DOTALL
 )
 _FRAME = re.compile(rf"^(?P<call>\S.*)\n\t(?:{MODULE}/)(?P<file>[^\s:]+\.go):(?P<line>\d+)", re.MULTILINE)
 
 
-def compile_error(output: str, *, install: bool, imports: tuple[str, ...]) -> StepCompileError:
-    """
-    The error of a failed build.
-
-    Args:
-        output: What `go build` printed.
-        install: Whether modules might be downloaded.
-        imports: The modules' packages that the step imports.
-    """
-    lines = [
-        line.removeprefix("./") for line in output.strip().splitlines() if not line.startswith(("# ", "go: finding"))
-    ]
+def compile_error(output: str) -> StepCompileError:
+    """The error of a build that failed, from what `go build` printed."""
+    lines = [line.removeprefix("./") for line in output.strip().splitlines() if not line.startswith(_PROGRESS)]
     text = "\n".join(lines[:_MOST_LINES]) or "go build failed and said nothing."
     place = _PLACE.search(text)
-    line = int(place["line"]) if place else None
-    if imports and _MODULE_MISSING.search(text):
-        fix = (
-            "It is downloaded through GOPROXY (by default Go's public one): look at the import and the network."
-            if install
-            else "Run it once without --no-install, which downloads it."
-        )
-        return StepCompileError(
-            f"A package that the step imports cannot be had ({', '.join(imports)}):\n{text}",
-            name=PACKAGE_MISSING,
-            line=line,
-            fix=fix,
-        )
-    return StepCompileError(text, name="CompileError", line=line)
+    return StepCompileError(text, name="CompileError", line=int(place["line"]) if place else None)
 
 
 def panic(code: int, stderr: str) -> StepError | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
+from pdkernel.hosts.bodies import text_where_it_is
 from pdkernel.hosts.calls import Effect, Emitted, Pause, StepOutcome
 from pdkernel.hosts.protocols import StepListener
 from pdkernel.model import JSON
@@ -74,7 +75,9 @@ class StepRecorder:
             case "respond":
                 return partial(self.respond, dict(told["r"]))
             case "effect":
-                return partial(self.effect, Effect(told["kind"], dict(told["payload"])))
+                line = told.get("line")
+                effect = Effect(told["kind"], dict(told["payload"]), int(line) if line else None)
+                return partial(self.effect, effect)
             case "pause":
                 pause = Pause(told["kind"], int(told["ms"]), told.get("context"), int(told.get("max", 10)))
                 return partial(self.pause, pause)
@@ -98,8 +101,9 @@ class StepRecorder:
     def respond(self, response: dict[str, Any]) -> None:
         """The step responded; the first response wins."""
         if self._response is None:
-            self._response = response
-            self._listener.respond(response)
+            body = text_where_it_is(response.get("body"), response.get("headers") or {})
+            self._response = {**response, "body": body}
+            self._listener.respond(self._response)
         else:
             self.warn("The step responded more than once; the first response was sent.")
 

@@ -8,6 +8,7 @@ from pdkernel.inspection.apps import apps_of, declared_apps, merge_apps
 from pdkernel.inspection.checks import check, check_order, order_warnings
 from pdkernel.inspection.node_code import PackageImport
 from pdkernel.inspection.node_code import packages as node_packages
+from pdkernel.inspection.places import place_of_missing_prop, return_line
 from pdkernel.inspection.problems import raise_together, restated
 from pdkernel.inspection.python_packages import PythonRequirement, python_requirements, unreadable_requirements
 from pdkernel.inspection.reads import STANDARD_VARIABLES, responds, steps_read, variables_read
@@ -23,10 +24,12 @@ __all__ = [
     "merge_apps",
     "node_packages",
     "order_warnings",
+    "place_of_missing_prop",
     "python_requirements",
     "raise_together",
     "responds",
     "restated",
+    "return_line",
     "steps_read",
     "unreadable_requirements",
     "variables_read",

@@ -11,7 +11,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pdkernel.inspection.python_code import OLD_HELPERS, tree_of
 from pdkernel.inspection.python_distributions import NAMESPACES, ONCE_STANDARD, distribution_of
@@ -37,11 +37,13 @@ class PythonRequirement:
         module: The import that it is for; empty if a comment asks for it. What a comment adds may provide the
             module too, and then nothing is installed for the import.
         optional: The code does without it: its import is guarded.
+        line: Of the source, where it is first asked for; not part of what is asked for.
     """
 
     text: str
     module: str = ""
     optional: bool = False
+    line: int = field(default=1, compare=False)
 
     @property
     def name(self) -> str:
@@ -105,7 +107,7 @@ def _commented(source: str) -> Iterator[PythonRequirement | UnreadableRequiremen
             yield UnreadableRequirement(_harmless(words), line)
             continue
         for word in wanted:
-            yield PythonRequirement(word)
+            yield PythonRequirement(word, line=line)
 
 
 def _harmless(words: str) -> str:
@@ -113,34 +115,34 @@ def _harmless(words: str) -> str:
 
 
 def _imported(source: str) -> Iterator[PythonRequirement]:
-    for module, optional in _imports(source):
+    for module, optional, line in _imports(source):
         top = module.partition(".")[0]
         if top in sys.stdlib_module_names or top in ONCE_STANDARD or module in NAMESPACES:
             continue
         if module == OLD_HELPERS or module.startswith(OLD_HELPERS + "."):
             continue
         distribution, provided = distribution_of(module)
-        yield PythonRequirement(distribution, provided, optional)
+        yield PythonRequirement(distribution, provided, optional, line)
 
 
-def _imports(source: str) -> Iterator[tuple[str, bool]]:
-    """Modules that *source* imports, dotted, and whether it does without."""
+def _imports(source: str) -> Iterator[tuple[str, bool, int]]:
+    """Modules that *source* imports, dotted, whether it does without, and the line."""
     tree = tree_of(source)
     if tree is not None:
         yield from _imports_of(tree, optional=False)
 
 
-def _imports_of(node: ast.AST, *, optional: bool) -> Iterator[tuple[str, bool]]:
+def _imports_of(node: ast.AST, *, optional: bool) -> Iterator[tuple[str, bool, int]]:
     match node:
         case ast.Import(names=names):
             for alias in names:
-                yield alias.name, optional
+                yield alias.name, optional, node.lineno
         case ast.ImportFrom(module=str(module), names=names, level=0):
             if module in NAMESPACES or module == "pipedream":
                 for alias in names:
-                    yield f"{module}.{alias.name}", optional
+                    yield f"{module}.{alias.name}", optional, node.lineno
             else:
-                yield module, optional
+                yield module, optional, node.lineno
         case ast.If(test=test) if _is_type_checking(test):
             for child in node.orelse:
                 yield from _imports_of(child, optional=optional)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pdkernel.errors import ExpressionError
-from pdkernel.expression import templates_in
+from pdkernel.expression import Path, templates_in
 from pdkernel.inspection import bash_code, go_code, node_code, python_code
 from pdkernel.inspection.variables import Variables
 from pdkernel.model import Step, Workflow
@@ -20,15 +20,15 @@ STANDARD_VARIABLES = frozenset({"HOME", "LANG", "PATH", "PWD", "SHELL", "TERM", 
 
 def steps_read(step: Step) -> dict[str, int | None]:
     """
-    Names that *step* reads as `steps.NAME`, `trigger` among them, each with the line of the cell or None for a prop.
+    Names that *step* reads as `steps.NAME`, `trigger` among them, each with the line of the cell, or None where there is no cell.
 
     Raises:
         ExpressionError: A prop's expression cannot be read.
     """
     lines: dict[str, int | None] = {name: line + step.line_offset for name, line in _code_reads(step).items()}
-    for source in _expressions(step):
+    for path, source in _expressions(step):
         for name in node_code.steps_read(source):
-            lines.setdefault(name, None)
+            lines.setdefault(name, step.place_of_prop(*path)[0])
     return lines
 
 
@@ -53,7 +53,7 @@ def variables_of(step: Step) -> Variables:
         ExpressionError: A prop's expression cannot be read.
     """
     found = _code_variables(step)
-    for source in _expressions(step):
+    for _, source in _expressions(step):
         found |= node_code.variables(source)
     names = found.required | found.optional
     return found.without({name for name in names if name in STANDARD_VARIABLES or name.startswith("PIPEDREAM_")})
@@ -80,13 +80,18 @@ def responds(step: Step) -> bool:
     return step.language == "go" and go_code.responds(step.source)
 
 
-def _expressions(step: Step) -> Iterator[str]:
+def _expressions(step: Step) -> Iterator[tuple[Path, str]]:
     try:
-        for _, template in templates_in(step.props):
-            yield from (expression.source for expression in template.expressions)
+        for path, template in templates_in(step.props):
+            yield from ((path, expression.source) for expression in template.expressions)
     except ExpressionError as error:
+        line, where = step.place_of_prop(*error.path)
         raise ExpressionError(
-            f"Step {step.name}: the prop {error.message}", fix=error.fix, step=step.name, line=step.line_offset or None
+            f"Step {step.name}{where}: the prop {error.message}",
+            fix=error.fix,
+            step=step.name,
+            line=line,
+            path=error.path,
         ) from None
 
 

@@ -193,7 +193,13 @@ class ChoiceMagics(Magics):
 
 def _who_is_picked(session: Session, user: str | None, environment: Environment) -> View:
     """The accounts that *user* has for the workflow, and who is picked if that is somebody else by now."""
-    apps = app_readiness(session.apps_needed(), directory=session.directory, user=user, environment=environment)
+    apps = app_readiness(
+        session.apps_needed(),
+        own=session.own_accounts_needed(),
+        directory=session.directory,
+        user=user,
+        environment=environment,
+    )
     view = View(
         text=accounts.text(apps, external_user=user, environment=environment),
         html=accounts.html(apps, external_user=user, environment=environment),

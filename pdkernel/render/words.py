@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from pdkernel.errors import CONNECT_PREFIX
 from pdkernel.execution import AccountUse, Delivery, ErrorRecord, OutsideCall, Response
 from pdkernel.model import JSON
 from pdkernel.render.markup import Tone, printable
@@ -58,7 +59,7 @@ EXECUTION: dict[str, Label] = {
 
 
 # how the texts begin that a caller gets where a custom response was promised and none came (platform documentation)
-_NOT_MADE = ("No $.respond called", "Pipedream Connect Error: ")
+_NOT_MADE = ("No $.respond called", CONNECT_PREFIX)
 
 
 def duration(milliseconds: float) -> str:
@@ -136,10 +137,11 @@ def place(error: ErrorRecord) -> str:
     return f"line {error.line} of the cell `{error.step}`" if error.line is not None else f"the cell `{error.step}`"
 
 
-def response(given: Response | None) -> str:
-    """The first line about the HTTP response that a caller gets."""
+def response(given: Response | None, *, refused: bool = False) -> str:
+    """The first line about the HTTP response that a caller gets; *refused* for a run of which no step ran."""
     if given is None:
-        return "200, the default response"
+        late = ", sent at once: the caller does not hear of the refusal"
+        return f"200, the default response{late if refused else ''}"
     if isinstance(given.body, str) and given.body.startswith(_NOT_MADE):
         return f"{given.status}, the workflow made none"
     return f"{given.status}, made by the workflow"

@@ -25,7 +25,7 @@ from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
 from pdkernel.identity import Directory, Environment
-from pdkernel.model import JSON, Workflow
+from pdkernel.model import JSON, AppBinding, Workflow
 from pdkernel.session.choices import Choices
 from pdkernel.session.draft import Draft
 from pdkernel.session.engine_thread import EngineThread
@@ -162,6 +162,15 @@ class Session:
             for binding in self.catalog.apps_of(step):
                 if binding.account is None:
                     needed.setdefault(binding.app, []).append(step.name)
+        return needed
+
+    def own_accounts_needed(self) -> dict[AppBinding, list[str]]:
+        """App props that name an account of one's own, each account once, and the steps that use it. Runs no code."""
+        needed: dict[AppBinding, list[str]] = {}
+        for step in self.workflow.steps:
+            for binding in () if step.disabled else self.catalog.apps_of(step):
+                if binding.account is not None:
+                    needed.setdefault(AppBinding(binding.app, binding.app, binding.account), []).append(step.name)
         return needed
 
     # ── what the person has chosen ─────────────────────────────────────────────────

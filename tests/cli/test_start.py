@@ -125,6 +125,18 @@ def test_doctor_names_each_missing_thing_with_its_command(pdkernel: Shell) -> No
     assert (after.json["ready"], after.json["missing"]) == (True, [])
 
 
+def test_doctor_names_every_account_of_a_user_who_does_not_exist(pdkernel: Shell) -> None:
+    """The first account makes the user; the others are named as well, each with its command."""
+    source = pdkernel.notebook("%%pdstep one --app slack --app github\ndef handler(pd):\n    return 1\n")
+
+    named = pdkernel("doctor", source, "--external-user", "ada", "--json").json["missing"]
+    anybody = pdkernel("doctor", source, "--json").json["missing"]
+
+    assert [(item["kind"], item["name"]) for item in named] == [("external_user", "ada"), ("account", "ada/github")]
+    assert "--external-user ada --app github" in named[1]["command"]
+    assert [(item["kind"], item["name"]) for item in anybody] == [("external_user", "ID"), ("account", "ID/github")]
+
+
 def test_doctor_looks_at_the_environment_that_is_asked_for(pdkernel: Shell) -> None:
     """A user of development is missing in production."""
     pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip

@@ -14,6 +14,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from pdkernel.engine.mail import mail_of, message
 from pdkernel.engine.runtime import Runtime
+from pdkernel.model import Step
 from pdkernel.project import Project
 from tests.builders import a_workflow, node_step, python_step
 from tests.engine.conftest import Run
@@ -164,3 +165,32 @@ def test_mail_needs_an_address_and_a_server() -> None:
     assert full is not None
     assert (full.host, full.port) == ("h", 465)
     assert "secret" not in repr(full)
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (
+            node_step("a", "\n$.send.http({ method: 'POST', url: 'hooks/x' });"),
+            "$.send.http (line 5): 'hooks/x' is not a URL",
+        ),
+        (node_step("a", "$.send.http();"), "$.send.http (line 4): no URL is given"),
+        (python_step("a", "pd.send.http('POST', 'ftp://x/y')"), "pd.send.http (line 3): 'ftp://x/y' is not a URL"),
+        (node_step("a", "$.send.email({});"), "$.send.email (line 4): neither subject nor text nor html is given"),
+        (python_step("a", "\npd.send.email()"), "pd.send.email (line 3): neither subject nor text nor html is given"),
+    ],
+    ids=["node-path", "node-nothing", "python-scheme", "node-email", "python-email"],
+)
+async def test_what_cannot_be_delivered_is_said_at_the_step(run: Run, step: Step, said: str) -> None:
+    """The step goes on, as on the platform; its log names the line that asked."""
+    execution = await run(step)
+
+    assert execution.step("a").status == "success"
+    assert said in execution.step("a").output
+
+
+async def test_of_what_can_be_delivered_nothing_is_said(run: Run, server: Server) -> None:
+    """Neither of a URL nor of an e-mail that has only a subject."""
+    body = f"pd.send.http('GET', 'http://127.0.0.1:{server.port}/')\npd.send.email(subject='s')"
+
+    assert (await run(python_step("a", body))).step("a").output == ""

@@ -142,6 +142,45 @@ class TestRerun:
         assert again.attempt == 3
         assert execution.step("after").status == "success"
 
+    async def test_the_logs_of_every_attempt_are_kept(self, run: Run) -> None:
+        """In their order and marked, in the record while it runs and in the one that is kept."""
+        body = """
+            n = pd.context["run"]["runs"]
+            print(f"page {n}")
+            if n < 3:
+                pd.flow.rerun(0)
+            """
+        execution = await run(python_step("again", body), pauses="skip")
+
+        assert execution.step("again").output.splitlines() == [
+            "page 1",
+            "[pdkernel] pd.flow.rerun for 0 seconds: not waited for.",
+            "[pdkernel] Attempt 2:",
+            "page 2",
+            "[pdkernel] pd.flow.rerun for 0 seconds: not waited for.",
+            "[pdkernel] Attempt 3:",
+            "page 3",
+        ]
+
+    async def test_the_outside_calls_of_every_attempt_are_kept(self, run: Run) -> None:
+        """The ledger of a step holds what each of its attempts asked for."""
+        body = """
+            import urllib.request
+            n = pd.context["run"]["runs"]
+            try:
+                urllib.request.urlopen(f"http://hooks.example.test/{n}")
+            except OSError:
+                pass  # nobody stands in
+            if n < 2:
+                pd.flow.rerun(0)
+            """
+        execution = await run(python_step("again", body), pauses="skip", egress="stand-in=http://127.0.0.1:9")
+
+        assert [call.url for call in execution.step("again").requests] == [
+            "http://hooks.example.test/1",
+            "http://hooks.example.test/2",
+        ]
+
     async def test_at_its_limit_the_run_goes_on(self, run: Run) -> None:
         """With at most N repeats the step runs N + 1 times, and the next step runs."""
         execution = await run(python_step("again", f"{COUNTS}\npd.flow.rerun(1, None, 2)"), python_step("after"))

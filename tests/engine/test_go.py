@@ -246,7 +246,7 @@ async def test_modules_that_may_not_be_installed_refuse_the_run(run: Run) -> Non
 async def test_modules_that_cannot_be_had_fail_their_step(
     project: Project, directory: LocalDirectory, tmp_path: Path
 ) -> None:
-    """The steps above it run, and the error is at the line of the import."""
+    """The steps above it run, and the error is at the line of the import, of the kind of any missing package."""
     environ = {**os.environ, "GOPROXY": tmp_path.as_uri(), "GONOSUMDB": "*"}
     workflow = a_workflow(python_step("zero"), Step("one", "go", ELSEWHERE))
     async with await Runtime.start(project, directory, environ=environ) as runtime:
@@ -255,4 +255,5 @@ async def test_modules_that_cannot_be_had_fail_their_step(
     assert (execution.step("zero").status, execution.step("one").status) == ("success", "error")
     error = execution.step("one").error
     assert error is not None
-    assert (error.name, error.line) == ("PackageMissing", 2)
+    assert (error.code, error.name, error.line) == ("package_install", "PackageInstallError", 2)
+    assert error.message.startswith("The Go module example.test/nowhere cannot be found or reached.\nLook at ")

@@ -169,7 +169,7 @@ async def test_an_expression_has_the_time_of_its_step(run: Run) -> None:
     error = execution.step("one").error
     assert error is not None
     assert error.code == "timeout"
-    assert "longer than 1 seconds" in error.message
+    assert "longer than 1 second and" in error.message
 
 
 async def test_workflow_goes_on_after_bash_exit(run: Run) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pdkernel.engine.limits import DEFAULT_MEMORY_MB, PAYLOAD_BYTES, PROP_BYTES, Payload, near_limits
+from pdkernel.engine.limits import DEFAULT_MEMORY_MB, PAYLOAD_BYTES, PROP_BYTES, Payload, near_limits, raise_timeout
 from pdkernel.execution import Execution, Log
 from pdkernel.hosts import StepOutcome
 from pdkernel.model import Step
@@ -115,7 +115,36 @@ async def test_a_time_out_has_the_platforms_word(run: Run) -> None:
     execution = await run(python_step(body="while True: pass", options="--timeout 0.3"))
 
     assert execution.error is not None
-    assert execution.error.message.startswith("Timeout: the step ran longer than 0.3 seconds")
+    assert execution.error.message.startswith("Timeout: the step ran longer than 0.3 seconds and was stopped.\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "limit", "said"),
+    [
+        (
+            "--timeout 0.2",
+            60,
+            "step's own: raise --timeout 0.2 on its %%pdstep line, at most 750 seconds.",
+        ),
+        ("", 0.2, "The limit is the workflow's: raise `settings: {lambda_timeout: ...}`"),
+    ],
+    ids=["step", "workflow"],
+)
+async def test_a_time_out_says_where_its_limit_is_set(run: Run, options: str, limit: float, said: str) -> None:
+    """On the step's line or in the workflow's settings, not both."""
+    step = python_step(body="while True: pass", options=options)
+
+    execution = await run(a_workflow(step, lambda_timeout=limit))
+
+    assert execution.error is not None
+    assert said in execution.error.message
+
+
+def test_a_time_out_by_default_says_whose_default_it_is() -> None:
+    """The trigger's; both ways to set another are named."""
+    step = python_step()
+
+    assert raise_timeout(a_workflow(step), step).startswith("It is the default for the trigger (type: http): ")
 
 
 async def test_a_step_near_its_time_limit_says_so(run: Run) -> None:

@@ -56,6 +56,19 @@ async def test_only_the_step_whose_package_cannot_be_had_fails(run: Run, wheels:
     assert [step.status for step in execution.steps] == ["success", "error", "skipped"]
     assert execution.error is not None
     assert (execution.error.code, execution.error.step) == ("package_install", "two")
+    assert execution.error.line == 3
+
+
+async def test_each_step_that_lacks_a_package_names_its_own_line(run: Run) -> None:
+    """The import's, or that of the comment which adds it; other packages' lines are not named."""
+    imports = a_step("%%pdstep code\nimport json\n\ndef handler(pd):\n    import nosuch.part\n")
+    adds = a_step("# why\n%%pdstep code\n\n# pipedream add-package nosuch==1.0\ndef handler(pd):\n    pass\n")
+
+    first, second = await run(imports), await run(adds)
+
+    assert first.error is not None
+    assert second.error is not None
+    assert (first.error.line, second.error.line) == (5, 4)
 
 
 async def test_a_guarded_import_that_cannot_be_had_fails_nothing(run: Run) -> None:

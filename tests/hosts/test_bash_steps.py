@@ -34,12 +34,25 @@ async def test_an_exit_status_is_a_warning(bench: Bench) -> None:
 
 
 async def test_messages_of_bash_have_the_cells_line(bench: Bench) -> None:
-    """A command that is not there, and a syntax error, are told with the step's name and line."""
+    """A command that is not there, and a syntax error, are told with the step's file and line, once and without a path."""
     outcome = await bench.run("bash", "true\nno_such_command\nif then\n", line_offset=3)
 
-    assert "work.sh: line 5: no_such_command" in bench.heard.text("stderr")
-    assert "work.sh: line 6: syntax error" in bench.heard.text("stderr")
-    assert outcome.warnings[0].startswith("exit status 2")
+    said = bench.heard.text("stderr").splitlines()
+    assert said[0] == "work.sh: line 5: no_such_command: command not found"
+    assert said[1].startswith("work.sh: line 6: syntax error near")
+    assert outcome.warnings == ("exit status 2",)
+
+
+async def test_the_scripts_folder_is_left_out_of_messages_in_pieces(bench: Bench, tmp_path: Path) -> None:
+    """However the path is cut; what only begins like it, and comes last, is not lost."""
+    outcome = await bench.run(
+        "bash",
+        'head=${0%"${0#???????}"}\nprintf %s "$head" >&2; sleep 0.1; printf %s "${0#"$head"}: here" >&2\n'
+        'printf %s " and $head" >&2\n',
+    )
+
+    assert bench.heard.text("stderr") == f"work.sh: here and {str(tmp_path)[:7]}"
+    assert outcome.error is None
 
 
 @pytest.mark.parametrize("value", ["{nope", "NaN", "1e999", ""])

@@ -18,7 +18,7 @@ import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pdkernel.errors import ProjectError
+from pdkernel.errors import PackageInstallError, ProjectError
 from pdkernel.hosts import GoPrograms, StepCompileError
 from pdkernel.hosts import go as go_module
 from pdkernel.inspection.go_code import HELPER
@@ -428,18 +428,45 @@ async def test_other_modules_are_downloaded_and_keep_their_version(go_cache: Pat
     assert "PipedreamHQ" not in lock.read_text()
 
 
-@pytest.mark.parametrize(("install", "fix"), [(True, "look at the import and the network"), (False, "--no-install")])
-async def test_a_module_that_cannot_be_had(go_cache: Path, tmp_path: Path, install: bool, fix: str) -> None:
-    """The package, the line and what to do are in the error."""
+@pytest.mark.parametrize(
+    ("proxy", "install", "message", "fix"),
+    [
+        ("empty", True, "The Go module example.test/nowhere cannot be found or reached.", "Look at the import"),
+        ("http://127.0.0.1:9", True, "cannot be installed: the Go module proxy cannot be reached.", "HTTPS_PROXY"),
+        ("empty", False, "cannot be installed: nothing was to be installed.", "--no-install"),
+    ],
+    ids=["not-there", "no-network", "no-install"],
+)
+async def test_a_module_that_cannot_be_had(
+    go_cache: Path, tmp_path: Path, proxy: str, install: bool, message: str, fix: str
+) -> None:
+    """The package, the line and what to do are in the error, as for any language's package; no address is."""
     tmp_path.joinpath("empty").mkdir()
-    environ = {**os.environ, "GOPROXY": tmp_path.joinpath("empty").as_uri(), "GONOSUMDB": "*"}
+    address = tmp_path.joinpath("empty").as_uri() if proxy == "empty" else proxy
+    environ = {**os.environ, "GOPROXY": address, "GONOSUMDB": "*"}
     programs = GoPrograms(go_cache, lock=tmp_path / "go.mod", environ=environ)
     source = 'package main\nimport "example.test/nowhere"\nfunc main() { nowhere.Go() }\n'
 
-    with pytest.raises(StepCompileError) as caught:
-        await programs.program(Step("work", "go", source), install=install, say=lambda _: None)
+    with pytest.raises(PackageInstallError) as caught:
+        await programs.program(Step("work", "go", source, line_offset=3), install=install, say=lambda _: None)
 
-    assert caught.value.name == "PackageMissing"
-    assert "example.test/nowhere" in caught.value.message
+    error = caught.value
+    assert (error.code, error.package, error.line) == ("package_install", "example.test/nowhere", 5)
+    assert error.message.endswith(message)
+    assert address not in str(error)
+    assert fix in error.fix
+
+
+async def test_a_module_that_another_one_needs_is_named(go_cache: Path, tmp_path: Path) -> None:
+    """What the step imports, and what that lacks."""
+    proxy = proxy_with(tmp_path / "proxy", MODULE, "v1.0.0", 'package words\n\nimport "example.test/deep"\n')
+    environ = {**os.environ, "GOPROXY": proxy, "GONOSUMDB": "*", "GOMODCACHE": "", "GOFLAGS": ""}
+    programs = GoPrograms(tmp_path / "go", lock=tmp_path / "go.mod", environ=environ)
+
+    with pytest.raises(PackageInstallError) as caught:
+        await programs.program(Step("work", "go", IMPORTER), install=True, say=lambda _: None)
+
+    assert caught.value.message == (
+        f"{MODULE} cannot be installed: the Go module example.test/deep, which it needs, cannot be found or reached."
+    )
     assert caught.value.line == 2
-    assert fix in caught.value.fix

@@ -272,7 +272,33 @@ async def test_a_response_may_be_immediate_or_a_stream(bench: Bench) -> None:
 
     assert immediate.response == {"status": 202, "headers": {}, "body": None, "immediate": True}
     assert stream.response is not None
-    assert stream.response["body"] == {"$base64": "YWI="}
+    assert stream.response["body"] == "ab"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "data", "expected"),
+    [
+        ("text/csv", "ä,b", "ä,b"),
+        ("application/problem+json; charset=UTF-8", "{}", "{}"),
+        ("text/plain; charset=latin1", "ä", {"$base64": "w6Q="}),
+        ("image/png", "ab", {"$base64": "YWI="}),
+        ("text/plain", "\\xff", {"$base64": "/w=="}),
+    ],
+    ids=["text", "json", "latin1", "image", "not-utf8"],
+)
+async def test_bytes_that_are_text_are_text(bench: Bench, content_type: str, data: str, expected: object) -> None:
+    """A stream of bytes whose content type says so, if it is UTF-8; anything else stays the bytes that it is."""
+    encoding = "latin1" if "x" in data else "utf8"
+    code = (
+        "import { Readable } from 'stream';\nexport default { async run({ $ }) { await $.respond({ status: 200, "
+        f"headers: {{ 'Content-Type': '{content_type}' }}, "
+        f"body: Readable.from([Buffer.from('{data}', '{encoding}')]) }}) }} }}"
+    )
+
+    outcome = await bench.run("node", code)
+
+    assert outcome.response is not None
+    assert outcome.response["body"] == expected
 
 
 @pytest.mark.parametrize(

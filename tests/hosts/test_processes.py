@@ -220,7 +220,7 @@ async def test_a_step_that_runs_too_long_is_ended_with_its_children(
     assert outcome.error is not None
     assert outcome.error.code == "timeout"
     assert "longer than 0.6 seconds" in outcome.error.message
-    assert "settings.lambda_timeout" in outcome.error.fix
+    assert "lambda_timeout" in outcome.error.fix
     assert marks
     assert await leftovers(marks) == set()
 

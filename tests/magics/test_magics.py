@@ -194,6 +194,21 @@ def test_user_line_form_says_what_is_missing(notebook: Notebook, run: Run) -> No
     assert "pdkernel accounts add --external-user ada --app slack" in shown
 
 
+def test_user_line_form_counts_accounts_of_ones_own(notebook: Notebook, run: Run) -> None:
+    """An own account that is not there is missing, too, with the command for it; then it is ready like any."""
+    run("%%pdstep send --app slack=apn_own1 --no-run\ndef handler(pd):\n    return 1\n")
+
+    before = run("%pduser ada")
+    notebook.session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": "x" * 9}, external_user_id=None, account_id="apn_own1"
+    )
+    after = run("%pduser ada")
+
+    assert "1 account to connect" in before
+    assert "pdkernel accounts add --own --app slack --id apn_own1" in before
+    assert "every account is there" in after
+
+
 def test_shape_is_shown(run: Run) -> None:
     """`%pdshape` shows the paths of the chosen event."""
     run("%pdevent hello")

@@ -192,6 +192,17 @@ def test_a_workflow_without_a_request_has_no_response() -> None:
     assert "response" not in drawn
 
 
+def test_the_caller_of_a_refused_run_does_not_hear_of_it() -> None:
+    """By default the answer goes out at once; a run refused for what no endpoint would have taken has no caller."""
+    for_its_user = builders.refused()
+    for_its_text = replace(for_its_user, error=ErrorRecord("step_order", "StepOrderError", "Step a reads steps.b"))
+
+    drawn, other = timeline.text(for_its_user), timeline.text(for_its_text)
+
+    assert "response: 200, the default response, sent at once: the caller does not hear of the refusal" in drawn
+    assert "response" not in other
+
+
 def test_a_running_execution_has_no_response_yet() -> None:
     """The default response is spoken of when the run is over."""
     drawn = timeline.html(builders.running())
@@ -257,6 +268,19 @@ def test_a_progress_bar_is_shown_as_it_ended() -> None:
     assert "| 100 %\n" in drawn
     assert "| done\n" in drawn
     assert "| 10 %" not in drawn
+
+
+def test_notes_of_ours_are_no_output_of_the_step() -> None:
+    """They have a label of their own, without the mark by which a log holds them; what the step printed keeps its own."""
+    logs = (Log("stderr", "mine\n"), Log("stderr", "[pdkernel] one\n[pdkernel] two\n"), Log("stderr", "mine too\n"))
+    execution = builders.with_step(builders.succeeded(), "check", logs=logs)
+
+    drawn, html = timeline.text(execution), timeline.html(execution)
+
+    assert "stderr   | mine\n      note     one\n               two\n      stderr   | mine too\n" in drawn
+    assert ">note</span>" in html
+    assert ">one\ntwo</span>" in html
+    assert "[pdkernel]" not in drawn + html
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
+from pdkernel.model import AppBinding
 from pdkernel.session import Session, TestEvent
 from tests.builders import an_event
 from tests.npm_registry import npm_registry
@@ -301,3 +302,13 @@ def test_a_steps_package_is_installed_at_its_first_run(session: Session, monkeyp
 
     assert execution.step("code").return_value == "1.0.0"
     assert any("installing tiny ..." in text for text in seen)
+
+
+def test_own_accounts_are_known_without_running(session: Session) -> None:
+    """Each once, with the steps that use it; they are not among what the external user must have."""
+    cell = '%%pdstep {} --app {}=apn_own1\ndef handler(pd):\n    return pd.inputs["{}"]\n'
+    session.cell_ran(cell.format("one", "slack", "slack"), cell_id="one")
+    session.cell_ran(cell.format("two", "chat:slack", "chat"), cell_id="two")
+
+    assert session.apps_needed() == {}
+    assert session.own_accounts_needed() == {AppBinding("slack", "slack", "apn_own1"): ["one", "two"]}

@@ -31,6 +31,13 @@ def test_nobody_at_first(picker: UserPicker, session: Session) -> None:
     assert picker.line == "%pduser --clear --environment development"
 
 
+def test_an_own_account_that_is_missing_is_said(session: Session, make_picker: Callable[[], UserPicker]) -> None:
+    """With the command that adds it; it is nobody's to connect here."""
+    session.cell_ran("%%pdstep a --app slack=apn_own1\ndef handler(pd):\n    return 1\n", cell_id="a")
+
+    assert "pdkernel accounts add --own --app slack --id apn_own1" in screen(make_picker())
+
+
 def test_users_of_the_environment_are_offered(
     session: Session, ada: str, make_picker: Callable[[], UserPicker]
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from pdkernel.execution import Delivery, ErrorRecord, Execution, Log, OutsideCall, Response
+from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideCall, Response
 from pdkernel.model import JSON
 from pdkernel.render import words
 from pdkernel.render.markup import (
@@ -55,7 +55,7 @@ def html(
     if execution.sends:
         parts.append(_sends(execution.sends))
     if view.shows_response(execution, notes):
-        parts.append(_response(execution.response))
+        parts.append(_response(execution.response, refused=view.is_refused(execution)))
     return tag("div", Html("\n"), lines(parts), Html("\n"), style=VIEW, class_="pd-view pd-timeline")
 
 
@@ -152,24 +152,27 @@ def _call(call: OutsideCall) -> Html:
     return tag("span", *_spaced([part for part in parts if part]), style=_GROWS)
 
 
-def _logs(logs: Sequence[Log]) -> Html:
-    streams = ("stdout", "stderr")
-    counts = {stream: sum(len(_log_lines(log)) for log in logs if log.stream == stream) for stream in streams}
+def _logs(logs: Sequence[view.Printed]) -> Html:
+    kinds = {"stdout": "line of stdout", "stderr": "line of stderr", "note": "note"}
+    counts = {label: sum(len(log.lines) for log in logs if log.label == label) for label in kinds}
     blocks = lines([_log(log) for log in logs])
     if sum(counts.values()) <= _FEW_LINES:
         return blocks
-    said = ", ".join(f"{words.counted(count, 'line')} of {stream}" for stream, count in counts.items() if count)
+    said = ", ".join(_counted(counts[label], noun) for label, noun in kinds.items() if counts[label])
     return folded(join([_label("logs", width=_LABEL_PX - _MARKER_PX), _SPACE, said]), blocks)
 
 
-def _log(log: Log) -> Html:
-    shown = "\n".join(words.middle_left_out(_log_lines(log), head=50, tail=150))
-    look = f"{_GROWS};{MARGIN_WARN}" if log.stream == "stderr" else _GROWS
-    return _labelled(log.stream, code_block(words.shortened(shown, max_lines=1000, max_characters=20_000), style=look))
+def _counted(number: int, noun: str) -> str:
+    first, _, rest = noun.partition(" ")
+    return f"{words.counted(number, first)} {rest}".rstrip()
 
 
-def _log_lines(log: Log) -> list[str]:
-    return log.text.removesuffix("\n").split("\n")
+def _log(log: view.Printed) -> Html:
+    shown = "\n".join(words.middle_left_out(log.lines, head=50, tail=150))
+    if log.label == "note":
+        return _labelled(log.label, tag("span", shown, style=f"{_GROWS};white-space:pre-wrap"))
+    look = f"{_GROWS};{MARGIN_WARN}" if log.label == "stderr" else _GROWS
+    return _labelled(log.label, code_block(words.shortened(shown, max_lines=1000, max_characters=20_000), style=look))
 
 
 def _error(error: ErrorRecord) -> Html:
@@ -195,8 +198,8 @@ def _sends(sends: Sequence[Delivery]) -> Html:
     return tag("div", tag("strong", "After the run: "), lines(shown), style="margin-top:6px")
 
 
-def _response(response: Response | None) -> Html:
-    head = join([tag("strong", "Response to the caller: "), words.response(response)])
+def _response(response: Response | None, *, refused: bool) -> Html:
+    head = join([tag("strong", "Response to the caller: "), words.response(response, refused=refused)])
     if response is None:
         return tag("div", head, style="margin-top:6px")
     headers = "\n".join(f"{name}: {value}" for name, value in response.headers.items())

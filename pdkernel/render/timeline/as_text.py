@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from pdkernel.execution import Delivery, ErrorRecord, Execution, Log, OutsideCall, Response
+from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideCall, Response
 from pdkernel.model import JSON
 from pdkernel.render import words
 from pdkernel.render.markup import printable
@@ -52,7 +52,7 @@ def _lines(execution: Execution, notes: view.Notes) -> Iterator[str]:
         yield from _sends(execution.sends)
     if view.shows_response(execution, notes):
         yield ""
-        yield from _response(execution.response)
+        yield from _response(execution.response, refused=view.is_refused(execution))
 
 
 def _steps(execution: Execution, notes: view.Notes) -> Iterator[str]:
@@ -86,7 +86,7 @@ def _details(row: view.StepRow) -> Iterator[str]:
     for call in row.result.requests:
         yield from _labelled("call", _call(call))
     for log in row.logs:
-        yield from _labelled(log.stream, _log(log))
+        yield from _labelled(log.label, _log(log))
     if row.result.error:
         yield from _error(row.result.error, indent=_INDENT)
 
@@ -113,8 +113,12 @@ def _call(call: OutsideCall) -> list[str]:
     return [*content, *textwrap.wrap(printable(said), words.WIDTH - len(_INDENT) - _LABEL)]
 
 
-def _log(log: Log) -> list[str]:
-    return [f"| {line}" for line in words.middle_left_out(log.text.removesuffix("\n").split("\n"))]
+def _log(log: view.Printed) -> list[str]:
+    shown = words.middle_left_out(log.lines)
+    if log.label != "note":
+        return [f"| {line}" for line in shown]
+    width = words.WIDTH - len(_INDENT) - _LABEL
+    return [piece for line in shown for piece in textwrap.wrap(printable(line), width, break_long_words=False)]
 
 
 def _error(error: ErrorRecord, *, indent: str) -> Iterator[str]:
@@ -139,8 +143,8 @@ def _sends(sends: Sequence[Delivery]) -> Iterator[str]:
             yield f"      {line}".rstrip()
 
 
-def _response(response: Response | None) -> Iterator[str]:
-    yield f"  response: {words.response(response)}"
+def _response(response: Response | None, *, refused: bool) -> Iterator[str]:
+    yield f"  response: {words.response(response, refused=refused)}"
     if response is not None:
         for name, value in response.headers.items():
             yield f"    {words.clipped(f'{name}: {value}', 96)}"

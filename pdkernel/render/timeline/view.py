@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
-from pdkernel.execution import SUMMARY, Execution, Log, StepResult
+from pdkernel.errors import CONNECT_PREFIX
+from pdkernel.execution import NOTE, SUMMARY, Execution, Log, StepResult
 from pdkernel.model import JSON, Language
 from pdkernel.render import words
 
@@ -49,6 +50,14 @@ class Notes:
 
 
 @dataclass(frozen=True, slots=True)
+class Printed:
+    """Lines of a step's logs that belong together: what it printed on a stream, or notes of ours."""
+
+    label: Literal["stdout", "stderr", "note"]
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StepRow:
     """One step of a timeline: its result, and what the row says about it. *start* and *share* are parts of the bar."""
 
@@ -61,7 +70,7 @@ class StepRow:
     share: float
     summary: str
     exports: tuple[tuple[str, JSON], ...]
-    logs: tuple[Log, ...]
+    logs: tuple[Printed, ...]
 
 
 def rows(execution: Execution, notes: Notes) -> list[StepRow]:
@@ -132,8 +141,24 @@ def warnings(execution: Execution, notes: Notes) -> list[str]:
 
 
 def shows_response(execution: Execution, notes: Notes) -> bool:
-    """Whether there is a response to speak of: made already, or the default one of a finished run."""
-    return notes.responds and (execution.response is not None or execution.status not in _UNFINISHED)
+    """
+    Whether there is a response to speak of: made already, or the default one of a finished run.
+
+    A run that was refused, but not for its external user, has none: no endpoint would have taken its request.
+    """
+    if execution.response is not None:
+        return notes.responds
+    is_ours = is_refused(execution) and not _is_end_users(execution)
+    return notes.responds and execution.status not in _UNFINISHED and not is_ours
+
+
+def is_refused(execution: Execution) -> bool:
+    """Whether the run ended before any step began."""
+    return execution.status == "error" and all(step.started_at is None for step in execution.steps)
+
+
+def _is_end_users(execution: Execution) -> bool:
+    return execution.error is not None and execution.error.message.startswith(CONNECT_PREFIX)
 
 
 def _state(step: StepResult, execution: Execution, notes: Notes) -> words.StepState:
@@ -156,12 +181,18 @@ def _marks(step: StepResult, notes: Notes) -> tuple[str, ...]:
     return tuple(marks)
 
 
-def _merged(logs: Sequence[Log]) -> tuple[Log, ...]:
-    """Pieces of one stream that follow one another as one piece."""
-    return tuple(
-        Log(stream, _overwritten("".join(log.text for log in pieces)))
-        for stream, pieces in groupby(logs, key=lambda log: log.stream)
-    )
+def _merged(logs: Sequence[Log]) -> tuple[Printed, ...]:
+    """Pieces of one kind that follow one another as one piece."""
+    return tuple(_printed(label, "".join(log.text for log in pieces)) for label, pieces in groupby(logs, key=_label_of))
+
+
+def _label_of(log: Log) -> Literal["stdout", "stderr", "note"]:
+    return "note" if log.is_note else log.stream
+
+
+def _printed(label: Literal["stdout", "stderr", "note"], text: str) -> Printed:
+    lines = _overwritten(text).removesuffix("\n").split("\n")
+    return Printed(label, tuple(line.removeprefix(NOTE) for line in lines) if label == "note" else tuple(lines))
 
 
 def _overwritten(text: str) -> str:

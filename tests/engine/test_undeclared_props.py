@@ -1,0 +1,58 @@
+"""Props that a step is given and its code does not declare are said, once."""
+
+from __future__ import annotations
+
+import pytest
+
+from pdkernel.model import Step
+from tests.builders import bash_step, node_step, python_step
+from tests.engine.conftest import Run
+
+DECLARED = "{ channel: { type: 'string', optional: true }, slack: { type: 'app', app: 'slack' } }"
+ADDING = "{ a: { type: 'string', optional: true, reloadProps: true } }, async additionalProps() { return {}; }"
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (node_step(props=DECLARED, options="--prop chanel=x"), "declares no prop 'chanel'"),
+        (node_step(props=DECLARED, options="--prop chanel=x"), "Did you mean channel?"),
+        (node_step(props=DECLARED, options="--prop q=x"), "Known: channel, slack."),
+        (node_step(options="--prop q=x"), "declares no props, and is given q all the same."),
+        (bash_step(options="--prop q=x"), "A Bash step has no props: it is not given q."),
+    ],
+    ids=["name", "nearest", "known", "none", "bash"],
+)
+async def test_a_prop_that_the_code_does_not_declare_is_said(run: Run, connect: object, step: Step, said: str) -> None:
+    """With the nearest that it does declare; the step runs and has it, as before."""
+    assert callable(connect)
+    connect()
+
+    execution = await run(step, external_user_id="ada")
+
+    assert execution.step("code").status == "success"
+    assert said in execution.step("code").output
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        node_step(props="{ channel: { type: 'string' } }", options="--prop channel=x"),
+        node_step(props=ADDING, options="--prop other=x"),
+        python_step(options="--prop q=x"),
+    ],
+    ids=["declared", "additional", "python"],
+)
+async def test_of_other_props_nothing_is_said(run: Run, step: Step) -> None:
+    """What is declared, what may be added by the values of others, what Python reads from `pd.inputs`."""
+    assert (await run(step)).step("code").output == ""
+
+
+async def test_a_step_that_runs_again_says_it_once(run: Run) -> None:
+    """At its first attempt only."""
+    step = node_step(body="if ($.context.run.runs < 3) $.flow.rerun(0);", options="--prop q=x")
+
+    execution = await run(step, pauses="skip")
+
+    assert execution.step("code").attempt == 3
+    assert execution.step("code").output.count("declares no props") == 1
