@@ -165,6 +165,7 @@ class Sources:
             request.folder,
             scratch,
             guarded=request.policy.mode != "live",
+            kept=(component.file.path,) if component.file else (),
         )
         guests = await self._hosts.open(setup)
         try:
