@@ -54,6 +54,9 @@ class GoPrograms:
         folder: Of the cache: programs, Go's own build cache, downloaded modules. Whatever is in it can be made again.
         lock: The `go.mod` that keeps the versions of the modules that steps import; its `go.sum` stands beside it.
         environ: What `go` is found and run with; `os.environ` by default.
+
+    Attributes:
+        folder: Of the cache.
     """
 
     def __init__(self, folder: Path, *, lock: Path, environ: Mapping[str, str] | None = None) -> None:

@@ -157,12 +157,11 @@ class Hosts:
 
     def _needed(self, setup: RunSetup) -> frozenset[str] | None:
         """The names in `/tmp` that the run's processes must see, or None if they get the machine's own."""
-        # Landlock keeps what is started under it from looking our descriptors up
-        if not self._tmp_works or (setup.guarded and self.guard == "landlock"):
-            return None
         # what steps may write to is not shown in a /tmp that they may empty
         written = [path for path in (setup.folder, setup.scratch, setup.files) if path is not None]
-        if names_in_tmp(written) != frozenset():
+        if not self._tmp_works or names_in_tmp(written) != frozenset():
+            return None
+        if setup.guarded and self.guard == "landlock":  # which keeps what is started under it from our descriptors
             return None
         trees = (tree.folder for tree in setup.node_packages.values())
         read = (setup.python, self._python, self._node, self.go and self.go.folder, *setup.kept, *trees, *self._kept)

@@ -8,6 +8,7 @@ Knows nothing of steps.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import select
@@ -122,6 +123,19 @@ class PrivateTmp:
 def is_possible() -> bool:
     """Whether this system could have one, before it is tried."""
     return sys.platform == "linux" and os.path.realpath(TMP) == str(TMP)
+
+
+def what_steps_have(project: Path) -> str:
+    """In a sentence for people, what `/tmp` is for the steps of a project in *project*; found out by trying."""
+    if names_in_tmp([project]) != frozenset():
+        return "this machine's, because the project is below it"
+    if is_possible():
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OSError):
+            made = PrivateTmp.make(Path(folder) / "tried", frozenset())
+            if made is not None:
+                made.close()
+                return "each run's own"
+    return "this machine's, because this system permits no mount namespace"
 
 
 def scratch_folder(prefix: str) -> Path:

@@ -216,7 +216,7 @@ def test_what_is_kept_can_be_read_and_not_emptied(place: Path, tmp_path: Path) -
     """A folder of the machine's `/tmp` that an interpreter needs is there, and `rm -rf /tmp/*` takes nothing of it."""
     if not tmp_path.is_relative_to("/tmp"):
         pytest.skip("pytest's folders are elsewhere")
-    (tmp_path / "precious").write_text("word")
+    (tmp_path / "precious").write_text("word\n")
     made = PrivateTmp.make(place / "kept", frozenset({tmp_path.parts[2]}))
     assert made is not None
     script = (
