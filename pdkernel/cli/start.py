@@ -124,7 +124,7 @@ def _machine(project: Path) -> dict[str, Any]:
         or shutil.which("google-chrome")
         or "not found (only our own tests need it)",
         "outside_calls": GUARDS[available_guard()],
-        "tmp": f"/tmp of a step is {what_steps_have(project)}",
+        "tmp": what_steps_have(project),
     }
 
 

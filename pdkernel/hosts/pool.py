@@ -163,8 +163,9 @@ class Hosts:
             return None
         if setup.guarded and self.guard == "landlock":  # which keeps what is started under it from our descriptors
             return None
-        trees = (tree.folder for tree in setup.node_packages.values())
-        read = (setup.python, self._python, self._node, self.go and self.go.folder, *setup.kept, *trees, *self._kept)
+        trees = [tree.folder for tree in setup.node_packages.values()]
+        compiled = self.go.folder if self.go else None
+        read = [setup.python, self._python, self._node, compiled, *setup.kept, *trees, *self._kept]
         return names_in_tmp([*_everyones(), *(path for path in read if path is not None)])
 
     def _make_tmp(self, needed: frozenset[str]) -> PrivateTmp | None:
