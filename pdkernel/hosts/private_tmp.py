@@ -128,14 +128,14 @@ def is_possible() -> bool:
 def what_steps_have(project: Path) -> str:
     """In a sentence for people, what `/tmp` is for the steps of a project in *project*; found out by trying."""
     if names_in_tmp([project]) != frozenset():
-        return "/tmp of a step is this machine's, because the project is below it"
+        return "a step's /tmp is this machine's, because the project is below it"
     if is_possible():
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OSError):
             made = PrivateTmp.make(Path(folder) / "tried", frozenset())
             if made is not None:
                 made.close()
-                return "/tmp of a step is its run's own"
-    return "/tmp of a step is this machine's, because this system permits no mount namespace"
+                return "a step's /tmp is its run's own"
+    return "a step's /tmp is this machine's, because this system permits no mount namespace"
 
 
 def scratch_folder(prefix: str) -> Path:
