@@ -15,7 +15,7 @@ from pdkernel.actions import Catalog, Uses
 from pdkernel.actions.choices import ACCEPT_COMMAND
 from pdkernel.actions.npm import KNOWN_APPS
 from pdkernel.engine.end_users import connect_command, own_account_command
-from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, InterpreterMissingError
+from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, InterpreterMissingError, LicenceError
 from pdkernel.hosts import find_go, find_node
 from pdkernel.identity import Directory, Environment
 from pdkernel.inspection import variables_read
@@ -112,7 +112,10 @@ def _missing_actions(workflow: Workflow, catalog: Catalog) -> list[Missing]:
                     found.append(Missing("action", step.name, f"Step {step.name}: {missing.message}"))
                     continue
             command = ACCEPT_COMMAND if where.source == "builtin" and uses.app in KNOWN_APPS else ""
-            found.append(Missing("action", step.name, f"Step {step.name}: {fault}", command))
+            told = str(fault).replace(f": {ACCEPT_COMMAND}", "") if command else str(fault)  # it is said once
+            found.append(Missing("action", step.name, f"Step {step.name}: {told}", command))
+        except LicenceError as fault:
+            found.append(Missing("action", step.name, f"Step {step.name}: {fault.message}", ACCEPT_COMMAND))
     return found
 
 

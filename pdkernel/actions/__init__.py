@@ -3,8 +3,9 @@ Pre-built actions: which there are, where they come from, and those that come wi
 
     catalog     all of a project's, by key and version
     choices     where they run, as the project has chosen
+    lock        where each came from, for people to commit
     own         the built-in ones (`builtin/`)
-    npm         packages @pipedream/APP, through `registry`
+    npm         packages @pipedream/APP, through `registry` and `version_search`
     folder      a checkout of components
     connect     those that Pipedream runs
     described   what components were found to declare

@@ -18,17 +18,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pdkernel.actions.choices import ACCEPT_COMMAND, Choices, Settings, Where
+from pdkernel.actions.choices import ACCEPT_COMMAND, Choices, Settings, Where, licence_error
 from pdkernel.actions.component import Component
 from pdkernel.actions.connect import ConnectSettings, ConnectSource
 from pdkernel.actions.described import Described
 from pdkernel.actions.fitting import bound_apps, guessed_apps
 from pdkernel.actions.folder import FolderSource
 from pdkernel.actions.keys import Uses, app_of, version_order
+from pdkernel.actions.lock import LOCK_NAME, ActionsLock
 from pdkernel.actions.npm import KNOWN_APPS, SCOPE, NpmSource, Packages, Progress
 from pdkernel.actions.own import own_actions, stands_for
 from pdkernel.actions.registry import Registry
-from pdkernel.errors import ActionNotFoundError, ActionVersionError
+from pdkernel.errors import ActionNotFoundError, ActionVersionError, LicenceError
 from pdkernel.inspection import apps_of
 from pdkernel.model import AppBinding, Step
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from pdkernel.project import Project
 
 _NEAR = 3
-_FOUND = 50
 
 
 def _silent(_: str) -> None:
@@ -50,20 +50,29 @@ class Catalog:
     Args:
         settings: The project's settings.
         folder: Where components are kept, `.pdkernel/packages/components`.
+        lock: What is written down of them for people to commit.
         packages: The registry that npm components come from.
         environ: Where a Connect project's credentials are.
 
     Attributes:
         choices: What the project has chosen.
+        lock: Which version runs for another.
         described: What components were found to declare.
     """
 
     def __init__(
-        self, settings: Settings, folder: Path, *, packages: Packages, environ: Mapping[str, str] | None = None
+        self,
+        settings: Settings,
+        folder: Path,
+        *,
+        lock: ActionsLock,
+        packages: Packages,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.choices = Choices(settings)
+        self.lock = lock
         self.described = Described(folder / "described")
-        self.npm = NpmSource(folder, packages)
+        self.npm = NpmSource(folder, packages, lock)
         self._environ = dict(environ or {})
         self._folders: dict[Path, FolderSource] = {}
         self._connect: ConnectSource | None = None
@@ -72,14 +81,17 @@ class Catalog:
     def of(cls, project: Project, *, environ: Mapping[str, str]) -> Catalog:
         """The catalogue of *project*."""
         folder = project.folder / "packages" / "components"
-        return cls(project.settings, folder, packages=Registry(environ), environ=environ)
+        lock = ActionsLock(project.folder.parent / LOCK_NAME)
+        packages = Registry(environ, folder=folder / "installed", lock=lock.path)
+        return cls(project.settings, folder, lock=lock, packages=packages, environ=environ)
 
     def at(self, text: str | None, *, base: Path) -> Catalog:
         """
         This catalogue for a workflow that says itself where its actions run; None is the project's choice.
 
+        With `npm` and no accepted licence what npm has is refused, each action when it is asked for.
+
         Raises:
-            LicenceError: It says `npm`, and the project has not accepted the licence.
             RequestError: It says neither a word nor a folder with components.
         """
         if text is None:
@@ -109,12 +121,14 @@ class Catalog:
 
         Raises:
             ActionNotFoundError: No source here has it; the message names the nearest, and what would run it.
+            LicenceError: npm may have it, and nobody has accepted the licence.
             ActionVersionError: There is another version; the message names it and how to choose it.
         """
         asked = Uses(key, version)
-        instead = self.choices.instead.get(str(asked))
+        instead = self.lock.instead.get(str(asked))
         found = self._find(Uses(key, instead) if instead else asked)
         if found is None:
+            self._check_licence(asked)
             raise self._not_found(asked)
         return replace(found, asked=version) if instead and instead != version else found
 
@@ -129,36 +143,44 @@ class Catalog:
 
         Raises:
             ActionNotFoundError: No source has it, or it is not here and may not be installed.
+            LicenceError: npm may have it, and nobody has accepted the licence.
             ActionSourceError: The source cannot be reached.
         """
-        instead = self.choices.instead.get(str(uses))
+        instead = self.lock.instead.get(str(uses))
         wanted = Uses(uses.key, instead) if instead else uses
         found = self._find(wanted)
         where = self.choices.where
+        if found is None and where.source == "connect" and not uses.private:
+            found, _ = await self.connect.retrieve(wanted.key, wanted.version)
         if found is None or (found.file is None and where.source == "npm"):
-            if where.source == "connect" and not uses.private:
-                found, description = await self.connect.retrieve(wanted.key, wanted.version)
-                del description
-            elif where.source != "npm" or uses.private or wanted.key in own_actions():
+            if where.source != "npm" or uses.private or wanted.key in own_actions():
                 raise self._not_found(uses)
-            elif not install:
+            self._check_licence(uses)
+            if not install:
                 raise ActionNotFoundError(
                     f"The action {wanted} is not installed in this project, and --no-install forbids that.",
                     fix=f"Install it: pdkernel actions add {wanted}",
                 )
-            else:
-                found = await self._from_npm(wanted, progress)
+            found = await self._from_npm(wanted, progress)
+        elif found.file is not None and found.file.origin == "npm":
+            self.npm.pin(found)  # another action of its package was installed before
         return replace(found, asked=uses.version) if instead and instead != uses.version else found
 
     async def search(self, words: str, *, app: str | None = None, progress: Progress = _silent) -> list[Component]:
         """
         Actions whose key, name or description holds every word of *words*, best first.
 
-        With npm chosen and an *app* of which nothing is known yet, npm is asked. Raises `ActionSourceError`.
+        With npm chosen and an *app* of which nothing is known yet, npm is asked.
+
+        Raises:
+            ActionSourceError: npm or Pipedream cannot be reached.
+            LicenceError: It is about an *app* on npm, and nobody has accepted the licence.
         """
         where = self.choices.where
         if where.source == "connect":
             return [*self._matching(own_actions().values(), words, app), *await self.connect.search(words, app)]
+        if self.choices.lacks_licence and app and not self._matching(self.known(app), "", app):
+            raise licence_error(f"Actions of {app} are to come from npm.")
         if where.source == "npm" and app and not self.npm.of_app(app):
             await self.npm.look(app, progress)
         return self._matching(self.known(app), words, app)
@@ -179,7 +201,7 @@ class Catalog:
         uses = Uses.parse(step.uses)
         try:
             component: Component | None = self.resolve(uses.key, uses.version)
-        except ActionNotFoundError:
+        except (ActionNotFoundError, LicenceError):
             component = None
         description = self.described.get(component.file) if component is not None and component.file else None
         return bound_apps(step, description) if description is not None else guessed_apps(step, component)
@@ -193,14 +215,18 @@ class Catalog:
         where = self.choices.where
         if where.source == "folder":
             return self.folder(where)
-        return self.npm if where.source == "npm" else None
+        return self.npm if where.source == "npm" and self.choices.licence_accepted else None
+
+    def _check_licence(self, uses: Uses) -> None:
+        if self.choices.lacks_licence and not uses.private and uses.key not in own_actions():
+            raise licence_error(f"The action {uses} is to run from npm.")
 
     async def _from_npm(self, uses: Uses, progress: Progress) -> Component:
         try:
             return await self.npm.obtain(uses, progress)
-        except ActionVersionError:
-            raise
         except ActionNotFoundError as fault:
+            if fault.fix:
+                raise
             raise self._not_found(uses, fault.message) from None
 
     def _find(self, uses: Uses) -> Component | None:
@@ -211,7 +237,7 @@ class Catalog:
                 return replace(own, asked=asked)
             return None
         where = self.choices.where
-        if where.source == "npm":
+        if where.source == "npm" and self.choices.licence_accepted:
             return self.npm.find(uses.key, uses.version)
         if where.source == "folder":
             there = self.folder(where).of_app(uses.app).get(uses.key)
@@ -264,7 +290,7 @@ class Catalog:
             known = found.get(component.key)
             if known is None or version_order(known[1].version) < version_order(component.version):
                 found[component.key] = ((rank, component.key), component)
-        return [component for _, component in sorted(found.values(), key=lambda item: item[0])][:_FOUND]
+        return [component for _, component in sorted(found.values(), key=lambda item: item[0])]
 
 
 def _what_would_run(key: str, where: Where) -> str:

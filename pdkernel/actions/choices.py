@@ -1,12 +1,11 @@
 """
-What a project has chosen about actions: where they run, whose licence was accepted, which version runs for another.
+What a project has chosen about actions: where they run, and whose licence was accepted.
 
 Knows the setting's words. Kept in the project's settings; nothing here looks at components.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, cast
@@ -18,7 +17,6 @@ SourceName = Literal["builtin", "npm", "folder", "connect"]
 
 SETTING = "actions"
 LICENCE_SETTING = "actions_licence"
-INSTEAD_SETTING = "actions_instead"
 LICENCE = "Pipedream Source Available License 1.0"
 ACCEPT_COMMAND = "pdkernel project set actions npm --accept-licence"
 LICENCE_TEXT = (
@@ -78,6 +76,11 @@ class Choices:
         """Whether someone has accepted the licence of the components on npm."""
         return self._settings.get(LICENCE_SETTING) == LICENCE
 
+    @property
+    def lacks_licence(self) -> bool:
+        """Whether actions run from npm here, and nobody has accepted the licence of what is there."""
+        return self.where.source == "npm" and not self.licence_accepted
+
     def accept_licence(self) -> None:
         """Record that the licence of the components on npm is accepted."""
         self._settings.set(LICENCE_SETTING, LICENCE)
@@ -95,13 +98,13 @@ class Choices:
             RequestError: Neither a word nor a folder with components.
         """
         where = self.read(text, base=base)
+        if where.source == "npm" and not self.licence_accepted:
+            raise licence_error()
         self._settings.set(SETTING, str(where))
         return where
 
     def read(self, text: str, *, base: Path) -> Where:
-        """What *text* means; arguments and errors are those of `choose`, which stores it."""
-        if text == "npm" and not self.licence_accepted:
-            raise LicenceError(LICENCE_TEXT, fix=f"To accept it: {ACCEPT_COMMAND}")
+        """What *text* means, whatever licence was accepted. Raises `RequestError` as `choose`, which stores it."""
         if text in ("builtin", "npm", "connect"):
             return Where(cast("SourceName", text))
         folder = (base / text).resolve()
@@ -117,15 +120,10 @@ class Choices:
         """The same choices, with actions running at *where*."""
         return Choices(self._settings, where)
 
-    @property
-    def instead(self) -> Mapping[str, str]:
-        """`KEY@VERSION` that steps ask for, to the version that runs for it."""
-        kept = self._settings.get(INSTEAD_SETTING)
-        return {str(uses): str(version) for uses, version in kept.items()} if isinstance(kept, dict) else {}
 
-    def use_instead(self, asked: str, version: str) -> None:
-        """From now on *version* runs where a step says *asked* (`KEY@VERSION`)."""
-        self._settings.set(INSTEAD_SETTING, {**self.instead, asked: version})
+def licence_error(what: str = "") -> LicenceError:
+    """What to tell who needs components on npm before their licence is accepted; *what* needs them, as a sentence."""
+    return LicenceError(f"{what} {LICENCE_TEXT}".lstrip(), fix=f"To accept it: {ACCEPT_COMMAND}")
 
 
 def components_folder(folder: Path) -> Path | None:

@@ -27,6 +27,8 @@ LIMITS = "Pipedream runs it: no $.flow, data stores or files of this run, and it
 _NO_VALUE = frozenset({"alert", "dir", "$.service.db", "$.interface.http", "$.interface.timer", "$.interface.apphook"})
 _EARLY_S = 60
 """A token is replaced this long before it ends."""
+_PAGES = 10
+"""Of a search: who finds more than that has to name an app or more words."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,17 @@ class ConnectSource:
         return self._component(data), _description(data)
 
     async def search(self, words: str, app: str | None) -> list[Component]:
-        """Actions that match. Raises `ActionSourceError`."""
-        params = {"q": words, "app": app, "limit": "50"}
-        answer = await self._call("GET", "actions", params={key: value for key, value in params.items() if value})
-        return [self._component(each) for each in self._data(answer)]
+        """Actions that match, from the first pages if there are very many. Raises `ActionSourceError`."""
+        params = {"q": words, "app": app, "limit": "100"}
+        found: list[Component] = []
+        for _ in range(_PAGES):
+            answer = await self._call("GET", "actions", params={key: value for key, value in params.items() if value})
+            told = self._data(answer, bare=True)
+            found += (self._component(each) for each in told["data"])
+            params["after"] = (told.get("page_info") or {}).get("end_cursor")
+            if not told["data"] or not params["after"]:
+                break
+        return found
 
     async def newest_account(self, app: str, external_user_id: str, environment: str) -> str | None:
         """The id of the external user's newest account of *app* in the Connect project, or None."""

@@ -16,7 +16,9 @@ from typing import Protocol
 
 from pdkernel.actions.component import Component, Header, component_of, file_of, modules_in, read_header
 from pdkernel.actions.keys import Uses, app_of, version_order
-from pdkernel.errors import ActionNotFoundError, ActionVersionError
+from pdkernel.actions.lock import ActionsLock
+from pdkernel.actions.version_search import VersionSearch
+from pdkernel.errors import ActionNotFoundError, ActionVersionError, ProjectError
 
 Progress = Callable[[str], None]
 
@@ -41,8 +43,12 @@ class Packages(Protocol):
         """The files of one version."""
         ...
 
-    async def install(self, package: str, version: str, into: Path) -> None:
-        """One version with what it depends on, under `node_modules`."""
+    def place(self, package: str, version: str) -> Path | None:
+        """The folder of one version that is installed."""
+        ...
+
+    async def install(self, package: str, version: str, progress: Progress) -> Path:
+        """One version with what it depends on; its folder."""
         ...
 
 
@@ -59,15 +65,19 @@ class NpmSource:
     The components on npm.
 
     Args:
-        folder: Where packages and what is known of them are kept, `.pdkernel/packages/components`.
+        folder: Where what is known of packages is kept, `.pdkernel/packages/components`.
         packages: The registry.
+        lock: From which package version each component comes.
+        looks: Package versions that one search downloads; they are remembered, so that the next one goes on from there.
     """
 
     name = "npm"
 
-    def __init__(self, folder: Path, packages: Packages) -> None:
+    def __init__(self, folder: Path, packages: Packages, lock: ActionsLock, *, looks: int = 60) -> None:
         self._folder = folder
         self._packages = packages
+        self._lock = lock
+        self._looks = looks
         self._index: dict[str, dict[str, tuple[_Held, ...]]] = {}
 
     def __str__(self) -> str:
@@ -83,16 +93,18 @@ class NpmSource:
         if not known:
             return {}
         newest = max(known, key=version_order)
-        return {held.header.key: self._component(app, newest, held) for held in known[newest]}
+        place = self._packages.place(f"{SCOPE}/{app}", newest)
+        return {held.header.key: _component(app, newest, held, place) for held in known[newest]}
 
     def find(self, key: str, version: str | None) -> Component | None:
-        """The component in a package version that was looked at; one that is installed before others."""
+        """The component in the package version that the lock file names; in any that was looked at if it names none."""
         app = app_of(key)
+        pinned = self._lock.package_of(f"{key}@{version}")
         found = [
-            self._component(app, package, held)
+            _component(app, package, held, self._packages.place(f"{SCOPE}/{app}", package))
             for package, all_held in sorted(self._known(app).items(), key=lambda item: version_order(item[0]))
             for held in all_held
-            if held.header.key == key and version in (None, held.header.version)
+            if held.header.key == key and version in (None, held.header.version) and pinned in (None, package)
         ]
         installed = [component for component in found if component.file is not None]
         best = installed if version is not None and installed else found
@@ -118,22 +130,46 @@ class NpmSource:
             ActionNotFoundError: npm has no such package, or no version of it has such a component.
             ActionVersionError: No package version has that version of it; the message names those that there are.
             ActionSourceError: npm cannot be run, or the registry not be reached.
+            ProjectError: The lock file cannot be read, or says what is not so.
         """
+        app = app_of(uses.key)
         component = self.find(uses.key, uses.version)
         if component is None:
-            component = await self._search_versions(uses, progress)
-        if component.file is not None:
-            return component
-        app, package = app_of(uses.key), component.source.rpartition(" ")[2]
-        progress(f"Installing {SCOPE}/{app} {package} from npm")
-        await self._packages.install(f"{SCOPE}/{app}", package, self._place(app, package))
-        installed = self.find(uses.key, component.version)
-        if installed is None or installed.file is None:
-            raise ActionNotFoundError(f"{SCOPE}/{app} {package} was installed and does not hold {component.uses}.")
-        return installed
+            pinned = self._lock.package_of(str(uses))
+            component = await (
+                self._pinned(uses, pinned, progress) if pinned else self._search_versions(uses, progress)
+            )
+        package = package_of(component)
+        if component.file is None:
+            await self._packages.install(f"{SCOPE}/{app}", package, progress)
+            installed = self.find(uses.key, component.version)
+            if installed is None or installed.file is None:
+                raise ActionNotFoundError(f"{SCOPE}/{app} {package} was installed and does not hold {component.uses}.")
+            component = installed
+        self.pin(component)
+        return component
+
+    def pin(self, component: Component) -> None:
+        """Write into the lock file where *component* comes from. Raises `ActionSourceError`."""
+        self._lock.pin(component.uses, package_of(component))
+
+    async def _pinned(self, uses: Uses, package: str, progress: Progress) -> Component:
+        """The component in the package version that the lock file names, which nobody here has looked at yet."""
+        app = app_of(uses.key)
+        place = await self._packages.install(f"{SCOPE}/{app}", package, progress)
+        known = self._known(app)
+        known[package] = tuple(_held_in(place))
+        self._write(app, known)
+        found = self.find(uses.key, uses.version)
+        if found is None:
+            raise ProjectError(
+                f"{self._lock.path.name} says that {SCOPE}/{app} {package} has {uses}, and it has not.",
+                fix=f"Take that line out of {self._lock.path.name}: then it is looked for again.",
+            )
+        return found
 
     async def _search_versions(self, uses: Uses, progress: Progress) -> Component:
-        """Look at package versions until one holds what is asked for: the newest, then by halves."""
+        """Look at package versions until one holds what is asked for."""
         app = app_of(uses.key)
         progress(f"Looking for {uses} on npm")
         try:
@@ -142,35 +178,29 @@ class NpmSource:
             versions = []
         if not versions:
             raise ActionNotFoundError(f"npm has no package {SCOPE}/{app}, which would hold {uses.key}.")
-        seen: list[str] = []
-        low, high = 0, len(versions) - 1
-        at: int | None = high
-        while at is not None:
-            there = await self._version_in(app, versions[at], uses.key)
-            if there is not None:
-                seen.append(there)
+        search, looks = VersionSearch(uses.version, versions), 0
+        while (package := search.next) is not None:
+            if looks == self._looks and package not in self._known(app):
+                raise ActionNotFoundError(
+                    f"{uses} is in none of {looks} versions of {SCOPE}/{app} that were looked at, of {len(versions)}.",
+                    fix=f"To look at more of them: pdkernel actions add {uses}",
+                )
+            if package not in self._known(app):
+                looks += 1
+                if looks > 1:
+                    progress(f"Looking for {uses} on npm: {SCOPE}/{app} {package} ({search.left} left at most)")
+            there = await self._version_in(app, package, uses.key)
             if there is not None and uses.version in (None, there):
                 found = self.find(uses.key, there)
                 assert found is not None
                 return found
-            # a component's version grows with its package's; one that is missing in the newest was removed, else it
-            # was added later
-            too_new = (
-                there is not None and uses.version is not None and version_order(there) > version_order(uses.version)
-            )
-            if too_new or (there is None and at == len(versions) - 1):
-                high = at - 1
-            else:
-                low = at + 1
-            at = (low + high) // 2 if low <= high else None
-        if not seen:
+            search.saw(there)
+        if not search.seen:
             raise ActionNotFoundError(f"{SCOPE}/{app} on npm has no component {uses.key}.")
-        versions_seen = sorted(set(seen), key=version_order)
+        seen = sorted(set(search.seen.values()), key=version_order)
         raise ActionVersionError(
-            f"npm has no package with {uses}: packages hold {uses.key} in {', '.join(versions_seen)}"
-            + (" and perhaps others between." if len(versions) > len(seen) else "."),
-            fix=f"Run another version from now on: pdkernel actions add {uses.key}@{versions_seen[-1]} "
-            f"--instead-of {uses}",
+            f"npm has no package with {uses}: packages hold {uses.key} in {', '.join(seen)}.",
+            fix=f"Run another version from now on: pdkernel actions add {uses.key}@{seen[-1]} --instead-of {uses}",
         )
 
     async def _version_in(self, app: str, package: str, key: str) -> str | None:
@@ -185,14 +215,6 @@ class NpmSource:
                 known[package] = tuple(_held_in(Path(folder) / "package"))
             self._write(app, known)
         return known[package]
-
-    def _component(self, app: str, package: str, held: _Held) -> Component:
-        path = self._place(app, package) / "node_modules" / SCOPE / app / held.path
-        file = file_of(held.header, path, "npm") if path.is_file() else None
-        return component_of(held.header, source=f"npm {SCOPE}/{app} {package}", file=file)
-
-    def _place(self, app: str, package: str) -> Path:
-        return self._folder / f"{app}@{package}"
 
     def _known(self, app: str) -> dict[str, tuple[_Held, ...]]:
         if app not in self._index:
@@ -215,6 +237,16 @@ class NpmSource:
 
     def _file(self, app: str) -> Path:
         return self._folder / "index" / f"{app}.json"
+
+
+def package_of(component: Component) -> str:
+    """The version of the package that a component of npm comes from."""
+    return component.source.rpartition(" ")[2]
+
+
+def _component(app: str, package: str, held: _Held, place: Path | None) -> Component:
+    file = file_of(held.header, place / held.path, "npm") if place is not None else None
+    return component_of(held.header, source=f"npm {SCOPE}/{app} {package}", file=file)
 
 
 def _held_in(folder: Path) -> Iterator[_Held]:

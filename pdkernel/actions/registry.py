@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pdkernel.errors import ActionNotFoundError, ActionSourceError
+from pdkernel.actions.lock import ABOUT
+from pdkernel.errors import ActionNotFoundError, ActionSourceError, PackageInstallError
 from pdkernel.hosts import find_node
+from pdkernel.packages import NpmPackages, NpmSpec
 from pdkernel.packages.npm_command import NpmFailedError, explained, run_npm
 
 _NOT_THERE = frozenset({"E404", "ETARGET", "ENOVERSIONS"})
@@ -27,10 +28,15 @@ class Registry:
 
     Args:
         environ: npm's environment: its configuration, a proxy, `PATH`.
+        folder: Where packages are installed.
+        lock: The lock file with their versions and hashes.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], *, folder: Path, lock: Path) -> None:
         self._environ = dict(environ)
+        self._installed = NpmPackages(
+            folder, lock=lock, node=lambda: find_node(self._environ), environ=self._environ, about=ABOUT
+        )
 
     async def versions(self, package: str) -> list[str]:
         """
@@ -58,44 +64,36 @@ class Registry:
             archive = next(Path(folder).glob("*.tgz"))
             await asyncio.to_thread(_extract, archive, into)
 
-    async def install(self, package: str, version: str, into: Path) -> None:
+    def place(self, package: str, version: str) -> Path | None:
+        """The folder of one version that is installed with what it depends on; None if it is not."""
+        spec = NpmSpec(package, version)
+        tree = self._installed.find([spec])
+        return tree.folder / "node_modules" / tree.aliases[str(spec)] if tree else None
+
+    async def install(self, package: str, version: str, progress: Callable[[str], None]) -> Path:
         """
-        One version and what it depends on, under `node_modules` of *into*; complete or not at all.
+        One version with what it depends on, in the versions of the lock file; complete or not at all.
 
         Raises:
-            ActionNotFoundError: There is no such version.
-            ActionSourceError: npm cannot be run, the registry not be reached, or nothing be written.
+            ActionSourceError: npm cannot be run, the registry not be reached, or nothing be written; there is no such
+                version, or it has other bytes than the lock file knows.
         """
+        spec = NpmSpec(package, version)
         try:
-            into.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
-        except OSError as fault:
-            raise ActionSourceError(f"{package} cannot be installed in {into.parent}: {fault.strerror}.") from None
-        try:
-            manifest = {"private": True, "dependencies": {package: version}}
-            (draft / "package.json").write_text(json.dumps(manifest), encoding="utf-8")
-            await self._npm("install", None, draft, of=package)
-            try:
-                draft.rename(into)
-            except OSError:
-                if not into.is_dir():  # else another process was first
-                    raise
-        except OSError as fault:
-            raise ActionSourceError(f"{package} cannot be installed in {into.parent}: {fault.strerror}.") from None
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            tree = await self._installed.ensure([spec], progress=progress)
+        except PackageInstallError as fault:
+            raise ActionSourceError(fault.message, fix=fault.fix) from None
+        return tree.folder / "node_modules" / tree.aliases[str(spec)]
 
-    async def _npm(self, command: str, package: str | None, folder: Path, *more: str, of: str = "") -> bytes:
-        arguments = (*((package,) if package else ()), *more)
+    async def _npm(self, command: str, package: str, folder: Path, *more: str) -> bytes:
         try:
             return await run_npm(
-                command, folder, arguments=arguments, node=find_node(self._environ), environ=self._environ
+                command, folder, arguments=(package, *more), node=find_node(self._environ), environ=self._environ
             )
         except NpmFailedError as failure:
-            named = package or of
             if failure.code in _NOT_THERE:
-                raise ActionNotFoundError(f"npm has no {failure.package or named}.") from None
-            told = explained(failure, [named], lambda _: "")
+                raise ActionNotFoundError(f"npm has no {failure.package or package}.") from None
+            told = explained(failure, [package], lambda _: "")
             raise ActionSourceError(told.message, fix=told.fix) from None
 
 

@@ -94,7 +94,7 @@ def add_action(state: State, key: str, instead_of: str | None, as_json: bool) ->
         )
     component = asyncio.run(catalog.obtain(uses, progress=_say))
     if asked is not None:
-        catalog.choices.use_instead(str(asked), component.version)
+        catalog.lock.use_instead(str(asked), component.version)
     if as_json:
         print_json({**_json(component), "instead_of": str(asked) if asked else None})
     elif asked is not None:
@@ -172,7 +172,7 @@ def _nothing(catalog: Any, app: str | None) -> str:
     from pdkernel.actions.choices import ACCEPT_COMMAND
     from pdkernel.actions.npm import KNOWN_APPS
 
-    if catalog.choices.where.source == "builtin":
+    if catalog.choices.where.source == "builtin" or catalog.choices.lacks_licence:
         more = f"npm has {app}: {ACCEPT_COMMAND}" if app in KNOWN_APPS else f"For more: {ACCEPT_COMMAND}"
         return f"No built-in action matches. {more}"
     if app is None:

@@ -221,16 +221,18 @@ class ActionForms:
         )
 
     async def _values(self, request: FormRequest, description: Description, guests: RunGuests) -> dict[str, JSON]:
-        """The values so far; of an expression what it gives on the chosen event, nothing where it gives none."""
+        """The values so far; of an expression what it gives on the chosen event, itself where it gives nothing."""
         apps = {binding.prop for binding in description.apps}
         values: dict[str, JSON] = {}
         for name, value in request.step.props.items():
             if name in apps:
                 continue
             try:
-                values |= await evaluate_props(replace(request.step, props={name: value}), guests, request.exports)
+                found = await evaluate_props(replace(request.step, props={name: value}), guests, request.exports)
             except StepError:
-                continue
+                found = {}
+            # one that gives nothing is not known until the run: that is another thing than an empty prop
+            values[name] = value if found.get(name) is None else found[name]
         return values
 
     @asynccontextmanager

@@ -25,6 +25,7 @@ from pdkernel.errors import (
     ActionSourceError,
     EgressRefusedError,
     ExternalUserRequiredError,
+    LicenceError,
     StepError,
 )
 from pdkernel.execution import RETURN_VALUE, AccountUse, OutsideCall, Stream
@@ -96,6 +97,7 @@ class StepActions:
 
         Raises:
             ActionNotFoundError: No source has it.
+            LicenceError: It is npm's, and nobody has accepted the licence.
             ActionSourceError: A source cannot be reached.
         """
         for step in self._request.workflow.steps:
@@ -116,6 +118,9 @@ class StepActions:
             )
         except ActionNotFoundError as fault:
             fault.step = fault.step or step.name
+            fault.message = f"Step {step.name}: {fault.message}"
+            raise
+        except LicenceError as fault:
             fault.message = f"Step {step.name}: {fault.message}"
             raise
         return component

@@ -73,6 +73,9 @@ class Attempts:
             run.record.record(recorder.finish("error", exports={}, error=cancelled))
             raise
         except PdkernelError as error:  # its packages, its props or its process cannot be had
+            if error is run.record.unwritten:
+                run.record.note(StepResult(step.name, "not_run"))
+                raise
             return recorder.finish("error", exports={}, error=error), None
         except OSError as fault:
             return recorder.finish("error", exports={}, error=unwritable(fault)), None
@@ -91,6 +94,7 @@ class Attempts:
         step = action.fitted.step if action and action.fitted else step
         if action and action.remote:
             props = await evaluate_props(step, run.guests, run.exports, timeout_s=timeout_s)
+            await run.record.settled()
             return await run.actions.run_remote(step, action, props, recorder, timeout_s=timeout_s)
         for warning in action.fitted.warnings if action and action.fitted else ():
             recorder.warn(warning)
@@ -110,6 +114,7 @@ class Attempts:
             services=self._services(run, stores),
             flow=urls(run.request.base_url, run_id=run.record.execution.id, step=step.name),
             component=action.component.file if action else None,
+            cleared=run.record.settled,
         )
         run.running = step.name
         try:
@@ -135,7 +140,12 @@ def _runner(run: RunState, step: Step, recorder: StepRecorder) -> Callable[..., 
     if debugger is None:
         recorder.warn("--debug is for running the step's cell in a notebook: here the step ran like any other.")
         return run.guests.run
-    return lambda call, listener: debugger.run(call, run.setup, listener)
+
+    async def in_kernel(call: StepCall, listener: StepRecorder) -> StepOutcome:
+        await run.record.settled()
+        return await debugger.run(call, run.setup, listener)
+
+    return in_kernel
 
 
 async def _reachable_stores(run: RunState, step: Step, action: StepAction | None) -> dict[str, str]:

@@ -146,6 +146,7 @@ class Interpreter:
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)
         try:
+            guests.prepare([step for step in request.workflow.steps if request.executes(step)])
             resolution = await self._resolve(request, await app_props(request, guests, actions))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
@@ -188,6 +189,8 @@ class Interpreter:
         )
 
     async def _deliver(self, run: RunState) -> None:
+        if run.sends:
+            await run.record.settled()
         for step, effect in run.sends:
             from pdkernel.engine.deliveries import Deliveries
 

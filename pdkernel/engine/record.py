@@ -8,7 +8,7 @@ waits for yet go on beside the work. Knows nothing of processes or accounts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +44,7 @@ class RunRecord:
         execution: What is known so far.
         redactor: Of the run's secrets; knows the variables from the start.
         response: The first response that a step made, raw; the platform ignores the others.
+        unwritten: Why some of the record is not on disk, or None as far as is known.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class RunRecord:
         self._request = request
         self._journal = journal
         self._clock = clock
-        self._pending: list[asyncio.Task[Any]] = []
+        self._pending: list[asyncio.Future[Any]] = []
+        self._last: Callable[[], Awaitable[Any]] | None = None
         self._parked: tuple[int, float] | None = None
         self._places = {step.name: place for place, step in enumerate(request.workflow.steps)}
         self.redactor = Redactor(known_secrets(request))
         self.response: dict[str, Any] | None = None
+        self.unwritten: BaseException | None = None
         self.execution = Execution(
             id=run_id,
             trace_id=trace_id,
@@ -95,18 +98,28 @@ class RunRecord:
         self.execution = self.execution.with_step(result)
         self.tell()
 
-    def record(self, result: StepResult) -> None:
-        """Take what a finished step did and write its row."""
+    def record(self, result: StepResult, *, ends: bool = False) -> None:
+        """Take what a finished step did and write its row; that of one that *ends* the run goes with the run's end."""
         self.note(result)
         place = self._places[result.name]
-        self._write(self._journal.append(self.execution.id, place, result.name, step_text(result)))
+        text = step_text(result)
+
+        def append() -> Awaitable[bool]:
+            return self._journal.append(self.execution.id, place, result.name, text)
+
+        if ends or place == len(self._places) - 1:
+            self._last = append
+        else:
+            self._write(append())
 
     async def settled(self) -> None:
         """Wait until everything that was written is on disk. Raises `ProjectError` if some of it is not."""
+        self._write_last()
         pending, self._pending = self._pending, []
         outcomes = await asyncio.gather(*pending, return_exceptions=True)
         fault = next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
         if fault is not None:
+            self.unwritten = fault
             raise fault
 
     def respond(self, response: dict[str, Any]) -> None:
@@ -167,6 +180,7 @@ class RunRecord:
         """
         execution = self.execution
         unrecorded = {step.name: step.status for step in execution.steps if step.status not in RECORDED}
+        self._write_last()
         if self._parked is not None and execution.status == "paused":
             place, wake_at = self._parked
             self._write(self._journal.park(execution.id, place, wake_at=wake_at))
@@ -209,9 +223,14 @@ class RunRecord:
             body=self.redactor.value(raw.get("body")),
         )
 
-    def _write(self, writing: Coroutine[Any, Any, Any]) -> None:
+    def _write(self, writing: Awaitable[Any]) -> None:
         # the journal keeps the order in which it was asked
         self._pending.append(asyncio.ensure_future(writing))
+
+    def _write_last(self) -> None:
+        if self._last is not None:
+            self._write(self._last())
+            self._last = None
 
     async def _accept(self, execution: Execution) -> None:
         version = await self._journal.deploy(self._request.workflow)

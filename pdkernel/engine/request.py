@@ -18,7 +18,7 @@ from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.hosts import StepDebugger
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
-from pdkernel.model import JSON, Workflow
+from pdkernel.model import JSON, Step, Workflow
 
 OnChange = Callable[[Execution], None]
 
@@ -106,3 +106,7 @@ class RunRequest:
     def runs(self, name: str) -> bool:
         """Whether step *name* is to run, going by the choice of steps alone."""
         return self.only is None or name in self.only
+
+    def executes(self, step: Step) -> bool:
+        """Whether code of *step* is to run: it is chosen, switched on and not pinned."""
+        return self.runs(step.name) and not step.disabled and step.name not in self.pins

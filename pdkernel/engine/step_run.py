@@ -44,7 +44,6 @@ class StepRuns:
             if step.name in request.exports:
                 run.exports[step.name] = as_object(redactor.restore(dict(request.exports[step.name])))
             return None
-        await run.record.settled()
         return await self._run(run, step)
 
     async def _run(self, run: RunState, step: Step) -> Status | None:
@@ -52,13 +51,13 @@ class StepRuns:
         while True:
             result, outcome = await self._attempts.make(run, step, again)
             if outcome is None or outcome.error is not None:
-                run.record.record(result)
+                run.record.record(result, ends=True)
                 return "error"
             run.exports[step.name] = outcome.exports
             pause = outcome.pause
             verdict = judge(pause, run.request.pauses, runs=again.runs) if pause else None
             if pause is None or verdict is None or verdict.then == "go_on":
-                run.record.record(result)
+                run.record.record(result, ends=outcome.exited)
                 if verdict is not None:
                     await self._wait(run, verdict)
                 return "exited" if outcome.exited else None

@@ -8,7 +8,7 @@
 
 import { NotRunHereError } from "./node_errors.mjs";
 import { httpRequest } from "./node_http_request.mjs";
-import { declaration, propsOf, values } from "./node_props.mjs";
+import { declaration, isRequired, propsOf, values } from "./node_props.mjs";
 import { DataStore } from "./node_store.mjs";
 
 /**
@@ -18,6 +18,7 @@ import { DataStore } from "./node_store.mjs";
  * @property {Record<string, Record<string, string>>} auth by prop name or app slug
  * @property {Record<string, string>} stores the name of the data store by prop
  * @property {string[]} [configured] the names that the step gives, even if to no value
+ * @property {Prop[]} [added] the props that the component adds or changes for these values
  * @property {boolean} [tolerant] while it is being configured: nothing is required, and an account may be missing
  * @typedef {object} Surroundings
  * @property {import("./node_dollar.mjs").Voice} voice
@@ -52,7 +53,7 @@ export class Instance {
   constructor(component, given, around) {
     const { self } = this;
     this.#given = given;
-    const props = propsOf(component);
+    const props = withAdded(propsOf(component), given.added);
     bind(self, component.methods);
     for (const [name, fields] of Object.entries(given.auth)) self[name] = this.#app(undefined, name, fields);
     const configured = given.tolerant ? props.map((prop) => prop.name) : (given.configured ?? Object.keys(given.props));
@@ -123,6 +124,19 @@ export class Instance {
       },
     );
   }
+}
+
+/**
+ * @param {Prop[]} declared
+ * @param {Prop[]} [added] not asked for unless they were before: what the builder showed last is not known
+ */
+function withAdded(declared, added) {
+  if (!added?.length) return declared;
+  const asked = new Set(declared.filter(isRequired).map(({ name }) => name));
+  const more = added.map((prop) =>
+    asked.has(prop.name) ? prop : { ...prop, definition: { ...prop.definition, optional: true } },
+  );
+  return [...new Map([...declared, ...more].map((prop) => [prop.name, prop])).values()];
 }
 
 /**

@@ -3,11 +3,14 @@
  * What is asked of a component while a person fills in its props: options of a dropdown, props that depend on others.
  *
  * Knows that values may be missing, that an account may be known at run time only, and that a value may be a `{{ }}`
- * expression, which has no value yet. Runs nothing but `options` and `additionalProps`.
+ * expression, which has no value yet; and which props a run has that its values add. Runs nothing but `options` and
+ * `additionalProps`.
  */
 
 import { Instance } from "./node_component.mjs";
-import { declaration, PropError, propsOf, resolve, unwrapped } from "./node_props.mjs";
+import { declaration, isRequired, PropError, propsOf, resolve, unwrapped } from "./node_props.mjs";
+
+const WITHOUT = "A text or an expression can be given without.";
 
 /**
  * @typedef {object} Told
@@ -29,38 +32,35 @@ import { declaration, PropError, propsOf, resolve, unwrapped } from "./node_prop
  * @returns {Promise<Page>}
  */
 export async function options(component, told, around) {
-  const { instance, configured, watched, read } = configuring(component, told, around);
+  const { instance, configured, lacking } = configuring(component, told, around);
   let prop = propsOf(component).find(({ name }) => name === told.prop);
   if (!prop && typeof component.additionalProps === "function") {
     prop = (await added(component, instance)).find(({ name }) => name === told.prop);
   }
+  if (!prop && lacking.read) return nothing(lacking.read);
   if (!prop) throw new PropError(`There is no prop ${told.prop}.`);
   const given = prop.definition.options;
   if (typeof given !== "function") {
     const none = given === undefined ? `The prop ${told.prop} has no options.` : null;
     return { options: told.page ? [] : matching(listed(given), told.query), context: null, why: none };
   }
+  lacking.refuse();
   try {
     const more = {};
-    for (const parameter of prop.parameters) Object.assign(more, await parameter(watched({ ...configured, ...more })));
-    if (read.size) return nothing(expression(read));
+    for (const parameter of prop.parameters) Object.assign(more, await parameter(lacking.watch({ ...configured, ...more })));
     const owner = prop.owner ? instance.appOf(prop.owner) : instance.self;
-    const query = told.query ?? undefined;
-    const found = await given.call(owner, {
-      ...configured,
-      ...more,
-      page: told.page,
-      prevContext: told.context ?? {},
-      query,
-    });
+    const { page, query } = told;
+    const asked = { ...configured, ...more, page, prevContext: told.context ?? {}, query: query ?? undefined };
+    const found = await given.call(owner, lacking.watch(asked));
+    // its code may have caught the refusal
+    if (lacking.read) return nothing(lacking.read);
     const list = listed(Array.isArray(found) ? found : found?.options);
     const context = Array.isArray(found) ? null : (found?.context ?? null);
-    if (read.size && !list.length) return nothing(expression(read));
-    return { options: prop.definition.useQuery ? list : matching(list, told.query), context, why: null };
+    return { options: prop.definition.useQuery ? list : matching(list, query), context, why: null };
   } catch (error) {
     // its code may have thrown something of its own about what it could not read
     if (instance.unknown) return nothing(`The ${instance.unknown} account is only known at run time.`);
-    if (read.size) return nothing(expression(read));
+    if (lacking.read) return nothing(lacking.read);
     throw error;
   }
 }
@@ -80,6 +80,28 @@ export async function additionalProps(component, told, around) {
   } catch (error) {
     if (instance.unknown) throw new PropError(`The ${instance.unknown} account is only known at run time.`);
     throw error;
+  }
+}
+
+/**
+ * The props that the component adds or changes for the values of a run.
+ *
+ * @param {any} component which has `additionalProps`
+ * @param {import("./node_component.mjs").Given} given
+ * @param {import("./node_component.mjs").Surroundings} around
+ * @returns {Promise<import("./node_props.mjs").Prop[]>} none if its code fails, which is said
+ */
+export async function addedForRun(component, given, around) {
+  // parity[added-props]: the builder has asked for them and keeps them with the step; here each run asks
+  try {
+    const instance = new Instance(component, { ...given, tolerant: true }, around);
+    const reloading = propsOf(component).filter(({ definition }) => definition.reloadProps);
+    if (reloading.length && reloading.every(({ name }) => instance.self[name] === undefined)) return [];
+    return await added(component, instance);
+  } catch (error) {
+    const why = /** @type {any} */ (error)?.message ?? error;
+    around.voice.warn(`The props that the action adds for its values are not known (${why}): they have no defaults.`);
+    return [];
   }
 }
 
@@ -115,24 +137,54 @@ function differs(now, before) {
  * @param {import("./node_component.mjs").Surroundings} around
  */
 function configuring(component, told, around) {
-  /** @type {Set<string>} the props whose expressions were read */
-  const read = new Set();
   const known = Object.entries(told.values).filter(([, value]) => !holdsExpression(value));
-  const unknown = Object.keys(told.values).filter((name) => holdsExpression(told.values[name]));
   const given = { props: Object.fromEntries(known), auth: told.auth, stores: {}, tolerant: true };
   const instance = new Instance(component, given, around);
   const configured = Object.fromEntries(known.map(([name, value]) => [name, unwrapped(value, false)]));
-  /** @param {any} target */
-  const watched = (target) => {
-    for (const name of unknown) {
+  const lacking = new Lacking(component, told);
+  lacking.watch(instance.self);
+  return { instance, configured, lacking };
+}
+
+/** The props without a value yet: those that are expressions, and required ones that nobody has filled. */
+class Lacking {
+  /** @type {Map<string, string>} name to what is to be said */
+  #why = new Map();
+  #refuses = false;
+  /** @type {string | null} what is to be said of the first of them that was read */ read = null;
+
+  /**
+   * @param {any} component
+   * @param {Told} told
+   */
+  constructor(component, { prop: asked, values }) {
+    for (const prop of propsOf(component)) {
+      const isEmpty = values[prop.name] === undefined || values[prop.name] === null || values[prop.name] === "";
+      if (isEmpty && isRequired(prop) && prop.name !== asked) this.#why.set(prop.name, unfilled(prop));
+    }
+    for (const [name, value] of Object.entries(values)) if (holdsExpression(value)) this.#why.set(name, expression(name));
+  }
+
+  /** From now on reading one of them ends what reads it: without its value it would call outside in vain. */
+  refuse() {
+    this.#refuses = true;
+    this.read = null;
+  }
+
+  /** @param {any} target notes from now on what is read of it */
+  watch(target) {
+    for (const [name, why] of this.#why) {
+      if (target[name] !== undefined && target[name] !== "") continue;
+      const get = () => {
+        this.read ??= why;
+        if (this.#refuses) throw new PropError(why);
+      };
       const set = (/** @type {any} */ value) => Object.defineProperty(target, name, { value, writable: true });
       // not enumerable: spreading all values is not yet depending on this one
-      Object.defineProperty(target, name, { get: () => void read.add(name), set, enumerable: false, configurable: true });
+      Object.defineProperty(target, name, { get, set, enumerable: false, configurable: true });
     }
     return target;
-  };
-  watched(instance.self);
-  return { instance, configured, watched, read };
+  }
 }
 
 /**
@@ -144,10 +196,15 @@ function holdsExpression(value) {
   return value !== null && typeof value === "object" && Object.values(value).some(holdsExpression);
 }
 
-/** @param {Set<string>} read */
-function expression(read) {
-  const [name] = read;
-  return `It depends on the prop ${name}, whose value is an expression and only known at run time.`;
+/** @param {string} name */
+function expression(name) {
+  return `Choices depend on the prop ${name}, whose value is an expression and not known until the run. ${WITHOUT}`;
+}
+
+/** @param {import("./node_props.mjs").Prop} prop */
+function unfilled({ name, definition: { label } }) {
+  const called = label && label.toLowerCase() !== name.toLowerCase() ? `${name} ("${label}")` : name;
+  return `Choices depend on the prop ${called}: fill it first. ${WITHOUT}`;
 }
 
 /** @param {string} why @returns {Page} */

@@ -46,6 +46,36 @@ function propertiesOf(target) {
   return properties;
 }
 
+/** Whether nothing has run since the process was put back. */
+let untouched = false;
+
+/** The environment of the process is *environment*. */
+function environ(/** @type {Record<string, string>} */ environment) {
+  for (const name of Object.keys(process.env)) {
+    if (!Object.hasOwn(environment, name)) delete process.env[name];
+  }
+  for (const [name, value] of Object.entries(environment)) {
+    if (process.env[name] !== value) process.env[name] = value;
+  }
+}
+
+/**
+ * Do what `freshen` does before the step's turn has come, so that it has less to do then.
+ *
+ * @param {Record<string, string>} environment
+ * @param {string} folder
+ */
+export function freshenAhead(environment, folder) {
+  untouched = false;
+  freshen(environment, folder);
+  untouched = true;
+}
+
+/** Another run has the process now. */
+export function stain() {
+  untouched = false;
+}
+
 /**
  * Undo what was done since to what is remembered, and set the process up.
  *
@@ -53,6 +83,11 @@ function propertiesOf(target) {
  * @param {string} folder
  */
 export function freshen(environment, folder) {
+  if (untouched) {
+    untouched = false;
+    environ(environment);
+    return;
+  }
   for (const [target, properties] of kept) {
     for (const key of Reflect.ownKeys(target)) {
       const known = properties.get(key);
@@ -66,12 +101,7 @@ export function freshen(environment, folder) {
       if (!Object.hasOwn(target, key)) Object.defineProperty(target, key, known);
     }
   }
-  for (const name of Object.keys(process.env)) {
-    if (!Object.hasOwn(environment, name)) delete process.env[name];
-  }
-  for (const [name, value] of Object.entries(environment)) {
-    if (process.env[name] !== value) process.env[name] = value;
-  }
+  environ(environment);
   process.chdir(folder); // without asking where we are: the last run's folder is gone
   process.exitCode = undefined;
   Error.stackTraceLimit = 50;

@@ -13,12 +13,12 @@ import process from "node:process";
 import { pathToFileURL } from "node:url";
 import { declarations, Instance } from "./node_component.mjs";
 import { loadComponent, rootOf } from "./node_component_file.mjs";
-import { additionalProps, options } from "./node_configure.mjs";
+import { addedForRun, additionalProps, options } from "./node_configure.mjs";
 import { dollar, responder, stepsOf } from "./node_dollar.mjs";
 import { EntryPointError } from "./node_errors.mjs";
 import { encode } from "./node_exports.mjs";
 import { evaluate } from "./node_expressions.mjs";
-import { adopt, freshen, watch } from "./node_fresh.mjs";
+import { adopt, freshen, freshenAhead, stain, watch } from "./node_fresh.mjs";
 import { listen, say } from "./node_lines.mjs";
 import { Loader } from "./node_loader.mjs";
 import { attempt, leftBehind, locals, onLateError, restHere } from "./node_running.mjs";
@@ -52,6 +52,17 @@ function begin(told) {
   run.texts = new Map();
   run.loader = new Loader(told.folder, watch, told.packages);
   forget();
+  stain();
+}
+
+/**
+ * Make ready what can be made ready before a step's turn has come.
+ *
+ * @param {any} told
+ */
+function prepare(told) {
+  freshenAhead(run.environment, run.cwd);
+  for (const code of told.codes) run.loader.prepare(codeOf(code));
 }
 
 /**
@@ -95,9 +106,10 @@ async function runStep(told) {
       locals.watch(step, input, secrets, Object.values(given));
     }
     const isFunction = typeof component === "function";
+    if (typeof component.additionalProps === "function") told.added = await addedForRun(component, told, around);
     const value = await (isFunction ? component(given) : component.run.call(new Instance(component, told, around).self, given));
     const text = encode(value, "$return_value", voice.warn);
-    if (text !== undefined) voice.export("$return_value", text);
+    if (text !== undefined) voice.returned(text);
   });
   return done(fault);
 }
@@ -121,6 +133,7 @@ async function runSource(told) {
     const voice = voiceOf(mine);
     const http = httpInterface(told.endpoint, responder(voice));
     const around = { voice, folder: run.cwd, db: service(told.db, voice.db), http };
+    if (typeof component.additionalProps === "function") told.added = await addedForRun(component, told, around);
     const { self } = new Instance(component, told, around);
     Object.defineProperty(self, "$emit", { value: emitter(voice), enumerable: false });
     return perform(component, told.act, self, told.event);
@@ -192,7 +205,8 @@ function onLine(line) {
   if (waiting.texts.length) return;
   const told = waiting;
   waiting = null;
-  OPERATIONS[told.op](told).then((reply) => say(stringify(reply)));
+  if (told.op === "prepare") prepare(told);
+  else OPERATIONS[told.op](told).then((reply) => say(stringify(reply)));
 }
 
 const defineComponent = (/** @type {any} */ component) => component;

@@ -14,9 +14,31 @@ const IN = 3;
 const OUT = 4;
 const { exit } = process;
 
+let held = "";
+
+/**
+ * Say *line* together with the next one, for which the host then need not wake twice.
+ *
+ * @param {string} line
+ */
+export function hold(line) {
+  held += line + "\n";
+}
+
+/** Say what is held. */
+export function release() {
+  if (held) write("");
+}
+
 /** @param {string} line */
 export function say(line) {
-  const data = Buffer.from(line + "\n");
+  write(line + "\n");
+}
+
+/** @param {string} text */
+function write(text) {
+  const data = Buffer.from(held + text);
+  held = "";
   for (let at = 0; at < data.length; ) at += writeSync(OUT, data, at);
 }
 

@@ -40,6 +40,23 @@ export class Loader {
     this.packages = packages;
     /** Whether a file of the user's own was loaded: Node.js keeps it, so a later run would see an old one. */
     this.ownFiles = false;
+    /** @type {Map<string, {source: string, module: vm.SourceTextModule, imports: Imports}>} by step */
+    this.prepared = new Map();
+  }
+
+  /**
+   * Compile *step* ahead of its turn; nothing of it runs, and what is wrong with it is for its turn to say.
+   *
+   * @param {StepCode} step
+   */
+  prepare(step) {
+    if (COMMONJS.test(step.source)) return;
+    const imports = new Imports(this, this.packages[step.name]);
+    try {
+      this.prepared.set(step.name, { source: step.source, module: compiled(step, imports), imports });
+    } catch {
+      // the same again at its turn
+    }
   }
 
   /**
@@ -47,16 +64,27 @@ export class Loader {
    * @returns {Promise<any>} the default export
    */
   async load(step) {
+    const ahead = this.prepared.get(step.name);
+    this.prepared.delete(step.name);
+    if (ahead?.source === step.source) return checked(await evaluated(ahead.module, ahead.imports));
     const imports = new Imports(this, this.packages[step.name]);
-    const exported = commonJS(step, imports) ?? (await evaluated(step, imports));
-    if (exported === undefined || exported === null || !["object", "function"].includes(typeof exported)) {
-      throw new EntryPointError("The step has no default export.");
-    }
-    if (typeof exported === "object" && typeof exported.run !== "function") {
-      throw new EntryPointError("The step's default export has no run method.");
-    }
-    return exported;
+    return checked(commonJS(step, imports) ?? (await evaluated(compiled(step, imports), imports)));
   }
+}
+
+/**
+ * *exported*, which is a component.
+ *
+ * @param {any} exported
+ */
+function checked(exported) {
+  if (exported === undefined || exported === null || !["object", "function"].includes(typeof exported)) {
+    throw new EntryPointError("The step has no default export.");
+  }
+  if (typeof exported === "object" && typeof exported.run !== "function") {
+    throw new EntryPointError("The step's default export has no run method.");
+  }
+  return exported;
 }
 
 /** Where the imports of one step lead. */
@@ -173,13 +201,20 @@ class Imports {
  * @param {StepCode} step
  * @param {Imports} imports
  */
-async function evaluated(step, imports) {
-  const module = new vm.SourceTextModule(step.source, {
+function compiled(step, imports) {
+  return new vm.SourceTextModule(step.source, {
     identifier: step.file,
     lineOffset: step.offset,
     initializeImportMeta: (meta) => Object.assign(meta, imports.meta),
     importModuleDynamically: dynamic(imports),
   });
+}
+
+/**
+ * @param {vm.SourceTextModule} module
+ * @param {Imports} imports
+ */
+async function evaluated(module, imports) {
   /** @type {any} */
   const link = async (/** @type {string} */ specifier, /** @type {any} */ _from, /** @type {any} */ extra) => {
     const namespace = await imports.import(specifier, extra?.attributes ?? extra?.assert);

@@ -97,7 +97,7 @@ export function declaration(prop) {
 }
 
 /** @param {Prop} prop */
-function isRequired({ type, definition }) {
+export function isRequired({ type, definition }) {
   // parity[hidden-props]: a prop that the builder does not show is not asked for, even if it is not marked as optional
   if (definition.optional || definition.hidden || definition.disabled) return false;
   return !("default" in definition) && !GIVEN_BY_NOBODY.test(type);

@@ -9,7 +9,7 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import process from "node:process";
 import { describe } from "./node_errors.mjs";
 import { freshen } from "./node_fresh.mjs";
-import { say } from "./node_lines.mjs";
+import { release, say } from "./node_lines.mjs";
 import { Locals } from "./node_locals.mjs";
 
 /** @typedef {import("./node_errors.mjs").StepCode} StepCode */
@@ -96,9 +96,10 @@ function isBusy() {
 
 /** Whether the step left something running, once what was about to end has ended; and whether it has spoiled its output. */
 export async function leftBehind() {
+  let busy = isBusy();
+  if (busy || process.stdout.writableLength || process.stderr.writableLength) release(); // what runs on may end the process
   if (process.stdout.writableLength) await new Promise((resolve) => process.stdout.write("", resolve));
   if (process.stderr.writableLength) await new Promise((resolve) => process.stderr.write("", resolve));
-  let busy = isBusy();
   if (busy) {
     await new Promise((resolve) => soon(resolve));
     await new Promise((resolve) => later(resolve, GRACE_MS));

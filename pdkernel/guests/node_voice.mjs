@@ -6,7 +6,7 @@
  */
 
 import { RefusedError } from "./node_errors.mjs";
-import { say } from "./node_lines.mjs";
+import { hold, say } from "./node_lines.mjs";
 import { isRunning } from "./node_running.mjs";
 
 const { stringify } = JSON;
@@ -48,7 +48,7 @@ export function onAnswer(told) {
  * What a step says to the host, for as long as it runs.
  *
  * @param {number} mine the step's number
- * @returns {import("./node_dollar.mjs").Voice & {db: (key: string, text: string | undefined) => void}}
+ * @returns {import("./node_dollar.mjs").Voice & {db: (key: string, text: string | undefined) => void, returned: (text: string) => void}}
  */
 export function voiceOf(mine) {
   const tell = (/** @type {string} */ line) => {
@@ -56,6 +56,9 @@ export function voiceOf(mine) {
   };
   return {
     export: (name, text) => tell(`{"t":"export","n":${stringify(name)},"v":${text}}`),
+    returned: (text) => {
+      if (isRunning(mine)) hold(`{"t":"export","n":"$return_value","v":${text}}`);
+    },
     respond: (text) => tell(`{"t":"respond","r":${text}}`),
     exit: (reason) => tell(stringify({ t: "exit", reason })),
     warn: (text) => tell(stringify({ t: "warn", text })),

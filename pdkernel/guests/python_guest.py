@@ -44,6 +44,8 @@ class Guest:
         self._running = 0
         self._lock = threading.Lock()
         self._threads = threading.active_count()
+        self._untouched = False
+        self._held = b""
 
     def begin(self, told: dict[str, Any]) -> None:
         """Forget the last run."""
@@ -58,7 +60,15 @@ class Guest:
         self._folder = told["cwd"]
         self._kept = tuple(told["kept"])
         self._texts = {}
+        self._untouched = False
         linecache.clearcache()
+
+    def prepare(self, told: dict[str, Any]) -> None:
+        """Make ready what can be made ready before a step's turn has come; none of the user's code runs."""
+        python_fresh.freshen(self._environment, self._folder)
+        self._untouched = True
+        for code in told["codes"]:
+            self._learn(code)
 
     def keep(self, name: str, text: bytes) -> None:
         """The exports of step *name*."""
@@ -69,9 +79,10 @@ class Guest:
         self._running += 1
         running = self._running
         secrets = self._secrets + [v for fields in told["auth"].values() for v in fields.values()]
-        python_fresh.freshen(self._environment, self._folder)
-        if "source" in told:
-            self._sources[told["code"]] = told["source"]
+        if not self._untouched:
+            python_fresh.freshen(self._environment, self._folder)
+        self._untouched = False
+        self._learn(told)
         try:
             error = python_step.run(
                 told,
@@ -80,6 +91,7 @@ class Guest:
                 is_old=python_helpers.WORD in self._sources[told["code"]],
                 secrets=secrets,
                 send=lambda line: self._say(line, running),
+                returned=self._hold,
                 ask=partial(self._ask, running),
             )
         finally:
@@ -88,11 +100,20 @@ class Guest:
         return {"t": "done", "error": error, "busy": self._left_behind(), "dirty": False, "spoiled": _is_spoiled()}
 
     def say(self, line: str) -> None:
-        """Write one line to the host."""
-        data = memoryview(line.encode() + b"\n")
+        """Write one line to the host, after what was held back for it."""
         with self._lock:
+            data = memoryview(self._held + line.encode() + b"\n")
+            self._held = b""
             while data:
                 data = data[os.write(_OUT, data) :]
+
+    def _hold(self, line: str) -> None:
+        """Keep the step's last line for the one that says it is done: the host then need not wake twice."""
+        self._held = line.encode() + b"\n"
+
+    def _learn(self, told: dict[str, Any]) -> None:
+        if "source" in told:
+            self._sources[told["code"]] = told["source"]
 
     def _say(self, line: str, running: int) -> None:
         if running != self._running:
@@ -133,10 +154,18 @@ class Guest:
     def _is_of_the_run(self, path: str) -> bool:
         return path.startswith(self._folder + os.sep) and not path.startswith(self._kept)
 
+    def _release(self) -> None:
+        with self._lock:
+            data = memoryview(self._held)
+            self._held = b""
+            while data:
+                data = data[os.write(_OUT, data) :]
+
     def _left_behind(self) -> bool:
         for _ in range(5):
             if threading.active_count() <= self._threads:
                 return False
+            self._release()  # what runs on may end the process
             time.sleep(0.001)  # one that was told to end may be about to
         return True
 
@@ -200,6 +229,9 @@ def main() -> None:
                 guest.begin(told["begin"])
             for name in told["texts"]:
                 guest.keep(name, requests.readline())
+            if told["op"] == "prepare":
+                guest.prepare(told)
+                continue
             reply = json.dumps(guest.run(told))
             if os.getpid() != owner:  # a process that the step forked has come back from its handler
                 os._exit(0)

@@ -193,6 +193,11 @@ class Sends:
         self._send(encode({"t": "effect", "kind": kind, "payload": payload}, f"pd.send.{kind}"))
 
 
+def export_line(name: str, value: Any) -> str:
+    """What the host is told of an export. Raises `ExportNotJSONError`."""
+    return f'{{"t":"export","n":{json.dumps(name)},"v":{encode(value, name)}}}'
+
+
 class Pd:
     """
     What `handler(pd)` is given.
@@ -227,8 +232,7 @@ class Pd:
         """Export *value* as `steps.<this step>.<name>`, as it is now."""
         if not isinstance(name, str) or not name:
             raise TypeError(f"pd.export takes a name first, and {name!r:.60} is not one")
-        text = encode(value, name)
-        self._send(f'{{"t":"export","n":{json.dumps(name)},"v":{text}}}')
+        self._send(export_line(name, value))
 
     def respond(self, response: dict[str, Any] | None = None, **parts: Any) -> None:
         """

@@ -37,6 +37,7 @@ def run(
     secrets: Iterable[str],
     send: Callable[[str], object],
     ask: Callable[[str, dict[str, Any]], Any],
+    returned: Callable[[str], object] | None = None,
 ) -> dict[str, Any] | None:
     """
     Run a step; returns why it failed (`python_errors.describe`), or None.
@@ -49,6 +50,7 @@ def run(
         secrets: Values that no local may show.
         send: Takes each line that the step says.
         ask: Asks the host, and waits for the answer.
+        returned: Takes the last line, which says what the step returned; `send` by default.
     """
     module = ModuleType(f"step_{told['step']}")
     sys.modules[module.__name__] = module
@@ -61,7 +63,8 @@ def run(
         if hasattr(value, "__await__"):
             value = _awaited(value)
         if value is not None:
-            pd.export("$return_value", value)
+            line = python_pd.export_line("$return_value", value)
+            (returned or send)(line)
     except BaseException as raised:
         return python_errors.describe(raised, told["file"], secrets)
     finally:

@@ -6,7 +6,7 @@ Knows shapes only. Everything here is raw: who calls looks for secrets before an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -105,6 +105,7 @@ class StepCall:
         flow: `resume_url` and `cancel_url` of this step in this run.
         component: Runs in place of the step's source.
         db: What a `$.service.db` prop holds.
+        cleared: Waited for when all is ready, before the step's code begins; what it raises refuses the step.
     """
 
     step: Step
@@ -120,6 +121,7 @@ class StepCall:
     flow: Mapping[str, str] = field(default_factory=dict)
     component: ComponentFile | None = None
     db: Mapping[str, JSON] = field(default_factory=dict)
+    cleared: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True)

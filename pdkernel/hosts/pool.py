@@ -108,13 +108,21 @@ class Hosts:
 
     def enter(self, setup: RunSetup) -> Place:
         """A place for a run of *setup*: one that is kept warm for its workflow, else a new one."""
+        warm = self.enter_warm(setup)
+        if warm is not None:
+            return warm
+        needed = self._needed(setup)
+        tmp = None if needed is None else self._make_tmp(needed)
+        return Place(setup.workflow, setup.guarded, tmp)
+
+    def enter_warm(self, setup: RunSetup) -> Place | None:
+        """A place that is kept warm for runs of *setup*'s workflow, or None."""
         needed = self._needed(setup)
         for place in reversed(self._idle):
             if place.fits(setup.workflow, needed, guarded=setup.guarded):
                 del self._idle[place]
                 return place
-        tmp = None if needed is None else self._make_tmp(needed)
-        return Place(setup.workflow, setup.guarded, tmp)
+        return None
 
     def guest(self, place: Place, language: GuestLanguage, *, python: Path | None = None) -> Guest:
         """
@@ -123,11 +131,10 @@ class Hosts:
         Raises:
             InterpreterMissingError: The language's interpreter is not there.
         """
-        guest = place.guests.get(language)
-        if guest is not None:
-            if guest.alive and (language != "python" or place.python == python):
-                return guest
-            place.end(language)
+        warm = self.warm_guest(place, language, python=python)
+        if warm is not None:
+            return warm
+        place.end(language)
         argv = list(command(language, python=self._python or python, node=self._node))
         if place.tmp is not None:
             argv = place.tmp.command(argv)
@@ -135,6 +142,14 @@ class Hosts:
         place.guests[language] = guest
         if language == "python":
             place.python = python
+        return guest
+
+    @staticmethod
+    def warm_guest(place: Place, language: GuestLanguage, *, python: Path | None = None) -> Guest | None:
+        """The warm guest as of `guest`, or None."""
+        guest = place.guests.get(language)
+        if guest is None or not guest.alive or (language == "python" and place.python != python):
+            return None
         return guest
 
     def give_back(self, place: Place) -> None:

@@ -6,7 +6,7 @@ Knows the order of things in a step's life: bind, ask, listen, time out, unbind,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
@@ -63,6 +63,8 @@ class RunGuests:
             )
         recorder = StepRecorder(listener, call.db)
         if step.language in FILE_LANGUAGES:
+            if call.cleared:
+                await call.cleared()
             return recorder.outcome(await self._run_on_files(call, recorder))
         request = {"op": "run", **step_values(call, self._setup)}
         done = await self._ask(
@@ -76,8 +78,27 @@ class RunGuests:
             memory_mb=call.memory_mb,
             binding=call.binding,
             services=call.services,
+            cleared=call.cleared,
         )
         return recorder.outcome(error_of(done))
+
+    def prepare(self, steps: Sequence[Step]) -> None:
+        """
+        Let warm processes make ready for *steps*, beside whatever else is done until their turn.
+
+        Nothing of the steps' own code runs, and no process is started.
+        """
+        self._at = self._at or self._hosts.enter_warm(self._setup)
+        if self._at is None:
+            return
+        languages: tuple[GuestLanguage, ...] = ("python", "node")
+        for language in languages:
+            mine = [step for step in steps if step.language == language and not step.uses]
+            guest = self._hosts.warm_guest(self._at, language, python=self._setup.python) if mine else None
+            if guest is not None:
+                request = {"op": "prepare", "texts": [], **self._begin(guest)}
+                request["codes"] = [guest.code(step) for step in mine]
+                guest.process.send(json_text(request) + b"\n")
 
     async def describe(self, target: Step | ComponentFile, *, timeout_s: float = 30.0) -> Description:
         """
@@ -167,23 +188,12 @@ class RunGuests:
         binding: Any = None,
         memory_mb: int | None = None,
         services: StepServices | None = None,
+        cleared: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, Any] | StepError:
         guest = self._guest(language)
         values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
         texts = {name: self._text(name, value) for name, value in values.items()}
-        setup, tmp = self._setup, self._place.tmp
-        request |= guest.begin(
-            self,
-            variables=dict(setup.variables),
-            folder=str(setup.folder),
-            files=str(setup.files) if setup.files else None,
-            cwd=self._folder(),
-            kept=[f"{TMP}/{name}/" for name in tmp.kept] if tmp else [],
-            packages={
-                name: {"folder": str(tree.folder), "aliases": dict(tree.aliases)}
-                for name, tree in setup.node_packages.items()
-            },
-        )
+        request |= self._begin(guest)
         news = guest.news(values, texts)
         if isinstance(target, ComponentFile):
             request |= guest.component(target, name)
@@ -191,6 +201,8 @@ class RunGuests:
             request |= guest.code(target)
         request["steps"] = list(texts)
         request["texts"] = news
+        if cleared is not None:
+            await self._wait_for(cleared, guest)
         talk = self._talk = GuestTalk(guest, recorder, services)
         guest.bind(binding)
         watch = MemoryWatch(guest.process.pid, memory_mb, talk.end)
@@ -215,6 +227,28 @@ class RunGuests:
             recorder.warn(STILL_RUNNING)
             self._end(guest)
         return watch.error or done
+
+    async def _wait_for(self, cleared: Callable[[], Awaitable[None]], guest: Guest) -> None:
+        try:
+            await cleared()
+        except BaseException:  # the guest was not told what it is taken to know by now
+            self._end(guest)
+            raise
+
+    def _begin(self, guest: Guest) -> dict[str, Any]:
+        setup, tmp = self._setup, self._place.tmp
+        return guest.begin(
+            self,
+            variables=dict(setup.variables),
+            folder=str(setup.folder),
+            files=str(setup.files) if setup.files else None,
+            cwd=self._folder(),
+            kept=[f"{TMP}/{name}/" for name in tmp.kept] if tmp else [],
+            packages={
+                name: {"folder": str(tree.folder), "aliases": dict(tree.aliases)}
+                for name, tree in setup.node_packages.items()
+            },
+        )
 
     async def _run_on_files(self, call: StepCall, recorder: StepRecorder) -> StepError | None:
         values = {"trigger": self._setup.trigger, **call.steps}

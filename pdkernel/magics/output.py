@@ -80,7 +80,7 @@ class LiveTimeline:
         self._lock = threading.Lock()
         self._drawn = time.monotonic()  # a step that takes less than a moment is drawn once, when it has ended
         self._latest: Execution | None = None
-        self._due: threading.Timer | None = None
+        self._due = False
         self._finished = False
         self._view: View | None = None
 
@@ -88,14 +88,13 @@ class LiveTimeline:
         """Draw *execution*, in a moment if it was drawn just now; from any thread."""
         with self._lock:
             self._latest = execution
-            if self._finished or self._due is not None:
+            if self._finished or self._due:
                 return
             wait = self._drawn + REFRESH_S - time.monotonic()
             if wait > 0:
                 # the last of a burst of changes is drawn, too: a step may print once and then work for minutes
-                self._due = threading.Timer(wait, self._catch_up)
-                self._due.daemon = True
-                self._due.start()
+                self._due = True
+                self._session.call_later(wait, self._catch_up)
                 return
             self._draw_latest()
 
@@ -103,8 +102,6 @@ class LiveTimeline:
         """Draw the whole of *execution*."""
         with self._lock:
             self._finished = True
-            if self._due is not None:
-                self._due.cancel()
             self._latest = execution
             self._draw_latest()
 
@@ -115,7 +112,7 @@ class LiveTimeline:
 
     def _catch_up(self) -> None:
         with self._lock:
-            self._due = None
+            self._due = False
             if not self._finished:
                 self._draw_latest()
 

@@ -10,6 +10,7 @@ Packages that steps import, installed into the project.
 """
 
 from pdkernel.packages.npm import LOCK_NAME, NpmPackages, NpmSpec, NpmTree
+from pdkernel.packages.npm_lock import NpmLock
 from pdkernel.packages.pip import Progress, PythonInstallError
 from pdkernel.packages.python import PythonEnvironment, PythonPackages
 from pdkernel.packages.python_lock import LOCK_NAME as PYTHON_LOCK_NAME
@@ -17,6 +18,7 @@ from pdkernel.packages.python_lock import LOCK_NAME as PYTHON_LOCK_NAME
 __all__ = [
     "LOCK_NAME",
     "PYTHON_LOCK_NAME",
+    "NpmLock",
     "NpmPackages",
     "NpmSpec",
     "NpmTree",

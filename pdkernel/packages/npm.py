@@ -27,7 +27,7 @@ from typing import Any
 from pdkernel.directive.nearest import did_you_mean
 from pdkernel.errors import PackageInstallError, PackageMissingError
 from pdkernel.packages.npm_command import NpmFailedError, disk_failure, explained, run_npm
-from pdkernel.packages.npm_lock import LockedSet, NpmLock
+from pdkernel.packages.npm_lock import ABOUT, LockedSet, NpmLock
 
 LOCK_NAME = "pdkernel-npm.lock.json"
 UNUSED_S = 60 * 24 * 3600
@@ -88,11 +88,20 @@ class NpmPackages:
         lock: The lock file.
         node: Finds the Node.js whose npm installs; asked when something is to be installed.
         environ: The environment of npm, with the person's registry and proxy.
+        about: What the lock file says of itself.
     """
 
-    def __init__(self, folder: Path, *, lock: Path, node: Callable[[], Path], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        lock: Path,
+        node: Callable[[], Path],
+        environ: Mapping[str, str],
+        about: str = ABOUT,
+    ) -> None:
         self._folder = folder
-        self._lock = NpmLock(lock)
+        self._lock = NpmLock(lock, about=about)
         self._node = node
         self._environ = environ
 
@@ -134,6 +143,10 @@ class NpmPackages:
                 return self._there(wanted) or await self._install(wanted, progress)
         except OSError as fault:
             raise disk_failure(fault, list(wanted)) from None
+
+    def find(self, specs: Iterable[NpmSpec]) -> NpmTree | None:
+        """The folder with *specs*, if they are there. Raises `ProjectError` for a lock file that cannot be read."""
+        return self._there({str(spec): spec for spec in specs})
 
     def locked(self) -> list[tuple[LockedSet, bool]]:
         """

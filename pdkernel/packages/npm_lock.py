@@ -5,17 +5,20 @@ Knows the file's form, and that one set of packages stands for every set it cont
 of what is installed. The file is for people to commit: sorted, one line a fact, written aside and then renamed.
 
 Each set has been resolved together by npm and holds `packages` as npm's own lock files do. A package that several sets
-import without a version has the same version in all of them.
+import without a version has the same version in all of them. Who uses the packages may keep facts of its own beside
+them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +27,8 @@ from typing import Any
 from pdkernel.errors import ProjectError
 
 VERSION = 1
+ABOUT = "Versions and hashes of the npm packages that steps import. Made by pdkernel; commit it."
+_OURS = frozenset({"about", "lockVersion", "sets"})
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,20 @@ class LockedSet:
 
 
 class NpmLock:
-    """The lock file at *path*; read again whenever it has changed."""
+    """
+    A lock file; read again whenever it has changed.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file.
+        about: What it says of itself.
+    """
+
+    def __init__(self, path: Path, *, about: str = ABOUT) -> None:
         self.path = path
+        self._about = about
         self._read_at: object = None
         self._sets: tuple[LockedSet, ...] = ()
+        self._facts: Mapping[str, Any] = {}
 
     def sets(self) -> tuple[LockedSet, ...]:
         """
@@ -74,16 +87,21 @@ class NpmLock:
             facts = self.path.stat()
             stamp = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
             if stamp != self._read_at:
-                self._sets = self._parsed(self.path.read_bytes())
+                self._sets, self._facts = self._parsed(self.path.read_bytes())
                 self._read_at = stamp
         except FileNotFoundError:
-            return ()
+            self._sets, self._facts, self._read_at = (), {}, None
         except OSError as fault:
             raise ProjectError(
                 f"{self.path} cannot be read: {(fault.strerror or type(fault).__name__).lower()}.",
                 fix="It holds the versions of npm packages: give yourself permission to read it.",
             ) from None
         return self._sets
+
+    def facts(self) -> Mapping[str, Any]:
+        """What is kept beside the packages, by name. Raises as `sets`."""
+        self.sets()
+        return self._facts
 
     def version(self, imported: str) -> str | None:
         """The version that the project has for *imported*, or None."""
@@ -96,12 +114,44 @@ class NpmLock:
         Raises:
             OSError: The file cannot be written; it is as it was.
         """
-        kept = [each for each in self.sets() if not new.holds(each.imports)]
-        sets = sorted([*kept, new], key=lambda each: sorted(each.imports))
+        with self._alone():
+            kept = [each for each in self.sets() if not new.holds(each.imports)]
+            self._write([*kept, new], self._facts)
+
+    def put(self, name: str, value: Callable[[], Mapping[str, Any]]) -> None:
+        """
+        Keep a fact beside the packages.
+
+        Args:
+            name: Its name.
+            value: Gives it, while nobody else writes the file.
+
+        Raises:
+            ProjectError: The file is not a lock file.
+            OSError: The file cannot be written; it is as it was.
+        """
+        with self._alone():
+            self._write(self.sets(), {**self.facts(), name: dict(sorted(value().items()))})
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process writes the file meanwhile: each writes it whole."""
+        descriptor = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _write(self, sets: Iterable[LockedSet], facts: Mapping[str, Any]) -> None:
         value = {
-            "about": "Versions and hashes of the npm packages that steps import. Made by pdkernel; commit it.",
+            "about": self._about,
             "lockVersion": VERSION,
-            "sets": [{"imports": dict(sorted(each.imports.items())), "packages": each.packages} for each in sets],
+            **dict(sorted(facts.items())),
+            "sets": [
+                {"imports": dict(sorted(each.imports.items())), "packages": each.packages}
+                for each in sorted(sets, key=lambda each: sorted(each.imports))
+            ],
         }
         draft = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         try:
@@ -110,7 +160,7 @@ class NpmLock:
         finally:
             draft.unlink(missing_ok=True)
 
-    def _parsed(self, text: bytes) -> tuple[LockedSet, ...]:
+    def _parsed(self, text: bytes) -> tuple[tuple[LockedSet, ...], Mapping[str, Any]]:
         try:
             value = json.loads(text)
             if value["lockVersion"] != VERSION:
@@ -124,4 +174,5 @@ class NpmLock:
                 f"{self.path} is not a lock file that this version can read. It was left as it is.",
                 fix="Take it from your version control again, or delete it: the next run installs the newest versions.",
             ) from None
-        return tuple(sorted(sets, key=lambda each: (len(each.imports), each.key)))
+        facts = {name: fact for name, fact in value.items() if name not in _OURS}
+        return tuple(sorted(sets, key=lambda each: (len(each.imports), each.key))), facts

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pdkernel.render import words
 from pdkernel.render.markup import CODE, VIEW, Html, lines, pill, printable, quiet, tag
 
+MOST = 50
+"""Actions in a list; who searches wants few."""
+
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 
 
@@ -75,12 +78,13 @@ class ActionView:
 
 
 def list_text(found: Sequence[ActionView]) -> str:
-    """What was found, as text: two lines each."""
+    """What was found, as text: two lines each, and how many more there are."""
     made = []
-    for each in found:
+    for each in found[:MOST]:
         made.append(f"{each.uses}  {each.name}  [{each.source}]")
         if each.description:
             made.append(f"    {words.clipped(_first_line(each.description), words.WIDTH - 4)}")
+    made += _more(found)
     return printable("".join(f"{line}\n" for line in made))
 
 
@@ -97,10 +101,10 @@ def list_html(found: Sequence[ActionView], *, hint: str = "") -> str:
             tag("div", quiet(words.clipped(_first_line(each.description), 200))) if each.description else Html(""),
             style="margin:4px 0;list-style-type:none",
         )
-        for each in found
+        for each in found[:MOST]
     ]
     found_html = tag("ul", lines(rows), style="margin:0;padding:0")
-    parts = [found_html, tag("div", quiet(hint))] if hint else [found_html]
+    parts = [found_html, *(tag("div", quiet(line)) for line in (*_more(found), hint) if line)]
     return tag("div", lines(parts), style=VIEW, class_="pd-view pd-actions")
 
 
@@ -155,6 +159,12 @@ def html(action: ActionView) -> str:
     if action.cell:
         parts.append(tag("pre", action.cell, style=CODE))
     return tag("div", lines(parts), style=VIEW, class_="pd-view pd-actions")
+
+
+def _more(found: Sequence[ActionView]) -> list[str]:
+    """A sentence about those that are not shown."""
+    left = len(found) - MOST
+    return [f"... and {left} more. To see fewer: more words, or --app SLUG."] if left > 0 else []
 
 
 def _first_line(description: str) -> str:

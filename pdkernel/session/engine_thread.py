@@ -71,6 +71,10 @@ class EngineThread:
 
         return self._loop.run(do())
 
+    def call_later(self, seconds: float, act: Callable[[], object]) -> None:
+        """Call *act* in the engine's thread in *seconds*; from any thread."""
+        self._loop.call_later(seconds, act)
+
     def close(self) -> None:
         """End every process and the thread."""
         if self._runtime is not None:

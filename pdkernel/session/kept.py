@@ -2,7 +2,7 @@
 What a session remembers over a restart of the kernel: written beside the work, read once.
 
 Knows when it is written: a choice before the call that made it returns, so that a fault is told where it was made; a
-run's results at once but beside what follows, because nobody should wait for them. Knows nothing of what they mean.
+run's results a moment later, beside what follows, because nobody should wait for them. Knows nothing of what they mean.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _WRITER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-kept")
 """One for the process: writes keep their order, and the interpreter's end waits for them."""
+
+_HURRY = threading.Event()
+"""Set while somebody waits for what is to be written."""
+
+PAUSE_S = 0.02
+"""Seconds that a run's results may lie: cells that are run one after another do not share the processor with a write each."""
 
 
 class Kept:
@@ -38,14 +44,14 @@ class Kept:
 
     def load(self) -> dict[str, Any] | None:
         """What was remembered, or None; what any session of this process has handed in is there."""
-        _WRITER.submit(lambda: None).result()
+        _finish(_WRITER.submit(lambda: None))
         return self._table.load(self._key)
 
     def save(self, state: dict[str, Any]) -> None:
         """Remember *state* before this returns. Raises `ProjectError`."""
         with self._lock:
             self._latest = None
-        _WRITER.submit(self._table.save, self._key, state).result()
+        _finish(_WRITER.submit(self._table.save, self._key, state))
 
     def save_later(self, state: dict[str, Any]) -> None:
         """Remember *state* beside what follows; of several in a row the last is written. A fault is logged."""
@@ -59,9 +65,10 @@ class Kept:
         """Wait until everything is written."""
         writing = self._writing
         if writing is not None:
-            writing.result()
+            _finish(writing)
 
     def _write(self) -> None:
+        _HURRY.wait(PAUSE_S)
         with self._lock:
             state, self._latest = self._latest, None
         if state is None:
@@ -70,3 +77,11 @@ class Kept:
             self._table.save(self._key, state)
         except Exception as fault:  # noqa: BLE001 - the run is in the journal; only its place in the notebook is lost
             _log.warning("The results of the last run are not remembered for the next kernel: %s", fault)
+
+
+def _finish(writing: Future[None]) -> None:
+    _HURRY.set()
+    try:
+        writing.result()
+    finally:
+        _HURRY.clear()

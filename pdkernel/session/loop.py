@@ -41,6 +41,14 @@ class LoopThread:
         """Run *coroutine* to its end; an interrupt cancels it and waits for its clean-up."""
         return self.submit(coroutine).result()
 
+    def call_later(self, seconds: float, act: Callable[[], object]) -> None:
+        """Call *act* in the loop's thread in *seconds*; from any thread."""
+        loop = self._running()
+        if threading.current_thread() is self._thread:
+            loop.call_later(seconds, act)
+        else:
+            loop.call_soon_threadsafe(loop.call_later, seconds, act)
+
     def close(self) -> None:
         """Stop the loop; whatever still runs is dropped."""
         with self._lock:

@@ -399,6 +399,10 @@ class Session:
         """Do something with the engine that is not a run, and wait for it."""
         return self._engine.wait_for(act)
 
+    def call_later(self, seconds: float, act: Callable[[], object]) -> None:
+        """Call *act* in *seconds*, beside whatever runs."""
+        self._engine.call_later(seconds, act)
+
     def exports(self) -> Mapping[str, Mapping[str, JSON]]:
         """What steps have exported last, with placeholders for secrets."""
         self._load()

@@ -104,7 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "GET", "/actions/hangar-open-door" if query.get("version", ["1.2.3"]) == ["1.2.3"]:
                 return 200, {"data": ACTION}
             case "GET", "/actions":
-                return 200, {"data": [ACTION], "page_info": page}
+                if query.get("after") == ["second"]:
+                    return 200, {"data": [{**ACTION, "key": "hangar-close-door"}], "page_info": page}
+                return 200, {"data": [ACTION], "page_info": {**page, "end_cursor": "second"}}
             case "GET", "/accounts":
                 of_ada = query["external_user_id"] == ["ada"] and query["app"] == ["hangar"]
                 return 200, {"data": self.server.accounts if of_ada else [], "page_info": page}

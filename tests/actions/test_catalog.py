@@ -11,7 +11,10 @@ import pytest
 from pdkernel.actions import Catalog, Uses, step_name
 from pdkernel.actions.choices import Choices
 from pdkernel.actions.component import read_header
+from pdkernel.actions.lock import LOCK_NAME, ActionsLock
+from pdkernel.actions.npm import NpmSource
 from pdkernel.actions.own import own_actions
+from pdkernel.actions.registry import Registry
 from pdkernel.errors import (
     ActionNotFoundError,
     ActionSourceError,
@@ -76,6 +79,81 @@ async def test_a_version_that_npm_does_not_have(catalog: Catalog) -> None:
 
     assert "0.1.2" in caught.value.message
     assert "pdkernel actions add depot-put-thing@0.1.2 --instead-of depot-put-thing@0.1.7" in caught.value.fix
+
+
+def history(registry: PackageServer, *held: str | None) -> None:
+    """Let the package have versions 1.0.0, 1.1.0 ..., each with the action in the version of *held*, or without it."""
+    made = {}
+    for minor, action in enumerate(held):
+        files = depot(action or "0.0.0")
+        if action is None:
+            del files["actions/put-thing/put-thing.mjs"]
+        made[f"1.{minor}.0"] = archive(PACKAGE, f"1.{minor}.0", files)
+    registry.packages = {PACKAGE: made}
+
+
+@pytest.mark.parametrize(
+    ("held", "package"),
+    [
+        (["0.0.1", "0.0.2", None, None, None, None, None, "0.0.8"], "1.1.0"),
+        (["0.0.1", "0.0.2", None, None, None, "0.0.6", "0.0.7", None], "1.1.0"),
+        ([None, None, None, "0.0.2", None, None, None, None], "1.3.0"),
+        ([None, "0.0.2", "0.0.3", None, "0.0.5", None, None, "0.0.9"], "1.1.0"),
+        (["0.0.5", "0.0.1", "0.0.2", "0.0.9", "0.0.3", "0.0.1", "0.0.4", "0.0.1"], "1.2.0"),
+    ],
+)
+async def test_a_version_is_found_wherever_it_is(
+    catalog: Catalog, registry: PackageServer, held: list[str | None], package: str
+) -> None:
+    """An action that was taken out for a while, or for good, or whose versions do not grow."""
+    history(registry, *held)
+
+    component = await catalog.obtain(Uses("depot-put-thing", "0.0.2"))
+
+    assert component.source == f"npm {PACKAGE} {package}"
+
+
+async def test_a_version_that_is_nowhere_was_looked_for_everywhere(catalog: Catalog, registry: PackageServer) -> None:
+    """Each package is downloaded once, which is told, and all versions that there are are named."""
+    history(registry, "0.0.1", None, None, "0.0.4", None, "0.0.6")
+    told: list[str] = []
+
+    with pytest.raises(ActionVersionError) as caught:
+        await catalog.obtain(Uses("depot-put-thing", "0.0.2"), progress=told.append)
+
+    downloads = [path for path in registry.asked if path.endswith(".tgz")]
+    assert sorted(downloads) == [f"{PACKAGE}/-/1.{minor}.0.tgz" for minor in range(6)]
+    assert "packages hold depot-put-thing in 0.0.1, 0.0.4, 0.0.6." in caught.value.message
+    assert told[-1] == f"Looking for depot-put-thing@0.0.2 on npm: {PACKAGE} 1.4.0 (0 left at most)"
+
+
+async def test_a_search_has_an_end_and_goes_on_next_time(
+    project: Project, registry: PackageServer, tmp_path: Path
+) -> None:
+    """It says how many of how many it has looked at; what it knows is not downloaded again."""
+    history(registry, None, "0.0.2", *[None] * 4)
+    folder, lock = tmp_path / "components", ActionsLock(tmp_path / LOCK_NAME)
+    packages = Registry(npm_environ(tmp_path, registry.url), folder=folder / "installed", lock=lock.path)
+    source = NpmSource(folder, packages, lock, looks=3)
+
+    with pytest.raises(ActionNotFoundError) as caught:
+        await source.obtain(Uses("depot-put-thing", "0.0.2"), lambda _: None)
+    found = await source.obtain(Uses("depot-put-thing", "0.0.2"), lambda _: None)
+
+    assert "in none of 3 versions of @pipedream/depot that were looked at, of 6" in caught.value.message
+    assert caught.value.fix == "To look at more of them: pdkernel actions add depot-put-thing@0.0.2"
+    assert found.source == f"npm {PACKAGE} 1.1.0"
+
+
+async def test_a_long_history_is_looked_at_in_few_steps(catalog: Catalog, registry: PackageServer) -> None:
+    """Where versions grow, halves find it."""
+    history(registry, *(f"0.0.{minor}" for minor in range(30)))
+
+    component = await catalog.obtain(Uses("depot-put-thing", "0.0.11"))
+
+    looked = {path for path in registry.asked if path.endswith(".tgz")}
+    assert component.source == f"npm {PACKAGE} 1.11.0"
+    assert len(looked) <= 6
 
 
 async def test_an_action_that_the_package_does_not_have(catalog: Catalog) -> None:

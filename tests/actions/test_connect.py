@@ -188,3 +188,13 @@ async def test_missing_settings(project: Project, tmp_path: Path) -> None:
         await catalog.search("door")
 
     assert "PIPEDREAM_CLIENT_SECRET and PIPEDREAM_PROJECT_ID are not set" in caught.value.message
+
+
+async def test_a_search_takes_every_page(project: Project, api: ConnectServer, tmp_path: Path) -> None:
+    """Pipedream answers in pages."""
+    catalog = Catalog.of(project, environ=api.environ)
+    catalog.choices.choose("connect", base=tmp_path)
+
+    found = await catalog.search("door", app="hangar")
+
+    assert [component.key for component in found] == ["hangar-open-door", "hangar-close-door"]

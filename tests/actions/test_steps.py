@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.actions import Catalog
 from pdkernel.actions.choices import Choices
 from pdkernel.project import Project
 from tests.actions.checkout import write_checkout
@@ -146,7 +147,7 @@ async def test_another_version_is_refused(run: Run, folder: Path) -> None:
 
 async def test_another_version_by_choice(run: Run, folder: Path, ada: str, project: Project) -> None:
     """A version that was chosen for another runs, and the record says so."""
-    Choices(project.settings).use_instead("depot-put-thing@0.1.1", "0.1.2")
+    Catalog.of(project, environ={}).lock.use_instead("depot-put-thing@0.1.1", "0.1.2")
 
     execution = await run(action("depot-put-thing@0.1.1", PUT), external_user_id="ada")
 

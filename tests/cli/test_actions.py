@@ -83,6 +83,23 @@ def test_search(checkout: Shell) -> None:
     assert sorted(each["key"] for each in by_app.json) == ["depot-broken", "depot-fill-form", "depot-put-thing"]
 
 
+def test_search_finds_many(checkout: Shell) -> None:
+    """A list that is cut says how many more there are and how to see fewer; JSON is not cut."""
+    for n in range(60):
+        module = checkout.folder / f"checkout/components/depot/actions/pile-{n}/pile-{n}.mjs"
+        module.parent.mkdir()
+        module.write_text(
+            f'export default {{ key: "depot-pile-{n}", version: "0.0.1", type: "action", props: {{}}, run() {{}} }};',
+        )
+
+    listed = checkout("actions", "search", "pile").stdout
+    found = checkout("actions", "search", "pile", "--json").json
+
+    assert listed.count("depot-pile-") == 50 * 2  # its key, and as its name
+    assert listed.endswith("... and 10 more. To see fewer: more words, or --app SLUG.\n")
+    assert len(found) == 60
+
+
 def test_search_finds_nothing(pdkernel: Shell) -> None:
     """A search without a hit says where more would be."""
     ended = pdkernel("actions", "search", "--app", "slack", "message")
@@ -161,6 +178,18 @@ def test_doctor_names_what_would_run_an_action(pdkernel: Shell) -> None:
 
     action = next(each for each in missing if each["kind"] == "action")
     assert action["command"] == "pdkernel project set actions npm --accept-licence"
+    assert "npm (@pipedream/slack), once its licence is accepted; a folder" in action["message"]
+
+
+def test_the_licence_command_is_named_once(pdkernel: Shell) -> None:
+    """By `doctor` and by a run, whether the project or the workflow says where actions run."""
+    notebook = pdkernel.notebook("%%pdstep notify --uses slack-send-message@0.0.20\ntext: hi\n")
+
+    told = [pdkernel("doctor", notebook).stdout, pdkernel("run", notebook, "--body", "{}").stderr]
+    (pdkernel.folder / notebook).with_suffix(".pdkernel.yaml").write_text("actions: npm\n")
+    told += [pdkernel("doctor", notebook).stdout, pdkernel("run", notebook, "--body", "{}").stderr]
+
+    assert [text.count("pdkernel project set actions npm --accept-licence") for text in told] == [1] * 4
 
 
 def test_apps(pdkernel: Shell) -> None:

@@ -301,6 +301,10 @@ async def test_pages_of_options_hand_their_context_on(bench: Bench, write: Write
     assert first.why is None
 
 
+WITHOUT = "A text or an expression can be given without."
+TEAM = '{ type: "string", label: "The team" }'
+
+
 @pytest.mark.parametrize(
     ("options", "auth", "values", "why"),
     [
@@ -317,7 +321,19 @@ async def test_pages_of_options_hand_their_context_on(bench: Bench, write: Write
             "return [this.site].filter(Boolean)",
             {"desk": {}},
             {"site": "{{steps.a.b}}"},
-            "It depends on the prop site, whose value is an expression and only known at run time.",
+            f"Choices depend on the prop site, whose value is an expression and not known until the run. {WITHOUT}",
+        ),
+        (
+            "return [this.team].filter(Boolean)",
+            {"desk": {}},
+            {"site": "s"},
+            f'Choices depend on the prop team ("The team"): fill it first. {WITHOUT}',
+        ),
+        (
+            "try { return [this.team] } catch { return ['all'] }",
+            {"desk": {}},
+            {"team": ""},
+            f'Choices depend on the prop team ("The team"): fill it first. {WITHOUT}',
         ),
     ],
 )
@@ -325,7 +341,8 @@ async def test_why_there_are_no_options(
     bench: Bench, write: Write, options: str, auth: Any, values: Any, why: str
 ) -> None:
     """The account is not known yet, the code failed, or a value is not known yet; each in a sentence."""
-    component = write(action("", f'site: "string", x: {{ type: "string", async options() {{ {options} }} }}'))
+    props = f'site: "string", team: {TEAM}, x: {{ type: "string", async options() {{ {options} }} }}'
+    component = write(action("", props))
 
     page = await bench.guests.options(component, "x", auth=auth, values=values)
 
@@ -341,6 +358,53 @@ async def test_options_that_do_not_read_an_expression_are_given(bench: Bench, wr
     )
 
     assert page.options == (Option("s T 0 0", 0),)
+
+
+@pytest.mark.parametrize(("team", "asked"), [(None, []), ("", []), ("{{steps.a.b}}", []), ("blue", ["blue"])])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "propDefinition: [desk, 'seat', (c) => ({ group: c.team })]",
+        "async options({ team }) { await ask(team); return []; }",
+        "async options() { await ask(this.team); return []; }",
+    ],
+)
+async def test_nothing_is_asked_outside_before_what_it_depends_on_is_known(
+    bench: Bench, write: Write, tmp_path: Path, how: str, team: str | None, asked: list[str]
+) -> None:
+    """Whichever way a dropdown reads another required prop."""
+    note = tmp_path / "asked"
+    text = f"""
+        import {{ appendFileSync }} from "node:fs";
+        const ask = async (what) => appendFileSync({json.dumps(str(note))}, `${{what}}\n`);
+        const desk = {{
+          type: "app", app: "desk",
+          propDefinitions: {{ seat: {{ type: "string", async options({{ group }}) {{ await ask(group); return []; }} }} }},
+        }};
+        export default {{ props: {{ desk, team: {TEAM}, seat: {{ type: "string", {how} }} }}, async run() {{}} }};
+    """
+    values = {} if team is None else {"team": team}
+
+    page = await bench.guests.options(write(text), "seat", auth={"desk": {}}, values=values)
+
+    assert (note.read_text().split() if note.exists() else []) == asked
+    assert (page.why is None) == bool(asked)
+
+
+async def test_an_empty_optional_prop_is_no_obstacle(bench: Bench, write: Write) -> None:
+    """A dropdown that narrows by it is given whole."""
+    page = await bench.guests.options(write(ACTION), "queue", auth={"desk": {"token": "T"}})
+
+    assert page.options == (Option("any T 0 0", 0),)
+
+
+async def test_a_prop_that_depends_on_itself_is_asked_for(bench: Bench, write: Write) -> None:
+    """Its options may look at what was chosen so far."""
+    props = 'x: { type: "string[]", async options() { return ["a", "b"].filter((one) => !this.x?.includes(one)) } }'
+
+    page = await bench.guests.options(write(action("", props)), "x", auth={"desk": {}})
+
+    assert [option.value for option in page.options] == ["a", "b"]
 
 
 async def test_static_options_are_searched(bench: Bench, write: Write) -> None:
@@ -366,6 +430,55 @@ async def test_added_props_are_those_changed_and_those_returned(bench: Bench, wr
         ("fromSite", False, "Home"),
     ]
     assert unchanged == ()
+
+
+ADDING = """
+    wanted: { type: "string", optional: true, reloadProps: true },
+    mode: { type: "string", hidden: true, default: "plain" },
+"""
+ADDS = """
+  async additionalProps(existing) {
+    if (this.wanted === "nothing known") throw new Error("the other side is away");
+    existing.mode.default = `${this.wanted} mode`;
+    return {
+      how: { type: "string", default: "CONTAINS" },
+      tags: { type: "string[]", default: ["a"] },
+      most: { type: "integer", optional: true },
+      asked: { type: "string" },
+    };
+  },
+"""
+GIVES_BACK = "const { mode, how, tags, most } = this; return { mode, how, tags, most };"
+
+
+@pytest.mark.parametrize(
+    ("props", "value"),
+    [
+        ({}, {"mode": "plain"}),
+        ({"wanted": "x"}, {"mode": "x mode", "how": "CONTAINS", "tags": ["a"]}),
+        (
+            {"wanted": "x", "mode": "own", "how": "IS", "tags": "b", "most": "3"},
+            {"mode": "own", "how": "IS", "tags": ["b"], "most": 3},
+        ),
+    ],
+)
+async def test_a_run_has_the_defaults_of_added_props(bench: Bench, write: Write, props: Any, value: Any) -> None:
+    """What the action adds or changes for the run's values has its default and its type; none before a prop reloads."""
+    outcome = await run(bench, write(action(GIVES_BACK, ADDING, ADDS)), props=props)
+
+    assert outcome.error is None
+    assert outcome.exports["$return_value"] == value
+    assert outcome.warnings == ()
+
+
+async def test_added_props_that_cannot_be_known_are_a_warning(bench: Bench, write: Write) -> None:
+    """The action runs without their defaults."""
+    outcome = await run(bench, write(action(GIVES_BACK, ADDING, ADDS)), props={"wanted": "nothing known"})
+
+    assert outcome.exports["$return_value"] == {"mode": "plain"}
+    assert outcome.warnings == (
+        "The props that the action adds for its values are not known (the other side is away): they have no defaults.",
+    )
 
 
 async def test_options_of_an_added_prop(bench: Bench, write: Write) -> None:

@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from pdkernel.guests import process_tree
 from pdkernel.model import Language
+from pdkernel.session.kept import PAUSE_S
 from tests.kernel.conftest import RunningKernel, running_kernels, text_of
 
 Start = Callable[..., RunningKernel]
@@ -187,6 +188,7 @@ def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKerne
         kernel.run("%pdevent word")
         for cell in FIRST_THREE:
             kernel.run(cell)
+        time.sleep(10 * PAUSE_S)  # nobody kills faster
         kernel.manager.restart_kernel(now=True)
         kernel.client.wait_for_ready(timeout=60)
         yield kernel

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from pdkernel.connect.apps import tell_app
-from pdkernel.errors import RequestError
+from pdkernel.errors import LicenceError, RequestError
 from pdkernel.session import Session
 from tests.actions.checkout import write_checkout
+from tests.builders import an_event
 
 PUT = "%%pdstep put --uses depot-put-thing@0.1.2\nthing: box\n"
 KEY = "key-0123456789"
@@ -80,6 +81,44 @@ def test_prop_without_choices(session: Session) -> None:
     assert page.why == "thing is string: there is nothing to choose from."
 
 
+PICK = """
+export default {
+  key: "depot-pick", version: "0.0.1", type: "action",
+  props: {
+    shelf: { type: "string" },
+    slot: { type: "string", options: ({ shelf }) => [`${shelf}-1`, `${shelf}-2`] },
+  },
+  async run() {},
+};
+"""
+
+
+@pytest.mark.parametrize(
+    ("shelf", "options", "why"),
+    [
+        ("", [], "prop shelf: fill it first"),
+        ("shelf: '{{steps.trigger.event.body.shelf}}'", ["top-1", "top-2"], None),
+        ("shelf: '{{steps.trigger.event.body.other}}'", [], "prop shelf, whose value is an expression"),
+        ("shelf: '{{steps.later.$return_value}}'", [], "prop shelf, whose value is an expression"),
+    ],
+)
+def test_choices_that_depend_on_another_prop(
+    session: Session, tmp_path: Path, shelf: str, options: list[str], why: str | None
+) -> None:
+    """Of an expression the chosen event's value counts; what is not known yet is named."""
+    place = tmp_path / "checkout" / "components" / "depot" / "actions" / "pick" / "pick.mjs"
+    place.parent.mkdir()
+    place.write_text(PICK)
+    session.choose_event(an_event({"shelf": "top"}), "hello")
+    session.cell_ran(f"%%pdstep pick --uses depot-pick@0.0.1\n{shelf}\n", cell_id="c2")
+
+    page = session.actions.options("pick", "slot")
+
+    assert [option.value for option in page.options] == options
+    assert (why is None) == (page.why is None)
+    assert (why or "") in (page.why or "")
+
+
 def test_added_props(session: Session) -> None:
     """The props that an action adds for the values so far, expressions evaluated."""
     connect(session)
@@ -120,3 +159,45 @@ def test_apps_that_are_known(session: Session) -> None:
 
     assert session.actions.apps() == ("depot", "my_crm")
     assert session.directory.known_fields("my_crm") == ("token",)
+
+
+@pytest.fixture
+def unlicensed(make_session: Callable[..., Session], save_notebook: Callable[..., Path], tmp_path: Path) -> Session:
+    """A session of a notebook that takes actions from npm, in a project where nobody accepted their licence."""
+    save_notebook(("c1", "%%pdstep first\ndef handler(pd): return 1\n"), ("c2", PUT))
+    (tmp_path / "work.pdkernel.yaml").write_text("actions: npm\n")
+    session = make_session("work.ipynb")
+    session.choose_event(an_event(), "hello")
+    return session
+
+
+def test_steps_that_need_nothing_of_npm_run_without_its_licence(unlicensed: Session) -> None:
+    """The licence is asked for by the steps that need it: other cells run, built-in actions among them."""
+    unlicensed.cell_ran("%%pdstep store --uses data_stores-list-keys@0.0.1 --data-store dataStore=s\n", cell_id="c3")
+
+    code = unlicensed.run(only=frozenset({"first"}))
+    own = unlicensed.run(only=frozenset({"store"}))
+
+    assert (code.status, own.status) == ("success", "success")
+
+
+def test_a_step_of_npm_names_the_command_that_accepts_the_licence(unlicensed: Session) -> None:
+    """Running it, describing it and looking for its app say the same."""
+    execution = unlicensed.run(only=frozenset({"put"}))
+    with pytest.raises(LicenceError) as described:
+        unlicensed.actions.describe("depot-put-thing@0.1.2")
+    with pytest.raises(LicenceError) as searched:
+        unlicensed.actions.search("thing", app="depot")
+
+    assert execution.error is not None
+    assert execution.error.code == "licence"
+    assert execution.error.message.startswith("Step put: The action depot-put-thing@0.1.2 is to run from npm.")
+    for error in (execution.error, described.value, searched.value):
+        assert "pdkernel project set actions npm --accept-licence" in str(error)
+
+
+def test_built_in_actions_are_found_without_the_licence(unlicensed: Session) -> None:
+    """A search without an app looks at what is here."""
+    found = unlicensed.actions.search("end workflow")
+
+    assert "filter-end-workflow" in [component.key for component in found]

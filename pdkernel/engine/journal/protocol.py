@@ -8,7 +8,7 @@ the executor was declared dead. A write that returns True is on disk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -33,13 +33,19 @@ class Journal(Protocol):
         """Record the run, owned by this executor with fence 1; with a queue, ready and owned by nobody."""
         ...
 
-    async def append(self, run_id: str, seq: int, name: str, data: str, *, fence: int = 1) -> bool:
-        """Record a finished step; *seq* is its place in the workflow, *data* its result (`step_text`)."""
+    def append(self, run_id: str, seq: int, name: str, data: str, *, fence: int = 1) -> Awaitable[bool]:
+        """
+        Record a finished step; *seq* is its place in the workflow, *data* its result (`step_text`).
+
+        The write is on its way when this returns, so that it goes on beside whatever the caller does before it waits.
+        """
         ...
 
-    async def finish(self, run_id: str, status: FinalStatus, output: str, *, fence: int = 1, wait: bool = True) -> bool:
+    def finish(
+        self, run_id: str, status: FinalStatus, output: str, *, fence: int = 1, wait: bool = True
+    ) -> Awaitable[bool]:
         """
-        End the run.
+        End the run; on its way when this returns, like `append`.
 
         Without *wait* it returns True before the commit. If that is lost, the run is claimed again, finds its steps
         recorded and finishes.

@@ -10,7 +10,7 @@ import asyncio
 import os
 import platform
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -99,25 +99,27 @@ class SqliteJournal:
         now = self._now()
         return await self._writer.write(lambda connection: self._do.accept(connection, run, now))
 
-    async def append(self, run_id: str, seq: int, name: str, data: str, *, fence: int = 1) -> bool:
-        """Record a finished step; False if the run is no longer ours, or has that step."""
+    def append(self, run_id: str, seq: int, name: str, data: str, *, fence: int = 1) -> Awaitable[bool]:
+        """Record a finished step, handed in at once; False if the run is no longer ours, or has that step."""
         now = self._now()
-        return await self._writer.write(
-            lambda connection: self._do.append(connection, run_id, fence, seq, name, data, now)
-        )
+        return self._writer.write(lambda connection: self._do.append(connection, run_id, fence, seq, name, data, now))
 
-    async def finish(self, run_id: str, status: FinalStatus, output: str, *, fence: int = 1, wait: bool = True) -> bool:
-        """End the run; False if it is no longer ours. Without *wait*, True before the commit."""
+    def finish(
+        self, run_id: str, status: FinalStatus, output: str, *, fence: int = 1, wait: bool = True
+    ) -> Awaitable[bool]:
+        """End the run, handed in at once; False if it is no longer ours. Without *wait*, True before the commit."""
         now = self._now()
 
         def act(connection: sqlite3.Connection) -> bool:
             return self._do.finish(connection, run_id, fence, status, output, now)
 
         if wait:
-            return await self._writer.write(act)
+            return self._writer.write(act)
         self._unawaited = True
         self._writer.write_later(act)
-        return True
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        done.set_result(True)
+        return done
 
     async def park(
         self, run_id: str, seq: int, *, fence: int = 1, wake_at: float | None = None, token_hash: str | None = None

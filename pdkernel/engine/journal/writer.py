@@ -63,11 +63,13 @@ class Writer:
         """
         Do *act* in one of the next transactions.
 
-        Raises:
-            ProjectError: The journal is closed; from the future: the database cannot be written.
+        The future raises `ProjectError` if the journal is closed or the database cannot be written.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._put(_Write(act, many, future))
+        try:
+            self._put(_Write(act, many, future))
+        except ProjectError as closed:
+            future.set_exception(closed)
         return future
 
     def write_later(self, act: Act) -> None:
