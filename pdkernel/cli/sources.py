@@ -135,6 +135,8 @@ def _print(ran: Any, saved: list[Path], workflow: Path) -> None:
         return
     for number, found in enumerate(ran.events, start=1):
         click.echo(f"{number}. {found.summary or found.id or 'event'}")
+    if ran.response is not None:
+        click.echo(f"It answered the request with status {ran.response['status']}.")
     new = len(ran.events)
     click.echo(f"{new} new event{'' if new == 1 else 's'}, {ran.repeated} emitted before.")
     if saved:

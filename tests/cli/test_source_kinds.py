@@ -131,11 +131,13 @@ def test_a_request_is_given_with_its_raw_body(poll: Poll) -> None:
 
     right = poll("called@0.1.0", "--event", "-", "--json", stdin=json.dumps({"headers": {"X-Kiosk-Signature": signature}, "body": sent}))  # fmt: skip
     wrong = poll("called@0.1.0", "--event", "-", "--json", stdin=json.dumps({"headers": {}, "body": sent}))
+    said = poll("called@0.1.0", "--event", "-", stdin=json.dumps({"headers": {}, "body": sent}))
     as_sent = poll("called@0.1.0", "--event", "-", "--json", stdin=json.dumps({"headers": {"x-kiosk-signature": signature}, "bodyRaw": raw}))  # fmt: skip
 
     assert right.json["events"][0]["event"] == {**sent, "method": "POST"}
     assert right.json["response"]["body"] == {"thanks": True}
     assert (wrong.json["events"], wrong.json["response"]["status"]) == ([], 401)
+    assert "It answered the request with status 401." in said.stdout
     assert (as_sent.json["events"], as_sent.json["repeated"]) == ([], 1)
 
 
