@@ -102,6 +102,10 @@ class Trigger:
     config: Mapping[str, JSON] = field(default_factory=dict)
 
 
+BOOKKEEPING = "pdkernel"
+"""Where `Step.extra` holds what reading a definition keeps for writing the same again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """
@@ -168,6 +172,17 @@ class Step:
         if self.props_in is not None:
             return None, f" ({self.props_in}, line {line})" if line is not None else f" ({self.props_in})"
         return line or self.line_offset or None, ""
+
+    @property
+    def picked(self) -> dict[str, JSON]:
+        """Values with the labels of the options that were picked in the builder, by prop: of those not changed since."""
+        kept = self.extra.get(BOOKKEEPING)
+        picked = kept.get("picked") if isinstance(kept, dict) else None
+        return {
+            prop: option.get("written")
+            for prop, option in (picked.items() if isinstance(picked, dict) else ())
+            if isinstance(option, dict) and prop in self.props and option.get("value") == self.props[prop]
+        }
 
 
 @dataclass(frozen=True, slots=True)

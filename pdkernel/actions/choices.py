@@ -111,7 +111,7 @@ class Choices:
         if components_folder(folder) is None:
             raise RequestError(
                 f"{text!r} is none of builtin, npm and connect, nor a folder with components "
-                "(components/APP/actions/NAME/NAME.mjs).",
+                "(components/APP/actions/NAME/NAME.mjs, components/APP/sources/NAME/NAME.mjs).",
                 fix="Give one of these words, or the folder of a components checkout.",
             )
         return Where("folder", folder)
@@ -129,6 +129,6 @@ def licence_error(what: str = "") -> LicenceError:
 def components_folder(folder: Path) -> Path | None:
     """The folder that holds a folder for each app: *folder* itself or its `components`; None if neither does."""
     for place in (folder / "components", folder):
-        if next(place.glob("*/actions/*/*.mjs"), None) or next(place.glob("*/*.app.mjs"), None):
+        if any(next(place.glob(f"*/{kind}"), None) for kind in ("actions/*/*.mjs", "sources/*/*.mjs", "*.app.mjs")):
             return place
     return None

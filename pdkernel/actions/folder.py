@@ -1,5 +1,5 @@
 """
-Components in a folder with the layout of a components checkout: `components/APP/actions/NAME/NAME.mjs`.
+Components in a folder with the layout of a components checkout: `components/APP/actions/NAME/NAME.mjs`, and `sources`.
 
 Knows the layout. What a module imports is found from there, as Node.js finds it: installing that is its owner's
 affair.
@@ -33,7 +33,8 @@ class FolderSource:
 
     def apps(self) -> list[str]:
         """The apps that it has components of."""
-        return sorted(path.parent.name for path in self._folder.glob("*/actions") if path.is_dir())
+        kinds = ("actions", "sources")
+        return sorted({path.parent.name for kind in kinds for path in self._folder.glob(f"*/{kind}") if path.is_dir()})
 
     def of_app(self, app: str) -> Mapping[str, Component]:
         """The components of *app*, by key."""

@@ -31,6 +31,7 @@ _ENVIRONMENT = option("--environment", metavar="ENV", help="development (default
 @_ENVIRONMENT
 @option("--hook", metavar="NAME", help="Run a hook instead: deploy (often emits past events), activate, deactivate.")
 @option("--event", metavar="FILE|-", help="What its interface gets, such as a webhook's request; else a timer's tick.")
+@option("--endpoint", metavar="URL", help="Where its HTTP interface is reached from outside: a tunnel to you, say.")
 @option("--egress", metavar="MODE", help="Outside calls, as for `pdkernel run`.")
 @option("--save", metavar="NAME", help="Save the new events as events/NAME-1.json, ... beside the workflow.")
 @option("--no-install", is_flag=True, help="Install nothing.")
@@ -54,7 +55,9 @@ def poll(state: State, workflow: Path, as_json: bool, **chosen: Any) -> int:
 @json_option
 def forget(state: State, workflow: Path, as_json: bool, **chosen: Any) -> int:
     """Forget what the source remembers, so that every event is new again."""
-    request, _ = _request(workflow, {**chosen, "hook": None, "event": None, "egress": None, "no_install": True})
+    request, _ = _request(
+        workflow, {**chosen, "hook": None, "event": None, "egress": None, "endpoint": None, "no_install": True}
+    )
     forgotten = state.project().source_states.remove(request.key)
     if as_json:
         print_json({"forgotten": forgotten})
@@ -88,6 +91,7 @@ def _request(path: Path, chosen: dict[str, Any]) -> tuple[Any, Path]:
         folder=opened.folder.resolve(),
         timeout_s=DEFAULT_TIMEOUT_S["source"],
         install=not chosen["no_install"],
+        endpoint=chosen["endpoint"],
     )
     return request, opened.folder
 
@@ -131,6 +135,8 @@ def _print(ran: Any, saved: list[Path], workflow: Path) -> None:
         return
     for number, found in enumerate(ran.events, start=1):
         click.echo(f"{number}. {found.summary or found.id or 'event'}")
+    if ran.response is not None:
+        click.echo(f"It answered the request with status {ran.response['status']}.")
     new = len(ran.events)
     click.echo(f"{new} new event{'' if new == 1 else 's'}, {ran.repeated} emitted before.")
     if saved:

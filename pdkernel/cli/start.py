@@ -74,8 +74,8 @@ def lab(state: State, notebook: Path | None, options: tuple[str, ...]) -> int:
 @json_option
 def doctor(state: State, source: Path | None, environment: str | None, external_user: str | None, as_json: bool) -> int:
     """Say what this machine and this project have, and what SOURCE still needs, with the command for each."""
-    machine = _machine()
     project = state.project()
+    machine = _machine(project.folder)
     missing = _missing(state, source, environment, external_user) if source else []
     if as_json:
         print_json(
@@ -99,9 +99,9 @@ def doctor(state: State, source: Path | None, environment: str | None, external_
     return 0
 
 
-def _machine() -> dict[str, Any]:
+def _machine(project: Path) -> dict[str, Any]:
     from pdkernel.errors import InterpreterMissingError
-    from pdkernel.hosts import find_go, find_node
+    from pdkernel.hosts import find_go, find_node, what_steps_have
 
     def found(find: Callable[[], object]) -> str:
         try:
@@ -124,6 +124,7 @@ def _machine() -> dict[str, Any]:
         or shutil.which("google-chrome")
         or "not found (only our own tests need it)",
         "outside_calls": GUARDS[available_guard()],
+        "tmp": what_steps_have(project),
     }
 
 

@@ -13,10 +13,10 @@ from pdkernel.definition.languages import INFERRED, RUNTIMES, entry_path
 from pdkernel.definition.literals import check_literals
 from pdkernel.definition.sidecar import EXTERNAL_USER, FOLDER_SIDECAR, AccountChoice, Sidecar, StepSidecar
 from pdkernel.definition.sidecar_yaml import dump_sidecar
-from pdkernel.definition.step_props import BOOKKEEPING, is_store_id, props_mapping
+from pdkernel.definition.step_props import is_store_id, props_mapping
 from pdkernel.directive import dump
 from pdkernel.inspection import apps_of, variables_read
-from pdkernel.model import JSON, Step, Workflow
+from pdkernel.model import BOOKKEEPING, JSON, Step, Workflow
 
 WORKFLOW_FILE = "workflow.yaml"
 STATE_FILE = ".workflow.state"

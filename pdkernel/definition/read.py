@@ -15,11 +15,11 @@ from pdkernel.definition.languages import RUNTIMES, language_of
 from pdkernel.definition.plan import SCHEMA, WORKFLOW_FILE
 from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar, StepSidecar, answer, apply_sidecar
 from pdkernel.definition.sidecar_yaml import read_sidecar
-from pdkernel.definition.step_props import BOOKKEEPING, read_props
+from pdkernel.definition.step_props import read_props
 from pdkernel.directive import LocatedYaml, read_yaml
 from pdkernel.errors import DefinitionError, NotebookError, StepNameError, UnsupportedError
 from pdkernel.inspection import declared_apps
-from pdkernel.model import JSON, AppBinding, Language, Step, Trigger, TriggerType, Workflow
+from pdkernel.model import BOOKKEEPING, JSON, AppBinding, Language, Step, Trigger, TriggerType, Workflow
 
 Accounts = Literal["external_user", "own"]
 _STEP_KEYS = frozenset({"namespace", "disabled", "notes", "note", "uses", "props"})

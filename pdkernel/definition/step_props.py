@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pdkernel.model import JSON, AppBinding, Step, StoreBinding
+from pdkernel.model import BOOKKEEPING, JSON, AppBinding, Step, StoreBinding
 
-BOOKKEEPING = "pdkernel"
 CONFIGURABLE = "__configurableProps"
 ACCOUNT = "authProvisionId"
 STORE = "storeId"
@@ -52,7 +51,7 @@ def read_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str 
     apps: dict[str, AppBinding] = {}
     stores: dict[str, StoreBinding] = {}
     values: dict[str, JSON] = {}
-    labels: dict[str, JSON] = {}
+    picked: dict[str, JSON] = {}
     for prop, item in declared.items():
         if item.get("type") == "app":
             apps[prop] = AppBinding(prop, str(item.get("app") or prop))
@@ -67,10 +66,10 @@ def read_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str 
         elif isinstance(value, dict) and STORE in value:
             stores[prop] = StoreBinding(prop, value[STORE] or None)
         else:
-            if isinstance(value, dict) and isinstance(value.get(PICKED), dict):
-                labels[prop] = value[PICKED].get("label")
             values[prop] = _unpicked(value)
-    kept: dict[str, JSON] = {"labels": labels, "configurable": cast("JSON", definitions)}
+            if values[prop] != value:
+                picked[prop] = {"written": value, "value": values[prop]}
+    kept: dict[str, JSON] = {"picked": picked, "configurable": cast("JSON", definitions)}
     order = [prop for prop in raw if prop != CONFIGURABLE]
     if order != [prop for prop in (*apps, *stores, *values) if prop in raw]:
         kept["order"] = cast("JSON", order)
@@ -104,7 +103,7 @@ def props_mapping(step: Step, apps: tuple[AppBinding, ...]) -> dict[str, JSON]:
         apps: All its app props, those that only its code declares too.
     """
     kept = kept_of(step)
-    labels = cast("Mapping[str, JSON]", kept.get("labels", {}))
+    picked = step.picked
     mapping: dict[str, JSON] = {}
     for binding in apps:
         # parity[end-user-account-in-git]: how "the end user's account" stands in a synced file is not known: nothing is written,
@@ -115,7 +114,7 @@ def props_mapping(step: Step, apps: tuple[AppBinding, ...]) -> dict[str, JSON]:
         if store.store is not None and is_store_id(store.store):
             mapping[store.prop] = {STORE: store.store}
     for prop, value in step.props.items():
-        mapping[prop] = {PICKED: {"label": labels[prop], "value": value}} if prop in labels else value
+        mapping[prop] = picked.get(prop, value)
     order = cast("list[str]", kept.get("order", []))
     mapping = {prop: mapping[prop] for prop in (*order, *mapping) if prop in mapping}
     definitions = _definitions(step, apps)

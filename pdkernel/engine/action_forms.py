@@ -22,7 +22,7 @@ from pdkernel.engine.actions import describe, is_allowed
 from pdkernel.engine.end_users import connect_command
 from pdkernel.engine.props import evaluate_props
 from pdkernel.errors import StepError
-from pdkernel.hosts import Description, Hosts, Option, OptionsPage, PropDeclaration, RunGuests, RunSetup
+from pdkernel.hosts import ComponentFile, Description, Hosts, Option, OptionsPage, PropDeclaration, RunGuests, RunSetup
 from pdkernel.identity import Directory, Environment
 from pdkernel.model import JSON, AppBinding, Step
 from pdkernel.redaction import Redactor, Secret
@@ -104,7 +104,7 @@ class ActionForms:
         component = await catalog.obtain(uses, install=install, progress=progress)
         if component.file is None:
             return await catalog.connect.retrieve(component.key, component.version)
-        async with self._guests(FormRequest(Step("form"), _NO_CALLS)) as guests:
+        async with self._guests(FormRequest(Step("form"), _NO_CALLS), component.file) as guests:
             return component, await describe(component, guests, catalog)
 
     async def options(
@@ -127,7 +127,7 @@ class ActionForms:
         accounts = self._accounts(request, bound_apps(request.step, description))
         if component.file is None:
             return await self._remote_options(request, component, prop, page=page, context=context, query=query)
-        async with self._guests(request) as guests:
+        async with self._guests(request, component.file) as guests:
             found = await guests.options(
                 component.file,
                 prop,
@@ -156,7 +156,7 @@ class ActionForms:
         if component.file is None or not description.additional:
             return ()
         accounts = self._accounts(request, bound_apps(request.step, description))
-        async with self._guests(request) as guests:
+        async with self._guests(request, component.file) as guests:
             return await guests.additional_props(
                 component.file,
                 values=await self._values(request, description, guests),
@@ -236,7 +236,7 @@ class ActionForms:
         return values
 
     @asynccontextmanager
-    async def _guests(self, request: FormRequest) -> AsyncIterator[RunGuests]:
+    async def _guests(self, request: FormRequest, component: ComponentFile) -> AsyncIterator[RunGuests]:
         scratch = Path(tempfile.mkdtemp(prefix="form-", dir=self._scratch))
         setup = RunSetup(
             run_id="form",
@@ -245,6 +245,7 @@ class ActionForms:
             variables=request.variables,
             folder=request.folder,
             scratch=scratch,
+            kept=(component.path,),
         )
         guests = await self._hosts.open(setup, waits=False)  # a person looks at it: it does not queue behind runs
         try:

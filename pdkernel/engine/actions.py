@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from pdkernel.actions import Catalog, Component, ConnectSource
@@ -124,6 +125,11 @@ class StepActions:
             fault.message = f"Step {step.name}: {fault.message}"
             raise
         return component
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The modules of the actions that run here."""
+        return tuple(found.component.file.path for found in self._found.values() if found.component.file is not None)
 
     def of(self, step: Step) -> StepAction | None:
         """The action of *step*, or None for a step of code."""

@@ -20,7 +20,7 @@ from pdkernel.engine.end_users import StepAccounts
 from pdkernel.engine.limits import memory_limit, near_limits, raise_timeout, too_deep
 from pdkernel.engine.outside_calls import after_refusal, binding_of
 from pdkernel.engine.pauses import Again, judge, urls
-from pdkernel.engine.props import evaluate_props, undeclared_props
+from pdkernel.engine.props import evaluate_props, labelled, undeclared_props
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.engine.run_state import RunState, unwritable
 from pdkernel.engine.services import Services
@@ -95,6 +95,7 @@ class Attempts:
     ) -> StepOutcome:
         timeout_s = run.request.workflow.timeout_s(step)
         action = run.actions.of(step)
+        written = step
         step = action.fitted.step if action and action.fitted else step
         if action and action.remote:
             props = await evaluate_props(step, run.guests, run.exports, timeout_s=timeout_s)
@@ -108,7 +109,7 @@ class Attempts:
         call = StepCall(
             step=step,
             steps=run.exports,
-            props=await evaluate_props(step, run.guests, run.exports, timeout_s=timeout_s),
+            props=labelled(written, await evaluate_props(step, run.guests, run.exports, timeout_s=timeout_s)),
             auth=accounts.auth,
             context=step_context(
                 run.request, self._clock, timeout_s=timeout_s, runs=again.runs, passed_on=again.context

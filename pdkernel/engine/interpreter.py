@@ -142,7 +142,7 @@ class Interpreter:
             scratch.mkdir(mode=0o700)
         except OSError as fault:
             raise unwritable(fault) from None
-        setup = self._setup(request, record, scratch, ready)
+        setup = self._setup(request, record, scratch, ready, actions)
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)
         try:
@@ -159,7 +159,9 @@ class Interpreter:
         finally:
             await asyncio.shield(guests.release())
 
-    def _setup(self, request: RunRequest, record: RunRecord, scratch: Path, ready: Ready) -> RunSetup:
+    def _setup(
+        self, request: RunRequest, record: RunRecord, scratch: Path, ready: Ready, actions: StepActions
+    ) -> RunSetup:
         return RunSetup(
             run_id=record.execution.id,
             workflow=f"{request.workflow.name}@{request.workflow.version}",
@@ -172,6 +174,7 @@ class Interpreter:
             node_packages=ready.node,
             python=ready.python.python if ready.python else None,
             guarded=request.policy.mode != "live",
+            kept=actions.files,
         )
 
     async def _resolve(self, request: RunRequest, bindings: Bindings) -> Resolution:

@@ -100,7 +100,8 @@ def _too_much(size: int) -> PayloadLimitError:
         f"Function Payload Limit Exceeded: the event, the exports and the logs of this run have {_mb(size)} together, "
         f"and the limit is {_mb(PAYLOAD_BYTES)}.",
         name="FunctionPayloadLimitExceeded",
-        fix="Keep large data in a file in /tmp or in a data store, and export where it is.",
+        fix="Keep large data in a file in the temporary folder ($TMPDIR; on Pipedream, /tmp) or in a data store, and "
+        "export where it is.",
     )
 
 

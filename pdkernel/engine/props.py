@@ -73,6 +73,21 @@ async def undeclared_props(step: Step, guests: RunGuests) -> list[str]:
     ]
 
 
+def labelled(step: Step, props: Mapping[str, JSON]) -> dict[str, JSON]:
+    """*props* of *step*, picked options as the builder saves them: what runs in Node.js may ask for labels (`withLabel`)."""
+    if step.language != "node":
+        return dict(props)
+    picked = {name: value for name, value in step.picked.items() if props.get(name) == step.props[name]}
+    return {**props, **{name: value for name, value in picked.items() if _is_option(value)}}
+
+
+def _is_option(written: JSON) -> bool:
+    """Whether a component's process takes the labels off by itself: not those deep inside an object."""
+    if isinstance(written, list):
+        return all(_is_option(item) or not isinstance(item, dict | list) for item in written)
+    return isinstance(written, dict) and written.keys() == {"__lv"}
+
+
 async def _braced(step: Step, guests: RunGuests) -> dict[str, JSON]:
     """The step's props; JavaScript without braces, where its code declares a prop that may be so, has got them."""
     props = dict(step.props)

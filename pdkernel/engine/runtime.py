@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +27,7 @@ from pdkernel.engine.request import RunRequest
 from pdkernel.engine.sources import Sources
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
-from pdkernel.hosts import WARDEN, Hosts
+from pdkernel.hosts import WARDEN, Hosts, scratch_folder
 from pdkernel.identity import Directory
 from pdkernel.project import Project
 
@@ -91,11 +90,17 @@ class Runtime:
         """
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
-        scratch = Path(tempfile.mkdtemp(prefix="pdkernel-"))
+        scratch = scratch_folder("pdkernel-")
         WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
         environ = os.environ if environ is None else environ
         shared = hosts is not None
-        hosts = hosts or Hosts(gateway=gateway, size=size, python=python, go=go_programs(project.folder, environ))
+        hosts = hosts or Hosts(
+            gateway=gateway,
+            size=size,
+            python=python,
+            go=go_programs(project.folder, environ),
+            kept=(project.folder,),
+        )
         catalog = Catalog.of(project, environ=environ)
         interpreter = Interpreter(
             directory=directory,

@@ -39,6 +39,7 @@ NAME = "source"
 """What a source is called where steps have names: in the ledger and in errors."""
 
 _INTERVAL_S = 900
+_REQUEST = frozenset({"method", "path", "query", "headers", "body", "bodyRaw"})
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class SourceRequest:
         folder: The workflow's folder.
         timeout_s: Seconds that it may run.
         install: Whether the source may be installed.
+        endpoint: Where its HTTP interface is reached from outside, or None.
     """
 
     trigger: Trigger
@@ -69,6 +71,7 @@ class SourceRequest:
     folder: Path = field(default_factory=Path.cwd)
     timeout_s: float = 60.0
     install: bool = True
+    endpoint: str | None = None
 
     @property
     def uses(self) -> Uses:
@@ -165,6 +168,7 @@ class Sources:
             request.folder,
             scratch,
             guarded=request.policy.mode != "live",
+            kept=(component.file.path,) if component.file else (),
         )
         guests = await self._hosts.open(setup)
         try:
@@ -222,7 +226,8 @@ class Sources:
             component.file,
             identity,
             act=request.act,
-            event=self._tick(step, description) if request.event is None else request.event,
+            event=self._tick(step, description) if request.event is None else _received(request.event, description),
+            endpoint=request.endpoint,
             props={name: value for name, value in step.props.items() if name not in bound},
             auth=resolution.of(NAME).auth,
             db=state.get("db", {}),
@@ -259,13 +264,16 @@ class Sources:
 
     def _tick(self, step: Step, description: Description) -> JSON:
         """What a timer's interface hands over."""
-        interval: JSON = _INTERVAL_S
+        tick: dict[str, JSON] = {"timestamp": int(self._clock.now().timestamp())}
         for prop in description.props:
             if prop.type == "$.interface.timer":
                 given = step.props.get(prop.name) or prop.definition.get("default") or prop.definition.get("static")
+                if isinstance(given, dict) and given.get("cron"):
+                    # parity[source-cron]: what a source with a cron timer is given is documented nowhere
+                    return tick | {name: given[name] for name in ("cron", "timezone") if given.get(name)}
                 if isinstance(given, dict) and given.get("intervalSeconds"):
-                    interval = given["intervalSeconds"]
-        return {"timestamp": int(self._clock.now().timestamp()), "interval_seconds": interval}
+                    return tick | {"interval_seconds": given["intervalSeconds"]}
+        return tick | {"interval_seconds": _INTERVAL_S}
 
 
 def _check_woken_by_time(component: Component, description: Description) -> None:
@@ -277,7 +285,30 @@ def _check_woken_by_time(component: Component, description: Description) -> None
         what, given = "an HTTP request", 'its request as JSON: {"method": "POST", "headers": {...}, "body": {...}}'
     else:
         what, given = "a message of its app", "such a message as JSON"
-    raise RequestError(f"{component.uses} is woken by {what}, and none was given.", fix=f"--event FILE gives {given}.")
+    raise RequestError(
+        f"{component.uses} is woken by {what}, and none was given.",
+        fix=f"Give {given}: pdkernel source poll SOURCE --event FILE, in a notebook %pdevent FILE --emit.",
+    )
+
+
+def _received(event: JSON, description: Description) -> JSON:
+    """*event*, with what an HTTP interface hands over besides, if it is a request (component API page)."""
+    is_request = isinstance(event, dict) and not event.keys().isdisjoint(_REQUEST)
+    if not is_request or not any(prop.type == "$.interface.http" for prop in description.props):
+        return event
+    assert isinstance(event, dict)
+    body, raw = event.get("body"), event.get("bodyRaw")
+    if raw is None and body is not None:
+        raw = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    elif isinstance(raw, str) and "body" not in event:
+        try:
+            body = json.loads(raw)
+        except ValueError:
+            body = raw
+    headers = event.get("headers")
+    lower = {name.lower(): value for name, value in headers.items()} if isinstance(headers, dict) else {}
+    method = "GET" if body is None else "POST"
+    return {"method": method, "path": "/", "query": {}, **event, "headers": lower, "bodyRaw": raw, "body": body}
 
 
 def _event(emitted: Emitted, redactor: Redactor) -> SourceEvent:

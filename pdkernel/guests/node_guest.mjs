@@ -22,7 +22,7 @@ import { adopt, freshen, freshenAhead, stain, watch } from "./node_fresh.mjs";
 import { listen, say } from "./node_lines.mjs";
 import { Loader } from "./node_loader.mjs";
 import { attempt, leftBehind, locals, onLateError, restHere } from "./node_running.mjs";
-import { emitter, perform, service } from "./node_source.mjs";
+import { emitter, httpInterface, perform, service } from "./node_source.mjs";
 import { forget, onAnswer, voiceOf } from "./node_voice.mjs";
 
 /** @typedef {import("./node_errors.mjs").StepCode} StepCode */
@@ -131,7 +131,7 @@ async function runSource(told) {
   const { fault, result } = await attempt(step, run, async (mine) => {
     const component = await load(step);
     const voice = voiceOf(mine);
-    const http = { endpoint: told.endpoint, respond: responder(voice) };
+    const http = httpInterface(told.endpoint, responder(voice));
     const around = { voice, folder: run.cwd, db: service(told.db, voice.db), http };
     if (typeof component.additionalProps === "function") told.added = await addedForRun(component, told, around);
     const { self } = new Instance(component, told, around);

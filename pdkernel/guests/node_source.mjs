@@ -7,6 +7,7 @@
  */
 
 import { encode } from "./node_exports.mjs";
+import { PropError } from "./node_props.mjs";
 
 const { parse, stringify } = JSON;
 
@@ -35,6 +36,25 @@ export function service(kept, tell) {
       tell(String(key), text);
     },
   };
+}
+
+/**
+ * The value of a `$.interface.http` prop.
+ *
+ * @param {string | null} endpoint where it is reached from outside; who asks for one that nobody has told gets an error,
+ *   because a service would be told to call nowhere
+ * @param {(response: any) => Promise<void>} respond
+ * @returns {{endpoint: string, respond: (response: any) => Promise<void>}}
+ */
+export function httpInterface(endpoint, respond) {
+  if (endpoint !== null) return { endpoint, respond };
+  const get = () => {
+    throw new PropError(
+      "The source asks for the address of its HTTP interface (endpoint), and it has none here.",
+      "Give an address that leads to you, such as a tunnel's: pdkernel source poll SOURCE --endpoint URL",
+    );
+  };
+  return /** @type {any} */ (Object.defineProperty({ respond }, "endpoint", { get, enumerable: false }));
 }
 
 /**

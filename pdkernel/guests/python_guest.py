@@ -37,6 +37,7 @@ class Guest:
         self._environment: dict[str, str] = {}
         self._secrets: list[str] = []
         self._folder = os.devnull
+        self._kept: tuple[str, ...] = ()
         self._texts: dict[str, bytes] = {}
         self._sources: dict[int, str] = {}
         self._codes: dict[tuple[int, str, int], CodeType] = {}
@@ -49,11 +50,15 @@ class Guest:
     def begin(self, told: dict[str, Any]) -> None:
         """Forget the last run."""
         for name, module in list(sys.modules.items()):  # what the last run's steps wrote themselves is gone
-            if (getattr(module, "__file__", None) or "").startswith(self._folder + os.sep):
+            if self._is_of_the_run(getattr(module, "__file__", None) or ""):
                 del sys.modules[name]
+        for path in list(sys.path_importer_cache):  # the next run may have other files under the same names
+            if self._is_of_the_run(path + os.sep):
+                del sys.path_importer_cache[path]
         self._environment = {**told["env"], **told["variables"], **told["outside"]}
         self._secrets = list(told["variables"].values())
         self._folder = told["cwd"]
+        self._kept = tuple(told["kept"])
         self._texts = {}
         self._untouched = False
         linecache.clearcache()
@@ -145,6 +150,9 @@ class Guest:
             code = compile(source, file, "exec", dont_inherit=True)
             self._codes[number, file, offset] = code
         return code
+
+    def _is_of_the_run(self, path: str) -> bool:
+        return path.startswith(self._folder + os.sep) and not path.startswith(self._kept)
 
     def _release(self) -> None:
         with self._lock:

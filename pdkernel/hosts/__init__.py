@@ -29,6 +29,7 @@ from pdkernel.hosts.faults import (
 from pdkernel.hosts.go import GO_LOCK_NAME, GoPrograms
 from pdkernel.hosts.interpreters import find_bash, find_go, find_node
 from pdkernel.hosts.pool import Hosts
+from pdkernel.hosts.private_tmp import scratch_folder, what_steps_have
 from pdkernel.hosts.protocols import OutsideCalls, StepDebugger, StepListener, StepServices
 from pdkernel.hosts.run import RunGuests
 from pdkernel.hosts.warden import WARDEN
@@ -64,4 +65,6 @@ __all__ = [
     "find_bash",
     "find_go",
     "find_node",
+    "scratch_folder",
+    "what_steps_have",
 ]

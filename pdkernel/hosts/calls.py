@@ -63,12 +63,14 @@ class RunSetup:
         trigger: `{"event": ..., "context": ...}`.
         variables: The workflow's environment variables.
         folder: Where Node.js resolves imports from that are not in *node_packages*.
-        scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it.
+        scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it where they
+            cannot have a `/tmp` of their own.
         install: Whether packages that a step needs may be downloaded.
         files: The folder of the project's file store (`$.files`), or None for none.
         python: The interpreter of the environment that has the packages of the workflow's Python steps.
         node_packages: The installed packages of each Node.js step that imports some, by step.
         guarded: The operating system stops outside calls that go around the gateway: every mode but live.
+        kept: More folders that steps' code is read from.
     """
 
     run_id: str
@@ -82,6 +84,7 @@ class RunSetup:
     python: Path | None = None
     node_packages: Mapping[str, NpmTree] = field(default_factory=dict)
     guarded: bool = False
+    kept: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ def base_environment(folder: Path, mark: str) -> dict[str, str]:
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": str(folder),
-        # parity[temporary-folder]: a path that is written as /tmp/... is this machine's own, which no run empties
         "TMPDIR": str(folder),
         "LANG": "C.UTF-8",
         "TZ": "UTC",  # parity[time-zone]: the platform's machines keep UTC

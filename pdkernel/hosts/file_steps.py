@@ -19,6 +19,7 @@ from pdkernel.hosts.faults import timed_out
 from pdkernel.hosts.file_step import FileStep, no_error
 from pdkernel.hosts.go import GoPrograms
 from pdkernel.hosts.go_faults import panic
+from pdkernel.hosts.private_tmp import PrivateTmp
 from pdkernel.hosts.protocols import OutsideCalls
 from pdkernel.hosts.recorder import StepRecorder
 from pdkernel.hosts.step_files import StepFiles
@@ -46,7 +47,9 @@ class FileSteps:
         self._compiling: asyncio.Task[Path] | None = None
         self._left: list[FileStep] = []
 
-    async def run(self, call: StepCall, steps: bytes, folder: Path, recorder: StepRecorder) -> StepError | None:
+    async def run(
+        self, call: StepCall, steps: bytes, folder: Path, recorder: StepRecorder, *, tmp: PrivateTmp | None = None
+    ) -> StepError | None:
         """
         Run the step of *call* to its end; returns why it failed.
 
@@ -55,6 +58,7 @@ class FileSteps:
             steps: The JSON text of `steps`.
             folder: The working folder.
             recorder: Is told what the step does.
+            tmp: The run's own `/tmp`, which is then the working folder.
 
         Raises:
             InterpreterMissingError: The step's language is not on this machine.
@@ -73,7 +77,7 @@ class FileSteps:
             else:
                 command, script = bash_command(call.step, files.folder)
                 step = FileStep(recorder, no_error, script=script)
-            error = await self._run(step, command, call, files, folder, recorder)
+            error = await self._run(step, tmp.command(command) if tmp else command, call, files, folder, recorder)
             not_json = files.collect(recorder)
             return error or not_json
         finally:

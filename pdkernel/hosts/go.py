@@ -55,11 +55,14 @@ class GoPrograms:
         folder: Of the cache: programs, Go's own build cache, downloaded modules. Whatever is in it can be made again.
         lock: The `go.mod` that keeps the versions of the modules that steps import; its `go.sum` stands beside it.
         environ: What `go` is found and run with; `os.environ` by default.
+
+    Attributes:
+        folder: Of the cache.
     """
 
     def __init__(self, folder: Path, *, lock: Path, environ: Mapping[str, str] | None = None) -> None:
         self._programs = folder / "programs"
-        self._folder = folder
+        self.folder = folder
         self._lock = lock
         self._environ = os.environ if environ is None else environ
         self._building: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -92,7 +95,7 @@ class GoPrograms:
                 return await self._build(go, source, _import_lines(step, imported), install=install)
         except OSError as error:
             raise ProjectError(
-                f"Step {step.name} cannot be compiled: {error.strerror or error} ({self._folder}).",
+                f"Step {step.name} cannot be compiled: {error.strerror or error} ({self.folder}).",
                 fix="Compiled steps are kept in the project's folder: look at its rights and at the space on its disk.",
             ) from None
 
@@ -112,7 +115,7 @@ class GoPrograms:
         return self._lock, self._lock.with_suffix(".sum")
 
     def _announcement(self, step: Step, imported: tuple[str, ...]) -> str:
-        if not (self._folder / "build").exists():
+        if not (self.folder / "build").exists():
             return (
                 f"compiling {step.name}.go: the first Go step of a project compiles Go's own packages, too, "
                 "which takes up to about a minute; edits of it take about a second"
@@ -122,7 +125,7 @@ class GoPrograms:
     async def _build(self, go: GoToolchain, source: str, lines: Mapping[str, int], *, install: bool) -> Path:
         imported = tuple(lines)
         self._programs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        work = self._folder / f"work-{secrets.token_hex(8)}"
+        work = self.folder / f"work-{secrets.token_hex(8)}"
         work.mkdir(mode=0o700)
         try:
             _lay_out(work, source, imported, self._locks())
@@ -145,9 +148,9 @@ class GoPrograms:
         ours = {
             "CGO_ENABLED": "0",
             "GO111MODULE": "on",
-            "GOCACHE": str(self._folder / "build"),
+            "GOCACHE": str(self.folder / "build"),
             "GOFLAGS": _FLAGS,
-            "GOMODCACHE": str(self._folder / "modules"),
+            "GOMODCACHE": str(self.folder / "modules"),
             "GOROOT": str(go.root),
             "GOTOOLCHAIN": "local",
             "GOWORK": "off",

@@ -1,24 +1,33 @@
 """
 Guests kept warm, and how many runs execute at once.
 
-Knows which guest may serve which run: one workflow version, one run at a time, and never one that a step
+Knows which place may serve which run: one workflow version, one run at a time, and never a guest that a step
 has left dirty.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+import contextlib
+import functools
+import os
+import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from pdkernel import guests as guest_files
 from pdkernel.hosts.calls import RunSetup
 from pdkernel.hosts.declarations import Description
 from pdkernel.hosts.environment import base_environment
 from pdkernel.hosts.go import GoPrograms
 from pdkernel.hosts.guest import Guest
 from pdkernel.hosts.languages import GuestLanguage, command
+from pdkernel.hosts.place import Place
+from pdkernel.hosts.private_tmp import TMP, PrivateTmp, is_possible, names_in_tmp, scratch_folder
 from pdkernel.hosts.protocols import OutsideCalls
 from pdkernel.hosts.run import RunGuests
+from pdkernel.hosts.warden import WARDEN
 
 
 class Hosts:
@@ -39,6 +48,7 @@ class Hosts:
         python: Path | None = None,
         node: Path | None = None,
         go: GoPrograms | None = None,
+        kept: Sequence[Path] = (),
     ) -> None:
         """
         Nothing is started before it is needed.
@@ -50,6 +60,7 @@ class Hosts:
                 setup names none either, the one that runs us.
             node: Interpreter for Node.js steps; `find_node()` by default.
             go: Compiled Go steps; None compiles a step in each run.
+            kept: Folders that steps' processes read; they see them even where these are in this machine's `/tmp`.
         """
         self.gateway = gateway
         self.go = go
@@ -58,7 +69,12 @@ class Hosts:
         self._python = python
         self._node = node
         self._places = asyncio.Semaphore(size)
-        self._idle: OrderedDict[Guest, tuple[str, Path | None]] = OrderedDict()
+        self._idle: dict[Place, None] = {}  # the one that was used last is last
+        self._kept = tuple(kept)
+        self._tmp_works = is_possible()
+        self._tmp_folder: Path | None = None
+        self._tmp_count = 0
+        self._closed = False
         self._runs: set[RunGuests] = set()
 
     async def open(self, setup: RunSetup, *, waits: bool = True) -> RunGuests:
@@ -77,51 +93,75 @@ class Hosts:
         """End every process."""
         for run in list(self._runs):
             run.kill()
-        for guest in list(self._idle):
-            guest.kill()
+        for place in list(self._idle):
+            place.close()
         self._idle.clear()
+        self._closed = True
+        if self._tmp_folder is not None:
+            shutil.rmtree(self._tmp_folder, ignore_errors=True)
+            WARDEN.unregister_folder(self._tmp_folder)
 
     @property
     def guard(self) -> str:
         """What the operating system does about programs that go around the gateway, where that is asked for."""
         return self.gateway.guard if self.gateway else "none"
 
-    def take(
-        self, language: GuestLanguage, workflow: str, *, python: Path | None = None, guarded: bool = False
-    ) -> Guest:
+    def enter(self, setup: RunSetup) -> Place:
+        """A place for a run of *setup*: one that is kept warm for its workflow, else a new one."""
+        warm = self.enter_warm(setup)
+        if warm is not None:
+            return warm
+        needed = self._needed(setup)
+        tmp = None if needed is None else self._make_tmp(needed)
+        return Place(setup.workflow, setup.guarded, tmp)
+
+    def enter_warm(self, setup: RunSetup) -> Place | None:
+        """A place that is kept warm for runs of *setup*'s workflow, or None."""
+        needed = self._needed(setup)
+        for place in reversed(self._idle):
+            if place.fits(setup.workflow, needed, guarded=setup.guarded):
+                del self._idle[place]
+                return place
+        return None
+
+    def guest(self, place: Place, language: GuestLanguage, *, python: Path | None = None) -> Guest:
         """
-        A guest for a run of *workflow* with the packages of the environment of *python*: a warm one, else a new one.
+        The guest of *language* in *place*, with the packages of the environment of *python*: the warm one, else a new one.
 
         Raises:
             InterpreterMissingError: The language's interpreter is not there.
         """
-        warm = self.take_warm(language, workflow, python=python, guarded=guarded)
+        warm = self.warm_guest(place, language, python=python)
         if warm is not None:
             return warm
+        place.end(language)
         argv = list(command(language, python=self._python or python, node=self._node))
-        return Guest(language, argv, base_environment(Path("/"), ""), self.gateway, guarded=guarded)
+        if place.tmp is not None:
+            argv = place.tmp.command(argv)
+        guest = Guest(language, argv, base_environment(Path("/"), ""), self.gateway, guarded=place.guarded)
+        place.guests[language] = guest
+        if language == "python":
+            place.python = python
+        return guest
 
-    def take_warm(
-        self, language: GuestLanguage, workflow: str, *, python: Path | None = None, guarded: bool = False
-    ) -> Guest | None:
-        """A warm guest as of `take`, or None."""
-        for guest, served in reversed(self._idle.items()):
-            is_fit = served == _serves(language, workflow, python) and guest.guarded == guarded
-            if is_fit and guest.language == language and guest.alive:
-                del self._idle[guest]
-                return guest
-        return None
+    @staticmethod
+    def warm_guest(place: Place, language: GuestLanguage, *, python: Path | None = None) -> Guest | None:
+        """The warm guest as of `guest`, or None."""
+        guest = place.guests.get(language)
+        if guest is None or not guest.alive or (language == "python" and place.python != python):
+            return None
+        return guest
 
-    def give_back(self, guest: Guest, workflow: str, python: Path | None = None) -> None:
-        """Keep *guest* for the next run of *workflow*, or end it if it is not clean."""
-        if guest.stale or not guest.usable or not guest.alive:
-            guest.kill()
+    def give_back(self, place: Place) -> None:
+        """Keep *place* for the next run of its workflow, or end what is in it if it is not clean."""
+        if not place.clear() or self._closed:
+            place.close()
             return
-        guest.forget()
-        self._idle[guest] = _serves(guest.language, workflow, python)
-        while len(self._idle) > 2 * self._size:
-            oldest, _ = self._idle.popitem(last=False)
-            oldest.kill()
+        self._idle[place] = None
+        while sum(max(1, len(idle.guests)) for idle in self._idle) > 2 * self._size:
+            oldest = next(iter(self._idle))
+            del self._idle[oldest]
+            oldest.close()
 
     def leave(self, run: RunGuests) -> None:
         """*run* executes no more."""
@@ -130,7 +170,34 @@ class Hosts:
             if run.counted:
                 self._places.release()
 
+    def _needed(self, setup: RunSetup) -> frozenset[str] | None:
+        """The names in `/tmp` that the run's processes must see, or None if they get the machine's own."""
+        # what steps may write to is not shown in a /tmp that they may empty
+        written = [path for path in (setup.folder, setup.scratch, setup.files) if path is not None]
+        if not self._tmp_works or names_in_tmp(written) != frozenset():
+            return None
+        if setup.guarded and self.guard == "landlock":  # which keeps what is started under it from our descriptors
+            return None
+        trees = [tree.folder for tree in setup.node_packages.values()]
+        compiled = self.go.folder if self.go else None
+        read = [setup.python, self._python, self._node, compiled, *setup.kept, *trees, *self._kept]
+        return names_in_tmp([*_everyones(), *(path for path in read if path is not None)])
 
-def _serves(language: GuestLanguage, workflow: str, python: Path | None) -> tuple[str, Path | None]:
-    """What a guest is kept for: another environment of Python steps is nothing to a Node.js one."""
-    return workflow, python if language == "python" else None
+    def _make_tmp(self, needed: frozenset[str]) -> PrivateTmp | None:
+        with contextlib.suppress(OSError):  # a disk that is full is for the step to meet
+            if self._tmp_folder is None:
+                self._tmp_folder = scratch_folder("pdkernel-tmp-")
+                WARDEN.register_folder(self._tmp_folder)
+            self._tmp_count += 1
+            made = PrivateTmp.make(self._tmp_folder / str(self._tmp_count), needed)
+            self._tmp_works = made is not None
+            return made
+        return None
+
+
+@functools.cache
+def _everyones() -> tuple[Path, ...]:
+    """What every process of a step may read."""
+    programs = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    places = [sys.prefix, sys.base_prefix, sys.executable, *guest_files.__path__, *sys.path, *programs]
+    return tuple(Path(place) for place in places if Path(place).is_absolute() and Path(place) != TMP)

@@ -18,6 +18,8 @@ from pdkernel.hosts.declarations import ComponentFile, Description, OptionsPage,
 from pdkernel.hosts.file_steps import FILE_LANGUAGES, FileSteps
 from pdkernel.hosts.guest import Guest, GuestGone, GuestTalk, autopsy, json_text
 from pdkernel.hosts.languages import GuestLanguage
+from pdkernel.hosts.place import Place
+from pdkernel.hosts.private_tmp import TMP
 from pdkernel.hosts.protocols import StepListener, StepServices
 from pdkernel.hosts.recorder import StepRecorder
 from pdkernel.hosts.usage import MB, MemoryWatch
@@ -30,17 +32,16 @@ STILL_RUNNING = "Code was still running when the step ended. It was stopped: awa
 
 
 class RunGuests:
-    """The guests of one run, started as they are needed. One step at a time."""
+    """The processes of one run, started as they are needed. One step at a time."""
 
     def __init__(self, setup: RunSetup, hosts: Hosts, *, counted: bool = True) -> None:
         self.counted = counted
         self._setup = setup
         self._hosts = hosts
-        self._guests: dict[GuestLanguage, Guest] = {}
+        self._at: Place | None = None
         self._texts: dict[str, tuple[object, bytes]] = {}
         self._talk: GuestTalk | FileSteps | None = None
         self._files = FileSteps(setup, hosts.gateway, hosts.go)
-        self._cwd = setup.scratch / "tmp"
         self._components = Components(self._ask, setup, known=hosts.descriptions)
 
     async def run(self, call: StepCall, listener: StepListener) -> StepOutcome:
@@ -87,12 +88,14 @@ class RunGuests:
 
         Nothing of the steps' own code runs, and no process is started.
         """
+        self._at = self._at or self._hosts.enter_warm(self._setup)
+        if self._at is None:
+            return
         languages: tuple[GuestLanguage, ...] = ("python", "node")
         for language in languages:
             mine = [step for step in steps if step.language == language and not step.uses]
-            guest = self._warm(language) if mine else None
+            guest = self._hosts.warm_guest(self._at, language, python=self._setup.python) if mine else None
             if guest is not None:
-                self._guests[language] = guest
                 request = {"op": "prepare", "texts": [], **self._begin(guest)}
                 request["codes"] = [guest.code(step) for step in mine]
                 guest.process.send(json_text(request) + b"\n")
@@ -158,7 +161,7 @@ class RunGuests:
         """End every process of the run at once; a running `run` returns with `StepDiedError`."""
         if self._talk is not None:
             self._talk.end(StepDiedError("The step was stopped.", name="Stopped"))
-        for guest in self._guests.values():
+        for guest in self._place.guests.values() if self._at is not None else ():
             guest.kill()
         self._files.kill()
 
@@ -166,10 +169,10 @@ class RunGuests:
         """The run is over: keep what is clean for the next one, end the rest."""
         if self._talk is not None:
             self.kill()
-        for guest in self._guests.values():
-            self._hosts.give_back(guest, self._setup.workflow, self._setup.python)
-        self._guests = {}
         await self._files.release()
+        if self._at is not None:
+            self._hosts.give_back(self._at)
+            self._at = None
         self._hosts.leave(self)
 
     async def _ask(
@@ -233,13 +236,14 @@ class RunGuests:
             raise
 
     def _begin(self, guest: Guest) -> dict[str, Any]:
-        setup = self._setup
+        setup, tmp = self._setup, self._place.tmp
         return guest.begin(
             self,
             variables=dict(setup.variables),
             folder=str(setup.folder),
             files=str(setup.files) if setup.files else None,
             cwd=self._folder(),
+            kept=[f"{TMP}/{name}/" for name in tmp.kept] if tmp else [],
             packages={
                 name: {"folder": str(tree.folder), "aliases": dict(tree.aliases)}
                 for name, tree in setup.node_packages.items()
@@ -251,25 +255,21 @@ class RunGuests:
         text = b",".join(json_text(name) + b":" + self._text(name, value) for name, value in values.items())
         self._talk = self._files
         try:
-            return await self._files.run(call, b"{" + text + b"}", self._folder(), recorder)
+            return await self._files.run(call, b"{" + text + b"}", self._folder(), recorder, tmp=self._place.tmp)
         finally:
             self._talk = None
 
     def _end(self, guest: Guest) -> None:
-        guest.kill()
-        self._guests.pop(guest.language, None)
-
-    def _warm(self, language: GuestLanguage) -> Guest | None:
-        setup = self._setup
-        return self._hosts.take_warm(language, setup.workflow, python=setup.python, guarded=setup.guarded)
+        self._place.end(guest.language)
 
     def _guest(self, language: GuestLanguage) -> Guest:
-        guest = self._guests.get(language)
-        if guest is None or not guest.alive:
-            guest = self._guests[language] = self._hosts.take(
-                language, self._setup.workflow, python=self._setup.python, guarded=self._setup.guarded
-            )
-        return guest
+        return self._hosts.guest(self._place, language, python=self._setup.python)
+
+    @property
+    def _place(self) -> Place:
+        if self._at is None:
+            self._at = self._hosts.enter(self._setup)
+        return self._at
 
     def _text(self, name: str, value: object) -> bytes:
         known = self._texts.get(name)
@@ -280,9 +280,14 @@ class RunGuests:
         return text
 
     def _folder(self) -> Path:
-        if not self._cwd.is_dir():  # each time: a step may have removed it
-            self._cwd.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return self._cwd
+        """The working folder, as steps see it."""
+        if self._place.tmp is not None:
+            return TMP
+        # parity[temporary-folder]: a path that is written as /tmp/... is this machine's own here, which no run empties
+        folder = self._setup.scratch / "tmp"
+        if not folder.is_dir():  # each time: a step may have removed it
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
 
 
 def step_values(call: StepCall, setup: RunSetup) -> dict[str, Any]:

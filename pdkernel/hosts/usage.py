@@ -75,7 +75,8 @@ def out_of_memory(held: int, limit_mb: int) -> StepMemoryError:
     return StepMemoryError(
         f"Out of Memory: the step held {held / MB:,.0f} MB, and settings.memory allows {limit_mb:,} MB.",
         name="OutOfMemory",
-        fix="Raise settings.memory, or stream large data through a file in /tmp.",
+        fix="Raise settings.memory, or stream large data through a file in the temporary folder ($TMPDIR; on "
+        "Pipedream, /tmp).",
     )
 
 

@@ -69,7 +69,11 @@ class ChoiceMagics(Magics):
     @argument("file", nargs="?", help="a saved event's name or an event file; without it, the composer")
     @argument("--send", action="store_true", help="run the whole workflow on it")
     @argument("--save", metavar="NAME", help="save the chosen event as events/NAME.json")
-    @argument("--emit", action="store_true", help="run the source that is the trigger, and choose its newest new event")
+    @argument(
+        "--emit",
+        action="store_true",
+        help="run the source that is the trigger (on FILE, if given), and choose its newest new event",
+    )
     @line_magic
     @plain_errors
     def pdevent(self, line: str) -> Any:
@@ -83,7 +87,7 @@ class ChoiceMagics(Magics):
         if chosen.file is not None:
             session.load_event(chosen.file)
         if chosen.emit:
-            _say_emitted(session.poll_source())
+            _say_emitted(session.poll_source(on_event=chosen.file is not None))
         if chosen.save is not None:
             path = session.save_event(chosen.save)
             say(f"Saved as {path.parent.name}/{path.name}.")

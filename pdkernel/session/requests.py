@@ -90,9 +90,9 @@ def debugged(request: RunRequest) -> list[Step]:
     return [step for step in request.workflow.steps if step.debug and not step.disabled and request.runs(step.name)]
 
 
-def source_request(session: Session) -> SourceRequest:
+def source_request(session: Session, *, on_event: bool = False) -> SourceRequest:
     """
-    A run of the event source that is the workflow's trigger.
+    A run of the event source that is the workflow's trigger, on a tick or on the chosen event.
 
     Raises:
         RequestError: The trigger is no source.
@@ -103,6 +103,7 @@ def source_request(session: Session) -> SourceRequest:
         trigger=source_of(session.workflow.trigger),
         workflow=str((session.notebook or session.folder).resolve()),
         policy=parse_mode(session.egress),
+        event=dict(session.event.data) if on_event and session.event is not None else None,
         external_user_id=session.external_user_id,
         environment=session.environment,
         folder=session.folder,

@@ -238,15 +238,17 @@ class Session:
         except DefinitionError:
             return True
 
-    def poll_source(self) -> SourceRun:
+    def poll_source(self, *, on_event: bool = False) -> SourceRun:
         """
         Run the event source that is the workflow's trigger once; choose the newest of its new events.
+
+        With *on_event* its interface gets the chosen event, such as a webhook's request; else a timer's tick.
 
         Raises:
             RequestError: The workflow's trigger is no source, or a run is going on.
             PdkernelError: The source cannot be run.
         """
-        request = source_request(self)
+        request = source_request(self, on_event=on_event)
         ran = self._engine.start(lambda runtime: runtime.sources.run(request)).result()
         if ran.events:
             newest = ran.events[-1]

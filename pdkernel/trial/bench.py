@@ -7,7 +7,6 @@ Knows what may be shared between projects and how it ends. Knows nothing of what
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,7 @@ from pdkernel.clock import RANDOM_IDS, Ids
 from pdkernel.egress import Gateway
 from pdkernel.engine.packages import Packages, go_programs
 from pdkernel.engine.runtime import Runtime
-from pdkernel.hosts import Hosts
+from pdkernel.hosts import Hosts, scratch_folder
 from pdkernel.identity import Directory
 from pdkernel.project import Project
 from pdkernel.project.folder import FOLDER_NAME
@@ -87,11 +86,13 @@ class Bench:
         self, project: Project, directory: Directory, packages: Path | None, environ: Mapping[str, str], ids: Ids
     ) -> Runtime:
         if self._folder is None or self._gateway is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="pdkernel-bench-"))
+            self._folder = scratch_folder("pdkernel-bench-")
             self._gateway = await Gateway.start(self._folder, clock=self.clock)
         place = packages or self._folder / FOLDER_NAME
         if place not in self._hosts:
-            self._hosts[place] = Hosts(gateway=self._gateway, size=1, go=go_programs(place, environ))
+            self._hosts[place] = Hosts(
+                gateway=self._gateway, size=1, go=go_programs(place, environ), kept=(place, self._folder)
+            )
         return await Runtime.start(
             project,
             directory,

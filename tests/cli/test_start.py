@@ -99,7 +99,7 @@ def test_doctor_says_what_the_machine_has(pdkernel: Shell) -> None:
     assert ended.status == 0
     assert list(ended.json) == ["machine", "project", "source", "ready", "missing"]
     assert list(ended.json["machine"]) == [
-        "pdkernel", "python", "node", "go", "bash", "kernel", "chromium", "outside_calls",
+        "pdkernel", "python", "node", "go", "bash", "kernel", "chromium", "outside_calls", "tmp",
     ]  # fmt: skip
     assert ended.json["project"]["folder"] == str(pdkernel.folder / ".pdkernel")
     assert (ended.json["source"], ended.json["missing"]) == (None, [])

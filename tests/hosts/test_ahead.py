@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.errors import ProjectError
-from pdkernel.hosts import Hosts, StepCall
+from pdkernel.hosts import Hosts, RunSetup, StepCall
 from pdkernel.model import Language, Step
 from tests.hosts.conftest import Heard, OpenRun
 
@@ -109,6 +109,6 @@ async def test_what_was_returned_outlives_an_exit_that_was_left_behind(open_run:
     assert outcome.exports["$return_value"] == 7
 
 
-def test_a_language_that_is_not_warm_is_not_started(hosts: Hosts) -> None:
-    """There is no process to make ready before one was needed."""
-    assert hosts.take_warm("node", "w@1") is None
+def test_a_language_that_is_not_warm_is_not_started(hosts: Hosts, tmp_path: Path) -> None:
+    """There is no place with processes to make ready before one was needed."""
+    assert hosts.enter_warm(RunSetup("run", "w@1", {"event": {}, "context": {}}, {}, tmp_path, tmp_path)) is None

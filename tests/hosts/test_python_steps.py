@@ -304,7 +304,9 @@ async def test_the_old_helper_module_is_each_steps_own(bench: Bench) -> None:
     old = "import pipedream.script_helpers as old\ndef handler(pd):\n    return sorted(old.steps)\n"
     await bench.run("python", old, name="one")
     second = await bench.run("python", old, name="two")
-    third = await bench.run("python", 'import sys\ndef handler(pd):\n    return "pipedream.script_helpers" in sys.modules\n')
+    third = await bench.run(
+        "python", 'import sys\ndef handler(pd):\n    return "pipedream.script_helpers" in sys.modules\n'
+    )
 
     assert second.exports["$return_value"] == ["one", "trigger"]
     assert third.exports["$return_value"] is False

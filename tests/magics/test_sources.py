@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.kiosk import write_kiosk
 from tests.cli.test_sources import HEADER, SOURCE, STEP
 from tests.magics.conftest import Notebook
 
@@ -53,3 +54,23 @@ def test_a_workflow_without_a_source_has_nothing_to_emit(notebook: Notebook) -> 
     said = notebook.run("%pdevent --emit")
 
     assert "has no source that could be asked for events" in said
+
+
+def test_a_webhooks_source_is_given_a_request(notebook: Notebook, tmp_path: Path) -> None:
+    """`%pdevent --emit` says that it waits for one; with a file it gets it, and what it emits is the event."""
+    write_kiosk(tmp_path)
+    notebook.session.project.settings.set("actions", str(tmp_path))
+    source = "export default { ...base, key: 'kiosk-rung', version: '0.1.0', type: 'source', async run({ method, body }) { this.$emit({ method, body }, { summary: 'Rung' }) } };"
+    place = tmp_path / "components" / "kiosk" / "sources" / "rung"
+    place.mkdir()
+    place.joinpath("rung.mjs").write_text(f"const base = {{ props: {{ http: '$.interface.http' }} }};\n{source}")
+    tmp_path.joinpath("request.json").write_text('{"body": {"bell": 2}}')
+    notebook.run(HEADER.replace("depot-new-parcel", "kiosk-rung"))
+
+    without = notebook.run("%pdevent --emit")
+    emitted = notebook.run("%pdevent request.json --emit")
+
+    assert "%pdevent FILE --emit" in without
+    assert "kiosk-rung@0.1.0 emitted Rung." in emitted
+    assert notebook.session.event is not None
+    assert notebook.session.event.data == {"method": "POST", "body": {"bell": 2}}

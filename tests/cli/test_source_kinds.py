@@ -1,0 +1,149 @@
+"""Event sources of every kind, from a folder with the layout of a components checkout, as a person runs them."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Ended, Shell
+from tests.cli.kiosk import Kiosk, open_kiosk, write_kiosk
+
+KEY = "kiosk-key-5ab1c0"
+SHOW = "%%pdstep show --lang node\nexport default { run({ steps }) { return steps.trigger.event } }"
+
+Poll = Callable[..., Ended]
+
+
+@pytest.fixture
+def kiosk() -> Iterator[Kiosk]:
+    """The app's API."""
+    with open_kiosk() as kiosk:
+        yield kiosk
+
+
+@pytest.fixture
+def poll(pdkernel: Shell, kiosk: Kiosk) -> Poll:
+    """Polls the source of a workflow as ada: `poll("each-sale@0.0.1", "--hook", "deploy")`."""
+    write_kiosk(pdkernel.folder)
+    assert pdkernel("project", "set", "actions", ".").status == 0
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "kiosk", "--credential", "api_key=-", stdin=KEY)
+
+    def run(source: str, *options: str, stdin: str = "") -> Ended:
+        trigger = f"  type: source\n  uses: kiosk-{source}\n"
+        props = "" if source.startswith(("called", "opens")) else "  props:\n    street: Main\n"
+        pdkernel.notebook(f"%%pdworkflow\nname: Sales\ntrigger:\n{trigger}{props}", SHOW)
+        egress = ("--egress", f"stand-in={kiosk.url}")
+        return pdkernel("source", "poll", "work.ipynb", "--external-user", "ada", *egress, *options, stdin=stdin)
+
+    return run
+
+
+def found(ended: Ended) -> list[Any]:
+    """The ids of the new events."""
+    assert ended.status == 0, ended.stderr
+    return [event["id"] for event in ended.json["events"]]
+
+
+def test_a_polling_source_from_deployment_to_run(poll: Poll, pdkernel: Shell, kiosk: Kiosk) -> None:
+    """Its hook emits the newest past events, a tick those that are new, and a saved one starts the workflow as it is."""
+    kiosk.sell(1, "paper", 2)
+    kiosk.sell(2, "gum", 1)
+    kiosk.sell(3, "map", 9)
+    deployed = poll("each-sale@0.0.1", "--hook", "deploy", "--json")
+    kiosk.sell(4, "pen", 5)
+    ticked = poll("each-sale@0.0.1", "--save", "sale")
+    ran = pdkernel("run", "work.ipynb", "--event", "events/sale-2.json", "--external-user", "ada", "--json")
+
+    assert found(deployed) == [2, 3]
+    assert ticked.stdout.splitlines()[:4] == [
+        "tick number 300 300", "1. paper for 2", "2. pen for 5", "2 new events, 2 emitted before.",
+    ]  # fmt: skip
+    assert ran.json["steps"][0]["exports"]["$return_value"] == kiosk.sales[3]
+    assert [path for _, path, _ in kiosk.asked] == [
+        "/sales?street=Main&since=0",
+        "/sales?street=Main&since=1700000000003",
+    ]
+    assert kiosk.keys == {f"Bearer {KEY}"}
+
+
+def test_the_greatest_id_is_what_is_new(poll: Poll, kiosk: Kiosk) -> None:
+    """`dedupe: "greatest"`: a number that is not above all earlier ones starts nothing."""
+    kiosk.sell(1, "paper", 2)
+    kiosk.sell(2, "map", 9)
+    first = poll("highest-price@0.0.2", "--json")
+    kiosk.sell(3, "pen", 5)
+    kiosk.sell(4, "atlas", 20)
+    second = poll("highest-price@0.0.2", "--json")
+
+    assert (found(first), found(second)) == ([2, 9], [20])
+
+
+def test_what_comes_after_the_last_is_new(poll: Poll, kiosk: Kiosk) -> None:
+    """`dedupe: "last"`: everything behind the event that was emitted last; all of it if that one is gone."""
+    kiosk.sell(1, "paper", 2)
+    kiosk.sell(2, "map", 9)
+    first = poll("newest-sale@0.0.3", "--json")
+    kiosk.sell(3, "pen", 5)
+    second = poll("newest-sale@0.0.3", "--json")
+    kiosk.sales = []
+    kiosk.sell(1, "paper", 2)
+    third = poll("newest-sale@0.0.3", "--json")
+
+    assert (found(first), found(second), found(third)) == ([1, 2], [3], [1])
+
+
+def test_a_timer_with_a_cron_expression(poll: Poll) -> None:
+    """The source finds the expression in the tick and in its prop."""
+    ticked = poll("opens@0.1.0", "--json")
+
+    assert ticked.json["events"][0]["event"] == {"cron": "0 7 * * *", "own": "0 7 * * *", "at": True}
+
+
+def test_a_webhook_is_registered_and_taken_back(poll: Poll, kiosk: Kiosk) -> None:
+    """`activate` tells the service the address that was given; `deactivate` finds what it remembered."""
+    on = poll("called@0.1.0", "--hook", "activate", "--endpoint", "https://tunnel.example/in", "--json")
+    off = poll("called@0.1.0", "--hook", "deactivate", "--json")
+
+    assert (on.status, off.status) == (0, 0), (on.stdout, off.stdout)
+    assert kiosk.asked == [("POST", "/hooks", {"url": "https://tunnel.example/in"}), ("DELETE", "/hooks/hook_1", None)]
+
+
+def test_a_webhook_is_not_registered_at_no_address(poll: Poll, kiosk: Kiosk) -> None:
+    """Without an address the hook fails and says how to give one; the service is told nothing."""
+    ended = poll("called@0.1.0", "--hook", "activate")
+
+    assert ended.status == 1
+    assert "asks for the address of its HTTP interface" in ended.stderr
+    assert "--endpoint URL" in ended.stderr
+    assert kiosk.asked == []
+
+
+def test_a_request_is_given_with_its_raw_body(poll: Poll) -> None:
+    """A source checks the signature of the body as it was sent, answers, and emits; a wrong one is answered only."""
+    sent = {"number": 7, "name": "Zoë"}
+    raw = json.dumps(sent, ensure_ascii=False, separators=(",", ":"))
+    signature = hmac.new(KEY.encode(), raw.encode(), hashlib.sha256).hexdigest()
+
+    right = poll("called@0.1.0", "--event", "-", "--json", stdin=json.dumps({"headers": {"X-Kiosk-Signature": signature}, "body": sent}))  # fmt: skip
+    wrong = poll("called@0.1.0", "--event", "-", "--json", stdin=json.dumps({"headers": {}, "body": sent}))
+    said = poll("called@0.1.0", "--event", "-", stdin=json.dumps({"headers": {}, "body": sent}))
+    as_sent = poll("called@0.1.0", "--event", "-", "--json", stdin=json.dumps({"headers": {"x-kiosk-signature": signature}, "bodyRaw": raw}))  # fmt: skip
+
+    assert right.json["events"][0]["event"] == {**sent, "method": "POST"}
+    assert right.json["response"]["body"] == {"thanks": True}
+    assert (wrong.json["events"], wrong.json["response"]["status"]) == ([], 401)
+    assert "It answered the request with status 401." in said.stdout
+    assert (as_sent.json["events"], as_sent.json["repeated"]) == ([], 1)
+
+
+def test_a_folder_that_has_sources_only_is_one_of_components(pdkernel: Shell) -> None:
+    """It needs no module of an app, nor an action."""
+    place = write_kiosk(pdkernel.folder) / "components" / "kiosk"
+    place.joinpath("kiosk.app.mjs").unlink()
+
+    assert pdkernel("project", "set", "actions", ".").status == 0
