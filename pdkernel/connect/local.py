@@ -8,7 +8,7 @@ the engine's and the session's.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pdkernel.connect.apps import check_app, told_apps
 from pdkernel.connect.fields import fields_of
@@ -75,6 +75,12 @@ class LocalDirectory:
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """The account that a run for that user uses: of that app, the one most recently created, or None."""
         return self._table.newest(external_user_id, environment, app)
+
+    def newest_accounts(
+        self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
+    ) -> Sequence[Account]:
+        """The *limit* most recently created accounts of each user and app, newest first; one query."""
+        return self._table.newest_of(external_user_ids, environment, apps, limit=limit)
 
     def find_account(self, account_id: str) -> Account | None:
         """The account of that id, or None."""

@@ -20,9 +20,10 @@ from pdkernel.engine.app_props import app_props
 from pdkernel.engine.attempt import Attempts
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.context import build_context, new_run_ids
-from pdkernel.engine.end_users import Bindings, Resolution, resolve_accounts
+from pdkernel.engine.end_users import Resolution, resolve_accounts
 from pdkernel.engine.journal import Journal
 from pdkernel.engine.limits import Payload
+from pdkernel.engine.lookup import Bindings, Caller
 from pdkernel.engine.mail import Mail
 from pdkernel.engine.outside_calls import binding_of
 from pdkernel.engine.packages import Packages
@@ -150,6 +151,10 @@ class Interpreter:
             resolution = await self._resolve(request, await app_props(request, guests, actions))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
+            if resolution.lookup is not None:
+                record.looked_up(resolution.lookup)
+            if resolution.error is not None:
+                raise resolution.error
             payload = Payload(request.event.data)
             run = RunState(request, guests, record, resolution, actions, payload, setup, ready, exports)
             status = await self._steps(run)
@@ -178,11 +183,7 @@ class Interpreter:
         if not any(bindings.values()):
             return Resolution()
         return await asyncio.to_thread(  # a directory may ask the network
-            resolve_accounts,
-            bindings,
-            directory=self._directory,
-            external_user_id=request.external_user_id,
-            environment=request.environment,
+            resolve_accounts, bindings, _caller(request), directory=self._directory
         )
 
     async def _deliver(self, run: RunState) -> None:
@@ -209,6 +210,13 @@ class Interpreter:
             status = "cancelled"
         run.record.skip_rest()
         return status
+
+
+def _caller(request: RunRequest) -> Caller:
+    """Whom *request* is for, and what its event's headers said of it."""
+    return Caller(
+        request.external_user_id, request.environment, request.event.external_user_id, request.event.environment
+    )
 
 
 def _stop_cancelling() -> None:

@@ -8,11 +8,11 @@ the one most recently created. What may be connected, and by what name, is `conn
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, delete, insert, or_, select
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from pdkernel.errors import AccountExistsError
@@ -96,6 +96,26 @@ class AccountTable:
         with self._database.read() as connection:
             row = connection.execute(query.order_by(*_NEWEST_FIRST).limit(1)).first()
         return _account(row) if row else None
+
+    def newest_of(
+        self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
+    ) -> Sequence[Account]:
+        """The newest accounts, *limit* at most, of each of those users and apps, newest first."""
+        place = func.row_number().over(
+            partition_by=(accounts.c.external_user, accounts.c.environment, accounts.c.app), order_by=_NEWEST_FIRST
+        )
+        theirs = (
+            select(*_COLUMNS, accounts.c.number, place.label("place"))
+            .where(
+                accounts.c.external_user.in_(external_user_ids),
+                accounts.c.environment == environment,
+                accounts.c.app.in_(apps),
+            )
+            .subquery()
+        )
+        query = select(theirs).where(theirs.c.place <= limit).order_by(theirs.c.created.desc(), theirs.c.number.desc())
+        with self._database.read() as connection:
+            return [_account(row) for row in connection.execute(query)]
 
     def find(self, account_id: str) -> Account | None:
         """The account of that id, or None."""
