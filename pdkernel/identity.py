@@ -130,8 +130,8 @@ class Directory(Protocol):
         """The plan that the production gate looks at."""
         ...
 
-    def users(self, environment: Environment) -> Sequence[ExternalUser]:
-        """All external users of *environment*, by id."""
+    def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
+        """External users of *environment*, by id: all of them, or *limit*."""
         ...
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:

@@ -112,7 +112,7 @@ class Lookup:
         environment_header: What `x-pd-environment` said, likewise.
         user_exists: Whether the project knows them there; None where the look-up did not come so far.
         apps: The apps that steps need, in their order.
-        plan: The project's plan.
+        plan: The project's plan, where it matters: in production.
         failed: The first link that failed, or None.
     """
 
@@ -122,7 +122,7 @@ class Lookup:
     environment_header: str | None = None
     user_exists: bool | None = None
     apps: tuple[AppLookup, ...] = ()
-    plan: str = "business"
+    plan: str | None = None
     failed: FailedLink | None = None
 
     def of(self, step: str) -> tuple[AppLookup, ...]:

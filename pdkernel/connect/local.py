@@ -49,9 +49,9 @@ class LocalDirectory:
         """The plan that the production gate looks at."""
         return self._project.plan
 
-    def users(self, environment: Environment) -> Sequence[ExternalUser]:
-        """All external users of *environment*, by id."""
-        return self._table.users(environment)
+    def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
+        """External users of *environment*, by id: all of them, or *limit*."""
+        return self._table.users(environment, limit=limit)
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
         """That external user, or None."""

@@ -56,8 +56,8 @@ class Facts:
     @cached_property
     def known_users(self) -> str:
         """A sentence that names the external users of the environment."""
-        users = [user.external_id for user in self._directory.users(self.environment)]
-        listed = ", ".join(users[:_NAMED]) + (f" and {len(users) - _NAMED} more" if len(users) > _NAMED else "")
+        users = [user.external_id for user in self._directory.users(self.environment, limit=_NAMED + 1)]
+        listed = ", ".join(users[:_NAMED]) + (" and more" if len(users) > _NAMED else "")
         if not users:
             return f"{self.environment} has no external users yet."
         return f"External users in {self.environment}: {listed}."

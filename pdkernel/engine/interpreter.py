@@ -147,7 +147,6 @@ class Interpreter:
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)
         try:
-            guests.prepare([step for step in request.workflow.steps if request.executes(step)])
             resolution = await self._resolve(request, await app_props(request, guests, actions))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
@@ -155,6 +154,8 @@ class Interpreter:
                 record.looked_up(resolution.lookup)
             if resolution.error is not None:
                 raise resolution.error
+            # after what may refuse the run: a process that is made ready for nothing is ended
+            guests.prepare([step for step in request.workflow.steps if request.executes(step)])
             payload = Payload(request.event.data)
             run = RunState(request, guests, record, resolution, actions, payload, setup, ready, exports)
             status = await self._steps(run)

@@ -128,7 +128,7 @@ def _chain(
         environment_header=caller.environment_header,
         user_exists=None if user is None else known,
         apps=tuple(apps),
-        plan=facts.plan,
+        plan=facts.plan if facts.environment == "production" else None,
         failed=failed,
     )
 

@@ -42,12 +42,12 @@ def matrix(
         A row for each user; where there are no users, one for a caller that names nobody.
     """
     bindings = bindings_of(workflow, catalog)
-    known = users or [user.external_id for user in directory.users(environment)]
+    known = users or [user.external_id for user in directory.users(environment, limit=MAX_USERS + 1)]
     chosen: list[str] = list(dict.fromkeys(known))[: None if users else MAX_USERS]
     facts = Facts(directory, environment, chosen, apps_of_external_user(bindings))
     callers: Sequence[str | None] = chosen or [None]
     rows = [_row(bindings, Caller(user, environment), facts) for user in callers]
-    return Matrix(workflow.name, environment, tuple(bindings), tuple(rows), left_out=len(known) - len(chosen))
+    return Matrix(workflow.name, environment, tuple(bindings), tuple(rows), more=not users and len(known) > MAX_USERS)
 
 
 def what_if(

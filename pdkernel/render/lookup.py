@@ -79,7 +79,7 @@ def _links(lookup: Lookup, step: str | None) -> Iterator[_Link]:
         yield _Link(failed != "user", "external user", f"{lookup.external_user} {exists} in {lookup.environment}")
     for app in lookup.apps if step is None else lookup.of(step):
         yield _app(app, come_to=failed not in ("header", "user"))
-    if lookup.environment == "production":
+    if lookup.plan is not None:
         yield _Link(None if failed in ("header", "user", "account") else failed != "plan", "plan", lookup.plan)
 
 

@@ -92,22 +92,22 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """The rows of some external users; *left_out* more were not looked at."""
+    """The rows of some external users; *more* says that others were not looked at."""
 
     workflow: str
     environment: str
     steps: tuple[str, ...]
     rows: tuple[Row, ...]
-    left_out: int = 0
+    more: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """`{"workflow", "environment", "steps", "users", "left_out"}`."""
+        """`{"workflow", "environment", "steps", "users", "more"}`."""
         return {
             "workflow": self.workflow,
             "environment": self.environment,
             "steps": list(self.steps),
             "users": [row.to_json() for row in self.rows],
-            "left_out": self.left_out,
+            "more": self.more,
         }
 
 
@@ -139,8 +139,8 @@ def _said(matrix: Matrix) -> Iterator[str]:
     seen = {f"{row.whole.message}\n{row.whole.fix}" for row in matrix.rows if row.whole.state == "error"}
     shown = [said for row in matrix.rows if (said := f"{row.whole.message}\n{row.whole.fix}") in seen]
     yield from dict.fromkeys(shown)
-    if matrix.left_out:
-        yield f"{words.counted(matrix.left_out, 'external user')} more; name one with --external-user ID."
+    if matrix.more:
+        yield "There are more external users. Name one: %pduser ID --matrix, or --external-user ID."
 
 
 def _title(matrix: Matrix) -> str:
