@@ -58,11 +58,16 @@ def what_if(
     environment: Environment,
     external_user_id: str | None,
 ) -> Found:
-    """How the accounts of *workflow* would be looked up for that user; its `lookup` is None where none is needed."""
+    """
+    How the accounts of *workflow* would be looked up for a caller who sends both headers.
+
+    The `lookup` of the answer is None where no step uses an external user's account.
+    """
     bindings = bindings_of(workflow, catalog)
     users = () if external_user_id is None else (external_user_id,)
     facts = Facts(directory, environment, users, apps_of_external_user(bindings))
-    return look_up(bindings, Caller(external_user_id, environment), facts)
+    as_sent = Caller(external_user_id, environment, header=external_user_id, environment_header=environment)
+    return look_up(bindings, as_sent, facts)
 
 
 def bindings_of(workflow: Workflow, catalog: Catalog) -> Bindings:

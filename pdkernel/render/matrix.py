@@ -124,11 +124,11 @@ def text(matrix: Matrix) -> str:
 
 def html(matrix: Matrix) -> str:
     """The matrix as a table; what to do about each error is said below."""
-    heads = [tag("th", head, scope="col", style=_CELL) for head in ("external user", _WHOLE, *matrix.steps)]
+    heads = [tag("th", head, style=_CELL) for head in ("external user", _WHOLE, *matrix.steps)]
     rows = [tag("tr", *heads)]
     for row in matrix.rows:
         cells = [tag("td", pill(cell.word, _tone(cell)), style=_CELL) for cell in (row.whole, *row.cells)]
-        rows.append(tag("tr", tag("th", _user(row), scope="row", style=_CELL), *cells))
+        rows.append(tag("tr", tag("th", _user(row), style=_CELL), *cells))
     parts = [tag("strong", _title(matrix)), tag("table", lines(rows))]
     parts += [tag("div", said, style="white-space:pre-wrap;margin-top:4px") for said in _said(matrix)]
     return tag("div", lines(parts), style=f"{VIEW};overflow-x:auto", class_="pd-view pd-matrix")

@@ -152,7 +152,7 @@ async def test_what_if_is_what_a_run_keeps(project: Project, connect: Connect, r
     execution = await run(WORKFLOW, external_user_id="ada")
 
     assert execution.lookup is not None
-    assert told == replace(execution.lookup, header=None, environment_header=None)
+    assert told == replace(execution.lookup, header="ada", environment_header="development")
 
 
 # ── against real runs ──────────────────────────────────────────────────────────────
