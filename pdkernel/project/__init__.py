@@ -8,11 +8,13 @@ The local project: a folder, a key and a database that several threads and proce
     schema     the tables, the same on SQLite and Postgres
     accounts variables notebooks sent settings source_states     one table each
     stores     data stores and their records
+    login      which Connect project at Pipedream it works with
 
 Knows nothing of workflows, runs or HTTP.
 """
 
 from pdkernel.project.folder import find_project
+from pdkernel.project.login import Login
 from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.project import Project
 from pdkernel.project.sent import SentTable
@@ -22,6 +24,7 @@ from pdkernel.project.vault import Vault
 
 __all__ = [
     "DEFAULT_STORE",
+    "Login",
     "NotebookTable",
     "Project",
     "Record",

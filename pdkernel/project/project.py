@@ -20,6 +20,7 @@ from pdkernel.identity import Plan
 from pdkernel.project.accounts import AccountTable
 from pdkernel.project.database import Database, check_version
 from pdkernel.project.folder import KEY_NAME, make_folder, make_key, read_key
+from pdkernel.project.login import LoginTable
 from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.schema import SCHEMA_VERSION, meta
 from pdkernel.project.sent import SentTable
@@ -177,6 +178,11 @@ class Project:
     def settings(self) -> SettingsTable:
         """Settings of the project by name."""
         return SettingsTable(self._database)
+
+    @cached_property
+    def login(self) -> LoginTable:
+        """Which Connect project at Pipedream it works with, if any."""
+        return LoginTable(self.settings, self._vault, self.project_id)
 
     @cached_property
     def stores(self) -> StoreTable:
