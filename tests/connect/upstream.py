@@ -187,7 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
         if "/slow" in target:
             self._answer(504, {"error": "timeout"})
             return
-        self._answer(201, {"target": target, **asked}, {"x-from-github": "yes"})
+        headers = {name: text for name, text in asked["headers"].items() if name != "authorization"}
+        self._answer(201, {"target": target, **asked, "headers": headers}, {"x-from-github": "yes"})
 
     def _create(self, body: dict[str, Any], query: dict[str, str], accounts: list[Any]) -> None:
         if body["app_slug"] == "github":
