@@ -7,12 +7,16 @@ The local project: a folder, a key and a database that several threads and proce
     database   engine, creation, the checks when it is opened, faults as sentences
     schema     the tables, the same on SQLite and Postgres
     accounts variables notebooks sent settings source_states     one table each
+    secrets connect_tokens link_visits grants                    one table each, for Connect Link
     stores     data stores and their records
 
 Knows nothing of workflows, runs or HTTP.
 """
 
+from pdkernel.project.connect_tokens import ConnectToken
 from pdkernel.project.folder import find_project
+from pdkernel.project.grants import Grant
+from pdkernel.project.link_visits import LinkVisit
 from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.project import Project
 from pdkernel.project.sent import SentTable
@@ -22,6 +26,9 @@ from pdkernel.project.vault import Vault
 
 __all__ = [
     "DEFAULT_STORE",
+    "ConnectToken",
+    "Grant",
+    "LinkVisit",
     "NotebookTable",
     "Project",
     "Record",
