@@ -99,7 +99,7 @@ def refresh(provider: Provider, refresh_token: str) -> Tokens:
 
 def _ask(provider: Provider, form: dict[str, str]) -> Tokens:
     where = urlsplit(provider.token_url).netloc
-    auth = None
+    auth: httpx.Auth = httpx.Auth()
     if provider.client_auth == "basic" and provider.client_secret is not None:
         auth = httpx.BasicAuth(provider.client_id, provider.client_secret)
     else:

@@ -25,13 +25,15 @@ CLAIM_S = 30.0
 @dataclass(frozen=True, slots=True)
 class Grant:
     """
+    What there is for one account.
+
     Attributes:
         refresh_token: Gets the next access token; None where the app gave none.
         expires_at: When the access token ends, or None if the app did not say.
         renewed_at: When the access token was got.
         refused: The app answered 401 to the access token.
         error: Why it could not be renewed, or None.
-    """  # noqa: D205, D212 - the attributes are all that there is to say
+    """
 
     refresh_token: str | None = field(repr=False)
     expires_at: datetime | None

@@ -65,7 +65,7 @@ class LinkVisitTable:
         if row is None or not taken or row.expires <= now:
             return None
         visit = self._vault.open_json(row.sealed_visit, _place(digest))
-        return LinkVisit(**visit) if isinstance(visit, dict) else None  # type: ignore[arg-type]
+        return LinkVisit(**visit) if isinstance(visit, dict) else None
 
 
 def _place(digest: str) -> str:

@@ -24,6 +24,7 @@ from pdkernel.server.oauth.access import Unauthorized, authorize
 from pdkernel.server.serving import Serving
 
 MAX_BODY = 1 << 16
+SCOPE = "connect:tokens:create"
 TOKENS_A_MINUTE = 100
 """For one external user, where rate limits are applied (platform documentation)."""
 
@@ -33,11 +34,12 @@ async def create(request: Request) -> Response:
     serving: Serving = request.app.state.serving
     try:
         caller = await asyncio.to_thread(authorize, serving, request.headers.get("authorization"))
-    except Unauthorized:
-        return _error(401, "unauthorized")
+    except Unauthorized as fault:
+        return _error(401, str(fault))
+    if not caller.may(SCOPE):
+        return _error(403, f"The access token is not good for {SCOPE}.")
     if request.path_params["project_id"] != serving.directory.project_id:
         return _error(404, "project not found")
-    del caller
     try:
         body = await _read(request)
         environment = parse_environment(request.headers.get("x-pd-environment"))
@@ -48,9 +50,7 @@ async def create(request: Request) -> Response:
         terms, lasts_s = read_terms(serving, body)
         if serving.settings.rate_limits:
             since = serving.clock.now() - timedelta(minutes=1)
-            made_so_far = await asyncio.to_thread(
-                serving.project.connect_tokens.made_since, user, environment, since
-            )
+            made_so_far = await asyncio.to_thread(serving.project.connect_tokens.made_since, user, environment, since)
             if made_so_far >= TOKENS_A_MINUTE:
                 return _throttled(serving)
         made = await asyncio.to_thread(

@@ -77,7 +77,15 @@ def choose_page(text: str, token: ConnectToken, apps: Iterable[str]) -> HTMLResp
         _hidden("token", text),
         _hidden("connectLink", "true"),
         tag("label", "App", for_="app"),
-        _void("input", id="app", name="app", list="apps", required="required", pattern="[a-z0-9_]+", autofocus="autofocus"),
+        _void(
+            "input",
+            id="app",
+            name_="app",
+            list="apps",
+            required="required",
+            pattern="[a-z0-9_]+",
+            autofocus="autofocus",
+        ),
         listed,
         tag("button", "Continue"),
     )
@@ -88,7 +96,9 @@ def fields_page(
     about: About, fields: Sequence[str], *, problem: str = "", typed: Mapping[str, str] | None = None
 ) -> HTMLResponse:
     """Asks for an account's credentials."""
-    asked = [each for number, field in enumerate(fields) for each in _field(number, field, (typed or {}).get(field, ""))]
+    asked = [
+        each for number, field in enumerate(fields) for each in _field(number, field, (typed or {}).get(field, ""))
+    ]
     form = _form(about, *asked, tag("button", "Connect"))
     return _page(
         f"Connect your {about.app} account", _problem(problem), _who(about.token), form,
@@ -140,7 +150,7 @@ def _page(
     told = {"data_message": json.dumps(message), "data_origins": json.dumps(origins)} if message and origins else {}
     top = (
         _void("meta", charset="utf-8"),
-        _void("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        _void("meta", name_="viewport", content="width=device-width, initial-scale=1"),
         tag("title", title),
         Html(f"<style>{_STYLE}</style>"),
         head or Html(""),
@@ -178,7 +188,7 @@ def _form(about: About, *parts: str) -> Html:
 
 def _field(number: int, field: str, typed: str) -> tuple[str, str]:
     label = tag("label", field, for_=f"field-{number}")
-    given = {"id": f"field-{number}", "name": f"field:{field}", "autocomplete": "off", "spellcheck": "false"}
+    given = {"id": f"field-{number}", "name_": f"field:{field}", "autocomplete": "off", "spellcheck": "false"}
     if number == 0:
         given["autofocus"] = "autofocus"
     if _LONG.search(field):
@@ -197,7 +207,7 @@ def _problem(text: str) -> Html:
 
 
 def _hidden(name: str, value: str) -> Html:
-    return _void("input", type="hidden", name=name, value=value)
+    return _void("input", type="hidden", name_=name, value=value)
 
 
 def _void(name: str, **attributes: str) -> Html:

@@ -98,7 +98,9 @@ def failure(
     if leads is None:
         answer = html.failed_page(problem, token=token)
     else:
-        answer = html.away_page(token, leads, "The account was not connected. Go on.") if after_form else _redirect(leads)
+        answer = (
+            html.away_page(token, leads, "The account was not connected. Go on.") if after_form else _redirect(leads)
+        )
     if token.terms.webhook_uri is not None:
         event = webhooks.failed(token, text, problem)
         answer.background = BackgroundTask(webhooks.send, serving, token.terms.webhook_uri, event)
@@ -152,4 +154,6 @@ def _known_apps(serving: Serving) -> Sequence[str]:
 
 
 def _redirect(url: str) -> Response:
-    return RedirectResponse(url, status_code=303, headers={"referrer-policy": "no-referrer", "cache-control": "no-store"})
+    return RedirectResponse(
+        url, status_code=303, headers={"referrer-policy": "no-referrer", "cache-control": "no-store"}
+    )
