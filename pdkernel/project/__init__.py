@@ -6,7 +6,8 @@ The local project: a folder, a key and a database that several threads and proce
     sqlite     one way to open the SQLite file, shared with the journal
     database   engine, creation, the checks when it is opened, faults as sentences
     schema     the tables, the same on SQLite and Postgres
-    accounts variables notebooks sent settings source_states     one table each
+    accounts clients variables notebooks sent settings source_states     one table each
+    access_tokens     what clients are given: signed, read, revoked
     stores     data stores and their records
 
 Knows nothing of workflows, runs or HTTP.

@@ -17,7 +17,9 @@ from sqlalchemy import Engine, select, update
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.identity import Plan
+from pdkernel.project.access_tokens import AccessTokens
 from pdkernel.project.accounts import AccountTable
+from pdkernel.project.clients import ClientTable
 from pdkernel.project.database import Database, check_version
 from pdkernel.project.folder import KEY_NAME, make_folder, make_key, read_key
 from pdkernel.project.notebooks import NotebookTable
@@ -182,6 +184,16 @@ class Project:
     def stores(self) -> StoreTable:
         """Data stores."""
         return StoreTable(self._database, self.clock)
+
+    @cached_property
+    def clients(self) -> ClientTable:
+        """OAuth clients of the endpoint."""
+        return ClientTable(self._database, self.clock, self.ids)
+
+    @cached_property
+    def access_tokens(self) -> AccessTokens:
+        """The tokens that those clients get."""
+        return AccessTokens(self._database, self._vault, self.clock, project_id=self.project_id)
 
     def close(self) -> None:
         """Give up every connection."""

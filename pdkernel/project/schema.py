@@ -23,7 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Goes up with every change to a table; an older database is migrated, a newer one refused."""
 
 SINCE = "since"
@@ -130,4 +130,37 @@ source_state = Table(
     Column("sealed_state", LargeBinary, nullable=False),
     Column("updated", Double, nullable=False),
     info={SINCE: 2},
+)
+
+clients = Table(
+    # OAuth clients of the endpoint; removed rows stay, so that a list can say what became of one
+    "clients",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("scope", Text, nullable=False),  # scopes with spaces between
+    Column("created", Double, nullable=False),
+    Column("removed", Double),  # null: it may ask for tokens
+    info={SINCE: 3},
+)
+
+signing_keys = Table(
+    # what access tokens are signed with; the newest signs, the others are good until their tokens have expired
+    "signing_keys",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("sealed_key", LargeBinary, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("expires", Double),  # null: it signs
+    info={SINCE: 3},
+)
+
+revoked_tokens = Table(
+    "revoked_tokens",
+    metadata,
+    Column("id", Text, primary_key=True),  # the token's jti, not the token
+    Column("expires", Double, nullable=False),
+    info={SINCE: 3},
 )
