@@ -108,7 +108,9 @@ class Interpreter:
             run_id=run_id,
             trace_id=trace_id,
             context=context,
-            journal=self._journal if request.store else MemoryJournal(MemoryStore()),
+            journal=self._journal
+            if request.store
+            else MemoryJournal.open(MemoryStore(), clock=self._clock, ids=self._ids),
             clock=self._clock,
             guard="none" if request.policy.mode == "live" else self._hosts.guard,
         )

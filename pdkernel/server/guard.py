@@ -59,7 +59,9 @@ class Guard:
 
     def _key(self, host: str) -> str | None:
         key = self._names.endpoint(host) if host else None
-        if key is None or (not host.lower().partition(":")[0].endswith("pipedream.net") and not self._workflows.find(key)):
+        if key is None or (
+            not host.lower().partition(":")[0].endswith("pipedream.net") and not self._workflows.find(key)
+        ):
             return None
         return key
 
@@ -97,7 +99,8 @@ class Lines:
             took = (time.monotonic() - began) * 1000
             note = _state(scope).get(NOTE)
             self._say(
-                f"{scope['method']} {shown_path(scope)} {status or 'cut off'} {took:.0f} ms" + (f"  {note}" if note else "")
+                f"{scope['method']} {shown_path(scope)} {status or 'cut off'} {took:.0f} ms"
+                + (f"  {note}" if note else "")
             )
 
 

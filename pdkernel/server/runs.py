@@ -53,7 +53,9 @@ async def ready(request: Request) -> Response:
 async def run_page(request: Request) -> Response:
     """GET `/-/runs/{run_id}`: the run as a notebook shows it."""
     serving: Serving = request.app.state.serving
-    if not is_local(request.scope, request.headers) and not _is_admin(serving, request.headers.get("authorization", "")):
+    if not is_local(request.scope, request.headers) and not _is_admin(
+        serving, request.headers.get("authorization", "")
+    ):
         return PlainTextResponse(
             "Runs are shown on the server's own machine, or with the admin token (PDKERNEL_ADMIN_TOKEN).\n",
             status_code=401,

@@ -7,7 +7,6 @@ files go to `uploads` as they come, never into memory as a whole.
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -60,7 +59,9 @@ async def read_body(request: Request, uploads: Uploads, *, upload: bool) -> Any:
     kind, _, more = headers.get("content-type", "").partition(";")
     kind = kind.strip().lower()
     if upload:
-        stored = await uploads.store(_limited(request.stream(), UPLOAD_BYTES), mimetype=kind or "application/octet-stream")
+        stored = await uploads.store(
+            _limited(request.stream(), UPLOAD_BYTES), mimetype=kind or "application/octet-stream"
+        )
         return {"raw_body_url": stored.url}
     if kind == "multipart/form-data":
         return await _multipart(headers, request, uploads)
@@ -107,12 +108,12 @@ def _charset(more: str) -> str:
     for part in more.split(";"):
         name, _, value = part.partition("=")
         if name.strip().lower() == "charset":
+            wanted = value.strip().strip('"')
             try:
-                found = codecs.lookup(value.strip().strip('"'))
+                b"".decode(wanted)  # refuses names that are no encoding of text
             except (LookupError, ValueError):
                 continue
-            if found._is_text_encoding:
-                return found.name
+            return wanted
     return "utf-8"
 
 

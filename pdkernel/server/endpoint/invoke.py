@@ -57,7 +57,7 @@ async def _answer(request: Request) -> Response:
     state = request.app.state
     serving: Serving = state.serving
     address = _address(request, serving)
-    trigger = address and _http_trigger(address.workflow.source.workflow)
+    trigger = _http_trigger(address.workflow.source.workflow) if address else None
     if address is None or trigger is None:
         return answers.refused(404, "There is no such endpoint.")
     if request.method == "OPTIONS":
@@ -83,9 +83,7 @@ async def _answer(request: Request) -> Response:
     return await _answered(request, serving, address, trigger, run)
 
 
-async def _answered(
-    request: Request, serving: Serving, address: Address, trigger: Trigger, run: Started
-) -> Response:
+async def _answered(request: Request, serving: Serving, address: Address, trigger: Trigger, run: Started) -> Response:
     made = run.request
     who = f"{made.external_user_id or 'no external user'}, {made.environment}"
     note(request.scope, f"{made.workflow.name} ({who}) run {run.run_id}")
@@ -157,9 +155,7 @@ def _start(
     return made
 
 
-def _event(
-    request: Request, serving: Serving, address: Address, query: dict[str, Any], body: Any
-) -> dict[str, Any]:
+def _event(request: Request, serving: Serving, address: Address, query: dict[str, Any], body: Any) -> dict[str, Any]:
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
@@ -176,4 +172,3 @@ def _event(
 
 def _switch(request: Request, query: dict[str, Any], name: str) -> bool:
     return request.headers.get(name) == "1" or query.get(name) == "1"
-
