@@ -22,6 +22,7 @@ from pdkernel.project.accounts import AccountTable
 from pdkernel.project.clients import ClientTable
 from pdkernel.project.connect_tokens import ConnectTokenTable
 from pdkernel.project.database import Database, check_version
+from pdkernel.project.endpoints import EndpointTable
 from pdkernel.project.folder import KEY_NAME, make_folder, make_key, read_key
 from pdkernel.project.grants import GrantTable
 from pdkernel.project.link_visits import LinkVisitTable
@@ -218,6 +219,11 @@ class Project:
     def access_tokens(self) -> AccessTokens:
         """The tokens that those clients get."""
         return AccessTokens(self._database, self._vault, self.clock, project_id=self.project_id)
+
+    @cached_property
+    def endpoints(self) -> EndpointTable:
+        """Keys of workflows' endpoints."""
+        return EndpointTable(self._database, self.clock, self.folder.parent)
 
     def close(self) -> None:
         """Give up every connection."""
