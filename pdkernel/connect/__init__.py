@@ -1,9 +1,14 @@
 """
 Directories of external users and accounts: whoever implements `identity.Directory`.
 
-    local   the local project's own tables
-    remote  a Connect project at Pipedream, over the SDK (`sdk`)
-    brief   answers that are good for a moment
+    local       the local project's own tables
+    remote      a Connect project at Pipedream, over the SDK (`sdk`)
+    moving      webhooks of sources deployed at Pipedream, to be led elsewhere
+    brief       answers that are good for a moment
+    apps        apps that a project was told of
+    providers   how accounts of an app are connected by OAuth 2
+    oauth       what is said to such a provider
+    renewal     access tokens, kept and renewed
 """
 
 from __future__ import annotations

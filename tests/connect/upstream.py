@@ -69,7 +69,7 @@ ACCOUNTS = {
     "production": [_account("apn_prod", "eve", "slack", "oauth", 5, {"oauth_access_token": "xoxb-prod-0123456789"})],
 }
 SOURCES = {
-    "dc_1": ["https://old.example.test/hook"],
+    "dc_1": ["https://mine.example.test/hook", "https://eoabc123.m.pipedream.net"],
     "dc_2": [],
 }
 
@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         if parts.path.startswith("/-/"):
             self._control(parts.path, body)
             return
-        asked = {
+        asked: dict[str, Any] = {
             "method": self.command,
             "path": parts.path,
             "query": {name: values[0] for name, values in parse_qs(parts.query).items()},
@@ -170,7 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _sources(self, rest: str, asked: dict[str, Any]) -> None:
         key, _, more = rest.partition("/")
         if not key:
-            self._page([_source(each) for each in self.server.webhooks], asked["query"])
+            theirs = self.server.webhooks if asked["query"].get("external_user_id") == "ada" else ()
+            self._page([_source(each) for each in theirs], asked["query"])
         elif more == "webhooks":
             if asked["method"] == "PUT":
                 self.server.webhooks[key] = json.loads(asked["body"])["webhook_urls"]
