@@ -223,13 +223,6 @@ def test_fault_at_pipedream_is_said(logged_in: Shell, upstream: Upstream) -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_actions_run_at_pipedream_unless_chosen(logged_in: Shell) -> None:
-    """With a real project the default for actions that are not built in is Connect."""
-    done = logged_in("actions", "search", "door", **NO_KEYRING)
-
-    assert "project set actions" not in done.stdout + done.stderr
-
-
 TO = "http://127.0.0.1:1/eonew"
 
 

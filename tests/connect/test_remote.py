@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from pdkernel.actions.choices import Choices
 from pdkernel.clock import FrozenClock
 from pdkernel.connect import LocalDirectory, open_directory
 from pdkernel.connect.remote import KNOWN_S, RemoteDirectory
@@ -257,3 +259,12 @@ def test_sdks_own_variables_change_nothing(home: Project, upstream: Upstream, mo
     directory = RemoteDirectory(home, Sdk(upstream.login))
 
     assert [user.external_id for user in directory.users("development")] == ["ada", "bob"]
+
+
+def test_actions_run_at_pipedream_unless_chosen(home: Project, upstream: Upstream, tmp_path: Path) -> None:
+    """With a real project the default for actions that are not built in is Connect; a choice stays."""
+    home.login.keep(upstream.login)
+    default = str(Choices(home.settings).where)
+    Choices(home.settings).choose("builtin", base=tmp_path)
+
+    assert (default, str(Choices(home.settings).where)) == ("connect", "builtin")
