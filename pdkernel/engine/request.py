@@ -71,6 +71,7 @@ class RunRequest:
         base_url: Where the endpoint answers, for resume and cancel URLs, or None where nothing is served.
         find_workflow: Other workflows that steps may trigger, or None for none.
         depth: Workflows above this one that triggered each other.
+        accounts: Accounts of the external user by app, in the place of the newest of each.
     """
 
     workflow: Workflow
@@ -97,6 +98,7 @@ class RunRequest:
     base_url: str | None = None
     find_workflow: FindWorkflow | None = None
     depth: int = 0
+    accounts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def scope(self) -> str:
