@@ -21,6 +21,7 @@ from pdkernel.project.access_tokens import AccessTokens
 from pdkernel.project.accounts import AccountTable
 from pdkernel.project.clients import ClientTable
 from pdkernel.project.database import Database, check_version
+from pdkernel.project.endpoints import EndpointTable
 from pdkernel.project.folder import KEY_NAME, make_folder, make_key, read_key
 from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.schema import SCHEMA_VERSION, meta
@@ -194,6 +195,11 @@ class Project:
     def access_tokens(self) -> AccessTokens:
         """The tokens that those clients get."""
         return AccessTokens(self._database, self._vault, self.clock, project_id=self.project_id)
+
+    @cached_property
+    def endpoints(self) -> EndpointTable:
+        """Keys of workflows' endpoints."""
+        return EndpointTable(self._database, self.clock, self.folder.parent)
 
     def close(self) -> None:
         """Give up every connection."""

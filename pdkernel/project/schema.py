@@ -164,3 +164,13 @@ revoked_tokens = Table(
     Column("expires", Double, nullable=False),
     info={SINCE: 3},
 )
+
+endpoints = Table(
+    # the endpoint's key of each workflow that `pdkernel.yaml` names none for, made at its first serve
+    "endpoints",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("key", Text, nullable=False, unique=True),
+    Column("created", Double, nullable=False),
+    info={SINCE: 3},
+)

@@ -88,6 +88,7 @@ class Serving:
         clock: For every time stamp.
         ids: For every id and token.
         on_run: Told each run as it grows, from the event loop; None for nobody.
+        say: Takes a line for each request; None for nobody.
     """
 
     project: Project
@@ -98,3 +99,4 @@ class Serving:
     clock: Clock
     ids: Ids
     on_run: Callable[[RunRequest, Execution], None] | None = None
+    say: Callable[[str], None] | None = None
