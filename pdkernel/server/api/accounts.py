@@ -106,9 +106,7 @@ async def find_account(call: Call, account_id: str) -> Account:
 async def _accounts(call: Call, user: str | None, app: str | None) -> list[Account]:
     slug = None if app is None else await slug_of(call, app)
     directory = call.serving.directory
-    found = await call.ask(
-        directory.accounts, external_user_id=user, environment=call.environment, app=slug, own=False
-    )
+    found = await call.ask(directory.accounts, external_user_id=user, environment=call.environment, app=slug, own=False)
     # a client registered at an app by oneself (`oa_...`) is what no account here was connected with
     return [] if call.query("oauth_app_id") else list(found)
 

@@ -72,5 +72,3 @@ def _observations(step: StepResult) -> list[dict[str, Any]]:
 
 def _milliseconds(iso_time: str | None) -> float:
     return datetime.fromisoformat(iso_time).timestamp() * 1000 if iso_time else 0.0
-
-

@@ -67,7 +67,9 @@ class Configured:
     def secrets(self) -> dict[str, str]:
         """Values of props that the component calls secret, under names that no code can read as a variable's."""
         secret = {prop.name for prop in self.description.props if prop.definition.get("secret")}
-        return {f"props.{name}": value for name, value in self.values.items() if name in secret and isinstance(value, str)}
+        return {
+            f"props.{name}": value for name, value in self.values.items() if name in secret and isinstance(value, str)
+        }
 
     def step(self) -> Step:
         """A step that uses the component."""

@@ -122,7 +122,7 @@ class Call:
         return await asyncio.to_thread(function, *args, **kwargs)
 
 
-Handler = Callable[[Call], Awaitable[Response | JSON]]
+Handler = Callable[[Call], "Awaitable[Response | JSON]"]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 

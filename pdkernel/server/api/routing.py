@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from pdkernel.actions.component import Kind
 from pdkernel.server.api import accounts, actions, apps, components, projects, proxy, users
 from pdkernel.server.api.door import Endpoint, Handler, door
 from pdkernel.server.api.rates import Bucket, Rates
@@ -81,13 +82,14 @@ _PROJECTS = (
     _Entry("GET", "/projects/info", projects.info),
     _Entry("GET", "/v1/connect/projects/{wanted}", projects.retrieve, "connect:projects:read", backend=True),
 )
+_KINDS: tuple[tuple[str, Kind | None, str | None], ...] = (
+    ("components", None, None),
+    ("actions", "action", "connect:actions"),
+    ("triggers", "source", "connect:triggers"),
+)
 _COMPONENTS = tuple(
     entry
-    for name, kind, scope in (
-        ("components", None, None),
-        ("actions", "action", "connect:actions"),
-        ("triggers", "source", "connect:triggers"),
-    )
+    for name, kind, scope in _KINDS
     for entry in (
         _Entry("GET", f"/{name}", components.listing(kind), scope and f"{scope}:list", bucket="components"),
         _Entry(
@@ -99,7 +101,11 @@ _COMPONENTS = tuple(
         ),
         _Entry("POST", f"/{name}/props", components.reloading(kind), scope and f"{scope}:props", bucket="runs"),
         _Entry(
-            "GET", f"/{name}/{{key:path}}", components.retrieving(kind), scope and f"{scope}:retrieve", bucket="components"
+            "GET",
+            f"/{name}/{{key:path}}",
+            components.retrieving(kind),
+            scope and f"{scope}:retrieve",
+            bucket="components",
         ),
     )
 )
@@ -108,6 +114,7 @@ _RUNS = (
     _Entry(" ".join(proxy.METHODS), "/proxy/{url_64:path}", proxy.proxy, "connect:proxy", bucket="proxy"),
 )
 
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _UNSERVED = (
     ("webhook", "/webhook{rest:path}"),
     ("oauth_apps", "/oauth_apps{rest:path}"),
@@ -128,9 +135,11 @@ def routes() -> list[BaseRoute]:
 def unserved() -> list[BaseRoute]:
     """Everything else under /v1: 501 with the route's name. It comes after every other route under /v1."""
     named = [
-        Route(prefix + path, _not_served(name)) for name, path in _UNSERVED for prefix in (PROJECT, PREFIX)
+        Route(prefix + path, _not_served(name), methods=_METHODS)
+        for name, path in _UNSERVED
+        for prefix in (PROJECT, PREFIX)
     ]
-    return [*named, Route("/v1/{rest:path}", _not_served(None))]
+    return [*named, Route("/v1/{rest:path}", _not_served(None), methods=_METHODS)]
 
 
 def _not_served(name: str | None) -> Endpoint:

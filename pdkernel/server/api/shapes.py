@@ -35,9 +35,7 @@ def user_json(user: ExternalUser) -> dict[str, Any]:
     }
 
 
-def account_json(
-    serving: Serving, account: Account, *, credentials: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def account_json(serving: Serving, account: Account, *, credentials: Mapping[str, str] | None = None) -> dict[str, Any]:
     """An account, with its credentials if they are given."""
     created = iso(account.created_at)
     shown: dict[str, Any] = {
