@@ -27,7 +27,7 @@ def create_app(serving: Serving) -> Starlette:
     middleware = [Middleware(Guard, serving=serving, endpoint=endpoint.Endpoint())]
     if serving.say is not None:
         middleware.insert(0, Middleware(Lines, say=serving.say))
-    connect = passthrough.routes() if serving.pipedream else [*api.routes(), *link.routes()]
+    connect = passthrough.routes() if serving.pipedream else [*api.routes(), *link.routes(), *api.unserved()]
     app = Starlette(
         routes=[*runs.routes(), *oauth.routes(), *connect, *endpoint.routes()],
         middleware=middleware,
