@@ -8,13 +8,13 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
 from tests.cli.conftest import Ended, Shell
 from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKEN, Upstream, running_upstream
 
-NO_KEYRING = {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"}
 KEYRING = '''
 import json, os, pathlib
 from keyring.backend import KeyringBackend
@@ -58,11 +58,11 @@ def logged_in(pdkernel: Shell, upstream: Upstream) -> Shell:
     return pdkernel
 
 
-def log_in(pdkernel: Shell, upstream: Upstream, *more: str, secret: str = CLIENT_SECRET, **environ: str) -> Ended:
+def log_in(pdkernel: Shell, upstream: Upstream, *more: str, secret: str = CLIENT_SECRET, **environ: Any) -> Ended:
     """Log in with the secret in a file."""
     pdkernel.write("secret.txt", secret + "\n")
     words = ("--client-id", CLIENT_ID, "--client-secret", "@secret.txt", "--project-id", PROJECT)
-    return pdkernel("login", *words, "--base-url", upstream.url, *more, **{**NO_KEYRING, **environ})
+    return pdkernel("login", *words, "--base-url", upstream.url, *more, **environ)
 
 
 def stored(pdkernel: Shell) -> bytes:
@@ -74,7 +74,7 @@ def stored(pdkernel: Shell) -> bytes:
 def test_login_is_kept(pdkernel: Shell, upstream: Upstream) -> None:
     """Where there is no keyring the secret is in the project, encrypted, and nothing shows it."""
     done = log_in(pdkernel, upstream)
-    shown = pdkernel("project", "show", **NO_KEYRING)
+    shown = pdkernel("project", "show")
 
     assert done.status == 0
     assert f"Users and accounts are now those of {PROJECT} at {upstream.url}." in done.stdout
@@ -88,7 +88,7 @@ def test_login_in_a_keyring(pdkernel: Shell, upstream: Upstream) -> None:
     """With a keyring the secret is there and nowhere else; logging out takes it away."""
     pdkernel.write("filed.py", KEYRING)
     file = pdkernel.folder / "keyring.json"
-    environ = {
+    environ: dict[str, Any] = {
         "PYTHON_KEYRING_BACKEND": "filed.Keyring",
         "KEYRING_FILE": str(file),
         "PYTHONPATH": os.pathsep.join([pdkernel.environment()["PYTHONPATH"], str(pdkernel.folder)]),
@@ -110,7 +110,7 @@ def test_lost_keyring_entry_is_said(pdkernel: Shell, upstream: Upstream) -> None
     """A secret that is not in the keyring any more is asked for again, in words."""
     pdkernel.write("filed.py", KEYRING)
     path = os.pathsep.join([pdkernel.environment()["PYTHONPATH"], str(pdkernel.folder)])
-    environ = {"PYTHON_KEYRING_BACKEND": "filed.Keyring", "PYTHONPATH": path}
+    environ: dict[str, Any] = {"PYTHON_KEYRING_BACKEND": "filed.Keyring", "PYTHONPATH": path}
     log_in(pdkernel, upstream, **environ, KEYRING_FILE=str(pdkernel.folder / "one.json"))
 
     done = pdkernel("users", "list", **environ, KEYRING_FILE=str(pdkernel.folder / "other.json"))
@@ -122,7 +122,7 @@ def test_lost_keyring_entry_is_said(pdkernel: Shell, upstream: Upstream) -> None
 
 def test_environment_variables_are_enough(pdkernel: Shell, upstream: Upstream) -> None:
     """`pdkernel login` takes what is not given from the environment, also under the SDK's names."""
-    environ = {
+    environ: dict[str, Any] = {
         "PIPEDREAM_CLIENT_ID": CLIENT_ID,
         "PDKERNEL_CLIENT_SECRET": CLIENT_SECRET,
         "PIPEDREAM_PROJECT_ID": PROJECT,
@@ -130,7 +130,7 @@ def test_environment_variables_are_enough(pdkernel: Shell, upstream: Upstream) -
         "PIPEDREAM_PROJECT_ENVIRONMENT": "production",
     }
 
-    done = pdkernel("login", "--json", **environ, **NO_KEYRING)
+    done = pdkernel("login", "--json", **environ)
 
     assert done.json == {
         "project_id": PROJECT,
@@ -143,7 +143,7 @@ def test_environment_variables_are_enough(pdkernel: Shell, upstream: Upstream) -
 
 def test_no_login_is_needed_with_the_environment(pdkernel: Shell, upstream: Upstream) -> None:
     """Where the environment names client and project, commands use that project at once."""
-    done = pdkernel("users", "list", "--json", **upstream.environ)
+    done = pdkernel("users", "list", "--json", **cast("dict[str, Any]", upstream.environ))
 
     assert [user["external_user_id"] for user in done.json] == ["ada", "bob", "eve"]
 
@@ -169,7 +169,7 @@ def test_missing_part_is_named(pdkernel: Shell) -> None:
 def test_wrong_secret_is_not_kept(pdkernel: Shell, upstream: Upstream) -> None:
     """A login that Pipedream does not accept says so, and leaves the project as it was."""
     done = log_in(pdkernel, upstream, secret="planted-wrong-0123456789")
-    shown = pdkernel("project", "show", "--json", **NO_KEYRING)
+    shown = pdkernel("project", "show", "--json")
 
     assert done.status == 2
     assert f"Pipedream does not accept the OAuth client {CLIENT_ID} (401)" in done.stderr
@@ -188,9 +188,9 @@ def test_secret_is_not_sent_just_anywhere(pdkernel: Shell, url: str) -> None:
 
 def test_logging_out(logged_in: Shell) -> None:
     """Without a login users and accounts are the local project's."""
-    done = logged_in("login", "--remove", **NO_KEYRING)
-    listed = logged_in("users", "list", "--json", **NO_KEYRING)
-    again = logged_in("login", "--remove", **NO_KEYRING)
+    done = logged_in("login", "--remove")
+    listed = logged_in("users", "list", "--json")
+    again = logged_in("login", "--remove")
 
     assert "Logged out" in done.stdout
     assert listed.json == []
@@ -199,11 +199,11 @@ def test_logging_out(logged_in: Shell) -> None:
 
 def test_commands_use_the_real_project(logged_in: Shell) -> None:
     """Accounts are listed with the project's, and a run uses the user's newest one."""
-    accounts = logged_in("accounts", "list", "--external-user", "ada", "--app", "slack", "--json", **NO_KEYRING)
+    accounts = logged_in("accounts", "list", "--external-user", "ada", "--app", "slack", "--json")
     notebook = logged_in.notebook(
         "%%pdstep tell --app slack\ndef handler(pd):\n    return pd.inputs['slack']['$auth']['oauth_access_token']"
     )
-    done = logged_in("run", notebook, "--body", "{}", "--external-user", "ada", "--json", **NO_KEYRING)
+    done = logged_in("run", notebook, "--body", "{}", "--external-user", "ada", "--json")
 
     assert [account["id"] for account in accounts.json] == ["apn_new", "apn_old"]
     step = done.json["steps"][0]
@@ -216,7 +216,7 @@ def test_fault_at_pipedream_is_said(logged_in: Shell, upstream: Upstream) -> Non
     """A refusal of Pipedream's ends a command with its sentence, not with a traceback."""
     upstream.set(fault={"path": "users", "kind": "status", "status": 429, "headers": {"Retry-After": "3"}})
 
-    done = logged_in("users", "list", **NO_KEYRING)
+    done = logged_in("users", "list")
 
     assert done.status == 3
     assert "Try again in 3 s." in done.stderr
@@ -228,14 +228,14 @@ TO = "http://127.0.0.1:1/eonew"
 
 def webhooks(shell: Shell, *more: str) -> list[list[str]]:
     """What `triggers move` says the webhooks would be."""
-    done = shell("triggers", "move", "--to", TO, "--json", *more, **NO_KEYRING)
+    done = shell("triggers", "move", "--to", TO, "--json", *more)
     assert done.status == 0, done.stderr
     return [each["after"] for each in done.json]
 
 
 def test_moving_triggers_shows_what_would_change(logged_in: Shell, upstream: Upstream) -> None:
     """Without --yes nothing is changed; Pipedream's own endpoint is replaced, another webhook stays."""
-    done = logged_in("triggers", "move", "--to", TO, **NO_KEYRING)
+    done = logged_in("triggers", "move", "--to", TO)
 
     assert done.stdout.splitlines() == [
         "dc_1  Source dc_1  ada in development",
@@ -260,8 +260,8 @@ def test_moving_triggers(pdkernel: Shell) -> None:
     """With --yes the webhooks are changed once; a second time there is nothing to do."""
     with running_upstream() as fresh:
         log_in(pdkernel, fresh)
-        moved = pdkernel("triggers", "move", "--to", TO, "--yes", "--only", "dc_1", **NO_KEYRING)
-        again = pdkernel("triggers", "move", "--to", TO, "--yes", "--only", "dc_1", **NO_KEYRING)
+        moved = pdkernel("triggers", "move", "--to", TO, "--yes", "--only", "dc_1")
+        again = pdkernel("triggers", "move", "--to", TO, "--yes", "--only", "dc_1")
         changed = [each for each in fresh.asked if each["method"] == "PUT"]
 
     assert moved.stdout.splitlines()[-1] == "Changed 1 of 1 source."
