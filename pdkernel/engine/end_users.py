@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 
 from pdkernel.engine.facts import Facts
 from pdkernel.engine.lookup import Bindings, Caller, apps_of_external_user, look_up
+from pdkernel.engine.withheld import credential_ref, fill
 from pdkernel.errors import RequestError
 from pdkernel.execution import AccountUse
-from pdkernel.identity import Account, Credentials, Directory
+from pdkernel.identity import Account, Credentials, Directory, ProxyAccess
 from pdkernel.lookup import Lookup
 from pdkernel.redaction import Secret
 
@@ -40,6 +41,7 @@ class Resolution:
         steps: By step.
         secrets: What of them is secret.
         apps: By a secret's reference, the app whose account it belongs to.
+        proxied: By a secret's reference, how requests with it are sent where Connect keeps it to itself.
         lookup: How they were found, or None where no step uses an external user's account.
         error: Why the run must not begin, or None. An `EndUserError` is one of the four documented errors, the first
             in their order.
@@ -48,6 +50,7 @@ class Resolution:
     steps: Mapping[str, StepAccounts] = field(default_factory=dict)
     secrets: tuple[Secret, ...] = ()
     apps: Mapping[str, str] = field(default_factory=dict)
+    proxied: Mapping[str, ProxyAccess] = field(default_factory=dict)
     lookup: Lookup | None = None
     error: RequestError | None = None
 
@@ -69,7 +72,7 @@ def resolve_accounts(bindings: Bindings, caller: Caller, *, directory: Directory
 def account_secrets(account: Account, credentials: Mapping[str, str]) -> list[Secret]:
     """What is secret of *account*: each credential, and secret fields inside one that is a JSON object."""
     return [
-        Secret(f"{account.app}/{account.id}/{name}{part}", text)
+        Secret(credential_ref(account, name) + part, text)
         for name, value in credentials.items()
         for part, text in (("", value), *_secret_fields(value))
     ]
@@ -94,7 +97,11 @@ def _hand_out(
     directory: Directory,
     lookup: Lookup | None,
 ) -> Resolution:
-    credentials = {account.id: directory.credentials(account.id) for account in accounts.values()}
+    credentials: dict[str, Credentials] = {}
+    proxied: dict[str, ProxyAccess] = {}
+    for account in {account.id: account for account in accounts.values()}.values():
+        credentials[account.id], refs = fill(account, directory.credentials(account.id))
+        proxied.update(refs)
     secrets: list[Secret] = []
     apps: dict[str, str] = {}
     for account in {account.id: account for account in accounts.values()}.values():
@@ -112,4 +119,4 @@ def _hand_out(
         for step, group in bindings.items()
         if group
     }
-    return Resolution(steps, tuple(secrets), apps, lookup)
+    return Resolution(steps, tuple(secrets), apps, proxied, lookup)

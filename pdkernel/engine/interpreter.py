@@ -19,9 +19,10 @@ from pdkernel.engine.actions import StepActions
 from pdkernel.engine.app_props import app_props
 from pdkernel.engine.attempt import Attempts
 from pdkernel.engine.checks import Checks
+from pdkernel.engine.chosen import with_chosen
 from pdkernel.engine.context import build_context, new_run_ids
 from pdkernel.engine.end_users import Resolution, resolve_accounts
-from pdkernel.engine.journal import Journal
+from pdkernel.engine.journal import Journal, MemoryJournal, MemoryStore
 from pdkernel.engine.limits import Payload
 from pdkernel.engine.lookup import Bindings, Caller
 from pdkernel.engine.mail import Mail
@@ -100,7 +101,7 @@ class Interpreter:
 
     async def _execute(self, request: RunRequest) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
         """The record, and the steps' exports as they are."""
-        run_id, trace_id = new_run_ids(self._ids)
+        run_id, trace_id = request.run_ids or new_run_ids(self._ids)
         context = build_context(
             request, project_id=self._directory.project_id, trace_id=trace_id, run_id=run_id, clock=self._clock
         )
@@ -109,7 +110,9 @@ class Interpreter:
             run_id=run_id,
             trace_id=trace_id,
             context=context,
-            journal=self._journal,
+            journal=self._journal
+            if request.store
+            else MemoryJournal.open(MemoryStore(), clock=self._clock, ids=self._ids),
             clock=self._clock,
             guard="none" if request.policy.mode == "live" else self._hosts.guard,
         )
@@ -184,7 +187,7 @@ class Interpreter:
         if not any(bindings.values()):
             return Resolution()
         return await asyncio.to_thread(  # a directory may ask the network
-            resolve_accounts, bindings, _caller(request), directory=self._directory
+            resolve_accounts, bindings, _caller(request), directory=with_chosen(self._directory, request.accounts)
         )
 
     async def _deliver(self, run: RunState) -> None:

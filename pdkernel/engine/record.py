@@ -132,6 +132,8 @@ class RunRecord:
         """Keep the run's first response."""
         if self.response is None:
             self.response = response
+            if self._request.on_respond:
+                self._request.on_respond(response)
 
     def become(self, status: Status) -> None:
         """The run is *status* now, and goes on."""
@@ -255,6 +257,8 @@ class RunRecord:
                 environment=execution.environment,
             )
         )
+        if self._request.on_accepted:
+            self._request.on_accepted()
 
 
 def known_secrets(request: RunRequest) -> list[Secret]:

@@ -21,6 +21,7 @@ from pdkernel.actions.fitting import bound_apps
 from pdkernel.clock import Clock
 from pdkernel.egress import Binding, Policy
 from pdkernel.engine.actions import describe
+from pdkernel.engine.chosen import with_chosen
 from pdkernel.engine.context import stable_id
 from pdkernel.engine.dedupe import new_events
 from pdkernel.engine.end_users import Resolution, resolve_accounts
@@ -58,6 +59,7 @@ class SourceRequest:
         folder: The workflow's folder.
         timeout_s: Seconds that it may run.
         install: Whether the source may be installed.
+        accounts: Accounts of the external user by app, in the place of the newest of each.
     """
 
     trigger: Trigger
@@ -70,6 +72,7 @@ class SourceRequest:
     folder: Path = field(default_factory=Path.cwd)
     timeout_s: float = 60.0
     install: bool = True
+    accounts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def uses(self) -> Uses:
@@ -204,7 +207,7 @@ class Sources:
                 resolve_accounts,
                 {NAME: apps},
                 Caller(request.external_user_id, request.environment),
-                directory=self._directory,
+                directory=with_chosen(self._directory, request.accounts),
             )
             if resolution.error is not None:
                 raise resolution.error
@@ -234,6 +237,7 @@ class Sources:
                 policy=request.policy,
                 redactor=redactor,
                 apps=resolution.apps,
+                proxied=resolution.proxied,
                 on_call=recorder.call,
                 on_refused=recorder.warn,
             ),
