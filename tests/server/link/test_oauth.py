@@ -12,7 +12,8 @@ import pytest
 from pdkernel.connect import providers
 from pdkernel.connect.providers import tell_provider
 from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, Provider, oauth_provider
-from tests.server.link.conftest import Page, Visitor, make
+from tests.server.link.conftest import Visitor, make
+from tests.server.link.reading import Page
 from tests.server.served import Served
 
 APP = "my_crm"

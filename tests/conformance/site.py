@@ -1,0 +1,140 @@
+"""
+What the SDKs are driven against: `pdkernel serve` in another process, over plain HTTP and over TLS, on one project.
+
+People: ada has accounts of two apps, bob of one; grace is in production, where the project's plan does not run workflows.
+Outside calls go to the built-in Slack.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.actions.checkout import write_checkout
+from tests.notebook_files import notebook_of
+
+TRIGGER = """%%pdworkflow
+name: Greet
+trigger: {type: http, auth: oauth, response: custom}
+"""
+STEP = """%%pdstep greet --app slack
+def handler(pd):
+    event = pd.steps["trigger"]["event"]
+    pd.respond({"status": 200, "headers": {}, "body": {
+        "message": event["body"]["message"],
+        "user": event["headers"]["x-pd-external-user-id"],
+        "account": pd.inputs["slack"]["$auth"]["oauth_access_token"][-3:],
+    }})
+"""
+ACCOUNTS = (
+    ("ada", "development", "slack", "apn_adaslack", "oauth_access_token=xoxb-conformance-ada"),
+    ("ada", "development", "depot", "apn_adadepot", "api_key=depot-conformance-ada"),
+    ("bob", "development", "depot", "apn_bobdepot", "api_key=depot-conformance-bob"),
+    ("grace", "production", "slack", "apn_graceslack", "oauth_access_token=xoxb-conformance-grace"),
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """
+    A project, served.
+
+    Attributes:
+        plain: What the server over plain HTTP printed.
+        secure: What the one over TLS printed.
+        authority: The file that says whom to trust.
+        client: An OAuth client: `client_id`, `client_secret`.
+    """
+
+    plain: dict[str, Any]
+    secure: dict[str, Any]
+    authority: str
+    client: dict[str, str]
+
+    def settings(self, *, tls: bool, sdk: str) -> dict[str, str]:
+        """What a driver needs to know."""
+        told = self.secure if tls else self.plain
+        # the certificate is good for both names; JS SDK 1.x is told one host for API and workflows
+        url = told["url"].replace("127.0.0.1", "localhost") if tls else told["url"]
+        return {
+            "url": url,
+            "workflow": f"{url}/{told['workflows'][0]['endpoint']}",
+            "workflow_id": told["workflows"][0]["id"],
+            "project_id": told["project_id"],
+            "client_id": self.client["client_id"],
+            "client_secret": self.client["client_secret"],
+            "newcomer": f"new, by {sdk}",
+        }
+
+
+@contextmanager
+def site(folder: Path) -> Iterator[Site]:
+    """Set a project up in *folder* with the commands that a person has, and serve it."""
+    notebook = notebook_of(folder / "greet.ipynb", TRIGGER, STEP)
+    write_checkout(folder / "checkout")
+    for user, environment, app, account, credential in ACCOUNTS:
+        where = ("--external-user", user, "--environment", environment, "--app", app)
+        _pdkernel(folder, "accounts", "add", *where, "--id", account, "--credential", credential)
+    _pdkernel(folder, "project", "set", "plan", "free")
+    _pdkernel(folder, "project", "set", "actions", str(folder / "checkout"))
+    client = json.loads(_pdkernel(folder, "clients", "create", "conformance", "--json"))
+    with ExitStack() as stack:
+        plain, _ = stack.enter_context(_serving(folder, notebook))
+        secure, said = stack.enter_context(_serving(folder, notebook, "--tls"))
+        authority = re.search(r"NODE_EXTRA_CA_CERTS=(\S+)", said)
+        assert authority is not None, said
+        yield Site(plain, secure, authority[1], client)
+
+
+@contextmanager
+def _serving(folder: Path, notebook: Path, *options: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """A server: the line that it printed, and what it said besides until then."""
+    log = folder / f"serve{''.join(options)}.log"
+    command = (*_COMMAND, "serve", str(notebook), "--port", "0", "--egress", "stand-in=slack", "--json", *options)
+    with log.open("w") as errors:
+        server = subprocess.Popen(command, cwd=folder, env=_environ(), stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        if not line:
+            raise AssertionError(log.read_text())
+        yield json.loads(line), _said(log)
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
+def _said(log: Path) -> str:
+    """What a server said at its start; it says that right after its line."""
+    for _ in range(100):
+        text = log.read_text()
+        if "tls" not in log.name or "NODE_EXTRA_CA_CERTS" in text:
+            return text
+        import time
+
+        time.sleep(0.05)
+    return log.read_text()
+
+
+def _pdkernel(folder: Path, *words: str) -> str:
+    ended = subprocess.run(
+        [*_COMMAND, *words], cwd=folder, env=_environ(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def _environ() -> dict[str, str]:
+    ours: Sequence[str] = [name for name in os.environ if name.startswith(("PDKERNEL_", "PIPEDREAM_", "PYTEST_"))]
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+_COMMAND = (sys.executable, "-m", "pdkernel")
