@@ -7,6 +7,7 @@ Knows the checks and what each of the four errors looks like. What an SDK is tol
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,8 +112,6 @@ def _run(sdk: Sdk, site: Site, checks: Sequence[str]) -> dict[str, Outcome]:
 
 def _connect(link: str, authority: str) -> str | None:
     """Connect a Slack account at *link*; why not, or None."""
-    import ssl
-
     with httpx.Client(verify=ssl.create_default_context(cafile=authority)) as browser:
         page = Page(browser.get(f"{link}&app=slack"))
         if page.status != 200:

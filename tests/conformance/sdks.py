@@ -59,7 +59,10 @@ class Sdk:
         if driver.suffix == ".py":
             return [sys.executable, "-I", str(driver), str(self.folder)]
         # a module finds packages from where it lies
-        return [str(find_node()), str(shutil.copy(driver, self.folder / driver.name))]
+        copy = self.folder / f"{driver.stem}-{os.getpid()}{driver.suffix}"
+        shutil.copy(driver, copy)
+        copy = copy.replace(self.folder / driver.name)  # at once: another process may be reading it
+        return [str(find_node()), str(copy)]
 
     def install(self) -> None:
         """Install it, unless it is there."""
@@ -68,7 +71,9 @@ class Sdk:
                 return
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            name = f"{self.package}=={self.version}" if self.driver.endswith(".py") else f"{self.package}@{self.version}"
+            name = (
+                f"{self.package}=={self.version}" if self.driver.endswith(".py") else f"{self.package}@{self.version}"
+            )
             if self.driver.endswith(".py"):
                 pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
                 _run([*pip, "--target", str(self.folder), name])

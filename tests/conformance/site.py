@@ -12,12 +12,16 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pdkernel.connect import LocalDirectory
+from pdkernel.identity import parse_environment
+from pdkernel.project import Project
 from tests.actions.checkout import write_checkout
 from tests.notebook_files import notebook_of
 
@@ -35,10 +39,10 @@ def handler(pd):
     }})
 """
 ACCOUNTS = (
-    ("ada", "development", "slack", "apn_adaslack", "oauth_access_token=xoxb-conformance-ada"),
-    ("ada", "development", "depot", "apn_adadepot", "api_key=depot-conformance-ada"),
-    ("bob", "development", "depot", "apn_bobdepot", "api_key=depot-conformance-bob"),
-    ("grace", "production", "slack", "apn_graceslack", "oauth_access_token=xoxb-conformance-grace"),
+    ("ada", "development", "slack", "apn_adaslack", {"oauth_access_token": "xoxb-conformance-ada"}),
+    ("ada", "development", "depot", "apn_adadepot", {"api_key": "depot-conformance-ada"}),
+    ("bob", "development", "depot", "apn_bobdepot", {"api_key": "depot-conformance-bob"}),
+    ("grace", "production", "slack", "apn_graceslack", {"oauth_access_token": "xoxb-conformance-grace"}),
 )
 
 
@@ -51,13 +55,15 @@ class Site:
         plain: What the server over plain HTTP printed.
         secure: What the one over TLS printed.
         authority: The file that says whom to trust.
-        client: An OAuth client: `client_id`, `client_secret`.
+        client_id: An OAuth client's.
+        client_secret: Its secret.
     """
 
     plain: dict[str, Any]
     secure: dict[str, Any]
     authority: str
-    client: dict[str, str]
+    client_id: str
+    client_secret: str
 
     def settings(self, *, tls: bool, sdk: str) -> dict[str, str]:
         """What a driver needs to know."""
@@ -69,29 +75,36 @@ class Site:
             "workflow": f"{url}/{told['workflows'][0]['endpoint']}",
             "workflow_id": told["workflows"][0]["id"],
             "project_id": told["project_id"],
-            "client_id": self.client["client_id"],
-            "client_secret": self.client["client_secret"],
+            "client_id": self.client_id,
+            "client_secret": self.client_secret,
             "newcomer": f"new, by {sdk}",
         }
 
 
 @contextmanager
 def site(folder: Path) -> Iterator[Site]:
-    """Set a project up in *folder* with the commands that a person has, and serve it."""
+    """Set a project up in *folder*, and serve it."""
     notebook = notebook_of(folder / "greet.ipynb", TRIGGER, STEP)
     write_checkout(folder / "checkout")
-    for user, environment, app, account, credential in ACCOUNTS:
-        where = ("--external-user", user, "--environment", environment, "--app", app)
-        _pdkernel(folder, "accounts", "add", *where, "--id", account, "--credential", credential)
-    _pdkernel(folder, "project", "set", "plan", "free")
-    _pdkernel(folder, "project", "set", "actions", str(folder / "checkout"))
-    client = json.loads(_pdkernel(folder, "clients", "create", "conformance", "--json"))
+    with Project.open(folder / ".pdkernel") as project:
+        directory = LocalDirectory(project)
+        for user, environment, app, account, credentials in ACCOUNTS:
+            directory.add_account(
+                app=app,
+                credentials=credentials,
+                external_user_id=user,
+                environment=parse_environment(environment),
+                account_id=account,
+            )
+        project.set_plan("free")
+        project.settings.set("actions", str(folder / "checkout"))
+        client = project.clients.create("conformance")
     with ExitStack() as stack:
         plain, _ = stack.enter_context(_serving(folder, notebook))
         secure, said = stack.enter_context(_serving(folder, notebook, "--tls"))
         authority = re.search(r"NODE_EXTRA_CA_CERTS=(\S+)", said)
         assert authority is not None, said
-        yield Site(plain, secure, authority[1], client)
+        yield Site(plain, secure, authority[1], client.client.id, client.secret)
 
 
 @contextmanager
@@ -118,23 +131,14 @@ def _said(log: Path) -> str:
         text = log.read_text()
         if "tls" not in log.name or "NODE_EXTRA_CA_CERTS" in text:
             return text
-        import time
-
         time.sleep(0.05)
     return log.read_text()
 
 
-def _pdkernel(folder: Path, *words: str) -> str:
-    ended = subprocess.run(
-        [*_COMMAND, *words], cwd=folder, env=_environ(), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
 def _environ() -> dict[str, str]:
     ours: Sequence[str] = [name for name in os.environ if name.startswith(("PDKERNEL_", "PIPEDREAM_", "PYTEST_"))]
-    return {name: value for name, value in os.environ.items() if name not in ours}
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    return {**kept, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 _COMMAND = (sys.executable, "-m", "pdkernel")
