@@ -209,7 +209,7 @@ async def test_what_a_run_refuses(depot: Served) -> None:
             "external_user_id": "ada",
             "id": "depot-put-thing",
             "configured_props": values,
-            **change,  # type: ignore[dict-item]
+            **change,
         }
         answer = await depot.call("POST", "/actions/run", json=body)
         assert answer.status_code == status, (change, answer.text)
