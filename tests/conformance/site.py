@@ -7,13 +7,8 @@ Outside calls go to the built-in Slack.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +19,7 @@ from pdkernel.identity import parse_environment
 from pdkernel.project import Project
 from tests.actions.checkout import write_checkout
 from tests.notebook_files import notebook_of
+from tests.serve_process import serving
 
 TRIGGER = """%%pdworkflow
 name: Greet
@@ -32,11 +28,13 @@ trigger: {type: http, auth: oauth, response: custom}
 STEP = """%%pdstep greet --app slack
 def handler(pd):
     event = pd.steps["trigger"]["event"]
-    pd.respond({"status": 200, "headers": {}, "body": {
-        "message": event["body"]["message"],
-        "user": event["headers"]["x-pd-external-user-id"],
-        "account": pd.inputs["slack"]["$auth"]["oauth_access_token"][-3:],
-    }})
+    message, user = event["body"]["message"], event["headers"]["x-pd-external-user-id"]
+    account = pd.inputs["slack"]["$auth"]["oauth_access_token"][-3:]
+    pd.respond({
+        "status": 200,
+        "headers": {"x-greeting": f"{message} to {user} by {account}"},
+        "body": {"message": message, "user": user, "account": account},
+    })
 """
 ACCOUNTS = (
     ("ada", "development", "slack", "apn_adaslack", {"oauth_access_token": "xoxb-conformance-ada"}),
@@ -99,46 +97,10 @@ def site(folder: Path) -> Iterator[Site]:
         project.set_plan("free")
         project.settings.set("actions", str(folder / "checkout"))
         client = project.clients.create("conformance")
+    options = (str(notebook), "--egress", "stand-in=slack")
     with ExitStack() as stack:
-        plain, _ = stack.enter_context(_serving(folder, notebook))
-        secure, said = stack.enter_context(_serving(folder, notebook, "--tls"))
+        plain, _ = stack.enter_context(serving(folder, *options))
+        secure, said = stack.enter_context(serving(folder, *options, "--tls"))
         authority = re.search(r"NODE_EXTRA_CA_CERTS=(\S+)", said)
         assert authority is not None, said
         yield Site(plain, secure, authority[1], client.client.id, client.secret)
-
-
-@contextmanager
-def _serving(folder: Path, notebook: Path, *options: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """A server: the line that it printed, and what it said besides until then."""
-    log = folder / f"serve{''.join(options)}.log"
-    command = (*_COMMAND, "serve", str(notebook), "--port", "0", "--egress", "stand-in=slack", "--json", *options)
-    with log.open("w") as errors:
-        server = subprocess.Popen(command, cwd=folder, env=_environ(), stdout=subprocess.PIPE, stderr=errors, text=True)
-    try:
-        assert server.stdout is not None
-        line = server.stdout.readline()
-        if not line:
-            raise AssertionError(log.read_text())
-        yield json.loads(line), _said(log)
-    finally:
-        server.terminate()
-        server.communicate(timeout=30)
-
-
-def _said(log: Path) -> str:
-    """What a server said at its start; it says that right after its line."""
-    for _ in range(100):
-        text = log.read_text()
-        if "tls" not in log.name or "NODE_EXTRA_CA_CERTS" in text:
-            return text
-        time.sleep(0.05)
-    return log.read_text()
-
-
-def _environ() -> dict[str, str]:
-    ours: Sequence[str] = [name for name in os.environ if name.startswith(("PDKERNEL_", "PIPEDREAM_", "PYTEST_"))]
-    kept = {name: value for name, value in os.environ.items() if name not in ours}
-    return {**kept, "PYTHONPATH": str(Path(__file__).parents[2])}
-
-
-_COMMAND = (sys.executable, "-m", "pdkernel")
