@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdkernel.actions.choices import ACCEPT_COMMAND, Choices, Settings, Where
-from pdkernel.actions.component import Component
+from pdkernel.actions.component import Component, Kind
 from pdkernel.actions.connect import ConnectSettings, ConnectSource
 from pdkernel.actions.described import Described
 from pdkernel.actions.fitting import bound_apps, guessed_apps
@@ -150,26 +150,34 @@ class Catalog:
                 found = await self._from_npm(wanted, progress)
         return replace(found, asked=uses.version) if instead and instead != uses.version else found
 
-    async def search(self, words: str, *, app: str | None = None, progress: Progress = _silent) -> list[Component]:
+    async def search(
+        self,
+        words: str,
+        *,
+        app: str | None = None,
+        progress: Progress = _silent,
+        kind: Kind = "action",
+        most: int = _FOUND,
+    ) -> list[Component]:
         """
-        Actions whose key, name or description holds every word of *words*, best first.
+        Components of *kind* whose key, name or description holds every word of *words*, best first, *most* of them.
 
         With npm chosen and an *app* of which nothing is known yet, npm is asked. Raises `ActionSourceError`.
         """
         where = self.choices.where
-        if where.source == "connect":
+        if where.source == "connect" and kind == "action":
             return [*self._matching(own_actions().values(), words, app), *await self.connect.search(words, app)]
         if where.source == "npm" and app and not self.npm.of_app(app):
             await self.npm.look(app, progress)
-        return self._matching(self.known(app), words, app)
+        return self._matching(self.known(app, kind), words, app)[:most]
 
-    def known(self, app: str | None = None) -> list[Component]:
-        """The actions that are known here without a network, of *app* or all."""
-        found = list(own_actions().values())
+    def known(self, app: str | None = None, kind: Kind = "action") -> list[Component]:
+        """The components of *kind* that are known here without a network, of *app* or all."""
+        found = [component for component in own_actions().values() if component.kind == kind]
         source = self._local()
         if source is not None:
             for each in (app,) if app else source.apps():
-                found += (component for component in source.of_app(each).values() if component.kind == "action")
+                found += (component for component in source.of_app(each).values() if component.kind == kind)
         return found
 
     def apps_of(self, step: Step) -> tuple[AppBinding, ...]:
@@ -264,7 +272,7 @@ class Catalog:
             known = found.get(component.key)
             if known is None or version_order(known[1].version) < version_order(component.version):
                 found[component.key] = ((rank, component.key), component)
-        return [component for _, component in sorted(found.values(), key=lambda item: item[0])][:_FOUND]
+        return [component for _, component in sorted(found.values(), key=lambda item: item[0])]
 
 
 def _what_would_run(key: str, where: Where) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from pdkernel.connect.apps import check_app, told_apps
 from pdkernel.connect.fields import fields_of
+from pdkernel.connect.renewal import renewed
 from pdkernel.errors import RequestError
 from pdkernel.identity import (
     DEFAULT_ENVIRONMENT,
@@ -82,12 +83,16 @@ class LocalDirectory:
 
     def credentials(self, account_id: str) -> Credentials:
         """
-        The account's `$auth`.
+        The account's `$auth`, with an access token that still lasts where the project can renew it.
 
         Raises:
             LookupError: There is no such account.
         """
-        return self._table.credentials(account_id)
+        return renewed(self._project, account_id, self._table.credentials(account_id))
+
+    def refuse_token(self, account_id: str) -> bool:
+        """The app answered 401: the next to ask for the account's credentials gets a new token, if there is any."""
+        return self._project.grants.refuse(account_id)
 
     def add_account(
         self,

@@ -19,6 +19,7 @@ from pdkernel.engine.actions import StepActions
 from pdkernel.engine.app_props import app_props
 from pdkernel.engine.attempt import Attempts
 from pdkernel.engine.checks import Checks
+from pdkernel.engine.chosen import with_chosen
 from pdkernel.engine.context import build_context, new_run_ids
 from pdkernel.engine.end_users import Bindings, Resolution, resolve_accounts
 from pdkernel.engine.journal import Journal, MemoryJournal, MemoryStore
@@ -182,7 +183,7 @@ class Interpreter:
         return await asyncio.to_thread(  # a directory may ask the network
             resolve_accounts,
             bindings,
-            directory=self._directory,
+            directory=with_chosen(self._directory, request.accounts),
             external_user_id=request.external_user_id,
             environment=request.environment,
         )

@@ -71,6 +71,7 @@ class RunRequest:
         base_url: Where the endpoint answers, for resume and cancel URLs, or None where nothing is served.
         find_workflow: Other workflows that steps may trigger, or None for none.
         depth: Workflows above this one that triggered each other.
+        accounts: Accounts of the external user by app, in the place of the newest of each.
         workflow_id: `p_...` as callers know it, or None for one made from the name.
         run_ids: The run's id and trace id, where a caller is told them first; None for new ones.
         on_accepted: Told once that the run is on disk, from the engine's thread.
@@ -103,6 +104,7 @@ class RunRequest:
     base_url: str | None = None
     find_workflow: FindWorkflow | None = None
     depth: int = 0
+    accounts: Mapping[str, str] = field(default_factory=dict)
     workflow_id: str | None = None
     run_ids: tuple[str, str] | None = None
     on_accepted: Callable[[], None] | None = None

@@ -40,6 +40,7 @@ class Runtime:
         self,
         interpreter: Interpreter,
         *,
+        catalog: Catalog,
         forms: ActionForms,
         sources: Sources,
         hosts: Hosts,
@@ -53,6 +54,7 @@ class Runtime:
         self._hosts = hosts
         self._journal = journal
         self._scratch = scratch
+        self.catalog = catalog
         self.forms = forms
         self.sources = sources
         self.gateway = gateway
@@ -121,6 +123,7 @@ class Runtime:
         )
         return cls(
             interpreter,
+            catalog=catalog,
             forms=forms,
             sources=sources,
             hosts=hosts,

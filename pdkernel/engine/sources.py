@@ -21,6 +21,7 @@ from pdkernel.actions.fitting import bound_apps
 from pdkernel.clock import Clock
 from pdkernel.egress import Binding, Policy
 from pdkernel.engine.actions import describe
+from pdkernel.engine.chosen import with_chosen
 from pdkernel.engine.context import stable_id
 from pdkernel.engine.dedupe import new_events
 from pdkernel.engine.end_users import Resolution, resolve_accounts
@@ -57,6 +58,7 @@ class SourceRequest:
         folder: The workflow's folder.
         timeout_s: Seconds that it may run.
         install: Whether the source may be installed.
+        accounts: Accounts of the external user by app, in the place of the newest of each.
     """
 
     trigger: Trigger
@@ -69,6 +71,7 @@ class SourceRequest:
     folder: Path = field(default_factory=Path.cwd)
     timeout_s: float = 60.0
     install: bool = True
+    accounts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def uses(self) -> Uses:
@@ -202,7 +205,7 @@ class Sources:
             resolution = await asyncio.to_thread(
                 resolve_accounts,
                 {NAME: apps},
-                directory=self._directory,
+                directory=with_chosen(self._directory, request.accounts),
                 external_user_id=request.external_user_id,
                 environment=request.environment,
             )

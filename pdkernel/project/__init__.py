@@ -7,13 +7,17 @@ The local project: a folder, a key and a database that several threads and proce
     database   engine, creation, the checks when it is opened, faults as sentences
     schema     the tables, the same on SQLite and Postgres
     accounts clients variables notebooks sent settings source_states     one table each
+    secrets connect_tokens link_visits grants     one table each, for Connect Link
     access_tokens     what clients are given: signed, read, revoked
     stores     data stores and their records
 
 Knows nothing of workflows, runs or HTTP.
 """
 
+from pdkernel.project.connect_tokens import ConnectToken
 from pdkernel.project.folder import find_project
+from pdkernel.project.grants import Grant
+from pdkernel.project.link_visits import LinkVisit
 from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.project import Project
 from pdkernel.project.sent import SentTable
@@ -23,6 +27,9 @@ from pdkernel.project.vault import Vault
 
 __all__ = [
     "DEFAULT_STORE",
+    "ConnectToken",
+    "Grant",
+    "LinkVisit",
     "NotebookTable",
     "Project",
     "Record",

@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, delete, insert, or_, select
+from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pdkernel.errors import AccountExistsError
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, Credentials, Environment, ExternalUser
 from pdkernel.project.database import Database
 from pdkernel.project.rows import put_once
-from pdkernel.project.schema import accounts, external_users
+from pdkernel.project.schema import account_grants, accounts, external_users
 from pdkernel.project.vault import Vault
 
 _COLUMNS = (
@@ -117,9 +117,23 @@ class AccountTable:
             raise LookupError(f"no account {account_id}")
         return Credentials(cast("dict[str, str]", self._vault.open_json(sealed, _place(account_id))))
 
-    def remove(self, account_id: str) -> bool:
-        """Remove the account; its user stays. False if there was none."""
+    def renew(self, account_id: str, credentials: Mapping[str, str]) -> bool:
+        """Give the account these credentials in the place of those that it has, and mark it healthy; False: none."""
+        sealed = self._vault.seal_json(dict(credentials), _place(account_id))
+        values = {"sealed_credentials": sealed, "fields": json.dumps(list(credentials)), "healthy": True}
         with self._database.write() as connection:
+            row = update(accounts).where(accounts.c.id == account_id)
+            return connection.execute(row.values(values)).rowcount > 0
+
+    def mark_unhealthy(self, account_id: str) -> None:
+        """Its credentials are known not to work."""
+        with self._database.write() as connection:
+            connection.execute(update(accounts).where(accounts.c.id == account_id).values(healthy=False))
+
+    def remove(self, account_id: str) -> bool:
+        """Remove the account and what renews its token; its user stays. False if there was none."""
+        with self._database.write() as connection:
+            connection.execute(delete(account_grants).where(account_grants.c.account == account_id))
             return connection.execute(delete(accounts).where(accounts.c.id == account_id)).rowcount > 0
 
     def users(self, environment: Environment) -> Sequence[ExternalUser]:
@@ -141,6 +155,8 @@ class AccountTable:
         key = {"external_user": external_user_id, "environment": environment}
         with self._database.write() as connection:
             found = connection.execute(delete(external_users).filter_by(**key)).rowcount > 0
+            theirs = select(accounts.c.id).filter_by(**key)
+            connection.execute(delete(account_grants).where(account_grants.c.account.in_(theirs)))
             connection.execute(delete(accounts).filter_by(**key))
         return found
 

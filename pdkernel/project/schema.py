@@ -132,6 +132,54 @@ source_state = Table(
     info={SINCE: 2},
 )
 
+secrets = Table(
+    # secrets of the project's own, by name: an app's OAuth client secret, the key that signs webhooks
+    "secrets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("sealed_value", LargeBinary, nullable=False),
+    info={SINCE: 3},
+)
+
+connect_tokens = Table(
+    "connect_tokens",
+    metadata,
+    Column("digest", Text, primary_key=True),  # SHA-256 of the token, which itself is not kept
+    Column("external_user", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("expires", Double, nullable=False),
+    Column("used", Double),  # null: no account was connected with it yet
+    Column("sealed_terms", LargeBinary, nullable=False),  # redirects, webhook, origins: URLs may hold secrets
+    Index("connect_tokens_user", "external_user", "environment", "created"),
+    Index("connect_tokens_expired", "expires"),
+    info={SINCE: 3},
+)
+
+link_visits = Table(
+    # people who were sent to an app's own sign-in page and are expected back
+    "link_visits",
+    metadata,
+    Column("digest", Text, primary_key=True),  # SHA-256 of OAuth's state
+    Column("expires", Double, nullable=False),
+    Column("sealed_visit", LargeBinary, nullable=False),
+    info={SINCE: 3},
+)
+
+account_grants = Table(
+    # what renews the access token of an account that was connected by OAuth
+    "account_grants",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("expires", Double),  # of the access token; null: not known
+    Column("renewed", Double, nullable=False),
+    Column("refused", Boolean, nullable=False),  # the app answered 401 to the access token
+    Column("claimed", Double),  # when a process began to renew it
+    Column("error", Text),
+    Column("sealed_refresh_token", LargeBinary),
+    info={SINCE: 3},
+)
+
 clients = Table(
     # OAuth clients of the endpoint; removed rows stay, so that a list can say what became of one
     "clients",

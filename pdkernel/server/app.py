@@ -28,7 +28,7 @@ def create_app(serving: Serving) -> Starlette:
     if serving.say is not None:
         middleware.insert(0, Middleware(Lines, say=serving.say))
     app = Starlette(
-        routes=[*runs.routes(), *oauth.routes(), *api.routes(), *link.routes(), *endpoint.routes()],
+        routes=[*runs.routes(), *oauth.routes(), *api.routes(), *link.routes(), *api.unserved(), *endpoint.routes()],
         middleware=middleware,
     )
     app.state.serving = serving

@@ -30,7 +30,7 @@ def test_tables_compile_for_postgres() -> None:
     assert "created DOUBLE PRECISION NOT NULL" in ddl["accounts"]
     assert "sealed_credentials BYTEA NOT NULL" in ddl["accounts"]
     assert "number BIGSERIAL NOT NULL" in ddl["store_records"]
-    assert len(indexes) == 4
+    assert len(indexes) == 6
 
 
 def test_newest_account_is_one_look_up() -> None:

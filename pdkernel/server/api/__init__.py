@@ -1,10 +1,16 @@
-"""Connect's routes: users, accounts, apps, components, deployed triggers, the proxy."""
+"""
+Connect's routes: users, accounts, apps, components, deployed triggers, the proxy.
 
-from __future__ import annotations
+    door          whose request it is; errors
+    pages rates   lists in pages; the platform's rate limits, where they are switched on
+    shapes        users, accounts and apps as JSON
+    accounts users apps projects     routes of those names
+    components actions               what components declare and answer; an action's run
+    configured    what a caller gives a component
+    proxy         requests to apps' APIs with an account
+    routing       which path is whose, and what is not served
+"""
 
-from starlette.routing import BaseRoute
+from pdkernel.server.api.routing import routes, unserved
 
-
-def routes() -> list[BaseRoute]:
-    """This room's routes; handlers find `Serving` in `request.app.state.serving`."""
-    return []
+__all__ = ["routes", "unserved"]
