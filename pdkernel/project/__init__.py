@@ -10,6 +10,7 @@ The local project: a folder, a key and a database that several threads and proce
     secrets connect_tokens link_visits grants     one table each, for Connect Link
     access_tokens     what clients are given: signed, read, revoked
     stores     data stores and their records
+    login      which Connect project at Pipedream it works with
 
 Knows nothing of workflows, runs or HTTP.
 """
@@ -18,6 +19,7 @@ from pdkernel.project.connect_tokens import ConnectToken
 from pdkernel.project.folder import find_project
 from pdkernel.project.grants import Grant
 from pdkernel.project.link_visits import LinkVisit
+from pdkernel.project.login import Login
 from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.project import Project
 from pdkernel.project.sent import SentTable
@@ -30,6 +32,7 @@ __all__ = [
     "ConnectToken",
     "Grant",
     "LinkVisit",
+    "Login",
     "NotebookTable",
     "Project",
     "Record",
