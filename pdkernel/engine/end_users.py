@@ -11,12 +11,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from pdkernel.engine.facts import Facts
 from pdkernel.engine.lookup import Bindings, Caller, apps_of_external_user, look_up
 from pdkernel.engine.withheld import credential_ref, fill
 from pdkernel.errors import RequestError
-from pdkernel.execution import AccountUse
+from pdkernel.execution import AccountUse, Execution
 from pdkernel.identity import Account, Credentials, Directory, ProxyAccess
 from pdkernel.lookup import Lookup
 from pdkernel.redaction import Secret
@@ -76,6 +77,17 @@ def account_secrets(account: Account, credentials: Mapping[str, str]) -> list[Se
         for name, value in credentials.items()
         for part, text in (("", value), *_secret_fields(value))
     ]
+
+
+def refused_accounts(execution: Execution) -> frozenset[str]:
+    """The accounts whose app answered 401 to a call of a step that carried them."""
+    return frozenset(
+        use.id
+        for step in execution.steps
+        for call in step.requests
+        for use in step.accounts
+        if call.status == HTTPStatus.UNAUTHORIZED and call.outcome == "sent" and call.app == use.app
+    )
 
 
 def _secret_fields(value: str) -> Iterator[tuple[str, str]]:

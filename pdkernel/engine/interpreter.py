@@ -21,7 +21,7 @@ from pdkernel.engine.attempt import Attempts
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.chosen import with_chosen
 from pdkernel.engine.context import build_context, new_run_ids
-from pdkernel.engine.end_users import Resolution, resolve_accounts
+from pdkernel.engine.end_users import Resolution, refused_accounts, resolve_accounts
 from pdkernel.engine.journal import Journal, MemoryJournal, MemoryStore
 from pdkernel.engine.limits import Payload
 from pdkernel.engine.lookup import Bindings, Caller
@@ -129,10 +129,10 @@ class Interpreter:
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
-        finished = asyncio.ensure_future(record.finish())
-        await asyncio.sleep(0)
-        shutil.rmtree(scratch, ignore_errors=True)
-        return await finished, exports
+        # beside the last commit, and not in the loop's way: a disk under load takes milliseconds to remove a folder
+        removed = asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        execution, _ = await asyncio.gather(record.finish(), removed)
+        return execution, exports
 
     async def _run_in(
         self, request: RunRequest, record: RunRecord, scratch: Path, exports: dict[str, Mapping[str, JSON]]
@@ -162,6 +162,7 @@ class Interpreter:
             payload = Payload(request.event.data)
             run = RunState(request, guests, record, resolution, actions, payload, setup, ready, exports)
             status = await self._steps(run)
+            await self._refuse_tokens(run)
             if status != "cancelled":
                 await self._deliver(run)
             record.end(status)
@@ -189,6 +190,11 @@ class Interpreter:
         return await asyncio.to_thread(  # a directory may ask the network
             resolve_accounts, bindings, _caller(request), directory=with_chosen(self._directory, request.accounts)
         )
+
+    async def _refuse_tokens(self, run: RunState) -> None:
+        """Have accounts that their apps took no more renewed before the next run."""
+        for account in refused_accounts(run.record.execution):
+            await asyncio.to_thread(self._directory.refuse_token, account)
 
     async def _deliver(self, run: RunState) -> None:
         if run.sends:

@@ -12,6 +12,7 @@ import binascii
 import contextlib
 import ipaddress
 from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
@@ -48,22 +49,32 @@ async def proxy(call: Call) -> Response:
     url = _decoded(call.path("url_64"))
     policy = call.serving.settings.policy
     calls = _calls_of(account, _checked(url, policy), policy)
-    credentials = await call.ask(call.serving.directory.credentials, account.id)
+    body, directory = await read_body(call.request, MAX_BODY), call.serving.directory
+    credentials = await call.ask(directory.credentials, account.id)
+    answer = await _ask_app(call, url, calls, account, credentials, body)
+    if answer.status_code != HTTPStatus.UNAUTHORIZED or not await call.ask(directory.refuse_token, account.id):
+        return answer
+    renewed = await call.ask(directory.credentials, account.id)
+    if renewed == credentials:
+        return answer
+    async for _ in answer.body_iterator:  # gives the connection back
+        pass
+    return await _ask_app(call, url, calls, account, renewed, body)
+
+
+async def _ask_app(
+    call: Call, url: str, calls: AppCalls, account: Account, credentials: Mapping[str, str], body: bytes
+) -> StreamingResponse:
     try:
         carried = calls.headers(credentials)
     except KeyError as missing:
         raise ApiError(400, f"The {account.app} account {account.id} has no credential {missing}.") from None
-    request = httpx.Request(
-        call.request.method,
-        url,
-        headers={**_headers(call, carried), **carried},
-        content=await read_body(call.request, MAX_BODY),
-    )
-    binding = _binding(policy, account, credentials)
-    return await _sent(call, request, binding)
+    headers = {**_headers(call, carried), **carried}
+    request = httpx.Request(call.request.method, url, headers=headers, content=body)
+    return await _sent(call, request, _binding(call.serving.settings.policy, account, credentials))
 
 
-async def _sent(call: Call, request: httpx.Request, binding: Binding) -> Response:
+async def _sent(call: Call, request: httpx.Request, binding: Binding) -> StreamingResponse:
     stack = contextlib.AsyncExitStack()
     try:
         client = await stack.enter_async_context(
