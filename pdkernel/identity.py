@@ -2,13 +2,13 @@
 Who a workflow runs for: environments, external users, accounts, and where they are looked up.
 
 Knows the words and the `Directory` protocol. The local project implements it in `connect.local`;
-a real project will over the official SDK. Nothing here holds a credential in its repr.
+a real project in `connect.remote`, over the official SDK. Nothing here holds a credential in its repr.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -113,6 +113,43 @@ class Credentials(Mapping[str, str]):
 
     def __repr__(self) -> str:
         return f"Credentials({', '.join(self._values)})"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyAccess:
+    """
+    A way to send requests with an account's credentials without having them: Connect's proxy.
+
+    Attributes:
+        url: Of the proxy, `https://.../v1/connect/proj_.../proxy`.
+        account_id: Whose credentials.
+        external_user_id: Who that account belongs to.
+        environment: Where it is valid.
+        token: A token for the proxy. May ask the network; raises `PdkernelError`.
+    """
+
+    url: str
+    account_id: str
+    external_user_id: str
+    environment: Environment
+    token: Callable[[], str] = field(repr=False)
+
+
+class WithheldCredentials(Credentials):
+    """
+    The `$auth` of an account whose credentials Connect keeps to itself: only what it gives out.
+
+    Attributes:
+        names: Of the credentials that are kept back.
+        proxy: How requests are sent with them all the same.
+    """
+
+    __slots__ = ("names", "proxy")
+
+    def __init__(self, given: Mapping[str, str], *, names: Sequence[str], proxy: ProxyAccess) -> None:
+        super().__init__(given)
+        self.names = tuple(names)
+        self.proxy = proxy
 
 
 class Directory(Protocol):

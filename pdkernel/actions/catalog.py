@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdkernel.actions.choices import ACCEPT_COMMAND, Choices, Settings, Where
 from pdkernel.actions.component import Component, Kind
-from pdkernel.actions.connect import ConnectSettings, ConnectSource
+from pdkernel.actions.connect import ConnectSource, login_of
 from pdkernel.actions.described import Described
 from pdkernel.actions.fitting import bound_apps, guessed_apps
 from pdkernel.actions.folder import FolderSource
@@ -33,7 +33,7 @@ from pdkernel.inspection import apps_of
 from pdkernel.model import AppBinding, Step
 
 if TYPE_CHECKING:
-    from pdkernel.project import Project
+    from pdkernel.project import Login, Project
 
 _NEAR = 3
 _FOUND = 50
@@ -51,20 +51,18 @@ class Catalog:
         settings: The project's settings.
         folder: Where components are kept, `.pdkernel/packages/components`.
         packages: The registry that npm components come from.
-        environ: Where a Connect project's credentials are.
+        login: Which Connect project runs actions; raises `ConnectSettingsError` if there is none.
 
     Attributes:
         choices: What the project has chosen.
         described: What components were found to declare.
     """
 
-    def __init__(
-        self, settings: Settings, folder: Path, *, packages: Packages, environ: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, folder: Path, *, packages: Packages, login: Callable[[], Login]) -> None:
         self.choices = Choices(settings)
         self.described = Described(folder / "described")
         self.npm = NpmSource(folder, packages)
-        self._environ = dict(environ or {})
+        self._login = login
         self._folders: dict[Path, FolderSource] = {}
         self._connect: ConnectSource | None = None
 
@@ -72,7 +70,7 @@ class Catalog:
     def of(cls, project: Project, *, environ: Mapping[str, str]) -> Catalog:
         """The catalogue of *project*."""
         folder = project.folder / "packages" / "components"
-        return cls(project.settings, folder, packages=Registry(environ), environ=environ)
+        return cls(project.settings, folder, packages=Registry(environ), login=lambda: login_of(project, environ))
 
     def at(self, text: str | None, *, base: Path) -> Catalog:
         """
@@ -91,7 +89,7 @@ class Catalog:
     @property
     def connect(self) -> ConnectSource:
         """The Connect project. Raises `ConnectSettingsError`."""
-        settings = ConnectSettings.from_environ(self._environ)
+        settings = self._login()
         if self._connect is None or self._connect.settings != settings:
             self._connect = ConnectSource(settings)
         return self._connect

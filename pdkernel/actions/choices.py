@@ -17,6 +17,8 @@ from pdkernel.model import JSON
 SourceName = Literal["builtin", "npm", "folder", "connect"]
 
 SETTING = "actions"
+LOGIN = "login"
+"""The setting of a project that is logged in at Pipedream: there actions run unless something else was chosen."""
 LICENCE_SETTING = "actions_licence"
 INSTEAD_SETTING = "actions_instead"
 LICENCE = "Pipedream Source Available License 1.0"
@@ -71,7 +73,9 @@ class Choices:
         text = self._settings.get(SETTING)
         if text in ("builtin", "npm", "connect"):
             return Where(cast("SourceName", text))
-        return Where("folder", Path(text)) if isinstance(text, str) else Where()
+        if isinstance(text, str):
+            return Where("folder", Path(text))
+        return Where("connect") if self._settings.get(LOGIN) is not None else Where()
 
     @property
     def licence_accepted(self) -> bool:

@@ -4,10 +4,40 @@ Every command, and the console script.
 Knows which modules add commands; heavy imports wait inside each command.
 """
 
-from pdkernel.cli import actions, apps, clients, export, packages, people, run, serve, settings, sources, start, stores
+from pdkernel.cli import (
+    actions,
+    apps,
+    clients,
+    export,
+    login,
+    packages,
+    people,
+    run,
+    serve,
+    settings,
+    sources,
+    start,
+    stores,
+    triggers,
+)
 from pdkernel.cli.app import pdkernel
 
-MODULES = (actions, apps, clients, export, packages, people, run, serve, settings, sources, start, stores)
+MODULES = (
+    actions,
+    apps,
+    clients,
+    export,
+    login,
+    packages,
+    people,
+    run,
+    serve,
+    settings,
+    sources,
+    start,
+    stores,
+    triggers,
+)
 
 
 def main() -> None:

@@ -68,14 +68,13 @@ def run(state: State, source: Path, as_json: bool, **chosen: Any) -> int:
 
 
 async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet: bool) -> list[Any]:
-    from pdkernel.connect import LocalDirectory
     from pdkernel.engine.runtime import Runtime
     from pdkernel.source import read_source
 
     opened = read_source(source)
     event = _event(chosen["event"], chosen["body"], http=opened.workflow.trigger.type == "http")
     project = state.project()
-    directory = LocalDirectory(project)
+    directory = state.directory()
     users = _users(chosen, event, directory)
     requests = [_request(opened, event, user, chosen, project, shlex.quote(str(source))) for user in users]
     task = asyncio.current_task()

@@ -75,19 +75,26 @@ async def _serve(state: State, paths: tuple[Path, ...], chosen: dict[str, Any], 
             hosts = list(dict.fromkeys(["localhost", "127.0.0.1", "::1", *_named(chosen["host"], url)]))
             context, ca, bundle = tls_context(project.folder / "egress", hosts, os.environ)
             said = [f"export NODE_EXTRA_CA_CERTS={ca}    # Node.js", f"export SSL_CERT_FILE={bundle}    # Python"]
+        pipedream = _pipedream(project)
         runtime = await _runtime(project, state.directory(), chosen["guests"])
         try:
-            serving = _serving(state, runtime, workflows, settings)
+            serving = _serving(state, runtime, workflows, settings, pipedream)
             quiet_logs()
+            if pipedream is not None:
+                said.append(
+                    f"Connect's own routes are answered by {pipedream.login.base_url}: {pipedream.login.project_id}"
+                )
 
             def ready() -> None:
                 if as_json:
-                    _print_line(_contract(project, url, served))
+                    _print_line(_contract(project, state.directory().project_id, url, served))
                 _say_start(url, served, [*said, *warnings], as_json=as_json)
 
             await serve_until_told(Server(create_app(serving), tls=context, on_ready=ready), opened)
         finally:
             await runtime.close()
+            if pipedream is not None:
+                await pipedream.close()
     finally:
         opened.close()
 
@@ -98,7 +105,17 @@ async def _runtime(project: Any, directory: Any, size: int) -> Any:
     return await Runtime.start(project, directory, size=size)
 
 
-def _serving(state: State, runtime: Any, workflows: Any, settings: Any) -> Any:
+def _pipedream(project: Any) -> Any:
+    """Whoever answers Connect's routes with a real project, or None."""
+    login = project.login.find(os.environ)
+    if login is None:
+        return None
+    from pdkernel.server.passthrough import Pipedream
+
+    return Pipedream(login, project.clock)
+
+
+def _serving(state: State, runtime: Any, workflows: Any, settings: Any, pipedream: Any) -> Any:
     from pdkernel.server import Serving
 
     project = state.project()
@@ -111,6 +128,7 @@ def _serving(state: State, runtime: Any, workflows: Any, settings: Any) -> Any:
         clock=project.clock,
         ids=project.ids,
         say=lambda line: click.echo(line, err=True),
+        pipedream=pipedream,
     )
 
 
@@ -148,11 +166,11 @@ def _named(*names: str) -> list[str]:
     return [name for name in found if name and name not in ("0.0.0.0", "::")]  # noqa: S104
 
 
-def _contract(project: Any, url: str, served: Any) -> dict[str, Any]:
+def _contract(project: Any, project_id: str, url: str, served: Any) -> dict[str, Any]:
     file = project.sqlite_path
     return {
         "url": url,
-        "project_id": project.project_id,
+        "project_id": project_id,
         "database": f"sqlite:///{file}" if file else project.database.url.render_as_string(hide_password=True),
         "workflows": [
             {

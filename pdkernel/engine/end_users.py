@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pdkernel.engine.withheld import credential_ref, fill
 from pdkernel.errors import (
     AccountNotFoundError,
     ExternalUserNotFoundError,
@@ -22,7 +23,7 @@ from pdkernel.errors import (
     RequestError,
 )
 from pdkernel.execution import AccountUse
-from pdkernel.identity import Account, Credentials, Directory, Environment
+from pdkernel.identity import Account, Credentials, Directory, Environment, ProxyAccess
 from pdkernel.model import AppBinding
 from pdkernel.redaction import Secret
 
@@ -47,6 +48,7 @@ class Resolution:
     steps: Mapping[str, StepAccounts] = field(default_factory=dict)
     secrets: tuple[Secret, ...] = ()
     apps: Mapping[str, str] = field(default_factory=dict)
+    proxied: Mapping[str, ProxyAccess] = field(default_factory=dict)
 
     def of(self, step: str) -> StepAccounts:
         """The accounts of *step*."""
@@ -193,7 +195,7 @@ def _own_accounts(bindings: Bindings, directory: Directory) -> dict[tuple[str, s
 def account_secrets(account: Account, credentials: Mapping[str, str]) -> list[Secret]:
     """What is secret of *account*: each credential, and secret fields inside one that is a JSON object."""
     return [
-        Secret(f"{account.app}/{account.id}/{name}{part}", text)
+        Secret(credential_ref(account, name) + part, text)
         for name, value in credentials.items()
         for part, text in (("", value), *_secret_fields(value))
     ]
@@ -215,7 +217,11 @@ def _secret_fields(value: str) -> Iterator[tuple[str, str]]:
 def _hand_out(
     bindings: Bindings, accounts: Mapping[tuple[str, str | None], Account], directory: Directory
 ) -> Resolution:
-    credentials = {account.id: directory.credentials(account.id) for account in accounts.values()}
+    credentials: dict[str, Credentials] = {}
+    proxied: dict[str, ProxyAccess] = {}
+    for account in {account.id: account for account in accounts.values()}.values():
+        credentials[account.id], refs = fill(account, directory.credentials(account.id))
+        proxied.update(refs)
     secrets: list[Secret] = []
     apps: dict[str, str] = {}
     for account in {account.id: account for account in accounts.values()}.values():
@@ -233,4 +239,4 @@ def _hand_out(
         for step, group in bindings.items()
         if group
     }
-    return Resolution(steps, tuple(secrets), apps)
+    return Resolution(steps, tuple(secrets), apps, proxied)

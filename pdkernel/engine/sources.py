@@ -235,6 +235,7 @@ class Sources:
                 policy=request.policy,
                 redactor=redactor,
                 apps=resolution.apps,
+                proxied=resolution.proxied,
                 on_call=recorder.call,
                 on_refused=recorder.warn,
             ),

@@ -11,6 +11,7 @@ The local project: a folder, a key and a database that several threads and proce
     deployed_triggers     event sources that run for external users, and what they emitted
     access_tokens     what clients are given: signed, read, revoked
     stores     data stores and their records
+    login      which Connect project at Pipedream it works with
 
 Knows nothing of workflows, runs or HTTP.
 """
@@ -20,6 +21,7 @@ from pdkernel.project.deployed_triggers import DeployedTrigger, DeployedTriggerT
 from pdkernel.project.folder import find_project
 from pdkernel.project.grants import Grant
 from pdkernel.project.link_visits import LinkVisit
+from pdkernel.project.login import Login
 from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.project import Project
 from pdkernel.project.sent import SentTable
@@ -34,6 +36,7 @@ __all__ = [
     "DeployedTriggerTable",
     "Grant",
     "LinkVisit",
+    "Login",
     "NotebookTable",
     "Project",
     "Record",

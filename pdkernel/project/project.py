@@ -27,6 +27,7 @@ from pdkernel.project.endpoints import EndpointTable
 from pdkernel.project.folder import KEY_NAME, make_folder, make_key, read_key
 from pdkernel.project.grants import GrantTable
 from pdkernel.project.link_visits import LinkVisitTable
+from pdkernel.project.login import LoginTable
 from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.schema import SCHEMA_VERSION, meta
 from pdkernel.project.secrets import SecretTable
@@ -185,6 +186,11 @@ class Project:
     def settings(self) -> SettingsTable:
         """Settings of the project by name."""
         return SettingsTable(self._database)
+
+    @cached_property
+    def login(self) -> LoginTable:
+        """Which Connect project at Pipedream it works with, if any."""
+        return LoginTable(self.settings, self._vault, self.project_id)
 
     @cached_property
     def stores(self) -> StoreTable:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from pdkernel.server import api, endpoint, link, oauth, runs
+from pdkernel.server import api, endpoint, link, oauth, passthrough, runs
 from pdkernel.server.endpoint.throttle import Throttle
 from pdkernel.server.endpoint.uploads import Uploads
 from pdkernel.server.guard import Guard, Lines
@@ -27,8 +27,9 @@ def create_app(serving: Serving) -> Starlette:
     middleware = [Middleware(Guard, serving=serving, endpoint=endpoint.Endpoint())]
     if serving.say is not None:
         middleware.insert(0, Middleware(Lines, say=serving.say))
+    connect = passthrough.routes() if serving.pipedream else [*api.routes(), *link.routes(), *api.unserved()]
     app = Starlette(
-        routes=[*runs.routes(), *oauth.routes(), *api.routes(), *link.routes(), *api.unserved(), *endpoint.routes()],
+        routes=[*runs.routes(), *oauth.routes(), *connect, *endpoint.routes()],
         middleware=middleware,
     )
     app.state.serving = serving

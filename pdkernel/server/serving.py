@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pdkernel.clock import Clock, Ids
 from pdkernel.egress import Policy
@@ -18,6 +18,9 @@ from pdkernel.execution import Execution
 from pdkernel.identity import Directory
 from pdkernel.project import Project
 from pdkernel.source import Source
+
+if TYPE_CHECKING:
+    from pdkernel.server.passthrough import Pipedream
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Serving:
         ids: For every id and token.
         on_run: Told each run as it grows, from the event loop; None for nobody.
         say: Takes a line for each request; None for nobody.
+        pipedream: With a real project, whoever answers Connect's routes; None where they are answered here.
     """
 
     project: Project
@@ -100,3 +104,4 @@ class Serving:
     ids: Ids
     on_run: Callable[[RunRequest, Execution], None] | None = None
     say: Callable[[str], None] | None = None
+    pipedream: Pipedream | None = None

@@ -13,7 +13,7 @@ from pdkernel.server.oauth.access import INVOKE, Unauthorized, authorize, bearer
 from pdkernel.server.serving import ServedWorkflow, Serving
 
 
-def refusal(serving: Serving, served: ServedWorkflow, trigger: Trigger, authorization: str | None) -> str | None:
+async def refusal(serving: Serving, served: ServedWorkflow, trigger: Trigger, authorization: str | None) -> str | None:
     """Why the request may not start the workflow, or None if it may."""
     if trigger.auth == "none":
         return None
@@ -25,5 +25,16 @@ def refusal(serving: Serving, served: ServedWorkflow, trigger: Trigger, authoriz
     try:
         caller = authorize(serving, authorization)
     except Unauthorized as why:
+        token = bearer_token(authorization)
+        if serving.pipedream is not None and token is not None:
+            return _of_pipedream(await serving.pipedream.knows(token, serving.pipedream.login.environment))
         return f"{why} This endpoint needs an OAuth access token: POST {serving.settings.url}/v1/oauth/token gives one."
     return None if caller.may(INVOKE) else f"The access token lacks the scope {INVOKE}."
+
+
+def _of_pipedream(known: bool | None) -> str | None:
+    if known is None:
+        return "The access token cannot be checked: Pipedream gives no answer. Try again."
+    if known:
+        return None
+    return "The access token is neither one of this server's nor one of Pipedream's for its Connect project."

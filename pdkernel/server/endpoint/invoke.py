@@ -62,7 +62,7 @@ async def _answer(request: Request) -> Response:
         return answers.refused(404, "There is no such endpoint.")
     if request.method == "OPTIONS":
         return answers.preflight(request.headers.get("access-control-request-headers"))
-    why = access.refusal(serving, address.workflow, trigger, request.headers.get("authorization"))
+    why = await access.refusal(serving, address.workflow, trigger, request.headers.get("authorization"))
     if why is not None:
         return answers.refused(401, why, www_authenticate="Bearer")
     if state.runs.full or (serving.settings.rate_limits and not state.throttle.passes(address.workflow.endpoint)):

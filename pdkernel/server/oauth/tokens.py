@@ -47,6 +47,8 @@ async def create_token(request: Request) -> Response:
             raise _OAuthError("unsupported_grant_type", f"grant_type is {GRANT} here.")
         scopes = _scopes(client, fields.get("scope", ""))
     except _OAuthError as refused:
+        if serving.pipedream is not None and refused.error == "invalid_client":
+            return await serving.pipedream.answer(request)  # a client of Pipedream's
         return _refusal(refused)
     token = await run_in_threadpool(serving.project.access_tokens.issue, client.id, scopes)
     answer = {
