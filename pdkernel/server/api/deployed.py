@@ -128,7 +128,7 @@ async def update_webhooks(call: Call) -> JSON:
 
 async def retrieve_webhook(call: Call) -> JSON:
     """`GET .../{id}/webhooks/{wid}`."""
-    return {"data": webhook_json(call, _webhook(call, await _find(call)), key=False)}
+    return {"data": webhook_json(call, _webhook(call, await _find(call)))}
 
 
 async def regenerate_key(call: Call) -> JSON:
@@ -138,7 +138,7 @@ async def regenerate_key(call: Call) -> JSON:
     new = replace(old, key=new_key(), updated=call.serving.clock.now().timestamp())
     hooks = tuple(new if hook.id == old.id else hook for hook in trigger.webhooks)
     await call.ask(call.serving.project.deployed_triggers.put, replace(trigger, webhooks=hooks))
-    return {"data": webhook_json(call, new, key=True)}
+    return {"data": webhook_json(call, new)}
 
 
 async def _find(call: Call) -> DeployedTrigger:
@@ -159,7 +159,7 @@ def _webhook(call: Call, trigger: DeployedTrigger) -> Webhook:
 def _webhooks(call: Call, trigger: DeployedTrigger) -> JSON:
     return {
         "webhook_urls": [hook.url for hook in trigger.webhooks],
-        "webhooks": [webhook_json(call, hook, key=True) for hook in trigger.webhooks],
+        "webhooks": [webhook_json(call, hook) for hook in trigger.webhooks],
     }
 
 

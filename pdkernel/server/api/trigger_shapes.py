@@ -41,8 +41,8 @@ def trigger_json(trigger: DeployedTrigger, description: Description | None) -> d
     }
 
 
-def webhook_json(call: Call, hook: Webhook, *, key: bool) -> dict[str, Any]:
-    """A webhook, with its signing key if *key* and the caller is a back end."""
+def webhook_json(call: Call, hook: Webhook) -> dict[str, Any]:
+    """A webhook, with its signing key if the caller is a back end (Python's SDK cannot do without)."""
     shown: dict[str, Any] = {
         "id": hook.id,
         "url": hook.url,
@@ -50,7 +50,7 @@ def webhook_json(call: Call, hook: Webhook, *, key: bool) -> dict[str, Any]:
         "created_at": int(hook.created),
         "updated_at": int(hook.updated),
     }
-    return {**shown, "signing_key": hook.key} if key and call.token is None else shown
+    return shown if call.token is not None else {**shown, "signing_key": hook.key}
 
 
 def _shown(trigger: DeployedTrigger, description: Description | None) -> dict[str, JSON]:
