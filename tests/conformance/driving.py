@@ -30,6 +30,7 @@ CHECKS: Mapping[str, str] = {
     "reload_props": "props that a value brings",
     "run": "run an action",
     "proxy": "proxy",
+    "deploy": "deploy, list, delete a trigger",
     "invoke": "invoke for an external user",
     "no_user": "error: no external user ID",
     "unknown_user": "error: no matching external user ID",
