@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ from tests.cli.test_serve import serving
 
 FLOW = (
     "%%pdworkflow\nname: Echo\ntrigger:\n  type: http\n  auth: oauth\n  response: custom\n",
-    "%%pdstep answer --app slack\n"
-    "def handler(pd):\n"
-    "    event = pd.steps['trigger']['event']\n"
-    "    told = {name: event[name] for name in ('method', 'query', 'body')}\n"
-    "    pd.respond({'status': 200, 'headers': {'x-pd-told': 'yes', 'x-other': 'no'}, 'body': told})\n",
+    """%%pdstep answer --app slack
+def handler(pd):
+    event = pd.steps["trigger"]["event"]
+    told = {name: event[name] for name in ("method", "query", "body")}
+    pd.respond({"status": 200, "headers": {"x-pd-told": "yes", "x-other": "no"}, "body": told})
+""",
 )
 TOKEN = "xoxb-planted-in-a-test"
 
@@ -35,7 +37,8 @@ class Endpoint:
 
     def invoke(self, *args: str, url: str | None = None, **environ: str) -> Ended:
         """Call it as that client."""
-        return self.shell("invoke", url or self.url, *args, **{**self.client, **environ})
+        variables: dict[str, Any] = {**self.client, **environ}
+        return self.shell("invoke", url or self.url, *args, **variables)
 
 
 @pytest.fixture
@@ -125,7 +128,7 @@ def test_what_is_no_url_is_refused(pdkernel: Shell, url: str) -> None:
 
 
 def test_snippets_are_ticked_when_they_ran(endpoint: Endpoint) -> None:
-    """curl and Python are run against the endpoint; SDK 1.x, which speaks HTTPS only, is not ticked but explained."""
+    """The programs for curl and Python are run against the endpoint; SDK 1.x, which speaks HTTPS only, is not ticked but explained."""
     ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada", "--body", '{"it\'s": 1}', "--snippets", "--run", "--json")  # fmt: skip
 
     works = {each["kind"]: (each["works"], each["said"]) for each in ended.json}
@@ -155,9 +158,12 @@ def test_both_sdks_are_ticked_over_tls(pdkernel: Shell) -> None:
     pdkernel.notebook(*FLOW)
     pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
     pdkernel("clients", "create")
+    npm: Any = {
+        name: value for name, value in os.environ.items() if name == "NODE_EXTRA_CA_CERTS" or "npm" in name.lower()
+    }
     with serving(pdkernel, "work.ipynb", "--tls") as (said, _):
         url = said["workflows"][0]["url"].replace("127.0.0.1", "localhost")
-        ended = pdkernel("invoke", url, "--external-user", "ada", "--body", "{}", "--snippets", "--run", "--json", "--ca-file", str(_authority(pdkernel.folder)))  # fmt: skip
+        ended = pdkernel("invoke", url, "--external-user", "ada", "--body", "{}", "--snippets", "--run", "--json", "--ca-file", str(_authority(pdkernel.folder)), **{"HOME": str(Path.home()), **npm})  # fmt: skip
 
     assert [(each["kind"], each["works"], each["said"]) for each in ended.json] == [
         (kind, True, "") for kind in ("curl", "python", "typescript-1", "typescript-3")
