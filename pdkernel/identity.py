@@ -222,6 +222,10 @@ class Directory(Protocol):
         """Remove it; False if there was none."""
         ...
 
+    def refuse_token(self, account_id: str) -> bool:
+        """The app answered 401 to the account; whether `credentials` can give others from now on."""
+        ...
+
     def known_fields(self, app: str) -> Sequence[str]:
         """Credential names to ask for when an account of *app* is connected, best guess first."""
         ...

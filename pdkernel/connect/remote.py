@@ -176,6 +176,10 @@ class RemoteDirectory:
         self._forget()
         return _account(plain(made), environment, app=app, external_user_id=external_user_id, fields=tuple(credentials))
 
+    def refuse_token(self, account_id: str) -> bool:
+        """The app answered 401: what can be renewed here is an account of your own; Pipedream renews the others."""
+        return self._own.refuse_token(account_id)
+
     def remove_account(self, account_id: str) -> bool:
         """Remove it at Pipedream, or one of your own here; False if there was none."""
         account = self.find_account(account_id)

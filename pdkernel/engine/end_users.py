@@ -13,6 +13,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from pdkernel.engine.withheld import credential_ref, fill
 from pdkernel.errors import (
@@ -22,7 +23,7 @@ from pdkernel.errors import (
     ProductionPlanError,
     RequestError,
 )
-from pdkernel.execution import AccountUse
+from pdkernel.execution import AccountUse, Execution
 from pdkernel.identity import Account, Credentials, Directory, Environment, ProxyAccess
 from pdkernel.model import AppBinding
 from pdkernel.redaction import Secret
@@ -199,6 +200,17 @@ def account_secrets(account: Account, credentials: Mapping[str, str]) -> list[Se
         for name, value in credentials.items()
         for part, text in (("", value), *_secret_fields(value))
     ]
+
+
+def refused_accounts(execution: Execution) -> frozenset[str]:
+    """The accounts whose app answered 401 to a call of a step that carried them."""
+    return frozenset(
+        use.id
+        for step in execution.steps
+        for call in step.requests
+        for use in step.accounts
+        if call.status == HTTPStatus.UNAUTHORIZED and call.outcome == "sent" and call.app == use.app
+    )
 
 
 def _secret_fields(value: str) -> Iterator[tuple[str, str]]:

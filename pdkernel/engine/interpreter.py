@@ -21,7 +21,7 @@ from pdkernel.engine.attempt import Attempts
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.chosen import with_chosen
 from pdkernel.engine.context import build_context, new_run_ids
-from pdkernel.engine.end_users import Bindings, Resolution, resolve_accounts
+from pdkernel.engine.end_users import Bindings, Resolution, refused_accounts, resolve_accounts
 from pdkernel.engine.journal import Journal, MemoryJournal, MemoryStore
 from pdkernel.engine.limits import Payload
 from pdkernel.engine.mail import Mail
@@ -156,6 +156,7 @@ class Interpreter:
             payload = Payload(request.event.data)
             run = RunState(request, guests, record, resolution, actions, payload, setup, ready, exports)
             status = await self._steps(run)
+            await self._refuse_tokens(run)
             if status != "cancelled":
                 await self._deliver(run)
             record.end(status)
@@ -187,6 +188,11 @@ class Interpreter:
             external_user_id=request.external_user_id,
             environment=request.environment,
         )
+
+    async def _refuse_tokens(self, run: RunState) -> None:
+        """Have accounts that their apps took no more renewed before the next run."""
+        for account in refused_accounts(run.record.execution):
+            await asyncio.to_thread(self._directory.refuse_token, account)
 
     async def _deliver(self, run: RunState) -> None:
         if run.sends:

@@ -19,7 +19,7 @@ from pdkernel.errors import AccountExistsError
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, Credentials, Environment, ExternalUser
 from pdkernel.project.database import Database
 from pdkernel.project.rows import put_once
-from pdkernel.project.schema import account_grants, accounts, external_users
+from pdkernel.project.schema import account_grants, accounts, deployed_events, deployed_triggers, external_users
 from pdkernel.project.vault import Vault
 
 _COLUMNS = (
@@ -151,13 +151,16 @@ class AccountTable:
         return _user(row) if row else None
 
     def delete_user(self, external_user_id: str, environment: Environment) -> bool:
-        """Delete the user with all their accounts of that environment; False if there was no such user."""
+        """Delete the user with all accounts and deployed triggers of that environment; False if there was no such user."""
         key = {"external_user": external_user_id, "environment": environment}
         with self._database.write() as connection:
             found = connection.execute(delete(external_users).filter_by(**key)).rowcount > 0
             theirs = select(accounts.c.id).filter_by(**key)
             connection.execute(delete(account_grants).where(account_grants.c.account.in_(theirs)))
             connection.execute(delete(accounts).filter_by(**key))
+            theirs = select(deployed_triggers.c.id).filter_by(**key)
+            connection.execute(delete(deployed_events).where(deployed_events.c.trigger.in_(theirs)))
+            connection.execute(delete(deployed_triggers).filter_by(**key))
         return found
 
 
