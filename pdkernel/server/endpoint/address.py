@@ -17,7 +17,9 @@ from pdkernel.server.hosts import HostNames
 from pdkernel.server.serving import ServedWorkflow, ServedWorkflows
 
 _MANGLED = re.compile(r"/(https?):/{1,2}([^/?#]+)(/[^?]*)?(?:\?(.*))?\Z", re.DOTALL | re.IGNORECASE)
+_ESCAPED = re.compile("%3a|%3f", re.IGNORECASE)
 _DEEPEST = 8
+"""Parts of a path that may be a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,9 @@ def find_address(
     if key is not None:
         found = workflows.find(key)
         return Address(found, unquote(path) or "/", _url(scheme, host, path, query), query) if found else None
-    mangled = _MANGLED.match(path if "%3a" not in path[:12].lower() else unquote(path))
+    mangled = (
+        _MANGLED.match(_ESCAPED.sub(lambda found: unquote(found[0]), path)) if path[:5].lower() == "/http" else None
+    )
     if mangled:
         scheme, host, path, nested = mangled[1].lower(), mangled[2], mangled[3] or "/", mangled[4] or ""
         query = "&".join(part for part in (nested, query) if part)

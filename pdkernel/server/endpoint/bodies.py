@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -90,7 +91,7 @@ def fields_of(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parsed(raw: bytes, kind: str, more: str) -> JSON:
-    text = raw.decode(_charset(more), errors="replace")
+    text = _decoded(raw, more)
     if kind == "application/json" or kind.endswith("+json"):
         try:
             value = parse_json(text)
@@ -104,17 +105,13 @@ def _parsed(raw: bytes, kind: str, more: str) -> JSON:
     return text
 
 
-def _charset(more: str) -> str:
+def _decoded(raw: bytes, more: str) -> str:
     for part in more.split(";"):
         name, _, value = part.partition("=")
         if name.strip().lower() == "charset":
-            wanted = value.strip().strip('"')
-            try:
-                b"".decode(wanted)  # refuses names that are no encoding of text
-            except (LookupError, ValueError):
-                continue
-            return wanted
-    return "utf-8"
+            with suppress(LookupError, ValueError):  # no such encoding, or none of text
+                return raw.decode(value.strip().strip('"'), errors="replace")
+    return raw.decode(errors="replace")
 
 
 def _check_depth(value: JSON, text: str) -> None:
