@@ -8,6 +8,7 @@ The local project: a folder, a key and a database that several threads and proce
     schema     the tables, the same on SQLite and Postgres
     accounts clients variables notebooks sent settings source_states     one table each
     secrets connect_tokens link_visits grants     one table each, for Connect Link
+    deployed_triggers     event sources that run for external users, and what they emitted
     access_tokens     what clients are given: signed, read, revoked
     stores     data stores and their records
     login      which Connect project at Pipedream it works with
@@ -16,6 +17,7 @@ Knows nothing of workflows, runs or HTTP.
 """
 
 from pdkernel.project.connect_tokens import ConnectToken
+from pdkernel.project.deployed_triggers import DeployedTrigger, DeployedTriggerTable, Webhook
 from pdkernel.project.folder import find_project
 from pdkernel.project.grants import Grant
 from pdkernel.project.link_visits import LinkVisit
@@ -30,6 +32,8 @@ from pdkernel.project.vault import Vault
 __all__ = [
     "DEFAULT_STORE",
     "ConnectToken",
+    "DeployedTrigger",
+    "DeployedTriggerTable",
     "Grant",
     "LinkVisit",
     "Login",
@@ -41,5 +45,6 @@ __all__ = [
     "StoreSummary",
     "StoreTable",
     "Vault",
+    "Webhook",
     "find_project",
 ]

@@ -22,6 +22,7 @@ from pdkernel.project.accounts import AccountTable
 from pdkernel.project.clients import ClientTable
 from pdkernel.project.connect_tokens import ConnectTokenTable
 from pdkernel.project.database import Database, check_version
+from pdkernel.project.deployed_triggers import DeployedTriggerTable
 from pdkernel.project.endpoints import EndpointTable
 from pdkernel.project.folder import KEY_NAME, make_folder, make_key, read_key
 from pdkernel.project.grants import GrantTable
@@ -215,6 +216,11 @@ class Project:
     def grants(self) -> GrantTable:
         """What renews access tokens."""
         return GrantTable(self._database, self._vault, self.clock)
+
+    @cached_property
+    def deployed_triggers(self) -> DeployedTriggerTable:
+        """Event sources that run for external users."""
+        return DeployedTriggerTable(self._database, self._vault, self.clock)
 
     @cached_property
     def clients(self) -> ClientTable:

@@ -222,3 +222,32 @@ endpoints = Table(
     Column("created", Double, nullable=False),
     info={SINCE: 3},
 )
+
+deployed_triggers = Table(
+    # event sources that run for an external user
+    "deployed_triggers",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("external_user", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("updated", Double, nullable=False),
+    Column("due", Double),  # when its timer wakes it; null: nothing does
+    Column("sealed_settings", LargeBinary, nullable=False),
+    Index("deployed_triggers_user", "external_user", "environment"),
+    Index("deployed_triggers_due", "due"),
+    info={SINCE: 3},
+)
+
+deployed_events = Table(
+    # what those emitted, the newest of each
+    "deployed_events",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("trigger", Text, nullable=False),
+    Column("sealed_event", LargeBinary, nullable=False),
+    Index("deployed_events_trigger", "trigger", "number"),
+    info={SINCE: 3},
+)

@@ -20,6 +20,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from pdkernel.errors import RequestError
+from pdkernel.server.api.emitting import keep_running
 
 BACKLOG = 2048
 HEADER_BYTES = 64 * 1024
@@ -82,6 +83,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._on_ready = on_ready
+        self._triggers: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -92,6 +94,8 @@ class Server(uvicorn.Server):
         """Take requests, and say so."""
         await super().startup(sockets)
         if self.started:
+            state = self._app.state
+            self._triggers = asyncio.create_task(keep_running(state.serving, state.runs))
             self._on_ready()
 
     def stop(self) -> None:
@@ -109,6 +113,9 @@ class Server(uvicorn.Server):
             listening.close()
         for opened in sockets or []:
             opened.close()
+        if self._triggers is not None:
+            self._triggers.cancel()
+            await asyncio.gather(self._triggers, return_exceptions=True)
         runs = self._app.state.runs
         ending = asyncio.ensure_future(runs.close(0 if self.force_exit else GRACE_S))
         while not ending.done():

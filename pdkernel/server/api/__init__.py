@@ -7,6 +7,8 @@ Connect's routes: users, accounts, apps, components, deployed triggers, the prox
     accounts users apps projects     routes of those names
     components actions               what components declare and answer; an action's run
     configured    what a caller gives a component
+    triggers deployed trigger_shapes     event sources that run for external users
+    emitting      running those, and what becomes of their events
     proxy         requests to apps' APIs with an account
     routing       which path is whose, and what is not served
 """

@@ -48,26 +48,33 @@ async def proxy(call: Call) -> Response:
     url = _decoded(call.path("url_64"))
     policy = call.serving.settings.policy
     calls = _calls_of(account, _checked(url, policy), policy)
+    body = await read_body(call.request, MAX_BODY)
+    answer, stack = await _send(call, url, calls, account, body)
+    # an app that refuses a token that can be renewed is asked once more, with a new one
+    if answer.status_code == 401 and await call.ask(call.serving.directory.refuse_token, account.id):
+        await stack.aclose()
+        answer, stack = await _send(call, url, calls, account, body)
+    return _passed_on(answer, stack)
+
+
+async def _send(
+    call: Call, url: str, calls: AppCalls, account: Account, body: bytes
+) -> tuple[httpx.Response, contextlib.AsyncExitStack]:
+    """The app's answer, its body still to come, and what ends the connection."""
     credentials = await call.ask(call.serving.directory.credentials, account.id)
     try:
         carried = calls.headers(credentials)
     except KeyError as missing:
         raise ApiError(400, f"The {account.app} account {account.id} has no credential {missing}.") from None
-    request = httpx.Request(
-        call.request.method,
-        url,
-        headers={**_headers(call, carried), **carried},
-        content=await read_body(call.request, MAX_BODY),
-    )
-    binding = _binding(policy, account, credentials)
-    return await _sent(call, request, binding)
-
-
-async def _sent(call: Call, request: httpx.Request, binding: Binding) -> Response:
+    try:
+        request = httpx.Request(call.request.method, url, headers={**_headers(call, carried), **carried}, content=body)
+    except (UnicodeEncodeError, httpx.InvalidURL):
+        raise ApiError(400, "The request cannot be written: a header holds characters that no header may.") from None
+    binding = _binding(call.serving.settings.policy, account, credentials)
     stack = contextlib.AsyncExitStack()
     try:
         client = await stack.enter_async_context(
-            client_for(str(request.url), call.serving.runtime.gateway, binding, timeout_s=TIMEOUT_S)
+            client_for(url, call.serving.runtime.gateway, binding, timeout_s=TIMEOUT_S)
         )
         # not followed: a redirect may lead away from the app, with the account
         answer = await client.send(request, stream=True, follow_redirects=False)
@@ -83,7 +90,10 @@ async def _sent(call: Call, request: httpx.Request, binding: Binding) -> Respons
     except BaseException:
         await stack.aclose()
         raise
+    return answer, stack
 
+
+def _passed_on(answer: httpx.Response, stack: contextlib.AsyncExitStack) -> Response:
     async def chunks() -> AsyncIterator[bytes]:
         async with stack:
             async for chunk in answer.aiter_raw():

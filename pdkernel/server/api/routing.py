@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from pdkernel.actions.component import Kind
-from pdkernel.server.api import accounts, actions, apps, components, projects, proxy, users
+from pdkernel.server.api import accounts, actions, apps, components, deployed, projects, proxy, triggers, users
 from pdkernel.server.api.door import Endpoint, Handler, door
 from pdkernel.server.api.rates import Bucket, Rates
 
@@ -114,6 +114,28 @@ _RUNS = (
     _Entry(" ".join(proxy.METHODS), "/proxy/{url_64:path}", proxy.proxy, "connect:proxy", bucket="proxy"),
 )
 
+_ONE = "/deployed-triggers/{trigger_id}"
+_SEEN, _CHANGED = "connect:deployed_triggers:read", "connect:deployed_triggers:write"
+_DEPLOYED = (
+    _Entry("POST", "/triggers/deploy", triggers.deploy, "connect:triggers:deploy", bucket="runs"),
+    *(
+        _Entry(method, path, handler, _SEEN if method == "GET" else _CHANGED)
+        for method, path, handler in (
+            ("GET", "/deployed-triggers", deployed.list_triggers),
+            ("GET", _ONE, deployed.retrieve),
+            ("PUT", _ONE, deployed.update),
+            ("DELETE", _ONE, deployed.delete),
+            ("GET", f"{_ONE}/events", deployed.list_events),
+            ("GET", f"{_ONE}/pipelines", deployed.list_workflows),
+            ("PUT", f"{_ONE}/pipelines", deployed.update_workflows),
+            ("GET", f"{_ONE}/webhooks", deployed.list_webhooks),
+            ("PUT", f"{_ONE}/webhooks", deployed.update_webhooks),
+            ("GET", f"{_ONE}/webhooks/{{webhook_id}}", deployed.retrieve_webhook),
+            ("POST", f"{_ONE}/webhooks/{{webhook_id}}/regenerate_signing_key", deployed.regenerate_key),
+        )
+    ),
+)
+
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _UNSERVED = (
     ("webhook", "/webhook{rest:path}"),
@@ -128,7 +150,7 @@ _UNSERVED = (
 def routes() -> list[BaseRoute]:
     """This room's routes; handlers find `Serving` in `request.app.state.serving`."""
     rates = Rates()
-    entries = (*_PROJECTS, *_APPS, *_ACCOUNTS, *_RUNS, *_COMPONENTS)
+    entries = (*_PROJECTS, *_APPS, *_ACCOUNTS, *_RUNS, *_DEPLOYED, *_COMPONENTS)
     return [route for entry in entries for route in entry.routes(rates)]
 
 

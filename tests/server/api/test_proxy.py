@@ -13,6 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from pdkernel.connect.oauth import Tokens
+from pdkernel.connect.providers import Provider, tell_provider
+from pdkernel.connect.renewal import keep_grant
 from tests.server.served import Served, served
 
 TOKEN = "xoxb-4e8d21b7c9"
@@ -24,21 +27,29 @@ class _Seen(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        if self.path == "/token":
+            self._said(200, {"access_token": "renewed-token-1", "token_type": "Bearer", "expires_in": 3600})
+            return
+        if self.path.endswith("/guarded") and self.headers["authorization"] != "Bearer renewed-token-1":
+            self._said(401, {"error": "expired"})
+            return
         if self.path.endswith("/away"):
             self.send_response(302)
             self.send_header("location", "https://elsewhere.example/")
             self.end_headers()
             return
-        said = json.dumps(
-            {"method": self.command, "path": self.path, "headers": dict(self.headers), "body": body.decode()}
-        )
-        self.send_response(201)
+        told = {"method": self.command, "path": self.path, "headers": dict(self.headers), "body": body.decode()}
+        self._said(201, told)
+
+    def _said(self, status: int, told: dict[str, Any]) -> None:
+        said = json.dumps(told).encode()
+        self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("x-depot", "yes")
         self.send_header("set-cookie", "mine=1")
         self.send_header("content-length", str(len(said)))
         self.end_headers()
-        self.wfile.write(said.encode())
+        self.wfile.write(said)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
 
@@ -198,3 +209,20 @@ async def test_an_app_that_is_not_listed(site: Served, tmp_path: Path) -> None:
 
     assert httpx.Headers(there.json()["headers"])["authorization"] == "Bearer dk-123456"
     assert refused.status_code == 400
+
+
+async def test_a_token_that_the_app_refuses_is_renewed(site: Served, outside: str) -> None:
+    """An account that was connected by OAuth gets a new token, and the request is made once more; no other does."""
+    tell_provider(site.project, "slack", Provider(f"{outside}/authorize", f"{outside}/token", "client-1"))
+    keep_grant(site.project, "apn_ada", Tokens("old", "refresh-token-1", 3600.0))
+
+    renewed = await send(site, "https://slack.com/api/guarded")
+    other = await site.call(
+        "POST",
+        f"/proxy/{encoded('https://slack.com/api/guarded')}",
+        params={"external_user_id": "grace", "account_id": "apn_grace"},
+    )
+
+    assert renewed.status_code == 201
+    assert httpx.Headers(renewed.json()["headers"])["authorization"] == "Bearer renewed-token-1"
+    assert other.status_code == 401

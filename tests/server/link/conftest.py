@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,45 +11,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tests.server.link.reading import Page
 from tests.server.served import Served, served
 
 PAGE = "/_static/connect.html"
-
-
-class Page(HTMLParser):
-    """What a page shows and asks for."""
-
-    def __init__(self, answer: httpx.Response) -> None:
-        super().__init__()
-        self.status = answer.status_code
-        self.headers = answer.headers
-        self.html = answer.text
-        self.hidden: dict[str, str] = {}
-        self.asked: dict[str, str] = {}  # name and type
-        self.links: list[str] = []
-        self.refresh: str | None = None
-        self.body: dict[str, str | None] = {}
-        self._words: list[str] = []
-        self.feed(answer.text)
-        self.words = " ".join(" ".join(self._words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Collect what matters."""
-        given = {name: value or "" for name, value in attrs}
-        if tag == "body":
-            self.body = dict(attrs)
-        elif tag == "input" and given.get("type") == "hidden":
-            self.hidden[given["name"]] = given["value"]
-        elif tag in ("input", "textarea"):
-            self.asked[given["name"]] = given.get("type", tag)
-        elif tag == "a":
-            self.links.append(given["href"])
-        elif tag == "meta" and given.get("http-equiv") == "refresh":
-            self.refresh = given["content"].partition("url=")[2]
-
-    def handle_data(self, data: str) -> None:
-        """Collect the words."""
-        self._words.append(data)
 
 
 @dataclass

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urljoin
 
 import httpx
@@ -12,8 +14,9 @@ import pytest
 from pdkernel.connect import providers
 from pdkernel.connect.providers import tell_provider
 from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, Provider, oauth_provider
-from tests.server.link.conftest import Page, Visitor, make
-from tests.server.served import Served
+from tests.server.link.conftest import Visitor, make
+from tests.server.link.reading import Page
+from tests.server.served import Served, served
 
 APP = "my_crm"
 
@@ -256,3 +259,31 @@ async def test_removing_an_account_forgets_its_grant(site: Served, visitor: Visi
     site.directory.delete_user("ada", "development")
 
     assert (site.project.grants.find(one), site.project.grants.find(two)) == (None, None)
+
+
+async def test_the_proxy_renews_a_refused_token(tmp_path: Path, provider: Provider) -> None:
+    """A call that the app answers with 401 is made again with a new token; the caller sees only the second answer."""
+    async with served(tmp_path, egress=f"stand-in={provider.url}") as site:
+        account = await connected(site, Visitor(site), provider)
+        provider.tokens.clear()
+        url = base64.urlsafe_b64encode(b"https://api.my-crm.example/api/me").decode()
+        asked = {"external_user_id": "ada", "account_id": account}
+
+        answer = await site.call("GET", f"/proxy/{url}", params=asked)
+
+    assert (answer.status_code, answer.json()) == (200, {"name": "Ada"})
+    assert [form["grant_type"] for form in provider.asked] == ["authorization_code", "refresh_token"]
+
+
+async def test_the_proxy_hands_on_a_401_that_stays(tmp_path: Path, provider: Provider) -> None:
+    """Where no new token can be had, the app's own answer arrives."""
+    async with served(tmp_path, egress=f"stand-in={provider.url}") as site:
+        account = await connected(site, Visitor(site), provider)
+        provider.tokens.clear()
+        provider._refresh_tokens.clear()
+        url = base64.urlsafe_b64encode(b"https://api.my-crm.example/api/me").decode()
+        asked = {"external_user_id": "ada", "account_id": account}
+
+        answer = await site.call("GET", f"/proxy/{url}", params=asked)
+
+    assert (answer.status_code, answer.json()) == (401, {"error": "invalid_token"})
