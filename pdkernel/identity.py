@@ -7,7 +7,7 @@ a real project in `connect.remote`, over the official SDK. Nothing here holds a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
@@ -79,6 +79,7 @@ class Account:
         created_at: When it was connected; the newest of an app is the one used.
         healthy: False when its credentials are known not to work.
         fields: Names of its credentials, never their values.
+        withheld: True when its credentials are not given out: outside requests with it go through Connect's proxy.
     """
 
     id: str
@@ -89,6 +90,7 @@ class Account:
     created_at: datetime
     healthy: bool = True
     fields: tuple[str, ...] = ()
+    withheld: bool = False
 
     @property
     def owner(self) -> Literal["external_user", "own"]:
@@ -167,8 +169,8 @@ class Directory(Protocol):
         """The plan that the production gate looks at."""
         ...
 
-    def users(self, environment: Environment) -> Sequence[ExternalUser]:
-        """All external users of *environment*, by id."""
+    def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
+        """External users of *environment*, by id: all of them, or *limit*."""
         ...
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
@@ -192,6 +194,16 @@ class Directory(Protocol):
 
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """The account that a run for that user uses (platform rule: most recently created), or None."""
+        ...
+
+    def newest_accounts(
+        self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
+    ) -> Sequence[Account]:
+        """
+        What `newest_account` chooses from, for several users and apps at once.
+
+        The *limit* most recently created accounts of each user and app, newest first.
+        """
         ...
 
     def find_account(self, account_id: str) -> Account | None:

@@ -8,7 +8,7 @@ the engine's and the session's.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pdkernel.connect.apps import check_app, told_apps
 from pdkernel.connect.fields import fields_of
@@ -50,9 +50,9 @@ class LocalDirectory:
         """The plan that the production gate looks at."""
         return self._project.plan
 
-    def users(self, environment: Environment) -> Sequence[ExternalUser]:
-        """All external users of *environment*, by id."""
-        return self._table.users(environment)
+    def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
+        """External users of *environment*, by id: all of them, or *limit*."""
+        return self._table.users(environment, limit=limit)
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
         """That external user, or None."""
@@ -76,6 +76,12 @@ class LocalDirectory:
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """The account that a run for that user uses: of that app, the one most recently created, or None."""
         return self._table.newest(external_user_id, environment, app)
+
+    def newest_accounts(
+        self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
+    ) -> Sequence[Account]:
+        """The *limit* most recently created accounts of each user and app, newest first; one query."""
+        return self._table.newest_of(external_user_ids, environment, apps, limit=limit)
 
     def find_account(self, account_id: str) -> Account | None:
         """The account of that id, or None."""

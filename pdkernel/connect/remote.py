@@ -8,7 +8,9 @@ own stay in the local project: Connect has external users' only. How the SDK is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -59,6 +61,7 @@ class RemoteDirectory:
         self._users: Brief[Environment, tuple[ExternalUser, ...]] = Brief(clock, KNOWN_S)
         self._accounts: Brief[tuple[str | None, Environment], tuple[Account, ...]] = Brief(clock, KNOWN_S)
         self._found: Brief[str, Account | None] = Brief(clock, KNOWN_S)
+        self._kept_back: Brief[Environment, frozenset[str]] = Brief(clock, KNOWN_S)
         self._credentials: Brief[str, Credentials] = Brief(clock, KNOWN_S)
 
     def __repr__(self) -> str:
@@ -74,9 +77,9 @@ class RemoteDirectory:
         """The plan that the local project rehearses: what the real one allows, Pipedream says itself."""
         return self._own.plan
 
-    def users(self, environment: Environment) -> Sequence[ExternalUser]:
-        """All external users of *environment*, by id."""
-        return self._users.get(environment, lambda: self._ask_users(environment))
+    def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
+        """External users of *environment*, by id: all of them, or *limit*."""
+        return self._users.get(environment, lambda: self._ask_users(environment))[:limit]
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
         """That external user, or None: one with an account, else one that the list of users has."""
@@ -117,6 +120,21 @@ class RemoteDirectory:
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """The account that a run for that user uses: of that app, the one most recently created, or None."""
         return next((each for each in self._of_user(external_user_id, environment) if each.app == app), None)
+
+    def newest_accounts(
+        self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
+    ) -> Sequence[Account]:
+        """The *limit* most recently created accounts of each user and app, newest first; one listing for all of them."""
+        whose = next(iter(external_user_ids)) if len(external_user_ids) == 1 else None
+        counted: Counter[tuple[str | None, str]] = Counter()
+        found = []
+        for account in self._of_user(whose, environment):
+            key = (account.external_user_id, account.app)
+            if account.external_user_id in external_user_ids and account.app in apps and counted[key] < limit:
+                counted[key] += 1
+                found.append(account)
+        withheld = self._withheld(found, whose, environment)
+        return [replace(account, withheld=account.id in withheld) for account in found]
 
     def find_account(self, account_id: str) -> Account | None:
         """The account of that id, or None."""
@@ -202,6 +220,22 @@ class RemoteDirectory:
             (external_user_id, environment), lambda: self._ask_accounts(external_user_id, environment)
         )
 
+    def _withheld(self, accounts: Sequence[Account], whose: str | None, environment: Environment) -> Collection[str]:
+        """Ids of those *accounts* whose credentials Connect keeps to itself."""
+        if whose is None:  # many users': one listing
+            return self._kept_back.get(environment, lambda: self._ask_kept_back(environment))
+        newest = {account.app: account.id for account in reversed(accounts)}  # a run asks for just these
+        return [each for each in newest.values() if isinstance(self.credentials(each), WithheldCredentials)]
+
+    def _ask_kept_back(self, environment: Environment) -> frozenset[str]:
+        options = self._sdk.options(environment)
+        items: Iterator[JsonObject] = self._sdk.pages(
+            lambda client, cursor: client.accounts.list(
+                limit=PAGE, include_credentials=True, request_options=options, **_after(cursor)
+            )
+        )
+        return frozenset(str(item["id"]) for item in items if _is_kept_back(item))
+
     def _ask_users(self, environment: Environment) -> tuple[ExternalUser, ...]:
         options = self._sdk.options(environment)
         items = self._sdk.pages(
@@ -242,9 +276,8 @@ class RemoteDirectory:
         kept = self._retrieve(account.id, account.environment, include_credentials=True)
         if kept is None:
             raise LookupError(account.id)
-        given = {name: _text(value) for name, value in (kept.get("credentials") or {}).items() if value is not None}
-        withheld = _TOKEN not in given if _is_oauth(kept) else not given
-        if not withheld:
+        given = _given(kept)
+        if not _is_kept_back(kept):
             return Credentials(given)
         names = [
             name for name in ((_TOKEN,) if _is_oauth(kept) else self.known_fields(account.app)) if name not in given
@@ -269,7 +302,7 @@ class RemoteDirectory:
         return str(plain(made)["token"])
 
     def _forget(self) -> None:
-        for known in (self._users, self._accounts, self._found, self._credentials):
+        for known in (self._users, self._accounts, self._found, self._kept_back, self._credentials):
             known.clear()
 
 
@@ -328,6 +361,16 @@ def _account(
 def _is_oauth(item: JsonObject) -> bool:
     kind = (item.get("app") or {}).get("auth_type")
     return str(getattr(kind, "value", kind)).lower() == "oauth"
+
+
+def _given(item: JsonObject) -> dict[str, str]:
+    """The credentials that Connect gives out."""
+    return {name: _text(value) for name, value in (item.get("credentials") or {}).items() if value is not None}
+
+
+def _is_kept_back(item: JsonObject) -> bool:
+    given = _given(item)
+    return _TOKEN not in given if _is_oauth(item) else not given
 
 
 def _text(value: Any) -> str:

@@ -20,7 +20,7 @@ from pdkernel.actions.fitting import bound_apps
 from pdkernel.actions.npm import Progress
 from pdkernel.egress import Binding, Policy
 from pdkernel.engine.actions import describe, is_allowed
-from pdkernel.engine.end_users import connect_command
+from pdkernel.engine.facts import connect_command
 from pdkernel.engine.props import evaluate_props
 from pdkernel.engine.withheld import credential_ref, fill
 from pdkernel.errors import StepError

@@ -7,7 +7,7 @@ and checked again here: an account of another user is not found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 from pdkernel.identity import Account, Directory, Environment
@@ -32,6 +32,22 @@ class _Chosen:
         """The chosen account of *app*, else the newest."""
         found = self.accounts(external_user_id=external_user_id, environment=environment, app=app, own=False)
         return found[0] if found else None
+
+    def newest_accounts(
+        self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
+    ) -> Sequence[Account]:
+        """The chosen account of each app, however old it is, else the newest."""
+        free = [app for app in apps if app not in self._chosen]
+        found = [
+            account
+            for app in apps
+            if app in self._chosen
+            for user in external_user_ids
+            for account in self.accounts(external_user_id=user, environment=environment, app=app, own=False)
+        ]
+        if free:
+            found += self._directory.newest_accounts(external_user_ids, environment, free, limit=limit)
+        return found
 
     def accounts(self, **asked: Any) -> Sequence[Account]:
         """Accounts that match, without those that others of their app were chosen for."""

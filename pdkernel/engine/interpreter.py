@@ -21,9 +21,10 @@ from pdkernel.engine.attempt import Attempts
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.chosen import with_chosen
 from pdkernel.engine.context import build_context, new_run_ids
-from pdkernel.engine.end_users import Bindings, Resolution, refused_accounts, resolve_accounts
+from pdkernel.engine.end_users import Resolution, refused_accounts, resolve_accounts
 from pdkernel.engine.journal import Journal, MemoryJournal, MemoryStore
 from pdkernel.engine.limits import Payload
+from pdkernel.engine.lookup import Bindings, Caller
 from pdkernel.engine.mail import Mail
 from pdkernel.engine.outside_calls import binding_of
 from pdkernel.engine.packages import Packages
@@ -149,10 +150,15 @@ class Interpreter:
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)
         try:
-            guests.prepare([step for step in request.workflow.steps if request.executes(step)])
             resolution = await self._resolve(request, await app_props(request, guests, actions))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
+            if resolution.lookup is not None:
+                record.looked_up(resolution.lookup)
+            if resolution.error is not None:
+                raise resolution.error
+            # after what may refuse the run: a process that is made ready for nothing is ended
+            guests.prepare([step for step in request.workflow.steps if request.executes(step)])
             payload = Payload(request.event.data)
             run = RunState(request, guests, record, resolution, actions, payload, setup, ready, exports)
             status = await self._steps(run)
@@ -182,11 +188,7 @@ class Interpreter:
         if not any(bindings.values()):
             return Resolution()
         return await asyncio.to_thread(  # a directory may ask the network
-            resolve_accounts,
-            bindings,
-            directory=with_chosen(self._directory, request.accounts),
-            external_user_id=request.external_user_id,
-            environment=request.environment,
+            resolve_accounts, bindings, _caller(request), directory=with_chosen(self._directory, request.accounts)
         )
 
     async def _refuse_tokens(self, run: RunState) -> None:
@@ -218,6 +220,13 @@ class Interpreter:
             status = "cancelled"
         run.record.skip_rest()
         return status
+
+
+def _caller(request: RunRequest) -> Caller:
+    """Whom *request* is for, and what its event's headers said of it."""
+    return Caller(
+        request.external_user_id, request.environment, request.event.external_user_id, request.event.environment
+    )
 
 
 def _stop_cancelling() -> None:

@@ -17,6 +17,7 @@ from pdkernel.engine.journal import FinalStatus, Journal, NewRun, output_text, s
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import EndUserError, PdkernelError
 from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideRules, Response, Status, StepResult
+from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
 from pdkernel.redaction import Redactor, Secret
 
@@ -95,6 +96,11 @@ class RunRecord:
         self.redactor = redactor
         event = as_object(redactor.value(dict(self._request.event.masked().data)))
         self.execution = replace(self.execution, event=event)
+
+    def looked_up(self, lookup: Lookup) -> None:
+        """Take how the accounts of the external user were found."""
+        told = Lookup.from_json(as_object(self.redactor.value(lookup.to_json())))
+        self.execution = replace(self.execution, lookup=told)
 
     def note(self, result: StepResult) -> None:
         """Take what a step has done so far, and tell whoever watches."""
@@ -191,7 +197,11 @@ class RunRecord:
             self._write(lambda: self._journal.park(execution.id, place, wake_at=wake_at))
         else:
             output = output_text(
-                response=execution.response, error=execution.error, steps=unrecorded, sends=execution.sends
+                response=execution.response,
+                error=execution.error,
+                steps=unrecorded,
+                sends=execution.sends,
+                lookup=execution.lookup,
             )
             self._write(lambda: self._journal.finish(execution.id, _final(execution.status), output))
         try:

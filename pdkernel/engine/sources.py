@@ -25,6 +25,7 @@ from pdkernel.engine.chosen import with_chosen
 from pdkernel.engine.context import stable_id
 from pdkernel.engine.dedupe import new_events
 from pdkernel.engine.end_users import Resolution, resolve_accounts
+from pdkernel.engine.lookup import Caller
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.errors import RequestError, UnsupportedError
 from pdkernel.event import Event
@@ -205,10 +206,11 @@ class Sources:
             resolution = await asyncio.to_thread(
                 resolve_accounts,
                 {NAME: apps},
+                Caller(request.external_user_id, request.environment),
                 directory=with_chosen(self._directory, request.accounts),
-                external_user_id=request.external_user_id,
-                environment=request.environment,
             )
+            if resolution.error is not None:
+                raise resolution.error
         redactor = Redactor(resolution.secrets)
         recorder = StepRecorder(
             NAME,

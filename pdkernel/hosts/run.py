@@ -36,6 +36,7 @@ class RunGuests:
         self.counted = counted
         self._setup = setup
         self._hosts = hosts
+        self._ahead: set[GuestLanguage] = set()
         self._guests: dict[GuestLanguage, Guest] = {}
         self._texts: dict[str, tuple[object, bytes]] = {}
         self._talk: GuestTalk | FileSteps | None = None
@@ -90,9 +91,10 @@ class RunGuests:
         languages: tuple[GuestLanguage, ...] = ("python", "node")
         for language in languages:
             mine = [step for step in steps if step.language == language and not step.uses]
-            guest = self._warm(language) if mine else None
+            guest = self._warm(language) if mine and language not in self._guests else None
             if guest is not None:
                 self._guests[language] = guest
+                self._ahead.add(language)
                 request = {"op": "prepare", "texts": [], **self._begin(guest)}
                 request["codes"] = [guest.code(step) for step in mine]
                 guest.process.send(json_text(request) + b"\n")
@@ -166,6 +168,9 @@ class RunGuests:
         """The run is over: keep what is clean for the next one, end the rest."""
         if self._talk is not None:
             self.kill()
+        for language in self._ahead:  # still busy with files of this run, which are about to be removed
+            self._guests.pop(language).kill()
+        self._ahead.clear()
         for guest in self._guests.values():
             self._hosts.give_back(guest, self._setup.workflow, self._setup.python)
         self._guests = {}
@@ -188,6 +193,7 @@ class RunGuests:
         cleared: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, Any] | StepError:
         guest = self._guest(language)
+        self._ahead.discard(language)
         values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
         texts = {name: self._text(name, value) for name, value in values.items()}
         request |= self._begin(guest)
@@ -258,6 +264,7 @@ class RunGuests:
     def _end(self, guest: Guest) -> None:
         guest.kill()
         self._guests.pop(guest.language, None)
+        self._ahead.discard(guest.language)
 
     def _warm(self, language: GuestLanguage) -> Guest | None:
         setup = self._setup

@@ -19,6 +19,10 @@ FACES: dict[Language, str] = {
     "python": "import os\ndef handler(pd):\n    return [os.getcwd(), getattr(os, 'left', None), os.environ.get('LEFT')]\n",
     "node": "export default () => [process.cwd(), globalThis.left ?? null, process.env.LEFT ?? null];\n",
 }
+PIDS: dict[Language, str] = {
+    "python": "import os\ndef handler(pd):\n    return os.getpid()\n",
+    "node": "export default () => process.pid;\n",
+}
 DIRT: dict[Language, str] = {
     "python": "import os\ndef handler(pd):\n    os.chdir('/')\n    os.environ['LEFT'] = 'behind'\n",
     "node": "export default () => { process.chdir('/'); globalThis.left = 1; process.env.LEFT = 'behind'; };\n",
@@ -60,6 +64,23 @@ async def test_a_process_made_ready_is_as_fresh_as_any(language: Language, open_
     assert isinstance(answer, list)
     assert answer[0] != "/"
     assert answer[1:] == [None, None]
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_a_process_made_ready_in_vain_serves_nobody_else(language: Language, open_run: OpenRun) -> None:
+    """A process that was made ready and whose step never came is ended: the folders it was to use are gone."""
+    first = await open_run()
+    before = await first.run(language, PIDS[language])
+    await first.guests.release()
+    second = await open_run()
+    second.guests.prepare([Step("work", language, FACES[language])])
+
+    await second.guests.release()
+    third = await open_run()
+    after = await third.run(language, PIDS[language])
+
+    assert after.error is None
+    assert after.exports["$return_value"] != before.exports["$return_value"]
 
 
 @pytest.mark.parametrize("language", ["python", "node"])

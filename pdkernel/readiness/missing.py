@@ -14,18 +14,21 @@ from typing import Literal
 from pdkernel.actions import Catalog, Uses
 from pdkernel.actions.choices import ACCEPT_COMMAND
 from pdkernel.actions.npm import KNOWN_APPS
-from pdkernel.engine.end_users import connect_command, own_account_command
+from pdkernel.engine.facts import Facts, connect_command
+from pdkernel.engine.lookup import Bindings, Caller, apps_of_external_user, look_up
 from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, InterpreterMissingError
 from pdkernel.hosts import find_go, find_node
 from pdkernel.identity import Directory, Environment
 from pdkernel.inspection import variables_read
+from pdkernel.lookup import Lookup
 from pdkernel.model import Language, Workflow
+from pdkernel.readiness.matrix import bindings_of, what_if
 from pdkernel.render.accounts import AppReadiness
 
 _INTERPRETERS: Mapping[Language, Callable[[], object]] = {"node": find_node, "go": find_go}
 """Languages whose interpreter or compiler comes from a wheel."""
 
-Kind = Literal["external_user", "account", "variable", "interpreter", "action", "unsupported"]
+Kind = Literal["external_user", "account", "variable", "interpreter", "action", "plan", "unsupported"]
 
 
 @dataclass(frozen=True)
@@ -119,60 +122,75 @@ def _missing_actions(workflow: Workflow, catalog: Catalog) -> list[Missing]:
 def _missing_accounts(
     workflow: Workflow, directory: Directory, catalog: Catalog, users: Sequence[str], environment: Environment
 ) -> list[Missing]:
-    needed: dict[str, list[str]] = {}
-    own: list[Missing] = []
-    for step in workflow.steps:
-        if step.disabled:
-            continue
-        for binding in catalog.apps_of(step):
-            if binding.account is None:
-                needed.setdefault(binding.app, []).append(step.name)
-            elif directory.find_account(binding.account) is None:
-                own.append(
-                    Missing(
-                        "account",
-                        binding.account,
-                        f"Step {step.name} uses your own {binding.app} account {binding.account}.",
-                        own_account_command(binding, directory),
-                    )
-                )
-    if not needed:
-        return own
-    known = [user.external_id for user in directory.users(environment)]
-    wanted = list(users) or known
-    apps = " and ".join(needed)
+    bindings = bindings_of(workflow, catalog)
+    needed = apps_of_external_user(bindings)
+    wanted: Sequence[str] = ()
+    if needed:
+        wanted = list(users) or [user.external_id for user in directory.users(environment)]
+    facts = Facts(directory, environment, wanted, needed)
     found: list[Missing] = []
-    if not wanted:
+    if needed and not wanted:
         found.append(
             Missing(
                 "external_user",
                 "ID",
-                f"Steps use an external user's {apps} account, and {environment} has no external users yet.",
-                connect_command(next(iter(needed)), "ID", environment, directory),
+                f"Steps use an external user's {' and '.join(needed)} account, and {environment} has no external users yet.",
+                facts.connect_command(next(iter(needed)), "ID"),
             )
         )
+    gated = False
     for user in wanted:
-        if user not in known:
-            found.append(
-                Missing(
-                    "external_user",
-                    user,
-                    f"The external user {user} does not exist in {environment}; the first connected account makes them.",
-                    connect_command(next(iter(needed)), user, environment, directory),
-                )
+        lookup = look_up(bindings, Caller(user, environment), facts).lookup
+        if lookup is not None and lookup.failed is not None:
+            found += _missing_of(lookup, user, facts)
+            gated = gated or lookup.failed.link == "plan"
+    if gated:
+        found.append(
+            Missing(
+                "plan",
+                "business",
+                "This project rehearses the free plan, which runs nothing for external users in production.",
+                "pdkernel project set plan business",
             )
-            continue
-        for app, steps in needed.items():
-            if directory.newest_account(user, environment, app) is None:
-                found.append(
-                    Missing(
-                        "account",
-                        f"{user}/{app}",
-                        f"{user} has no {app} account in {environment}; step {', '.join(steps)} needs it.",
-                        connect_command(app, user, environment, directory),
-                    )
-                )
-    return [*found, *own]
+        )
+    return [*found, *_missing_own(bindings, facts)]
+
+
+def _missing_of(lookup: Lookup, user: str, facts: Facts) -> list[Missing]:
+    """The user that the look-up did not find, else the accounts that it did not."""
+    if not lookup.user_exists:
+        return [
+            Missing(
+                "external_user",
+                user,
+                f"The external user {user} does not exist in {lookup.environment}; the first connected account makes them.",
+                facts.connect_command(lookup.apps[0].app, user),
+            )
+        ]
+    return [
+        Missing(
+            "account",
+            f"{user}/{app.app}",
+            f"{user} has no {app.app} account in {lookup.environment}; step {', '.join(app.steps)} needs it.",
+            facts.connect_command(app.app, user),
+        )
+        for app in lookup.apps
+        if app.chosen is None
+    ]
+
+
+def _missing_own(bindings: Bindings, facts: Facts) -> list[Missing]:
+    return [
+        Missing(
+            "account",
+            binding.account,
+            f"Step {step} uses your own {binding.app} account {binding.account}.",
+            facts.own_account_command(binding),
+        )
+        for step, apps in bindings.items()
+        for binding in apps
+        if binding.account is not None and facts.account(binding.account) is None
+    ]
 
 
 def _missing_variables(workflow: Workflow, variables: Mapping[str, str]) -> list[Missing]:
@@ -207,29 +225,36 @@ def describe_missing(missing: Sequence[Missing]) -> str:
 
 
 def app_readiness(
-    needed: Mapping[str, Sequence[str]], *, directory: Directory, user: str | None, environment: Environment
+    workflow: Workflow,
+    *,
+    directory: Directory,
+    catalog: Catalog,
+    user: str | None,
+    environment: Environment,
 ) -> list[AppReadiness]:
     """
-    For each app, the account that a run would use now, or how to get one.
+    For each app of which steps use the external user's account, the one that a run would use now, or how to get one.
 
     Args:
-        needed: App to the steps that need the external user's account of it.
-        directory: Users and accounts.
+        workflow: Whose steps.
+        directory: Users and accounts of the project.
+        catalog: Its pre-built actions.
         user: The external user, or None.
         environment: Theirs.
     """
+    found = what_if(workflow, directory=directory, catalog=catalog, environment=environment, external_user_id=user)
     rows = []
-    for app, steps in needed.items():
-        account = directory.newest_account(user, environment, app) if user else None
-        fix = f"Connect one in the form of %pduser, or: {connect_command(app, user or 'ID', environment, directory)}"
+    for app in found.lookup.apps if found.lookup else ():
+        account = app.account
+        command = connect_command(app.app, user or "ID", environment, directory)
         rows.append(
             AppReadiness(
-                app=app,
-                steps=tuple(steps),
+                app=app.app,
+                steps=app.steps,
                 account_id=account.id if account else None,
                 account_name=account.name if account else "",
                 healthy=account.healthy if account else True,
-                fix=fix,
+                fix=f"Connect one in the form of %pduser, or: {command}",
             )
         )
     return rows

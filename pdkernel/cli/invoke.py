@@ -1,0 +1,99 @@
+"""
+`pdkernel invoke`: call a workflow's endpoint for an external user.
+
+Knows the options and what of the answer is shown. The request is `pdkernel.invoke`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pdkernel.cli.app import State, command, json_option, option, print_json
+
+
+@command(name="invoke")
+@click.argument("url")
+@option("--external-user", metavar="ID", help="On whose behalf the workflow runs.")
+@option("--environment", metavar="ENV", help="development (default) or production.")
+@option("--body", metavar="FILE|JSON", help="The body, sent as JSON.")
+@option("--method", metavar="METHOD", help="Default: POST with a body, else GET; for an external user POST.")
+@click.option("--query", metavar="NAME=VALUE", multiple=True, help="Added to the URL's query.")
+@click.option("--header", "headers", metavar="NAME: VALUE", multiple=True, help="Sent besides ours.")
+@option("--client-id", metavar="ID", help="OAuth client whose token is fetched and sent.")
+@option("--client-secret", metavar="SECRET", help="Its secret; give it as PDKERNEL_CLIENT_SECRET.")
+@option("--token", metavar="TOKEN", help="A bearer token, sent as it is; give it as PDKERNEL_TOKEN.")
+@option("--token-url", metavar="URL", help="Where the client gets its tokens; default: at the endpoint's own origin.")
+@option("--ca-file", metavar="FILE", type=click.Path(path_type=Path), help="Trust this certificate authority, too.")
+@option("--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds to wait.")
+@json_option
+def invoke(_: State, url: str, as_json: bool, **chosen: Any) -> int:
+    """
+    Call the endpoint at URL once, and show its answer.
+
+    Ends with 0 for an answer that is no error, 2 for 400 to 499, 1 for 500 and more, 3 where nobody answers.
+    """
+    from pdkernel.invoke import invoke as send
+
+    answer = send(_call(url, chosen), timeout_s=chosen["timeout"], ca_file=chosen["ca_file"])
+    if as_json:
+        print_json(answer.to_json())
+    else:
+        from pdkernel.render.answer import text
+
+        click.echo(text(answer.status, answer.reason, answer.shown_headers, answer.body, answer.duration_ms), nl=False)
+    return answer.exit_status
+
+
+def _call(url: str, chosen: dict[str, Any]) -> Any:
+    from pdkernel.identity import parse_environment
+    from pdkernel.invoke import Call, OAuthClient
+
+    body = _body(chosen["body"])
+    plain = body is None and chosen["external_user"] is None
+    secret = _client(chosen)
+    return Call(
+        url,
+        external_user_id=chosen["external_user"],
+        environment=parse_environment(chosen["environment"]),
+        body=body,
+        method=(chosen["method"] or ("GET" if plain else "POST")).upper(),
+        query=[_pair(text, "=", "--query NAME=VALUE") for text in chosen["query"]],
+        headers=dict(_pair(text, ":", "--header 'NAME: VALUE'") for text in chosen["headers"]),
+        bearer=chosen["token"],
+        client=OAuthClient(chosen["client_id"], secret, chosen["token_url"]) if secret else None,
+    )
+
+
+def _client(chosen: dict[str, Any]) -> str | None:
+    from pdkernel.errors import RequestError
+
+    if bool(chosen["client_id"]) != bool(chosen["client_secret"]):
+        raise RequestError(
+            "An OAuth client has an id and a secret.",
+            fix="Set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET; make one with: pdkernel clients create",
+        )
+    return str(chosen["client_secret"]) if chosen["client_secret"] else None
+
+
+def _body(text: str | None) -> Any:
+    from pdkernel.event import parse_json
+
+    if text is None:
+        return None
+    try:
+        there = Path(text).is_file()
+    except OSError:  # a text that is too long to be a file's name
+        there = False
+    return parse_json(Path(text).read_bytes() if there else text, name="the body")
+
+
+def _pair(text: str, mark: str, form: str) -> tuple[str, str]:
+    from pdkernel.errors import RequestError
+
+    name, found, value = text.partition(mark)
+    if not found or not name.strip():
+        raise RequestError(f"{text!r} has no {mark!r}.", fix=f"Write {form}.")
+    return name.strip(), value.strip() if mark == ":" else value
