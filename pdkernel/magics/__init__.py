@@ -24,10 +24,11 @@ def register(ip: Any) -> None:
     from pdkernel.magics.actions import ActionMagics
     from pdkernel.magics.choices import ChoiceMagics
     from pdkernel.magics.runs import RunMagics
+    from pdkernel.magics.serve import ServeMagics
     from pdkernel.magics.steps import StepMagics
     from pdkernel.magics.stores import StoreMagics
 
-    for magics in (StepMagics, ChoiceMagics, RunMagics, StoreMagics, ActionMagics):
+    for magics in (StepMagics, ChoiceMagics, RunMagics, StoreMagics, ActionMagics, ServeMagics):
         ip.register_magics(magics)
     # Before IPython's own clean-up, which empties lines of blanks and strips prompts inside a step's code.
     ip.input_transformers_cleanup.insert(0, Lift(CELL_TEXTS))

@@ -69,12 +69,14 @@ class ServedWorkflow:
         endpoint: Its endpoint's key.
         source: The notebook or folder that it comes from.
         variables: Environment variables that its steps may see.
+        policy: What becomes of its steps' outside calls, where that is not the server's to say; or None.
     """
 
     id: str
     endpoint: str
     source: Source
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True)

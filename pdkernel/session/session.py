@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pdkernel.project import Project
     from pdkernel.session.actions import SessionActions
     from pdkernel.session.debugging import KernelDebugger
+    from pdkernel.session.serving import NotebookServer
 
 Listener = Callable[[], None]
 T = TypeVar("T")
@@ -116,6 +117,13 @@ class Session:
         from pdkernel.session.actions import SessionActions
 
         return SessionActions(self)
+
+    @cached_property
+    def server(self) -> NotebookServer:
+        """The draft behind an endpoint of its own; nothing is served before its `start`."""
+        from pdkernel.session.serving import NotebookServer
+
+        return NotebookServer(self)
 
     # ── what the notebook holds ────────────────────────────────────────────────────
 
@@ -429,6 +437,8 @@ class Session:
 
     def close(self) -> None:
         """End every process of the session."""
+        if "server" in vars(self):
+            self.server.stop()
         self._engine.close()
         if self._keeper is not None:
             self._keeper.settle()

@@ -134,7 +134,7 @@ def _start(
         RunRequest(
             workflow=workflow,
             event=event,
-            policy=serving.settings.policy,
+            policy=served.policy or serving.settings.policy,
             external_user_id=event.external_user_id,
             environment=parse_environment(event.environment),
             variables=served.variables,
