@@ -3,6 +3,7 @@
 # make test   set up, then every check and every test
 # make slow   the properties with many more examples than `make test` takes
 # make actions  every action of 26 npm apps described and entered, in about three minutes; APPS="slack notion" for some
+# make conformance  ten releases of the official SDKs, driven against `pdkernel serve`; SDKS="2.3.0 3.1.6" for some
 # make bench  the figures of tests/benchmarks, printed as ratios
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,7 +14,7 @@ PROPERTIES := tests/test_redaction.py tests/test_shape.py tests/test_directive.p
 # what make actions installs: about 290 MB, under the packages' own licences
 SWEEP ?= .venv/actions
 
-.PHONY: lab demo test slow actions bench chromium clean
+.PHONY: lab demo test slow actions conformance bench chromium clean
 
 lab: .venv/.lab
 	$(BIN)/pdkernel lab notebooks/01_quickstart.ipynb
@@ -35,6 +36,9 @@ slow: .venv/.test
 
 actions: .venv/.test
 	$(BIN)/python -m tests.sweep.sweep $(SWEEP) $(APPS)
+
+conformance: .venv/.test
+	$(BIN)/python -m tests.conformance $(SDKS)
 
 bench: .venv/.test
 	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -41,6 +41,7 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     │  ├─ PackageInstallError          a package that the step imports cannot be installed
     │  └─ EgressRefusedError           an outside call that nothing may answer
     └─ HostError                  3    our side failed
+       ├─ InvokeError                  an endpoint cannot be reached, or does not answer in time
        ├─ InterpreterMissingError 2    no Node.js; says how to get one
        ├─ ActionSourceError       2    a source of actions cannot be reached: npm, Connect
        ├─ ProjectError                 the project's folder or database cannot be used
@@ -416,6 +417,12 @@ class HostError(PdkernelError):
 
     code = "internal"
     exit_status = 3
+
+
+class InvokeError(HostError):
+    """An endpoint cannot be reached, or does not answer in time."""
+
+    code = "endpoint_unreachable"
 
 
 class InterpreterMissingError(HostError):

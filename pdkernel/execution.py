@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
+from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
 
 Status = Literal["queued", "executing", "paused", "resumed", "success", "error", "exited", "cancelled"]
@@ -329,6 +330,7 @@ class Execution:
     error: ErrorRecord | None = None
     sends: tuple[Delivery, ...] = ()
     outside_calls: OutsideRules | None = None
+    lookup: Lookup | None = None
 
     def step(self, name: str) -> StepResult:
         """The result of step *name*. Raises `KeyError`, which names the steps there are, if the execution has none."""
@@ -347,7 +349,7 @@ class Execution:
         return replace(self, steps=tuple(result if s.name == result.name else s for s in self.steps))
 
     def to_json(self) -> dict[str, Any]:
-        """The execution as JSON (design, "An execution as JSON"); `sends` is there if something was queued to be sent."""
+        """The execution as JSON (design, "An execution as JSON"); `sends` is there if something was queued, `lookup` if an account was looked up."""
         return {
             "id": self.id,
             "trace_id": self.trace_id,
@@ -365,6 +367,7 @@ class Execution:
             "response": self.response.to_json() if self.response else None,
             "error": self.error.to_json() if self.error else None,
             **({"sends": [send.to_json() for send in self.sends]} if self.sends else {}),
+            **({"lookup": self.lookup.to_json()} if self.lookup else {}),
         }
 
     @classmethod
@@ -388,4 +391,5 @@ class Execution:
             response=Response(**data["response"]) if data["response"] else None,
             error=ErrorRecord(**data["error"]) if data["error"] else None,
             sends=tuple(Delivery.from_json(send) for send in data.get("sends", ())),
+            lookup=Lookup.from_json(data["lookup"]) if data.get("lookup") else None,
         )

@@ -2,13 +2,13 @@
 Who a workflow runs for: environments, external users, accounts, and where they are looked up.
 
 Knows the words and the `Directory` protocol. The local project implements it in `connect.local`;
-a real project will over the official SDK. Nothing here holds a credential in its repr.
+a real project in `connect.remote`, over the official SDK. Nothing here holds a credential in its repr.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -43,10 +43,12 @@ def check_external_user_id(text: str) -> str:
     Return *text* if it can name an external user.
 
     Raises:
-        RequestError: Blank, or longer than 250 characters.
+        RequestError: Blank, longer than 250 characters, or with characters that no database keeps.
     """
     if not text.strip():
         raise RequestError("An external user's id cannot be blank.", fix="Use the id that your own product gives them.")
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise RequestError("An external user's id cannot hold NUL characters or halves of surrogate pairs.")
     if len(text) > MAX_EXTERNAL_USER_ID:
         raise RequestError(
             f"An external user's id has at most {MAX_EXTERNAL_USER_ID} characters, this one {len(text)}."
@@ -77,6 +79,7 @@ class Account:
         created_at: When it was connected; the newest of an app is the one used.
         healthy: False when its credentials are known not to work.
         fields: Names of its credentials, never their values.
+        withheld: True when its credentials are not given out: outside requests with it go through Connect's proxy.
     """
 
     id: str
@@ -87,6 +90,7 @@ class Account:
     created_at: datetime
     healthy: bool = True
     fields: tuple[str, ...] = ()
+    withheld: bool = False
 
     @property
     def owner(self) -> Literal["external_user", "own"]:
@@ -115,6 +119,43 @@ class Credentials(Mapping[str, str]):
         return f"Credentials({', '.join(self._values)})"
 
 
+@dataclass(frozen=True, slots=True)
+class ProxyAccess:
+    """
+    A way to send requests with an account's credentials without having them: Connect's proxy.
+
+    Attributes:
+        url: Of the proxy, `https://.../v1/connect/proj_.../proxy`.
+        account_id: Whose credentials.
+        external_user_id: Who that account belongs to.
+        environment: Where it is valid.
+        token: A token for the proxy. May ask the network; raises `PdkernelError`.
+    """
+
+    url: str
+    account_id: str
+    external_user_id: str
+    environment: Environment
+    token: Callable[[], str] = field(repr=False)
+
+
+class WithheldCredentials(Credentials):
+    """
+    The `$auth` of an account whose credentials Connect keeps to itself: only what it gives out.
+
+    Attributes:
+        names: Of the credentials that are kept back.
+        proxy: How requests are sent with them all the same.
+    """
+
+    __slots__ = ("names", "proxy")
+
+    def __init__(self, given: Mapping[str, str], *, names: Sequence[str], proxy: ProxyAccess) -> None:
+        super().__init__(given)
+        self.names = tuple(names)
+        self.proxy = proxy
+
+
 class Directory(Protocol):
     """Users and accounts of one project. Every list of accounts is newest first."""
 
@@ -128,8 +169,8 @@ class Directory(Protocol):
         """The plan that the production gate looks at."""
         ...
 
-    def users(self, environment: Environment) -> Sequence[ExternalUser]:
-        """All external users of *environment*, by id."""
+    def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
+        """External users of *environment*, by id: all of them, or *limit*."""
         ...
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
@@ -153,6 +194,16 @@ class Directory(Protocol):
 
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """The account that a run for that user uses (platform rule: most recently created), or None."""
+        ...
+
+    def newest_accounts(
+        self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
+    ) -> Sequence[Account]:
+        """
+        What `newest_account` chooses from, for several users and apps at once.
+
+        The *limit* most recently created accounts of each user and app, newest first.
+        """
         ...
 
     def find_account(self, account_id: str) -> Account | None:
@@ -183,6 +234,10 @@ class Directory(Protocol):
 
     def remove_account(self, account_id: str) -> bool:
         """Remove it; False if there was none."""
+        ...
+
+    def refuse_token(self, account_id: str) -> bool:
+        """The app answered 401 to the account; whether `credentials` can give others from now on."""
         ...
 
     def known_fields(self, app: str) -> Sequence[str]:

@@ -25,7 +25,7 @@ from pdkernel.errors import NotebookError
 from pdkernel.model import Workflow
 from pdkernel.notebook import read_notebook
 
-__all__ = ["Source", "open_source", "open_sources", "read_source", "slug", "workflows_beside"]
+__all__ = ["Source", "holds_workflow", "open_source", "open_sources", "read_source", "slug", "workflows_beside"]
 
 WORKFLOW_FILE = "workflow.yaml"
 _MAX_DEPTH = 4
@@ -87,6 +87,11 @@ def open_sources(path: Path) -> tuple[Source, ...]:
         RequestError: The `pdkernel.yaml` of one leaves something unanswered.
     """
     return tuple(_open(entry) for entry in _find(path))
+
+
+def holds_workflow(folder: Path) -> bool:
+    """Whether *folder* is or holds a workflow."""
+    return any(True for _ in _below(folder, _MAX_DEPTH))
 
 
 def workflows_beside(source: Path) -> Callable[[str], Source | None]:

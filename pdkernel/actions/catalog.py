@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdkernel.actions.choices import ACCEPT_COMMAND, Choices, Settings, Where, licence_error
-from pdkernel.actions.component import Component
-from pdkernel.actions.connect import ConnectSettings, ConnectSource
+from pdkernel.actions.component import Component, Kind
+from pdkernel.actions.connect import ConnectSource, login_of
 from pdkernel.actions.described import Described
 from pdkernel.actions.fitting import bound_apps, guessed_apps
 from pdkernel.actions.folder import FolderSource
@@ -34,7 +34,7 @@ from pdkernel.inspection import apps_of
 from pdkernel.model import AppBinding, Step
 
 if TYPE_CHECKING:
-    from pdkernel.project import Project
+    from pdkernel.project import Login, Project
 
 _NEAR = 3
 
@@ -52,7 +52,7 @@ class Catalog:
         folder: Where components are kept, `.pdkernel/packages/components`.
         lock: What is written down of them for people to commit.
         packages: The registry that npm components come from.
-        environ: Where a Connect project's credentials are.
+        login: Which Connect project runs actions; raises `ConnectSettingsError` if there is none.
 
     Attributes:
         choices: What the project has chosen.
@@ -61,19 +61,13 @@ class Catalog:
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        folder: Path,
-        *,
-        lock: ActionsLock,
-        packages: Packages,
-        environ: Mapping[str, str] | None = None,
+        self, settings: Settings, folder: Path, *, lock: ActionsLock, packages: Packages, login: Callable[[], Login]
     ) -> None:
         self.choices = Choices(settings)
         self.lock = lock
         self.described = Described(folder / "described")
         self.npm = NpmSource(folder, packages, lock)
-        self._environ = dict(environ or {})
+        self._login = login
         self._folders: dict[Path, FolderSource] = {}
         self._connect: ConnectSource | None = None
 
@@ -83,7 +77,7 @@ class Catalog:
         folder = project.folder / "packages" / "components"
         lock = ActionsLock(project.folder.parent / LOCK_NAME)
         packages = Registry(environ, folder=folder / "installed", lock=lock.path)
-        return cls(project.settings, folder, lock=lock, packages=packages, environ=environ)
+        return cls(project.settings, folder, lock=lock, packages=packages, login=lambda: login_of(project, environ))
 
     def at(self, text: str | None, *, base: Path) -> Catalog:
         """
@@ -103,7 +97,7 @@ class Catalog:
     @property
     def connect(self) -> ConnectSource:
         """The Connect project. Raises `ConnectSettingsError`."""
-        settings = ConnectSettings.from_environ(self._environ)
+        settings = self._login()
         if self._connect is None or self._connect.settings != settings:
             self._connect = ConnectSource(settings)
         return self._connect
@@ -166,9 +160,17 @@ class Catalog:
             self.npm.pin(found)  # another action of its package was installed before
         return replace(found, asked=uses.version) if instead and instead != uses.version else found
 
-    async def search(self, words: str, *, app: str | None = None, progress: Progress = _silent) -> list[Component]:
+    async def search(
+        self,
+        words: str,
+        *,
+        app: str | None = None,
+        progress: Progress = _silent,
+        kind: Kind = "action",
+        most: int | None = None,
+    ) -> list[Component]:
         """
-        Actions whose key, name or description holds every word of *words*, best first.
+        Components of *kind* whose key, name or description holds every word of *words*, best first, *most* of them; None is all.
 
         With npm chosen and an *app* of which nothing is known yet, npm is asked.
 
@@ -177,21 +179,21 @@ class Catalog:
             LicenceError: It is about an *app* on npm, and nobody has accepted the licence.
         """
         where = self.choices.where
-        if where.source == "connect":
+        if where.source == "connect" and kind == "action":
             return [*self._matching(own_actions().values(), words, app), *await self.connect.search(words, app)]
         if self.choices.lacks_licence and app and not self._matching(self.known(app), "", app):
             raise licence_error(f"Actions of {app} are to come from npm.")
         if where.source == "npm" and app and not self.npm.of_app(app):
             await self.npm.look(app, progress)
-        return self._matching(self.known(app), words, app)
+        return self._matching(self.known(app, kind), words, app)[:most]
 
-    def known(self, app: str | None = None) -> list[Component]:
-        """The actions that are known here without a network, of *app* or all."""
-        found = list(own_actions().values())
+    def known(self, app: str | None = None, kind: Kind = "action") -> list[Component]:
+        """The components of *kind* that are known here without a network, of *app* or all."""
+        found = [component for component in own_actions().values() if component.kind == kind]
         source = self._local()
         if source is not None:
             for each in (app,) if app else source.apps():
-                found += (component for component in source.of_app(each).values() if component.kind == "action")
+                found += (component for component in source.of_app(each).values() if component.kind == kind)
         return found
 
     def apps_of(self, step: Step) -> tuple[AppBinding, ...]:

@@ -16,6 +16,8 @@ from pdkernel.model import JSON
 SourceName = Literal["builtin", "npm", "folder", "connect"]
 
 SETTING = "actions"
+LOGIN = "login"
+"""The setting of a project that is logged in at Pipedream: there actions run unless something else was chosen."""
 LICENCE_SETTING = "actions_licence"
 LICENCE = "Pipedream Source Available License 1.0"
 ACCEPT_COMMAND = "pdkernel project set actions npm --accept-licence"
@@ -69,7 +71,9 @@ class Choices:
         text = self._settings.get(SETTING)
         if text in ("builtin", "npm", "connect"):
             return Where(cast("SourceName", text))
-        return Where("folder", Path(text)) if isinstance(text, str) else Where()
+        if isinstance(text, str):
+            return Where("folder", Path(text))
+        return Where("connect") if self._settings.get(LOGIN) is not None else Where()
 
     @property
     def licence_accepted(self) -> bool:

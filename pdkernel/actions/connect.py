@@ -1,15 +1,14 @@
 """
 Actions that Pipedream runs: a Connect project's API for looking actions up, filling their props and running them.
 
-Knows that API (paths, shapes, how an answer tells a failure). Credentials come from the environment and are told to
-nobody. Written on httpx: the API is small, and a failed run must not be repeated by itself.
+Knows that API (paths, shapes, how an answer tells a failure). Which project is for `project.login` to know. Written on httpx: the API is small, and a failed run must not be repeated by itself.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -21,8 +20,8 @@ from pdkernel.model import JSON, AppBinding
 if TYPE_CHECKING:
     import httpx
 
-API = "https://api.pipedream.com"
-VARIABLES = ("PIPEDREAM_CLIENT_ID", "PIPEDREAM_CLIENT_SECRET", "PIPEDREAM_PROJECT_ID")
+    from pdkernel.project import Login, Project
+
 LIMITS = "Pipedream runs it: no $.flow, data stores or files of this run, and its own outside calls are not seen here"
 _NO_VALUE = frozenset({"alert", "dir", "$.service.db", "$.interface.http", "$.interface.timer", "$.interface.apphook"})
 _EARLY_S = 60
@@ -31,43 +30,30 @@ _PAGES = 10
 """Of a search: who finds more than that has to name an app or more words."""
 
 
-@dataclass(frozen=True)
-class ConnectSettings:
+def login_of(project: Project, environ: Mapping[str, str]) -> Login:
     """
-    Which Connect project, and the credentials for it.
+    The Connect project that runs actions for *project*: the one it is logged in to, else the one that *environ* names.
 
-    Attributes:
-        client_id: Of the OAuth client.
-        client_secret: Its secret.
-        project_id: `proj_...`.
-        environment: Where nothing else says it: development or production.
-        base_url: Of the API.
+    Raises:
+        ConnectSettingsError: Neither; the message names what is missing.
     """
+    from pdkernel.project.login import API, Login, check_base_url, environment_named, named
 
-    client_id: str
-    client_secret: str = field(repr=False)
-    project_id: str
-    environment: str = "development"
-    base_url: str = API
-
-    @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> ConnectSettings:
-        """Read them. Raises `ConnectSettingsError`, which names what is missing."""
-        missing = [name for name in VARIABLES if not environ.get(name)]
-        if missing:
-            raise ConnectSettingsError(
-                f"Actions run at Pipedream Connect in this project, and {' and '.join(missing)} "
-                f"{'is' if len(missing) == 1 else 'are'} not set in the environment.",
-                fix="Set the id and secret of an OAuth client of your workspace and the project's id, or choose another "
-                "source: pdkernel project set actions builtin",
-            )
-        return cls(
-            environ["PIPEDREAM_CLIENT_ID"],
-            environ["PIPEDREAM_CLIENT_SECRET"],
-            environ["PIPEDREAM_PROJECT_ID"],
-            environ.get("PIPEDREAM_ENVIRONMENT") or environ.get("PIPEDREAM_PROJECT_ENVIRONMENT") or "development",
-            (environ.get("PIPEDREAM_BASE_URL") or API).rstrip("/"),
+    found = project.login.find(environ)
+    if found is not None:
+        return found
+    names = ("CLIENT_ID", "CLIENT_SECRET", "PROJECT_ID")
+    client_id, secret, project_id = (named(environ, name) for name in names)
+    if not (client_id and secret and project_id):
+        missing = [f"PIPEDREAM_{name}" for name in names if not named(environ, name)]
+        raise ConnectSettingsError(
+            f"Actions run at Pipedream Connect in this project, and {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not set in the environment.",
+            fix="Log in: pdkernel login. Or set the id and secret of an OAuth client of your workspace and the project's id, "
+            "or choose another source: pdkernel project set actions builtin",
         )
+    base_url = check_base_url(named(environ, "BASE_URL") or API)
+    return Login(client_id, secret, project_id, environment_named(environ), base_url)
 
 
 @dataclass(frozen=True)
@@ -100,7 +86,7 @@ class ConnectSource:
 
     name = "connect"
 
-    def __init__(self, settings: ConnectSettings) -> None:
+    def __init__(self, settings: Login) -> None:
         self.settings = settings
         self._token: tuple[str, float] | None = None
 
@@ -277,8 +263,8 @@ class ConnectSource:
         )
         if answer.status_code != 200:
             raise ActionSourceError(
-                f"Pipedream does not accept the OAuth client of this environment (HTTP {answer.status_code}).",
-                fix="Look at PIPEDREAM_CLIENT_ID and PIPEDREAM_CLIENT_SECRET.",
+                f"Pipedream does not accept the OAuth client {self.settings.client_id} (HTTP {answer.status_code}).",
+                fix="Log in again: pdkernel login, or look at PIPEDREAM_CLIENT_ID and PIPEDREAM_CLIENT_SECRET.",
             )
         data = answer.json()
         self._token = (str(data["access_token"]), time.monotonic() + float(data.get("expires_in", 3600)) - _EARLY_S)

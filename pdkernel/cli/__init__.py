@@ -6,6 +6,7 @@ The `pdkernel` command: the acts of the notebook, on files.
     run        pdkernel run
     export     pdkernel export, shape
     people     pdkernel users, accounts
+    login      pdkernel login
     settings   pdkernel env, project
     stores     pdkernel store
     start      pdkernel new, demo, doctor, lab

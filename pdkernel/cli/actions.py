@@ -1,5 +1,5 @@
 """
-`pdkernel actions` and `pdkernel apps`: looking pre-built actions up, installing them, and telling of apps.
+`pdkernel actions`: looking pre-built actions up and installing them.
 
 Knows how that is printed. Finding is `actions`' work, describing an action the engine's.
 """
@@ -20,11 +20,6 @@ def actions() -> None:
     """Pre-built actions: built in, from npm, a folder or Pipedream (see `pdkernel project set actions`)."""
 
 
-@pdkernel.group()
-def apps() -> None:
-    """Apps whose accounts workflows use."""
-
-
 @command(actions, name="search")
 @click.argument("words", nargs=-1)
 @option("--app", metavar="SLUG", help="Only actions of this app.")
@@ -34,7 +29,7 @@ def search_actions(state: State, words: tuple[str, ...], app: str | None, as_jso
     from pdkernel.actions.show import view_of
     from pdkernel.render import actions as draw
 
-    catalog = _catalog(state)
+    catalog = catalog_of(state)
     found = asyncio.run(catalog.search(" ".join(words), app=app, progress=_say))
     if as_json:
         print_json([_json(component) for component in found])
@@ -86,7 +81,7 @@ def add_action(state: State, key: str, instead_of: str | None, as_json: bool) ->
     from pdkernel.actions import Uses
     from pdkernel.errors import RequestError
 
-    catalog, uses = _catalog(state), Uses.parse(key)
+    catalog, uses = catalog_of(state), Uses.parse(key)
     asked = Uses.parse(instead_of) if instead_of else None
     if asked is not None and (asked.key != uses.key or asked.version is None):
         raise RequestError(
@@ -104,43 +99,8 @@ def add_action(state: State, key: str, instead_of: str | None, as_json: bool) ->
     return 0
 
 
-@command(apps, name="add")
-@click.argument("slug")
-@click.option("--field", "fields", metavar="NAME", multiple=True, required=True, help="A credential of its accounts.")
-@json_option
-def add_app(state: State, slug: str, fields: tuple[str, ...], as_json: bool) -> int:
-    """Tell of an app: what its accounts hold, for forms and commands that ask for it."""
-    from pdkernel.connect.apps import tell_app
-
-    tell_app(state.project(), slug, fields)
-    if as_json:
-        print_json({"app": slug, "fields": list(fields)})
-    else:
-        click.echo(f"An account of {slug} holds {', '.join(fields)}.")
-    return 0
-
-
-@command(apps, name="list")
-@json_option
-def list_apps(state: State, as_json: bool) -> int:
-    """List the apps that are known here: of accounts, of components, and those that were added."""
-    from pdkernel.connect.apps import told_apps
-
-    directory = state.directory()
-    known = {account.app for account in directory.accounts()} | set(told_apps(state.project()))
-    known |= set(_catalog(state).apps())
-    rows = [{"app": app, "fields": list(directory.known_fields(app))} for app in sorted(known)]
-    if as_json:
-        print_json(rows)
-    else:
-        for row in rows:
-            click.echo(f"{row['app']}  {', '.join(row['fields'])}")
-        if not rows:
-            click.echo("No apps yet. Add one: pdkernel apps add SLUG --field NAME")
-    return 0
-
-
-def _catalog(state: State) -> Any:
+def catalog_of(state: State) -> Any:
+    """The catalogue of the project's actions."""
     from pdkernel.actions import Catalog
 
     return Catalog.of(state.project(), environ=os.environ)

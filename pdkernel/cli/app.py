@@ -42,6 +42,7 @@ class State:
         self.folder: str | None = None
         self.database: str | None = None
         self._project: Any = None
+        self._directory: Any = None
 
     def project(self) -> Any:
         """The local project: `--project`, else the nearest upwards, else one made in the current folder."""
@@ -61,10 +62,12 @@ class State:
         return self._project
 
     def directory(self) -> Any:
-        """Users and accounts of the project."""
-        from pdkernel.connect import LocalDirectory
+        """Users and accounts of the project: its own, or those of the Connect project that it is logged in to."""
+        if self._directory is None:
+            from pdkernel.connect import open_directory
 
-        return LocalDirectory(self.project())
+            self._directory = open_directory(self.project(), os.environ)
+        return self._directory
 
     def close(self) -> None:
         """Close what was opened."""

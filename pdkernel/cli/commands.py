@@ -4,10 +4,42 @@ Every command, and the console script.
 Knows which modules add commands; heavy imports wait inside each command.
 """
 
-from pdkernel.cli import actions, export, packages, people, run, settings, sources, start, stores
+from pdkernel.cli import (
+    actions,
+    apps,
+    clients,
+    export,
+    invoke,
+    login,
+    packages,
+    people,
+    run,
+    serve,
+    settings,
+    sources,
+    start,
+    stores,
+    triggers,
+)
 from pdkernel.cli.app import pdkernel
 
-MODULES = (actions, export, packages, people, run, settings, sources, start, stores)
+MODULES = (
+    actions,
+    apps,
+    clients,
+    export,
+    invoke,
+    login,
+    packages,
+    people,
+    run,
+    serve,
+    settings,
+    sources,
+    start,
+    stores,
+    triggers,
+)
 
 
 def main() -> None:

@@ -48,6 +48,7 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, pr
     metavar="NAME,APP.FIELD,...",
     help="With --save-test: these variables and credentials are no secrets, write their values into the test.",
 )
+@option("--explain", is_flag=True, help="Say of each external user's account how it was found.")
 @option("--no-install", is_flag=True, help="Install no package; refuse the run if one is missing.")
 @json_option
 def run(state: State, source: Path, as_json: bool, **chosen: Any) -> int:
@@ -61,21 +62,20 @@ def run(state: State, source: Path, as_json: bool, **chosen: Any) -> int:
         print_json(values if several else values[0])
     else:
         for execution in executions:
-            _print(execution)
+            _print(execution, explain=chosen["explain"])
     if chosen["save_test"] is not None:
         _save_test(state, source, chosen, *runs[0])
     return max(exit_status(execution) for execution in executions)
 
 
 async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet: bool) -> list[Any]:
-    from pdkernel.connect import LocalDirectory
     from pdkernel.engine.runtime import Runtime
     from pdkernel.source import read_source
 
     opened = read_source(source)
     event = _event(chosen["event"], chosen["body"], http=opened.workflow.trigger.type == "http")
     project = state.project()
-    directory = LocalDirectory(project)
+    directory = state.directory()
     users = _users(chosen, event, directory)
     requests = [_request(opened, event, user, chosen, project, shlex.quote(str(source))) for user in users]
     task = asyncio.current_task()
@@ -274,18 +274,20 @@ def exit_status(execution: Any) -> int:
     return 1
 
 
-def _print(execution: Any) -> None:
-    from pdkernel.render import timeline
+def _print(execution: Any, *, explain: bool) -> None:
+    from pdkernel.render import lookup, timeline
 
     error = execution.error
     ran = any(step.status != "not_run" for step in execution.steps)
     if exit_status(execution) in (2, 3) and error is not None and not ran:
         print_refusal(error.code, error.message)
+        if explain and execution.lookup is not None:
+            click.echo(lookup.text(execution.lookup), nl=False)
         return
     if execution.status != "success" and error is not None and error.stack is None:
         print_refusal(error.code, f"{_steps_line(execution)}\n{error.message}")
     else:
-        click.echo(timeline.text(execution), nl=False)
+        click.echo(timeline.text(execution, explain=explain), nl=False)
 
 
 def _steps_line(execution: Any) -> str:

@@ -6,6 +6,7 @@ Knows that a value is never on a command line and never printed.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -72,18 +73,27 @@ def remove_variable(state: State, name: str) -> int:
 @json_option
 def show_project(state: State, as_json: bool) -> int:
     """Show the project."""
+    from pdkernel.cli.login import login_json
+
     opened = state.project()
+    login = opened.login.find(os.environ)
     value = {
         "project_id": opened.project_id,
         "folder": str(opened.folder),
         "plan": opened.plan,
         **opened.settings.all(),
+        "login": login_json(login) if login is not None else None,
     }
     if as_json:
         print_json(value)
     else:
         for key, text in value.items():
-            click.echo(f"{key}: {text}")
+            if key != "login":
+                click.echo(f"{key}: {text}")
+        if login is None:
+            click.echo("users and accounts: of this project (a real one: pdkernel login)")
+        else:
+            click.echo(f"users and accounts: of {login.project_id} at {login.base_url}, as client {login.client_id}")
     return 0
 
 

@@ -10,13 +10,16 @@ import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pdkernel.cli.app import State, command, json_option, option, print_json
 from pdkernel.cli.templates import test_place, write_templates, write_test
 from pdkernel.version import VERSION
+
+if TYPE_CHECKING:
+    from pdkernel.readiness import Findings
 
 
 @command(name="new")
@@ -70,32 +73,38 @@ def lab(state: State, notebook: Path | None, options: tuple[str, ...]) -> int:
 @command(name="doctor")
 @click.argument("source", required=False, type=click.Path(path_type=Path))
 @option("--environment", metavar="ENV", help="development (default) or production.")
-@option("--external-user", metavar="ID", help="Look at this external user only.")
+@option(
+    "--external-user", metavar="ID", help="Look at this external user only, and say how their accounts are looked up."
+)
+@click.option("--matrix", is_flag=True, help="Say for each external user and step of SOURCE whether it could run.")
 @json_option
-def doctor(state: State, source: Path | None, environment: str | None, external_user: str | None, as_json: bool) -> int:
+def doctor(
+    state: State,
+    source: Path | None,
+    environment: str | None,
+    external_user: str | None,
+    matrix: bool,
+    as_json: bool,
+) -> int:
     """Say what this machine and this project have, and what SOURCE still needs, with the command for each."""
     project = state.project()
     machine = _machine(project.folder)
-    missing = _missing(state, source, environment, external_user) if source else []
+    found = _look_at(state, source, environment, external_user, matrix=matrix) if source else None
     if as_json:
         print_json(
             {
                 "machine": machine,
                 "project": {"project_id": project.project_id, "folder": str(project.folder), "plan": project.plan},
                 "source": str(source) if source else None,
-                "ready": not missing,
-                "missing": [item.to_json() for item in missing],
+                **(found.to_json() if found else {"ready": True, "missing": []}),
             }
         )
         return 0
     for key, value in machine.items():
         click.echo(f"{key}: {value}")
     click.echo(f"project: {project.project_id} in {project.folder} (plan {project.plan})")
-    if source is None:
-        return 0
-    from pdkernel.readiness import describe_missing
-
-    click.echo(f"{source} needs:\n{describe_missing(missing)}" if missing else f"{source} is ready to run.")
+    if found is not None:
+        click.echo(found.describe(str(source)), nl=False)
     return 0
 
 
@@ -134,22 +143,25 @@ def _kernel_installed() -> bool:
     return "pdkernel" in KernelSpecManager().find_kernel_specs()
 
 
-def _missing(state: State, source: Path, environment: str | None, external_user: str | None) -> list[Any]:
+def _look_at(
+    state: State, source: Path, environment: str | None, external_user: str | None, *, matrix: bool
+) -> Findings:
     from pdkernel.actions import Catalog
-    from pdkernel.identity import parse_environment
-    from pdkernel.readiness import find_missing
+    from pdkernel.identity import check_external_user_id, parse_environment
+    from pdkernel.readiness import Findings
     from pdkernel.source import read_source
     from pdkernel.variables import project_variables
 
     opened = read_source(source)
-    users = (external_user,) if external_user else (opened.sidecar.test_users if opened.sidecar else ())
-    return find_missing(
+    return Findings.of(
         opened.workflow,
         directory=state.directory(),
         catalog=Catalog.of(state.project(), environ=os.environ).at(
             opened.sidecar.actions if opened.sidecar else None, base=opened.folder.resolve()
         ),
         variables=project_variables(state.project(), opened.folder.resolve()),
-        users=users,
         environment=parse_environment(environment),
+        external_user_id=check_external_user_id(external_user) if external_user is not None else None,
+        test_users=opened.sidecar.test_users if opened.sidecar else (),
+        with_matrix=matrix,
     )

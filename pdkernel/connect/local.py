@@ -8,10 +8,11 @@ the engine's and the session's.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pdkernel.connect.apps import check_app, told_apps
 from pdkernel.connect.fields import fields_of
+from pdkernel.connect.renewal import renewed
 from pdkernel.errors import RequestError
 from pdkernel.identity import (
     DEFAULT_ENVIRONMENT,
@@ -49,9 +50,9 @@ class LocalDirectory:
         """The plan that the production gate looks at."""
         return self._project.plan
 
-    def users(self, environment: Environment) -> Sequence[ExternalUser]:
-        """All external users of *environment*, by id."""
-        return self._table.users(environment)
+    def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
+        """External users of *environment*, by id: all of them, or *limit*."""
+        return self._table.users(environment, limit=limit)
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
         """That external user, or None."""
@@ -76,18 +77,28 @@ class LocalDirectory:
         """The account that a run for that user uses: of that app, the one most recently created, or None."""
         return self._table.newest(external_user_id, environment, app)
 
+    def newest_accounts(
+        self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
+    ) -> Sequence[Account]:
+        """The *limit* most recently created accounts of each user and app, newest first; one query."""
+        return self._table.newest_of(external_user_ids, environment, apps, limit=limit)
+
     def find_account(self, account_id: str) -> Account | None:
         """The account of that id, or None."""
         return self._table.find(account_id)
 
     def credentials(self, account_id: str) -> Credentials:
         """
-        The account's `$auth`.
+        The account's `$auth`, with an access token that still lasts where the project can renew it.
 
         Raises:
             LookupError: There is no such account.
         """
-        return self._table.credentials(account_id)
+        return renewed(self._project, account_id, self._table.credentials(account_id))
+
+    def refuse_token(self, account_id: str) -> bool:
+        """The app answered 401: the next to ask for the account's credentials gets a new token, if there is any."""
+        return self._project.grants.refuse(account_id)
 
     def add_account(
         self,

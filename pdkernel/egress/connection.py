@@ -163,7 +163,10 @@ class Connection:
             return refusals.no_step().answer()
         policy = ticket.bound.binding.policy
         if not policy.tunnels(request.host) or policy.via is not None:
-            refusal = refusals.not_http("A WebSocket", request.url, policy.text)
+            not_http = refusals.not_http("A WebSocket", request.url, policy.text)
+            return await self._desk.refuse(ticket, request, not_http)
+        refusal = self._desk.not_carried(ticket.bound.binding, request)
+        if refusal is not None:
             return await self._desk.refuse(ticket, request, refusal)
         call = self._desk.opening(ticket, "A WebSocket", request.url, request.host, method=request.method)
         assert call is not None, "the mode lets it through"

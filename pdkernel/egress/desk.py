@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pdkernel.clock import Clock
-from pdkernel.egress import refusals
+from pdkernel.egress import connect_proxy, refusals
 from pdkernel.egress.call import Call, Result
 from pdkernel.egress.cassette import Cassette, given_back
 from pdkernel.egress.message import Answer, Headers, Request, end_to_end, origin
@@ -23,8 +23,11 @@ from pdkernel.egress.policy import Policy, is_loopback
 from pdkernel.egress.sent import Recorded, SentRequests, is_safe, request_identity, sent_key, took_effect
 from pdkernel.egress.standins import ReceivedRequest, StandIn, named
 from pdkernel.egress.tape import MOST, Tape
+from pdkernel.egress.telling import hide_in_url
 from pdkernel.egress.tickets import Binding, Bound, Ticket
 from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
+from pdkernel.errors import PdkernelError
+from pdkernel.identity import ProxyAccess
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -57,6 +60,13 @@ class Desk:
             return await self._replay(bound, call, request)
         if policy.mode != "stand-in" and not policy.goes_out(request.host):
             return await self._refuse(call, request, refusals.denied(call.method, call.url, policy.text))
+        if policy.goes_out(request.host):
+            # The body may name the account, so it is looked at before it goes anywhere.
+            if bound.binding.proxied and not request.body.is_kept:
+                await request.body.keep()
+            refusal = self.not_carried(bound.binding, request)
+            if refusal is not None:
+                return await self._refuse(call, request, refusal)
         sent = bound.binding.sent
         if sent is not None and not is_safe(request.method):
             # Not given up when the client leaves: what went out must be remembered.
@@ -74,6 +84,14 @@ class Desk:
             return refusals.no_step().answer()
         call = Call(ticket.bound.binding, request.method, request.url, self._clock, request)
         return await self._refuse(call, request, refusal)
+
+    def not_carried(self, binding: Binding, request: Request) -> refusals.Refusal | None:
+        """The refusal of a call with a withheld credential that Connect's proxy does not carry; None for any other."""
+        if connect_proxy.account_of(binding, request) is None:
+            return None
+        why = connect_proxy.why_not(binding, request)
+        url = hide_in_url(binding.redactor.text(request.url))
+        return None if why is None else refusals.withheld(request.method, url, why)
 
     def opening(self, ticket: Ticket | None, what: str, url: str, host: str, method: str = "CONNECT") -> Call | None:
         """
@@ -156,7 +174,9 @@ class Desk:
         """Give the answer that was recorded when this was sent, or send it and record the answer."""
         binding = bound.binding
         digest = await request.body.keep()
-        identity = request_identity(method=request.method, url=request.url, body_sha256=digest)
+        # a withheld credential has another word in each run
+        url = binding.redactor.text(request.url) if binding.proxied else request.url
+        identity = request_identity(method=request.method, url=url, body_sha256=digest)
         key = sent_key(
             scope=binding.scope,
             step=binding.step,
@@ -201,11 +221,30 @@ class Desk:
             return await _ask(named(self._stand_ins, policy.stand_in), request)
         if policy.base is not None:
             return await self._stand_in_at(policy.base, request, readable=binding.is_recorded)
+        access = connect_proxy.account_of(binding, request)
+        if access is not None:
+            return await self._by_proxy(binding, access, request)
         headers = _readable(outgoing(request)) if binding.is_recorded else outgoing(request)
         to = Destination(request.scheme, request.host, request.port, request.server_name)
         got = await self.upstream.send(to, request.method, request.target, headers, request.body, via=policy.via)
         answer = Answer(got.status, got.reason, end_to_end(got.headers), got.body)
         return Reached(answer, Result("sent", got.status))
+
+    async def _by_proxy(self, binding: Binding, access: ProxyAccess, request: Request) -> Reached:
+        """Send with a credential that Connect keeps to itself. Raises `UpstreamError`."""
+        try:
+            async with asyncio.timeout(connect_proxy.WAIT_S):
+                token = await asyncio.to_thread(access.token)
+                sent = connect_proxy.compose(binding, access, token, request)
+                got = await self.upstream.send(
+                    sent.to, request.method, sent.target, sent.headers, request.body, via=binding.policy.via
+                )
+        except PdkernelError as fault:
+            raise UpstreamError(fault.message) from fault
+        except TimeoutError:
+            raise UpstreamError(f"Connect's proxy gave no answer within {connect_proxy.WAIT_S:g} s.") from None
+        answer = Answer(got.status, got.reason, end_to_end(got.headers), got.body)
+        return Reached(answer, Result("sent", got.status, note=connect_proxy.said(access, got.status)))
 
     async def _stand_in_at(self, base: str, request: Request, *, readable: bool) -> Reached:
         parts = urlsplit(base)

@@ -64,9 +64,18 @@ class Body:
         self.start = b""
         self.size = 0
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether it was taken in, and can be read again."""
+        return self._kept is not None
+
     async def keep(self) -> str:
-        """Take in the whole body, to be streamed as often as wanted; its SHA-256 as hex."""
+        """Take in the whole body, to be streamed as often as wanted; its SHA-256 as hex. A second time, only that."""
         digest = hashlib.sha256()
+        if self._kept is not None:
+            async for chunk in self.stream():
+                digest.update(chunk)
+            return digest.hexdigest()
         kept: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  # closed by close()
         self._kept = kept
         async for chunk in self._chunks:

@@ -92,6 +92,16 @@ def own_proxy(method: str, url: str) -> Refusal:
     return Refusal("proxy", "egress_proxy", message)
 
 
+def withheld(method: str, url: str, why: str) -> Refusal:
+    """A call with an account whose credentials Connect keeps to itself, which Connect's proxy does not carry."""
+    message = (
+        f"{method} {url} was not sent: Connect does not give out this account's credentials, so the call would have to go "
+        f"through Connect's proxy, and {why}\n"
+        "Connect the account through an OAuth client of your own to have its credentials here."
+    )
+    return Refusal("proxy", "egress_withheld", message)
+
+
 def no_step() -> Refusal:
     """A call that no running step made."""
     message = "This call was not sent: the step that made it has ended, or it does not come from a step."

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from pdkernel.egress.policy import Policy
 from pdkernel.egress.sent import SentRequests
 from pdkernel.execution import OutsideCall
+from pdkernel.identity import ProxyAccess
 from pdkernel.model import JSON
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Binding:
         on_refused: Told of a call that nothing may answer: the step should end with this message.
         external_user: On whose behalf the run is, or None.
         apps: Secret ref to app slug, for "whose account was used".
+        proxied: Secret ref to the proxy that has the credential, for those that Connect keeps to itself.
         sent: Answers to unsafe requests of earlier runs, or None to send every time.
         scope: Event, user and environment: what "once" is counted in.
         send: Send even what was sent before, and keep the new answer.
@@ -70,6 +72,7 @@ class Binding:
     on_refused: Callable[[str], None]
     external_user: str | None = None
     apps: Mapping[str, str] = field(default_factory=dict)
+    proxied: Mapping[str, ProxyAccess] = field(default_factory=dict)
     sent: SentRequests | None = None
     scope: str = ""
     send: bool = False

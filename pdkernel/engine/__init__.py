@@ -7,7 +7,9 @@ HTTP servers or how an execution is shown.
 
     request       what a run is asked to do
     context       `steps.trigger.context`
-    end_users     the four end-user errors, and whose account each step gets
+    lookup        the account look-up: the four end-user errors, and whose account each step gets
+    facts         what a directory says about users and accounts, asked once
+    end_users     the accounts of a run, with what its steps are given
     app_props     the apps that steps use
     packages      what steps import, installed before the first step
     checks        what refuses a run before any step

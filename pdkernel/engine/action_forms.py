@@ -7,6 +7,7 @@ outside for that is treated as a step's outside calls are. Nothing is recorded. 
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -19,11 +20,12 @@ from pdkernel.actions.fitting import bound_apps
 from pdkernel.actions.npm import Progress
 from pdkernel.egress import Binding, Policy
 from pdkernel.engine.actions import describe, is_allowed
-from pdkernel.engine.end_users import connect_command
+from pdkernel.engine.facts import connect_command
 from pdkernel.engine.props import evaluate_props
+from pdkernel.engine.withheld import credential_ref, fill
 from pdkernel.errors import StepError
 from pdkernel.hosts import ComponentFile, Description, Hosts, Option, OptionsPage, PropDeclaration, RunGuests, RunSetup
-from pdkernel.identity import Directory, Environment
+from pdkernel.identity import Directory, Environment, ProxyAccess
 from pdkernel.model import JSON, AppBinding, Step
 from pdkernel.redaction import Redactor, Secret
 
@@ -60,11 +62,12 @@ class FormRequest:
 
 @dataclass(frozen=True)
 class _Accounts:
-    """The accounts for a form: `$auth` by prop, whose are missing, and their secrets."""
+    """The accounts for a form: `$auth` by prop, whose are missing, their secrets, and which of these Connect keeps."""
 
     auth: Mapping[str, Mapping[str, str]]
     missing: tuple[AppBinding, ...]
     redactor: Redactor
+    proxied: Mapping[str, ProxyAccess]
 
 
 class ActionForms:
@@ -124,7 +127,7 @@ class ActionForms:
         declared = next((each for each in description.props if each.name == prop), None)
         if declared is not None and not declared.definition.get(_DYNAMIC):
             return _static(declared, query)
-        accounts = self._accounts(request, bound_apps(request.step, description))
+        accounts = await asyncio.to_thread(self._accounts, request, bound_apps(request.step, description))
         if component.file is None:
             return await self._remote_options(request, component, prop, page=page, context=context, query=query)
         async with self._guests(request, component.file) as guests:
@@ -136,7 +139,7 @@ class ActionForms:
                 page=page,
                 context=context,
                 query=query,
-                binding=_binding(request, accounts.redactor),
+                binding=_binding(request, accounts),
             )
         if found.why and accounts.missing:
             return replace(found, why=self._why_missing(request, accounts.missing[0]))
@@ -155,13 +158,13 @@ class ActionForms:
         )
         if component.file is None or not description.additional:
             return ()
-        accounts = self._accounts(request, bound_apps(request.step, description))
+        accounts = await asyncio.to_thread(self._accounts, request, bound_apps(request.step, description))
         async with self._guests(request, component.file) as guests:
             return await guests.additional_props(
                 component.file,
                 values=await self._values(request, description, guests),
                 auth=accounts.auth,
-                binding=_binding(request, accounts.redactor),
+                binding=_binding(request, accounts),
             )
 
     def _catalog_of(self, request: FormRequest) -> Catalog:
@@ -191,6 +194,7 @@ class ActionForms:
     def _accounts(self, request: FormRequest, apps: tuple[AppBinding, ...]) -> _Accounts:
         auth: dict[str, Mapping[str, str]] = {}
         missing: list[AppBinding] = []
+        proxied: dict[str, ProxyAccess] = {}
         secrets: list[Secret] = [Secret(f"env/{name}", value) for name, value in request.variables.items()]
         for binding in apps:
             if binding.account is not None:
@@ -202,9 +206,10 @@ class ActionForms:
             if account is None:
                 missing.append(binding)
                 continue
-            auth[binding.prop] = credentials = self._directory.credentials(account.id)
-            secrets += (Secret(f"{account.app}/{account.id}/{name}", value) for name, value in credentials.items())
-        return _Accounts(auth, tuple(missing), Redactor(secrets))
+            auth[binding.prop], refs = fill(account, self._directory.credentials(account.id))
+            proxied.update(refs)
+            secrets += (Secret(credential_ref(account, name), value) for name, value in auth[binding.prop].items())
+        return _Accounts(auth, tuple(missing), Redactor(secrets), proxied)
 
     def _why_missing(self, request: FormRequest, binding: AppBinding) -> str:
         if binding.account is not None:
@@ -271,11 +276,12 @@ def _static(declared: PropDeclaration, query: str | None) -> OptionsPage:
     return OptionsPage(tuple(each for each in options if not query or query.lower() in each.label.lower()))
 
 
-def _binding(request: FormRequest, redactor: Redactor) -> Binding:
+def _binding(request: FormRequest, accounts: _Accounts) -> Binding:
     return Binding(
         step=request.step.name,
         policy=request.policy,
-        redactor=redactor,
+        redactor=accounts.redactor,
+        proxied=accounts.proxied,
         on_call=lambda _: None,
         on_refused=lambda _: None,
     )

@@ -1,7 +1,7 @@
 """
 The app props of a run's steps, known before the first one runs.
 
-Knows where each kind of step says which apps it uses. Whose account each gets is for `end_users` to know.
+Knows where each kind of step says which apps it uses. Whose account each gets is for `lookup` to know.
 """
 
 from __future__ import annotations

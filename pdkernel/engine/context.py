@@ -25,7 +25,7 @@ def build_context(request: RunRequest, *, project_id: str, trace_id: str, run_id
         "id": run_id,
         "ts": iso(clock.now()),
         "pipeline_id": None,
-        "workflow_id": stable_id("p_", workflow.name),
+        "workflow_id": request.workflow_id or stable_id("p_", workflow.name),
         "deployment_id": stable_id("d_", workflow.version),
         "source_type": "TRACE" if request.test else "COMPONENT",
         "verified": False,

@@ -9,14 +9,12 @@ the same way out as the step's own calls, so that deny, record, replay and stand
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ssl
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
-from urllib.parse import urlsplit
 
 from pdkernel.egress import is_loopback
+from pdkernel.egress.client import client_for
 from pdkernel.engine.mail import Mail, send_mail
 from pdkernel.execution import Delivery, OutsideCall
 from pdkernel.hosts import Effect, OutsideCalls
@@ -90,7 +88,7 @@ class Deliveries:
         bound = replace(binding, on_call=calls.append, on_refused=refusals.append)
         auth = payload.get("auth")
         try:
-            async with self._client(url, bound) as client:
+            async with client_for(url, self._gateway, bound, timeout_s=TIMEOUT_S) as client:
                 response = await client.request(
                     method,
                     _with_params(url, payload.get("params")),
@@ -113,28 +111,6 @@ class Deliveries:
             request=request,
             status=status,
         )
-
-    @contextlib.asynccontextmanager
-    async def _client(self, url: str, binding: Binding) -> Any:
-        import httpx
-
-        gateway = self._gateway
-        if gateway is None or is_loopback(urlsplit(url).hostname or ""):
-            async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
-                yield client
-            return
-        ticket = gateway.open_ticket()
-        gateway.bind(ticket, binding)
-        try:
-            way = gateway.environment(ticket, "bash")
-            verify = ssl.create_default_context(cafile=way["SSL_CERT_FILE"])
-            async with httpx.AsyncClient(
-                timeout=TIMEOUT_S, trust_env=False, proxy=way["https_proxy"], verify=verify
-            ) as client:
-                yield client
-        finally:
-            gateway.unbind(ticket)
-            gateway.close_ticket(ticket)
 
     async def _email(
         self, shown: Delivery, payload: Mapping[str, JSON], binding: Binding, redactor: Redacts

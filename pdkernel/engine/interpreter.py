@@ -19,10 +19,12 @@ from pdkernel.engine.actions import StepActions
 from pdkernel.engine.app_props import app_props
 from pdkernel.engine.attempt import Attempts
 from pdkernel.engine.checks import Checks
+from pdkernel.engine.chosen import with_chosen
 from pdkernel.engine.context import build_context, new_run_ids
-from pdkernel.engine.end_users import Bindings, Resolution, resolve_accounts
-from pdkernel.engine.journal import Journal
+from pdkernel.engine.end_users import Resolution, refused_accounts, resolve_accounts
+from pdkernel.engine.journal import Journal, MemoryJournal, MemoryStore
 from pdkernel.engine.limits import Payload
+from pdkernel.engine.lookup import Bindings, Caller
 from pdkernel.engine.mail import Mail
 from pdkernel.engine.outside_calls import binding_of
 from pdkernel.engine.packages import Packages
@@ -99,7 +101,7 @@ class Interpreter:
 
     async def _execute(self, request: RunRequest) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
         """The record, and the steps' exports as they are."""
-        run_id, trace_id = new_run_ids(self._ids)
+        run_id, trace_id = request.run_ids or new_run_ids(self._ids)
         context = build_context(
             request, project_id=self._directory.project_id, trace_id=trace_id, run_id=run_id, clock=self._clock
         )
@@ -108,7 +110,9 @@ class Interpreter:
             run_id=run_id,
             trace_id=trace_id,
             context=context,
-            journal=self._journal,
+            journal=self._journal
+            if request.store
+            else MemoryJournal.open(MemoryStore(), clock=self._clock, ids=self._ids),
             clock=self._clock,
             guard="none" if request.policy.mode == "live" else self._hosts.guard,
         )
@@ -125,10 +129,10 @@ class Interpreter:
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
-        finished = asyncio.ensure_future(record.finish())
-        await asyncio.sleep(0)
-        shutil.rmtree(scratch, ignore_errors=True)
-        return await finished, exports
+        # beside the last commit, and not in the loop's way: a disk under load takes milliseconds to remove a folder
+        removed = asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        execution, _ = await asyncio.gather(record.finish(), removed)
+        return execution, exports
 
     async def _run_in(
         self, request: RunRequest, record: RunRecord, scratch: Path, exports: dict[str, Mapping[str, JSON]]
@@ -146,13 +150,19 @@ class Interpreter:
         # a run that a step waits for has that step's place
         guests = await self._hosts.open(setup, waits=request.depth == 0)
         try:
-            guests.prepare([step for step in request.workflow.steps if request.executes(step)])
             resolution = await self._resolve(request, await app_props(request, guests, actions))
             if resolution.secrets:
                 record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
+            if resolution.lookup is not None:
+                record.looked_up(resolution.lookup)
+            if resolution.error is not None:
+                raise resolution.error
+            # after what may refuse the run: a process that is made ready for nothing is ended
+            guests.prepare([step for step in request.workflow.steps if request.executes(step)])
             payload = Payload(request.event.data)
             run = RunState(request, guests, record, resolution, actions, payload, setup, ready, exports)
             status = await self._steps(run)
+            await self._refuse_tokens(run)
             if status != "cancelled":
                 await self._deliver(run)
             record.end(status)
@@ -181,12 +191,13 @@ class Interpreter:
         if not any(bindings.values()):
             return Resolution()
         return await asyncio.to_thread(  # a directory may ask the network
-            resolve_accounts,
-            bindings,
-            directory=self._directory,
-            external_user_id=request.external_user_id,
-            environment=request.environment,
+            resolve_accounts, bindings, _caller(request), directory=with_chosen(self._directory, request.accounts)
         )
+
+    async def _refuse_tokens(self, run: RunState) -> None:
+        """Have accounts that their apps took no more renewed before the next run."""
+        for account in refused_accounts(run.record.execution):
+            await asyncio.to_thread(self._directory.refuse_token, account)
 
     async def _deliver(self, run: RunState) -> None:
         if run.sends:
@@ -212,6 +223,13 @@ class Interpreter:
             status = "cancelled"
         run.record.skip_rest()
         return status
+
+
+def _caller(request: RunRequest) -> Caller:
+    """Whom *request* is for, and what its event's headers said of it."""
+    return Caller(
+        request.external_user_id, request.environment, request.event.external_user_id, request.event.environment
+    )
 
 
 def _stop_cancelling() -> None:

@@ -42,6 +42,7 @@ def binding_of(run: RunState, step: str, on_call: Callable[[OutsideCall], None])
         redactor=run.record.redactor,
         external_user=request.external_user_id,
         apps=run.resolution.apps,
+        proxied=run.resolution.proxied,
         on_call=on_call,
         on_refused=refuse,
         sent=request.sent,

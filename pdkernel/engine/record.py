@@ -17,6 +17,7 @@ from pdkernel.engine.journal import FinalStatus, Journal, NewRun, output_text, s
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import EndUserError, PdkernelError
 from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideRules, Response, Status, StepResult
+from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
 from pdkernel.redaction import Redactor, Secret
 
@@ -62,6 +63,8 @@ class RunRecord:
         self._journal = journal
         self._clock = clock
         self._pending: list[asyncio.Future[Any]] = []
+        self._handed_in: asyncio.Future[None] | None = None
+        self._held_back = 0
         self._last: Callable[[], Awaitable[Any]] | None = None
         self._parked: tuple[int, float] | None = None
         self._places = {step.name: place for place, step in enumerate(request.workflow.steps)}
@@ -85,13 +88,19 @@ class RunRecord:
 
     def accept(self) -> None:
         """Write that the run was asked for."""
-        self._write(self._accept(self.execution))
+        self._handed_in = asyncio.get_running_loop().create_future()
+        self._pending.append(asyncio.ensure_future(self._accept(self.execution)))
 
     def knows(self, redactor: Redactor) -> None:
         """From now on *redactor* tells the run's secrets, its accounts' among them."""
         self.redactor = redactor
         event = as_object(redactor.value(dict(self._request.event.masked().data)))
         self.execution = replace(self.execution, event=event)
+
+    def looked_up(self, lookup: Lookup) -> None:
+        """Take how the accounts of the external user were found."""
+        told = Lookup.from_json(as_object(self.redactor.value(lookup.to_json())))
+        self.execution = replace(self.execution, lookup=told)
 
     def note(self, result: StepResult) -> None:
         """Take what a step has done so far, and tell whoever watches."""
@@ -110,7 +119,7 @@ class RunRecord:
         if ends or place == len(self._places) - 1:
             self._last = append
         else:
-            self._write(append())
+            self._write(append)
 
     async def settled(self) -> None:
         """Wait until everything that was written is on disk. Raises `ProjectError` if some of it is not."""
@@ -126,6 +135,8 @@ class RunRecord:
         """Keep the run's first response."""
         if self.response is None:
             self.response = response
+            if self._request.on_respond:
+                self._request.on_respond(response)
 
     def become(self, status: Status) -> None:
         """The run is *status* now, and goes on."""
@@ -183,12 +194,16 @@ class RunRecord:
         self._write_last()
         if self._parked is not None and execution.status == "paused":
             place, wake_at = self._parked
-            self._write(self._journal.park(execution.id, place, wake_at=wake_at))
+            self._write(lambda: self._journal.park(execution.id, place, wake_at=wake_at))
         else:
             output = output_text(
-                response=execution.response, error=execution.error, steps=unrecorded, sends=execution.sends
+                response=execution.response,
+                error=execution.error,
+                steps=unrecorded,
+                sends=execution.sends,
+                lookup=execution.lookup,
             )
-            self._write(self._journal.finish(execution.id, _final(execution.status), output))
+            self._write(lambda: self._journal.finish(execution.id, _final(execution.status), output))
         try:
             await self.settled()
         except PdkernelError as unwritten:
@@ -223,17 +238,36 @@ class RunRecord:
             body=self.redactor.value(raw.get("body")),
         )
 
-    def _write(self, writing: Awaitable[Any]) -> None:
-        # the journal keeps the order in which it was asked
+    def _write(self, write: Callable[[], Awaitable[Any]]) -> None:
+        # the journal keeps the order in which it was asked, and nothing is written of a run that it has not been told of
+        known = self._handed_in is None or self._handed_in.done()
+        if known and not self._held_back:
+            writing = write()
+        else:
+            self._held_back += 1
+            writing = self._in_turn(write)
         self._pending.append(asyncio.ensure_future(writing))
+
+    async def _in_turn(self, write: Callable[[], Awaitable[Any]]) -> Any:
+        assert self._handed_in is not None
+        try:
+            await asyncio.shield(self._handed_in)
+            writing = asyncio.ensure_future(write())
+        finally:
+            self._held_back -= 1
+        return await writing
 
     def _write_last(self) -> None:
         if self._last is not None:
-            self._write(self._last())
+            self._write(self._last)
             self._last = None
 
     async def _accept(self, execution: Execution) -> None:
-        version = await self._journal.deploy(self._request.workflow)
+        assert self._handed_in is not None
+        try:
+            version = await self._journal.deploy(self._request.workflow)
+        finally:
+            self._handed_in.set_result(None)  # who waits for this goes on only after what follows is handed in
         await self._journal.accept(
             NewRun(
                 id=execution.id,
@@ -245,6 +279,8 @@ class RunRecord:
                 environment=execution.environment,
             )
         )
+        if self._request.on_accepted:
+            self._request.on_accepted()
 
 
 def known_secrets(request: RunRequest) -> list[Secret]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pdkernel.egress import Policy, SentRequests
 from pdkernel.egress.tape import Tape
@@ -71,6 +71,13 @@ class RunRequest:
         base_url: Where the endpoint answers, for resume and cancel URLs, or None where nothing is served.
         find_workflow: Other workflows that steps may trigger, or None for none.
         depth: Workflows above this one that triggered each other.
+        accounts: Accounts of the external user by app, in the place of the newest of each.
+        workflow_id: `p_...` as callers know it, or None for one made from the name.
+        run_ids: The run's id and trace id, where a caller is told them first; None for new ones.
+        on_accepted: Told once that the run is on disk, from the engine's thread.
+        on_respond: Told the run's first HTTP response as the step made it, secrets and all, from the engine's thread:
+            `{"status", "headers", "body", "immediate"}`, bytes as `{"$base64": ...}`.
+        store: Whether the run is kept in the journal.
     """
 
     workflow: Workflow
@@ -97,6 +104,12 @@ class RunRequest:
     base_url: str | None = None
     find_workflow: FindWorkflow | None = None
     depth: int = 0
+    accounts: Mapping[str, str] = field(default_factory=dict)
+    workflow_id: str | None = None
+    run_ids: tuple[str, str] | None = None
+    on_accepted: Callable[[], None] | None = None
+    on_respond: Callable[[Mapping[str, Any]], None] | None = None
+    store: bool = True
 
     @property
     def scope(self) -> str:

@@ -39,6 +39,7 @@ class Runtime:
         self,
         interpreter: Interpreter,
         *,
+        catalog: Catalog,
         forms: ActionForms,
         sources: Sources,
         hosts: Hosts,
@@ -52,6 +53,7 @@ class Runtime:
         self._hosts = hosts
         self._journal = journal
         self._scratch = scratch
+        self.catalog = catalog
         self.forms = forms
         self.sources = sources
         self.gateway = gateway
@@ -126,6 +128,7 @@ class Runtime:
         )
         return cls(
             interpreter,
+            catalog=catalog,
             forms=forms,
             sources=sources,
             hosts=hosts,

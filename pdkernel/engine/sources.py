@@ -21,9 +21,11 @@ from pdkernel.actions.fitting import bound_apps
 from pdkernel.clock import Clock
 from pdkernel.egress import Binding, Policy
 from pdkernel.engine.actions import describe
+from pdkernel.engine.chosen import with_chosen
 from pdkernel.engine.context import stable_id
 from pdkernel.engine.dedupe import new_events
 from pdkernel.engine.end_users import Resolution, resolve_accounts
+from pdkernel.engine.lookup import Caller
 from pdkernel.engine.recorder import StepRecorder
 from pdkernel.errors import RequestError, UnsupportedError
 from pdkernel.event import Event
@@ -59,6 +61,7 @@ class SourceRequest:
         timeout_s: Seconds that it may run.
         install: Whether the source may be installed.
         endpoint: Where its HTTP interface is reached from outside, or None.
+        accounts: Accounts of the external user by app, in the place of the newest of each.
     """
 
     trigger: Trigger
@@ -72,6 +75,7 @@ class SourceRequest:
     timeout_s: float = 60.0
     install: bool = True
     endpoint: str | None = None
+    accounts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def uses(self) -> Uses:
@@ -206,10 +210,11 @@ class Sources:
             resolution = await asyncio.to_thread(
                 resolve_accounts,
                 {NAME: apps},
-                directory=self._directory,
-                external_user_id=request.external_user_id,
-                environment=request.environment,
+                Caller(request.external_user_id, request.environment),
+                directory=with_chosen(self._directory, request.accounts),
             )
+            if resolution.error is not None:
+                raise resolution.error
         redactor = Redactor(resolution.secrets)
         recorder = StepRecorder(
             NAME,
@@ -237,6 +242,7 @@ class Sources:
                 policy=request.policy,
                 redactor=redactor,
                 apps=resolution.apps,
+                proxied=resolution.proxied,
                 on_call=recorder.call,
                 on_refused=recorder.warn,
             ),

@@ -87,5 +87,9 @@ class TriggerService:
             only=None,
             exports={},
             on_change=None,
+            workflow_id=None,
+            run_ids=None,
+            on_accepted=None,
+            on_respond=None,
             depth=request.depth + 1,
         )

@@ -67,7 +67,11 @@ function environ(/** @type {Record<string, string>} */ environment) {
  */
 export function freshenAhead(environment, folder) {
   untouched = false;
-  freshen(environment, folder);
+  try {
+    freshen(environment, folder);
+  } catch {
+    return; // the run is over already, and its folder gone
+  }
   untouched = true;
 }
 

@@ -65,10 +65,13 @@ class Guest:
 
     def prepare(self, told: dict[str, Any]) -> None:
         """Make ready what can be made ready before a step's turn has come; none of the user's code runs."""
-        python_fresh.freshen(self._environment, self._folder)
-        self._untouched = True
         for code in told["codes"]:
             self._learn(code)
+        try:
+            python_fresh.freshen(self._environment, self._folder)
+        except OSError:  # the run is over already, and its folder gone
+            return
+        self._untouched = True
 
     def keep(self, name: str, text: bytes) -> None:
         """The exports of step *name*."""

@@ -12,19 +12,21 @@ from urllib.parse import urlsplit
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.display import display
 
+from pdkernel import readiness
 from pdkernel.egress import parse_mode
 from pdkernel.errors import RequestError
 from pdkernel.event import parse_json
 from pdkernel.execution import RETURN_VALUE
-from pdkernel.identity import Environment, parse_environment
+from pdkernel.identity import Environment, check_external_user_id, parse_environment
 from pdkernel.inspection import variables_read
 from pdkernel.magics.following import Line, follow
 from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say, show_saving
 from pdkernel.magics.shell import session_of
 from pdkernel.model import JSON
 from pdkernel.readiness import app_readiness
-from pdkernel.render import accounts, note
+from pdkernel.render import accounts, lookup, matrix, note
 from pdkernel.render.view import View
 from pdkernel.session import Session
 from pdkernel.variables import project_variables
@@ -41,12 +43,17 @@ class ChoiceMagics(Magics):
         "--environment", "-e", choices=["development", "production"], help="default: as it was, at first development"
     )
     @argument("--clear", action="store_true", help="run on nobody's behalf")
+    @argument("--matrix", action="store_true", help="say for each external user and step whether it could run")
+    @argument("--what-if", action="store_true", help="say how this user's accounts would be looked up; chooses nothing")
     @line_magic
     @plain_errors
     def pduser(self, line: str) -> Any:
         """Pick the external user on whose behalf steps run."""
         chosen = parse_argstring(self.pduser, line)
         session = session_of(self.shell)
+        if chosen.matrix or chosen.what_if:
+            self._look(session, chosen)
+            return None
         if chosen.clear:
             session.choose_user(None, parse_environment(chosen.environment) if chosen.environment else None)
             say("Steps run on nobody's behalf.")
@@ -63,6 +70,12 @@ class ChoiceMagics(Magics):
         line_shown = Line(lambda: _who_is_picked(session, user, environment))
         follow(self.shell, "%pduser", line_shown.draw_again)
         return None
+
+    def _look(self, session: Session, chosen: Any) -> None:
+        """Say who could run what, or how one user's accounts would be looked up; nothing is chosen or run."""
+        environment = parse_environment(chosen.environment) if chosen.environment else session.environment
+        user = chosen.external_user_id
+        display(_matrix(session, user, environment) if chosen.matrix else _what_if(session, user, environment))
 
     @no_var_expand
     @magic_arguments()
@@ -198,11 +211,7 @@ class ChoiceMagics(Magics):
 def _who_is_picked(session: Session, user: str | None, environment: Environment) -> View:
     """The accounts that *user* has for the workflow, and who is picked if that is somebody else by now."""
     apps = app_readiness(
-        session.apps_needed(),
-        own=session.own_accounts_needed(),
-        directory=session.directory,
-        user=user,
-        environment=environment,
+        session.workflow, directory=session.directory, catalog=session.catalog, user=user, environment=environment
     )
     view = View(
         text=accounts.text(apps, external_user=user, environment=environment),
@@ -212,6 +221,32 @@ def _who_is_picked(session: Session, user: str | None, environment: Environment)
         return view
     now = f"as {session.external_user_id}" if session.external_user_id else "on nobody's behalf"
     return view + _words(f"Another choice was made since: steps run {now}, in {session.environment}.")
+
+
+def _matrix(session: Session, user: str | None, environment: Environment) -> View:
+    """Who could run which step, for everybody or one *user*."""
+    table = readiness.matrix(
+        session.workflow,
+        directory=session.directory,
+        catalog=session.catalog,
+        environment=environment,
+        users=(check_external_user_id(user),) if user is not None else (),
+    )
+    return View(text=matrix.text(table), html=matrix.html(table))
+
+
+def _what_if(session: Session, user: str | None, environment: Environment) -> View:
+    """How the accounts would be looked up for *user*, or for who is picked."""
+    found = readiness.what_if(
+        session.workflow,
+        directory=session.directory,
+        catalog=session.catalog,
+        environment=environment,
+        external_user_id=check_external_user_id(user) if user is not None else session.external_user_id,
+    )
+    if found.lookup is None:
+        return _words("No step uses an external user's account: the workflow runs for anybody, or for nobody.")
+    return lookup.view(found.lookup)
 
 
 def _what_is_chosen(session: Session, name: str | None, summary: str) -> View:

@@ -36,6 +36,17 @@ A thread of its own, which belongs to no cell: what the engine's thread displays
 """
 
 
+def later(seconds: float, draw: Callable[[], object]) -> None:
+    """Call *draw* in *seconds*, which are `REFRESH_S` at most; from any thread."""
+    due = time.monotonic() + seconds
+
+    def wait() -> None:
+        time.sleep(max(0.0, due - time.monotonic()))
+        draw()
+
+    _LATER.submit(wait)
+
+
 def say(text: str) -> None:
     """Show a message."""
     display(View(text=text, html=note.html(text)))
@@ -102,7 +113,7 @@ class LiveTimeline:
             if wait > 0:
                 # the last of a burst of changes is drawn, too: a step may print once and then work for minutes
                 self._due = True
-                _LATER.submit(self._catch_up_at, time.monotonic() + wait)
+                later(wait, self._catch_up)
                 return
             self._draw_latest()
 
@@ -118,8 +129,7 @@ class LiveTimeline:
         with self._lock:
             self._draw_latest()
 
-    def _catch_up_at(self, due: float) -> None:
-        time.sleep(max(0.0, due - time.monotonic()))
+    def _catch_up(self) -> None:
         with self._lock:
             self._due = False
             if not self._finished:

@@ -6,13 +6,22 @@ The local project: a folder, a key and a database that several threads and proce
     sqlite     one way to open the SQLite file, shared with the journal
     database   engine, creation, the checks when it is opened, faults as sentences
     schema     the tables, the same on SQLite and Postgres
-    accounts variables notebooks sent settings source_states     one table each
+    accounts clients variables notebooks sent settings source_states     one table each
+    secrets connect_tokens link_visits grants     one table each, for Connect Link
+    deployed_triggers     event sources that run for external users, and what they emitted
+    access_tokens     what clients are given: signed, read, revoked
     stores     data stores and their records
+    login      which Connect project at Pipedream it works with
 
 Knows nothing of workflows, runs or HTTP.
 """
 
+from pdkernel.project.connect_tokens import ConnectToken
+from pdkernel.project.deployed_triggers import DeployedTrigger, DeployedTriggerTable, Webhook
 from pdkernel.project.folder import find_project
+from pdkernel.project.grants import Grant
+from pdkernel.project.link_visits import LinkVisit
+from pdkernel.project.login import Login
 from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.project import Project
 from pdkernel.project.sent import SentTable
@@ -22,6 +31,12 @@ from pdkernel.project.vault import Vault
 
 __all__ = [
     "DEFAULT_STORE",
+    "ConnectToken",
+    "DeployedTrigger",
+    "DeployedTriggerTable",
+    "Grant",
+    "LinkVisit",
+    "Login",
     "NotebookTable",
     "Project",
     "Record",
@@ -30,5 +45,6 @@ __all__ = [
     "StoreSummary",
     "StoreTable",
     "Vault",
+    "Webhook",
     "find_project",
 ]

@@ -8,18 +8,18 @@ the one most recently created. What may be connected, and by what name, is `conn
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, delete, insert, or_, select
+from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pdkernel.errors import AccountExistsError
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, Credentials, Environment, ExternalUser
 from pdkernel.project.database import Database
 from pdkernel.project.rows import put_once
-from pdkernel.project.schema import accounts, external_users
+from pdkernel.project.schema import account_grants, accounts, deployed_events, deployed_triggers, external_users
 from pdkernel.project.vault import Vault
 
 _COLUMNS = (
@@ -33,6 +33,27 @@ _COLUMNS = (
     accounts.c.fields,
 )
 _NEWEST_FIRST = (accounts.c.created.desc(), accounts.c.number.desc())
+
+
+def _newest_of() -> Select[Any]:
+    """The statement behind `newest_of`, made once: making it takes longer than running it."""
+    place = func.row_number().over(
+        partition_by=(accounts.c.external_user, accounts.c.environment, accounts.c.app), order_by=_NEWEST_FIRST
+    )
+    theirs = (
+        select(*_COLUMNS, accounts.c.number, place.label("place"))
+        .where(
+            accounts.c.external_user.in_(bindparam("users", expanding=True)),
+            accounts.c.environment == bindparam("environment"),
+            accounts.c.app.in_(bindparam("apps", expanding=True)),
+        )
+        .subquery()
+    )
+    newest = select(theirs).where(theirs.c.place <= bindparam("limit"))
+    return newest.order_by(theirs.c.created.desc(), theirs.c.number.desc())
+
+
+_NEWEST_OF = _newest_of()
 
 
 class AccountTable:
@@ -97,6 +118,14 @@ class AccountTable:
             row = connection.execute(query.order_by(*_NEWEST_FIRST).limit(1)).first()
         return _account(row) if row else None
 
+    def newest_of(
+        self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
+    ) -> Sequence[Account]:
+        """The newest accounts, *limit* at most, of each of those users and apps, newest first."""
+        given = {"users": list(external_user_ids), "environment": environment, "apps": list(apps), "limit": limit}
+        with self._database.read() as connection:
+            return [_account(row) for row in connection.execute(_NEWEST_OF, given)]
+
     def find(self, account_id: str) -> Account | None:
         """The account of that id, or None."""
         with self._database.read() as connection:
@@ -117,14 +146,30 @@ class AccountTable:
             raise LookupError(f"no account {account_id}")
         return Credentials(cast("dict[str, str]", self._vault.open_json(sealed, _place(account_id))))
 
-    def remove(self, account_id: str) -> bool:
-        """Remove the account; its user stays. False if there was none."""
+    def renew(self, account_id: str, credentials: Mapping[str, str]) -> bool:
+        """Give the account these credentials in the place of those that it has, and mark it healthy; False: none."""
+        sealed = self._vault.seal_json(dict(credentials), _place(account_id))
+        values = {"sealed_credentials": sealed, "fields": json.dumps(list(credentials)), "healthy": True}
         with self._database.write() as connection:
+            row = update(accounts).where(accounts.c.id == account_id)
+            return connection.execute(row.values(values)).rowcount > 0
+
+    def mark_unhealthy(self, account_id: str) -> None:
+        """Its credentials are known not to work."""
+        with self._database.write() as connection:
+            connection.execute(update(accounts).where(accounts.c.id == account_id).values(healthy=False))
+
+    def remove(self, account_id: str) -> bool:
+        """Remove the account and what renews its token; its user stays. False if there was none."""
+        with self._database.write() as connection:
+            connection.execute(delete(account_grants).where(account_grants.c.account == account_id))
             return connection.execute(delete(accounts).where(accounts.c.id == account_id)).rowcount > 0
 
-    def users(self, environment: Environment) -> Sequence[ExternalUser]:
-        """The external users of *environment*, by id."""
+    def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
+        """The external users of *environment*, by id; the first *limit* of them."""
         query = select(external_users).where(external_users.c.environment == environment)
+        if limit is not None:
+            query = query.order_by(external_users.c.external_user).limit(limit)
         with self._database.read() as connection:
             users = [_user(row) for row in connection.execute(query)]
         return sorted(users, key=lambda user: user.external_id)  # here: databases differ in how they sort text
@@ -137,11 +182,16 @@ class AccountTable:
         return _user(row) if row else None
 
     def delete_user(self, external_user_id: str, environment: Environment) -> bool:
-        """Delete the user with all their accounts of that environment; False if there was no such user."""
+        """Delete the user with all accounts and deployed triggers of that environment; False if there was no such user."""
         key = {"external_user": external_user_id, "environment": environment}
         with self._database.write() as connection:
             found = connection.execute(delete(external_users).filter_by(**key)).rowcount > 0
+            theirs = select(accounts.c.id).filter_by(**key)
+            connection.execute(delete(account_grants).where(account_grants.c.account.in_(theirs)))
             connection.execute(delete(accounts).filter_by(**key))
+            theirs = select(deployed_triggers.c.id).filter_by(**key)
+            connection.execute(delete(deployed_events).where(deployed_events.c.trigger.in_(theirs)))
+            connection.execute(delete(deployed_triggers).filter_by(**key))
         return found
 
 

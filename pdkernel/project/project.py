@@ -17,11 +17,20 @@ from sqlalchemy import Engine, select, update
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.identity import Plan
+from pdkernel.project.access_tokens import AccessTokens
 from pdkernel.project.accounts import AccountTable
+from pdkernel.project.clients import ClientTable
+from pdkernel.project.connect_tokens import ConnectTokenTable
 from pdkernel.project.database import Database, check_version
+from pdkernel.project.deployed_triggers import DeployedTriggerTable
+from pdkernel.project.endpoints import EndpointTable
 from pdkernel.project.folder import KEY_NAME, make_folder, make_key, read_key
+from pdkernel.project.grants import GrantTable
+from pdkernel.project.link_visits import LinkVisitTable
+from pdkernel.project.login import LoginTable
 from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.schema import SCHEMA_VERSION, meta
+from pdkernel.project.secrets import SecretTable
 from pdkernel.project.sent import SentTable
 from pdkernel.project.settings import SettingsTable
 from pdkernel.project.source_states import SourceStateTable
@@ -179,9 +188,54 @@ class Project:
         return SettingsTable(self._database)
 
     @cached_property
+    def login(self) -> LoginTable:
+        """Which Connect project at Pipedream it works with, if any."""
+        return LoginTable(self.settings, self._vault, self.project_id)
+
+    @cached_property
     def stores(self) -> StoreTable:
         """Data stores."""
         return StoreTable(self._database, self.clock)
+
+    @cached_property
+    def secrets(self) -> SecretTable:
+        """Secrets of the project's own, by name."""
+        return SecretTable(self._database, self._vault)
+
+    @cached_property
+    def connect_tokens(self) -> ConnectTokenTable:
+        """Tokens with which external users connect accounts."""
+        return ConnectTokenTable(self._database, self._vault, self.clock)
+
+    @cached_property
+    def link_visits(self) -> LinkVisitTable:
+        """People who are at an app's own sign-in page."""
+        return LinkVisitTable(self._database, self._vault, self.clock)
+
+    @cached_property
+    def grants(self) -> GrantTable:
+        """What renews access tokens."""
+        return GrantTable(self._database, self._vault, self.clock)
+
+    @cached_property
+    def deployed_triggers(self) -> DeployedTriggerTable:
+        """Event sources that run for external users."""
+        return DeployedTriggerTable(self._database, self._vault, self.clock)
+
+    @cached_property
+    def clients(self) -> ClientTable:
+        """OAuth clients of the endpoint."""
+        return ClientTable(self._database, self.clock, self.ids)
+
+    @cached_property
+    def access_tokens(self) -> AccessTokens:
+        """The tokens that those clients get."""
+        return AccessTokens(self._database, self._vault, self.clock, project_id=self.project_id)
+
+    @cached_property
+    def endpoints(self) -> EndpointTable:
+        """Keys of workflows' endpoints."""
+        return EndpointTable(self._database, self.clock, self.folder.parent)
 
     def close(self) -> None:
         """Give up every connection."""

@@ -23,7 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Goes up with every change to a table; an older database is migrated, a newer one refused."""
 
 SINCE = "since"
@@ -130,4 +130,124 @@ source_state = Table(
     Column("sealed_state", LargeBinary, nullable=False),
     Column("updated", Double, nullable=False),
     info={SINCE: 2},
+)
+
+secrets = Table(
+    # secrets of the project's own, by name: an app's OAuth client secret, the key that signs webhooks
+    "secrets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("sealed_value", LargeBinary, nullable=False),
+    info={SINCE: 3},
+)
+
+connect_tokens = Table(
+    "connect_tokens",
+    metadata,
+    Column("digest", Text, primary_key=True),  # SHA-256 of the token, which itself is not kept
+    Column("external_user", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("expires", Double, nullable=False),
+    Column("used", Double),  # null: no account was connected with it yet
+    Column("sealed_terms", LargeBinary, nullable=False),  # redirects, webhook, origins: URLs may hold secrets
+    Index("connect_tokens_user", "external_user", "environment", "created"),
+    Index("connect_tokens_expired", "expires"),
+    info={SINCE: 3},
+)
+
+link_visits = Table(
+    # people who were sent to an app's own sign-in page and are expected back
+    "link_visits",
+    metadata,
+    Column("digest", Text, primary_key=True),  # SHA-256 of OAuth's state
+    Column("expires", Double, nullable=False),
+    Column("sealed_visit", LargeBinary, nullable=False),
+    info={SINCE: 3},
+)
+
+account_grants = Table(
+    # what renews the access token of an account that was connected by OAuth
+    "account_grants",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("expires", Double),  # of the access token; null: not known
+    Column("renewed", Double, nullable=False),
+    Column("refused", Boolean, nullable=False),  # the app answered 401 to the access token
+    Column("claimed", Double),  # when a process began to renew it
+    Column("error", Text),
+    Column("sealed_refresh_token", LargeBinary),
+    info={SINCE: 3},
+)
+
+clients = Table(
+    # OAuth clients of the endpoint; removed rows stay, so that a list can say what became of one
+    "clients",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("scope", Text, nullable=False),  # scopes with spaces between
+    Column("created", Double, nullable=False),
+    Column("removed", Double),  # null: it may ask for tokens
+    info={SINCE: 3},
+)
+
+signing_keys = Table(
+    # what access tokens are signed with; the newest signs, the others are good until their tokens have expired
+    "signing_keys",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("sealed_key", LargeBinary, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("expires", Double),  # null: it signs
+    info={SINCE: 3},
+)
+
+revoked_tokens = Table(
+    "revoked_tokens",
+    metadata,
+    Column("id", Text, primary_key=True),  # the token's jti, not the token
+    Column("expires", Double, nullable=False),
+    info={SINCE: 3},
+)
+
+endpoints = Table(
+    # the endpoint's key of each workflow that `pdkernel.yaml` names none for, made at its first serve
+    "endpoints",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("key", Text, nullable=False, unique=True),
+    Column("created", Double, nullable=False),
+    info={SINCE: 3},
+)
+
+deployed_triggers = Table(
+    # event sources that run for an external user
+    "deployed_triggers",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("external_user", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("updated", Double, nullable=False),
+    Column("due", Double),  # when its timer wakes it; null: nothing does
+    Column("sealed_settings", LargeBinary, nullable=False),
+    Index("deployed_triggers_user", "external_user", "environment"),
+    Index("deployed_triggers_due", "due"),
+    info={SINCE: 3},
+)
+
+deployed_events = Table(
+    # what those emitted, the newest of each
+    "deployed_events",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("trigger", Text, nullable=False),
+    Column("sealed_event", LargeBinary, nullable=False),
+    Index("deployed_events_trigger", "trigger", "number"),
+    info={SINCE: 3},
 )

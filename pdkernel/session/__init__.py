@@ -14,6 +14,7 @@ A notebook's session: the draft workflow, the person's choices, and what has hap
     debugging     steps with --debug, run in the kernel's main thread
     engine_thread the engine: one run at a time
     loop          the thread in which runs run
+    serving       the draft behind an endpoint of its own
     picture       an execution as the notebook shows it
     secrets       everything secret that the project holds
 """

@@ -68,9 +68,9 @@ class LocalProject:
         """Users and accounts."""
         with self._lock:
             if self._directory is None:
-                from pdkernel.connect import LocalDirectory
+                from pdkernel.connect import open_directory
 
-                self._directory = LocalDirectory(self.project)
+                self._directory = open_directory(self.project, self._environ)
             return self._directory
 
     @property

@@ -25,7 +25,7 @@ from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
 from pdkernel.identity import Directory, Environment
-from pdkernel.model import JSON, AppBinding, Workflow
+from pdkernel.model import JSON, Workflow
 from pdkernel.session.choices import Choices
 from pdkernel.session.draft import Draft
 from pdkernel.session.engine_thread import EngineThread
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pdkernel.project import Project
     from pdkernel.session.actions import SessionActions
     from pdkernel.session.debugging import KernelDebugger
+    from pdkernel.session.serving import NotebookServer
 
 Listener = Callable[[], None]
 T = TypeVar("T")
@@ -117,6 +118,13 @@ class Session:
 
         return SessionActions(self)
 
+    @cached_property
+    def server(self) -> NotebookServer:
+        """The draft behind an endpoint of its own; nothing is served before its `start`."""
+        from pdkernel.session.serving import NotebookServer
+
+        return NotebookServer(self)
+
     # ── what the notebook holds ────────────────────────────────────────────────────
 
     @property
@@ -162,15 +170,6 @@ class Session:
             for binding in self.catalog.apps_of(step):
                 if binding.account is None:
                     needed.setdefault(binding.app, []).append(step.name)
-        return needed
-
-    def own_accounts_needed(self) -> dict[AppBinding, list[str]]:
-        """App props that name an account of one's own, each account once, and the steps that use it. Runs no code."""
-        needed: dict[AppBinding, list[str]] = {}
-        for step in self.workflow.steps:
-            for binding in () if step.disabled else self.catalog.apps_of(step):
-                if binding.account is not None:
-                    needed.setdefault(AppBinding(binding.app, binding.app, binding.account), []).append(step.name)
         return needed
 
     # ── what the person has chosen ─────────────────────────────────────────────────
@@ -436,6 +435,8 @@ class Session:
 
     def close(self) -> None:
         """End every process of the session."""
+        if "server" in vars(self):
+            self.server.stop()
         self._engine.close()
         if self._keeper is not None:
             self._keeper.settle()

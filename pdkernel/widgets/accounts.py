@@ -12,7 +12,7 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from pdkernel.engine.end_users import connect_command
+from pdkernel.engine.facts import connect_command
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account, Directory, Environment
 from pdkernel.widgets.parts import (

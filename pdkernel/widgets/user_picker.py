@@ -13,7 +13,7 @@ import ipywidgets as ipw
 
 from pdkernel.errors import DefinitionError
 from pdkernel.identity import ENVIRONMENTS, Account, Environment, parse_environment
-from pdkernel.readiness import app_readiness
+from pdkernel.readiness import own_readiness
 from pdkernel.render.view import View
 from pdkernel.session import Session
 from pdkernel.widgets.accounts import AccountList, AppRow, describe
@@ -152,13 +152,11 @@ class UserPicker(Form):
     def _needed(self) -> Mapping[str, Sequence[str]]:
         """What the steps need; nothing where the cells cannot be read as a workflow, which is said."""
         try:
-            needed, own = self._session.apps_needed(), self._session.own_accounts_needed()
+            needed, workflow = self._session.apps_needed(), self._session.workflow
         except DefinitionError as fault:
             say(self._needs, f"Which accounts the steps need cannot be told: {fault}", kind="warn")
             return {}
-        rows = app_readiness(
-            {}, own=own, directory=self._session.directory, user=None, environment=self._session.environment
-        )
+        rows = own_readiness(workflow, directory=self._session.directory, catalog=self._session.catalog)
         missing = [f"No account of your own for {row.app}. {row.fix}" for row in rows if not row.is_ready]
         if missing:
             say(self._needs, " ".join(missing), kind="warn")

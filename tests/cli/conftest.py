@@ -90,6 +90,7 @@ class Shell:
             "HOME": str(self.folder),
             "PYTHONPATH": str(ROOT),
             "PDKERNEL_EGRESS": "stand-in=slack",
+            "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
         }
 
     def notebook(self, *cells: str, name: str = "work.ipynb") -> str:

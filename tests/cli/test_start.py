@@ -167,3 +167,44 @@ def test_doctor_refuses_what_it_cannot_read(pdkernel: Shell, args: list[str], wo
 
     assert ended.status == 2
     assert words in ended.json["error"]["message"]
+
+
+def test_doctor_explains_the_look_up_of_one_user(pdkernel: Shell) -> None:
+    """For a user who is named, doctor says link by link how their accounts would be found."""
+    source = pdkernel.notebook(READS.replace('os.environ["CHANNEL"]', "1"))
+
+    ended = pdkernel("doctor", source, "--external-user", "ada", "--json")
+    text = pdkernel("doctor", source, "--external-user", "ada")
+
+    assert ended.json["lookup"]["failed"]["link"] == "user"
+    assert ended.json["lookup"]["failed"]["code"] == "external_user_not_found"
+    assert "✗ external user  ada does not exist in development" in text.lines
+
+
+def test_doctor_draws_the_matrix(pdkernel: Shell) -> None:
+    """With --matrix there is a row for each user and a cell for each step; nothing of the steps is run."""
+    source = pdkernel.notebook(READS.replace("import os", "open('ran', 'w')"))
+    for user, app in (("ada", "slack"), ("grace", "github")):
+        pdkernel("accounts", "add", "--external-user", user, "--app", app, "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
+
+    ended = pdkernel("doctor", source, "--matrix", "--json")
+    text = pdkernel("doctor", source, "--matrix")
+
+    users = ended.json["matrix"]["users"]
+    assert [(row["external_user"], row["steps"][0]["state"]) for row in users] == [("ada", "ready"), ("grace", "error")]
+    assert users[1]["workflow"]["error"]["code"] == "account_not_found"
+    assert "1 of 2 external users can run it" in text.stdout
+    assert not (pdkernel.folder / "ran").exists()
+
+
+def test_run_explains_the_accounts_where_asked(pdkernel: Shell) -> None:
+    """`run --explain` says how each account was found, in a refusal as in a success."""
+    source = pdkernel.notebook("%%pdstep send --app slack\ndef handler(pd):\n    return 1\n")
+    before = pdkernel("run", source, "--body", "{}", "--external-user", "ada", "--explain")
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--id", "apn_adas", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
+
+    after = pdkernel("run", source, "--body", "{}", "--external-user", "ada", "--explain")
+
+    assert (before.status, after.status) == (2, 0)
+    assert "✗ external user  ada does not exist in development" in before.lines
+    assert "apn_adas" in next(line for line in after.lines if "is the newest and is used" in line)

@@ -177,6 +177,38 @@ def test_newest_account_is_nobody_elses(directory: Directory, user: str, environ
     assert directory.newest_account(user, "production" if environment == "production" else "development", app) is None
 
 
+def test_newest_accounts_of_many_are_those_of_each(directory: Directory, clock: FrozenClock) -> None:
+    """Asked for several users and apps at once, it gives what `newest_account` chooses, and at most so many of each."""
+    for app in ("slack", "github"):
+        for user in ("ada", "grace"):
+            for _ in range(3):
+                clock.move(1)
+                connect(directory, user, app)
+    connect(directory, "ada", environment="production")
+    connect(directory, None)
+
+    found = directory.newest_accounts(["ada", "grace", "joan"], "development", ["slack", "github"], limit=2)
+
+    of_each: dict[tuple[str | None, str], list[Account]] = {}
+    for account in found:
+        of_each.setdefault((account.external_user_id, account.app), []).append(account)
+    assert all(len(theirs) == 2 for theirs in of_each.values())
+    assert {key: theirs[0] for key, theirs in of_each.items()} == {
+        (user, app): directory.newest_account(user, "development", app)
+        for user in ("ada", "grace")
+        for app in ("slack", "github")
+    }
+
+
+def test_first_users_are_by_id(directory: Directory) -> None:
+    """A limit gives the first users by id, of that environment only."""
+    for user in ("grace", "ada", "joan"):
+        connect(directory, user)
+    connect(directory, "aaron", environment="production")
+
+    assert [user.external_id for user in directory.users("development", limit=2)] == ["ada", "grace"]
+
+
 def test_own_accounts_belong_to_no_user(directory: Directory) -> None:
     """An account of your own makes no user, and carries development whatever was asked."""
     account = connect(directory, None, environment="production")

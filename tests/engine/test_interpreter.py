@@ -355,3 +355,35 @@ async def test_secret_header_of_the_event_is_in_no_record(run: Run) -> None:
     assert step.exports["$return_value"] == ["Bearer ⟦secret:event/authorization⟧", 30]
     assert "".join(log.text for log in step.logs) == "Bearer ⟦secret:event/authorization⟧\n"
     assert "header-token" not in json.dumps(execution.to_json())
+
+
+async def test_a_run_that_is_refused_at_once_has_its_end_in_the_journal(run: Run, runtime: Runtime) -> None:
+    """The end of a run is written after its beginning, however soon it comes: the first of a workflow writes that too."""
+    refused = [await run(a_workflow(python_step(options="--app slack"), name=f"W{number}")) for number in range(10)]
+    kept = [await runtime.journal.execution(execution.id) for execution in refused]
+
+    assert [execution and execution.status for execution in kept] == ["error"] * 10
+
+
+async def test_watchers_are_told_when_a_run_is_on_disk_and_what_it_answers(run: Run, runtime: Runtime) -> None:
+    """A caller is told once that its run is kept, and the first response as the step made it."""
+    told: list[Any] = []
+    execution = await run(
+        python_step("one", "pd.respond(status=200, body='TOKEN-0123456789')"),
+        python_step("two", "pd.respond(status=500, body='second')"),
+        variables={"TOKEN": "TOKEN-0123456789"},
+        run_ids=("run-1", "trace-1"),
+        on_accepted=lambda: told.append("accepted"),
+        on_respond=told.append,
+    )
+
+    assert (execution.id, execution.trace_id) == ("run-1", "trace-1")
+    assert told == ["accepted", {"status": 200, "headers": {}, "body": "TOKEN-0123456789"}]
+
+
+async def test_a_run_that_is_not_to_be_stored(run: Run, runtime: Runtime) -> None:
+    """It runs as any other, and the journal does not know it."""
+    execution = await run(python_step("one", "return 1"), store=False)
+
+    assert execution.step("one").return_value == 1
+    assert await runtime.journal.execution(execution.id) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,10 @@ MARKS = {
 FACES: dict[Language, str] = {
     "python": "import os\ndef handler(pd):\n    return [os.getcwd(), getattr(os, 'left', None), os.environ.get('LEFT')]\n",
     "node": "export default () => [process.cwd(), globalThis.left ?? null, process.env.LEFT ?? null];\n",
+}
+PIDS: dict[Language, str] = {
+    "python": "import os\ndef handler(pd):\n    return os.getpid()\n",
+    "node": "export default () => process.pid;\n",
 }
 DIRT: dict[Language, str] = {
     "python": "import os\ndef handler(pd):\n    os.chdir('/')\n    os.environ['LEFT'] = 'behind'\n",
@@ -60,6 +65,26 @@ async def test_a_process_made_ready_is_as_fresh_as_any(language: Language, open_
     assert isinstance(answer, list)
     assert answer[0] != "/"
     assert answer[1:] == [None, None]
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_a_process_made_ready_in_vain_serves_the_next_run(
+    language: Language, open_run: OpenRun, tmp_path: Path
+) -> None:
+    """A run may end before a process has made ready for it, its folder gone by then: the process serves on."""
+    first = await open_run()
+    before = await first.run(language, PIDS[language])
+    await first.guests.release()
+    second = await open_run()
+    second.guests.prepare([Step("work", language, FACES[language])])
+    shutil.rmtree(tmp_path / "scratch2")
+
+    await second.guests.release()
+    third = await open_run()
+    after = await third.run(language, PIDS[language])
+
+    assert after.error is None
+    assert after.exports["$return_value"] == before.exports["$return_value"]
 
 
 @pytest.mark.parametrize("language", ["python", "node"])

@@ -30,7 +30,9 @@ def test_tables_compile_for_postgres() -> None:
     assert "created DOUBLE PRECISION NOT NULL" in ddl["accounts"]
     assert "sealed_credentials BYTEA NOT NULL" in ddl["accounts"]
     assert "number BIGSERIAL NOT NULL" in ddl["store_records"]
-    assert len(indexes) == 4
+    assert any(
+        "accounts_newest ON accounts (external_user, environment, app, created, number)" in each for each in indexes
+    )
 
 
 def test_newest_account_is_one_look_up() -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
-from pdkernel.model import AppBinding
 from pdkernel.session import Session, TestEvent
 from tests.builders import an_event
 from tests.npm_registry import npm_registry
@@ -311,4 +310,3 @@ def test_own_accounts_are_known_without_running(session: Session) -> None:
     session.cell_ran(cell.format("two", "chat:slack", "chat"), cell_id="two")
 
     assert session.apps_needed() == {}
-    assert session.own_accounts_needed() == {AppBinding("slack", "slack", "apn_own1"): ["one", "two"]}

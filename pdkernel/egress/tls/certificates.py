@@ -38,7 +38,7 @@ class Authority:
         self.folder = folder
         self._environ = environ
         self._authority: trustme.CA | None = None
-        self._contexts: OrderedDict[str, ssl.SSLContext] = OrderedDict()
+        self._contexts: OrderedDict[tuple[str, ...], ssl.SSLContext] = OrderedDict()
         self._written = False
 
     @property
@@ -59,9 +59,9 @@ class Authority:
         self._write()
         return self.folder / "wgetrc"
 
-    def server_context(self, host: str) -> ssl.SSLContext:
-        """A server's side of TLS for *host*, HTTP/1.1 only."""
-        context = self._contexts.get(host)
+    def server_context(self, *hosts: str) -> ssl.SSLContext:
+        """A server's side of TLS for *hosts*, HTTP/1.1 only."""
+        context = self._contexts.get(hosts)
         if context is None:
             if self._authority is None:
                 import trustme
@@ -70,11 +70,11 @@ class Authority:
                 self._authority = trustme.CA.from_pem(_certificates(pem), pem)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.set_alpn_protocols(["http/1.1"])
-            self._authority.issue_cert(host).configure_cert(context)
-            self._contexts[host] = context
+            self._authority.issue_cert(*hosts).configure_cert(context)
+            self._contexts[hosts] = context
             if len(self._contexts) > _LEAVES:
                 self._contexts.popitem(last=False)
-        self._contexts.move_to_end(host)
+        self._contexts.move_to_end(hosts)
         return context
 
     def _load(self) -> bytes:

@@ -4,7 +4,8 @@ What goes into the journal and comes out of it, as values; and what its text col
     deployments.definition   the workflow's JSON, keys sorted: its hash is `Workflow.version`
     runs.event               {"event", "context"} and, if it is a replay, "replay_of"; masked and redacted by the caller
     steps.data               a `StepResult` as JSON
-    runs.output              {"response", "error", "steps": {name: status of a step that has no row}}
+    runs.output              {"response", "error", "steps": {name: status of a step that has no row}} and, if there
+                             are any, "sends" and "lookup"
 
 Knows the state machine's names. No I/O.
 """
@@ -21,6 +22,7 @@ from typing import Any, Literal, cast
 
 from pdkernel.clock import iso
 from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideRules, Response, Status, StepResult, StepStatus
+from pdkernel.lookup import Lookup
 from pdkernel.model import JSON, Workflow
 
 RunStatus = Literal["ready", "running", "paused", "success", "error", "exited", "cancelled"]
@@ -156,6 +158,7 @@ def output_text(
     error: ErrorRecord | None = None,
     steps: Mapping[str, StepStatus] | None = None,
     sends: Sequence[Delivery] = (),
+    lookup: Lookup | None = None,
 ) -> str:
     """The `runs.output` text; *steps* says what became of the steps that have no row."""
     return _dump(
@@ -164,6 +167,7 @@ def output_text(
             "error": error.to_json() if error else None,
             "steps": dict(steps or {}),
             **({"sends": [send.to_json() for send in sends]} if sends else {}),
+            **({"lookup": lookup.to_json()} if lookup else {}),
         }
     )
 
@@ -228,6 +232,7 @@ def execution(run: RunRow, steps: Sequence[str]) -> Execution:
         error=ErrorRecord(**error) if error else None,
         sends=tuple(Delivery.from_json(send) for send in output.get("sends", ())),
         outside_calls=OutsideRules(**outside) if outside else None,
+        lookup=Lookup.from_json(output["lookup"]) if output.get("lookup") else None,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideCall, Response
 from pdkernel.model import JSON
-from pdkernel.render import words
+from pdkernel.render import lookup, words
 from pdkernel.render.markup import (
     BODY,
     BORDER,
@@ -80,6 +80,9 @@ def _head(execution: Execution, notes: view.Notes) -> list[Html]:
     ]
     if execution.error and execution.error.step is None:
         parts.append(_error(execution.error))
+    failed = view.failed_lookup(execution)
+    if failed is not None:
+        parts.append(folded(Html("how the accounts were looked up"), lookup.html(failed)))
     return parts
 
 
@@ -115,11 +118,18 @@ def _details(row: view.StepRow) -> Html:
     parts = [_error(row.result.error)] if row.result.error else []
     parts += [_labelled("action", tag("span", row.result.source))] if row.result.source else []
     parts += [_labelled("account", tag("span", words.account(use))) for use in row.result.accounts]
+    if row.lookup is not None and row.result.accounts:
+        label = _label("look-up", width=_LABEL_PX - _MARKER_PX)
+        parts.append(folded(join([label, _SPACE, "how the account was found"]), _lookup(row)))
     parts += [_labelled("outside call", _call(call)) for call in row.result.requests]
     parts += [_export(name, value) for name, value in row.exports]
     if row.logs:
         parts.append(_logs(row.logs))
     return tag("div", lines(parts), style=BODY) if parts else Html("")
+
+
+def _lookup(row: view.StepRow) -> Html:
+    return lookup.html(row.lookup, step=row.result.name) if row.lookup else Html("")
 
 
 def _labelled(label: str, content: Html) -> Html:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideCall, Response
 from pdkernel.model import JSON
-from pdkernel.render import words
+from pdkernel.render import lookup, words
 from pdkernel.render.markup import printable
 from pdkernel.render.timeline import view
 
@@ -27,9 +27,10 @@ def text(
     responds: bool = True,
     warnings: Sequence[str] = (),
     note: str | None = None,
+    explain: bool = False,
 ) -> str:
     """The timeline of *execution* as text; the other arguments are those of `view.Notes`."""
-    notes = view.Notes(stale, pinned, running, languages or {}, event_name, responds, warnings, note)
+    notes = view.Notes(stale, pinned, running, languages or {}, event_name, responds, warnings, note, explain)
     return printable("\n".join(_lines(execution, notes)) + "\n")
 
 
@@ -45,6 +46,10 @@ def _lines(execution: Execution, notes: view.Notes) -> Iterator[str]:
     if execution.error and execution.error.step is None:
         yield ""
         yield from _error(execution.error, indent="  ")
+    failed = view.failed_lookup(execution)
+    if failed is not None:
+        yield ""
+        yield from (f"  {line}" for line in lookup.text(failed).splitlines())
     yield ""
     yield from _steps(execution, notes)
     if execution.sends:
@@ -65,7 +70,7 @@ def _steps(execution: Execution, notes: view.Notes) -> Iterator[str]:
             width = 16 + names + languages
             head = f"{head:<{width}} {row.duration:>9}  {_bar(row)}"
         yield "  ".join([head, *(f"[{mark}]" for mark in row.marks)]).rstrip()
-        yield from _details(row)
+        yield from _details(row, explain=notes.explain)
 
 
 def _bar(row: view.StepRow) -> str:
@@ -74,13 +79,15 @@ def _bar(row: view.StepRow) -> str:
     return f"|{' ' * start}{'█' * length}".ljust(_BAR + 1) + "|"
 
 
-def _details(row: view.StepRow) -> Iterator[str]:
+def _details(row: view.StepRow, *, explain: bool) -> Iterator[str]:
     if row.summary:
         yield from _labelled("summary", [words.clipped(row.summary, words.WIDTH - 16)])
     if row.result.source:
         yield from _labelled("action", textwrap.wrap(row.result.source, words.WIDTH - len(_INDENT) - _LABEL))
     for use in row.result.accounts:
         yield from _labelled("account", [words.account(use)])
+    if explain and row.lookup is not None and row.result.accounts:
+        yield from _labelled("look-up", lookup.text(row.lookup, step=row.result.name).splitlines())
     for name, value in row.exports:
         yield from _labelled("export", _export(name, value))
     for call in row.result.requests:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from pdkernel.errors import CONNECT_PREFIX
 from pdkernel.execution import NOTE, SUMMARY, Execution, Log, StepResult
+from pdkernel.lookup import Lookup
 from pdkernel.model import JSON, Language
 from pdkernel.render import words
 
@@ -37,6 +38,7 @@ class Notes:
         responds: False for a workflow that no HTTP request starts: it has no response.
         warnings: Sentences about the run as a whole.
         note: A sentence above everything else, or None.
+        explain: As text, say of each account how it was found. (HTML folds it away, and a failed look-up is always said.)
     """
 
     stale: Collection[str] = ()
@@ -47,6 +49,7 @@ class Notes:
     responds: bool = True
     warnings: Sequence[str] = ()
     note: str | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class StepRow:
     summary: str
     exports: tuple[tuple[str, JSON], ...]
     logs: tuple[Printed, ...]
+    lookup: Lookup | None = None
 
 
 def rows(execution: Execution, notes: Notes) -> list[StepRow]:
@@ -93,6 +97,7 @@ def rows(execution: Execution, notes: Notes) -> list[StepRow]:
                 summary="" if summary is None else summary if isinstance(summary, str) else words.one_line(summary),
                 exports=tuple((name, value) for name, value in step.exports.items() if name != SUMMARY),
                 logs=_merged(step.logs),
+                lookup=execution.lookup if execution.lookup and execution.lookup.of(step.name) else None,
             )
         )
         start += share
@@ -138,6 +143,11 @@ def warnings(execution: Execution, notes: Notes) -> list[str]:
     unguarded = rules is not None and rules.guard == "none"
     said = "A program that goes around hooks and proxy variables was not stopped: this system has no way to do so."
     return [*notes.warnings, *([f"Outside calls: {rules.mode}. {said}"] if unguarded and rules else [])]
+
+
+def failed_lookup(execution: Execution) -> Lookup | None:
+    """The look-up that refused the run, or None."""
+    return execution.lookup if execution.lookup and execution.lookup.failed else None
 
 
 def shows_response(execution: Execution, notes: Notes) -> bool:

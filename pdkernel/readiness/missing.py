@@ -9,24 +9,26 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 
 from pdkernel.actions import Catalog, Uses
 from pdkernel.actions.choices import ACCEPT_COMMAND
 from pdkernel.actions.npm import KNOWN_APPS
-from pdkernel.engine.end_users import connect_command, own_account_command
+from pdkernel.engine.facts import Facts, connect_command
+from pdkernel.engine.lookup import Bindings, Caller, apps_of_external_user, look_up
 from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, InterpreterMissingError, LicenceError
 from pdkernel.hosts import find_go, find_node
 from pdkernel.identity import Directory, Environment
 from pdkernel.inspection import variables_read
+from pdkernel.lookup import Lookup
 from pdkernel.model import AppBinding, Language, Workflow
+from pdkernel.readiness.matrix import bindings_of, what_if
 from pdkernel.render.accounts import AppReadiness
 
 _INTERPRETERS: Mapping[Language, Callable[[], object]] = {"node": find_node, "go": find_go}
 """Languages whose interpreter or compiler comes from a wheel."""
 
-Kind = Literal["external_user", "account", "variable", "interpreter", "action", "unsupported"]
+Kind = Literal["external_user", "account", "variable", "interpreter", "action", "plan", "unsupported"]
 
 
 @dataclass(frozen=True)
@@ -123,74 +125,79 @@ def _missing_actions(workflow: Workflow, catalog: Catalog) -> list[Missing]:
 def _missing_accounts(
     workflow: Workflow, directory: Directory, catalog: Catalog, users: Sequence[str], environment: Environment
 ) -> list[Missing]:
-    needed: dict[str, list[str]] = {}
-    own: list[Missing] = []
-    for step in workflow.steps:
-        if step.disabled:
-            continue
-        for binding in catalog.apps_of(step):
-            if binding.account is None:
-                needed.setdefault(binding.app, []).append(step.name)
-            elif directory.find_account(binding.account) is None:
-                own.append(
-                    Missing(
-                        "account",
-                        binding.account,
-                        f"Step {step.name} uses your own {binding.app} account {binding.account}.",
-                        own_account_command(binding, directory),
-                    )
-                )
-    if not needed:
-        return own
-    known = [user.external_id for user in directory.users(environment)]
-    wanted = list(users) or known
-    apps = " and ".join(needed)
+    bindings = bindings_of(workflow, catalog)
+    needed = apps_of_external_user(bindings)
+    wanted: Sequence[str] = ()
+    if needed:
+        wanted = list(users) or [user.external_id for user in directory.users(environment)]
+    facts = Facts(directory, environment, wanted, needed)
     found: list[Missing] = []
-    if not wanted:
+    if needed and not wanted:
         found.append(
             Missing(
                 "external_user",
                 "ID",
-                f"Steps use an external user's {apps} account, and {environment} has no external users yet.",
-                connect_command(next(iter(needed)), "ID", environment, directory),
+                f"Steps use an external user's {' and '.join(needed)} account, and {environment} has no external users yet.",
+                facts.connect_command(next(iter(needed)), "ID"),
             )
         )
-        found += _other_accounts(needed, "ID", environment, directory)
+        # the first account makes the user; the others are needed all the same
+        found += [_missing_account(app, steps, "ID", facts) for app, steps in list(needed.items())[1:]]
+    gated = False
     for user in wanted:
-        if user not in known:
-            found.append(
-                Missing(
-                    "external_user",
-                    user,
-                    f"The external user {user} does not exist in {environment}; the first connected account makes them.",
-                    connect_command(next(iter(needed)), user, environment, directory),
-                )
+        lookup = look_up(bindings, Caller(user, environment), facts).lookup
+        if lookup is not None and lookup.failed is not None:
+            found += _missing_of(lookup, user, facts)
+            gated = gated or lookup.failed.link == "plan"
+    if gated:
+        found.append(
+            Missing(
+                "plan",
+                "business",
+                "This project rehearses the free plan, which runs nothing for external users in production.",
+                "pdkernel project set plan business",
             )
-            found += _other_accounts(needed, user, environment, directory)
-            continue
-        for app, steps in needed.items():
-            if directory.newest_account(user, environment, app) is None:
-                found.append(_missing_account(app, steps, user, environment, directory))
-    return [*found, *own]
+        )
+    return [*found, *_missing_own(bindings, facts)]
 
 
-def _other_accounts(
-    needed: Mapping[str, Sequence[str]], user: str, environment: Environment, directory: Directory
-) -> list[Missing]:
-    """The accounts that a user needs who does not exist, besides the first one, which makes them."""
-    return [_missing_account(app, steps, user, environment, directory) for app, steps in list(needed.items())[1:]]
+def _missing_of(lookup: Lookup, user: str, facts: Facts) -> list[Missing]:
+    """The user that the look-up did not find, else the accounts that it did not."""
+    if not lookup.user_exists:
+        return [
+            Missing(
+                "external_user",
+                user,
+                f"The external user {user} does not exist in {lookup.environment}; the first connected account makes them.",
+                facts.connect_command(lookup.apps[0].app, user),
+            ),
+            *(_missing_account(app.app, app.steps, user, facts) for app in lookup.apps[1:]),
+        ]
+    return [_missing_account(app.app, app.steps, user, facts) for app in lookup.apps if app.chosen is None]
 
 
-def _missing_account(
-    app: str, steps: Sequence[str], user: str, environment: Environment, directory: Directory
-) -> Missing:
+def _missing_account(app: str, steps: Sequence[str], user: str, facts: Facts) -> Missing:
     who = "The external user" if user == "ID" else user
     return Missing(
         "account",
         f"{user}/{app}",
-        f"{who} has no {app} account in {environment}; step {', '.join(steps)} needs it.",
-        connect_command(app, user, environment, directory),
+        f"{who} has no {app} account in {facts.environment}; step {', '.join(steps)} needs it.",
+        facts.connect_command(app, user),
     )
+
+
+def _missing_own(bindings: Bindings, facts: Facts) -> list[Missing]:
+    return [
+        Missing(
+            "account",
+            binding.account,
+            f"Step {step} uses your own {binding.app} account {binding.account}.",
+            facts.own_account_command(binding),
+        )
+        for step, apps in bindings.items()
+        for binding in apps
+        if binding.account is not None and facts.account(binding.account) is None
+    ]
 
 
 def _missing_variables(workflow: Workflow, variables: Mapping[str, str]) -> list[Missing]:
@@ -225,48 +232,62 @@ def describe_missing(missing: Sequence[Missing]) -> str:
 
 
 def app_readiness(
-    needed: Mapping[str, Sequence[str]],
+    workflow: Workflow,
     *,
-    own: Mapping[AppBinding, Sequence[str]] = MappingProxyType({}),
     directory: Directory,
+    catalog: Catalog,
     user: str | None,
     environment: Environment,
 ) -> list[AppReadiness]:
     """
-    For each app, the account that a run would use now, or how to get one.
+    For each app that steps need, the account that a run would use now, or how to get one; one's own come last.
 
     Args:
-        needed: App to the steps that need the external user's account of it.
-        own: App props that name an account of one's own, each with its steps.
-        directory: Users and accounts.
+        workflow: Whose steps.
+        directory: Users and accounts of the project.
+        catalog: Its pre-built actions.
         user: The external user, or None.
         environment: Theirs.
     """
+    found = what_if(workflow, directory=directory, catalog=catalog, environment=environment, external_user_id=user)
     rows = []
-    for app, steps in needed.items():
-        account = directory.newest_account(user, environment, app) if user else None
-        fix = f"Connect one in the form of %pduser, or: {connect_command(app, user or 'ID', environment, directory)}"
+    for app in found.lookup.apps if found.lookup else ():
+        account = app.account
+        command = connect_command(app.app, user or "ID", environment, directory)
+        rows.append(
+            AppReadiness(
+                app=app.app,
+                steps=app.steps,
+                account_id=account.id if account else None,
+                account_name=account.name if account else "",
+                healthy=account.healthy if account else True,
+                fix=f"Connect one in the form of %pduser, or: {command}",
+            )
+        )
+    return [*rows, *own_readiness(workflow, directory=directory, catalog=catalog)]
+
+
+def own_readiness(workflow: Workflow, *, directory: Directory, catalog: Catalog) -> list[AppReadiness]:
+    """For each account of one's own that steps name, whether the project has it, or how to add it."""
+    facts = Facts(directory, "development", (), ())
+    named: dict[tuple[str, str], list[str]] = {}
+    for step, apps in bindings_of(workflow, catalog).items():
+        for binding in apps:
+            if binding.account is not None:
+                named.setdefault((binding.app, binding.account), []).append(step)
+    rows = []
+    for (app, account_id), steps in named.items():
+        account = facts.account(account_id)
+        command = facts.own_account_command(AppBinding(app, app, account_id))
         rows.append(
             AppReadiness(
                 app=app,
                 steps=tuple(steps),
+                owner="own",
                 account_id=account.id if account else None,
                 account_name=account.name if account else "",
                 healthy=account.healthy if account else True,
-                fix=fix,
+                fix=f"Add {account_id}: {command}",
             )
         )
-    return [*rows, *(_own_readiness(binding, steps, directory) for binding, steps in own.items())]
-
-
-def _own_readiness(binding: AppBinding, steps: Sequence[str], directory: Directory) -> AppReadiness:
-    account = directory.find_account(binding.account or "")
-    return AppReadiness(
-        app=binding.app,
-        steps=tuple(steps),
-        owner="own",
-        account_id=account.id if account else None,
-        account_name=account.name if account else "",
-        healthy=account.healthy if account else True,
-        fix=f"Add {binding.account}: {own_account_command(binding, directory)}",
-    )
+    return rows

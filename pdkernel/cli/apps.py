@@ -1,0 +1,127 @@
+"""
+`pdkernel apps`: telling a project of apps, and of how their accounts are connected.
+
+Knows how a client's secret is taken without standing on a command line. Where all of it is kept is `connect`'s to know.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Literal
+
+import click
+
+from pdkernel.cli.actions import catalog_of
+from pdkernel.cli.app import State, command, json_option, option, pdkernel, print_json
+
+
+@pdkernel.group()
+def apps() -> None:
+    """Apps whose accounts workflows use."""
+
+
+@command(apps, name="add")
+@click.argument("slug")
+@click.option("--field", "fields", metavar="NAME", multiple=True, help="A credential of its accounts.")
+@option("--oauth-authorize-url", metavar="URL", help="Accounts are connected by OAuth 2: where people sign in.")
+@option("--oauth-token-url", metavar="URL", help="Where a code becomes a token.")
+@option("--oauth-client-id", metavar="ID", help="Of your OAuth client at the app; its secret is asked for.")
+@click.option("--oauth-scope", "scopes", metavar="SCOPE", multiple=True, help="What is asked for; may come many times.")
+@click.option(
+    "--oauth-client-auth", "client_auth", type=click.Choice(["post", "basic"]), default="post",
+    help="How the client's secret is sent: in the body (post, the default) or by HTTP Basic.",
+)  # fmt: skip
+@click.option("--oauth-public", "public", is_flag=True, help="The OAuth client has no secret.")
+@json_option
+def add_app(
+    state: State,
+    slug: str,
+    fields: tuple[str, ...],
+    oauth_authorize_url: str | None,
+    oauth_token_url: str | None,
+    oauth_client_id: str | None,
+    scopes: tuple[str, ...],
+    client_auth: Literal["post", "basic"],
+    public: bool,
+    as_json: bool,
+) -> int:
+    """
+    Tell of an app: what its accounts hold, or how they are connected by OAuth 2.
+
+    The OAuth client's secret is asked for, or read from standard input or PDKERNEL_OAUTH_CLIENT_SECRET.
+    """
+    from pdkernel.connect.apps import tell_app
+    from pdkernel.connect.providers import Provider, tell_provider
+    from pdkernel.errors import RequestError
+    from pdkernel.server.link.page import CALLBACK
+
+    given = (oauth_authorize_url, oauth_token_url, oauth_client_id)
+    if not any(given):
+        tell_app(state.project(), slug, fields)
+        if as_json:
+            print_json({"app": slug, "fields": list(fields)})
+        else:
+            click.echo(f"An account of {slug} holds {', '.join(fields)}.")
+        return 0
+    if oauth_authorize_url is None or oauth_token_url is None or oauth_client_id is None or fields:
+        raise RequestError(
+            "OAuth 2 takes --oauth-authorize-url, --oauth-token-url and --oauth-client-id, and no --field.",
+            fix=f"pdkernel apps add {slug} --oauth-authorize-url URL --oauth-token-url URL --oauth-client-id ID",
+        )
+    secret = None if public else _client_secret()
+    provider = Provider(oauth_authorize_url, oauth_token_url, oauth_client_id, secret, scopes, client_auth)
+    tell_provider(state.project(), slug, provider)
+    if as_json:
+        print_json({"app": slug, "oauth_client_id": oauth_client_id, "scopes": list(scopes), "callback": CALLBACK})
+    else:
+        click.echo(f"Accounts of {slug} are connected at {oauth_authorize_url}.")
+        click.echo(f"Register this redirect URL at the app, after the address that is served: {CALLBACK}")
+    return 0
+
+
+def _client_secret() -> str:
+    from pdkernel.errors import RequestError
+
+    secret = os.environ.get("PDKERNEL_OAUTH_CLIENT_SECRET")
+    if secret is None and sys.stdin.isatty():
+        secret = click.prompt("OAuth client secret", hide_input=True)
+    if secret is None:
+        secret = sys.stdin.read().rstrip("\n")
+    if not secret:
+        raise RequestError("The OAuth client's secret is empty.", fix="For a client without one: --oauth-public")
+    return secret
+
+
+@command(apps, name="list")
+@json_option
+def list_apps(state: State, as_json: bool) -> int:
+    """List the apps that are known here: of accounts, of components, and those that were added."""
+    from pdkernel.connect.apps import told_apps
+
+    directory = state.directory()
+    known = {account.app for account in directory.accounts()} | set(told_apps(state.project()))
+    known |= set(catalog_of(state).apps())
+    rows = [{"app": app, "fields": list(directory.known_fields(app))} for app in sorted(known)]
+    if as_json:
+        print_json(rows)
+    else:
+        for row in rows:
+            click.echo(f"{row['app']}  {', '.join(row['fields'])}")
+        if not rows:
+            click.echo("No apps yet. Add one: pdkernel apps add SLUG --field NAME")
+    return 0
+
+
+@command(apps, name="webhook-key")
+@json_option
+def webhook_key(state: State, as_json: bool) -> int:
+    """Print the key that signs the webhooks of Connect tokens (header x-pd-signature)."""
+    from pdkernel.server.link.webhooks import signing_key
+
+    key = signing_key(state.project())
+    if as_json:
+        print_json({"signing_key": key})
+    else:
+        click.echo(key)
+    return 0

@@ -1,0 +1,100 @@
+"""
+`pdkernel clients` and `pdkernel keys`: programs that may call the endpoint.
+
+Knows that a secret is printed once. What is kept of it is the project's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pdkernel.cli.app import State, command, json_option, option, pdkernel, print_json
+
+
+@pdkernel.group()
+def clients() -> None:
+    """OAuth clients that may call the endpoint."""
+
+
+@pdkernel.group()
+def keys() -> None:
+    """Keys that the endpoint's tokens are signed with."""
+
+
+@command(clients, name="create")
+@option("--name", metavar="NAME", help="For people.")
+@option(
+    "--scope", "scopes", metavar="SCOPE", multiple=True, help="What its tokens are good for; everything without it."
+)
+@json_option
+def create_client(state: State, name: str | None, scopes: tuple[str, ...], as_json: bool) -> int:
+    """Make a client; its secret is shown this once."""
+    project = state.project()
+    new = project.clients.create(name or "", scopes or ("*",))
+    if as_json:
+        print_json({"client_id": new.client.id, "client_secret": new.secret, "project_id": project.project_id})
+    else:
+        click.echo(f"client id      {new.client.id}")
+        click.echo(f"client secret  {new.secret}")
+        click.echo(f"project id     {project.project_id}")
+        click.echo("The secret is shown this once: keep it where your product keeps its secrets.", err=True)
+    return 0
+
+
+@command(clients, name="list")
+@json_option
+def list_clients(state: State, as_json: bool) -> int:
+    """List clients; never their secrets."""
+    found = state.project().clients.list()
+    if as_json:
+        print_json([client_json(client) for client in found])
+    else:
+        for client in found:
+            click.echo(f"{client.id}  {' '.join(client.scopes)}  {client.name}".rstrip())
+        if not found:
+            click.echo("No clients. Make one: pdkernel clients create")
+    return 0
+
+
+@command(clients, name="remove")
+@click.argument("client_id", metavar="ID")
+@json_option
+def remove_client(state: State, client_id: str, as_json: bool) -> int:
+    """Remove a client; its tokens are refused within seconds."""
+    from pdkernel.errors import RequestError
+
+    if not state.project().clients.remove(client_id):
+        raise RequestError(f"There is no client {client_id!r}.", fix="See: pdkernel clients list")
+    if as_json:
+        print_json({"client_id": client_id, "removed": True})
+    else:
+        click.echo(f"Removed {client_id}. Its tokens are refused within seconds.")
+    return 0
+
+
+@command(keys, name="rotate")
+@json_option
+def rotate_keys(state: State, as_json: bool) -> int:
+    """Sign tokens with a new key; those that are out stay good until they expire."""
+    key = state.project().access_tokens.rotate()
+    if as_json:
+        print_json({"key_id": key})
+    else:
+        click.echo(
+            f"Tokens are signed with the new key {key} from now on. Those that are out stay good for an hour at most."
+        )
+    return 0
+
+
+def client_json(client: Any) -> dict[str, Any]:
+    """A client as JSON, without its secret."""
+    from pdkernel.clock import iso
+
+    return {
+        "client_id": client.id,
+        "name": client.name,
+        "scopes": list(client.scopes),
+        "created_at": iso(client.created_at),
+    }

@@ -1,0 +1,147 @@
+"""
+`pdkernel invoke`: call a workflow's endpoint for an external user.
+
+Knows the options and what of the answer is shown. The request is `pdkernel.invoke`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pdkernel.cli.app import State, command, json_option, option, print_json
+
+
+@command(name="invoke")
+@click.argument("url")
+@option("--external-user", metavar="ID", help="On whose behalf the workflow runs.")
+@option("--environment", metavar="ENV", help="development (default) or production.")
+@option("--body", metavar="FILE|JSON", help="The body, sent as JSON.")
+@option("--method", metavar="METHOD", help="Default: POST with a body, else GET; for an external user POST.")
+@click.option("--query", metavar="NAME=VALUE", multiple=True, help="Added to the URL's query.")
+@click.option("--header", "headers", metavar="NAME: VALUE", multiple=True, help="Sent besides ours.")
+@option("--client-id", metavar="ID", help="OAuth client whose token is fetched and sent.")
+@option("--client-secret", metavar="SECRET", help="Its secret; give it as PDKERNEL_CLIENT_SECRET.")
+@option("--token", metavar="TOKEN", help="A bearer token, sent as it is; give it as PDKERNEL_TOKEN.")
+@option("--token-url", metavar="URL", help="Where the client gets its tokens; default: at the endpoint's own origin.")
+@option("--ca-file", metavar="FILE", type=click.Path(path_type=Path), help="Trust this certificate authority, too.")
+@option("--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds to wait.")
+@click.option("--snippets", is_flag=True, help="Instead, print programs that make this call: curl, Python, TypeScript.")
+@click.option("--run", "run_them", is_flag=True, help="With --snippets: run each, and tick those that succeed.")
+@json_option
+def invoke(state: State, url: str, as_json: bool, **chosen: Any) -> int:
+    """
+    Call the endpoint at URL once, and show its answer.
+
+    Ends with 0 for an answer that is no error, 2 for 400 to 499, 1 for 500 and more, 3 where nobody answers.
+    """
+    from pdkernel.invoke import invoke as send
+
+    call = _call(url, chosen)
+    if chosen["snippets"]:
+        return _snippets(state, call, chosen, as_json=as_json)
+    answer = send(call, timeout_s=chosen["timeout"], ca_file=chosen["ca_file"])
+    if as_json:
+        print_json(answer.to_json())
+    else:
+        from pdkernel.render.answer import text
+
+        click.echo(text(answer.status, answer.reason, answer.shown_headers, answer.body, answer.duration_ms), nl=False)
+    return answer.exit_status
+
+
+def _snippets(state: State, call: Any, chosen: dict[str, Any], *, as_json: bool) -> int:
+    from pdkernel.errors import RequestError
+    from pdkernel.render.snippets import snippets, text
+    from pdkernel.session.snippets import invocation
+
+    if call.external_user_id is None:
+        raise RequestError("Snippets invoke a workflow for an external user.", fix="Name one: --external-user ID")
+    project = state.project()
+    does = invocation(
+        call.url,
+        external_user_id=call.external_user_id,
+        environment=call.environment,
+        project_id=state.directory().project_id,
+        body=call.body,
+    )
+    made = snippets(does)
+    if chosen["run_them"]:
+        made = asyncio.run(_run(project, made, does, call.client, chosen))
+    if as_json:
+        print_json([{"kind": e.kind, "code": e.code, "works": e.works, "said": e.said} for e in made])
+    else:
+        click.echo(text(made), nl=False)
+    return 1 if any(each.works is False for each in made) else 0
+
+
+async def _run(project: Any, made: Any, does: Any, client: Any, chosen: dict[str, Any]) -> Any:
+    from contextlib import nullcontext
+
+    from pdkernel.session.snippets import SnippetRunner, client_of_its_own
+
+    with nullcontext((client.id, client.secret)) if client else client_of_its_own(project) as (client_id, secret):
+        runner = SnippetRunner(
+            project.folder / "packages" / "snippets",
+            client_id,
+            secret,
+            ca_file=chosen["ca_file"],
+            timeout_s=chosen["timeout"],
+            progress=lambda line: click.echo(line, err=True),
+        )
+        return await runner.run(made, does)
+
+
+def _call(url: str, chosen: dict[str, Any]) -> Any:
+    from pdkernel.identity import parse_environment
+    from pdkernel.invoke import Call, OAuthClient
+
+    body = _body(chosen["body"])
+    plain = body is None and chosen["external_user"] is None
+    secret = _client(chosen)
+    return Call(
+        url,
+        external_user_id=chosen["external_user"],
+        environment=parse_environment(chosen["environment"]),
+        body=body,
+        method=(chosen["method"] or ("GET" if plain else "POST")).upper(),
+        query=[_pair(text, "=", "--query NAME=VALUE") for text in chosen["query"]],
+        headers=dict(_pair(text, ":", "--header 'NAME: VALUE'") for text in chosen["headers"]),
+        bearer=chosen["token"],
+        client=OAuthClient(chosen["client_id"], secret, chosen["token_url"]) if secret else None,
+    )
+
+
+def _client(chosen: dict[str, Any]) -> str | None:
+    from pdkernel.errors import RequestError
+
+    if bool(chosen["client_id"]) != bool(chosen["client_secret"]):
+        raise RequestError(
+            "An OAuth client has an id and a secret.",
+            fix="Set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET; make one with: pdkernel clients create",
+        )
+    return str(chosen["client_secret"]) if chosen["client_secret"] else None
+
+
+def _body(text: str | None) -> Any:
+    from pdkernel.event import parse_json
+
+    if text is None:
+        return None
+    try:
+        there = Path(text).is_file()
+    except OSError:  # a text that is too long to be a file's name
+        there = False
+    return parse_json(Path(text).read_bytes() if there else text, name="the body")
+
+
+def _pair(text: str, mark: str, form: str) -> tuple[str, str]:
+    from pdkernel.errors import RequestError
+
+    name, found, value = text.partition(mark)
+    if not found or not name.strip():
+        raise RequestError(f"{text!r} has no {mark!r}.", fix=f"Write {form}.")
+    return name.strip(), value.strip() if mark == ":" else value

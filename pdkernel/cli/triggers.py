@@ -1,0 +1,105 @@
+"""
+`pdkernel triggers`: sources that are deployed at Pipedream.
+
+Knows that nothing is changed before somebody has seen it and said yes. What changes is for `connect.moving` to know.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from pdkernel.cli.app import State, command, json_option, option, pdkernel, print_json
+
+
+@pdkernel.group()
+def triggers() -> None:
+    """Sources that are deployed at Pipedream."""
+
+
+@command(triggers, name="move")
+@click.option("--to", metavar="URL", required=True, help="The workflow's endpoint here, as Pipedream can reach it.")
+@click.option(
+    "--from", "instead_of", metavar="URL", multiple=True, help="A webhook to replace, besides Pipedream's own."
+)
+@option("--external-user", "users", metavar="ID", multiple=True, help="Only the sources of this external user.")
+@option("--environment", metavar="ENV", help="development (default) or production.")
+@click.option("--only", metavar="dc_...", multiple=True, help="Only this source.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; the default without --yes.")
+@click.option("--yes", is_flag=True, help="Make the changes.")
+@json_option
+def move(state: State, to: str, yes: bool, dry_run: bool, as_json: bool, **chosen: Any) -> int:
+    """
+    Lead the webhooks of deployed sources to an endpoint here.
+
+    Webhooks of Pipedream's workflow endpoints (*.m.pipedream.net) and those given with --from are replaced, others
+    stay. Without --yes it only says what would change.
+    """
+    from pdkernel.connect.moving import Webhooks, check_target
+    from pdkernel.connect.sdk import Sdk
+    from pdkernel.identity import parse_environment
+
+    login = _login(state)
+    check_target(to, api=login.base_url)
+    where = parse_environment(chosen["environment"])
+    users = chosen["users"] or [user.external_id for user in state.directory().users(where)]
+    webhooks = Webhooks(Sdk(login))
+    plan = webhooks.plan(users, where, to=to, instead_of=chosen["instead_of"])
+    if chosen["only"]:
+        plan = [each for each in plan if each.id in chosen["only"]]
+    changing = [each for each in plan if each.changes]
+    does = yes and not dry_run
+    for each in changing if does else ():
+        webhooks.apply(each)
+        if not as_json:
+            click.echo("\n".join(_lines(each)))
+    if as_json:
+        print_json([_json(each, done=does and each.changes) for each in plan])
+    else:
+        _say(changing, len(plan), done=does)
+    return 0
+
+
+def _login(state: State) -> Any:
+    from pdkernel.errors import ConnectSettingsError
+
+    login = state.project().login.find(os.environ)
+    if login is None:
+        raise ConnectSettingsError(
+            "This project works with no Connect project, and sources are deployed in one.", fix="Log in: pdkernel login"
+        )
+    return login
+
+
+def _say(changing: list[Any], looked_at: int, *, done: bool) -> None:
+    sources = "1 source" if looked_at == 1 else f"{looked_at} sources"
+    if not changing:
+        click.echo(f"Nothing to change: looked at {sources}.")
+        return
+    if done:
+        click.echo(f"Changed {len(changing)} of {sources}.")
+        return
+    for each in changing:
+        click.echo("\n".join(_lines(each)))
+    click.echo(f"Would change {len(changing)} of {sources}. Nothing was changed; --yes makes the changes.")
+
+
+def _lines(each: Any) -> list[str]:
+    gone = [f"  - {url}" for url in each.before if url not in each.after]
+    kept = [f"    {url}" for url in each.after if url in each.before]
+    new = [f"  + {url}" for url in each.after if url not in each.before]
+    return [f"{each.id}  {each.name}  {each.external_user} in {each.environment}", *gone, *kept, *new]
+
+
+def _json(each: Any, *, done: bool) -> dict[str, Any]:
+    return {
+        "id": each.id,
+        "name": each.name,
+        "external_user": each.external_user,
+        "environment": each.environment,
+        "before": list(each.before),
+        "after": list(each.after),
+        "changed": done,
+    }

@@ -1,0 +1,146 @@
+"""
+OAuth 2 towards the provider of an app: the page where people sign in, and the tokens that follow.
+
+Knows RFC 6749 (authorization code, refresh) and RFC 7636 (PKCE), and where providers stray from them: GitHub answers
+errors with 200, some answer in form encoding. Where tokens are kept is `renewal`'s.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import httpx
+
+from pdkernel.connect.providers import Provider
+from pdkernel.errors import HostError
+
+TIMEOUT_S = 15.0
+_MAX_ANSWER = 1 << 18
+_SHOWN = 300
+
+
+class ProviderError(HostError):
+    """The provider refused or could not be reached; says what it said, and shows no token and no code."""
+
+    code = "oauth_provider"
+    exit_status = 2
+
+    def __init__(self, message: str, *, final: bool) -> None:
+        super().__init__(message)
+        self.final = final
+        """Whether asking again is of no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """
+    What a provider hands out.
+
+    Attributes:
+        access_token: For calls.
+        refresh_token: For the next access token, or None.
+        expires_in: Seconds that the access token lasts, or None if it was not said.
+    """
+
+    access_token: str = field(repr=False)
+    refresh_token: str | None = field(repr=False)
+    expires_in: float | None
+
+
+def authorize_url(provider: Provider, *, state: str, verifier: str, redirect_uri: str) -> str:
+    """Where the person's browser goes to sign in at the app."""
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode("ascii")).digest()).rstrip(b"=").decode()
+    asked = {
+        "response_type": "code",
+        "client_id": provider.client_id,
+        "redirect_uri": redirect_uri,
+        "state": state,
+        "code_challenge": challenge,
+        "code_challenge_method": "S256",
+        **({"scope": " ".join(provider.scopes)} if provider.scopes else {}),
+    }
+    parts = urlsplit(provider.authorize_url)
+    # what the URL holds already stays: some providers want `access_type=offline` or `prompt=consent`
+    query = "&".join(filter(None, (parts.query, urlencode(asked))))
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
+
+
+def exchange(provider: Provider, *, code: str, verifier: str, redirect_uri: str) -> Tokens:
+    """
+    The tokens for a code that the person came back with.
+
+    Raises:
+        ProviderError: No tokens.
+    """
+    return _ask(
+        provider,
+        {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": redirect_uri,
+            "code_verifier": verifier,
+        },
+    )
+
+
+def refresh(provider: Provider, refresh_token: str) -> Tokens:
+    """
+    The next tokens; the provider may keep the refresh token or give another.
+
+    Raises:
+        ProviderError: No tokens.
+    """
+    return _ask(provider, {"grant_type": "refresh_token", "refresh_token": refresh_token})
+
+
+def _ask(provider: Provider, form: dict[str, str]) -> Tokens:
+    where = urlsplit(provider.token_url).netloc
+    auth: httpx.Auth = httpx.Auth()
+    if provider.client_auth == "basic" and provider.client_secret is not None:
+        auth = httpx.BasicAuth(provider.client_id, provider.client_secret)
+    else:
+        form = {**form, "client_id": provider.client_id}
+        if provider.client_secret is not None:
+            form["client_secret"] = provider.client_secret
+    try:
+        with httpx.Client(timeout=TIMEOUT_S, follow_redirects=False) as client:
+            answer = client.post(provider.token_url, data=form, auth=auth, headers={"accept": "application/json"})
+    except httpx.HTTPError as fault:
+        raise ProviderError(f"{where} cannot be reached: {type(fault).__name__}.", final=False) from None
+    told = _read(answer)
+    if answer.is_success and "error" not in told and isinstance(told.get("access_token"), str):
+        return _tokens(told)
+    final = answer.status_code < 500 and answer.status_code != 429
+    raise ProviderError(f"{where} gave no token ({answer.status_code}): {_reason(told)}", final=final)
+
+
+def _read(answer: httpx.Response) -> dict[str, Any]:
+    if len(answer.content) > _MAX_ANSWER:
+        return {}
+    try:
+        told = answer.json()
+    except ValueError:
+        told = dict(parse_qsl(answer.text)) if "x-www-form-urlencoded" in answer.headers.get("content-type", "") else {}
+    return told if isinstance(told, dict) else {}
+
+
+def _tokens(told: dict[str, Any]) -> Tokens:
+    refreshing, lasting = told.get("refresh_token"), told.get("expires_in")
+    try:
+        seconds = None if lasting is None else float(lasting)
+    except (TypeError, ValueError):
+        seconds = None
+    return Tokens(
+        access_token=str(told["access_token"]),
+        refresh_token=refreshing if isinstance(refreshing, str) and refreshing else None,
+        expires_in=seconds if seconds is not None and 0 < seconds < 1e9 else None,
+    )
+
+
+def _reason(told: dict[str, Any]) -> str:
+    said = [told[key] for key in ("error", "error_description") if isinstance(told.get(key), str)]
+    return ": ".join(said)[:_SHOWN] or "it did not say why."

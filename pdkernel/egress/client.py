@@ -1,0 +1,76 @@
+"""
+An HTTP client of our own whose calls are treated as a step's: a delivery after a run, a call through the proxy.
+
+Knows the way through the gateway. What is called, and for whom, is in the binding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Literal, Protocol
+from urllib.parse import urlsplit
+
+from pdkernel.egress.policy import is_loopback
+from pdkernel.egress.tickets import Binding
+
+if TYPE_CHECKING:
+    import httpx
+
+
+class Way(Protocol):
+    """The way out (`Gateway`)."""
+
+    def open_ticket(self) -> str:
+        """A new ticket."""
+        ...
+
+    def bind(self, ticket: str, binding: Binding) -> None:
+        """Calls with *ticket* are *binding*'s from now on."""
+        ...
+
+    def unbind(self, ticket: str) -> None:
+        """They are nobody's."""
+        ...
+
+    def close_ticket(self, ticket: str) -> None:
+        """Forget *ticket*."""
+        ...
+
+    def environment(self, ticket: str, language: Literal["bash"]) -> dict[str, str]:
+        """The variables that lead a program there."""
+        ...
+
+
+@contextlib.asynccontextmanager
+async def client_for(
+    url: str, gateway: Way | None, binding: Binding, *, timeout_s: float
+) -> AsyncIterator[httpx.AsyncClient]:
+    """
+    A client for calls to the host of *url*.
+
+    Args:
+        url: What is to be called; loopback is called without the gateway, since it is never outside.
+        gateway: Where calls go through, or None for none.
+        binding: How they are treated.
+        timeout_s: Seconds that one may take.
+    """
+    import httpx
+
+    if gateway is None or is_loopback(urlsplit(url).hostname or ""):
+        async with httpx.AsyncClient(timeout=timeout_s, trust_env=False) as client:
+            yield client
+        return
+    ticket = gateway.open_ticket()
+    gateway.bind(ticket, binding)
+    try:
+        way = gateway.environment(ticket, "bash")
+        verify = ssl.create_default_context(cafile=way["SSL_CERT_FILE"])
+        async with httpx.AsyncClient(
+            timeout=timeout_s, trust_env=False, proxy=way["https_proxy"], verify=verify
+        ) as client:
+            yield client
+    finally:
+        gateway.unbind(ticket)
+        gateway.close_ticket(ticket)

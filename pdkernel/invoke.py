@@ -1,0 +1,207 @@
+"""
+Calling a workflow's endpoint for an external user: one request of our own, sent once.
+
+Knows the headers and the token that the platform asks for. No SDK in between: theirs append the endpoint's URL to the
+API's, form-encode the body, and send a failed POST again. The client's secret stands in no URL, message or repr.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from pdkernel.errors import InvokeError, RequestError
+from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
+from pdkernel.identity import Environment, check_external_user_id
+from pdkernel.model import JSON
+
+TOKEN_PATH = "/v1/oauth/token"  # noqa: S105  # a path
+PIPEDREAM_API = "https://api.pipedream.com"
+PIPEDREAM_ENDPOINTS = ".m.pipedream.net"
+TIMEOUT_S = 60.0
+WORTH_SEEING = ("content-type", "location", "retry-after", "www-authenticate")
+"""Headers of an answer that are shown; besides them, those that begin with `x-pd-`."""
+
+
+@dataclass(frozen=True)
+class OAuthClient:
+    """An OAuth client; *token_url* is where it gets its tokens, or None for the endpoint's own origin."""
+
+    id: str
+    secret: str = field(repr=False)
+    token_url: str | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """
+    A request to an endpoint.
+
+    Attributes:
+        url: The endpoint's, with a query if there is one.
+        external_user_id: On whose behalf, or None.
+        environment: Of that user.
+        body: Sent as JSON; None sends no body.
+        method: Upper case.
+        query: Names and values that are added to the URL's own.
+        headers: Besides those that say who runs.
+        bearer: A token that is sent as it is, or None.
+        client: Whose token is fetched and sent where there is no *bearer*; None sends no token.
+    """
+
+    url: str
+    external_user_id: str | None = None
+    environment: Environment = "development"
+    body: JSON = None
+    method: str = "POST"
+    query: Sequence[tuple[str, str]] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    bearer: str | None = field(default=None, repr=False)
+    client: OAuthClient | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back; *body* is JSON where it is called so and can be read, else text."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    body: JSON
+    duration_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"status", "headers", "body", "duration_ms"}`."""
+        headers = dict(self.headers)
+        return {"status": self.status, "headers": headers, "body": self.body, "duration_ms": round(self.duration_ms, 1)}
+
+    @property
+    def shown_headers(self) -> dict[str, str]:
+        """Those that say something to a person."""
+        return {n: v for n, v in self.headers.items() if n in WORTH_SEEING or n.startswith("x-pd-")}
+
+    @property
+    def exit_status(self) -> int:
+        """0 for an answer that is no error, 2 where the request was refused, 1 where the workflow or its server failed."""
+        return 0 if self.status < 400 else 2 if self.status < 500 else 1
+
+
+def invoke(call: Call, *, timeout_s: float = TIMEOUT_S, ca_file: Path | None = None) -> Answer:
+    """
+    Send *call* once.
+
+    Args:
+        call: What to send.
+        timeout_s: Seconds for each of the two requests.
+        ca_file: Trust this certificate authority, too (`pdkernel serve --tls` names its own).
+
+    Raises:
+        RequestError: The URL cannot be one, or the client gets no token.
+        InvokeError: Nobody answers.
+    """
+    url = _checked(call.url)
+    if call.external_user_id is not None:
+        check_external_user_id(call.external_user_id)
+    with httpx.Client(verify=_trust(ca_file), timeout=timeout_s, follow_redirects=False) as http:
+        token = call.bearer or (_token(http, call.client, url) if call.client else None)
+        sent = http.build_request(
+            call.method,
+            url.copy_merge_params(list(call.query)) if call.query else url,
+            headers=_headers(call, token),
+            content=None if call.body is None else json.dumps(call.body).encode(),
+        )
+        started = time.perf_counter()
+        got = _send(http, sent)
+        taken = (time.perf_counter() - started) * 1e3
+    return Answer(got.status_code, got.reason_phrase, dict(got.headers), _body(got), taken)
+
+
+def token_url_of(url: str) -> str:
+    """Where a client of the endpoint at *url* gets its tokens: the same origin, or Pipedream's API for its endpoints."""
+    parts = urlsplit(url)
+    if (parts.hostname or "").endswith(PIPEDREAM_ENDPOINTS):
+        return PIPEDREAM_API + TOKEN_PATH
+    return f"{parts.scheme}://{parts.netloc}{TOKEN_PATH}"
+
+
+def _checked(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as fault:
+        raise RequestError(f"{text!r} is not a URL: {fault}.") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise RequestError(
+            f"{text!r} is not an endpoint's URL.", fix="pdkernel serve prints it: http://127.0.0.1:8765/eo..."
+        )
+    return url
+
+
+def _headers(call: Call, token: str | None) -> dict[str, str]:
+    headers: dict[str, str] = {ENVIRONMENT_HEADER: call.environment}
+    if call.body is not None:
+        headers["content-type"] = "application/json"
+    if call.external_user_id is not None:
+        headers[EXTERNAL_USER_HEADER] = call.external_user_id
+    if token is not None:
+        headers["authorization"] = f"Bearer {token}"
+    given = {name.lower(): value for name, value in call.headers.items()}
+    return {**headers, **given}
+
+
+def _token(http: httpx.Client, client: OAuthClient, url: httpx.URL) -> str:
+    where = client.token_url or token_url_of(str(url))
+    body = {"grant_type": "client_credentials", "client_id": client.id, "client_secret": client.secret}
+    answer = _send(http, http.build_request("POST", where, json=body))
+    try:
+        token = answer.json().get("access_token") if answer.status_code == httpx.codes.OK else None
+    except (ValueError, AttributeError):
+        token = None
+    if not isinstance(token, str):
+        raise RequestError(
+            f"{where} gave the client {client.id} no token: it answered {answer.status_code}.",
+            fix="Check the client's id and secret; pdkernel clients list shows those of this project.",
+        )
+    return token
+
+
+def _send(http: httpx.Client, request: httpx.Request) -> httpx.Response:
+    origin = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}"
+    try:
+        return http.send(request)
+    except httpx.TimeoutException:
+        raise InvokeError(
+            f"{origin} did not answer in time.", fix="The run may go on there. Wait longer with --timeout."
+        ) from None
+    except httpx.HTTPError as fault:
+        raise InvokeError(
+            f"{origin} cannot be reached: {fault}.", fix="Is it served? Start it with: pdkernel serve SOURCE"
+        ) from None
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:
+    if ca_file is None:
+        return True
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(ca_file)
+    except (OSError, ssl.SSLError) as fault:
+        raise RequestError(f"{ca_file} cannot be read as certificates: {fault}.") from None
+    return context
+
+
+def _body(answer: httpx.Response) -> JSON:
+    if "json" in answer.headers.get("content-type", ""):
+        try:
+            parsed: JSON = answer.json()
+        except ValueError:
+            return answer.text
+        return parsed
+    return answer.text

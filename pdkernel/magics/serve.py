@@ -1,0 +1,140 @@
+"""
+`%pdserve`: the draft behind an endpoint, its requests shown in the cell as they come.
+
+Knows the line form and the cell's output. Serving is the session's.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import OrderedDict
+from contextlib import suppress
+from typing import Any
+
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.display import DisplayHandle, display
+
+from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.execution import Execution
+from pdkernel.magics.output import REFRESH_S, later, plain_errors, say
+from pdkernel.magics.shell import session_of
+from pdkernel.render import note, timeline
+from pdkernel.render.view import View
+from pdkernel.session import Session, picture
+
+LISTED = 10
+"""Requests that are listed; the latest is shown whole."""
+
+
+@magics_class
+class ServeMagics(Magics):
+    """Serving the draft."""
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("what", nargs="?", help="stop: serve no more; use: make a request's event the test event")
+    @argument("run", nargs="?", help="with use: the run's id; without it, the latest request")
+    @argument("--port", type=int, default=0, help="default: any free one")
+    @line_magic
+    @plain_errors
+    def pdserve(self, line: str) -> None:
+        """Serve the draft beside the kernel: each request is a run, shown here as it goes."""
+        chosen = parse_argstring(self.pdserve, line)
+        session = session_of(self.shell)
+        match chosen.what:
+            case None:
+                _start(self.shell, session, chosen.port)
+            case "stop":
+                say("The draft is served no more." if session.server.stop() else "The draft is not served.")
+            case "use":
+                say(f"The test event is now {_use(self.shell, session, chosen.run)}.")
+            case other:
+                raise RequestError(
+                    f"%pdserve {other} means nothing.", fix="%pdserve, %pdserve stop, %pdserve use [RUN]"
+                )
+
+
+class Requests:
+    """
+    The cell's output: where the draft is served, the latest requests, and the latest of them whole.
+
+    Args:
+        session: Whose draft is served.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = threading.Lock()
+        self._runs: OrderedDict[str, Execution] = OrderedDict()
+        self._handle: DisplayHandle | None = None
+        self._due = False
+        self._head = ""
+
+    def show(self, url: str) -> None:
+        """Show where it is served; from the cell."""
+        with self._lock:
+            self._head = f"The draft is served at {url}\nTo end that: %pdserve stop"
+            self._handle = display(self._view(), display_id=True)
+
+    def update(self, execution: Execution) -> None:
+        """Take what a run has done, and show it in a moment; from any thread."""
+        with self._lock:
+            self._runs[execution.id] = execution
+            while len(self._runs) > LISTED:
+                self._runs.popitem(last=False)
+            if self._due:
+                return
+            self._due = True
+        later(REFRESH_S, self._draw)
+
+    def _draw(self) -> None:
+        with self._lock:
+            self._due = False
+            if self._handle is not None:
+                self._handle.update(self._view())
+
+    def _view(self) -> View:
+        runs = list(self._runs.values())
+        lines = [self._head, *(_line(run) for run in runs)]
+        if runs:
+            lines.append(
+                f"To use a request as the test event: %pdserve use [RUN], for example %pdserve use {runs[-1].id}"
+            )
+        text = "\n".join(lines)
+        head = View(text=text, html=note.html(text))
+        return head + self._picture(runs[-1]) if runs else head
+
+    def _picture(self, execution: Execution) -> View:
+        with suppress(PdkernelError):  # a draft that cannot be read is said where it is written
+            return picture(self._session, execution)
+        return View(timeline.text(execution), timeline.html(execution))
+
+
+def _line(run: Execution) -> str:
+    method, path = run.event.get("method"), run.event.get("path")
+    who = f" as {run.external_user}" if run.external_user else ""
+    return f"{run.started_at}  {method} {path}{who}  {run.status}  {run.id}"
+
+
+def _use(shell: Any, session: Session, run_id: str | None = None) -> str:
+    name = session.server.use(run_id)
+    shell.user_ns["event"] = session.event
+    return name
+
+
+def _start(shell: Any, session: Session, port: int) -> None:
+    requests = Requests(session)
+    terminal = sys.__stderr__
+
+    def line(text: str) -> None:
+        if terminal is not None:
+            terminal.write(f"{text}\n")
+            terminal.flush()
+
+    requests.show(session.server.start(port=port, on_run=requests.update, say=line))
+    if getattr(shell, "kernel", None) is not None:
+        from pdkernel.widgets.use_request import UseRequest
+
+        display(UseRequest(lambda: _use(shell, session)))

@@ -1,0 +1,201 @@
+"""
+Access tokens of OAuth clients: signed here, read here, revoked here.
+
+Signed with Ed25519 like the platform's (`alg: EdDSA`), by keys that the database holds sealed: a token of one process is
+good at every other one of the same project. PyJWT writes and checks the signature. What is asked of the database for each
+request (keys, clients, revocations) is remembered for `FRESH_S` seconds. Who may have a token is `clients`' to say.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from sqlalchemy import Connection, delete, insert, or_, select, update
+
+from pdkernel.clock import Clock
+from pdkernel.project.database import Database
+from pdkernel.project.rows import put_once
+from pdkernel.project.schema import clients, revoked_tokens, signing_keys
+from pdkernel.project.vault import Vault
+
+if TYPE_CHECKING:
+    from jwt.types import Options
+
+LIFE_S = 3600
+"""Seconds that a token is good for; the platform says the same as `expires_in`."""
+
+FRESH_S = 5.0
+"""Seconds for which a token may still pass after another process has revoked it."""
+
+_ALGORITHM = "EdDSA"
+_AUDIENCE = "api"
+_OPTIONS: Options = {
+    "require": ["exp", "jti", "sub", "scope"],
+    # by our clock instead
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """
+    What a good token says.
+
+    Attributes:
+        id: Its own.
+        client_id: Whom it was given to.
+        scopes: What it is good for.
+        expires: Seconds since 1970.
+    """
+
+    id: str
+    client_id: str
+    scopes: tuple[str, ...]
+    expires: float
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the database said, and when."""
+
+    at: float
+    keys: Mapping[str, Ed25519PublicKey]
+    clients: frozenset[str]
+    revoked: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Signer:
+    id: str
+    key: Ed25519PrivateKey = field(repr=False)
+
+
+class AccessTokens:
+    """The tokens of a project. Threads may share it."""
+
+    def __init__(self, database: Database, vault: Vault, clock: Clock, *, project_id: str) -> None:
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+        self._project_id = project_id
+        self._known: _Known | None = None
+        self._lock = threading.Lock()
+
+    def issue(self, client_id: str, scopes: Sequence[str]) -> str:
+        """A token for *client_id*, good for *scopes* and `LIFE_S` seconds."""
+        now = int(self._clock.now().timestamp())
+        signer = self._signer()
+        claims = {
+            "iss": self._project_id,
+            "sub": client_id,
+            "aud": [_AUDIENCE, "catcher"],  # the API and workflow endpoints, as the platform's tokens say
+            "jti": secrets.token_hex(16),
+            "iat": now,
+            "nbf": now,
+            "exp": now + LIFE_S,
+            "token_type": "oauth_access_token",
+            "scope": list(scopes),
+        }
+        return jwt.encode(claims, signer.key, algorithm=_ALGORITHM, headers={"kid": signer.id})
+
+    def read(self, token: str) -> AccessToken | None:
+        """What *token* says, or None if it is not ours, has expired, was revoked, or its client was removed."""
+        known = self._recent()
+        try:
+            name = str(jwt.get_unverified_header(token).get("kid"))
+            if name not in known.keys:
+                known = self._refresh()  # another process may have just made the key
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                known.keys[name],
+                algorithms=[_ALGORITHM],
+                audience=_AUDIENCE,
+                issuer=self._project_id,
+                options=_OPTIONS,
+            )
+        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
+            return None
+        if claims["exp"] <= self._clock.now().timestamp():
+            return None
+        if claims["sub"] not in known.clients:
+            known = self._refresh()
+        if claims["sub"] not in known.clients or claims["jti"] in known.revoked:
+            return None
+        return AccessToken(claims["jti"], claims["sub"], tuple(claims["scope"]), claims["exp"])
+
+    def revoke(self, token: AccessToken) -> None:
+        """Refuse *token* from now on: here at once, in other processes within `FRESH_S` seconds."""
+        now = self._clock.now().timestamp()
+        with self._database.write() as connection:
+            put_once(connection, revoked_tokens, id=token.id, expires=token.expires)
+            connection.execute(delete(revoked_tokens).where(revoked_tokens.c.expires < now))
+        self._refresh()
+
+    def rotate(self) -> str:
+        """Sign with a new key from now on; returns its name. Tokens that are out stay good until they expire."""
+        with self._database.write() as connection:
+            signer = self._make_signer(connection)
+        self._refresh()
+        return signer.id
+
+    def _signer(self) -> _Signer:
+        query = select(signing_keys).where(signing_keys.c.expires.is_(None)).order_by(signing_keys.c.number.desc())
+        with self._database.read() as connection:
+            row = connection.execute(query.limit(1)).first()
+        if row is None:
+            with self._database.write() as connection:
+                row = connection.execute(query.limit(1)).first()  # again: another process may have been first
+                if row is None:
+                    return self._make_signer(connection)
+        return _Signer(row.id, self._open(row))
+
+    def _make_signer(self, connection: Connection) -> _Signer:
+        now = self._clock.now().timestamp()
+        signer = _Signer(secrets.token_hex(8), Ed25519PrivateKey.generate())
+        text = base64.b64encode(signer.key.private_bytes_raw()).decode("ascii")
+        connection.execute(delete(signing_keys).where(signing_keys.c.expires < now))
+        retired = update(signing_keys).where(signing_keys.c.expires.is_(None))
+        connection.execute(retired.values(expires=now + LIFE_S))
+        connection.execute(
+            insert(signing_keys).values(id=signer.id, sealed_key=self._vault.seal(text, _place(signer.id)), created=now)
+        )
+        return signer
+
+    def _recent(self) -> _Known:
+        known = self._known
+        if known is not None and self._clock.monotonic() - known.at < FRESH_S:
+            return known
+        return self._refresh()
+
+    def _refresh(self) -> _Known:
+        with self._lock:
+            now = self._clock.now().timestamp()
+            at = self._clock.monotonic()
+            known_keys = self._known.keys if self._known is not None else {}
+            good = or_(signing_keys.c.expires.is_(None), signing_keys.c.expires > now)
+            with self._database.read() as connection:
+                rows = connection.execute(select(signing_keys).where(good)).all()
+                active = connection.execute(select(clients.c.id).where(clients.c.removed.is_(None))).scalars().all()
+                revoked = connection.execute(
+                    select(revoked_tokens.c.id).where(revoked_tokens.c.expires > now)
+                ).scalars().all()  # fmt: skip
+            keys = {row.id: known_keys.get(row.id) or self._open(row).public_key() for row in rows}
+            self._known = _Known(at, keys, frozenset(active), frozenset(revoked))
+            return self._known
+
+    def _open(self, row: Any) -> Ed25519PrivateKey:
+        raw = base64.b64decode(self._vault.open(row.sealed_key, _place(row.id)))
+        return Ed25519PrivateKey.from_private_bytes(raw)
+
+
+def _place(key_id: str) -> str:
+    return f"signing_keys/{key_id}/key"

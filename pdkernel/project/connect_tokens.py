@@ -1,0 +1,146 @@
+"""
+Connect tokens: with one, one external user connects one account.
+
+Knows that a token is kept as its digest only, ends at a time, and is used once. What is done with it is the server's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from sqlalchemy import delete, func, insert, select, update
+
+from pdkernel.clock import Clock
+from pdkernel.identity import Environment
+from pdkernel.project.database import Database
+from pdkernel.project.schema import connect_tokens
+from pdkernel.project.vault import Vault
+
+KEPT_S = 24 * 3600.0
+"""Seconds that an expired token is still known, so that its holder can be told that it has expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """
+    What was agreed when a token was made.
+
+    Attributes:
+        session: Names this session to the product's back end (`connect_session_id`).
+        allowed_origins: Origins whose pages may use the token and show the page in a frame; none: no page.
+        success_redirect_uri: Where the person goes once an account is connected.
+        error_redirect_uri: Where they go when that failed for good.
+        webhook_uri: Is told of both.
+        scope: Scopes of the API that the token has, separated by blanks.
+    """
+
+    session: str
+    allowed_origins: tuple[str, ...] = ()
+    success_redirect_uri: str | None = field(default=None, repr=False)
+    error_redirect_uri: str | None = field(default=None, repr=False)
+    webhook_uri: str | None = field(default=None, repr=False)
+    scope: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectToken:
+    """
+    A token that was made, without its text.
+
+    Attributes:
+        digest: SHA-256 of its text.
+        external_user_id: Who connects an account.
+        environment: Where.
+        created_at: When it was made.
+        expires_at: From when it is good for nothing.
+        used_at: When an account was connected with it, or None.
+        terms: What was agreed.
+    """
+
+    digest: str = field(repr=False)
+    external_user_id: str
+    environment: Environment
+    created_at: datetime
+    expires_at: datetime
+    terms: Terms
+    used_at: datetime | None = None
+
+
+def digest_of(token: str) -> str:
+    """What is kept of a token. Fast on purpose: a token has 128 random bits, which no list of guesses holds."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class ConnectTokenTable:
+    """Tokens by digest."""
+
+    def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+
+    def add(self, made: ConnectToken) -> None:
+        """Keep it; those that expired long ago go."""
+        now = self._clock.now().timestamp()
+        row = insert(connect_tokens).values(
+            digest=made.digest,
+            external_user=made.external_user_id,
+            environment=made.environment,
+            created=made.created_at.timestamp(),
+            expires=made.expires_at.timestamp(),
+            sealed_terms=self._vault.seal_json(asdict(made.terms), _place(made.digest)),
+        )
+        with self._database.write() as connection:
+            connection.execute(delete(connect_tokens).where(connect_tokens.c.expires < now - KEPT_S))
+            connection.execute(row)
+
+    def find(self, token: str) -> ConnectToken | None:
+        """What is known of that token, expired or used as it may be, or None."""
+        return self.find_digest(digest_of(token))
+
+    def find_digest(self, digest: str) -> ConnectToken | None:
+        """What is known of the token of that digest, or None."""
+        with self._database.read() as connection:
+            row = connection.execute(select(connect_tokens).where(connect_tokens.c.digest == digest)).first()
+        if row is None or not hmac.compare_digest(row.digest, digest):
+            return None
+        terms = cast("dict[str, Any]", self._vault.open_json(row.sealed_terms, _place(digest)))
+        return ConnectToken(
+            digest=row.digest,
+            external_user_id=row.external_user,
+            environment=row.environment,
+            created_at=datetime.fromtimestamp(row.created, UTC),
+            expires_at=datetime.fromtimestamp(row.expires, UTC),
+            terms=Terms(**{**terms, "allowed_origins": tuple(terms["allowed_origins"])}),
+            used_at=None if row.used is None else datetime.fromtimestamp(row.used, UTC),
+        )
+
+    def claim(self, digest: str) -> bool:
+        """Use the token, which only one caller can; False if it was used or has expired."""
+        now = self._clock.now().timestamp()
+        free = (connect_tokens.c.digest == digest, connect_tokens.c.used.is_(None), connect_tokens.c.expires > now)
+        with self._database.write() as connection:
+            return connection.execute(update(connect_tokens).where(*free).values(used=now)).rowcount > 0
+
+    def release(self, digest: str) -> None:
+        """Take `claim` back: nothing was connected after all."""
+        with self._database.write() as connection:
+            connection.execute(update(connect_tokens).where(connect_tokens.c.digest == digest).values(used=None))
+
+    def made_since(self, external_user_id: str, environment: Environment, moment: datetime) -> int:
+        """How many were made for that user from *moment* on."""
+        query = select(func.count()).where(
+            connect_tokens.c.external_user == external_user_id,
+            connect_tokens.c.environment == environment,
+            connect_tokens.c.created >= moment.timestamp(),
+        )
+        with self._database.read() as connection:
+            return connection.execute(query).scalar_one()
+
+
+def _place(digest: str) -> str:
+    return f"connect_tokens/{digest}/terms"

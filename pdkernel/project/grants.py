@@ -1,0 +1,104 @@
+"""
+What renews the access token of an account that was connected by OAuth.
+
+Knows when the token ends, whether the app refused it, and that only one process at a time renews it: many providers
+give a new refresh token each time and take the old one for stolen when it comes again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from sqlalchemy import or_, select, update
+
+from pdkernel.clock import Clock
+from pdkernel.project.database import Database
+from pdkernel.project.rows import put
+from pdkernel.project.schema import account_grants
+from pdkernel.project.vault import Vault
+
+CLAIM_S = 30.0
+"""Seconds after which a process that began to renew a token counts as gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """
+    What there is for one account.
+
+    Attributes:
+        refresh_token: Gets the next access token; None where the app gave none.
+        expires_at: When the access token ends, or None if the app did not say.
+        renewed_at: When the access token was got.
+        refused: The app answered 401 to the access token.
+        error: Why it could not be renewed, or None.
+    """
+
+    refresh_token: str | None = field(repr=False)
+    expires_at: datetime | None
+    renewed_at: datetime
+    refused: bool = False
+    error: str | None = None
+
+
+class GrantTable:
+    """Grants by account."""
+
+    def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+
+    def put(self, account_id: str, grant: Grant) -> None:
+        """Keep *grant* in the place of the account's last one; nobody renews it any more."""
+        sealed = None
+        if grant.refresh_token is not None:
+            sealed = self._vault.seal(grant.refresh_token, _place(account_id))
+        with self._database.write() as connection:
+            put(
+                connection,
+                account_grants,
+                "account",
+                account=account_id,
+                expires=None if grant.expires_at is None else grant.expires_at.timestamp(),
+                renewed=grant.renewed_at.timestamp(),
+                refused=grant.refused,
+                claimed=None,
+                error=grant.error,
+                sealed_refresh_token=sealed,
+            )
+
+    def find(self, account_id: str) -> Grant | None:
+        """The account's grant; None for one that was not connected by OAuth."""
+        with self._database.read() as connection:
+            row = connection.execute(select(account_grants).where(account_grants.c.account == account_id)).first()
+        if row is None:
+            return None
+        sealed = row.sealed_refresh_token
+        return Grant(
+            refresh_token=None if sealed is None else self._vault.open(sealed, _place(account_id)),
+            expires_at=None if row.expires is None else datetime.fromtimestamp(row.expires, UTC),
+            renewed_at=datetime.fromtimestamp(row.renewed, UTC),
+            refused=row.refused,
+            error=row.error,
+        )
+
+    def refuse(self, account_id: str) -> bool:
+        """The app answered 401 to the account's access token; False for an account without a grant."""
+        with self._database.write() as connection:
+            row = update(account_grants).where(account_grants.c.account == account_id)
+            return connection.execute(row.values(refused=True)).rowcount > 0
+
+    def claim(self, account_id: str) -> bool:
+        """Begin to renew the account's token; False while another process does."""
+        now = self._clock.now().timestamp()
+        claimed = account_grants.c.claimed
+        free = or_(claimed.is_(None), claimed <= now - CLAIM_S)
+        with self._database.write() as connection:
+            row = update(account_grants).where(account_grants.c.account == account_id, free)
+            return connection.execute(row.values(claimed=now)).rowcount > 0
+
+
+def _place(account_id: str) -> str:
+    return f"account_grants/{account_id}/refresh_token"

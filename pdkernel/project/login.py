@@ -1,0 +1,196 @@
+"""
+Which Connect project at Pipedream a local project works with, and where its client secret is kept.
+
+Knows the environment's names for both, the operating system's keyring, and the sealed place in the settings for machines
+without one. Nothing is read before `find` is called. What is done with a login is for `connect`, `actions` and `server`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, cast
+from urllib.parse import urlsplit
+
+from pdkernel.errors import ConnectSettingsError, RequestError
+from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment, parse_environment
+from pdkernel.model import JSON
+from pdkernel.project.settings import SettingsTable
+from pdkernel.project.vault import Vault
+
+API = "https://api.pipedream.com"
+SETTING = "login"
+SERVICE = "pdkernel"
+"""What the keyring calls us."""
+_PLACE = "settings/login/client_secret"
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+Kept = Literal["keyring", "project"]
+
+
+@dataclass(frozen=True)
+class Login:
+    """
+    A Connect project and an OAuth client of its workspace.
+
+    Attributes:
+        client_id: Of the OAuth client.
+        client_secret: Its secret.
+        project_id: `proj_...`.
+        environment: Where nothing else says it.
+        base_url: Of the API, without a slash at its end.
+    """
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    project_id: str
+    environment: Environment = DEFAULT_ENVIRONMENT
+    base_url: str = API
+
+
+def named(environ: Mapping[str, str], name: str) -> str | None:
+    """The value of `PDKERNEL_<name>` in *environ*, else of `PIPEDREAM_<name>`, which the SDK reads; None if empty."""
+    return environ.get(f"PDKERNEL_{name}") or environ.get(f"PIPEDREAM_{name}") or None
+
+
+def environment_named(environ: Mapping[str, str]) -> Environment:
+    """The environment that *environ* names; development if it names none."""
+    return parse_environment(named(environ, "PROJECT_ENVIRONMENT") or named(environ, "ENVIRONMENT"))
+
+
+def check_base_url(url: str) -> str:
+    """
+    Return *url* without a slash at its end if a client secret may be sent there.
+
+    Raises:
+        RequestError: Not a URL, or neither https nor this machine.
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https") or parts.username or parts.query or parts.fragment:
+        raise RequestError(f"{url!r} is not the address of an API.", fix=f"For Pipedream's own leave it out: {API}")
+    if parts.scheme == "http" and host not in _LOOPBACK:
+        raise RequestError(
+            f"{url!r} is not encrypted, and the client's secret would be sent there.", fix="Use an https address."
+        )
+    return url.rstrip("/")
+
+
+class LoginTable:
+    """
+    The login of one project.
+
+    Args:
+        settings: Where all but the secret is kept.
+        vault: Seals the secret where there is no keyring.
+        owner: The local project's id: one entry of the keyring each.
+    """
+
+    def __init__(self, settings: SettingsTable, vault: Vault, owner: str) -> None:
+        self._settings = settings
+        self._vault = vault
+        self._owner = owner
+
+    def find(self, environ: Mapping[str, str]) -> Login | None:
+        """
+        The login that counts, or None for a project of this machine only.
+
+        `PDKERNEL_PROJECT_ID` in *environ*, with the client's id and secret there too, goes before what was kept.
+
+        Raises:
+            ConnectSettingsError: The secret is not where it was kept.
+            RequestError: Environment or address in *environ* cannot be used.
+        """
+        project_id = environ.get("PDKERNEL_PROJECT_ID")
+        client_id, secret = named(environ, "CLIENT_ID"), named(environ, "CLIENT_SECRET")
+        if project_id and client_id and secret:
+            base_url = check_base_url(named(environ, "BASE_URL") or API)
+            return Login(client_id, secret, project_id, environment_named(environ), base_url)
+        kept = self._kept()
+        if kept is None:
+            return None
+        return Login(
+            str(kept["client_id"]),
+            self._secret(kept),
+            str(kept["project_id"]),
+            parse_environment(str(kept["environment"])),
+            str(kept["base_url"]),
+        )
+
+    def keep(self, login: Login) -> Kept:
+        """Keep *login* in the place of another; says where its secret is: the keyring if there is one."""
+        self.remove()
+        where: Kept = "keyring" if _into_keyring(self._owner, login.client_secret) else "project"
+        value: dict[str, JSON] = {
+            "client_id": login.client_id,
+            "project_id": login.project_id,
+            "environment": login.environment,
+            "base_url": login.base_url,
+            "kept": where,
+        }
+        if where == "project":
+            value["secret"] = base64.b64encode(self._vault.seal(login.client_secret, _PLACE)).decode()
+        self._settings.set(SETTING, value)
+        return where
+
+    def remove(self) -> bool:
+        """Forget the login and its secret; False if there was none."""
+        kept = self._kept()
+        if kept is None:
+            return False
+        if kept.get("kept") == "keyring":
+            _out_of_keyring(self._owner)
+        return self._settings.remove(SETTING)
+
+    def _kept(self) -> dict[str, JSON] | None:
+        kept = self._settings.get(SETTING)
+        return kept if isinstance(kept, dict) else None
+
+    def _secret(self, kept: Mapping[str, JSON]) -> str:
+        if kept.get("kept") == "project":
+            return self._vault.open(base64.b64decode(cast("str", kept["secret"])), _PLACE)
+        secret = _from_keyring(self._owner)
+        if secret is None:
+            raise ConnectSettingsError(
+                f"The secret of the OAuth client {kept['client_id']} is not in this machine's keyring any more.",
+                fix="Log in again: pdkernel login. To work with the local project only: pdkernel login --remove",
+            )
+        return secret
+
+
+def _into_keyring(owner: str, secret: str) -> bool:
+    """Put *secret* into the keyring; False where there is none that works."""
+    import keyring  # looks for the system's services when imported
+    from keyring.errors import KeyringError
+
+    try:
+        if keyring.get_keyring().priority <= 0:
+            return False
+        keyring.set_password(SERVICE, owner, secret)
+        return keyring.get_password(SERVICE, owner) == secret
+    except (KeyringError, RuntimeError, OSError):
+        return False  # locked, or no session to ask in: the sealed settings take it
+
+
+def _from_keyring(owner: str) -> str | None:
+    import keyring
+    from keyring.errors import KeyringError
+
+    try:
+        return keyring.get_password(SERVICE, owner)
+    except (KeyringError, RuntimeError, OSError):
+        return None
+
+
+def _out_of_keyring(owner: str) -> None:
+    import contextlib
+
+    import keyring
+    from keyring.errors import KeyringError
+
+    with contextlib.suppress(KeyringError, RuntimeError, OSError):
+        keyring.delete_password(SERVICE, owner)

@@ -1,0 +1,98 @@
+"""
+What `doctor` finds out about a workflow: what is missing, one external user's look-up, everybody's matrix.
+
+Knows which of them were asked for. What each takes is for `missing` and `matrix` to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pdkernel.actions import Catalog
+from pdkernel.identity import Directory, Environment
+from pdkernel.lookup import Lookup
+from pdkernel.model import Workflow
+from pdkernel.readiness.matrix import matrix, what_if
+from pdkernel.readiness.missing import Missing, describe_missing, find_missing
+from pdkernel.render import lookup as lookup_view
+from pdkernel.render import matrix as matrix_view
+from pdkernel.render.matrix import Matrix
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found; *lookup* and *matrix* are None where they were not asked for or no account is needed."""
+
+    missing: Sequence[Missing]
+    lookup: Lookup | None = None
+    matrix: Matrix | None = None
+
+    @classmethod
+    def of(
+        cls,
+        workflow: Workflow,
+        *,
+        directory: Directory,
+        catalog: Catalog,
+        variables: Mapping[str, str],
+        environment: Environment,
+        external_user_id: str | None = None,
+        test_users: Sequence[str] = (),
+        with_matrix: bool = False,
+    ) -> Self:
+        """
+        Look at *workflow*; runs no code.
+
+        Args:
+            workflow: What is to run.
+            directory: Users and accounts of the project.
+            catalog: Its pre-built actions.
+            variables: Environment variables that are set.
+            environment: Of the users.
+            external_user_id: Look at this one only, and explain their look-up.
+            test_users: The workflow's own, for where no one is named.
+            with_matrix: Make the matrix, too.
+        """
+        named = (external_user_id,) if external_user_id is not None else ()
+        explained = None
+        if external_user_id is not None:
+            explained = what_if(
+                workflow,
+                directory=directory,
+                catalog=catalog,
+                environment=environment,
+                external_user_id=external_user_id,
+            ).lookup
+        table = None
+        if with_matrix:
+            table = matrix(workflow, directory=directory, catalog=catalog, environment=environment, users=named)
+        missing = find_missing(
+            workflow,
+            directory=directory,
+            catalog=catalog,
+            variables=variables,
+            users=named or test_users,
+            environment=environment,
+        )
+        return cls(missing, explained, table)
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"ready", "missing"}` and, where they were asked for, "lookup" and "matrix"."""
+        return {
+            "ready": not self.missing,
+            "missing": [item.to_json() for item in self.missing],
+            **({"lookup": self.lookup.to_json()} if self.lookup else {}),
+            **({"matrix": self.matrix.to_json()} if self.matrix else {}),
+        }
+
+    def describe(self, source: str) -> str:
+        """All of it as text, about *source*."""
+        needs = f"{source} needs:\n{describe_missing(self.missing)}" if self.missing else f"{source} is ready to run."
+        parts = [f"{needs}\n"]
+        if self.lookup is not None:
+            parts.append(lookup_view.view(self.lookup).text)
+        if self.matrix is not None:
+            parts.append(matrix_view.text(self.matrix))
+        return "\n".join(parts)

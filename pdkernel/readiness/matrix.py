@@ -1,0 +1,95 @@
+"""
+Which external users could run which steps: the look-up of a run, made for everybody and every step.
+
+Knows a workflow's app props as they are known without running code, and asks the directory once for all users' accounts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pdkernel.actions import Catalog
+from pdkernel.engine.facts import Facts
+from pdkernel.engine.lookup import Bindings, Caller, Found, apps_of_external_user, look_up
+from pdkernel.identity import Directory, Environment
+from pdkernel.lookup import Lookup
+from pdkernel.model import Workflow
+from pdkernel.render.matrix import Cell, Matrix, Row
+
+MAX_USERS = 100
+"""External users in a matrix that names none."""
+
+
+def matrix(
+    workflow: Workflow,
+    *,
+    directory: Directory,
+    catalog: Catalog,
+    environment: Environment,
+    users: Sequence[str] = (),
+) -> Matrix:
+    """
+    What a run of each step, and of the whole workflow, would come to for each user.
+
+    Args:
+        workflow: Whose steps; those that are disabled are left out.
+        directory: Users and accounts of the project.
+        catalog: Its pre-built actions.
+        environment: Of the users.
+        users: External users; none means those that the environment has, `MAX_USERS` at most.
+
+    Returns:
+        A row for each user; where there are no users, one for a caller that names nobody.
+    """
+    bindings = bindings_of(workflow, catalog)
+    known = users or [user.external_id for user in directory.users(environment, limit=MAX_USERS + 1)]
+    chosen: list[str] = list(dict.fromkeys(known))[: None if users else MAX_USERS]
+    facts = Facts(directory, environment, chosen, apps_of_external_user(bindings))
+    callers: Sequence[str | None] = chosen or [None]
+    rows = [_row(bindings, Caller(user, environment), facts) for user in callers]
+    return Matrix(workflow.name, environment, tuple(bindings), tuple(rows), more=not users and len(known) > MAX_USERS)
+
+
+def what_if(
+    workflow: Workflow,
+    *,
+    directory: Directory,
+    catalog: Catalog,
+    environment: Environment,
+    external_user_id: str | None,
+) -> Found:
+    """
+    How the accounts of *workflow* would be looked up for a caller who sends both headers.
+
+    The `lookup` of the answer is None where no step uses an external user's account.
+    """
+    bindings = bindings_of(workflow, catalog)
+    users = () if external_user_id is None else (external_user_id,)
+    facts = Facts(directory, environment, users, apps_of_external_user(bindings))
+    as_sent = Caller(external_user_id, environment, header=external_user_id, environment_header=environment)
+    return look_up(bindings, as_sent, facts)
+
+
+def bindings_of(workflow: Workflow, catalog: Catalog) -> Bindings:
+    """The app props of each step that is not disabled, as they are known without running code."""
+    return {step.name: catalog.apps_of(step) for step in workflow.steps if not step.disabled}
+
+
+def _row(bindings: Bindings, caller: Caller, facts: Facts) -> Row:
+    whole = _cell("", look_up(bindings, caller, facts))
+    cells = tuple(_cell(step, look_up({step: apps}, caller, facts)) for step, apps in bindings.items())
+    return Row(caller.external_user_id, whole, cells)
+
+
+def _cell(step: str, found: Found) -> Cell:
+    if found.error is not None:
+        message, fix = found.error.message, found.error.fix
+        return Cell(step, "error", apps=_lacking(found.lookup), code=found.error.code, message=message, fix=fix)
+    accounts = {account.id: account for account in found.accounts.values()}
+    withheld = any(account.withheld for account in accounts.values())
+    tired = tuple(account.id for account in accounts.values() if not account.healthy)
+    return Cell(step, "proxy" if withheld else "ready", accounts=tuple(accounts), unhealthy=tired)
+
+
+def _lacking(lookup: Lookup | None) -> tuple[str, ...]:
+    return tuple(app.app for app in lookup.apps if app.chosen is None) if lookup else ()

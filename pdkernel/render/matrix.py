@@ -1,0 +1,159 @@
+"""
+Which external users could run which steps: users down, steps across.
+
+Knows plain values; never a credential. `text` and `html` draw the same cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pdkernel.render import words
+from pdkernel.render.markup import VIEW, Tone, lines, pill, printable, tag
+
+CellState = Literal["ready", "proxy", "error"]
+
+_SHORT = {
+    "external_user_required": "no user",
+    "external_user_not_found": "no such user",
+    "production_plan": "plan",
+}
+_TONES: dict[CellState, Tone] = {"ready": "good", "proxy": "busy", "error": "bad"}
+_CELL = "padding:2px 8px;text-align:left;vertical-align:top"
+_WHOLE = "whole workflow"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """
+    What a run of one step would come to.
+
+    Attributes:
+        step: The step; the empty string for the whole workflow.
+        state: `ready`, `proxy` (ready, its outside calls going through Connect's proxy) or `error`.
+        accounts: Ids of the accounts that it would use.
+        unhealthy: Those of them that are known not to work.
+        apps: For an error, the apps that have no account.
+        code: For an error, its code.
+        message: For an error, the platform's words.
+        fix: For an error, what to do.
+    """
+
+    step: str
+    state: CellState
+    accounts: tuple[str, ...] = ()
+    unhealthy: tuple[str, ...] = ()
+    apps: tuple[str, ...] = ()
+    code: str | None = None
+    message: str = ""
+    fix: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The cell as JSON; its error is null or `{"code", "message", "fix"}`."""
+        error = {"code": self.code, "message": self.message, "fix": self.fix} if self.state == "error" else None
+        return {
+            "step": self.step or None,
+            "state": self.state,
+            "accounts": list(self.accounts),
+            "unhealthy": list(self.unhealthy),
+            "error": error,
+        }
+
+    @property
+    def word(self) -> str:
+        """The cell in a word or two."""
+        if self.state == "proxy":
+            return "ready by proxy"
+        if self.state == "ready":
+            return "not working" if self.unhealthy else "ready"
+        if self.code == "account_not_found":
+            return f"no {' or '.join(self.apps)}"
+        return _SHORT.get(self.code or "", "own account")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One external user (None: a caller that names nobody): the whole workflow, and each of its steps."""
+
+    external_user: str | None
+    whole: Cell
+    cells: tuple[Cell, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"external_user", "workflow", "steps"}`."""
+        return {
+            "external_user": self.external_user,
+            "workflow": self.whole.to_json(),
+            "steps": [cell.to_json() for cell in self.cells],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """The rows of some external users; *more* says that others were not looked at."""
+
+    workflow: str
+    environment: str
+    steps: tuple[str, ...]
+    rows: tuple[Row, ...]
+    more: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"workflow", "environment", "steps", "users", "more"}`."""
+        return {
+            "workflow": self.workflow,
+            "environment": self.environment,
+            "steps": list(self.steps),
+            "users": [row.to_json() for row in self.rows],
+            "more": self.more,
+        }
+
+
+def text(matrix: Matrix) -> str:
+    """The matrix as text; what to do about each error is said below."""
+    heads = ["external user", _WHOLE, *matrix.steps]
+    table = [heads, *([_user(row), *(cell.word for cell in (row.whole, *row.cells))] for row in matrix.rows)]
+    widths = [max(len(line[place]) for line in table) for place in range(len(heads))]
+    made = [_title(matrix)]
+    made += ["  " + "  ".join(f"{word:<{width}}" for word, width in zip(line, widths, strict=True)) for line in table]
+    made += [f"  {line}" for said in _said(matrix) for line in ("", *said.split("\n"))]
+    return printable("".join(f"{line.rstrip()}\n" for line in made))
+
+
+def html(matrix: Matrix) -> str:
+    """The matrix as a table; what to do about each error is said below."""
+    heads = [tag("th", head, style=_CELL) for head in ("external user", _WHOLE, *matrix.steps)]
+    rows = [tag("tr", *heads)]
+    for row in matrix.rows:
+        cells = [tag("td", pill(cell.word, _tone(cell)), style=_CELL) for cell in (row.whole, *row.cells)]
+        rows.append(tag("tr", tag("th", _user(row), style=_CELL), *cells))
+    parts = [tag("strong", _title(matrix)), tag("table", lines(rows))]
+    parts += [tag("div", said, style="white-space:pre-wrap;margin-top:4px") for said in _said(matrix)]
+    return tag("div", lines(parts), style=f"{VIEW};overflow-x:auto", class_="pd-view pd-matrix")
+
+
+def _said(matrix: Matrix) -> Iterator[str]:
+    """Each error of a whole run once, with what to do; and who was left out."""
+    seen = {f"{row.whole.message}\n{row.whole.fix}" for row in matrix.rows if row.whole.state == "error"}
+    shown = [said for row in matrix.rows if (said := f"{row.whole.message}\n{row.whole.fix}") in seen]
+    yield from dict.fromkeys(shown)
+    if matrix.more:
+        yield "There are more external users. Name one: %pduser ID --matrix, or --external-user ID."
+
+
+def _title(matrix: Matrix) -> str:
+    ready = sum(row.whole.state != "error" for row in matrix.rows)
+    if matrix.rows[0].external_user is None:
+        return f"{matrix.workflow}, {matrix.environment}: there are no external users yet. No code was run."
+    users = words.counted(len(matrix.rows), "external user")
+    return f"{matrix.workflow}, {matrix.environment}: {ready} of {users} can run it. No code was run."
+
+
+def _user(row: Row) -> str:
+    return "(nobody)" if row.external_user is None else words.clipped(row.external_user, 40)
+
+
+def _tone(cell: Cell) -> Tone:
+    return "warn" if cell.unhealthy else _TONES[cell.state]

@@ -1,0 +1,15 @@
+"""
+The endpoint: Connect's API, workflow endpoints and Connect Link over HTTP.
+
+    serving    what every handler is given
+    app        the application, as a value
+    oauth      clients and their tokens
+    api        Connect's routes
+    link       Connect Link: tokens, pages, webhooks
+    endpoint   requests that start workflows
+"""
+
+from pdkernel.server.app import create_app
+from pdkernel.server.serving import ServeSettings, Serving
+
+__all__ = ["ServeSettings", "Serving", "create_app"]

@@ -1,0 +1,133 @@
+"""
+Accounts: listing, reading, connecting with a Connect token, removing.
+
+Knows who may read credentials: an OAuth client that asks for them, never a browser. An account of the other environment
+is not there, and neither are accounts of one's own.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from pdkernel.connect.apps import check_app
+from pdkernel.errors import RequestError
+from pdkernel.identity import Account
+from pdkernel.model import JSON
+from pdkernel.server.api.apps import slug_of
+from pdkernel.server.api.door import ApiError, Call
+from pdkernel.server.api.pages import Page
+from pdkernel.server.api.shapes import account_json
+from pdkernel.server.link import webhooks
+from pdkernel.server.link.connecting import connect_account
+from pdkernel.server.link.tokens import find_token
+from pdkernel.server.oauth.access import bearer_token
+
+
+async def list_accounts(call: Call) -> JSON:
+    """`GET .../accounts`, newest first."""
+    user = call.query("external_user_id")
+    if call.token is not None:
+        user = call.user(user)
+    found = await _accounts(call, user, call.query("app"))
+    page = Page(call, found, lambda account: account.id)
+    return page.answer([await _shown(call, account) for account in page.items])
+
+
+async def list_of_user(call: Call) -> JSON:
+    """`GET .../users/{external_user_id}/accounts`: a bare list."""
+    found = await _accounts(call, call.user(call.path("external_user_id")), call.query("app"))
+    return [await _shown(call, account) for account in found]
+
+
+async def retrieve(call: Call) -> JSON:
+    """`GET .../accounts/{account_id}`."""
+    return await _shown(call, await find_account(call, call.path("account_id")))
+
+
+async def create(call: Call) -> Response:
+    """`POST .../accounts`: connects an account of a key-based app for a Connect token's user."""
+    body = await call.body()
+    token, text = call.token, bearer_token(call.request.headers.get("authorization")) or ""
+    given = body.get("connect_token")
+    if token is None or given is not None:
+        text = given if isinstance(given, str) else ""
+        token = await call.ask(find_token, call.serving, text)
+    if token is None:
+        raise ApiError(400, "connect_token is missing, not valid here, or has expired.")
+    call.check_user(token.external_user_id)
+    if token.environment != call.environment:
+        raise ApiError(400, f"The Connect token is one of {token.environment}.")
+    if body.get("account_id") is not None:
+        raise ApiError(400, "An account cannot be connected anew here: remove it, and connect another.")
+    app, name = body.get("app_slug"), body.get("name")
+    if not isinstance(app, str):
+        raise ApiError(400, "app_slug is missing: the app's slug, a text.")
+    if name is not None and not isinstance(name, str):
+        raise ApiError(400, "name is a text.")
+    account = await call.ask(
+        connect_account, call.serving, token, app=check_app(app), credentials=_credentials(body), name=name
+    )
+    telling = webhooks.telling(call.serving, token, webhooks.connected(token, text, account))
+    return JSONResponse(await _shown(call, account), background=telling)
+
+
+async def delete(call: Call) -> Response:
+    """`DELETE .../accounts/{account_id}`."""
+    account = await find_account(call, call.path("account_id"))
+    await call.ask(call.serving.directory.remove_account, account.id)
+    return Response(status_code=204)
+
+
+async def delete_of_app(call: Call) -> Response:
+    """`DELETE .../apps/{app_id}/accounts`: all accounts of an app, by its id or slug, of the caller's environment."""
+    slug = await slug_of(call, call.path("app_id"))
+    for account in await _accounts(call, None, slug):
+        await call.ask(call.serving.directory.remove_account, account.id)
+    return Response(status_code=204)
+
+
+async def find_account(call: Call, account_id: str) -> Account:
+    """
+    The external user's account of that id, of the caller's environment.
+
+    Raises:
+        ApiError: There is none that the caller may see; whether somebody else has it is not said.
+    """
+    account = await call.ask(call.serving.directory.find_account, account_id)
+    if (
+        account is None
+        or account.external_user_id is None
+        or account.environment != call.environment
+        or (call.token is not None and account.external_user_id != call.token.external_user_id)
+    ):
+        raise ApiError(404, f"There is no account {account_id[:80]!r} in {call.environment}.")
+    return account
+
+
+async def _accounts(call: Call, user: str | None, app: str | None) -> list[Account]:
+    slug = None if app is None else await slug_of(call, app)
+    directory = call.serving.directory
+    found = await call.ask(directory.accounts, external_user_id=user, environment=call.environment, app=slug, own=False)
+    # a client registered at an app by oneself (`oa_...`) is what no account here was connected with
+    return [] if call.query("oauth_app_id") else list(found)
+
+
+async def _shown(call: Call, account: Account) -> dict[str, Any]:
+    credentials = None
+    if call.flag("include_credentials") and call.token is None:
+        credentials = await call.ask(call.serving.directory.credentials, account.id)
+    return await call.ask(account_json, call.serving, account, credentials=credentials)
+
+
+def _credentials(body: dict[str, Any]) -> dict[str, str]:
+    text = body.get("cfmap_json")
+    try:
+        fields = json.loads(text) if isinstance(text, str) else text
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict) or not fields:
+        raise RequestError("cfmap_json is missing: the account's fields, a JSON object as text.")
+    return {str(name): value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}

@@ -1,0 +1,152 @@
+"""
+What a caller sends for a component: which one, for whom, and the values of its props.
+
+Knows that values are the caller's data and never code: an expression in one stays text. Knows that an account must be
+the external user's own. Nothing is run here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pdkernel.actions import Component, Uses
+from pdkernel.actions.component import Kind
+from pdkernel.engine.action_forms import FormRequest
+from pdkernel.errors import ActionNotFoundError
+from pdkernel.hosts import Description
+from pdkernel.model import JSON, Step
+from pdkernel.server.api.accounts import find_account
+from pdkernel.server.api.door import ApiError, Call
+
+STEP = "action"
+_ACCOUNT = "authProvisionId"
+_LITERAL = frozenset({"data_store"})
+"""Types of props whose value names something of the project: it is no expression."""
+
+
+@dataclass(frozen=True)
+class Configured:
+    """
+    A component and what a caller gives it.
+
+    Attributes:
+        component: Which.
+        description: What it declares.
+        external_user_id: For whom.
+        accounts: The accounts that the caller chose, by app.
+        values: What the caller gives its other props.
+        wanted: Which component, as the caller says it.
+        account_props: As *values*, of app props.
+    """
+
+    component: Component
+    description: Description
+    external_user_id: str
+    accounts: Mapping[str, str]
+    values: Mapping[str, JSON] = field(repr=False)
+    wanted: Uses
+    account_props: Mapping[str, JSON]
+
+    @property
+    def event(self) -> dict[str, JSON]:
+        """What a run is started with: the values, which the step's expressions take from here as they are."""
+        return {"props": list(self.values.values())}
+
+    @property
+    def props(self) -> dict[str, JSON]:
+        """The step's props, without accounts: the first of the event's values, and so on."""
+        stores = {prop.name for prop in self.description.props if prop.type in _LITERAL}
+        return {
+            name: value if name in stores else f"{{{{steps.trigger.event.props[{number}]}}}}"
+            for number, (name, value) in enumerate(self.values.items())
+        }
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Values of props that the component calls secret, under names that no code can read as a variable's."""
+        secret = {prop.name for prop in self.description.props if prop.definition.get("secret")}
+        return {
+            f"props.{name}": value for name, value in self.values.items() if name in secret and isinstance(value, str)
+        }
+
+    def step(self) -> Step:
+        """A step that uses the component."""
+        return Step(STEP, "node", uses=str(self.wanted), props=self.props)
+
+    def form(self, call: Call) -> FormRequest:
+        """A form for its props."""
+        remote = self.component.file is None
+        # what Pipedream itself runs is sent what it is told, and evaluates nothing
+        values = dict(self.values) if remote else self.props
+        return FormRequest(
+            step=Step(STEP, "node", uses=str(self.wanted), props={**values, **self.account_props}),
+            policy=call.serving.settings.policy,
+            external_user_id=self.external_user_id,
+            environment=call.environment,
+            event={} if remote else self.event,
+            folder=call.serving.project.folder,
+        )
+
+
+async def find_component(call: Call, key: object, version: object, kind: Kind | None) -> tuple[Uses, Component]:
+    """
+    The component of that key.
+
+    Raises:
+        ApiError: The key or the version is none.
+        ActionNotFoundError: There is no such component, or none of that kind.
+    """
+    if isinstance(key, dict):
+        key = key.get("key")
+    if not isinstance(key, str) or not key:
+        raise ApiError(400, "id is missing: the component's key, for example slack-send-message.")
+    if version is not None and not isinstance(version, str):
+        raise ApiError(400, "version is a text, for example 0.0.20.")
+    uses = Uses.parse(f"{key}@{version}" if version else key)
+    component = await call.serving.runtime.catalog.obtain(uses)
+    if kind is not None and component.kind != kind:
+        raise ActionNotFoundError(f"{component.key} is {'an action' if component.kind == 'action' else 'a trigger'}.")
+    return uses, component
+
+
+async def read_configured(call: Call, body: Mapping[str, Any], kind: Kind | None) -> Configured:
+    """
+    What *body* says.
+
+    Raises:
+        ApiError: A field is missing or wrong, or an account is not the user's.
+        ActionNotFoundError: There is no such component.
+        StepError: Its module cannot be loaded.
+    """
+    user = call.user(body.get("external_user_id", body.get("external_id")))
+    uses, component = await find_component(call, body.get("id"), body.get("version"), kind)
+    _, description = await call.serving.runtime.forms.describe(uses)
+    given = body.get("configured_props") or {}
+    if not isinstance(given, dict):
+        raise ApiError(400, "configured_props is an object of values by prop.")
+    apps = {binding.prop: binding.app for binding in description.apps}
+    accounts: dict[str, str] = {}
+    account_props: dict[str, JSON] = {}
+    for prop, app in apps.items():
+        chosen = _account(prop, given.get(prop))
+        if chosen is None:
+            continue
+        account = await find_account(call, chosen)
+        if account.external_user_id != user or account.app != app:
+            raise ApiError(404, f"There is no {app} account {chosen[:80]!r} of this external user.")
+        accounts[app] = chosen
+        account_props[prop] = {_ACCOUNT: chosen}
+    values = {name: value for name, value in given.items() if name not in apps and value is not None}
+    return Configured(component, description, user, accounts, values, uses, account_props)
+
+
+def _account(prop: str, value: object) -> str | None:
+    if isinstance(value, dict) and value.get(_ACCOUNT) is not None:
+        value = value[_ACCOUNT]
+    if value is None or value == {}:
+        return None
+    if not isinstance(value, str):
+        raise ApiError(400, f'{prop} is an account: {{"authProvisionId": "apn_..."}}.')
+    return value

@@ -1,0 +1,61 @@
+"""
+The platform's rate limits, where they are switched on: requests of a project in five minutes.
+
+Knows the numbers and the headers of an answer that is refused. Counts in this process only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pdkernel.clock import Clock
+
+Bucket = Literal["accounts", "components", "runs", "proxy"]
+WINDOW_S = 300
+LIMITS: dict[Bucket, int] = {"accounts": 2000, "components": 3000, "runs": 2000, "proxy": 1000}
+"""Requests in a window (platform documentation)."""
+
+
+class Throttled(Exception):  # noqa: N818 - the platform's own word for it
+    """A request too many."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        super().__init__("Throttled")
+        self.headers = headers
+
+
+@dataclass
+class _Window:
+    since: float
+    count: int = 0
+
+
+class Rates:
+    """Counts requests."""
+
+    def __init__(self) -> None:
+        self._windows: dict[Bucket, _Window] = {}
+
+    def count(self, bucket: Bucket, clock: Clock) -> None:
+        """
+        One request more.
+
+        Raises:
+            Throttled: It is one too many.
+        """
+        now = clock.now().timestamp()
+        window = self._windows.get(bucket)
+        if window is None or now >= window.since + WINDOW_S:
+            window = self._windows[bucket] = _Window(now)
+        window.count += 1
+        if window.count > LIMITS[bucket]:
+            reset = window.since + WINDOW_S
+            raise Throttled(
+                {
+                    "Retry-After": str(max(1, int(reset - now))),
+                    "X-RateLimit-Limit": str(LIMITS[bucket]),
+                    "X-RateLimit-Remaining": "0",
+                    "X-RateLimit-Reset": str(int(reset)),
+                }
+            )

@@ -1,0 +1,173 @@
+"""
+Which path of the API is whose.
+
+Knows paths, the scope that each asks for, and the names of what is not served. With a Connect token a path may do without
+the project: SDKs leave it out then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from pdkernel.actions.component import Kind
+from pdkernel.server.api import accounts, actions, apps, components, deployed, projects, proxy, triggers, users
+from pdkernel.server.api.door import Endpoint, Handler, door
+from pdkernel.server.api.rates import Bucket, Rates
+
+PREFIX = "/v1/connect"
+PROJECT = "/v1/connect/{project_id}"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """
+    A route.
+
+    Attributes:
+        method: `GET`, or several with blanks between.
+        path: Below the project; one that begins with /v1 stands by itself.
+        handler: What answers.
+        scope: What a token must be good for, or None.
+        backend: Whether Connect tokens are refused.
+        bucket: Which rate limit counts.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    scope: str | None = None
+    backend: bool = False
+    bucket: Bucket | None = None
+
+    def routes(self, rates: Rates) -> list[BaseRoute]:
+        """The route, and the one without a project."""
+        endpoint = door(self.handler, scope=self.scope, backend=self.backend, rates=rates, bucket=self.bucket)
+        if self.path.startswith("/v1"):
+            return [self._route(self.path, endpoint)]
+        return [self._route(PROJECT + self.path, endpoint), self._route(PREFIX + self.path, endpoint)]
+
+    def _route(self, path: str, endpoint: Endpoint) -> Route:
+        return Route(path, endpoint, methods=self.method.split())
+
+
+_READ, _WRITE = "connect:accounts:read", "connect:accounts:write"
+_ACCOUNTS = (
+    _Entry("GET", "/users/{external_user_id:path}/accounts", accounts.list_of_user, _READ, bucket="accounts"),
+    _Entry("GET", "/accounts", accounts.list_accounts, _READ, bucket="accounts"),
+    _Entry("POST", "/accounts", accounts.create, _WRITE, bucket="accounts"),
+    _Entry("GET", "/accounts/{account_id}", accounts.retrieve, _READ, bucket="accounts"),
+    _Entry("DELETE", "/accounts/app/{app_id}", accounts.delete_of_app, _WRITE, backend=True, bucket="accounts"),
+    _Entry("DELETE", "/accounts/{account_id}", accounts.delete, _WRITE, bucket="accounts"),
+    _Entry("DELETE", "/apps/{app_id}/accounts", accounts.delete_of_app, _WRITE, backend=True, bucket="accounts"),
+    _Entry("GET", "/users", users.list_users, "connect:users:read", backend=True),
+    _Entry("DELETE", "/users/{external_user_id:path}", users.delete_user, "connect:users:write", backend=True),
+)
+_APPS = tuple(
+    _Entry("GET", path, handler)
+    for path, handler in (
+        ("/v1/connect/apps", apps.list_apps),
+        ("/v1/connect/apps/{app_id}", apps.retrieve),
+        ("/v1/apps", apps.list_apps),
+        ("/v1/apps/{app_id}", apps.retrieve),
+        ("/v1/connect/app_categories", apps.list_categories),
+        ("/v1/connect/app_categories/{category_id}", apps.retrieve_category),
+    )
+)
+_PROJECTS = (
+    _Entry("GET", "/v1/connect/projects", projects.list_projects, "connect:projects:read", backend=True),
+    _Entry("GET", "/projects/info", projects.info),
+    _Entry("GET", "/v1/connect/projects/{wanted}", projects.retrieve, "connect:projects:read", backend=True),
+)
+_KINDS: tuple[tuple[str, Kind | None, str | None], ...] = (
+    ("components", None, None),
+    ("actions", "action", "connect:actions"),
+    ("triggers", "source", "connect:triggers"),
+)
+_COMPONENTS = tuple(
+    entry
+    for name, kind, scope in _KINDS
+    for entry in (
+        _Entry("GET", f"/{name}", components.listing(kind), scope and f"{scope}:list", bucket="components"),
+        _Entry(
+            "POST",
+            f"/{name}/configure",
+            components.configuring(kind),
+            scope and f"{scope}:configure",
+            bucket="runs",
+        ),
+        _Entry("POST", f"/{name}/props", components.reloading(kind), scope and f"{scope}:props", bucket="runs"),
+        _Entry(
+            "GET",
+            f"/{name}/{{key:path}}",
+            components.retrieving(kind),
+            scope and f"{scope}:retrieve",
+            bucket="components",
+        ),
+    )
+)
+_RUNS = (
+    _Entry("POST", "/actions/run", actions.run, "connect:actions:run", bucket="runs"),
+    _Entry(" ".join(proxy.METHODS), "/proxy/{url_64:path}", proxy.proxy, "connect:proxy", bucket="proxy"),
+)
+
+_ONE = "/deployed-triggers/{trigger_id}"
+_SEEN, _CHANGED = "connect:deployed_triggers:read", "connect:deployed_triggers:write"
+_DEPLOYED = (
+    _Entry("POST", "/triggers/deploy", triggers.deploy, "connect:triggers:deploy", bucket="runs"),
+    *(
+        _Entry(method, path, handler, _SEEN if method == "GET" else _CHANGED)
+        for method, path, handler in (
+            ("GET", "/deployed-triggers", deployed.list_triggers),
+            ("GET", _ONE, deployed.retrieve),
+            ("PUT", _ONE, deployed.update),
+            ("DELETE", _ONE, deployed.delete),
+            ("GET", f"{_ONE}/events", deployed.list_events),
+            ("GET", f"{_ONE}/pipelines", deployed.list_workflows),
+            ("PUT", f"{_ONE}/pipelines", deployed.update_workflows),
+            ("GET", f"{_ONE}/webhooks", deployed.list_webhooks),
+            ("PUT", f"{_ONE}/webhooks", deployed.update_webhooks),
+            ("GET", f"{_ONE}/webhooks/{{webhook_id}}", deployed.retrieve_webhook),
+            ("POST", f"{_ONE}/webhooks/{{webhook_id}}/regenerate_signing_key", deployed.regenerate_key),
+        )
+    ),
+)
+
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_UNSERVED = (
+    ("webhook", "/webhook{rest:path}"),
+    ("oauth_apps", "/oauth_apps{rest:path}"),
+    ("app_overrides", "/app_overrides{rest:path}"),
+    ("file_stash", "/file_stash{rest:path}"),
+    ("usage", "/usage"),
+    ("rate_limits", "/rate_limits"),
+)
+
+
+def routes() -> list[BaseRoute]:
+    """This room's routes; handlers find `Serving` in `request.app.state.serving`."""
+    rates = Rates()
+    entries = (*_PROJECTS, *_APPS, *_ACCOUNTS, *_RUNS, *_DEPLOYED, *_COMPONENTS)
+    return [route for entry in entries for route in entry.routes(rates)]
+
+
+def unserved() -> list[BaseRoute]:
+    """Everything else under /v1: 501 with the route's name. It comes after every other route under /v1."""
+    named = [
+        Route(prefix + path, _not_served(name), methods=_METHODS)
+        for name, path in _UNSERVED
+        for prefix in (PROJECT, PREFIX)
+    ]
+    return [*named, Route("/v1/{rest:path}", _not_served(None), methods=_METHODS)]
+
+
+def _not_served(name: str | None) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        what = name or f"{request.method} {request.url.path[:200]}"
+        text = f"{what} is a part of Connect's API that pdkernel does not serve."
+        return JSONResponse({"error": text, "route": what}, status_code=501)
+
+    return endpoint

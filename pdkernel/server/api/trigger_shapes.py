@@ -1,0 +1,59 @@
+"""
+Deployed triggers and their webhooks as the API writes them.
+
+Knows that triggers have milliseconds where webhooks have seconds, and that a signing key is for a back end only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pdkernel.actions.keys import step_name
+from pdkernel.engine.context import stable_id
+from pdkernel.hosts import Description
+from pdkernel.model import JSON
+from pdkernel.project import DeployedTrigger, Webhook
+from pdkernel.server.api.component_shapes import props_json
+from pdkernel.server.api.door import Call
+
+
+def trigger_json(trigger: DeployedTrigger, description: Description | None) -> dict[str, Any]:
+    """A trigger."""
+    accounts: dict[str, JSON] = {}
+    for app in description.apps if description is not None else ():
+        if app.app in trigger.accounts:
+            accounts[app.prop] = {"authProvisionId": trigger.accounts[app.app]}
+    return {
+        "type": "DeployedComponent",
+        "id": trigger.id,
+        "owner_id": stable_id("exu_", f"{trigger.environment}/{trigger.external_user_id}"),
+        "component_id": stable_id("sc_", trigger.key),
+        "component_key": trigger.key,
+        "configurable_props": props_json(description) if description is not None else [],
+        "configured_props": {**accounts, **_shown(trigger, description)},
+        "active": trigger.active,
+        "created_at": int(trigger.created_at.timestamp() * 1000),
+        "updated_at": int(trigger.updated_at.timestamp() * 1000),
+        "name": trigger.name,
+        "name_slug": step_name(trigger.key).replace("_", "-"),
+        "callback_observations": None,
+        "emit_on_deploy": trigger.emits_on_deploy,
+    }
+
+
+def webhook_json(call: Call, hook: Webhook) -> dict[str, Any]:
+    """A webhook, with its signing key if the caller is a back end (Python's SDK cannot do without)."""
+    shown: dict[str, Any] = {
+        "id": hook.id,
+        "url": hook.url,
+        "signing_key_set": True,
+        "created_at": int(hook.created),
+        "updated_at": int(hook.updated),
+    }
+    return shown if call.token is not None else {**shown, "signing_key": hook.key}
+
+
+def _shown(trigger: DeployedTrigger, description: Description | None) -> dict[str, JSON]:
+    """What it was configured with, without what is secret."""
+    secret = {prop.name for prop in description.props if prop.definition.get("secret")} if description else set()
+    return {name: value for name, value in trigger.props.items() if name not in secret}

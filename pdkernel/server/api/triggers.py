@@ -1,0 +1,148 @@
+"""
+`POST .../triggers/deploy`: an event source begins to run for an external user.
+
+Knows which sources can run here: those that a timer wakes, and those that nothing wakes. Running one is `emitting`'s.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from pdkernel.engine.sources import Act, SourceEvent
+from pdkernel.hosts import Description
+from pdkernel.model import JSON
+from pdkernel.project import DeployedTrigger, Webhook
+from pdkernel.server.api.configured import Configured, read_configured
+from pdkernel.server.api.door import ApiError, Call
+from pdkernel.server.api.emitting import act, pass_on, source_request
+from pdkernel.server.api.trigger_shapes import trigger_json
+
+DEFAULT_INTERVAL_S = 900.0
+MIN_INTERVAL_S = 15.0
+"""Seconds between two runs at least: a timer that asks for less gets this (ours)."""
+
+_HOOKS: tuple[Act, ...] = ("deploy", "activate")
+_TIMER = "$.interface.timer"
+_WOKEN = ("$.interface.http", "$.interface.apphook")
+
+
+async def deploy(call: Call) -> JSON:
+    """Deploy a trigger: its deploy hook runs, then its activate hook; it is kept only if neither fails."""
+    body = await call.body()
+    configured = await read_configured(call, body, "source")
+    if configured.component.file is None:
+        raise ApiError(400, f"{configured.component.uses} runs at Pipedream, and this machine cannot run it.")
+    trigger = await _read(call, configured, body)
+    emits = trigger.emits_on_deploy
+    told: list[SourceEvent] = []
+    for hook in _HOOKS:
+        run = await act(call.serving, trigger, hook)
+        if run.record.error is not None:
+            await call.ask(call.serving.project.source_states.remove, source_request(call.serving, trigger, "run").key)
+            raise ApiError(400, f"The {hook} hook of {configured.component.uses} failed: {run.record.error.message}")
+        told += run.events
+    await call.ask(call.serving.project.deployed_triggers.add, trigger)
+    if emits:
+        await pass_on(call.serving, call.request.app.state.runs, trigger, told)
+    shown = trigger_json(trigger, configured.description)
+    keys = {"webhook_signing_key": trigger.webhooks[0].key} if trigger.webhooks and call.token is None else {}
+    return {"data": {**shown, **keys}}
+
+
+async def _read(call: Call, configured: Configured, body: Mapping[str, Any]) -> DeployedTrigger:
+    workflow, url = body.get("workflow_id"), body.get("webhook_url")
+    emits = body.get("emit_on_deploy")
+    if emits is not None and not isinstance(emits, bool):
+        raise ApiError(400, "emit_on_deploy is true or false.")
+    serving, now = call.serving, call.serving.clock.now()
+    return DeployedTrigger(
+        id=serving.ids.new("dc_", 24),
+        external_user_id=configured.external_user_id,
+        environment=call.environment,
+        key=configured.component.key,
+        version=configured.component.version,
+        name=configured.component.name,
+        props=configured.values,
+        accounts=configured.accounts,
+        active=True,
+        created_at=now,
+        updated_at=now,
+        interval_s=interval_of(configured.description, configured.values),
+        emits_on_deploy=emits is not False,
+        workflows=workflow_ids(call, [workflow]) if workflow is not None else (),
+        webhooks=webhooks(call, [url]) if url is not None else (),
+    )
+
+
+def interval_of(description: Description, values: Mapping[str, JSON]) -> float | None:
+    """
+    Seconds between two runs of a source, or None if no timer wakes it.
+
+    Raises:
+        ApiError: What wakes it cannot be had here.
+    """
+    kinds = {prop.type for prop in description.props}
+    if any(kind in kinds for kind in _WOKEN) and _TIMER not in kinds:
+        # parity[deployed-wakers]: the platform gives such a source an endpoint, or registers it at its app
+        raise ApiError(400, "This trigger is woken by a request or by its app, which only Pipedream can arrange.")
+    timer = next((prop for prop in description.props if prop.type == _TIMER), None)
+    if timer is None:
+        return None
+    given = values.get(timer.name) or timer.definition.get("static") or timer.definition.get("default") or {}
+    if not isinstance(given, dict):
+        raise ApiError(400, f'{timer.name} is a timer: {{"intervalSeconds": 900}}.')
+    if given.get("cron"):
+        raise ApiError(400, f"{timer.name}: cron times are not run here, intervalSeconds is.")
+    seconds = given.get("intervalSeconds", DEFAULT_INTERVAL_S)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
+        raise ApiError(400, f"{timer.name}: intervalSeconds is a number of seconds.")
+    return max(float(seconds), MIN_INTERVAL_S)
+
+
+def workflow_ids(call: Call, given: object) -> tuple[str, ...]:
+    """
+    Ids of workflows that are served.
+
+    Raises:
+        ApiError: One is not.
+    """
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+        raise ApiError(400, "workflow_ids is a list of workflows' ids.")
+    for each in given:
+        if call.serving.workflows.find(each) is None:
+            raise ApiError(404, f"There is no workflow {each[:80]!r} that is served here.")
+    return tuple(dict.fromkeys(given))
+
+
+def webhooks(call: Call, given: object, known: tuple[Webhook, ...] = ()) -> tuple[Webhook, ...]:
+    """
+    Webhooks for these URLs; those of *known* keep their keys.
+
+    Raises:
+        ApiError: One is no URL.
+    """
+    if not isinstance(given, list) or len(given) > 50 or not all(isinstance(each, str) for each in given):
+        raise ApiError(400, "webhook_urls is a list of at most 50 URLs.")
+    there = {hook.url: hook for hook in known}
+    return tuple(there.get(url) or _webhook(call, url) for url in dict.fromkeys(given))
+
+
+def _webhook(call: Call, url: str) -> Webhook:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
+        good = good and (parts.port is None or parts.port > 0) and url.isascii() and url.isprintable()
+    except ValueError:
+        good = False
+    if not good:
+        raise ApiError(400, "A webhook's URL is a whole http or https URL.")
+    now = call.serving.clock.now().timestamp()
+    return Webhook(call.serving.ids.new("wh_", 12), url, new_key(), now, now)
+
+
+def new_key() -> str:
+    """A fresh signing key."""
+    return f"whsec_{secrets.token_urlsafe(32)}"

@@ -1,0 +1,26 @@
+"""
+Requests that start workflows.
+
+    invoke       the order of things
+    address      which workflow, by path, by host, by the path that some SDKs make
+    access       the trigger's auth
+    bodies       the body, of every media type
+    uploads      files and large bodies, kept for half an hour
+    throttle     the platform's limit of requests
+    answers      what the caller gets
+"""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute, Route
+
+from pdkernel.server.endpoint.invoke import Endpoint
+from pdkernel.server.endpoint.uploads import PATH, upload
+
+
+def routes() -> list[BaseRoute]:
+    """This room's routes, to be asked last: any path may name an endpoint."""
+    return [Route(f"{PATH}/{{name}}", upload, methods=["GET"]), Route("/{path:path}", Endpoint())]
+
+
+__all__ = ["Endpoint", "routes"]

@@ -1,0 +1,174 @@
+"""
+The body of a request, as `steps.trigger.event.body` holds it.
+
+Knows media types, the platform's size limit, and that a body may say it is JSON and be a form (Python SDKs). Large bodies and
+files go to `uploads` as they come, never into memory as a whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from pdkernel.engine.limits import MAX_DEPTH
+from pdkernel.errors import EventError
+from pdkernel.event import parse_json
+from pdkernel.model import JSON
+from pdkernel.server.endpoint.uploads import Uploads
+
+BODY_BYTES = 512 * 1024
+"""The platform's limit of a body; files of a form do not count (its limits page)."""
+UPLOAD_BYTES = 5 * 1024**3
+"""Of a body that goes to disk."""
+_FIELDS = 10_000
+_FORM = re.compile(r"[^\s={}\[\]\"&]+=[^\s{}\[\]\"]*\Z")
+
+ABSENT = object()
+"""There is no body."""
+
+
+class BodyTooLargeError(Exception):
+    """The body is over the limit."""
+
+
+class BodyError(Exception):
+    """The body cannot be read; the message says why."""
+
+
+async def read_body(request: Request, uploads: Uploads, *, upload: bool) -> Any:
+    """
+    The body of *request*, or `ABSENT`.
+
+    Args:
+        request: Not yet read.
+        uploads: Where files go.
+        upload: The whole body is to be stored; the value is `{"raw_body_url": ...}` then.
+
+    Raises:
+        BodyTooLargeError: It is over the limit.
+        BodyError: A form with files that is none, or values that are nested too deeply.
+        ClientDisconnect: The client went away.
+    """
+    headers = request.headers
+    kind, _, more = headers.get("content-type", "").partition(";")
+    kind = kind.strip().lower()
+    if upload:
+        stored = await uploads.store(
+            _limited(request.stream(), UPLOAD_BYTES), mimetype=kind or "application/octet-stream"
+        )
+        return {"raw_body_url": stored.url}
+    if kind == "multipart/form-data":
+        return await _multipart(headers, request, uploads)
+    declared = headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > BODY_BYTES:
+        raise BodyTooLargeError
+    raw = b"".join([chunk async for chunk in _limited(request.stream(), BODY_BYTES)])
+    if not raw:
+        return "" if request.method in ("POST", "PUT", "PATCH") else ABSENT
+    return _parsed(raw, kind, more)
+
+
+def fields_of(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Names and values as an object; a name that stands several times has a list."""
+    found: dict[str, Any] = {}
+    several: set[str] = set()
+    for name, value in pairs:
+        if name not in found:
+            found[name] = value
+        elif name in several:
+            found[name].append(value)
+        else:
+            found[name] = [found[name], value]
+            several.add(name)
+    return found
+
+
+def _parsed(raw: bytes, kind: str, more: str) -> JSON:
+    text = _decoded(raw, more)
+    if kind == "application/json" or kind.endswith("+json"):
+        try:
+            value = parse_json(text)
+        except EventError:
+            # a form under the name of JSON: what Python SDKs send when the caller sets the header
+            return fields_of(parse_qsl(text, keep_blank_values=True)) if _FORM.match(text) else text
+        _check_depth(value, text)
+        return value
+    if kind == "application/x-www-form-urlencoded":
+        return fields_of(parse_qsl(text, keep_blank_values=True))
+    return text
+
+
+def _decoded(raw: bytes, more: str) -> str:
+    for part in more.split(";"):
+        name, _, value = part.partition("=")
+        if name.strip().lower() == "charset":
+            with suppress(LookupError, ValueError):  # no such encoding, or none of text
+                return raw.decode(value.strip().strip('"'), errors="replace")
+    return raw.decode(errors="replace")
+
+
+def _check_depth(value: JSON, text: str) -> None:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for held in level
+            if isinstance(held, dict | list)
+            for item in (held.values() if isinstance(held, dict) else held)
+        ]
+        if not level:
+            return
+    raise BodyError(f"The body is nested more than {MAX_DEPTH} levels deep.")
+
+
+async def _limited(stream: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
+    size = 0
+    async for chunk in stream:
+        size += len(chunk)
+        if size > most:
+            raise BodyTooLargeError
+        yield chunk
+
+
+async def _multipart(headers: Headers, request: Request, uploads: Uploads) -> JSON:
+    parser = MultiPartParser(
+        headers,
+        _limited(request.stream(), UPLOAD_BYTES),  # type: ignore[arg-type]  # any asynchronous iterator does
+        max_files=_FIELDS,
+        max_fields=_FIELDS,
+        max_part_size=BODY_BYTES + 1,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as wrong:
+        if "exceeded maximum size" in wrong.message:
+            raise BodyTooLargeError from None
+        raise BodyError(f"The form cannot be read: {wrong.message}") from None
+    except (KeyError, ValueError, LookupError):
+        raise BodyError("The form cannot be read: its parts have no boundary.") from None
+    try:
+        pairs: list[tuple[str, Any]] = []
+        size = 0
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                stored = await uploads.keep(
+                    value.file, filename=value.filename or "", mimetype=value.content_type or "application/octet-stream"
+                )
+                pairs.append((name, {"filename": stored.filename, "mimetype": stored.mimetype, "url": stored.url}))
+            else:
+                size += len(name) + len(value.encode("utf-8", "surrogatepass"))
+                pairs.append((name, value))
+        if size > BODY_BYTES:
+            raise BodyTooLargeError
+        return fields_of(pairs)
+    finally:
+        await form.close()

@@ -1,0 +1,125 @@
+"""
+What every request passes first: the Host check, the line in the terminal, the way to endpoints with names of their own.
+
+Knows no route. Requests for another host are refused, so that a page on another site cannot reach us under its own name.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pdkernel.server.hosts import HostNames
+from pdkernel.server.serving import Serving
+
+NOTE = "pdkernel.note"
+"""Where a handler leaves words for the request's line, in the scope's `state`."""
+
+_TELLING = re.compile(r"ctok_\S*|\S{41,}|ey[A-Za-z0-9_-]{20,}\S*")
+
+
+class Guard:
+    """
+    The check of Host, then endpoints by host, then *app*.
+
+    Args:
+        app: Whoever answers the rest.
+        serving: What is served.
+        endpoint: Answers requests whose host names an endpoint.
+    """
+
+    def __init__(self, app: ASGIApp, serving: Serving, endpoint: ASGIApp) -> None:
+        self._app = app
+        self._names = HostNames(serving.settings)
+        self._workflows = serving.workflows
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or hand on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if not self._names.allows(host):
+            await _MISDIRECTED(scope, receive, send)
+            return
+        key = self._key(host) or self._key(headers.get("x-forwarded-host", ""))
+        if key is None:
+            await self._app(scope, receive, send)
+            return
+        scope["pdkernel.key"] = key
+        await self._endpoint(scope, receive, send)
+
+    def _key(self, host: str) -> str | None:
+        key = self._names.endpoint(host) if host else None
+        if key is None or (
+            not host.lower().partition(":")[0].endswith("pipedream.net") and not self._workflows.find(key)
+        ):
+            return None
+        return key
+
+
+class Lines:
+    """
+    A line for each request: what, how it was answered, how long that took; no value of a query, no token.
+
+    Args:
+        app: Whoever answers.
+        say: Takes the line.
+    """
+
+    def __init__(self, app: ASGIApp, say: Callable[[str], None]) -> None:
+        self._app = app
+        self._say = say
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on, and say the line when it is answered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        status = 0
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        finally:
+            took = (time.monotonic() - began) * 1000
+            note = _state(scope).get(NOTE)
+            self._say(
+                f"{scope['method']} {shown_path(scope)} {status or 'cut off'} {took:.0f} ms"
+                + (f"  {note}" if note else "")
+            )
+
+
+def note(scope: Scope, words: str) -> None:
+    """Leave *words* for the request's line."""
+    _state(scope)[NOTE] = words
+
+
+def shown_path(scope: Scope) -> str:
+    """The path as it may be shown: without what may be a token, and without what could move a terminal's cursor."""
+    path = "/".join(_TELLING.sub("***", part) for part in scope["path"].split("/"))
+    return "".join(letter if letter.isprintable() else "?" for letter in path[:200])
+
+
+def _state(scope: Scope) -> MutableMapping[str, Any]:
+    state: MutableMapping[str, Any] = scope.setdefault("pdkernel.state", {})
+    return state
+
+
+_MISDIRECTED = PlainTextResponse(
+    "This server does not answer to that host name. If it is meant to, start it with --public-url.\n", status_code=421
+)

@@ -1,0 +1,60 @@
+"""
+Names by which the server may be called, and the endpoints that have names of their own.
+
+Knows that a page on another site can point a name of its own at this machine (DNS rebinding), and that an address or a
+loopback name cannot be had that way.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from pdkernel.server.serving import ServeSettings
+
+ENDPOINT_DOMAIN = "m.pipedream.net"
+"""Endpoints of the platform are `{key}.m.pipedream.net`."""
+
+
+def name_of(host: str) -> str:
+    """The name in a Host header: lower case, without port."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].rstrip(".")
+
+
+class HostNames:
+    """The names of one server."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        public = urlsplit(settings.url).hostname
+        self._names = {name.lower() for name in (*settings.hosts, *((public,) if public else ()))}
+
+    def allows(self, host: str) -> bool:
+        """Whether a request with that Host header is for us."""
+        name = name_of(host)
+        if not name or name in self._names or self.endpoint(host) is not None:
+            return True
+        return name == "localhost" or name.endswith(".localhost") or _is_address(name)
+
+    def endpoint(self, host: str) -> str | None:
+        """The endpoint's key in a name like `{key}.m.pipedream.net`, `{key}.localhost` or `{key}.` and a name of ours."""
+        key, dot, domain = name_of(host).partition(".")
+        return key if dot and (domain in (ENDPOINT_DOMAIN, "localhost") or domain in self._names) else None
+
+
+def is_loopback_name(host: str) -> bool:
+    """Whether a Host header names this very machine."""
+    name = name_of(host)
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    return _is_address(name) and ipaddress.ip_address(name).is_loopback
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,30 @@
+"""
+Connect Link: tokens, pages where a person connects an account, webhooks.
+
+    tokens      made and looked up
+    api         the two routes of the API
+    page        the page, for credentials or the way to an app's sign-in page
+    callback    the way back from there
+    connecting  one token, one account
+    browser     that the browser which ends a session is the one that began it
+    webhooks    what the product's back end is told
+    html        how pages look
+"""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute, Route
+
+from pdkernel.server.link import api, callback, page, tokens
+
+
+def routes() -> list[BaseRoute]:
+    """This room's routes; handlers find `Serving` in `request.app.state.serving`."""
+    return [
+        Route("/v1/connect/tokens/{token}/validate", api.validate, methods=["GET"]),
+        Route("/v1/connect/{project_id}/tokens/{token}/validate", api.validate, methods=["GET"]),
+        Route("/v1/connect/{project_id}/tokens", api.create, methods=["POST"]),
+        Route(tokens.PAGE, page.show, methods=["GET"]),
+        Route(tokens.PAGE, page.submit, methods=["POST"]),
+        Route(page.CALLBACK, callback.callback, methods=["GET"]),
+    ]

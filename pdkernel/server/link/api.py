@@ -1,0 +1,143 @@
+"""
+`POST .../tokens` and `.../tokens/{token}/validate`.
+
+Knows their shapes and statuses. Who may make a token is `oauth.access`'s to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import timedelta
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from pdkernel.clock import iso
+from pdkernel.connect.apps import check_app
+from pdkernel.connect.providers import find_provider
+from pdkernel.errors import RequestError
+from pdkernel.identity import parse_environment
+from pdkernel.server.link.tokens import APP_NOT_FOUND, fault_of, make_token, read_terms
+from pdkernel.server.oauth.access import Unauthorized, authorize
+from pdkernel.server.serving import Serving
+
+MAX_BODY = 1 << 16
+SCOPE = "connect:tokens:create"
+TOKENS_A_MINUTE = 100
+"""For one external user, where rate limits are applied (platform documentation)."""
+
+
+async def create(request: Request) -> Response:
+    """`POST /v1/connect/{project_id}/tokens`."""
+    serving: Serving = request.app.state.serving
+    try:
+        caller = await asyncio.to_thread(authorize, serving, request.headers.get("authorization"))
+    except Unauthorized as fault:
+        return _error(401, str(fault))
+    if not caller.may(SCOPE):
+        return _error(403, f"The access token is not good for {SCOPE}.")
+    if request.path_params["project_id"] != serving.directory.project_id:
+        return _error(404, "project not found")
+    try:
+        body = await _read(request)
+        environment = parse_environment(request.headers.get("x-pd-environment"))
+        # JS SDK 1.x sends both names of the field
+        user = body.get("external_user_id", body.get("external_id"))
+        if not isinstance(user, str):
+            raise RequestError("external_user_id is missing.", fix="It is a text: your own id of the user.")
+        terms, lasts_s = read_terms(serving, body)
+        if serving.settings.rate_limits:
+            since = serving.clock.now() - timedelta(minutes=1)
+            made_so_far = await asyncio.to_thread(serving.project.connect_tokens.made_since, user, environment, since)
+            if made_so_far >= TOKENS_A_MINUTE:
+                return _throttled(serving)
+        made = await asyncio.to_thread(
+            make_token, serving, external_user_id=user, environment=environment, terms=terms, lasts_s=lasts_s
+        )
+    except RequestError as fault:
+        return _error(400, str(fault))
+    answer = {
+        "token": made.text,
+        "expires_at": iso(made.token.expires_at),
+        "connect_link_url": made.url(serving.settings.url),
+    }
+    return JSONResponse(answer, headers={"cache-control": "no-store"})
+
+
+async def validate(request: Request) -> Response:
+    """`GET /v1/connect/tokens/{token}/validate?app_id=...`: 200 also for a token that is no good; it needs no other."""
+    serving: Serving = request.app.state.serving
+    token = await asyncio.to_thread(serving.project.connect_tokens.find, request.path_params["token"])
+    fault = fault_of(serving, token)
+    if fault is not None or token is None:
+        return _told({"success": False, "error": fault})
+    answer: dict[str, Any] = {
+        "success": True,
+        "project_id": serving.directory.project_id,
+        "project_environment": token.environment,
+        "project_app_name": "pdkernel",
+        "success_redirect_uri": token.terms.success_redirect_uri,
+        "error_redirect_uri": token.terms.error_redirect_uri,
+    }
+    app = request.query_params.get("app_id")
+    if app:
+        try:
+            check_app(app)
+        except RequestError:
+            return _told({"success": False, "error": APP_NOT_FOUND})
+        answer["app"] = await asyncio.to_thread(_app, serving, app)
+    return _told(answer)
+
+
+def _app(serving: Serving, slug: str) -> dict[str, Any]:
+    keys = find_provider(serving.project, slug) is None
+    fields = [{"name": name, "label": name} for name in serving.directory.known_fields(slug)] if keys else []
+    return {
+        "id": f"app_{slug}",
+        "name_slug": slug,
+        "name": slug,
+        "auth_type": "keys" if keys else "oauth",
+        "description": "",
+        "img_src": "",
+        "custom_fields_json": json.dumps(fields),
+        "categories": [],
+        "featured_weight": 0,
+        "scope_profiles": [],
+    }
+
+
+async def _read(request: Request) -> dict[str, Any]:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise RequestError(f"The body holds more than {MAX_BODY} bytes.")
+    try:
+        value = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise RequestError("The body is not a JSON object.")
+    return value
+
+
+def _told(answer: dict[str, Any]) -> Response:
+    # a page of the product's own asks, from the visitor's browser; the token in the path is what lets it
+    return JSONResponse(answer, headers={"cache-control": "no-store", "access-control-allow-origin": "*"})
+
+
+def _error(status: int, text: str) -> Response:
+    return JSONResponse({"error": text}, status_code=status)
+
+
+def _throttled(serving: Serving) -> Response:
+    reset = str(int(serving.clock.now().timestamp()) + 60)
+    headers = {
+        "retry-after": "60",
+        "x-ratelimit-limit": str(TOKENS_A_MINUTE),
+        "x-ratelimit-remaining": "0",
+        "x-ratelimit-reset": reset,
+    }
+    return JSONResponse({"error": "Throttled"}, status_code=429, headers=headers)

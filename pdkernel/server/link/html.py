@@ -1,0 +1,215 @@
+"""
+The pages of Connect Link, and the headers that go with them.
+
+Knows HTML. A page loads nothing, from us or from anyone: its style and its one script stand in it and are allowed by
+their digests. What a person typed into a secret's field never comes back in a page.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from starlette.responses import HTMLResponse
+
+from pdkernel.connect.providers import origin_of
+from pdkernel.project import ConnectToken
+from pdkernel.render.markup import Html, join, tag
+
+_STYLE = """
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
+body { margin: 0; display: grid; place-items: start center; padding: 8vh 16px; }
+main { width: 100%; max-width: 26rem; overflow-wrap: break-word; }
+h1 { font-size: 1.4rem; margin: 0 0 .5rem; }
+label { display: block; margin: 1rem 0 .25rem; font-weight: 600; }
+input, textarea { box-sizing: border-box; width: 100%; font: inherit; padding: .5rem; }
+textarea { min-height: 6rem; font-family: monospace; }
+button { margin-top: 1.25rem; width: 100%; font: inherit; font-weight: 600; padding: .6rem; cursor: pointer;
+  background: #0969da; color: #fff; border: 0; border-radius: 6px; }
+.note { opacity: .75; font-size: .9rem; }
+.bad { border-left: 4px solid #cf222e; padding-left: .75rem; }
+.good { border-left: 4px solid #1a7f37; padding-left: .75rem; }
+"""
+# for a page in a frame: tells the product's page how it ended, as the platform's page does, and nobody else
+_SCRIPT = """
+const told = document.body.dataset;
+if (told.message && window.parent !== window)
+  for (const origin of JSON.parse(told.origins)) window.parent.postMessage(JSON.parse(told.message), origin);
+"""
+_SECRET = re.compile("key|secret|token|password|auth|credential", re.IGNORECASE)
+_LONG = re.compile("private_?key|certificate|_json|pem", re.IGNORECASE)
+
+
+def is_secret(field: str) -> bool:
+    """Whether the value of a credential of that name is hidden as it is typed; the safe guess is that it is."""
+    return bool(_SECRET.search(field))
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """
+    What a page is about.
+
+    Attributes:
+        text: The token's.
+        token: The token.
+        app: The app's slug.
+        seal: Shows that the form comes from this page.
+    """
+
+    text: str
+    token: ConnectToken
+    app: str
+    seal: str
+
+    def __repr__(self) -> str:
+        return f"About({self.app})"
+
+
+def choose_page(text: str, token: ConnectToken, apps: Iterable[str]) -> HTMLResponse:
+    """Asks of which app."""
+    listed = tag("datalist", *(_void("option", value=app) for app in apps), id="apps")
+    fields = (
+        _hidden("token", text),
+        _hidden("connectLink", "true"),
+        tag("label", "App", for_="app"),
+        _void(
+            "input",
+            id="app",
+            name_="app",
+            list="apps",
+            required="required",
+            pattern="[a-z0-9_]+",
+            autofocus="autofocus",
+        ),
+        listed,
+        tag("button", "Continue"),
+    )
+    return _page("Connect an account", _who(token), tag("form", *fields, method="get", action="connect.html"), token=token)  # fmt: skip
+
+
+def fields_page(
+    about: About, fields: Sequence[str], *, problem: str = "", typed: Mapping[str, str] | None = None
+) -> HTMLResponse:
+    """Asks for an account's credentials."""
+    asked = [
+        each for number, field in enumerate(fields) for each in _field(number, field, (typed or {}).get(field, ""))
+    ]
+    form = _form(about, *asked, tag("button", "Connect"))
+    return _page(
+        f"Connect your {about.app} account", _problem(problem), _who(about.token), form,
+        token=about.token, status=400 if problem else 200,
+    )  # fmt: skip
+
+
+def sign_in_page(about: About, host: str, *, problem: str = "") -> HTMLResponse:
+    """Leads to the app's own sign-in page."""
+    form = _form(about, tag("button", f"Continue to {host}"))
+    return _page(
+        f"Connect your {about.app} account", _problem(problem), _who(about.token), form,
+        token=about.token, status=400 if problem else 200,
+    )  # fmt: skip
+
+
+def away_page(token: ConnectToken, url: str, words: str) -> HTMLResponse:
+    """
+    Leads elsewhere by itself.
+
+    Not a redirect: after a form, browsers hold each page that the next one redirects to against our `form-action`.
+    """
+    link = tag("p", tag("a", words, href=url, rel="noreferrer"))
+    return _page("One moment", link, token=token, head=_void("meta", http_equiv="refresh", content=f"0;url={url}"))
+
+
+def done_page(token: ConnectToken, *, account_id: str, app: str) -> HTMLResponse:
+    """Says that the account is connected."""
+    words = tag("p", f"Your {app} account is connected. You can close this page.", class_="good", role="status")
+    return _page("Connected", words, token=token, message={"type": "success", "authProvisionId": account_id})
+
+
+def failed_page(problem: str, *, token: ConnectToken | None = None, status: int = 400) -> HTMLResponse:
+    """Says why no account is connected."""
+    return _page(
+        "Not connected", _problem(problem), token=token, status=status, message={"type": "error", "error": problem}
+    )
+
+
+def _page(
+    title: str,
+    *parts: str,
+    token: ConnectToken | None,
+    status: int = 200,
+    message: Mapping[str, str] | None = None,
+    head: Html | None = None,
+) -> HTMLResponse:
+    origins = list(token.terms.allowed_origins) if token is not None else []
+    told = {"data_message": json.dumps(message), "data_origins": json.dumps(origins)} if message and origins else {}
+    top = (
+        _void("meta", charset="utf-8"),
+        _void("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        Html(f"<style>{_STYLE}</style>"),
+        head or Html(""),
+    )
+    body = tag("body", tag("main", tag("h1", title), *parts), Html(f"<script>{_SCRIPT}</script>"), **told)
+    page = join([Html("<!DOCTYPE html>\n"), tag("html", tag("head", *top), body, lang="en")])
+    return HTMLResponse(page, status_code=status, headers=_headers(origins))
+
+
+def _headers(origins: Sequence[str]) -> dict[str, str]:
+    policy = {
+        "default-src": "'none'",
+        "style-src": _digest(_STYLE),
+        "script-src": _digest(_SCRIPT),
+        "form-action": "'self'",
+        "base-uri": "'none'",
+        "frame-ancestors": " ".join(map(origin_of, origins)) or "'none'",
+    }
+    return {
+        "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "cache-control": "no-store",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+    }
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _form(about: About, *parts: str) -> Html:
+    hidden = (_hidden("token", about.text), _hidden("app", about.app), _hidden("seal", about.seal))
+    return tag("form", *hidden, *parts, method="post", action="connect.html", autocomplete="off")
+
+
+def _field(number: int, field: str, typed: str) -> tuple[str, str]:
+    label = tag("label", field, for_=f"field-{number}")
+    given = {"id": f"field-{number}", "name_": f"field:{field}", "autocomplete": "off", "spellcheck": "false"}
+    if number == 0:
+        given["autofocus"] = "autofocus"
+    if _LONG.search(field):
+        return label, tag("textarea", **given)
+    if is_secret(field):
+        return label, _void("input", type="password", **{**given, "autocomplete": "new-password"})
+    return label, _void("input", type="text", value=typed, **given)
+
+
+def _who(token: ConnectToken) -> Html:
+    return tag("p", f"For {token.external_user_id}, in {token.environment}.", class_="note")
+
+
+def _problem(text: str) -> Html:
+    return tag("p", text, class_="bad", role="alert") if text else Html("")
+
+
+def _hidden(name: str, value: str) -> Html:
+    return _void("input", type="hidden", name_=name, value=value)
+
+
+def _void(name: str, **attributes: str) -> Html:
+    """An element that has no end tag."""
+    return Html(tag(name, **attributes).removesuffix(f"</{name}>"))

@@ -1,0 +1,161 @@
+"""
+Connect tokens: made for a product's back end, looked up for whoever brings one.
+
+Knows the shape of `POST .../tokens` and of `validate`, and the platform's words for a token that is no good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from pdkernel.connect.providers import origin_of
+from pdkernel.errors import RequestError
+from pdkernel.identity import Environment, check_external_user_id
+from pdkernel.project import ConnectToken
+from pdkernel.project.connect_tokens import Terms, digest_of
+from pdkernel.server.serving import Serving
+
+LASTS_S = 4 * 3600
+"""Seconds that a token is good for, and the most that can be asked for (platform documentation)."""
+INVALID = "The Pipedream Connect token is invalid. Please generate a new one and try again."
+EXPIRED = "This link has expired. Please request a new one and try again."
+USED = "This session has expired. Please request a new link and try again."
+APP_NOT_FOUND = "App not found. Please check your app id."
+PAGE = "/_static/connect.html"
+
+_MAX_URL = 2000
+_MAX_ORIGINS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A token as its maker gets it, which is the only time that its text is known."""
+
+    text: str = field(repr=False)
+    token: ConnectToken
+
+    def url(self, base: str, app: str | None = None) -> str:
+        """The page where a person connects an account with it."""
+        query = {"token": self.text, "connectLink": "true", **({"app": app} if app else {})}
+        return f"{base}{PAGE}?{urlencode(query)}"
+
+
+def make_token(
+    serving: Serving, *, external_user_id: str, environment: Environment, terms: Terms, lasts_s: float = LASTS_S
+) -> Made:
+    """
+    A fresh token; its digest is kept.
+
+    Raises:
+        RequestError: The user's id cannot be used.
+    """
+    check_external_user_id(external_user_id)
+    text = "ctok_" + hashlib.sha256(serving.ids.new("", 43).encode()).hexdigest()[:32]
+    now = serving.clock.now()
+    token = ConnectToken(digest_of(text), external_user_id, environment, now, now + timedelta(seconds=lasts_s), terms)
+    serving.project.connect_tokens.add(token)
+    return Made(text, token)
+
+
+def link_url(serving: Serving, *, external_user_id: str, environment: Environment, app: str | None = None) -> str:
+    """
+    A fresh link where that user connects an account, of *app* or of one that is chosen there.
+
+    Raises:
+        RequestError: The user's id cannot be used.
+    """
+    terms = Terms(session=new_session(serving))
+    made = make_token(serving, external_user_id=external_user_id, environment=environment, terms=terms)
+    return made.url(serving.settings.url, app)
+
+
+def new_session(serving: Serving) -> str:
+    """Names a session to the product's back end."""
+    return serving.ids.new("cs_", 12)
+
+
+def find_token(serving: Serving, token: str) -> ConnectToken | None:
+    """
+    The token of that text, or None if there is none or it has expired.
+
+    One that an account was connected with is found, too: it reads until it expires, and connects no more.
+    """
+    found = serving.project.connect_tokens.find(token)
+    return found if found is not None and not expired(serving, found) else None
+
+
+def expired(serving: Serving, token: ConnectToken) -> bool:
+    """Whether its time is over."""
+    return token.expires_at <= serving.clock.now()
+
+
+def fault_of(serving: Serving, token: ConnectToken | None) -> str | None:
+    """Why no account can be connected with *token*, in the platform's words, or None."""
+    if token is None:
+        return INVALID
+    if expired(serving, token):
+        return EXPIRED
+    return None if token.used_at is None else USED
+
+
+def read_terms(serving: Serving, body: Mapping[str, Any]) -> tuple[Terms, float]:
+    """
+    What a request for a token asks for, and for how many seconds.
+
+    Raises:
+        RequestError: A field of the wrong type, a URL that is none, or too long a life.
+    """
+    origins = body.get("allowed_origins") or []
+    if not isinstance(origins, list) or not all(isinstance(origin, str) for origin in origins):
+        raise RequestError("allowed_origins is a list of origins, for example https://example.com.")
+    if len(origins) > _MAX_ORIGINS:
+        raise RequestError(f"allowed_origins has at most {_MAX_ORIGINS} entries.")
+    terms = Terms(
+        session=new_session(serving),
+        allowed_origins=tuple(origin_of(_checked_url(origin, "allowed_origins")) for origin in origins),
+        success_redirect_uri=_url(body, "success_redirect_uri"),
+        error_redirect_uri=_url(body, "error_redirect_uri"),
+        webhook_uri=_url(body, "webhook_uri"),
+        scope=_text(body, "scope"),
+    )
+    return terms, _life(body.get("expires_in"))
+
+
+def _life(asked: object) -> float:
+    if asked is None:
+        return LASTS_S
+    if isinstance(asked, bool) or not isinstance(asked, int | float) or not 1 <= asked <= LASTS_S:
+        raise RequestError(f"expires_in is a number of seconds from 1 to {LASTS_S}.")
+    return float(asked)
+
+
+def _text(body: Mapping[str, Any], name: str) -> str | None:
+    value = body.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise RequestError(f"{name} is a text.")
+    return value
+
+
+def _url(body: Mapping[str, Any], name: str) -> str | None:
+    text = _text(body, name)
+    return None if text is None else _checked_url(text, name)
+
+
+def _checked_url(text: str, name: str) -> str:
+    """*text* if it is a page's URL: what a `javascript:` URL or one with odd letters could do is not to be found out."""
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        parts, host = urlsplit(""), None
+    odd = any(not 32 < ord(letter) < 127 for letter in text) or any(letter in ";,'\"*" for letter in parts.netloc)
+    if parts.scheme not in ("http", "https") or not host or odd or len(text) > _MAX_URL:
+        raise RequestError(f"{name} holds what is not an http or https URL of at most {_MAX_URL} letters.")
+    return text

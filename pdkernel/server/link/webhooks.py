@@ -1,0 +1,105 @@
+"""
+What a product's back end is told once an account was connected, or could not be.
+
+Knows the events' shape and their signature: `x-pd-signature: t=UNIX,v1=HEX`, HMAC-SHA256 of "t.body" under the
+project's key. Nothing of credentials is sent. A back end that does not answer is asked again twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+from starlette.background import BackgroundTask
+
+from pdkernel.clock import RANDOM_IDS, iso
+from pdkernel.identity import Account
+from pdkernel.project import ConnectToken, Project
+from pdkernel.server.serving import Serving
+
+KEY = "webhook_signing_key"
+SIGNATURE = "x-pd-signature"
+TIMEOUT_S = 10.0
+PAUSES_S = (0.5, 2.0)
+
+_log = logging.getLogger(__name__)
+
+
+def signing_key(project: Project) -> str:
+    """The project's key, made when it is first asked for."""
+    return project.secrets.get_or_set(KEY, RANDOM_IDS.new("whsec_", 43))
+
+
+def signature(key: str, at: int, body: bytes) -> str:
+    """The header's value for *body*, sent at *at* (seconds since 1970)."""
+    digest = hmac.new(key.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={at},v1={digest}"
+
+
+def connected(token: ConnectToken, text: str, account: Account) -> dict[str, Any]:
+    """The event of an account that was connected."""
+    return {
+        "event": "CONNECTION_SUCCESS",
+        **_session(token, text),
+        "account": {
+            "id": account.id,
+            "name": account.name,
+            "external_id": account.external_user_id,
+            "healthy": account.healthy,
+            "dead": not account.healthy,
+            "app": {"name_slug": account.app, "name": account.app},
+            "created_at": iso(account.created_at),
+            "updated_at": iso(account.created_at),
+        },
+    }
+
+
+def failed(token: ConnectToken, text: str, error: str) -> dict[str, Any]:
+    """The event of an account that could not be connected."""
+    return {"event": "CONNECTION_ERROR", **_session(token, text), "error": error}
+
+
+def telling(serving: Serving, token: ConnectToken, event: Mapping[str, Any]) -> BackgroundTask | None:
+    """What tells the token's webhook of *event* once the caller has its answer; None if it has no webhook."""
+    hook = token.terms.webhook_uri
+    return None if hook is None else BackgroundTask(send, serving, hook, event)
+
+
+def _session(token: ConnectToken, text: str) -> dict[str, Any]:
+    return {
+        "connect_token": text,
+        "environment": token.environment,
+        "connect_session_id": token.terms.session,
+    }
+
+
+async def send(serving: Serving, url: str, event: Mapping[str, Any]) -> bool:
+    """Tell *url* of *event*; False if it never answered with a 2xx. Does not raise."""
+    body = json.dumps(event).encode()
+    key = await asyncio.to_thread(signing_key, serving.project)
+    async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False) as client:
+        for pause in (*PAUSES_S, None):
+            said = await _post(client, url, body, key, int(serving.clock.now().timestamp()))
+            if said is None:
+                return True
+            if pause is None:
+                break
+            await serving.clock.sleep(pause)
+    _log.warning("The webhook of a Connect token did not take %s: %s", event["event"], said)
+    return False
+
+
+async def _post(client: httpx.AsyncClient, url: str, body: bytes, key: str, at: int) -> str | None:
+    """Why the webhook did not take it, or None."""
+    headers = {"content-type": "application/json", SIGNATURE: signature(key, at, body), "user-agent": "pdkernel"}
+    try:
+        answer = await client.post(url, content=body, headers=headers)
+    except (httpx.HTTPError, httpx.InvalidURL) as fault:
+        return type(fault).__name__
+    return None if answer.is_success else f"status {answer.status_code}"

@@ -1,0 +1,21 @@
+"""
+OAuth clients and their tokens.
+
+    tokens    the token endpoint, and the one that revokes
+    access    whose request it is, by its token
+    scopes    what a token is good for
+"""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute, Route
+
+from pdkernel.server.oauth.tokens import create_token, revoke_token
+
+
+def routes() -> list[BaseRoute]:
+    """This room's routes; handlers find `Serving` in `request.app.state.serving`."""
+    return [
+        Route("/v1/oauth/token", create_token, methods=["POST"]),
+        Route("/v1/oauth/revoke", revoke_token, methods=["POST"]),
+    ]

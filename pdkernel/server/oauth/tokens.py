@@ -1,0 +1,152 @@
+"""
+`POST /v1/oauth/token` and `/v1/oauth/revoke`.
+
+Knows the three ways in which SDKs send a client's credentials: JSON, a form, HTTP Basic. Which client they belong to and
+what a token holds are the project's tables' to know.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote_plus
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from pdkernel.project.access_tokens import LIFE_S
+from pdkernel.project.clients import Client
+from pdkernel.server.oauth.scopes import covers
+from pdkernel.server.serving import Serving
+
+GRANT = "client_credentials"
+_UNCACHED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+_MAX_FIELDS = 50
+
+
+class _OAuthError(Exception):
+    """An answer of RFC 6749, section 5.2."""
+
+    def __init__(self, error: str, description: str, status: int = 400) -> None:
+        super().__init__(description)
+        self.error = error
+        self.status = status
+
+
+async def create_token(request: Request) -> Response:
+    """Answer a client's credentials with an access token."""
+    serving: Serving = request.app.state.serving
+    try:
+        fields = await _fields(request)
+        client = await _client(serving, request, fields)
+        if fields.get("grant_type") != GRANT:
+            raise _OAuthError("unsupported_grant_type", f"grant_type is {GRANT} here.")
+        scopes = _scopes(client, fields.get("scope", ""))
+    except _OAuthError as refused:
+        if serving.pipedream is not None and refused.error == "invalid_client":
+            return await serving.pipedream.answer(request)  # a client of Pipedream's
+        return _refusal(refused)
+    token = await run_in_threadpool(serving.project.access_tokens.issue, client.id, scopes)
+    answer = {
+        "access_token": token,
+        "token_type": "Bearer",
+        "expires_in": LIFE_S,
+        "created_at": int(serving.clock.now().timestamp()),
+        "scope": " ".join(scopes),
+    }
+    return JSONResponse(answer, headers=_UNCACHED)
+
+
+async def revoke_token(request: Request) -> Response:
+    """Refuse a token from now on; like RFC 7009, a token that is not good any more is no error."""
+    serving: Serving = request.app.state.serving
+    tokens = serving.project.access_tokens
+    try:
+        fields = await _fields(request)
+        client = await _client(serving, request, fields)
+        if not fields.get("token"):
+            raise _OAuthError("invalid_request", "Which token is to be revoked? Send it as `token`.")
+    except _OAuthError as refused:
+        return _refusal(refused)
+    token = await run_in_threadpool(tokens.read, fields["token"])
+    if token is not None and token.client_id == client.id:
+        await run_in_threadpool(tokens.revoke, token)
+    return JSONResponse({}, headers=_UNCACHED)
+
+
+async def _client(serving: Serving, request: Request, fields: Mapping[str, str]) -> Client:
+    if "client_assertion" in fields:
+        # parity[private-key-jwt]: the platform also takes a signed assertion in a secret's place
+        raise _OAuthError("invalid_client", "Clients here have a secret: send client_id and client_secret.", 401)
+    client_id, secret = _basic(request.headers.get("authorization")) or (
+        fields.get("client_id", ""),
+        fields.get("client_secret", ""),
+    )
+    client = await run_in_threadpool(serving.project.clients.authenticate, client_id, secret)
+    if client is None:
+        raise _OAuthError("invalid_client", "There is no such client, or its secret is another.", 401)
+    return client
+
+
+def _scopes(client: Client, asked: str) -> tuple[str, ...]:
+    wanted = tuple(dict.fromkeys(asked.split()))
+    if not wanted:
+        return client.scopes
+    if not all(covers(client.scopes, scope) for scope in wanted):
+        # one that asks for everything gets everything that it may have
+        if wanted == ("*",):
+            return client.scopes
+        raise _OAuthError("invalid_scope", "The client may not have all of these scopes.")
+    return wanted
+
+
+async def _fields(request: Request) -> dict[str, str]:
+    """The fields of the body, JSON or a form, by what it is labelled; without a label by what it looks like."""
+    raw = await request.body()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_json = kind == "application/json" or kind.endswith("+json") or (not kind and raw.lstrip()[:1] == b"{")
+    try:
+        if is_json:
+            values: Any = json.loads(raw)
+        else:
+            values = dict(parse_qsl(raw.decode("utf-8"), keep_blank_values=True, max_num_fields=_MAX_FIELDS))
+    except (ValueError, RecursionError):
+        raise _OAuthError("invalid_request", "The body is neither JSON nor a form.") from None
+    if not isinstance(values, dict):
+        raise _OAuthError("invalid_request", "The body is no JSON object.")
+    if isinstance(values.get("scope"), list):
+        values["scope"] = " ".join(map(str, values["scope"]))
+    texts = {name: value for name, value in values.items() if isinstance(value, str)}
+    if any("\0" in value or not _is_text(value) for value in texts.values()):
+        raise _OAuthError("invalid_request", "The body holds characters that are no text.")
+    return texts
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write
+        return False
+    return True
+
+
+def _basic(authorization: str | None) -> tuple[str, str] | None:
+    """Credentials of a Basic header; each part is form-encoded (RFC 6749, section 2.3.1)."""
+    scheme, _, encoded = (authorization or "").strip().partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        client_id, _, secret = base64.b64decode(encoded, validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, ValueError):
+        raise _OAuthError("invalid_request", "The Basic credentials cannot be read.") from None
+    return unquote_plus(client_id).replace("\0", ""), unquote_plus(secret)
+
+
+def _refusal(refused: _OAuthError) -> Response:
+    headers = {**_UNCACHED, "WWW-Authenticate": 'Basic realm="pdkernel"'} if refused.status == 401 else _UNCACHED
+    answer = {"error": refused.error, "error_description": str(refused)}
+    return JSONResponse(answer, status_code=refused.status, headers=headers)

@@ -1,0 +1,112 @@
+"""
+Runs that requests have started, until they have ended.
+
+Knows that a run outlives its request, and who is told of it: the caller (its answer), whoever watches. What a run does is
+the engine's work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pdkernel.engine.request import RunRequest
+from pdkernel.execution import Execution
+from pdkernel.server.serving import Serving
+
+MOST = 1000
+"""Runs under way or waiting for their turn; a request more is told to come again."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Started:
+    """
+    A run as its caller sees it.
+
+    Attributes:
+        run_id: Its id.
+        request: What was asked for, with the ids.
+        accepted: Done when it is on disk; its exception says why it is not.
+        answer: The response that its caller gets, as the step made it; None if there is none. Done when the caller need
+            not wait longer: at the end, at a pause, or at once if the step said so.
+        ended: The task that runs it.
+    """
+
+    run_id: str
+    request: RunRequest
+    accepted: asyncio.Future[None]
+    answer: asyncio.Future[Mapping[str, Any] | None]
+    ended: asyncio.Task[Execution]
+
+
+class Runs:
+    """The runs of one server. Belongs to one event loop."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._tasks: set[asyncio.Task[Execution]] = set()
+
+    @property
+    def full(self) -> bool:
+        """Whether so many are under way that no more are taken."""
+        return len(self._tasks) >= MOST
+
+    def start(self, request: RunRequest) -> Started:
+        """Start *request* and return at once."""
+        loop = asyncio.get_running_loop()
+        accepted: asyncio.Future[None] = loop.create_future()
+        answer: asyncio.Future[Mapping[str, Any] | None] = loop.create_future()
+        responded: list[Mapping[str, Any]] = []
+        on_run = self._serving.on_run
+        ids = self._serving.ids
+
+        def settle(future: asyncio.Future[Any], value: Any) -> None:
+            if not future.done():
+                future.set_result(value)
+
+        def on_respond(response: Mapping[str, Any]) -> None:
+            responded.append(response)
+            if response.get("immediate"):
+                settle(answer, response)
+
+        def on_change(execution: Execution) -> None:
+            if execution.status == "paused":
+                settle(answer, responded[0] if responded else None)
+            if on_run is not None:
+                on_run(made, execution)
+
+        made = replace(
+            request,
+            run_ids=request.run_ids or (ids.new("", 27), ids.new("", 27)),
+            on_accepted=lambda: settle(accepted, None),
+            on_respond=on_respond,
+            on_change=on_change,
+        )
+        assert made.run_ids is not None
+
+        def ended(task: asyncio.Task[Execution]) -> None:
+            self._tasks.discard(task)
+            fault = None if task.cancelled() else task.exception()
+            if fault is not None:
+                _LOG.error("A run could not be kept: %s", type(fault).__name__, exc_info=fault)
+            settle(accepted, None)
+            settle(answer, responded[0] if responded else None)
+
+        task = loop.create_task(self._serving.runtime.run(made))
+        self._tasks.add(task)
+        task.add_done_callback(ended)
+        return Started(made.run_ids[0], made, accepted, answer, task)
+
+    async def close(self, grace_s: float) -> None:
+        """Let what is under way end within *grace_s* seconds, and cancel the rest; each has its record then."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_s)
+        rest = list(self._tasks)
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)

@@ -1,0 +1,91 @@
+"""
+Pages of the server itself: a run, and whether we are alive and ready.
+
+Knows who may see a run: this machine, and whoever has the admin token. How a run looks is `render`'s.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import html
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from pdkernel.render import timeline
+from pdkernel.server.peers import is_local
+from pdkernel.server.serving import Serving
+
+_UNFINISHED = frozenset({"queued", "executing", "paused", "resumed"})
+_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+def routes() -> list[BaseRoute]:
+    """This room's routes."""
+    return [
+        Route("/-/live", live, methods=["GET"]),
+        Route("/-/ready", ready, methods=["GET"]),
+        Route("/-/runs/{run_id}", run_page, methods=["GET"]),
+    ]
+
+
+async def live(_: Request) -> Response:
+    """GET `/-/live`: the process answers."""
+    return JSONResponse({"status": "live"})
+
+
+async def ready(request: Request) -> Response:
+    """GET `/-/ready`: requests are taken; 503 once the server is told to stop."""
+    if request.app.state.stopping:
+        return JSONResponse({"status": "stopping"}, status_code=503)
+    return JSONResponse({"status": "ready"})
+
+
+async def run_page(request: Request) -> Response:
+    """GET `/-/runs/{run_id}`: the run as a notebook shows it."""
+    serving: Serving = request.app.state.serving
+    if not is_local(request.scope, request.headers) and not _is_admin(
+        serving, request.headers.get("authorization", "")
+    ):
+        return PlainTextResponse(
+            "Runs are shown on the server's own machine, or with the admin token (PDKERNEL_ADMIN_TOKEN).\n",
+            status_code=401,
+            headers={**_HEADERS, "www-authenticate": 'Basic realm="pdkernel"'},
+        )
+    execution = await serving.runtime.journal.execution(request.path_params["run_id"])
+    if execution is None:
+        return PlainTextResponse("There is no such run.\n", status_code=404, headers=_HEADERS)
+    if "application/json" in request.headers.get("accept", ""):
+        return JSONResponse(execution.to_json(), headers=_HEADERS)
+    again = '<meta http-equiv="refresh" content="2">' if execution.status in _UNFINISHED else ""
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{html.escape(execution.workflow)}</title>{again}'
+        "<style>body{font-family:system-ui,sans-serif;margin:24px;color-scheme:light dark}</style></head>"
+        f"<body>{timeline.html(execution)}</body></html>"
+    )
+    return HTMLResponse(page, headers=_HEADERS)
+
+
+def _is_admin(serving: Serving, authorization: str) -> bool:
+    expected = serving.settings.admin
+    scheme, _, given = authorization.partition(" ")
+    if expected is None:
+        return False
+    if scheme.lower() == "basic":  # what a browser asks for; the name is not looked at
+        try:
+            given = base64.b64decode(given, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(hashlib.sha256(given.strip().encode("utf-8", "surrogatepass")).digest(), expected)

@@ -1,0 +1,128 @@
+"""
+Workflows of notebooks and folders as they are served: each with its id, its endpoint's key and its variables.
+
+Knows where keys come from: `pdkernel.yaml`, else the project. What a request does with a workflow is the endpoint's to know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pdkernel.engine.context import stable_id
+from pdkernel.errors import RequestError
+from pdkernel.project import Project
+from pdkernel.server.serving import ServedWorkflow
+from pdkernel.source import Source
+from pdkernel.variables import project_variables
+
+FRESH_S = 2.0
+"""Seconds for which variables are not looked up again."""
+
+_FOLDER_ID = re.compile(r"-(p_[A-Za-z0-9]+)\Z")
+
+
+class SourceWorkflows:
+    """The workflows of sources, as they were when they were opened; their variables are those of now."""
+
+    def __init__(self, project: Project, sources: Iterable[Source]) -> None:
+        """
+        Give every source its place.
+
+        Raises:
+            RequestError: Two have one endpoint.
+        """
+        self._project = project
+        self._workflows: dict[str, ServedWorkflow] = {}
+        self._names: dict[str, str] = {}
+        self._looked: dict[str, float] = {}
+        for source in sources:
+            self._add(source)
+
+    def list(self) -> tuple[ServedWorkflow, ...]:
+        """All of them."""
+        return tuple(self._fresh(key) for key in self._workflows)
+
+    def find(self, key: str) -> ServedWorkflow | None:
+        """The one of that endpoint key or id, or None."""
+        endpoint = self._names.get(key.lower())
+        return None if endpoint is None else self._fresh(endpoint)
+
+    def _add(self, source: Source) -> None:
+        written = source.sidecar.endpoint if source.sidecar else None
+        key = written or self._project.endpoints.key(source.path)
+        if key in self._workflows:
+            other = self._workflows[key].source.path
+            raise RequestError(
+                f"{other} and {source.path} have one endpoint, {key}.",
+                fix="Change `endpoint` in the pdkernel.yaml of one of them, or serve one of them.",
+            )
+        served = ServedWorkflow(workflow_id(source), key, source)
+        self._workflows[key] = served
+        self._names[key.lower()] = key
+        self._names.setdefault(served.id.lower(), key)
+
+    def _fresh(self, key: str) -> ServedWorkflow:
+        now = self._project.clock.monotonic()
+        served = self._workflows[key]
+        if now - self._looked.get(key, -FRESH_S) >= FRESH_S:
+            self._looked[key] = now
+            variables = project_variables(self._project, served.source.folder)
+            if variables != served.variables:
+                served = self._workflows[key] = replace(served, variables=variables)
+        return served
+
+
+def workflow_id(source: Source) -> str:
+    """`p_...`: what a synced folder's name ends with, else made from the workflow's name."""
+    found = _FOLDER_ID.search(source.path.resolve().name) if source.kind == "folder" else None
+    return found[1] if found else stable_id("p_", source.workflow.name)
+
+
+def check_tokens(workflows: Sequence[ServedWorkflow]) -> None:
+    """
+    Refuse workflows whose trigger asks for a token that is not set.
+
+    Raises:
+        RequestError: Names the workflow and the command that sets it.
+    """
+    for served in workflows:
+        for trigger in served.source.workflow.triggers:
+            name = trigger.token_env
+            if trigger.type != "http" or trigger.auth != "bearer" or (name and served.variables.get(name)):
+                continue
+            raise RequestError(
+                f"The trigger of {served.source.path} asks for a token"
+                + (f", and the environment variable {name} that holds it is not set." if name else " and names none."),
+                fix=f"Set it: pdkernel env set {name}" if name else "Name the variable that holds it: token_env: NAME",
+            )
+
+
+def other_triggers(workflows: Sequence[ServedWorkflow]) -> list[str]:
+    """Sentences on workflows that no request starts."""
+    return [
+        f"{served.source.path}: its trigger is {_kinds(served)}, which this version does not fire; it has no endpoint."
+        for served in workflows
+        if all(trigger.type != "http" for trigger in served.source.workflow.triggers)
+    ]
+
+
+def _kinds(served: ServedWorkflow) -> str:
+    return " and ".join(dict.fromkeys(trigger.type for trigger in served.source.workflow.triggers))
+
+
+def sources_of(paths: Sequence[Path], here: Path) -> list[Source]:
+    """
+    Every workflow at *paths*, each once; without paths, whatever there is in *here*.
+
+    Raises:
+        PdkernelError: As `open_sources`.
+    """
+    from pdkernel.source import holds_workflow, open_sources
+
+    if not paths:
+        return list(open_sources(here)) if holds_workflow(here) else []
+    found = [source for path in paths for source in open_sources(path)]
+    return list({source.path.resolve(): source for source in found}.values())

@@ -1,0 +1,182 @@
+"""
+The notebook's draft behind an endpoint of its own, beside the kernel.
+
+Knows that what is served is the draft as it is at each request, and which requests came last. How a request is answered is
+the server's; how a run looks is for whoever listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pdkernel.egress import parse_mode
+from pdkernel.engine.context import stable_id
+from pdkernel.engine.request import RunRequest
+from pdkernel.errors import DefinitionError, RequestError
+from pdkernel.execution import Execution
+from pdkernel.session.loop import LoopThread
+from pdkernel.source import Source
+from pdkernel.variables import project_variables
+
+if TYPE_CHECKING:
+    from pdkernel.engine.runtime import Runtime
+    from pdkernel.server.serving import ServedWorkflow
+    from pdkernel.server.sockets import Server
+    from pdkernel.session.session import Session
+
+GUESTS = 4
+KEPT = 20
+"""Requests that can still be used as the test event."""
+
+OnRun = Callable[[Execution], None]
+
+
+class DraftWorkflows:
+    """The one workflow of a notebook, read anew for each request; while it cannot be read, as it was before."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._path = session.notebook or session.folder / "notebook.ipynb"
+        sidecar = session.sidecar
+        self.endpoint = (sidecar.endpoint if sidecar else None) or session.project.endpoints.key(self._path)
+        self._latest = self._read()
+
+    def list(self) -> tuple[ServedWorkflow, ...]:
+        """The draft."""
+        return (self._fresh(),)
+
+    def find(self, key: str) -> ServedWorkflow | None:
+        """The draft, if *key* is its endpoint or id."""
+        return self._fresh() if key.lower() in (self.endpoint.lower(), self._latest.id.lower()) else None
+
+    def _fresh(self) -> ServedWorkflow:
+        with suppress(DefinitionError):
+            self._latest = self._read()
+        return self._latest
+
+    def _read(self) -> ServedWorkflow:
+        from pdkernel.server.serving import ServedWorkflow
+
+        session = self._session
+        workflow = session.workflow
+        return ServedWorkflow(
+            stable_id("p_", workflow.name),
+            self.endpoint,
+            Source(self._path, "notebook", workflow, session.sidecar),
+            project_variables(session.project, session.folder),
+            policy=parse_mode(session.egress),
+        )
+
+
+class NotebookServer:
+    """Serves the draft of one session on this machine."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._loop = LoopThread()
+        self._lock = threading.Lock()
+        self._runs: OrderedDict[str, tuple[RunRequest, Execution]] = OrderedDict()
+        self._server: Server | None = None
+        self._serving: asyncio.Future[None] | None = None
+        self._runtime: Runtime | None = None
+        self.url: str | None = None
+
+    def start(self, *, port: int = 0, on_run: OnRun, say: Callable[[str], None]) -> str:
+        """
+        Answer requests from now on; returns the URL of the draft's endpoint.
+
+        Args:
+            port: 0 takes any free one.
+            on_run: Told each run as it grows, from another thread.
+            say: Takes a line for each request, from another thread.
+
+        Raises:
+            RequestError: It is served already, or the port cannot be had.
+            DefinitionError: The draft cannot be read.
+        """
+        if self.url is not None:
+            raise RequestError(f"The draft is served already: {self.url}", fix="To end that: %pdserve stop")
+        workflows = DraftWorkflows(self._session)
+        base = self._loop.run(self._start(workflows, port, on_run, say))
+        self.url = f"{base}/{workflows.endpoint}"
+        return self.url
+
+    def stop(self) -> bool:
+        """Answer no more; runs under way are cancelled with their record. False if nothing was served."""
+        if self._server is None:
+            return False
+        self._loop.run(self._stop())
+        self._loop.close()
+        self._server = self.url = None
+        return True
+
+    def request(self, run_id: str | None = None) -> RunRequest:
+        """
+        What the run of that id was asked for, or the latest run.
+
+        Raises:
+            RequestError: There is none.
+        """
+        with self._lock:
+            found = self._runs.get(run_id) if run_id else next(reversed(self._runs.values()), None)
+        if found is None:
+            raise RequestError(
+                f"There is no run {run_id} among the latest requests." if run_id else "No request has come yet."
+            )
+        return found[0]
+
+    def use(self, run_id: str | None = None) -> str:
+        """Make the event of that run, or of the latest, the test event; returns what it is called. Raises `RequestError`."""
+        request = self.request(run_id)
+        assert request.run_ids is not None
+        name = f"request {request.run_ids[0][:6]}"
+        self._session.choose_event(request.event.masked(), name)
+        return name
+
+    async def _start(self, workflows: DraftWorkflows, port: int, on_run: OnRun, say: Callable[[str], None]) -> str:
+        from pdkernel.engine.runtime import Runtime
+        from pdkernel.server import ServeSettings, Serving, create_app
+        from pdkernel.server.sockets import Server, bind, url_of
+
+        session = self._session
+        opened = bind("127.0.0.1", port)
+        url = url_of(opened, "127.0.0.1", tls=False)
+        self._runtime = await Runtime.start(session.project, session.directory, size=GUESTS)
+
+        def ran(request: RunRequest, execution: Execution) -> None:
+            with self._lock:
+                self._runs[execution.id] = (request, execution)
+                while len(self._runs) > KEPT:
+                    self._runs.popitem(last=False)
+            on_run(execution)
+
+        serving = Serving(
+            project=session.project,
+            directory=session.directory,
+            runtime=self._runtime,
+            workflows=workflows,
+            settings=ServeSettings(url=url, policy=parse_mode(session.egress)),
+            clock=session.project.clock,
+            ids=session.project.ids,
+            on_run=ran,
+            say=say,
+        )
+        ready = asyncio.Event()
+        self._server = Server(create_app(serving), on_ready=ready.set)
+        self._serving = asyncio.ensure_future(self._server.serve(sockets=[opened]))
+        await ready.wait()
+        return url
+
+    async def _stop(self) -> None:
+        assert self._server is not None
+        assert self._serving is not None
+        assert self._runtime is not None
+        self._server.force_exit = True
+        self._server.stop()
+        await self._serving
+        await self._runtime.close()

@@ -1,0 +1,98 @@
+"""
+The account look-up and the readiness matrix in a project of 10,000 external users with 50,000 accounts, and in a small one.
+
+    python tests/benchmarks/bench_lookup.py
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from pdkernel.actions import Catalog
+from pdkernel.connect import LocalDirectory
+from pdkernel.engine.facts import Facts
+from pdkernel.engine.lookup import Caller, apps_of_external_user, look_up
+from pdkernel.project import Project
+from pdkernel.readiness import matrix
+from pdkernel.readiness.matrix import bindings_of
+from tests.builders import a_workflow, python_step
+from tests.lookup_projects import fill
+
+APPS = ("slack", "github", "notion", "hubspot", "linear_app")
+LOOKUP_MS, MATRIX_MS = 1.0, 100.0
+ROUNDS = 300
+
+
+def milliseconds(act: Callable[[], Any], rounds: int) -> list[float]:
+    """What *act* takes, each time."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        act()
+        times.append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def look_ups(project: Project, users: int) -> float:
+    """Median milliseconds of a look-up of two apps for a user taken at random."""
+    directory = LocalDirectory(project)
+    bindings = bindings_of(_workflow(2), Catalog.of(project, environ={}))
+    chance = random.Random(4815162342)
+
+    def act() -> None:
+        user = f"user-{chance.randrange(users)}"
+        facts = Facts(directory, "development", [user], apps_of_external_user(bindings))
+        assert look_up(bindings, Caller(user, "development"), facts).error is None
+
+    act()
+    return statistics.median(milliseconds(act, ROUNDS))
+
+
+def matrices(project: Project) -> float:
+    """Median milliseconds of a matrix of 100 users and 20 steps, every fifth of which cannot be run."""
+    directory, catalog, workflow = LocalDirectory(project), Catalog.of(project, environ={}), _workflow(20)
+    users = [f"user-{number}" for number in range(90)] + [f"stranger-{number}" for number in range(10)]
+
+    def act() -> None:
+        table = matrix(workflow, directory=directory, catalog=catalog, environment="development", users=users)
+        assert (len(table.rows), len(table.steps)) == (100, 20)
+
+    act()
+    return statistics.median(milliseconds(act, 10))
+
+
+def _workflow(steps: int) -> Any:
+    apps = (*APPS[:4], "stripe") if steps > len(APPS) else APPS
+    return a_workflow(*(python_step(f"s{each}", options=f"--app {apps[each % len(apps)]}") for each in range(steps)))
+
+
+def main() -> None:
+    """Print the figures; fail if one is over its limit."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = {}
+        for users in (100, 10_000):
+            project = Project.open(Path(folder) / str(users) / ".pdkernel")
+            fill(project, users=users, apps=APPS)
+            figures[users] = (look_ups(project, users), matrices(project))
+            project.close()
+    for users, (lookup, table) in figures.items():
+        print(
+            f"{users} users, {users * len(APPS)} accounts: look-up {lookup:.2f} ms, matrix of 100 x 20 {table:.0f} ms"
+        )
+    print(f"look-up, large project over small: ratio {figures[10_000][0] / figures[100][0]:.2f}")
+    lookup, table = figures[10_000]
+    if lookup > LOOKUP_MS or table > MATRIX_MS:
+        sys.exit(f"over the limits of {LOOKUP_MS} ms and {MATRIX_MS} ms")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""`pdkernel apps` with OAuth 2."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.conftest import Shell
+
+OAUTH = (
+    "--oauth-authorize-url", "https://crm.example.com/authorize", "--oauth-token-url", "https://crm.example.com/token",
+    "--oauth-client-id", "client-1",
+)  # fmt: skip
+
+
+def test_a_provider_is_added(pdkernel: Shell) -> None:
+    """The secret comes from standard input and is never shown, nor readable in the project."""
+    added = pdkernel("apps", "add", "my_crm", *OAUTH, "--oauth-scope", "read", stdin="s-0123456789\n")
+    shown = pdkernel("project", "show", "--json")
+
+    assert added.status == 0
+    assert "Register this redirect URL at the app, after the address that is served: /_static/connect/callback" in (
+        added.stdout
+    )
+    assert shown.json["oauth_apps"]["my_crm"]["scopes"] == ["read"]
+    kept = b"".join(path.read_bytes() for path in pdkernel.folder.rglob("*") if path.is_file())
+    assert "s-0123456789" not in added.stdout + added.stderr + shown.stdout
+    assert b"s-0123456789" not in kept
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (OAUTH[:4], "OAuth 2 takes --oauth-authorize-url"),
+        ((*OAUTH, "--field", "token"), "and no --field"),
+        (("--oauth-authorize-url", "http://crm.example.com", *OAUTH[2:]), "has to begin with https://"),
+        ((*OAUTH[:2], "--oauth-token-url", "crm", *OAUTH[4:]), "--oauth-token-url is not the URL of a page"),
+        ((), "What does an account of my_crm hold?"),
+    ],
+)
+def test_a_wrong_provider_is_refused(pdkernel: Shell, words: tuple[str, ...], problem: str) -> None:
+    """The refusal names the option."""
+    ended = pdkernel("apps", "add", "my_crm", *words, stdin="s-0123456789\n")
+
+    assert (ended.status, problem in ended.stderr) == (2, True)
+
+
+def test_a_client_without_a_secret(pdkernel: Shell) -> None:
+    """A public client is added without being asked; an empty secret is a mistake."""
+    public = pdkernel("apps", "add", "my_crm", *OAUTH, "--oauth-public")
+    empty = pdkernel("apps", "add", "my_crm", *OAUTH)
+
+    assert public.status == 0
+    assert (empty.status, "secret is empty" in empty.stderr) == (2, True)
+
+
+def test_the_webhooks_key(pdkernel: Shell) -> None:
+    """The key is made once."""
+    first, second = pdkernel("apps", "webhook-key", "--json"), pdkernel("apps", "webhook-key")
+
+    assert first.json["signing_key"].startswith("whsec_")
+    assert second.stdout.strip() == first.json["signing_key"]

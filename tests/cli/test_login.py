@@ -1,0 +1,295 @@
+"""`pdkernel login`, and commands of a project that is logged in."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from tests.cli.conftest import Ended, Shell
+from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKEN, Upstream, running_upstream
+
+KEYRING = '''
+import json, os, pathlib
+from keyring.backend import KeyringBackend
+
+FILE = pathlib.Path(os.environ["KEYRING_FILE"])
+
+class Keyring(KeyringBackend):
+    """A keyring in a file."""
+
+    priority = 1
+
+    def _all(self):
+        return json.loads(FILE.read_text()) if FILE.exists() else {}
+
+    def get_password(self, service, username):
+        return self._all().get(f"{service}/{username}")
+
+    def set_password(self, service, username, password):
+        FILE.write_text(json.dumps({**self._all(), f"{service}/{username}": password}))
+
+    def delete_password(self, service, username):
+        kept = self._all()
+        kept.pop(f"{service}/{username}")
+        FILE.write_text(json.dumps(kept))
+'''
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    """The API of a real project."""
+    with running_upstream() as api:
+        yield api
+
+
+@pytest.fixture
+def logged_in(pdkernel: Shell, upstream: Upstream) -> Shell:
+    """The command in a folder whose project is logged in."""
+    upstream.set()
+    done = log_in(pdkernel, upstream)
+    assert done.status == 0, done.stderr
+    return pdkernel
+
+
+def log_in(pdkernel: Shell, upstream: Upstream, *more: str, secret: str = CLIENT_SECRET, **environ: Any) -> Ended:
+    """Log in with the secret in a file."""
+    pdkernel.write("secret.txt", secret + "\n")
+    words = ("--client-id", CLIENT_ID, "--client-secret", "@secret.txt", "--project-id", PROJECT)
+    return pdkernel("login", *words, "--base-url", upstream.url, *more, **environ)
+
+
+def stored(pdkernel: Shell) -> bytes:
+    """Everything in the project's database."""
+    with sqlite3.connect(pdkernel.folder / ".pdkernel" / "project.db") as connection:
+        return "\n".join(connection.iterdump()).encode()
+
+
+def test_login_is_kept(pdkernel: Shell, upstream: Upstream) -> None:
+    """Where there is no keyring the secret is in the project, encrypted, and nothing shows it."""
+    done = log_in(pdkernel, upstream)
+    shown = pdkernel("project", "show")
+
+    assert done.status == 0
+    assert f"Users and accounts are now those of {PROJECT} at {upstream.url}." in done.stdout
+    assert "kept in the project, encrypted" in done.stdout
+    assert f"users and accounts: of {PROJECT} at {upstream.url}, as client {CLIENT_ID}" in shown.stdout
+    assert CLIENT_SECRET not in done.stdout + done.stderr + shown.stdout + shown.stderr
+    assert CLIENT_SECRET.encode() not in stored(pdkernel)
+
+
+def test_login_in_a_keyring(pdkernel: Shell, upstream: Upstream) -> None:
+    """With a keyring the secret is there and nowhere else; logging out takes it away."""
+    pdkernel.write("filed.py", KEYRING)
+    file = pdkernel.folder / "keyring.json"
+    environ: dict[str, Any] = {
+        "PYTHON_KEYRING_BACKEND": "filed.Keyring",
+        "KEYRING_FILE": str(file),
+        "PYTHONPATH": os.pathsep.join([pdkernel.environment()["PYTHONPATH"], str(pdkernel.folder)]),
+    }
+
+    done = log_in(pdkernel, upstream, "--json", **environ)
+    kept = json.loads(file.read_text())
+    used = pdkernel("users", "list", "--json", **environ)
+    pdkernel("login", "--remove", **environ)
+
+    assert done.json["secret"] == "keyring"
+    assert list(kept.values()) == [CLIENT_SECRET]
+    assert b'secret"' not in stored(pdkernel)
+    assert [user["external_user_id"] for user in used.json] == ["ada", "bob", "eve"]
+    assert json.loads(file.read_text()) == {}
+
+
+def test_lost_keyring_entry_is_said(pdkernel: Shell, upstream: Upstream) -> None:
+    """A secret that is not in the keyring any more is asked for again, in words."""
+    pdkernel.write("filed.py", KEYRING)
+    path = os.pathsep.join([pdkernel.environment()["PYTHONPATH"], str(pdkernel.folder)])
+    environ: dict[str, Any] = {"PYTHON_KEYRING_BACKEND": "filed.Keyring", "PYTHONPATH": path}
+    log_in(pdkernel, upstream, **environ, KEYRING_FILE=str(pdkernel.folder / "one.json"))
+
+    done = pdkernel("users", "list", **environ, KEYRING_FILE=str(pdkernel.folder / "other.json"))
+
+    assert done.status == 2
+    assert "is not in this machine's keyring any more" in done.stderr
+    assert "pdkernel login" in done.stderr
+
+
+def test_environment_variables_are_enough(pdkernel: Shell, upstream: Upstream) -> None:
+    """`pdkernel login` takes what is not given from the environment, also under the SDK's names."""
+    environ: dict[str, Any] = {
+        "PIPEDREAM_CLIENT_ID": CLIENT_ID,
+        "PDKERNEL_CLIENT_SECRET": CLIENT_SECRET,
+        "PIPEDREAM_PROJECT_ID": PROJECT,
+        "PIPEDREAM_BASE_URL": upstream.url,
+        "PIPEDREAM_PROJECT_ENVIRONMENT": "production",
+    }
+
+    done = pdkernel("login", "--json", **environ)
+
+    assert done.json == {
+        "project_id": PROJECT,
+        "client_id": CLIENT_ID,
+        "environment": "production",
+        "base_url": upstream.url,
+        "secret": "project",
+    }
+
+
+def test_no_login_is_needed_with_the_environment(pdkernel: Shell, upstream: Upstream) -> None:
+    """Where the environment names client and project, commands use that project at once."""
+    done = pdkernel("users", "list", "--json", **cast("dict[str, Any]", upstream.environ))
+
+    assert [user["external_user_id"] for user in done.json] == ["ada", "bob", "eve"]
+
+
+def test_secret_on_the_command_line_is_refused(pdkernel: Shell) -> None:
+    """Others can read a command line."""
+    done = pdkernel("login", "--client-id", "c", "--client-secret", "planted-0123456789", "--project-id", "p")
+
+    assert done.status == 2
+    assert "A secret does not belong on a command line" in done.stderr
+    assert "planted-0123456789" not in done.stdout + done.stderr
+
+
+def test_missing_part_is_named(pdkernel: Shell) -> None:
+    """Without a terminal nothing is asked for: what is missing is named."""
+    done = pdkernel("login", "--client-id", "c")
+
+    assert done.status == 2
+    assert "The client secret is missing." in done.stderr
+    assert "PDKERNEL_CLIENT_SECRET" in done.stderr
+
+
+def test_wrong_secret_is_not_kept(pdkernel: Shell, upstream: Upstream) -> None:
+    """A login that Pipedream does not accept says so, and leaves the project as it was."""
+    done = log_in(pdkernel, upstream, secret="planted-wrong-0123456789")
+    shown = pdkernel("project", "show", "--json")
+
+    assert done.status == 2
+    assert f"Pipedream does not accept the OAuth client {CLIENT_ID} (401)" in done.stderr
+    assert "planted-wrong" not in done.stderr
+    assert shown.json["login"] is None
+
+
+@pytest.mark.parametrize("url", ["http://api.example.test", "ftp://127.0.0.1", "https://me:pass@api.example.test", "x"])
+def test_secret_is_not_sent_just_anywhere(pdkernel: Shell, url: str) -> None:
+    """An address that is neither https nor this machine gets no secret."""
+    pdkernel.write("secret.txt", CLIENT_SECRET)
+    words = ("--client-id", "c", "--client-secret", "@secret.txt", "--project-id", "p", "--base-url", url)
+
+    assert pdkernel("login", *words).status == 2
+
+
+def test_logging_out(logged_in: Shell) -> None:
+    """Without a login users and accounts are the local project's."""
+    done = logged_in("login", "--remove")
+    listed = logged_in("users", "list", "--json")
+    again = logged_in("login", "--remove")
+
+    assert "Logged out" in done.stdout
+    assert listed.json == []
+    assert "Nobody was logged in." in again.stdout
+
+
+def test_commands_use_the_real_project(logged_in: Shell) -> None:
+    """Accounts are listed with the project's, and a run uses the user's newest one."""
+    accounts = logged_in("accounts", "list", "--external-user", "ada", "--app", "slack", "--json")
+    notebook = logged_in.notebook(
+        "%%pdstep tell --app slack\ndef handler(pd):\n    return pd.inputs['slack']['$auth']['oauth_access_token']"
+    )
+    done = logged_in("run", notebook, "--body", "{}", "--external-user", "ada", "--json")
+
+    assert [account["id"] for account in accounts.json] == ["apn_new", "apn_old"]
+    step = done.json["steps"][0]
+    assert step["accounts"] == [{"prop": "slack", "app": "slack", "id": "apn_new", "owner": "external_user"}]
+    assert step["exports"]["$return_value"] == "⟦secret:slack/apn_new/oauth_access_token⟧"
+    assert SLACK_TOKEN not in done.stdout
+
+
+def test_fault_at_pipedream_is_said(logged_in: Shell, upstream: Upstream) -> None:
+    """A refusal of Pipedream's ends a command with its sentence, not with a traceback."""
+    upstream.set(fault={"path": "users", "kind": "status", "status": 429, "headers": {"Retry-After": "3"}})
+
+    done = logged_in("users", "list")
+
+    assert done.status == 3
+    assert "Try again in 3 s." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+TO = "http://127.0.0.1:1/eonew"
+
+
+def webhooks(shell: Shell, *more: str) -> list[list[str]]:
+    """What `triggers move` says the webhooks would be."""
+    done = shell("triggers", "move", "--to", TO, "--json", *more)
+    assert done.status == 0, done.stderr
+    return [each["after"] for each in done.json]
+
+
+def test_moving_triggers_shows_what_would_change(logged_in: Shell, upstream: Upstream) -> None:
+    """Without --yes nothing is changed; Pipedream's own endpoint is replaced, another webhook stays."""
+    done = logged_in("triggers", "move", "--to", TO)
+
+    assert done.stdout.splitlines() == [
+        "dc_1  Source dc_1  ada in development",
+        "  - https://eoabc123.m.pipedream.net",
+        "    https://mine.example.test/hook",
+        f"  + {TO}",
+        "dc_2  Source dc_2  ada in development",
+        f"  + {TO}",
+        "Would change 2 of 2 sources. Nothing was changed; --yes makes the changes.",
+    ]
+    assert not [each for each in upstream.asked if each["method"] == "PUT"]
+
+
+def test_dry_run_wins_over_yes(logged_in: Shell, upstream: Upstream) -> None:
+    """Asking for a dry run changes nothing, whatever else is said."""
+    webhooks(logged_in, "--yes", "--dry-run")
+
+    assert not [each for each in upstream.asked if each["method"] == "PUT"]
+
+
+def test_moving_triggers(pdkernel: Shell) -> None:
+    """With --yes the webhooks are changed once; a second time there is nothing to do."""
+    with running_upstream() as fresh:
+        log_in(pdkernel, fresh)
+        moved = pdkernel("triggers", "move", "--to", TO, "--yes", "--only", "dc_1")
+        again = pdkernel("triggers", "move", "--to", TO, "--yes", "--only", "dc_1")
+        changed = [each for each in fresh.asked if each["method"] == "PUT"]
+
+    assert moved.stdout.splitlines()[-1] == "Changed 1 of 1 source."
+    assert again.stdout.splitlines() == ["Nothing to change: looked at 1 source."]
+    assert [json.loads(each["body"]) for each in changed] == [{"webhook_urls": ["https://mine.example.test/hook", TO]}]
+    assert changed[0]["query"] == {"external_user_id": "ada"}
+
+
+def test_named_webhook_is_replaced(logged_in: Shell) -> None:
+    """A webhook of one's own is replaced when it is named."""
+    assert webhooks(logged_in, "--from", "https://mine.example.test/hook", "--only", "dc_1") == [[TO]]
+
+
+def test_moving_needs_a_login(pdkernel: Shell) -> None:
+    """Without a Connect project there are no deployed sources."""
+    done = pdkernel("triggers", "move", "--to", TO)
+
+    assert done.status == 2
+    assert "pdkernel login" in done.stderr
+
+
+def test_nothing_is_read_at_import() -> None:
+    """Importing the package imports neither SDK nor keyring, which read the environment."""
+    code = (
+        "import sys\n"
+        "import pdkernel, pdkernel.cli, pdkernel.connect, pdkernel.session, pdkernel.actions\n"
+        "assert not {'pipedream', 'keyring'} & set(sys.modules), sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr

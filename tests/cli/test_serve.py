@@ -1,0 +1,167 @@
+"""`pdkernel serve`, as a person or a program starts it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cli.conftest import Shell
+
+ANSWER = (
+    "%%pdstep answer\ndef handler(pd):\n    pd.respond({'status': 200, 'body': pd.steps['trigger']['event']['body']})\n"
+)
+CUSTOM = "%%pdworkflow\nname: Answer\ntrigger:\n  type: http\n  response: custom\n"
+GUARDED = CUSTOM.replace("http\n", "http\n  auth: oauth\n")
+
+
+@contextmanager
+def serving(shell: Shell, *args: str) -> Iterator[tuple[dict[str, Any], subprocess.Popen[str]]]:
+    """The command with --json, and the line that it prints when it answers."""
+    with shell.start("serve", *args, "--port", "0", "--json") as process:
+        try:
+            assert process.stdout
+            yield json.loads(process.stdout.readline()), process
+        finally:
+            process.kill()
+
+
+def test_one_line_and_answers(pdkernel: Shell) -> None:
+    """The line has the project and each workflow's URL, which answers; nothing else is on stdout."""
+    pdkernel.notebook(CUSTOM, ANSWER)
+    with serving(pdkernel) as (said, process):
+        (workflow,) = said["workflows"]
+        answer = httpx.post(workflow["url"] + "?key=hidden-value", json={"a": 1}, timeout=60)
+        process.send_signal(signal.SIGTERM)
+        rest, lines = process.communicate(timeout=60)
+
+    assert sorted(said) == ["database", "project_id", "url", "workflows"]
+    assert (workflow["name"], workflow["url"]) == ("Answer", f"{said['url']}/{workflow['endpoint']}")
+    assert said["project_id"].startswith("proj_")
+    assert said["database"] == f"sqlite:///{pdkernel.folder / '.pdkernel' / 'project.db'}"
+    assert answer.json() == {"a": 1}
+    assert (process.returncode, rest) == (0, "")
+    assert f"POST /{workflow['endpoint']} 200 " in lines
+    assert "hidden-value" not in lines
+
+
+def test_the_same_url_after_a_restart(pdkernel: Shell) -> None:
+    """An endpoint's key is made once."""
+    pdkernel.notebook(CUSTOM, ANSWER)
+    keys = []
+    for _ in range(2):
+        with serving(pdkernel, "work.ipynb") as (said, _):
+            keys.append(said["workflows"][0]["endpoint"])
+
+    assert keys[0] == keys[1]
+
+
+def test_tls(pdkernel: Shell) -> None:
+    """With --tls it speaks HTTPS, to whoever trusts the certificate whose path is printed."""
+    pdkernel.notebook(CUSTOM, ANSWER)
+    with serving(pdkernel, "work.ipynb", "--tls") as (said, process):
+        assert process.stderr
+        printed = [process.stderr.readline() for _ in range(3)]
+        paths = [line.split("=", 1)[1].split()[0] for line in printed if line.startswith("export ")]
+        answers = [
+            httpx.post(
+                said["workflows"][0]["url"].replace("127.0.0.1", host),
+                json=1,
+                verify=ssl.create_default_context(cafile=path),
+                timeout=60,
+            ).json()
+            for path in paths
+            for host in ("127.0.0.1", "localhost")
+        ]
+        with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+            httpx.post(said["workflows"][0]["url"], json=1)
+
+    assert said["url"].startswith("https://127.0.0.1:")
+    assert answers == [1, 1, 1, 1]
+
+
+def test_public_url(pdkernel: Shell) -> None:
+    """The base of what is handed out; its host is answered, another is not."""
+    pdkernel.notebook(ANSWER)
+    with serving(pdkernel, "work.ipynb", "--public-url", "https://flows.example.com/") as (said, process):
+        pid = process.pid
+        port = _port_of(pid)
+        path = said["workflows"][0]["url"].removeprefix("https://flows.example.com")
+        statuses = [
+            httpx.post(f"http://127.0.0.1:{port}{path}", headers={"host": host}, timeout=60)
+            for host in ("flows.example.com", "evil.example")
+        ]
+
+    assert said["url"] == "https://flows.example.com"
+    assert [answer.status_code for answer in statuses] == [200, 421]
+    assert statuses[0].json()["inspect"].startswith("https://flows.example.com/-/runs/")
+
+
+def test_other_addresses_need_auth(pdkernel: Shell) -> None:
+    """Another address is refused while an endpoint is open, then while there is no client; then it is served."""
+    pdkernel.notebook(CUSTOM, ANSWER)
+    open_one = pdkernel("serve", "work.ipynb", "--host", "0.0.0.0", "--port", "0", "--json")
+    pdkernel.notebook(GUARDED, ANSWER)
+    nobody = pdkernel("serve", "work.ipynb", "--host", "0.0.0.0", "--port", "0")
+    pdkernel("clients", "create")
+    with serving(pdkernel, "work.ipynb", "--host", "0.0.0.0") as (said, _):
+        answer = httpx.post(said["workflows"][0]["url"])
+
+    assert (open_one.status, open_one.json["error"]["code"]) == (2, "request")
+    assert (nobody.status, "pdkernel clients create" in nobody.stderr) == (2, True)
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["nothing.ipynb"], "There is no nothing.ipynb"),
+        (["work.ipynb", "--egress", "sometimes"], "not a mode"),
+        (["work.ipynb", "--public-url", "flows.example.com"], "no base of URLs"),
+        (["work.ipynb", "--trusted-proxy", "proxy"], "no network"),
+        (["work.ipynb", "--host", "256.0.0.1.example.invalid"], "no"),
+    ],
+)
+def test_refused(pdkernel: Shell, args: list[str], words: str) -> None:
+    """A wrong option or source is exit 2 with the reason."""
+    pdkernel.notebook(ANSWER)
+    ended = pdkernel("serve", *args, "--port", "0")
+
+    assert ended.status == 2
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_port_that_is_taken(pdkernel: Shell) -> None:
+    """Exit 2, and what to do."""
+    pdkernel.notebook(ANSWER)
+    with serving(pdkernel) as (said, _):
+        ended = pdkernel("serve", "--port", said["url"].rpartition(":")[2])
+
+    assert ended.status == 2
+    assert "--port 0" in ended.stderr
+
+
+def test_nothing_to_serve_but_the_api(pdkernel: Shell) -> None:
+    """A folder without workflows is served all the same: the Connect API needs none."""
+    with serving(pdkernel) as (said, _):
+        answer = httpx.get(f"{said['url']}/-/ready")
+
+    assert (said["workflows"], answer.status_code) == ([], 200)
+
+
+def _port_of(pid: int) -> int:
+    import psutil
+
+    return next(
+        int(each.laddr.port)
+        for each in psutil.Process(pid).net_connections("tcp")
+        if each.status == "LISTEN" and each.laddr.ip == "127.0.0.1"
+    )

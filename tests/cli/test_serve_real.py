@@ -1,0 +1,344 @@
+"""`pdkernel serve` with a real project: endpoints are answered here, Connect's routes by the API in another process."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cli.conftest import ROOT
+from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, TOKEN, Upstream, running_upstream
+from tests.notebook_files import notebook_of
+
+WORKFLOW = "%%pdworkflow\nname: Greet\ntrigger: {type: http, auth: oauth, response: custom}"
+STEP = """%%pdstep answer --app slack
+def handler(pd):
+    account = pd.inputs["slack"]["$auth"]
+    pd.respond({"status": 200, "body": {"user": pd.steps["trigger"]["event"]["headers"]["x-pd-external-user-id"],
+                                        "length": len(account["oauth_access_token"])}})
+"""
+
+
+@dataclass
+class Server:
+    """A running `pdkernel serve`."""
+
+    url: str
+    endpoint: str
+    said: dict[str, Any]
+    environ: dict[str, str]
+    folder: Path
+
+    def run(self, *words: str) -> str:
+        """Run a command of the same project."""
+        done = subprocess.run(
+            [sys.executable, "-m", "pdkernel", *words],
+            cwd=self.folder, env=self.environ, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+
+@contextmanager
+def serving(folder: Path, *sources: str, **environ: str) -> Iterator[Server]:
+    """`pdkernel serve` in *folder*, until it is not needed any more."""
+    env = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(ROOT), **environ}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pdkernel", "serve", *sources, "--port", "0", "--json"],
+        cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        said = json.loads(line)
+        yield Server(said["url"], said["workflows"][0]["url"] if said["workflows"] else "", said, env, folder)
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    """The API of the real project."""
+    with running_upstream() as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of a project whose environment names the real one."""
+    folder = tmp_path_factory.mktemp("served")
+    notebook_of(folder / "greet.ipynb", WORKFLOW, STEP)
+    with serving(folder, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as running:
+        yield running
+
+
+@pytest.fixture
+def http(server: Server, upstream: Upstream) -> Iterator[httpx.Client]:
+    """A caller that has a token of Pipedream's."""
+    upstream.set()
+    with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {TOKEN}"}) as client:
+        yield client
+
+
+def test_project_is_the_real_one(server: Server) -> None:
+    """What is served is told with Pipedream's project."""
+    assert server.said["project_id"] == PROJECT
+
+
+def test_token_of_pipedreams_client(http: httpx.Client) -> None:
+    """The token endpoint gives a client of Pipedream's what Pipedream gives it."""
+    body = {"grant_type": "client_credentials", "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
+
+    answers = [
+        http.post("/v1/oauth/token", json=body),
+        http.post("/v1/oauth/token", json={**body, "client_secret": "other"}),
+    ]
+
+    assert answers[0].json() == {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 3600}
+    assert (answers[1].status_code, answers[1].json()) == (401, {"error": "invalid_client"})
+
+
+def test_route_is_passed_on_unchanged(http: httpx.Client, server: Server, upstream: Upstream) -> None:
+    """Method, path, query, headers and body arrive as they were sent; what belongs to a connection does not."""
+    url = base64.b64encode(b"https://api.github.com/a?b=1").decode().replace("=", "%3D")
+    answer = http.patch(
+        f"/v1/connect/{PROJECT}/anything/{url}?q=a%20b&q=c",
+        content=b'{"a": 1}',
+        headers={
+            "x-pd-environment": "development",
+            "content-type": "application/json",
+            "connection": "keep-alive, x-hop",
+            "x-hop": "1",
+        },
+    )
+
+    seen = answer.json()["echo"]
+    assert (seen["method"], seen["path"]) == ("PATCH", f"/v1/connect/{PROJECT}/anything/{url}")
+    assert seen["query"] == {"q": "a b"}
+    assert seen["body"] == '{"a": 1}'
+    assert seen["headers"]["authorization"] == f"Bearer {TOKEN}"
+    assert seen["headers"]["x-pd-environment"] == "development"
+    assert seen["headers"]["host"] == upstream.url.removeprefix("http://")
+    assert "x-hop" not in seen["headers"]
+
+
+def test_answers_come_through(http: httpx.Client, server: Server) -> None:
+    """Pages, refusals and empty answers are Pipedream's own."""
+    headers = {"x-pd-environment": "development"}
+    listed = http.get(f"/v1/connect/{PROJECT}/users", headers=headers)
+    missing = http.get(f"/v1/connect/{PROJECT}/accounts/apn_none", headers=headers)
+    foreign = http.get("/v1/connect/proj_other/users", headers=headers)
+    unauthorized = httpx.get(f"{server.url}/v1/connect/{PROJECT}/users")
+
+    assert [user["external_id"] for user in listed.json()["data"]] == ["ada", "bob"]
+    assert [each.status_code for each in (missing, foreign, unauthorized)] == [404, 404, 401]
+    assert missing.json() == {"error": "no account"}
+
+
+def test_answer_comes_as_it_is_made(http: httpx.Client) -> None:
+    """An answer in pieces is passed on piece by piece, with its headers."""
+    began = time.monotonic()
+    with http.stream("GET", f"/v1/connect/{PROJECT}/events") as answer:
+        pieces = [(piece, time.monotonic() - began) for piece in answer.iter_raw()]
+
+    assert b"".join(piece for piece, _ in pieces) == b"onetwo"
+    assert pieces[-1][1] - pieces[0][1] > 0.2
+    assert answer.headers["x-of-pipedream"] == "kept"
+
+
+def test_body_without_a_length(http: httpx.Client) -> None:
+    """A request in pieces arrives whole."""
+    answer = http.post(f"/v1/connect/{PROJECT}/anything", content=iter([b"one,", b"two"]))
+
+    assert answer.json()["echo"]["body"] == "one,two"
+
+
+def test_one_callers_cookie_is_not_the_next_ones(http: httpx.Client, upstream: Upstream) -> None:
+    """What Pipedream sets for one caller is not sent with another's request."""
+    fault = {"kind": "status", "status": 200, "path": "cookie", "headers": {"Set-Cookie": "mine=1; Path=/"}}
+    upstream.set(fault=fault)
+    first = http.get(f"/v1/connect/{PROJECT}/cookie")
+    upstream.set()
+    with httpx.Client(base_url=http.base_url, headers=http.headers) as other:
+        second = other.get(f"/v1/connect/{PROJECT}/anything")
+
+    assert first.headers["set-cookie"] == "mine=1; Path=/"
+    assert "cookie" not in second.json()["echo"]["headers"]
+
+
+FAULTS: list[tuple[dict[str, Any], int]] = [
+    ({"kind": "status", "status": status, "headers": {"Retry-After": "7"}}, status) for status in (403, 404, 429, 500)
+]
+
+
+@pytest.mark.parametrize(("fault", "status"), FAULTS)
+def test_faults_come_through(http: httpx.Client, upstream: Upstream, fault: dict[str, Any], status: int) -> None:
+    """Pipedream's refusals are the caller's, with their headers, and are not tried again."""
+    upstream.set(fault={"path": "faulty", **fault})
+    before = len(upstream.asked)
+    answer = http.get(f"/v1/connect/{PROJECT}/faulty")
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (status, "7")
+    assert len(upstream.asked) == before + 1
+
+
+def test_cut_off_answer_breaks_off(http: httpx.Client, upstream: Upstream) -> None:
+    """An answer that breaks off does not look whole."""
+    upstream.set(fault={"path": "faulty", "kind": "cut"})
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        http.get(f"/v1/connect/{PROJECT}/faulty")
+
+
+def test_endpoint_takes_pipedreams_token(server: Server, http: httpx.Client) -> None:
+    """The workflow runs here, for a caller with a token of Pipedream's, with the user's account from there."""
+    headers = {"x-pd-external-user-id": "ada", "x-pd-environment": "development"}
+
+    answer = http.post(server.endpoint, json={}, headers=headers)
+
+    assert (answer.status_code, answer.json()) == (200, {"user": "ada", "length": 34})
+
+
+def test_endpoint_takes_its_own_clients_token(server: Server) -> None:
+    """A client that this project has made gets its token here."""
+    client = json.loads(server.run("clients", "create", "--json"))
+    body = {"grant_type": "client_credentials", **{name: client[name] for name in ("client_id", "client_secret")}}
+    token = httpx.post(f"{server.url}/v1/oauth/token", json=body).json()["access_token"]
+    headers = {"authorization": f"Bearer {token}", "x-pd-external-user-id": "bob"}
+
+    answer = httpx.post(server.endpoint, json={}, headers=headers)
+
+    assert answer.status_code == 400
+    assert answer.text.startswith("Pipedream Connect Error: Required account for slack not found")
+
+
+@pytest.mark.parametrize("token", ["somebody-elses", "ctok_0123456789abcdef"])
+def test_endpoint_takes_no_other_token(server: Server, token: str) -> None:
+    """A token that Pipedream does not know for the project, or a browser's, starts nothing."""
+    headers = {"authorization": f"Bearer {token}", "x-pd-external-user-id": "ada"}
+
+    answer = httpx.post(server.endpoint, json={}, headers=headers)
+
+    assert answer.status_code == 401
+    assert token not in answer.text
+
+
+def test_nobody_at_pipedream(tmp_path: Path) -> None:
+    """Where Pipedream cannot be reached the caller is told where and why."""
+    environ = {
+        "PDKERNEL_CLIENT_ID": "c",
+        "PDKERNEL_CLIENT_SECRET": CLIENT_SECRET,
+        "PDKERNEL_PROJECT_ID": PROJECT,
+        "PDKERNEL_BASE_URL": "http://127.0.0.1:9",
+    }
+    notebook_of(tmp_path / "greet.ipynb", WORKFLOW, STEP)
+    with serving(tmp_path, "greet.ipynb", **environ) as running:
+        answer = httpx.get(f"{running.url}/v1/connect/{PROJECT}/users")
+
+    assert answer.status_code == 502
+    assert answer.json()["error"] == "Pipedream Connect at 127.0.0.1:9 gives no answer (ConnectError). Try again."
+
+
+def test_unmodified_sdk_with_one_base_url(server: Server, http: httpx.Client) -> None:
+    """The official SDK needs one other address: token, accounts and a connect token are Pipedream's, the run is ours."""
+    code = f"""
+import json, httpx
+from pipedream import Pipedream
+client = Pipedream(client_id={CLIENT_ID!r}, client_secret={CLIENT_SECRET!r}, project_id={PROJECT!r},
+                   project_environment="development", base_url={server.url!r})
+accounts = [account.id for account in client.accounts.list(external_user_id="ada")]
+link = client.tokens.create(external_user_id="ada").connect_link_url
+run = client.workflows.invoke_for_external_user({server.endpoint!r}, external_user_id="ada")
+print(json.dumps([accounts, link, run.json()]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    accounts, link, run = json.loads(done.stdout)
+    assert accounts == ["apn_old", "apn_new", "apn_held"]
+    assert link.startswith("https://pipedream.com/_static/connect.html")
+    assert run == {"user": "ada", "length": 34}
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Our own server in the place of Pipedream: a project with Ada's account and a client."""
+    folder = tmp_path_factory.mktemp("real")
+    with serving(folder) as running:
+        for token in ("xoxb-older-0123456789", "xoxb-planted-newer-0123456789"):
+            (folder / "token").write_text(token)
+            running.run(
+                "accounts",
+                "add",
+                "--external-user",
+                "ada",
+                "--app",
+                "slack",
+                "--credential",
+                "oauth_access_token=@token",
+            )
+        client = json.loads(running.run("clients", "create", "--json"))
+        running.environ.update(
+            PDKERNEL_CLIENT_ID=client["client_id"],
+            PDKERNEL_CLIENT_SECRET=client["client_secret"],
+            PDKERNEL_PROJECT_ID=running.said["project_id"],
+            PDKERNEL_BASE_URL=running.url,
+        )
+        yield running
+
+
+def login_of(real: Server) -> dict[str, str]:
+    """The variables of someone who uses *real* as the real project."""
+    names = ("CLIENT_ID", "CLIENT_SECRET", "PROJECT_ID", "BASE_URL")
+    return {f"PDKERNEL_{name}": real.environ[f"PDKERNEL_{name}"] for name in names}
+
+
+def test_our_own_server_as_the_real_one(real: Server, tmp_path: Path) -> None:
+    """A second server with that project runs its workflows here and passes the rest on to the first."""
+    notebook_of(tmp_path / "greet.ipynb", WORKFLOW, STEP)
+    login = login_of(real)
+    with serving(tmp_path, "greet.ipynb", **login, PDKERNEL_EGRESS="deny") as running:
+        client = {name: login[f"PDKERNEL_{name.upper()}"] for name in ("client_id", "client_secret")}
+        issued = httpx.post(f"{running.url}/v1/oauth/token", json={"grant_type": "client_credentials", **client})
+        headers = {"authorization": f"Bearer {issued.json()['access_token']}", "x-pd-environment": "development"}
+        users = httpx.get(f"{running.url}/v1/connect/{login['PDKERNEL_PROJECT_ID']}/users", headers=headers)
+        run = httpx.post(running.endpoint, json={}, headers={**headers, "x-pd-external-user-id": "ada"})
+        nobody = httpx.post(running.endpoint, json={}, headers={**headers, "x-pd-external-user-id": "eve"})
+
+    assert [user["external_id"] for user in users.json()["data"]] == ["ada"]
+    assert run.json() == {"user": "ada", "length": len("xoxb-planted-newer-0123456789")}
+    assert nobody.text.startswith("Pipedream Connect Error: No matching external user ID: eve in development")
+
+
+def test_accounts_are_kept_at_our_own_server(real: Server, tmp_path: Path) -> None:
+    """What a logged-in project connects and removes is connected and removed there."""
+    (tmp_path / "key").write_text("sk-planted-0123456789")
+    used = Server("", "", {}, {**real.environ, "HOME": str(tmp_path)}, tmp_path)
+    words = ("accounts", "add", "--external-user", "bob", "--app", "openai", "--credential", "api_key=@key", "--json")
+
+    made = json.loads(used.run(*words))
+    there = httpx_accounts(real)
+    used.run("users", "delete", "bob")
+
+    assert made["id"] in there
+    assert made["id"] not in httpx_accounts(real)
+
+
+def httpx_accounts(real: Server) -> list[str]:
+    """Ids of the accounts that the first server has, asked there."""
+    local = {name: value for name, value in real.environ.items() if not name.startswith("PDKERNEL_")}
+    there = Server("", "", {}, local, real.folder)
+    return [account["id"] for account in json.loads(there.run("accounts", "list", "--json"))]

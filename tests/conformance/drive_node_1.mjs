@@ -1,0 +1,147 @@
+// Drives the JavaScript SDK, 1.x, which is the one of the source page and speaks TLS only: one line of JSON for each
+// check, {check, ok, detail}. Settings come as JSON on standard input. Knows nothing of pdkernel.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createBackendClient, HTTPAuthType } from "@pipedream/sdk/server";
+
+const given = JSON.parse(readFileSync(0, "utf8"));
+const { host, hostname } = new URL(given.url);
+const client = (environment) =>
+  createBackendClient({
+    apiHost: host,
+    workflowDomain: hostname,
+    environment,
+    projectId: given.project_id,
+    credentials: { clientId: given.client_id, clientSecret: given.client_secret },
+  });
+const pd = client("development");
+const depot = { depot: { authProvisionId: "apn_adadepot" } };
+const request = { method: "POST", body: { message: "Hello World" } };
+const absent = (name) => typeof pd[name] !== "function";
+const refused = async (call) => {
+  try {
+    await call();
+  } catch (error) {
+    const told = /HTTP error! status: (\d+), body: ([^]*)/.exec(error.message);
+    return told ? `${told[1]} ${told[2]}` : error.message;
+  }
+  throw new Error("not refused");
+};
+
+const checks = {
+  async token() {
+    if (absent("rawAccessToken")) return null;
+    return String((await pd.rawAccessToken()).length > 20);
+  },
+  async users() {
+    return null; // 1.x has no call for it
+  },
+  async accounts() {
+    const { data } = await pd.getAccounts({ external_user_id: "ada", include_credentials: true });
+    assert.deepEqual(new Set(data.map((each) => each.id)), new Set(["apn_adaslack", "apn_adadepot"]));
+    assert.equal(data.find((each) => each.id === "apn_adaslack").credentials.oauth_access_token, "xoxb-conformance-ada");
+    const one = await pd.getAccountById("apn_adaslack");
+    assert.deepEqual([one.external_id, one.app.name_slug, one.credentials], ["ada", "slack", undefined]);
+    return data.map((each) => each.id).join(", ");
+  },
+  async connect_token() {
+    const made = await pd.createConnectToken({ external_user_id: given.newcomer });
+    assert.match(made.token, /^ctok_[0-9a-f]{32}$/);
+    return made.connect_link_url;
+  },
+  async linked() {
+    const { data } = await pd.getAccounts({ external_user_id: given.newcomer });
+    assert.deepEqual(data.map((each) => each.app.name_slug), ["slack"]);
+    await pd.deleteAccount(data[0].id);
+    await pd.deleteExternalUser(given.newcomer);
+    return data[0].id;
+  },
+  async apps() {
+    if (absent("getApps")) return null;
+    const { data } = await pd.getApps({ q: "slack" });
+    assert(data.some((app) => app.name_slug === "slack"));
+    return (await pd.getApp("slack")).data.name;
+  },
+  async actions() {
+    if (absent("getComponents")) return null;
+    const { data } = await pd.getComponents({ app: "depot", componentType: "action" });
+    assert(data.some((action) => action.key === "depot-put-thing"));
+    const one = (await pd.getComponent({ key: "depot-put-thing" })).data;
+    assert.deepEqual(one.configurable_props.map((prop) => prop.name), ["depot", "shelf", "thing", "count", "note"]);
+    return data.map((action) => action.key).join(", ");
+  },
+  async configure() {
+    if (absent("configureComponent")) return null;
+    const told = await pd.configureComponent({
+      externalUserId: "ada", componentId: { key: "depot-put-thing" }, propName: "shelf", configuredProps: depot,
+    });
+    assert.equal(told.options[0].label, "Shelf 00 of ada");
+    return told.options[0].label;
+  },
+  async reload_props() {
+    if (absent("reloadComponentProps")) return null;
+    const told = await pd.reloadComponentProps({
+      externalUserId: "ada", componentId: { key: "depot-fill-form" }, configuredProps: { ...depot, columns: 2 },
+    });
+    const names = told.dynamicProps.configurableProps.map((prop) => prop.name);
+    assert.deepEqual(names.slice(-2), ["col_0", "col_1"]);
+    return names.join(", ");
+  },
+  async run() {
+    if (absent("runAction")) return null;
+    const ran = await pd.runAction({
+      externalUserId: "ada", actionId: { key: "depot-put-thing" },
+      configuredProps: { ...depot, shelf: "s00", thing: "box" },
+    });
+    assert.equal(ran.ret.thing, "box");
+    return ran.exports.$summary;
+  },
+  async proxy() {
+    if (absent("makeProxyRequest")) return null;
+    const told = await pd.makeProxyRequest(
+      { searchParams: { external_user_id: "ada", account_id: "apn_adaslack" } },
+      {
+        url: "https://slack.com/api/chat.postMessage?pretty=1",
+        options: {
+          method: "POST",
+          headers: { "x-note": "1" },
+          body: JSON.stringify({ channel: "#general", text: "hello" }),
+        },
+      },
+    );
+    assert.equal(told.ok, true);
+    assert.equal(told.message.text, "hello");
+    return told.ts;
+  },
+  async deploy() {
+    if (absent("deployTrigger")) return null;
+    const { data } = await pd.deployTrigger({
+      externalUserId: "ada",
+      triggerId: { key: "depot-new-thing" },
+      configuredProps: {},
+      webhookUrl: "https://example.com/hook",
+    });
+    const ids = async () => (await pd.getTriggers({ externalUserId: "ada" })).data.map((each) => each.id);
+    assert((await ids()).includes(data.id));
+    await pd.deleteTrigger({ id: data.id, externalUserId: "ada" });
+    assert(!(await ids()).includes(data.id));
+    return data.id;
+  },
+  async invoke() {
+    const told = await pd.invokeWorkflowForExternalUser(given.workflow, "ada", request);
+    assert.deepEqual(told, { message: "Hello World", user: "ada", account: "ada" });
+    return JSON.stringify(told);
+  },
+  no_user: () => refused(() => pd.invokeWorkflow(given.workflow, request, HTTPAuthType.OAuth)),
+  unknown_user: () => refused(() => pd.invokeWorkflowForExternalUser(given.workflow, "nobody", request)),
+  no_account: () => refused(() => pd.invokeWorkflowForExternalUser(given.workflow, "bob", request)),
+  plan: () => refused(() => client("production").invokeWorkflowForExternalUser(given.workflow, "grace", request)),
+};
+
+for (const check of given.checks) {
+  try {
+    console.log(JSON.stringify({ check, ok: true, detail: await checks[check]() }));
+  } catch (error) {
+    console.log(JSON.stringify({ check, ok: false, detail: `${error.name}: ${error.message}` }));
+  }
+}

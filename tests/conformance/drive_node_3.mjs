@@ -1,0 +1,149 @@
+// Drives the JavaScript SDK, 2.x and 3.x: one line of JSON for each check, {check, ok, detail}.
+// Settings come as JSON on standard input. Knows nothing of pdkernel.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { PipedreamClient } from "@pipedream/sdk";
+
+const given = JSON.parse(readFileSync(0, "utf8"));
+const client = (projectEnvironment) =>
+  new PipedreamClient({
+    clientId: given.client_id,
+    clientSecret: given.client_secret,
+    projectId: given.project_id,
+    projectEnvironment,
+    baseUrl: given.url,
+    workflowDomain: new URL(given.url).hostname,
+  });
+const pd = client("development");
+const all = async (page) => {
+  const found = [];
+  for await (const each of await page) found.push(each);
+  return found;
+};
+const depot = { depot: { authProvisionId: "apn_adadepot" } };
+const body = { message: "Hello World" };
+const refused = async (call) => {
+  try {
+    await call();
+  } catch (error) {
+    // the SDK keeps the status and drops the body
+    return `${error.statusCode} ${error.body ?? ""}`;
+  }
+  throw new Error("not refused");
+};
+const invoke = (pd, externalUserId) =>
+  pd.workflows.invokeForExternalUser({ urlOrEndpoint: given.workflow, externalUserId, body });
+
+const checks = {
+  async token() {
+    return String((await pd.rawAccessToken).length > 20);
+  },
+  async users() {
+    const found = (await all(pd.users.list({ limit: 1 }))).map((user) => user.externalId);
+    assert(found.includes("ada") && found.includes("bob") && !found.includes("grace"), String(found));
+    return found.join(", ");
+  },
+  async accounts() {
+    const found = await all(pd.accounts.list({ externalUserId: "ada", includeCredentials: true, limit: 1 }));
+    assert.deepEqual(new Set(found.map((each) => each.id)), new Set(["apn_adaslack", "apn_adadepot"]));
+    const slack = found.find((each) => each.id === "apn_adaslack");
+    assert.equal((slack.credentials.oauth_access_token ?? slack.credentials.oauthAccessToken), "xoxb-conformance-ada");
+    const one = await pd.accounts.retrieve("apn_adaslack");
+    assert.deepEqual([one.externalId, one.app.nameSlug, one.credentials], ["ada", "slack", undefined]);
+    return found.map((each) => each.id).join(", ");
+  },
+  async connect_token() {
+    const made = await pd.tokens.create({ externalUserId: given.newcomer });
+    const told = await pd.tokens.validate(made.token, { appId: "slack" });
+    assert.equal(told.success, true);
+    assert.equal(told.app.nameSlug, "slack");
+    return made.connectLinkUrl;
+  },
+  async linked() {
+    const [account, ...more] = await all(pd.accounts.list({ externalUserId: given.newcomer }));
+    assert.deepEqual([account.app.nameSlug, more.length], ["slack", 0]);
+    await pd.accounts.delete(account.id);
+    await pd.users.deleteExternalUser(given.newcomer);
+    return account.id;
+  },
+  async apps() {
+    const found = (await all(pd.apps.list({ q: "slack" }))).map((app) => app.nameSlug);
+    assert(found.includes("slack"), String(found));
+    return (await pd.apps.retrieve("slack")).data.name;
+  },
+  async actions() {
+    const found = (await all(pd.actions.list({ app: "depot" }))).map((action) => action.key);
+    assert(found.includes("depot-put-thing"), String(found));
+    const one = (await pd.actions.retrieve("depot-put-thing")).data;
+    assert.deepEqual(one.configurableProps.map((prop) => prop.name), ["depot", "shelf", "thing", "count", "note"]);
+    return found.join(", ");
+  },
+  async configure() {
+    const told = await pd.actions.configureProp({
+      id: "depot-put-thing", externalUserId: "ada", propName: "shelf", configuredProps: depot,
+    });
+    assert.equal(told.options[0].label, "Shelf 00 of ada");
+    return told.options[0].label;
+  },
+  async reload_props() {
+    const told = await pd.actions.reloadProps({
+      id: "depot-fill-form", externalUserId: "ada", configuredProps: { ...depot, columns: 2 },
+    });
+    const names = told.dynamicProps.configurableProps.map((prop) => prop.name);
+    assert.deepEqual(names.slice(-2), ["col_0", "col_1"]);
+    return names.join(", ");
+  },
+  async run() {
+    const ran = await pd.actions.run({
+      id: "depot-put-thing", externalUserId: "ada", configuredProps: { ...depot, shelf: "s00", thing: "box" },
+    });
+    assert.equal(ran.ret.thing, "box");
+    assert.equal(ran.exports.$summary, "Put box on s00");
+    return ran.exports.$summary;
+  },
+  async proxy() {
+    const told = await pd.proxy.post({
+      url: "https://slack.com/api/chat.postMessage",
+      externalUserId: "ada",
+      accountId: "apn_adaslack",
+      body: { channel: "#general", text: "hello" },
+      headers: { "x-note": "1" },
+      params: { pretty: "1" },
+    });
+    assert.equal(told.ok, true);
+    assert.equal(told.message.text, "hello");
+    return told.ts;
+  },
+  async deploy() {
+    const { data } = await pd.triggers.deploy({
+      id: "depot-new-thing",
+      externalUserId: "ada",
+      configuredProps: {},
+      webhookUrl: "https://example.com/hook",
+      emitOnDeploy: false,
+    });
+    const ids = async () => (await all(pd.deployedTriggers.list({ externalUserId: "ada" }))).map((each) => each.id);
+    assert((await ids()).includes(data.id));
+    await pd.deployedTriggers.delete(data.id, { externalUserId: "ada" });
+    assert(!(await ids()).includes(data.id));
+    return data.id;
+  },
+  async invoke() {
+    // the SDK hands on status and headers, and drops the body (3.1.6)
+    const answer = await invoke(pd, "ada");
+    assert.deepEqual([answer.status, answer.headers.get("x-greeting")], [200, "Hello World to ada by ada"]);
+    return answer.headers.get("x-greeting");
+  },
+  no_user: () => refused(() => pd.workflows.invoke({ urlOrEndpoint: given.workflow, body }, "oauth")),
+  unknown_user: () => refused(() => invoke(pd, "nobody")),
+  no_account: () => refused(() => invoke(pd, "bob")),
+  plan: () => refused(() => invoke(client("production"), "grace")),
+};
+
+for (const check of given.checks) {
+  try {
+    console.log(JSON.stringify({ check, ok: true, detail: await checks[check]() }));
+  } catch (error) {
+    console.log(JSON.stringify({ check, ok: false, detail: `${error.name}: ${error.message} ${error.stack ?? ""}` }));
+  }
+}

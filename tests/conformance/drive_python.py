@@ -1,0 +1,213 @@
+"""
+Drives the Python SDK: one line of JSON for each check, `{"check", "ok", "detail"}`.
+
+Run as `python -I drive_python.py FOLDER_OF_THE_SDK`, with settings as JSON on standard input. Knows nothing of pdkernel.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+sys.path.insert(0, sys.argv[1])
+
+import httpx
+from pipedream import Pipedream
+
+GIVEN: dict[str, Any] = json.load(sys.stdin)
+
+
+def client(environment: str = "development") -> Any:
+    """The SDK's client."""
+    return Pipedream(
+        client_id=GIVEN["client_id"],
+        client_secret=GIVEN["client_secret"],
+        project_id=GIVEN["project_id"],
+        project_environment=environment,
+        base_url=GIVEN["url"],
+    )
+
+
+PD = client()
+SLACK, DEPOT = "apn_adaslack", {"depot": {"authProvisionId": "apn_adadepot"}}
+
+
+def token() -> str:
+    """An access token."""
+    return str(len(PD.raw_access_token) > 20)
+
+
+def users() -> str:
+    """The users of the environment, by pages."""
+    found = [user.external_id for user in PD.users.list(limit=1)]
+    assert {"ada", "bob"} <= set(found), found
+    assert "grace" not in found, found
+    return ", ".join(found)
+
+
+def accounts() -> str:
+    """A user's accounts with their credentials, by pages, and one of them."""
+    found = {each.id: each for each in PD.accounts.list(external_user_id="ada", include_credentials=True, limit=1)}
+    assert set(found) == {"apn_adaslack", "apn_adadepot"}, found
+    held = found[SLACK].credentials
+    assert (held if isinstance(held, dict) else held.model_dump())["oauth_access_token"] == "xoxb-conformance-ada", held
+    one = PD.accounts.retrieve(SLACK)
+    assert (one.external_id, one.app.name_slug, one.credentials) == ("ada", "slack", None), one
+    return ", ".join(found)
+
+
+def connect_token() -> str:
+    """A connect token for a new user; the link."""
+    made = PD.tokens.create(external_user_id=GIVEN["newcomer"])
+    told = PD.tokens.validate(made.token, app_id="slack")
+    assert told.success, told
+    assert told.app.name_slug == "slack", told
+    return str(made.connect_link_url)
+
+
+def linked() -> str:
+    """The account that was connected at the link."""
+    [account] = PD.accounts.list(external_user_id=GIVEN["newcomer"])
+    assert account.app.name_slug == "slack", account
+    PD.accounts.delete(account.id)
+    PD.users.delete_external_user(GIVEN["newcomer"])
+    return str(account.id)
+
+
+def apps() -> str:
+    """Apps by a word, and one."""
+    found = [app.name_slug for app in PD.apps.list(q="slack")]
+    assert "slack" in found, found
+    return str(PD.apps.retrieve("slack").data.name)
+
+
+def actions() -> str:
+    """Actions of an app, and one with its props."""
+    found = [action.key for action in PD.actions.list(app="depot")]
+    assert "depot-put-thing" in found, found
+    one = PD.actions.retrieve("depot-put-thing")
+    one = getattr(one, "data", one)  # releases differ
+    assert [prop.name for prop in one.configurable_props] == ["depot", "shelf", "thing", "count", "note"], one
+    return ", ".join(found)
+
+
+def configure() -> str:
+    """The choices of a prop, which come from the user's account."""
+    told = PD.actions.configure_prop(
+        id="depot-put-thing", external_user_id="ada", prop_name="shelf", configured_props=DEPOT
+    )
+    labels = [option.label for option in told.options]
+    assert labels[0] == "Shelf 00 of ada", told
+    return str(labels[0])
+
+
+def reload_props() -> str:
+    """The props that a value brings."""
+    told = PD.actions.reload_props(
+        id="depot-fill-form", external_user_id="ada", configured_props={**DEPOT, "columns": 2}
+    )
+    names = [prop.name for prop in told.dynamic_props.configurable_props]
+    assert names[-2:] == ["col_0", "col_1"], told
+    return ", ".join(names)
+
+
+def run() -> str:
+    """An action's run with the user's account."""
+    ran = PD.actions.run(
+        id="depot-put-thing",
+        external_user_id="ada",
+        configured_props={**DEPOT, "shelf": "s00", "thing": "box"},
+    )
+    assert ran.ret["thing"] == "box", ran
+    assert ran.exports["$summary"] == "Put box on s00", ran
+    return str(ran.exports["$summary"])
+
+
+def proxy() -> str:
+    """A request to the app's API with the user's account."""
+    told = PD.proxy.post(
+        "https://slack.com/api/chat.postMessage",
+        external_user_id="ada",
+        account_id=SLACK,
+        body={"channel": "#general", "text": "hello"},
+        headers={"x-note": "1"},
+        params={"pretty": "1"},
+    )
+    assert told["ok"] is True, told
+    assert told["message"]["text"] == "hello", told
+    return str(told["ts"])
+
+
+def deploy() -> str:
+    """A source for the user: deployed, listed, deleted."""
+    made = PD.triggers.deploy(
+        id="depot-new-thing",
+        external_user_id="ada",
+        configured_props={},
+        webhook_url="https://example.com/hook",
+        emit_on_deploy=False,
+    )
+    made = getattr(made, "data", made)
+    assert made.id in [each.id for each in PD.deployed_triggers.list(external_user_id="ada")], made
+    PD.deployed_triggers.delete(made.id, external_user_id="ada")
+    assert made.id not in [each.id for each in PD.deployed_triggers.list(external_user_id="ada")]
+    return str(made.id)
+
+
+def invoke() -> str:
+    """A workflow for a user."""
+    answer = PD.workflows.invoke_for_external_user(
+        GIVEN["workflow"], external_user_id="ada", body={"message": "Hello World"}
+    )
+    assert answer.json() == {"message": "Hello World", "user": "ada", "account": "ada"}, answer.text
+    return str(answer.json())
+
+
+def no_user() -> str:
+    """The first error."""
+    from pipedream.workflows.client import HTTPAuthType
+
+    return _refused(
+        lambda: PD.workflows.invoke(GIVEN["workflow"], body={"message": "hi"}, auth_type=HTTPAuthType.OAUTH)
+    )
+
+
+def unknown_user() -> str:
+    """The second."""
+    return _refused(
+        lambda: PD.workflows.invoke_for_external_user(
+            GIVEN["workflow"], external_user_id="nobody", body={"message": "hi"}
+        )
+    )
+
+
+def no_account() -> str:
+    """The third."""
+    return _refused(
+        lambda: PD.workflows.invoke_for_external_user(GIVEN["workflow"], external_user_id="bob", body={"message": "hi"})
+    )
+
+
+def plan() -> str:
+    """The fourth."""
+    return _refused(
+        lambda: client("production").workflows.invoke_for_external_user(
+            GIVEN["workflow"], external_user_id="grace", body={"message": "hi"}
+        )
+    )
+
+
+def _refused(call: Any) -> str:
+    try:
+        answer = call()
+    except httpx.HTTPStatusError as refusal:
+        return f"{refusal.response.status_code} {refusal.response.text}"
+    raise AssertionError(f"not refused: {answer.text}")
+
+
+for name in GIVEN["checks"]:
+    try:
+        print(json.dumps({"check": name, "ok": True, "detail": globals()[name]()}), flush=True)
+    except Exception as fault:
+        print(json.dumps({"check": name, "ok": False, "detail": f"{type(fault).__name__}: {fault}"}), flush=True)

@@ -1,0 +1,111 @@
+"""
+The official SDKs, as their registries have them: installed at test time, unmodified, and kept for the next run.
+
+`GATE` are those that every test run drives; `make conformance` drives `EVERY`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pdkernel.hosts.interpreters import find_node
+from pdkernel.packages.npm_command import find_npm
+
+HERE = Path(__file__).parent
+CACHE = Path(os.environ.get("PDKERNEL_SDK_CACHE") or Path(__file__).parents[2] / ".venv" / "sdks")
+
+
+@dataclass(frozen=True)
+class Sdk:
+    """
+    A release of an SDK.
+
+    Attributes:
+        package: Its name.
+        version: Its version.
+        driver: The program that drives it.
+        tls: Whether it speaks nothing but TLS.
+    """
+
+    package: str
+    version: str
+    driver: str
+    tls: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.package} {self.version}"
+
+    @property
+    def drops_bodies(self) -> bool:
+        """Whether its errors of workflows keep the status only (read in 2.5.0 and 3.1.6)."""
+        return self.driver == "drive_node_3.mjs"
+
+    @property
+    def folder(self) -> Path:
+        """Where it is installed."""
+        return CACHE / f"{self.package.replace('/', '+')}-{self.version}"
+
+    def command(self) -> list[str]:
+        """The program that drives it, and where it finds it."""
+        driver = HERE / self.driver
+        if driver.suffix == ".py":
+            return [sys.executable, "-I", str(driver), str(self.folder)]
+        # a module finds packages from where it lies
+        copy = self.folder / f"{driver.stem}-{os.getpid()}{driver.suffix}"
+        shutil.copy(driver, copy)
+        copy = copy.replace(self.folder / driver.name)  # at once: another process may be reading it
+        return [str(find_node()), str(copy)]
+
+    def install(self) -> None:
+        """Install it, unless it is there."""
+        with _alone(CACHE / ".lock"):
+            if (self.folder / "installed").exists():
+                return
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            name = (
+                f"{self.package}=={self.version}" if self.driver.endswith(".py") else f"{self.package}@{self.version}"
+            )
+            if self.driver.endswith(".py"):
+                pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+                _run([*pip, "--target", str(self.folder), name])
+            else:
+                node = find_node()
+                npm = [str(node), str(find_npm(node, os.environ)), "install", "--no-audit", "--no-fund"]
+                _run([*npm, "--ignore-scripts", "--no-package-lock", "--prefix", str(self.folder), name])
+            (self.folder / "installed").touch()
+
+
+def _run(command: list[str]) -> None:
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(command[:3])} failed:\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _python(version: str) -> Sdk:
+    return Sdk("pipedream", version, "drive_python.py")
+
+
+def _node(version: str) -> Sdk:
+    one = version.startswith("1.")
+    return Sdk("@pipedream/sdk", version, "drive_node_1.mjs" if one else "drive_node_3.mjs", tls=one)
+
+
+GATE = (_python("2.3.0"), _python("1.1.12"), _node("3.1.6"), _node("1.8.0"))
+EVERY = (*GATE, _python("2.1.20"), _python("2.0.5"), _python("1.1.11"), _node("2.5.0"), _node("1.6.0"), _node("1.0.7"))

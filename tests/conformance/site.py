@@ -1,0 +1,106 @@
+"""
+What the SDKs are driven against: `pdkernel serve` in another process, over plain HTTP and over TLS, on one project.
+
+People: ada has accounts of two apps, bob of one; grace is in production, where the project's plan does not run workflows.
+Outside calls go to the built-in Slack.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.identity import parse_environment
+from pdkernel.project import Project
+from tests.actions.checkout import write_checkout
+from tests.notebook_files import notebook_of
+from tests.serve_process import serving
+
+TRIGGER = """%%pdworkflow
+name: Greet
+trigger: {type: http, auth: oauth, response: custom}
+"""
+STEP = """%%pdstep greet --app slack
+def handler(pd):
+    event = pd.steps["trigger"]["event"]
+    message, user = event["body"]["message"], event["headers"]["x-pd-external-user-id"]
+    account = pd.inputs["slack"]["$auth"]["oauth_access_token"][-3:]
+    pd.respond({
+        "status": 200,
+        "headers": {"x-greeting": f"{message} to {user} by {account}"},
+        "body": {"message": message, "user": user, "account": account},
+    })
+"""
+ACCOUNTS = (
+    ("ada", "development", "slack", "apn_adaslack", {"oauth_access_token": "xoxb-conformance-ada"}),
+    ("ada", "development", "depot", "apn_adadepot", {"api_key": "depot-conformance-ada"}),
+    ("bob", "development", "depot", "apn_bobdepot", {"api_key": "depot-conformance-bob"}),
+    ("grace", "production", "slack", "apn_graceslack", {"oauth_access_token": "xoxb-conformance-grace"}),
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """
+    A project, served.
+
+    Attributes:
+        plain: What the server over plain HTTP printed.
+        secure: What the one over TLS printed.
+        authority: The file that says whom to trust.
+        client_id: An OAuth client's.
+        client_secret: Its secret.
+    """
+
+    plain: dict[str, Any]
+    secure: dict[str, Any]
+    authority: str
+    client_id: str
+    client_secret: str
+
+    def settings(self, *, tls: bool, sdk: str) -> dict[str, str]:
+        """What a driver needs to know."""
+        told = self.secure if tls else self.plain
+        # the certificate is good for both names; JS SDK 1.x is told one host for API and workflows
+        url = told["url"].replace("127.0.0.1", "localhost") if tls else told["url"]
+        return {
+            "url": url,
+            "workflow": f"{url}/{told['workflows'][0]['endpoint']}",
+            "workflow_id": told["workflows"][0]["id"],
+            "project_id": told["project_id"],
+            "client_id": self.client_id,
+            "client_secret": self.client_secret,
+            "newcomer": f"new, by {sdk}",
+        }
+
+
+@contextmanager
+def site(folder: Path) -> Iterator[Site]:
+    """Set a project up in *folder*, and serve it."""
+    notebook = notebook_of(folder / "greet.ipynb", TRIGGER, STEP)
+    write_checkout(folder / "checkout")
+    with Project.open(folder / ".pdkernel") as project:
+        directory = LocalDirectory(project)
+        for user, environment, app, account, credentials in ACCOUNTS:
+            directory.add_account(
+                app=app,
+                credentials=credentials,
+                external_user_id=user,
+                environment=parse_environment(environment),
+                account_id=account,
+            )
+        project.set_plan("free")
+        project.settings.set("actions", str(folder / "checkout"))
+        client = project.clients.create("conformance")
+    options = (str(notebook), "--egress", "stand-in=slack")
+    with ExitStack() as stack:
+        plain, _ = stack.enter_context(serving(folder, *options))
+        secure, said = stack.enter_context(serving(folder, *options, "--tls"))
+        authority = re.search(r"NODE_EXTRA_CA_CERTS=(\S+)", said)
+        assert authority is not None, said
+        yield Site(plain, secure, authority[1], client.client.id, client.secret)

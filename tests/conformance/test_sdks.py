@@ -1,0 +1,41 @@
+"""The official SDKs, unmodified, against `pdkernel serve` in another process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.driving import CHECKS, ERRORS, Outcome, table
+from tests.conformance.sdks import GATE, Sdk
+
+pytestmark = pytest.mark.registry
+
+README = Path(__file__).parents[2] / "README.md"
+ABSENT = {("@pipedream/sdk", "1.8.0"): {"users"}}
+"""Checks that a release has no call for."""
+
+
+@pytest.mark.parametrize("sdk", GATE, ids=str)
+@pytest.mark.timeout(300)
+def test_sdk(driven: Callable[[Sdk], Mapping[str, Outcome]], sdk: Sdk) -> None:
+    """Everything that the SDK has a call for does what it does on the platform."""
+    outcomes = driven(sdk)
+
+    absent = ABSENT.get((sdk.package, sdk.version), set())
+    assert {name: outcome.detail for name, outcome in outcomes.items() if outcome.ok is False} == {}
+    assert {name for name, outcome in outcomes.items() if outcome.ok is None} == absent
+    assert list(outcomes) == list(CHECKS)
+
+
+def test_the_readme_has_the_table() -> None:
+    """What the README says of each release is what the test above holds it to."""
+    results = [(sdk, {name: _promised(sdk, name) for name in CHECKS}) for sdk in GATE]
+
+    assert table(results) in README.read_text(encoding="utf-8")
+
+
+def _promised(sdk: Sdk, name: str) -> Outcome:
+    absent = name in ABSENT.get((sdk.package, sdk.version), set())
+    return Outcome(None if absent else True, "", status_only=name in ERRORS and sdk.drops_bodies)

@@ -1,0 +1,270 @@
+"""The directory of a real project, against an API in another process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pdkernel.actions.choices import Choices
+from pdkernel.clock import FrozenClock
+from pdkernel.connect import LocalDirectory, open_directory
+from pdkernel.connect.remote import KNOWN_S, RemoteDirectory
+from pdkernel.connect.sdk import Sdk
+from pdkernel.errors import ConnectSettingsError, PdkernelError, ProjectError, RequestError
+from pdkernel.identity import Directory, WithheldCredentials
+from pdkernel.project import Login, Project
+from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKEN, TOKEN, Upstream
+
+
+@pytest.fixture
+def directory(home: Project, upstream: Upstream) -> Directory:
+    """Its users and accounts, as the rest of the package knows them."""
+    return RemoteDirectory(home, Sdk(upstream.login, timeout_s=1.0))
+
+
+def test_project_is_pipedreams(directory: Directory) -> None:
+    """A run's context names Pipedream's project."""
+    assert directory.project_id == PROJECT
+
+
+def test_users_of_one_environment(directory: Directory) -> None:
+    """Each environment has its own users."""
+    names = [[user.external_id for user in directory.users(where)] for where in ("development", "production")]
+
+    assert names == [["ada", "bob"], ["eve"]]
+
+
+def test_user_is_found_where_they_are(directory: Directory) -> None:
+    """A user of one environment is none of the other."""
+    found = directory.find_user("ada", "development")
+
+    assert found is not None
+    assert found.external_id == "ada"
+    assert directory.find_user("ada", "production") is None
+
+
+def test_newest_account_wins(directory: Directory) -> None:
+    """Of two Slack accounts the one that was connected last is used."""
+    account = directory.newest_account("ada", "development", "slack")
+
+    assert account is not None
+    assert (account.id, account.app, account.owner, account.healthy) == ("apn_new", "slack", "external_user", True)
+
+
+def test_all_accounts_over_several_pages(directory: Directory) -> None:
+    """Every page is asked for: the API gives three accounts at a time."""
+    ids = [account.id for account in directory.accounts(environment="development")]
+
+    assert ids == ["apn_keys", "apn_held", "apn_new", "apn_old"]
+
+
+def test_account_is_found_in_either_environment(directory: Directory) -> None:
+    """An account's id says nothing of its environment, so both are looked at."""
+    account = directory.find_account("apn_prod")
+
+    assert account is not None
+    assert (account.environment, account.external_user_id) == ("production", "eve")
+    assert directory.find_account("apn_none") is None
+
+
+def test_credentials_come_from_connect(directory: Directory) -> None:
+    """The step's `$auth` is what Connect gives out."""
+    assert dict(directory.credentials("apn_new")) == {"oauth_access_token": SLACK_TOKEN, "oauth_uid": "U1"}
+
+
+def test_withheld_credentials_name_the_proxy(directory: Directory, upstream: Upstream) -> None:
+    """Where Connect keeps a token to itself, what is missing and the way to use it are told."""
+    credentials = directory.credentials("apn_held")
+
+    assert isinstance(credentials, WithheldCredentials)
+    assert (dict(credentials), credentials.names) == ({}, ("oauth_access_token",))
+    assert credentials.proxy.url == f"{upstream.url}/v1/connect/{PROJECT}/proxy"
+    assert credentials.proxy.token() == TOKEN
+    assert TOKEN not in repr(credentials.proxy)
+
+
+def test_one_question_for_a_run(directory: Directory, upstream: Upstream) -> None:
+    """User and accounts of one run are one request to the API, besides the token."""
+    directory.find_user("ada", "development")
+    directory.newest_account("ada", "development", "slack")
+    directory.newest_account("ada", "development", "github")
+
+    assert [each["path"].rpartition("/")[2] for each in upstream.asked] == ["token", "accounts"]
+
+
+def test_answers_are_good_for_a_moment(directory: Directory, upstream: Upstream, moving: FrozenClock) -> None:
+    """What changed at Pipedream is seen after some seconds."""
+    directory.newest_account("ada", "development", "slack")
+    moving.move(KNOWN_S + 1)
+    directory.newest_account("ada", "development", "slack")
+
+    assert [each["path"].rpartition("/")[2] for each in upstream.asked] == ["token", "accounts", "accounts"]
+
+
+def test_own_accounts_stay_here(directory: Directory, home: Project, upstream: Upstream) -> None:
+    """An account of your own is the local project's: Connect has external users' only."""
+    made = directory.add_account(app="slack", credentials={"oauth_access_token": "mine"}, external_user_id=None)
+
+    assert dict(directory.credentials(made.id)) == {"oauth_access_token": "mine"}
+    assert [account.id for account in directory.accounts(own=True)] == [made.id]
+    assert [account.id for account in LocalDirectory(home).accounts()] == [made.id]
+    assert upstream.asked == []
+
+
+def test_key_based_account_is_connected_at_pipedream(directory: Directory) -> None:
+    """An account whose keys are known is connected there, and found again."""
+    directory.users("development")
+    made = directory.add_account(app="openai", credentials={"api_key": "sk-1"}, external_user_id="cyd")
+
+    assert directory.newest_account("cyd", "development", "openai") == replace(made, fields=())
+    assert [user.external_id for user in directory.users("development")] == ["ada", "bob", "cyd"]
+
+
+def test_oauth_account_is_not_connected_with_keys(directory: Directory) -> None:
+    """Pipedream's refusal is told with what to do."""
+    with pytest.raises(RequestError) as caught:
+        directory.add_account(app="github", credentials={"oauth_access_token": "planted-0123"}, external_user_id="ada")
+
+    assert "github accounts are connected with OAuth" in caught.value.message
+    assert "Connect Link" in caught.value.fix
+    assert "planted-0123" not in str(caught.value)
+
+
+def test_removed_account_is_gone_at_once(directory: Directory) -> None:
+    """Removing forgets what was known."""
+    directory.newest_account("ada", "development", "slack")
+
+    assert directory.remove_account("apn_new")
+    newest = directory.newest_account("ada", "development", "slack")
+    assert newest is not None
+    assert newest.id == "apn_old"
+
+
+def test_deleted_user_is_gone_at_once(directory: Directory) -> None:
+    """Deleting a user deletes them at Pipedream."""
+    assert directory.delete_user("ada", "development")
+
+    assert directory.find_user("ada", "development") is None
+    assert not directory.delete_user("ada", "development")
+
+
+def test_answer_that_the_sdk_cannot_parse(directory: Directory, upstream: Upstream) -> None:
+    """Releases require more of an app than the API sends: the answer is read as it is."""
+    upstream.set(scope_profiles=False)
+
+    assert len(directory.accounts(environment="development")) == 4
+    assert dict(directory.credentials("apn_keys")) == {"api_key": "sk-planted-real-key-0123456789"}
+
+
+FAULTS = [
+    (
+        {"kind": "status", "status": 401},
+        ConnectSettingsError,
+        f"Pipedream does not accept the OAuth client {CLIENT_ID} (401). It says: made to fail",
+        "log in with its id and secret: pdkernel login",
+    ),
+    (
+        {"kind": "status", "status": 403},
+        ConnectSettingsError,
+        f"The OAuth client {CLIENT_ID} may not do this in the project {PROJECT} (403). It says: made to fail",
+        "Look at the client's scopes",
+    ),
+    (
+        {"kind": "status", "status": 404},
+        ConnectSettingsError,
+        f"does not have this in the project {PROJECT} (404). It says: made to fail",
+        "Look at the project's id and its environment",
+    ),
+    (
+        {"kind": "status", "status": 429, "headers": {"Retry-After": "17"}},
+        ProjectError,
+        "Pipedream takes no more requests of this project for now (429). It says: made to fail",
+        "Try again in 17 s.",
+    ),
+    (
+        {"kind": "status", "status": 500},
+        ProjectError,
+        "Pipedream failed to answer (500). It says: made to fail",
+        "Try again; if it stays so",
+    ),
+    ({"kind": "slow", "seconds": 3}, ProjectError, "did not answer within 1 s.", "Try again; if it stays so"),
+    ({"kind": "cut"}, ProjectError, "broke off its answer", "Look at the network"),
+    ({"kind": "html"}, ProjectError, "gave an answer that the SDK cannot read", "Look at the address"),
+]
+
+
+@pytest.mark.parametrize("path", ["token", "accounts"])
+@pytest.mark.parametrize(("fault", "kind", "message", "fix"), FAULTS, ids=lambda each: str(each)[:40])
+def test_faults_are_sentences(
+    directory: Directory,
+    upstream: Upstream,
+    path: str,
+    fault: dict[str, object],
+    kind: type[PdkernelError],
+    message: str,
+    fix: str,
+) -> None:
+    """Whatever Pipedream does, a person reads what happened and what to do, and no secret."""
+    upstream.set(fault={"path": path, **fault})
+
+    with pytest.raises(kind) as caught:
+        directory.newest_account("ada", "development", "slack")
+
+    assert message in caught.value.message
+    assert fix in caught.value.fix
+    assert not any(secret in str(caught.value) for secret in (CLIENT_SECRET, TOKEN))
+    assert len(upstream.asked) == (1 if path == "token" else 2)
+
+
+def test_nobody_is_there(home: Project) -> None:
+    """An address that nobody answers at is named."""
+    directory = RemoteDirectory(home, Sdk(Login("c", CLIENT_SECRET, PROJECT, base_url="http://127.0.0.1:9")))
+
+    with pytest.raises(ProjectError, match=r"Pipedream Connect at 127\.0\.0\.1:9 cannot be reached"):
+        directory.users("development")
+
+
+def test_failure_is_not_remembered(directory: Directory, upstream: Upstream) -> None:
+    """After a fault the next question is asked anew."""
+    upstream.set(fault={"path": "accounts", "kind": "status", "status": 500})
+    with pytest.raises(ProjectError):
+        directory.find_user("ada", "development")
+    upstream.set()
+
+    assert directory.find_user("ada", "development") is not None
+
+
+def test_login_decides_which_directory(home: Project, upstream: Upstream) -> None:
+    """One place decides: without a login the local project, with one the real one, and nobody is asked yet."""
+    before = open_directory(home, {})
+    home.login.keep(upstream.login)
+    after = open_directory(home, {})
+
+    assert [type(each).__name__ for each in (before, after)] == ["LocalDirectory", "RemoteDirectory"]
+    assert after.project_id == PROJECT
+    assert upstream.asked == []
+
+
+def test_environment_names_the_project(home: Project, upstream: Upstream) -> None:
+    """Where nothing is kept, the environment variables are enough."""
+    assert open_directory(home, upstream.environ).project_id == PROJECT
+
+
+def test_sdks_own_variables_change_nothing(home: Project, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK would take a token from its environment: what was chosen counts."""
+    monkeypatch.setenv("PIPEDREAM_ACCESS_TOKEN", "somebody-elses")
+    monkeypatch.setenv("PIPEDREAM_PROJECT_ENVIRONMENT", "production")
+    directory = RemoteDirectory(home, Sdk(upstream.login))
+
+    assert [user.external_id for user in directory.users("development")] == ["ada", "bob"]
+
+
+def test_actions_run_at_pipedream_unless_chosen(home: Project, upstream: Upstream, tmp_path: Path) -> None:
+    """With a real project the default for actions that are not built in is Connect; a choice stays."""
+    home.login.keep(upstream.login)
+    default = str(Choices(home.settings).where)
+    Choices(home.settings).choose("builtin", base=tmp_path)
+
+    assert (default, str(Choices(home.settings).where)) == ("connect", "builtin")

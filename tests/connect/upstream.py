@@ -1,0 +1,357 @@
+"""
+A Connect API in a process of its own, as far as a real project is used (`reference/connect-api.md`, sections 2 to 5).
+
+It can be told to fail in a way, and says what it was asked. `python -m tests.connect.upstream` prints its address.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import httpx
+
+from pdkernel.project import Login
+
+CLIENT_ID = "client-1"
+CLIENT_SECRET = "planted-client-secret-0123456789"
+TOKEN = "planted-access-token-0123456789"
+PROJECT = "proj_real123"
+SLACK_TOKEN = "xoxb-planted-real-token-0123456789"
+ROOT = Path(__file__).parents[2]
+
+
+def _app(slug: str, kind: str) -> dict[str, Any]:
+    return {
+        "id": f"app_{slug}",
+        "name_slug": slug,
+        "name": slug.title(),
+        "auth_type": kind,
+        "description": "",
+        "img_src": "https://example.test/logo.png",
+        "custom_fields_json": "[]",
+        "categories": [],
+        "featured_weight": 1,
+    }
+
+
+def _account(key: str, user: str, slug: str, kind: str, day: int, credentials: Any) -> dict[str, Any]:
+    return {
+        "id": key,
+        "name": f"{user}'s {slug}",
+        "external_id": user,
+        "healthy": True,
+        "dead": False,
+        "app": _app(slug, kind),
+        "created_at": f"2026-01-{day:02}T00:00:00.000Z",
+        "updated_at": f"2026-01-{day:02}T00:00:00.000Z",
+        "credentials": credentials,
+    }
+
+
+ACCOUNTS = {
+    "development": [
+        _account("apn_old", "ada", "slack", "oauth", 1, {"oauth_access_token": "xoxb-older-0123456789"}),
+        _account("apn_new", "ada", "slack", "oauth", 2, {"oauth_access_token": SLACK_TOKEN, "oauth_uid": "U1"}),
+        _account("apn_held", "ada", "github", "oauth", 3, None),
+        _account("apn_keys", "bob", "openai", "keys", 4, {"api_key": "sk-planted-real-key-0123456789"}),
+    ],
+    "production": [_account("apn_prod", "eve", "slack", "oauth", 5, {"oauth_access_token": "xoxb-prod-0123456789"})],
+}
+SOURCES = {
+    "dc_1": ["https://mine.example.test/hook", "https://eoabc123.m.pipedream.net"],
+    "dc_2": [],
+}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.accounts = json.loads(json.dumps(ACCOUNTS))
+        self.webhooks = json.loads(json.dumps(SOURCES))
+        self.asked: list[dict[str, Any]] = []
+        self.fault: dict[str, Any] = {}
+        self.scope_profiles = True
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def _serve(self) -> None:
+        parts = urlsplit(self.path)
+        body = self._body()
+        if parts.path.startswith("/-/"):
+            self._control(parts.path, body)
+            return
+        asked: dict[str, Any] = {
+            "method": self.command,
+            "path": parts.path,
+            "query": {name: values[0] for name, values in parse_qs(parts.query).items()},
+            "headers": {name.lower(): value for name, value in self.headers.items()},
+            "body": body.decode("utf-8", "replace"),
+        }
+        self.server.asked.append(asked)
+        fault = self.server.fault
+        if fault and asked["path"].endswith(fault.get("path", "")) and self._fail(fault):
+            return
+        if parts.path == "/v1/oauth/token":
+            self._token(body)
+        elif self.headers.get("authorization") != f"Bearer {TOKEN}":
+            self._answer(401, {"error": "unauthorized"})
+        elif not parts.path.startswith(f"/v1/connect/{PROJECT}/"):
+            self._answer(404, {"error": "project not found"})
+        else:
+            self._project(parts.path.removeprefix(f"/v1/connect/{PROJECT}/"), asked)
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve  # noqa: N815  # the names that http.server looks for
+
+    def _project(self, path: str, asked: dict[str, Any]) -> None:
+        environment = asked["headers"].get("x-pd-environment", "production")
+        accounts = self.server.accounts[environment]
+        query = asked["query"]
+        place, _, rest = path.partition("/")
+        match (asked["method"], place, rest):
+            case ("GET", "accounts", ""):
+                who = query.get("external_user_id")
+                self._page([self._shown(each, query) for each in accounts if who in (None, each["external_id"])], query)
+            case ("GET", "accounts", key):
+                found = [each for each in accounts if each["id"] == key]
+                self._answer(200, self._shown(found[0], query)) if found else self._answer(404, {"error": "no account"})
+            case ("DELETE", "accounts", key):
+                accounts[:] = [each for each in accounts if each["id"] != key]
+                self._answer(204, None)
+            case ("POST", "accounts", ""):
+                self._create(json.loads(asked["body"]), query, accounts)
+            case ("POST", "tokens", ""):
+                url = "https://pipedream.com/_static/connect.html?token=ctok_1"
+                self._answer(
+                    200, {"token": "ctok_1", "expires_at": "2026-01-01T00:00:00.000Z", "connect_link_url": url}
+                )
+            case ("GET", "users", ""):
+                names = sorted({each["external_id"] for each in accounts})
+                self._page([{"id": f"exu_{name}", "external_id": name} for name in names], query)
+            case ("DELETE", "users", name):
+                accounts[:] = [each for each in accounts if each["external_id"] != unquote(name)]
+                self._answer(204, None)
+            case (_, "proxy", coded):
+                self._proxied(coded, asked)
+            case (_, "deployed-triggers", _):
+                self._sources(rest, asked)
+            case ("GET", "events", ""):
+                self._events()
+            case _:
+                self._answer(200, {"echo": asked})
+
+    def _events(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/plain")
+        self.send_header("transfer-encoding", "chunked")
+        self.send_header("x-of-pipedream", "kept")
+        self.end_headers()
+        for piece in (b"one", b"two"):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.flush()
+            time.sleep(0.3)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _sources(self, rest: str, asked: dict[str, Any]) -> None:
+        key, _, more = rest.partition("/")
+        if not key:
+            theirs = self.server.webhooks if asked["query"].get("external_user_id") == "ada" else ()
+            self._page([_source(each) for each in theirs], asked["query"])
+        elif more == "webhooks":
+            if asked["method"] == "PUT":
+                self.server.webhooks[key] = json.loads(asked["body"])["webhook_urls"]
+            self._answer(200, {"webhook_urls": self.server.webhooks[key]})
+        else:
+            self._answer(404, {"error": "no such route"})
+
+    def _proxied(self, coded: str, asked: dict[str, Any]) -> None:
+        coded = unquote(coded)
+        target = base64.urlsafe_b64decode(coded + "=" * (-len(coded) % 4)).decode()
+        if urlsplit(target).hostname != "api.github.com":
+            self._answer(403, {"error": "domain not allowed for this app"})
+            return
+        if "/slow" in target:
+            self._answer(504, {"error": "timeout"})
+            return
+        headers = {name: text for name, text in asked["headers"].items() if name != "authorization"}
+        self._answer(201, {"target": target, **asked, "headers": headers}, {"x-from-github": "yes"})
+
+    def _create(self, body: dict[str, Any], query: dict[str, str], accounts: list[Any]) -> None:
+        if body["app_slug"] == "github":
+            self._answer(400, {"error": "github accounts are connected with OAuth"})
+            return
+        key = f"apn_made{len(accounts)}"
+        values = json.loads(body["cfmap_json"])
+        accounts.append(_account(key, query["external_user_id"], body["app_slug"], "keys", 20, values))
+        self._answer(200, self._shown(accounts[-1], {}))
+
+    def _shown(self, account: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
+        shown = {name: value for name, value in account.items() if name != "credentials"}
+        if self.server.scope_profiles:
+            shown["app"] = {**shown["app"], "scope_profiles": []}
+        if query.get("include_credentials") in ("true", "1") and account["credentials"]:
+            shown["credentials"] = account["credentials"]
+        return shown
+
+    def _page(self, items: list[Any], query: dict[str, str]) -> None:
+        first = int(query.get("after") or 0)
+        size = min(int(query.get("limit") or 10), 3)
+        end = first + size
+        page = items[first:end]
+        info = {
+            "count": len(page),
+            "total_count": len(items),
+            "start_cursor": str(first),
+            "end_cursor": str(end) if end < len(items) else None,
+        }
+        self._answer(200, {"data": page, "page_info": info})
+
+    def _token(self, body: bytes) -> None:
+        asked = json.loads(body)
+        if (asked.get("client_id"), asked.get("client_secret")) != (CLIENT_ID, CLIENT_SECRET):
+            self._answer(401, {"error": "invalid_client"})
+            return
+        self._answer(200, {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 3600})
+
+    def _fail(self, fault: dict[str, Any]) -> bool:
+        match fault["kind"]:
+            case "status":
+                self._answer(fault["status"], {"error": fault.get("error", "made to fail")}, fault.get("headers"))
+            case "slow":
+                time.sleep(fault["seconds"])
+                return False
+            case "cut":
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", "1000")
+                self.end_headers()
+                self.wfile.write(b'{"data": [')
+                self.close_connection = True
+            case "html":
+                self._answer(200, None, {"content-type": "text/html"})
+        return True
+
+    def _control(self, path: str, body: bytes) -> None:
+        if path == "/-/asked":
+            self._answer(200, self.server.asked)
+            return
+        told = json.loads(body)
+        self.server.fault = told.get("fault", {})
+        self.server.scope_profiles = told.get("scope_profiles", True)
+        self._answer(200, {})
+
+    def _body(self) -> bytes:
+        if self.headers.get("transfer-encoding") == "chunked":
+            body = b""
+            while size := int(self.rfile.readline().strip(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
+        return self.rfile.read(int(self.headers.get("content-length") or 0))
+
+    def _answer(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+        content = b"" if value is None else json.dumps(value).encode()
+        self.send_response(status)
+        for name, text in {"content-type": "application/json", **(headers or {})}.items():
+            self.send_header(name, text)
+        if status != 204:
+            self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the client has given up
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+def _source(key: str) -> dict[str, Any]:
+    return {
+        "type": "DeployedComponent",
+        "id": key,
+        "owner_id": "exu_ada",
+        "component_id": "sc_1",
+        "configurable_props": [],
+        "configured_props": {},
+        "active": True,
+        "created_at": 1,
+        "updated_at": 1,
+        "name": f"Source {key}",
+        "name_slug": key,
+    }
+
+
+class Upstream:
+    """The API in its process."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._control = httpx.Client(base_url=url, trust_env=False)
+
+    @property
+    def login(self) -> Login:
+        """A login that it accepts."""
+        return Login(CLIENT_ID, CLIENT_SECRET, PROJECT, base_url=self.url)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment of someone who uses it."""
+        return {
+            "PDKERNEL_CLIENT_ID": CLIENT_ID,
+            "PDKERNEL_CLIENT_SECRET": CLIENT_SECRET,
+            "PDKERNEL_PROJECT_ID": PROJECT,
+            "PDKERNEL_BASE_URL": self.url,
+        }
+
+    @property
+    def asked(self) -> list[dict[str, Any]]:
+        """What it was asked, in order."""
+        asked: list[dict[str, Any]] = self._control.get("/-/asked").json()
+        return asked
+
+    def set(self, **told: Any) -> None:
+        """Fail from now on as *fault* says; `scope_profiles=False` leaves out what newer SDKs require."""
+        self._control.post("/-/set", json=told)
+
+    def close(self) -> None:
+        """Close the connection to its controls."""
+        self._control.close()
+
+
+@contextmanager
+def running_upstream() -> Iterator[Upstream]:
+    """The API, for as long as it is wanted."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.connect.upstream"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    api = Upstream(process.stdout.readline().strip())
+    try:
+        yield api
+    finally:
+        api.close()
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
+
+
+if __name__ == "__main__":
+    server = _Server()
+    sys.stdout.write(f"http://127.0.0.1:{server.server_port}\n")
+    sys.stdout.flush()
+    server.serve_forever()

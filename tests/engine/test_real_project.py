@@ -1,0 +1,280 @@
+"""Steps that run here with the accounts of a Connect project, against its API in another process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.connect import open_directory
+from pdkernel.egress import Recorded
+from pdkernel.engine.runtime import Runtime
+from pdkernel.execution import Execution
+from pdkernel.model import Step
+from pdkernel.project import Project
+from tests.builders import node_step, python_step
+from tests.connect.upstream import PROJECT, SLACK_TOKEN, TOKEN, Upstream, running_upstream
+from tests.engine.conftest import Run
+
+CALL = """
+import json, urllib.error, urllib.request
+token = pd.inputs["github"]["$auth"]["oauth_access_token"]
+def call(url, data=None, **headers):
+    request = urllib.request.Request(url, data, {name.replace("_", "-"): text for name, text in headers.items()})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return {"status": answer.status, "from": answer.headers["x-from-github"], "body": json.load(answer)}
+    except urllib.error.HTTPError as fault:
+        return {"status": fault.code, "body": json.load(fault)}
+"""
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    """The API."""
+    with running_upstream() as api:
+        yield api
+
+
+@pytest.fixture
+async def runtime(project: Project, upstream: Upstream) -> AsyncIterator[Runtime]:
+    """An engine whose project is logged in."""
+    await asyncio.to_thread(project.login.keep, upstream.login)
+    async with await Runtime.start(project, open_directory(project, {})) as started:
+        yield started
+
+
+def github_step(code: str, name: str = "act") -> Step:
+    """A Python step with the external user's GitHub account."""
+    return python_step(name, CALL + code, options="--app github")
+
+
+def proxied(upstream: Upstream) -> list[dict[str, Any]]:
+    """What the API's proxy was asked."""
+    return [each for each in upstream.asked if "/proxy/" in each["path"]]
+
+
+def returned(execution: Execution) -> Any:
+    """What the one step returned."""
+    step = execution.steps[0]
+    assert step.error is None, step.error
+    return step.exports["$return_value"]
+
+
+async def test_step_gets_what_connect_gives_out(run: Run) -> None:
+    """The newest account's token is in `$auth`, and hidden in the record."""
+    step = python_step(
+        "act",
+        "auth = pd.inputs['slack']['$auth']\nreturn [len(auth['oauth_access_token']), auth['oauth_access_token']]",
+        options="--app slack",
+    )
+
+    execution = await run(step, external_user_id="ada")
+
+    assert returned(execution) == [len(SLACK_TOKEN), "⟦secret:slack/apn_new/oauth_access_token⟧"]
+    assert execution.context["project_id"] == PROJECT
+
+
+async def test_withheld_account_goes_through_the_proxy(run: Run, upstream: Upstream) -> None:
+    """Method, URL, headers and body reach the host as the step wrote them, without the word that stood for its token."""
+    step = github_step(
+        """
+return call("https://api.github.com/user/repos?per_page=2", b'{"name": "hello"}', Authorization=f"Bearer {token}",
+            Content_Type="application/json", X_Extra="kept", Cookie="no=no")
+"""
+    )
+
+    answer = returned(await run(step, external_user_id="ada", egress="live"))
+
+    assert (answer["status"], answer["from"]) == (201, "yes")
+    seen = answer["body"]
+    assert (seen["method"], seen["target"]) == ("POST", "https://api.github.com/user/repos?per_page=2")
+    assert json.loads(seen["body"]) == {"name": "hello"}
+    assert seen["query"] == {"external_user_id": "ada", "account_id": "apn_held"}
+    told = {name: text for name, text in seen["headers"].items() if name.startswith("x-pd-")}
+    assert told == {
+        "x-pd-environment": "development",
+        "x-pd-proxy-content-type": "application/json",
+        "x-pd-proxy-x-extra": "kept",
+    }
+    assert seen["headers"]["content-type"] == "application/json"
+    assert len(proxied(upstream)) == 1
+
+
+async def test_node_step_goes_through_the_proxy(run: Run) -> None:
+    """The same for Node.js, whose app declares the prop itself."""
+    step = node_step(
+        "act",
+        """
+    const headers = { authorization: `token ${this.github.$auth.oauth_access_token}`, accept: "application/json" };
+    const answer = await fetch("https://api.github.com/user", { headers });
+    return { status: answer.status, seen: await answer.json() };
+""",
+        props='{ github: { type: "app", app: "github" } }',
+    )
+
+    answer = returned(await run(step, external_user_id="ada", egress="live"))
+
+    assert answer["status"] == 201
+    assert (answer["seen"]["method"], answer["seen"]["target"]) == ("GET", "https://api.github.com/user")
+    assert answer["seen"]["headers"]["x-pd-proxy-accept"] == "application/json"
+
+
+async def test_word_in_the_query_is_left_out(run: Run) -> None:
+    """A token in the URL is filled in by the proxy, too."""
+    step = github_step('return call(f"https://api.github.com/user?a=1&access_token={token}&b=2")["body"]["target"]')
+
+    execution = await run(step, external_user_id="ada", egress="live")
+
+    assert returned(execution) == "https://api.github.com/user?a=1&b=2"
+
+
+async def test_ledger_says_so_and_shows_no_secret(run: Run) -> None:
+    """The call is the step's, with app, account and way; neither the word nor the project's token is in the record."""
+    step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}") and token')
+
+    execution = await run(step, external_user_id="ada", egress="live")
+
+    made = execution.steps[0].requests[0]
+    assert (made.method, made.url, made.status, made.app) == ("GET", "https://api.github.com/user", 201, "github")
+    assert made.note == "sent through Connect's proxy, with the account apn_held"
+    assert returned(execution) == "⟦secret:github/apn_held/oauth_access_token⟧"
+    text = json.dumps(execution.to_json())
+    assert "withheld-" not in text
+    assert TOKEN not in text
+
+
+async def test_word_is_another_in_each_run(run: Run) -> None:
+    """Nobody who has seen one run's word can use it in the next."""
+    step = github_step("import hashlib\nreturn hashlib.sha256(token.encode()).hexdigest()")
+
+    words = [returned(await run(step, external_user_id="ada")) for _ in range(2)]
+
+    assert words[0] != words[1]
+
+
+async def test_other_calls_go_their_own_way(run: Run, upstream: Upstream) -> None:
+    """A call without the word is none of the proxy's."""
+    step = github_step('return call("http://127.0.0.1:9/nobody") if False else "made no call"')
+
+    assert returned(await run(step, external_user_id="ada", egress="live")) == "made no call"
+    assert proxied(upstream) == []
+
+
+async def test_denied_stays_denied(run: Run, upstream: Upstream) -> None:
+    """The mode for outside calls counts as ever."""
+    step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["status"]')
+
+    execution = await run(step, external_user_id="ada", egress="deny")
+
+    assert execution.steps[0].requests[0].outcome == "denied"
+    assert proxied(upstream) == []
+
+
+UNCARRIED = [
+    ('call(f"https://api.github.com/{token}/x")', "must not stand in the host's name or in the path"),
+    ('call("https://api.github.com/x", f"token={token}".encode())', "must not stand in the request's body"),
+    ('call("https://api.github.com/x", Authorization=token, Accept="text/event-stream")', "carries no event streams"),
+    (
+        'call("https://api.github.com/x", Authorization=token, Connection="Upgrade", Upgrade="websocket")',
+        "carries no WebSockets",
+    ),
+]
+
+
+@pytest.mark.parametrize(("code", "why"), UNCARRIED)
+async def test_what_the_proxy_does_not_carry(run: Run, upstream: Upstream, code: str, why: str) -> None:
+    """Such a call is refused with the reason and the way out, before anything is sent."""
+    execution = await run(github_step(f"return {code}"), external_user_id="ada", egress="live")
+
+    [warning] = [log.text for log in execution.steps[0].logs if why in log.text] or [
+        str(execution.steps[0].error and execution.steps[0].error.message)
+    ]
+    assert why in warning
+    assert "OAuth client of your own" in warning
+    assert "withheld-" not in json.dumps(execution.to_json())
+    assert proxied(upstream) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "note"),
+    [
+        ("https://api.github.com/slow", 504, "waits 30 s for an answer and no longer"),
+        ("https://evil.example.test/", 403, "only hosts that belong to the account's app"),
+    ],
+)
+async def test_proxys_own_refusals_are_explained(run: Run, url: str, status: int, note: str) -> None:
+    """The step gets the proxy's answer, and the ledger says what it means."""
+    step = github_step(f'return call("{url}", Authorization=f"Bearer {{token}}")["status"]')
+
+    execution = await run(step, external_user_id="ada", egress="live")
+
+    assert returned(execution) == status
+    assert note in (execution.steps[0].requests[0].note or "")
+
+
+class Memory:
+    """Answers of what was sent once, in memory."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Recorded] = {}
+
+    def find(self, key: str) -> Recorded | None:
+        """The answer that was kept."""
+        return self._kept.get(key)
+
+    def add(self, key: str, recorded: Recorded) -> None:
+        """Keep it."""
+        self._kept[key] = recorded
+
+
+async def test_sent_once_all_the_same(run: Run, upstream: Upstream) -> None:
+    """A post is not repeated by the next run, although the word in its URL is another."""
+    step = github_step(
+        'return call(f"https://api.github.com/user?access_token={token}", b"{}", Content_Type="application/json")["status"]'
+    )
+    sent = Memory()
+
+    for _ in range(2):
+        assert returned(await run(step, external_user_id="ada", egress="live", sent=sent)) == 201
+
+    assert len(proxied(upstream)) == 1
+
+
+async def test_recorded_and_replayed(run: Run, upstream: Upstream, tmp_path: Path) -> None:
+    """A call through the proxy is recorded as the step's own, and answered from the recording."""
+    step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["status"]')
+    file = tmp_path / "calls.json"
+    await run(step, external_user_id="ada", egress=f"record={file}")
+    asked = len(proxied(upstream))
+
+    assert returned(await run(step, external_user_id="ada", egress=f"replay={file}")) == 201
+    assert len(proxied(upstream)) == asked == 1
+    assert TOKEN not in file.read_text()
+
+
+async def test_end_users_errors_stay_the_platforms(run: Run) -> None:
+    """Who has no such account is told in the platform's words."""
+    execution = await run(github_step("return 1"), external_user_id="bob")
+
+    assert execution.error is not None
+    assert execution.error.message.startswith(
+        "Pipedream Connect Error: Required account for github not found for external user ID bob in development"
+    )
+
+
+async def test_trouble_at_pipedream_refuses_the_run(run: Run, upstream: Upstream) -> None:
+    """A run that cannot look its accounts up says why and what to do, before any step."""
+    fault = {"path": "accounts", "kind": "status", "status": 429, "headers": {"Retry-After": "9"}}
+    await asyncio.to_thread(lambda: upstream.set(fault=fault))
+
+    execution = await run(github_step("return 1"), external_user_id="ada")
+
+    assert execution.error is not None
+    assert "takes no more requests" in execution.error.message
+    assert "Try again in 9 s." in execution.error.message
+    assert execution.steps[0].status == "not_run"

@@ -1,0 +1,36 @@
+"""Projects with many external users, with accounts that nobody can use: a look-up reads no credential."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import insert
+
+from pdkernel.project import Project
+from pdkernel.project.schema import accounts, external_users
+
+
+def fill(project: Project, *, users: int, apps: Sequence[str]) -> None:
+    """Give *project* that many external users in development, each with one account of every app of *apps*."""
+    rows = [
+        {
+            "id": f"apn_{user}x{place}",
+            "app": app,
+            "name": app,
+            "external_user": f"user-{user}",
+            "environment": "development",
+            "created": 1_700_000_000.0 + user,
+            "healthy": True,
+            "fields": '["oauth_access_token"]',
+            "sealed_credentials": b"",  # a look-up never opens them
+        }
+        for user in range(users)
+        for place, app in enumerate(apps)
+    ]
+    people = [
+        {"external_user": f"user-{user}", "environment": "development", "created": 1_700_000_000.0}
+        for user in range(users)
+    ]
+    with project.database.begin() as connection:
+        connection.execute(insert(accounts), rows)
+        connection.execute(insert(external_users), people)

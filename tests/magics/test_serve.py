@@ -1,0 +1,41 @@
+"""`%pdserve`, in a real IPython shell."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import httpx
+
+from tests.magics.conftest import Notebook, Run
+
+ANSWER = "%%pdstep answer\ndef handler(pd):\n    return 1\n"
+
+
+def url_in(shown: str) -> str:
+    """The URL that a cell shows."""
+    found = re.search(r"http://127\.0\.0\.1:\d+/\w+", shown)
+    assert found, shown
+    return found[0]
+
+
+def test_serve_use_and_stop(notebook: Notebook, run: Run) -> None:
+    """The draft answers, the request's event can be used, and stop ends it."""
+    run(ANSWER)
+    url = url_in(run("%pdserve"))
+    answer = httpx.post(url, json={"n": 1}, timeout=60)
+    time.sleep(0.5)
+    used = run("%pdserve use")
+    event = run("print(event.data['body'])")
+    stopped = run("%pdserve stop")
+
+    assert answer.status_code == 200
+    assert "The test event is now request" in used
+    assert "{'n': 1}" in event
+    assert "served no more" in stopped
+    assert "is not served" in run("%pdserve stop")
+
+
+def test_unknown_word(notebook: Notebook, run: Run) -> None:
+    """Another word is refused with those that there are."""
+    assert "%pdserve stop" in run("%pdserve sometimes")

@@ -1,0 +1,48 @@
+"""`%pduser --matrix` and `%pduser --what-if`: looking without choosing or running."""
+
+from __future__ import annotations
+
+from tests.magics.conftest import Notebook
+
+STEP = "%%pdstep say --app slack\ndef handler(pd):\n    raise ValueError('it ran')\n"
+
+
+def connect(notebook: Notebook, user: str) -> None:
+    """Connect a slack account."""
+    notebook.session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": "a-token-of-a-test"}, external_user_id=user
+    )
+
+
+def test_the_matrix_shows_every_user_and_step(notebook: Notebook) -> None:
+    """Users down, steps across; nothing runs and nobody is chosen."""
+    connect(notebook, "ada")
+    notebook.run(STEP)
+
+    said = notebook.run("%pduser --matrix")
+
+    assert "1 of 1 external user can run it. No code was run." in said
+    assert ["ada", "ready", "ready"] in [line.split() for line in said.splitlines()]
+    assert notebook.session.external_user_id is None
+    assert notebook.session.last is None
+
+
+def test_what_if_explains_another_user_and_environment(notebook: Notebook) -> None:
+    """The chain for somebody else is told, and the choice stays as it was."""
+    connect(notebook, "ada")
+    notebook.run(STEP)
+    notebook.run("%pduser ada")
+
+    said = notebook.run("%pduser ada --environment production --what-if")
+
+    assert "✗ external user  ada does not exist in production" in said
+    assert "'ada' exists in development" in said
+    assert (notebook.session.external_user_id, notebook.session.environment) == ("ada", "development")
+    assert notebook.session.last is None
+
+
+def test_what_if_without_accounts_says_so(notebook: Notebook) -> None:
+    """A workflow that uses nobody's account is said to run for anybody."""
+    notebook.run("%%pdstep one --no-run\ndef handler(pd):\n    return 1\n")
+
+    assert "No step uses an external user's account" in notebook.run("%pduser --what-if")

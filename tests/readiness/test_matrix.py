@@ -1,0 +1,312 @@
+"""Who could run what: a table written by hand, and real runs of what was generated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pdkernel.actions import Catalog
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_mode
+from pdkernel.engine.request import RunRequest
+from pdkernel.engine.runtime import Runtime
+from pdkernel.execution import Execution
+from pdkernel.identity import Account, Directory, Environment, Plan
+from pdkernel.model import Step, Workflow
+from pdkernel.project import Project
+from pdkernel.readiness import matrix, what_if
+from pdkernel.render.matrix import Cell, Matrix
+from tests.builders import a_workflow, an_event, go_step, node_step, python_step
+from tests.engine.conftest import Run
+
+Connect = Callable[..., str]
+Settle = Callable[[RunRequest], Execution]
+DENY = parse_mode("deny")
+
+NONE, SLACK, GITHUB, BOTH = (), ("slack",), ("github",), ("slack", "github")
+
+TABLE: list[tuple[str, tuple[str, ...], Environment, Plan, str | None, str | None, str | None]] = [
+    # who, accounts in development, environment, plan: the step with slack, the step with github, the workflow
+    ("stranger", NONE, "development", "business", *3 * ("external_user_not_found",)),
+    ("elsewhere", BOTH, "production", "business", *3 * ("external_user_not_found",)),
+    ("elsewhere", BOTH, "production", "free", *3 * ("external_user_not_found",)),
+    ("slack-only", SLACK, "development", "business", None, "account_not_found", "account_not_found"),
+    ("github-only", GITHUB, "development", "business", "account_not_found", None, "account_not_found"),
+    ("both", BOTH, "development", "business", None, None, None),
+    ("both", BOTH, "development", "free", None, None, None),
+]
+
+
+@pytest.mark.parametrize(("user", "apps", "environment", "plan", "slack", "github", "whole"), TABLE)
+def test_a_cell_is_the_error_of_the_table(
+    project: Project,
+    connect: Connect,
+    user: str,
+    apps: tuple[str, ...],
+    environment: Environment,
+    plan: Plan,
+    slack: str | None,
+    github: str | None,
+    whole: str | None,
+) -> None:
+    """User, accounts, environment and plan decide, in that order; each step by its own apps, the workflow by all."""
+    for app in apps:
+        connect(user, app=app)
+    project.set_plan(plan)
+
+    row = table_of(project, users=[user], environment=environment).rows[0]
+
+    assert [cell.code for cell in (*row.cells, row.whole)] == [slack, github, None, whole]
+
+
+@pytest.mark.parametrize(
+    ("plan", "apps", "code"),
+    [
+        ("business", BOTH, None),
+        ("free", BOTH, "production_plan"),
+        ("free", SLACK, "account_not_found"),  # the account comes before the plan
+    ],
+)
+def test_the_plan_comes_last(
+    project: Project, connect: Connect, plan: Plan, apps: tuple[str, ...], code: str | None
+) -> None:
+    """In production the free plan refuses a user who has every account, and only then."""
+    for app in apps:
+        connect("ada", app=app, environment="production")
+    project.set_plan(plan)
+
+    assert table_of(project, users=["ada"], environment="production").rows[0].whole.code == code
+
+
+def test_without_users_a_caller_who_names_nobody_is_shown(project: Project) -> None:
+    """An empty environment has one row, of a caller without the header."""
+    row = table_of(project).rows[0]
+
+    assert row.external_user is None
+    assert [cell.code for cell in row.cells] == ["external_user_required", "external_user_required", None]
+
+
+def test_withheld_credentials_are_ready_by_proxy(project: Project, connect: Connect) -> None:
+    """An account whose credentials Connect keeps to itself makes its step ready by proxy."""
+    connect("ada", app="slack")
+    connect("ada", app="github")
+
+    row = table_of(project, users=["ada"], directory=Withholding(project, "github")).rows[0]
+
+    assert [cell.state for cell in (*row.cells, row.whole)] == ["ready", "proxy", "ready", "proxy"]
+
+
+def test_own_account_that_is_missing_is_an_error(project: Project, connect: Connect) -> None:
+    """A step with an account of your own needs no user, and is refused where the project has no such account."""
+    own = connect(None, account_id="apn_own")
+    workflow = a_workflow(
+        python_step("there", options=f"--app slack={own}"), python_step("gone", options="--app slack=apn_gone")
+    )
+
+    row = table_of(project, workflow).rows[0]
+
+    assert [(cell.state, cell.code) for cell in row.cells] == [("ready", None), ("error", "request")]
+
+
+def test_apps_that_code_names_count(project: Project) -> None:
+    """Props of Node.js code and accounts that Go code reads are looked up, with nothing on the cell's first line."""
+    workflow = a_workflow(
+        node_step("chat", props='{ chat: { type: "app", app: "slack" } }'),
+        go_step("sheet", 'fmt.Println(pd.Accounts["github"])', '"fmt'.strip('"')),
+    )
+
+    row = table_of(project, workflow, users=["ada"]).rows[0]
+
+    assert [cell.code for cell in row.cells] == ["external_user_not_found"] * 2
+
+
+def test_a_hundred_users_are_shown_of_more(project: Project, connect: Connect) -> None:
+    """A matrix that names nobody shows the first hundred, and says that there are others."""
+    for number in range(101):
+        connect(f"user-{number:03}")
+
+    table = table_of(project)
+
+    assert (len(table.rows), table.rows[-1].external_user, table.more) == (100, "user-099", True)
+
+
+async def test_what_if_is_what_a_run_keeps(project: Project, connect: Connect, run: Run) -> None:
+    """The chain that is told beforehand is the one that the run for that user has in its record."""
+    connect("ada", app="slack")
+    connect("ada", app="github")
+
+    told = what_if(
+        WORKFLOW,
+        directory=LocalDirectory(project),
+        catalog=Catalog.of(project, environ={}),
+        environment="development",
+        external_user_id="ada",
+    ).lookup
+    execution = await run(WORKFLOW, external_user_id="ada")
+
+    assert execution.lookup is not None
+    assert told == replace(execution.lookup, header="ada", environment_header="development")
+
+
+# ── against real runs ──────────────────────────────────────────────────────────────
+
+APPS = ("slack", "github", "notion")
+ENVIRONMENTS = ("development", "production")
+USERS = ("ada", "grace", "joan")
+
+
+@dataclass(frozen=True)
+class World:
+    """Accounts by user, environment and app; steps by the apps that they use; the plan."""
+
+    accounts: frozenset[tuple[str, str, str]]
+    steps: tuple[tuple[str, ...], ...]
+    plan: Plan
+
+
+worlds = st.builds(
+    World,
+    accounts=st.frozensets(
+        st.tuples(st.sampled_from(USERS), st.sampled_from(ENVIRONMENTS), st.sampled_from(APPS)), max_size=14
+    ),
+    steps=st.lists(st.lists(st.sampled_from(APPS), unique=True, max_size=2).map(tuple), min_size=1, max_size=3).map(
+        tuple
+    ),
+    plan=st.sampled_from(["free", "business"]),
+)
+numbers = count()
+
+
+@pytest.fixture
+def settled(project: Project) -> Iterator[Settle]:
+    """Runs a workflow to its end, in a loop that lasts as long as the engine does."""
+    with asyncio.Runner() as runner:
+        runtime = runner.run(_engine(project))
+        yield lambda request: runner.run(runtime.run(request))
+        runner.run(runtime.close())
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(world=worlds)
+def test_the_matrix_agrees_with_real_runs(world: World, project: Project, settled: Settle) -> None:
+    """For generated users and workflows each cell and each row is what a run of it comes to."""
+    assert disagreements(world, project, settled, looking=LocalDirectory(project)) == []
+
+
+@pytest.mark.parametrize("fault", ["environment", "app"])
+def test_a_fault_in_the_look_up_is_a_disagreement(project: Project, settled: Settle, fault: str) -> None:
+    """A directory that mixes environments or apps up makes the matrix differ from runs on the true one."""
+    world = World(frozenset({("ada", "production", "slack")}), (("slack",), ("github",)), "business")
+
+    found = disagreements(world, project, settled, looking=Faulty(project, fault))
+
+    assert found
+
+
+async def _engine(project: Project) -> Runtime:
+    return await Runtime.start(project, LocalDirectory(project))
+
+
+def disagreements(world: World, project: Project, settled: Settle, *, looking: Directory) -> list[str]:
+    """Where the matrix, made with *looking*, is not what runs come to."""
+    mark = f"{next(numbers)}-"
+    true = LocalDirectory(project)
+    for user, environment, app in sorted(world.accounts):
+        true.add_account(
+            app=app,
+            credentials={"oauth_access_token": "a-token-of-a-test"},
+            external_user_id=mark + user,
+            environment="production" if environment == "production" else "development",
+        )
+    project.set_plan(world.plan)
+    workflow = a_workflow(*(_step(number, apps) for number, apps in enumerate(world.steps)))
+    found = []
+    environments: tuple[Environment, ...] = ("development", "production")
+    for environment in environments:
+        users = [mark + user for user in USERS]
+        table = table_of(project, workflow, users=users, environment=environment, directory=looking)
+        for row in table.rows:
+            for cell in (row.whole, *row.cells):
+                only = frozenset({cell.step}) if cell.step else None
+                request = RunRequest(workflow, an_event(), DENY, row.external_user, environment, only=only)
+                execution = settled(request)
+                if _came_to(execution) != _told(cell):
+                    found.append(f"{row.external_user} {environment} {cell.step}: {_told(cell)}, {_came_to(execution)}")
+    return found
+
+
+def _step(number: int, apps: tuple[str, ...]) -> Step:
+    return python_step(f"step{number}", options=" ".join(f"--app {app}" for app in apps))
+
+
+def _came_to(execution: Execution) -> tuple[str | None, str, frozenset[str]]:
+    used = frozenset(use.id for step in execution.steps for use in step.accounts)
+    error = execution.error
+    return (error.code, error.message, used) if error else (None, "", used)
+
+
+def _told(cell: Cell) -> tuple[str | None, str, frozenset[str]]:
+    if cell.state == "error":
+        return cell.code, f"{cell.message}\n{cell.fix}", frozenset()
+    return None, "", frozenset(cell.accounts)
+
+
+# ── what the tests are made of ─────────────────────────────────────────────────────
+
+WORKFLOW = a_workflow(
+    python_step("say", options="--app slack"), python_step("look", options="--app github"), python_step("end")
+)
+
+
+def table_of(
+    project: Project,
+    workflow: Workflow = WORKFLOW,
+    *,
+    directory: Directory | None = None,
+    environment: Environment = "development",
+    **choices: Any,
+) -> Matrix:
+    """The matrix of *workflow* in *project*."""
+    return matrix(
+        workflow,
+        directory=directory or LocalDirectory(project),
+        catalog=Catalog.of(project, environ={}),
+        environment=environment,
+        **choices,
+    )
+
+
+class Withholding(LocalDirectory):
+    """A directory that keeps the credentials of one app to itself, as Connect does."""
+
+    def __init__(self, project: Project, app: str) -> None:
+        super().__init__(project)
+        self._withheld = app
+
+    def newest_accounts(self, *given: Any, **more: Any) -> list[Account]:
+        """The same accounts, marked."""
+        found = super().newest_accounts(*given, **more)
+        return [replace(account, withheld=account.app == self._withheld) for account in found]
+
+
+class Faulty(LocalDirectory):
+    """A directory that takes accounts of the other environment, or of whatever app there is, for those asked for."""
+
+    def __init__(self, project: Project, fault: str) -> None:
+        super().__init__(project)
+        self._fault = fault
+
+    def newest_accounts(self, users: Any, environment: Environment, apps: Any, *, limit: int) -> list[Account]:
+        """The wrong accounts."""
+        if self._fault == "environment":
+            other: Environment = "production" if environment == "development" else "development"
+            return list(super().newest_accounts(users, other, apps, limit=limit))
+        found = super().newest_accounts(users, environment, APPS, limit=limit)
+        return [replace(account, app=app) for account in found for app in apps]

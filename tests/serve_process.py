@@ -1,0 +1,50 @@
+"""`pdkernel serve` in another process, as a person starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+_OURS = ("PDKERNEL_", "PIPEDREAM_", "PYTEST_")
+
+
+@contextmanager
+def serving(folder: Path, *words: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """A server of the project in *folder*, on a free port: the line that it printed, and what it said besides."""
+    log = folder / f"serve{''.join(word for word in words if word.startswith('--'))}.log"
+    command = (sys.executable, "-m", "pdkernel", "serve", *words, "--port", "0", "--json")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    with log.open("w") as errors:
+        server = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        if not line:
+            raise AssertionError(log.read_text())
+        yield json.loads(line), _said(log, wait="--tls" in words)
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
+def _said(log: Path, *, wait: bool) -> str:
+    """What the server said at its start, which it does right after its line."""
+    ends = time.monotonic() + 5
+    while wait and "NODE_EXTRA_CA_CERTS" not in log.read_text() and time.monotonic() < ends:
+        time.sleep(0.05)
+    return log.read_text()

@@ -1,0 +1,100 @@
+"""Who gets in, and how the API says that something is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pdkernel.server.api.rates import LIMITS
+from tests.server.served import Served, served
+
+
+async def test_without_a_token(site: Served) -> None:
+    """Without a good token there is nothing, and the answer says so in the API's shape."""
+    for headers in ({}, {"Authorization": ""}, {"Authorization": "Bearer x"}, {"Authorization": "Bearer ctok_x"}):
+        answer = await site.http.get(f"/v1/connect/{site.project.project_id}/users", headers=headers)
+        assert answer.status_code == 401
+        assert set(answer.json()) == {"error"}
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("GET", "/users", "connect:users:read"),
+        ("DELETE", "/users/ada", "connect:users:write"),
+        ("GET", "/accounts", "connect:accounts:read"),
+        ("DELETE", "/accounts/apn_1", "connect:accounts:write"),
+        ("POST", "/actions/run", "connect:actions:run"),
+        ("GET", "/triggers", "connect:triggers:list"),
+        ("GET", "/proxy/aHR0cHM6Ly9hLmI", "connect:proxy"),
+    ],
+)
+async def test_scopes(site: Served, method: str, path: str, scope: str) -> None:
+    """A token without the scope is refused; with it, or one that stands for it, it is let in."""
+    other = site.headers("connect:tokens:create")
+    right, wider = site.headers(scope), site.headers("connect:*")
+
+    assert (await site.call(method, path, headers=other)).status_code == 403
+    assert (await site.call(method, path, headers=right)).status_code != 403
+    assert (await site.call(method, path, headers=wider)).status_code != 403
+
+
+async def test_another_project(site: Served) -> None:
+    """A project that is not this one is not there."""
+    answer = await site.call("GET", "/v1/connect/proj_other/users")
+
+    assert answer.status_code == 404
+    assert site.project.project_id in answer.json()["error"]
+
+
+async def test_an_environment_that_is_none(site: Served) -> None:
+    """Another word than the two is refused; a missing one means development, and case does not matter."""
+    assert (await site.call("GET", "/users", environment="staging")).status_code == 400
+    assert (await site.call("GET", "/users", environment=None)).status_code == 200
+    assert (await site.call("GET", "/users", environment="Production")).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"1", b'"\\ud800"', b'{"id": "\\ud800"}', b"[" * 50_000, b"\xff"])
+async def test_bodies_that_are_none(site: Served, body: bytes) -> None:
+    """Whatever is no JSON object of real text is the caller's fault."""
+    answer = await site.call("POST", "/actions/run", content=body, headers={"Content-Type": "application/json"})
+
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("GET", "/oauth_apps", "oauth_apps"),
+        ("POST", "/app_overrides", "app_overrides"),
+        ("GET", "/v1/connect/usage", "usage"),
+        ("GET", "/file_stash/download", "file_stash"),
+        ("PUT", "/webhook", "webhook"),
+        ("POST", "/v1/connect/rate_limits", "rate_limits"),
+        ("POST", "/v1/connect/projects", "POST /v1/connect/projects"),
+        ("GET", "/v1/workspaces/o_1", "GET /v1/workspaces/o_1"),
+    ],
+)
+async def test_what_is_not_served(site: Served, method: str, path: str, name: str) -> None:
+    """What pdkernel does not emulate says so, by name."""
+    answer = await site.call(method, path)
+
+    assert answer.status_code == 501
+    assert answer.json()["route"] == name
+
+
+async def test_rate_limits_are_a_switch(tmp_path: Any) -> None:
+    """Only where they are switched on is the request after the last answered 429, with the platform's headers."""
+    async with served(tmp_path / "on", rate_limits=True) as site, served(tmp_path / "off") as other:
+        for _ in range(LIMITS["accounts"]):
+            assert (await site.call("GET", "/accounts/apn_1")).status_code == 404
+        answer = await site.call("GET", "/accounts/apn_1")
+
+        assert (answer.status_code, answer.json()) == (429, {"error": "Throttled"})
+        assert answer.headers["x-ratelimit-remaining"] == "0"
+        assert int(answer.headers["retry-after"]) > 0
+        site.serving.clock.move(301)  # type: ignore[attr-defined]
+        assert (await site.call("GET", "/accounts/apn_1")).status_code == 404
+        assert (await other.call("GET", "/accounts/apn_1")).status_code == 404

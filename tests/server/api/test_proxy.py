@@ -1,0 +1,228 @@
+"""The proxy: requests to apps' APIs with a user's account, to an outside on this machine."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+
+from pdkernel.connect.oauth import Tokens
+from pdkernel.connect.providers import Provider, tell_provider
+from pdkernel.connect.renewal import keep_grant
+from tests.server.served import Served, served
+
+TOKEN = "xoxb-4e8d21b7c9"
+URL = "https://slack.com/api/chat.postMessage?q=a%20b"
+
+
+class _Seen(BaseHTTPRequestHandler):
+    """Answers with what it was sent."""
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        if self.path == "/token":
+            self._said(200, {"access_token": "renewed-token-1", "token_type": "Bearer", "expires_in": 3600})
+            return
+        if self.path.endswith("/guarded") and self.headers["authorization"] != "Bearer renewed-token-1":
+            self._said(401, {"error": "expired"})
+            return
+        if self.path.endswith("/away"):
+            self.send_response(302)
+            self.send_header("location", "https://elsewhere.example/")
+            self.end_headers()
+            return
+        told = {"method": self.command, "path": self.path, "headers": dict(self.headers), "body": body.decode()}
+        self._said(201, told)
+
+    def _said(self, status: int, told: dict[str, Any]) -> None:
+        said = json.dumps(told).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("x-depot", "yes")
+        self.send_header("set-cookie", "mine=1")
+        self.send_header("content-length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[str]:
+    """Stands in for every host."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Seen)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+async def site(tmp_path: Path, outside: str) -> AsyncIterator[Served]:
+    """A project whose outside calls go to the stand-in; ada and grace have a Slack account each."""
+    async with served(tmp_path, egress=f"stand-in={outside}") as site:
+        add_accounts(site)
+        yield site
+
+
+def add_accounts(site: Served) -> None:
+    """Connect the accounts."""
+    for user in ("ada", "grace"):
+        site.directory.add_account(
+            app="slack",
+            credentials={"oauth_access_token": f"{TOKEN}-{user}"},
+            external_user_id=user,
+            account_id=f"apn_{user}",
+        )
+
+
+def encoded(url: str = URL) -> str:
+    """The URL as the Python SDK writes it."""
+    return base64.urlsafe_b64encode(url.encode()).decode()
+
+
+async def send(site: Served, url: str = URL, *, method: str = "POST", account: str = "apn_ada", **kwargs: Any) -> Any:
+    """Send ada's request."""
+    params = {"external_user_id": "ada", "account_id": account}
+    return await site.call(method, f"/proxy/{encoded(url)}", params=params, **kwargs)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+async def test_a_request_carries_the_account(site: Served, method: str) -> None:
+    """The app gets method, path, query, headers and body, with the user's token and not the caller's."""
+    body = b"" if method in ("GET", "DELETE") else b'{"a": 1}'
+    answer = await send(
+        site,
+        method=method,
+        content=body,
+        headers={"Content-Type": "application/json", "x-pd-proxy-X-Foo": "1", "x-pd-proxy-authorization": "mine"},
+    )
+
+    seen = answer.json()
+    headers = httpx.Headers(seen["headers"])
+    assert answer.status_code == 201
+    assert (seen["method"], seen["path"], seen["body"]) == (method, "/api/chat.postMessage?q=a%20b", body.decode())
+    assert headers["authorization"] == f"Bearer {TOKEN}-ada"
+    assert headers["x-foo"] == "1"
+    assert headers["x-forwarded-host"] == "slack.com"
+    assert not any(name.startswith("x-pd") for name in headers)
+    assert answer.headers["x-depot"] == "yes"
+    assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64.urlsafe_b64encode(URL.encode()).decode().rstrip("="),
+        base64.b64encode(URL.encode()).decode().replace("/", "%2F").replace("=", "%3D").replace("+", "%2B"),
+        base64.b64encode(b"https://slack.com/api/" + b"?>?>?>").decode(),
+    ],
+)
+async def test_both_alphabets(site: Served, text: str) -> None:
+    """JS and Python write base64 differently, padded or not, escaped or not."""
+    answer = await site.call("GET", f"/proxy/{text}?external_user_id=ada&account_id=apn_ada")
+
+    assert answer.status_code == 201
+
+
+async def test_a_redirect_is_not_followed(site: Served) -> None:
+    """Where an app sends the caller to is the caller's to follow, without the account."""
+    answer = await send(site, "https://slack.com/api/away", method="GET")
+
+    assert (answer.status_code, answer.headers["location"]) == (302, "https://elsewhere.example/")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://slack.com.evil.example/",
+        "https://evil.example/?https://slack.com/",
+        "https://slack.com@evil.example/",
+        "https://evilslack.com/",
+        "http://slack.com/api",
+        "https://slack.com:8443/api",
+        "http://127.0.0.1:80/",
+        "http://localhost/",
+        "https://[::1]/",
+        "https://10.0.0.7/",
+        "https://169.254.169.254/latest/meta-data",
+        "https://2130706433/",
+        "https://0x7f.1/",
+        "file:///etc/passwd",
+        "/relative",
+        "https://",
+        "https://slack.com:99999/",
+        "not a url",
+    ],
+)
+async def test_the_account_goes_to_its_app_only(site: Served, url: str) -> None:
+    """Another host, another port, plain HTTP and addresses of this or a private network are refused."""
+    answer = await send(site, url, method="GET")
+
+    assert answer.status_code in (400, 403)
+    assert TOKEN not in answer.text
+    assert "path" not in answer.json()
+
+
+async def test_whose_account(site: Served) -> None:
+    """Another user's account, none, and one of the other environment are not there."""
+    assert (await send(site, account="apn_grace")).status_code == 404
+    assert (await send(site, account="apn_nobody")).status_code == 404
+    assert (await send(site, environment="production")).status_code == 404
+    assert (await site.call("GET", f"/proxy/{encoded()}", params={"external_user_id": "ada"})).status_code == 400
+    assert (await site.call("GET", f"/proxy/{encoded()}", params={"account_id": "apn_ada"})).status_code == 400
+    assert (await site.call("GET", "/proxy/%25%25?external_user_id=ada&account_id=apn_ada")).status_code == 400
+
+
+async def test_the_mode_of_outside_calls_holds(tmp_path: Path) -> None:
+    """Where outside calls are denied, the proxy sends nothing and says why."""
+    async with served(tmp_path, egress="deny") as site:
+        add_accounts(site)
+
+        answer = await send(site)
+
+        assert answer.status_code == 403
+        assert "the mode for outside calls is deny" in answer.json()["error"]
+        assert TOKEN not in answer.text
+
+
+async def test_an_app_that_is_not_listed(site: Served, tmp_path: Path) -> None:
+    """Its account goes where the mode leads every call to, and nowhere by itself."""
+    async with served(tmp_path / "deny", egress="deny") as other:
+        for each in (site, other):
+            each.directory.add_account(
+                app="depot", credentials={"api_key": "dk-123456"}, external_user_id="ada", account_id="apn_depot"
+            )
+
+        there = await send(site, "https://depot.example/x", account="apn_depot")
+        refused = await send(other, "https://depot.example/x", account="apn_depot")
+
+    assert httpx.Headers(there.json()["headers"])["authorization"] == "Bearer dk-123456"
+    assert refused.status_code == 400
+
+
+async def test_a_token_that_the_app_refuses_is_renewed(site: Served, outside: str) -> None:
+    """An account that was connected by OAuth gets a new token, and the request is made once more; no other does."""
+    tell_provider(site.project, "slack", Provider(f"{outside}/authorize", f"{outside}/token", "client-1"))
+    keep_grant(site.project, "apn_ada", Tokens("old", "refresh-token-1", 3600.0))
+
+    renewed = await send(site, "https://slack.com/api/guarded")
+    other = await site.call(
+        "POST",
+        f"/proxy/{encoded('https://slack.com/api/guarded')}",
+        params={"external_user_id": "grace", "account_id": "apn_grace"},
+    )
+
+    assert renewed.status_code == 201
+    assert httpx.Headers(renewed.json()["headers"])["authorization"] == "Bearer renewed-token-1"
+    assert other.status_code == 401

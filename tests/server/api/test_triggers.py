@@ -1,0 +1,320 @@
+"""Deployed triggers: a real Node.js runs sources written here, for a user, on a timer, with webhooks and workflows."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+
+from pdkernel.clock import FrozenClock
+from pdkernel.server.api.emitting import keep_running
+from pdkernel.server.running import Runs
+from pdkernel.server.serving import ServedWorkflow
+from pdkernel.source import read_source
+from tests.actions.checkout import write_checkout
+from tests.notebook_files import notebook_of
+from tests.server.served import Served, served
+
+TOKEN = "dk-6b2f0d84c1"
+SOURCE = """
+const depot = { type: "app", app: "depot" };
+export default {
+  key: "depot-new-parcel", name: "New Parcel", version: "0.1.0", type: "source", dedupe: "unique", description: "Emits.",
+  props: {
+    depot, db: "$.service.db", timer: { type: "$.interface.timer", default: { intervalSeconds: 60 } },
+    size: { type: "string", default: "s" }, pin: { type: "string", optional: true, secret: true },
+  },
+  hooks: {
+    async deploy() { this.$emit({ past: true }, { id: "past", summary: "Past" }) },
+    async deactivate() { if (this.size === "stuck") throw new Error("stuck") },
+  },
+  async run() {
+    if (this.size === "broken") throw new Error("broken");
+    const seen = (this.db.get("seen") ?? 0) + 1;
+    this.db.set("seen", seen);
+    this.$emit({ parcel: seen, size: this.size, by: this.depot.$auth.api_key.slice(-3) }, { id: seen });
+  },
+};
+"""
+CALLED = """
+export default { key: "depot-new-call", name: "New Call", version: "0.1.0", type: "source", description: "Is called.",
+  props: { http: "$.interface.http" }, async run() {} };
+"""
+NEVER = """
+export default { key: "depot-never", name: "Never", version: "0.1.0", type: "source", description: "Fails.",
+  props: {}, hooks: { async activate() { throw new Error("not today") } }, async run() {} };
+"""
+
+
+class Receiver:
+    """Takes webhooks."""
+
+    def __init__(self) -> None:
+        seen = self.seen = []  # type: list[tuple[dict[str, str], bytes]]
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                seen.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+        Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A webhook of the product's."""
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Served]:
+    """A project with the sources, a workflow that is served, and accounts of ada and grace."""
+    checkout = write_checkout(tmp_path / "components")
+    for name, text in (("new-parcel", SOURCE), ("new-call", CALLED), ("never", NEVER)):
+        place = checkout / "components" / "depot" / "sources" / name / f"{name}.mjs"
+        place.parent.mkdir()
+        place.write_text(text)
+    notebook = tmp_path / "work.ipynb"
+    notebook_of(notebook, "%%pdstep note\ndef handler(pd):\n    return pd.steps['trigger']['event']['parcel']")
+    workflow = ServedWorkflow("p_work", "eowork", read_source(notebook))
+    async with served(tmp_path, workflow) as site:
+        site.project.settings.set("actions", str(checkout))
+        for user in ("ada", "grace"):
+            site.directory.add_account(
+                app="depot", credentials={"api_key": f"{TOKEN}-{user}"}, external_user_id=user, account_id=f"apn_{user}"
+            )
+        yield site
+
+
+async def deploy(site: Served, *, status: int = 200, **body: Any) -> Any:
+    """Deploy ada's trigger."""
+    asked = {"external_user_id": "ada", "id": "depot-new-parcel", "configured_props": {}, **body}
+    answer = await site.call("POST", "/triggers/deploy", json=asked)
+    assert answer.status_code == status, answer.text
+    return answer.json()["data"] if status == 200 else answer.json()["error"]
+
+
+async def of(site: Served, method: str, path: str, user: str = "ada", **kwargs: Any) -> httpx.Response:
+    """Ask about a trigger of *user*."""
+    params = {"external_user_id": user, **kwargs.pop("params", {})}
+    return await site.call(method, f"/deployed-triggers{path}", params=params, **kwargs)
+
+
+async def events(site: Served, trigger: str) -> list[Any]:
+    """What it has emitted, newest first."""
+    return [event["e"] for event in (await of(site, "GET", f"/{trigger}/events")).json()["data"]]
+
+
+async def pass_time(site: Served, seconds: float, until: int, trigger: str) -> list[Any]:
+    """Let *seconds* pass while triggers run, until there are so many events."""
+    assert isinstance(site.serving.clock, FrozenClock)
+    site.serving.clock.move(seconds)
+    runs = Runs(site.serving)
+    running = asyncio.create_task(keep_running(site.serving, runs))
+    try:
+        async with asyncio.timeout(20):
+            while len(found := await events(site, trigger)) < until:
+                await asyncio.sleep(0.02)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await runs.close(5)
+    return found
+
+
+async def test_a_trigger_is_deployed(site: Served) -> None:
+    """The deploy hook has run, and the trigger is listed for its user in the API's shape."""
+    made = await deploy(site, configured_props={"depot": {"authProvisionId": "apn_ada"}, "size": "{{x}}", "pin": TOKEN})
+
+    listed = (await of(site, "GET", "")).json()["data"]
+    assert made["type"] == "DeployedComponent"
+    assert made["active"] is True
+    assert isinstance(made["created_at"], int)
+    assert made["created_at"] > 10**12
+    assert made["configured_props"] == {"depot": {"authProvisionId": "apn_ada"}, "size": "{{x}}"}
+    assert TOKEN not in json.dumps(made)
+    assert [each["id"] for each in listed] == [made["id"]]
+    assert await events(site, made["id"]) == [{"past": True}]
+
+
+async def test_a_timer_runs_it(site: Served) -> None:
+    """After its interval it runs with the user's account and what it was configured with; not before, and not twice."""
+    made = await deploy(site, configured_props={"size": "{{x}}"}, emit_on_deploy=False)
+    assert await asyncio.to_thread(site.project.deployed_triggers.claim_due) is None
+
+    found = await pass_time(site, 61, 1, made["id"])
+    again = await pass_time(site, 61, 2, made["id"])
+
+    assert found == [{"parcel": 1, "size": "{{x}}", "by": "ada"}]
+    assert again[0]["parcel"] == 2
+
+
+async def test_a_webhook_is_told(site: Served, receiver: Receiver) -> None:
+    """Each event is posted, signed with the key that the back end was told."""
+    made = await deploy(site, webhook_url=receiver.url)
+
+    headers, body = receiver.seen[0]
+    stamp, signed = (part.partition("=")[2] for part in headers["x-pd-signature"].split(","))
+    key = made["webhook_signing_key"]
+    assert json.loads(body) == {"past": True}
+    assert signed == hmac.new(key.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+
+
+async def test_a_webhook_that_does_not_answer(site: Served) -> None:
+    """The event is kept all the same."""
+    made = await deploy(site, webhook_url="http://127.0.0.1:9/nobody")
+
+    assert await events(site, made["id"]) == [{"past": True}]
+
+
+async def test_webhooks_change(site: Served, receiver: Receiver) -> None:
+    """URLs are replaced; one that stays keeps its key; a key is made anew on request."""
+    made = await deploy(site, webhook_url=receiver.url)
+    path = f"/{made['id']}/webhooks"
+
+    urls = [receiver.url, "https://product.example/b"]
+    changed = (await of(site, "PUT", path, json={"webhook_urls": urls})).json()
+    first = changed["webhooks"][0]
+    one = (await of(site, "GET", f"{path}/{first['id']}")).json()["data"]
+    fresh = (await of(site, "POST", f"{path}/{first['id']}/regenerate_signing_key")).json()["data"]
+
+    assert changed["webhook_urls"] == urls
+    assert first["signing_key"] == made["webhook_signing_key"]
+    assert one["signing_key"] == first["signing_key"]
+    assert fresh["signing_key"] != first["signing_key"]
+    assert one["created_at"] < 10**12
+    assert (await of(site, "GET", f"{path}/wh_none")).status_code == 404
+    for bad in (["ftp://x"], ["/x"], "https://x.example", [1], None):
+        assert (await of(site, "PUT", path, json={"webhook_urls": bad})).status_code == 400
+
+
+async def test_a_workflow_is_started(site: Served) -> None:
+    """An event of a trigger starts a workflow that is served, as the trigger's user."""
+    made = await deploy(site, workflow_id="p_work", emit_on_deploy=False)
+
+    await pass_time(site, 61, 1, made["id"])
+
+    (run,) = await site.serving.runtime.journal.executions(limit=5)
+    assert (run.status, run.external_user, run.step("note").return_value) == ("success", "ada", 1)
+
+
+async def test_workflows_change(site: Served) -> None:
+    """A workflow that is not served is refused."""
+    made = await deploy(site)
+    path = f"/{made['id']}/pipelines"
+
+    assert (await of(site, "PUT", path, json={"workflow_ids": ["p_work"]})).json() == {"workflow_ids": ["p_work"]}
+    assert (await of(site, "GET", path)).json() == {"workflow_ids": ["p_work"]}
+    assert (await of(site, "PUT", path, json={"workflow_ids": ["p_none"]})).status_code == 404
+    assert (await of(site, "PUT", path, json={})).status_code == 400
+
+
+async def test_a_trigger_is_changed(site: Served) -> None:
+    """Name, props and whether it runs can be changed; one that is off does not run."""
+    made = await deploy(site, emit_on_deploy=False)
+    path = f"/{made['id']}"
+
+    changed = (
+        await of(site, "PUT", path, json={"name": "Mine", "active": False, "configured_props": {"size": "xl"}})
+    ).json()["data"]
+    site.serving.clock.move(1000)  # type: ignore[attr-defined]
+    asleep = site.project.deployed_triggers.claim_due()
+    await of(site, "PUT", path, json={"active": True})
+    found = await pass_time(site, 61, 1, made["id"])
+
+    assert (changed["name"], changed["active"], changed["configured_props"]) == ("Mine", False, {"size": "xl"})
+    assert asleep is None
+    assert found[0]["size"] == "xl"
+    assert (await of(site, "PUT", path, json={"active": "yes"})).status_code == 400
+
+
+async def test_a_trigger_is_its_users(site: Served) -> None:
+    """Another user, the other environment and a list without a user see nothing of it."""
+    made = await deploy(site)
+    path = f"/{made['id']}"
+
+    for method, rest in (("GET", ""), ("PUT", ""), ("DELETE", ""), ("GET", "/events"), ("GET", "/webhooks")):
+        assert (await of(site, method, path + rest, user="grace")).status_code == 404
+        assert (await of(site, method, path + rest, environment="production")).status_code == 404
+    assert (await of(site, "GET", "", user="grace")).json()["data"] == []
+    assert (await site.call("GET", "/deployed-triggers")).status_code == 400
+    other = {"depot": {"authProvisionId": "apn_grace"}}
+    assert "apn_grace" in await deploy(site, status=404, configured_props=other)
+
+
+async def test_a_trigger_is_removed(site: Served) -> None:
+    """It goes with its events and with what its source remembers; a hook that fails stops that, unless told otherwise."""
+    made = await deploy(site)
+    stuck = await deploy(site, configured_props={"size": "stuck"})
+
+    gone = await of(site, "DELETE", f"/{made['id']}")
+    refused = await of(site, "DELETE", f"/{stuck['id']}")
+    forced = await of(site, "DELETE", f"/{stuck['id']}", params={"ignore_hook_errors": "true"})
+
+    assert (gone.status_code, refused.status_code, forced.status_code) == (204, 400, 204)
+    assert (await of(site, "GET", "")).json()["data"] == []
+    assert site.project.deployed_triggers.events(made["id"], 10) == []
+
+
+async def test_triggers_go_with_their_user(site: Served) -> None:
+    """A user who is deleted has no triggers any more; others keep theirs."""
+    await deploy(site)
+    await deploy(site, external_user_id="grace")
+
+    await site.call("DELETE", "/users/ada")
+
+    assert (await of(site, "GET", "")).json()["data"] == []
+    assert len((await of(site, "GET", "", user="grace")).json()["data"]) == 1
+
+
+async def test_a_source_that_fails_does_not_stop_the_others(site: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that fails is told in the log, and the next trigger runs."""
+    await deploy(site, configured_props={"size": "broken"}, emit_on_deploy=False)
+    good = await deploy(site, emit_on_deploy=False)
+
+    assert (await pass_time(site, 61, 1, good["id"]))[0]["parcel"] == 1
+    assert "failed: broken" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "word"),
+    [
+        ({"id": "depot-new-call"}, 400, "only Pipedream can arrange"),
+        ({"id": "depot-never"}, 400, "not today"),
+        ({"id": "depot-put-thing"}, 404, "is an action"),
+        ({"external_user_id": "bob"}, 400, "No matching external user"),
+        ({"workflow_id": "p_none"}, 404, "p_none"),
+        ({"webhook_url": "x"}, 400, "URL"),
+        ({"emit_on_deploy": 1}, 400, "emit_on_deploy"),
+        ({"configured_props": {"timer": {"cron": "* * * * *"}}}, 400, "cron"),
+        ({"configured_props": {"timer": {"intervalSeconds": "x"}}}, 400, "number"),
+    ],
+)
+async def test_what_is_not_deployed(site: Served, change: dict[str, Any], status: int, word: str) -> None:
+    """What cannot run here is refused before anything is kept."""
+    assert word in await deploy(site, status=status, **change)
+
+    assert (await of(site, "GET", "")).json()["data"] == []

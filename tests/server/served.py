@@ -1,0 +1,105 @@
+"""A project that is served, without a socket: its tables, its application and a client that calls it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from pdkernel.clock import RANDOM_IDS, FrozenClock
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import Gateway, parse_mode
+from pdkernel.engine.runtime import Runtime
+from pdkernel.project import Project
+from pdkernel.project.clients import NewClient
+from pdkernel.server import ServeSettings, Serving, create_app
+from pdkernel.server.serving import ServedWorkflow
+
+
+class Workflows:
+    """Workflows that a test serves."""
+
+    def __init__(self, *workflows: ServedWorkflow) -> None:
+        self._workflows = workflows
+
+    def list(self) -> tuple[ServedWorkflow, ...]:
+        """All of them."""
+        return self._workflows
+
+    def find(self, key: str) -> ServedWorkflow | None:
+        """By endpoint or id."""
+        return next((each for each in self._workflows if key.lower() in (each.endpoint.lower(), each.id.lower())), None)
+
+
+@dataclass
+class Served:
+    """
+    A project while it is served.
+
+    Attributes:
+        serving: What the handlers are given.
+        http: Calls it, without a token of its own.
+        client: An OAuth client that may do everything.
+    """
+
+    serving: Serving
+    http: httpx.AsyncClient
+    client: NewClient
+
+    @property
+    def project(self) -> Project:
+        """Its tables."""
+        return self.serving.project
+
+    @property
+    def directory(self) -> LocalDirectory:
+        """Its users and accounts."""
+        assert isinstance(self.serving.directory, LocalDirectory)
+        return self.serving.directory
+
+    def headers(self, *scopes: str, environment: str | None = "development") -> dict[str, str]:
+        """What a client with a token for *scopes* sends."""
+        token = self.project.access_tokens.issue(self.client.client.id, scopes or ("*",))
+        sent = {"Authorization": f"Bearer {token}"}
+        return {**sent, "x-pd-environment": environment} if environment else sent
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        environment: str | None = "development",
+        headers: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> httpx.Response:
+        """Call *path* below the project's, `/v1/connect/proj_...`; one that begins with /v1 is taken as it is."""
+        url = path if path.startswith("/v1") else f"/v1/connect/{self.project.project_id}{path}"
+        sent = {**self.headers(environment=environment), **(headers or {})}
+        return await self.http.request(method, url, headers=sent, **kwargs)
+
+
+@asynccontextmanager
+async def served(
+    folder: Path, *workflows: ServedWorkflow, egress: str = "deny", gateway: Gateway | None = None, **settings: Any
+) -> AsyncIterator[Served]:
+    """Serve a fresh project in *folder*."""
+    clock = FrozenClock()
+    with Project.open(folder / ".pdkernel", clock=clock) as project:
+        directory = LocalDirectory(project)
+        async with await Runtime.start(project, directory, clock=clock, size=2, gateway=gateway) as runtime:
+            serving = Serving(
+                project=project,
+                directory=directory,
+                runtime=runtime,
+                workflows=Workflows(*workflows),
+                settings=ServeSettings(url="http://127.0.0.1:4000", policy=parse_mode(egress), **settings),
+                clock=clock,
+                ids=RANDOM_IDS,
+            )
+            transport = httpx.ASGITransport(create_app(serving))
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:4000") as http:
+                yield Served(serving, http, project.clients.create("tests"))

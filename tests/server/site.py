@@ -1,0 +1,114 @@
+"""A project that is served by a real server on a port of its own, in the test's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from ssl import SSLContext
+from typing import Any
+
+import httpx
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.definition import Sidecar
+from pdkernel.egress import parse_mode
+from pdkernel.engine.runtime import Runtime
+from pdkernel.execution import Execution
+from pdkernel.model import Workflow
+from pdkernel.project import Project
+from pdkernel.server import ServeSettings, Serving, create_app
+from pdkernel.server.served import SourceWorkflows
+from pdkernel.server.sockets import Server, bind, url_of
+from pdkernel.source import Source
+
+
+@dataclass
+class Site:
+    """
+    What is served.
+
+    Attributes:
+        url: Where.
+        serving: What the handlers are given.
+        http: Calls it.
+        server: Can be told to stop.
+        lines: One for each request.
+    """
+
+    url: str
+    serving: Serving
+    http: httpx.AsyncClient
+    server: Server
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def directory(self) -> LocalDirectory:
+        """Its users and accounts."""
+        assert isinstance(self.serving.directory, LocalDirectory)
+        return self.serving.directory
+
+    def path(self, name: str = "Test") -> str:
+        """`/KEY` of the workflow of that name."""
+        return next(f"/{each.endpoint}" for each in self.serving.workflows.list() if each.source.workflow.name == name)
+
+    def key(self, name: str = "Test") -> str:
+        """Its key."""
+        return self.path(name)[1:]
+
+    def token(self, *scopes: str) -> dict[str, str]:
+        """The header of a client with a token for *scopes*."""
+        project = self.serving.project
+        client = project.clients.create("tests").client
+        return {"Authorization": f"Bearer {project.access_tokens.issue(client.id, scopes or ('*',))}"}
+
+    async def runs(self) -> list[Execution]:
+        """Runs in the journal that have ended, oldest first; waits for those under way."""
+        for _ in range(500):
+            kept = await self.serving.runtime.journal.executions(limit=1000)
+            if all(each.status not in ("executing", "resumed") for each in kept):
+                return kept[::-1]
+            await asyncio.sleep(0.02)
+        raise AssertionError("a run has not ended")
+
+
+@asynccontextmanager
+async def site_of(
+    folder: Path,
+    *workflows: Workflow,
+    sidecar: Sidecar | None = None,
+    tls: SSLContext | None = None,
+    verify: Any = True,
+    **settings: Any,
+) -> AsyncIterator[Site]:
+    """Serve *workflows* in a fresh project in *folder*."""
+    lines: list[str] = []
+    with Project.open(folder / ".pdkernel") as project:
+        directory = LocalDirectory(project)
+        opened = bind("127.0.0.1", 0)
+        url = url_of(opened, "127.0.0.1", tls=tls is not None)
+        async with await Runtime.start(project, directory, size=settings.pop("size", 4)) as runtime:
+            serving = Serving(
+                project=project,
+                directory=directory,
+                runtime=runtime,
+                workflows=SourceWorkflows(
+                    project,
+                    [Source(folder / f"{each.name}.ipynb", "notebook", each, sidecar) for each in workflows],
+                ),
+                settings=ServeSettings(url=settings.pop("url", url), policy=parse_mode("deny"), **settings),
+                clock=project.clock,
+                ids=project.ids,
+                say=lines.append,
+            )
+            server = Server(create_app(serving), tls=tls, on_ready=lambda: None)
+            task = asyncio.ensure_future(server.serve(sockets=[opened]))
+            try:
+                async with httpx.AsyncClient(base_url=url, timeout=60, verify=verify) as http:
+                    yield Site(url, serving, http, server, lines)
+            finally:
+                server.stop()
+                server.force_exit = True
+                await task

@@ -1,0 +1,115 @@
+"""What every request passes: Host, the line in the terminal; who is behind a proxy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from starlette.datastructures import Headers
+
+from pdkernel.egress import parse_mode
+from pdkernel.errors import RequestError
+from pdkernel.server import ServeSettings
+from pdkernel.server.hosts import HostNames
+from pdkernel.server.peers import check_networks, client_ip, is_local
+from tests.builders import a_workflow, python_step
+from tests.server.endpoint.conftest import ECHO
+from tests.server.site import site_of
+
+NAMES = HostNames(ServeSettings(url="https://flows.example.com", policy=parse_mode("deny"), hosts=("box.lan",)))
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "localhost", "LOCALHOST:80", "127.0.0.1:4000", "[::1]:1", "eo1.m.pipedream.net", "flows.example.com", "box.lan:1",
+     "eo1.localhost", "eo1.flows.example.com", "192.168.1.7"],
+)  # fmt: skip
+def test_hosts_that_are_ours(host: str) -> None:
+    """Loopback, addresses, endpoints' own names, the public URL's and the names that were given."""
+    assert NAMES.allows(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil.example", "api.pipedream.com",
+             "m.pipedream.net.evil.example", "1.2.3.4.5"],
+)  # fmt: skip
+def test_hosts_that_are_not(host: str) -> None:
+    """Any other name may have been pointed here by a page's own site."""
+    assert not NAMES.allows(host)
+
+
+async def test_a_foreign_host_is_refused_everywhere(tmp_path: Path) -> None:
+    """No path is answered for another host, and nothing starts."""
+    async with site_of(tmp_path, a_workflow(python_step())) as site:
+        paths = [site.path(), "/-/live", "/-/runs/x", "/v1/oauth/token"]
+        answers = [await site.http.post(path, headers={"host": "evil.example"}) for path in paths]
+        runs = await site.runs()
+
+    assert [answer.status_code for answer in answers] == [421] * 4
+    assert runs == []
+
+
+async def test_lines(tmp_path: Path) -> None:
+    """A request's line has its path, status and run, and neither query values nor tokens."""
+    async with site_of(tmp_path, a_workflow(python_step())) as site:
+        header = {"authorization": "Bearer hidden-token", "x-pd-external-user-id": "ada"}
+        answer = await site.http.post(f"{site.path()}/a?key=hidden-value", headers=header)
+        await site.http.get(f"/v1/connect/tokens/ctok_{'0' * 32}/validate")
+        first, second = site.lines
+
+    assert first.startswith(f"POST {site.path()}/a 200 ")
+    assert f"(ada, development) run {answer.json()['event_id']}" in first
+    assert "hidden" not in first
+    assert "ctok_0" not in second
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "trusted", "expected"),
+    [
+        ("203.0.113.5", "1.1.1.1", (), "203.0.113.5"),
+        ("203.0.113.5", "1.1.1.1", ("10.0.0.0/8",), "203.0.113.5"),
+        ("10.0.0.1", "1.1.1.1", ("10.0.0.0/8",), "1.1.1.1"),
+        ("10.0.0.1", "6.6.6.6, 1.1.1.1", ("10.0.0.0/8",), "1.1.1.1"),
+        ("10.0.0.1", "1.1.1.1, 10.9.9.9", ("10.0.0.0/8",), "1.1.1.1"),
+        ("10.0.0.1", "nonsense", ("10.0.0.0/8",), "10.0.0.1"),
+        ("10.0.0.1", "", ("10.0.0.0/8",), "10.0.0.1"),
+        ("::1", "2001:db8::1", ("::1/128",), "2001:db8::1"),
+    ],
+)
+def test_client_ip(peer: str, forwarded: str, trusted: tuple[str, ...], expected: str) -> None:
+    """An address in X-Forwarded-For counts as far as the hops behind it are trusted."""
+    headers = Headers({"x-forwarded-for": forwarded} if forwarded else {})
+
+    assert client_ip({"type": "http", "client": (peer, 1)}, headers, trusted) == expected
+
+
+async def test_client_ip_and_scheme_of_the_event(tmp_path: Path) -> None:
+    """What a trusted proxy tells is what the workflow sees."""
+    workflow = a_workflow(python_step("echo", ECHO), response="custom")
+    told = {"x-forwarded-for": "198.51.100.7", "x-forwarded-proto": "https"}
+    async with site_of(tmp_path, workflow, trusted_proxies=("127.0.0.0/8",)) as site:
+        event = (await site.http.post(site.path(), headers=told)).json()
+
+    assert event["client_ip"] == "198.51.100.7"
+    assert event["url"].startswith("https://")
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "local"),
+    [
+        ("127.0.0.1", {"host": "localhost:1"}, True),
+        ("::1", {"host": "[::1]:1"}, True),
+        ("127.0.0.1", {"host": "flows.example.com"}, False),
+        ("127.0.0.1", {"host": "localhost", "x-forwarded-for": "1.1.1.1"}, False),
+        ("192.168.1.2", {"host": "localhost"}, False),
+    ],
+)
+def test_is_local(peer: str, headers: dict[str, str], local: bool) -> None:
+    """Only who is on this machine, and not behind a proxy on it."""
+    assert is_local({"type": "http", "client": (peer, 1)}, Headers(headers)) is local
+
+
+def test_networks_are_checked() -> None:
+    """What is no network is refused."""
+    with pytest.raises(RequestError, match="no network"):
+        check_networks(["10.0.0.0/8", "proxy"])

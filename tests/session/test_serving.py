@@ -1,0 +1,103 @@
+"""The draft behind an endpoint, called over HTTP while the session goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from pdkernel.errors import RequestError
+from pdkernel.event import Event
+from pdkernel.execution import Execution
+from pdkernel.session import Session
+
+HEADER = "%%pdworkflow\nname: Draft\ntrigger:\n  type: http\n  response: custom\n"
+
+
+def step(word: str) -> str:
+    """A step that answers *word*."""
+    return f"%%pdstep answer\ndef handler(pd):\n    pd.respond(status=200, body='{word}')\n"
+
+
+def served(session: Session) -> tuple[str, list[Execution], list[str]]:
+    """The draft's URL, its runs as they grow, and the terminal's lines."""
+    runs: list[Execution] = []
+    lines: list[str] = []
+    return session.server.start(on_run=runs.append, say=lines.append), runs, lines
+
+
+def wait_for(what: Callable[[], bool]) -> bool:
+    """Whether *what* becomes true: a line is said just after its answer."""
+    until = time.monotonic() + 5
+    while not what() and time.monotonic() < until:
+        time.sleep(0.01)
+    return what()
+
+
+def test_the_draft_as_it_is_at_each_request(session: Session) -> None:
+    """A cell that is run anew is what the next request gets; one that cannot be read changes nothing."""
+    session.cell_ran(HEADER, cell_id="h")
+    session.cell_ran(step("first"), cell_id="a")
+    url, runs, lines = served(session)
+    answers = [httpx.post(url, timeout=60).text]
+    session.cell_ran(step("second"), cell_id="a")
+    answers.append(httpx.post(url, timeout=60).text)
+
+    assert answers == ["first", "second"]
+    assert {run.status for run in runs} >= {"executing", "success"}
+    assert wait_for(lambda: len(lines) == 2)
+
+
+def test_requests_beside_a_cell_that_runs(session: Session) -> None:
+    """A request is answered while a cell runs."""
+    session.cell_ran(HEADER, cell_id="h")
+    session.cell_ran(step("quick"), cell_id="a")
+    url, _, _ = served(session)
+    httpx.post(url, timeout=60)
+    session.cell_ran("%%pdstep slow\ndef handler(pd):\n    import time\n    time.sleep(3)\n", cell_id="b")
+    session.choose_event(Event.from_body({}))
+    running = session.start(only=frozenset({"slow"}))
+    session.cells_deleted(["b"])
+    began = time.monotonic()
+    answer = httpx.post(url, timeout=60)
+    took = time.monotonic() - began
+
+    assert answer.text == "quick"
+    assert took < 2.5
+    assert running.result().status == "success"
+
+
+def test_a_request_as_the_test_event(session: Session) -> None:
+    """The event of a request becomes the chosen one, with its user, and without its token."""
+    session.cell_ran(HEADER, cell_id="h")
+    session.cell_ran(step("yes"), cell_id="a")
+    url, runs, _ = served(session)
+    with pytest.raises(RequestError, match="No request"):
+        session.server.use()
+    headers = {"authorization": "Bearer hidden-token", "x-pd-external-user-id": "ada"}
+    httpx.post(f"{url}/a", json={"n": 1}, headers=headers, timeout=60)
+    httpx.post(f"{url}/b", json={"n": 2}, timeout=60)
+    session.server.use(runs[0].id)
+
+    assert session.event is not None
+    assert (session.event.data["path"], session.event.data["body"]) == ("/a", {"n": 1})
+    assert session.external_user_id == "ada"
+    assert "hidden-token" not in str(session.event.data)
+
+
+def test_stop(session: Session) -> None:
+    """A stopped server is gone, and can be started again at the same path; twice at once it cannot."""
+    session.cell_ran(step("yes"), cell_id="a")
+    first, _, _ = served(session)
+    with pytest.raises(RequestError, match="served already"):
+        served(session)
+    stopped = [session.server.stop(), session.server.stop()]
+    with pytest.raises(httpx.ConnectError):
+        httpx.post(first)
+    second, _, _ = served(session)
+
+    assert stopped == [True, False]
+    assert first.rpartition("/")[2] == second.rpartition("/")[2]
+    assert httpx.post(second, timeout=60).status_code == 200
