@@ -43,10 +43,12 @@ def check_external_user_id(text: str) -> str:
     Return *text* if it can name an external user.
 
     Raises:
-        RequestError: Blank, or longer than 250 characters.
+        RequestError: Blank, longer than 250 characters, or with characters that no database keeps.
     """
     if not text.strip():
         raise RequestError("An external user's id cannot be blank.", fix="Use the id that your own product gives them.")
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise RequestError("An external user's id cannot hold NUL characters or halves of surrogate pairs.")
     if len(text) > MAX_EXTERNAL_USER_ID:
         raise RequestError(
             f"An external user's id has at most {MAX_EXTERNAL_USER_ID} characters, this one {len(text)}."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.driving import CHECKS, Outcome, table
+from tests.conformance.driving import CHECKS, ERRORS, Outcome, table
 from tests.conformance.sdks import GATE, Sdk
 
 pytestmark = pytest.mark.registry
@@ -31,15 +31,11 @@ def test_sdk(driven: Callable[[Sdk], Mapping[str, Outcome]], sdk: Sdk) -> None:
 
 def test_the_readme_has_the_table() -> None:
     """What the README says of each release is what the test above holds it to."""
-    results = [
-        (
-            sdk,
-            {
-                name: Outcome(None if name in ABSENT.get((sdk.package, sdk.version), set()) else True, "")
-                for name in CHECKS
-            },
-        )
-        for sdk in GATE
-    ]
+    results = [(sdk, {name: _promised(sdk, name) for name in CHECKS}) for sdk in GATE]
 
     assert table(results) in README.read_text(encoding="utf-8")
+
+
+def _promised(sdk: Sdk, name: str) -> Outcome:
+    absent = name in ABSENT.get((sdk.package, sdk.version), set())
+    return Outcome(None if absent else True, "", status_only=name in ERRORS and sdk.drops_bodies)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from pdkernel.connect.apps import check_app
 from pdkernel.errors import RequestError
@@ -20,8 +20,10 @@ from pdkernel.server.api.apps import slug_of
 from pdkernel.server.api.door import ApiError, Call
 from pdkernel.server.api.pages import Page
 from pdkernel.server.api.shapes import account_json
+from pdkernel.server.link import webhooks
 from pdkernel.server.link.connecting import connect_account
 from pdkernel.server.link.tokens import find_token
+from pdkernel.server.oauth.access import bearer_token
 
 
 async def list_accounts(call: Call) -> JSON:
@@ -45,13 +47,14 @@ async def retrieve(call: Call) -> JSON:
     return await _shown(call, await find_account(call, call.path("account_id")))
 
 
-async def create(call: Call) -> JSON:
+async def create(call: Call) -> Response:
     """`POST .../accounts`: connects an account of a key-based app for a Connect token's user."""
     body = await call.body()
-    token = call.token
+    token, text = call.token, bearer_token(call.request.headers.get("authorization")) or ""
     given = body.get("connect_token")
     if token is None or given is not None:
-        token = await call.ask(find_token, call.serving, given) if isinstance(given, str) else None
+        text = given if isinstance(given, str) else ""
+        token = await call.ask(find_token, call.serving, text)
     if token is None:
         raise ApiError(400, "connect_token is missing, not valid here, or has expired.")
     call.check_user(token.external_user_id)
@@ -67,7 +70,8 @@ async def create(call: Call) -> JSON:
     account = await call.ask(
         connect_account, call.serving, token, app=check_app(app), credentials=_credentials(body), name=name
     )
-    return await _shown(call, account)
+    telling = webhooks.telling(call.serving, token, webhooks.connected(token, text, account))
+    return JSONResponse(await _shown(call, account), background=telling)
 
 
 async def delete(call: Call) -> Response:

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Sequence
 from urllib.parse import parse_qsl, urlsplit
 
-from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -83,9 +82,7 @@ def success(serving: Serving, text: str, token: ConnectToken, account: Account, 
         answer = html.done_page(token, account_id=account.id, app=account.app)
     else:
         answer = html.away_page(token, leads, "Your account is connected. Go on.") if after_form else _redirect(leads)
-    if token.terms.webhook_uri is not None:
-        event = webhooks.connected(token, text, account)
-        answer.background = BackgroundTask(webhooks.send, serving, token.terms.webhook_uri, event)
+    answer.background = webhooks.telling(serving, token, webhooks.connected(token, text, account))
     return answer
 
 
@@ -101,9 +98,7 @@ def failure(
         answer = (
             html.away_page(token, leads, "The account was not connected. Go on.") if after_form else _redirect(leads)
         )
-    if token.terms.webhook_uri is not None:
-        event = webhooks.failed(token, text, problem)
-        answer.background = BackgroundTask(webhooks.send, serving, token.terms.webhook_uri, event)
+    answer.background = webhooks.telling(serving, token, webhooks.failed(token, text, problem))
     return answer
 
 

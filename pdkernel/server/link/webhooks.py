@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import httpx
+from starlette.background import BackgroundTask
 
 from pdkernel.clock import RANDOM_IDS, iso
 from pdkernel.identity import Account
@@ -62,6 +63,12 @@ def connected(token: ConnectToken, text: str, account: Account) -> dict[str, Any
 def failed(token: ConnectToken, text: str, error: str) -> dict[str, Any]:
     """The event of an account that could not be connected."""
     return {"event": "CONNECTION_ERROR", **_session(token, text), "error": error}
+
+
+def telling(serving: Serving, token: ConnectToken, event: Mapping[str, Any]) -> BackgroundTask | None:
+    """What tells the token's webhook of *event* once the caller has its answer; None if it has no webhook."""
+    hook = token.terms.webhook_uri
+    return None if hook is None else BackgroundTask(send, serving, hook, event)
 
 
 def _session(token: ConnectToken, text: str) -> dict[str, Any]:

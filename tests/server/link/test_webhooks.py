@@ -123,3 +123,16 @@ async def test_a_dead_back_end_hurts_nobody(
     assert len(site.directory.accounts()) == 1
     assert "did not take CONNECTION_SUCCESS: status 500" in caplog.text
     assert token not in caplog.text
+
+
+async def test_the_api_tells_too(site: Served, back_end: BackEnd) -> None:
+    """An account that the product's own page connects, without ours, is told of in the same way."""
+    made = await make(site, webhook_uri=back_end.url)
+    body = {"app_slug": "slack", "cfmap_json": '{"api_key": "k-0123456789"}', "connect_token": made["token"]}
+
+    answer = await site.call("POST", "/accounts", json=body, params={"external_user_id": "ada"})
+
+    [event] = back_end.events
+    assert answer.status_code == 200
+    assert (event["event"], event["connect_token"]) == ("CONNECTION_SUCCESS", made["token"])
+    assert event["account"]["id"] == answer.json()["id"]
