@@ -30,7 +30,7 @@ class InvokeMagics(Magics):
 
     @no_var_expand
     @magic_arguments()
-    @argument("url", help="the endpoint's URL, as pdkernel serve or the trigger's page shows it")
+    @argument("url", nargs="?", help="the endpoint's URL; without it, the draft's while %%pdserve serves it")
     @argument("--ca-file", metavar="FILE", help="trust this certificate authority, too")
     @argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="seconds to wait")
     @argument("--snippets", action="store_true", help="instead, show programs that make this call")
@@ -45,11 +45,14 @@ class InvokeMagics(Magics):
         """
         chosen = parse_argstring(self.pdinvoke, line)
         session = session_of(self.shell)
+        url = chosen.url or session.server.url
+        if url is None:
+            raise RequestError("Which endpoint?", fix="Name its URL, or serve the draft first: %pdserve")
         ca_file = Path(chosen.ca_file) if chosen.ca_file else None
         if chosen.snippets:
-            _show_snippets(session, chosen.url, run=chosen.run, ca_file=ca_file, timeout_s=chosen.timeout)
+            _show_snippets(session, url, run=chosen.run, ca_file=ca_file, timeout_s=chosen.timeout)
             return
-        got = invoke(_call(session, chosen.url), timeout_s=chosen.timeout, ca_file=ca_file)
+        got = invoke(_call(session, url), timeout_s=chosen.timeout, ca_file=ca_file)
         display(_view(got))
         if got.exit_status:
             raise CellError("Invoke", f"The endpoint answered {got.status} {got.reason}.")
