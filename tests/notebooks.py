@@ -37,7 +37,10 @@ SCRUBBED = (
     (r"(?<=same as )\d\d:\d\d", "<time>"),
     (r"\b\d[\d,]*(\.\d+)? (ms|s|min)\b", "<duration>"),
     (r"(?<=\[pdkernel\] installed ).*(?= in )", "<packages>"),
-    (r"(?<=execution )\w{27}\b", "<id>"),
+    (r"(?:(?<=execution )|(?<=%pdserve use )|(?<=  success  )|(?<=  error  ))\w{27}\b", "<id>"),
+    (r"(?<=127\.0\.0\.1:)\d+", "<port>"),
+    (r"\bapn_(?!Ada|Grace|OpenAI|Postgr)\w{7}\b", "apn_<id>"),
+    (r"\b(ctok_|proj_|eo(?=\w{16}\b))\w+", r"\1<id>"),
     (r" *<duration>(  \|[█ ]+\|)?", " <duration>"),
     (r"\b(margin-left|width):\d+(\.\d+)?%", r"\1:<bar>"),
 )
@@ -56,7 +59,12 @@ def connect_slack(project: Project) -> None:
         )
 
 
-def run(notebook: Path, folder: Path, prepare: Callable[[Project], None] = connect_slack) -> Any:
+def run(
+    notebook: Path,
+    folder: Path,
+    prepare: Callable[[Project], None] = connect_slack,
+    after_cell: Callable[[Any], None] = lambda cell: None,
+) -> Any:
     """
     The *notebook* after all its cells have run, in a copy of its folder.
 
@@ -64,6 +72,7 @@ def run(notebook: Path, folder: Path, prepare: Callable[[Project], None] = conne
         notebook: Its file; `events/` beside it comes along.
         folder: Where the copy is made.
         prepare: Brings what the notebook asks of its project, such as accounts.
+        after_cell: Told each cell that has run, so that it can do what a person does between two cells.
     """
     copied = folder / "work" / notebook.name
     shutil.copytree(
@@ -87,6 +96,7 @@ def run(notebook: Path, folder: Path, prepare: Callable[[Project], None] = conne
             store_widget_state=False,
             record_timing=False,
             timeout=CELL_TIMEOUT_S,
+            on_cell_executed=lambda cell, **_: after_cell(cell),
         )
         client.execute(env=environment, cleanup_kc=True)  # it would leave a manager that it was given running
     for cell in ran.cells:

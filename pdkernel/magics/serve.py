@@ -6,6 +6,7 @@ Knows the line form and the cell's output. Serving is the session's.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections import OrderedDict
@@ -26,6 +27,7 @@ from pdkernel.session import Session, picture
 
 LISTED = 10
 """Requests that are listed; the latest is shown whole."""
+STDERR = 2
 
 
 @magics_class
@@ -40,7 +42,7 @@ class ServeMagics(Magics):
     @line_magic
     @plain_errors
     def pdserve(self, line: str) -> None:
-        """Serve the draft beside the kernel: each request is a run, shown here as it goes."""
+        """Serve the draft beside the kernel: each request is a run, shown here as it goes; `endpoint` names the URL."""
         chosen = parse_argstring(self.pdserve, line)
         session = session_of(self.shell)
         match chosen.what:
@@ -108,7 +110,7 @@ class Requests:
 
     def _picture(self, execution: Execution) -> View:
         with suppress(PdkernelError):  # a draft that cannot be read is said where it is written
-            return picture(self._session, execution)
+            return picture(self._session, execution, requested=True)
         return View(timeline.text(execution), timeline.html(execution))
 
 
@@ -126,15 +128,24 @@ def _use(shell: Any, session: Session, run_id: str | None = None) -> str:
 
 def _start(shell: Any, session: Session, port: int) -> None:
     requests = Requests(session)
-    terminal = sys.__stderr__
+    terminal = _terminal()
 
     def line(text: str) -> None:
-        if terminal is not None:
-            terminal.write(f"{text}\n")
-            terminal.flush()
+        with suppress(OSError):  # the terminal may be closed by now
+            os.write(terminal, f"{text}\n".encode())
 
-    requests.show(session.server.start(port=port, on_run=requests.update, say=line))
+    url = session.server.start(port=port, on_run=requests.update, say=line)
+    shell.user_ns["endpoint"] = url
+    requests.show(url)
     if getattr(shell, "kernel", None) is not None:
         from pdkernel.widgets.use_request import UseRequest
 
         display(UseRequest(lambda: _use(shell, session)))
+
+
+def _terminal() -> int:
+    """The descriptor of the terminal: ipykernel shows what is written to the usual one in whichever cell runs."""
+    try:
+        return sys.stderr.fileno()  # ipykernel's gives the one that it does not show
+    except (AttributeError, OSError):
+        return STDERR

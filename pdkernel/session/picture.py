@@ -15,7 +15,9 @@ from pdkernel.render.view import View
 from pdkernel.session.session import Session
 
 
-def picture(session: Session, execution: Execution, *, only: Collection[str] | None = None) -> View:
+def picture(
+    session: Session, execution: Execution, *, only: Collection[str] | None = None, requested: bool = False
+) -> View:
     """
     The timeline of *execution*.
 
@@ -23,14 +25,16 @@ def picture(session: Session, execution: Execution, *, only: Collection[str] | N
         session: Whose run it is.
         execution: Finished or not.
         only: Steps to show; the response is then left out. None shows the whole run.
+        requested: Whether a request to the draft's endpoint began it: its event is not the chosen one, and what it
+            did is no cell's last result, which could be stale.
     """
     workflow = session.workflow
     finished = execution.finished_at is not None
-    stale = session.stale_in(execution) if finished else ()
+    stale = session.stale_in(execution) if finished and not requested else ()
     languages: dict[str, timeline.Kind] = {
         step.name: "action" if step.uses else step.language for step in workflow.steps
     }
-    name = session.event_name
+    name = None if requested else session.event_name
     responds = only is None and workflow.trigger.type == "http"
     if only is not None:
         execution = replace(execution, steps=tuple(step for step in execution.steps if step.name in only))

@@ -7,11 +7,13 @@ Knows what it is given to do. Its line form is `%pdserve use`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import ipywidgets as ipw
+from IPython.display import display
 
 from pdkernel.errors import PdkernelError
-from pdkernel.widgets.parts import say
+from pdkernel.widgets.parts import copy_html, say
 
 USE = "Use the latest request as the test event"
 
@@ -36,3 +38,10 @@ class UseRequest(ipw.VBox):
             say(self._said, f"The test event is now {self._act()}.")
         except PdkernelError as error:
             say(self._said, str(error))
+
+    def _ipython_display_(self, **_: Any) -> None:
+        # without a kernel the button cannot be pressed: a reader sees the line that does the same
+        line = "%pdserve use"
+        bundle = super()._repr_mimebundle_()
+        readable = {"text/plain": f"{USE}: {line}", "text/html": f"<small>{USE}: {copy_html(line)}</small>"}
+        display({**bundle, **readable}, raw=True)

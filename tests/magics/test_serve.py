@@ -36,6 +36,16 @@ def test_serve_use_and_stop(notebook: Notebook, run: Run) -> None:
     assert "is not served" in run("%pdserve stop")
 
 
+def test_python_cells_know_the_url(notebook: Notebook, run: Run) -> None:
+    """A plain cell can call what is served by the name `endpoint`."""
+    run(ANSWER)
+    url = url_in(run("%pdserve"))
+
+    assert run("print(endpoint)").strip() == url
+
+    run("%pdserve stop")
+
+
 def test_unknown_word(notebook: Notebook, run: Run) -> None:
     """Another word is refused with those that there are."""
     assert "%pdserve stop" in run("%pdserve sometimes")
