@@ -6,6 +6,7 @@ Knows the options and what of the answer is shown. The request is `pdkernel.invo
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from pdkernel.cli.app import State, command, json_option, option, print_json
 @option("--token-url", metavar="URL", help="Where the client gets its tokens; default: at the endpoint's own origin.")
 @option("--ca-file", metavar="FILE", type=click.Path(path_type=Path), help="Trust this certificate authority, too.")
 @option("--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds to wait.")
+@click.option("--snippets", is_flag=True, help="Instead, print programs that make this call: curl, Python, TypeScript.")
+@click.option("--run", "run_them", is_flag=True, help="With --snippets: run each, and tick those that succeed.")
 @json_option
-def invoke(_: State, url: str, as_json: bool, **chosen: Any) -> int:
+def invoke(state: State, url: str, as_json: bool, **chosen: Any) -> int:
     """
     Call the endpoint at URL once, and show its answer.
 
@@ -37,7 +40,10 @@ def invoke(_: State, url: str, as_json: bool, **chosen: Any) -> int:
     """
     from pdkernel.invoke import invoke as send
 
-    answer = send(_call(url, chosen), timeout_s=chosen["timeout"], ca_file=chosen["ca_file"])
+    call = _call(url, chosen)
+    if chosen["snippets"]:
+        return _snippets(state, call, chosen, as_json=as_json)
+    answer = send(call, timeout_s=chosen["timeout"], ca_file=chosen["ca_file"])
     if as_json:
         print_json(answer.to_json())
     else:
@@ -45,6 +51,48 @@ def invoke(_: State, url: str, as_json: bool, **chosen: Any) -> int:
 
         click.echo(text(answer.status, answer.reason, answer.shown_headers, answer.body, answer.duration_ms), nl=False)
     return answer.exit_status
+
+
+def _snippets(state: State, call: Any, chosen: dict[str, Any], *, as_json: bool) -> int:
+    from pdkernel.errors import RequestError
+    from pdkernel.render.snippets import snippets, text
+    from pdkernel.session.snippets import invocation
+
+    if call.external_user_id is None:
+        raise RequestError("Snippets invoke a workflow for an external user.", fix="Name one: --external-user ID")
+    project = state.project()
+    does = invocation(
+        call.url,
+        external_user_id=call.external_user_id,
+        environment=call.environment,
+        project_id=state.directory().project_id,
+        body=call.body,
+    )
+    made = snippets(does)
+    if chosen["run_them"]:
+        made = asyncio.run(_run(project, made, does, call.client, chosen))
+    if as_json:
+        print_json([{"kind": e.kind, "code": e.code, "works": e.works, "said": e.said} for e in made])
+    else:
+        click.echo(text(made), nl=False)
+    return 1 if any(each.works is False for each in made) else 0
+
+
+async def _run(project: Any, made: Any, does: Any, client: Any, chosen: dict[str, Any]) -> Any:
+    from contextlib import nullcontext
+
+    from pdkernel.session.snippets import SnippetRunner, client_of_its_own
+
+    with nullcontext((client.id, client.secret)) if client else client_of_its_own(project) as (client_id, secret):
+        runner = SnippetRunner(
+            project.folder / "packages" / "snippets",
+            client_id,
+            secret,
+            ca_file=chosen["ca_file"],
+            timeout_s=chosen["timeout"],
+            progress=lambda line: click.echo(line, err=True),
+        )
+        return await runner.run(made, does)
 
 
 def _call(url: str, chosen: dict[str, Any]) -> Any:

@@ -64,7 +64,9 @@ async def _serve(state: State, paths: tuple[Path, ...], chosen: dict[str, Any], 
     workflows = SourceWorkflows(project, sources_of(paths, Path.cwd()))
     served = workflows.list()
     check_tokens(served)
-    warnings = [*check_exposure(chosen["host"], served, project), *other_triggers(served)]
+    pipedream = _pipedream(project)
+    exposed = check_exposure(chosen["host"], served, project, real=pipedream is not None)
+    warnings = [*exposed, *other_triggers(served)]
     public = _public(chosen["public_url"])
     opened = bind(chosen["host"], chosen["port"])
     try:
@@ -75,7 +77,6 @@ async def _serve(state: State, paths: tuple[Path, ...], chosen: dict[str, Any], 
             hosts = list(dict.fromkeys(["localhost", "127.0.0.1", "::1", *_named(chosen["host"], url)]))
             context, ca, bundle = tls_context(project.folder / "egress", hosts, os.environ)
             said = [f"export NODE_EXTRA_CA_CERTS={ca}    # Node.js", f"export SSL_CERT_FILE={bundle}    # Python"]
-        pipedream = _pipedream(project)
         runtime = await _runtime(project, state.directory(), chosen["guests"])
         try:
             serving = _serving(state, runtime, workflows, settings, pipedream)

@@ -36,7 +36,7 @@ from pdkernel.engine.run_state import RunState, unwritable
 from pdkernel.engine.step_run import StepRuns
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution, Status
-from pdkernel.hosts import Hosts, RunSetup
+from pdkernel.hosts import Hosts, RunGuests, RunSetup
 from pdkernel.identity import Directory
 from pdkernel.model import JSON
 from pdkernel.project import StoreTable
@@ -87,7 +87,8 @@ class Interpreter:
         self._files = files
         self._mail = mail
         self._checks = Checks()
-        self._turns = StepRuns(Attempts(clock=clock, stores=stores, run_other=self._execute), clock)
+        attempts = Attempts(clock=clock, stores=stores, run_other=self._execute)
+        self._turns = StepRuns(attempts, clock, open_again=lambda run: self._open(run.request, run.setup))
 
     async def run(self, request: RunRequest) -> Execution:
         """
@@ -147,8 +148,8 @@ class Interpreter:
         except OSError as fault:
             raise unwritable(fault) from None
         setup = self._setup(request, record, scratch, ready)
-        # a run that a step waits for has that step's place
-        guests = await self._hosts.open(setup, waits=request.depth == 0)
+        guests = await self._open(request, setup)
+        run: RunState | None = None
         try:
             resolution = await self._resolve(request, await app_props(request, guests, actions))
             if resolution.secrets:
@@ -167,7 +168,11 @@ class Interpreter:
                 await self._deliver(run)
             record.end(status)
         finally:
-            await asyncio.shield(guests.release())
+            await asyncio.shield((guests if run is None else run.guests).release())
+
+    async def _open(self, request: RunRequest, setup: RunSetup) -> RunGuests:
+        # a run that a step waits for has that step's place
+        return await self._hosts.open(setup, waits=request.depth == 0)
 
     def _setup(self, request: RunRequest, record: RunRecord, scratch: Path, ready: Ready) -> RunSetup:
         return RunSetup(

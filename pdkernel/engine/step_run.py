@@ -6,13 +6,15 @@ Knows when a step's turn ends the run. What one attempt takes is for `attempt` t
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from pdkernel.clock import Clock
 from pdkernel.engine.attempt import Attempts
 from pdkernel.engine.pauses import Again, Verdict, judge
 from pdkernel.engine.record import as_object
 from pdkernel.engine.run_state import RunState
 from pdkernel.execution import Status, StepResult
-from pdkernel.hosts import Pause
+from pdkernel.hosts import Pause, RunGuests
 from pdkernel.model import Step
 
 
@@ -23,11 +25,15 @@ class StepRuns:
     Args:
         attempts: Runs a step once.
         clock: What pauses are waited for by.
+        open_again: Gives a run a place and processes anew, when it may go on.
     """
 
-    def __init__(self, attempts: Attempts, clock: Clock) -> None:
+    def __init__(
+        self, attempts: Attempts, clock: Clock, *, open_again: Callable[[RunState], Awaitable[RunGuests]]
+    ) -> None:
         self._attempts = attempts
         self._clock = clock
+        self._open_again = open_again
 
     async def take(self, run: RunState, step: Step) -> Status | None:
         """Do what *step*'s turn asks for; a status says that the run ends here."""
@@ -74,7 +80,9 @@ class StepRuns:
         if verdict.seconds <= 0:
             return
         run.record.become("paused")
+        await run.guests.release()  # a run that waits keeps no other from running
         await self._clock.sleep(verdict.seconds)
+        run.guests = await self._open_again(run)
         run.record.become("resumed")
 
     def _park(self, run: RunState, step: Step, result: StepResult, pause: Pause, verdict: Verdict) -> Status:

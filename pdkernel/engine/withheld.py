@@ -22,6 +22,7 @@ def fill(account: Account, credentials: Credentials) -> tuple[Credentials, Mappi
     """
     if not isinstance(credentials, WithheldCredentials):
         return credentials, {}
+    # parity[withheld-credentials]: on the platform a step has the account's credentials
     words = {name: f"withheld-{secrets.token_hex(16)}" for name in credentials.names}
     refs = {credential_ref(account, name): credentials.proxy for name in words}
     return Credentials({**credentials, **words}), refs

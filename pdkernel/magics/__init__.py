@@ -23,12 +23,13 @@ def register(ip: Any) -> None:
         return
     from pdkernel.magics.actions import ActionMagics
     from pdkernel.magics.choices import ChoiceMagics
+    from pdkernel.magics.invoking import InvokeMagics
     from pdkernel.magics.runs import RunMagics
     from pdkernel.magics.serve import ServeMagics
     from pdkernel.magics.steps import StepMagics
     from pdkernel.magics.stores import StoreMagics
 
-    for magics in (StepMagics, ChoiceMagics, RunMagics, StoreMagics, ActionMagics, ServeMagics):
+    for magics in (StepMagics, ChoiceMagics, RunMagics, StoreMagics, ActionMagics, ServeMagics, InvokeMagics):
         ip.register_magics(magics)
     # Before IPython's own clean-up, which empties lines of blanks and strips prompts inside a step's code.
     ip.input_transformers_cleanup.insert(0, Lift(CELL_TEXTS))

@@ -9,6 +9,7 @@ request (keys, clients, revocations) is remembered for `FRESH_S` seconds. Who ma
 from __future__ import annotations
 
 import base64
+import hashlib
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,9 @@ LIFE_S = 3600
 
 FRESH_S = 5.0
 """Seconds for which a token may still pass after another process has revoked it."""
+
+_MOST_READ = 1000
+"""Tokens whose signature is not checked again; by their SHA-256, so that no token is held."""
 
 _ALGORITHM = "EdDSA"
 _AUDIENCE = "api"
@@ -88,6 +92,7 @@ class AccessTokens:
         self._clock = clock
         self._project_id = project_id
         self._known: _Known | None = None
+        self._read: dict[bytes, AccessToken] = {}
         self._lock = threading.Lock()
 
     def issue(self, client_id: str, scopes: Sequence[str]) -> str:
@@ -110,6 +115,19 @@ class AccessTokens:
     def read(self, token: str) -> AccessToken | None:
         """What *token* says, or None if it is not ours, has expired, was revoked, or its client was removed."""
         known = self._recent()
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        found = self._read.get(digest) or self._verified(token, known)
+        if found is None or found.expires <= self._clock.now().timestamp():
+            return None
+        if len(self._read) >= _MOST_READ:
+            self._read.clear()
+        self._read[digest] = found
+        if found.client_id not in known.clients:
+            known = self._refresh()  # another process may have just made the client
+        return found if found.client_id in known.clients and found.id not in known.revoked else None
+
+    def _verified(self, token: str, known: _Known) -> AccessToken | None:
+        """What *token* says, if one of our keys has signed it."""
         try:
             name = str(jwt.get_unverified_header(token).get("kid"))
             if name not in known.keys:
@@ -123,12 +141,6 @@ class AccessTokens:
                 options=_OPTIONS,
             )
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
-            return None
-        if claims["exp"] <= self._clock.now().timestamp():
-            return None
-        if claims["sub"] not in known.clients:
-            known = self._refresh()
-        if claims["sub"] not in known.clients or claims["jti"] in known.revoked:
             return None
         return AccessToken(claims["jti"], claims["sub"], tuple(claims["scope"]), claims["exp"])
 

@@ -25,9 +25,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_exposure(host: str, workflows: Sequence[ServedWorkflow], project: Project) -> list[str]:
+def check_exposure(
+    host: str, workflows: Sequence[ServedWorkflow], project: Project, *, real: bool = False
+) -> list[str]:
     """
     What is to be said of serving *workflows* at the address *host*, as sentences.
+
+    Args:
+        host: Where the server listens.
+        workflows: What is served.
+        project: Whose clients may call.
+        real: Whether clients of a real project at Pipedream may, too.
 
     Raises:
         RequestError: More people can reach it than may be asked to behave.
@@ -52,7 +60,7 @@ def check_exposure(host: str, workflows: Sequence[ServedWorkflow], project: Proj
             f"--host {host} lets other machines call, and anybody could start {names}: the trigger asks for no auth.",
             fix="Write `auth: oauth`, or `auth: bearer` and `token_env: NAME`, in the workflow's trigger.",
         )
-    if not project.clients.list():
+    if not real and not project.clients.list():
         raise RequestError(
             f"--host {host} lets other machines call, and there is no OAuth client that may.",
             fix="Make one: pdkernel clients create",

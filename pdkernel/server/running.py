@@ -49,7 +49,7 @@ class Runs:
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        self._tasks: set[asyncio.Task[Execution]] = set()
+        self._tasks: dict[str, asyncio.Task[Execution]] = {}
 
     @property
     def full(self) -> bool:
@@ -88,9 +88,10 @@ class Runs:
             on_change=on_change,
         )
         assert made.run_ids is not None
+        run_id = made.run_ids[0]
 
         def ended(task: asyncio.Task[Execution]) -> None:
-            self._tasks.discard(task)
+            self._tasks.pop(run_id, None)
             fault = None if task.cancelled() else task.exception()
             if fault is not None:
                 _LOG.error("A run could not be kept: %s", type(fault).__name__, exc_info=fault)
@@ -98,15 +99,24 @@ class Runs:
             settle(answer, responded[0] if responded else None)
 
         task = loop.create_task(self._serving.runtime.run(made))
-        self._tasks.add(task)
+        self._tasks[run_id] = task
         task.add_done_callback(ended)
-        return Started(made.run_ids[0], made, accepted, answer, task)
+        return Started(run_id, made, accepted, answer, task)
+
+    async def cancel(self, run_id: str) -> bool:
+        """End the run of that id, with its record; False if none of that id is under way."""
+        task = self._tasks.get(run_id)
+        if task is None:
+            return False
+        task.cancel()
+        await asyncio.wait([task])
+        return True
 
     async def close(self, grace_s: float) -> None:
         """Let what is under way end within *grace_s* seconds, and cancel the rest; each has its record then."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=grace_s)
-        rest = list(self._tasks)
+            await asyncio.wait(self._tasks.values(), timeout=grace_s)
+        rest = list(self._tasks.values())
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)

@@ -1,5 +1,5 @@
 """
-Pages of the server itself: a run, and whether we are alive and ready.
+Pages of the server itself: a run, its end by `cancel_url`, and whether we are alive and ready.
 
 Knows who may see a run: this machine, and whoever has the admin token. How a run looks is `render`'s.
 """
@@ -35,6 +35,8 @@ def routes() -> list[BaseRoute]:
         Route("/-/live", live, methods=["GET"]),
         Route("/-/ready", ready, methods=["GET"]),
         Route("/-/runs/{run_id}", run_page, methods=["GET"]),
+        Route("/cancel/{run_id}/{step}", cancel, methods=["GET", "POST"]),
+        Route("/resume/{run_id}/{step}", resume, methods=["GET", "POST"]),
     ]
 
 
@@ -74,6 +76,22 @@ async def run_page(request: Request) -> Response:
         f"<body>{timeline.html(execution)}</body></html>"
     )
     return HTMLResponse(page, headers=_HEADERS)
+
+
+async def cancel(request: Request) -> Response:
+    """A step's `cancel_url`: the run ends as cancelled. Whoever was given the URL may call it."""
+    found = await request.app.state.runs.cancel(request.path_params["run_id"])
+    text = "The run is cancelled.\n" if found else "There is no such run under way.\n"
+    return PlainTextResponse(text, status_code=200 if found else 404, headers=_HEADERS)
+
+
+async def resume(_: Request) -> Response:
+    """A step's `resume_url`: not in this version."""
+    return PlainTextResponse(
+        "This version of pdkernel does not resume runs; a delay goes on by itself when its time is over.\n",
+        status_code=501,
+        headers=_HEADERS,
+    )
 
 
 def _is_admin(serving: Serving, authorization: str) -> bool:

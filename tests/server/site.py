@@ -68,7 +68,7 @@ class Site:
         """Runs in the journal that have ended, oldest first; waits for those under way."""
         for _ in range(500):
             kept = await self.serving.runtime.journal.executions(limit=1000)
-            if all(each.status not in ("executing", "resumed") for each in kept):
+            if all(each.finished_at is not None for each in kept):
                 return kept[::-1]
             await asyncio.sleep(0.02)
         raise AssertionError("a run has not ended")

@@ -89,3 +89,20 @@ async def test_stop_at_once_cancels_with_a_record(tmp_path: Path) -> None:
         (run,) = await site.runs()
 
     assert run.status == "cancelled"
+
+
+async def test_cancel_url(tmp_path: Path) -> None:
+    """Whoever has a suspended step's cancel_url can end the run; resuming says that it is not there."""
+    workflow = a_workflow(
+        python_step("waits", "pd.respond(status=200, body=pd.flow.suspend(60000), immediate=True)"), response="custom"
+    )
+    async with site_of(tmp_path, workflow) as site:
+        urls = (await site.http.post(site.path())).json()
+        resumed = await site.http.post(urls["resume_url"])
+        cancelled = [(await site.http.get(urls["cancel_url"])).status_code for _ in range(2)]
+        (run,) = await site.runs()
+
+    assert urls["cancel_url"].startswith(site.url)
+    assert resumed.status_code == 501
+    assert cancelled == [200, 404]
+    assert run.status == "cancelled"

@@ -2,6 +2,7 @@
 Connect's routes: users, accounts, apps, components, deployed triggers, the proxy.
 
     door          whose request it is; errors
+    browsers      which web pages may call
     pages rates   lists in pages; the platform's rate limits, where they are switched on
     shapes        users, accounts and apps as JSON
     accounts users apps projects     routes of those names

@@ -19,6 +19,7 @@ from pdkernel.errors import EndUserError, PdkernelError, ProductionPlanError, Re
 from pdkernel.identity import Environment, check_external_user_id, parse_environment
 from pdkernel.model import JSON
 from pdkernel.project import ConnectToken
+from pdkernel.server.api.browsers import may_use, open_to
 from pdkernel.server.api.rates import Bucket, Rates, Throttled
 from pdkernel.server.link.tokens import find_token
 from pdkernel.server.oauth.access import Unauthorized, authorize, bearer_token
@@ -117,6 +118,14 @@ class Call:
         if self.token is not None and user != self.token.external_user_id:
             raise ApiError(403, "This Connect token is another external user's.")
 
+    def check(self, scope: str | None) -> None:
+        """Raise `ApiError` if the token is not good for *scope*, or the path names another project."""
+        if scope is not None and not covers(self.scopes, scope):
+            raise ApiError(403, f"The access token is not good for {scope}.")
+        project, ours = self.request.path_params.get("project_id"), self.serving.directory.project_id
+        if project is not None and project != ours:
+            raise ApiError(404, f"There is no project {project[:40]!r} here; it is {ours}.")
+
     async def ask(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call something that may wait for a database or the network."""
         return await asyncio.to_thread(function, *args, **kwargs)
@@ -140,22 +149,26 @@ def door(handler: Handler, *, scope: str | None, backend: bool, rates: Rates, bu
 
     async def endpoint(request: Request) -> Response:
         serving: Serving = request.app.state.serving
+        page = None
+        answer: Response | JSON
         try:
-            call = await _admit(request, serving, scope, backend=backend)
+            call = await _admit(request, serving, backend=backend)
+            page = request.headers.get("origin") if call.token is not None else None
+            call.check(scope)
             if bucket is not None and serving.settings.rate_limits:
                 rates.count(bucket, serving.clock)
             answer = await handler(call)
         except Unauthorized as refused:
-            return _error(401, str(refused), {"WWW-Authenticate": 'Bearer realm="pdkernel"'})
+            answer = _error(401, str(refused), {"WWW-Authenticate": 'Bearer realm="pdkernel"'})
         except Throttled as refused:
-            return _error(429, "Throttled", refused.headers)
+            answer = _error(429, "Throttled", refused.headers)
         except ApiError as refused:
-            return _error(refused.status, str(refused))
+            answer = _error(refused.status, str(refused))
         except PdkernelError as fault:
-            return _error(status_of(fault), said(fault))
+            answer = _error(status_of(fault), said(fault))
         except ClientDisconnect:
-            return Response(status_code=400)
-        return answer if isinstance(answer, Response) else JSONResponse(answer)
+            answer = Response(status_code=400)
+        return open_to(answer if isinstance(answer, Response) else JSONResponse(answer), page)
 
     return endpoint
 
@@ -191,7 +204,7 @@ def said(fault: PdkernelError) -> str:
     return fault.message if isinstance(fault, EndUserError) else str(fault)
 
 
-async def _admit(request: Request, serving: Serving, scope: str | None, *, backend: bool) -> Call:
+async def _admit(request: Request, serving: Serving, *, backend: bool) -> Call:
     header = request.headers.get("authorization")
     bearer = bearer_token(header)
     if bearer is not None and bearer.startswith(CONNECT_TOKEN):
@@ -200,16 +213,13 @@ async def _admit(request: Request, serving: Serving, scope: str | None, *, backe
             raise Unauthorized("The Connect token is not valid here or has expired.")
         if backend:
             raise ApiError(403, _BACKEND_ONLY)
+        if not may_use(found, request.headers.get("origin")):
+            raise ApiError(403, "Pages of this origin may not use the Connect token: see allowed_origins.")
         call = Call(request, serving, found.environment, tuple((found.terms.scope or "connect:*").split()), found)
     else:
         caller = authorize(serving, header)
         environment = parse_environment(request.headers.get("x-pd-environment"))
         call = Call(request, serving, environment, caller.scopes)
-    if scope is not None and not covers(call.scopes, scope):
-        raise ApiError(403, f"The access token is not good for {scope}.")
-    project = request.path_params.get("project_id")
-    if project is not None and project != serving.directory.project_id:
-        raise ApiError(404, f"There is no project {project[:40]!r} here; it is {serving.directory.project_id}.")
     return call
 
 

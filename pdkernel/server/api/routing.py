@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from pdkernel.actions.component import Kind
 from pdkernel.server.api import accounts, actions, apps, components, deployed, projects, proxy, triggers, users
+from pdkernel.server.api.browsers import preflight
 from pdkernel.server.api.door import Endpoint, Handler, door
 from pdkernel.server.api.rates import Bucket, Rates
 
@@ -136,7 +137,7 @@ _DEPLOYED = (
     ),
 )
 
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _UNSERVED = (
     ("webhook", "/webhook{rest:path}"),
     ("oauth_apps", "/oauth_apps{rest:path}"),
@@ -151,7 +152,10 @@ def routes() -> list[BaseRoute]:
     """This room's routes; handlers find `Serving` in `request.app.state.serving`."""
     rates = Rates()
     entries = (*_PROJECTS, *_APPS, *_ACCOUNTS, *_RUNS, *_DEPLOYED, *_COMPONENTS)
-    return [route for entry in entries for route in entry.routes(rates)]
+    asked_first = [
+        Route(path, preflight, methods=["OPTIONS"]) for path in ("/v1/connect/{rest:path}", "/v1/apps{rest:path}")
+    ]
+    return [*asked_first, *(route for entry in entries for route in entry.routes(rates))]
 
 
 def unserved() -> list[BaseRoute]:

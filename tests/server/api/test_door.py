@@ -98,3 +98,30 @@ async def test_rate_limits_are_a_switch(tmp_path: Any) -> None:
         site.serving.clock.move(301)  # type: ignore[attr-defined]
         assert (await site.call("GET", "/accounts/apn_1")).status_code == 404
         assert (await other.call("GET", "/accounts/apn_1")).status_code == 404
+
+
+async def test_a_page_uses_its_token(site: Served) -> None:
+    """A page of an origin that the token names may call, and its browser may read the answer, an error as well."""
+    page = {"Origin": "https://product.example"}
+    right = await token_for(site, "https://product.example/")
+    other = await token_for(site, "https://elsewhere.example")
+    path = f"/v1/connect/{site.project.project_id}/accounts"
+
+    asked = await site.http.options(path, headers={**page, "Access-Control-Request-Headers": "x-pd-environment"})
+    read = await site.http.get(path, headers={**page, "Authorization": f"Bearer {right}"})
+    missing = await site.http.get(f"{path}/apn_1", headers={**page, "Authorization": f"Bearer {right}"})
+    refused = await site.http.get(path, headers={**page, "Authorization": f"Bearer {other}"})
+    backend = await site.call("GET", "/accounts", headers=page)
+
+    assert (asked.status_code, asked.headers["access-control-allow-headers"]) == (204, "x-pd-environment")
+    assert (read.status_code, missing.status_code, refused.status_code) == (200, 404, 403)
+    assert read.headers["access-control-allow-origin"] == "https://product.example"
+    assert missing.headers["access-control-allow-origin"] == "https://product.example"
+    assert "access-control-allow-origin" not in refused.headers
+    assert "access-control-allow-origin" not in backend.headers
+
+
+async def token_for(site: Served, origin: str) -> str:
+    """A Connect token of ada's for pages of that origin."""
+    made = await site.call("POST", "/tokens", json={"external_user_id": "ada", "allowed_origins": [origin]})
+    return str(made.json()["token"])

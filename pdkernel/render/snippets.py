@@ -1,0 +1,223 @@
+"""
+Programs that invoke a workflow for an external user: curl, Python, TypeScript with the official SDK 1.x and 3.x.
+
+Knows the languages' quoting and the SDKs' options. Pure: whether one works is found out by running it (`session.snippets`).
+A client's id and secret are read from the environment by each program, and stand in none.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pdkernel.model import JSON
+from pdkernel.render.markup import VIEW, code_block, folded, join, lines, pill, printable, quiet, tag
+
+Kind = Literal["curl", "python", "typescript-1", "typescript-3"]
+PIPEDREAM = "https://api.pipedream.com"
+CLIENT_ID, CLIENT_SECRET = "PIPEDREAM_CLIENT_ID", "PIPEDREAM_CLIENT_SECRET"  # variables' names
+SDK_VERSIONS = {"typescript-1": "1.8.0", "typescript-3": "3.1.6"}
+"""The releases of `@pipedream/sdk` that the TypeScript snippets were written for."""
+
+_TITLES: dict[Kind, str] = {
+    "curl": "curl",
+    "python": "Python",
+    "typescript-1": "TypeScript, @pipedream/sdk 1.x",
+    "typescript-3": "TypeScript, @pipedream/sdk 3.x",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """
+    What a snippet does.
+
+    Attributes:
+        url: The endpoint's URL.
+        external_user_id: On whose behalf.
+        environment: Theirs.
+        project_id: The Connect project's.
+        body: Sent as JSON.
+        api: Where tokens are had: `https://api.pipedream.com`, or the address of `pdkernel serve`.
+    """
+
+    url: str
+    external_user_id: str
+    environment: str
+    project_id: str
+    body: JSON
+    api: str = PIPEDREAM
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """
+    A program, and what is known of it.
+
+    Attributes:
+        kind: Which.
+        code: Its text.
+        works: Whether it was run and succeeded; None where it was not run.
+        said: Why it was not run or did not succeed.
+    """
+
+    kind: Kind
+    code: str
+    works: bool | None = None
+    said: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it is called, with a tick only if it was run and succeeded."""
+        mark = "✓ " if self.works else "✗ " if self.works is False else ""
+        return f"{mark}{_TITLES[self.kind]}"
+
+
+def snippets(call: Invocation) -> tuple[Snippet, ...]:
+    """The programs that make *call*; none was run."""
+    return (
+        Snippet("curl", _curl(call)),
+        Snippet("python", _python(call)),
+        Snippet("typescript-1", _typescript_1(call)),
+        Snippet("typescript-3", _typescript_3(call)),
+    )
+
+
+def text(made: tuple[Snippet, ...]) -> str:
+    """The programs one after the other."""
+    parts = [f"── {each.title}{f': {each.said}' if each.said else ''}\n{each.code}" for each in made]
+    return printable("\n".join(parts))
+
+
+def html(made: tuple[Snippet, ...]) -> str:
+    """The programs, each folded away under its name."""
+    tones = {True: pill("✓ was run", "good"), False: pill("✗ failed", "bad"), None: quiet("not run")}
+    parts = []
+    for each in made:
+        head = join([tag("strong", _TITLES[each.kind], style="margin-right:8px"), tones[each.works]])
+        said = [quiet(each.said)] if each.said else []
+        parts.append(folded(join([head, *said]), code_block(each.code)))
+    return tag("div", lines(parts), style=VIEW, class_="pd-view pd-snippets")
+
+
+def _curl(call: Invocation) -> str:
+    body = shlex.quote(json.dumps(call.body))
+    return f"""\
+set -euo pipefail
+token=$(curl -fsS {shlex.quote(f"{call.api}/v1/oauth/token")} \\
+  -H 'Content-Type: application/json' \\
+  -d @- <<JSON | sed -E 's/.*"access_token" *: *"([^"]+)".*/\\1/'
+{{"grant_type":"client_credentials","client_id":"${CLIENT_ID}","client_secret":"${CLIENT_SECRET}"}}
+JSON
+)
+
+curl -fsS -X POST {shlex.quote(call.url)} \\
+  -H "Authorization: Bearer $token" \\
+  -H 'Content-Type: application/json' \\
+  -H {shlex.quote(f"X-PD-External-User-ID: {call.external_user_id}")} \\
+  -H {shlex.quote(f"X-PD-Environment: {call.environment}")} \\
+  --data-binary {body}
+"""
+
+
+def _python(call: Invocation) -> str:
+    base = "" if call.api == PIPEDREAM else f"    base_url={call.api!r},\n"
+    return f"""\
+import os
+
+import httpx
+from pipedream import Pipedream
+
+pd = Pipedream(
+{base}    project_id={call.project_id!r},
+    project_environment={call.environment!r},
+    client_id=os.environ["{CLIENT_ID}"],
+    client_secret=os.environ["{CLIENT_SECRET}"],
+)
+# not pd.workflows.invoke_for_external_user: releases since 1.1.12 call a wrong URL, and send the body as a form
+answer = httpx.post(
+    {call.url!r},
+    headers={{
+        "Authorization": f"Bearer {{pd.raw_access_token}}",
+        "X-PD-External-User-ID": {call.external_user_id!r},
+        "X-PD-Environment": {call.environment!r},
+    }},
+    json={_python_value(call.body)},
+    timeout=60,
+)
+answer.raise_for_status()
+print(answer.text)
+"""
+
+
+def _typescript_1(call: Invocation) -> str:
+    local = ""
+    if call.api != PIPEDREAM:
+        host = urlsplit(call.url).hostname or ""
+        local = f"  apiHost: {_js(urlsplit(call.api).netloc)},\n  workflowDomain: {_js(host)},\n"
+    return f"""\
+import {{ createBackendClient, HTTPAuthType }} from "@pipedream/sdk/server";
+
+const pd = createBackendClient({{
+{local}  environment: {_js(call.environment)},
+  projectId: {_js(call.project_id)},
+  credentials: {{
+    clientId: process.env.{CLIENT_ID} ?? "",
+    clientSecret: process.env.{CLIENT_SECRET} ?? "",
+  }},
+}});
+
+const answer = await pd.invokeWorkflowForExternalUser(
+  {_js(call.url)},
+  {_js(call.external_user_id)},
+  {{
+    method: "POST",
+    body: {_js(call.body, indent=4)},
+  }},
+  HTTPAuthType.OAuth,
+);
+console.log(answer);
+"""
+
+
+def _typescript_3(call: Invocation) -> str:
+    local = ""
+    if call.api != PIPEDREAM:
+        host = urlsplit(call.url).hostname or ""
+        local = f"  baseUrl: {_js(call.api)},\n  workflowDomain: {_js(host)},\n"
+    return f"""\
+import {{ PipedreamClient }} from "@pipedream/sdk";
+
+const pd = new PipedreamClient({{
+{local}  projectId: {_js(call.project_id)},
+  projectEnvironment: {_js(call.environment)},
+  clientId: process.env.{CLIENT_ID} ?? "",
+  clientSecret: process.env.{CLIENT_SECRET} ?? "",
+}});
+
+// not retried: a POST that failed may have run
+const answer = await pd.workflows.invokeForExternalUser(
+  {{
+    urlOrEndpoint: {_js(call.url)},
+    externalUserId: {_js(call.external_user_id)},
+    method: "POST",
+    body: {_js(call.body, indent=4)},
+  }},
+  {{ maxRetries: 0 }},
+);
+console.log(answer);
+"""
+
+
+def _js(value: JSON, *, indent: int = 0) -> str:
+    written = json.dumps(value, indent=2) if indent and isinstance(value, dict | list) else json.dumps(value)
+    return written.replace("\n", "\n" + " " * indent)
+
+
+def _python_value(value: JSON) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name!r}: {_python_value(each)}" for name, each in value.items()) + "}"
+    return repr(value)

@@ -1,0 +1,174 @@
+"""`pdkernel invoke` and its snippets, against `pdkernel serve` in another process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Ended, Shell
+from tests.cli.test_serve import serving
+
+FLOW = (
+    "%%pdworkflow\nname: Echo\ntrigger:\n  type: http\n  auth: oauth\n  response: custom\n",
+    """%%pdstep answer --app slack
+def handler(pd):
+    event = pd.steps["trigger"]["event"]
+    told = {name: event[name] for name in ("method", "query", "body")}
+    pd.respond({"status": 200, "headers": {"x-pd-told": "yes", "x-other": "no"}, "body": told})
+""",
+)
+TOKEN = "xoxb-planted-in-a-test"
+
+
+class Endpoint:
+    """A served workflow, and a client that may call it."""
+
+    def __init__(self, shell: Shell, url: str, client: dict[str, str]) -> None:
+        self.shell = shell
+        self.url = url
+        self.client = {"PDKERNEL_CLIENT_ID": client["client_id"], "PDKERNEL_CLIENT_SECRET": client["client_secret"]}
+
+    def invoke(self, *args: str, url: str | None = None, **environ: str) -> Ended:
+        """Call it as that client."""
+        variables: dict[str, Any] = {**self.client, **environ}
+        return self.shell("invoke", url or self.url, *args, **variables)
+
+
+@pytest.fixture
+def endpoint(pdkernel: Shell) -> Iterator[Endpoint]:
+    """The echo, served; ada has the account that it needs."""
+    pdkernel.notebook(*FLOW)
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
+    client = pdkernel("clients", "create", "--json").json
+    with serving(pdkernel, "work.ipynb") as (said, _):
+        yield Endpoint(pdkernel, said["workflows"][0]["url"], client)
+
+
+def test_the_body_arrives_as_json_and_the_query_whole(endpoint: Endpoint) -> None:
+    """What a person typed is what the workflow gets; the query of the URL stays beside that of the options."""
+    body = {"n": 1, "deep": {"a": [None, "ä"]}}
+
+    ended = endpoint.invoke(
+        "--external-user", "ada", "--body", json.dumps(body), "--query", "q=1&2", "--json", url=f"{endpoint.url}?here=1"
+    )
+
+    assert ended.status == 0, ended.stderr
+    assert ended.json["status"] == 200
+    assert ended.json["body"] == {"method": "POST", "query": {"here": "1", "q": "1&2"}, "body": body}
+
+
+def test_status_headers_and_body_are_shown(endpoint: Endpoint) -> None:
+    """A person sees the status, the headers that say something, and the body; never the client's secret or a token."""
+    ended = endpoint.invoke("--external-user", "ada", "--body", '{"message": "Hello"}')
+
+    assert ended.status == 0
+    assert ended.stdout.startswith("200 OK")
+    assert "x-pd-told: yes" in ended.lines
+    assert not any(line.startswith("x-other") for line in ended.lines)
+    assert '"message": "Hello"' in ended.stdout
+    assert endpoint.client["PDKERNEL_CLIENT_SECRET"] not in ended.stdout + ended.stderr
+    assert "Bearer" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), "No external user ID passed, but one or more steps require it"),
+        (("--external-user", "grace"), "No matching external user ID: grace in development"),
+        (("--external-user", "ada", "--environment", "production"), "No matching external user ID: ada in production"),
+    ],
+)
+def test_a_refusal_ends_with_2_and_the_platforms_words(endpoint: Endpoint, args: tuple[str, ...], words: str) -> None:
+    """An end-user error is a 400 with its text, sent once: exit status 2."""
+    ended = endpoint.invoke(*args, "--body", "{}")
+
+    assert (ended.status, ended.stdout[:3]) == (2, "400")
+    assert words in ended.stdout
+
+
+def test_a_wrong_secret_is_refused_by_name(endpoint: Endpoint) -> None:
+    """The client is named, its secret is not, and nothing is invoked."""
+    ended = endpoint.invoke("--external-user", "ada", PDKERNEL_CLIENT_SECRET="a-wrong-secret")
+
+    assert ended.status == 2
+    assert endpoint.client["PDKERNEL_CLIENT_ID"] in ended.stderr
+    assert "a-wrong-secret" not in ended.stdout + ended.stderr
+
+
+def test_without_a_client_the_endpoint_refuses(endpoint: Endpoint) -> None:
+    """A trigger with OAuth answers 401 to a call without a token."""
+    ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada", "--json")
+
+    assert (ended.status, ended.json["status"]) == (2, 401)
+
+
+def test_nobody_there_ends_with_3(pdkernel: Shell) -> None:
+    """An address where nothing listens is our error, with what to do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/eoabc123"
+    ended = pdkernel("invoke", url, "--json")
+
+    assert ended.status == 3
+    assert ended.json["error"]["code"] == "endpoint_unreachable"
+    assert "pdkernel serve" in ended.json["error"]["message"]
+
+
+@pytest.mark.parametrize("url", ["eoabc123", "ftp://127.0.0.1/x", "http://", "http://[::1"])
+def test_what_is_no_url_is_refused(pdkernel: Shell, url: str) -> None:
+    """Only a whole http or https URL is called."""
+    assert pdkernel("invoke", url).status == 2
+
+
+def test_snippets_are_ticked_when_they_ran(endpoint: Endpoint) -> None:
+    """The programs for curl and Python are run against the endpoint; SDK 1.x, which speaks HTTPS only, is not ticked but explained."""
+    ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada", "--body", '{"it\'s": 1}', "--snippets", "--run", "--json")  # fmt: skip
+
+    works = {each["kind"]: (each["works"], each["said"]) for each in ended.json}
+    assert works["curl"] == (True, "")
+    assert works["python"] == (True, "")
+    assert works["typescript-1"][0] is None
+    assert "--tls" in works["typescript-1"][1]
+    assert endpoint.shell("clients", "list", "--json").json[0]["client_id"] == endpoint.client["PDKERNEL_CLIENT_ID"]
+
+
+def test_a_broken_endpoint_takes_the_ticks_away(endpoint: Endpoint) -> None:
+    """The same programs, once the user's account is gone, have no tick and say why."""
+    account = endpoint.shell("accounts", "list", "--json").json[0]["id"]
+    endpoint.shell("accounts", "remove", account)
+
+    ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada", "--body", "{}", "--snippets", "--run")
+
+    assert ended.status == 1
+    assert "✓" not in ended.stdout
+    assert len(re.findall(r"^── ✗ (curl|Python)", ended.stdout, re.MULTILINE)) == 2
+    assert "400" in ended.stdout
+
+
+@pytest.mark.registry
+def test_both_sdks_are_ticked_over_tls(pdkernel: Shell) -> None:
+    """With --tls every snippet runs, those of the unmodified SDKs 1.x and 3.x among them."""
+    pdkernel.notebook(*FLOW)
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
+    pdkernel("clients", "create")
+    npm: Any = {
+        name: value for name, value in os.environ.items() if name == "NODE_EXTRA_CA_CERTS" or "npm" in name.lower()
+    }
+    with serving(pdkernel, "work.ipynb", "--tls") as (said, _):
+        url = said["workflows"][0]["url"].replace("127.0.0.1", "localhost")
+        ended = pdkernel("invoke", url, "--external-user", "ada", "--body", "{}", "--snippets", "--run", "--json", "--ca-file", str(_authority(pdkernel.folder)), **{"HOME": str(Path.home()), **npm})  # fmt: skip
+
+    assert [(each["kind"], each["works"], each["said"]) for each in ended.json] == [
+        (kind, True, "") for kind in ("curl", "python", "typescript-1", "typescript-3")
+    ]
+
+
+def _authority(folder: Path) -> Any:
+    return next((folder / ".pdkernel" / "egress").glob("*ca*.pem"))

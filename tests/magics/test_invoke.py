@@ -1,0 +1,60 @@
+"""`%pdinvoke`, in a real IPython shell, against the draft that `%pdserve` serves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.magics.conftest import Notebook, Run
+
+HEADER = "%%pdworkflow\nname: Echo\ntrigger:\n  type: http\n  response: custom\n"
+STEP = (
+    "%%pdstep answer --app slack\ndef handler(pd):\n"
+    "    event = pd.steps['trigger']['event']\n"
+    "    pd.respond({'status': 200, 'body': [event['headers']['x-pd-external-user-id'], event['body']]})\n"
+)
+
+
+@pytest.fixture
+def served(notebook: Notebook, run: Run) -> Notebook:
+    """A notebook whose draft is served, ada chosen with the account that it needs, and an event."""
+    notebook.session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": "a-token-of-a-test"}, external_user_id="ada"
+    )
+    for cell in (HEADER, STEP, "%pduser ada", "%pdevent hello", "%pdserve"):
+        run(cell)
+    return notebook
+
+
+def test_the_chosen_event_and_user_are_sent(served: Notebook) -> None:
+    """The event's body arrives as JSON, for the external user who is picked."""
+    shown = served.run("%pdinvoke")
+
+    assert served.error is None
+    answer = shown[shown.index("200 OK") :]  # the cell that serves is drawn anew meanwhile
+    assert json.loads(answer.split("\n\n", 1)[1]) == ["ada", {"name": "Ada"}]
+
+
+def test_a_refusal_is_shown_and_stops_run_all(served: Notebook, run: Run) -> None:
+    """Another user's error is the answer, and the cell fails."""
+    run("%pduser grace")
+
+    shown = served.run("%pdinvoke")
+
+    assert "No matching external user ID: grace in development" in shown
+    assert "The endpoint answered 400" in str(served.error)
+
+
+def test_snippets_name_no_secret_and_are_not_ticked_unrun(served: Notebook) -> None:
+    """Without --run the programs are shown as they are, for this user and event."""
+    shown = served.run("%pdinvoke --snippets")
+
+    assert "✓" not in shown
+    assert '"name": "Ada"' in shown
+    assert "X-PD-External-User-ID: ada" in shown
+
+
+def test_without_an_endpoint_it_says_which_to_name(run: Run) -> None:
+    """Neither a URL nor a served draft: what to do."""
+    assert "%pdserve" in run("%pdinvoke")
