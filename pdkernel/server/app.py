@@ -27,8 +27,6 @@ def create_app(serving: Serving) -> Starlette:
     middleware = [Middleware(Guard, serving=serving, endpoint=endpoint.Endpoint())]
     if serving.say is not None:
         middleware.insert(0, Middleware(Lines, say=serving.say))
-    if not serving.pipedream:
-        middleware.append(Middleware(link.Origins, serving=serving))
     connect = passthrough.routes() if serving.pipedream else [*api.routes(), *link.routes(), *api.unserved()]
     app = Starlette(
         routes=[*runs.routes(), *oauth.routes(), *connect, *endpoint.routes()],

@@ -6,7 +6,6 @@ Connect Link: tokens, pages where a person connects an account, webhooks.
     page        the page, for credentials or the way to an app's sign-in page
     callback    the way back from there
     connecting  one token, one account
-    origins     pages of the product that call the API with a token
     browser     that the browser which ends a session is the one that began it
     webhooks    what the product's back end is told
     html        how pages look
@@ -17,9 +16,6 @@ from __future__ import annotations
 from starlette.routing import BaseRoute, Route
 
 from pdkernel.server.link import api, callback, page, tokens
-from pdkernel.server.link.origins import Origins
-
-__all__ = ["Origins", "routes"]
 
 
 def routes() -> list[BaseRoute]:
