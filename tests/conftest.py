@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from hypothesis import settings
 
 from pdkernel.hosts import GoPrograms
 from pdkernel.model import Step
+
+# a test keeps nothing in the keyring of whoever runs it, nor do the commands that it starts
+os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 
 settings.register_profile("sweep", max_examples=1000, deadline=None)
 

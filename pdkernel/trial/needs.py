@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pdkernel.engine.props import named_variables
 from pdkernel.engine.request import RunRequest
+from pdkernel.engine.withheld import fill
 from pdkernel.errors import RequestError
 from pdkernel.execution import Execution
 from pdkernel.identity import Directory
@@ -86,7 +87,8 @@ def needs_of(request: RunRequest, execution: Execution, directory: Directory, *,
                 f"The account {use.id} that the run used is gone, so what it held is not known.", fix="Run it again."
             )
         fields: dict[str, str] = {}
-        for field, value in directory.credentials(use.id).items():
+        given, _ = fill(account, directory.credentials(use.id))
+        for field, value in given.items():
             name = f"{use.app}.{field}"
             names.append(name)
             if name in plain and _TELLING.search(field):

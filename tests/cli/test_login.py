@@ -14,6 +14,7 @@ import pytest
 
 from tests.cli.conftest import Ended, Shell
 from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKEN, Upstream, running_upstream
+from tests.private_pytest import run_pytest
 
 KEYRING = '''
 import json, os, pathlib
@@ -221,6 +222,32 @@ def test_fault_at_pipedream_is_said(logged_in: Shell, upstream: Upstream) -> Non
     assert done.status == 3
     assert "Try again in 3 s." in done.stderr
     assert "Traceback" not in done.stderr
+
+
+HELD = """%%pdstep call --app github
+import json, urllib.request
+def handler(pd):
+    word = pd.inputs["github"]["$auth"]["oauth_access_token"]
+    asked = urllib.request.Request("https://api.github.com/user", headers={"authorization": f"Bearer {word}"})
+    with urllib.request.urlopen(asked) as answer:
+        return json.load(answer)["target"]
+"""
+
+
+def test_run_with_a_withheld_account_becomes_a_test(logged_in: Shell, upstream: Upstream) -> None:
+    """Its test passes offline, with a made-up account and the recorded call."""
+    source = logged_in.notebook(HELD)
+    words = ("--body", "{}", "--external-user", "ada", "--egress", "live", "--save-test", "held", "--json")
+
+    ended = logged_in("run", source, *words)
+    asked = len(upstream.asked)
+
+    assert ended.status == 0, ended.stdout + ended.stderr
+    assert ended.json["steps"][0]["exports"]["$return_value"] == "https://api.github.com/user"
+    assert run_pytest(logged_in.folder) == {"passed": 1}
+    assert len(upstream.asked) == asked
+    written = [path for path in logged_in.folder.rglob("*") if path.is_file() and ".pdkernel" not in path.parts]
+    assert [path.name for path in written if b"withheld-" in path.read_bytes()] == []
 
 
 TO = "http://127.0.0.1:1/eonew"

@@ -1,0 +1,54 @@
+"""The official SDKs against a server that is logged in to another: endpoints are answered by it, all else by the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pdkernel.project import Login, Project
+from tests.conformance.driving import Outcome, drive
+from tests.conformance.sdks import GATE, Sdk
+from tests.conformance.site import STEP, TRIGGER, Site
+from tests.notebook_files import notebook_of
+from tests.serve_process import serving
+
+pytestmark = pytest.mark.registry
+
+
+@pytest.fixture(scope="module")
+def behind(served: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A second project that serves the workflow, with the first as the real one."""
+    folder = tmp_path_factory.mktemp("behind")
+    notebook = notebook_of(folder / "greet.ipynb", TRIGGER, STEP)
+    with Project.open(folder / ".pdkernel") as project:
+        first = served.plain
+        project.login.keep(Login(served.client_id, served.client_secret, first["project_id"], base_url=first["url"]))
+        project.set_plan("free")
+    options = (str(notebook), "--egress", "stand-in=slack")
+    with ExitStack() as stack:
+        plain, _ = stack.enter_context(serving(folder, *options))
+        secure, said = stack.enter_context(serving(folder, *options, "--tls"))
+        authority = said.partition("NODE_EXTRA_CA_CERTS=")[2].split()[0]
+        yield replace(served, plain=_deploys(plain, served), secure=_deploys(secure, served), authority=authority)
+
+
+def _deploys(told: dict[str, Any], served: Site) -> dict[str, Any]:
+    """*told*, with the id of the first server's workflow: sources are deployed there."""
+    [mine], [theirs] = told["workflows"], served.plain["workflows"]
+    return {**told, "workflows": [{**mine, "id": theirs["id"]}]}
+
+
+@pytest.mark.parametrize("sdk", GATE, ids=str)
+@pytest.mark.timeout(300)
+def test_sdk_with_one_other_address(behind: Site, driven: Callable[[Sdk], Mapping[str, Outcome]], sdk: Sdk) -> None:
+    """With nothing but another base address every call does what it does at the real project."""
+    at_first = {name: outcome.ok for name, outcome in driven(sdk).items()}
+
+    outcomes = drive(sdk, behind)
+
+    assert {name: outcome.detail for name, outcome in outcomes.items() if outcome.ok is False} == {}
+    assert {name: outcome.ok for name, outcome in outcomes.items()} == at_first
