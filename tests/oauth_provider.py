@@ -38,6 +38,7 @@ class Provider:
         asked: The forms that came to the token endpoint.
         tokens: Access tokens that are good.
         down: Whether the token endpoint is out of order.
+        tells_all: Whether it refuses codes and says in its reason everything that it was sent.
     """
 
     url: str = ""
@@ -45,6 +46,7 @@ class Provider:
     asked: list[dict[str, str]] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
     down: bool = False
+    tells_all: bool = False
     _codes: dict[str, Mapping[str, str]] = field(default_factory=dict)
     _refresh_tokens: set[str] = field(default_factory=set)
 
@@ -93,6 +95,8 @@ class Provider:
                 return JSONResponse({"error": "invalid_grant", "error_description": "used or unknown"}, status_code=400)
             self._refresh_tokens.remove(form["refresh_token"])
             return self._hand_out()
+        if self.tells_all:
+            return JSONResponse({"error": "invalid_grant", "error_description": str(form)}, status_code=400)
         asked = self._codes.pop(form["code"], None)
         challenge = base64.urlsafe_b64encode(hashlib.sha256(form["code_verifier"].encode()).digest()).rstrip(b"=")
         if asked is None or asked["redirect_uri"] != form["redirect_uri"]:

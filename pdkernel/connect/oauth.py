@@ -21,6 +21,7 @@ from pdkernel.errors import HostError
 TIMEOUT_S = 15.0
 _MAX_ANSWER = 1 << 18
 _SHOWN = 300
+_SECRET = ("code", "code_verifier", "refresh_token")
 
 
 class ProviderError(HostError):
@@ -115,7 +116,10 @@ def _ask(provider: Provider, form: dict[str, str]) -> Tokens:
     if answer.is_success and "error" not in told and isinstance(told.get("access_token"), str):
         return _tokens(told)
     final = answer.status_code < 500 and answer.status_code != 429
-    raise ProviderError(f"{where} gave no token ({answer.status_code}): {_reason(told)}", final=final)
+    said = _reason(told)
+    for secret in filter(None, (provider.client_secret, *(form.get(name) for name in _SECRET))):
+        said = said.replace(secret, "***")
+    raise ProviderError(f"{where} gave no token ({answer.status_code}): {said}", final=final)
 
 
 def _read(answer: httpx.Response) -> dict[str, Any]:

@@ -85,7 +85,9 @@ def provided_apps(project: Project) -> frozenset[str]:
 def origin_of(url: str) -> str:
     """Scheme, host and port of *url*, as a browser writes them."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port not in (None, default) else "")
 
 
 def _kept(project: Project) -> dict[str, object]:

@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 _BUILTINS = dict(vars(builtins))
+_SYS = frozenset(vars(sys))
 _SYS_PATH = list(sys.path)
 _SIGNALS = {
     number: signal.getsignal(number)
@@ -34,6 +35,8 @@ def freshen(environment: dict[str, str], folder: str) -> None:
     for name in vars(builtins).keys() - _BUILTINS.keys():
         delattr(builtins, name)
     vars(builtins).update(_BUILTINS)
+    for name in vars(sys).keys() - _SYS:
+        delattr(sys, name)
     signal.setitimer(signal.ITIMER_REAL, 0)
     for number, handler in _SIGNALS.items():
         signal.signal(number, handler)

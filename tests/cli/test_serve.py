@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -23,9 +24,9 @@ GUARDED = CUSTOM.replace("http\n", "http\n  auth: oauth\n")
 
 
 @contextmanager
-def serving(shell: Shell, *args: str) -> Iterator[tuple[dict[str, Any], subprocess.Popen[str]]]:
+def serving(shell: Shell, *args: str, port: int = 0) -> Iterator[tuple[dict[str, Any], subprocess.Popen[str]]]:
     """The command with --json, and the line that it prints when it answers."""
-    with shell.start("serve", *args, "--port", "0", "--json") as process:
+    with shell.start("serve", *args, "--port", str(port), "--json") as process:
         try:
             assert process.stdout
             yield json.loads(process.stdout.readline()), process
@@ -90,9 +91,8 @@ def test_tls(pdkernel: Shell) -> None:
 def test_public_url(pdkernel: Shell) -> None:
     """The base of what is handed out; its host is answered, another is not."""
     pdkernel.notebook(ANSWER)
-    with serving(pdkernel, "work.ipynb", "--public-url", "https://flows.example.com/") as (said, process):
-        pid = process.pid
-        port = _port_of(pid)
+    port = _free_port()
+    with serving(pdkernel, "work.ipynb", "--public-url", "https://flows.example.com/", port=port) as (said, _):
         path = said["workflows"][0]["url"].removeprefix("https://flows.example.com")
         statuses = [
             httpx.post(f"http://127.0.0.1:{port}{path}", headers={"host": host}, timeout=60)
@@ -157,11 +157,8 @@ def test_nothing_to_serve_but_the_api(pdkernel: Shell) -> None:
     assert (said["workflows"], answer.status_code) == ([], 200)
 
 
-def _port_of(pid: int) -> int:
-    import psutil
-
-    return next(
-        int(each.laddr.port)
-        for each in psutil.Process(pid).net_connections("tcp")
-        if each.status == "LISTEN" and each.laddr.ip == "127.0.0.1"
-    )
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

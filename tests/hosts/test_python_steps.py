@@ -237,20 +237,20 @@ async def test_nothing_of_a_step_is_left_for_the_next(bench: Bench) -> None:
         "import os, sys, builtins, io\n"
         "def handler(pd):\n"
         "    os.environ['LEAK'] = '1'; del os.environ['TOKEN']; os.chdir('/'); builtins.leak = 1; builtins.len = None\n"
-        "    sys.stdout = io.StringIO(); sys.path.append('/nowhere'); globals()['leak2'] = 1\n"
+        "    sys.stdout = io.StringIO(); sys.path.append('/nowhere'); sys.leak = 1; globals()['leak2'] = 1\n"
     )
     look = (
         "import os, sys, builtins\n"
         "def handler(pd):\n"
         "    print('heard')\n"
         "    return [os.environ.get('LEAK'), os.environ.get('TOKEN'), os.getcwd() == os.environ['TMPDIR'], hasattr(builtins, 'leak'),\n"
-        "            callable(len), '/nowhere' in sys.path, 'leak2' in globals(), 'step_first' in sys.modules]\n"
+        "            callable(len), '/nowhere' in sys.path, hasattr(sys, 'leak'), 'leak2' in globals(), 'step_first' in sys.modules]\n"
     )
     await bench.run("python", dirty, name="first")
 
     outcome = await bench.run("python", look, name="second")
 
-    assert outcome.exports["$return_value"] == [None, "tok-123456", True, False, True, False, False, False]
+    assert outcome.exports["$return_value"] == [None, "tok-123456", True, False, True, False, False, False, False]
     assert bench.heard.text() == "heard\n"
 
 

@@ -148,6 +148,20 @@ async def test_a_wrong_client_is_shown(site: Served, visitor: Visitor, provider:
     assert "not-the-secret" not in back.html
 
 
+async def test_a_reason_shows_no_secret(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """A provider that repeats what it was sent does not make us show it."""
+    tell(site, provider)
+    made = await make(site)
+    provider.tells_all = True
+    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+
+    back = await visitor.open(await sign_in(away))
+
+    [form] = provider.asked
+    assert "'grant_type': 'authorization_code'" in back.words
+    assert [name for name in ("code", "code_verifier", "client_secret") if form[name] in back.html] == []
+
+
 async def test_redirects(site: Served, visitor: Visitor, provider: Provider) -> None:
     """Success and refusal each lead to the product's own page."""
     tell(site, provider)
