@@ -68,6 +68,12 @@ def connected(stopped: Notebook, browser: BrowserContext) -> Notebook:
     return stopped
 
 
+@pytest.fixture(scope="module")
+def saved(connected: Notebook) -> str:
+    """The text of the notebook's file after that."""
+    return connected.page.save().read_text(encoding="utf-8")
+
+
 def test_run_all_stops_where_the_link_is_needed(stopped: Notebook) -> None:
     """Ada's call is answered, grace's refused with the platform's words; the cell after the link stops Run All."""
     expect(stopped.output("invoke")).to_contain_text("200 OK")
@@ -90,20 +96,17 @@ def test_the_account_is_there_once_the_link_was_used(connected: Notebook) -> Non
     connected.page.screenshot("end-users-2-connected")
 
 
-def test_requests_are_told_in_the_terminal_alone(connected: Notebook) -> None:
+def test_requests_are_told_in_the_terminal_alone(connected: Notebook, saved: str) -> None:
     """The line that each request gets there is in no cell."""
-    text = connected.page.save().read_text(encoding="utf-8")
-
-    assert "POST /v1/oauth/token 200" not in text
+    assert "POST /v1/oauth/token 200" not in saved
     assert "POST /v1/oauth/token 200" in (connected.page.lab.folder / "lab.log").read_text(encoding="utf-8")
 
 
-def test_no_secret_is_saved(connected: Notebook) -> None:
+def test_no_secret_is_saved(connected: Notebook, saved: str) -> None:
     """Neither the client's secret nor what was filled in is in the saved notebook, and the client is gone."""
-    text = connected.page.save().read_text(encoding="utf-8")
     with Project.open(connected.page.lab.root / FOLDER / ".pdkernel") as project:
         left = project.clients.list()
 
-    assert TOKEN not in text
-    assert re.findall(r"\bpds_\w+", text) == []
+    assert TOKEN not in saved
+    assert re.findall(r"\bpds_\w+", saved) == []
     assert list(left) == []
