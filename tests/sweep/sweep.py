@@ -205,7 +205,7 @@ def main(arguments: list[str]) -> int:
     if not arguments or any(app not in APPS for app in arguments[1:]):
         print(__doc__)
         return 2
-    folder, apps = Path(arguments[0]), arguments[1:] or list(APPS)
+    folder, apps = Path(arguments[0]).resolve(), arguments[1:] or list(APPS)
     install(folder, apps)
     rows = asyncio.run(sweep_all(folder, apps))
     for row in rows:
