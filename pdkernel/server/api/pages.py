@@ -16,9 +16,10 @@ from pdkernel.server.api.door import ApiError, Call
 
 T = TypeVar("T")
 
+# parity[page-sizes]: the SDKs name the parameters, and nothing says how long a page is
 DEFAULT_LIMIT = 10
 MAX_LIMIT = 100
-"""Items of a page (platform documentation of its REST API)."""
+"""Items of a page."""
 
 
 class Page(Generic[T]):
