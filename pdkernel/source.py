@@ -14,6 +14,7 @@ from typing import Literal
 from pdkernel.definition import (
     FOLDER_SIDECAR,
     Sidecar,
+    Unanswered,
     apply_sidecar,
     assumptions,
     notebook_sidecar_path,
@@ -68,13 +69,13 @@ def open_source(path: Path) -> Workflow:
     return read_source(path).workflow
 
 
-def read_source(path: Path) -> Source:
-    """As `open_source`, with what was found beside the workflow."""
+def read_source(path: Path, *, unanswered: Unanswered = "refuse") -> Source:
+    """As `open_source`, with what was found beside the workflow; *unanswered* is as for `apply_sidecar`."""
     found = list(_find(path))
     if len(found) > 1:
         names = ", ".join(entry.name for entry in found[:5]) + (", ..." if len(found) > 5 else "")
         raise NotebookError(f"{path} holds {len(found)} workflows: {names}.", fix="Name one of them.")
-    return _open(found[0])
+    return _open(found[0], unanswered)
 
 
 def open_sources(path: Path) -> tuple[Source, ...]:
@@ -150,9 +151,9 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
             yield entry
 
 
-def _open(path: Path) -> Source:
+def _open(path: Path, unanswered: Unanswered = "refuse") -> Source:
     if path.is_dir():
-        workflow = read_folder(path)
+        workflow = read_folder(path, unanswered=unanswered)
         return Source(path, "folder", workflow, read_sidecar(path / FOLDER_SIDECAR), assumptions(path, workflow))
     sidecar = read_sidecar(notebook_sidecar_path(path))
-    return Source(path, "notebook", apply_sidecar(read_notebook(path), sidecar), sidecar)
+    return Source(path, "notebook", apply_sidecar(read_notebook(path), sidecar, unanswered=unanswered), sidecar)

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from pdkernel.definition.languages import RUNTIMES, language_of
 from pdkernel.definition.plan import SCHEMA, WORKFLOW_FILE
-from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar, StepSidecar, answer, apply_sidecar
+from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar, StepSidecar, Unanswered, answer, apply_sidecar
 from pdkernel.definition.sidecar_yaml import read_sidecar
 from pdkernel.definition.step_props import read_props
 from pdkernel.directive import LocatedYaml, read_yaml
@@ -33,7 +33,13 @@ _TRIGGER_IDS: Mapping[str, TriggerType] = {
 }
 
 
-def read_folder(folder: Path, *, require_code: bool = True, accounts: Accounts = "external_user") -> Workflow:
+def read_folder(
+    folder: Path,
+    *,
+    require_code: bool = True,
+    accounts: Accounts = "external_user",
+    unanswered: Unanswered = "refuse",
+) -> Workflow:
     """
     The workflow in *folder*.
 
@@ -42,6 +48,7 @@ def read_folder(folder: Path, *, require_code: bool = True, accounts: Accounts =
         require_code: False takes a missing entry file as empty code.
         accounts: Whose accounts fill app props of which no `pdkernel.yaml` says it. Never `own` for a run:
             that would use your own account for someone else's request.
+        unanswered: As for `apply_sidecar`.
 
     Raises:
         NotebookError: Not such a folder, or a file in it cannot be read; the message names file and line.
@@ -55,7 +62,7 @@ def read_folder(folder: Path, *, require_code: bool = True, accounts: Accounts =
         raise NotebookError(f"{path} is not a workflow: it is not a mapping of keys.")
     _check_format(data, path)
     sidecar = read_sidecar(folder / FOLDER_SIDECAR)
-    reader = _StepReader(folder, located, sidecar, require_code=require_code, accounts=accounts)
+    reader = _StepReader(folder, located, sidecar, require_code=require_code, accounts=accounts, unanswered=unanswered)
     raw_steps = _list(data, "steps", path, located)
     workflow = Workflow(
         name=str(data.get("name") or folder.name),
@@ -65,7 +72,7 @@ def read_folder(folder: Path, *, require_code: bool = True, accounts: Accounts =
         source=str(folder),
         extra=_extra(data),
     )
-    return apply_sidecar(workflow, sidecar)
+    return apply_sidecar(workflow, sidecar, unanswered=unanswered)
 
 
 def assumptions(folder: Path, workflow: Workflow) -> tuple[str, ...]:
@@ -137,13 +144,21 @@ class _StepReader:
     """Reads the steps of one folder."""
 
     def __init__(
-        self, folder: Path, located: LocatedYaml, sidecar: Sidecar | None, *, require_code: bool, accounts: Accounts
+        self,
+        folder: Path,
+        located: LocatedYaml,
+        sidecar: Sidecar | None,
+        *,
+        require_code: bool,
+        accounts: Accounts,
+        unanswered: Unanswered,
     ) -> None:
         self._folder = folder
         self._located = located
         self._sidecar = sidecar
         self._require_code = require_code
         self._accounts = accounts
+        self._unanswered: Unanswered = unanswered
 
     def step(self, index: int, raw: Mapping[str, Any]) -> Step:
         """The step that *raw*, item *index* of `steps`, describes."""
@@ -238,6 +253,6 @@ class _StepReader:
         """*app* with the account that `pdkernel.yaml` says, or the one to assume."""
         choice = self._said(step.name).accounts.get(app.prop)
         if choice is not None and self._sidecar is not None:
-            account = answer(choice, step=step, prop=app.prop, sidecar=self._sidecar)
+            account = answer(choice, step=step, prop=app.prop, sidecar=self._sidecar, unanswered=self._unanswered)
             return AppBinding(app.prop, choice.app or app.app, account)
         return app if self._accounts == "own" else replace(app, account=None)
