@@ -20,7 +20,7 @@ from pdkernel.definition.sidecar import (
     StepSidecar,
 )
 from pdkernel.definition.sidecar_yaml import dump_sidecar
-from pdkernel.definition.step_props import is_store_id, props_mapping
+from pdkernel.definition.step_props import CURSOR, holds_cursor, is_store_id, props_mapping
 from pdkernel.directive import dump
 from pdkernel.inspection import apps_of, variables_read
 from pdkernel.model import BOOKKEEPING, JSON, AppBinding, Step, Workflow
@@ -96,6 +96,8 @@ def _step_mapping(step: Step, said: StepSidecar | None) -> dict[str, JSON]:
     if runtime is not None:
         mapping["runtime"] = runtime
     mapping["uses"] = step.uses or f"./{entry_path(step.name, step.language)}"
+    if not holds_cursor(step):
+        extra.pop(CURSOR, None)
     mapping.update(extra)
     # Bash and Go have no accounts on the platform: whose account it is stands in pdkernel.yaml alone
     if props := props_mapping(step, () if step.language in INFERRED else _synced_apps(step, said)):

@@ -6,22 +6,24 @@ Knows every shape seen in synced repositories; unknown keys are kept. Writes not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pdkernel.definition.languages import RUNTIMES, language_of
-from pdkernel.definition.plan import SCHEMA, WORKFLOW_FILE
+from pdkernel.definition.plan import SCHEMA, STATE_FILE, WORKFLOW_FILE
 from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar, StepSidecar, Unanswered, answer, apply_sidecar
 from pdkernel.definition.sidecar_yaml import read_sidecar
-from pdkernel.definition.step_props import read_props
+from pdkernel.definition.step_props import CURSOR, read_props
 from pdkernel.directive import LocatedYaml, read_yaml
 from pdkernel.errors import DefinitionError, NotebookError, StepNameError, UnsupportedError
 from pdkernel.inspection import declared_apps
 from pdkernel.model import BOOKKEEPING, JSON, AppBinding, Language, Step, Trigger, TriggerType, Workflow
 
 Accounts = Literal["external_user", "own"]
+_STATE_ID = re.compile(r"^id:[ \t]*[\"']?(p_\w+)", re.MULTILINE)
 _STEP_KEYS = frozenset({"namespace", "disabled", "notes", "note", "uses", "props"})
 _WORKFLOW_KEYS = frozenset({"name", "settings", "triggers", "steps"})
 _TRIGGER_IDS: Mapping[str, TriggerType] = {
@@ -55,24 +57,86 @@ def read_folder(
         UnsupportedError: A format or a step that this version does not know.
         RequestError: `pdkernel.yaml` leaves unanswered whose account a step uses.
     """
-    path = folder / WORKFLOW_FILE
-    located = read_yaml(_text(path, folder), expressions=False, error=NotebookError, name=str(path), psych=True)
-    data = located.value
-    if not isinstance(data, dict):
-        raise NotebookError(f"{path} is not a workflow: it is not a mapping of keys.")
-    _check_format(data, path)
+    document = read_document(folder)
     sidecar = read_sidecar(folder / FOLDER_SIDECAR)
+    workflow = workflow_in(document, sidecar, require_code=require_code, accounts=accounts, unanswered=unanswered)
+    return apply_sidecar(workflow, sidecar, unanswered=unanswered)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """
+    A folder's `workflow.yaml`.
+
+    Attributes:
+        folder: Where it stands.
+        text: As it is, without a byte order mark.
+        located: What it says; its value is a mapping.
+        id: The workflow's id (`p_...`) that `.workflow.state` says, or None.
+    """
+
+    folder: Path
+    text: str
+    located: LocatedYaml
+    id: str | None = None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the file says."""
+        return cast("dict[str, Any]", self.located.value)
+
+
+def read_document(folder: Path) -> Document:
+    """
+    The `workflow.yaml` in *folder*.
+
+    Raises:
+        NotebookError: There is none, or it cannot be read; the message names file and line.
+        UnsupportedError: A format that this version does not know.
+    """
+    path = folder / WORKFLOW_FILE
+    text = _text(path, folder)
+    located = read_yaml(text, expressions=False, error=NotebookError, name=str(path), psych=True)
+    if not isinstance(located.value, dict):
+        raise NotebookError(f"{path} is not a workflow: it is not a mapping of keys.")
+    _check_format(located.value, path)
+    return Document(folder, text, located, _state_id(folder))
+
+
+def workflow_in(
+    document: Document,
+    sidecar: Sidecar | None = None,
+    *,
+    require_code: bool = True,
+    accounts: Accounts = "external_user",
+    unanswered: Unanswered = "refuse",
+) -> Workflow:
+    """
+    The workflow of *document*; arguments and errors as for `read_folder`.
+
+    *sidecar* answers whose accounts its props use, and is not applied any further.
+    """
+    data, located, folder = document.data, document.located, document.folder
+    path = folder / WORKFLOW_FILE
     reader = _StepReader(folder, located, sidecar, require_code=require_code, accounts=accounts, unanswered=unanswered)
     raw_steps = _list(data, "steps", path, located)
-    workflow = Workflow(
+    return Workflow(
         name=str(data.get("name") or folder.name),
         triggers=_triggers(_list(data, "triggers", path, located), sidecar),
         steps=tuple(reader.step(index, raw) for index, raw in enumerate(raw_steps)),
         settings=_settings(data, path, located),
         source=str(folder),
-        extra=_extra(data),
+        extra=_extra(data, document.id),
     )
-    return apply_sidecar(workflow, sidecar, unanswered=unanswered)
+
+
+def _state_id(folder: Path) -> str | None:
+    """The id in `.workflow.state`; a folder without that file, or with one that says nothing, has none."""
+    try:
+        found = _STATE_ID.search((folder / STATE_FILE).read_bytes()[:10_000].decode("utf-8", "replace"))
+    except OSError:
+        return None
+    return None if found is None else found[1]
 
 
 def assumptions(folder: Path, workflow: Workflow) -> tuple[str, ...]:
@@ -119,10 +183,12 @@ def _settings(data: Mapping[str, Any], path: Path, located: LocatedYaml) -> dict
     return settings
 
 
-def _extra(data: Mapping[str, Any]) -> dict[str, JSON]:
+def _extra(data: Mapping[str, Any], state_id: str | None) -> dict[str, JSON]:
     extra = {"schema": SCHEMA, **{key: value for key, value in data.items() if key not in _WORKFLOW_KEYS}}
     if any(set(trigger) != {"id"} for trigger in data.get("triggers") or ()):
         extra["triggers"] = data["triggers"]
+    if state_id is not None:
+        extra[BOOKKEEPING] = {"id": state_id}
     return extra
 
 
@@ -230,7 +296,8 @@ class _StepReader:
             raise self._fault(NotebookError, index, f"the props of step {step.name} are not a mapping", step.name)
         slugs = {app.prop: app.app for app in declared_apps(step)}
         props = read_props(raw, slugs=slugs, action=step.uses)
-        extra = {**step.extra, BOOKKEEPING: cast("JSON", props.kept)} if props.kept else step.extra
+        kept = props.kept if CURSOR not in step.extra else {**props.kept, "cursor_of": step.uses}
+        extra = {**step.extra, BOOKKEEPING: cast("JSON", kept)} if kept else step.extra
         return replace(
             step,
             apps=tuple(self._answered(step, app) for app in props.apps),
