@@ -317,9 +317,9 @@ def _aligned(old: list[JSON], new: list[JSON]) -> list[int | None]:
     """Which old item each new one is: equal ones, and between those the ones in the same place."""
     if len(old) == len(new):
         return list(range(len(old)))
-    texts = [[json.dumps(item, sort_keys=True) for item in items] for items in (old, new)]
+    one, two = ([json.dumps(item, sort_keys=True) for item in items] for items in (old, new))
     result: list[int | None] = [None] * len(new)
-    for _, start, end, to_start, to_end in difflib.SequenceMatcher(None, *texts, autojunk=False).get_opcodes():
+    for _, start, end, to_start, to_end in difflib.SequenceMatcher(None, one, two, autojunk=False).get_opcodes():
         for offset in range(min(end - start, to_end - to_start)):
             result[to_start + offset] = start + offset
     return result
