@@ -6,7 +6,8 @@ of its own, which never overwrites what an export did not write. Reads no accoun
 """
 
 from pdkernel.definition.checklist import checklist
-from pdkernel.definition.export import export, not_into
+from pdkernel.definition.export import export
+from pdkernel.definition.into import export_into
 from pdkernel.definition.plan import DefinitionFile, plan
 from pdkernel.definition.read import assumptions, read_folder
 from pdkernel.definition.sidecar import (
@@ -40,7 +41,7 @@ __all__ = [
     "compare",
     "dump_sidecar",
     "export",
-    "not_into",
+    "export_into",
     "notebook_sidecar_path",
     "plan",
     "read_folder",
