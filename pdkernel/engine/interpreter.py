@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from pdkernel.actions import Catalog
@@ -131,7 +132,7 @@ class Interpreter:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
         # beside the last commit, and not in the loop's way: a disk under load takes milliseconds to remove a folder
-        removed = asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        removed = asyncio.get_running_loop().run_in_executor(None, partial(shutil.rmtree, scratch, ignore_errors=True))
         execution, _ = await asyncio.gather(record.finish(), removed)
         return execution, exports
 

@@ -173,7 +173,7 @@ class Hosts:
     def _needed(self, setup: RunSetup) -> frozenset[str] | None:
         """The names in `/tmp` that the run's processes must see, or None if they get the machine's own."""
         # what steps may write to is not shown in a /tmp that they may empty
-        written = [path for path in (setup.folder, setup.scratch, setup.files) if path is not None]
+        written = [path for path in (setup.folder, setup.scratch.parent, setup.files) if path is not None]
         if not self._tmp_works or names_in_tmp(written) != frozenset():
             return None
         if setup.guarded and self.guard == "landlock":  # which keeps what is started under it from our descriptors

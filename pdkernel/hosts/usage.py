@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 
@@ -82,7 +81,8 @@ def out_of_memory(held: int, limit_mb: int) -> StepMemoryError:
 
 def _resident(pid: int) -> int:
     try:
-        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:  # noqa: PTH123 - at the end of every step
+            return int(file.read().split()[1]) * _PAGE
     except (OSError, IndexError):
         pass
     try:
