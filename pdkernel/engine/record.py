@@ -102,6 +102,11 @@ class RunRecord:
         told = Lookup.from_json(as_object(self.redactor.value(lookup.to_json())))
         self.execution = replace(self.execution, lookup=told)
 
+    @property
+    def watched(self) -> bool:
+        """Whether somebody is told the execution as it grows."""
+        return self._request.on_change is not None
+
     def note(self, result: StepResult) -> None:
         """Take what a step has done so far, and tell whoever watches."""
         self.execution = self.execution.with_step(result)
