@@ -41,7 +41,7 @@ from pdkernel.hosts import Hosts, RunGuests, RunSetup
 from pdkernel.identity import Directory
 from pdkernel.model import JSON
 from pdkernel.project import StoreTable
-from pdkernel.redaction import Redactor
+from pdkernel.redaction import redactor_of
 
 
 class Interpreter:
@@ -154,7 +154,7 @@ class Interpreter:
         try:
             resolution = await self._resolve(request, await app_props(request, guests, actions))
             if resolution.secrets:
-                record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
+                record.knows(redactor_of(*resolution.secrets, *known_secrets(request)))
             if resolution.lookup is not None:
                 record.looked_up(resolution.lookup)
             if resolution.error is not None:

@@ -19,7 +19,7 @@ from pdkernel.errors import EndUserError, PdkernelError
 from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideRules, Response, Status, StepResult
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
-from pdkernel.redaction import Redactor, Secret
+from pdkernel.redaction import Redactor, Secret, redactor_of
 
 RECORDED = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row of their own in the journal."""
@@ -68,7 +68,7 @@ class RunRecord:
         self._last: Callable[[], Awaitable[Any]] | None = None
         self._parked: tuple[int, float] | None = None
         self._places = {step.name: place for place, step in enumerate(request.workflow.steps)}
-        self.redactor = Redactor(known_secrets(request))
+        self.redactor = redactor_of(*known_secrets(request))
         self.response: dict[str, Any] | None = None
         self.unwritten: BaseException | None = None
         self.execution = Execution(

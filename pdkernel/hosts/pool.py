@@ -102,6 +102,11 @@ class Hosts:
             WARDEN.unregister_folder(self._tmp_folder)
 
     @property
+    def executing(self) -> int:
+        """How many runs execute."""
+        return len(self._runs)
+
+    @property
     def guard(self) -> str:
         """What the operating system does about programs that go around the gateway, where that is asked for."""
         return self.gateway.guard if self.gateway else "none"
