@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -39,6 +39,22 @@ _TRIGGER_IDS: Mapping[str, TriggerType] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """
+    What a synced folder holds.
+
+    Attributes:
+        workflow: With what its `pdkernel.yaml` adds.
+        sidecar: That file, or None if there is none.
+        accounts: The account id that `workflow.yaml` holds, or None, by step and app prop.
+    """
+
+    workflow: Workflow
+    sidecar: Sidecar | None
+    accounts: Mapping[tuple[str, str], str | None]
+
+
 def read_folder(
     folder: Path,
     *,
@@ -61,6 +77,11 @@ def read_folder(
         UnsupportedError: A format that this version does not know.
         RequestError: `pdkernel.yaml` leaves unanswered whose account a step uses.
     """
+    return read_synced(folder, require_code=require_code, accounts=accounts, unanswered=unanswered).workflow
+
+
+def read_synced(folder: Path, *, require_code: bool, accounts: Accounts, unanswered: Unanswered) -> Synced:
+    """The workflow in *folder* with what was read beside it; arguments and errors are those of `read_folder`."""
     path = folder / WORKFLOW_FILE
     located = read_yaml(_text(path, folder), expressions=False, error=NotebookError, name=str(path), psych=True)
     data = located.value
@@ -78,7 +99,7 @@ def read_folder(
         source=str(folder),
         extra=_extra(data),
     ).with_kept(kept)
-    return apply_sidecar(workflow, sidecar, unanswered=unanswered)
+    return Synced(apply_sidecar(workflow, sidecar, unanswered=unanswered), sidecar, reader.synced)
 
 
 def assumptions(folder: Path, workflow: Workflow) -> tuple[str, ...]:
@@ -186,6 +207,7 @@ class _StepReader:
         self._require_code = require_code
         self._accounts = accounts
         self._unanswered: Unanswered = unanswered
+        self.synced: dict[tuple[str, str], str | None] = {}
 
     def read(self, raw_steps: list[dict[str, Any]]) -> tuple[tuple[Step, ...], list[KeptEntry]]:
         """The steps, and the entries that are none."""
@@ -286,6 +308,7 @@ class _StepReader:
             raise self._fault(NotebookError, index, f"the props of step {step.name} are not a mapping", step.name)
         slugs = {app.prop: app.app for app in declared_apps(step)}
         props = read_props(raw, slugs=slugs, action=step.uses)
+        self.synced |= {(step.name, app.prop): app.account for app in props.apps}
         kept = {**props.kept, **kept}
         extra = {**step.extra, BOOKKEEPING: cast("JSON", kept)} if kept else step.extra
         return replace(
