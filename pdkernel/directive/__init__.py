@@ -13,10 +13,12 @@ from pdkernel.directive.options import OPTIONS, Option
 from pdkernel.directive.psych import dump
 from pdkernel.directive.triggers import read_trigger
 from pdkernel.directive.values import is_uses
+from pdkernel.directive.yaml_patch import Alignment, patch_yaml, same
 from pdkernel.directive.yaml_text import LocatedYaml, read_yaml
 
 __all__ = [
     "OPTIONS",
+    "Alignment",
     "LocatedYaml",
     "Option",
     "StepCell",
@@ -29,9 +31,11 @@ __all__ = [
     "is_workflow_cell",
     "parse_step_cell",
     "parse_workflow_cell",
+    "patch_yaml",
     "read_settings",
     "read_trigger",
     "read_yaml",
+    "same",
     "step_cell",
     "step_line",
 ]
