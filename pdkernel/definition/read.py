@@ -44,6 +44,22 @@ _TRIGGER_IDS: Mapping[str, TriggerType] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """
+    What a synced folder holds.
+
+    Attributes:
+        workflow: With what its `pdkernel.yaml` adds.
+        sidecar: That file, or None if there is none.
+        accounts: The account id that `workflow.yaml` holds, or None, by step and app prop.
+    """
+
+    workflow: Workflow
+    sidecar: Sidecar | None
+    accounts: Mapping[tuple[str, str], str | None]
+
+
 def read_folder(
     folder: Path,
     *,
@@ -66,10 +82,16 @@ def read_folder(
         UnsupportedError: A format that this version does not know.
         RequestError: `pdkernel.yaml` leaves unanswered whose account a step uses.
     """
+    return read_synced(folder, require_code=require_code, accounts=accounts, unanswered=unanswered).workflow
+
+
+def read_synced(folder: Path, *, require_code: bool, accounts: Accounts, unanswered: Unanswered) -> Synced:
+    """The workflow in *folder* with what was read beside it; arguments and errors are those of `read_folder`."""
     document = read_document(folder)
     sidecar = read_sidecar(folder / FOLDER_SIDECAR)
-    workflow = workflow_in(document, sidecar, require_code=require_code, accounts=accounts, unanswered=unanswered)
-    return apply_sidecar(workflow, sidecar, unanswered=unanswered)
+    reader = _StepReader(document, sidecar, require_code=require_code, accounts=accounts, unanswered=unanswered)
+    workflow = _workflow(document, sidecar, reader)
+    return Synced(apply_sidecar(workflow, sidecar, unanswered=unanswered), sidecar, reader.synced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +150,13 @@ def workflow_in(
 
     *sidecar* answers whose accounts its props use, and is not applied any further.
     """
+    reader = _StepReader(document, sidecar, require_code=require_code, accounts=accounts, unanswered=unanswered)
+    return _workflow(document, sidecar, reader)
+
+
+def _workflow(document: Document, sidecar: Sidecar | None, reader: _StepReader) -> Workflow:
     data, located, folder = document.data, document.located, document.folder
     path = folder / WORKFLOW_FILE
-    reader = _StepReader(folder, located, sidecar, require_code=require_code, accounts=accounts, unanswered=unanswered)
     steps, kept = reader.read(_list(data, "steps", path, located))
     return Workflow(
         name=str(data.get("name") or folder.name),
@@ -248,20 +274,20 @@ class _StepReader:
 
     def __init__(
         self,
-        folder: Path,
-        located: LocatedYaml,
+        document: Document,
         sidecar: Sidecar | None,
         *,
         require_code: bool,
         accounts: Accounts,
         unanswered: Unanswered,
     ) -> None:
-        self._folder = folder
-        self._located = located
+        self._folder = document.folder
+        self._located = document.located
         self._sidecar = sidecar
         self._require_code = require_code
         self._accounts = accounts
         self._unanswered: Unanswered = unanswered
+        self.synced: dict[tuple[str, str], str | None] = {}
 
     def read(self, raw_steps: list[dict[str, Any]]) -> tuple[tuple[Step, ...], list[KeptEntry]]:
         """The steps, and the entries that are none."""
@@ -362,6 +388,7 @@ class _StepReader:
             raise self._fault(NotebookError, index, f"the props of step {step.name} are not a mapping", step.name)
         slugs = {app.prop: app.app for app in declared_apps(step)}
         props = read_props(raw, slugs=slugs, action=step.uses)
+        self.synced |= {(step.name, app.prop): app.account for app in props.apps}
         kept = {**props.kept, **kept, **({"cursor_of": step.uses} if CURSOR in step.extra else {})}
         extra = {**step.extra, BOOKKEEPING: cast("JSON", kept)} if kept else step.extra
         return replace(

@@ -88,8 +88,18 @@ def put(result: ExportResult, files: Sequence[DefinitionFile]) -> ExportResult:
         RequestError: The folder cannot be written; it is as it was.
     """
     due = set(result.paths("new", "changed"))
-    place({file.path: _encoded(file.text) for file in files if file.path in due}, result.folder)
+    place_files([file for file in files if file.path in due], result.folder)
     return replace(result, written=True)
+
+
+def place_files(files: Sequence[DefinitionFile], folder: Path) -> None:
+    """
+    Write *files* to *folder*, all of them or none.
+
+    Raises:
+        RequestError: The folder cannot be written; it is as it was.
+    """
+    place({file.path: _encoded(file.text) for file in files}, folder)
 
 
 def _encoded(text: str) -> bytes:

@@ -4,6 +4,7 @@ What stands in a cell: `%%pdstep` and `%%pdworkflow`, one grammar, both ways.
 Knows the design's contract for cells. Knows nothing of notebooks' files, kernels or running.
 """
 
+from pdkernel.directive.bare import dump_bare
 from pdkernel.directive.cell import StepCell, is_step_cell, is_workflow_cell, parse_step_cell, step_cell
 from pdkernel.directive.header import WorkflowHeader, parse_workflow_cell, read_settings
 from pdkernel.directive.line import step_line
@@ -24,6 +25,7 @@ __all__ = [
     "WorkflowHeader",
     "did_you_mean",
     "dump",
+    "dump_bare",
     "is_step_cell",
     "is_uses",
     "is_workflow_cell",
