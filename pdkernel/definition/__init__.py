@@ -8,7 +8,7 @@ of its own, which never overwrites what an export did not write. Reads no accoun
 from pdkernel.definition.checklist import checklist
 from pdkernel.definition.export import export, not_into
 from pdkernel.definition.plan import DefinitionFile, plan
-from pdkernel.definition.read import assumptions, read_folder
+from pdkernel.definition.read import Synced, assumptions, read_folder, read_synced
 from pdkernel.definition.sidecar import (
     EXTERNAL_USER,
     FOLDER_SIDECAR,
@@ -16,12 +16,13 @@ from pdkernel.definition.sidecar import (
     AccountChoice,
     Sidecar,
     StepSidecar,
+    Unanswered,
     apply_sidecar,
     notebook_sidecar_path,
 )
 from pdkernel.definition.sidecar_yaml import dump_sidecar, read_sidecar, schema
 from pdkernel.definition.slug import slug
-from pdkernel.definition.write import ExportResult, compare, write
+from pdkernel.definition.write import ExportResult, compare, write, write_aside_then_rename
 
 __all__ = [
     "EXTERNAL_USER",
@@ -32,6 +33,8 @@ __all__ = [
     "ExportResult",
     "Sidecar",
     "StepSidecar",
+    "Synced",
+    "Unanswered",
     "apply_sidecar",
     "assumptions",
     "checklist",
@@ -43,7 +46,9 @@ __all__ = [
     "plan",
     "read_folder",
     "read_sidecar",
+    "read_synced",
     "schema",
     "slug",
     "write",
+    "write_aside_then_rename",
 ]

@@ -95,7 +95,7 @@ class RunMagics(Magics):
         """Write the notebook as the files that Pipedream deploys; without --to, show what would be written."""
         chosen = parse_argstring(self.pdexport, line)
         session = session_of(self.shell)
-        workflow = session.workflow
+        workflow = session.exported
         check(workflow)
         if chosen.into is not None:
             raise definition.not_into(chosen.into)
