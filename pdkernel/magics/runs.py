@@ -99,7 +99,7 @@ class RunMagics(Magics):
         """Write the notebook as the files that Pipedream deploys; without --to or --into, show what would be written."""
         chosen = parse_argstring(self.pdexport, line)
         session = session_of(self.shell)
-        workflow = session.workflow
+        workflow = session.exported
         check(workflow)
         if chosen.to is not None and chosen.into is not None:
             raise RequestError("Say --to FOLDER for a new folder or --into FOLDER for one that Pipedream synced.")
