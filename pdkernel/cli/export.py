@@ -54,7 +54,9 @@ def export(_: State, notebook: Path, to: str | None, into: str | None, docs: boo
         print_json(result.to_json())
     else:
         note = None if result.written else "Nothing is written: this is what would be."
-        click.echo(files.text(where, result.files, checklist=result.checklist, note=note), nl=False)
+        click.echo(
+            files.text(where, result.files, checklist=result.checklist, note=note, findings=result.findings), nl=False
+        )
     return 0
 
 

@@ -8,6 +8,7 @@ of its own, which never overwrites what an export did not write. Reads no accoun
 from pdkernel.definition.checklist import checklist
 from pdkernel.definition.export import export
 from pdkernel.definition.into import export_into
+from pdkernel.definition.lint import lint
 from pdkernel.definition.plan import DefinitionFile, plan
 from pdkernel.definition.read import Synced, assumptions, read_folder, read_synced
 from pdkernel.definition.sidecar import (
@@ -43,6 +44,7 @@ __all__ = [
     "dump_sidecar",
     "export",
     "export_into",
+    "lint",
     "notebook_sidecar_path",
     "place_files",
     "plan",
