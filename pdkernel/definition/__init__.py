@@ -7,6 +7,7 @@ of its own, which never overwrites what an export did not write. Reads no accoun
 
 from pdkernel.definition.checklist import checklist
 from pdkernel.definition.export import export, not_into
+from pdkernel.definition.grades import GRADES, Grade, GradedField, graded
 from pdkernel.definition.plan import DefinitionFile, plan
 from pdkernel.definition.read import assumptions, read_folder
 from pdkernel.definition.sidecar import (
@@ -27,10 +28,13 @@ from pdkernel.definition.write import ExportResult, compare, write
 __all__ = [
     "EXTERNAL_USER",
     "FOLDER_SIDECAR",
+    "GRADES",
     "UNANSWERED",
     "AccountChoice",
     "DefinitionFile",
     "ExportResult",
+    "Grade",
+    "GradedField",
     "Sidecar",
     "StepSidecar",
     "Unanswered",
@@ -40,6 +44,7 @@ __all__ = [
     "compare",
     "dump_sidecar",
     "export",
+    "graded",
     "not_into",
     "notebook_sidecar_path",
     "plan",

@@ -3,7 +3,8 @@ The Python guest: runs `handler(pd)` of one step after another.
 
 Run as `python -I -X utf8 python_guest.py`. Requests come as JSON lines on descriptor 3 and replies go out on
 descriptor 4; standard output and error are the step's. A request that names `texts` is followed by one line
-of JSON for each: exports, kept as text and parsed by the step that reads them.
+of JSON for each: exports, kept as text and parsed by the step that reads them. A `begin` with `fixed` (`{"ms", "seed"}`, else
+null) fixes clock and chance for as long as the process lives (`python_fixed`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from pdkernel.guests import python_exports, python_fresh, python_helpers, python_pd, python_step  # noqa: TC004 - at run time `_load_helpers` loads them
+    from pdkernel.guests import python_exports, python_fixed, python_fresh, python_helpers, python_pd, python_step  # noqa: TC004 - at run time `_load_helpers` loads them
 
 _IN, _OUT = 3, 4
 _HERE = Path(__file__).resolve().parent
@@ -62,6 +63,8 @@ class Guest:
         self._texts = {}
         self._untouched = False
         linecache.clearcache()
+        if told["fixed"]:
+            python_fixed.install(told["fixed"]["ms"] // 1000, told["fixed"]["seed"])
 
     def prepare(self, told: dict[str, Any]) -> None:
         """Make ready what can be made ready before a step's turn has come; none of the user's code runs."""
@@ -86,6 +89,7 @@ class Guest:
             python_fresh.freshen(self._environment, self._folder)
         self._untouched = False
         self._learn(told)
+        python_fixed.restart(told["step"])
         try:
             error = python_step.run(
                 told,
@@ -191,7 +195,7 @@ def _load_helpers() -> None:
     package = ModuleType("_pdkernel_guest")
     package.__path__ = [str(_HERE)]
     sys.modules[package.__name__] = package
-    for name in ("python_exports", "python_fresh", "python_helpers", "python_pd", "python_step"):
+    for name in ("python_exports", "python_fixed", "python_fresh", "python_helpers", "python_pd", "python_step"):
         globals()[name] = importlib.import_module(f"{package.__name__}.{name}")
 
 
