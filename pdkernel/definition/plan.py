@@ -6,10 +6,11 @@ Knows which file says what. Writes nothing.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pdkernel.definition.languages import INFERRED, RUNTIMES, entry_path
+from pdkernel.definition.languages import INFERRED, RUNTIMES, entry_path, language_of
 from pdkernel.definition.literals import check_literals
 from pdkernel.definition.sidecar import (
     EXTERNAL_USER,
@@ -20,8 +21,9 @@ from pdkernel.definition.sidecar import (
     StepSidecar,
 )
 from pdkernel.definition.sidecar_yaml import dump_sidecar
-from pdkernel.definition.step_props import is_store_id, props_mapping
+from pdkernel.definition.step_props import is_store_id, kept_of, props_mapping
 from pdkernel.directive import dump
+from pdkernel.errors import DefinitionError
 from pdkernel.inspection import apps_of, variables_read
 from pdkernel.model import BOOKKEEPING, JSON, AppBinding, Step, Workflow
 
@@ -59,8 +61,32 @@ def plan(workflow: Workflow, *, sidecar: Sidecar | None = None) -> tuple[Definit
         DefinitionFile(WORKFLOW_FILE, dump(_workflow_mapping(workflow, base)) + "\n"),
         DefinitionFile(FOLDER_SIDECAR, dump_sidecar(_sidecar(workflow, base), inferred=inferred)),
     ]
-    code = [step for step in workflow.steps if not step.uses]
-    return (*files, *(DefinitionFile(entry_path(step.name, step.language), step.source) for step in code))
+    return (*files, *_code_files(workflow))
+
+
+def _code_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
+    """An entry file a code step; none for one that had none, whose cell is empty still."""
+    found: dict[str, DefinitionFile] = {}
+    for step in workflow.steps:
+        if step.uses or step.code_missing:
+            continue
+        path = posixpath.normpath(entry_of(step))
+        other = found.setdefault(path, DefinitionFile(path, step.source))
+        if other.text != step.source:
+            raise DefinitionError(
+                f"Step {step.name}: its code stands in {path}, as another step's does, and the two differ.",
+                fix="Rename this step's cell: a step of another name has a file of its own.",
+                step=step.name,
+            )
+    return tuple(found.values())
+
+
+def entry_of(step: Step) -> str:
+    """The entry file of a code step, as `uses` names it: where it was read from, else where the platform puts it."""
+    entry = kept_of(step).get("entry")
+    if isinstance(entry, str) and language_of(entry) in (step.language, None):
+        return entry
+    return f"./{entry_path(step.name, step.language)}"
 
 
 def _workflow_mapping(workflow: Workflow, base: Sidecar) -> dict[str, JSON]:
@@ -72,10 +98,23 @@ def _workflow_mapping(workflow: Workflow, base: Sidecar) -> dict[str, JSON]:
         mapping["settings"] = settings
     ids: list[JSON] = [{"id": trigger.config["id"]} for trigger in workflow.triggers if "id" in trigger.config]
     mapping["triggers"] = extra.pop("triggers", ids)
-    if workflow.steps:
-        mapping["steps"] = [_step_mapping(step, base.steps.get(step.name)) for step in workflow.steps]
+    if steps := _step_entries(workflow, base):
+        mapping["steps"] = steps
     extra.pop(BOOKKEEPING, None)
     return {**mapping, **extra}
+
+
+def _step_entries(workflow: Workflow, base: Sidecar) -> list[JSON]:
+    """The steps, and below each what was kept there; what stood below a step that is gone stands at the end."""
+    names = {step.name for step in workflow.steps}
+    below: dict[str | None, list[JSON]] = {}
+    for kept in workflow.kept:
+        place = kept.after if kept.after is None or kept.after in names else ""
+        below.setdefault(place, []).append(dict(kept.entry))
+    entries = below.get(None, [])
+    for step in workflow.steps:
+        entries += [_step_mapping(step, base.steps.get(step.name)), *below.get(step.name, [])]
+    return entries + below.get("", [])
 
 
 def _git_settings(workflow: Workflow) -> dict[str, JSON]:
@@ -95,7 +134,11 @@ def _step_mapping(step: Step, said: StepSidecar | None) -> dict[str, JSON]:
     runtime = extra.pop("runtime", RUNTIMES.get(step.language))
     if runtime is not None:
         mapping["runtime"] = runtime
-    mapping["uses"] = step.uses or f"./{entry_path(step.name, step.language)}"
+    mapping["uses"] = step.uses or entry_of(step)
+    if step.disabled:
+        extra.pop("disabled", None)
+    if step.notes is not None:
+        extra.pop("notes", None)
     mapping.update(extra)
     # Bash and Go have no accounts on the platform: whose account it is stands in pdkernel.yaml alone
     if props := props_mapping(step, () if step.language in INFERRED else _synced_apps(step, said)):
