@@ -7,8 +7,8 @@ of its own, which never overwrites what an export did not write. Reads no accoun
 
 from pdkernel.definition.checklist import checklist
 from pdkernel.definition.export import export, not_into
-from pdkernel.definition.grades import GRADES, Grade, GradedField, graded
-from pdkernel.definition.plan import DefinitionFile, plan
+from pdkernel.definition.grades import graded
+from pdkernel.definition.plan import DefinitionFile, entry_of, plan
 from pdkernel.definition.read import assumptions, read_folder
 from pdkernel.definition.sidecar import (
     EXTERNAL_USER,
@@ -28,13 +28,10 @@ from pdkernel.definition.write import ExportResult, compare, write
 __all__ = [
     "EXTERNAL_USER",
     "FOLDER_SIDECAR",
-    "GRADES",
     "UNANSWERED",
     "AccountChoice",
     "DefinitionFile",
     "ExportResult",
-    "Grade",
-    "GradedField",
     "Sidecar",
     "StepSidecar",
     "Unanswered",
@@ -43,6 +40,7 @@ __all__ = [
     "checklist",
     "compare",
     "dump_sidecar",
+    "entry_of",
     "export",
     "graded",
     "not_into",

@@ -7,48 +7,24 @@ repositories (runtime reference, "Every key observed"); `inferred`: nobody has s
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from pdkernel.definition.languages import INFERRED, language_of
-from pdkernel.definition.plan import WORKFLOW_FILE, DefinitionFile
+from pdkernel.definition.plan import WORKFLOW_FILE, DefinitionFile, entry_of
 from pdkernel.definition.sidecar import FOLDER_SIDECAR
 from pdkernel.definition.step_props import ACCOUNT, CONFIGURABLE, PICKED, STORE
 from pdkernel.directive import read_yaml
 from pdkernel.model import BOOKKEEPING, Step, Workflow
-
-Grade = Literal["documented", "observed", "inferred", "ours"]
-GRADES: tuple[Grade, ...] = ("documented", "observed", "inferred", "ours")
+from pdkernel.render.proof import Grade, GradedField
 
 _TOP = frozenset({"schema", "name", "inactive", "settings", "triggers", "steps"})
 _SETTINGS = frozenset({"error_notification", "lambda_timeout"})
 _TRIGGER = frozenset({"id"})
 _STEP = frozenset({"namespace", "disabled", "notes", "runtime", "_props_cursor", "props"})
 _DEFINED = frozenset({"app", "name", "type", "authType", "appId"})
-
-
-@dataclass(frozen=True, slots=True)
-class GradedField:
-    """
-    A field of the files.
-
-    Attributes:
-        file: `workflow.yaml`, `pdkernel.yaml`, or what an entry file is called.
-        field: Its keys, `steps[].uses`; empty for a whole file.
-        grade: How it is known.
-        steps: The steps whose field it is, in order; empty for a field of no step.
-    """
-
-    file: str
-    field: str
-    grade: Grade
-    steps: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """`{"file", "field", "grade", "steps"}`."""
-        return {"file": self.file, "field": self.field, "grade": self.grade, "steps": list(self.steps)}
 
 
 def graded(files: Sequence[DefinitionFile], workflow: Workflow) -> tuple[GradedField, ...]:
@@ -83,10 +59,12 @@ def _fields(file: DefinitionFile, workflow: Workflow) -> Iterator[_Field]:
             value = read_yaml(file.text, expressions=False, name=file.path).value
             yield from ((key, "ours", "") for key in (value if isinstance(value, dict) else {}))
         case _:
-            language = language_of(file.path)
-            if language is None:
+            steps = [
+                each for each in workflow.steps if not each.uses and posixpath.normpath(entry_of(each)) == file.path
+            ]
+            if not steps:
                 raise LookupError(f"{file.path} has no grade")
-            yield "", "inferred" if language in INFERRED else "observed", file.path.partition("/")[0]
+            yield from (("", "inferred" if step.language in INFERRED else "observed", step.name) for step in steps)
 
 
 def _workflow(data: Any, workflow: Workflow) -> Iterator[_Field]:
@@ -103,8 +81,12 @@ def _workflow(data: Any, workflow: Workflow) -> Iterator[_Field]:
                     yield f"triggers[].{name}", _known(name, _TRIGGER, kept, key), ""
             case "steps":
                 steps = {step.name: step for step in workflow.steps}
+                kept_entries = [dict(entry.entry) for entry in workflow.kept]
                 for raw in value or ():
-                    yield from _step(raw, steps.get(raw["namespace"]))
+                    if raw in kept_entries:
+                        yield "steps[], as it was read", "observed", ""
+                    else:
+                        yield from _step(raw, steps.get(raw["namespace"]))
 
 
 def _step(raw: Mapping[str, Any], step: Step | None) -> Iterator[_Field]:

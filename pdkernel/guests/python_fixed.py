@@ -50,12 +50,9 @@ def install(at: int, seed: str) -> None:
 
 
 def restart(step: str) -> None:
-    """A step begins: what it sees does not depend on what ran before it. Nothing happens where nothing is fixed."""
-    if not _State.seed:
-        return
+    """A step begins: what it sees does not depend on what ran before it."""
     _State.began = _real_monotonic()
-    _State.left, _State.block = b"", 0
-    # a step's own block of bytes, then the rest of its chance
+    _State.block = 0
     _State.left = hashlib.sha256(f"{_State.seed}/{step}".encode()).digest()
     number = int.from_bytes(_State.left)
     random.seed(number)

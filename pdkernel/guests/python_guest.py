@@ -22,7 +22,7 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from pdkernel.guests import python_exports, python_fixed, python_fresh, python_helpers, python_pd, python_step  # noqa: TC004 - at run time `_load_helpers` loads them
+    from pdkernel.guests import python_exports, python_fresh, python_helpers, python_pd, python_step  # noqa: TC004 - at run time `_load_helpers` loads them
 
 _IN, _OUT = 3, 4
 _HERE = Path(__file__).resolve().parent
@@ -47,6 +47,7 @@ class Guest:
         self._threads = threading.active_count()
         self._untouched = False
         self._held = b""
+        self._fixed: Any = None
 
     def begin(self, told: dict[str, Any]) -> None:
         """Forget the last run."""
@@ -64,7 +65,8 @@ class Guest:
         self._untouched = False
         linecache.clearcache()
         if told["fixed"]:
-            python_fixed.install(told["fixed"]["ms"] // 1000, told["fixed"]["seed"])
+            self._fixed = self._fixed or importlib.import_module("_pdkernel_guest.python_fixed")
+            self._fixed.install(told["fixed"]["ms"] // 1000, told["fixed"]["seed"])
 
     def prepare(self, told: dict[str, Any]) -> None:
         """Make ready what can be made ready before a step's turn has come; none of the user's code runs."""
@@ -89,7 +91,8 @@ class Guest:
             python_fresh.freshen(self._environment, self._folder)
         self._untouched = False
         self._learn(told)
-        python_fixed.restart(told["step"])
+        if self._fixed is not None:
+            self._fixed.restart(told["step"])
         try:
             error = python_step.run(
                 told,
@@ -195,7 +198,7 @@ def _load_helpers() -> None:
     package = ModuleType("_pdkernel_guest")
     package.__path__ = [str(_HERE)]
     sys.modules[package.__name__] = package
-    for name in ("python_exports", "python_fixed", "python_fresh", "python_helpers", "python_pd", "python_step"):
+    for name in ("python_exports", "python_fresh", "python_helpers", "python_pd", "python_step"):
         globals()[name] = importlib.import_module(f"{package.__name__}.{name}")
 
 
