@@ -9,7 +9,7 @@ from pdkernel.definition.checklist import checklist
 from pdkernel.definition.export import export, not_into
 from pdkernel.definition.grades import graded
 from pdkernel.definition.plan import DefinitionFile, entry_of, plan
-from pdkernel.definition.read import assumptions, read_folder
+from pdkernel.definition.read import Synced, assumptions, read_folder, read_synced
 from pdkernel.definition.sidecar import (
     EXTERNAL_USER,
     FOLDER_SIDECAR,
@@ -23,7 +23,7 @@ from pdkernel.definition.sidecar import (
 )
 from pdkernel.definition.sidecar_yaml import dump_sidecar, read_sidecar, schema
 from pdkernel.definition.slug import slug
-from pdkernel.definition.write import ExportResult, compare, write
+from pdkernel.definition.write import ExportResult, compare, write, write_aside_then_rename
 
 __all__ = [
     "EXTERNAL_USER",
@@ -34,6 +34,7 @@ __all__ = [
     "ExportResult",
     "Sidecar",
     "StepSidecar",
+    "Synced",
     "Unanswered",
     "apply_sidecar",
     "assumptions",
@@ -48,7 +49,9 @@ __all__ = [
     "plan",
     "read_folder",
     "read_sidecar",
+    "read_synced",
     "schema",
     "slug",
     "write",
+    "write_aside_then_rename",
 ]

@@ -21,7 +21,7 @@ from pdkernel.definition.sidecar import (
     StepSidecar,
 )
 from pdkernel.definition.sidecar_yaml import dump_sidecar
-from pdkernel.definition.step_props import is_store_id, kept_of, props_mapping
+from pdkernel.definition.step_props import CURSOR, holds_cursor, is_store_id, kept_of, props_mapping
 from pdkernel.directive import dump
 from pdkernel.errors import DefinitionError
 from pdkernel.inspection import apps_of, variables_read
@@ -139,6 +139,8 @@ def _step_mapping(step: Step, said: StepSidecar | None) -> dict[str, JSON]:
         extra.pop("disabled", None)
     if step.notes is not None:
         extra.pop("notes", None)
+    if not holds_cursor(step):
+        extra.pop(CURSOR, None)
     mapping.update(extra)
     # Bash and Go have no accounts on the platform: whose account it is stands in pdkernel.yaml alone
     if props := props_mapping(step, () if step.language in INFERRED else _synced_apps(step, said)):

@@ -7,6 +7,7 @@ Knows the file's keys. The schema is package data and published with it.
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -36,6 +37,8 @@ def read_sidecar(path: Path) -> Sidecar | None:
         NotebookError: It is not such a file; the message names the path inside it and the line.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise NotebookError(f"{path} is not a file.")
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -17,6 +17,8 @@ CONFIGURABLE = "__configurableProps"
 ACCOUNT = "authProvisionId"
 STORE = "storeId"
 PICKED = "__lv"
+CURSOR = "_props_cursor"
+"""The platform's id of the props that an action's code added; it is good for that action and version alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +127,24 @@ def _definitions(step: Step, apps: tuple[AppBinding, ...]) -> list[JSON]:
     """A Python step's app and store props: its code cannot declare them, so the file does."""
     if step.language != "python" or step.uses:
         return []
-    kept = cast("list[JSON]", kept_of(step).get("configurable", []))
+    bound = {"app": {app.prop for app in apps}, "data_store": {store.prop for store in step.stores}}
+    kept = [
+        item
+        for item in cast("list[JSON]", kept_of(step).get("configurable", []))
+        if not isinstance(item, dict)
+        or str(item.get("type")) not in bound
+        or item.get("name") in bound[str(item["type"])]
+    ]
     names = {item.get("name") for item in kept if isinstance(item, dict)}
     # authType and appId are the platform's own; without them the account is chosen once in the builder.
     new: list[JSON] = [{"app": app.app, "name": app.prop, "type": "app"} for app in apps if app.prop not in names]
     new += [{"name": store.prop, "type": "data_store"} for store in step.stores if store.prop not in names]
     return [*kept, *new]
+
+
+def holds_cursor(step: Step) -> bool:
+    """Whether the step has a props cursor that is still its action's."""
+    return CURSOR in step.extra and kept_of(step).get("cursor_of", step.uses) == step.uses
 
 
 def kept_of(step: Step) -> Mapping[str, Any]:

@@ -81,13 +81,14 @@ def write(files: Sequence[DefinitionFile], folder: Path, *, checklist: Sequence[
     result = compare(files, folder, checklist=checklist)
     due = set(result.paths("new", "changed"))
     try:
-        _write_aside_then_rename([file for file in files if file.path in due], folder)
+        write_aside_then_rename([file for file in files if file.path in due], folder)
     except OSError as error:
         raise RequestError(f"{folder} cannot be written: {error.strerror or error}.") from None
     return ExportResult(folder, result.files, result.checklist, written=True)
 
 
-def _write_aside_then_rename(files: Iterable[DefinitionFile], folder: Path) -> None:
+def write_aside_then_rename(files: Iterable[DefinitionFile], folder: Path) -> None:
+    """Write *files* to *folder*, each one whole or not at all. Raises `OSError`."""
     aside: list[tuple[str, Path]] = []
     try:
         for file in files:
