@@ -1,11 +1,14 @@
 """
 `pdkernel export` and `pdkernel shape`: files out of a notebook, the structure of events.
 
-Knows the options. Planning and writing files is `definition`'s work.
+Knows the options. Planning and writing files is `definition`'s work, proving them `proof`'s.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +21,49 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, re
 @click.argument("notebook", type=click.Path(path_type=Path))
 @option("--to", metavar="FOLDER", help="Write the workflow's folder.")
 @option("--into", metavar="FOLDER", help="Patch a folder that Pipedream synced.")
+@option(
+    "--prove", is_flag=True, help="Run the written files beside NOTEBOOK on every saved event, offline, and compare."
+)
 @json_option
-def export(_: State, notebook: Path, to: str | None, into: str | None, as_json: bool) -> int:
+def export(state: State, notebook: Path, to: str | None, into: str | None, prove: bool, as_json: bool) -> int:
     """Write NOTEBOOK as the files that Pipedream deploys."""
     from pdkernel import definition
     from pdkernel.errors import RequestError
     from pdkernel.inspection import check
     from pdkernel.render import files
+    from pdkernel.render import proof as proofs
     from pdkernel.source import read_source
 
     if (to is None) == (into is None):
         raise RequestError(
             "Say where to: --to FOLDER for a new folder, --into FOLDER for one that Pipedream synced.",
         )
-    opened = read_source(notebook, unanswered="keep")
+    opened = read_source(notebook, unanswered="refuse" if prove else "keep")
     check(opened.workflow)
     if into is not None:
         raise definition.not_into(into)
     assert to is not None
     result = definition.export(opened.workflow, Path(to), sidecar=opened.sidecar)
+    proof = _prove(state, opened, result.folder, quiet=as_json) if prove else None
     if as_json:
-        print_json(result.to_json())
+        print_json({**result.to_json(), **({"proof": proof.to_json()} if proof else {})})
     else:
         click.echo(files.text(to, result.files, checklist=result.checklist), nl=False)
-    return 0
+        click.echo(proofs.text(proof) if proof else "", nl=False)
+    return 1 if proof is not None and proof.verdict == "differs" else 0
+
+
+def _prove(state: State, opened: Any, folder: Path, *, quiet: bool) -> Any:
+    from pdkernel.proof import Exported, prove
+
+    def say(line: str) -> None:
+        if not quiet and sys.stderr.isatty():
+            click.echo(line, err=True)
+
+    exported = Exported(
+        opened.path, opened.workflow, opened.sidecar, state.project(), state.directory(), environ=os.environ
+    )
+    return asyncio.run(prove(exported, folder, progress=say))
 
 
 @command(name="shape")

@@ -16,10 +16,11 @@ from pdkernel import definition, shape
 from pdkernel.errors import RequestError
 from pdkernel.inspection import check
 from pdkernel.magics.following import follow
-from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say, show_saving
+from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say, show_proving, show_saving
 from pdkernel.magics.shell import session_of
 from pdkernel.model import Workflow
 from pdkernel.render import files
+from pdkernel.render import proof as proofs
 from pdkernel.render import shape as render_shape
 from pdkernel.render.view import View
 
@@ -89,6 +90,7 @@ class RunMagics(Magics):
     @magic_arguments()
     @argument("--to", metavar="FOLDER", help="write the workflow's folder")
     @argument("--into", metavar="FOLDER", help="patch a folder that Pipedream synced")
+    @argument("--prove", action="store_true", help="run the written files beside the notebook on every saved event")
     @line_magic
     @plain_errors
     def pdexport(self, line: str) -> Any:
@@ -97,6 +99,8 @@ class RunMagics(Magics):
         session = session_of(self.shell)
         workflow = session.workflow
         check(workflow)
+        if chosen.prove and (chosen.to or chosen.into) is None:
+            raise RequestError("A proof reads the files that were written.", fix="%pdexport --to FOLDER --prove")
         if chosen.into is not None:
             raise definition.not_into(chosen.into)
         folder = session.folder / (chosen.to or f"exported/{definition.slug(workflow.name)}")
@@ -111,6 +115,13 @@ class RunMagics(Magics):
                 html=files.html(where, result.files, checklist=result.checklist, note=note),
             )
         )
+        if chosen.prove:
+            from pdkernel.trial.proving import prove_export
+
+            proof = prove_export(session, result.folder)
+            display(View(text=proofs.text(proof), html=proofs.html(proof)))
+        elif result.written:
+            show_proving(self.shell, session, result.folder, where)
 
 
 def part_of(

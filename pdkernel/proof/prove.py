@@ -6,6 +6,7 @@ Knows when a step counts as not compared. What a run takes is for `bench` to kno
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -90,6 +91,10 @@ async def prove(
         return Proof(str(folder), names, (unreadable,), (), (), tuple(notes))
     definition = compare_workflows(exported.workflow, read.workflow, ours=exported.sidecar, theirs=read.sidecar)
     told = tuple(place.told(redactor) for place in definition)
+    told += tuple(
+        Difference(redactor.text(path), redactor.text(json.dumps(value)), "no text to the platform: it lacks quotes")
+        for path, value in read.unquoted
+    )
     if read.sidecar is None:
         notes.append(PARTLY)
     directory = settled(exported.directory, exported.project)

@@ -7,8 +7,10 @@ Knows what a folder without `pdkernel.yaml` does not say, and which parts of a w
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pdkernel.definition import (
     FOLDER_SIDECAR,
@@ -19,6 +21,7 @@ from pdkernel.definition import (
     read_sidecar,
 )
 from pdkernel.definition.plan import LIMITS, WORKFLOW_FILE
+from pdkernel.directive import read_yaml
 from pdkernel.inspection import apps_of, variables_read
 from pdkernel.model import AppBinding, Step, Trigger, Workflow
 
@@ -38,12 +41,14 @@ class ReadBack:
         workflow: What it holds; without a `pdkernel.yaml`, with what the notebook says in its place.
         sidecar: Its `pdkernel.yaml`, or None.
         files: What it is made of.
+        unquoted: Texts of `workflow.yaml`, by their keys, that the platform takes for something else: they lack quotes.
     """
 
     folder: Path
     workflow: Workflow
     sidecar: Sidecar | None
     files: tuple[DefinitionFile, ...]
+    unquoted: tuple[tuple[str, str], ...] = ()
 
 
 def read_back(folder: Path, notebook: Workflow, sidecar: Sidecar | None) -> ReadBack:
@@ -58,7 +63,20 @@ def read_back(folder: Path, notebook: Workflow, sidecar: Sidecar | None) -> Read
     workflow = read_folder(folder, accounts="external_user" if theirs else "own")
     if theirs is None:
         workflow = _completed(workflow, notebook, sidecar or Sidecar())
-    return ReadBack(folder, workflow, theirs, tuple(_files(folder, workflow)))
+    files = tuple(_files(folder, workflow))
+    return ReadBack(folder, workflow, theirs, files, tuple(_unquoted(files[0].text)))
+
+
+def _unquoted(text: str) -> Iterator[tuple[str, str]]:
+    located = read_yaml(text, expressions=False, name=WORKFLOW_FILE, psych=True)
+    for path in located.unquoted:
+        value: Any = located.value
+        for key in path:
+            value = value[key]
+        yield (
+            f"{WORKFLOW_FILE}: " + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)[1:],
+            value,
+        )
 
 
 def _files(folder: Path, workflow: Workflow) -> list[DefinitionFile]:

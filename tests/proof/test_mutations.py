@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,11 +30,11 @@ def handler(pd):
     body = pd.steps["trigger"]["event"]["body"]
     return {"name": body["name"], "items": body["items"], "greeting": "Grüße, 世界 🎉"}
 """
-SHAPE = """%%pdstep shape --lang node --app slack=apn_own --prop count=3 --prop 'text="3"' --prop yes="yes" --prop whole={{steps.read.$return_value.items}} --prop ends='"a\\nb\\n"' --prop list='["a", "b", ["c"]]' --prop empty='""' --prop nothing=null --prop on=true
+SHAPE = """%%pdstep shape --lang node --app slack=apn_own --prop count=3 --prop 'text="3"' --prop yes="yes" --prop whole={{steps.read.$return_value.items}} --prop ends='"a\\nb\\n"' --prop list='["a", "b", ["c"]]' --prop empty='""' --prop nothing=null --prop on=true --prop 'day="2026-03-01"' --prop 'hours=["12:30"]'
 export default defineComponent({
   props: { slack: { type: "app", app: "slack" }, count: { type: "integer" }, text: { type: "string" }, yes: { type: "string" },
     whole: { type: "any" }, ends: { type: "string" }, list: { type: "any" }, empty: { type: "string" }, nothing: { type: "any", optional: true },
-    on: { type: "boolean" } },
+    on: { type: "boolean" }, day: { type: "string" }, hours: { type: "string[]" } },
   async run({ steps }) {
     const { count, text, yes, whole, ends, list, empty, nothing, on } = this;
     return { count, text, yes, whole, ends, list, empty, nothing, on, at: new Date().toISOString(), id: crypto.randomUUID() };
@@ -70,7 +69,9 @@ def text(path: str, before: str, after: str) -> Mutation:
     def change(files: Files) -> Files:
         found = next(file for file in files if file.path == path)
         assert before in found.text, found.text
-        return tuple(replace(file, text=file.text.replace(before, after, 1)) if file is found else file for file in files)
+        return tuple(
+            replace(file, text=file.text.replace(before, after, 1)) if file is found else file for file in files
+        )
 
     return change
 
@@ -111,16 +112,16 @@ BESIDE = "pdkernel.yaml"
 SEEN_BY_A_RUN: dict[str, Mutation] = {
     "props lost": pattern(WORKFLOW, r"    count: 3\n    text: '3'\n", ""),
     "all props lost": pattern(WORKFLOW, r"  props:\n    slack:.*?(?=- namespace)", ""),
-    "steps swapped": pattern(WORKFLOW, r"(- namespace: read\n.*?)(- namespace: shape\n.*?)(?=- namespace: tell)", r"\2\1"),
+    "steps swapped": pattern(
+        WORKFLOW, r"(- namespace: read\n.*?)(- namespace: shape\n.*?)(?=- namespace: tell)", r"\2\1"
+    ),
     "disabled lost": text(WORKFLOW, "  disabled: true\n", ""),
     "disabled at another step": both(
         text(WORKFLOW, "  disabled: true\n", ""),
         text(WORKFLOW, "- namespace: answer\n", "- namespace: answer\n  disabled: true\n"),
     ),
     "a text became a number": text(WORKFLOW, "text: '3'", "text: 3"),
-    "a number became a text": text(WORKFLOW, "count: 3", "count: '3'"),
     "yes without quotes": text(WORKFLOW, "'yes': 'yes'", "'yes': yes"),
-    "true became a text": text(WORKFLOW, "    'on': true\n", "    'on': 'true'\n"),
     "a newline at the end lost": pattern(WORKFLOW, r"ends: .*?b\n(?=    list)", 'ends: "a\\\\nb"\n'),
     "a list folded into a text": pattern(WORKFLOW, r"    list:\n    - a\n    - b\n    - - c\n", "    list: a b c\n"),
     "a list within a list flat": text(WORKFLOW, "    - - c\n", "    - c\n"),
@@ -145,6 +146,10 @@ SEEN_BY_A_RUN: dict[str, Mutation] = {
     "the response is the default": text(BESIDE, "response: custom", "response: default"),
 }
 SEEN_BY_READING: dict[str, Mutation] = {
+    "a number became a text": text(WORKFLOW, "count: 3", "count: '3'"),
+    "true became a text": text(WORKFLOW, "    'on': true\n", "    'on': 'true'\n"),
+    "a day without quotes": text(WORKFLOW, "day: '2026-03-01'", "day: 2026-03-01"),
+    "an hour without quotes": text(WORKFLOW, "'12:30'", "12:30"),
     "a time limit of the workflow lost": pattern(WORKFLOW, r"  lambda_timeout: 45\n", ""),
     "a step's time limit lost": pattern(BESIDE, r"    timeout: 20.*?\n", ""),
     "memory lost": pattern(BESIDE, r"limits:\n  memory: 512\n", ""),
