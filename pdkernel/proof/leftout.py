@@ -16,10 +16,17 @@ from pdkernel.actions.keys import Uses
 from pdkernel.errors import EgressRefusedError, ExpressionError, PdkernelError
 from pdkernel.execution import StepResult
 from pdkernel.inspection import steps_read
-from pdkernel.model import Step, Workflow
+from pdkernel.model import Language, Step, Workflow
 
-_GIVEN = re.compile(r"\brun\s*(?::\s*(?:async\s*)?)?\(\s*\{[^}]*\}\s*\)")
-_ANY_STEP = re.compile(r"""\b[sS]teps\b(?!\s*(?:\?\.|\.)\s*[A-Za-z_$]|\s*\[\s*['"`])|PIPEDREAM_STEPS\b""")
+_LITERAL = r"""(?!\s*(?:\?\.|\.)\s*[A-Za-z_$]|\s*\[\s*['"`])"""
+_WHOLE_STEPS: Mapping[Language, re.Pattern[str]] = {
+    "python": re.compile(rf"""\.\s*steps\b{_LITERAL}|["']steps["']"""),
+    "node": re.compile(rf"\bsteps\b{_LITERAL}"),
+    "bash": re.compile("PIPEDREAM_STEPS"),
+    "go": re.compile(rf"\.\s*Steps\b{_LITERAL}"),
+}
+_PARAMETERS = re.compile(r"\brun\s*(?::\s*(?:async\s*)?)?\(\s*\{[^}]*\}\s*\)")
+_COMMENTS = re.compile(r"/\*.*?\*/|(?<![:\"'`])//[^\n]*", re.DOTALL)
 
 
 def not_run_here(workflow: Workflow, catalog: Catalog) -> dict[str, str]:
@@ -72,4 +79,7 @@ def _needs(step: Step, name: str) -> bool:
             return True
     except ExpressionError:
         return True
-    return step.uses is None and _ANY_STEP.search(_GIVEN.sub("", step.source)) is not None
+    if step.uses is not None:
+        return False
+    code = _PARAMETERS.sub("", _COMMENTS.sub("", step.source)) if step.language == "node" else step.source
+    return _WHOLE_STEPS[step.language].search(code) is not None

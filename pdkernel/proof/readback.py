@@ -137,6 +137,7 @@ def as_run(workflow: Workflow, notebook: Workflow) -> Workflow:
     return replace(
         workflow,
         source=None,
+        extra=notebook.extra,
         settings={key: value for key, value in workflow.settings.items() if key != "error_notification"},
         variables=tuple(sorted({*workflow.variables, *variables_read(workflow)})),
         steps=tuple(_step_as_run(step, cells.get(step.name, step)) for step in workflow.steps),
