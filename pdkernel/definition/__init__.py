@@ -6,8 +6,9 @@ of its own, which never overwrites what an export did not write. Reads no accoun
 """
 
 from pdkernel.definition.checklist import checklist
-from pdkernel.definition.export import export, not_into
+from pdkernel.definition.export import export
 from pdkernel.definition.grades import graded
+from pdkernel.definition.into import export_into
 from pdkernel.definition.plan import DefinitionFile, entry_of, plan
 from pdkernel.definition.read import Synced, assumptions, read_folder, read_synced
 from pdkernel.definition.sidecar import (
@@ -23,7 +24,7 @@ from pdkernel.definition.sidecar import (
 )
 from pdkernel.definition.sidecar_yaml import dump_sidecar, read_sidecar, schema
 from pdkernel.definition.slug import slug
-from pdkernel.definition.write import ExportResult, compare, write, write_aside_then_rename
+from pdkernel.definition.write import ExportResult, compare, place_files, write
 
 __all__ = [
     "EXTERNAL_USER",
@@ -43,9 +44,10 @@ __all__ = [
     "dump_sidecar",
     "entry_of",
     "export",
+    "export_into",
     "graded",
-    "not_into",
     "notebook_sidecar_path",
+    "place_files",
     "plan",
     "read_folder",
     "read_sidecar",
@@ -53,5 +55,4 @@ __all__ = [
     "schema",
     "slug",
     "write",
-    "write_aside_then_rename",
 ]

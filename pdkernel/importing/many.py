@@ -145,13 +145,13 @@ def import_folder(
         notebook: Where to.
         catalog: The pre-built actions that would run, given the `pdkernel.yaml` that the notebook gets.
         answers: Says whose accounts are meant.
-        triggers: Says what Git does not hold of the triggers; None asks nothing.
+        triggers: Says what Git does not hold of the triggers, at the first import; None asks nothing.
         force: Put a notebook that is there aside.
     """
     try:
         earlier = read_sidecar(notebook_sidecar_path(notebook))
         read = read_for_import(folder, earlier=earlier)
-        if triggers is not None:
+        if triggers is not None and earlier is None:
             read = read.with_triggers(triggers)
 
         def report(workflow: Workflow, choices: Mapping[str, Mapping[str, AccountChoice]]) -> ImportReport:

@@ -106,14 +106,16 @@ def read_for_import(folder: Path, *, earlier: Sidecar | None = None) -> ReadFold
     synced = read_synced(folder, require_code=False, accounts="external_user", unanswered="keep")
     synced = replace(synced, workflow=_with_triggers_of(synced.workflow, earlier))
     known = known_choices(synced, earlier)
-    told = bool((synced.sidecar and synced.sidecar.triggers) or (earlier and earlier.triggers))
-    assumed = (
-        ()
-        if told
-        else tuple(str(trigger.config["id"]) for trigger in synced.workflow.triggers if "id" in trigger.config)
-    )
+    told = synced.sidecar is not None and bool(synced.sidecar.triggers)
+    assumed = () if told else tuple(filter(None, map(_assumed, synced.workflow.triggers)))
     state = (folder / ".workflow.state").exists()
     return ReadFolder(folder, synced, known, questions(synced, known), assumed, missing_state=not state)
+
+
+def _assumed(trigger: Trigger) -> str | None:
+    """The id of *trigger* if nothing is known of it but its kind."""
+    held = trigger.config.get("id")
+    return str(held) if held and trigger == Trigger(trigger.type, config={"id": held}) else None
 
 
 def _with_triggers_of(workflow: Workflow, earlier: Sidecar | None) -> Workflow:

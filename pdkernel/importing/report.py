@@ -13,7 +13,7 @@ from dataclasses import replace
 from pdkernel.actions import Catalog, Uses
 from pdkernel.actions.choices import ACCEPT_COMMAND
 from pdkernel.actions.npm import KNOWN_APPS
-from pdkernel.definition import EXTERNAL_USER, AccountChoice
+from pdkernel.definition import EXTERNAL_USER, UNANSWERED, AccountChoice
 from pdkernel.errors import ActionNotFoundError, ActionVersionError, ExpressionError, LicenceError, RequestError
 from pdkernel.inspection import apps_of, node_packages, order_warnings, python_requirements
 from pdkernel.inspection.reads import variables_of
@@ -52,14 +52,15 @@ def report_on(
     readable, faults = _readable(workflow)
     actions = tuple(_action(step, catalog) for step in workflow.steps if step.uses)
     cannot = (*_cannot(workflow, actions), *faults)
-    stopped = {item.name for item in cannot}
+    accounts = tuple(_accounts(workflow, choices or {}))
+    stopped = {item.name for item in cannot} | {use.step for use in accounts if use.account == UNANSWERED}
     enabled = [step.name for step in workflow.steps if not step.disabled]
     return ImportReport(
         workflow=workflow.name,
         ready=tuple(name for name in enabled if name not in stopped),
         disabled=tuple(step.name for step in workflow.steps if step.disabled),
         actions=actions,
-        accounts=tuple(_accounts(workflow, choices or {})),
+        accounts=accounts,
         variables=_variables(readable),
         triggers=tuple(_trigger(trigger, assumed) for trigger in workflow.triggers),
         packages=_packages(workflow),
@@ -92,16 +93,20 @@ def _action(step: Step, catalog: Catalog) -> ActionPlace:
     try:
         uses = Uses.parse(said)
     except RequestError:
-        return ActionPlace(step.name, said, "which is no action's key", runs=False)
+        return ActionPlace(step.name, said, "which is not an action's key", runs=False)
     if uses.private:
         return ActionPlace(step.name, said, "a private component, whose code only Pipedream has", runs=False)
     where = catalog.choices.where
     try:
         found = catalog.resolve(uses.key, uses.version)
     except LicenceError:
-        return ActionPlace(step.name, said, f"npm, once its licence is accepted: {ACCEPT_COMMAND}", runs=False)
+        return ActionPlace(
+            step.name, said, f"which npm may have, once its licence is accepted: {ACCEPT_COMMAND}", runs=False
+        )
     except ActionVersionError as fault:
-        return ActionPlace(step.name, said, _sentence(fault.message), runs=False)
+        return ActionPlace(
+            step.name, said, f"of which there is another version only: {_sentence(fault.message)}", runs=False
+        )
     except ActionNotFoundError:
         if where.source in ("npm", "connect"):
             name = "npm, looked for at the first run" if where.source == "npm" else "run by Pipedream Connect"
@@ -116,7 +121,7 @@ def _cannot(workflow: Workflow, actions: tuple[ActionPlace, ...]) -> Iterator[Ca
     disabled = {step.name for step in workflow.steps if step.disabled}
     for action in actions:
         if not action.runs and action.step not in disabled:
-            yield Cannot(action.step, f"uses {action.uses}: {action.source}")
+            yield Cannot(action.step, f"uses {action.uses}, {action.source}")
     for step in workflow.steps:
         if step.code_missing:
             yield Cannot(step.name, "has no code: its entry file is missing")

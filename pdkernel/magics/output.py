@@ -161,12 +161,12 @@ def show_saving(shell: Any, session: Session, execution: Execution) -> None:
         _offer(shell, SaveRun(session, execution))
 
 
-def show_proving(shell: Any, session: Session, folder: Path, where: str) -> None:
-    """Offer to prove what was exported to *folder*, written as *where*, where there is a front end with buttons."""
+def show_proving(shell: Any, session: Session, folder: Path, line: str, *, into: bool) -> None:
+    """Offer to prove what `%pdexport` *line* wrote to *folder*, where there is a front end with buttons."""
     if getattr(shell, "kernel", None) is not None:
         from pdkernel.widgets import ProveExport
 
-        _offer(shell, ProveExport(session, folder, where))
+        _offer(shell, ProveExport(session, folder, line, into=into))
 
 
 def _offer(shell: Any, button: Any) -> None:

@@ -13,6 +13,7 @@ Knows that Jupyter has one kind of line end, and that what a person has written 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,6 +25,22 @@ from pdkernel.model import JSON, Step, StoreBinding
 
 _MARK = "\ufeff"
 _LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+
+
+def packed(value: Mapping[str, JSON]) -> JSON:
+    """*value* for metadata: as JSON text if its keys are not in alphabetical order, in which Jupyter saves them."""
+    text = json.dumps(value, ensure_ascii=False)
+    return dict(value) if text == json.dumps(value, ensure_ascii=False, sort_keys=True) else text
+
+
+def unpacked(kept: object) -> dict[str, JSON] | None:
+    """The mapping that `packed` was given; None if *kept* is none."""
+    if isinstance(kept, str):
+        try:
+            kept = json.loads(kept)
+        except ValueError:
+            return None
+    return kept if isinstance(kept, dict) else None
 
 
 def shown_source(source: str) -> str:
@@ -67,7 +84,7 @@ def cell_of(step: Step) -> tuple[str, dict[str, JSON]]:
     if step.notes is not None:
         hidden["notes"] = step.notes
     if step.extra:
-        hidden["extra"] = dict(step.extra)
+        hidden["extra"] = packed(step.extra)
     source = shown_source(step.source)
     if source != step.source:
         hidden["source"] = step.source
@@ -79,11 +96,11 @@ def cell_of(step: Step) -> tuple[str, dict[str, JSON]]:
     text = _text(shown)
     if text is None:
         props = {name: value for name, value in step.props.items() if not _can_stand(shown, name)}
-        hidden["props"] = {"values": props, "order": list(step.props)}
+        hidden["props"] = {"values": packed(props), "order": list(step.props)}
         shown = replace(shown, props={name: value for name, value in step.props.items() if name not in props})
         text = _text(shown)
     if text is None:  # values that read well alone and not together
-        hidden["props"] = {"values": dict(step.props), "order": list(step.props)}
+        hidden["props"] = {"values": packed(step.props), "order": list(step.props)}
         text = step_cell(replace(shown, props={}))
     return text, hidden
 
@@ -133,11 +150,10 @@ def step_of(step: Step, hidden: Mapping[str, Any], *, note: str | None = None) -
         note: The text of the Markdown cell that shows its note, if there is one: it counts.
     """
     notes = hidden.get("notes")
-    extra = hidden.get("extra")
     return replace(
         step,
         notes=note if note is not None else notes if isinstance(notes, str) else None,
-        extra=extra if isinstance(extra, dict) else {},
+        extra=unpacked(hidden.get("extra")) or {},
         source="" if step.uses else true_source(step.source, hidden.get("source")),
         props=_props(step, hidden.get("props")),
         stores=_stores(step, hidden.get("stores")),
@@ -145,9 +161,10 @@ def step_of(step: Step, hidden: Mapping[str, Any], *, note: str | None = None) -
 
 
 def _props(step: Step, kept: object) -> Mapping[str, JSON]:
-    if not isinstance(kept, dict) or not isinstance(kept.get("values"), dict):
+    given = unpacked(kept.get("values")) if isinstance(kept, dict) else None
+    if given is None or not isinstance(kept, dict):
         return step.props
-    values = {**kept["values"], **step.props}
+    values = {**given, **step.props}
     order = [name for name in kept.get("order", []) if name in values]
     return {name: values[name] for name in (*order, *values)}
 

@@ -22,7 +22,7 @@ from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError
 from pdkernel.inspection.problems import raise_together, restated
 from pdkernel.model import KeptEntry, Step, Workflow
 from pdkernel.notebook.cells import Cell, read_cells
-from pdkernel.notebook.hidden import step_of
+from pdkernel.notebook.hidden import step_of, unpacked
 
 
 def read_notebook(path: Path) -> Workflow:
@@ -77,15 +77,13 @@ def workflow_from_cells(cells: Sequence[Cell], *, name: str, source: str | None 
         )
     raise_together(problems)
     header = headers[0][1] if headers else WorkflowHeader()
-    extra = hidden.get("extra")
-    settings = hidden.get("settings")
     return Workflow(
         name=_name(header, hidden) or name,
         triggers=header.triggers,
         steps=tuple(steps),
-        settings={**(settings if isinstance(settings, dict) else {}), **header.settings},
+        settings={**(unpacked(hidden.get("settings")) or {}), **header.settings},
         source=source,
-        extra=extra if isinstance(extra, dict) else {},
+        extra=unpacked(hidden.get("extra")) or {},
     ).with_kept(kept)
 
 
@@ -104,8 +102,8 @@ def _step(cell: Cell, index: int, notes: Mapping[str, str]) -> Step:
 
 def _kept(cell: Cell, steps: Sequence[Step]) -> list[KeptEntry]:
     """The entry that is no step, if *cell* shows one; it stands below the last of *steps*."""
-    entry = cell.hidden.get("kept")
-    return [KeptEntry(steps[-1].name if steps else None, entry)] if isinstance(entry, dict) else []
+    entry = unpacked(cell.hidden.get("kept"))
+    return [] if entry is None else [KeptEntry(steps[-1].name if steps else None, entry)]
 
 
 def _in_cell(error: DefinitionError, index: int) -> DefinitionError:

@@ -22,9 +22,9 @@ from typing import Any
 
 from pdkernel.directive import dump, parse_workflow_cell
 from pdkernel.errors import DefinitionError
-from pdkernel.model import JSON, KeptEntry, Step, Trigger, Workflow
+from pdkernel.model import BOOKKEEPING, JSON, KeptEntry, Step, Trigger, Workflow
 from pdkernel.notebook.cells import METADATA_KEY
-from pdkernel.notebook.hidden import cell_of
+from pdkernel.notebook.hidden import cell_of, packed
 
 HEADER = "%%pdworkflow"
 _MAX_ID = 64
@@ -94,7 +94,7 @@ def _kept(entries: list[tuple[int, KeptEntry]]) -> Iterator[tuple[str, str, str,
             f"**Not run here:** {kept.name} {kept.why}. It is kept as it is, and an export writes it back at this place.\n"
             f"\n{fence}yaml\n{yaml}{fence}"
         )
-        yield "markdown", f"kept-{number}", text, {"kept": dict(kept.entry)}
+        yield "markdown", f"kept-{number}", text, {"kept": packed(kept.entry)}
 
 
 def _id(kind: str, name: str) -> str:
@@ -107,11 +107,12 @@ def _id(kind: str, name: str) -> str:
 
 def header_cell(workflow: Workflow) -> tuple[str, dict[str, Any]]:
     """The text of the `%%pdworkflow` cell, and what its metadata must keep."""
-    hidden: dict[str, Any] = {"extra": dict(workflow.extra)} if workflow.extra else {}
+    extra = _without_kept(workflow.extra)
+    hidden: dict[str, Any] = {"extra": packed(extra)} if extra else {}
     settings = dict(workflow.settings)
     odd = {key: value for key, value in settings.items() if not _reads("settings", {key: value})}
     if odd:
-        hidden["settings"] = odd
+        hidden["settings"] = packed(odd)
     name = workflow.name
     if not _reads("name", name):
         name = " ".join(name.replace("{{", "{ {").split()) or "Workflow"
@@ -126,6 +127,16 @@ def header_cell(workflow: Workflow) -> tuple[str, dict[str, Any]]:
     if shown := {key: value for key, value in settings.items() if key not in odd}:
         mapping["settings"] = shown
     return f"{HEADER}\n{dump(mapping)}".rstrip("\n"), hidden
+
+
+def _without_kept(extra: Mapping[str, JSON]) -> dict[str, JSON]:
+    """*extra* without the entries that have cells of their own."""
+    bookkeeping = extra.get(BOOKKEEPING)
+    if not isinstance(bookkeeping, dict) or "kept" not in bookkeeping:
+        return dict(extra)
+    rest = {key: value for key, value in bookkeeping.items() if key != "kept"}
+    others = {key: value for key, value in extra.items() if key != BOOKKEEPING}
+    return {**others, BOOKKEEPING: rest} if rest else others
 
 
 def _reads(key: str, value: JSON) -> bool:

@@ -16,7 +16,12 @@ from pdkernel.proof.values import Place, places
 
 
 def compare_workflows(
-    notebook: Workflow, files: Workflow, *, ours: Sidecar | None = None, theirs: Sidecar | None = None
+    notebook: Workflow,
+    files: Workflow,
+    *,
+    ours: Sidecar | None = None,
+    theirs: Sidecar | None = None,
+    into: bool = False,
 ) -> Iterator[Place]:
     """
     Every place where the two differ.
@@ -26,17 +31,38 @@ def compare_workflows(
         files: What was read back.
         ours: The `pdkernel.yaml` beside the notebook, or None.
         theirs: The folder's, or None if it has none: then nothing is held against it.
+        into: A synced folder was patched: its own ids, settings and keys that the notebook does not know were kept.
     """
-    yield from places("", _workflow(notebook, new="schema" not in notebook.extra), _workflow(files, new=False))
+    one_text = _workflow(notebook, new="schema" not in notebook.extra and not into)
+    other_text = _workflow(files, new=False)
+    yield from places("", one_text, _known(one_text, other_text) if into else other_text)
     one = {step.name: step for step in notebook.steps}
     other = {step.name: step for step in files.steps}
     for name, step in one.items():
         if name in other:
-            yield from places(f"steps.{name}", _step(step), _step(other[name]))
+            here, there = _step(step), _step(other[name])
+            yield from places(f"steps.{name}", here, _known(here, there) if into else there)
     if theirs is not None:
         said = _beside(ours or Sidecar())
         # what only the folder's own file says is kept there by an export
         yield from places("pdkernel.yaml", said, {key: value for key, value in _beside(theirs).items() if key in said})
+
+
+def _known(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """*theirs* without keys that *ours* does not have: of it, its settings and its triggers."""
+    known = {key: value for key, value in theirs.items() if key in ours}
+    if "triggers" in known:
+        known["triggers"] = [
+            {
+                key: value
+                for key, value in trigger.items()
+                if index >= len(ours["triggers"]) or key in ours["triggers"][index]
+            }
+            for index, trigger in enumerate(known["triggers"])
+        ]
+        known["settings"] = {key: value for key, value in known["settings"].items() if key in ours["settings"]}
+        known["kept"] = [entry for entry in known["kept"] if entry in ours["kept"]]
+    return known
 
 
 def _workflow(workflow: Workflow, *, new: bool) -> dict[str, Any]:

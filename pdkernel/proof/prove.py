@@ -51,6 +51,7 @@ class Exported:
         environ: For the settings of registries.
         users: External users besides the test users that the sidecar names.
         pins: Steps that are pinned in the notebook: they run.
+        into: A synced folder was patched: what it holds and the notebook does not was kept.
     """
 
     source: Path
@@ -61,6 +62,7 @@ class Exported:
     environ: Mapping[str, str] = field(default_factory=dict)
     users: Sequence[str] = ()
     pins: Sequence[str] = ()
+    into: bool = False
 
 
 async def prove(
@@ -89,7 +91,9 @@ async def prove(
     except DefinitionError as fault:
         unreadable = Difference("the files, read back", None, redactor.text(fault.message))
         return Proof(str(folder), names, (unreadable,), (), (), tuple(notes))
-    definition = compare_workflows(exported.workflow, read.workflow, ours=exported.sidecar, theirs=read.sidecar)
+    definition = compare_workflows(
+        exported.workflow, read.workflow, ours=exported.sidecar, theirs=read.sidecar, into=exported.into
+    )
     told = tuple(place.told(redactor) for place in definition)
     told += tuple(
         Difference(redactor.text(path), redactor.text(json.dumps(value)), "no text to the platform: it lacks quotes")

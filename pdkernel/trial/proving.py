@@ -15,9 +15,14 @@ from pdkernel.session import Session
 from pdkernel.session.loop import LoopThread
 
 
-def prove_export(session: Session, folder: Path) -> Proof:
+def prove_export(session: Session, folder: Path, *, into: bool = False) -> Proof:
     """
     Prove what an export of *session*'s notebook wrote to *folder*; the chosen external user is a test user, too.
+
+    Args:
+        session: Whose notebook was exported.
+        folder: Where to.
+        into: Whether it is a synced folder that was patched.
 
     Raises:
         DefinitionError: The notebook's workflow is wrong.
@@ -33,6 +38,7 @@ def prove_export(session: Session, folder: Path) -> Proof:
         environ=os.environ,
         users=() if chosen is None else (chosen,),
         pins=tuple(session.pins),
+        into=into,
     )
     loop = LoopThread()  # its own: a run of the notebook may go on meanwhile
     try:

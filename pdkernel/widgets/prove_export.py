@@ -28,13 +28,15 @@ class ProveExport(ipw.VBox):
     Args:
         session: Whose export it is.
         folder: What was written.
-        where: The folder as the person wrote it.
+        line: What `%pdexport` was told.
+        into: Whether a synced folder was patched.
     """
 
-    def __init__(self, session: Session, folder: Path, where: str) -> None:
+    def __init__(self, session: Session, folder: Path, line: str, *, into: bool = False) -> None:
         self._session = session
         self._folder = folder
-        self._line = f"%pdexport --to {where} --prove"
+        self._into = into
+        self._line = f"%pdexport {line} --prove"
         self.button = ipw.Button(
             description=PROVE,
             tooltip="Run the written files beside the notebook on every saved event, and compare; nothing is sent",
@@ -48,7 +50,7 @@ class ProveExport(ipw.VBox):
         self.button.disabled = True
         say(self.outcome, "Running both sides on every saved event, offline ...")
         try:
-            say_html(self.outcome, proofs.html(prove_export(self._session, self._folder)))
+            say_html(self.outcome, proofs.html(prove_export(self._session, self._folder, into=self._into)))
         except PdkernelError as fault:
             say(self.outcome, str(fault), kind="error")
         finally:
