@@ -157,16 +157,7 @@ class Proof:
 
 def text(proof: Proof) -> str:
     """The proof as text: a table, each difference, why something was not compared, what nobody has seen."""
-    made = [_title(proof)]
-    if proof.cases:
-        table = [
-            _heads(proof),
-            *([_event(case), *(found.verdict for found in _row(proof, case))] for case in proof.cases),
-        ]
-        widths = [max(len(line[place]) for line in table) for place in range(len(table[0]))]
-        made += [
-            "  " + "  ".join(f"{word:<{width}}" for word, width in zip(line, widths, strict=True)) for line in table
-        ]
+    made = [_title(proof), *(f"  {line}" for line in _table(proof))]
     for where, difference in _shown(proof):
         made += ["", f"{where}: {difference.path}", *(f"  {side}" for side in _sides(difference))]
     made += [line for said in _said(proof) for line in ("", *said.split("\n"))]
@@ -188,6 +179,23 @@ def html(proof: Proof) -> str:
     parts += [tag("div", said, style="white-space:pre-wrap;margin-top:4px") for said in _said(proof)]
     parts.append(folded(tag("span", "How each field is known"), _fields(proof)))
     return tag("div", lines(parts), style=f"{VIEW};overflow-x:auto", class_="pd-view pd-proof")
+
+
+def _table(proof: Proof) -> Iterator[str]:
+    """Events down, steps across; where that is too wide, each event with the steps of each verdict."""
+    if not proof.cases:
+        return
+    table = [_heads(proof), *([_event(case), *(found.verdict for found in _row(proof, case))] for case in proof.cases)]
+    widths = [max(len(line[place]) for line in table) for place in range(len(table[0]))]
+    if sum(widths) + 2 * len(widths) <= words.WIDTH:
+        yield from ("  ".join(f"{word:<{width}}" for word, width in zip(line, widths, strict=True)) for line in table)
+        return
+    for case in proof.cases:
+        yield f"{_event(case)}:"
+        for verdict in _TONES:
+            named = [found.step for found in _row(proof, case) if found.verdict == verdict]
+            if named:
+                yield f"  {verdict}: {', '.join(named)}"
 
 
 def _title(proof: Proof) -> str:

@@ -17,9 +17,11 @@ import pytest
 from pdkernel.clock import FrozenClock
 from pdkernel.definition import AccountChoice, Sidecar, StepSidecar
 from pdkernel.errors import RequestError
-from pdkernel.proof import Exported, prove
+from pdkernel.proof import Exported, prove, recording_of
 from pdkernel.render import proof as drawn
+from pdkernel.session import Session
 from pdkernel.source import read_source
+from tests.egress.kit import OutsideServer
 from tests.proof.conftest import Files, Notebook, found_in, verdicts
 
 ONE = "%%pdstep one\ndef handler(pd):\n    return pd.steps['trigger']['event']['body']\n"
@@ -60,6 +62,18 @@ SLACK = """%%pdstep send --lang node --app slack
 export default defineComponent({
   props: { slack: { type: "app", app: "slack" } },
   async run() { return this.slack.$auth.oauth_access_token.length },
+});
+"""
+SEND = """%%pdstep send --lang node --app slack
+export default defineComponent({
+  props: { slack: { type: "app", app: "slack" } },
+  async run() {
+    const token = this.slack.$auth.token;
+    const ask = (text) => fetch("https://slack.com/api/chat.postMessage", {
+      method: "POST", headers: { authorization: `Bearer ${token}`, "content-type": "application/json" }, body: JSON.stringify({ text, token }),
+    }).then((answer) => answer.status);
+    return await Promise.all([ask("one"), ask("two")]);
+  },
 });
 """
 COUNT = """%%pdstep count --data-store kept=visits
@@ -384,6 +398,32 @@ def test_an_action_that_is_not_here(notebook: Notebook) -> None:
 
     assert verdicts(proof) == {"hello/ada": ["not compared", "same", "not compared"]}
     assert "slack-send-message@0.0.20" in found_in(proof, "far").why
+
+
+def test_a_run_that_was_recorded(notebook: Notebook) -> None:
+    """A run's own recording answers, whoever's credentials it was made with; both sides send the same again."""
+    outside = OutsideServer(None)
+    notebook.write(SEND)
+    session = Session(folder=notebook.folder, notebook=notebook.path, project=notebook.project)
+    try:
+        session.cell_ran(SEND, cell_id="c0")
+        notebook.directory.add_account(app="slack", credentials={"token": "made-up-of-ada"}, external_user_id="ada")
+        session.choose_user("ada")
+        event = notebook.event()
+        session.load_event("hello")
+        session.choose_egress(f"stand-in=http://127.0.0.1:{outside.port}")
+        tape = session.request_of(session.run().id).tape
+        assert tape is not None
+        tape.write(recording_of(event))
+        notebook.directory.add_account(app="slack", credentials={"token": "made-up-of-grace"}, external_user_id="grace")
+
+        proof = notebook.prove(users=("ada", "grace"))
+
+        assert len(outside.seen) == 2
+        assert verdicts(proof) == {"hello/ada": ["same", "same"], "hello/grace": ["same", "same"]}
+    finally:
+        session.close()
+        outside.stop()
 
 
 @pytest.fixture(autouse=True)
