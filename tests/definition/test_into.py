@@ -376,6 +376,25 @@ def test_answers_go_into_the_pdkernel_yaml_that_is_there(project: Callable[[str]
     assert result.paths("changed") == ("workflow.yaml", "pdkernel.yaml")
 
 
+def test_credentials(project: Callable[[str], Path]) -> None:
+    """A credential that the folder has already is found, and changes nothing; a new one is refused."""
+    folder = project(ORDERS)
+    path = folder / "workflow.yaml"
+    known = "ghp_" + "a1" * 20
+    path.write_text(path.read_text().replace("C0AB12CD3", known))
+    before = contents(folder)
+    source = imported(folder)
+    step = source.workflow.step("old_check")
+
+    result = exported(source, folder)
+    with pytest.raises(DefinitionError, match="Step old_check: its code holds what looks like a GitHub token"):
+        exported(source, folder, old_check=replace(step, source=f"{step.source}// {known[::-1]} ghp_{'b2' * 20}"))
+
+    assert contents(folder) == before
+    assert any(finding.rule == "secret" for finding in result.findings)
+    assert known not in str(result.to_json()["findings"])
+
+
 def test_a_dry_run_writes_nothing(project: Callable[[str], Path]) -> None:
     """A dry run says what would change, and changes nothing."""
     folder = project(ORDERS)
