@@ -30,6 +30,7 @@ class Drift:
         after: Types that it has; empty where it is gone.
         required: Whether a step fails without it.
         readers: Who reads it.
+        at: Where the event differs: the place itself, or what is gone around it.
     """
 
     kind: Literal["gone", "type"]
@@ -38,6 +39,7 @@ class Drift:
     after: tuple[str, ...]
     required: bool
     readers: tuple[Reader, ...]
+    at: Place
 
     @property
     def path(self) -> str:
@@ -49,6 +51,7 @@ class Drift:
         return {
             "kind": self.kind,
             "path": self.path,
+            "at": path_of(self.at),
             "before": list(self.before),
             "after": list(self.after),
             "required": self.required,
@@ -58,8 +61,10 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
+    """The types at a place, and the first place on the way there that is missing somewhere."""
+
     types: frozenset[str]
-    lacks: bool
+    missing: Place | None = None
 
 
 def drift(contract: Contract, before: Sequence[EventData], after: EventData) -> tuple[Drift, ...]:
@@ -79,22 +84,28 @@ def drift(contract: Contract, before: Sequence[EventData], after: EventData) -> 
         if not types:
             continue
         kind: Literal["gone", "type"]
-        if now.lacks and not any(seen.lacks for seen in earlier):
+        if now.missing is not None and all(seen.missing is None for seen in earlier):
             kind = "gone"
         elif now.types - types and types != {"null"}:
             kind = "type"
         else:
             continue
         after_types = tuple(sorted(now.types)) if kind == "type" else ()
-        found.append(Drift(kind, field.place, tuple(sorted(types)), after_types, field.required, field.readers))
+        at = (now.missing or field.place) if kind == "gone" else field.place
+        found.append(Drift(kind, field.place, tuple(sorted(types)), after_types, field.required, field.readers, at))
     return tuple(found)
 
 
+def has(event: EventData, place: Place) -> bool:
+    """Whether *event* has something at *place*; of a list that is empty, that it is there."""
+    return _look(event, place).missing is None
+
+
 def _look(event: EventData, place: Place) -> _Seen:
-    """The types at *place*, and whether it is missing somewhere that could have it."""
+    """What stands at *place* in *event*; the items of a list together."""
     values: list[Any] = [dict(event)]
-    lacks = False
-    for key in place:
+    missing: Place | None = None
+    for depth, key in enumerate(place, start=1):
         below: list[Any] = []
         for value in values:
             if key == ITEM and isinstance(value, list):
@@ -102,7 +113,9 @@ def _look(event: EventData, place: Place) -> _Seen:
             elif isinstance(key, str) and isinstance(value, dict) and key in value:
                 below.append(value[key])
             else:
-                lacks = True
+                missing = missing or place[:depth]
         values = below
     # a whole number is a number to every step
-    return _Seen(frozenset("number" if type_name(value) == "integer" else type_name(value) for value in values), lacks)
+    return _Seen(
+        frozenset("number" if type_name(value) == "integer" else type_name(value) for value in values), missing
+    )

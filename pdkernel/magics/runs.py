@@ -13,15 +13,19 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from IPython.display import display
 
 from pdkernel import definition, shape
+from pdkernel.contract import compare, contract_of, example
 from pdkernel.errors import RequestError
 from pdkernel.inspection import check
 from pdkernel.magics.following import follow
 from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say, show_saving
 from pdkernel.magics.shell import session_of
 from pdkernel.model import Workflow
+from pdkernel.render import contract as render_contract
 from pdkernel.render import files
 from pdkernel.render import shape as render_shape
 from pdkernel.render.view import View
+from pdkernel.session import Session
+from pdkernel.session.contract import saved_events
 
 
 @magics_class
@@ -70,12 +74,18 @@ class RunMagics(Magics):
     @no_var_expand
     @magic_arguments()
     @argument("file", nargs="*", help="event files or saved events; without any, the chosen event")
+    @argument(
+        "--contract", action="store_true", help="instead, what the steps read of an event, and whether events have it"
+    )
     @line_magic
     @plain_errors
     def pdshape(self, line: str) -> None:
         """Show an event's shape: every path with types and samples; click a path to copy it."""
         chosen = parse_argstring(self.pdshape, line)
         session = session_of(self.shell)
+        if chosen.contract:
+            display(_contract(session, chosen.file))
+            return
         if chosen.file:
             events = [session.events.load(name)[1] for name in chosen.file]
         elif session.event is not None:
@@ -111,6 +121,26 @@ class RunMagics(Magics):
                 html=files.html(where, result.files, checklist=result.checklist, note=note),
             )
         )
+
+
+def _contract(session: Session, names: list[str]) -> View:
+    """What the steps read of an event, beside the events of these *names*, or all that are saved and the chosen one."""
+    http = session.workflow.trigger.type == "http"
+    saved = saved_events(session.events, http=http)
+    contract = contract_of(session.workflow)
+    looked_at = {name: dict(session.events.load(name, http=http)[1].data) for name in names}
+    if not names and session.event is not None:
+        looked_at[session.event_name or "the event"] = dict(session.event.data)
+    compared = [compare(contract, name, data, saved) for name, data in looked_at.items()]
+    # which of the saved events was there before which, nobody knows
+    others = {} if names else {name: data for name, data in saved.items() if name not in looked_at}
+    compared += [compare(contract, name, data, {}) for name, data in others.items()]
+    return render_contract.view(
+        contract,
+        name=session.workflow.name,
+        compared=compared,
+        example=example(contract, list(saved.values()), http=http),
+    )
 
 
 def part_of(
