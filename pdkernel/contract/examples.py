@@ -38,21 +38,22 @@ def example(
         required: True for nothing but what is required.
     """
     sources: list[Any] = sorted(map(dict, saved), key=lambda event: len(check(contract, event)))
-    made = _object(contract if not required else _required_of(contract), (), sources)
-    if not http:
-        return made
-    base: dict[str, Any] = {key: sources[0].get(key, value) if sources else value for key, value in _REQUEST.items()}
-    headers, read = base["headers"], made.get("headers")
-    if isinstance(headers, dict) and isinstance(read, dict):
-        made["headers"] = {**({} if sources else headers), **read}
-    return {**base, **made} if not sources else {**_request_line(base), **made}
+    contract = _required_of(contract) if required else contract
+    made = _object(contract, (), sources)
+    if isinstance(headers := made.get("headers"), dict) and "content-type" not in headers and http:
+        made["headers"] = {"content-type": "application/json", **headers}
+    return {**_request(contract, sources[0] if sources else {}), **made} if http else made
 
 
-def _request_line(base: dict[str, Any]) -> dict[str, Any]:
-    """Of a saved event's other headers only what says how the body is written."""
+def _request(contract: Contract, saved: Mapping[str, Any]) -> dict[str, JSON]:
+    """A request's line and headers, as *saved* has them, with what is read of each where it is there at all."""
+    base: dict[str, JSON] = {key: saved.get(key, value) for key, value in _REQUEST.items()}
     headers = base["headers"] if isinstance(base["headers"], dict) else {}
+    # of other headers only what says how the body is written
     kept = {name: value for name, value in headers.items() if name.lower() == "content-type"}
-    return {**base, "headers": kept, "query": {}}
+    for key, written in (("query", {}), ("headers", kept)):
+        base[key] = {**written, **_object(contract, (key,), [saved[key]] if key in saved else [])}
+    return base
 
 
 def example_body(contract: Contract, saved: Sequence[Mapping[str, JSON]] = (), *, required: bool = False) -> JSON:

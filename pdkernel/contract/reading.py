@@ -61,7 +61,10 @@ def reads_of(step: Step, known: Exports) -> StepReads:
     """What *step* reads of the event; *known* is what steps above export."""
     notes: list[tuple[Note, Reader]] = []
     cell = step.cell + 1 if step.cell is not None else None
-    walk, is_read = _walk(step, known)
+    try:
+        walk, is_read = _walk(step, known)
+    except RecursionError:  # code that is nested deeper than anybody writes
+        walk, is_read = None, False
     if walk is not None:
         notes += [(note, Reader(step.name, cell, note.line + step.line_offset)) for note in walk.notes]
     notes += _prop_notes(step, known, cell)
