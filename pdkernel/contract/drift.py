@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pdkernel.contract.values import ITEM, Place
-from pdkernel.contract.words import Contract, Reader, path_of
+from pdkernel.contract.words import Contract, Field, Reader, path_of
 from pdkernel.model import JSON
 from pdkernel.shape.tree import type_name
 
@@ -26,11 +26,11 @@ class Drift:
     Attributes:
         kind: `gone`: it was in every earlier event. `type`: it never had that type.
         place: Below the event.
-        before: Types that it had.
-        after: Types that it has; empty where it is gone.
+        before: Types that stood at *at*.
+        after: Types that stand there; empty where it is gone.
         required: Whether a step fails without it.
         readers: Who reads it.
-        at: Where the event differs: the place itself, or what is gone around it.
+        at: Where the event differs: the place itself, or what is gone, or of another type, around it.
     """
 
     kind: Literal["gone", "type"]
@@ -83,17 +83,26 @@ def drift(contract: Contract, before: Sequence[EventData], after: EventData) -> 
         types = frozenset().union(*(seen.types for seen in earlier)) if earlier else frozenset()
         if not types:
             continue
-        kind: Literal["gone", "type"]
         if now.missing is not None and all(seen.missing is None for seen in earlier):
-            kind = "gone"
+            found.append(_gone(field, now.missing, types, before, after))
         elif now.types - types and types != {"null"}:
-            kind = "type"
-        else:
-            continue
-        after_types = tuple(sorted(now.types)) if kind == "type" else ()
-        at = (now.missing or field.place) if kind == "gone" else field.place
-        found.append(Drift(kind, field.place, tuple(sorted(types)), after_types, field.required, field.readers, at))
+            types_now = tuple(sorted(now.types))
+            found.append(
+                Drift("type", field.place, tuple(sorted(types)), types_now, field.required, field.readers, field.place)
+            )
     return tuple(found)
+
+
+def _gone(field: Field, missing: Place, types: frozenset[str], before: Sequence[EventData], after: EventData) -> Drift:
+    """The drift of a field that is not there: it is gone, or what held it is something else now."""
+    around = missing[:-1]
+    held = frozenset().union(*(_look(event, around).types for event in before))
+    holds = _look(after, around).types
+    if around and not holds & held:
+        return Drift(
+            "type", field.place, tuple(sorted(held)), tuple(sorted(holds)), field.required, field.readers, around
+        )
+    return Drift("gone", field.place, tuple(sorted(types)), (), field.required, field.readers, missing)
 
 
 def has(event: EventData, place: Place) -> bool:

@@ -133,13 +133,14 @@ def _use_row(kind: str, said: str, use: Use) -> _Row:
 
 def readers(found: Sequence[Reader]) -> str:
     """Steps that read a field, each with its cell and its lines."""
-    by_place: dict[tuple[str, int | None, str], list[str]] = {}
+    by_place: dict[tuple[str, int | None, str, str], list[str]] = {}
     for reader in found:
-        at = by_place.setdefault((reader.step, reader.cell, reader.prop), [])
+        at = by_place.setdefault((reader.step, reader.cell, reader.file, reader.prop), [])
         at += [str(reader.line)] if reader.line is not None else []
     said = []
-    for (step, cell, prop), at in by_place.items():
+    for (step, cell, file, prop), at in by_place.items():
         where = [f"cell {cell}"] if cell is not None else []
+        where += [file] if file else []
         where += [f"prop {prop}"] if prop else []
         where += [_lines(list(dict.fromkeys(at)))] if at else []
         said.append(f"{step} ({', '.join(where)})" if where else step)
@@ -183,7 +184,7 @@ def _drift_said(place: Place, drifts: Sequence[Drift]) -> str:
         more = f", and with it {words.listed(inside)}" if inside else ""
         return f"{path_of(place)} is gone{more}: the events before had it. Read by {who}."
     before, after = " or ".join(drift.before), " or ".join(drift.after)
-    return f"{drift.path} is now {after}, and was {before}. Read by {who}."
+    return f"{path_of(place)} is now {after}, and was {before}. Read by {who}."
 
 
 def _finding_said(finding: Finding) -> str:

@@ -160,11 +160,11 @@ def test_the_contract_as_json() -> None:
                 "path": "body.id",
                 "required": True,
                 "types": [],
-                "readers": [{"step": "b", "cell": None, "line": 2, "prop": None}],
+                "readers": [{"step": "b", "cell": None, "line": 2, "prop": None, "file": None}],
             }
         ],
         "whole": [],
-        "unknown": [{"path": "body", "readers": [{"step": "b", "cell": None, "line": 3, "prop": None}]}],
+        "unknown": [{"path": "body", "readers": [{"step": "b", "cell": None, "line": 3, "prop": None, "file": None}]}],
         "unread": [],
     }
 

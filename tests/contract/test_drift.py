@@ -97,6 +97,18 @@ def test_an_optional_field_that_is_gone_is_drift_too() -> None:
     assert (found.path, found.required, found.to_json()["at"]) == ("body.labels[].name", False, "body.labels")
 
 
+def test_an_object_that_became_a_text_is_another_type() -> None:
+    """Where what held a field is something else now, that is the drift, and the field its place."""
+    (found,) = drifts({**BEFORE, "issue": "#1"})
+    assert (found.kind, found.path, found.before, found.after) == (
+        "type",
+        "body.issue.number",
+        ("object",),
+        ("string",),
+    )
+    assert found.to_json()["at"] == "body.issue"
+
+
 def test_without_earlier_events_there_is_no_drift() -> None:
     """The first event drifts from nothing."""
     assert drift(CONTRACT, [], an_event({}).data) == ()
