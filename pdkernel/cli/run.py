@@ -165,7 +165,7 @@ def _event(event: str | None, body: str | None, *, http: bool) -> Any:
 
 def _say_drift(opened: Any, event: Any, name: str | None) -> None:
     """Say on standard error what the steps read of *event* that is not as in the events saved beside the workflow."""
-    from pdkernel.session.events import EVENTS_FOLDER
+    from pdkernel.source import EVENTS_FOLDER
 
     if not (opened.folder / EVENTS_FOLDER).is_dir():
         return
