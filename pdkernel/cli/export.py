@@ -32,7 +32,7 @@ def export(_: State, notebook: Path, to: str | None, into: str | None, as_json: 
             "Say where to: --to FOLDER for a new folder, --into FOLDER for one that Pipedream synced.",
         )
     opened = read_source(notebook, unanswered="keep")
-    check(opened.workflow)
+    check(opened.workflow, to_run=False)
     if into is not None:
         raise definition.not_into(into)
     assert to is not None

@@ -96,7 +96,7 @@ class RunMagics(Magics):
         chosen = parse_argstring(self.pdexport, line)
         session = session_of(self.shell)
         workflow = session.exported
-        check(workflow)
+        check(workflow, to_run=False)
         if chosen.into is not None:
             raise definition.not_into(chosen.into)
         folder = session.folder / (chosen.to or f"exported/{definition.slug(workflow.name)}")

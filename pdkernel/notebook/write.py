@@ -24,7 +24,7 @@ from pdkernel.directive import dump, parse_workflow_cell
 from pdkernel.errors import DefinitionError
 from pdkernel.model import BOOKKEEPING, JSON, KeptEntry, Step, Trigger, Workflow
 from pdkernel.notebook.cells import METADATA_KEY
-from pdkernel.notebook.hidden import cell_of, packed
+from pdkernel.notebook.hidden import cell_of, kept_values, packed
 
 HEADER = "%%pdworkflow"
 _MAX_ID = 64
@@ -112,7 +112,7 @@ def header_cell(workflow: Workflow) -> tuple[str, dict[str, Any]]:
     settings = dict(workflow.settings)
     odd = {key: value for key, value in settings.items() if not _reads("settings", {key: value})}
     if odd:
-        hidden["settings"] = packed(odd)
+        hidden["settings"] = kept_values(odd, settings)
     name = workflow.name
     if not _reads("name", name):
         name = " ".join(name.replace("{{", "{ {").split()) or "Workflow"
