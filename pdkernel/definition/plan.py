@@ -55,16 +55,20 @@ def plan(workflow: Workflow, *, sidecar: Sidecar | None = None) -> tuple[Definit
     """
     check_literals(workflow)
     base = sidecar or Sidecar()
-    inferred = [step.name for step in workflow.steps if step.language in INFERRED]
     files = [
         # Every file that the platform writes ends with one more blank line.
         DefinitionFile(WORKFLOW_FILE, dump(_workflow_mapping(workflow, base)) + "\n"),
-        DefinitionFile(FOLDER_SIDECAR, dump_sidecar(_sidecar(workflow, base), inferred=inferred)),
+        DefinitionFile(FOLDER_SIDECAR, dump_sidecar(sidecar_of(workflow, base), inferred=inferred_steps(workflow))),
     ]
-    return (*files, *_code_files(workflow))
+    return (*files, *code_files(workflow))
 
 
-def _code_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
+def inferred_steps(workflow: Workflow) -> tuple[str, ...]:
+    """Steps whose form in `workflow.yaml` was never seen in a synced repository."""
+    return tuple(step.name for step in workflow.steps if step.language in INFERRED)
+
+
+def code_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
     """An entry file a code step; none for one that had none, whose cell is empty still."""
     found: dict[str, DefinitionFile] = {}
     for step in workflow.steps:
@@ -113,7 +117,7 @@ def _step_entries(workflow: Workflow, base: Sidecar) -> list[JSON]:
         below.setdefault(place, []).append(dict(kept.entry))
     entries = below.get(None, [])
     for step in workflow.steps:
-        entries += [_step_mapping(step, base.steps.get(step.name)), *below.get(step.name, [])]
+        entries += [step_mapping(step, base.steps.get(step.name)), *below.get(step.name, [])]
     return entries + below.get("", [])
 
 
@@ -124,7 +128,8 @@ def _git_settings(workflow: Workflow) -> dict[str, JSON]:
     return {"error_notification": settings.pop("error_notification", True), **settings}
 
 
-def _step_mapping(step: Step, said: StepSidecar | None) -> dict[str, JSON]:
+def step_mapping(step: Step, said: StepSidecar | None = None) -> dict[str, JSON]:
+    """The entry of *step* in `workflow.yaml`; *said* is what `pdkernel.yaml` says of it."""
     extra = {key: value for key, value in step.extra.items() if key != BOOKKEEPING}
     mapping: dict[str, JSON] = {"namespace": step.name}
     if step.disabled:
@@ -163,7 +168,7 @@ def _stands_for(choice: AccountChoice, app: AppBinding) -> bool:
     return choice.account == (app.account or UNANSWERED)
 
 
-def _sidecar(workflow: Workflow, base: Sidecar) -> Sidecar:
+def sidecar_of(workflow: Workflow, base: Sidecar) -> Sidecar:
     """Everything that `workflow.yaml` does not say, on top of what *base* knows alone."""
     variables = dict.fromkeys(
         (*base.variables, *workflow.variables, *variables_read(workflow, lenient=is_synced(workflow)))

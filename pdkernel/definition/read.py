@@ -29,6 +29,9 @@ _STATE_ID = re.compile(r"^id:[ \t]*[\"']?(p_\w+)", re.MULTILINE)
 MAX_BYTES = 4 * 1024 * 1024
 """Of a `workflow.yaml`; the longest one seen has a few thousand."""
 
+MARK = "\ufeff"
+"""The byte order mark, which some editors put at the start of a file."""
+
 _FILE = ("./", "../", "/")
 _STEP_KEYS = frozenset({"namespace", "uses", "props"})
 _WORKFLOW_KEYS = frozenset({"name", "settings", "triggers", "steps"})
@@ -99,12 +102,14 @@ class Document:
     Attributes:
         folder: Where it stands.
         text: As it is, without a byte order mark.
+        mark: The byte order mark, or nothing.
         located: What it says; its value is a mapping.
         id: The workflow's id (`p_...`) that `.workflow.state` says, or None.
     """
 
     folder: Path
     text: str
+    mark: str
     located: LocatedYaml
     id: str | None = None
 
@@ -123,12 +128,13 @@ def read_document(folder: Path) -> Document:
         UnsupportedError: A format that this version does not know.
     """
     path = folder / WORKFLOW_FILE
-    text = _text(path, folder)
+    whole = _text(path, folder)
+    text = whole.removeprefix(MARK)
     located = read_yaml(text, expressions=False, error=NotebookError, name=str(path), psych=True)
     if not isinstance(located.value, dict):
         raise NotebookError(f"{path} is not a workflow: it is not a mapping of keys (line {located.line(()) or 1}).")
     _check_format(located.value, path, located)
-    return Document(folder, text, located, _state_id(folder))
+    return Document(folder, text, whole[: len(whole) - len(text)], located, _state_id(folder))
 
 
 def workflow_in(
@@ -195,7 +201,7 @@ def _text(path: Path, folder: Path) -> str:
             raise NotebookError(f"{path} is not a file.")
         if found.st_size > MAX_BYTES:
             raise NotebookError(f"{path} has {found.st_size} bytes, and no more than {MAX_BYTES} are read.")
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise NotebookError(f"{folder} is not a workflow's folder: it has no {WORKFLOW_FILE}.") from None
     except UnicodeDecodeError as fault:

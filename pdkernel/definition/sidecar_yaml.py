@@ -118,11 +118,16 @@ def _account(choice: str | Mapping[str, str]) -> AccountChoice:
 
 
 def dump_sidecar(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> str:
+    """The file's text; arguments are those of `sidecar_mapping`."""
+    return dump(sidecar_mapping(sidecar, inferred=inferred))
+
+
+def sidecar_mapping(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> dict[str, JSON]:
     """
-    The file's text.
+    What the file says.
 
     Args:
-        sidecar: What it says.
+        sidecar: The same as a value.
         inferred: Steps whose form in `workflow.yaml` was never seen in a synced repository.
     """
     data: dict[str, JSON] = {"schema": SCHEMA_NAME}
@@ -142,7 +147,7 @@ def dump_sidecar(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> str:
         "actions": sidecar.actions,
     }
     data.update({key: value for key, value in optional.items() if value not in (None, [], {})})
-    return dump(data)
+    return data
 
 
 def trigger_mapping(trigger: Trigger) -> dict[str, JSON]:

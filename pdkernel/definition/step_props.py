@@ -68,7 +68,7 @@ def read_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str 
         elif isinstance(value, dict) and STORE in value:
             stores[prop] = StoreBinding(prop, value[STORE] or None)
         else:
-            values[prop] = _unpicked(value)
+            values[prop] = unpicked(value)
             if values[prop] != value:
                 picked[prop] = {"written": value, "value": values[prop]}
     kept: dict[str, JSON] = {"picked": picked, "configurable": cast("JSON", definitions)}
@@ -85,14 +85,14 @@ def _slug_of(action: str | None) -> str | None:
     return None if action is None else action.rpartition("/")[2].partition("-")[0]
 
 
-def _unpicked(value: Any) -> JSON:
+def unpicked(value: Any) -> JSON:
     """*value* with every picked option as what the step is given: its value without its label."""
     if isinstance(value, dict):
         if isinstance(value.get(PICKED), dict) and len(value) == 1:
-            return _unpicked(value[PICKED].get("value"))
-        return {key: _unpicked(item) for key, item in value.items()}
+            return unpicked(value[PICKED].get("value"))
+        return {key: unpicked(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_unpicked(item) for item in value]
+        return [unpicked(item) for item in value]
     return cast("JSON", value)
 
 

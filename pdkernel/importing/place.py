@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pdkernel.definition import DefinitionFile, notebook_sidecar_path, write_aside_then_rename
+from pdkernel.definition import DefinitionFile, notebook_sidecar_path, place_files
 from pdkernel.definition.sidecar_yaml import parse_sidecar
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.importing.one import NotebookTexts
@@ -45,7 +45,7 @@ def write_texts(made: NotebookTexts, notebook: Path, *, force: bool) -> tuple[St
         notebook.parent.mkdir(parents=True, exist_ok=True)
         # The notebook comes last: where it stands, the answers stand too.
         files = [DefinitionFile(sidecar.name, made.sidecar), DefinitionFile(notebook.name, made.notebook)]
-        write_aside_then_rename(files, notebook.parent)
+        place_files(files, notebook.parent)
     except OSError as error:
         raise RequestError(f"{notebook} cannot be written: {error.strerror or error}.") from None
     return "replaced" if kept else "new", kept
