@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pdkernel.definition import plan, write
+from pdkernel.definition import export_into, plan, write
 from pdkernel.definition.plan import SCHEMA
 from pdkernel.importing import find_folders
 from pdkernel.model import Workflow
@@ -159,3 +159,17 @@ def test_real_files(tmp_path: Path) -> None:
 
         assert back.steps
     assert samples
+
+
+@pytest.mark.parametrize("folder", find_folders(PROJECTS), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("accounts", ["ask", "external-user", "own"])
+def test_back_into_the_folder(folder: Path, accounts: str, tmp_path: Path) -> None:
+    """An unchanged notebook, exported into the folder that it came from, changes no byte there, whoever's accounts it uses."""
+    copy = Path(shutil.copytree(folder, tmp_path / folder.name))
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    import_one(copy, tmp_path / "n.ipynb", accounts=accounts)
+    back, sidecar = as_written(tmp_path / "n.ipynb")
+
+    export_into(back, copy, sidecar=sidecar)
+
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
