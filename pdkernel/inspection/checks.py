@@ -29,15 +29,16 @@ def check(workflow: Workflow, *, to_run: bool = True) -> None:
 
     Args:
         workflow: What to look at.
-        to_run: False is for an export: what the platform synced is taken as it is, expressions among it.
+        to_run: False is for an export: what the platform synced is taken as it is, whatever code and expressions it has.
 
     Raises:
         DefinitionError: One problem, in its own class; of several the first one's class, with all in its message.
     """
+    lenient = not to_run and is_synced(workflow)
     problems: list[DefinitionError] = []
     for step in _enabled(workflow):
-        problems += _entry_point_problems(step)
-        problems += _order_problems(workflow, step, lenient=not to_run and is_synced(workflow))
+        problems += [] if lenient else _entry_point_problems(step)
+        problems += _order_problems(workflow, step, lenient=lenient)
     raise_together(problems)
 
 
