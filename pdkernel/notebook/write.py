@@ -24,7 +24,7 @@ from pdkernel.directive import dump, parse_workflow_cell
 from pdkernel.errors import DefinitionError
 from pdkernel.model import BOOKKEEPING, JSON, KeptEntry, Step, Trigger, Workflow
 from pdkernel.notebook.cells import METADATA_KEY
-from pdkernel.notebook.hidden import cell_of, kept_values, packed, unpacked
+from pdkernel.notebook.hidden import cell_of, kept_values, packed, with_kept_values
 
 HEADER = "%%pdworkflow"
 _MAX_ID = 64
@@ -89,9 +89,8 @@ def _step(step: Step) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
     yield "code", _id("step", step.name), text, hidden
 
 
-def _hidden_props(step: Step, kept: Mapping[str, Any]) -> str:
-    values = unpacked(kept["values"]) or {}
-    fenced = _fenced(dump({name: values[name] for name in kept["order"] if name in values}))
+def _hidden_props(step: Step, kept: object) -> str:
+    fenced = _fenced(dump(with_kept_values({}, kept)))
     return f"Props of `{step.name}` that cannot stand in a cell are kept beside it:\n\n{fenced}"
 
 
