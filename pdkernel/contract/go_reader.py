@@ -95,7 +95,7 @@ class GoReader(Trace):
     def _unary_expression(self, node: Node) -> Value:
         if text_of(node.child_by_field_name("operator")) in {"&", "*"}:
             return self.of(node.child_by_field_name("operand"))
-        self._test(node)
+        self.use(self.of(node.child_by_field_name("operand")))
         return NOTHING
 
     def _selector_expression(self, node: Node) -> Value:

@@ -113,7 +113,8 @@ class NodeCalls(NodeExpressions):
         if name == "join":
             self.use(self.iterate(owner, soft=chained))
             return NOTHING
-        self.use(tuple(atom for atom in owner if not isinstance(atom, Routine)))
+        used = tuple(atom for atom in owner if not isinstance(atom, Routine))
+        self.use(self.softened(used) if chained else used)
         return NOTHING
 
     def _each(self, node: Node, owner: Value, name: str, *, chained: bool) -> Value:
@@ -134,7 +135,8 @@ class NodeCalls(NodeExpressions):
             return (Several(found),)
         if name == "flatMap":
             return (Several(self.iterate(found)),)
-        self.use(found)
+        if name != "forEach":
+            self.glance(found)
         if name == "filter":
             return (Several(items),)
         return self.softened(items) if name in {"find", "findLast"} else NOTHING

@@ -136,6 +136,8 @@ class NodeExpressions(Trace):
             known = self._platform_member(owner, keys[0].value)
             if known is not None:
                 return known
+        if keys == (Known("index"),):
+            return self.iterate(owner, soft=chained)
         if keys and all(isinstance(atom, Literally) and isinstance(atom.value, int) for atom in keys):
             self.typed(owner, "array")
             return self.member(owner, ITEM, chained=chained)
@@ -209,7 +211,7 @@ class NodeExpressions(Trace):
                         self.assign(child, self.iterate(value), new=new)
             case "assignment_pattern":
                 default = part(pattern, "right")
-                self.assign(part(pattern, "left"), either(self.handed(value), self.of(default)), new=new)
+                self.assign(part(pattern, "left"), either(self.handed(value), self._default(default)), new=new)
             case "member_expression" | "subscript_expression":
                 self._store(pattern, value)
 
@@ -240,7 +242,11 @@ class NodeExpressions(Trace):
 
     def _defaulted(self, value: Value, key: str, default: Node | None) -> Value:
         found = self.member(value, key, soft=True, default=True)
-        return either(self.typed(found, *default_type(default)), self.of(default))
+        return either(self.typed(found, *default_type(default)), self._default(default))
+
+    def _default(self, node: Node | None) -> Value:
+        """What a default stands for; it is looked at only where the value is missing."""
+        return self.alone(NONE, NONE, partial(self.of, node))
 
     def _store(self, target: Node, value: Value) -> None:
         owner = self.of(part(target, "object"))

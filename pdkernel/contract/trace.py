@@ -163,6 +163,8 @@ class Trace(ABC):
             self.need(place, index=True)
         elif at.state == "plain" and not chained and key == ITEM:
             self.need(place, index=True)
+        elif self._branches or self._tolerant:
+            self.note("copes", place)
         self.note("reads", place)
         lax = soft or chained or (at.state != "plain" and not self.fails_at_once)
         state: State = "maybe" if at.state == "maybe" else "default" if default else "soft" if lax else "plain"
