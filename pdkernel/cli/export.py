@@ -64,7 +64,7 @@ def export(
     if prove and dry_run:
         raise RequestError("A proof reads the files that were written, and --dry-run writes none.")
     opened = read_source(notebook, unanswered="refuse" if prove else "keep")
-    check(opened.workflow)
+    check(opened.workflow, to_run=False)
     where = str(to or into)
     act = definition.export if into is None else definition.export_into
     result = act(opened.workflow, Path(where), sidecar=opened.sidecar, docs=docs, dry_run=dry_run)

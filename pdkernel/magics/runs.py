@@ -114,7 +114,7 @@ class RunMagics(Magics):
         chosen = parse_argstring(self.pdexport, line)
         session = session_of(self.shell)
         workflow = session.workflow if chosen.prove else session.exported
-        check(workflow)
+        check(workflow, to_run=False)
         if chosen.to is not None and chosen.into is not None:
             raise RequestError("Say --to FOLDER for a new folder or --into FOLDER for one that Pipedream synced.")
         if chosen.prove and (chosen.dry_run or not (chosen.to or chosen.into)):
