@@ -234,7 +234,7 @@ class Project:
 
     @cached_property
     def endpoints(self) -> EndpointTable:
-        """Keys of workflows' endpoints."""
+        """Keys of endpoints: workflows' and deployed triggers'."""
         return EndpointTable(self._database, self.clock, self.folder.parent)
 
     def close(self) -> None:
