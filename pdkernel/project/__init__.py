@@ -11,6 +11,7 @@ The local project: a folder, a key and a database that several threads and proce
     deployed_triggers schedule     event sources that run for external users, and when; what they emitted
     endpoints     keys in URLs, of workflows and deployed triggers
     access_tokens     what clients are given: signed, read, revoked
+    issued_tokens     what a real project's API has given out through us
     stores     data stores and their records
     login      which Connect project at Pipedream it works with
 

@@ -65,7 +65,8 @@ async def _answer(request: Request) -> Response:
         return answers.preflight(request.headers.get("access-control-request-headers"))
     why = await access.refusal(serving, address.workflow, trigger, request.headers.get("authorization"))
     if why is not None:
-        return answers.refused(401, why, www_authenticate="Bearer")
+        more = {"www_authenticate": "Bearer"} if why.status == 401 else {"retry_after": "2"}
+        return answers.refused(why.status, why.text, **more)
     if state.runs.full or (serving.settings.rate_limits and not state.throttle.passes(address.workflow.endpoint)):
         return answers.refused(429, "Too many requests.", retry_after="1")
     query = fields_of(parse_qsl(address.query, keep_blank_values=True))
