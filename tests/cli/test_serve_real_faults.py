@@ -94,7 +94,7 @@ def test_caller_who_goes_away(http: httpx.Client, server: Server, upstream: Upst
 
     def under_way() -> int:
         found = psutil.Process(server.pid).net_connections(kind="tcp")
-        return sum(each.status == psutil.CONN_ESTABLISHED and each.raddr.port == port for each in found if each.raddr)
+        return sum(each.status == psutil.CONN_ESTABLISHED and getattr(each.raddr, "port", 0) == port for each in found)
 
     idle = under_way()
     with socket.create_connection(_address(http)) as caller:
