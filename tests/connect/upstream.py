@@ -119,7 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not parts.path.endswith("/digest"):
             self.server.asked.append(asked)
         fault = self.server.fault
-        if fault and asked["path"].endswith(fault.get("path", "")) and self._fail(fault):
+        meant = asked["path"].endswith(fault.get("path", "")) and fault.get("within", "") in asked["path"]
+        meant = meant and fault.get("method", asked["method"]) == asked["method"]
+        if fault and meant and self._fail(fault):
             return
         workspace, scope = self.server.tokens.get(
             self.headers.get("authorization", "").removeprefix("Bearer "), ("", "")
@@ -285,6 +287,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header("content-length", "1000")
                 self.end_headers()
                 self.wfile.write(b'{"data": [')
+                self.close_connection = True
+            case "close":
                 self.close_connection = True
             case "html":
                 self._answer(200, None, {"content-type": "text/html"})
