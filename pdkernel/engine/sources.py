@@ -223,7 +223,7 @@ class Sources:
             redactor=redactor,
             clock=self._clock,
             accounts=resolution.of(NAME).uses,
-            on_change=lambda _: None,
+            on_change=None,
             on_respond=request.on_respond,
             later=asyncio.get_running_loop().call_later,
         )

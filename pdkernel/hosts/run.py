@@ -86,8 +86,11 @@ class RunGuests:
         """
         Let warm processes make ready for *steps*, beside whatever else is done until their turn.
 
-        Nothing of the steps' own code runs, and no process is started.
+        Nothing of the steps' own code runs, and no process is started. Where other runs execute, each has enough to do
+        meanwhile: it would be more work and nobody would have an answer sooner.
         """
+        if self._hosts.executing > 1:
+            return
         self._at = self._at or self._hosts.enter_warm(self._setup)
         if self._at is None:
             return
@@ -243,6 +246,7 @@ class RunGuests:
             folder=str(setup.folder),
             files=str(setup.files) if setup.files else None,
             cwd=self._folder(),
+            fixed=self._hosts.fixed.to_json() if self._hosts.fixed else None,
             kept=[f"{TMP}/{name}/" for name in tmp.kept] if tmp else [],
             packages={
                 name: {"folder": str(tree.folder), "aliases": dict(tree.aliases)}
