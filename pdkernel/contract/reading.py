@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pdkernel.contract.trace import CONTAINERS, Exports, Kind, Note, Trace
+from pdkernel.contract.lookups import CONTAINERS, Exports, Kind, Note
+from pdkernel.contract.trace import Trace
 from pdkernel.contract.values import ITEM, Place, Value
 from pdkernel.contract.words import Reader
 from pdkernel.errors import ExpressionError
