@@ -194,6 +194,42 @@ class RemoteDirectory:
         self._forget()
         return _account(plain(made), environment, app=app, external_user_id=external_user_id, fields=tuple(credentials))
 
+    def reconnect_account(self, account_id: str, credentials: Mapping[str, str]) -> Account:
+        """
+        Give an account these credentials in the place of those that it has; its id and its age stay.
+
+        Raises:
+            RequestError: There is no such account, or Pipedream refuses it, as it does for apps that are connected by OAuth.
+        """
+        account = self.find_account(account_id)
+        if account is None:
+            raise RequestError(f"There is no account {account_id[:80]!r}.")
+        user = account.external_user_id
+        if user is None:
+            return self._own.reconnect_account(account_id, credentials)
+        token = self._connect_token(user, account.environment)
+        options = self._sdk.options(account.environment)
+        try:
+            self._sdk.call(
+                partial(_create, account.app, credentials, None, user, token, options, account_id=account_id)
+            )
+        except (RequestError, ConnectSettingsError) as refused:
+            raise RequestError(
+                f"The {account.app} account was not connected anew at Pipedream: {refused.message}",
+                fix="An app with OAuth is connected by its user in the browser, through Connect Link.",
+            ) from None
+        self._forget()
+        return replace(account, fields=tuple(credentials), healthy=True)
+
+    def connect_link(self, external_user_id: str, environment: Environment) -> str:
+        """A fresh link of Pipedream's where that user connects one account; `&app=SLUG` says of what."""
+        check_external_user_id(external_user_id)
+        return str(plain(self._ask_token(external_user_id, environment))["connect_link_url"])
+
+    def look_again(self) -> None:
+        """Ask Pipedream anew for whatever is asked next."""
+        self._forget()
+
     def refuse_token(self, account_id: str) -> bool:
         """The app answered 401: what can be renewed here is an account of your own; Pipedream renews the others."""
         return self._own.refuse_token(account_id)
@@ -295,11 +331,13 @@ class RemoteDirectory:
         )
 
     def _connect_token(self, external_user_id: str, environment: Environment) -> str:
+        return str(plain(self._ask_token(external_user_id, environment))["token"])
+
+    def _ask_token(self, external_user_id: str, environment: Environment) -> Any:
         options = self._sdk.options(environment)
-        made = self._sdk.call(
+        return self._sdk.call(
             lambda client: client.tokens.create(external_user_id=external_user_id, request_options=options)
         )
-        return str(plain(made)["token"])
 
     def _forget(self) -> None:
         for known in (self._users, self._accounts, self._found, self._kept_back, self._credentials):
@@ -314,6 +352,8 @@ def _create(
     token: str,
     options: JsonObject,
     client: Any,
+    *,
+    account_id: str | None = None,
 ) -> Any:
     return client.accounts.create(
         app_slug=app,
@@ -322,6 +362,7 @@ def _create(
         external_user_id=external_user_id,
         request_options=options,
         **({"name": name} if name else {}),
+        **({"account_id": account_id} if account_id else {}),
     )
 
 

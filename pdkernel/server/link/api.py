@@ -19,6 +19,7 @@ from pdkernel.connect.apps import check_app
 from pdkernel.connect.providers import find_provider
 from pdkernel.errors import RequestError
 from pdkernel.identity import parse_environment
+from pdkernel.server.link.connecting import NoSuchAccountError, check_account
 from pdkernel.server.link.tokens import APP_NOT_FOUND, fault_of, make_token, read_terms
 from pdkernel.server.oauth.access import Unauthorized, authorize
 from pdkernel.server.serving import Serving
@@ -88,6 +89,12 @@ async def validate(request: Request) -> Response:
         except RequestError:
             return _told({"success": False, "error": APP_NOT_FOUND})
         answer["app"] = await asyncio.to_thread(_app, serving, app)
+    account = request.query_params.get("account_id")
+    if app and account:
+        try:
+            await asyncio.to_thread(check_account, serving, token, app, account)
+        except NoSuchAccountError as fault:
+            return _told({"success": False, "error": str(fault)})
     return _told(answer)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pdkernel.clock import FrozenClock
-from pdkernel.server.link.tokens import find_token, link_url
+from pdkernel.server.link.tokens import find_token, make_link
 from tests.server.link.conftest import make, token_of
 from tests.server.served import Served, served
 
@@ -199,7 +199,7 @@ async def test_rate_limit(tmp_path: Path) -> None:
 
 async def test_a_link_for_the_notebook(site: Served) -> None:
     """A link can be had without the API, for one app."""
-    url = link_url(site.serving, external_user_id="ada", environment="production", app="slack")
+    url = make_link(site.serving, external_user_id="ada", environment="production", app="slack").url
 
     found = find_token(site.serving, token_of(url))
     assert url.endswith("&connectLink=true&app=slack")
