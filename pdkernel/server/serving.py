@@ -79,7 +79,7 @@ class ServedWorkflow:
     policy: Policy | None = None
 
 
-What = Literal["opened", "connected", "failed", "cancelled"]
+What = Literal["opened", "connected", "failed", "cancelled", "expired"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class LinkNews:
 
     Attributes:
         token: Its digest.
-        what: Its page was opened, an account was connected, that failed, or the person gave it up.
+        what: Its page was opened, an account was connected, that failed, the person gave it up, or its time is over.
         said: The account's id, or why it failed.
     """
 

@@ -14,7 +14,12 @@ from tests.server.link.conftest import OURS, PAGE, Visitor, make
 from tests.server.served import Served, served
 
 ANY = st.text(max_size=40)
-NAMES = st.sampled_from(["token", "app", "accountId", "framed", "cancel", "connectLink", "state", "code", "error", "field:api_key"]) | ANY
+NAMES = (
+    st.sampled_from(
+        ["token", "app", "accountId", "framed", "cancel", "connectLink", "state", "code", "error", "field:api_key"]
+    )
+    | ANY
+)
 FORMS = st.dictionaries(NAMES, ANY, max_size=6)
 JSONS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | ANY | st.just("\ud800") | st.just("a\0b"),
