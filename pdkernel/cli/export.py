@@ -31,7 +31,7 @@ def export(_: State, notebook: Path, to: str | None, into: str | None, as_json: 
         raise RequestError(
             "Say where to: --to FOLDER for a new folder, --into FOLDER for one that Pipedream synced.",
         )
-    opened = read_source(notebook)
+    opened = read_source(notebook, unanswered="keep")
     check(opened.workflow)
     if into is not None:
         raise definition.not_into(into)

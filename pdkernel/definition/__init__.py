@@ -16,6 +16,7 @@ from pdkernel.definition.sidecar import (
     AccountChoice,
     Sidecar,
     StepSidecar,
+    Unanswered,
     apply_sidecar,
     notebook_sidecar_path,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "ExportResult",
     "Sidecar",
     "StepSidecar",
+    "Unanswered",
     "apply_sidecar",
     "assumptions",
     "checklist",

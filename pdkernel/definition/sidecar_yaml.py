@@ -103,12 +103,15 @@ def _step(said: Mapping[str, Any]) -> StepSidecar:
     return StepSidecar(
         language=said.get("language"),
         timeout_s=said.get("timeout"),
-        accounts={
-            prop: AccountChoice(choice) if isinstance(choice, str) else AccountChoice(choice["account"], choice["app"])
-            for prop, choice in said.get("accounts", {}).items()
-        },
+        accounts={prop: _account(choice) for prop, choice in said.get("accounts", {}).items()},
         stores=said.get("stores", {}),
     )
+
+
+def _account(choice: str | Mapping[str, str]) -> AccountChoice:
+    if isinstance(choice, str):
+        return AccountChoice(choice)
+    return AccountChoice(choice["account"], choice.get("app"), choice.get("synced"))
 
 
 def dump_sidecar(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> str:
@@ -159,10 +162,14 @@ def _step_mapping(said: StepSidecar, *, inferred: bool) -> dict[str, JSON]:
     if said.timeout_s is not None:
         mapping["timeout"] = said.timeout_s
     if said.accounts:
-        mapping["accounts"] = {
-            prop: choice.account if choice.app is None else {"app": choice.app, "account": choice.account}
-            for prop, choice in said.accounts.items()
-        }
+        mapping["accounts"] = {prop: _account_mapping(choice) for prop, choice in said.accounts.items()}
     if said.stores:
         mapping["stores"] = dict(said.stores)
     return mapping
+
+
+def _account_mapping(choice: AccountChoice) -> JSON:
+    if choice.app is None and choice.synced is None:
+        return choice.account
+    said = {"app": choice.app, "account": choice.account, "synced": choice.synced}
+    return {key: value for key, value in said.items() if value is not None}

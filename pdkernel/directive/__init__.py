@@ -11,6 +11,7 @@ from pdkernel.directive.nearest import did_you_mean
 from pdkernel.directive.options import OPTIONS, Option
 from pdkernel.directive.psych import dump
 from pdkernel.directive.triggers import read_trigger
+from pdkernel.directive.values import is_uses
 from pdkernel.directive.yaml_text import LocatedYaml, read_yaml
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "did_you_mean",
     "dump",
     "is_step_cell",
+    "is_uses",
     "is_workflow_cell",
     "parse_step_cell",
     "parse_workflow_cell",

@@ -174,14 +174,12 @@ def test_unknown_keys_are_kept(tmp_path: Path) -> None:
         ("schema: workflow/2030.01", UnsupportedError, "this version reads 'workflow/2022.04'"),
         ("steps: 5", NotebookError, "steps is not a list of mappings (line 1)"),
         ("settings: [1]", NotebookError, "settings is not a mapping (line 1)"),
-        (HEAD + "- uses: k@1", NotebookError, "has no namespace (line 6)"),
-        (HEAD + "- namespace: a", UnsupportedError, "step a has no uses"),
-        (HEAD + "- namespace: a-b\n  uses: k@1", DefinitionError, "cannot be a step's name"),
+        (HEAD + "- uses: k@1.0.0", NotebookError, "has no namespace (line 6)"),
+        (HEAD + "- namespace: a-b\n  uses: k@1.0.0", DefinitionError, "cannot be a step's name"),
         (HEAD + "- namespace: a\n  uses: ./a/entry.js", NotebookError, "there is no such file (line 6)"),
-        (HEAD + "- namespace: a\n  uses: ./a/entry.rb", UnsupportedError, "a language that is not known"),
         (HEAD + "- namespace: a\n  uses: ./../x/entry.js", NotebookError, "outside the folder"),
-        (HEAD + "- namespace: a\n  uses: k@1\n  props: 5", NotebookError, "are not a mapping"),
-        (HEAD + "- namespace: a\n  uses: k@1\n- namespace: a\n  uses: k@1", DuplicateStepError, "'a'"),
+        (HEAD + "- namespace: a\n  uses: k@1.0.0\n  props: 5", NotebookError, "are not a mapping"),
+        (HEAD + "- namespace: a\n  uses: k@1.0.0\n- namespace: a\n  uses: k@1.0.0", DuplicateStepError, "in line 6: "),
     ],
 )
 def test_wrong_files(tmp_path: Path, yaml: str, kind: type[DefinitionError], says: str) -> None:
