@@ -174,7 +174,7 @@ class NotebookServer:
             on_run(execution)
 
         public = base_url(opened.getsockname()[1], self._public_url)
-        self.serving = serving = Serving(
+        serving = Serving(
             project=session.project,
             directory=session.directory,
             runtime=self._runtime,
@@ -190,6 +190,7 @@ class NotebookServer:
         self._server = Server(create_app(serving), on_ready=ready.set)
         self._ended = asyncio.ensure_future(self._server.serve(sockets=[opened]))
         await ready.wait()
+        self.serving = serving
         return url
 
     async def _stop(self) -> None:

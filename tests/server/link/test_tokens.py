@@ -183,6 +183,24 @@ async def test_validate_says_what_is_wrong(site: Served) -> None:
     assert late.json()["error"].startswith("This link has expired.")
 
 
+async def test_validate_an_account_to_be_connected_again(site: Served) -> None:
+    """The token is good for an account of its user's, and for no other."""
+    for user in ("ada", "bob"):
+        site.directory.add_account(
+            app="slack", credentials={"api_key": "k"}, external_user_id=user, account_id=f"apn_{user}"
+        )
+    url = f"/v1/connect/tokens/{(await make(site))['token']}/validate"
+
+    mine, others = [
+        (await site.http.get(url, params={"app_id": "slack", "account_id": each})).json()
+        for each in ("apn_ada", "apn_bob")
+    ]
+
+    assert mine["success"] is True
+    assert others["success"] is False
+    assert "no slack account apn_bob of this user" in others["error"]
+
+
 async def test_rate_limit(tmp_path: Path) -> None:
     """Where rate limits are applied, a user gets 100 tokens a minute; others are not concerned."""
     async with served(tmp_path, rate_limits=True) as site:
