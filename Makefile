@@ -4,6 +4,7 @@
 # make slow   the properties with many more examples than `make test` takes
 # make actions  every action of 26 npm apps described and entered, in about three minutes; APPS="slack notion" for some
 # make conformance  ten releases of the official SDKs, driven against `pdkernel serve`; SDKS="2.3.0 3.1.6" for some
+# make contract  precision and recall of the caller's contract on the labelled set, by language
 # make bench  the figures of tests/benchmarks, printed as ratios
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,7 +15,7 @@ PROPERTIES := tests/test_redaction.py tests/test_shape.py tests/test_directive.p
 # what make actions installs: about 290 MB, under the packages' own licences
 SWEEP ?= .venv/actions
 
-.PHONY: lab demo test slow actions conformance bench chromium clean
+.PHONY: lab demo test slow actions conformance contract bench chromium clean
 
 lab: .venv/.lab
 	$(BIN)/pdkernel lab notebooks/01_quickstart.ipynb
@@ -39,6 +40,9 @@ actions: .venv/.test
 
 conformance: .venv/.test
 	$(BIN)/python -m tests.conformance $(SDKS)
+
+contract: .venv/.test
+	$(BIN)/python -m tests.contract.labelled
 
 bench: .venv/.test
 	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

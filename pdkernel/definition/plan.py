@@ -21,7 +21,7 @@ from pdkernel.definition.sidecar import (
     StepSidecar,
 )
 from pdkernel.definition.sidecar_yaml import dump_sidecar
-from pdkernel.definition.step_props import is_store_id, kept_of, props_mapping
+from pdkernel.definition.step_props import CURSOR, holds_cursor, is_store_id, kept_of, props_mapping
 from pdkernel.directive import dump
 from pdkernel.errors import DefinitionError
 from pdkernel.inspection import apps_of, variables_read
@@ -55,16 +55,20 @@ def plan(workflow: Workflow, *, sidecar: Sidecar | None = None) -> tuple[Definit
     """
     check_literals(workflow)
     base = sidecar or Sidecar()
-    inferred = [step.name for step in workflow.steps if step.language in INFERRED]
     files = [
         # Every file that the platform writes ends with one more blank line.
         DefinitionFile(WORKFLOW_FILE, dump(_workflow_mapping(workflow, base)) + "\n"),
-        DefinitionFile(FOLDER_SIDECAR, dump_sidecar(_sidecar(workflow, base), inferred=inferred)),
+        DefinitionFile(FOLDER_SIDECAR, dump_sidecar(sidecar_of(workflow, base), inferred=inferred_steps(workflow))),
     ]
-    return (*files, *_code_files(workflow))
+    return (*files, *code_files(workflow))
 
 
-def _code_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
+def inferred_steps(workflow: Workflow) -> tuple[str, ...]:
+    """Steps whose form in `workflow.yaml` was never seen in a synced repository."""
+    return tuple(step.name for step in workflow.steps if step.language in INFERRED)
+
+
+def code_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
     """An entry file a code step; none for one that had none, whose cell is empty still."""
     found: dict[str, DefinitionFile] = {}
     for step in workflow.steps:
@@ -113,7 +117,7 @@ def _step_entries(workflow: Workflow, base: Sidecar) -> list[JSON]:
         below.setdefault(place, []).append(dict(kept.entry))
     entries = below.get(None, [])
     for step in workflow.steps:
-        entries += [_step_mapping(step, base.steps.get(step.name)), *below.get(step.name, [])]
+        entries += [step_mapping(step, base.steps.get(step.name)), *below.get(step.name, [])]
     return entries + below.get("", [])
 
 
@@ -124,7 +128,8 @@ def _git_settings(workflow: Workflow) -> dict[str, JSON]:
     return {"error_notification": settings.pop("error_notification", True), **settings}
 
 
-def _step_mapping(step: Step, said: StepSidecar | None) -> dict[str, JSON]:
+def step_mapping(step: Step, said: StepSidecar | None = None) -> dict[str, JSON]:
+    """The entry of *step* in `workflow.yaml`; *said* is what `pdkernel.yaml` says of it."""
     extra = {key: value for key, value in step.extra.items() if key != BOOKKEEPING}
     mapping: dict[str, JSON] = {"namespace": step.name}
     if step.disabled:
@@ -139,6 +144,8 @@ def _step_mapping(step: Step, said: StepSidecar | None) -> dict[str, JSON]:
         extra.pop("disabled", None)
     if step.notes is not None:
         extra.pop("notes", None)
+    if not holds_cursor(step):
+        extra.pop(CURSOR, None)
     mapping.update(extra)
     # Bash and Go have no accounts on the platform: whose account it is stands in pdkernel.yaml alone
     if props := props_mapping(step, () if step.language in INFERRED else _synced_apps(step, said)):
@@ -161,7 +168,7 @@ def _stands_for(choice: AccountChoice, app: AppBinding) -> bool:
     return choice.account == (app.account or UNANSWERED)
 
 
-def _sidecar(workflow: Workflow, base: Sidecar) -> Sidecar:
+def sidecar_of(workflow: Workflow, base: Sidecar) -> Sidecar:
     """Everything that `workflow.yaml` does not say, on top of what *base* knows alone."""
     variables = dict.fromkeys((*base.variables, *workflow.variables, *variables_read(workflow)))
     return replace(

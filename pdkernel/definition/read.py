@@ -6,26 +6,31 @@ Knows every shape seen in synced repositories; unknown keys are kept. Writes not
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pdkernel.definition.entry_code import EntryCodeError, line_of_byte, read_code
 from pdkernel.definition.languages import RUNTIMES, entry_path, language_of
-from pdkernel.definition.plan import SCHEMA, WORKFLOW_FILE
+from pdkernel.definition.plan import SCHEMA, STATE_FILE, WORKFLOW_FILE
 from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar, StepSidecar, Unanswered, answer, apply_sidecar
 from pdkernel.definition.sidecar_yaml import read_sidecar
-from pdkernel.definition.step_props import read_props
+from pdkernel.definition.step_props import CURSOR, read_props
 from pdkernel.directive import LocatedYaml, is_uses, read_yaml
 from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, StepNameError, UnsupportedError
 from pdkernel.inspection import declared_apps
 from pdkernel.model import BOOKKEEPING, JSON, AppBinding, KeptEntry, Language, Step, Trigger, TriggerType, Workflow
 
 Accounts = Literal["external_user", "own"]
+_STATE_ID = re.compile(r"^id:[ \t]*[\"']?(p_\w+)", re.MULTILINE)
 MAX_BYTES = 4 * 1024 * 1024
 """Of a `workflow.yaml`; the longest one seen has a few thousand."""
+
+MARK = "\ufeff"
+"""The byte order mark, which some editors put at the start of a file."""
 
 _FILE = ("./", "../", "/")
 _STEP_KEYS = frozenset({"namespace", "uses", "props"})
@@ -37,6 +42,22 @@ _TRIGGER_IDS: Mapping[str, TriggerType] = {
     "dc": "source",
     "sub": "source",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """
+    What a synced folder holds.
+
+    Attributes:
+        workflow: With what its `pdkernel.yaml` adds.
+        sidecar: That file, or None if there is none.
+        accounts: The account id that `workflow.yaml` holds, or None, by step and app prop.
+    """
+
+    workflow: Workflow
+    sidecar: Sidecar | None
+    accounts: Mapping[tuple[str, str], str | None]
 
 
 def read_folder(
@@ -61,24 +82,103 @@ def read_folder(
         UnsupportedError: A format that this version does not know.
         RequestError: `pdkernel.yaml` leaves unanswered whose account a step uses.
     """
-    path = folder / WORKFLOW_FILE
-    located = read_yaml(_text(path, folder), expressions=False, error=NotebookError, name=str(path), psych=True)
-    data = located.value
-    if not isinstance(data, dict):
-        raise NotebookError(f"{path} is not a workflow: it is not a mapping of keys (line {located.line(()) or 1}).")
-    _check_format(data, path, located)
+    return read_synced(folder, require_code=require_code, accounts=accounts, unanswered=unanswered).workflow
+
+
+def read_synced(folder: Path, *, require_code: bool, accounts: Accounts, unanswered: Unanswered) -> Synced:
+    """The workflow in *folder* with what was read beside it; arguments and errors are those of `read_folder`."""
+    document = read_document(folder)
     sidecar = read_sidecar(folder / FOLDER_SIDECAR)
-    reader = _StepReader(folder, located, sidecar, require_code=require_code, accounts=accounts, unanswered=unanswered)
+    reader = _StepReader(document, sidecar, require_code=require_code, accounts=accounts, unanswered=unanswered)
+    workflow = _workflow(document, sidecar, reader)
+    return Synced(apply_sidecar(workflow, sidecar, unanswered=unanswered), sidecar, reader.synced)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """
+    A folder's `workflow.yaml`.
+
+    Attributes:
+        folder: Where it stands.
+        text: As it is, without a byte order mark.
+        mark: The byte order mark, or nothing.
+        located: What it says; its value is a mapping.
+        id: The workflow's id (`p_...`) that `.workflow.state` says, or None.
+    """
+
+    folder: Path
+    text: str
+    mark: str
+    located: LocatedYaml
+    id: str | None = None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the file says."""
+        return cast("dict[str, Any]", self.located.value)
+
+
+def read_document(folder: Path) -> Document:
+    """
+    The `workflow.yaml` in *folder*.
+
+    Raises:
+        NotebookError: There is none, or it cannot be read; the message names file and line.
+        UnsupportedError: A format that this version does not know.
+    """
+    path = folder / WORKFLOW_FILE
+    whole = _text(path, folder)
+    text = whole.removeprefix(MARK)
+    located = read_yaml(text, expressions=False, error=NotebookError, name=str(path), psych=True)
+    if not isinstance(located.value, dict):
+        raise NotebookError(f"{path} is not a workflow: it is not a mapping of keys (line {located.line(()) or 1}).")
+    _check_format(located.value, path, located)
+    return Document(folder, text, whole[: len(whole) - len(text)], located, _state_id(folder))
+
+
+def workflow_in(
+    document: Document,
+    sidecar: Sidecar | None = None,
+    *,
+    require_code: bool = True,
+    accounts: Accounts = "external_user",
+    unanswered: Unanswered = "refuse",
+) -> Workflow:
+    """
+    The workflow of *document*; arguments and errors as for `read_folder`.
+
+    *sidecar* answers whose accounts its props use, and is not applied any further.
+    """
+    reader = _StepReader(document, sidecar, require_code=require_code, accounts=accounts, unanswered=unanswered)
+    return _workflow(document, sidecar, reader)
+
+
+def _workflow(document: Document, sidecar: Sidecar | None, reader: _StepReader) -> Workflow:
+    data, located, folder = document.data, document.located, document.folder
+    path = folder / WORKFLOW_FILE
     steps, kept = reader.read(_list(data, "steps", path, located))
-    workflow = Workflow(
+    return Workflow(
         name=str(data.get("name") or folder.name),
         triggers=_triggers(_list(data, "triggers", path, located), sidecar),
         steps=steps,
         settings=_settings(data, path, located),
         source=str(folder),
-        extra=_extra(data),
+        extra=_extra(data, document.id),
     ).with_kept(kept)
-    return apply_sidecar(workflow, sidecar, unanswered=unanswered)
+
+
+def _state_id(folder: Path) -> str | None:
+    """The id in `.workflow.state`; a folder without that file, or with one that says nothing, has none."""
+    path = folder / STATE_FILE
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as stream:
+            found = _STATE_ID.search(stream.read(10_000).decode("utf-8", "replace"))
+    except OSError:
+        return None
+    return None if found is None else found[1]
 
 
 def assumptions(folder: Path, workflow: Workflow) -> tuple[str, ...]:
@@ -101,7 +201,7 @@ def _text(path: Path, folder: Path) -> str:
             raise NotebookError(f"{path} is not a file.")
         if found.st_size > MAX_BYTES:
             raise NotebookError(f"{path} has {found.st_size} bytes, and no more than {MAX_BYTES} are read.")
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise NotebookError(f"{folder} is not a workflow's folder: it has no {WORKFLOW_FILE}.") from None
     except UnicodeDecodeError as fault:
@@ -134,10 +234,12 @@ def _settings(data: Mapping[str, Any], path: Path, located: LocatedYaml) -> dict
     return settings
 
 
-def _extra(data: Mapping[str, Any]) -> dict[str, JSON]:
+def _extra(data: Mapping[str, Any], state_id: str | None) -> dict[str, JSON]:
     extra = {"schema": SCHEMA, **{key: value for key, value in data.items() if key not in _WORKFLOW_KEYS}}
     if any(set(trigger) != {"id"} for trigger in data.get("triggers") or ()):
         extra["triggers"] = data["triggers"]
+    if state_id is not None:
+        extra[BOOKKEEPING] = {"id": state_id}
     return extra
 
 
@@ -172,20 +274,20 @@ class _StepReader:
 
     def __init__(
         self,
-        folder: Path,
-        located: LocatedYaml,
+        document: Document,
         sidecar: Sidecar | None,
         *,
         require_code: bool,
         accounts: Accounts,
         unanswered: Unanswered,
     ) -> None:
-        self._folder = folder
-        self._located = located
+        self._folder = document.folder
+        self._located = document.located
         self._sidecar = sidecar
         self._require_code = require_code
         self._accounts = accounts
         self._unanswered: Unanswered = unanswered
+        self.synced: dict[tuple[str, str], str | None] = {}
 
     def read(self, raw_steps: list[dict[str, Any]]) -> tuple[tuple[Step, ...], list[KeptEntry]]:
         """The steps, and the entries that are none."""
@@ -286,7 +388,8 @@ class _StepReader:
             raise self._fault(NotebookError, index, f"the props of step {step.name} are not a mapping", step.name)
         slugs = {app.prop: app.app for app in declared_apps(step)}
         props = read_props(raw, slugs=slugs, action=step.uses)
-        kept = {**props.kept, **kept}
+        self.synced |= {(step.name, app.prop): app.account for app in props.apps}
+        kept = {**props.kept, **kept, **({"cursor_of": step.uses} if CURSOR in step.extra else {})}
         extra = {**step.extra, BOOKKEEPING: cast("JSON", kept)} if kept else step.extra
         return replace(
             step,

@@ -85,6 +85,19 @@ def notebook_sidecar_path(notebook: Path) -> Path:
     return notebook.with_name(f"{notebook.stem}.{FOLDER_SIDECAR}")
 
 
+def merged_sidecar(sidecar: Sidecar, existing: Sidecar | None) -> Sidecar:
+    """*sidecar* with what it does not say and *existing*, a folder's own file, does: that is nowhere else."""
+    if existing is None:
+        return sidecar
+    return replace(
+        sidecar,
+        endpoint=sidecar.endpoint or existing.endpoint,
+        test_users=sidecar.test_users or existing.test_users,
+        actions=sidecar.actions or existing.actions,
+        control_flow=sidecar.control_flow or existing.control_flow,
+    )
+
+
 def apply_sidecar(workflow: Workflow, sidecar: Sidecar | None, *, unanswered: Unanswered = "refuse") -> Workflow:
     """
     *workflow* with what *sidecar* adds; what the workflow says itself wins.

@@ -7,6 +7,7 @@ Knows the file's keys. The schema is package data and published with it.
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -36,6 +37,8 @@ def read_sidecar(path: Path) -> Sidecar | None:
         NotebookError: It is not such a file; the message names the path inside it and the line.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise NotebookError(f"{path} is not a file.")
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -115,11 +118,16 @@ def _account(choice: str | Mapping[str, str]) -> AccountChoice:
 
 
 def dump_sidecar(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> str:
+    """The file's text; arguments are those of `sidecar_mapping`."""
+    return dump(sidecar_mapping(sidecar, inferred=inferred))
+
+
+def sidecar_mapping(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> dict[str, JSON]:
     """
-    The file's text.
+    What the file says.
 
     Args:
-        sidecar: What it says.
+        sidecar: The same as a value.
         inferred: Steps whose form in `workflow.yaml` was never seen in a synced repository.
     """
     data: dict[str, JSON] = {"schema": SCHEMA_NAME}
@@ -139,7 +147,7 @@ def dump_sidecar(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> str:
         "actions": sidecar.actions,
     }
     data.update({key: value for key, value in optional.items() if value not in (None, [], {})})
-    return dump(data)
+    return data
 
 
 def trigger_mapping(trigger: Trigger) -> dict[str, JSON]:

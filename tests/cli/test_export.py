@@ -57,7 +57,7 @@ def test_export_as_json_says_what_changed(pdkernel: Shell) -> None:
     [
         ([], "Say where to: --to FOLDER"),
         (["--to", "flow", "--into", "flow"], "Say where to: --to FOLDER"),
-        (["--into", "flow"], "not in this version"),
+        (["--into", "flow"], "is not a workflow's folder"),
         (["--to", "full"], "was not written by an export"),
         (["--to", "file"], "file"),
     ],
