@@ -26,6 +26,7 @@ from pdkernel.server.serving import Linking
 KEY = "webhook_signing_key"
 SIGNATURE = "x-pd-signature"
 TIMEOUT_S = 10.0
+# parity[link-webhooks]: how often the platform asks, and for how long, is not documented
 PAUSES_S = (0.5, 2.0)
 
 _log = logging.getLogger(__name__)
