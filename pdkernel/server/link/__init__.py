@@ -9,7 +9,8 @@ Connect Link: tokens, pages where a person connects an account, webhooks.
     connecting  one token, one account
     browser     that a form comes from a page of ours, and who comes back is who was sent away
     webhooks    what the product's back end is told
-    html        how pages look
+    html        the pages
+    look        their style and their script
 """
 
 from __future__ import annotations
