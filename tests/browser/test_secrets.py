@@ -175,7 +175,7 @@ def work(page: LabPage, left: Session) -> None:
     picker = page.output(CELLS.index("%pduser"))
     secret = picker.locator("input[type=password]").first
     secret.fill(TYPED)
-    picker.get_by_role("button", name=re.compile("^Connect")).first.click()
+    picker.get_by_role("button", name="Connect", exact=True).first.click()
     expect(picker.get_by_text(re.compile(r"apn_\w+")).first).to_be_visible()
     left.field_after = "".join(each.input_value() for each in picker.locator("input[type=password]").all())
     page.run_all()
