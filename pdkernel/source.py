@@ -27,9 +27,20 @@ from pdkernel.inspection import check_complete
 from pdkernel.model import Workflow
 from pdkernel.notebook import read_notebook
 
-__all__ = ["Source", "holds_workflow", "open_source", "open_sources", "read_source", "slug", "workflows_beside"]
+__all__ = [
+    "EVENTS_FOLDER",
+    "Source",
+    "holds_workflow",
+    "open_source",
+    "open_sources",
+    "read_source",
+    "slug",
+    "workflows_beside",
+]
 
 WORKFLOW_FILE = "workflow.yaml"
+EVENTS_FOLDER = "events"
+"""Beside a source: the saved events, `NAME.json`, and the recorded calls of each, `NAME.recorded.jsonl`."""
 _MAX_DEPTH = 4
 
 

@@ -7,8 +7,9 @@ of its own, which never overwrites what an export did not write. Reads no accoun
 
 from pdkernel.definition.checklist import checklist
 from pdkernel.definition.export import export
+from pdkernel.definition.grades import graded
 from pdkernel.definition.into import export_into
-from pdkernel.definition.plan import DefinitionFile, plan
+from pdkernel.definition.plan import DefinitionFile, entry_of, plan
 from pdkernel.definition.read import Synced, assumptions, read_folder, read_synced
 from pdkernel.definition.sidecar import (
     EXTERNAL_USER,
@@ -41,8 +42,10 @@ __all__ = [
     "checklist",
     "compare",
     "dump_sidecar",
+    "entry_of",
     "export",
     "export_into",
+    "graded",
     "notebook_sidecar_path",
     "place_files",
     "plan",

@@ -77,7 +77,10 @@ def export_into(
         check_readme(folder)
         files.append(DefinitionFile(README, readme(made.workflow, todo)))
     check_places((file.path for file in files), folder)
-    changes = [change_of(file, folder) for file in files]
+    try:
+        changes = [change_of(file, folder) for file in files]
+    except OSError as error:
+        raise RequestError(f"{folder} cannot be read: {error.strerror or error}.") from None
     _check_strangers(changes, made, folder)
     left = [FileChange(path, "left alone") for path in made.left if (folder / path).exists()]
     result = ExportResult(folder, (*changes, *left), tuple(todo))
@@ -109,6 +112,8 @@ def _check_strangers(changes: list[FileChange], made: Patch, folder: Path) -> No
 def _own_sidecar(made: Patch, sidecar: Sidecar | None, existing: Sidecar | None) -> Sidecar:
     """What the folder's `pdkernel.yaml` would say: without the ids that its `workflow.yaml` holds itself."""
     base = merged_sidecar(sidecar or Sidecar(), existing)
+    if existing is not None and existing.actions:
+        base = replace(base, actions=existing.actions)  # a path in it starts at its own folder
     return _for_folder(sidecar_of(made.workflow, base), existing or Sidecar())
 
 
