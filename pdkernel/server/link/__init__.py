@@ -6,6 +6,7 @@ Connect Link: tokens, pages where a person connects an account, webhooks.
     wish        what a person comes for, as the link says it
     page        the page, for credentials or the way to an app's sign-in page
     callback    the way back from there
+    choosing    apps that an account can be connected of
     connecting  one token, one account
     browser     that a form comes from a page of ours, and who comes back is who was sent away
     webhooks    what the product's back end is told

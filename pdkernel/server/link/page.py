@@ -7,20 +7,20 @@ Knows what is shown when. Blocking calls of tables and directory run in threads.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from pdkernel.connect.apps import check_app, told_apps
-from pdkernel.connect.fields import FIELDS
+from pdkernel.connect.apps import check_app
 from pdkernel.connect.oauth import authorize_url
-from pdkernel.connect.providers import Provider, find_provider, provided_apps
+from pdkernel.connect.providers import Provider, find_provider
 from pdkernel.errors import RequestError
 from pdkernel.identity import Account
 from pdkernel.project import ConnectToken, LinkVisit
 from pdkernel.server.link import browser, html, webhooks
+from pdkernel.server.link.choosing import app_of, apps_offered
 from pdkernel.server.link.connecting import (
     NoSuchAccountError,
     TokenUsedError,
@@ -46,12 +46,13 @@ async def show(request: Request) -> Response:
     """`GET /_static/connect.html?token=...&app=...`."""
     serving: Linking = request.app.state.serving
     wish = Wish.of(request.query_params)
+    wish = replace(wish, app=await asyncio.to_thread(app_of, serving, wish.app))
     token = await asyncio.to_thread(serving.project.connect_tokens.find, wish.text)
     if (fault := fault_of(serving, token)) is not None or token is None:
         return html.failed_page(fault or "", token=token, closes=not wish.hide_close)
     tell(serving, token, "opened")
     if not wish.app:
-        known = await asyncio.to_thread(_known_apps, serving)
+        known = await asyncio.to_thread(apps_offered, serving)
         return html.choose_page(wish, token, known)
     return await _ask(serving, token, wish)
 
@@ -172,10 +173,6 @@ async def _read_form(request: Request) -> dict[str, str] | None:
         return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=200))
     except ValueError:
         return None
-
-
-def _known_apps(serving: Linking) -> Sequence[str]:
-    return sorted({*told_apps(serving.project), *provided_apps(serving.project), *FIELDS})
 
 
 def _redirect(url: str) -> Response:

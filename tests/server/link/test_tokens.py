@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 
 from pdkernel.clock import FrozenClock
 from pdkernel.server.link.tokens import find_token, make_link
-from tests.server.link.conftest import make, token_of
+from tests.server.link.conftest import Visitor, make, token_of
 from tests.server.served import Served, served
 
 
@@ -161,7 +160,20 @@ async def test_validate(site: Served) -> None:
     assert (told["project_id"], told["project_environment"]) == (site.project.project_id, "development")
     assert told["success_redirect_uri"] == "https://example.com/ok"
     assert {"name_slug", "name", "img_src", "categories", "featured_weight", "scope_profiles"} <= set(told["app"])
-    assert json.loads(told["app"]["custom_fields_json"])[0]["name"] == "oauth_access_token"
+    assert told["app"] == (await site.call("GET", "/v1/connect/apps/slack")).json()["data"]
+
+
+async def test_an_app_by_its_id(site: Served, visitor: Visitor) -> None:
+    """The id that the API tells of an app names it here, too."""
+    app = (await site.call("GET", "/v1/connect/apps/slack")).json()["data"]["id"]
+    made = await make(site)
+
+    told = (await site.http.get(f"/v1/connect/tokens/{made['token']}/validate", params={"app_id": app})).json()
+    page = await visitor.open(made["connect_link_url"], app=app)
+
+    assert told["app"]["name_slug"] == "slack"
+    assert "Connect your slack account" in page.words
+    assert page.hidden["app"] == "slack"
 
 
 async def test_validate_says_what_is_wrong(site: Served) -> None:
