@@ -73,7 +73,9 @@ def export(
         print_json({**result.to_json(), **({"proof": proof.to_json()} if proof else {})})
     else:
         note = None if result.written else "Nothing is written: this is what would be."
-        click.echo(files.text(where, result.files, checklist=result.checklist, note=note), nl=False)
+        click.echo(
+            files.text(where, result.files, checklist=result.checklist, note=note, findings=result.findings), nl=False
+        )
         click.echo(proofs.text(proof) if proof else "", nl=False)
     return 1 if proof is not None and proof.verdict == "differs" else 0
 

@@ -133,8 +133,8 @@ class RunMagics(Magics):
         where = said or str(folder)
         display(
             View(
-                text=files.text(where, result.files, checklist=result.checklist, note=note),
-                html=files.html(where, result.files, checklist=result.checklist, note=note),
+                text=files.text(where, result.files, checklist=result.checklist, note=note, findings=result.findings),
+                html=files.html(where, result.files, checklist=result.checklist, note=note, findings=result.findings),
             )
         )
         if proof is not None:
