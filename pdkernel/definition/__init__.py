@@ -9,6 +9,7 @@ from pdkernel.definition.checklist import checklist
 from pdkernel.definition.export import export
 from pdkernel.definition.grades import graded
 from pdkernel.definition.into import export_into
+from pdkernel.definition.lint import lint
 from pdkernel.definition.plan import DefinitionFile, entry_of, plan
 from pdkernel.definition.read import Synced, assumptions, read_folder, read_synced
 from pdkernel.definition.sidecar import (
@@ -46,6 +47,7 @@ __all__ = [
     "export",
     "export_into",
     "graded",
+    "lint",
     "notebook_sidecar_path",
     "place_files",
     "plan",
