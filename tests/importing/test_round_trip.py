@@ -17,9 +17,11 @@ from pdkernel.definition import export_into, plan, write
 from pdkernel.definition.plan import SCHEMA
 from pdkernel.importing import find_folders
 from pdkernel.model import Workflow
+from pdkernel.notebook import read_notebook
+from pdkernel.session.draft import Draft
 from tests.definition.builders import synced
 from tests.definition.test_read import workflows
-from tests.importing.importing import HEAD, PROJECTS, as_written, check_round_trip, import_one
+from tests.importing.importing import HEAD, PROJECTS, as_written, check_round_trip, import_one, without_places
 
 SAMPLES = os.environ.get("PDKERNEL_SAMPLES", "")
 
@@ -173,3 +175,14 @@ def test_back_into_the_folder(folder: Path, accounts: str, tmp_path: Path) -> No
     export_into(back, copy, sidecar=sidecar)
 
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("folder", find_folders(PROJECTS), ids=lambda folder: folder.name)
+def test_a_session_sees_the_same(folder: Path, tmp_path: Path) -> None:
+    """What an open notebook takes for its workflow has the notes, the metadata and the entries that are no steps, too."""
+    import_one(folder, tmp_path / "n.ipynb")
+
+    draft = Draft(tmp_path / "n.ipynb").workflow()
+
+    assert without_places(draft) == without_places(read_notebook(tmp_path / "n.ipynb"))
+    assert draft.kept == read_notebook(tmp_path / "n.ipynb").kept
