@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pdkernel.actions.choices import Choices
@@ -122,6 +123,18 @@ def test_key_based_account_is_connected_at_pipedream(directory: Directory) -> No
     assert [user.external_id for user in directory.users("development")] == ["ada", "bob", "cyd"]
 
 
+def test_account_is_connected_again(directory: Directory) -> None:
+    """The account keeps its id and age, and has the new keys at Pipedream."""
+    old = directory.find_account("apn_keys")
+    made = directory.reconnect_account("apn_keys", {"api_key": "sk-a-newer-key-0123456789"})
+
+    assert old is not None
+    assert (made.id, made.created_at, made.fields) == ("apn_keys", old.created_at, ("api_key",))
+    assert dict(directory.credentials("apn_keys")) == {"api_key": "sk-a-newer-key-0123456789"}
+    with pytest.raises(RequestError, match="There is no account 'apn_none'"):
+        directory.reconnect_account("apn_none", {"api_key": "sk-a-newer-key-0123456789"})
+
+
 def test_oauth_account_is_not_connected_with_keys(directory: Directory) -> None:
     """Pipedream's refusal is told with what to do."""
     with pytest.raises(RequestError) as caught:
@@ -224,6 +237,16 @@ def test_nobody_is_there(home: Project) -> None:
 
     with pytest.raises(ProjectError, match=r"Pipedream Connect at 127\.0\.0\.1:9 cannot be reached"):
         directory.users("development")
+
+
+def test_revoked_token_is_replaced(directory: Directory, upstream: Upstream, moving: FrozenClock) -> None:
+    """A token that Pipedream takes no more is asked for anew, once."""
+    directory.users("development")
+    moving.move(60)
+    httpx.post(f"{upstream.url}/v1/oauth/revoke", json={"token": TOKEN})
+
+    assert [user.external_id for user in directory.users("development")] == ["ada", "bob"]
+    assert [each["path"] for each in upstream.asked].count("/v1/oauth/token") == 2
 
 
 def test_failure_is_not_remembered(directory: Directory, upstream: Upstream) -> None:
