@@ -21,6 +21,7 @@ from pdkernel.clock import Clock
 from pdkernel.egress.message import end_to_end
 from pdkernel.identity import Environment
 from pdkernel.project import Login
+from pdkernel.server.paths import rest
 
 if TYPE_CHECKING:
     import httpx
@@ -129,7 +130,7 @@ class Pipedream:
 
 def routes() -> list[BaseRoute]:
     """Every route of Connect; handlers find `Serving`, whose `pipedream` is there, in `request.app.state.serving`."""
-    return [Route("/v1/{rest:path}", _pass_on, methods=_METHODS)]
+    return [Route(f"/v1/{rest()}", _pass_on, methods=_METHODS)]
 
 
 async def _pass_on(request: Request) -> Response:

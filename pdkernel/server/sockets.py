@@ -77,6 +77,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=None,
             h11_max_incomplete_event_size=HEADER_BYTES,
             ws="none",
+            http="h11",  # strict, and everywhere the same: uvicorn would take httptools where it is installed
         )
         config.load()
         config.ssl = tls

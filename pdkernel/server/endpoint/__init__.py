@@ -5,6 +5,7 @@ Requests that start workflows.
     address      which workflow, by path, by host, by the path that some SDKs make
     access       the trigger's auth
     bodies       the body, of every media type
+    forms        a form with files
     uploads      files and large bodies, kept for half an hour
     throttle     the platform's limit of requests
     answers      what the caller gets
@@ -16,11 +17,12 @@ from starlette.routing import BaseRoute, Route
 
 from pdkernel.server.endpoint.invoke import Endpoint
 from pdkernel.server.endpoint.uploads import PATH, upload
+from pdkernel.server.paths import rest
 
 
 def routes() -> list[BaseRoute]:
     """This room's routes, to be asked last: any path may name an endpoint."""
-    return [Route(f"{PATH}/{{name}}", upload, methods=["GET"]), Route("/{path:path}", Endpoint())]
+    return [Route(f"{PATH}/{{name}}", upload, methods=["GET"]), Route("/" + rest("path"), Endpoint())]
 
 
 __all__ = ["Endpoint", "routes"]

@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from pdkernel.engine.limits import MAX_DEPTH
 from pdkernel.errors import EventError
 from pdkernel.event import parse_json
 from pdkernel.model import JSON
+from pdkernel.server.endpoint.forms import FormError, FormTooLargeError, read_form, text_codec
 from pdkernel.server.endpoint.uploads import Uploads
 
 BODY_BYTES = 512 * 1024
 """The platform's limit of a body; files of a form do not count (its limits page)."""
 UPLOAD_BYTES = 5 * 1024**3
 """Of a body that goes to disk."""
-_FIELDS = 10_000
 _FORM = re.compile(r"[^\s={}\[\]\"&]+=[^\s{}\[\]\"]*\Z")
 
 ABSENT = object()
@@ -67,7 +65,7 @@ async def read_body(request: Request, uploads: Uploads, *, upload: bool) -> Any:
     if kind == "multipart/form-data":
         return await _multipart(headers, request, uploads)
     declared = headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > BODY_BYTES:
+    if declared.isdecimal() and int(declared) > BODY_BYTES:
         raise BodyTooLargeError
     raw = b"".join([chunk async for chunk in _limited(request.stream(), BODY_BYTES)])
     if not raw:
@@ -108,9 +106,9 @@ def _parsed(raw: bytes, kind: str, more: str) -> JSON:
 def _decoded(raw: bytes, more: str) -> str:
     for part in more.split(";"):
         name, _, value = part.partition("=")
-        if name.strip().lower() == "charset":
-            with suppress(LookupError, ValueError):  # no such encoding, or none of text
-                return raw.decode(value.strip().strip('"'), errors="replace")
+        codec = text_codec(value.strip().strip('"')) if name.strip().lower() == "charset" else None
+        if codec is not None:
+            return raw.decode(codec, errors="replace")
     return raw.decode(errors="replace")
 
 
@@ -140,24 +138,14 @@ async def _limited(stream: AsyncIterator[bytes], most: int) -> AsyncIterator[byt
 
 
 async def _multipart(headers: Headers, request: Request, uploads: Uploads) -> JSON:
-    parser = MultiPartParser(
-        headers,
-        _limited(request.stream(), UPLOAD_BYTES),  # type: ignore[arg-type]  # any asynchronous iterator does
-        max_files=_FIELDS,
-        max_fields=_FIELDS,
-        max_part_size=BODY_BYTES + 1,
-    )
     try:
-        form = await parser.parse()
-    except MultiPartException as wrong:
-        if "exceeded maximum size" in wrong.message:
-            raise BodyTooLargeError from None
-        raise BodyError(f"The form cannot be read: {wrong.message}") from None
-    except (KeyError, ValueError, LookupError):
-        raise BodyError("The form cannot be read: its parts have no boundary.") from None
+        form = await read_form(headers, _limited(request.stream(), UPLOAD_BYTES), BODY_BYTES)
+    except FormTooLargeError:
+        raise BodyTooLargeError from None
+    except FormError as wrong:
+        raise BodyError(str(wrong)) from None
     try:
         pairs: list[tuple[str, Any]] = []
-        size = 0
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 stored = await uploads.keep(
@@ -165,10 +153,7 @@ async def _multipart(headers: Headers, request: Request, uploads: Uploads) -> JS
                 )
                 pairs.append((name, {"filename": stored.filename, "mimetype": stored.mimetype, "url": stored.url}))
             else:
-                size += len(name) + len(value.encode("utf-8", "surrogatepass"))
                 pairs.append((name, value))
-        if size > BODY_BYTES:
-            raise BodyTooLargeError
         return fields_of(pairs)
     finally:
         await form.close()

@@ -38,6 +38,12 @@ from pdkernel.server.serving import Serving
 from pdkernel.source import workflows_beside
 
 UPLOAD_QUERY = "pipedream_upload_body"
+UNRECORDED = "The run could not be recorded: the project's database cannot be written. Its steps may have run."
+TOO_LARGE = RequestError(
+    f"The body is over {BODY_BYTES // 1024} KB.",
+    fix="Send large data as a file of a form, or with the header x-pd-upload-body: 1.",
+)
+"""Why a run is refused whose body was not read to its end."""
 
 
 class Endpoint:
@@ -68,16 +74,23 @@ async def _answer(request: Request) -> Response:
     if state.runs.full or (serving.settings.rate_limits and not state.throttle.passes(address.workflow.endpoint)):
         return answers.refused(429, "Too many requests.", retry_after="1")
     query = fields_of(parse_qsl(address.query, keep_blank_values=True))
+    return await _received(request, serving, address, trigger, query)
+
+
+async def _received(
+    request: Request, serving: Serving, address: Address, trigger: Trigger, query: dict[str, Any]
+) -> Response:
+    state = request.app.state
     try:
         upload = _switch(request, query, "x-pd-upload-body") or query.get(UPLOAD_QUERY) == "1"
         body = await read_body(request, state.uploads, upload=upload)
         run = _start(request, serving, address, trigger, query, body)
     except BodyTooLargeError:
-        return answers.refused(
-            413,
-            f"The body is over {BODY_BYTES // 1024} KB. Send large data as a file of a form, "
-            "or with the header x-pd-upload-body: 1.",
-        )
+        # the platform lists such an event, too, with the error
+        run = _start(request, serving, address, trigger, query, ABSENT, refusal=TOO_LARGE)
+        _note(request, run)
+        await run.accepted
+        return answers.refused(413, str(TOO_LARGE).replace("\n", " "))
     except (BodyError, RequestError) as wrong:
         return answers.refused(400, str(wrong))
     return await _answered(request, serving, address, trigger, run)
@@ -85,10 +98,11 @@ async def _answer(request: Request) -> Response:
 
 async def _answered(request: Request, serving: Serving, address: Address, trigger: Trigger, run: Started) -> Response:
     made = run.request
-    who = f"{made.external_user_id or 'no external user'}, {made.environment}"
-    note(request.scope, f"{made.workflow.name} ({who}) run {run.run_id}")
+    _note(request, run)
     if trigger.response != "custom" or made.only is not None:
-        await run.accepted
+        if not await run.accepted:
+            # not 5xx: its steps may have run, and the request would be sent again
+            return answers.refused(400, UNRECORDED)
         return answers.accepted(serving, address.workflow, run)
     raw = await run.answer
     execution = None
@@ -97,6 +111,12 @@ async def _answered(request: Request, serving: Serving, address: Address, trigge
             return answers.responded(None, None)
         execution = run.ended.result()
     return answers.responded(raw, execution)
+
+
+def _note(request: Request, run: Started) -> None:
+    made = run.request
+    who = f"{made.external_user_id or 'no external user'}, {made.environment}"
+    note(request.scope, f"{made.workflow.name} ({who}) run {run.run_id}", run.outcome)
 
 
 def _address(request: Request, serving: Serving) -> Address | None:
@@ -120,7 +140,14 @@ def _http_trigger(workflow: Workflow) -> Trigger | None:
 
 
 def _start(
-    request: Request, serving: Serving, address: Address, trigger: Trigger, query: dict[str, Any], body: Any
+    request: Request,
+    serving: Serving,
+    address: Address,
+    trigger: Trigger,
+    query: dict[str, Any],
+    body: Any,
+    *,
+    refusal: RequestError | None = None,
 ) -> Started:
     served = address.workflow
     workflow = served.source.workflow
@@ -150,6 +177,7 @@ def _start(
             find_workflow=workflows_beside(served.source.path),
             workflow_id=served.id,
             store=not _switch(request, query, "x-pd-nostore"),
+            refusal=refusal,
         )
     )
     return made
