@@ -107,6 +107,19 @@ async def test_a_length_that_is_said_twice(tmp_path: Path) -> None:
     assert runs == []
 
 
+async def test_what_follows_a_head_is_no_http(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is answered 400, and what the application says to the head is no error in the log."""
+    async with site_of(tmp_path, a_workflow(python_step())) as site:
+        reader, writer = await asyncio.open_connection(*site.url.removeprefix("http://").split(":"))
+        head = f"OPTIONS {site.path()} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+        writer.write(f"{head}no chunk\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
 async def test_a_line_break_in_a_path(tmp_path: Path) -> None:
     """It leads to the workflow, and to the API's own 501, like any other letter."""
     async with site_of(tmp_path, a_workflow(python_step("echo", ECHO), response="custom")) as site:

@@ -7,13 +7,15 @@ files go to `uploads` as they come, never into memory as a whole.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers, UploadFile
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from pdkernel.engine.limits import MAX_DEPTH
 from pdkernel.errors import EventError
@@ -26,6 +28,7 @@ BODY_BYTES = 512 * 1024
 """The platform's limit of a body; files of a form do not count (its limits page)."""
 UPLOAD_BYTES = 5 * 1024**3
 """Of a body that goes to disk."""
+_DRAINED_BYTES, _DRAINED_S = 16 * 1024**2, 10.0
 _FORM = re.compile(r"[^\s={}\[\]\"&]+=[^\s{}\[\]\"]*\Z")
 
 ABSENT = object()
@@ -71,6 +74,21 @@ async def read_body(request: Request, uploads: Uploads, *, upload: bool) -> Any:
     if not raw:
         return "" if request.method in ("POST", "PUT", "PATCH") else ABSENT
     return _parsed(raw, kind, more)
+
+
+async def drain(request: Request) -> None:
+    """
+    Read on, and forget, what is left of a body that is refused.
+
+    A client that is still sending would hear of a broken connection instead of the answer. What is far too large is not read.
+    """
+    declared = request.headers.get("content-length", "")
+    if "expect" in request.headers or (declared.isdecimal() and int(declared) > _DRAINED_BYTES):
+        return
+    with suppress(ClientDisconnect, TimeoutError, BodyTooLargeError):
+        async with asyncio.timeout(_DRAINED_S):
+            async for _ in _limited(request.stream(), _DRAINED_BYTES):
+                pass
 
 
 def fields_of(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

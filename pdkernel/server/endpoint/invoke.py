@@ -27,6 +27,7 @@ from pdkernel.server.endpoint.bodies import (
     BODY_BYTES,
     BodyError,
     BodyTooLargeError,
+    drain,
     fields_of,
     read_body,
 )
@@ -89,6 +90,7 @@ async def _received(
         # the platform lists such an event, too, with the error
         run = _start(request, serving, address, trigger, query, ABSENT, refusal=TOO_LARGE)
         _note(request, run)
+        await drain(request)
         await run.accepted
         return answers.refused(413, str(TOO_LARGE).replace("\n", " "))
     except (BodyError, RequestError) as wrong:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
+
+import pytest
 
 from tests.builders import python_step
 from tests.server.endpoint.conftest import ECHO, Serve
@@ -24,6 +27,21 @@ async def test_a_record_of_a_body_that_is_too_large(echo: Site) -> None:
     assert "512 KB" in run.error.message
     assert "body" not in run.event
     assert (await echo.said(1))[0].endswith("error: RequestError")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+async def test_a_client_that_is_still_sending(echo: Site, kind: str) -> None:
+    """It hears why, and not of a broken connection: what is left of a body of some megabytes is read and forgotten."""
+    host, _, port = echo.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\n' + b"a" * 8_000_000
+    head = f"POST {echo.path()} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n"
+    writer.write(f"{head}connection: close\r\n\r\n".encode() + body)
+    await writer.drain()
+    answer = await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
 
 
 async def test_no_record_where_none_is_wanted(echo: Site) -> None:

@@ -121,7 +121,8 @@ class Target:
 
         assert live.json() == {"status": "live"}
         assert SEEN.encode() in written
-        assert [trace for trace in TRACES if trace in written] == []
+        places = [written.find(trace) for trace in TRACES if trace in written]
+        assert not places, written[min(places) :][:6000].decode(errors="replace")
         assert [secret for secret in self.secrets if secret.encode() in written] == []
         assert now - self.warm < GROWTH
         assert files < 200
