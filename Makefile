@@ -5,6 +5,7 @@
 # make fuzz   50,000 requests to the server, good and bad; FUZZ=5000 for fewer
 # make actions  every action of 26 npm apps described and entered, in about three minutes; APPS="slack notion" for some
 # make conformance  ten releases of the official SDKs, driven against `pdkernel serve`; SDKS="2.3.0 3.1.6" for some
+# make contract  precision and recall of the caller's contract on the labelled set, by language
 # make bench  the figures of tests/benchmarks, printed as ratios
 PYTHON ?= python3
 BIN := .venv/bin
@@ -17,7 +18,7 @@ FUZZ ?= 50000
 # what make actions installs: about 290 MB, under the packages' own licences
 SWEEP ?= .venv/actions
 
-.PHONY: lab demo test slow fuzz actions conformance bench chromium clean
+.PHONY: lab demo test slow fuzz actions conformance contract bench chromium clean
 
 lab: .venv/.lab
 	$(BIN)/pdkernel lab notebooks/01_quickstart.ipynb
@@ -45,6 +46,9 @@ actions: .venv/.test
 
 conformance: .venv/.test
 	$(BIN)/python -m tests.conformance $(SDKS)
+
+contract: .venv/.test
+	$(BIN)/python -m tests.contract.labelled
 
 bench: .venv/.test
 	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -174,6 +174,12 @@ class Step:
         return line or self.line_offset or None, ""
 
     @property
+    def code_missing(self) -> bool:
+        """Whether the definition names an entry file that was not there, and nobody has written the code since."""
+        kept = self.extra.get(BOOKKEEPING)
+        return isinstance(kept, dict) and kept.get("missing") is True and not self.source
+
+    @property
     def picked(self) -> dict[str, JSON]:
         """Values with the labels of the options that were picked in the builder, by prop: of those not changed since."""
         kept = self.extra.get(BOOKKEEPING)
@@ -183,6 +189,36 @@ class Step:
             for prop, option in (picked.items() if isinstance(picked, dict) else ())
             if isinstance(option, dict) and prop in self.props and option.get("value") == self.props[prop]
         }
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEntry:
+    """
+    An entry of a definition's `steps` that is no step this program knows (control flow): kept, never run.
+
+    Attributes:
+        after: The step that it stands below, or None at the top.
+        entry: As the definition has it.
+    """
+
+    after: str | None
+    entry: Mapping[str, JSON]
+
+    @property
+    def name(self) -> str:
+        """What to call it in a message."""
+        name = self.entry.get("namespace")
+        return name if isinstance(name, str) and name else "an entry without a name"
+
+    @property
+    def why(self) -> str:
+        """Why it cannot run here, to follow its name."""
+        uses = self.entry.get("uses")
+        if not uses:
+            return "has no uses: it is control flow, or another kind of step that this version does not run"
+        if isinstance(uses, str) and uses.startswith(("./", "../", "/")):
+            return f"is in a language that is not known: {uses}"
+        return f"uses {json.dumps(uses)}, which is not KEY@VERSION"
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +301,22 @@ class Workflow:
         if isinstance(limit, int | float) and not isinstance(limit, bool):
             return float(limit)
         return DEFAULT_TIMEOUT_S[self.trigger.type]
+
+    @property
+    def kept(self) -> tuple[KeptEntry, ...]:
+        """Entries of the definition that are no steps, in order."""
+        bookkeeping = self.extra.get(BOOKKEEPING)
+        kept = bookkeeping.get("kept", []) if isinstance(bookkeeping, dict) else []
+        return tuple(KeptEntry(item["after"], item["entry"]) for item in kept)
+
+    def with_kept(self, kept: Sequence[KeptEntry]) -> Workflow:
+        """The workflow with *kept* as the entries that are no steps."""
+        if not kept:
+            return self
+        known = self.extra.get(BOOKKEEPING)
+        written = [{"after": item.after, "entry": dict(item.entry)} for item in kept]
+        bookkeeping = {**(known if isinstance(known, dict) else {}), "kept": written}
+        return replace(self, extra={**self.extra, BOOKKEEPING: bookkeeping})
 
     @property
     def version(self) -> str:

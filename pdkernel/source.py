@@ -15,6 +15,7 @@ from typing import Literal
 from pdkernel.definition import (
     FOLDER_SIDECAR,
     Sidecar,
+    Unanswered,
     apply_sidecar,
     assumptions,
     notebook_sidecar_path,
@@ -23,6 +24,7 @@ from pdkernel.definition import (
     slug,
 )
 from pdkernel.errors import NotebookError
+from pdkernel.inspection import check_complete
 from pdkernel.model import Workflow
 from pdkernel.notebook import read_notebook
 
@@ -79,13 +81,16 @@ def open_source(path: Path) -> Workflow:
     return read_source(path).workflow
 
 
-def read_source(path: Path) -> Source:
-    """As `open_source`, with what was found beside the workflow."""
+def read_source(path: Path, *, unanswered: Unanswered = "refuse") -> Source:
+    """As `open_source`, with what was found beside the workflow; `keep` as *unanswered* is for what runs nothing.
+
+    With it, app props that are `unanswered` stay, and so do steps without their code and entries that are no steps.
+    """
     found = list(_find(path))
     if len(found) > 1:
         names = ", ".join(entry.name for entry in found[:5]) + (", ..." if len(found) > 5 else "")
         raise NotebookError(f"{path} holds {len(found)} workflows: {names}.", fix="Name one of them.")
-    return _open(found[0])
+    return _open(found[0], unanswered)
 
 
 def open_sources(path: Path) -> tuple[Source, ...]:
@@ -200,9 +205,17 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
             yield entry
 
 
-def _open(path: Path) -> Source:
+def _open(path: Path, unanswered: Unanswered = "refuse") -> Source:
     if path.is_dir():
-        workflow = read_folder(path)
+        workflow = _whole(read_folder(path, require_code=unanswered == "refuse", unanswered=unanswered), unanswered)
         return Source(path, "folder", workflow, read_sidecar(path / FOLDER_SIDECAR), assumptions(path, workflow))
     sidecar = read_sidecar(notebook_sidecar_path(path))
-    return Source(path, "notebook", apply_sidecar(read_notebook(path), sidecar), sidecar)
+    workflow = _whole(apply_sidecar(read_notebook(path), sidecar, unanswered=unanswered), unanswered)
+    return Source(path, "notebook", workflow, sidecar)
+
+
+def _whole(workflow: Workflow, unanswered: Unanswered) -> Workflow:
+    """*workflow*, which is refused if it is to run and an import could not take everything of it."""
+    if unanswered == "refuse":
+        check_complete(workflow)
+    return workflow

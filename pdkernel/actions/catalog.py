@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pdkernel.actions.choices import ACCEPT_COMMAND, Choices, Settings, Where, licence_error
+from pdkernel.actions.choices import ACCEPT_COMMAND, Choices, NothingSet, Settings, Where, licence_error
 from pdkernel.actions.component import Component, Kind
 from pdkernel.actions.connect import ConnectSource, login_of
 from pdkernel.actions.described import Described
@@ -29,7 +29,7 @@ from pdkernel.actions.lock import LOCK_NAME, ActionsLock
 from pdkernel.actions.npm import KNOWN_APPS, SCOPE, NpmSource, Packages, Progress
 from pdkernel.actions.own import own_actions, stands_for
 from pdkernel.actions.registry import Registry
-from pdkernel.errors import ActionNotFoundError, ActionVersionError, LicenceError
+from pdkernel.errors import ActionNotFoundError, ActionVersionError, ConnectSettingsError, LicenceError
 from pdkernel.inspection import apps_of
 from pdkernel.model import AppBinding, Step
 
@@ -78,6 +78,18 @@ class Catalog:
         lock = ActionsLock(project.folder.parent / LOCK_NAME)
         packages = Registry(environ, folder=folder / "installed", lock=lock.path)
         return cls(project.settings, folder, lock=lock, packages=packages, login=lambda: login_of(project, environ))
+
+    @classmethod
+    def without_project(cls, folder: Path, *, environ: Mapping[str, str]) -> Catalog:
+        """The catalogue that a project in *folder* would have if one were made there now; makes none."""
+
+        def login() -> Login:
+            raise ConnectSettingsError("There is no project yet, and so no login at Pipedream.", fix="pdkernel login")
+
+        components = folder / "packages" / "components"
+        lock = ActionsLock(folder.parent / LOCK_NAME)
+        packages = Registry(environ, folder=components / "installed", lock=lock.path)
+        return cls(NothingSet(), components, lock=lock, packages=packages, login=login)
 
     def at(self, text: str | None, *, base: Path) -> Catalog:
         """

@@ -39,6 +39,17 @@ class Settings(Protocol):
         ...
 
 
+class NothingSet:
+    """The settings where there is no project yet; what is set is forgotten."""
+
+    def get(self, name: str, default: JSON = None) -> JSON:  # noqa: ARG002
+        """Always *default*."""
+        return default
+
+    def set(self, name: str, value: JSON) -> None:
+        """Nothing is kept."""
+
+
 @dataclass(frozen=True)
 class Where:
     """Where actions run that are not built in."""

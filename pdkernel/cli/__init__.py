@@ -5,6 +5,7 @@ The `pdkernel` command: the acts of the notebook, on files.
     actions    pdkernel actions, apps
     run        pdkernel run
     export     pdkernel export, shape
+    importing  pdkernel import
     people     pdkernel users, accounts
     login      pdkernel login
     settings   pdkernel env, project

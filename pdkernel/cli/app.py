@@ -61,6 +61,15 @@ class State:
                 click.echo(f"Made a local project in {place} (ignored by Git; its key is in there too).", err=True)
         return self._project
 
+    def has_project(self) -> bool:
+        """Whether there is a project to open: `project` would make none."""
+        from pdkernel.project import find_project
+
+        named = (
+            self.folder or self.database or os.environ.get("PDKERNEL_PROJECT") or os.environ.get("PDKERNEL_DATABASE")
+        )
+        return bool(named) or find_project(Path.cwd()).is_dir()
+
     def directory(self) -> Any:
         """Users and accounts of the project: its own, or those of the Connect project that it is logged in to."""
         if self._directory is None:

@@ -17,10 +17,24 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, re
 @command(name="export")
 @click.argument("notebook", type=click.Path(path_type=Path))
 @option("--to", metavar="FOLDER", help="Write the workflow's folder.")
-@option("--into", metavar="FOLDER", help="Patch a folder that Pipedream synced.")
+@option(
+    "--into", metavar="FOLDER", help="Patch a folder that Pipedream synced: what has not changed stays to the byte."
+)
+@option(
+    "--docs",
+    is_flag=True,
+    help="Write README.md, too: the workflow in words; with --into also pdkernel.yaml, what Git sync does not hold "
+    "(--to always writes it).",
+)
+@option("--dry-run", is_flag=True, help="Write nothing: show what would change.")
 @json_option
-def export(_: State, notebook: Path, to: str | None, into: str | None, as_json: bool) -> int:
-    """Write NOTEBOOK as the files that Pipedream deploys."""
+def export(_: State, notebook: Path, to: str | None, into: str | None, docs: bool, dry_run: bool, as_json: bool) -> int:
+    """
+    Write NOTEBOOK as the files that Pipedream deploys.
+
+    --into writes over the entry files of steps and the changed lines of workflow.yaml; look first with --dry-run, go
+    back with Git. Files of steps that are gone stay, and are named.
+    """
     from pdkernel import definition
     from pdkernel.errors import RequestError
     from pdkernel.inspection import check
@@ -31,16 +45,16 @@ def export(_: State, notebook: Path, to: str | None, into: str | None, as_json: 
         raise RequestError(
             "Say where to: --to FOLDER for a new folder, --into FOLDER for one that Pipedream synced.",
         )
-    opened = read_source(notebook)
+    opened = read_source(notebook, unanswered="keep")
     check(opened.workflow)
-    if into is not None:
-        raise definition.not_into(into)
-    assert to is not None
-    result = definition.export(opened.workflow, Path(to), sidecar=opened.sidecar)
+    where = str(to or into)
+    act = definition.export if into is None else definition.export_into
+    result = act(opened.workflow, Path(where), sidecar=opened.sidecar, docs=docs, dry_run=dry_run)
     if as_json:
         print_json(result.to_json())
     else:
-        click.echo(files.text(to, result.files, checklist=result.checklist), nl=False)
+        note = None if result.written else "Nothing is written: this is what would be."
+        click.echo(files.text(where, result.files, checklist=result.checklist, note=note), nl=False)
     return 0
 
 

@@ -152,7 +152,7 @@ def _look_at(
     from pdkernel.source import read_source
     from pdkernel.variables import project_variables
 
-    opened = read_source(source)
+    opened = read_source(source, unanswered="keep")
     return Findings.of(
         opened.workflow,
         directory=state.directory(),
@@ -164,4 +164,5 @@ def _look_at(
         external_user_id=check_external_user_id(external_user) if external_user is not None else None,
         test_users=opened.sidecar.test_users if opened.sidecar else (),
         with_matrix=matrix,
+        sidecar=opened.sidecar,
     )

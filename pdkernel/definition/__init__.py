@@ -6,9 +6,10 @@ of its own, which never overwrites what an export did not write. Reads no accoun
 """
 
 from pdkernel.definition.checklist import checklist
-from pdkernel.definition.export import export, not_into
+from pdkernel.definition.export import export
+from pdkernel.definition.into import export_into
 from pdkernel.definition.plan import DefinitionFile, plan
-from pdkernel.definition.read import assumptions, read_folder
+from pdkernel.definition.read import Synced, assumptions, read_folder, read_synced
 from pdkernel.definition.sidecar import (
     EXTERNAL_USER,
     FOLDER_SIDECAR,
@@ -16,12 +17,13 @@ from pdkernel.definition.sidecar import (
     AccountChoice,
     Sidecar,
     StepSidecar,
+    Unanswered,
     apply_sidecar,
     notebook_sidecar_path,
 )
 from pdkernel.definition.sidecar_yaml import dump_sidecar, read_sidecar, schema
 from pdkernel.definition.slug import slug
-from pdkernel.definition.write import ExportResult, compare, write
+from pdkernel.definition.write import ExportResult, compare, place_files, write
 
 __all__ = [
     "EXTERNAL_USER",
@@ -32,17 +34,21 @@ __all__ = [
     "ExportResult",
     "Sidecar",
     "StepSidecar",
+    "Synced",
+    "Unanswered",
     "apply_sidecar",
     "assumptions",
     "checklist",
     "compare",
     "dump_sidecar",
     "export",
-    "not_into",
+    "export_into",
     "notebook_sidecar_path",
+    "place_files",
     "plan",
     "read_folder",
     "read_sidecar",
+    "read_synced",
     "schema",
     "slug",
     "write",

@@ -7,9 +7,11 @@ Knows what Git sync leaves out. Does nothing about it.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 from pdkernel.definition.plan import LIMITS
+from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar
 from pdkernel.definition.step_props import is_store_id
 from pdkernel.inspection import apps_of, responds, variables_read
 from pdkernel.model import Step, Trigger, Workflow
@@ -17,18 +19,48 @@ from pdkernel.model import Step, Trigger, Workflow
 _LANGUAGES = {"bash": "Bash", "go": "Go"}
 
 
-def checklist(workflow: Workflow, *, pins: Collection[str] = ()) -> tuple[str, ...]:
+def checklist(
+    workflow: Workflow, *, pins: Collection[str] = (), kept: Mapping[tuple[str, str], str] | None = None
+) -> tuple[str, ...]:
     """
     What to do by hand after an export, in order.
 
     Args:
         workflow: What was exported.
         pins: Steps whose exports are pinned in the notebook.
+        kept: Account ids that a synced folder keeps, by step and prop.
     """
-    return tuple(_sentences(workflow, frozenset(pins)))
+    return tuple(_sentences(workflow, frozenset(pins), kept or {}))
 
 
-def _sentences(workflow: Workflow, pins: frozenset[str]) -> Iterator[str]:
+def left_out(sidecar: Sidecar) -> tuple[str, ...]:
+    """What a folder without `pdkernel.yaml` does not say of a workflow of which *sidecar* is known, as sentences."""
+    accounts = [f"{name}.{prop}" for name, said in sidecar.steps.items() for prop in said.accounts]
+    stores = [f"{name}.{prop}" for name, said in sidecar.steps.items() for prop in said.stores]
+    parts = [
+        f"whose account fills {', '.join(accounts)}" if accounts else "",
+        f"which data store fills {', '.join(stores)}" if stores else "",
+        "the key of its endpoint" if sidecar.endpoint else "",
+        "its limits" if sidecar.limits else "",
+        "its environment variables" if sidecar.variables else "",
+        "its test users" if sidecar.test_users else "",
+        "where actions run" if sidecar.actions else "",
+        "the trigger's settings" if any(_says_more(trigger) for trigger in sidecar.triggers) else "",
+    ]
+    said = "; ".join(part for part in parts if part)
+    if not said:
+        return ()
+    return (f"Left out, as the folder has no {FOLDER_SIDECAR} (--docs writes one): {said}.",)
+
+
+def _says_more(trigger: Trigger) -> bool:
+    """Whether *trigger* says more than that it is there."""
+    return bool(
+        replace(trigger, config={k: v for k, v in trigger.config.items() if k != "id"}) != Trigger(trigger.type)
+    )
+
+
+def _sentences(workflow: Workflow, pins: frozenset[str], kept: Mapping[tuple[str, str], str]) -> Iterator[str]:
     if "schema" not in workflow.extra:
         yield (
             f"Create an empty workflow {workflow.name!r} in a Git-backed project first: Git sync does not create one. "
@@ -37,8 +69,11 @@ def _sentences(workflow: Workflow, pins: frozenset[str]) -> Iterator[str]:
     for trigger in workflow.triggers:
         if "id" not in trigger.config:
             yield _trigger(trigger)
+        elif _says_more(trigger):
+            said = _trigger(trigger).removeprefix("Create ").replace(" in the builder", "", 1)
+            yield f"Trigger {trigger.config['id']}: Git holds its id alone. Check in the builder that it is {said}"
     for step in workflow.steps:
-        yield from _step(step)
+        yield from _step(step, kept)
     limits = [f"{key}: {json.dumps(workflow.settings[key])}" for key in LIMITS if key in workflow.settings]
     if limits:
         yield f"Set in the workflow's settings: {', '.join(limits)}."
@@ -67,17 +102,8 @@ def _trigger(trigger: Trigger) -> str:
             return f"Create the trigger {config.get('uses')} in the builder, with its props and account."
 
 
-def _step(step: Step) -> Iterator[str]:
-    for app in apps_of(step):
-        if step.language in _LANGUAGES:
-            yield (
-                f"Step {step.name}: on Pipedream {_LANGUAGES[step.language]} steps have no accounts. {app.app} is not "
-                "exported, and the step will not run there as it is: give it the account in a Python or Node.js step."
-            )
-        elif app.account is None:
-            yield f'Step {step.name}: for {app.app}, choose "Use end user\'s auth via Connect" in the builder.'
-        else:
-            yield f"Step {step.name}: {app.account} must be an account of the workspace, shared with the project."
+def _step(step: Step, kept: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    yield from _accounts(step, kept)
     for store in step.stores:
         if store.store is None or not is_store_id(store.store):
             yield f"Step {step.name}: choose the data store for {store.prop} in the builder."
@@ -97,3 +123,23 @@ def _step(step: Step) -> Iterator[str]:
         yield f"Step {step.name}: a time limit of its own is not known on Pipedream; the workflow's applies."
     if step.debug:
         yield f"Step {step.name}: --debug is for the notebook and is not exported."
+
+
+def _accounts(step: Step, kept: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    for app in apps_of(step):
+        account = kept.get((step.name, app.prop))
+        if account is not None and step.language not in _LANGUAGES:
+            if app.account is None:
+                yield (
+                    f"Step {step.name}: the file keeps {account} for {app.app}. If it is to be the external user's "
+                    'account, choose "Use end user\'s auth via Connect" in the builder.'
+                )
+        elif step.language in _LANGUAGES:
+            yield (
+                f"Step {step.name}: on Pipedream {_LANGUAGES[step.language]} steps have no accounts. {app.app} is not "
+                "exported, and the step will not run there as it is: give it the account in a Python or Node.js step."
+            )
+        elif app.account is None:
+            yield f'Step {step.name}: for {app.app}, choose "Use end user\'s auth via Connect" in the builder.'
+        else:
+            yield f"Step {step.name}: {app.account} must be an account of the workspace, shared with the project."

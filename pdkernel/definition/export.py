@@ -7,15 +7,15 @@ Knows that what only the folder's own `pdkernel.yaml` says (endpoint, test users
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 
 from pdkernel.definition.checklist import checklist
-from pdkernel.definition.plan import plan
-from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar
+from pdkernel.definition.docs import README, check_readme, readme
+from pdkernel.definition.placing import check_places
+from pdkernel.definition.plan import DefinitionFile, plan
+from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar, merged_sidecar
 from pdkernel.definition.sidecar_yaml import read_sidecar
 from pdkernel.definition.write import ExportResult, compare, write
-from pdkernel.errors import UnsupportedError
 from pdkernel.model import Workflow
 
 
@@ -25,6 +25,7 @@ def export(
     *,
     sidecar: Sidecar | None = None,
     pins: Collection[str] = (),
+    docs: bool = False,
     dry_run: bool = False,
 ) -> ExportResult:
     """
@@ -35,6 +36,7 @@ def export(
         folder: Made if need be; it becomes the workflow's folder itself.
         sidecar: The `pdkernel.yaml` beside the notebook, or None.
         pins: Steps that are pinned in the notebook: they are exported as they are, and it is said.
+        docs: Write a `README.md`, too: the workflow in words.
         dry_run: Compare only.
 
     Raises:
@@ -42,27 +44,11 @@ def export(
         RequestError: The folder cannot be written to.
         UnsupportedError: The folder holds another workflow, or one that Pipedream synced.
     """
-    files = plan(workflow, sidecar=_merged(sidecar or Sidecar(), read_sidecar(folder / FOLDER_SIDECAR)))
+    check_places((FOLDER_SIDECAR, README), folder)
+    files = plan(workflow, sidecar=merged_sidecar(sidecar or Sidecar(), read_sidecar(folder / FOLDER_SIDECAR)))
+    todo = checklist(workflow, pins=pins)
+    if docs:
+        check_readme(folder)
+        files = (*files, DefinitionFile(README, readme(workflow, todo)))
     act = compare if dry_run else write
-    return act(files, folder, checklist=checklist(workflow, pins=pins))
-
-
-def _merged(sidecar: Sidecar, existing: Sidecar | None) -> Sidecar:
-    """What *sidecar* does not say and the folder's file does: that is nowhere else."""
-    if existing is None:
-        return sidecar
-    return replace(
-        sidecar,
-        endpoint=sidecar.endpoint or existing.endpoint,
-        test_users=sidecar.test_users or existing.test_users,
-        actions=sidecar.actions or existing.actions,
-        control_flow=sidecar.control_flow or existing.control_flow,
-    )
-
-
-def not_into(folder: str) -> UnsupportedError:
-    """What `--into` says until this version can patch a synced folder."""
-    return UnsupportedError(
-        f"Patching the synced folder {folder} is not in this version.",
-        fix="Write a new folder with --to FOLDER, and copy what you need.",
-    )
+    return act(files, folder, checklist=todo)

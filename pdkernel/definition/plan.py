@@ -6,17 +6,26 @@ Knows which file says what. Writes nothing.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pdkernel.definition.languages import INFERRED, RUNTIMES, entry_path
+from pdkernel.definition.languages import INFERRED, RUNTIMES, entry_path, language_of
 from pdkernel.definition.literals import check_literals
-from pdkernel.definition.sidecar import EXTERNAL_USER, FOLDER_SIDECAR, AccountChoice, Sidecar, StepSidecar
+from pdkernel.definition.sidecar import (
+    EXTERNAL_USER,
+    FOLDER_SIDECAR,
+    UNANSWERED,
+    AccountChoice,
+    Sidecar,
+    StepSidecar,
+)
 from pdkernel.definition.sidecar_yaml import dump_sidecar
-from pdkernel.definition.step_props import is_store_id, props_mapping
+from pdkernel.definition.step_props import CURSOR, holds_cursor, is_store_id, kept_of, props_mapping
 from pdkernel.directive import dump
+from pdkernel.errors import DefinitionError
 from pdkernel.inspection import apps_of, variables_read
-from pdkernel.model import BOOKKEEPING, JSON, Step, Workflow
+from pdkernel.model import BOOKKEEPING, JSON, AppBinding, Step, Workflow
 
 WORKFLOW_FILE = "workflow.yaml"
 STATE_FILE = ".workflow.state"
@@ -45,17 +54,46 @@ def plan(workflow: Workflow, *, sidecar: Sidecar | None = None) -> tuple[Definit
         DefinitionError: A prop or code holds what looks like a credential; or a prop's expression cannot be read.
     """
     check_literals(workflow)
-    inferred = [step.name for step in workflow.steps if step.language in INFERRED]
+    base = sidecar or Sidecar()
     files = [
         # Every file that the platform writes ends with one more blank line.
-        DefinitionFile(WORKFLOW_FILE, dump(_workflow_mapping(workflow)) + "\n"),
-        DefinitionFile(FOLDER_SIDECAR, dump_sidecar(_sidecar(workflow, sidecar or Sidecar()), inferred=inferred)),
+        DefinitionFile(WORKFLOW_FILE, dump(_workflow_mapping(workflow, base)) + "\n"),
+        DefinitionFile(FOLDER_SIDECAR, dump_sidecar(sidecar_of(workflow, base), inferred=inferred_steps(workflow))),
     ]
-    code = [step for step in workflow.steps if not step.uses]
-    return (*files, *(DefinitionFile(entry_path(step.name, step.language), step.source) for step in code))
+    return (*files, *code_files(workflow))
 
 
-def _workflow_mapping(workflow: Workflow) -> dict[str, JSON]:
+def inferred_steps(workflow: Workflow) -> tuple[str, ...]:
+    """Steps whose form in `workflow.yaml` was never seen in a synced repository."""
+    return tuple(step.name for step in workflow.steps if step.language in INFERRED)
+
+
+def code_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
+    """An entry file a code step; none for one that had none, whose cell is empty still."""
+    found: dict[str, DefinitionFile] = {}
+    for step in workflow.steps:
+        if step.uses or step.code_missing:
+            continue
+        path = posixpath.normpath(entry_of(step))
+        other = found.setdefault(path, DefinitionFile(path, step.source))
+        if other.text != step.source:
+            raise DefinitionError(
+                f"Step {step.name}: its code stands in {path}, as another step's does, and the two differ.",
+                fix="Rename this step's cell: a step of another name has a file of its own.",
+                step=step.name,
+            )
+    return tuple(found.values())
+
+
+def entry_of(step: Step) -> str:
+    """The entry file of a code step, as `uses` names it: where it was read from, else where the platform puts it."""
+    entry = kept_of(step).get("entry")
+    if isinstance(entry, str) and language_of(entry) in (step.language, None):
+        return entry
+    return f"./{entry_path(step.name, step.language)}"
+
+
+def _workflow_mapping(workflow: Workflow, base: Sidecar) -> dict[str, JSON]:
     extra = dict(workflow.extra)
     mapping: dict[str, JSON] = {"schema": extra.pop("schema", SCHEMA), "name": workflow.name}
     if "inactive" in extra:
@@ -64,10 +102,23 @@ def _workflow_mapping(workflow: Workflow) -> dict[str, JSON]:
         mapping["settings"] = settings
     ids: list[JSON] = [{"id": trigger.config["id"]} for trigger in workflow.triggers if "id" in trigger.config]
     mapping["triggers"] = extra.pop("triggers", ids)
-    if workflow.steps:
-        mapping["steps"] = [_step_mapping(step) for step in workflow.steps]
+    if steps := _step_entries(workflow, base):
+        mapping["steps"] = steps
     extra.pop(BOOKKEEPING, None)
     return {**mapping, **extra}
+
+
+def _step_entries(workflow: Workflow, base: Sidecar) -> list[JSON]:
+    """The steps, and below each what was kept there; what stood below a step that is gone stands at the end."""
+    names = {step.name for step in workflow.steps}
+    below: dict[str | None, list[JSON]] = {}
+    for kept in workflow.kept:
+        place = kept.after if kept.after is None or kept.after in names else ""
+        below.setdefault(place, []).append(dict(kept.entry))
+    entries = below.get(None, [])
+    for step in workflow.steps:
+        entries += [step_mapping(step, base.steps.get(step.name)), *below.get(step.name, [])]
+    return entries + below.get("", [])
 
 
 def _git_settings(workflow: Workflow) -> dict[str, JSON]:
@@ -77,7 +128,8 @@ def _git_settings(workflow: Workflow) -> dict[str, JSON]:
     return {"error_notification": settings.pop("error_notification", True), **settings}
 
 
-def _step_mapping(step: Step) -> dict[str, JSON]:
+def step_mapping(step: Step, said: StepSidecar | None = None) -> dict[str, JSON]:
+    """The entry of *step* in `workflow.yaml`; *said* is what `pdkernel.yaml` says of it."""
     extra = {key: value for key, value in step.extra.items() if key != BOOKKEEPING}
     mapping: dict[str, JSON] = {"namespace": step.name}
     if step.disabled:
@@ -87,32 +139,51 @@ def _step_mapping(step: Step) -> dict[str, JSON]:
     runtime = extra.pop("runtime", RUNTIMES.get(step.language))
     if runtime is not None:
         mapping["runtime"] = runtime
-    mapping["uses"] = step.uses or f"./{entry_path(step.name, step.language)}"
+    mapping["uses"] = step.uses or entry_of(step)
+    if step.disabled:
+        extra.pop("disabled", None)
+    if step.notes is not None:
+        extra.pop("notes", None)
+    if not holds_cursor(step):
+        extra.pop(CURSOR, None)
     mapping.update(extra)
     # Bash and Go have no accounts on the platform: whose account it is stands in pdkernel.yaml alone
-    if props := props_mapping(step, () if step.language in INFERRED else apps_of(step)):
+    if props := props_mapping(step, () if step.language in INFERRED else _synced_apps(step, said)):
         mapping["props"] = props
     return mapping
 
 
-def _sidecar(workflow: Workflow, base: Sidecar) -> Sidecar:
+def _synced_apps(step: Step, said: StepSidecar | None) -> tuple[AppBinding, ...]:
+    """The step's app props with the ids that Git held where the answer is an account of this project, or none yet."""
+    choices = said.accounts if said is not None else {}
+    return tuple(
+        replace(app, account=choice.synced)
+        if (choice := choices.get(app.prop)) is not None and choice.synced and _stands_for(choice, app)
+        else app
+        for app in apps_of(step)
+    )
+
+
+def _stands_for(choice: AccountChoice, app: AppBinding) -> bool:
+    return choice.account == (app.account or UNANSWERED)
+
+
+def sidecar_of(workflow: Workflow, base: Sidecar) -> Sidecar:
     """Everything that `workflow.yaml` does not say, on top of what *base* knows alone."""
     variables = dict.fromkeys((*base.variables, *workflow.variables, *variables_read(workflow)))
     return replace(
         base,
         workflow=workflow.name,
         triggers=workflow.triggers,
-        steps={step.name: _step_sidecar(step) for step in workflow.steps},
+        steps={step.name: _step_sidecar(step, base.steps.get(step.name)) for step in workflow.steps},
         limits={key: workflow.settings[key] for key in LIMITS if key in workflow.settings},
         variables=tuple(variables),
     )
 
 
-def _step_sidecar(step: Step) -> StepSidecar:
-    accounts: Mapping[str, AccountChoice] = {
-        app.prop: AccountChoice(app.account or EXTERNAL_USER, None if app.app == app.prop else app.app)
-        for app in apps_of(step)
-    }
+def _step_sidecar(step: Step, said: StepSidecar | None) -> StepSidecar:
+    known = said.accounts if said is not None else {}
+    accounts: Mapping[str, AccountChoice] = {app.prop: _choice(app, known.get(app.prop)) for app in apps_of(step)}
     return StepSidecar(
         language=step.language if step.language in INFERRED else None,
         timeout_s=step.timeout_s,
@@ -121,3 +192,12 @@ def _step_sidecar(step: Step) -> StepSidecar:
             store.prop: store.store for store in step.stores if store.store is None or not is_store_id(store.store)
         },
     )
+
+
+def _choice(app: AppBinding, known: AccountChoice | None) -> AccountChoice:
+    """Whose account fills *app*; what was *known* of it stays where the step says the same."""
+    slug = None if app.app == app.prop else app.app
+    account = app.account or EXTERNAL_USER
+    if known is None or account not in {known.account, EXTERNAL_USER}:
+        return AccountChoice(account, slug)
+    return AccountChoice(UNANSWERED if known.account == UNANSWERED else account, slug, known.synced)

@@ -6,23 +6,34 @@ Knows every shape seen in synced repositories; unknown keys are kept. Writes not
 
 from __future__ import annotations
 
+import re
+import stat
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pdkernel.definition.languages import RUNTIMES, language_of
-from pdkernel.definition.plan import SCHEMA, WORKFLOW_FILE
-from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar, StepSidecar, answer, apply_sidecar
+from pdkernel.definition.entry_code import EntryCodeError, line_of_byte, read_code
+from pdkernel.definition.languages import RUNTIMES, entry_path, language_of
+from pdkernel.definition.plan import SCHEMA, STATE_FILE, WORKFLOW_FILE
+from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar, StepSidecar, Unanswered, answer, apply_sidecar
 from pdkernel.definition.sidecar_yaml import read_sidecar
-from pdkernel.definition.step_props import read_props
-from pdkernel.directive import LocatedYaml, read_yaml
-from pdkernel.errors import DefinitionError, NotebookError, StepNameError, UnsupportedError
+from pdkernel.definition.step_props import CURSOR, read_props
+from pdkernel.directive import LocatedYaml, is_uses, read_yaml
+from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, StepNameError, UnsupportedError
 from pdkernel.inspection import declared_apps
-from pdkernel.model import BOOKKEEPING, JSON, AppBinding, Language, Step, Trigger, TriggerType, Workflow
+from pdkernel.model import BOOKKEEPING, JSON, AppBinding, KeptEntry, Language, Step, Trigger, TriggerType, Workflow
 
 Accounts = Literal["external_user", "own"]
-_STEP_KEYS = frozenset({"namespace", "disabled", "notes", "note", "uses", "props"})
+_STATE_ID = re.compile(r"^id:[ \t]*[\"']?(p_\w+)", re.MULTILINE)
+MAX_BYTES = 4 * 1024 * 1024
+"""Of a `workflow.yaml`; the longest one seen has a few thousand."""
+
+MARK = "\ufeff"
+"""The byte order mark, which some editors put at the start of a file."""
+
+_FILE = ("./", "../", "/")
+_STEP_KEYS = frozenset({"namespace", "uses", "props"})
 _WORKFLOW_KEYS = frozenset({"name", "settings", "triggers", "steps"})
 _TRIGGER_IDS: Mapping[str, TriggerType] = {
     "hi": "http",
@@ -33,39 +44,141 @@ _TRIGGER_IDS: Mapping[str, TriggerType] = {
 }
 
 
-def read_folder(folder: Path, *, require_code: bool = True, accounts: Accounts = "external_user") -> Workflow:
+@dataclass(frozen=True, slots=True)
+class Synced:
     """
-    The workflow in *folder*.
+    What a synced folder holds.
+
+    Attributes:
+        workflow: With what its `pdkernel.yaml` adds.
+        sidecar: That file, or None if there is none.
+        accounts: The account id that `workflow.yaml` holds, or None, by step and app prop.
+    """
+
+    workflow: Workflow
+    sidecar: Sidecar | None
+    accounts: Mapping[tuple[str, str], str | None]
+
+
+def read_folder(
+    folder: Path,
+    *,
+    require_code: bool = True,
+    accounts: Accounts = "external_user",
+    unanswered: Unanswered = "refuse",
+) -> Workflow:
+    """
+    The workflow in *folder*; entries that are no steps known here are its `kept` ones.
 
     Args:
         folder: It holds `workflow.yaml`, perhaps `pdkernel.yaml`, and an entry file for each code step.
         require_code: False takes a missing entry file as empty code.
         accounts: Whose accounts fill app props of which no `pdkernel.yaml` says it. Never `own` for a run:
             that would use your own account for someone else's request.
+        unanswered: As for `apply_sidecar`.
 
     Raises:
         NotebookError: Not such a folder, or a file in it cannot be read; the message names file and line.
-        UnsupportedError: A format or a step that this version does not know.
+        UnsupportedError: A format that this version does not know.
         RequestError: `pdkernel.yaml` leaves unanswered whose account a step uses.
     """
-    path = folder / WORKFLOW_FILE
-    located = read_yaml(_text(path, folder), expressions=False, error=NotebookError, name=str(path), psych=True)
-    data = located.value
-    if not isinstance(data, dict):
-        raise NotebookError(f"{path} is not a workflow: it is not a mapping of keys.")
-    _check_format(data, path)
+    return read_synced(folder, require_code=require_code, accounts=accounts, unanswered=unanswered).workflow
+
+
+def read_synced(folder: Path, *, require_code: bool, accounts: Accounts, unanswered: Unanswered) -> Synced:
+    """The workflow in *folder* with what was read beside it; arguments and errors are those of `read_folder`."""
+    document = read_document(folder)
     sidecar = read_sidecar(folder / FOLDER_SIDECAR)
-    reader = _StepReader(folder, located, sidecar, require_code=require_code, accounts=accounts)
-    raw_steps = _list(data, "steps", path, located)
-    workflow = Workflow(
+    reader = _StepReader(document, sidecar, require_code=require_code, accounts=accounts, unanswered=unanswered)
+    workflow = _workflow(document, sidecar, reader)
+    return Synced(apply_sidecar(workflow, sidecar, unanswered=unanswered), sidecar, reader.synced)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """
+    A folder's `workflow.yaml`.
+
+    Attributes:
+        folder: Where it stands.
+        text: As it is, without a byte order mark.
+        mark: The byte order mark, or nothing.
+        located: What it says; its value is a mapping.
+        id: The workflow's id (`p_...`) that `.workflow.state` says, or None.
+    """
+
+    folder: Path
+    text: str
+    mark: str
+    located: LocatedYaml
+    id: str | None = None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the file says."""
+        return cast("dict[str, Any]", self.located.value)
+
+
+def read_document(folder: Path) -> Document:
+    """
+    The `workflow.yaml` in *folder*.
+
+    Raises:
+        NotebookError: There is none, or it cannot be read; the message names file and line.
+        UnsupportedError: A format that this version does not know.
+    """
+    path = folder / WORKFLOW_FILE
+    whole = _text(path, folder)
+    text = whole.removeprefix(MARK)
+    located = read_yaml(text, expressions=False, error=NotebookError, name=str(path), psych=True)
+    if not isinstance(located.value, dict):
+        raise NotebookError(f"{path} is not a workflow: it is not a mapping of keys (line {located.line(()) or 1}).")
+    _check_format(located.value, path, located)
+    return Document(folder, text, whole[: len(whole) - len(text)], located, _state_id(folder))
+
+
+def workflow_in(
+    document: Document,
+    sidecar: Sidecar | None = None,
+    *,
+    require_code: bool = True,
+    accounts: Accounts = "external_user",
+    unanswered: Unanswered = "refuse",
+) -> Workflow:
+    """
+    The workflow of *document*; arguments and errors as for `read_folder`.
+
+    *sidecar* answers whose accounts its props use, and is not applied any further.
+    """
+    reader = _StepReader(document, sidecar, require_code=require_code, accounts=accounts, unanswered=unanswered)
+    return _workflow(document, sidecar, reader)
+
+
+def _workflow(document: Document, sidecar: Sidecar | None, reader: _StepReader) -> Workflow:
+    data, located, folder = document.data, document.located, document.folder
+    path = folder / WORKFLOW_FILE
+    steps, kept = reader.read(_list(data, "steps", path, located))
+    return Workflow(
         name=str(data.get("name") or folder.name),
         triggers=_triggers(_list(data, "triggers", path, located), sidecar),
-        steps=tuple(reader.step(index, raw) for index, raw in enumerate(raw_steps)),
+        steps=steps,
         settings=_settings(data, path, located),
         source=str(folder),
-        extra=_extra(data),
-    )
-    return apply_sidecar(workflow, sidecar)
+        extra=_extra(data, document.id),
+    ).with_kept(kept)
+
+
+def _state_id(folder: Path) -> str | None:
+    """The id in `.workflow.state`; a folder without that file, or with one that says nothing, has none."""
+    path = folder / STATE_FILE
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as stream:
+            found = _STATE_ID.search(stream.read(10_000).decode("utf-8", "replace"))
+    except OSError:
+        return None
+    return None if found is None else found[1]
 
 
 def assumptions(folder: Path, workflow: Workflow) -> tuple[str, ...]:
@@ -83,19 +196,28 @@ def assumptions(folder: Path, workflow: Workflow) -> tuple[str, ...]:
 
 def _text(path: Path, folder: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise NotebookError(f"{path} is not a file.")
+        if found.st_size > MAX_BYTES:
+            raise NotebookError(f"{path} has {found.st_size} bytes, and no more than {MAX_BYTES} are read.")
+        return path.read_bytes().decode("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
         raise NotebookError(f"{folder} is not a workflow's folder: it has no {WORKFLOW_FILE}.") from None
     except UnicodeDecodeError as fault:
-        raise NotebookError(f"{path} is not UTF-8 text (byte {fault.start + 1}).") from None
+        line = line_of_byte(fault)
+        raise NotebookError(f"{path} is not UTF-8 text (byte {fault.start + 1}, line {line}).", line=line) from None
     except OSError as fault:
         raise NotebookError(f"{path} cannot be read: {fault.strerror or fault}.") from None
 
 
-def _check_format(data: Mapping[str, Any], path: Path) -> None:
+def _check_format(data: Mapping[str, Any], path: Path, located: LocatedYaml) -> None:
     found = data.get("schema", SCHEMA)
     if found != SCHEMA:
-        raise UnsupportedError(f"{path} has the schema {found!r}, and this version reads {SCHEMA!r}.")
+        line = located.line(("schema",))
+        raise UnsupportedError(
+            f"{path} has the schema {found!r}, and this version reads {SCHEMA!r} (line {line}).", line=line
+        )
 
 
 def _list(data: Mapping[str, Any], key: str, path: Path, located: LocatedYaml) -> list[dict[str, Any]]:
@@ -112,10 +234,12 @@ def _settings(data: Mapping[str, Any], path: Path, located: LocatedYaml) -> dict
     return settings
 
 
-def _extra(data: Mapping[str, Any]) -> dict[str, JSON]:
+def _extra(data: Mapping[str, Any], state_id: str | None) -> dict[str, JSON]:
     extra = {"schema": SCHEMA, **{key: value for key, value in data.items() if key not in _WORKFLOW_KEYS}}
     if any(set(trigger) != {"id"} for trigger in data.get("triggers") or ()):
         extra["triggers"] = data["triggers"]
+    if state_id is not None:
+        extra[BOOKKEEPING] = {"id": state_id}
     return extra
 
 
@@ -133,89 +257,140 @@ def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None) -> tuple[Trigg
     return tuple(result) or (Trigger(),)
 
 
+def _is_said(key: str, value: Any, raw: Mapping[str, Any]) -> bool:
+    """Whether the step's own attributes say what *key* says."""
+    match key:
+        case "disabled":
+            return value is True
+        case "notes":
+            return isinstance(value, str)
+        case "note":
+            return isinstance(value, str) and "notes" not in raw
+    return key in _STEP_KEYS
+
+
 class _StepReader:
     """Reads the steps of one folder."""
 
     def __init__(
-        self, folder: Path, located: LocatedYaml, sidecar: Sidecar | None, *, require_code: bool, accounts: Accounts
+        self,
+        document: Document,
+        sidecar: Sidecar | None,
+        *,
+        require_code: bool,
+        accounts: Accounts,
+        unanswered: Unanswered,
     ) -> None:
-        self._folder = folder
-        self._located = located
+        self._folder = document.folder
+        self._located = document.located
         self._sidecar = sidecar
         self._require_code = require_code
         self._accounts = accounts
+        self._unanswered: Unanswered = unanswered
+        self.synced: dict[tuple[str, str], str | None] = {}
 
-    def step(self, index: int, raw: Mapping[str, Any]) -> Step:
+    def read(self, raw_steps: list[dict[str, Any]]) -> tuple[tuple[Step, ...], list[KeptEntry]]:
+        """The steps, and the entries that are none."""
+        steps: dict[str, Step] = {}
+        kept: list[KeptEntry] = []
+        for index, raw in enumerate(raw_steps):
+            if not self._is_step(raw):
+                kept.append(KeptEntry(next(reversed(steps), None), raw))
+                continue
+            step = self._step(index, raw)
+            if step.name in steps:
+                first = self._located.line(
+                    (
+                        "steps",
+                        next(
+                            n for n, one in enumerate(raw_steps) if one is not raw and one.get("namespace") == step.name
+                        ),
+                    )
+                )
+                raise self._fault(
+                    DuplicateStepError,
+                    index,
+                    f"two steps are called {step.name!r}, the other in line {first}: steps.{step.name} would be ambiguous",
+                    step.name,
+                )
+            steps[step.name] = step
+        return tuple(steps.values()), kept
+
+    def _is_step(self, raw: Mapping[str, Any]) -> bool:
+        """Whether *raw* is code in a language that is known, or an action with its version."""
+        uses = raw.get("uses")
+        if not isinstance(uses, str):
+            return False
+        if uses.startswith(_FILE):
+            return self._language(uses, raw.get("namespace")) is not None
+        return is_uses(uses)
+
+    def _step(self, index: int, raw: Mapping[str, Any]) -> Step:
         """The step that *raw*, item *index* of `steps`, describes."""
         name = raw.get("namespace")
         if not isinstance(name, str):
             raise self._fault(NotebookError, index, "a step has no namespace")
-        uses = raw.get("uses")
-        if not isinstance(uses, str) or not uses:
-            raise self._fault(UnsupportedError, index, f"step {name} has no uses: control flow is not read yet", name)
-        is_file = uses.startswith(("./", "../", "/"))
-        language = self._language(uses, index, name) if is_file else "node"
+        uses = str(raw["uses"])
+        is_file = uses.startswith(_FILE)
+        language = (self._language(uses, name) if is_file else None) or "node"
+        kept: dict[str, JSON] = {}
+        if is_file and uses != f"./{entry_path(name, language)}":
+            kept["entry"] = uses
+        code = self._code(uses, index, name) if is_file else ""
+        if code is None:
+            kept["missing"] = True
+        notes = raw.get("notes", raw.get("note"))
         try:
             step = Step(
                 name=name,
                 language=language,
-                source=self._code(uses, index, name) if is_file else "",
+                source=code or "",
                 uses=None if is_file else uses,
                 disabled=raw.get("disabled") is True,
-                notes=raw.get("notes", raw.get("note")),
+                notes=notes if isinstance(notes, str) else None,
                 extra=self._extra(raw, language),
             )
         except StepNameError as error:
             raise self._fault(StepNameError, index, error.message.removesuffix("."), name) from None
-        return self._with_props(step, raw.get("props") or {}, index)
+        return self._with_props(step, raw.get("props") or {}, index, kept)
 
     def _fault(self, kind: type[DefinitionError], index: int, what: str, step: str | None = None) -> DefinitionError:
         line = self._located.line(("steps", index))
         return kind(f"{self._folder / WORKFLOW_FILE}: {what} (line {line}).", step=step, line=line)
 
-    def _language(self, uses: str, index: int, name: str) -> Language:
-        said = self._said(name).language
-        language = said or language_of(uses)
-        if language is None:
-            raise self._fault(UnsupportedError, index, f"step {name} is in a language that is not known: {uses}", name)
-        return language
+    def _language(self, uses: str, name: object) -> Language | None:
+        said = self._said(name).language if isinstance(name, str) else None
+        return said or language_of(uses)
 
     def _said(self, name: str) -> StepSidecar:
         steps = self._sidecar.steps if self._sidecar is not None else {}
         return steps.get(name, StepSidecar())
 
-    def _code(self, uses: str, index: int, name: str) -> str:
-        path = self._folder / uses
-        inside = path.resolve().is_relative_to(self._folder.resolve())
-        if not inside:
-            raise self._fault(NotebookError, index, f"step {name} uses {uses}, which is outside the folder", name)
+    def _code(self, uses: str, index: int, name: str) -> str | None:
         try:
-            return path.read_bytes().decode("utf-8")
-        except FileNotFoundError:
-            if not self._require_code:
-                return ""
-            raise self._fault(
-                NotebookError, index, f"step {name} uses {uses}, and there is no such file", name
-            ) from None
-        except UnicodeDecodeError:
-            raise self._fault(NotebookError, index, f"step {name} uses {uses}, which is not UTF-8 text", name) from None
-        except OSError as error:
-            what = f"step {name} uses {uses}, which cannot be read ({error.strerror})"
-            raise self._fault(NotebookError, index, what, name) from None
+            code = read_code(self._folder, uses)
+        except EntryCodeError as error:
+            raise self._fault(NotebookError, index, f"step {name} uses {uses}, {error}", name) from None
+        if code is None and self._require_code:
+            what = f"step {name} uses {uses}, and there is no such file"
+            raise self._fault(NotebookError, index, what, name)
+        return code
 
     @staticmethod
     def _extra(raw: Mapping[str, Any], language: Language) -> dict[str, JSON]:
-        extra = {key: value for key, value in raw.items() if key not in _STEP_KEYS}
+        extra = {key: value for key, value in raw.items() if not _is_said(key, value, raw)}
         if extra.get("runtime") == RUNTIMES.get(language):
             extra.pop("runtime", None)
         return extra
 
-    def _with_props(self, step: Step, raw: Any, index: int) -> Step:
+    def _with_props(self, step: Step, raw: Any, index: int, kept: Mapping[str, JSON]) -> Step:
         if not isinstance(raw, dict):
             raise self._fault(NotebookError, index, f"the props of step {step.name} are not a mapping", step.name)
         slugs = {app.prop: app.app for app in declared_apps(step)}
         props = read_props(raw, slugs=slugs, action=step.uses)
-        extra = {**step.extra, BOOKKEEPING: cast("JSON", props.kept)} if props.kept else step.extra
+        self.synced |= {(step.name, app.prop): app.account for app in props.apps}
+        kept = {**props.kept, **kept, **({"cursor_of": step.uses} if CURSOR in step.extra else {})}
+        extra = {**step.extra, BOOKKEEPING: cast("JSON", kept)} if kept else step.extra
         return replace(
             step,
             apps=tuple(self._answered(step, app) for app in props.apps),
@@ -238,6 +413,6 @@ class _StepReader:
         """*app* with the account that `pdkernel.yaml` says, or the one to assume."""
         choice = self._said(step.name).accounts.get(app.prop)
         if choice is not None and self._sidecar is not None:
-            account = answer(choice, step=step, prop=app.prop, sidecar=self._sidecar)
+            account = answer(choice, step=step, prop=app.prop, sidecar=self._sidecar, unanswered=self._unanswered)
             return AppBinding(app.prop, choice.app or app.app, account)
         return app if self._accounts == "own" else replace(app, account=None)

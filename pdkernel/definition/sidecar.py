@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from pdkernel.errors import RequestError
 from pdkernel.inspection import apps_of
@@ -18,6 +19,8 @@ from pdkernel.model import JSON, AppBinding, Language, Step, StoreBinding, Trigg
 FOLDER_SIDECAR = "pdkernel.yaml"
 EXTERNAL_USER = "external_user"
 UNANSWERED = "unanswered"
+Unanswered = Literal["refuse", "keep"]
+"""What becomes of an app prop that no one has answered: it refuses the workflow, or stays (for what runs nothing)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +31,13 @@ class AccountChoice:
     Attributes:
         account: `external_user`, `unanswered`, or the id of an account of your own.
         app: The app's slug, or None if it is called like the prop.
+        synced: The account id that the synced file of the step holds, where the answer is another: what is
+            written back there. None if it holds none, or the answer is that id.
     """
 
     account: str
     app: str | None = None
+    synced: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +85,28 @@ def notebook_sidecar_path(notebook: Path) -> Path:
     return notebook.with_name(f"{notebook.stem}.{FOLDER_SIDECAR}")
 
 
-def apply_sidecar(workflow: Workflow, sidecar: Sidecar | None) -> Workflow:
+def merged_sidecar(sidecar: Sidecar, existing: Sidecar | None) -> Sidecar:
+    """*sidecar* with what it does not say and *existing*, a folder's own file, does: that is nowhere else."""
+    if existing is None:
+        return sidecar
+    return replace(
+        sidecar,
+        endpoint=sidecar.endpoint or existing.endpoint,
+        test_users=sidecar.test_users or existing.test_users,
+        actions=sidecar.actions or existing.actions,
+        control_flow=sidecar.control_flow or existing.control_flow,
+    )
+
+
+def apply_sidecar(workflow: Workflow, sidecar: Sidecar | None, *, unanswered: Unanswered = "refuse") -> Workflow:
     """
     *workflow* with what *sidecar* adds; what the workflow says itself wins.
+
+    Args:
+        workflow: What a notebook or `workflow.yaml` says.
+        sidecar: What `pdkernel.yaml` says, or None if there is none.
+        unanswered: `keep` leaves an app prop that is `unanswered` without an account of one's own: for export and
+            doctor, never for a run.
 
     Raises:
         RequestError: Whose account fills a prop is `unanswered`.
@@ -92,25 +117,25 @@ def apply_sidecar(workflow: Workflow, sidecar: Sidecar | None) -> Workflow:
     return replace(
         workflow,
         triggers=sidecar.triggers if says_nothing and sidecar.triggers else workflow.triggers,
-        steps=tuple(_applied(step, sidecar) for step in workflow.steps),
+        steps=tuple(_applied(step, sidecar, unanswered) for step in workflow.steps),
         settings={**sidecar.limits, **workflow.settings},
         variables=tuple(dict.fromkeys((*workflow.variables, *sidecar.variables))),
     )
 
 
-def _applied(step: Step, sidecar: Sidecar) -> Step:
+def _applied(step: Step, sidecar: Sidecar, unanswered: Unanswered) -> Step:
     said = sidecar.steps.get(step.name)
     if said is None:
         return step
     return replace(
         step,
-        apps=_apps(step, said, sidecar),
+        apps=_apps(step, said, sidecar, unanswered),
         stores=(*step.stores, *_new_stores(step, said)),
         timeout_s=said.timeout_s if step.timeout_s is None else step.timeout_s,
     )
 
 
-def _apps(step: Step, said: StepSidecar, sidecar: Sidecar) -> tuple[AppBinding, ...]:
+def _apps(step: Step, said: StepSidecar, sidecar: Sidecar, unanswered: Unanswered) -> tuple[AppBinding, ...]:
     """The directive's own words, then what the file says of props that only the code or the file names."""
     apps = {binding.prop: binding for binding in step.apps}
     declared = {binding.prop: binding.app for binding in apps_of(step)}
@@ -118,7 +143,8 @@ def _apps(step: Step, said: StepSidecar, sidecar: Sidecar) -> tuple[AppBinding, 
         if prop in apps:
             continue
         app = choice.app or declared.get(prop, prop)
-        apps[prop] = AppBinding(prop, app, answer(choice, step=step, prop=prop, sidecar=sidecar))
+        account = answer(choice, step=step, prop=prop, sidecar=sidecar, unanswered=unanswered)
+        apps[prop] = AppBinding(prop, app, account)
     return tuple(apps.values())
 
 
@@ -127,14 +153,16 @@ def _new_stores(step: Step, said: StepSidecar) -> tuple[StoreBinding, ...]:
     return tuple(StoreBinding(prop, store) for prop, store in said.stores.items() if prop not in known)
 
 
-def answer(choice: AccountChoice, *, step: Step, prop: str, sidecar: Sidecar) -> str | None:
+def answer(
+    choice: AccountChoice, *, step: Step, prop: str, sidecar: Sidecar, unanswered: Unanswered = "refuse"
+) -> str | None:
     """
     The account of your own that *choice* names, or None for the external user's.
 
     Raises:
         RequestError: It is `unanswered`, and the step is not disabled.
     """
-    if choice.account == UNANSWERED and not step.disabled:
+    if choice.account == UNANSWERED and unanswered == "refuse" and not step.disabled:
         where = FOLDER_SIDECAR if sidecar.path is None else str(sidecar.path)
         raise RequestError(
             f"{where}: steps.{step.name}.accounts.{prop} is {UNANSWERED}: whose account the step uses is not decided.",

@@ -7,6 +7,7 @@ Knows the file's keys. The schema is package data and published with it.
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -36,6 +37,8 @@ def read_sidecar(path: Path) -> Sidecar | None:
         NotebookError: It is not such a file; the message names the path inside it and the line.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise NotebookError(f"{path} is not a file.")
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -103,20 +106,28 @@ def _step(said: Mapping[str, Any]) -> StepSidecar:
     return StepSidecar(
         language=said.get("language"),
         timeout_s=said.get("timeout"),
-        accounts={
-            prop: AccountChoice(choice) if isinstance(choice, str) else AccountChoice(choice["account"], choice["app"])
-            for prop, choice in said.get("accounts", {}).items()
-        },
+        accounts={prop: _account(choice) for prop, choice in said.get("accounts", {}).items()},
         stores=said.get("stores", {}),
     )
 
 
+def _account(choice: str | Mapping[str, str]) -> AccountChoice:
+    if isinstance(choice, str):
+        return AccountChoice(choice)
+    return AccountChoice(choice["account"], choice.get("app"), choice.get("synced"))
+
+
 def dump_sidecar(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> str:
+    """The file's text; arguments are those of `sidecar_mapping`."""
+    return dump(sidecar_mapping(sidecar, inferred=inferred))
+
+
+def sidecar_mapping(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> dict[str, JSON]:
     """
-    The file's text.
+    What the file says.
 
     Args:
-        sidecar: What it says.
+        sidecar: The same as a value.
         inferred: Steps whose form in `workflow.yaml` was never seen in a synced repository.
     """
     data: dict[str, JSON] = {"schema": SCHEMA_NAME}
@@ -136,7 +147,7 @@ def dump_sidecar(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> str:
         "actions": sidecar.actions,
     }
     data.update({key: value for key, value in optional.items() if value not in (None, [], {})})
-    return dump(data)
+    return data
 
 
 def trigger_mapping(trigger: Trigger) -> dict[str, JSON]:
@@ -159,10 +170,14 @@ def _step_mapping(said: StepSidecar, *, inferred: bool) -> dict[str, JSON]:
     if said.timeout_s is not None:
         mapping["timeout"] = said.timeout_s
     if said.accounts:
-        mapping["accounts"] = {
-            prop: choice.account if choice.app is None else {"app": choice.app, "account": choice.account}
-            for prop, choice in said.accounts.items()
-        }
+        mapping["accounts"] = {prop: _account_mapping(choice) for prop, choice in said.accounts.items()}
     if said.stores:
         mapping["stores"] = dict(said.stores)
     return mapping
+
+
+def _account_mapping(choice: AccountChoice) -> JSON:
+    if choice.app is None and choice.synced is None:
+        return choice.account
+    said = {"app": choice.app, "account": choice.account, "synced": choice.synced}
+    return {key: value for key, value in said.items() if value is not None}

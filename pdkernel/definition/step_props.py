@@ -17,6 +17,8 @@ CONFIGURABLE = "__configurableProps"
 ACCOUNT = "authProvisionId"
 STORE = "storeId"
 PICKED = "__lv"
+CURSOR = "_props_cursor"
+"""The platform's id of the props that an action's code added; it is good for that action and version alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def read_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str 
         elif isinstance(value, dict) and STORE in value:
             stores[prop] = StoreBinding(prop, value[STORE] or None)
         else:
-            values[prop] = _unpicked(value)
+            values[prop] = unpicked(value)
             if values[prop] != value:
                 picked[prop] = {"written": value, "value": values[prop]}
     kept: dict[str, JSON] = {"picked": picked, "configurable": cast("JSON", definitions)}
@@ -83,14 +85,14 @@ def _slug_of(action: str | None) -> str | None:
     return None if action is None else action.rpartition("/")[2].partition("-")[0]
 
 
-def _unpicked(value: Any) -> JSON:
+def unpicked(value: Any) -> JSON:
     """*value* with every picked option as what the step is given: its value without its label."""
     if isinstance(value, dict):
         if isinstance(value.get(PICKED), dict) and len(value) == 1:
-            return _unpicked(value[PICKED].get("value"))
-        return {key: _unpicked(item) for key, item in value.items()}
+            return unpicked(value[PICKED].get("value"))
+        return {key: unpicked(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_unpicked(item) for item in value]
+        return [unpicked(item) for item in value]
     return cast("JSON", value)
 
 
@@ -125,12 +127,24 @@ def _definitions(step: Step, apps: tuple[AppBinding, ...]) -> list[JSON]:
     """A Python step's app and store props: its code cannot declare them, so the file does."""
     if step.language != "python" or step.uses:
         return []
-    kept = cast("list[JSON]", kept_of(step).get("configurable", []))
+    bound = {"app": {app.prop for app in apps}, "data_store": {store.prop for store in step.stores}}
+    kept = [
+        item
+        for item in cast("list[JSON]", kept_of(step).get("configurable", []))
+        if not isinstance(item, dict)
+        or str(item.get("type")) not in bound
+        or item.get("name") in bound[str(item["type"])]
+    ]
     names = {item.get("name") for item in kept if isinstance(item, dict)}
     # authType and appId are the platform's own; without them the account is chosen once in the builder.
     new: list[JSON] = [{"app": app.app, "name": app.prop, "type": "app"} for app in apps if app.prop not in names]
     new += [{"name": store.prop, "type": "data_store"} for store in step.stores if store.prop not in names]
     return [*kept, *new]
+
+
+def holds_cursor(step: Step) -> bool:
+    """Whether the step has a props cursor that is still its action's."""
+    return CURSOR in step.extra and kept_of(step).get("cursor_of", step.uses) == step.uses
 
 
 def kept_of(step: Step) -> Mapping[str, Any]:

@@ -8,12 +8,11 @@ files' content.
 from __future__ import annotations
 
 import difflib
-import os
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pdkernel.definition.placing import check_places, place
 from pdkernel.definition.plan import STATE_FILE, WORKFLOW_FILE, DefinitionFile
 from pdkernel.definition.sidecar import FOLDER_SIDECAR
 from pdkernel.directive import read_yaml
@@ -62,7 +61,7 @@ def compare(files: Sequence[DefinitionFile], folder: Path, *, checklist: Sequenc
     """
     try:
         _check_folder(files, folder)
-        changes = [_change(file, folder) for file in files]
+        changes = [change_of(file, folder) for file in files]
         _check_strangers(changes, folder)
         left = [FileChange(path, "left alone") for path in _others(files, folder)]
     except OSError as error:
@@ -72,40 +71,35 @@ def compare(files: Sequence[DefinitionFile], folder: Path, *, checklist: Sequenc
 
 def write(files: Sequence[DefinitionFile], folder: Path, *, checklist: Sequence[str] = ()) -> ExportResult:
     """
-    Write *files* to *folder*, each one whole or not at all.
+    Write *files* to *folder*, all of them or none.
 
     Raises:
         RequestError: As `compare`; or the folder cannot be written.
         UnsupportedError: As `compare`.
     """
-    result = compare(files, folder, checklist=checklist)
+    return put(compare(files, folder, checklist=checklist), files)
+
+
+def put(result: ExportResult, files: Sequence[DefinitionFile]) -> ExportResult:
+    """
+    Write those of *files* that *result*, a comparison, says are new or changed.
+
+    Raises:
+        RequestError: The folder cannot be written; it is as it was.
+    """
     due = set(result.paths("new", "changed"))
-    try:
-        _write_aside_then_rename([file for file in files if file.path in due], folder)
-    except OSError as error:
-        raise RequestError(f"{folder} cannot be written: {error.strerror or error}.") from None
-    return ExportResult(folder, result.files, result.checklist, written=True)
+    place_files([file for file in files if file.path in due], result.folder)
+    return replace(result, written=True)
 
 
-def _write_aside_then_rename(files: Iterable[DefinitionFile], folder: Path) -> None:
-    aside: list[tuple[str, Path]] = []
-    try:
-        for file in files:
-            target = folder / file.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-            aside.append((name, target))
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(_encoded(file.text))
-            # mkstemp makes files for the owner alone; these are for a repository.
-            Path(name).chmod(0o644)
-        while aside:
-            name, target = aside[0]
-            os.replace(name, target)  # noqa: PTH105 - the name is a string from mkstemp
-            aside.pop(0)
-    finally:
-        for name, _ in aside:
-            Path(name).unlink(missing_ok=True)
+def place_files(files: Sequence[DefinitionFile], folder: Path) -> None:
+    """
+    Write *files* to *folder*, all of them or none.
+
+    Raises:
+        RequestError: The folder cannot be written; it is as it was.
+    """
+    place({file.path: _encoded(file.text) for file in files}, folder)
 
 
 def _encoded(text: str) -> bytes:
@@ -113,22 +107,11 @@ def _encoded(text: str) -> bytes:
 
 
 def _check_folder(files: Sequence[DefinitionFile], folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise RequestError(f"{folder} is a file, and an export needs a folder.")
-    root = folder.resolve()
-    for file in files:
-        target = folder / file.path
-        if target.is_symlink() or not target.resolve().is_relative_to(root):
-            raise RequestError(
-                f"{target} is a link or leads out of {folder}, and an export writes inside its folder only.",
-                fix="Remove the link, or export to another folder.",
-            )
-        if target.is_dir():
-            raise RequestError(f"{target} is a folder, and the export writes a file there.")
+    check_places((file.path for file in files), folder)
     if (folder / STATE_FILE).exists():
         raise UnsupportedError(
             f"{folder} is a folder that Pipedream synced (it has {STATE_FILE}), and --to writes folders of its own.",
-            fix="Merging into it is what --into is for, which this version does not have: export to another folder.",
+            fix="Patch it with --into FOLDER, or export to another folder.",
         )
     _check_same_workflow(files, folder)
 
@@ -140,7 +123,7 @@ def _check_same_workflow(files: Sequence[DefinitionFile], folder: Path) -> None:
     if not (folder / FOLDER_SIDECAR).exists():
         raise UnsupportedError(
             f"{path} was not written by an export: there is no {FOLDER_SIDECAR} beside it.",
-            fix="Merging into it is what --into is for, which this version does not have: export to another folder.",
+            fix="Patch it with --into FOLDER, or export to another folder.",
         )
     ours = next((_name_in(file.text) for file in files if file.path == WORKFLOW_FILE), None)
     theirs = _name_in(path.read_text(encoding="utf-8", errors="replace"))
@@ -171,7 +154,8 @@ def _check_strangers(changes: Sequence[FileChange], folder: Path) -> None:
             )
 
 
-def _change(file: DefinitionFile, folder: Path) -> FileChange:
+def change_of(file: DefinitionFile, folder: Path) -> FileChange:
+    """What writing *file* to *folder* changes there."""
     try:
         before: bytes | None = (folder / file.path).read_bytes()
     except FileNotFoundError:

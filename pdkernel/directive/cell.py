@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from pdkernel.directive.bare import dump_bare
 from pdkernel.directive.line import MAGIC, at_line, parse_line, step_line
-from pdkernel.directive.psych import dump
 from pdkernel.directive.yaml_text import LocatedYaml, read_yaml
 from pdkernel.errors import DefinitionError, DirectiveError
 from pdkernel.model import JSON, Step
@@ -146,4 +146,4 @@ def step_cell(step: Step) -> str:
     if not step.uses:
         return f"{step_line(step)}\n{step.source}"
     line = step_line(step, props=False)
-    return f"{line}\n{dump(dict(step.props))}" if step.props else f"{line}\n"
+    return f"{line}\n{dump_bare(step.props)}" if step.props else f"{line}\n"

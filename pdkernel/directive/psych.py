@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pdkernel.directive.psych_scalar import Style, style_of, write_scalar
+from pdkernel.directive.psych_scalar import Style, style_of, write_in_brackets, write_scalar
 from pdkernel.model import JSON
 
 _INDENT = 2
@@ -25,13 +25,49 @@ def dump(value: Mapping[str, JSON]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _mapping(value: Mapping[str, JSON], indent: int, lines: list[str], *, lead: str) -> None:
+def dump_entry(value: JSON, *, indent: int, key: str | None = None, head: str | None = None, block: bool = True) -> str:
+    """
+    One entry of a mapping or a sequence, for a document that has others around it; no line break at its end.
+
+    Args:
+        value: The key's value, or the item.
+        indent: Of the key or the dash.
+        key: The key, or None for an item of a sequence.
+        head: What stands on the line up to the colon or the dash, if that is there already.
+        block: Whether text may be a block of lines.
+    """
+    lines: list[str] = []
+    start = " " * indent
+    if head is None:
+        head = f"{start}-" if key is None else _key(key, indent, start)
+    _item(value, indent, lines, head=head, in_mapping=key is not None, block=block)
+    return "\n".join(lines)
+
+
+def dump_in_brackets(value: JSON) -> str:
+    """*value* on one line, with brackets and braces."""
+    match value:
+        case str():
+            return write_in_brackets(value)
+        case list():
+            return f"[{', '.join(map(dump_in_brackets, value))}]"
+        case dict():
+            return (
+                f"{{{', '.join(f'{write_in_brackets(key)}: {dump_in_brackets(item)}' for key, item in value.items())}}}"
+            )
+        case None:
+            return "null"
+        case _:
+            return _leaf(value, column=0, indent=0, block=False)
+
+
+def _mapping(value: Mapping[str, JSON], indent: int, lines: list[str], *, lead: str, block: bool = True) -> None:
     """Append *value*; *lead* (`- `) stands before its first key instead of the indentation."""
     for key, item in value.items():
         start = lead or " " * indent
         lead = ""
         head = _key(key, indent, start)
-        _item(item, indent, lines, head=head, in_mapping=True)
+        _item(item, indent, lines, head=head, in_mapping=True, block=block)
 
 
 def _key(key: str, indent: int, start: str) -> str:
@@ -41,32 +77,32 @@ def _key(key: str, indent: int, start: str) -> str:
     return f"{start}{text}:"
 
 
-def _item(item: JSON, indent: int, lines: list[str], *, head: str, in_mapping: bool) -> None:
+def _item(item: JSON, indent: int, lines: list[str], *, head: str, in_mapping: bool, block: bool) -> None:
     if isinstance(item, Mapping) and item:
         if in_mapping:
             lines.append(head)
-            _mapping(item, indent + _INDENT, lines, lead="")
+            _mapping(item, indent + _INDENT, lines, lead="", block=block)
         else:
-            _mapping(item, indent + _INDENT, lines, lead=f"{head} ")
+            _mapping(item, indent + _INDENT, lines, lead=f"{head} ", block=block)
     elif isinstance(item, list) and item:
         if in_mapping:
             lines.append(head)
-            _sequence(item, indent, lines, lead="")
+            _sequence(item, indent, lines, lead="", block=block)
         else:
-            _sequence(item, indent + _INDENT, lines, lead=f"{head} ")
+            _sequence(item, indent + _INDENT, lines, lead=f"{head} ", block=block)
     else:
         column = len(head.rpartition("\n")[2]) + 1
-        lines.append(f"{head} {_leaf(item, column=column, indent=indent + _INDENT)}")
+        lines.append(f"{head} {_leaf(item, column=column, indent=indent + _INDENT, block=block)}")
 
 
-def _sequence(items: list[JSON], indent: int, lines: list[str], *, lead: str) -> None:
+def _sequence(items: list[JSON], indent: int, lines: list[str], *, lead: str, block: bool) -> None:
     for item in items:
         start = lead or " " * indent
         lead = ""
-        _item(item, indent, lines, head=f"{start}-", in_mapping=False)
+        _item(item, indent, lines, head=f"{start}-", in_mapping=False, block=block)
 
 
-def _leaf(value: JSON, *, column: int, indent: int) -> str:
+def _leaf(value: JSON, *, column: int, indent: int, block: bool) -> str:
     match value:
         case None:
             return ""
@@ -77,7 +113,7 @@ def _leaf(value: JSON, *, column: int, indent: int) -> str:
         case float():
             return _float(value)
         case str():
-            return write_scalar(value, column=column, indent=indent)
+            return write_scalar(value, column=column, indent=indent, block=block)
         case list():
             return "[]"
         case _:

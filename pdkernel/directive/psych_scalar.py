@@ -39,6 +39,7 @@ _NOT_TEXT = (
 )
 _NUMBER_ELSEWHERE = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z|0o[0-7]+\Z")
 _TRUE_FALSE_NULL = re.compile(r"(?:~|null|yes|true|on|no|false|off)\Z", re.IGNORECASE)
+_IN_BRACKETS = re.compile(r"[A-Za-z_][A-Za-z0-9_./@-]*\Z")
 _BREAKS = "\n\x85\u2028\u2029"
 _ESCAPES = {
     "\0": "0",
@@ -59,7 +60,7 @@ _ESCAPES = {
 }
 
 
-def write_scalar(text: str, *, column: int, indent: int, key: bool = False) -> str:
+def write_scalar(text: str, *, column: int, indent: int, key: bool = False, block: bool = True) -> str:
     """
     *text* as YAML.
 
@@ -68,8 +69,9 @@ def write_scalar(text: str, *, column: int, indent: int, key: bool = False) -> s
         column: Where it starts, for folding.
         indent: Of the lines that follow its first.
         key: A mapping's key: one line, never a block.
+        block: Whether it may be a block; a comment behind one would become a part of it.
     """
-    match style_of(text, key=key):
+    match style_of(text, key=key, block=block):
         case Style.PLAIN:
             return _fold(text, column, indent, fold=not key)
         case Style.SINGLE:
@@ -80,10 +82,17 @@ def write_scalar(text: str, *, column: int, indent: int, key: bool = False) -> s
             return _double(text, column, indent, fold=not key)
 
 
-def style_of(text: str, *, key: bool = False) -> Style:
+def write_in_brackets(text: str) -> str:
+    """*text* as YAML inside brackets or braces, on one line."""
+    if _IN_BRACKETS.match(text) and is_text(text) and _plain_allowed(text):
+        return text
+    return _double(text, 0, 0, fold=False)
+
+
+def style_of(text: str, *, key: bool = False, block: bool = True) -> Style:
     """The style that Psych asks for, or the next one that can hold *text*."""
     style = _wanted(text)
-    if style is Style.LITERAL and (key or not _block_allowed(text)):
+    if style is Style.LITERAL and (key or not block or not _block_allowed(text)):
         return Style.DOUBLE
     if style is Style.PLAIN and not _plain_allowed(text):
         style = Style.SINGLE

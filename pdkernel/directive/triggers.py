@@ -35,7 +35,8 @@ def read_trigger(located: LocatedYaml, path: Path, *, name: str = "%%pdworkflow"
         located: The document.
         path: Where the trigger stands in it.
         name: What the document is called in messages.
-        definition: The document is a definition's: `id` is a key too, and what the platform alone knows may be missing.
+        definition: The document is a definition's: what the platform alone knows may be missing. So it may of a
+            trigger with an `id`, which was made in the builder.
 
     Raises:
         DirectiveError: A key or a value is wrong; the message and `line` say where.
@@ -48,8 +49,10 @@ def read_trigger(located: LocatedYaml, path: Path, *, name: str = "%%pdworkflow"
     if "type" not in data:
         raise check.fault(path, "has a trigger without type", fix=f"Write type: {', '.join(KEYS)}.")
     kind = _type(check, (*path, "type"), data["type"])
-    check_keys(check, path, (*KEYS[kind], "id") if definition else KEYS[kind])
-    return _read(check, path, data, kind, complete=not definition)
+    check_keys(check, path, (*KEYS[kind], "id"))
+    if "id" in data:
+        check.text((*path, "id"))
+    return _read(check, path, data, kind, complete=not definition and "id" not in data)
 
 
 def _type(check: Check, path: Path, value: JSON) -> TriggerType:

@@ -92,9 +92,14 @@ def text_of(value: JSON) -> str:
     return json.dumps(value, ensure_ascii=isinstance(value, str) and not value.isprintable())
 
 
+def is_uses(text: str) -> bool:
+    """Whether *text* is `KEY@VERSION`, or `@WORKSPACE/KEY@VERSION`."""
+    return _USES.match(text) is not None
+
+
 def uses(text: str) -> str:
     """`KEY@VERSION`, or `@WORKSPACE/KEY@VERSION`."""
-    if not _USES.match(text):
+    if not is_uses(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not KEY@VERSION, for example slack-send-message@0.0.20; the version is not optional"
         )

@@ -58,7 +58,7 @@ class Attempts:
             redactor=run.record.redactor,
             clock=self._clock,
             accounts=accounts.uses,
-            on_change=run.record.note,
+            on_change=run.record.note if run.record.watched else None,
             on_respond=run.record.respond,
             later=asyncio.get_running_loop().call_later,
             attempt=again.runs,
@@ -67,7 +67,8 @@ class Attempts:
         )
         for line in run.ready.said.pop(step.name, ()):
             recorder.warn(line)
-        run.record.note(recorder.snapshot())
+        if run.record.watched:
+            run.record.note(recorder.snapshot())
         try:
             run.ready.check(step.name)
             outcome = await self._outcome(run, step, recorder, accounts, again)

@@ -15,8 +15,8 @@ from pdkernel.engine.request import RunRequest
 from pdkernel.errors import UnsupportedError, VariableMissingError
 from pdkernel.expression import templates_in
 from pdkernel.hosts import find_bash, find_go, find_node
-from pdkernel.inspection import check, variables_read
-from pdkernel.model import Workflow
+from pdkernel.inspection import check, check_complete, variables_read
+from pdkernel.model import BOOKKEEPING, Workflow
 
 
 class Checks:
@@ -34,10 +34,12 @@ class Checks:
             InterpreterMissingError: A language's interpreter is not on this machine.
             VariableMissingError: A variable that a step reads is not set.
         """
-        key = (request.workflow.version, request.only, frozenset(request.pins))
+        complete = (request.workflow.kept, [step.name for step in request.workflow.steps if step.code_missing])
+        key = (request.workflow.version, str(complete), request.only, frozenset(request.pins))
         needed = self._needed.get(key)
         if needed is None:
             running = only_what_runs(request)
+            check_complete(running)
             check(running)
             check_supported(running)
             check_props(running)
@@ -53,7 +55,9 @@ def only_what_runs(request: RunRequest) -> Workflow:
         step if request.runs(step.name) and step.name not in request.pins else replace(step, disabled=True)
         for step in request.workflow.steps
     )
-    return replace(request.workflow, steps=tuple(steps))
+    running = replace(request.workflow, steps=tuple(steps))
+    # what is no step stands between steps: a run of some of them passes it by
+    return running if request.only is None else replace(running, extra={**running.extra, BOOKKEEPING: None})
 
 
 def check_interpreters(workflow: Workflow) -> None:

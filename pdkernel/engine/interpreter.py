@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from pdkernel.actions import Catalog
@@ -40,7 +41,7 @@ from pdkernel.hosts import Hosts, RunGuests, RunSetup
 from pdkernel.identity import Directory
 from pdkernel.model import JSON
 from pdkernel.project import StoreTable
-from pdkernel.redaction import Redactor
+from pdkernel.redaction import redactor_of
 
 
 class Interpreter:
@@ -133,7 +134,7 @@ class Interpreter:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
         # beside the last commit, and not in the loop's way: a disk under load takes milliseconds to remove a folder
-        removed = asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        removed = asyncio.get_running_loop().run_in_executor(None, partial(shutil.rmtree, scratch, ignore_errors=True))
         execution, _ = await asyncio.gather(record.finish(), removed)
         return execution, exports
 
@@ -155,7 +156,7 @@ class Interpreter:
         try:
             resolution = await self._resolve(request, await app_props(request, guests, actions))
             if resolution.secrets:
-                record.knows(Redactor([*resolution.secrets, *known_secrets(request)]))
+                record.knows(redactor_of(*resolution.secrets, *known_secrets(request)))
             if resolution.lookup is not None:
                 record.looked_up(resolution.lookup)
             if resolution.error is not None:

@@ -16,7 +16,10 @@ from pdkernel.engine.request import RunRequest
 from pdkernel.errors import StepError
 from pdkernel.expression import UNDEFINED, assemble, braced, templates_in
 from pdkernel.hosts import RunGuests
-from pdkernel.model import JSON, Step
+from pdkernel.model import JSON, Step, Workflow
+
+_MOST_VERSIONS = 100  # edits of cells
+_words_by_version: dict[str, frozenset[str]] = {}
 
 
 async def evaluate_props(
@@ -105,8 +108,21 @@ def named_variables(request: RunRequest) -> dict[str, str]:
 
     A workflow that does not name a variable has no use for it, so a leak in its code cannot spread it.
     """
+    if not request.variables:
+        return {}
     # parity[variables]: on the platform every step sees every variable of the workspace and the project
-    words = set(request.workflow.variables)
-    for step in request.workflow.steps:
-        words.update(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", step.source + json.dumps(dict(step.props))))
+    words = _words(request.workflow)
     return {name: value for name, value in request.variables.items() if name in words}
+
+
+def _words(workflow: Workflow) -> frozenset[str]:
+    """Everything in the steps of *workflow* that may be a variable's name; long texts are not searched at every run."""
+    found = _words_by_version.get(workflow.version)
+    if found is None:
+        words = set(workflow.variables)
+        for step in workflow.steps:
+            words.update(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", step.source + json.dumps(dict(step.props))))
+        if len(_words_by_version) >= _MOST_VERSIONS:
+            _words_by_version.clear()
+        found = _words_by_version[workflow.version] = frozenset(words)
+    return found

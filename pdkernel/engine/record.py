@@ -19,7 +19,7 @@ from pdkernel.errors import EndUserError, PdkernelError
 from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideRules, Response, Status, StepResult
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
-from pdkernel.redaction import Redactor, Secret
+from pdkernel.redaction import Redactor, Secret, redactor_of
 
 RECORDED = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row of their own in the journal."""
@@ -68,7 +68,7 @@ class RunRecord:
         self._last: Callable[[], Awaitable[Any]] | None = None
         self._parked: tuple[int, float] | None = None
         self._places = {step.name: place for place, step in enumerate(request.workflow.steps)}
-        self.redactor = Redactor(known_secrets(request))
+        self.redactor = redactor_of(*known_secrets(request))
         self.response: dict[str, Any] | None = None
         self.unwritten: BaseException | None = None
         self.execution = Execution(
@@ -101,6 +101,11 @@ class RunRecord:
         """Take how the accounts of the external user were found."""
         told = Lookup.from_json(as_object(self.redactor.value(lookup.to_json())))
         self.execution = replace(self.execution, lookup=told)
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody is told the execution as it grows."""
+        return self._request.on_change is not None
 
     def note(self, result: StepResult) -> None:
         """Take what a step has done so far, and tell whoever watches."""

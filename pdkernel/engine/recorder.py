@@ -32,7 +32,7 @@ class StepRecorder:
         redactor: Of the run's secrets.
         clock: For time stamps and durations.
         accounts: Those that the step uses.
-        on_change: Told the record as it grows.
+        on_change: Told the record as it grows; None where nobody watches.
         on_respond: Told an HTTP response.
         later: Calls a function after some seconds, unless that is cancelled (a loop's `call_later`).
         attempt: Which run of the step this is (`$.flow.rerun`).
@@ -47,7 +47,7 @@ class StepRecorder:
         redactor: Redactor,
         clock: Clock,
         accounts: tuple[AccountUse, ...],
-        on_change: Callable[[StepResult], None],
+        on_change: Callable[[StepResult], None] | None,
         on_respond: Callable[[dict[str, Any]], None],
         later: Callable[[float, Callable[[], None]], TimerHandle],
         attempt: int = 1,
@@ -87,7 +87,7 @@ class StepRecorder:
         """Take a piece of what the step printed."""
         self._append(stream, self._streams[stream].feed(text))
         # a step may print once and then work for minutes: what came too soon to be reported is reported a little later
-        if self._due is None:
+        if self._due is None and self._on_change is not None:
             wait = self._reported + CHANGE_INTERVAL_S - self._clock.monotonic()
             if wait > 0:
                 self._due = self._later(wait, self._report)
@@ -97,7 +97,7 @@ class StepRecorder:
     def export(self, name: str, value: JSON) -> None:
         """Take a named export."""
         self._exports[name] = self._redactor.value(value)
-        self._on_change(self.snapshot())
+        self._tell()
 
     def respond(self, response: dict[str, Any]) -> None:
         """Take an HTTP response that is to be sent at once."""
@@ -106,7 +106,7 @@ class StepRecorder:
     def call(self, call: OutsideCall) -> None:
         """Take a row of the ledger; it is redacted already."""
         self._requests.append(call)
-        self._on_change(self.snapshot())
+        self._tell()
 
     def warn(self, text: str) -> None:
         """Say something of ours among the step's logs."""
@@ -145,7 +145,11 @@ class StepRecorder:
     def _report(self) -> None:
         self._due = None
         self._reported = self._clock.monotonic()
-        self._on_change(self.snapshot())
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._on_change is not None:
+            self._on_change(self.snapshot())
 
     def _record(self, error: PdkernelError) -> ErrorRecord:
         return ErrorRecord(

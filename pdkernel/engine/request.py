@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,7 +115,7 @@ class RunRequest:
     store: bool = True
     refusal: PdkernelError | None = None
 
-    @property
+    @cached_property
     def scope(self) -> str:
         """What one unsafe outside call is counted within: this event, external user and environment."""
         return f"{self.event.digest()}/{self.environment}/{self.external_user_id or ''}"

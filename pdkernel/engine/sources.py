@@ -221,7 +221,7 @@ class Sources:
             redactor=redactor,
             clock=self._clock,
             accounts=resolution.of(NAME).uses,
-            on_change=lambda _: None,
+            on_change=None,
             on_respond=lambda _: None,
             later=asyncio.get_running_loop().call_later,
         )

@@ -102,6 +102,11 @@ class Hosts:
             WARDEN.unregister_folder(self._tmp_folder)
 
     @property
+    def executing(self) -> int:
+        """How many runs execute."""
+        return len(self._runs)
+
+    @property
     def guard(self) -> str:
         """What the operating system does about programs that go around the gateway, where that is asked for."""
         return self.gateway.guard if self.gateway else "none"
@@ -173,7 +178,7 @@ class Hosts:
     def _needed(self, setup: RunSetup) -> frozenset[str] | None:
         """The names in `/tmp` that the run's processes must see, or None if they get the machine's own."""
         # what steps may write to is not shown in a /tmp that they may empty
-        written = [path for path in (setup.folder, setup.scratch, setup.files) if path is not None]
+        written = [path for path in (setup.folder, setup.scratch.parent, setup.files) if path is not None]
         if not self._tmp_works or names_in_tmp(written) != frozenset():
             return None
         if setup.guarded and self.guard == "landlock":  # which keeps what is started under it from our descriptors

@@ -86,8 +86,11 @@ class RunGuests:
         """
         Let warm processes make ready for *steps*, beside whatever else is done until their turn.
 
-        Nothing of the steps' own code runs, and no process is started.
+        Nothing of the steps' own code runs, and no process is started. Where other runs execute, each has enough to do
+        meanwhile: it would be more work and nobody would have an answer sooner.
         """
+        if self._hosts.executing > 1:
+            return
         self._at = self._at or self._hosts.enter_warm(self._setup)
         if self._at is None:
             return

@@ -2,7 +2,7 @@
 How much memory a running step's processes hold, and the end of a step that holds more than it may.
 
 Knows how to look, and that a short step must not pay for it: nothing is looked at before half a second, except once
-when the step ends. What is left of a guest that has ended is nobody's memory.
+when the step ends, and then only if that took more than an instant or there is a limit. What is left of a guest that has ended is nobody's memory.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 
@@ -19,6 +18,8 @@ from pdkernel.errors import StepMemoryError
 LOOK_S = 0.5
 """Seconds between two looks where no limit is set, and until the first."""
 LOOK_CLOSELY_S = 0.1
+INSTANT_S = 0.02
+"""Seconds in which no step fills the memory that is warned of."""
 MB = 1 << 20
 
 
@@ -44,14 +45,16 @@ class MemoryWatch:
         self._over = over
         self._closed = False
         self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
         self._wait_s = LOOK_S if limit_mb is None else LOOK_CLOSELY_S
         self._timer = self._loop.call_later(self._wait_s, self._look)
 
     def close(self) -> None:
-        """Look once more, and then no more."""
+        """Look once more, and then no more; without a limit a step of an instant is not looked at."""
         self._closed = True
         self._timer.cancel()
-        self._note(_resident(self._pid))
+        if self._limit_mb is not None or self._loop.time() - self._began >= INSTANT_S:
+            self._note(_resident(self._pid))
 
     def _look(self) -> None:
         looking = self._loop.run_in_executor(None, _resident_with_children, self._pid)
@@ -82,7 +85,8 @@ def out_of_memory(held: int, limit_mb: int) -> StepMemoryError:
 
 def _resident(pid: int) -> int:
     try:
-        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:  # noqa: PTH123 - at the end of every step
+            return int(file.read().split()[1]) * _PAGE
     except (OSError, IndexError):
         pass
     try:

@@ -5,7 +5,7 @@ Knows each language's syntax. Knows nothing of accounts, files or running; liter
 """
 
 from pdkernel.inspection.apps import apps_of, declared_apps, merge_apps
-from pdkernel.inspection.checks import check, check_order, order_warnings
+from pdkernel.inspection.checks import check, check_complete, check_order, order_warnings
 from pdkernel.inspection.node_code import PackageImport
 from pdkernel.inspection.node_code import packages as node_packages
 from pdkernel.inspection.places import place_of_missing_prop, return_line
@@ -19,6 +19,7 @@ __all__ = [
     "PythonRequirement",
     "apps_of",
     "check",
+    "check_complete",
     "check_order",
     "declared_apps",
     "merge_apps",

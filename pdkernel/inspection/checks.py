@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pdkernel.errors import DefinitionError, EntryPointError, ExpressionError, StepOrderError, UnknownStepError
+from pdkernel.errors import (
+    DefinitionError,
+    EntryPointError,
+    ExpressionError,
+    StepOrderError,
+    UnknownStepError,
+    UnsupportedError,
+)
 from pdkernel.inspection import go_code, node_code, python_code
 from pdkernel.inspection.problems import raise_together
 from pdkernel.inspection.reads import steps_read
@@ -27,6 +34,33 @@ def check(workflow: Workflow) -> None:
     for step in _enabled(workflow):
         problems += _entry_point_problems(step)
         problems += _order_problems(workflow, step)
+    raise_together(problems)
+
+
+def check_complete(workflow: Workflow) -> None:
+    """
+    Refuse to run a workflow of which an import could not take everything.
+
+    Raises:
+        EntryPointError: The code of an enabled step was not there.
+        UnsupportedError: It has entries that are no steps known here.
+    """
+    problems: list[DefinitionError] = [
+        EntryPointError(
+            f"Step {step.name}{_where(step, None)} has no code: its entry file was missing where it was imported from.",
+            fix="Write the code into its cell, or disable the step.",
+            step=step.name,
+            line=step.line_offset + 1,
+        )
+        for step in _enabled(workflow)
+        if step.code_missing
+    ]
+    problems += [
+        UnsupportedError(
+            f"{kept.name} {kept.why}.", fix="It is kept for export; take it out to run the steps around it."
+        )
+        for kept in workflow.kept
+    ]
     raise_together(problems)
 
 
@@ -104,7 +138,7 @@ def _where(step: Step, line: int | None) -> str:
 
 
 def _entry_point_problems(step: Step) -> Iterator[EntryPointError]:
-    if step.uses:
+    if step.uses or step.code_missing:  # the engine refuses the latter; a definition of it is whole without the file
         return
     if step.language == "python" and not python_code.has_entry_point(step.source):
         what, template = "no `def handler(pd)` at its top level", python_code.TEMPLATE

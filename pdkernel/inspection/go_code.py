@@ -31,7 +31,8 @@ def _language() -> Language:
 
 
 @functools.lru_cache(maxsize=64)
-def _root(source: str) -> Node:
+def root(source: str) -> Node:
+    """The root of *source*'s tree; faults are `ERROR` nodes in it."""
     return Parser(_language()).parse(source.encode("utf-8", "replace")).root_node
 
 
@@ -49,13 +50,13 @@ def _text(node: Node | None) -> str:
 
 def has_entry_point(source: str) -> bool:
     """Whether *source* is `package main` with a `func main()`, or cannot be read."""
-    root = _root(source)
-    if root.has_error:
+    tree = root(source)
+    if tree.has_error:
         return True
-    packages = [_text(child.named_children[0]) for child in root.named_children if child.type == "package_clause"]
+    packages = [_text(child.named_children[0]) for child in tree.named_children if child.type == "package_clause"]
     functions = {
         _text(child.child_by_field_name("name"))
-        for child in root.named_children
+        for child in tree.named_children
         if child.type == "function_declaration"
     }
     return packages == ["main"] and "main" in functions
@@ -64,7 +65,7 @@ def has_entry_point(source: str) -> bool:
 def imports(source: str) -> dict[str, str]:
     """Packages that *source* imports, each with the name that the code has for it; `_` and `.` are as written."""
     found: dict[str, str] = {}
-    for node in _walk(_root(source)):
+    for node in _walk(root(source)):
         if node.type == "import_spec":
             path = _string(node.child_by_field_name("path"))
             if path is not None:
@@ -99,7 +100,7 @@ def responds(source: str) -> bool:
     return any(
         (node.type == "call_expression" and _text(node.child_by_field_name("function")) == call)
         or _string(node) == "PIPEDREAM_RESPONSE"
-        for node in _walk(_root(source))
+        for node in _walk(root(source))
     )
 
 
@@ -111,7 +112,7 @@ def variables(source: str) -> Variables:
     """
     found: dict[str, set[str]] = {"Getenv": set(), "LookupEnv": set(), "Setenv": set()}
     package = imports(source).get("os", "os")
-    for node in _walk(_root(source)):
+    for node in _walk(root(source)):
         if node.type != "call_expression":
             continue
         owner, _, function = _text(node.child_by_field_name("function")).rpartition(".")
@@ -135,7 +136,7 @@ def _is_compared(node: Node) -> bool:
 def _indexed(source: str, member: str) -> Iterator[tuple[str, Node]]:
     """Every `pd.<member>["NAME"]`, with its node."""
     owner = f"{imports(source).get(HELPER, 'pd')}.{member}"
-    for node in _walk(_root(source)):
+    for node in _walk(root(source)):
         if node.type == "index_expression" and _text(node.child_by_field_name("operand")) == owner:
             name = _string(node.child_by_field_name("index"))
             if name is not None:

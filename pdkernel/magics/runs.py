@@ -6,6 +6,7 @@ Knows the line forms. What they do is the session's, `shape`'s and `definition`'
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
@@ -88,23 +89,38 @@ class RunMagics(Magics):
     @no_var_expand
     @magic_arguments()
     @argument("--to", metavar="FOLDER", help="write the workflow's folder")
-    @argument("--into", metavar="FOLDER", help="patch a folder that Pipedream synced")
+    @argument("--into", metavar="FOLDER", help="patch a folder that Pipedream synced; look first with --dry-run")
+    @argument("--docs", action="store_true", help="write README.md, too; with --into also pdkernel.yaml")
+    @argument("--dry-run", action="store_true", help="write nothing, show what would change")
+    @argument("--json", action="store_true", dest="as_json", help="print it as JSON")
     @line_magic
     @plain_errors
     def pdexport(self, line: str) -> Any:
-        """Write the notebook as the files that Pipedream deploys; without --to, show what would be written."""
+        """Write the notebook as the files that Pipedream deploys; without --to or --into, show what would be written."""
         chosen = parse_argstring(self.pdexport, line)
         session = session_of(self.shell)
-        workflow = session.workflow
+        workflow = session.exported
         check(workflow)
-        if chosen.into is not None:
-            raise definition.not_into(chosen.into)
-        folder = session.folder / (chosen.to or f"exported/{definition.slug(workflow.name)}")
-        result = definition.export(
-            workflow, folder, pins=tuple(session.pins), sidecar=session.sidecar, dry_run=chosen.to is None
+        if chosen.to is not None and chosen.into is not None:
+            raise RequestError("Say --to FOLDER for a new folder or --into FOLDER for one that Pipedream synced.")
+        act = definition.export if chosen.into is None else definition.export_into
+        said = chosen.to or chosen.into
+        folder = session.folder / (said or f"exported/{definition.slug(workflow.name)}")
+        result = act(
+            workflow,
+            folder,
+            pins=tuple(session.pins),
+            sidecar=session.sidecar,
+            docs=chosen.docs,
+            dry_run=said is None or chosen.dry_run,
         )
+        if chosen.as_json:
+            print(json.dumps(result.to_json(), indent=2))
+            return
         note = None if result.written else "Nothing is written yet: %pdexport --to FOLDER writes it."
-        where = chosen.to or str(folder)
+        if chosen.dry_run:
+            note = "Nothing is written: this is what would be."
+        where = said or str(folder)
         display(
             View(
                 text=files.text(where, result.files, checklist=result.checklist, note=note),

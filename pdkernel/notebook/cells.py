@@ -16,7 +16,7 @@ from pdkernel.errors import NotebookError
 from pdkernel.model import JSON
 
 METADATA_KEY = "pdkernel"
-"""Where a cell's metadata holds what its text cannot show: `notes`, and `extra` for an imported step."""
+"""Where a cell's metadata holds what its text cannot show; `hidden` and `write` say what that is."""
 
 _CURRENT = 4
 CellType = Literal["code", "markdown", "raw"]

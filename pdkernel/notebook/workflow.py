@@ -8,7 +8,6 @@ cell is read before anything is raised, so that all problems are told at once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ from pdkernel.directive import (
 )
 from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError
 from pdkernel.inspection.problems import raise_together, restated
-from pdkernel.model import Step, Workflow
+from pdkernel.model import KeptEntry, Step, Workflow
 from pdkernel.notebook.cells import Cell, read_cells
+from pdkernel.notebook.hidden import step_of, unpacked
 
 
 def read_notebook(path: Path) -> Workflow:
@@ -51,15 +51,20 @@ def workflow_from_cells(cells: Sequence[Cell], *, name: str, source: str | None 
     """
     steps: list[Step] = []
     headers: list[tuple[int, WorkflowHeader]] = []
+    hidden: Mapping[str, Any] = {}
     problems: list[DefinitionError] = []
+    notes = {str(cell.hidden["note"]): cell.source for cell in cells if cell.type != "code" and "note" in cell.hidden}
+    kept: list[KeptEntry] = []
     for index, cell in enumerate(cells):
         if cell.type != "code":
+            kept += _kept(cell, steps)
             continue
         try:
             if is_step_cell(cell.source):
-                steps.append(_step(cell, index))
+                steps.append(_step(cell, index, notes))
             elif is_workflow_cell(cell.source):
                 headers.append((index, parse_workflow_cell(cell.source)))
+                hidden = cell.hidden
         except DefinitionError as error:
             problems.append(_in_cell(error, index))
     problems += _duplicates(steps)
@@ -73,24 +78,32 @@ def workflow_from_cells(cells: Sequence[Cell], *, name: str, source: str | None 
     raise_together(problems)
     header = headers[0][1] if headers else WorkflowHeader()
     return Workflow(
-        name=header.name or name,
+        name=_name(header, hidden) or name,
         triggers=header.triggers,
         steps=tuple(steps),
-        settings=header.settings,
+        settings={**(unpacked(hidden.get("settings")) or {}), **header.settings},
         source=source,
-    )
+        extra=unpacked(hidden.get("extra")) or {},
+    ).with_kept(kept)
 
 
-def _step(cell: Cell, index: int) -> Step:
-    hidden = cell.hidden
-    step = parse_step_cell(cell.source, cell=index, notes=_notes(hidden)).step
-    extra = hidden.get("extra")
-    return replace(step, extra=extra) if isinstance(extra, dict) and extra else step
+def _name(header: WorkflowHeader, hidden: Mapping[str, Any]) -> str | None:
+    """The header's name; where it shows one that could not stand there, that one."""
+    kept = hidden.get("name")
+    if isinstance(kept, dict) and isinstance(kept.get("is"), str) and header.name == kept.get("shown"):
+        return str(kept["is"])
+    return header.name
 
 
-def _notes(hidden: Mapping[str, Any]) -> str | None:
-    notes = hidden.get("notes")
-    return notes if isinstance(notes, str) and notes else None
+def _step(cell: Cell, index: int, notes: Mapping[str, str]) -> Step:
+    step = parse_step_cell(cell.source, cell=index).step
+    return step_of(step, cell.hidden, note=notes.get(step.name)) if cell.hidden else step
+
+
+def _kept(cell: Cell, steps: Sequence[Step]) -> list[KeptEntry]:
+    """The entry that is no step, if *cell* shows one; it stands below the last of *steps*."""
+    entry = unpacked(cell.hidden.get("kept"))
+    return [] if entry is None else [KeptEntry(steps[-1].name if steps else None, entry)]
 
 
 def _in_cell(error: DefinitionError, index: int) -> DefinitionError:

@@ -64,11 +64,16 @@ def _prepare(connection: sqlite3.Connection) -> None:
             connection.execute("pragma journal_mode = wal").fetchone()
             break
         except sqlite3.OperationalError as fault:
-            if _primary(fault) not in _BUSY or time.monotonic() > deadline:
+            if not is_busy(fault) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
     connection.execute("pragma synchronous = full")
     connection.execute("pragma foreign_keys = on")
+
+
+def is_busy(fault: sqlite3.Error) -> bool:
+    """Whether *fault* says that another connection is writing."""
+    return _primary(fault) in _BUSY
 
 
 def explain(fault: sqlite3.Error, path: Path) -> ProjectError:

@@ -11,21 +11,31 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pdkernel.actions import Catalog
+from pdkernel.definition import Sidecar
 from pdkernel.identity import Directory, Environment
+from pdkernel.importing import report_on
 from pdkernel.lookup import Lookup
 from pdkernel.model import Workflow
 from pdkernel.readiness.matrix import matrix, what_if
-from pdkernel.readiness.missing import Missing, describe_missing, find_missing
+from pdkernel.readiness.missing import Missing, describe_missing, find_missing, missing_answers
+from pdkernel.render import import_report
 from pdkernel.render import lookup as lookup_view
 from pdkernel.render import matrix as matrix_view
+from pdkernel.render.import_report import ImportReport
 from pdkernel.render.matrix import Matrix
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found; *lookup* and *matrix* are None where they were not asked for or no account is needed."""
+    """
+    What was found; *lookup* and *matrix* are None where they were not asked for or no account is needed.
+
+    The *report* says what the workflow consists of; *imported* that it came from a synced folder, so that it is told.
+    """
 
     missing: Sequence[Missing]
+    report: ImportReport
+    imported: bool = False
     lookup: Lookup | None = None
     matrix: Matrix | None = None
 
@@ -41,6 +51,7 @@ class Findings:
         external_user_id: str | None = None,
         test_users: Sequence[str] = (),
         with_matrix: bool = False,
+        sidecar: Sidecar | None = None,
     ) -> Self:
         """
         Look at *workflow*; runs no code.
@@ -54,6 +65,7 @@ class Findings:
             external_user_id: Look at this one only, and explain their look-up.
             test_users: The workflow's own, for where no one is named.
             with_matrix: Make the matrix, too.
+            sidecar: The `pdkernel.yaml` beside it, which says whose accounts are unanswered.
         """
         named = (external_user_id,) if external_user_id is not None else ()
         explained = None
@@ -76,13 +88,17 @@ class Findings:
             users=named or test_users,
             environment=environment,
         )
-        return cls(missing, explained, table)
+        choices = {name: said.accounts for name, said in sidecar.steps.items()} if sidecar is not None else None
+        report = report_on(workflow, catalog, choices=choices)
+        missing += missing_answers(report, sidecar)
+        return cls(missing, report, "schema" in workflow.extra, explained, table)
 
     def to_json(self) -> dict[str, Any]:
-        """`{"ready", "missing"}` and, where they were asked for, "lookup" and "matrix"."""
+        """`{"ready", "missing", "report"}` and, where they were asked for, "lookup" and "matrix"."""
         return {
             "ready": not self.missing,
             "missing": [item.to_json() for item in self.missing],
+            "report": self.report.to_json(),
             **({"lookup": self.lookup.to_json()} if self.lookup else {}),
             **({"matrix": self.matrix.to_json()} if self.matrix else {}),
         }
@@ -91,6 +107,8 @@ class Findings:
         """All of it as text, about *source*."""
         needs = f"{source} needs:\n{describe_missing(self.missing)}" if self.missing else f"{source} is ready to run."
         parts = [f"{needs}\n"]
+        if self.imported:
+            parts.append(f"What it holds:\n{import_report.text(self.report)}")
         if self.lookup is not None:
             parts.append(lookup_view.view(self.lookup).text)
         if self.matrix is not None:

@@ -14,6 +14,7 @@ from typing import Literal
 from pdkernel.actions import Catalog, Uses
 from pdkernel.actions.choices import ACCEPT_COMMAND
 from pdkernel.actions.npm import KNOWN_APPS
+from pdkernel.definition import FOLDER_SIDECAR, Sidecar
 from pdkernel.engine.facts import Facts, connect_command
 from pdkernel.engine.lookup import Bindings, Caller, apps_of_external_user, look_up
 from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, InterpreterMissingError, LicenceError
@@ -24,11 +25,12 @@ from pdkernel.lookup import Lookup
 from pdkernel.model import AppBinding, Language, Workflow
 from pdkernel.readiness.matrix import bindings_of, what_if
 from pdkernel.render.accounts import AppReadiness
+from pdkernel.render.import_report import ImportReport
 
 _INTERPRETERS: Mapping[Language, Callable[[], object]] = {"node": find_node, "go": find_go}
 """Languages whose interpreter or compiler comes from a wheel."""
 
-Kind = Literal["external_user", "account", "variable", "interpreter", "action", "plan", "unsupported"]
+Kind = Literal["external_user", "account", "answer", "variable", "interpreter", "action", "plan", "unsupported"]
 
 
 @dataclass(frozen=True)
@@ -213,8 +215,28 @@ def _missing_variables(workflow: Workflow, variables: Mapping[str, str]) -> list
     ]
 
 
-def _unsupported(workflow: Workflow) -> list[Missing]:
+def missing_answers(report: ImportReport, sidecar: Sidecar | None) -> list[Missing]:
+    """App props of which `pdkernel.yaml` says that nobody has decided whose account fills them."""
+    where = sidecar.path if sidecar is not None and sidecar.path is not None else FOLDER_SIDECAR
     return [
+        Missing(
+            "answer",
+            f"{use.step}.{use.prop}",
+            f"Nobody has said whose {use.app} account step {use.step} uses: write external_user, or an account's id, "
+            f"for steps.{use.step}.accounts.{use.prop} in {where}.",
+        )
+        for use in report.unanswered
+    ]
+
+
+def _unsupported(workflow: Workflow) -> list[Missing]:
+    found = [Missing("unsupported", kept.name, f"{kept.name} {kept.why}.") for kept in workflow.kept]
+    found += [
+        Missing("unsupported", step.name, f"Step {step.name} has no code: its entry file was missing.")
+        for step in workflow.steps
+        if step.code_missing and not step.disabled
+    ]
+    return found + [
         Missing("unsupported", step.name, f"Step {step.name}: Bash and Go steps have no data stores.")
         for step in workflow.steps
         if step.stores and step.language in ("bash", "go") and not step.disabled

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from pdkernel.model import JSON
 from pdkernel.redaction.encodings import forms_of
@@ -32,6 +33,12 @@ class Secret:
 
     ref: str
     value: str = field(repr=False)
+
+
+@lru_cache(maxsize=64)
+def redactor_of(*secrets: Secret) -> Redactor:
+    """The redactor of *secrets*; runs of the same people with the same variables share one, which takes a while to make."""
+    return Redactor(secrets)
 
 
 class Redactor:

@@ -115,7 +115,10 @@ class Draft:
             cells = read_cells(self.path)
         except DefinitionError:
             return None  # half-written, or not saved as a notebook yet: what was run is all that we know
-        return [cell for cell in cells if _is_ours(cell.source) and (cell.id in self._ran or _readable(cell.source))]
+        return [cell for cell in cells if _is_kept(cell) or (_is_ours(cell.source) and self._counts(cell))]
+
+    def _counts(self, cell: Cell) -> bool:
+        return cell.id in self._ran or _readable(cell.source)
 
     def _key_of(self, cell: Cell, ids: set[str | None]) -> str | None:
         if cell.id is not None and cell.id in self._ran:
@@ -140,6 +143,11 @@ class Draft:
                 fix="Rename one of the two, or delete the other cell. If it is deleted, save the notebook.",
                 step=name,
             )
+
+
+def _is_kept(cell: Cell) -> bool:
+    """Whether it is no code, and holds a part of an imported workflow."""
+    return cell.type != "code" and bool(cell.hidden)
 
 
 def _is_ours(source: str) -> bool:

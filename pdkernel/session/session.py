@@ -135,6 +135,13 @@ class Session:
             return apply_sidecar(self.draft.workflow(), self.sidecar)
 
     @property
+    def exported(self) -> Workflow:
+        """As `workflow`, for an export: it goes on where nobody has said whose account is meant."""
+        with self._lock:
+            self._load()
+            return apply_sidecar(self.draft.workflow(), self.sidecar, unanswered="keep")
+
+    @property
     def sidecar(self) -> Sidecar | None:
         """The `NAME.pdkernel.yaml` beside the notebook, or None."""
         return read_sidecar(notebook_sidecar_path(self.notebook)) if self.notebook else None

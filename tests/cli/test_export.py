@@ -52,12 +52,49 @@ def test_export_as_json_says_what_changed(pdkernel: Shell) -> None:
     assert ended.json["checklist"]
 
 
+def test_into_patches_a_synced_folder(pdkernel: Shell) -> None:
+    """`--into` adds the notebook's step to a synced folder and leaves the rest; `--dry-run` only shows the diff."""
+    synced = "name: flow # ours\ntriggers:\n- id: hi_1\n"
+    (pdkernel.folder / "flow").mkdir()
+    pdkernel.write("flow/workflow.yaml", synced)
+    source = pdkernel.notebook("%%pdworkflow\nname: flow\n", STEP)
+
+    shown = pdkernel("export", source, "--into", "flow", "--dry-run")
+    unchanged = (pdkernel.folder / "flow/workflow.yaml").read_text()
+    ended = pdkernel("export", source, "--into", "flow", "--json")
+
+    assert shown.status == 0
+    assert "Nothing is written" in shown.stdout
+    assert "+- namespace: greet" in shown.stdout
+    assert unchanged == synced
+    assert {file["path"]: file["state"] for file in ended.json["files"]} == {
+        "workflow.yaml": "changed", "greet/entry.py": "new",
+    }  # fmt: skip
+    assert (pdkernel.folder / "flow/workflow.yaml").read_text() == (
+        f'{synced}steps:\n- namespace: greet\n  runtime: python3.12\n  uses: "./greet/entry.py"\n'
+    )
+
+
+def test_docs_are_written_anew_but_not_over_somebodys_own(pdkernel: Shell) -> None:
+    """`--docs` writes the workflow in words; a README that a person wrote is not written over."""
+    source = pdkernel.notebook(STEP)
+
+    first = pdkernel("export", source, "--to", "flow", "--docs")
+    again = pdkernel("export", source, "--to", "flow", "--docs")
+    pdkernel.write("flow/README.md", "# mine\n")
+    refused = pdkernel("export", source, "--to", "flow", "--docs")
+
+    assert (first.status, again.status, refused.status) == (0, 0, 2)
+    assert "README.md exists and was not written by an export" in refused.stderr
+    assert (pdkernel.folder / "flow/README.md").read_text() == "# mine\n"
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         ([], "Say where to: --to FOLDER"),
         (["--to", "flow", "--into", "flow"], "Say where to: --to FOLDER"),
-        (["--into", "flow"], "not in this version"),
+        (["--into", "flow"], "is not a workflow's folder"),
         (["--to", "full"], "was not written by an export"),
         (["--to", "file"], "file"),
     ],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.definition import Sidecar, checklist, plan, slug
+from pdkernel.definition import AccountChoice, Sidecar, StepSidecar, checklist, plan, slug
+from pdkernel.definition.sidecar_yaml import parse_sidecar
 from pdkernel.errors import DefinitionError
 from pdkernel.model import AppBinding, Step, StoreBinding, Trigger, Workflow
 from tests.definition.builders import GO, NODE, PYTHON, quickstart, text_of
@@ -240,3 +241,28 @@ def test_checklist_of_the_rest() -> None:
 def test_slug(name: str, folder: str) -> None:
     """A folder is called like its workflow, in the platform's way."""
     assert slug(name) == folder
+
+
+@pytest.mark.parametrize(
+    ("answer", "own", "in_git", "in_file"),
+    [
+        (AccountChoice("unanswered", synced="apn_git"), None, "apn_git", ["account: unanswered", "synced: apn_git"]),
+        (AccountChoice("apn_here", synced="apn_git"), "apn_here", "apn_git", ["account: apn_here", "synced: apn_git"]),
+        (AccountChoice("external_user", synced="apn_git"), None, None, ["account: external_user", "synced: apn_git"]),
+        (AccountChoice("apn_here", synced="apn_git"), "apn_new", "apn_new", ["slack: apn_new"]),
+    ],
+    ids=["unanswered", "mapped", "external user's", "named in the cell"],
+)
+def test_synced_accounts(answer: AccountChoice, own: str | None, in_git: str | None, in_file: list[str]) -> None:
+    """The id that Git held is written again unless the cell names another or it is the external user's; the answer stays."""
+    step = Step("send", "node", uses="slack-send@0.0.1", apps=(AppBinding("slack", "slack", own),))
+    sidecar = Sidecar(steps={"send": StepSidecar(accounts={"slack": answer})})
+
+    files = plan(Workflow("w", steps=(step,)), sidecar=sidecar)
+
+    git = text_of(files, "workflow.yaml")
+    assert (f"authProvisionId: {in_git}" in git) if in_git else ("authProvisionId" not in git)
+    assert all(line in text_of(files, "pdkernel.yaml") for line in in_file)
+    assert ("synced" in text_of(files, "pdkernel.yaml")) == (len(in_file) == 2)
+    back = parse_sidecar(text_of(files, "pdkernel.yaml"))
+    assert back.steps["send"].accounts["slack"].account in {answer.account, own}

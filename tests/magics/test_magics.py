@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -250,6 +251,24 @@ def test_export_shows_and_writes(run: Run, tmp_path: Path) -> None:
     run("%pdexport --to out")
     assert (tmp_path / "out" / "workflow.yaml").is_file()
     assert (tmp_path / "out" / "check" / "entry.py").read_text() == CHECK.split("\n", 1)[1]
+
+
+def test_export_patches_a_synced_folder(run: Run, tmp_path: Path) -> None:
+    """`%pdexport --into` patches a synced folder; with `--dry-run` it shows what it would change."""
+    (tmp_path / "flow").mkdir()
+    synced = tmp_path / "flow" / "workflow.yaml"
+    synced.write_text("name: flow # ours\ntriggers:\n- id: hi_1\n")
+    run("%%pdworkflow\nname: flow\n")
+    run(CHECK)
+
+    shown = run("%pdexport --into flow --dry-run")
+    assert "+- namespace: check" in shown
+    assert "Nothing is written" in shown
+    assert "steps" not in synced.read_text()
+
+    told = json.loads(run("%pdexport --into flow --json"))
+    assert [file["state"] for file in told["files"]] == ["changed", "new"]
+    assert synced.read_text().startswith("name: flow # ours\ntriggers:\n- id: hi_1\nsteps:\n- namespace: check\n")
 
 
 def test_help_is_there(run: Run, notebook: Notebook) -> None:

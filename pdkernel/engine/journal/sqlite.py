@@ -20,7 +20,7 @@ from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.engine.journal.history import History
 from pdkernel.engine.journal.records import Claim, FinalStatus, NewRun, Query, definition_text
 from pdkernel.engine.journal.statements import Statements
-from pdkernel.engine.journal.writer import Writer
+from pdkernel.engine.journal.writer import QUICK_S, Writer
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
@@ -33,15 +33,16 @@ LEASE_S = 10.0
 class SqliteJournal:
     """The journal of one executor on one SQLite file; implements `Journal`."""
 
-    def __init__(self, path: Path, *, executor_id: str, clock: Clock, lease_s: float) -> None:
+    def __init__(self, path: Path, *, executor_id: str, clock: Clock, lease_s: float, quick_s: float) -> None:
         self.executor_id = executor_id
         self.lease_s = lease_s
         self._clock = clock
         self._do = Statements(executor_id)
-        self._writer = Writer(path)
+        self._writer = Writer(path, quick_s=quick_s)
         self._history = History(path)
         self._versions: dict[tuple[str, str], int] = {}
         self._unawaited = False
+        self._under_way: set[str] = set()
 
     @classmethod
     def open(
@@ -52,6 +53,7 @@ class SqliteJournal:
         ids: Ids = RANDOM_IDS,
         slot: str | None = None,
         lease_s: float = LEASE_S,
+        quick_s: float = QUICK_S,
     ) -> Self:
         """
         Become an executor of the journal in *path*; its tables are made if they are not there.
@@ -62,6 +64,7 @@ class SqliteJournal:
             ids: Makes the executor's id.
             slot: Which of the machine's processes this is, or None for machine and process id.
             lease_s: Seconds for which a heartbeat is good.
+            quick_s: Seconds; while commits take less, a lone run's are made without a thread.
 
         Raises:
             ProjectError: The file cannot be used, or was written by a newer version.
@@ -74,7 +77,7 @@ class SqliteJournal:
                 Statements(executor_id).register(connection, slot or f"{platform.node()}:{os.getpid()}", lease_until)
             except sqlite3.Error as fault:
                 raise explain(fault, path) from fault
-        return cls(path, executor_id=executor_id, clock=clock, lease_s=lease_s)
+        return cls(path, executor_id=executor_id, clock=clock, lease_s=lease_s, quick_s=quick_s)
 
     def __repr__(self) -> str:
         return f"SqliteJournal({self.executor_id})"
@@ -97,12 +100,17 @@ class SqliteJournal:
     async def accept(self, run: NewRun) -> bool:
         """Record the run, owned by this executor with fence 1; with a queue, ready and owned by nobody."""
         now = self._now()
+        if run.queue is None:
+            self._under_way.add(run.id)
         return await self._writer.write(lambda connection: self._do.accept(connection, run, now))
 
     def append(self, run_id: str, seq: int, name: str, data: str, *, fence: int = 1) -> Awaitable[bool]:
         """Record a finished step, handed in at once; False if the run is no longer ours, or has that step."""
         now = self._now()
-        return self._writer.write(lambda connection: self._do.append(connection, run_id, fence, seq, name, data, now))
+        return self._writer.write(
+            lambda connection: self._do.append(connection, run_id, fence, seq, name, data, now),
+            alone=self._is_alone(run_id),
+        )
 
     def finish(
         self, run_id: str, status: FinalStatus, output: str, *, fence: int = 1, wait: bool = True
@@ -113,8 +121,10 @@ class SqliteJournal:
         def act(connection: sqlite3.Connection) -> bool:
             return self._do.finish(connection, run_id, fence, status, output, now)
 
+        alone = self._is_alone(run_id)
+        self._under_way.discard(run_id)
         if wait:
-            return self._writer.write(act)
+            return self._writer.write(act, alone=alone)
         self._unawaited = True
         self._writer.write_later(act)
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -125,6 +135,7 @@ class SqliteJournal:
         self, run_id: str, seq: int, *, fence: int = 1, wake_at: float | None = None, token_hash: str | None = None
     ) -> bool:
         """Pause the run in step *seq*; False if it is no longer ours."""
+        self._under_way.discard(run_id)
         return await self._writer.write(
             lambda connection: self._do.park(connection, run_id, fence, seq, wake_at, token_hash), many=True
         )
@@ -201,6 +212,10 @@ class SqliteJournal:
     def _close(self) -> None:
         self._writer.close(last=self._do.retire)
         self._history.close()
+
+    def _is_alone(self, run_id: str) -> bool:
+        """Whether no other run waits for the loop while this one writes."""
+        return self._under_way <= {run_id}
 
     async def _settle(self) -> None:
         """A reader of this journal sees also what it handed in without waiting."""

@@ -2,7 +2,8 @@
 Grouped commits: one thread, one connection, as many writes in one transaction as are waiting.
 
 A caller's future resolves after the commit that holds its write, on the loop that it asked from. A write that fails
-undoes only itself and fails only its own caller. Knows nothing of what is written.
+undoes only itself and fails only its own caller. A lone caller on a quick disk is not sent through the thread: handing
+over takes as long as the commit. Knows nothing of what is written.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +20,16 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from pdkernel.errors import ProjectError
-from pdkernel.project.sqlite import connect, explain
+from pdkernel.project.sqlite import BUSY_S, connect, explain, is_busy
 
 T = TypeVar("T")
 Act = Callable[[sqlite3.Connection], Any]
 
 BATCH = 512
 """Writes in one transaction at most."""
+
+QUICK_S = 0.002
+"""Seconds for which an event loop can be held up by a commit."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,32 +47,49 @@ class Writer:
     """
     The thread that writes one SQLite file for one process; other processes may have theirs.
 
+    Args:
+        path: The file.
+        quick_s: Seconds; while commits take less, one may be made where it is asked for.
+
     Attributes:
         commits: Transactions so far.
         writes: Writes in them.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, quick_s: float = QUICK_S) -> None:
         self.commits = 0
         self.writes = 0
         self._path = path
         self._connection = connect(path)
         self._queue: SimpleQueue[_Write | None] = SimpleQueue()
+        self._waiting = 0  # handed to the thread and not yet committed
+        self._quick_s = quick_s
+        self._quick = True  # the last commit was
         self._lock = threading.Lock()
+        self._committing = threading.Lock()
         self._closed = False
         # a daemon, so that a forgotten journal does not keep a kernel from ending; `close` loses nothing
         self._thread = threading.Thread(target=self._work, name="pdkernel-journal", daemon=True)
         self._thread.start()
 
-    def write(self, act: Callable[[sqlite3.Connection], T], *, many: bool = False) -> asyncio.Future[T]:
+    def write(
+        self, act: Callable[[sqlite3.Connection], T], *, many: bool = False, alone: bool = False
+    ) -> asyncio.Future[T]:
         """
         Do *act* in one of the next transactions.
 
         The future raises `ProjectError` if the journal is closed or the database cannot be written.
+
+        Args:
+            act: What to write.
+            many: It is several statements.
+            alone: Nobody else's work waits while this is written: it may be written at once, in the caller's thread.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        write = _Write(act, many, future)
         try:
-            self._put(_Write(act, many, future))
+            if not (alone and self._written_here(write)):
+                self._put(write)
         except ProjectError as closed:
             future.set_exception(closed)
         return future
@@ -81,6 +103,7 @@ class Writer:
         with self._lock:
             if not self._closed:
                 self._closed = True
+                self._waiting += 1
                 self._queue.put(_Write(last, many=False, future=None))
                 self._queue.put(None)
         self._thread.join()
@@ -89,14 +112,42 @@ class Writer:
         with self._lock:
             if self._closed:
                 raise ProjectError(f"The journal in {self._path} is closed.", fix="Open the project again.")
+            self._waiting += 1
             self._queue.put(write)
+
+    def _written_here(self, write: _Write) -> bool:
+        """Commit *write* in this thread, unless others' are waiting, the disk is slow, or another process writes."""
+        with self._lock:
+            # what is waiting was asked for earlier, and is to be on disk earlier
+            if self._closed or self._waiting or not self._quick or not self._committing.acquire(blocking=False):
+                return False
+        try:
+            self._connection.execute("pragma busy_timeout = 0")
+            try:
+                self._connection.execute("begin immediate")
+            except sqlite3.OperationalError as fault:
+                if is_busy(fault):
+                    return False
+                raise
+            finally:
+                self._connection.execute(f"pragma busy_timeout = {BUSY_S * 1000:.0f}")
+            self._commit([write], begun=True)
+        except sqlite3.Error as fault:
+            write.fault = self._told(fault)
+        finally:
+            self._committing.release()
+        _resolve([write])
+        return True
 
     def _work(self) -> None:
         last = False
         while not last:
             batch, last = self._next_batch()
             if batch:
-                self._commit(batch)
+                with self._committing:
+                    self._commit(batch)
+                with self._lock:
+                    self._waiting -= len(batch)
                 _answer(batch)
         self._connection.close()
 
@@ -114,10 +165,12 @@ class Writer:
                 return batch, False
         return batch, True
 
-    def _commit(self, batch: Sequence[_Write]) -> None:
+    def _commit(self, batch: Sequence[_Write], *, begun: bool = False) -> None:
         connection = self._connection
+        began = time.monotonic()
         try:
-            connection.execute("begin immediate")
+            if not begun:
+                connection.execute("begin immediate")
             for write in batch:
                 self._perform(write)
                 if not connection.in_transaction:  # a full disk ends the whole transaction, not the statement
@@ -131,6 +184,7 @@ class Writer:
         else:
             self.commits += 1
             self.writes += len(batch)
+        self._quick = time.monotonic() - began < self._quick_s
 
     def _perform(self, write: _Write) -> None:
         connection = self._connection

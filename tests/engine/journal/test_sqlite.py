@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sqlite3
@@ -61,6 +62,14 @@ def path(tmp_path: Path) -> Path:
 async def journal(path: Path) -> AsyncIterator[SqliteJournal]:
     """A journal on that file."""
     journal = SqliteJournal.open(path)
+    yield journal
+    await journal.close()
+
+
+@pytest.fixture
+async def prompt_journal(path: Path) -> AsyncIterator[SqliteJournal]:
+    """A journal on that file that takes any disk for a quick one."""
+    journal = SqliteJournal.open(path, quick_s=math.inf)
     yield journal
     await journal.close()
 
@@ -138,6 +147,53 @@ async def test_journal_shares_the_projects_file(tmp_path: Path) -> None:
         ]
     with Project.open(tmp_path / ".pdkernel") as project:
         assert project.variables.values() == {"A": "1"}
+
+
+async def test_step_of_a_lone_run_is_on_disk_when_it_is_handed_in(prompt_journal: SqliteJournal, path: Path) -> None:
+    """With no other run under way a step's row is written at once: nothing is gained by waiting for a thread."""
+    await prompt_journal.accept(new_run())
+
+    answer = prompt_journal.append("run", 0, "one", STEP)
+
+    assert rows(path, "select name from steps") == [("one",)]
+    assert await answer
+
+
+async def test_step_of_one_run_of_several_is_written_beside_them(prompt_journal: SqliteJournal, path: Path) -> None:
+    """With another run under way a step's row goes through the thread, so that commits are shared."""
+    await prompt_journal.accept(new_run())
+    await prompt_journal.accept(new_run("other"))
+
+    answer = asyncio.ensure_future(prompt_journal.append("run", 0, "one", STEP))
+
+    assert not answer.done()
+    assert await answer
+    assert rows(path, "select name from steps") == [("one",)]
+
+
+async def test_other_process_that_writes_does_not_hold_up_the_loop(prompt_journal: SqliteJournal, path: Path) -> None:
+    """A lone run's step waits for another writer in the thread, not in the event loop."""
+    await prompt_journal.accept(new_run())
+    with closing(connect(path)) as other:
+        other.execute("begin immediate")
+
+        answer = asyncio.ensure_future(prompt_journal.append("run", 0, "one", STEP))
+
+        assert not answer.done()
+        other.execute("rollback")
+    assert await answer
+
+
+async def test_write_that_fails_at_once_fails_its_caller_alone(prompt_journal: SqliteJournal, path: Path) -> None:
+    """A lone run's step that cannot be written raises where it is awaited, and the journal goes on."""
+    await prompt_journal.accept(new_run())
+    with closing(connect(path)) as other:
+        other.execute("alter table steps rename to elsewhere")
+        with pytest.raises(ProjectError, match="no such table"):
+            await prompt_journal.append("run", 0, "one", STEP)
+        other.execute("alter table elsewhere rename to steps")
+
+    assert await prompt_journal.append("run", 0, "one", STEP)
 
 
 async def test_writes_that_come_together_share_a_commit(journal: SqliteJournal) -> None:

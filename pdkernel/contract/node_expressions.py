@@ -1,0 +1,452 @@
+"""
+JavaScript expressions, followed through tree-sitter.
+
+Knows how JavaScript looks a key up, takes apart, tests and puts defaults. Calls are `node_calls`', statements
+`node_reader`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from tree_sitter import Node
+
+from pdkernel.contract import node_words as words
+from pdkernel.contract.trace import NONE, Tested, Trace
+from pdkernel.contract.values import (
+    ITEM,
+    NOTHING,
+    At,
+    Known,
+    Literally,
+    Object,
+    Place,
+    Routine,
+    Several,
+    Value,
+    either,
+)
+from pdkernel.expression import javascript
+
+_EQUALS = frozenset({"===", "==", "!==", "!="})
+_ARITHMETIC = frozenset({"-", "*", "/", "%", "**", "<", ">", "<=", ">="})
+
+
+def named(node: Node) -> list[Node]:
+    """The children of *node* that say something."""
+    return [child for child in node.named_children if child.type != "comment"]
+
+
+def part(node: Node, name: str) -> Node | None:
+    """A part of *node* by its name in the grammar."""
+    return node.child_by_field_name(name)
+
+
+def text_of(node: Node | None) -> str:
+    """The source of *node*."""
+    return "" if node is None else javascript.text_of(node)
+
+
+def bare(node: Node) -> Node:
+    """*node* without parentheses and `await`."""
+    while node.type in {"parenthesized_expression", "await_expression"} and named(node):
+        node = named(node)[0]
+    return node
+
+
+class NodeExpressions(Trace):
+    """A walk through JavaScript expressions."""
+
+    methods: Value = NOTHING
+    first_line = 1
+
+    def of(self, node: Node | None) -> Value:
+        """What *node* stands for; what it reads on the way is noted."""
+        if node is None:
+            return NOTHING
+        self.at(node)
+        act: Callable[[Node], Value] | None = getattr(self, f"_{node.type}", None)
+        if act is not None:
+            return act(node)
+        for child in named(node):
+            self.use(self.of(child))
+        return NOTHING
+
+    def at(self, node: Node) -> None:
+        """The walk is at *node*."""
+        self.line = node.start_point[0] + self.first_line
+
+    # ── names and keys ─────────────────────────────────────────────────────────────
+
+    def _identifier(self, node: Node) -> Value:
+        return self.scope.find(text_of(node)) or NOTHING
+
+    def _this(self, _: Node) -> Value:
+        return (Known("this"),)
+
+    def _string(self, node: Node) -> Value:
+        value = javascript.string_value(node)
+        return NOTHING if value is None else (Literally(value),)
+
+    def _number(self, node: Node) -> Value:
+        return (Literally(int(text_of(node))),) if text_of(node).isdigit() else NOTHING
+
+    def _template_string(self, node: Node) -> Value:
+        substitutions = [child for child in node.named_children if child.type == "template_substitution"]
+        for each in substitutions:
+            for inner in named(each):
+                self.use(self.of(inner))
+        return NOTHING if substitutions else self._string(node)
+
+    def _parenthesized_expression(self, node: Node) -> Value:
+        return either(*(self.of(child) for child in named(node)))
+
+    _await_expression = _parenthesized_expression
+
+    def _sequence_expression(self, node: Node) -> Value:
+        values = [self.of(child) for child in named(node)]
+        return values[-1] if values else NOTHING
+
+    def _member_expression(self, node: Node) -> Value:
+        owner, name = self.of(part(node, "object")), text_of(part(node, "property"))
+        self.at(node)
+        chained = part(node, "optional_chain") is not None
+        known = self._platform_member(owner, name)
+        if known is not None:
+            return known
+        if name == "length":
+            self.count_on(owner, chained=chained)
+            return NOTHING
+        return self.member(owner, name, chained=chained)
+
+    def _platform_member(self, owner: Value, name: str) -> Value | None:
+        for atom in owner:
+            if isinstance(atom, Known):
+                method = self.member(self.methods, name) if atom.name == "this" else NOTHING
+                return method or (Known(f"{atom.name}.{name}"),)
+        return None
+
+    def _subscript_expression(self, node: Node) -> Value:
+        owner, keys = self.of(part(node, "object")), self.of(part(node, "index"))
+        self.at(node)
+        chained = part(node, "optional_chain") is not None
+        if len(keys) == 1 and isinstance(keys[0], Literally) and isinstance(keys[0].value, str):
+            known = self._platform_member(owner, keys[0].value)
+            if known is not None:
+                return known
+        if keys and all(isinstance(atom, Literally) and isinstance(atom.value, int) for atom in keys):
+            self.typed(owner, "array")
+            return self.member(owner, ITEM, chained=chained)
+        return self.at_keys(owner, keys, chained=chained)
+
+    def count_on(self, owner: Value, *, chained: bool) -> None:
+        """The code looks something of *owner* up that only JavaScript gives: nothing has none."""
+        for atom in owner:
+            if isinstance(atom, At):
+                self._stand_on(atom, chained=chained)
+
+    # ── what is written ────────────────────────────────────────────────────────────
+
+    def _object(self, node: Node) -> Value:
+        items: dict[Any, Value] = {}
+        bases: list[Value] = []
+        for child in named(node):
+            if child.type == "spread_element":
+                bases += [self.of(inner) for inner in named(child)]
+            elif child.type == "shorthand_property_identifier":
+                items[text_of(child)] = self._identifier(child)
+            elif child.type == "method_definition":
+                items[javascript.key_of(child) or ("?", child.id)] = (Routine(child, self.scope),)
+            elif child.type == "pair":
+                key = part(child, "key")
+                if key is not None and key.type == "computed_property_name":
+                    self.use(self.of(key))
+                items[javascript.key_of(child) or ("?", child.id)] = self.of(part(child, "value"))
+        return (Object(items, either(*bases)),)
+
+    def _array(self, node: Node) -> Value:
+        return (Several(either(*self.listed(named(node)))),)
+
+    def listed(self, nodes: Iterable[Node]) -> list[Value]:
+        """What each of *nodes* stands for, lists that are spread among them."""
+        found: list[Value] = []
+        for node in nodes:
+            if node.type == "spread_element":
+                found += [self.iterate(self.of(inner)) for inner in named(node)]
+            else:
+                found.append(self.of(node))
+        return found
+
+    def _arrow_function(self, node: Node) -> Value:
+        return (Routine(node, self.scope),)
+
+    _function_expression = _generator_function = _arrow_function
+
+    def _class(self, _: Node) -> Value:
+        return NOTHING
+
+    _class_declaration = _import_statement = _comment = _class
+
+    # ── taking apart ───────────────────────────────────────────────────────────────
+
+    def assign(self, pattern: Node | None, value: Value, *, new: bool = True) -> None:
+        """*pattern* stands for *value* from here on."""
+        if pattern is None:
+            return
+        self.at(pattern)
+        match pattern.type:
+            case "identifier" | "shorthand_property_identifier_pattern":
+                self.bind(text_of(pattern), value, new=new)
+            case "object_pattern":
+                self._take_apart(pattern, value, new=new)
+            case "array_pattern":
+                for child in named(pattern):
+                    if child.type == "rest_pattern":
+                        self.assign(named(child)[0], (Several(self.iterate(value)),), new=new)
+                    else:
+                        self.assign(child, self.iterate(value), new=new)
+            case "assignment_pattern":
+                default = part(pattern, "right")
+                self.assign(part(pattern, "left"), either(self.handed(value), self.of(default)), new=new)
+            case "member_expression" | "subscript_expression":
+                self._store(pattern, value)
+
+    def _take_apart(self, pattern: Node, value: Value, *, new: bool) -> None:
+        if not named(pattern):
+            return
+        for child in named(pattern):
+            self.at(child)
+            if child.type == "shorthand_property_identifier_pattern":
+                self.bind(text_of(child), self.member(value, text_of(child)), new=new)
+            elif child.type == "object_assignment_pattern":
+                name, default = part(child, "left"), part(child, "right")
+                self.bind(text_of(name), self._defaulted(value, text_of(name), default), new=new)
+            elif child.type == "pair_pattern":
+                self._take_pair(child, value, new=new)
+            elif child.type == "rest_pattern":
+                self.bind(text_of(named(child)[0]), (Object({}, value),), new=new)
+
+    def _take_pair(self, pair: Node, value: Value, *, new: bool) -> None:
+        key, inner = javascript.key_of(pair), part(pair, "value")
+        if key is None:
+            self.dynamic(value)
+            self.assign(inner, NOTHING, new=new)
+        elif inner is not None and inner.type == "assignment_pattern":
+            self.assign(part(inner, "left"), self._defaulted(value, key, part(inner, "right")), new=new)
+        else:
+            self.assign(inner, self.member(value, key), new=new)
+
+    def _defaulted(self, value: Value, key: str, default: Node | None) -> Value:
+        found = self.member(value, key, soft=True, default=True)
+        return either(self.typed(found, *default_type(default)), self.of(default))
+
+    def _store(self, target: Node, value: Value) -> None:
+        owner = self.of(part(target, "object"))
+        name = javascript.member_name(target)
+        kept = False
+        for atom in owner:
+            if isinstance(atom, Object) and isinstance(atom.items, dict) and name is not None:
+                atom.items[name] = either(atom.items.get(name, NOTHING), value) if self._branches else value
+                kept = True
+        if not kept:
+            self.use(value, "whole")
+
+    def _assignment_expression(self, node: Node) -> Value:
+        value = self.of(part(node, "right"))
+        self.assign(part(node, "left"), value, new=False)
+        return value
+
+    def _augmented_assignment_expression(self, node: Node) -> Value:
+        left, sign = part(node, "left"), text_of(part(node, "operator"))
+        before, value = self.of(left), self.of(part(node, "right"))
+        if sign in {"||=", "??="}:
+            self.glance(before)
+            self.assign(left, either(self.handed(before), value), new=False)
+        else:
+            self.use(before)
+            self.use(value)
+        return NOTHING
+
+    # ── operators ──────────────────────────────────────────────────────────────────
+
+    def _binary_expression(self, node: Node) -> Value:
+        sign = text_of(part(node, "operator"))
+        if sign in {"&&", "||", "??"}:
+            return self._either_side(node, sign)
+        if sign in _EQUALS or sign in {"in", "instanceof"} or sign in _ARITHMETIC:
+            self.test(node)
+            return NOTHING
+        for side in ("left", "right"):
+            self.use(self.of(part(node, side)))
+        return NOTHING
+
+    def _either_side(self, node: Node, sign: str) -> Value:
+        left, right = part(node, "left"), part(node, "right")
+        assert left is not None
+        if sign == "??":
+            value = self.of(left)
+            self.glance(value)
+            there: frozenset[Place] = NONE
+            missing = frozenset(atom.place for atom in value if isinstance(atom, At))
+        else:
+            there, missing = self.test(left)
+            value = self._quietly(left)
+        if sign == "&&":
+            return self.softened(self.alone(there, missing, lambda: self.of(right)))
+        self.typed(value, *default_type(right))
+        return either(self.handed(value), self.alone(missing, there, lambda: self.of(right)))
+
+    def _quietly(self, node: Node) -> Value:
+        """What *node* stands for, without the notes: it was read already."""
+        count = len(self.notes)
+        value = self.of(node)
+        del self.notes[count:]
+        return value
+
+    def _ternary_expression(self, node: Node) -> Value:
+        there, missing = self.test(part(node, "condition"))
+        return self.branches(
+            (there, missing, lambda: self.of(part(node, "consequence"))),
+            (missing, there, lambda: self.of(part(node, "alternative"))),
+        )
+
+    def _unary_expression(self, node: Node) -> Value:
+        sign, value = text_of(part(node, "operator")), part(node, "argument")
+        if sign == "!":
+            self.test(node)
+        elif sign == "typeof":
+            self.glance(self.of(value))
+        else:
+            self.use(self.typed(self.of(value), "numeric") if sign in {"-", "+"} else self.of(value))
+        return NOTHING
+
+    # ── tests ──────────────────────────────────────────────────────────────────────
+
+    def test(self, node: Node | None) -> Tested:
+        """Follow a test: what is there if it is true, and what if it is false."""
+        if node is None:
+            return NONE, NONE
+        node = bare(node)
+        self.at(node)
+        if node.type == "unary_expression" and text_of(part(node, "operator")) == "!":
+            there, missing = self.test(part(node, "argument"))
+            return missing, there
+        if node.type == "binary_expression":
+            sign = text_of(part(node, "operator"))
+            if sign in {"&&", "||"}:
+                return self._test_both(node, is_and=sign == "&&")
+            if sign in _EQUALS:
+                return self._test_equal(node, sign)
+            if sign == "in":
+                return self._looks_in(self.of(part(node, "right")), self.of(part(node, "left"))), NONE
+            if sign == "instanceof":
+                return self.in_any_type(self.of(part(node, "left"))), NONE
+            if sign in _ARITHMETIC:
+                return self._test_order(node, sign)
+        if node.type == "call_expression" and (found := self._test_call(node)) is not None:
+            return found, NONE
+        if node.type == "member_expression" and text_of(part(node, "property")) == "length":
+            self.of(node)
+            return frozenset(at.place for at in self._quietly(owner_of(node)) if isinstance(at, At)), NONE
+        value = self.of(node)
+        places = self.glance(value)
+        self.use(tuple(atom for atom in value if not isinstance(atom, At | Routine)))
+        return places, NONE
+
+    def _test_both(self, node: Node, *, is_and: bool) -> Tested:
+        sides = (partial(self.test, part(node, side)) for side in ("left", "right"))
+        return self.both(*sides, is_and=is_and)
+
+    def _test_equal(self, node: Node, sign: str) -> Tested:
+        left, right = part(node, "left"), part(node, "right")
+        assert left is not None
+        assert right is not None
+        for each, other in ((left, right), (right, left)):
+            each_bare = bare(each)
+            if each_bare.type == "unary_expression" and text_of(part(each_bare, "operator")) == "typeof":
+                places = self.in_any_type(self.of(part(each_bare, "argument")))
+                positive = (sign[0] == "=") != (javascript.string_value(other) == "undefined")
+                return (places, NONE) if positive else (NONE, places)
+            if text_of(other) in words.NOTHING_WORDS:
+                places = self.glance(self.of(each))
+                return (NONE, places) if sign[0] == "=" else (places, NONE)
+        for each, other in ((left, right), (right, left)):
+            self.use(
+                self.typed(self.of(each), *type_of(other))
+                if len(sign) == 3 or type_of(other) == ("string",)
+                else self.of(each)
+            )
+        return NONE, NONE
+
+    def _test_order(self, node: Node, sign: str) -> Tested:
+        left, right = part(node, "left"), part(node, "right")
+        assert left is not None
+        assert right is not None
+        places = NONE
+        owner = owner_of(bare(left))
+        if sign[0] in "<>" and text_of(part(bare(left), "property")) == "length":
+            places = frozenset(at.place for at in self._quietly(owner) if isinstance(at, At))
+        for each, other in ((left, right), (right, left)):
+            value = self.of(each)
+            numeric = sign[0] not in "<>" or type_of(other) == ("number",)
+            self.use(self.typed(value, "numeric") if numeric else value)
+        return (places, NONE) if sign[0] == ">" else (NONE, NONE)
+
+    def _looks_in(self, value: Value, keys: Value) -> frozenset[Place]:
+        found: frozenset[Place] = NONE
+        for atom in keys:
+            if isinstance(atom, Literally) and isinstance(atom.value, str):
+                found |= self.looked_for(value, atom.value)
+        if not found:
+            self.use(keys)
+            self.dynamic(value)
+        return found
+
+    def _test_call(self, node: Node) -> frozenset[Place] | None:
+        function = part(node, "function")
+        given = self.argument_nodes(node)
+        name = text_of(function)
+        if name == "Array.isArray" and given:
+            return self.in_any_type(self.of(given[0]))
+        if name == "Boolean" and given:
+            return self.test(given[0])[0]
+        if name in {"Object.hasOwn", "Object.prototype.hasOwnProperty.call", "_.has"} and len(given) == 2:
+            return self._looks_in(self.of(given[0]), self.of(given[1]))
+        if function is not None and text_of(part(function, "property")) == "hasOwnProperty" and given:
+            return self._looks_in(self.of(part(function, "object")), self.of(given[0]))
+        return None
+
+    def argument_nodes(self, node: Node) -> Sequence[Node]:
+        """The arguments of a call."""
+        given = part(node, "arguments")
+        return [] if given is None else [given] if given.type == "template_string" else named(given)
+
+
+def owner_of(node: Node) -> Node:
+    """What the member *node* is looked up in."""
+    return part(node, "object") or node
+
+
+def default_type(node: Node | None) -> tuple[str, ...]:
+    """What a default tells of the value in whose place it stands; a number may be written as text."""
+    return tuple("numeric" if name == "number" else name for name in type_of(node))
+
+
+def type_of(node: Node | None) -> tuple[str, ...]:
+    """What a literal tells of the value that it is compared with or stands in for."""
+    if node is None:
+        return ()
+    kind = bare(node).type
+    if kind == "string":
+        return ("string",) if text_of(node) not in words.NOTHING_WORDS else ()
+    kinds = {
+        "template_string": "string",
+        "number": "number",
+        "true": "boolean",
+        "false": "boolean",
+        "array": "array",
+        "object": "object",
+    }
+    return (kinds[kind],) if kind in kinds else ()

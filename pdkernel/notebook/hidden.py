@@ -1,0 +1,175 @@
+"""
+What a cell's text cannot show of a step, kept under `pdkernel` in the cell's metadata, both ways.
+
+Knows that Jupyter has one kind of line end, and that what a person has written in the cell counts. Knows no files.
+
+    notes     the step's note, shown in a Markdown cell of its own
+    extra     `Step.extra`: keys that only the platform understands, and what writing a definition needs
+    source    the code, where the cell shows it without a byte order mark or with other line ends
+    stores    data stores whose prop cannot stand on a magic's line
+    props     values that cannot stand in a cell, with the order of all
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pdkernel.directive import parse_step_cell, step_cell
+from pdkernel.errors import DefinitionError
+from pdkernel.model import JSON, Step, StoreBinding
+
+_MARK = "\ufeff"
+_LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+
+
+def packed(value: Mapping[str, JSON]) -> JSON:
+    """*value* for metadata: as JSON text if its keys are not in alphabetical order, in which Jupyter saves them."""
+    text = json.dumps(value, ensure_ascii=False)
+    return dict(value) if text == json.dumps(value, ensure_ascii=False, sort_keys=True) else text
+
+
+def unpacked(kept: object) -> dict[str, JSON] | None:
+    """The mapping that `packed` was given; None if *kept* is none."""
+    if isinstance(kept, str):
+        try:
+            kept = json.loads(kept)
+        except ValueError:
+            return None
+    return kept if isinstance(kept, dict) else None
+
+
+def shown_source(source: str) -> str:
+    """*source* as a cell shows it: without a byte order mark, with Jupyter's line ends."""
+    return source.removeprefix(_MARK).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def true_source(body: str, original: object) -> str:
+    """
+    The code that a cell stands for.
+
+    Args:
+        body: The cell's text below its magic.
+        original: What the metadata keeps of the code, if anything.
+
+    Returns:
+        *original* as long as the cell shows it; else the text, each line that was there before as it was.
+    """
+    if not isinstance(original, str) or not original:
+        return body
+    if shown_source(original) == body:
+        return original
+    before = _LINES.findall(original.removeprefix(_MARK))
+    known = [shown_source(line) for line in before]
+    now = _LINES.findall(body)
+    end = "\r\n" if sum(line.endswith("\r\n") for line in before) * 2 > len(before) else "\n"
+    made: list[str] = []
+    matcher = difflib.SequenceMatcher(None, known, now, autojunk=False)
+    for kind, start, stop, first, last in matcher.get_opcodes():
+        made += before[start:stop] if kind == "equal" else (line.replace("\n", end) for line in now[first:last])
+    return (_MARK if original.startswith(_MARK) else "") + "".join(made)
+
+
+def cell_of(step: Step) -> tuple[str, dict[str, JSON]]:
+    """
+    The text of *step*'s cell, and what its metadata must keep so that `step_of` gives *step* again.
+
+    The step's apps are in neither: `pdkernel.yaml` says whose account fills them.
+    """
+    hidden: dict[str, Any] = {}
+    if step.notes is not None:
+        hidden["notes"] = step.notes
+    if step.extra:
+        hidden["extra"] = packed(step.extra)
+    source = shown_source(step.source)
+    if source != step.source:
+        hidden["source"] = step.source
+    shown = replace(step, source=source, apps=())
+    odd = [store for store in step.stores if _text(replace(shown, source="", props={}, stores=(store,))) is None]
+    if odd or {store.prop for store in step.stores} & step.props.keys():
+        hidden["stores"] = [[store.prop, store.store] for store in step.stores]
+        shown = replace(shown, stores=())
+    text = _text(shown)
+    if text is None:
+        props = {name: value for name, value in step.props.items() if not _can_stand(shown, name)}
+        hidden["props"] = {"values": packed(props), "order": list(step.props)}
+        shown = replace(shown, props={name: value for name, value in step.props.items() if name not in props})
+        text = _text(shown)
+    if text is None:  # values that read well alone and not together
+        hidden["props"] = {"values": packed(step.props), "order": list(step.props)}
+        text = step_cell(replace(shown, props={}))
+    return text, hidden
+
+
+def _can_stand(step: Step, name: str) -> bool:
+    return _text(replace(step, source="", props={name: step.props[name]})) is not None
+
+
+def _text(step: Step) -> str | None:
+    """The cell of *step*, or None if it does not read back as *step*."""
+    try:
+        text = step_cell(step)
+        if not _is_doubtful(step):
+            return text
+        back = parse_step_cell(text).step
+    except DefinitionError:
+        return None
+    same = back.props == step.props and list(back.props) == list(step.props)
+    return text if same and back.stores == step.stores else None
+
+
+def _is_doubtful(step: Step) -> bool:
+    """Whether the cell may read back otherwise: a `{{` that is no expression, an odd name. Reading takes long."""
+    names = (*step.props, *(store.prop for store in step.stores))
+    if not all(name.isidentifier() and name.isascii() for name in names):
+        return True
+    return any(store.store is not None and not store.store.strip() for store in step.stores) or any(
+        _holds_braces(value) for value in step.props.values()
+    )
+
+
+def _holds_braces(value: JSON) -> bool:
+    if isinstance(value, dict):
+        return any("{{" in key or _holds_braces(item) for key, item in value.items())
+    if isinstance(value, list):
+        return any(_holds_braces(item) for item in value)
+    return isinstance(value, str) and "{{" in value
+
+
+def step_of(step: Step, hidden: Mapping[str, Any], *, note: str | None = None) -> Step:
+    """
+    *step*, as its cell was read, with what the metadata keeps.
+
+    Args:
+        step: What the cell's text says.
+        hidden: What the metadata says under `pdkernel`.
+        note: The text of the Markdown cell that shows its note, if there is one: it counts.
+    """
+    notes = hidden.get("notes")
+    return replace(
+        step,
+        notes=note if note is not None else notes if isinstance(notes, str) else None,
+        extra=unpacked(hidden.get("extra")) or {},
+        source="" if step.uses else true_source(step.source, hidden.get("source")),
+        props=_props(step, hidden.get("props")),
+        stores=_stores(step, hidden.get("stores")),
+    )
+
+
+def _props(step: Step, kept: object) -> Mapping[str, JSON]:
+    given = unpacked(kept.get("values")) if isinstance(kept, dict) else None
+    if given is None or not isinstance(kept, dict):
+        return step.props
+    values = {**given, **step.props}
+    order = [name for name in kept.get("order", []) if name in values]
+    return {name: values[name] for name in (*order, *values)}
+
+
+def _stores(step: Step, kept: object) -> tuple[StoreBinding, ...]:
+    said = {store.prop for store in step.stores}
+    read = [StoreBinding(*item) for item in kept if item[0] not in said] if isinstance(kept, list) else []
+    return (*read, *step.stores)

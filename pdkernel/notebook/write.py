@@ -1,0 +1,161 @@
+"""
+A workflow, written as a notebook that reads back as it.
+
+Knows which cells there are and what their metadata keeps. Reads no files, and knows nothing of `pdkernel.yaml`, which
+says whose accounts the steps use.
+
+    title, report        Markdown; the report is text that is given
+    load, workflow       `%load_ext pdkernel`, and the header from the workflow's name, triggers and settings
+    note-STEP            the step's note, as Markdown above it: {"note": STEP}
+    about-STEP           what is wrong with the step, as Markdown above it: {"about": STEP}
+    step-STEP            the step: see `hidden`
+    kept-N               an entry that is no step, as Markdown: {"kept": the entry}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pdkernel.directive import dump, parse_workflow_cell
+from pdkernel.errors import DefinitionError
+from pdkernel.model import BOOKKEEPING, JSON, KeptEntry, Step, Trigger, Workflow
+from pdkernel.notebook.cells import METADATA_KEY
+from pdkernel.notebook.hidden import cell_of, packed
+
+HEADER = "%%pdworkflow"
+_MAX_ID = 64
+_KERNEL = {
+    "kernelspec": {"display_name": "Pipedream workflow (pdkernel)", "language": "python", "name": "pdkernel"},
+    "language_info": {"name": "python"},
+}
+
+
+def write_notebook(workflow: Workflow, *, about: str = "", report: str = "") -> str:
+    """
+    The text of a notebook that `read_notebook` reads as *workflow*, but for its apps.
+
+    Args:
+        workflow: What to write.
+        about: Markdown below the title.
+        report: Markdown of a cell of its own, marked as ours; none if it is empty.
+    """
+    import nbformat
+
+    cells = [_as_cell(*cell) for cell in _cells(workflow, about, report)]
+    data = {"cells": cells, "metadata": _KERNEL, "nbformat": 4, "nbformat_minor": 5}
+    text: str = nbformat.v4.writes(nbformat.from_dict(data))
+    # YAML can name halves of surrogate pairs, which UTF-8 cannot: JSON's own escapes carry them.
+    return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
+
+
+def _as_cell(kind: str, cell_id: str, source: str, hidden: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = {METADATA_KEY: dict(hidden)} if hidden else {}
+    cell: dict[str, Any] = {"cell_type": kind, "id": cell_id, "metadata": metadata, "source": source}
+    return {**cell, "execution_count": None, "outputs": []} if kind == "code" else cell
+
+
+def _cells(workflow: Workflow, about: str, report: str) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    title = " ".join(workflow.name.split()) or "Workflow"
+    yield "markdown", "title", f"# {title}\n\n{about}".rstrip(), {}
+    if report:
+        yield "markdown", "report", report, {"report": True}
+    yield "code", "load", "%load_ext pdkernel", {}
+    yield "code", "workflow", *header_cell(workflow)
+    below: dict[str | None, list[tuple[int, KeptEntry]]] = {}
+    for number, kept in enumerate(workflow.kept, start=1):
+        below.setdefault(kept.after, []).append((number, kept))
+    yield from _kept(below.get(None, []))
+    for step in workflow.steps:
+        yield from _step(step)
+        yield from _kept(below.get(step.name, []))
+
+
+def _step(step: Step) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    if step.notes:
+        yield "markdown", _id("note", step.name), step.notes, {"note": step.name}
+    if step.code_missing:
+        text = (
+            f"**No code:** the entry file of `{step.name}` was missing where this workflow was imported from. Write the "
+            "step's code into the cell below; until then the workflow does not run."
+        )
+        yield "markdown", _id("about", step.name), text, {"about": step.name}
+    yield "code", _id("step", step.name), *cell_of(step)
+
+
+def _kept(entries: list[tuple[int, KeptEntry]]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    for number, kept in entries:
+        yaml = dump(dict(kept.entry))
+        fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", yaml)), default=0))
+        text = (
+            f"**Not run here:** {kept.name} {kept.why}. It is kept as it is, and an export writes it back at this place.\n"
+            f"\n{fence}yaml\n{yaml}{fence}"
+        )
+        yield "markdown", f"kept-{number}", text, {"kept": packed(kept.entry)}
+
+
+def _id(kind: str, name: str) -> str:
+    text = f"{kind}-{name}"
+    if len(text) <= _MAX_ID:
+        return text
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{text[: _MAX_ID - 13]}-{digest}"
+
+
+def header_cell(workflow: Workflow) -> tuple[str, dict[str, Any]]:
+    """The text of the `%%pdworkflow` cell, and what its metadata must keep."""
+    extra = _without_kept(workflow.extra)
+    hidden: dict[str, Any] = {"extra": packed(extra)} if extra else {}
+    settings = dict(workflow.settings)
+    odd = {key: value for key, value in settings.items() if not _reads("settings", {key: value})}
+    if odd:
+        hidden["settings"] = packed(odd)
+    name = workflow.name
+    if not _reads("name", name):
+        name = " ".join(name.replace("{{", "{ {").split()) or "Workflow"
+        name = name if _reads("name", name) else "Workflow"
+        hidden["name"] = {"is": workflow.name, "shown": name}
+    mapping: dict[str, JSON] = {"name": name}
+    triggers = [_trigger(trigger) for trigger in workflow.triggers]
+    if all(trigger.type == "http" or "id" in trigger.config for trigger in workflow.triggers) or _reads(
+        "triggers", triggers
+    ):
+        mapping |= {"trigger": triggers[0]} if len(triggers) == 1 else {"triggers": triggers}
+    if shown := {key: value for key, value in settings.items() if key not in odd}:
+        mapping["settings"] = shown
+    return f"{HEADER}\n{dump(mapping)}".rstrip("\n"), hidden
+
+
+def _without_kept(extra: Mapping[str, JSON]) -> dict[str, JSON]:
+    """*extra* without the entries that have cells of their own."""
+    bookkeeping = extra.get(BOOKKEEPING)
+    if not isinstance(bookkeeping, dict) or "kept" not in bookkeeping:
+        return dict(extra)
+    rest = {key: value for key, value in bookkeeping.items() if key != "kept"}
+    others = {key: value for key, value in extra.items() if key != BOOKKEEPING}
+    return {**others, BOOKKEEPING: rest} if rest else others
+
+
+def _reads(key: str, value: JSON) -> bool:
+    if key == "name" and isinstance(value, str) and re.fullmatch(r"[\w(][\w ().,!-]*[\w)!.]|\w", value):
+        return True  # most names: reading YAML takes long
+    try:
+        header = parse_workflow_cell(f"{HEADER}\n{dump({key: value})}")
+    except DefinitionError:
+        return False
+    return key == "triggers" or (header.name if key == "name" else header.settings) == value
+
+
+def _trigger(trigger: Trigger) -> dict[str, JSON]:
+    mapping: dict[str, JSON] = {"type": trigger.type}
+    if "id" in trigger.config:
+        mapping["id"] = trigger.config["id"]
+    if trigger.type == "http":
+        mapping["auth"] = trigger.auth
+        if trigger.token_env is not None:
+            mapping["token_env"] = trigger.token_env
+        mapping["response"] = trigger.response
+    return json.loads(json.dumps({**mapping, **trigger.config}))  # type: ignore[no-any-return]

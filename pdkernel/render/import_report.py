@@ -1,0 +1,176 @@
+"""
+What an imported workflow needs here, as a value, as text and as Markdown.
+
+Knows plain values; never a credential. Whoever makes one knows workflows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pdkernel.render.markup import printable
+
+
+@dataclass(frozen=True, slots=True)
+class ActionPlace:
+    """Where the pre-built action of a step comes from, in words (`built in`, `npm`, ...); *runs* is False if from nowhere."""
+
+    step: str
+    uses: str
+    source: str
+    runs: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AccountUse:
+    """Whose account fills an app prop: `external_user`, `unanswered` or an id; *synced* is the id in Git, or None."""
+
+    step: str
+    prop: str
+    app: str
+    account: str
+    synced: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VariableRead:
+    """An environment variable, and where it is read: `STEP, line N` of its code, or `STEP` for a prop."""
+
+    name: str
+    places: tuple[str, ...]
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerUse:
+    """A trigger: its id, its kind, its settings in words, and whether these are assumed since Git does not hold them."""
+
+    id: str | None
+    type: str
+    settings: str
+    assumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PackageUse:
+    """A package that steps import, with the version that they ask for, if they do."""
+
+    language: str
+    name: str
+    version: str
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cannot:
+    """What cannot run here, and why, as a sentence without its subject."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """
+    What is known of a workflow before its first run here.
+
+    Attributes:
+        workflow: Its name.
+        ready: Steps that run as they are, once what they need is there.
+        disabled: Steps that are disabled.
+        actions: Where pre-built actions come from.
+        accounts: Whose accounts fill app props.
+        variables: Environment variables.
+        triggers: What starts it.
+        packages: What is installed at the first run.
+        gone: Sentences on references to steps that are not there, or not yet.
+        cannot: What cannot run.
+        notes: Other sentences.
+    """
+
+    workflow: str
+    ready: tuple[str, ...] = ()
+    disabled: tuple[str, ...] = ()
+    actions: tuple[ActionPlace, ...] = ()
+    accounts: tuple[AccountUse, ...] = ()
+    variables: tuple[VariableRead, ...] = ()
+    triggers: tuple[TriggerUse, ...] = ()
+    packages: tuple[PackageUse, ...] = ()
+    gone: tuple[str, ...] = ()
+    cannot: tuple[Cannot, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def unanswered(self) -> tuple[AccountUse, ...]:
+        """App props of which nobody has said whose account they mean."""
+        return tuple(use for use in self.accounts if use.account == "unanswered")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON: the attributes by name, lists of objects and of sentences."""
+        return asdict(self)
+
+
+def text(report: ImportReport) -> str:
+    """The report as text: a heading and a line for each thing under it."""
+    made: list[str] = []
+    for heading, lines in _parts(report):
+        made += [f"  {heading}", *(f"    - {line.replace('`', '')}" for line in lines)]
+    return printable("".join(f"{line}\n" for line in made))
+
+
+def markdown(report: ImportReport) -> str:
+    """The report as Markdown, for the notebook's top."""
+    made = ["## What this workflow needs here"]
+    for heading, lines in _parts(report):
+        made.append("\n".join([f"**{heading}**", "", *(f"- {line}" for line in lines)]))
+    made.append("`pdkernel doctor` on this notebook says the same of the workflow as it is then.")
+    return "\n\n".join(made)
+
+
+def _parts(report: ImportReport) -> Iterator[tuple[str, list[str]]]:
+    parts = (
+        ("Runs as it is", [", ".join(map(_code, report.ready))] if report.ready else []),
+        ("Cannot run here", [f"{_code(item.name)} {item.why}" for item in report.cannot]),
+        ("Whose accounts", [_account(use) for use in report.accounts]),
+        ("Triggers", [_trigger(use) for use in report.triggers]),
+        ("Pre-built actions", [f"{_code(use.step)}: {_code(use.uses)}, {use.source}" for use in report.actions]),
+        ("Environment variables", [_variable(use) for use in report.variables]),
+        ("Packages, installed at the first run", [_package(use) for use in report.packages]),
+        ("References to steps that are not there", list(report.gone)),
+        ("Disabled, and not run", [", ".join(map(_code, report.disabled))] if report.disabled else []),
+        ("Also", list(report.notes)),
+    )
+    return ((heading, lines) for heading, lines in parts if lines)
+
+
+def _account(use: AccountUse) -> str:
+    whose = {
+        "external_user": "the external user's",
+        "unanswered": "**unanswered**: say it in the notebook's `pdkernel.yaml` (external_user, or an id)",
+    }.get(use.account, f"your own, {_code(use.account)}")
+    held = f" (Git has {_code(use.synced)})" if use.synced and use.synced != use.account else ""
+    return f"{_code(f'{use.step}.{use.prop}')}, {_code(use.app)}: {whose}{held}"
+
+
+def _trigger(use: TriggerUse) -> str:
+    name = f"{_code(use.id)}, {use.type}" if use.id else use.type
+    return f"{name}: {use.settings}" + (" (assumed: Git does not hold it)" if use.assumed else "")
+
+
+def _variable(use: VariableRead) -> str:
+    return f"{_code(use.name)}: read by {'; '.join(use.places)}" + ("" if use.required else " (not needed)")
+
+
+def _package(use: PackageUse) -> str:
+    version = f" {use.version}" if use.version else ", any version"
+    return f"{_code(use.name)}{version} ({use.language}): {', '.join(use.steps)}"
+
+
+def _code(words: str) -> str:
+    """*words* as Markdown's code, on one line, whatever is in them."""
+    line = " ".join(words.split())
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"

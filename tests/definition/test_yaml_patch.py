@@ -1,0 +1,194 @@
+"""Facts about changing values in YAML and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from pdkernel.directive import dump, patch_yaml, read_yaml
+from pdkernel.errors import DefinitionError, UnsupportedError
+
+WORDS = st.sampled_from(
+    ["word", "a b c", "{{steps.a.b}}", "it's", '"q"', "#", ":", "Yes", "1", "é", "line\nline", "x" * 100, "long " * 30]
+) | st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+KEYS = st.from_regex(r"[a-z_]{1,6}", fullmatch=True)
+SCALARS = st.none() | st.booleans() | st.integers(-(10**6), 10**6) | WORDS
+VALUES: Any = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=12
+)
+DOCUMENTS = st.dictionaries(KEYS, VALUES, min_size=1, max_size=4)
+
+
+def read(text: str) -> Any:
+    """What *text* says."""
+    return read_yaml(text, expressions=False, psych=True).value
+
+
+def by_ruamel(value: Any, style: dict[str, Any]) -> str:
+    """*value* as ruamel.yaml writes it in *style*."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = style["flow"]
+    yaml.allow_unicode = True
+    yaml.width = style["width"]
+    stream = io.StringIO()
+    yaml.dump(value, stream)
+    return stream.getvalue()
+
+
+def paths(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every path in *value* that ends in a scalar."""
+    if isinstance(value, dict):
+        return [path for key, item in value.items() for path in paths(item, (*above, key))]
+    if isinstance(value, list):
+        return [path for index, item in enumerate(value) for path in paths(item, (*above, index))]
+    return [above]
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> str:
+    """A document in the platform's style or another, with either line break, with or without one at its end."""
+    value = draw(DOCUMENTS)
+    style = {"flow": draw(st.sampled_from([False, None, True])), "width": draw(st.sampled_from([40, 80, 1000]))}
+    text = dump(value) + "\n" if draw(st.booleans()) else by_ruamel(value, style)
+    if draw(st.booleans()):
+        text = text.replace("\n", "\r\n")
+    if draw(st.booleans()) and "|" not in text:
+        text = text.rstrip()
+    assume(is_read(text))
+    return text
+
+
+def is_read(text: str) -> bool:
+    """Whether *text* can be read: in brackets ruamel.yaml writes a few things that it does not read."""
+    try:
+        return isinstance(read(text), dict)
+    except DefinitionError:
+        return False
+
+
+def same_ends(before: str, after: str) -> tuple[int, int]:
+    """How many lines are the same from the top, and how many from the bottom."""
+    one, two = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    top = next((n for n, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), min(len(one), len(two)))
+    rest = zip(reversed(one[top:]), reversed(two[top:]), strict=False)
+    bottom = next((n for n, pair in enumerate(rest) if pair[0] != pair[1]), min(len(one), len(two)) - top)
+    return top, bottom
+
+
+@settings(deadline=None)
+@given(texts())
+def test_what_is_not_changed_is_the_same_text(text: str) -> None:
+    """A document of which nothing changes is the same text."""
+    assert patch_yaml(text, read(text), read(text)) == text
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts(), st.data())
+def test_one_scalar_changes_its_own_lines_alone(text: str, data: st.DataObject) -> None:
+    """A changed scalar is read back, and no line but the value's own differs."""
+    old = read(text)
+    found = paths(old)
+    if not found or text.startswith("{"):
+        return
+    path = data.draw(st.sampled_from(found))
+    new = copy.deepcopy(old)
+    place = new
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = data.draw(SCALARS)
+
+    patched = patch_yaml(text, old, new)
+
+    located = read_yaml(text, expressions=False, psych=True)
+    starts = sorted({line for other, line in located.lines.items() if len(other) > 0})
+    first = located.line(path) or 1
+    following = next((line for line in starts if line > first), len(text.splitlines()) + 1)
+    top, bottom = same_ends(text, patched)
+    assert read(patched) == new
+    assert top >= first - 1 or patched == text
+    assert bottom >= len(text.splitlines()) - following + 1 or patched == text
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts(), DOCUMENTS)
+def test_anything_becomes_anything(text: str, new: dict[str, Any]) -> None:
+    """Whatever is asked for is what the text says afterwards, or it is refused."""
+    try:
+        patched = patch_yaml(text, read(text), new)
+    except UnsupportedError:
+        return
+
+    assert read(patched) == new
+
+
+@settings(deadline=None)
+@given(st.lists(st.dictionaries(KEYS, SCALARS, min_size=1, max_size=3), min_size=1, max_size=5), st.data())
+def test_items_keep_their_text_wherever_they_go(items: list[Any], data: st.DataObject) -> None:
+    """Items of a list that is rearranged keep their text, and the line above that tells of them."""
+    items = [{**item, "id": number} for number, item in enumerate(items)]
+    text = "top: 1\nitems:\n"
+    parts = [dump({"items": [item]}).removeprefix("items:\n") for item in items]
+    text += "".join(f"# about {number}\n{part}" for number, part in enumerate(parts)) + "end: 2\n"
+    order = data.draw(st.permutations(range(len(items))))[: data.draw(st.integers(1, len(items)))]
+    new = {"top": 1, "items": [items[index] for index in order], "end": 2}
+
+    patched = patch_yaml(text, read(text), new, alignments={("items",): order})
+
+    assert patched == "top: 1\nitems:\n" + "".join(f"# about {index}\n{parts[index]}" for index in order) + "end: 2\n"
+
+
+OLD = "# top\na: 1  # one\nb:\n  - x: >-\n      folded\n      text\n    # of y\n    y: {q: 1, z: [a, 'b c']}  # yy\n\nc: 'last'"
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        ({"a": 2}, {2: "a: 2  # one"}),
+        ({"a": "two\nlines"}, {2: 'a: "two\\nlines"  # one'}),
+        ({"c": "Yes"}, {10: "c: 'Yes'"}),
+        ({"b": [{"x": "folded text", "y": {"q": "1, 2", "z": ["a", "b c"]}}]},
+         {8: "    y: {q: \"1, 2\", z: [a, 'b c']}  # yy"}),
+        ({"b": [{"x": "folded text", "y": {"q": 1}}]}, {8: "    y: {q: 1}  # yy"}),
+    ],
+)  # fmt: skip
+def test_comments_and_styles_stay(change: dict[str, Any], lines: dict[int, str]) -> None:
+    """Comments, quotes, folding and brackets around a changed value stay."""
+    patched = patch_yaml(OLD, read(OLD), {**read(OLD), **change})
+
+    expected = [lines.get(number, line) for number, line in enumerate(OLD.split("\n"), start=1)]
+    assert patched.split("\n") == expected
+
+
+def test_keys_come_and_go() -> None:
+    """A new key stands behind the one before it, at its own depth; a removed one takes its lines along."""
+    text = "a:\n- k: 1\n  l:\n    m: 2\n  n: |\n    text\n\nz: 9\n"
+
+    patched = patch_yaml(text, read(text), {"a": [{"k": 1, "new": {"deep": [1]}, "n": "text\n"}], "yy": True, "z": 9})
+
+    assert patched == "a:\n- k: 1\n  new:\n    deep:\n    - 1\n  n: |\n    text\nyy: true\n\nz: 9\n"
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        {"base": {"k": 2}, "other": {"k": 1}, "x": 1},
+        {"base": {"k": 1}, "other": {"k": 2}, "x": 1},
+        {"base": {"k": 1}, "x": 1},
+        {"other": {"k": 1}, "x": 1},
+    ],
+)
+def test_anchors_are_refused(new: dict[str, Any]) -> None:
+    """A change that touches an anchor or an alias is refused, with its line; others beside it are made."""
+    text = "base: &a\n  k: 1\nother: *a\nx: 1\n"
+
+    with pytest.raises(UnsupportedError, match=r"anchor or an alias|cannot be made") as caught:
+        patch_yaml(text, read(text), new, name="workflow.yaml")
+
+    assert "workflow.yaml" in caught.value.message
+    assert patch_yaml(text, read(text), {**read(text), "x": 2}) == text.replace("x: 1", "x: 2")
