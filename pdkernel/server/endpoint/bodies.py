@@ -85,7 +85,8 @@ async def drain(request: Request) -> None:
     declared = request.headers.get("content-length", "")
     if "expect" in request.headers or (declared.isdecimal() and int(declared) > _DRAINED_BYTES):
         return
-    with suppress(ClientDisconnect, TimeoutError, BodyTooLargeError):
+    # RuntimeError: Starlette has given all of it out
+    with suppress(ClientDisconnect, TimeoutError, BodyTooLargeError, RuntimeError):
         async with asyncio.timeout(_DRAINED_S):
             async for _ in _limited(request.stream(), _DRAINED_BYTES):
                 pass

@@ -44,6 +44,19 @@ async def test_a_client_that_is_still_sending(echo: Site, kind: str) -> None:
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
+async def test_a_large_body_in_one_chunk(echo: Site) -> None:
+    """It was read to its end already."""
+    host, _, port = echo.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"POST {echo.path()} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (600 * KB, b"a" * 600 * KB)
+    writer.write(head.encode() + body)
+    answer = await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
 async def test_no_record_where_none_is_wanted(echo: Site) -> None:
     """`x-pd-nostore` holds for a refused body, too."""
     answer = await echo.http.post(echo.path(), content=b"x" * (600 * KB), headers={"x-pd-nostore": "1"})

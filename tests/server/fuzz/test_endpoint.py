@@ -6,8 +6,8 @@ import asyncio
 import gzip
 import json
 import os
-import subprocess
-import sys
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from pdkernel.project import Project
 from tests.server.fuzz.target import Target, looks_like_ours, target
 
 REQUESTS = int(os.environ.get("PDKERNEL_FUZZ", "2000")) * 4 // 10
@@ -131,7 +132,7 @@ def requests_to(aim: Target) -> st.SearchStrategy[Sent]:
     targets = st.builds(
         lambda start, way, end: start + way + end,
         st.sampled_from([b"/"] * 20 + [b"//", b"", b"http://evil.example/", b"/../", b"/x/y/"]),
-        st.sampled_from([*keys * 4, *mangled, *others]),
+        st.sampled_from([*keys * 2, *keys[:2] * 6, *mangled, *others]),
         st.sampled_from(ENDS),
     )
     ours = ":".join(map(str, aim.address)).encode()
@@ -148,7 +149,7 @@ def requests_to(aim: Target) -> st.SearchStrategy[Sent]:
         hosts,
         headers,
         huge,
-        st.sampled_from(BODIES) | st.binary(max_size=200) | _json(),
+        st.sampled_from([*BODIES, *[*LARGE] * 4]) | st.sampled_from(BODIES) | st.binary(max_size=200) | _json(),
         st.sampled_from(
             ["length"] * 30 + ["chunks"] * 10 + ["no end", "bad chunk", "longer", "shorter", "both", "two", "none"]
         ),
@@ -212,12 +213,14 @@ def test_odd_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
         odd()
         aim.check(capsys)
+        project = aim.project
+    runs = _runs(project)
     with capsys.disabled():
-        print(f"answers by status (0: none): {dict(sorted(statuses.items()))}")
+        print(f"answers by status (0: none): {dict(sorted(statuses.items()))}; runs by status: {runs}")
 
     assert {200, 204, 400, 401, 404, 413, 421} <= set(statuses)
-    assert _runs(tmp_path, "success")
-    assert [run for status in ("queued", "executing", "resumed") for run in _runs(tmp_path, status)] == []
+    assert runs["success"] > statuses[200] / 4
+    assert set(runs) <= {"success", "error"}
 
 
 async def _all(aim: Target, batch: list[Sent]) -> list[bytes]:
@@ -242,13 +245,8 @@ def _check(aim: Target, sent: Sent, answer: bytes) -> int:
     return status
 
 
-def _runs(folder: Path, status: str) -> list[object]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pdkernel", "history", "list", "--status", status, "--limit", "5", "--json"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found: list[object] = json.loads(done.stdout)
-    return found
+def _runs(project: Project) -> dict[str, int]:
+    """How many runs the journal holds, by status."""
+    assert project.sqlite_path is not None
+    with closing(sqlite3.connect(project.sqlite_path)) as database:
+        return dict(database.execute("select status, count(*) from runs group by status").fetchall())
