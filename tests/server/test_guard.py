@@ -141,6 +141,8 @@ async def test_a_line_break_in_a_path(tmp_path: Path) -> None:
         ("10.0.0.1", "nonsense", ("10.0.0.0/8",), "10.0.0.1"),
         ("10.0.0.1", "", ("10.0.0.0/8",), "10.0.0.1"),
         ("::1", "2001:db8::1", ("::1/128",), "2001:db8::1"),
+        ("::ffff:10.0.0.1", "1.1.1.1", ("10.0.0.0/8",), "1.1.1.1"),
+        ("::ffff:10.0.0.1", "", (), "10.0.0.1"),
     ],
 )
 def test_client_ip(peer: str, forwarded: str, trusted: tuple[str, ...], expected: str) -> None:
@@ -168,6 +170,7 @@ async def test_client_ip_and_scheme_of_the_event(tmp_path: Path) -> None:
         ("::1", {"host": "[::1]:1"}, True),
         ("127.0.0.1", {"host": "flows.example.com"}, False),
         ("127.0.0.1", {"host": "localhost", "x-forwarded-for": "1.1.1.1"}, False),
+        ("::ffff:127.0.0.1", {"host": "localhost"}, True),
         ("192.168.1.2", {"host": "localhost"}, False),
     ],
 )
