@@ -29,6 +29,7 @@ from pdkernel.model import Workflow
 from pdkernel.notebook import read_notebook
 
 __all__ = [
+    "EVENTS_FOLDER",
     "Source",
     "holds_workflow",
     "open_source",
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 WORKFLOW_FILE = "workflow.yaml"
+EVENTS_FOLDER = "events"
+"""Beside a source: the saved events, `NAME.json`, and the recorded calls of each, `NAME.recorded.jsonl`."""
 _MAX_DEPTH = 4
 
 

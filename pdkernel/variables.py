@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pdkernel.project import Project
+    from pdkernel.redaction import Secret
 
 
 def project_variables(project: Project, folder: Path) -> dict[str, str]:
@@ -23,3 +24,15 @@ def project_variables(project: Project, folder: Path) -> dict[str, str]:
 
     beside = dotenv_values(folder / ".env", interpolate=False) if (folder / ".env").is_file() else {}
     return {**project.variables.values(), **{name: value for name, value in beside.items() if value is not None}}
+
+
+def secrets_of(project: Project, folder: Path) -> list[Secret]:
+    """Everything secret that *project* holds, and a `.env` in *folder*: a run knows its own, which are fewer."""
+    from pdkernel.engine.end_users import account_secrets
+    from pdkernel.redaction import Secret
+
+    secrets = [Secret(f"env/{name}", value) for name, value in project_variables(project, folder).items()]
+    held = project.accounts
+    for account in held.list():
+        secrets += account_secrets(account, held.credentials(account.id))
+    return secrets

@@ -107,7 +107,10 @@ def _tour(session: object) -> int:
 
     _title("7. Export")
     result = definition.export(session.workflow, session.folder / "exported", sidecar=None)
-    click.echo(files.text(str(result.folder.name), result.files, checklist=result.checklist), nl=False)
+    click.echo(
+        files.text(str(result.folder.name), result.files, checklist=result.checklist, findings=result.findings),
+        nl=False,
+    )
     return 0
 
 

@@ -1,11 +1,14 @@
 """
 `pdkernel export` and `pdkernel shape`: files out of a notebook, the structure of events.
 
-Knows the options. Planning and writing files is `definition`'s work.
+Knows the options. Planning and writing files is `definition`'s work, proving them `proof`'s.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,20 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, re
     "(--to always writes it).",
 )
 @option("--dry-run", is_flag=True, help="Write nothing: show what would change.")
+@option(
+    "--prove", is_flag=True, help="Run the written files beside NOTEBOOK on every saved event, offline, and compare."
+)
 @json_option
-def export(_: State, notebook: Path, to: str | None, into: str | None, docs: bool, dry_run: bool, as_json: bool) -> int:
+def export(
+    state: State,
+    notebook: Path,
+    to: str | None,
+    into: str | None,
+    docs: bool,
+    dry_run: bool,
+    prove: bool,
+    as_json: bool,
+) -> int:
     """
     Write NOTEBOOK as the files that Pipedream deploys.
 
@@ -39,23 +54,49 @@ def export(_: State, notebook: Path, to: str | None, into: str | None, docs: boo
     from pdkernel.errors import RequestError
     from pdkernel.inspection import check
     from pdkernel.render import files
+    from pdkernel.render import proof as proofs
     from pdkernel.source import read_source
 
     if (to is None) == (into is None):
         raise RequestError(
             "Say where to: --to FOLDER for a new folder, --into FOLDER for one that Pipedream synced.",
         )
-    opened = read_source(notebook, unanswered="keep")
+    if prove and dry_run:
+        raise RequestError("A proof reads the files that were written, and --dry-run writes none.")
+    opened = read_source(notebook, unanswered="refuse" if prove else "keep")
     check(opened.workflow)
     where = str(to or into)
     act = definition.export if into is None else definition.export_into
     result = act(opened.workflow, Path(where), sidecar=opened.sidecar, docs=docs, dry_run=dry_run)
+    proof = _prove(state, opened, result.folder, into=into is not None, quiet=as_json) if prove else None
     if as_json:
-        print_json(result.to_json())
+        print_json({**result.to_json(), **({"proof": proof.to_json()} if proof else {})})
     else:
         note = None if result.written else "Nothing is written: this is what would be."
-        click.echo(files.text(where, result.files, checklist=result.checklist, note=note), nl=False)
-    return 0
+        click.echo(
+            files.text(where, result.files, checklist=result.checklist, note=note, findings=result.findings), nl=False
+        )
+        click.echo(proofs.text(proof) if proof else "", nl=False)
+    return 1 if proof is not None and proof.verdict == "differs" else 0
+
+
+def _prove(state: State, opened: Any, folder: Path, *, into: bool, quiet: bool) -> Any:
+    from pdkernel.proof import Exported, prove
+
+    def say(line: str) -> None:
+        if not quiet and sys.stderr.isatty():
+            click.echo(line, err=True)
+
+    exported = Exported(
+        opened.path,
+        opened.workflow,
+        opened.sidecar,
+        state.project(),
+        state.directory(),
+        environ=os.environ,
+        into=into,
+    )
+    return asyncio.run(prove(exported, folder, progress=say))
 
 
 @command(name="shape")

@@ -7,8 +7,10 @@ of its own, which never overwrites what an export did not write. Reads no accoun
 
 from pdkernel.definition.checklist import checklist
 from pdkernel.definition.export import export
+from pdkernel.definition.grades import graded
 from pdkernel.definition.into import export_into
-from pdkernel.definition.plan import DefinitionFile, plan
+from pdkernel.definition.lint import lint
+from pdkernel.definition.plan import DefinitionFile, entry_of, plan
 from pdkernel.definition.read import Synced, assumptions, read_folder, read_synced
 from pdkernel.definition.sidecar import (
     EXTERNAL_USER,
@@ -41,8 +43,11 @@ __all__ = [
     "checklist",
     "compare",
     "dump_sidecar",
+    "entry_of",
     "export",
     "export_into",
+    "graded",
+    "lint",
     "notebook_sidecar_path",
     "place_files",
     "plan",

@@ -7,10 +7,12 @@ Knows that what only the folder's own `pdkernel.yaml` says (endpoint, test users
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from pdkernel.definition.checklist import checklist
 from pdkernel.definition.docs import README, check_readme, readme
+from pdkernel.definition.lint import lint
 from pdkernel.definition.placing import check_places
 from pdkernel.definition.plan import DefinitionFile, plan
 from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar, merged_sidecar
@@ -51,4 +53,4 @@ def export(
         check_readme(folder)
         files = (*files, DefinitionFile(README, readme(workflow, todo)))
     act = compare if dry_run else write
-    return act(files, folder, checklist=todo)
+    return replace(act(files, folder, checklist=todo), findings=lint(workflow, sidecar))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pdkernel.definition.checklist import checklist, left_out
 from pdkernel.definition.docs import README, check_readme, readme
+from pdkernel.definition.lint import lint
 from pdkernel.definition.patch import Patch, patch
 from pdkernel.definition.placing import check_places
 from pdkernel.definition.plan import WORKFLOW_FILE, DefinitionFile, inferred_steps, sidecar_of
@@ -83,7 +84,8 @@ def export_into(
         raise RequestError(f"{folder} cannot be read: {error.strerror or error}.") from None
     _check_strangers(changes, made, folder)
     left = [FileChange(path, "left alone") for path in made.left if (folder / path).exists()]
-    result = ExportResult(folder, (*changes, *left), tuple(todo))
+    findings = lint(replace(made.workflow, steps=workflow.steps), sidecar)
+    result = ExportResult(folder, (*changes, *left), tuple(todo), findings=findings)
     return result if dry_run else put(result, files)
 
 

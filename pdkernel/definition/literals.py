@@ -25,6 +25,10 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
 )
 
+_CALLED_SECRET = re.compile(r"password|passwd|secret|token\Z|api_?-?key\Z|private_?key", re.IGNORECASE)
+_SHORTEST = 8
+"""Of a text that is taken for a credential; shorter ones are words such as a kind of token."""
+
 
 def check_literals(workflow: Workflow) -> None:
     """
@@ -33,13 +37,31 @@ def check_literals(workflow: Workflow) -> None:
     Raises:
         DefinitionError: The message names the step and the prop or line, never the text.
     """
+    for fault in literal_faults(workflow):
+        raise fault
+
+
+def literal_faults(workflow: Workflow) -> Iterator[DefinitionError]:
+    """What `check_literals` refuses, one for each place."""
     for step in workflow.steps:
         for path, text in _texts(step.props, ()):
             if (what := _looks_like(text)) is not None:
-                raise _fault(step, f"the prop {'.'.join(path)} holds what looks like {what[0]}", None)
+                yield _fault(step, f"the prop {'.'.join(path)} holds what looks like {what[0]}", None)
         if (found := _looks_like(step.source)) is not None:
             line = step.source.count("\n", 0, found[1]) + 1 + step.line_offset
-            raise _fault(step, f"its code holds what looks like {found[0]} (line {line})", line)
+            yield _fault(step, f"its code holds what looks like {found[0]} (line {line})", line)
+
+
+def suspicious_props(step: Step) -> Iterator[tuple[str, ...]]:
+    """Paths of props that are called like a credential and hold text, no expression, that looks like nothing known."""
+    for path, text in _texts(step.props, ()):
+        if (
+            _CALLED_SECRET.search(path[-1])
+            and len(text) >= _SHORTEST
+            and "{{" not in text
+            and _looks_like(text) is None
+        ):
+            yield path
 
 
 def _fault(step: Step, what: str, line: int | None) -> DefinitionError:

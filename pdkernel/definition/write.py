@@ -17,7 +17,7 @@ from pdkernel.definition.plan import STATE_FILE, WORKFLOW_FILE, DefinitionFile
 from pdkernel.definition.sidecar import FOLDER_SIDECAR
 from pdkernel.directive import read_yaml
 from pdkernel.errors import DefinitionError, RequestError, UnsupportedError
-from pdkernel.render.files import FileChange, FileState
+from pdkernel.render.files import FileChange, FileState, Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +30,23 @@ class ExportResult:
         files: The definition's files in their order, then what was left alone.
         checklist: What is to be done by hand, as sentences.
         written: False for a comparison.
+        findings: What to look at before it is deployed.
     """
 
     folder: Path
     files: tuple[FileChange, ...]
     checklist: tuple[str, ...] = ()
     written: bool = False
+    findings: tuple[Finding, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """As JSON: folder, files with state and diff, checklist."""
+        """As JSON: folder, files with state and diff, checklist, findings."""
         return {
             "folder": str(self.folder),
             "written": self.written,
             "files": [{"path": file.path, "state": file.state, "diff": file.diff} for file in self.files],
             "checklist": list(self.checklist),
+            "findings": [finding.to_json() for finding in self.findings],
         }
 
     def paths(self, *states: FileState) -> tuple[str, ...]:

@@ -35,10 +35,12 @@ class LocatedYaml:
     Attributes:
         value: Its value, JSON's types only.
         lines: The line of every value by its path.
+        unquoted: With *psych*: paths of texts that stand without quotes and are something else to Ruby's Psych (`12:30`).
     """
 
     value: JSON
     lines: Mapping[Path, int]
+    unquoted: tuple[Path, ...] = ()
 
     def line(self, path: Path) -> int | None:
         """The line of the value at *path*, or of the nearest one around it that is there."""
@@ -68,7 +70,7 @@ def read_yaml(
         step: The step concerned, for errors.
         error: The class of error to raise.
         name: What the text is called in messages.
-        psych: Written by the platform: a plain `0899` or `1e3` is text, as it is to Ruby's Psych.
+        psych: Read by the platform: a plain `0899` or `1e3` is text, and `yes` is true, as they are to Ruby's Psych.
 
     Raises:
         DefinitionError: Of class *error*: not YAML, a value that JSON has no word for, an unclosed `{{`.
@@ -78,6 +80,7 @@ def read_yaml(
     return reader.read()
 
 
+_SAID = {"yes": True, "on": True, "no": False, "off": False}
 _INT = re.compile(r"[-+]?[0-9]+\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z|[-+]?\.inf\Z|\.nan\Z", re.IGNORECASE)
 
@@ -100,6 +103,7 @@ class _Reader:
         self._name = name
         self._psych = psych
         self._lines: dict[Path, int] = {}
+        self._unquoted: list[Path] = []
 
     def read(self) -> LocatedYaml:
         """The whole document."""
@@ -119,7 +123,7 @@ class _Reader:
         except RecursionError:
             raise self._fault("is nested too deeply", None) from None
         value = None if node is None else self._value(node, ())
-        return LocatedYaml(value, self._lines)
+        return LocatedYaml(value, self._lines, tuple(self._unquoted))
 
     def _fault(self, problem: str, line: int | None, *, fix: str = "") -> DefinitionError:
         number = None if line is None else self._embedded.original_line(line) + self._line_offset
@@ -140,7 +144,7 @@ class _Reader:
         if isinstance(node, SequenceNode):
             return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, ScalarNode):
-            return self._scalar(node, line)
+            return self._scalar(node, line, path)
         raise self._fault(f"holds something that is not a value: {node.tag}", line)
 
     def _mapping(self, node: MappingNode, path: Path) -> dict[str, JSON]:
@@ -163,7 +167,7 @@ class _Reader:
             raise self._fault(f"cannot be read: {restored.message.removesuffix('.')}", line, fix=restored.fix)
         return restored
 
-    def _scalar(self, node: ScalarNode, line: int) -> JSON:
+    def _scalar(self, node: ScalarNode, line: int, path: Path) -> JSON:
         tag = str(node.tag).rpartition(":")[2]
         text = str(node.value)
         if tag not in _TAGS:
@@ -174,6 +178,10 @@ class _Reader:
             return text.lower() == "true"
         if tag in {"int", "float"} and not (self._psych and is_text(text)):
             return self._number(text, line)
+        if self._psych and not node.style and not is_text(text):
+            if tag == "str" and (said := _SAID.get(text.lower())) is not None:
+                return said
+            self._unquoted.append(path)
         return self._text(node, line)
 
     def _number(self, text: str, line: int) -> JSON:

@@ -4,7 +4,8 @@
  *
  * Run as `node --experimental-vm-modules --experimental-import-meta-resolve --no-warnings node_guest.mjs`. Requests
  * are JSON lines; standard output and error are the step's. A request that names `texts` is followed by one line of JSON
- * for each: exports, kept as text and parsed by the step that reads them.
+ * for each: exports, kept as text and parsed by the step that reads them. A `begin` with `fixed` (`{ms, seed}`, else null) fixes
+ * clock and chance for as long as the process lives (`node_fixed`).
  *
  * parity[process-env]: on the platform `process.env` is undefined outside the component; here it is there for the module too.
  */
@@ -18,6 +19,7 @@ import { dollar, responder, stepsOf } from "./node_dollar.mjs";
 import { EntryPointError } from "./node_errors.mjs";
 import { encode } from "./node_exports.mjs";
 import { evaluate } from "./node_expressions.mjs";
+import { install, restart } from "./node_fixed.mjs";
 import { adopt, freshen, freshenAhead, stain, watch } from "./node_fresh.mjs";
 import { listen, say } from "./node_lines.mjs";
 import { Loader } from "./node_loader.mjs";
@@ -53,6 +55,7 @@ function begin(told) {
   run.loader = new Loader(told.folder, watch, told.packages);
   forget();
   stain();
+  install(told.fixed);
 }
 
 /**
@@ -160,6 +163,7 @@ function asking(question) {
 /** @param {any} told */
 async function evaluateAll(told) {
   freshen(run.environment, run.cwd);
+  restart("");
   const value = evaluate(told.expressions, told.steps, run);
   return { t: "done", error: null, value, busy: false, dirty: false, spoiled: false };
 }

@@ -8,6 +8,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import process from "node:process";
 import { describe } from "./node_errors.mjs";
+import { restart } from "./node_fixed.mjs";
 import { freshen } from "./node_fresh.mjs";
 import { release, say } from "./node_lines.mjs";
 import { Locals } from "./node_locals.mjs";
@@ -56,6 +57,7 @@ export async function attempt(step, run, work) {
   let result;
   try {
     freshen(run.environment, run.cwd);
+    restart(step.name);
     result = await new Promise((resolve, reject) => {
       running = { number: mine, fail: reject, step };
       current.run(mine, () => work(mine)).then(resolve, reject);

@@ -3,7 +3,8 @@ The Python guest: runs `handler(pd)` of one step after another.
 
 Run as `python -I -X utf8 python_guest.py`. Requests come as JSON lines on descriptor 3 and replies go out on
 descriptor 4; standard output and error are the step's. A request that names `texts` is followed by one line
-of JSON for each: exports, kept as text and parsed by the step that reads them.
+of JSON for each: exports, kept as text and parsed by the step that reads them. A `begin` with `fixed` (`{"ms", "seed"}`, else
+null) fixes clock and chance for as long as the process lives (`python_fixed`).
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Guest:
         self._threads = threading.active_count()
         self._untouched = False
         self._held = b""
+        self._fixed: Any = None
 
     def begin(self, told: dict[str, Any]) -> None:
         """Forget the last run."""
@@ -62,6 +64,9 @@ class Guest:
         self._texts = {}
         self._untouched = False
         linecache.clearcache()
+        if told["fixed"]:
+            self._fixed = self._fixed or importlib.import_module("_pdkernel_guest.python_fixed")
+            self._fixed.install(told["fixed"]["ms"] // 1000, told["fixed"]["seed"])
 
     def prepare(self, told: dict[str, Any]) -> None:
         """Make ready what can be made ready before a step's turn has come; none of the user's code runs."""
@@ -86,6 +91,8 @@ class Guest:
             python_fresh.freshen(self._environment, self._folder)
         self._untouched = False
         self._learn(told)
+        if self._fixed is not None:
+            self._fixed.restart(told["step"])
         try:
             error = python_step.run(
                 told,

@@ -26,6 +26,7 @@ from pdkernel.hosts.faults import (
     StepEntryPointError,
     StepUnsupportedError,
 )
+from pdkernel.hosts.fixed import Fixed
 from pdkernel.hosts.go import GO_LOCK_NAME, GoPrograms
 from pdkernel.hosts.interpreters import find_bash, find_go, find_node
 from pdkernel.hosts.pool import Hosts
@@ -42,6 +43,7 @@ __all__ = [
     "Effect",
     "Emitted",
     "Evaluation",
+    "Fixed",
     "GoPrograms",
     "Hosts",
     "Option",

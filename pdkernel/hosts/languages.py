@@ -18,7 +18,7 @@ GuestLanguage = Literal["python", "node"]
 _GUESTS = Path(guests.__file__).parent
 
 
-def command(language: GuestLanguage, *, python: Path | None, node: Path | None) -> Sequence[str]:
+def command(language: GuestLanguage, *, python: Path | None, node: Path | None, isolated: bool = True) -> Sequence[str]:
     """
     The command that starts a guest.
 
@@ -26,12 +26,14 @@ def command(language: GuestLanguage, *, python: Path | None, node: Path | None) 
         language: The language.
         python: The interpreter for Python steps; the one that runs us by default.
         node: The interpreter for Node.js steps; `find_node()` by default.
+        isolated: False lets a Python process have variables that Python itself reads, which its environment then names.
 
     Raises:
         InterpreterMissingError: There is no Node.js.
     """
     if language == "python":
-        return [str(python or sys.executable), "-I", "-X", "utf8", str(_GUESTS / "python_guest.py")]
+        alone = ["-I"] if isolated else ["-s", "-P"]
+        return [str(python or sys.executable), *alone, "-X", "utf8", str(_GUESTS / "python_guest.py")]
     return [
         str(node or find_node()),
         "--experimental-vm-modules",

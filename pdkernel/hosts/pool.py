@@ -20,6 +20,7 @@ from pdkernel import guests as guest_files
 from pdkernel.hosts.calls import RunSetup
 from pdkernel.hosts.declarations import Description
 from pdkernel.hosts.environment import base_environment
+from pdkernel.hosts.fixed import Fixed
 from pdkernel.hosts.go import GoPrograms
 from pdkernel.hosts.guest import Guest
 from pdkernel.hosts.languages import GuestLanguage, command
@@ -38,6 +39,7 @@ class Hosts:
         gateway: The way out for steps, or None.
         go: Compiled Go steps, or None.
         descriptions: What Node.js steps and components were found to declare, by source or file.
+        fixed: A clock and chance that are the same in every step, or None for the machine's own.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Hosts:
         node: Path | None = None,
         go: GoPrograms | None = None,
         kept: Sequence[Path] = (),
+        fixed: Fixed | None = None,
     ) -> None:
         """
         Nothing is started before it is needed.
@@ -61,9 +64,11 @@ class Hosts:
             node: Interpreter for Node.js steps; `find_node()` by default.
             go: Compiled Go steps; None compiles a step in each run.
             kept: Folders that steps' processes read; they see them even where these are in this machine's `/tmp`.
+            fixed: Fixes clock and chance in Python and Node.js steps; Bash and Go steps keep the machine's.
         """
         self.gateway = gateway
         self.go = go
+        self.fixed = fixed
         self.descriptions: dict[object, Description] = {}
         self._size = size
         self._python = python
@@ -140,10 +145,11 @@ class Hosts:
         if warm is not None:
             return warm
         place.end(language)
-        argv = list(command(language, python=self._python or python, node=self._node))
+        argv = list(command(language, python=self._python or python, node=self._node, isolated=self.fixed is None))
         if place.tmp is not None:
             argv = place.tmp.command(argv)
-        guest = Guest(language, argv, base_environment(Path("/"), ""), self.gateway, guarded=place.guarded)
+        environment = base_environment(Path("/"), "") | (self.fixed.environment if self.fixed else {})
+        guest = Guest(language, argv, environment, self.gateway, guarded=place.guarded)
         place.guests[language] = guest
         if language == "python":
             place.python = python

@@ -246,6 +246,7 @@ class RunGuests:
             folder=str(setup.folder),
             files=str(setup.files) if setup.files else None,
             cwd=self._folder(),
+            fixed=self._hosts.fixed.to_json() if self._hosts.fixed else None,
             kept=[f"{TMP}/{name}/" for name in tmp.kept] if tmp else [],
             packages={
                 name: {"folder": str(tree.folder), "aliases": dict(tree.aliases)}

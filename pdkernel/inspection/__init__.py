@@ -4,8 +4,9 @@ What a step says of itself without being run: steps and variables it reads, apps
 Knows each language's syntax. Knows nothing of accounts, files or running; literal names only.
 """
 
+from pdkernel.inspection.answers import Silence, answering_of, silences
 from pdkernel.inspection.apps import apps_of, declared_apps, merge_apps
-from pdkernel.inspection.checks import check, check_complete, check_order, order_warnings
+from pdkernel.inspection.checks import check, check_complete, check_order, order_warnings, reference_problems
 from pdkernel.inspection.node_code import PackageImport
 from pdkernel.inspection.node_code import packages as node_packages
 from pdkernel.inspection.places import place_of_missing_prop, return_line
@@ -17,6 +18,8 @@ __all__ = [
     "STANDARD_VARIABLES",
     "PackageImport",
     "PythonRequirement",
+    "Silence",
+    "answering_of",
     "apps_of",
     "check",
     "check_complete",
@@ -28,9 +31,11 @@ __all__ = [
     "place_of_missing_prop",
     "python_requirements",
     "raise_together",
+    "reference_problems",
     "responds",
     "restated",
     "return_line",
+    "silences",
     "steps_read",
     "unreadable_requirements",
     "variables_read",

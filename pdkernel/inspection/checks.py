@@ -76,6 +76,17 @@ def check_order(workflow: Workflow) -> None:
     raise_together([problem for step in _enabled(workflow) for problem in _order_problems(workflow, step)])
 
 
+def reference_problems(workflow: Workflow) -> tuple[DefinitionError, ...]:
+    """Every reference of an enabled step to one that is not there or comes later, of a synced workflow too."""
+    problems: list[DefinitionError] = []
+    for step in _enabled(workflow):
+        try:
+            problems += _misplaced(workflow, step)
+        except ExpressionError as error:
+            problems.append(error)
+    return tuple(problems)
+
+
 def order_warnings(workflow: Workflow) -> tuple[str, ...]:
     """For a synced workflow, a sentence for each step that reads what is not there yet."""
     if not is_synced(workflow):

@@ -60,7 +60,7 @@ def _returns_in(body: list[ast.stmt]) -> Iterator[int]:
 
 
 def _node_returns(source: str) -> Iterator[int]:
-    run = next((function for node in javascript.walk(javascript.parse(source)) if (function := _run_of(node))), None)
+    run = run_function(javascript.parse(source))
     body = None if run is None else run.child_by_field_name("body")
     if body is None:
         return
@@ -73,6 +73,11 @@ def _node_returns(source: str) -> Iterator[int]:
         if node.type == "return_statement" and node.named_children:
             yield node.start_point[0] + 1
         waiting.extend(child for child in node.named_children if child.type not in javascript.FUNCTIONS)
+
+
+def run_function(root: Node) -> Node | None:
+    """The first function called `run` that is a member of an object in the tree of *root*."""
+    return next((function for node in javascript.walk(root) if (function := _run_of(node))), None)
 
 
 def _run_of(node: Node) -> Node | None:

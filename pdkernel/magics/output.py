@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from IPython.core.error import UsageError
@@ -154,22 +155,35 @@ def show_saving(shell: Any, session: Session, execution: Execution) -> None:
     """Offer to save *execution* as a test if steps of it ran, where there is a front end with buttons."""
     if getattr(shell, "kernel", None) is None:
         return
-    from pdkernel.magics.shell import cell_metadata
     from pdkernel.widgets import SaveRun
+
+    if SaveRun.fits(execution):
+        _offer(shell, SaveRun(session, execution))
+
+
+def show_proving(shell: Any, session: Session, folder: Path, line: str, *, into: bool) -> None:
+    """Offer to prove what `%pdexport` *line* wrote to *folder*, where there is a front end with buttons."""
+    if getattr(shell, "kernel", None) is not None:
+        from pdkernel.widgets import ProveExport
+
+        _offer(shell, ProveExport(session, folder, line, into=into))
+
+
+def _offer(shell: Any, button: Any) -> None:
+    """Show *button*; those that the same cell showed when it ran before are closed."""
+    from pdkernel.magics.shell import cell_metadata
     from pdkernel.widgets.parts import close_all
 
-    if not SaveRun.fits(execution):
-        return
     cell = str(cell_metadata(shell).get("cellId"))
-    offered: dict[str, tuple[int, list[SaveRun]]] = shell.__dict__.setdefault("_pdkernel_offered", {})
+    offered: dict[str, tuple[int, list[Any]]] = shell.__dict__.setdefault("_pdkernel_offered", {})
     count, buttons = offered.get(cell, (0, []))
     if count != shell.execution_count:  # the cell has run before: those are off the screen
         for old in buttons:
             close_all(old)
         buttons = []
-    buttons.append(SaveRun(session, execution))
+    buttons.append(button)
     offered[cell] = (shell.execution_count, buttons)
-    display(buttons[-1])
+    display(button)
 
 
 def raise_for(execution: Execution) -> None:

@@ -7,7 +7,8 @@ Knows the line forms. What they do is the session's, `shape`'s and `definition`'
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
@@ -17,12 +18,17 @@ from pdkernel import definition, shape
 from pdkernel.errors import RequestError
 from pdkernel.inspection import check
 from pdkernel.magics.following import follow
-from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say, show_saving
+from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say, show_proving, show_saving
 from pdkernel.magics.shell import session_of
 from pdkernel.model import Workflow
 from pdkernel.render import files
+from pdkernel.render import proof as proofs
 from pdkernel.render import shape as render_shape
 from pdkernel.render.view import View
+from pdkernel.session import Session
+
+if TYPE_CHECKING:
+    from pdkernel.render.proof import Proof
 
 
 @magics_class
@@ -92,6 +98,7 @@ class RunMagics(Magics):
     @argument("--into", metavar="FOLDER", help="patch a folder that Pipedream synced; look first with --dry-run")
     @argument("--docs", action="store_true", help="write README.md, too; with --into also pdkernel.yaml")
     @argument("--dry-run", action="store_true", help="write nothing, show what would change")
+    @argument("--prove", action="store_true", help="run the written files beside the notebook on every saved event")
     @argument("--json", action="store_true", dest="as_json", help="print it as JSON")
     @line_magic
     @plain_errors
@@ -99,10 +106,12 @@ class RunMagics(Magics):
         """Write the notebook as the files that Pipedream deploys; without --to or --into, show what would be written."""
         chosen = parse_argstring(self.pdexport, line)
         session = session_of(self.shell)
-        workflow = session.exported
+        workflow = session.workflow if chosen.prove else session.exported
         check(workflow)
         if chosen.to is not None and chosen.into is not None:
             raise RequestError("Say --to FOLDER for a new folder or --into FOLDER for one that Pipedream synced.")
+        if chosen.prove and (chosen.dry_run or not (chosen.to or chosen.into)):
+            raise RequestError("A proof reads the files that were written.", fix="%pdexport --to FOLDER --prove")
         act = definition.export if chosen.into is None else definition.export_into
         said = chosen.to or chosen.into
         folder = session.folder / (said or f"exported/{definition.slug(workflow.name)}")
@@ -114,8 +123,9 @@ class RunMagics(Magics):
             docs=chosen.docs,
             dry_run=said is None or chosen.dry_run,
         )
+        proof = prove_export(session, result.folder, into=chosen.into is not None) if chosen.prove else None
         if chosen.as_json:
-            print(json.dumps(result.to_json(), indent=2))
+            print(json.dumps({**result.to_json(), **({"proof": proof.to_json()} if proof else {})}, indent=2))
             return
         note = None if result.written else "Nothing is written yet: %pdexport --to FOLDER writes it."
         if chosen.dry_run:
@@ -123,10 +133,21 @@ class RunMagics(Magics):
         where = said or str(folder)
         display(
             View(
-                text=files.text(where, result.files, checklist=result.checklist, note=note),
-                html=files.html(where, result.files, checklist=result.checklist, note=note),
+                text=files.text(where, result.files, checklist=result.checklist, note=note, findings=result.findings),
+                html=files.html(where, result.files, checklist=result.checklist, note=note, findings=result.findings),
             )
         )
+        if proof is not None:
+            display(View(text=proofs.text(proof), html=proofs.html(proof)))
+        elif result.written:
+            show_proving(self.shell, session, result.folder, line.strip(), into=chosen.into is not None)
+
+
+def prove_export(session: Session, folder: Path, *, into: bool) -> Proof:
+    """Prove what was written to *folder*; what that takes is imported no sooner."""
+    from pdkernel.trial.proving import prove_export as proven
+
+    return proven(session, folder, into=into)
 
 
 def part_of(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pdkernel.actions import Catalog
-from pdkernel.definition import Sidecar
+from pdkernel.definition import Sidecar, lint
 from pdkernel.identity import Directory, Environment
 from pdkernel.importing import report_on
 from pdkernel.lookup import Lookup
@@ -21,6 +21,7 @@ from pdkernel.readiness.missing import Missing, describe_missing, find_missing, 
 from pdkernel.render import import_report
 from pdkernel.render import lookup as lookup_view
 from pdkernel.render import matrix as matrix_view
+from pdkernel.render.files import Finding, findings_lines
 from pdkernel.render.import_report import ImportReport
 from pdkernel.render.matrix import Matrix
 
@@ -30,7 +31,7 @@ class Findings:
     """
     What was found; *lookup* and *matrix* are None where they were not asked for or no account is needed.
 
-    The *report* says what the workflow consists of; *imported* that it came from a synced folder, so that it is told.
+    The *lint* says what to look at before it is deployed. The *report* says what the workflow consists of; *imported* that it came from a synced folder, so that it is told.
     """
 
     missing: Sequence[Missing]
@@ -38,6 +39,7 @@ class Findings:
     imported: bool = False
     lookup: Lookup | None = None
     matrix: Matrix | None = None
+    lint: Sequence[Finding] = ()
 
     @classmethod
     def of(
@@ -91,14 +93,15 @@ class Findings:
         choices = {name: said.accounts for name, said in sidecar.steps.items()} if sidecar is not None else None
         report = report_on(workflow, catalog, choices=choices)
         missing += missing_answers(report, sidecar)
-        return cls(missing, report, "schema" in workflow.extra, explained, table)
+        return cls(missing, report, "schema" in workflow.extra, explained, table, lint(workflow, sidecar))
 
     def to_json(self) -> dict[str, Any]:
-        """`{"ready", "missing", "report"}` and, where they were asked for, "lookup" and "matrix"."""
+        """`{"ready", "missing", "report", "findings"}` and, where they were asked for, "lookup" and "matrix"."""
         return {
             "ready": not self.missing,
             "missing": [item.to_json() for item in self.missing],
             "report": self.report.to_json(),
+            "findings": [finding.to_json() for finding in self.lint],
             **({"lookup": self.lookup.to_json()} if self.lookup else {}),
             **({"matrix": self.matrix.to_json()} if self.matrix else {}),
         }
@@ -109,6 +112,8 @@ class Findings:
         parts = [f"{needs}\n"]
         if self.imported:
             parts.append(f"What it holds:\n{import_report.text(self.report)}")
+        if self.lint:
+            parts.append("\n".join(["To look at before it is deployed:", *findings_lines(self.lint)]) + "\n")
         if self.lookup is not None:
             parts.append(lookup_view.view(self.lookup).text)
         if self.matrix is not None:

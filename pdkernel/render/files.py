@@ -7,7 +7,7 @@ Knows plain values about files; writes none.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from pdkernel.render import words
@@ -37,25 +37,94 @@ class FileChange:
     diff: str = ""
 
 
-def text(folder: str, files: Sequence[FileChange], *, checklist: Sequence[str] = (), note: str | None = None) -> str:
-    """The files of *folder* and the checklist as text, with the diffs of changed files."""
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    Something to look at before a workflow is deployed.
+
+    Attributes:
+        rule: Which rule found it: a stable word.
+        step: The step concerned, or None for the workflow.
+        cell: The number of its cell, the first being 1; None for a folder.
+        line: The line in that cell, or in *file*; None where there is no one line.
+        message: What it is.
+        fix: What to do about it.
+        file: For a folder, the file to look at.
+    """
+
+    rule: str
+    step: str | None
+    cell: int | None
+    line: int | None
+    message: str
+    fix: str = ""
+    file: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where to look: `cell 3, line 2, step send`; empty for the whole workflow."""
+        parts = [
+            f"cell {self.cell}" if self.cell is not None else "",
+            self.file or "",
+            f"line {self.line}" if self.line is not None else "",
+            f"step {self.step}" if self.step is not None else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
+    def to_json(self) -> dict[str, object]:
+        """As JSON."""
+        return asdict(self)
+
+
+def text(
+    folder: str,
+    files: Sequence[FileChange],
+    *,
+    checklist: Sequence[str] = (),
+    note: str | None = None,
+    findings: Sequence[Finding] = (),
+) -> str:
+    """The files of *folder*, what to look at and the checklist as text, with the diffs of changed files."""
     made = [_title(folder, files), *([f"  {note}"] if note else [])]
     made += [f"  {file.state:<10}  {file.path}" for file in files]
     for file in files:
         if file.state == "changed" and file.diff:
             made += ["", *_diff_lines(file)]
+    if findings:
+        made += ["", _FINDINGS, *findings_lines(findings)]
     if checklist:
         made += ["", _CHECKLIST, *(f"  [ ] {sentence}" for sentence in checklist)]
     return printable("".join(f"{line}\n" for line in made))
 
 
-def html(folder: str, files: Sequence[FileChange], *, checklist: Sequence[str] = (), note: str | None = None) -> str:
-    """The files of *folder* and the checklist as HTML; each diff opens and closes."""
+def findings_lines(findings: Sequence[Finding]) -> list[str]:
+    """*findings* as lines of text, one each."""
+    return [f"  {each.rule:<11}  {_said(each)}" for each in findings]
+
+
+def html(
+    folder: str,
+    files: Sequence[FileChange],
+    *,
+    checklist: Sequence[str] = (),
+    note: str | None = None,
+    findings: Sequence[Finding] = (),
+) -> str:
+    """The files of *folder*, what to look at and the checklist as HTML; each diff opens and closes."""
     parts = [tag("strong", _title(folder, files))]
     if note:
         parts.append(tag("div", note))
     rows = [tag("li", _file(file), style="margin:2px 0;list-style-type:none") for file in files]
     parts.append(tag("ul", lines(rows), style="margin:4px 0;padding:0;list-style-type:none"))
+    if findings:
+        seen = [
+            tag("li", join([pill(each.rule, "warn"), Html(" "), _said(each)]), style="list-style-type:none")
+            for each in findings
+        ]
+        parts += [
+            tag("strong", _FINDINGS),
+            tag("ul", lines(seen), style="margin:4px 0;padding:0;list-style-type:none"),
+        ]
     if checklist:
         sentences = [tag("li", "☐ ", sentence, style="list-style-type:none") for sentence in checklist]
         parts += [
@@ -65,7 +134,14 @@ def html(folder: str, files: Sequence[FileChange], *, checklist: Sequence[str] =
     return tag("div", lines(parts), style=VIEW, class_="pd-view pd-files")
 
 
+_FINDINGS = "To look at before it is deployed:"
 _CHECKLIST = "To do by hand, as Git sync does not carry it:"
+
+
+def _said(finding: Finding) -> str:
+    place = f"{finding.place}: " if finding.place else ""
+    fix = "" if "\n" in finding.fix else finding.fix  # code to paste has no place in a list
+    return " ".join(f"{place}{finding.message} {fix}".split())
 
 
 def _title(folder: str, files: Sequence[FileChange]) -> str:

@@ -15,11 +15,10 @@ from pdkernel import shape as shapes
 from pdkernel.errors import EventError
 from pdkernel.event import Event
 from pdkernel.render import shape as draw
+from pdkernel.source import EVENTS_FOLDER
 
 if TYPE_CHECKING:
     import pandas as pd
-
-EVENTS_FOLDER = "events"
 
 
 class TestEvent(Event):

@@ -22,7 +22,7 @@ from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
 from pdkernel.identity import Directory
 from pdkernel.model import JSON
-from pdkernel.source import Source, read_source
+from pdkernel.source import EVENTS_FOLDER, Source, read_source
 from pdkernel.trial.bench import Bench
 from pdkernel.trial.files import write_files
 from pdkernel.trial.needs import Needs, needs_of
@@ -31,7 +31,6 @@ from pdkernel.trial.source import Expectation, Scene, expectation, text_of
 
 TESTS_FOLDER = "tests"
 RECORDED_FOLDER = "recorded"
-EVENTS_FOLDER = "events"
 REHEARSALS = 2
 """Runs offline before anything is written: two show what differs from run to run."""
 

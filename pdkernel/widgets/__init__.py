@@ -9,6 +9,7 @@ Forms of a notebook: core ipywidgets, each a view of the session.
     event_texts     event <-> the texts of the form, losing nothing
     body            the editor of the body
     save_run        the button that saves a run as a test
+    prove_export    the button that proves an export
     running         a run in the background, drawn as it grows
     kept            the output that survives the kernel
     parts           small pieces: messages, texts to copy, the field for a secret
@@ -18,7 +19,8 @@ A form calls the session and listens to it; it holds nothing of its own but what
 
 from pdkernel.widgets.action_props import ActionForm
 from pdkernel.widgets.event_composer import EventComposer
+from pdkernel.widgets.prove_export import ProveExport
 from pdkernel.widgets.save_run import SaveRun
 from pdkernel.widgets.user_picker import UserPicker
 
-__all__ = ["ActionForm", "EventComposer", "SaveRun", "UserPicker"]
+__all__ = ["ActionForm", "EventComposer", "ProveExport", "SaveRun", "UserPicker"]

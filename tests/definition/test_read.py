@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdkernel.definition import Sidecar, assumptions, plan, read_folder, write
@@ -325,6 +325,7 @@ def carried(workflow: Workflow) -> Workflow:
     return replace(workflow, source=None, extra={}, steps=tuple(replace(step, extra={}) for step in workflow.steps))
 
 
+@settings(deadline=None)
 @given(workflows())
 def test_what_is_written_is_read(workflow: Workflow) -> None:
     """Reading a written definition gives the workflow; planning that again gives the same files."""

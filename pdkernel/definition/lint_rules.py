@@ -1,0 +1,202 @@
+"""
+The rules of the lint, one function each: a workflow and its `pdkernel.yaml` in, findings out.
+
+Knows what is worth a look; what code says is `inspection`'s to know.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from pdkernel.definition.languages import INFERRED
+from pdkernel.definition.literals import literal_faults, suspicious_props
+from pdkernel.definition.plan import WORKFLOW_FILE, entry_of
+from pdkernel.definition.sidecar import Sidecar
+from pdkernel.definition.slug import slug
+from pdkernel.directive.settings import SETTINGS
+from pdkernel.errors import DefinitionError
+from pdkernel.inspection import apps_of, node_packages, python_requirements, reference_problems, silences
+from pdkernel.model import Step, Workflow
+from pdkernel.render.files import Finding
+
+MAX_PROP_BYTES = 64 * 1024
+"""Of a prop's value (components reference, "prop limits")."""
+_LANGUAGES = {"bash": "Bash", "go": "Go"}
+_EXACT = re.compile(r"\d+\.\d+\.\d+[\w.+-]*\Z")
+_ANSWER = "Send one on every way: `$.respond({...})`, in Python `pd.respond({...})`, before the step can end."
+
+
+def references(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
+    """References to steps that do not exist or come later, and expressions that cannot be read."""
+    for problem in reference_problems(workflow):
+        yield _from_error("reference", workflow, problem)
+
+
+def secrets(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
+    """Credentials written out in props or code, and props that are called like one."""
+    for fault in literal_faults(workflow):
+        yield _from_error("secret", workflow, fault)
+    for step in workflow.steps:
+        for path in suspicious_props(step):
+            name = ".".join(path)
+            yield _at_prop(
+                "secret",
+                step,
+                path,
+                f"The prop {name} holds text, and is called like a credential; these files are made for Git.",
+                "Store it with `pdkernel env set NAME` and write {{process.env.NAME}} in its place.",
+            )
+
+
+def own_accounts(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
+    """Accounts of one's own in a workflow that runs for external users."""
+    bindings = [(step, app) for step in workflow.steps if not step.disabled for app in apps_of(step)]
+    theirs: dict[str, str] = {}
+    for step, app in bindings:
+        if app.account is None:
+            theirs.setdefault(app.app, step.name)
+    for step, app in bindings:
+        if app.account is None or not theirs:
+            continue
+        same = theirs.get(app.app)
+        others = f"step {same} uses the external user's" if same else "other steps use the external user's accounts"
+        yield _at_step(
+            "own-account",
+            step,
+            f"{app.prop} is {app.account}, an account of your own, for every external user; {others}.",
+            f"Write `--app {app.prop}` without an account if the external user's is meant."
+            if app.prop == app.app
+            else f"Write `--app {app.prop}:{app.app}` without an account if the external user's is meant.",
+        )
+
+
+def silent_ways(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
+    """Ways on which the custom response is never sent."""
+    for silence in silences(workflow):
+        if silence.step is None:
+            yield Finding(
+                "response", None, None, None, "The trigger waits for a custom response, and no step sends one.", _ANSWER
+            )
+        elif silence.leaves:
+            yield _at_step(
+                "response", silence.step, "The workflow may end here before a response is sent.", _ANSWER, silence.line
+            )
+        else:
+            yield _at_step(
+                "response", silence.step, "Not every way through this step sends the response.", _ANSWER, silence.line
+            )
+
+
+def no_git_form(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding]:
+    """What nobody has seen in a synced repository."""
+    for step in workflow.steps:
+        if step.language in INFERRED:
+            yield _at_step(
+                "git-form",
+                step,
+                f"How a {_LANGUAGES[step.language]} step stands in Git is not known; what is written for it is inferred.",
+                "Look at it after the sync; if it is refused, create it in the builder and paste the code.",
+            )
+        elif people := [app.prop for app in apps_of(step) if app.account is None]:
+            yield _at_step(
+                "git-form",
+                step,
+                f"That {', '.join(people)} is the external user's account has no known form in Git.",
+                'Choose "Use end user\'s auth via Connect" in the builder.',
+            )
+    flow = [entry.name for entry in workflow.kept] or ["in pdkernel.yaml"] * bool(sidecar.control_flow)
+    for name in flow:
+        what = f"Control flow ({name}) has no known form in Git: it is kept as it is, and does not run here."
+        yield Finding("git-form", None, None, None, what, "Make such changes in the builder.")
+
+
+def odd_names(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
+    """Names that make trouble as names of folders."""
+    if slug(workflow.name) == "workflow" and workflow.name.strip().lower() != "workflow":
+        yield Finding(
+            "name", None, None, None,
+            f"Nothing of the name {workflow.name!r} is left in the folder's name that Pipedream makes of it.",
+            "Give it a name with letters or digits: `name:` in the %%pdworkflow cell.",
+        )  # fmt: skip
+    counted = Counter(step.name.lower() for step in workflow.steps)
+    for step in workflow.steps:
+        if counted[step.name.lower()] > 1:
+            yield _at_step(
+                "name",
+                step,
+                f"Another step's name differs from {step.name} in capitals only: one folder on macOS and Windows.",
+                "Rename one of them.",
+            )
+
+
+def no_known_limits(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
+    """Settings out of their range, time limits that end before a step does, values that are too long."""
+    for key, value in workflow.settings.items():
+        rule = SETTINGS.get(key)
+        if rule is not None and not rule.accepts(value):
+            what = f"{key} is {json.dumps(value)}, and it is {rule.what}."
+            yield Finding("limit", None, None, None, what, "Change it under `settings:` in the %%pdworkflow cell.")
+    for step in workflow.steps:
+        if step.timeout_s is not None and step.timeout_s > 750:
+            yield _at_step("limit", step, "No step runs longer than 750 seconds on Pipedream.", "Split it.")
+        for prop, value in step.props.items():
+            if isinstance(value, str) and len(value.encode("utf-8", "surrogatepass")) > MAX_PROP_BYTES:
+                what = f"The prop {prop} holds more than {MAX_PROP_BYTES // 1024} KB, the platform's limit for a value."
+                yield _at_prop("limit", step, (prop,), what, "Read it from a file, a data store or an earlier step.")
+
+
+def unpinned_packages(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
+    """Packages of which each deployment takes whatever version is the newest."""
+    for step in workflow.steps:
+        if step.uses:
+            continue
+        if step.language == "node":
+            for package in node_packages(step.source):
+                if package.name != "@pipedream/platform" and not _EXACT.match(package.version or ""):
+                    yield _package(step, package.name, package.line, f'import from "{package.name}@VERSION"')
+        elif step.language == "python":
+            for requirement in python_requirements(step.source):
+                if not requirement.version.startswith("=="):
+                    comment = f"# pipedream add-package {requirement.name}==VERSION"
+                    yield _package(step, requirement.name, requirement.line, comment)
+
+
+def _package(step: Step, name: str, line: int, fix: str) -> Finding:
+    what = f"{name} has no exact version: each deployment takes the newest that fits."
+    return _at_step("package", step, what, f"Write {fix}.", line + step.line_offset)
+
+
+def _from_error(rule: str, workflow: Workflow, error: DefinitionError) -> Finding:
+    step = workflow.step(error.step) if error.step is not None else None
+    return Finding(
+        rule,
+        error.step,
+        None if step is None or step.cell is None else step.cell + 1,
+        error.line,
+        error.message,
+        error.fix,
+        _file_of(step, error.line),
+    )
+
+
+def _at_step(rule: str, step: Step, message: str, fix: str, line: int | None = None) -> Finding:
+    cell = None if step.cell is None else step.cell + 1
+    return Finding(rule, step.name, cell, line, message, fix, _file_of(step, line))
+
+
+def _at_prop(rule: str, step: Step, path: tuple[str, ...], message: str, fix: str) -> Finding:
+    line, where = step.place_of_prop(*path)
+    if not where:
+        return _at_step(rule, step, message, fix, line)
+    found = re.search(r"line (\d+)", where)
+    return Finding(rule, step.name, None, int(found[1]) if found else None, message, fix, step.props_in)
+
+
+def _file_of(step: Step | None, line: int | None) -> str | None:
+    """For a folder's step, the file to look at."""
+    if step is None or step.cell is not None or step.props_in is None:
+        return None
+    return WORKFLOW_FILE if step.uses or line is None else entry_of(step).removeprefix("./")

@@ -1,0 +1,282 @@
+"""
+What a proof of an export found: which step did the same on which event, and where not.
+
+Knows plain values; every value in them is redacted. `text` and `html` draw the same verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pdkernel.render import words
+from pdkernel.render.markup import CODE, VIEW, Html, Tone, folded, join, lines, pill, printable, tag
+
+Verdict = Literal["same", "differs", "not compared"]
+Grade = Literal["documented", "observed", "inferred", "ours"]
+GRADES: tuple[Grade, ...] = ("documented", "observed", "inferred", "ours")
+
+WHOLE = "whole run"
+MOST_SHOWN = 20
+"""Differences that a picture shows; the JSON has all."""
+
+_TONES: dict[Verdict, Tone] = {"same": "good", "differs": "bad", "not compared": "warn"}
+_GRADE_TONES: dict[Grade, Tone] = {"documented": "good", "observed": "good", "inferred": "warn", "ours": "quiet"}
+_CELL = "padding:2px 8px;text-align:left;vertical-align:top"
+_WIDTH = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """
+    Something that is not the same on both sides.
+
+    Attributes:
+        path: Where in the value: `exports.$return_value.items[2].name`.
+        notebook: What the notebook has there, as JSON text; None for nothing.
+        files: What the written files have there.
+    """
+
+    path: str
+    notebook: str | None
+    files: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"path", "notebook", "files"}`; the values are JSON texts, null for nothing."""
+        return {"path": self.path, "notebook": self.notebook, "files": self.files}
+
+
+@dataclass(frozen=True, slots=True)
+class StepVerdict:
+    """
+    What was found of one step of one run, or of the whole run (`WHOLE`).
+
+    Attributes:
+        step: The step.
+        verdict: `same`, `differs`, or `not compared`.
+        differences: Where it differs.
+        why: For `not compared`, why, and what to do.
+    """
+
+    step: str
+    verdict: Verdict = "same"
+    differences: tuple[Difference, ...] = ()
+    why: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"step", "verdict", "differences", "why"}`."""
+        return {
+            "step": self.step,
+            "verdict": self.verdict,
+            "differences": [difference.to_json() for difference in self.differences],
+            "why": self.why or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CaseVerdict:
+    """One event, run for one external user (None: for nobody)."""
+
+    event: str
+    external_user: str | None
+    steps: tuple[StepVerdict, ...]
+    whole: StepVerdict
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"event", "external_user", "steps", "whole"}`."""
+        return {
+            "event": self.event,
+            "external_user": self.external_user,
+            "steps": [step.to_json() for step in self.steps],
+            "whole": self.whole.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class GradedField:
+    """
+    A field of the files.
+
+    Attributes:
+        file: `workflow.yaml`, `pdkernel.yaml`, or what an entry file is called.
+        field: Its keys, `steps[].uses`; empty for a whole file.
+        grade: How it is known to be what the platform reads.
+        steps: The steps whose field it is, in order; empty for a field of no step.
+    """
+
+    file: str
+    field: str
+    grade: Grade
+    steps: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"file", "field", "grade", "steps"}`."""
+        return {"file": self.file, "field": self.field, "grade": self.grade, "steps": list(self.steps)}
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """
+    What was found of an export.
+
+    Attributes:
+        folder: The files.
+        steps: Names of the notebook's steps, in order.
+        definition: Where the workflow that was read back is not the notebook's.
+        cases: Each event and external user.
+        fields: The fields of the files and how they are known.
+        notes: What else is to be said, as sentences.
+    """
+
+    folder: str
+    steps: tuple[str, ...]
+    definition: tuple[Difference, ...]
+    cases: tuple[CaseVerdict, ...]
+    fields: tuple[GradedField, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """`differs` if anything does; `not compared` if no step was compared."""
+        found = {step.verdict for case in self.cases for step in (*case.steps, case.whole)}
+        if self.definition or "differs" in found:
+            return "differs"
+        return "same" if "same" in {step.verdict for case in self.cases for step in case.steps} else "not compared"
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"verdict", "definition", "cases", "fields", "notes"}`."""
+        return {
+            "verdict": self.verdict,
+            "definition": [difference.to_json() for difference in self.definition],
+            "cases": [case.to_json() for case in self.cases],
+            "fields": [field.to_json() for field in self.fields],
+            "notes": list(self.notes),
+        }
+
+
+def text(proof: Proof) -> str:
+    """The proof as text: a table, each difference, why something was not compared, what nobody has seen."""
+    made = [_title(proof), *(f"  {line}" for line in _table(proof))]
+    for where, difference in _shown(proof):
+        made += ["", f"{where}: {difference.path}", *(f"  {side}" for side in _sides(difference))]
+    made += [line for said in _said(proof) for line in ("", *said.split("\n"))]
+    return printable("".join(f"{line.rstrip()}\n" for line in made))
+
+
+def html(proof: Proof) -> str:
+    """The proof as HTML; the fields with their grades open and close."""
+    parts = [join([pill(proof.verdict, _TONES[proof.verdict]), tag("strong", _title(proof))])]
+    if proof.cases:
+        rows = [tag("tr", *(tag("th", head, style=_CELL) for head in _heads(proof)))]
+        for case in proof.cases:
+            cells = [tag("td", pill(found.verdict, _TONES[found.verdict]), style=_CELL) for found in _row(proof, case)]
+            rows.append(tag("tr", tag("th", _event(case), style=_CELL), *cells))
+        parts.append(tag("table", lines(rows)))
+    for where, difference in _shown(proof):
+        parts.append(tag("div", where, ": ", tag("code", difference.path), style="margin-top:4px"))
+        parts.append(tag("pre", "\n".join(_sides(difference)), style=CODE))
+    parts += [tag("div", said, style="white-space:pre-wrap;margin-top:4px") for said in _said(proof)]
+    parts.append(folded(tag("span", "How each field is known"), _fields(proof)))
+    return tag("div", lines(parts), style=f"{VIEW};overflow-x:auto", class_="pd-view pd-proof")
+
+
+def _table(proof: Proof) -> Iterator[str]:
+    """Events down, steps across; where that is too wide, each event with the steps of each verdict."""
+    if not proof.cases:
+        return
+    table = [_heads(proof), *([_event(case), *(found.verdict for found in _row(proof, case))] for case in proof.cases)]
+    widths = [max(len(line[place]) for line in table) for place in range(len(table[0]))]
+    if sum(widths) + 2 * len(widths) <= words.WIDTH:
+        yield from ("  ".join(f"{word:<{width}}" for word, width in zip(line, widths, strict=True)) for line in table)
+        return
+    for case in proof.cases:
+        yield f"{_event(case)}:"
+        for verdict in _TONES:
+            named = [found.step for found in _row(proof, case) if found.verdict == verdict]
+            if named:
+                yield f"  {verdict}: {', '.join(named)}"
+
+
+def _title(proof: Proof) -> str:
+    steps = [step for case in proof.cases for step in case.steps]
+    counts = [(verdict, sum(step.verdict == verdict for step in steps)) for verdict in _TONES]
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts if count)
+    files = f"differs in {words.counted(len(proof.definition), 'place')}" if proof.definition else "same"
+    runs = f"{words.counted(len(proof.cases), 'run')}, steps: {said}" if steps else "no run"
+    return f"Proof of {proof.folder}: workflow {files}; {runs}."
+
+
+def _heads(proof: Proof) -> list[str]:
+    return ["event", *proof.steps, WHOLE]
+
+
+def _event(case: CaseVerdict) -> str:
+    who = "" if case.external_user is None else f" as {case.external_user}"
+    return words.clipped(f"{case.event}{who}", 40)
+
+
+def _row(proof: Proof, case: CaseVerdict) -> list[StepVerdict]:
+    found = {step.step: step for step in case.steps}
+    return [*(found[name] for name in proof.steps), case.whole]
+
+
+def _differences(proof: Proof) -> Iterator[tuple[str, Difference]]:
+    for difference in proof.definition:
+        yield "Workflow", difference
+    for case in proof.cases:
+        for step in (*case.steps, case.whole):
+            for difference in step.differences:
+                yield f"{_event(case)}, {WHOLE if step.step == WHOLE else f'step {step.step}'}", difference
+
+
+def _shown(proof: Proof) -> list[tuple[str, Difference]]:
+    return list(_differences(proof))[:MOST_SHOWN]
+
+
+def _sides(difference: Difference) -> list[str]:
+    return [
+        f"{side:<8}  {'nothing' if value is None else words.clipped(value, _WIDTH)}"
+        for side, value in (("notebook", difference.notebook), ("files", difference.files))
+    ]
+
+
+def _said(proof: Proof) -> Iterator[str]:
+    """What is said below: differences that are not shown, why something was not compared, what nobody has seen."""
+    hidden = sum(1 for _ in _differences(proof)) - MOST_SHOWN
+    if hidden > 0:
+        yield f"{words.counted(hidden, 'difference')} more: --json has them all."
+    reasons: dict[str, list[str]] = {}
+    for case in proof.cases:
+        for step in (*case.steps, case.whole):
+            if step.why:
+                reasons.setdefault(step.why, []).append(f"{_event(case)}: {step.step}")
+    for why, where in reasons.items():
+        more = f" and {len(where) - 4} more" if len(where) > 4 else ""
+        yield f"Not compared ({', '.join(where[:4])}{more}): {why}"
+    guessed = [_named(field) for field in proof.fields if field.grade == "inferred"]
+    if guessed:
+        yield f"Inferred, as nobody has seen it in a synced folder: {'; '.join(guessed)}."
+    yield from proof.notes
+
+
+def _named(field: GradedField) -> str:
+    steps = f" ({', '.join(field.steps)})" if field.steps else ""
+    return f"{field.field or field.file}{steps}"
+
+
+def _fields(proof: Proof) -> Html:
+    rows = []
+    for grade in GRADES:
+        for field in proof.fields:
+            if field.grade == grade:
+                where = join([tag("code", field.file), " ", tag("code", field.field) if field.field else Html("")])
+                rows.append(
+                    tag(
+                        "tr",
+                        tag("td", pill(grade, _GRADE_TONES[grade]), style=_CELL),
+                        tag("td", where, style=_CELL),
+                        tag("td", ", ".join(field.steps), style=_CELL),
+                    )
+                )
+    return tag("table", lines(rows))

@@ -1,0 +1,277 @@
+"""Facts about what to look at before a workflow is deployed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pdkernel.definition import Sidecar, export, lint, read_folder
+from pdkernel.model import AppBinding, KeptEntry, Step, Trigger, Workflow
+from pdkernel.render.files import Finding
+from tests.definition.builders import PYTHON
+
+CUSTOM = (Trigger(response="custom"),)
+PROJECTS = Path(__file__).parent / "projects"
+
+
+def python(*lines: str, name: str = "a", cell: int = 1) -> Step:
+    """A Python step whose handler has *lines*."""
+    body = "".join(f"    {line}\n" for line in lines)
+    return Step(name, source=f"def handler(pd):\n{body}", line_offset=1, cell=cell)
+
+
+def node(code: str, name: str = "a", cell: int = 1) -> Step:
+    """A Node.js step whose `run` has *code*."""
+    source = f"export default defineComponent({{\n  async run({{ steps, $ }}) {{\n{code}\n  }}\n}})"
+    return Step(name, "node", source, line_offset=1, cell=cell)
+
+
+def found(rule: str, *steps: Step, sidecar: Sidecar | None = None, **more: object) -> list[Finding]:
+    """What *rule* finds in a workflow of *steps*."""
+    workflow = Workflow("w", steps=steps, **more)  # type: ignore[arg-type]
+    return [finding for finding in lint(workflow, sidecar) if finding.rule == rule]
+
+
+def test_a_finding_names_its_place(tmp_path: Path) -> None:
+    """A finding has rule, step, cell, line, message and fix; the export tells it."""
+    step = python("return pd.steps['later']['x']")
+    workflow = Workflow("w", steps=(step, python("return 1", name="later", cell=2)))
+
+    result = export(workflow, tmp_path / "w")
+
+    assert result.findings == (
+        Finding(
+            "reference", "a", 2, 3,
+            "Step a (cell 2, line 3) reads steps.later, which stands below it and has not run by then.",
+            "Move later above a.",
+        ),
+    )  # fmt: skip
+    assert result.findings[0].place == "cell 2, line 3, step a"
+    assert result.to_json()["findings"] == [result.findings[0].to_json()]
+
+
+def test_a_folders_findings_name_its_files() -> None:
+    """In a synced folder the place is a file and its line."""
+    places = {
+        (finding.rule, finding.place)
+        for finding in lint(read_folder(PROJECTS / "nightly-report-p_xYz9876", require_code=False))
+    }
+
+    assert ("git-form", "workflow.yaml, step fetch") in places
+
+
+def test_references_in_props_of_a_synced_workflow() -> None:
+    """A stale reference is found in a synced workflow, too."""
+    findings = lint(read_folder(PROJECTS / "order-alerts-p_Ab12Cd3"))
+
+    assert [(finding.step, "steps.gone_since" in finding.message) for finding in findings if finding.rule == "reference"] == [
+        ("pick", True)
+    ]  # fmt: skip
+
+
+def test_secrets() -> None:
+    """Well-known credentials and text under a credential's name are found; expressions and short words are not."""
+    step = Step(
+        "send",
+        "node",
+        uses="http-custom-request@1.1.1",
+        props={
+            "httpRequest": {"auth": {"type": "bearer", "token": "0123456789abcdef"}, "tab": "Auth"},
+            "apiKey": "{{process.env.KEY}}",
+            "password": "none",
+            "text": "ghp_" + "a1" * 20,
+        },
+    )
+
+    findings = found("secret", step)
+
+    assert [finding.message.split(" holds")[0] for finding in findings] == [
+        "Step send: the prop text", "The prop httpRequest.auth.token",
+    ]  # fmt: skip
+    assert not any("0123456789abcdef" in str(finding) or "a1a1" in str(finding) for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (AppBinding("slack", "slack"), "step b uses the external user's"),
+        (AppBinding("github", "github"), "other steps use the external user's accounts"),
+        (AppBinding("github", "github", "apn_2"), None),
+    ],
+)
+def test_own_accounts(other: AppBinding, says: str | None) -> None:
+    """An own account is found where other steps use the external user's; where all are own, nothing is said."""
+    steps = (
+        Step("a", source=PYTHON, apps=(AppBinding("slack", "slack", "apn_1"),)),
+        Step("b", source=PYTHON, apps=(other,)),
+    )
+
+    findings = found("own-account", *steps)
+
+    assert [finding.step for finding in findings] == (["a"] if says else [])
+    assert all(says is not None and says in finding.message for finding in findings)
+
+
+SENT = "pd.respond({'status': 200})"
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ([SENT], None),
+        (["if x:", f"    {SENT}"], 2),
+        (["if x:", f"    {SENT}", "else:", f"    return {SENT}"], None),
+        (["if x:", "    return 1", SENT], 4),
+        (["if x:", "    raise ValueError", SENT], None),
+        (["for x in y:", f"    {SENT}"], 2),
+        (["while True:", f"    {SENT}", "    break"], None),
+        (["try:", "    load()", f"    {SENT}", "except OSError:", "    pass"], 2),
+        (["try:", "    load()", "except OSError:", f"    {SENT}", "    raise", SENT], None),
+        (["try:", "    load()", "finally:", f"    {SENT}"], None),
+        (["with open(x) as f:", f"    {SENT}"], None),
+        (["match x:", "    case 1:", f"        {SENT}"], 2),
+        (["match x:", "    case 1:", f"        {SENT}", "    case _:", f"        {SENT}"], None),
+        (["x and pd.respond({})"], 2),
+        (["pd.respond({}) if x else None"], 2),
+        (["if x:", "    pd.flow.exit('no')", SENT], 4),
+        (["return 1"], 0),
+    ],
+)
+def test_ways_through_python(lines: list[str], line: int | None) -> None:
+    """A way through `handler` without a response is found with its line; 0 is the workflow as a whole."""
+    findings = found("response", python(*lines), triggers=CUSTOM)
+
+    assert [finding.line or 0 for finding in findings] == ([] if line is None else [line])
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("await $.respond({ status: 200 })", None),
+        ("if (x) await $.respond({})", 3),
+        ("if (x) { await $.respond({}) } else { return $.respond({}) }", None),
+        ("if (x) return\nawait $.respond({})", 4),
+        ("if (x) throw new Error('no')\nawait $.respond({})", None),
+        ("for (const y of x) { await $.respond(y) }", 3),
+        ("do { await $.respond(1) } while (x)", None),
+        ("try { load(); await $.respond({}) } catch (error) { console.log(error) }", 3),
+        ("try { load() } finally { await $.respond({}) }", None),
+        ("switch (x) { case 1: await $.respond(1); break }", 3),
+        ("switch (x) { case 1: await $.respond(1); break; default: await $.respond(2) }", None),
+        ("switch (x) { case 1: case 2: await $.respond(1); break; default: throw x }", None),
+        ("x ? await $.respond(1) : await $.respond(2)", None),
+        ("x && $.respond(1)", 3),
+        ("if (x) $.flow.exit('no')\nawait $.respond({})", 4),
+        ("const found = await axios($, { url: x })\nawait $.respond(found)", None),
+        ("return 1", 0),
+    ],
+)
+def test_ways_through_node(code: str, line: int | None) -> None:
+    """A way through `run` without a response is found with its line; 0 is the workflow as a whole."""
+    findings = found("response", node(code), triggers=CUSTOM)
+
+    assert [finding.line or 0 for finding in findings] == ([] if line is None else [line])
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        python("helper_elsewhere(pd)"),
+        python("send = pd.respond", "send({})"),
+        python("[pd.respond(x) for x in y]"),
+        python("getattr(pd, 'respond')({})"),
+        node("elsewhere($)"),
+        node("const { respond } = $\nrespond({})"),
+        node("x.forEach((y) => $.respond(y))"),
+        node("$['respond']({})"),
+        Step("a", "bash", "[ -n \"$X\" ] && echo '{}' > $PIPEDREAM_RESPONSE"),
+        Step("a", "node", uses="@mine/answer@0.0.1"),
+    ],
+)
+def test_what_cannot_be_followed_is_not_guessed(step: Step) -> None:
+    """Code that hands on what sends responses is neither found nor cleared."""
+    assert found("response", step, triggers=CUSTOM) == []
+
+
+def test_helpers_are_followed() -> None:
+    """A function of the module that is given `pd` is followed."""
+    helper = "def tell(p, x):\n    if x:\n        p.respond(x)\n\n\ndef handler(pd):\n    tell(pd, 1)\n"
+
+    always = found("response", Step("a", source=helper.replace("    if x:\n    ", "")), triggers=CUSTOM)
+    sometimes = found("response", Step("a", source=helper), triggers=CUSTOM)
+
+    assert always == []
+    assert [finding.message for finding in sometimes] == ["Not every way through this step sends the response."]
+
+
+def test_ways_through_the_workflow() -> None:
+    """Steps above may end the workflow before a response is sent; a later step may send what an earlier one did not."""
+    sends = python(SENT, name="sends")
+    gate = Step("gate", "node", uses="filter-continue-based-on-condition@0.0.2", cell=3)
+    answer = Step("answer", "node", uses="http-return-http-response@0.0.3")
+    partly = python("if x:", f"    {SENT}", name="partly")
+
+    assert [finding.step for finding in found("response", gate, sends, triggers=CUSTOM)] == ["gate"]
+    assert found("response", sends, gate, triggers=CUSTOM) == []
+    assert found("response", partly, answer, triggers=CUSTOM) == []
+    assert [finding.step for finding in found("response", partly, triggers=CUSTOM)] == ["partly"]
+    assert [finding.step for finding in found("response", python("return 1"), triggers=CUSTOM)] == [None]
+    assert found("response", python("return 1")) == []
+
+
+def test_what_has_no_form_in_git() -> None:
+    """Bash, Go, an external user's account and control flow are named."""
+    workflow = Workflow(
+        "w",
+        steps=(
+            Step("shell", "bash", "true"),
+            Step("compiled", "go", "package main\n"),
+            Step("send", source=PYTHON, apps=(AppBinding("slack", "slack"),)),
+            Step("own", source=PYTHON, apps=(AppBinding("slack", "slack", "apn_1"),)),
+        ),
+    ).with_kept([KeptEntry("own", {"namespace": "branch", "type": "switch"})])
+
+    findings = [finding for finding in lint(workflow) if finding.rule == "git-form"]
+
+    assert [finding.step for finding in findings] == ["shell", "compiled", "send", None]
+    for finding, word in zip(findings, ("Bash", "Go", "external user's account", "branch"), strict=True):
+        assert word in finding.message
+
+
+def test_names() -> None:
+    """Names that differ in capitals only, and one of which no folder's name is left, are found."""
+    steps = (Step("send", source=PYTHON), Step("Send", source=PYTHON))
+
+    assert [finding.step for finding in found("name", *steps)] == ["send", "Send"]
+    assert [finding.rule for finding in lint(Workflow("…/…"))] == ["name"]
+    assert lint(Workflow("Reports / nightly")) == ()
+
+
+def test_limits() -> None:
+    """Settings out of range, a step's time and a value's length are found."""
+    step = Step("a", source=PYTHON, timeout_s=900, props={"text": "é" * 33_000})
+
+    findings = found("limit", step, settings={"lambda_timeout": 751, "memory": 512, "unknown": 1})
+
+    assert [finding.message.split(" ")[0] for finding in findings] == ["lambda_timeout", "No", "The"]
+
+
+def test_packages() -> None:
+    """Packages without an exact version are found with their line; the platform's own and exact ones are not."""
+    python_step = Step(
+        "a", source=f"# pipedream add-package PyYAML==6.0.1\nimport yaml\nimport requests\n{PYTHON}", cell=0
+    )
+    node_step = Step(
+        "b",
+        "node",
+        'import { axios } from "@pipedream/platform"\nimport a from "lodash@4.17.21"\nimport b from "dayjs@^1.11"\nimport c from "zod"',
+        line_offset=1,
+        cell=1,
+    )
+
+    findings = found("package", python_step, node_step)
+
+    assert [(finding.step, finding.line, finding.message.split(" ")[0]) for finding in findings] == [
+        ("a", 3, "requests"), ("b", 4, "dayjs"), ("b", 5, "zod"),
+    ]  # fmt: skip

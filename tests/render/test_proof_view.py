@@ -1,0 +1,138 @@
+"""Proofs of exports, in text and in HTML."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pdkernel.render import proof
+from pdkernel.render.proof import WHOLE, CaseVerdict, Difference, GradedField, Proof, StepVerdict
+from tests.render.golden_files import assert_golden
+from tests.render.reading import Page
+
+EVIL = "<b>bold</b></script>\" onclick='x'\x1b[2J"
+WHY = "GET https://api.example.test/x is not in events/order.recorded.jsonl. Record it: pdkernel run work.ipynb"
+FOUND = Proof(
+    "flow",
+    ("read", "send", "tell"),
+    (Difference("steps.read.props.yes", '"yes"', "true"), Difference("steps[2]", '"tell"', None)),
+    (
+        CaseVerdict(
+            "order",
+            "ada",
+            (
+                StepVerdict("read", "differs", (Difference("exports.$return_value.items[1].name", '"Ada"', '"Bob"'),)),
+                StepVerdict("send", "not compared", why=WHY),
+                StepVerdict("tell"),
+            ),
+            StepVerdict(WHOLE, "not compared", why="Not every step was compared."),
+        ),
+        CaseVerdict(
+            "order",
+            "grace",
+            (StepVerdict("read"), StepVerdict("send", "not compared", why=WHY), StepVerdict("tell")),
+            StepVerdict(WHOLE),
+        ),
+    ),
+    (
+        GradedField("workflow.yaml", "steps[].uses", "observed", ("read", "send")),
+        GradedField("workflow.yaml", "steps[].uses", "inferred", ("tell",)),
+        GradedField("entry.sh", "", "inferred", ("tell",)),
+        GradedField("pdkernel.yaml", "triggers", "ours"),
+    ),
+    ("Pins are ignored: read ran.",),
+)
+SAME = replace(
+    FOUND, definition=(), notes=(), cases=(CaseVerdict("order", None, (StepVerdict("read"), StepVerdict("send"), StepVerdict("tell")), StepVerdict(WHOLE)),)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["txt", "html"])
+def test_proofs_are_as_they_were_looked_at(form: str) -> None:
+    """A table of events and steps, each difference with both sides, why something was not compared, what nobody has seen."""
+    draw = proof.text if form == "txt" else proof.html
+
+    assert_golden(f"proof.{form}", draw(FOUND))
+
+
+def test_the_same() -> None:
+    """Where nothing differs the text is short."""
+    drawn = proof.text(SAME)
+
+    assert drawn.splitlines()[:3] == [
+        "Proof of flow: workflow same; 1 run, steps: 3 same.",
+        "  event  read  send  tell  whole run",
+        "  order  same  same  same  same",
+    ]
+
+
+def test_one_verdict() -> None:
+    """One difference anywhere makes the proof differ; without one it is the same if a step was compared."""
+    unseen = CaseVerdict(
+        "order", None, (StepVerdict("read", "not compared", why="w"),), StepVerdict(WHOLE, "not compared")
+    )
+    answer = replace(SAME.cases[0], whole=StepVerdict(WHOLE, "differs", (Difference("response", "1", "2"),)))
+
+    assert FOUND.verdict == replace(SAME, cases=(answer,)).verdict == "differs"
+    assert replace(SAME, definition=FOUND.definition).verdict == "differs"
+    assert SAME.verdict == "same"
+    assert replace(SAME, steps=("read",), cases=(unseen,)).verdict == replace(SAME, cases=()).verdict == "not compared"
+
+
+def test_many_steps() -> None:
+    """A table that is too wide for a terminal becomes a list: each event, and which steps have which verdict."""
+    names = tuple(f"a_step_called_{number}" for number in range(9))
+    steps = tuple(StepVerdict(name) for name in names[1:])
+    case = CaseVerdict("order", "ada", (StepVerdict(names[0], "not compared", why="w"), *steps), StepVerdict(WHOLE))
+
+    drawn = proof.text(replace(SAME, steps=names, cases=(case,))).splitlines()
+
+    assert drawn[1:4] == [
+        "  order as ada:",
+        f"    same: {', '.join((*names[1:], WHOLE))}",
+        "    not compared: a_step_called_0",
+    ]
+
+
+def test_many_differences() -> None:
+    """Of very many differences some are shown, and the number of the others."""
+    many = replace(FOUND, definition=tuple(Difference(f"steps[{n}]", "1", "2") for n in range(50)))
+
+    drawn = proof.text(many)
+
+    assert "steps[19]" in drawn
+    assert "steps[20]" not in drawn
+    assert "31 differences more: --json has them all." in drawn
+
+
+def test_as_json() -> None:
+    """The JSON has everything; a side that has nothing is null."""
+    told = FOUND.to_json()
+
+    assert told["verdict"] == "differs"
+    assert told["definition"][1] == {"path": "steps[2]", "notebook": '"tell"', "files": None}
+    assert told["cases"][1]["steps"][1] == {"step": "send", "verdict": "not compared", "differences": [], "why": WHY}
+    assert told["cases"][0]["whole"]["why"] == "Not every step was compared."
+    assert told["fields"][1] == {
+        "file": "workflow.yaml",
+        "field": "steps[].uses",
+        "grade": "inferred",
+        "steps": ["tell"],
+    }
+
+
+def test_markup_in_any_field_is_shown_as_text() -> None:
+    """A field that holds markup, quotes or control characters is shown and does nothing."""
+    evil = Proof(
+        EVIL,
+        (EVIL,),
+        (Difference(EVIL, EVIL, EVIL),),
+        (CaseVerdict(EVIL, EVIL, (StepVerdict(EVIL, "not compared", why=EVIL),), StepVerdict(WHOLE)),),
+        (GradedField(EVIL, EVIL, "ours", (EVIL,)),),
+        (EVIL,),
+    )
+
+    for drawn in (proof.html(evil), proof.text(evil)):
+        assert "\x1b" not in drawn
+    assert "<b>bold</b></script>" in Page(proof.html(evil)).text
