@@ -39,7 +39,7 @@ slow: .venv/.test fuzz
 	$(BIN)/pytest --hypothesis-profile=sweep --timeout=900 $(PROPERTIES)
 
 fuzz: .venv/.test
-	PDKERNEL_FUZZ=$(FUZZ) $(BIN)/pytest --timeout=3600 tests/server/fuzz
+	PDKERNEL_FUZZ=$(FUZZ) $(BIN)/pytest tests/server/fuzz
 
 actions: .venv/.test
 	$(BIN)/python -m tests.sweep.sweep $(SWEEP) $(APPS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,8 @@ WORKFLOW_FILE = "workflow.yaml"
 EVENTS_FOLDER = "events"
 """Beside a source: the saved events, `NAME.json`, and the recorded calls of each, `NAME.recorded.jsonl`."""
 _MAX_DEPTH = 4
+_MOST_FILES = 1000
+"""Files of a folder that are looked at: it may hold data beside a workflow's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ def stamps(source: Source) -> tuple[tuple[str, int, int], ...]:
     if source.kind == "notebook":
         files = [source.path, notebook_sidecar_path(source.path)]
     else:
-        files = list(_files_below(source.path, _MAX_DEPTH))
+        files = list(islice(_files_below(source.path, _MAX_DEPTH), _MOST_FILES))
     found = []
     for file in files:
         with suppress(OSError):  # gone, or none

@@ -30,6 +30,10 @@ from tests.notebook_files import notebook_of
 from tests.serve_process import ROOT, line_of
 from tests.server.fuzz.openapi import Values
 
+REQUESTS = int(os.environ.get("PDKERNEL_FUZZ", "2000"))
+"""How many are sent: six of ten made from the description of the routes, the others over raw sockets."""
+LASTS_S = 200 + REQUESTS // 10
+"""Seconds after which something hangs; both together take some 40 s for 2,000 on two cores that have nothing else to do."""
 GROWTH = 64 * 1024**2
 """Bytes that the server may grow by after its first requests."""
 SEEN = "a-path-that-stands-in-the-log"

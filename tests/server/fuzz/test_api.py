@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from schemathesis.core.result import Ok
 from schemathesis.schemas import APIOperation
 
 from tests.server.fuzz.openapi import METHODS, PREFIX, PROJECT, Operation, Values, document, operations
-from tests.server.fuzz.target import DEPOT, SLACK, Target, looks_like_ours, target
+from tests.server.fuzz.target import DEPOT, LASTS_S, REQUESTS, SLACK, Target, looks_like_ours, target
 
-REQUESTS = int(os.environ.get("PDKERNEL_FUZZ", "2000")) * 6 // 10
-"""Of 2,000; the others are `test_endpoint`'s."""
+COUNT = REQUESTS * 6 // 10
 ENVIRONMENTS = ("development", "development", "production", None, "staging")
 HOLDING = ("Account", "Accounts", "AccountPage")
 """Answers that may hold accounts' credentials."""
@@ -49,16 +47,17 @@ CONFORMING: list[Any] = CHECKS.get_by_names(
 )
 
 
+@pytest.mark.timeout(LASTS_S)
 def test_every_route(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each answer is as described: no error of ours, no secret; the server does not grow, and its log is clean."""
     described = list(operations())
-    a_round = 4 if REQUESTS < 5000 else 10
+    a_round = 4 if COUNT < 5000 else 10
     with target(tmp_path) as aim:
         free, exact = _operations(aim.values, described), _operations(aim.values.first(), described)
         names = [(one.method, one.path) for one in described]
         cases = {name: _cases(one, exact[name], free[name], aim) for name, one in zip(names, described, strict=True)}
         statuses: set[tuple[str, str, int]] = set()
-        for number in range(math.ceil(REQUESTS / (len(described) * a_round))):
+        for number in range(math.ceil(COUNT / (len(described) * a_round))):
             random.Random(number).shuffle(described)
             for place, one in enumerate(described):
                 aim.refill()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import os
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from pdkernel.project import Project
-from tests.server.fuzz.target import Target, looks_like_ours, target
+from tests.server.fuzz.target import LASTS_S, REQUESTS, Target, looks_like_ours, target
 
-REQUESTS = int(os.environ.get("PDKERNEL_FUZZ", "2000")) * 4 // 10
-"""Of 2,000; the others are `test_api`'s."""
+COUNT = REQUESTS * 4 // 10
 AT_ONCE = 8
 
 METHODS = [
@@ -188,6 +186,7 @@ async def send(aim: Target, sent: Sent) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")  # eight requests with bodies of some thousand bytes
+@pytest.mark.timeout(LASTS_S)
 def test_odd_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is answered, or the connection closed; no error of ours, every run has its end, the server does not grow."""
     statuses: dict[int, int] = {}
@@ -195,7 +194,7 @@ def test_odd_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
         @seed(4)
         @settings(
-            max_examples=max(1, REQUESTS // AT_ONCE),
+            max_examples=max(1, COUNT // AT_ONCE),
             deadline=None,
             database=None,
             phases=[Phase.generate],
@@ -208,7 +207,7 @@ def test_odd_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
                 status = _check(aim, sent, answer)
                 statuses[status] = statuses.get(status, 0) + 1
             aim.sent += len(batch)
-            if aim.warm == 0 and aim.sent >= REQUESTS // 4:
+            if aim.warm == 0 and aim.sent >= COUNT // 4:
                 aim.warmed()
 
         odd()
