@@ -81,21 +81,25 @@ async def _answer(request: Request) -> Response:
 async def _received(
     request: Request, serving: Serving, address: Address, trigger: Trigger, query: dict[str, Any]
 ) -> Response:
-    state = request.app.state
+    refusal = None
     try:
         upload = _switch(request, query, "x-pd-upload-body") or query.get(UPLOAD_QUERY) == "1"
-        body = await read_body(request, state.uploads, upload=upload)
-        run = _start(request, serving, address, trigger, query, body)
+        body = await read_body(request, request.app.state.uploads, upload=upload)
     except BodyTooLargeError:
         # the platform lists such an event, too, with the error
-        run = _start(request, serving, address, trigger, query, ABSENT, refusal=TOO_LARGE)
-        _note(request, run)
+        body, refusal = ABSENT, TOO_LARGE
         await drain(request)
-        await run.accepted
-        return answers.refused(413, str(TOO_LARGE).replace("\n", " "))
-    except (BodyError, RequestError) as wrong:
+    except BodyError as wrong:
         return answers.refused(400, str(wrong))
-    return await _answered(request, serving, address, trigger, run)
+    try:
+        run = _start(request, serving, address, trigger, query, body, refusal=refusal)
+    except RequestError as wrong:
+        return answers.refused(400, str(wrong))
+    if refusal is None:
+        return await _answered(request, serving, address, trigger, run)
+    _note(request, run)
+    await run.accepted
+    return answers.refused(413, str(refusal).replace("\n", " "))
 
 
 async def _answered(request: Request, serving: Serving, address: Address, trigger: Trigger, run: Started) -> Response:
@@ -149,7 +153,7 @@ def _start(
     query: dict[str, Any],
     body: Any,
     *,
-    refusal: RequestError | None = None,
+    refusal: RequestError | None,
 ) -> Started:
     served = address.workflow
     workflow = served.source.workflow

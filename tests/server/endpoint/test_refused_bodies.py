@@ -57,6 +57,14 @@ async def test_a_large_body_in_one_chunk(echo: Site) -> None:
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
+async def test_a_large_body_of_no_environment(echo: Site) -> None:
+    """What is wrong with the request besides is a 400, as with a small body."""
+    answer = await echo.http.post(echo.path(), content=b"x" * (600 * KB), headers={"x-pd-environment": "staging"})
+
+    assert answer.status_code == 400
+    assert await echo.runs() == []
+
+
 async def test_no_record_where_none_is_wanted(echo: Site) -> None:
     """`x-pd-nostore` holds for a refused body, too."""
     answer = await echo.http.post(echo.path(), content=b"x" * (600 * KB), headers={"x-pd-nostore": "1"})
