@@ -64,7 +64,7 @@ def export(
     if prove and dry_run:
         raise RequestError("A proof reads the files that were written, and --dry-run writes none.")
     opened = read_source(notebook, unanswered="refuse" if prove else "keep")
-    check(opened.workflow)
+    check(opened.workflow, to_run=False)
     where = str(to or into)
     act = definition.export if into is None else definition.export_into
     result = act(opened.workflow, Path(where), sidecar=opened.sidecar, docs=docs, dry_run=dry_run)
@@ -102,9 +102,24 @@ def _prove(state: State, opened: Any, folder: Path, *, into: bool, quiet: bool) 
 @command(name="shape")
 @click.argument("events", metavar="EVENT...", nargs=-1, required=True)
 @click.option("--schema", is_flag=True, help="Print the JSON Schema instead.")
+@click.option(
+    "--contract",
+    is_flag=True,
+    help="The first is a SOURCE, not an event: show what its steps read, and whether the events (default: the saved ones) have it.",
+)
+@click.option("--example", is_flag=True, help="With --contract: print an event that keeps it, and nothing else.")
 @json_option
-def shape(_: State, events: tuple[str, ...], schema: bool, as_json: bool) -> int:
-    """Show the shape of one or several events: every path with types and samples."""
+def shape(_: State, events: tuple[str, ...], schema: bool, contract: bool, example: bool, as_json: bool) -> int:
+    """
+    Show the shape of one or several events: every path with types and samples.
+
+    With --contract it ends with 1 if an event lacks what the steps count on, has another type there, or differs in what
+    they read from the events before.
+    """
+    if contract or example:
+        from pdkernel.cli.contract import show_contract
+
+        return show_contract(Path(events[0]), events[1:], schema=schema, example=example, as_json=as_json)
     from pdkernel import shape as shapes
     from pdkernel.event import Event
     from pdkernel.render import shape as drawn

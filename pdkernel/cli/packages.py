@@ -29,7 +29,7 @@ def install_packages(state: State, source: Path, as_json: bool) -> int:
     from pdkernel.engine.packages import Packages
     from pdkernel.source import read_source
 
-    opened = read_source(source)
+    opened = read_source(source, unanswered="keep")
     steps = [step for step in opened.workflow.steps if not step.disabled]
     ready = asyncio.run(
         Packages.of(state.project().folder, os.environ).ready(

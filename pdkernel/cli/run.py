@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -74,6 +75,7 @@ async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet:
 
     opened = read_source(source)
     event = _event(chosen["event"], chosen["body"], http=opened.workflow.trigger.type == "http")
+    _say_drift(opened, event, chosen["event"])
     project = state.project()
     directory = state.directory()
     users = _users(chosen, event, directory)
@@ -159,6 +161,23 @@ def _event(event: str | None, body: str | None, *, http: bool) -> Any:
     if body == "-" or (len(body) < 4096 and "\n" not in body and path.is_file()):
         return Event.from_body(parse_json(read_input(body), name=body))
     return Event.from_body(parse_json(body, name="--body"))
+
+
+def _say_drift(opened: Any, event: Any, name: str | None) -> None:
+    """Say on standard error what the steps read of *event* that is not as in the events saved beside the workflow."""
+    from pdkernel.source import EVENTS_FOLDER
+
+    if not (opened.folder / EVENTS_FOLDER).is_dir():
+        return
+    from pdkernel.contract import compare, contract_of
+    from pdkernel.render.contract import sentences
+    from pdkernel.session.contract import saved_events
+    from pdkernel.session.events import EventLibrary
+
+    saved = saved_events(EventLibrary(opened.folder), http=event.http)
+    found = compare(contract_of(opened.workflow), Path(name or "").stem, dict(event.data), saved)
+    for line in sentences(replace(found, findings=())):
+        click.echo(f"Drift: {line}", err=True)
 
 
 def _users(chosen: dict[str, Any], event: Any, directory: Any) -> Sequence[str | None]:

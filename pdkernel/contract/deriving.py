@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from pdkernel.contract.lookups import CONTAINERS
 from pdkernel.contract.reading import Read, reads_of
-from pdkernel.contract.trace import CONTAINERS
 from pdkernel.contract.values import ITEM, Place, Value
 from pdkernel.contract.words import Contract, Expected, Field, Reader, Use, order_of
 from pdkernel.model import Workflow

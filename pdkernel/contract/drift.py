@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pdkernel.contract.values import ITEM, Place
-from pdkernel.contract.words import Contract, Reader, path_of
+from pdkernel.contract.words import Contract, Field, Reader, path_of
 from pdkernel.model import JSON
 from pdkernel.shape.tree import type_name
 
@@ -26,10 +26,11 @@ class Drift:
     Attributes:
         kind: `gone`: it was in every earlier event. `type`: it never had that type.
         place: Below the event.
-        before: Types that it had.
-        after: Types that it has; empty where it is gone.
+        before: Types that stood at *at*.
+        after: Types that stand there; empty where it is gone.
         required: Whether a step fails without it.
         readers: Who reads it.
+        at: Where the event differs: the place itself, or what is gone, or of another type, around it.
     """
 
     kind: Literal["gone", "type"]
@@ -38,6 +39,7 @@ class Drift:
     after: tuple[str, ...]
     required: bool
     readers: tuple[Reader, ...]
+    at: Place
 
     @property
     def path(self) -> str:
@@ -49,6 +51,7 @@ class Drift:
         return {
             "kind": self.kind,
             "path": self.path,
+            "at": path_of(self.at),
             "before": list(self.before),
             "after": list(self.after),
             "required": self.required,
@@ -58,8 +61,10 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
+    """The types at a place, and the first place on the way there that is missing somewhere."""
+
     types: frozenset[str]
-    lacks: bool
+    missing: Place | None = None
 
 
 def drift(contract: Contract, before: Sequence[EventData], after: EventData) -> tuple[Drift, ...]:
@@ -78,23 +83,38 @@ def drift(contract: Contract, before: Sequence[EventData], after: EventData) -> 
         types = frozenset().union(*(seen.types for seen in earlier)) if earlier else frozenset()
         if not types:
             continue
-        kind: Literal["gone", "type"]
-        if now.lacks and not any(seen.lacks for seen in earlier):
-            kind = "gone"
+        if now.missing is not None and all(seen.missing is None for seen in earlier):
+            found.append(_gone(field, now.missing, types, before, after))
         elif now.types - types and types != {"null"}:
-            kind = "type"
-        else:
-            continue
-        after_types = tuple(sorted(now.types)) if kind == "type" else ()
-        found.append(Drift(kind, field.place, tuple(sorted(types)), after_types, field.required, field.readers))
+            types_now = tuple(sorted(now.types))
+            found.append(
+                Drift("type", field.place, tuple(sorted(types)), types_now, field.required, field.readers, field.place)
+            )
     return tuple(found)
 
 
+def _gone(field: Field, missing: Place, types: frozenset[str], before: Sequence[EventData], after: EventData) -> Drift:
+    """The drift of a field that is not there: it is gone, or what held it is something else now."""
+    around = missing[:-1]
+    held = frozenset().union(*(_look(event, around).types for event in before))
+    holds = _look(after, around).types
+    if around and not holds & held:
+        return Drift(
+            "type", field.place, tuple(sorted(held)), tuple(sorted(holds)), field.required, field.readers, around
+        )
+    return Drift("gone", field.place, tuple(sorted(types)), (), field.required, field.readers, missing)
+
+
+def has(event: EventData, place: Place) -> bool:
+    """Whether *event* has something at *place*; of a list that is empty, that it is there."""
+    return _look(event, place).missing is None
+
+
 def _look(event: EventData, place: Place) -> _Seen:
-    """The types at *place*, and whether it is missing somewhere that could have it."""
+    """What stands at *place* in *event*; the items of a list together."""
     values: list[Any] = [dict(event)]
-    lacks = False
-    for key in place:
+    missing: Place | None = None
+    for depth, key in enumerate(place, start=1):
         below: list[Any] = []
         for value in values:
             if key == ITEM and isinstance(value, list):
@@ -102,7 +122,9 @@ def _look(event: EventData, place: Place) -> _Seen:
             elif isinstance(key, str) and isinstance(value, dict) and key in value:
                 below.append(value[key])
             else:
-                lacks = True
+                missing = missing or place[:depth]
         values = below
     # a whole number is a number to every step
-    return _Seen(frozenset("number" if type_name(value) == "integer" else type_name(value) for value in values), lacks)
+    return _Seen(
+        frozenset("number" if type_name(value) == "integer" else type_name(value) for value in values), missing
+    )

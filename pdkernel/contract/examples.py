@@ -7,6 +7,7 @@ Values come from saved events where these have them; others are made up from wha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pdkernel.contract.checking import check
@@ -23,7 +24,9 @@ _REQUEST: Mapping[str, JSON] = {
 }
 
 
-def example(contract: Contract, saved: Sequence[Mapping[str, JSON]] = (), *, http: bool = True) -> dict[str, JSON]:
+def example(
+    contract: Contract, saved: Sequence[Mapping[str, JSON]] = (), *, http: bool = True, required: bool = False
+) -> dict[str, JSON]:
     """
     An event with every field that is required.
 
@@ -32,28 +35,37 @@ def example(contract: Contract, saved: Sequence[Mapping[str, JSON]] = (), *, htt
         saved: Data of saved events, masked; fields that they have are taken from the first that has no fault, and those
             that are not required only from them.
         http: Whether it is a request.
+        required: True for nothing but what is required.
     """
     sources: list[Any] = sorted(map(dict, saved), key=lambda event: len(check(contract, event)))
+    contract = _required_of(contract) if required else contract
     made = _object(contract, (), sources)
-    if not http:
-        return made
-    base: dict[str, Any] = {key: sources[0].get(key, value) if sources else value for key, value in _REQUEST.items()}
-    headers, read = base["headers"], made.get("headers")
-    if isinstance(headers, dict) and isinstance(read, dict):
-        made["headers"] = {**({} if sources else headers), **read}
-    return {**base, **made} if not sources else {**_request_line(base), **made}
+    if isinstance(headers := made.get("headers"), dict) and "content-type" not in headers and http:
+        made["headers"] = {"content-type": "application/json", **headers}
+    return {**_request(contract, sources[0] if sources else {}), **made} if http else made
 
 
-def _request_line(base: dict[str, Any]) -> dict[str, Any]:
-    """Of a saved event's other headers only what says how the body is written."""
+def _request(contract: Contract, saved: Mapping[str, Any]) -> dict[str, JSON]:
+    """A request's line and headers, as *saved* has them, with what is read of each where it is there at all."""
+    base: dict[str, JSON] = {key: saved.get(key, value) for key, value in _REQUEST.items()}
     headers = base["headers"] if isinstance(base["headers"], dict) else {}
+    # of other headers only what says how the body is written
     kept = {name: value for name, value in headers.items() if name.lower() == "content-type"}
-    return {**base, "headers": kept, "query": {}}
+    for key, written in (("query", {}), ("headers", kept)):
+        base[key] = {**written, **_object(contract, (key,), [saved[key]] if key in saved else [])}
+    return base
 
 
-def example_body(contract: Contract, saved: Sequence[Mapping[str, JSON]] = ()) -> JSON:
+def example_body(contract: Contract, saved: Sequence[Mapping[str, JSON]] = (), *, required: bool = False) -> JSON:
     """The body of the example."""
-    return example(contract, saved).get("body")
+    return example(contract, saved, required=required).get("body")
+
+
+def _required_of(contract: Contract) -> Contract:
+    """*contract* without what is not required."""
+    kept = {field.place[:length] for field in contract.required for length in range(1, len(field.place) + 1)}
+    needed = {place for place, expected in contract.places.items() if expected.needed and len(place) == 1}
+    return replace(contract, places={place: each for place, each in contract.places.items() if place in kept | needed})
 
 
 def _object(contract: Contract, place: Place, sources: list[Any]) -> dict[str, JSON]:

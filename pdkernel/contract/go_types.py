@@ -22,7 +22,7 @@ _BASIC = {
     "byte": "number",
 }
 _WRAPPERS = frozenset({"pointer_type", "parenthesized_type"})
-WELL_KNOWN = frozenset(["trigger", "event", "body", "headers", "query", "method", "path", "url"])
+_ONE_WORD = re.compile(r"[A-Z][a-z0-9]*\Z|[A-Z]{1,4}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,8 @@ class GoField:
 
     Attributes:
         name: What the code calls it.
-        key: What it is called in JSON; None if the code does not say.
+        key: What it is called in JSON; None if the code does not say. Go takes a name without a tag in any case: one of
+            one word is taken to be in small letters.
         kind: Its type's syntax.
         optional: Whether it says that it may be missing.
     """
@@ -72,7 +73,7 @@ def fields_of(struct: Node) -> Iterator[GoField]:
             match = _TAG.search(text_of(each.child_by_field_name("tag")))
             for name in each.children_by_field_name("name"):
                 said = text_of(name)
-                key = match[1] if match and match[1] else said.lower() if said.lower() in WELL_KNOWN else None
+                key = match[1] if match and match[1] else said.lower() if _ONE_WORD.match(said) else None
                 optional = (kind is not None and kind.type == "pointer_type") or bool(match and "omitempty" in match[2])
                 yield GoField(said, key, kind, optional)
 

@@ -294,7 +294,10 @@ class _Parser:
 
     def _pattern(self) -> Filter:
         """`$x`, `[$x, $y]` or `{a: $x, $b}`, as a filter whose variables are bound."""
-        return self._postfix()
+        found = self._postfix()
+        if found.kind not in {"variable", "array", "object"}:
+            raise JqError("A name like $x is expected after `as`.")
+        return found
 
     def _text(self, written_as: str = "") -> Filter:
         """The text that starts at the quote just read; texts with filters in them keep those."""

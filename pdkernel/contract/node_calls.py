@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from tree_sitter import Node
 
 from pdkernel.contract import node_words as words
-from pdkernel.contract.node_expressions import NodeExpressions, part, text_of
+from pdkernel.contract.node_expressions import NodeExpressions
+from pdkernel.contract.node_syntax import argument_nodes, part, text_of
 from pdkernel.contract.values import (
     ITEM,
     NOTHING,
@@ -58,7 +59,7 @@ class NodeCalls(NodeExpressions):
         return self._own(node, self.of(function))
 
     def _own(self, node: Node, called: Value) -> Value:
-        given = self.listed(self.argument_nodes(node))
+        given = self.listed(argument_nodes(node))
         if not any(isinstance(atom, Routine) for atom in called):
             self._hand(given, sent=any(isinstance(atom, Known) for atom in called))
         return self.calls(called, given)
@@ -71,7 +72,7 @@ class NodeCalls(NodeExpressions):
 
     def _new_expression(self, node: Node) -> Value:
         made = text_of(part(node, "constructor"))
-        for value in self.listed(self.argument_nodes(node)):
+        for value in self.listed(argument_nodes(node)):
             self.use(value, "uses" if made.rpartition(".")[2] in words.MADE_OF else "hands")
         return NOTHING
 
@@ -80,7 +81,7 @@ class NodeCalls(NodeExpressions):
     def _method(self, node: Node, owner: Value, name: str, *, chained: bool) -> Value:
         if any(isinstance(atom, Known) for atom in owner):
             return self._platform(node, owner, name)
-        if name in words.EACH_METHODS and self.argument_nodes(node):
+        if name in words.EACH_METHODS and argument_nodes(node):
             return self._each(node, owner, name, chained=chained)
         inner = self.member(tuple(atom for atom in owner if isinstance(atom, Object)), name)
         if any(isinstance(atom, Routine) for atom in inner):
@@ -102,7 +103,7 @@ class NodeCalls(NodeExpressions):
         elif name in words.LIST_METHODS:
             self.typed(places, "array")
         self.count_on(owner, chained=chained)
-        given = self.listed(self.argument_nodes(node))
+        given = self.listed(argument_nodes(node))
         grows = name in {"push", "unshift", "set", "append", "add"}
         self._hand(given, sent=grows or bool(places) or text_of(part(node, "function")).startswith(words.SENDERS))
         self.at(node)
@@ -113,11 +114,12 @@ class NodeCalls(NodeExpressions):
         if name == "join":
             self.use(self.iterate(owner, soft=chained))
             return NOTHING
-        self.use(tuple(atom for atom in owner if not isinstance(atom, Routine)))
+        used = tuple(atom for atom in owner if not isinstance(atom, Routine))
+        self.use(self.softened(used) if chained else used)
         return NOTHING
 
     def _each(self, node: Node, owner: Value, name: str, *, chained: bool) -> Value:
-        given = self.listed(self.argument_nodes(node))
+        given = self.listed(argument_nodes(node))
         self.at(node)
         items = self.iterate(owner, soft=chained)
         callback, rest = given[0], given[1:]
@@ -134,13 +136,14 @@ class NodeCalls(NodeExpressions):
             return (Several(found),)
         if name == "flatMap":
             return (Several(self.iterate(found)),)
-        self.use(found)
+        if name != "forEach":
+            self.glance(found)
         if name == "filter":
             return (Several(items),)
         return self.softened(items) if name in {"find", "findLast"} else NOTHING
 
     def _platform(self, node: Node, owner: Value, name: str) -> Value:
-        nodes = self.argument_nodes(node)
+        nodes = argument_nodes(node)
         if Known("this") in owner and (methods := self.member(self.methods, name)):
             return self._own(node, methods)
         given = self.listed(nodes)
@@ -156,7 +159,7 @@ class NodeCalls(NodeExpressions):
     # ── functions ──────────────────────────────────────────────────────────────────
 
     def _function(self, node: Node, name: str) -> Value:
-        nodes = self.argument_nodes(node)
+        nodes = argument_nodes(node)
         if name in {"Array.isArray", "Object.hasOwn", "Object.prototype.hasOwnProperty.call", "_.has"}:
             self.test(node)
             return NOTHING

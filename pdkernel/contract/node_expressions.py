@@ -7,14 +7,15 @@ Knows how JavaScript looks a key up, takes apart, tests and puts defaults. Calls
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from tree_sitter import Node
 
-from pdkernel.contract import node_words as words
-from pdkernel.contract.trace import NONE, Tested, Trace
+from pdkernel.contract.node_syntax import default_type, named, part, text_of
+from pdkernel.contract.node_tests import ARITHMETIC, EQUALS, NodeTests
+from pdkernel.contract.trace import NONE
 from pdkernel.contract.values import (
     ITEM,
     NOTHING,
@@ -30,33 +31,8 @@ from pdkernel.contract.values import (
 )
 from pdkernel.expression import javascript
 
-_EQUALS = frozenset({"===", "==", "!==", "!="})
-_ARITHMETIC = frozenset({"-", "*", "/", "%", "**", "<", ">", "<=", ">="})
 
-
-def named(node: Node) -> list[Node]:
-    """The children of *node* that say something."""
-    return [child for child in node.named_children if child.type != "comment"]
-
-
-def part(node: Node, name: str) -> Node | None:
-    """A part of *node* by its name in the grammar."""
-    return node.child_by_field_name(name)
-
-
-def text_of(node: Node | None) -> str:
-    """The source of *node*."""
-    return "" if node is None else javascript.text_of(node)
-
-
-def bare(node: Node) -> Node:
-    """*node* without parentheses and `await`."""
-    while node.type in {"parenthesized_expression", "await_expression"} and named(node):
-        node = named(node)[0]
-    return node
-
-
-class NodeExpressions(Trace):
+class NodeExpressions(NodeTests):
     """A walk through JavaScript expressions."""
 
     methods: Value = NOTHING
@@ -136,6 +112,8 @@ class NodeExpressions(Trace):
             known = self._platform_member(owner, keys[0].value)
             if known is not None:
                 return known
+        if keys == (Known("index"),):
+            return self.iterate(owner, soft=chained)
         if keys and all(isinstance(atom, Literally) and isinstance(atom.value, int) for atom in keys):
             self.typed(owner, "array")
             return self.member(owner, ITEM, chained=chained)
@@ -209,7 +187,7 @@ class NodeExpressions(Trace):
                         self.assign(child, self.iterate(value), new=new)
             case "assignment_pattern":
                 default = part(pattern, "right")
-                self.assign(part(pattern, "left"), either(self.handed(value), self.of(default)), new=new)
+                self.assign(part(pattern, "left"), either(self.handed(value), self._default(default)), new=new)
             case "member_expression" | "subscript_expression":
                 self._store(pattern, value)
 
@@ -240,7 +218,11 @@ class NodeExpressions(Trace):
 
     def _defaulted(self, value: Value, key: str, default: Node | None) -> Value:
         found = self.member(value, key, soft=True, default=True)
-        return either(self.typed(found, *default_type(default)), self.of(default))
+        return either(self.typed(found, *default_type(default)), self._default(default))
+
+    def _default(self, node: Node | None) -> Value:
+        """What a default stands for; it is looked at only where the value is missing."""
+        return self.alone(NONE, NONE, partial(self.of, node))
 
     def _store(self, target: Node, value: Value) -> None:
         owner = self.of(part(target, "object"))
@@ -275,7 +257,7 @@ class NodeExpressions(Trace):
         sign = text_of(part(node, "operator"))
         if sign in {"&&", "||", "??"}:
             return self._either_side(node, sign)
-        if sign in _EQUALS or sign in {"in", "instanceof"} or sign in _ARITHMETIC:
+        if sign in EQUALS or sign in {"in", "instanceof"} or sign in ARITHMETIC:
             self.test(node)
             return NOTHING
         for side in ("left", "right"):
@@ -292,18 +274,11 @@ class NodeExpressions(Trace):
             missing = frozenset(atom.place for atom in value if isinstance(atom, At))
         else:
             there, missing = self.test(left)
-            value = self._quietly(left)
+            value = self.quietly(left)
         if sign == "&&":
             return self.softened(self.alone(there, missing, lambda: self.of(right)))
         self.typed(value, *default_type(right))
         return either(self.handed(value), self.alone(missing, there, lambda: self.of(right)))
-
-    def _quietly(self, node: Node) -> Value:
-        """What *node* stands for, without the notes: it was read already."""
-        count = len(self.notes)
-        value = self.of(node)
-        del self.notes[count:]
-        return value
 
     def _ternary_expression(self, node: Node) -> Value:
         there, missing = self.test(part(node, "condition"))
@@ -321,132 +296,3 @@ class NodeExpressions(Trace):
         else:
             self.use(self.typed(self.of(value), "numeric") if sign in {"-", "+"} else self.of(value))
         return NOTHING
-
-    # ── tests ──────────────────────────────────────────────────────────────────────
-
-    def test(self, node: Node | None) -> Tested:
-        """Follow a test: what is there if it is true, and what if it is false."""
-        if node is None:
-            return NONE, NONE
-        node = bare(node)
-        self.at(node)
-        if node.type == "unary_expression" and text_of(part(node, "operator")) == "!":
-            there, missing = self.test(part(node, "argument"))
-            return missing, there
-        if node.type == "binary_expression":
-            sign = text_of(part(node, "operator"))
-            if sign in {"&&", "||"}:
-                return self._test_both(node, is_and=sign == "&&")
-            if sign in _EQUALS:
-                return self._test_equal(node, sign)
-            if sign == "in":
-                return self._looks_in(self.of(part(node, "right")), self.of(part(node, "left"))), NONE
-            if sign == "instanceof":
-                return self.in_any_type(self.of(part(node, "left"))), NONE
-            if sign in _ARITHMETIC:
-                return self._test_order(node, sign)
-        if node.type == "call_expression" and (found := self._test_call(node)) is not None:
-            return found, NONE
-        if node.type == "member_expression" and text_of(part(node, "property")) == "length":
-            self.of(node)
-            return frozenset(at.place for at in self._quietly(owner_of(node)) if isinstance(at, At)), NONE
-        value = self.of(node)
-        places = self.glance(value)
-        self.use(tuple(atom for atom in value if not isinstance(atom, At | Routine)))
-        return places, NONE
-
-    def _test_both(self, node: Node, *, is_and: bool) -> Tested:
-        sides = (partial(self.test, part(node, side)) for side in ("left", "right"))
-        return self.both(*sides, is_and=is_and)
-
-    def _test_equal(self, node: Node, sign: str) -> Tested:
-        left, right = part(node, "left"), part(node, "right")
-        assert left is not None
-        assert right is not None
-        for each, other in ((left, right), (right, left)):
-            each_bare = bare(each)
-            if each_bare.type == "unary_expression" and text_of(part(each_bare, "operator")) == "typeof":
-                places = self.in_any_type(self.of(part(each_bare, "argument")))
-                positive = (sign[0] == "=") != (javascript.string_value(other) == "undefined")
-                return (places, NONE) if positive else (NONE, places)
-            if text_of(other) in words.NOTHING_WORDS:
-                places = self.glance(self.of(each))
-                return (NONE, places) if sign[0] == "=" else (places, NONE)
-        for each, other in ((left, right), (right, left)):
-            self.use(
-                self.typed(self.of(each), *type_of(other))
-                if len(sign) == 3 or type_of(other) == ("string",)
-                else self.of(each)
-            )
-        return NONE, NONE
-
-    def _test_order(self, node: Node, sign: str) -> Tested:
-        left, right = part(node, "left"), part(node, "right")
-        assert left is not None
-        assert right is not None
-        places = NONE
-        owner = owner_of(bare(left))
-        if sign[0] in "<>" and text_of(part(bare(left), "property")) == "length":
-            places = frozenset(at.place for at in self._quietly(owner) if isinstance(at, At))
-        for each, other in ((left, right), (right, left)):
-            value = self.of(each)
-            numeric = sign[0] not in "<>" or type_of(other) == ("number",)
-            self.use(self.typed(value, "numeric") if numeric else value)
-        return (places, NONE) if sign[0] == ">" else (NONE, NONE)
-
-    def _looks_in(self, value: Value, keys: Value) -> frozenset[Place]:
-        found: frozenset[Place] = NONE
-        for atom in keys:
-            if isinstance(atom, Literally) and isinstance(atom.value, str):
-                found |= self.looked_for(value, atom.value)
-        if not found:
-            self.use(keys)
-            self.dynamic(value)
-        return found
-
-    def _test_call(self, node: Node) -> frozenset[Place] | None:
-        function = part(node, "function")
-        given = self.argument_nodes(node)
-        name = text_of(function)
-        if name == "Array.isArray" and given:
-            return self.in_any_type(self.of(given[0]))
-        if name == "Boolean" and given:
-            return self.test(given[0])[0]
-        if name in {"Object.hasOwn", "Object.prototype.hasOwnProperty.call", "_.has"} and len(given) == 2:
-            return self._looks_in(self.of(given[0]), self.of(given[1]))
-        if function is not None and text_of(part(function, "property")) == "hasOwnProperty" and given:
-            return self._looks_in(self.of(part(function, "object")), self.of(given[0]))
-        return None
-
-    def argument_nodes(self, node: Node) -> Sequence[Node]:
-        """The arguments of a call."""
-        given = part(node, "arguments")
-        return [] if given is None else [given] if given.type == "template_string" else named(given)
-
-
-def owner_of(node: Node) -> Node:
-    """What the member *node* is looked up in."""
-    return part(node, "object") or node
-
-
-def default_type(node: Node | None) -> tuple[str, ...]:
-    """What a default tells of the value in whose place it stands; a number may be written as text."""
-    return tuple("numeric" if name == "number" else name for name in type_of(node))
-
-
-def type_of(node: Node | None) -> tuple[str, ...]:
-    """What a literal tells of the value that it is compared with or stands in for."""
-    if node is None:
-        return ()
-    kind = bare(node).type
-    if kind == "string":
-        return ("string",) if text_of(node) not in words.NOTHING_WORDS else ()
-    kinds = {
-        "template_string": "string",
-        "number": "number",
-        "true": "boolean",
-        "false": "boolean",
-        "array": "array",
-        "object": "object",
-    }
-    return (kinds[kind],) if kind in kinds else ()

@@ -14,7 +14,7 @@ from tree_sitter import Node
 
 from pdkernel.contract import node_words as words
 from pdkernel.contract.node_calls import NodeCalls
-from pdkernel.contract.node_expressions import named, part, text_of, type_of
+from pdkernel.contract.node_syntax import named, part, text_of, type_of
 from pdkernel.contract.trace import NONE, Exports
 from pdkernel.contract.values import NOTHING, At, Known, Object, Place, Routine, Value
 from pdkernel.execution import RETURN_VALUE

@@ -255,12 +255,24 @@ class PythonExpressions(Trace):
                 return self.in_any_type(self.of(value)), NONE
             case ast.Call(func=ast.Name(id="len" | "bool"), args=[value]):
                 return self.test(value)[0], NONE
+            case ast.Call(func=ast.Name(id="all"), args=[ast.GeneratorExp() | ast.ListComp() as each]):
+                return self._test_each(each), NONE
             case ast.NamedExpr():
                 return self.glance(self.of(node)), NONE
         found = self.of(node)
         places = self.glance(found)
         self.use(tuple(atom for atom in found if not isinstance(atom, At | Routine)))
         return places, NONE
+
+    def _test_each(self, node: ast.GeneratorExp | ast.ListComp) -> frozenset[Place]:
+        found: list[frozenset[Place]] = []
+
+        def act() -> Value:
+            found.append(self.test(node.elt)[0])
+            return NOTHING
+
+        self._comprehended(node.generators, act)
+        return NONE.union(*found)
 
     def _test_all(self, values: Sequence[ast.expr], is_and: bool) -> Tested:
         return self.both(*(partial(self.test, each) for each in values), is_and=is_and)

@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pdkernel.contract.trace import CONTAINERS, Exports, Kind, Note, Trace
+from pdkernel.contract.lookups import CONTAINERS, Exports, Kind, Note
+from pdkernel.contract.trace import Trace
 from pdkernel.contract.values import ITEM, Place, Value
 from pdkernel.contract.words import Reader
 from pdkernel.errors import ExpressionError
@@ -61,7 +62,10 @@ def reads_of(step: Step, known: Exports) -> StepReads:
     """What *step* reads of the event; *known* is what steps above export."""
     notes: list[tuple[Note, Reader]] = []
     cell = step.cell + 1 if step.cell is not None else None
-    walk, is_read = _walk(step, known)
+    try:
+        walk, is_read = _walk(step, known)
+    except RecursionError:  # code that is nested deeper than anybody writes
+        walk, is_read = None, False
     if walk is not None:
         notes += [(note, Reader(step.name, cell, note.line + step.line_offset)) for note in walk.notes]
     notes += _prop_notes(step, known, cell)
@@ -104,11 +108,20 @@ def _prop_notes(step: Step, known: Exports, cell: int | None) -> Iterator[tuple[
         except ExpressionError:
             continue  # running the step says it better
         for path, template in found:
-            line, _ = step.place_of_prop(*path)
-            reader = Reader(step.name, cell, line, prop=".".join(map(str, path)))
+            reader = Reader(
+                step.name, cell, _line_of(step, path), prop=".".join(map(str, path)), file=step.props_in or ""
+            )
             for expression in template.expressions:
                 for note in node_reader.read_expression(expression.source, known).notes:
                     yield note, reader
+
+
+def _line_of(step: Step, path: tuple[str | int, ...]) -> int | None:
+    """The line of the cell, or of the folder's file, that holds the prop at *path*."""
+    if step.props_in is None:
+        return step.place_of_prop(*path)[0]
+    lines = (step.prop_lines.get(path[:length]) for length in range(len(path), 0, -1))
+    return next((line for line in lines if line is not None), None)
 
 
 # ── what notes add up to ───────────────────────────────────────────────────────────

@@ -25,22 +25,31 @@ class Reader:
         cell: The number of its cell, the first being 1; None for a folder.
         line: Of the cell, or of the folder's entry file; None for a prop on the directive.
         prop: The prop whose `{{ }}` reads it; empty for code.
+        file: For a folder, the file that holds the prop; empty for code.
     """
 
     step: str
     cell: int | None = None
     line: int | None = None
     prop: str = ""
+    file: str = ""
 
     def __str__(self) -> str:
         where = [f"cell {self.cell}"] if self.cell is not None else []
+        where += [self.file] if self.file else []
         where += [f"prop {self.prop}"] if self.prop else []
         where += [f"line {self.line}"] if self.line is not None else []
         return f"{self.step} ({', '.join(where)})" if where else self.step
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
-        return {"step": self.step, "cell": self.cell, "line": self.line, "prop": self.prop or None}
+        return {
+            "step": self.step,
+            "cell": self.cell,
+            "line": self.line,
+            "prop": self.prop or None,
+            "file": self.file or None,
+        }
 
 
 @dataclass(frozen=True, slots=True)

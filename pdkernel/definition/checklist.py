@@ -13,7 +13,7 @@ from dataclasses import replace
 from pdkernel.definition.plan import LIMITS
 from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar
 from pdkernel.definition.step_props import is_store_id
-from pdkernel.inspection import apps_of, responds, variables_read
+from pdkernel.inspection import apps_of, is_synced, responds, variables_read
 from pdkernel.model import Step, Trigger, Workflow
 
 _LANGUAGES = {"bash": "Bash", "go": "Go"}
@@ -77,7 +77,7 @@ def _sentences(workflow: Workflow, pins: frozenset[str], kept: Mapping[tuple[str
     limits = [f"{key}: {json.dumps(workflow.settings[key])}" for key in LIMITS if key in workflow.settings]
     if limits:
         yield f"Set in the workflow's settings: {', '.join(limits)}."
-    if variables := dict.fromkeys((*workflow.variables, *variables_read(workflow))):
+    if variables := dict.fromkeys((*workflow.variables, *variables_read(workflow, lenient=is_synced(workflow)))):
         yield f"Set these environment variables in the project: {', '.join(variables)}."
     if pinned := [step.name for step in workflow.steps if step.name in pins]:
         yield f"Pins are not exported: {', '.join(pinned)} will run."

@@ -24,7 +24,7 @@ from pdkernel.definition.sidecar_yaml import dump_sidecar
 from pdkernel.definition.step_props import CURSOR, holds_cursor, is_store_id, kept_of, props_mapping
 from pdkernel.directive import dump
 from pdkernel.errors import DefinitionError
-from pdkernel.inspection import apps_of, variables_read
+from pdkernel.inspection import apps_of, is_synced, variables_read
 from pdkernel.model import BOOKKEEPING, JSON, AppBinding, Step, Workflow
 
 WORKFLOW_FILE = "workflow.yaml"
@@ -170,7 +170,9 @@ def _stands_for(choice: AccountChoice, app: AppBinding) -> bool:
 
 def sidecar_of(workflow: Workflow, base: Sidecar) -> Sidecar:
     """Everything that `workflow.yaml` does not say, on top of what *base* knows alone."""
-    variables = dict.fromkeys((*base.variables, *workflow.variables, *variables_read(workflow)))
+    variables = dict.fromkeys(
+        (*base.variables, *workflow.variables, *variables_read(workflow, lenient=is_synced(workflow)))
+    )
     return replace(
         base,
         workflow=workflow.name,

@@ -153,7 +153,8 @@ class Guest:
 
     def _compiled(self, told: dict[str, Any]) -> CodeType:
         number, file, offset = told["code"], told["file"], told["offset"]
-        source = "\n" * offset + self._sources[number]
+        # a byte order mark is no code: Python takes it off a file, and compile does not
+        source = "\n" * offset + self._sources[number].removeprefix("\ufeff")
         linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
         code = self._codes.get((number, file, offset))
         if code is None:

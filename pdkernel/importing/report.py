@@ -14,8 +14,15 @@ from pdkernel.actions import Catalog, Uses
 from pdkernel.actions.choices import ACCEPT_COMMAND
 from pdkernel.actions.npm import KNOWN_APPS
 from pdkernel.definition import EXTERNAL_USER, UNANSWERED, AccountChoice
-from pdkernel.errors import ActionNotFoundError, ActionVersionError, ExpressionError, LicenceError, RequestError
-from pdkernel.inspection import apps_of, node_packages, order_warnings, python_requirements
+from pdkernel.errors import (
+    ActionNotFoundError,
+    ActionVersionError,
+    EntryPointError,
+    ExpressionError,
+    LicenceError,
+    RequestError,
+)
+from pdkernel.inspection import apps_of, check, node_packages, order_warnings, python_requirements
 from pdkernel.inspection.reads import variables_of
 from pdkernel.model import Step, Trigger, Workflow
 from pdkernel.render.import_report import (
@@ -125,10 +132,20 @@ def _cannot(workflow: Workflow, actions: tuple[ActionPlace, ...]) -> Iterator[Ca
     for step in workflow.steps:
         if step.code_missing:
             yield Cannot(step.name, "has no code: its entry file is missing")
+        elif not step.disabled and _lacks_entry_point(step):
+            yield Cannot(step.name, "has nothing to call: no default export, no handler or no main function")
         elif step.stores and step.language in ("bash", "go") and not step.disabled:
             yield Cannot(step.name, "is a Bash or Go step with a data store, which these do not have")
     for kept in workflow.kept:
         yield Cannot(kept.name, f"{kept.why}; it is kept for export")
+
+
+def _lacks_entry_point(step: Step) -> bool:
+    try:
+        check(Workflow(step.name, steps=(replace(step, props={}),), extra={"schema": None}))
+    except EntryPointError:
+        return True
+    return False
 
 
 def _accounts(workflow: Workflow, choices: Choices) -> Iterator[AccountUse]:

@@ -6,7 +6,7 @@ Knows each language's syntax. Knows nothing of accounts, files or running; liter
 
 from pdkernel.inspection.answers import Silence, answering_of, silences
 from pdkernel.inspection.apps import apps_of, declared_apps, merge_apps
-from pdkernel.inspection.checks import check, check_complete, check_order, order_warnings, reference_problems
+from pdkernel.inspection.checks import check, check_complete, check_order, is_synced, order_warnings, reference_problems
 from pdkernel.inspection.node_code import PackageImport
 from pdkernel.inspection.node_code import packages as node_packages
 from pdkernel.inspection.places import place_of_missing_prop, return_line
@@ -25,6 +25,7 @@ __all__ = [
     "check_complete",
     "check_order",
     "declared_apps",
+    "is_synced",
     "merge_apps",
     "node_packages",
     "order_warnings",

@@ -23,17 +23,22 @@ from pdkernel.inspection.reads import steps_read
 from pdkernel.model import RESERVED_STEP_NAMES, Step, Workflow
 
 
-def check(workflow: Workflow) -> None:
+def check(workflow: Workflow, *, to_run: bool = True) -> None:
     """
     Refuse a workflow that cannot run: order of steps, entry points, expressions.
+
+    Args:
+        workflow: What to look at.
+        to_run: False is for an export: what the platform synced is taken as it is, whatever code and expressions it has.
 
     Raises:
         DefinitionError: One problem, in its own class; of several the first one's class, with all in its message.
     """
+    lenient = not to_run and is_synced(workflow)
     problems: list[DefinitionError] = []
     for step in _enabled(workflow):
-        problems += _entry_point_problems(step)
-        problems += _order_problems(workflow, step)
+        problems += [] if lenient else _entry_point_problems(step)
+        problems += _order_problems(workflow, step, lenient=lenient)
     raise_together(problems)
 
 
@@ -104,11 +109,11 @@ def _enabled(workflow: Workflow) -> Iterator[Step]:
     return (step for step in workflow.steps if not step.disabled)
 
 
-def _order_problems(workflow: Workflow, step: Step) -> list[DefinitionError]:
+def _order_problems(workflow: Workflow, step: Step, *, lenient: bool = False) -> list[DefinitionError]:
     try:
         misplaced = list(_misplaced(workflow, step))
     except ExpressionError as error:
-        return [error]
+        return [] if lenient else [error]
     return [] if is_synced(workflow) else misplaced
 
 

@@ -25,7 +25,7 @@ def tree_of(source: str) -> ast.Module | None:
         with warnings.catch_warnings():
             # An escape that Python dislikes is told of when the step runs.
             warnings.simplefilter("ignore")
-            return ast.parse(source)
+            return ast.parse(source.removeprefix("\ufeff"))  # a byte order mark, which a file may have
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 

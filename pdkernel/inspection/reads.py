@@ -7,6 +7,7 @@ Knows which module reads which language. Reads literal names only.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from pdkernel.errors import ExpressionError
 from pdkernel.expression import Path, templates_in
@@ -95,13 +96,21 @@ def _expressions(step: Step) -> Iterator[tuple[Path, str]]:
         ) from None
 
 
-def variables_read(workflow: Workflow, *, optional: bool = False) -> dict[str, list[str]]:
+def _variables(step: Step) -> Variables:
+    try:
+        return variables_of(step)
+    except ExpressionError:
+        return variables_of(replace(step, props={}))
+
+
+def variables_read(workflow: Workflow, *, optional: bool = False, lenient: bool = False) -> dict[str, list[str]]:
     """
     Environment variables that the enabled steps need, sorted, each with the steps that read it.
 
     Args:
         workflow: The workflow.
         optional: True adds those that steps read with a default or look for first.
+        lenient: True reads the code alone of a step of which a prop's expression cannot be read.
 
     Raises:
         ExpressionError: A prop's expression cannot be read.
@@ -109,7 +118,7 @@ def variables_read(workflow: Workflow, *, optional: bool = False) -> dict[str, l
     readers: dict[str, list[str]] = {}
     for step in workflow.steps:
         if not step.disabled:
-            found = variables_of(step)
+            found = _variables(step) if lenient else variables_of(step)
             for name in found.required | (found.optional if optional else frozenset()):
                 readers.setdefault(name, []).append(step.name)
     return dict(sorted(readers.items()))

@@ -26,9 +26,10 @@ from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say, s
 from pdkernel.magics.shell import session_of
 from pdkernel.model import JSON
 from pdkernel.readiness import app_readiness
-from pdkernel.render import accounts, lookup, matrix, note
+from pdkernel.render import accounts, contract, lookup, matrix, note
 from pdkernel.render.view import View
 from pdkernel.session import Session
+from pdkernel.session.contract import said_of_the_event
 from pdkernel.variables import project_variables
 
 
@@ -106,6 +107,9 @@ class ChoiceMagics(Magics):
             say(f"Saved as {path.parent.name}/{path.name}.")
         event = session.event
         self.shell.user_ns["event"] = event
+        drifted = _what_differs(session) if chosen.send or chosen.file is not None or chosen.emit else None
+        if drifted is not None and chosen.send:
+            display(drifted)
         if chosen.send:
             timeline = LiveTimeline(session)
             execution = session.run(on_change=timeline.update)
@@ -117,6 +121,8 @@ class ChoiceMagics(Magics):
             name, summary = session.event_name, event.summary()
             line_shown = Line(lambda: _what_is_chosen(session, name, summary))
             follow(self.shell, "%pdevent", line_shown.draw_again)
+            if drifted is not None:
+                display(drifted)
         return None
 
     @no_var_expand
@@ -247,6 +253,12 @@ def _what_if(session: Session, user: str | None, environment: Environment) -> Vi
     if found.lookup is None:
         return _words("No step uses an external user's account: the workflow runs for anybody, or for nobody.")
     return lookup.view(found.lookup)
+
+
+def _what_differs(session: Session) -> View | None:
+    """What the steps read of the chosen event that is missing, or not as in earlier events; None where nothing is."""
+    said = said_of_the_event(session)
+    return contract.event_view(said) if said is not None else None
 
 
 def _what_is_chosen(session: Session, name: str | None, summary: str) -> View:

@@ -21,6 +21,7 @@ from pdkernel.render import answer as render_answer
 from pdkernel.render import snippets as render_snippets
 from pdkernel.render.view import View
 from pdkernel.session import Session
+from pdkernel.session.contract import body_for_callers
 
 if TYPE_CHECKING:
     from pdkernel.invoke import Answer, Call, OAuthClient
@@ -95,7 +96,7 @@ def _show_snippets(session: Session, url: str, *, run: bool, ca_file: Path | Non
         external_user_id=session.external_user_id,
         environment=session.environment,
         project_id=session.directory.project_id,
-        body=session.event.data.get("body") if session.event is not None else None,
+        body=body_for_callers(session),
     )
     made = render_snippets.snippets(does)
     if run:

@@ -17,6 +17,7 @@ from IPython.display import display
 from pdkernel import definition, shape
 from pdkernel.errors import RequestError
 from pdkernel.inspection import check
+from pdkernel.magics.contract import contract_view
 from pdkernel.magics.following import follow
 from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say, show_proving, show_saving
 from pdkernel.magics.shell import session_of
@@ -77,12 +78,18 @@ class RunMagics(Magics):
     @no_var_expand
     @magic_arguments()
     @argument("file", nargs="*", help="event files or saved events; without any, the chosen event")
+    @argument(
+        "--contract", action="store_true", help="instead, what the steps read of an event, and whether events have it"
+    )
     @line_magic
     @plain_errors
     def pdshape(self, line: str) -> None:
         """Show an event's shape: every path with types and samples; click a path to copy it."""
         chosen = parse_argstring(self.pdshape, line)
         session = session_of(self.shell)
+        if chosen.contract:
+            display(contract_view(session, chosen.file))
+            return
         if chosen.file:
             events = [session.events.load(name)[1] for name in chosen.file]
         elif session.event is not None:
@@ -107,7 +114,7 @@ class RunMagics(Magics):
         chosen = parse_argstring(self.pdexport, line)
         session = session_of(self.shell)
         workflow = session.workflow if chosen.prove else session.exported
-        check(workflow)
+        check(workflow, to_run=False)
         if chosen.to is not None and chosen.into is not None:
             raise RequestError("Say --to FOLDER for a new folder or --into FOLDER for one that Pipedream synced.")
         if chosen.prove and (chosen.dry_run or not (chosen.to or chosen.into)):

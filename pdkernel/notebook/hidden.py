@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -96,11 +96,11 @@ def cell_of(step: Step) -> tuple[str, dict[str, JSON]]:
     text = _text(shown)
     if text is None:
         props = {name: value for name, value in step.props.items() if not _can_stand(shown, name)}
-        hidden["props"] = {"values": packed(props), "order": list(step.props)}
+        hidden["props"] = kept_values(props, step.props)
         shown = replace(shown, props={name: value for name, value in step.props.items() if name not in props})
         text = _text(shown)
     if text is None:  # values that read well alone and not together
-        hidden["props"] = {"values": packed(step.props), "order": list(step.props)}
+        hidden["props"] = kept_values(step.props, step.props)
         text = step_cell(replace(shown, props={}))
     return text, hidden
 
@@ -155,16 +155,22 @@ def step_of(step: Step, hidden: Mapping[str, Any], *, note: str | None = None) -
         notes=note if note is not None else notes if isinstance(notes, str) else None,
         extra=unpacked(hidden.get("extra")) or {},
         source="" if step.uses else true_source(step.source, hidden.get("source")),
-        props=_props(step, hidden.get("props")),
+        props=with_kept_values(step.props, hidden.get("props")),
         stores=_stores(step, hidden.get("stores")),
     )
 
 
-def _props(step: Step, kept: object) -> Mapping[str, JSON]:
+def kept_values(odd: Mapping[str, JSON], order: Iterable[str]) -> JSON:
+    """For metadata, the values of *odd*, which a cell cannot show, and the *order* that they have among the others."""
+    return {"values": packed(odd), "order": list(order)}
+
+
+def with_kept_values(shown: Mapping[str, JSON], kept: object) -> Mapping[str, JSON]:
+    """The values that a cell shows with those that its metadata keeps: what is shown counts."""
     given = unpacked(kept.get("values")) if isinstance(kept, dict) else None
     if given is None or not isinstance(kept, dict):
-        return step.props
-    values = {**given, **step.props}
+        return shown
+    values = {**given, **shown}
     order = [name for name in kept.get("order", []) if name in values]
     return {name: values[name] for name in (*order, *values)}
 

@@ -22,7 +22,7 @@ from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError
 from pdkernel.inspection.problems import raise_together, restated
 from pdkernel.model import KeptEntry, Step, Workflow
 from pdkernel.notebook.cells import Cell, read_cells
-from pdkernel.notebook.hidden import step_of, unpacked
+from pdkernel.notebook.hidden import step_of, unpacked, with_kept_values
 
 
 def read_notebook(path: Path) -> Workflow:
@@ -81,7 +81,7 @@ def workflow_from_cells(cells: Sequence[Cell], *, name: str, source: str | None 
         name=_name(header, hidden) or name,
         triggers=header.triggers,
         steps=tuple(steps),
-        settings={**(unpacked(hidden.get("settings")) or {}), **header.settings},
+        settings=with_kept_values(header.settings, hidden.get("settings")),
         source=source,
         extra=unpacked(hidden.get("extra")) or {},
     ).with_kept(kept)

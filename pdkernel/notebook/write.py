@@ -7,7 +7,7 @@ says whose accounts the steps use.
     title, report        Markdown; the report is text that is given
     load, workflow       `%load_ext pdkernel`, and the header from the workflow's name, triggers and settings
     note-STEP            the step's note, as Markdown above it: {"note": STEP}
-    about-STEP           what is wrong with the step, as Markdown above it: {"about": STEP}
+    about-, props-STEP   what is wrong with the step, and props that its cell cannot show: {"about": STEP}
     step-STEP            the step: see `hidden`
     kept-N               an entry that is no step, as Markdown: {"kept": the entry}
 """
@@ -24,7 +24,7 @@ from pdkernel.directive import dump, parse_workflow_cell
 from pdkernel.errors import DefinitionError
 from pdkernel.model import BOOKKEEPING, JSON, KeptEntry, Step, Trigger, Workflow
 from pdkernel.notebook.cells import METADATA_KEY
-from pdkernel.notebook.hidden import cell_of, packed
+from pdkernel.notebook.hidden import cell_of, kept_values, packed, with_kept_values
 
 HEADER = "%%pdworkflow"
 _MAX_ID = 64
@@ -83,18 +83,28 @@ def _step(step: Step) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
             "step's code into the cell below; until then the workflow does not run."
         )
         yield "markdown", _id("about", step.name), text, {"about": step.name}
-    yield "code", _id("step", step.name), *cell_of(step)
+    text, hidden = cell_of(step)
+    if "props" in hidden:
+        yield "markdown", _id("props", step.name), _hidden_props(step, hidden["props"]), {"about": step.name}
+    yield "code", _id("step", step.name), text, hidden
+
+
+def _hidden_props(step: Step, kept: object) -> str:
+    fenced = _fenced(dump(with_kept_values({}, kept)))
+    return f"Props of `{step.name}` that cannot stand in a cell are kept beside it:\n\n{fenced}"
 
 
 def _kept(entries: list[tuple[int, KeptEntry]]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
     for number, kept in entries:
-        yaml = dump(dict(kept.entry))
-        fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", yaml)), default=0))
-        text = (
-            f"**Not run here:** {kept.name} {kept.why}. It is kept as it is, and an export writes it back at this place.\n"
-            f"\n{fence}yaml\n{yaml}{fence}"
-        )
+        why = " ".join(f"{kept.name} {kept.why}".split())
+        about = f"**Not run here:** {why}. It is kept as it is, and an export writes it back at this place."
+        text = f"{about}\n\n{_fenced(dump(dict(kept.entry)))}"
         yield "markdown", f"kept-{number}", text, {"kept": packed(kept.entry)}
+
+
+def _fenced(yaml: str) -> str:
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", yaml)), default=0))
+    return f"{fence}yaml\n{yaml}{fence}"
 
 
 def _id(kind: str, name: str) -> str:
@@ -112,7 +122,7 @@ def header_cell(workflow: Workflow) -> tuple[str, dict[str, Any]]:
     settings = dict(workflow.settings)
     odd = {key: value for key, value in settings.items() if not _reads("settings", {key: value})}
     if odd:
-        hidden["settings"] = packed(odd)
+        hidden["settings"] = kept_values(odd, settings)
     name = workflow.name
     if not _reads("name", name):
         name = " ".join(name.replace("{{", "{ {").split()) or "Workflow"

@@ -133,15 +133,15 @@ def markdown(report: ImportReport) -> str:
 def _parts(report: ImportReport) -> Iterator[tuple[str, list[str]]]:
     parts = (
         ("Runs as it is", [", ".join(map(_code, report.ready))] if report.ready else []),
-        ("Cannot run here", [f"{_code(item.name)} {item.why}" for item in report.cannot]),
+        ("Cannot run here", [f"{_code(item.name)} {_line(item.why)}" for item in report.cannot]),
         ("Whose accounts", [_account(use) for use in report.accounts]),
         ("Triggers", [_trigger(use) for use in report.triggers]),
-        ("Pre-built actions", [f"{_code(use.step)}: {_code(use.uses)}, {use.source}" for use in report.actions]),
+        ("Pre-built actions", [f"{_code(use.step)}: {_code(use.uses)}, {_line(use.source)}" for use in report.actions]),
         ("Environment variables", [_variable(use) for use in report.variables]),
         ("Packages, installed at the first run", [_package(use) for use in report.packages]),
-        ("References to steps that are not there", list(report.gone)),
+        ("References to steps that are not there", list(map(_line, report.gone))),
         ("Disabled, and not run", [", ".join(map(_code, report.disabled))] if report.disabled else []),
-        ("Also", list(report.notes)),
+        ("Also", list(map(_line, report.notes))),
     )
     return ((heading, lines) for heading, lines in parts if lines)
 
@@ -167,6 +167,10 @@ def _variable(use: VariableRead) -> str:
 def _package(use: PackageUse) -> str:
     version = f" {use.version}" if use.version else ", any version"
     return f"{_code(use.name)}{version} ({use.language}): {', '.join(use.steps)}"
+
+
+def _line(words: str) -> str:
+    return " ".join(words.split())
 
 
 def _code(words: str) -> str:

@@ -120,6 +120,12 @@ class BodyEditor:
         self._show(value, BodyText(absent, "") if isinstance(value, Absent) else to_text(value))
         self._changed()
 
+    def write(self, value: JSON) -> None:
+        """Put *value* in the place of what is there, as if it were typed."""
+        self._replaced = True
+        self._show(value, to_text(value))
+        self._changed()
+
     @property
     def fault(self) -> str:
         """What is wrong with what was typed, or nothing."""

@@ -14,11 +14,14 @@ from collections.abc import Mapping
 
 import ipywidgets as ipw
 
+from pdkernel.contract import Contract, compare
 from pdkernel.errors import EventError, PdkernelError
 from pdkernel.event import Event
 from pdkernel.model import JSON
+from pdkernel.render.contract import sentences
 from pdkernel.render.view import View
 from pdkernel.session import Session
+from pdkernel.session.contract import contract_now, example_event, saved_events
 from pdkernel.widgets.body import ABSENT, Absent, BodyEditor
 from pdkernel.widgets.event_fields import EventFields
 from pdkernel.widgets.event_texts import (
@@ -53,6 +56,8 @@ from pdkernel.widgets.save_run import SaveRun
 NEW_EVENT = "new event"
 """What an event is called that was written here and not saved."""
 _CHANGED = " (changed)"
+MAX_SAID = 6
+"""Sentences about what the steps read; `%pdshape --contract` shows all."""
 
 
 class EventComposer(Form):
@@ -66,6 +71,8 @@ class EventComposer(Form):
     _title = "Test event"
 
     def __init__(self, session: Session) -> None:
+        self._contract: Contract | None = None  # what the steps read, as the notebook is now
+        self._earlier: Mapping[str, Mapping[str, JSON]] = {}
         self._base: Mapping[str, JSON] = {}  # what the fields were filled from
         self._seen: Mapping[str, JSON] | None = None  # the session's event, when it was last looked at
         self._event_name = NEW_EVENT
@@ -76,6 +83,7 @@ class EventComposer(Form):
         self._make_library()
         self._make_buttons()
         self._faults = note()
+        self._contract_note = note()
         self._notes = note()
         self._status = note()
         self.saving = SaveRun(session)
@@ -87,7 +95,7 @@ class EventComposer(Form):
                 self.fields.view,
                 self._faults,
                 self.body.view,
-                ipw.VBox([self._notes], layout={"margin": BESIDE}),
+                ipw.VBox([self._contract_note, self.example_button.view, self._notes], layout={"margin": BESIDE}),
                 ipw.HBox(
                     [self.send_button, self.use_button, self.show_button], layout={**ROW, "margin": "6px 0 0 118px"}
                 ),
@@ -140,6 +148,13 @@ class EventComposer(Form):
             description="Show the chosen event",
             tooltip="Drop what was typed here and show the event that was chosen elsewhere",
             layout={"width": "190px", "display": "none"},
+        )
+        self.example_button = AskingButton(
+            "Write the example",
+            act=self._when_asked(self._write_example),
+            question=lambda: "Drop the body?" if self.body.touched else "",
+            tooltip="Write a body with every field that the steps count on",
+            layout={"width": "160px", "display": "none"},
         )
         self.send_button.on_click(self._when_asked(self._send_or_stop))
         self.use_button.on_click(self._when_asked(lambda: self._choose(self._name_now())))
@@ -221,6 +236,13 @@ class EventComposer(Form):
             self._seen = None
         self.refresh()
 
+    def _write_example(self) -> None:
+        """Write a body that has what the steps count on; nothing is chosen yet."""
+        made = example_event(self._session) or {}
+        with self._filling():
+            self.body.write(made.get("body", {}))
+        self._edited(None)
+
     def _overwrites(self) -> str:
         name = self._wanted_name()
         another = name != self._event_name.removesuffix(_CHANGED)
@@ -241,6 +263,7 @@ class EventComposer(Form):
         with self._filling():
             self.load_button.reset()
             self.save_button.reset()
+            self.example_button.reset()
             self._show_state()
 
     # ── what the session says ──────────────────────────────────────────────────────
@@ -253,6 +276,8 @@ class EventComposer(Form):
             before = self.library.value
             self.library.options = options
             set_value(self.library, before if before in names else "")
+        self._contract = contract_now(self._session)
+        self._earlier = saved_events(self._session.events)
         event = self._session.event
         chosen = without_identity(event.data) if event is not None else None
         name = self._session.event_name or NEW_EVENT
@@ -285,12 +310,23 @@ class EventComposer(Form):
         elsewhere = self._seen is not None and self.touched and not same_event(self._seen, self._base)
         show(self.show_button, visible=elsewhere)
         say(self._status, self._state(elsewhere=elsewhere))
+        self._show_contract(wrong=wrong)
         say_html(self._notes, _notes_html(self._base))
         self._show_line(self.line)
         last = self._runner.last
         if last is not None:
             self.saving.of(last)
         show(self.saving, visible=last is not None and not running and SaveRun.fits(last))
+
+    def _show_contract(self, *, wrong: bool) -> None:
+        """Name what the steps read and this event lacks, or has otherwise than the saved events."""
+        said: list[str] = []
+        if self._contract is not None and not wrong:
+            data = self.event().data
+            said = sentences(compare(self._contract, self._event_name.removesuffix(_CHANGED), data, self._earlier))
+        more = [f"… {len(said) - MAX_SAID} more: %pdshape --contract"] if len(said) > MAX_SAID else []
+        say(self._contract_note, "\n".join([*said[:MAX_SAID], *more]), kind="warn")
+        show(self.example_button.view, visible=any(" is missing" in line for line in said))
 
     def _fault(self) -> str:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdkernel.directive import dump, read_yaml
@@ -28,6 +28,7 @@ VALUES: Any = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(STRINGS, VALUES, max_size=5))
 def test_written_is_read(value: dict[str, Any]) -> None:
     """What is written is read back, as YAML 1.2 and as the platform's."""

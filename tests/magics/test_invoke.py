@@ -58,3 +58,15 @@ def test_snippets_name_no_secret_and_are_not_ticked_unrun(served: Notebook) -> N
 def test_without_an_endpoint_it_says_which_to_name(run: Run) -> None:
     """Neither a URL nor a served draft: what to do."""
     assert "%pdserve" in run("%pdinvoke")
+
+
+def test_snippets_hold_what_the_steps_count_on(served: Notebook) -> None:
+    """The body of the snippets has the required fields that the chosen event lacks, and keeps its own."""
+    served.run(
+        "%%pdstep greet\ndef handler(pd):\n    body = pd.steps['trigger']['event']['body']\n    return [body['user']['email'], body.get('note')]\n"
+    )
+
+    shown = served.run("%pdinvoke --snippets")
+
+    assert '"user": {"email": "ada@example.com"}' in shown
+    assert "note" not in shown

@@ -293,3 +293,38 @@ def test_second_load_changes_nothing(run: Run, notebook: Notebook) -> None:
     run("%load_ext pdkernel")
 
     assert len(notebook.shell.Completer.custom_matchers) == matchers
+
+
+def test_contract_is_shown(run: Run) -> None:
+    """`%pdshape --contract` says what the steps read, where, and whether the chosen event has it."""
+    run("%pdevent hello")
+    run(CHECK)
+
+    shown = run("%pdshape --contract")
+
+    assert re.search(r"required +body.name +check \(.*line 4\)", shown), shown
+    assert "✓ hello keeps it." in shown
+    assert "An event that keeps it" in shown
+
+
+def test_contract_of_a_named_event(run: Run, tmp_path: Path) -> None:
+    """`%pdshape --contract FILE` looks at that event, and says what is missing."""
+    (tmp_path / "events" / "empty.json").write_text('{"method": "GET"}')
+    run(CHECK)
+
+    shown = run("%pdshape --contract empty")
+
+    assert "body is gone, and with it body.name" in shown
+
+
+def test_choosing_an_event_says_drift(run: Run, tmp_path: Path) -> None:
+    """Choosing or sending an event whose read fields are not as before names field, step and cell; others say nothing."""
+    (tmp_path / "events" / "new.json").write_text('{"method": "POST", "body": {"name": 7, "more": 1}}')
+    (tmp_path / "events" / "same.json").write_text('{"method": "POST", "body": {"name": "Bo", "more": [1]}}')
+    run(CHECK)
+
+    chosen, sent, same = run("%pdevent new"), run("%pdevent new --send"), run("%pdevent same")
+
+    assert re.search(r"body.name is now number, and was string. Read by check \(.*line 4\)", chosen), chosen
+    assert "body.name is now number" in sent
+    assert "body.name" not in same

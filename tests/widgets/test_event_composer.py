@@ -419,3 +419,56 @@ def test_event_that_python_takes_for_equal(composer: EventComposer, session: Ses
     session.choose_event(Event({"body": True} if value is True else {"body": 1}))
 
     assert composer.event().data["body"] is value
+
+
+READS = "%%pdstep read\ndef handler(pd):\n    body = pd.steps['trigger']['event']['body']\n    return [body['title'].upper(), body['user']['id'], body.get('note')]\n"
+
+
+def test_missing_fields_are_named_while_typing(composer: EventComposer, session: Session) -> None:
+    """What the steps count on and the body lacks is named with its step, and goes as it is typed."""
+    session.cell_ran(READS, cell_id="cell-1")
+    type_into(composer.body.text, '{"title": "a"}')
+    before = screen(composer)
+
+    type_into(composer.body.text, '{"title": "a", "user": {"id": 1}}')
+
+    assert "body.user is missing. Read by read (" in before
+    assert "note" not in before
+    assert "is missing" not in screen(composer)
+
+
+def test_a_type_that_no_step_takes_is_named(composer: EventComposer, session: Session) -> None:
+    """A number where a step takes a text is said before anything is sent."""
+    session.cell_ran(READS, cell_id="cell-1")
+
+    type_into(composer.body.text, '{"title": 1, "user": {"id": 1}}')
+
+    assert "body.title is integer; the steps take it for string." in screen(composer)
+
+
+def test_the_example_is_written_on_demand(composer: EventComposer, session: Session) -> None:
+    """A button writes a body with what the steps count on; it asks before it drops what was typed."""
+    session.cell_ran(READS, cell_id="cell-1")
+    press(composer, "Write the example")
+    written = json.loads(composer.body.text.value)
+    type_into(composer.body.text, '{"title": "mine"}')
+
+    press(composer, "Write the example")
+    kept = composer.body.text.value
+    press(composer, "Drop the body?")
+
+    assert written == {"title": "title", "user": {"id": "id"}}
+    assert kept == '{"title": "mine"}'
+    assert json.loads(composer.body.text.value) == written
+    assert session.event is None
+
+
+def test_drift_is_said_in_the_form(composer: EventComposer, session: Session) -> None:
+    """A body that differs from saved events in what steps read says so."""
+    session.cell_ran(READS, cell_id="cell-1")
+    session.events.save("old", Event.from_body({"title": "a", "user": {"id": 1}}))
+    session.choose_user("ada")
+
+    type_into(composer.body.text, '{"title": "a", "user": {"id": "1"}}')
+
+    assert "body.user.id is now string, and was number." in screen(composer)

@@ -1,0 +1,107 @@
+"""`pdkernel shape SOURCE --contract`: what the steps read, and whether events have it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.conftest import Shell
+
+STEP = "%%pdstep greet\ndef handler(pd):\n    body = pd.steps['trigger']['event']['body']\n    return body['name'].upper() + str(body.get('age'))\n"
+EVENT = {"method": "POST", "body": {"name": "Ada", "age": 36}}
+
+
+@pytest.fixture
+def source(pdkernel: Shell) -> str:
+    """A notebook with one step, and one saved event that it takes."""
+    (pdkernel.folder / "events").mkdir()
+    pdkernel.write("events/ada.json", json.dumps(EVENT))
+    return pdkernel.notebook(STEP)
+
+
+def test_the_contract_is_printed_with_the_saved_events(pdkernel: Shell, source: str) -> None:
+    """Without events the saved ones are looked at."""
+    ended = pdkernel("shape", source, "--contract")
+
+    assert ended.status == 0
+    assert "required  body.name  string  greet (cell 1, line 4)" in ended.stdout
+    assert "optional  body.age" in ended.stdout
+    assert "✓ ada keeps it." in ended.stdout
+
+
+def test_an_event_that_lacks_a_field_ends_with_one(pdkernel: Shell, source: str) -> None:
+    """What is missing or drifted is named with its reader, and the status says it."""
+    event = pdkernel.write("new.json", json.dumps({"method": "POST", "body": {"age": "36"}}))
+
+    ended = pdkernel("shape", source, "--contract", event)
+
+    assert ended.status == 1
+    assert "body.name is gone: the events before had it. Read by greet (cell 1, line 4)." in ended.stdout
+    assert "body.age is now string, and was number." in ended.stdout
+
+
+def test_the_contract_as_json(pdkernel: Shell, source: str) -> None:
+    """One JSON value: fields, events with findings and drift, an example."""
+    event = pdkernel.write("new.json", json.dumps({"method": "POST", "body": {"name": 1}}))
+
+    said = pdkernel("shape", source, "--contract", event, "--json").json
+
+    assert [(field["path"], field["required"]) for field in said["fields"]] == [
+        ("body.age", False),
+        ("body.name", True),
+    ]
+    assert [each["path"] for each in said["events"][0]["findings"]] == ["body.name"]
+    assert [(each["kind"], each["path"]) for each in said["events"][0]["drift"]] == [
+        ("gone", "body.age"),
+        ("type", "body.name"),
+    ]
+    assert said["example"]["body"] == {"age": 36, "name": "Ada"}
+
+
+def test_the_schema_and_the_example_alone(pdkernel: Shell, source: str) -> None:
+    """`--schema` prints the JSON Schema, `--example` an event that can be run."""
+    schema = pdkernel("shape", source, "--contract", "--schema").json
+    made = pdkernel("shape", source, "--example")
+
+    assert schema["properties"]["body"]["required"] == ["name"]
+    assert pdkernel("run", source, "--event", pdkernel.write("made.json", made.stdout)).status == 0
+
+
+def test_a_run_says_drift_on_standard_error(pdkernel: Shell, source: str) -> None:
+    """A run on an event that is not as the saved ones says so, and runs; on a saved one it says nothing."""
+    event = pdkernel.write("new.json", json.dumps({"method": "POST", "body": {"name": "Bo", "age": [1]}}))
+
+    drifted, same = (pdkernel("run", source, "--event", each, "--json") for each in (event, "events/ada.json"))
+
+    assert drifted.stderr.startswith("Drift: body.age is now array, and was number. Read by greet (cell 1, line 4).\n")
+    assert drifted.json["status"] == "success"
+    assert "Drift" not in same.stderr
+
+
+def test_a_source_that_is_no_workflow(pdkernel: Shell) -> None:
+    """An event in the place of the source is refused with what to name."""
+    ended = pdkernel("shape", pdkernel.write("e.json", "{}"), "--contract")
+    assert ended.status == 2
+    assert "neither a notebook nor a workflow's folder" in ended.stderr
+
+
+def test_a_synced_folder_has_a_contract(pdkernel: Shell) -> None:
+    """A folder's readers name lines of the entry file and props."""
+    (pdkernel.folder / "flow" / "read").mkdir(parents=True)
+    pdkernel.write(
+        "flow/workflow.yaml",
+        "schema: workflow/2022.04\nname: flow\ntriggers:\n- id: hi_1\nsteps:\n- namespace: read\n"
+        '  runtime: nodejs20.x\n  uses: "./read/entry.js"\n  props:\n    who: "{{steps.trigger.event.body.user.id}}"\n',
+    )
+    pdkernel.write(
+        "flow/read/entry.js",
+        "export default defineComponent({\n  async run({ steps }) {\n    return steps.trigger.event.query.q;\n  },\n});\n",
+    )
+
+    said = pdkernel("shape", "flow", "--contract", "--json").json
+
+    assert {field["path"]: field["readers"] for field in said["fields"]} == {
+        "body.user.id": [{"step": "read", "cell": None, "line": 10, "prop": "who", "file": "workflow.yaml"}],
+        "query.q": [{"step": "read", "cell": None, "line": 3, "prop": None, "file": None}],
+    }

@@ -1,0 +1,270 @@
+"""`pdkernel import`: synced folders into notebooks, with and without somebody to ask."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Shell
+from tests.definition.builders import synced
+from tests.importing.importing import HEAD, PROJECTS, as_written
+
+SEND = """export default defineComponent({
+  props: { slack: { type: "app", app: "slack" }, n: { type: "integer" } },
+  async run({ steps }) { return { token: this.slack.$auth.oauth_access_token.length, n: this.n, seen: steps.count } },
+})
+"""
+COUNT = 'def handler(pd):\n    pd.export("kind", pd.steps["trigger"]["event"]["body"]["kind"])\n    print("counted")\n    return {"n": 3}\n'
+STEPS = (
+    '- namespace: count\n  runtime: python3.12\n  uses: "./count/entry.py"\n'
+    "- namespace: only_if\n  runtime: nodejs20.x\n  uses: filter-continue-based-on-condition@0.0.2\n  props:\n"
+    '    initialValue: "{{steps.count.$return_value.n}}"\n    condition: NOT_NULL\n'
+    '- namespace: send\n  runtime: nodejs20.x\n  uses: "./send/entry.js"\n  props:\n    slack:\n'
+    '      authProvisionId: apn_Git\n    n: "{{steps.count.$return_value.n}}"\n'
+    "- namespace: off\n  disabled: true\n  runtime: nodejs20.x\n  uses: slack-gone@0.0.1\n"
+)
+
+
+def workflow(pdkernel: Shell, name: str = "send-it-p_1", steps: str = STEPS) -> Path:
+    """A synced folder."""
+    return synced(pdkernel.folder / name, HEAD + steps, count__entry_DOT_py=COUNT, send__entry_DOT_js=SEND)
+
+
+def account(pdkernel: Shell, *whose: str) -> None:
+    """Add a Slack account."""
+    ended = pdkernel("accounts", "add", *whose, "--app", "slack", "--credential", "oauth_access_token=xoxb-12345")
+    assert ended.status == 0, ended.stderr
+
+
+def test_without_a_terminal_nothing_is_asked(pdkernel: Shell) -> None:
+    """Standard input is not read; what nobody answered is listed, the status is 0, and no project is made."""
+    workflow(pdkernel)
+
+    ended = pdkernel("import", "send-it-p_1", "--to", "n.ipynb", stdin="1\n1\n1\n")
+
+    assert ended.status == 0, ended.stderr
+    assert "n.ipynb: send.slack (slack, apn_Git)" in ended.stdout
+    assert "Runs as it is\n    - count, only_if\n" in ended.stdout
+    assert as_written(pdkernel.folder / "n.ipynb")[1].steps["send"].accounts["slack"].account == "unanswered"
+    assert not (pdkernel.folder / ".pdkernel").exists()
+
+
+def test_an_unanswered_notebook_is_exported_not_run_or_served(pdkernel: Shell) -> None:
+    """Run and serve end with 2 and say where the answer goes; doctor lists it; the export writes the id that Git had."""
+    workflow(pdkernel)
+    pdkernel("import", "send-it-p_1", "--to", "n.ipynb")
+
+    refused = [pdkernel("run", "n.ipynb", "--body", "{}"), pdkernel("serve", "n.ipynb", "--port", "0")]
+    doctor = pdkernel("doctor", "n.ipynb", "--json")
+    exported = pdkernel("export", "n.ipynb", "--to", "out")
+
+    assert [ended.status for ended in refused] == [2, 2]
+    assert all("n.pdkernel.yaml: steps.send.accounts.slack is unanswered" in ended.stderr for ended in refused)
+    assert [item["name"] for item in doctor.json["missing"] if item["kind"] == "answer"] == ["send.slack"]
+    assert doctor.json["report"]["triggers"][0]["id"] == "hi_1"
+    assert exported.status == 0, exported.stderr
+    assert "authProvisionId: apn_Git" in (pdkernel.folder / "out/workflow.yaml").read_text()
+    assert "account: unanswered" in (pdkernel.folder / "out/pdkernel.yaml").read_text()
+
+
+def test_a_folder_and_its_notebook_run_alike(pdkernel: Shell) -> None:
+    """The same execution, but for ids, times and where in which file a line is."""
+    workflow(pdkernel)
+    account(pdkernel, "--external-user", "ada")
+    pdkernel("import", "send-it-p_1", "--to", "n.ipynb", "--accounts", "external-user")
+    ran = [
+        pdkernel("run", source, "--body", '{"kind": "x"}', "--external-user", "ada", "--json")
+        for source in ("send-it-p_1", "n.ipynb")
+    ]
+
+    folder, notebook = (_comparable(ended.json) for ended in ran)
+
+    assert folder["status"] == "success", ran[0].stdout + ran[0].stderr
+    assert [step["status"] for step in folder["steps"]] == ["success", "success", "success", "disabled"]
+    assert notebook == folder
+
+
+def _comparable(execution: dict[str, Any]) -> dict[str, Any]:
+    own = {"id", "trace_id", "version", "started_at", "finished_at", "duration_ms", "ts", "workflow_id", "request"}
+
+    def without(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without(item) for key, item in value.items() if key not in own}
+        return [without(item) for item in value] if isinstance(value, list) else value
+
+    found: dict[str, Any] = without({**execution, "trigger": {"event": execution["trigger"]["event"]["body"]}})
+    return found
+
+
+@pytest.mark.parametrize("source", ["folder", "notebook"])
+def test_what_could_not_be_taken_is_refused_at_a_run(pdkernel: Shell, source: str) -> None:
+    """Missing code and control flow end a run with 2 before any step, in the folder as in the notebook."""
+    for name, steps, says in (
+        ("gone", '- namespace: gone\n  runtime: python3.12\n  uses: "./gone/entry.py"\n', "gone"),
+        ("flow", "- namespace: branch\n  type: ifelse\n", "branch has no uses"),
+    ):
+        workflow(pdkernel, name, steps)
+        assert pdkernel("import", name, "--to", f"{name}.ipynb").status == 0
+
+        ended = pdkernel("run", name if source == "folder" else f"{name}.ipynb", "--body", "{}")
+
+        assert ended.status == 2
+        assert says in ended.stderr
+
+
+def test_a_repository(pdkernel: Shell) -> None:
+    """One bad workflow does not stop the others: it is told, the status is 2, and the rest is there."""
+    workflow(pdkernel, "repo/good-p_1")
+    synced(pdkernel.folder / "repo/team/bad-p_2", "schema: workflow/2022.04\nname: a\nname: b\n")
+    workflow(pdkernel, "repo/team/also-p_3")
+
+    ended = pdkernel("import", "repo", "--to", "notebooks", "--accounts", "external-user", "--json")
+    text = pdkernel("import", "repo", "--to", "notebooks", "--accounts", "external-user")
+
+    assert (ended.status, text.status) == (2, 2)
+    states = {Path(one["folder"]).name: one["state"] for one in ended.json}
+    assert states == {"good-p_1": "new", "bad-p_2": "failed", "also-p_3": "new"}
+    error = next(one["error"] for one in ended.json if one["error"])
+    assert error["line"] == 3
+    assert "repo/team/bad-p_2/workflow.yaml has the key 'name' twice (line 3)" in error["message"]
+    assert "Not imported: repo/team/bad-p_2" in text.stderr
+    assert "2 of 3 workflows imported" in text.stdout
+    assert sorted(str(path.relative_to(pdkernel.folder)) for path in pdkernel.folder.rglob("*.ipynb")) == [
+        "notebooks/good-p_1.ipynb",
+        "notebooks/team/also-p_3.ipynb",
+    ]
+
+
+def test_every_shape(pdkernel: Shell) -> None:
+    """The report names where actions come from, variables with their lines, packages, and what cannot run."""
+    ended = pdkernel("import", str(PROJECTS / "every-shape-p_Ab12Cd3"), "--to", "n.ipynb", "--json")
+
+    report = ended.json["report"]
+    assert ended.status == 0, ended.stderr
+    assert {use["step"]: use["source"] for use in report["actions"] if use["runs"]} == {
+        "continue_based_on_condition": "built in",
+        "custom_request": "built in",
+    }
+    assert {item["name"] for item in report["cannot"]} == {"add_single_row", "send_message", "own_action", "gone"}
+    assert report["variables"] == [
+        {"name": "GREETING", "places": ["second, line 11"], "required": False},
+        {"name": "REGION", "places": ["first, line 9"], "required": True},
+    ]
+    assert [(use["name"], use["version"]) for use in report["packages"]] == [
+        ("@pipedream/platform", ""),
+        ("lodash", "4.17.21"),
+        ("requests", "==2.31.0"),
+    ]
+    assert [use["assumed"] for use in report["triggers"]] == [True] * 5
+    assert {use["account"] for use in report["accounts"]} == {"unanswered"}
+
+
+def test_wrong_calls(pdkernel: Shell) -> None:
+    """No folder, no workflow, a place inside the folder: 2, and why."""
+    workflow(pdkernel)
+    calls = {
+        ("import", "nowhere", "--to", "n.ipynb"): "nowhere does not exist",
+        ("import", ".", "--to", "sub/n.ipynb"): "writes nothing into what it imports",
+        ("import", "send-it-p_1", "--to", "n.ipynb", "--accounts", "mine"): "ask",
+    }
+
+    for call, says in calls.items():
+        ended = pdkernel(*call)
+        assert ended.status == 2, ended.stdout
+        assert says in ended.stderr
+
+
+def on_a_terminal(pdkernel: Shell, *args: str, answers: list[tuple[str, str]]) -> tuple[int, str]:
+    """Run the command on a terminal of its own; each answer is typed once its words are on it."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pdkernel", *args],
+        cwd=pdkernel.folder,
+        env={**pdkernel.environment(), "TERM": "dumb"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    said = ""
+    waiting = list(answers)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if select.select([ours], [], [], 0.2)[0]:
+            try:
+                said += os.read(ours, 65536).decode(errors="replace")
+            except OSError:
+                break
+        if waiting and waiting[0][0] in said:
+            os.write(ours, f"{waiting.pop(0)[1]}\n".encode())
+    status = process.wait(timeout=20)
+    os.close(ours)
+    assert not waiting, said
+    return status, said
+
+
+def test_somebody_is_asked(pdkernel: Shell) -> None:
+    """Each account and each trigger is asked for once: an account of one's own is chosen, another made under its id."""
+    account(pdkernel, "--own")
+    own = pdkernel("accounts", "list", "--own", "--json").json[0]["id"]
+    more = "- namespace: more\n  runtime: nodejs20.x\n  uses: slack-x@1.0.0\n  props:\n    slack:\n      authProvisionId: apn_Git\n"
+    other = "- namespace: other\n  runtime: nodejs20.x\n  uses: github-x@1.0.0\n  props:\n    github:\n      authProvisionId: apn_Hub\n"
+    workflow(pdkernel, steps=STEPS + more + other)
+
+    status, said = on_a_terminal(
+        pdkernel,
+        *("import", "send-it-p_1", "--to", "n.ipynb"),
+        answers=[
+            ("who may call it", "oauth"),
+            ("the platform or the workflow", "custom"),
+            ("Whose account is meant", "2"),
+            ("github, apn_Hub: used by other.github", "2"),
+            ("Names of its credentials", "token"),
+            ("token:", "ghp_secret-value"),
+        ],
+    )
+
+    assert status == 0, said
+    assert said.count("slack, apn_Git: used by send.slack, more.slack") == 1
+    assert "ghp_secret-value" not in said
+    back, sidecar = as_written(pdkernel.folder / "n.ipynb")
+    assert (back.trigger.auth, back.trigger.response) == ("oauth", "custom")
+    assert [sidecar.steps[name].accounts["slack"].account for name in ("send", "more")] == [own, own]
+    assert sidecar.steps["send"].accounts["slack"].synced == "apn_Git"
+    assert sidecar.steps["other"].accounts["github"].account == "apn_Hub"
+    assert "apn_Hub" in [item["id"] for item in pdkernel("accounts", "list", "--own", "--json").json]
+
+
+def test_nothing_is_decided_by_the_enter_key(pdkernel: Shell) -> None:
+    """Every question's default decides nothing."""
+    workflow(pdkernel)
+
+    status, said = on_a_terminal(
+        pdkernel,
+        *("import", "send-it-p_1", "--to", "n.ipynb"),
+        answers=[("who may call it", ""), ("the platform or the workflow", ""), ("Whose account is meant", "")],
+    )
+
+    assert status == 0, said
+    assert as_written(pdkernel.folder / "n.ipynb")[1].steps["send"].accounts["slack"].account == "unanswered"
+    assert json.loads((pdkernel.folder / "n.ipynb").read_text())["nbformat"] == 4
+
+
+def test_the_terminal_is_not_asked_for_what_an_option_says(pdkernel: Shell) -> None:
+    """With --accounts nothing is asked even on a terminal."""
+    workflow(pdkernel)
+
+    status, said = on_a_terminal(pdkernel, "import", "send-it-p_1", "--to", "n.ipynb", "--accounts", "own", answers=[])
+
+    assert status == 0, said
+    assert as_written(pdkernel.folder / "n.ipynb")[1].steps["send"].accounts["slack"].account == "apn_Git"

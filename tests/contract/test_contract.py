@@ -1,0 +1,176 @@
+"""A workflow's contract: several steps, props, readers, what is handed on from step to step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pdkernel.contract import Contract, contract_of
+from pdkernel.model import Step
+from tests.builders import a_step, a_workflow, bash_step, go_step, node_step, python_step
+
+
+def paths(contract: Contract) -> dict[str, bool]:
+    """The fields, with whether each is required."""
+    return {field.path: field.required for field in contract.fields}
+
+
+def test_expressions_in_props_are_read() -> None:
+    """`{{ }}` of a step's props reads the event: whole values, parts of a text, lists and objects."""
+    step = a_step(
+        """
+        %%pdstep send --uses slack-send-message@0.0.20
+        channel: {{steps.trigger.event.body.channel}}
+        text: "Issue {{steps.trigger.event.body.issue.number}}: {{steps.trigger.event.body.issue.title ?? 'none'}}"
+        blocks:
+        - {{steps.trigger.event.headers["x-github-event"].toUpperCase()}}
+        payload: {{steps.trigger.event.body}}
+        """
+    )
+
+    contract = contract_of(a_workflow(step))
+
+    assert paths(contract) == {
+        "body.channel": True,
+        "body.issue.number": True,
+        "body.issue.title": False,
+        'headers["x-github-event"]': True,
+    }
+    assert [use.path for use in contract.whole] == ["body"]
+
+
+def test_a_bare_object_in_a_prop_is_an_expression() -> None:
+    """A code step's prop that holds an object of JavaScript without braces reads what it names."""
+    step = replace(node_step(), props={"data": "{ name: steps.trigger.event.body.name }"})
+    assert paths(contract_of(a_workflow(step))) == {"body.name": True}
+
+
+def test_a_reader_is_a_step_its_cell_and_the_line_in_it() -> None:
+    """A reader names the step, its cell counted from 1, the line of the cell, and the prop of an expression."""
+    code = replace(python_step("build", "return pd.steps['trigger']['event']['body']['title']"), cell=3)
+    action = replace(
+        a_step("%%pdstep send --uses slack-send-message@0.0.20\ntext: '{{steps.trigger.event.body.title}}'\n"), cell=4
+    )
+
+    (field,) = contract_of(a_workflow(code, action)).fields
+
+    assert [str(reader) for reader in field.readers] == ["build (cell 4, line 3)", "send (cell 5, prop text, line 2)"]
+
+
+def test_a_field_is_required_if_one_step_requires_it() -> None:
+    """One step copes without a field and the next does not: the event must have it."""
+    copes = python_step("first", "print(pd.steps['trigger']['event']['body'].get('title'))")
+    needs = node_step("second", "return steps.trigger.event.body.title.trim();")
+
+    (field,) = contract_of(a_workflow(copes, needs)).fields
+
+    assert field.required
+    assert field.types == ("string",)
+    assert [reader.step for reader in field.readers] == ["first", "second"]
+
+
+def test_a_step_that_returns_the_event_hands_it_on() -> None:
+    """What later steps read of a returned or exported part of the event is a field of the event."""
+    first = python_step(
+        "first", "pd.export('who', pd.steps['trigger']['event']['body']['user'])\nreturn pd.steps['trigger']['event']"
+    )
+    second = node_step("second", "return [steps.first.$return_value.body.id, steps.first.who.login];")
+
+    contract = contract_of(a_workflow(first, second))
+
+    assert paths(contract) == {"body.id": True, "body.user": True, "body.user.login": True}
+
+
+def test_what_a_step_makes_of_the_event_is_not_followed() -> None:
+    """A result that is one of several, or computed, is nobody's field."""
+    first = python_step("first", "body = pd.steps['trigger']['event']['body']\nreturn transform(body)")
+    second = node_step("second", "return steps.first.$return_value.title;")
+
+    contract = contract_of(a_workflow(first, second))
+
+    assert paths(contract) == {}
+    assert [use.path for use in contract.unknown] == ["body"]
+
+
+def test_a_disabled_step_reads_nothing() -> None:
+    """A disabled step has no part in the contract."""
+    step = replace(python_step("off", "return pd.steps['trigger']['event']['body']['title']"), disabled=True)
+    assert contract_of(a_workflow(step)) == Contract()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step("broken", "python", "def handler(pd):\n  return pd.steps[\n"),
+        Step("broken", "node", "export default defineComponent({ async run({ steps }) { return steps.trigger. } "),
+        Step("broken", "bash", 'if [ -z "$X" ; then\n  jq .trigger.event.body.x $PIPEDREAM_STEPS\n'),
+        Step("broken", "go", "package main\nfunc main() { pd.Steps[ }\n"),
+    ],
+    ids=lambda step: step.language,
+)
+def test_code_that_cannot_be_read_is_named(step: Step) -> None:
+    """A step with a syntax error stands among those that were not read."""
+    assert [reader.step for reader in contract_of(a_workflow(step)).unread] == ["broken"]
+
+
+def test_code_that_is_nested_too_deeply_is_named() -> None:
+    """A step that no walk can follow to its end is not read, and breaks nothing."""
+    deep = node_step("deep", f"return {'(' * 3000}1{')' * 3000};")
+    assert [reader.step for reader in contract_of(a_workflow(deep)).unread] == ["deep"]
+
+
+def test_a_function_that_calls_itself_ends() -> None:
+    """Recursion over the event is followed once, and what it goes on with is unknown or read."""
+    step = python_step(
+        "walk",
+        "def walk(node):\n    print(node['name'])\n    for child in node['children']:\n        walk(child)\n"
+        "walk(pd.steps['trigger']['event']['body']['tree'])",
+    )
+    found = paths(contract_of(a_workflow(step)))
+    assert found["body.tree.name"]
+    assert found["body.tree.children[].name"]
+
+
+def test_an_action_without_expressions_reads_nothing() -> None:
+    """Props that are plain values, and accounts, are no reads."""
+    step = a_step("%%pdstep send --uses slack-send-message@0.0.20 --app slack\ntext: steps.trigger.event.body.title\n")
+    assert contract_of(a_workflow(step)) == Contract()
+
+
+def test_types_of_two_steps_are_both_told() -> None:
+    """A number in one step and a text or number in another is a number; two types that differ are both named."""
+    strict = python_step("a", "body = pd.steps['trigger']['event']['body']\nprint(body['n'] / 2, body['m'].lower())")
+    loose = node_step("b", "const { n, m } = steps.trigger.event.body;\nreturn [n * 2, m.toFixed(2)];")
+
+    found = {field.path: field.types for field in contract_of(a_workflow(strict, loose)).fields}
+
+    assert found == {"body.n": ("number",), "body.m": ("number", "string")}
+
+
+def test_the_contract_as_json() -> None:
+    """The JSON names path, whether it is required, types and readers, and the objects that are whole or unknown."""
+    step = bash_step(
+        "b", "jq -r .trigger.event.body.id $PIPEDREAM_STEPS\njq .trigger.event.body $PIPEDREAM_STEPS | jq keys"
+    )
+
+    assert contract_of(a_workflow(step)).to_json() == {
+        "fields": [
+            {
+                "path": "body.id",
+                "required": True,
+                "types": [],
+                "readers": [{"step": "b", "cell": None, "line": 2, "prop": None, "file": None}],
+            }
+        ],
+        "whole": [],
+        "unknown": [{"path": "body", "readers": [{"step": "b", "cell": None, "line": 3, "prop": None, "file": None}]}],
+        "unread": [],
+    }
+
+
+def test_go_may_call_its_helper_something_else() -> None:
+    """The import's own name for the helper package counts."""
+    source = 'package main\nimport helper "github.com/PipedreamHQ/pipedream-go"\nfunc main() {\n\tevent := helper.Steps["trigger"].(map[string]interface{})["event"].(map[string]interface{})\n\tprint(event["path"].(string))\n}\n'
+    step = replace(go_step("g"), source=source)
+    assert paths(contract_of(a_workflow(step))) == {"path": True}

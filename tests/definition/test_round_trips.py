@@ -1,0 +1,135 @@
+"""Facts about generated workflows in folders, in the platform's style and in others: what is not changed stays."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from pdkernel.definition import export_into, plan, read_folder
+from pdkernel.directive import dump, read_yaml
+from pdkernel.model import Step, Workflow
+from tests.definition.builders import text_of
+from tests.definition.test_read import TEXT, VALUES, workflows
+
+STYLES = st.fixed_dictionaries(
+    {
+        "by_psych": st.booleans(),
+        "width": st.sampled_from([40, 80, 4000]),
+        "flow": st.sampled_from([False, None]),
+        "break": st.sampled_from(["\n", "\r\n"]),
+        "comment": st.booleans(),
+        "end": st.booleans(),
+    }
+)
+
+
+def written(workflow: Workflow, style: dict[str, Any]) -> str:
+    """The `workflow.yaml` of *workflow* as somebody may have written it."""
+    text = text_of(plan(workflow), "workflow.yaml")
+    if not style["by_psych"]:
+        yaml = YAML(typ="safe", pure=True)
+        yaml.default_flow_style, yaml.width, yaml.allow_unicode = style["flow"], style["width"], True
+        yaml.sort_base_mapping_type_on_output = False
+        stream = io.StringIO()
+        yaml.dump(read_yaml(text, expressions=False, psych=True).value, stream)
+        text = stream.getvalue()
+    if style["comment"]:
+        text = f"# somebody's\n{text}"
+    if style["end"] and "|" not in text:
+        text = text.rstrip("\n")
+    return text.replace("\n", style["break"])
+
+
+@contextmanager
+def folder_of(workflow: Workflow, style: dict[str, Any]) -> Iterator[tuple[Path, Workflow]]:
+    """A synced folder of *workflow*, and what is read from it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in plan(workflow):
+            if "/" in file.path:
+                (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / file.path).write_bytes(file.text.encode())
+        (folder / "workflow.yaml").write_bytes(written(workflow, style).encode())
+        yield folder, read_folder(folder, accounts="own")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under *folder*, to the byte."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@settings(deadline=None, max_examples=60)
+@given(workflows(), STYLES)
+def test_an_unchanged_workflow_is_the_same_folder(workflow: Workflow, style: dict[str, Any]) -> None:
+    """A workflow that is exported into the folder that it was read from changes no byte, and adds no file."""
+    with folder_of(workflow, style) as (folder, there):
+        before = contents(folder)
+
+        result = export_into(there, folder)
+
+        assert {file.state for file in result.files} <= {"unchanged"}
+        assert contents(folder) == before
+
+
+@settings(deadline=None, max_examples=60)
+@given(workflows(), STYLES, VALUES, TEXT)
+def test_a_changed_workflow_is_what_the_folder_says(
+    workflow: Workflow, style: dict[str, Any], value: Any, notes: str
+) -> None:
+    """After an export, the folder is read as the workflow that was exported, and only the changed step's lines differ."""
+    with folder_of(workflow, style) as (folder, there):
+        changeable = [step for step in there.steps if step.language in {"node", "python"}]
+        if not changeable:
+            return
+        step = changeable[-1]
+        changed = replace(step, props={**step.props, "zz_new": value}, notes=notes or None)
+
+        export_into(there.with_step(changed), folder)
+
+        back = read_folder(folder, accounts="own")
+        assert plain(back.step(step.name)) == plain(changed)
+        assert [plain(each) for each in back.steps if each.name != step.name] == [
+            plain(each) for each in there.steps if each.name != step.name
+        ]
+
+
+@settings(deadline=None, max_examples=60)
+@given(workflows(), STYLES, st.data())
+def test_steps_in_any_order(workflow: Workflow, style: dict[str, Any], data: st.DataObject) -> None:
+    """Steps that are removed, added and put into another order are read back in that order."""
+    with folder_of(workflow, style) as (folder, there):
+        kept = data.draw(st.permutations(there.steps))[: data.draw(st.integers(0, len(there.steps)))]
+        steps = [*kept, Step("zz_new", "node", "export default {}")]
+
+        export_into(replace(there, steps=tuple(steps)), folder)
+
+        assert [plain(step) for step in read_folder(folder, accounts="own").steps] == [plain(step) for step in steps]
+
+
+def plain(step: Step) -> Step:
+    """*step* without what is kept for writing."""
+    return replace(step, extra={}, notes=step.notes or None)
+
+
+def test_the_platforms_style_is_what_is_written() -> None:
+    """A value that an export writes into a synced folder is in the platform's style."""
+    with folder_of(
+        Workflow("w", steps=(Step("a", source="x = 1"),)),
+        dict.fromkeys(("by_psych",), True) | {"break": "\n", "comment": False, "end": False},
+    ) as (
+        folder,
+        there,
+    ):
+        export_into(there.with_step(replace(there.steps[0], notes="Yes")), folder)
+
+        assert "  notes: 'Yes'\n" in (folder / "workflow.yaml").read_text()
+        assert dump({"notes": "Yes"}) == "notes: 'Yes'\n"

@@ -1,0 +1,3 @@
+async (event, steps) => {
+	return " text ";
+}

@@ -1,0 +1,87 @@
+"""The contract, and what it says of events, in text and in HTML."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pdkernel.contract import Contract, compare, contract_of, example
+from pdkernel.render import contract as drawn
+from tests.builders import a_step, a_workflow, an_event, bash_step, node_step, python_step
+from tests.render.golden_files import assert_golden
+from tests.render.reading import Page
+
+STEPS = (
+    python_step(
+        "build",
+        "event = pd.steps['trigger']['event']\nbody = event['body']\nissue = body['issue']\n"
+        "for label in issue['labels']:\n    print(label['name'].upper())\n"
+        "print(body.get('note'), event['headers']['x-kind'], issue['number'] + 1)\n"
+        "for key in body:\n    print(key)",
+    ),
+    a_step("%%pdstep send --uses slack-send-message@0.0.20\ntext: '{{steps.trigger.event.body.issue.title}}'\n"),
+    node_step(
+        "post", "return axios.post('https://x', { all: steps.trigger.event.body, n: steps.trigger.event.body.n * 2 });"
+    ),
+    bash_step("broken", "if [ ; then"),
+)
+CONTRACT = contract_of(a_workflow(*(replace(step, cell=index) for index, step in enumerate(STEPS, start=1))))
+GOOD = {"issue": {"labels": [{"name": "a"}], "number": 1, "title": "t"}, "n": "3", "note": "x"}
+SAVED = {"good": {**an_event(GOOD).data, "headers": {"x-kind": "k"}}}
+COMPARED = [
+    compare(CONTRACT, "good", SAVED["good"], SAVED),
+    compare(
+        CONTRACT,
+        "now",
+        {**an_event({"issue": {"labels": "a", "number": "1"}, "n": "x"}).data, "headers": {"x-kind": "k"}},
+        SAVED,
+    ),
+]
+
+
+@pytest.mark.parametrize("form", ["txt", "html"])
+def test_the_contract_is_as_it_was_looked_at(form: str) -> None:
+    """Fields, whole and unknown objects, a step that was not read, two events, and an example."""
+    draw = drawn.text if form == "txt" else drawn.html
+    shown = draw(CONTRACT, "Issues", COMPARED, example(CONTRACT, list(SAVED.values())))
+    assert_golden(f"contract.{form}", shown)
+
+
+def test_an_event_that_keeps_the_contract_is_not_worth_a_word() -> None:
+    """Where nothing is wrong with the chosen event there is nothing to show."""
+    assert drawn.event_view(COMPARED[0]) is None
+
+
+def test_each_place_is_said_once() -> None:
+    """What drifted and is wrong as well is one sentence; what is gone around several fields is one, too."""
+    said = drawn.sentences(COMPARED[1])
+    assert [line.split(" ")[0] for line in said] == [
+        "body.issue.labels",
+        "body.issue.number",
+        "body.issue.title",
+        "body.note",
+        "body.n",
+    ]
+
+
+def test_a_workflow_that_reads_nothing_says_so() -> None:
+    """Without reads there is one sentence."""
+    assert drawn.text(Contract(), "Idle") == "Idle: no step reads the event.\n"
+
+
+def test_names_in_an_event_are_no_html() -> None:
+    """Field names and event names are text, whatever is in them."""
+    step = python_step("read", "return pd.steps['trigger']['event']['body']['<b>x</b>']")
+    contract = contract_of(a_workflow(step))
+    page = Page(drawn.html(contract, "<i>W</i>", [compare(contract, "<u>e</u>", {}, {})], {"<b>": 1}))
+    assert "<i>W</i>" in page.text
+    assert "<u>e</u>" in page.text
+    assert 'body["<b>x</b>"]' in page.text
+
+
+def test_a_long_contract_is_cut() -> None:
+    """Rows beyond the limit are counted, not drawn."""
+    body = "body = pd.steps['trigger']['event']['body']\n" + "\n".join(f"print(body['f{n}'])" for n in range(12))
+    shown = drawn.text(contract_of(a_workflow(python_step("read", body))), "Many", most=10)
+    assert "… 2 more lines not shown" in shown
