@@ -120,7 +120,7 @@ def _pipedream(project: Any) -> Any:
         return None
     from pdkernel.server.passthrough import Pipedream
 
-    return Pipedream(login, project.clock)
+    return Pipedream(login, project.issued_tokens, project.clock)
 
 
 def _serving(state: State, runtime: Any, workflows: Any, settings: Any, pipedream: Any) -> Any:

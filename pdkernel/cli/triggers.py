@@ -20,39 +20,38 @@ def triggers() -> None:
 
 
 @command(triggers, name="move")
-@click.option("--to", metavar="URL", required=True, help="The workflow's endpoint here, as Pipedream can reach it.")
+@click.option("--to", metavar="URL", help="The workflow's endpoint here, as Pipedream can reach it.")
 @click.option(
     "--from", "instead_of", metavar="URL", multiple=True, help="A webhook to replace, besides Pipedream's own."
 )
 @option("--external-user", "users", metavar="ID", multiple=True, help="Only the sources of this external user.")
 @option("--environment", metavar="ENV", help="development (default) or production.")
-@click.option("--only", metavar="dc_...", multiple=True, help="Only this source.")
+@click.option("--only", metavar="dc_...", multiple=True, help="Only this source, even if it has nothing to replace.")
+@click.option("--undo", is_flag=True, help="Take back what was changed: each source gets the webhooks that it had.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; the default without --yes.")
 @click.option("--yes", is_flag=True, help="Make the changes.")
 @json_option
-def move(state: State, to: str, yes: bool, dry_run: bool, as_json: bool, **chosen: Any) -> int:
+def move(state: State, yes: bool, dry_run: bool, undo: bool, as_json: bool, **chosen: Any) -> int:
     """
     Lead the webhooks of deployed sources to an endpoint here.
 
     Webhooks of Pipedream's workflow endpoints (*.m.pipedream.net) and those given with --from are replaced, others
-    stay. Without --yes it only says what would change.
+    stay; a source that has none of these is left alone. Without --yes it only says what would change. What was changed
+    is kept, and --undo takes it back, as long as nobody else has changed it since.
     """
-    from pdkernel.connect.moving import Webhooks, check_target
+    from pdkernel.connect.moving import Webhooks
     from pdkernel.connect.sdk import Sdk
-    from pdkernel.identity import parse_environment
 
     login = _login(state)
-    check_target(to, api=login.base_url)
-    where = parse_environment(chosen["environment"])
-    users = chosen["users"] or [user.external_id for user in state.directory().users(where)]
-    webhooks = Webhooks(Sdk(login))
-    plan = webhooks.plan(users, where, to=to, instead_of=chosen["instead_of"])
-    if chosen["only"]:
-        plan = [each for each in plan if each.id in chosen["only"]]
+    webhooks = Webhooks(Sdk(login), state.project().settings)
+    plan = _plan_undo(webhooks, chosen) if undo else _plan(state, webhooks, login, chosen)
     changing = [each for each in plan if each.changes]
     does = yes and not dry_run
     for each in changing if does else ():
-        webhooks.apply(each)
+        if undo:
+            webhooks.undo(each)
+        else:
+            webhooks.apply(each)
         if not as_json:
             click.echo("\n".join(_lines(each)))
     if as_json:
@@ -60,6 +59,39 @@ def move(state: State, to: str, yes: bool, dry_run: bool, as_json: bool, **chose
     else:
         _say(changing, len(plan), done=does)
     return 0
+
+
+def _plan(state: State, webhooks: Any, login: Any, chosen: dict[str, Any]) -> list[Any]:
+    from pdkernel.connect.moving import check_target
+    from pdkernel.errors import RequestError
+    from pdkernel.identity import parse_environment
+
+    to = chosen["to"]
+    if not to:
+        raise RequestError("Where are the webhooks to lead?", fix="Give the endpoint's URL: --to URL")
+    check_target(to, api=login.base_url)
+    where = parse_environment(chosen["environment"])
+    users = chosen["users"] or [user.external_id for user in state.directory().users(where)]
+    plan: list[Any] = webhooks.plan(users, where, to=to, instead_of=chosen["instead_of"], only=chosen["only"])
+    return plan
+
+
+def _plan_undo(webhooks: Any, chosen: dict[str, Any]) -> list[Any]:
+    from pdkernel.errors import RequestError
+    from pdkernel.identity import parse_environment
+
+    if chosen["to"] or chosen["instead_of"]:
+        raise RequestError(
+            "--undo leads each source back to where it was led before.", fix="Leave --to and --from out."
+        )
+    where = parse_environment(chosen["environment"]) if chosen["environment"] else None
+    return [
+        each
+        for each in webhooks.plan_undo()
+        if (where is None or each.environment == where)
+        and (not chosen["users"] or each.external_user in chosen["users"])
+        and (not chosen["only"] or each.id in chosen["only"])
+    ]
 
 
 def _login(state: State) -> Any:
@@ -79,7 +111,7 @@ def _say(changing: list[Any], looked_at: int, *, done: bool) -> None:
         click.echo(f"Nothing to change: looked at {sources}.")
         return
     if done:
-        click.echo(f"Changed {len(changing)} of {sources}.")
+        click.echo(f"Changed {len(changing)} of {sources}. Back to what was: pdkernel triggers move --undo")
         return
     for each in changing:
         click.echo("\n".join(_lines(each)))

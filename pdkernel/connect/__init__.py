@@ -2,7 +2,7 @@
 Directories of external users and accounts: whoever implements `identity.Directory`.
 
     local       the local project's own tables
-    remote      a Connect project at Pipedream, over the SDK (`sdk`)
+    remote      a Connect project at Pipedream, asked (`asking`) over the SDK (`sdk`); its answers, read (`told`)
     moving      webhooks of sources deployed at Pipedream, to be led elsewhere
     brief       answers that are good for a moment
     apps        apps that a project was told of

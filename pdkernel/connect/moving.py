@@ -2,20 +2,24 @@
 Webhooks of sources that are deployed at Pipedream, led to another endpoint.
 
 Knows which of a source's webhooks are replaced: those of Pipedream's own workflow endpoints, and those that are named; others
-stay. Looking changes nothing. Who is asked before anything changes is the command's affair.
+stay, and a source that has none of these is left alone unless it is named itself. Looking changes nothing. What was changed is
+kept in the project, to be undone. Who is asked before anything changes is the command's affair.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from pdkernel.connect.sdk import PAGE, JsonObject, Sdk, plain
 from pdkernel.errors import RequestError
 from pdkernel.identity import Environment
+from pdkernel.model import JSON
+from pdkernel.project.settings import SettingsTable
 
+SETTING = "moved_triggers"
 WORKFLOW_DOMAIN = "m.pipedream.net"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -46,6 +50,11 @@ class Move:
         """Whether anything would be another."""
         return self.before != self.after
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """By which it is the same source's."""
+        return self.id, self.environment
+
 
 class Webhooks:
     """
@@ -53,23 +62,62 @@ class Webhooks:
 
     Args:
         sdk: The project.
+        settings: Of the local project, where changes are kept.
     """
 
-    def __init__(self, sdk: Sdk) -> None:
+    def __init__(self, sdk: Sdk, settings: SettingsTable) -> None:
         self._sdk = sdk
+        self._settings = settings
 
     def plan(
-        self, users: Sequence[str], environment: Environment, *, to: str, instead_of: Collection[str]
+        self,
+        users: Sequence[str],
+        environment: Environment,
+        *,
+        to: str,
+        instead_of: Collection[str],
+        only: Collection[str] = (),
     ) -> list[Move]:
-        """What leading the sources of *users* to the endpoint *to* would change; *instead_of* are URLs to replace."""
+        """
+        What leading sources to another endpoint would change.
+
+        Args:
+            users: Whose sources.
+            environment: Where they are deployed.
+            to: The endpoint.
+            instead_of: URLs to replace, besides Pipedream's own.
+            only: Ids of sources, which are led there even if they have nothing to replace; empty for all sources.
+        """
         return [
-            self._move(source, user, environment, to, instead_of)
+            self._move(source, user, environment, to, instead_of, named=bool(only))
             for user in users
             for source in self._sources(user, environment)
+            if not only or source["id"] in only
         ]
 
+    def plan_undo(self) -> list[Move]:
+        """What takes the changes back that are kept; a source whose webhooks are others since then is left as it is."""
+        moves = []
+        for kept in self._changes():
+            now = self._urls(kept.id, kept.external_user, kept.environment)
+            moves.append(replace(kept, before=now, after=kept.before if now == kept.after else now))
+        return moves
+
     def apply(self, move: Move) -> None:
-        """Make the change."""
+        """Make the change, and keep it."""
+        self._update(move)
+        others = [kept for kept in self._changes() if kept.key != move.key]
+        first = next((kept for kept in self._changes() if kept.key == move.key), None)
+        # of two moves one after the other, undoing goes back to what was there before the first
+        chained = first is not None and first.after == move.before
+        self._keep([*others, replace(move, before=first.before) if chained and first is not None else move])
+
+    def undo(self, move: Move) -> None:
+        """Take a change back, and forget it."""
+        self._update(move)
+        self._keep([kept for kept in self._changes() if kept.key != move.key])
+
+    def _update(self, move: Move) -> None:
         options = self._sdk.options(move.environment)
         self._sdk.call(
             lambda client: client.deployed_triggers.update_webhooks(
@@ -87,17 +135,53 @@ class Webhooks:
         return [each for each in self._sdk.pages(ask) if each.get("type") in (None, "DeployedComponent")]
 
     def _move(
-        self, source: JsonObject, user: str, environment: Environment, to: str, instead_of: Collection[str]
+        self,
+        source: JsonObject,
+        user: str,
+        environment: Environment,
+        to: str,
+        instead_of: Collection[str],
+        *,
+        named: bool,
     ) -> Move:
-        options = self._sdk.options(environment)
         key = str(source["id"])
+        before = self._urls(key, user, environment)
+        kept = [url for url in before if not _is_replaced(url, instead_of) and url != to]
+        replaced = len(before) - len(kept) - (to in before)
+        after = (*kept, to) if replaced or (named and to not in before) else before
+        return Move(key, str(source.get("name") or key), user, environment, before, after)
+
+    def _urls(self, key: str, user: str, environment: Environment) -> tuple[str, ...]:
+        options = self._sdk.options(environment)
         answer = self._sdk.call(
             lambda client: client.deployed_triggers.list_webhooks(key, external_user_id=user, request_options=options)
         )
-        before = tuple(map(str, plain(answer).get("webhook_urls") or ()))
-        kept = [url for url in before if not _is_replaced(url, instead_of) and url != to]
-        after = before if to in before and len(kept) == len(before) - 1 else (*kept, to)
-        return Move(key, str(source.get("name") or key), user, environment, before, after)
+        return tuple(map(str, plain(answer).get("webhook_urls") or ()))
+
+    def _changes(self) -> list[Move]:
+        """The changes that are kept, of this Connect project."""
+        kept = self._settings.get(SETTING)
+        rows = kept.get(self._sdk.login.project_id) if isinstance(kept, dict) else None
+        return [
+            Move(row["id"], row["name"], row["user"], row["environment"], tuple(row["before"]), tuple(row["after"]))
+            for row in cast("list[dict[str, Any]]", rows or [])
+        ]
+
+    def _keep(self, moves: Sequence[Move]) -> None:
+        kept = self._settings.get(SETTING)
+        rows: list[JSON] = [
+            {
+                "id": each.id,
+                "name": each.name,
+                "user": each.external_user,
+                "environment": each.environment,
+                "before": list(each.before),
+                "after": list(each.after),
+            }
+            for each in moves
+        ]
+        project = self._sdk.login.project_id
+        self._settings.set(SETTING, {**(kept if isinstance(kept, dict) else {}), project: rows})
 
 
 def check_target(url: str, *, api: str) -> str:

@@ -70,6 +70,21 @@ class Sdk:
             ProjectError: It does not answer, or not as it should.
             RequestError: It refuses the request itself.
         """
+        kept = self._made
+        try:
+            return self._call(ask, missing)
+        except _RevokedTokenError as fault:
+            if kept is None:  # the token is new
+                raise self._refused(401, fault.body, {}) from None
+            # the SDK keeps a token until it ends; a new client asks for another
+            if self._made is kept:
+                self._made = None
+        try:
+            return self._call(ask, missing)
+        except _RevokedTokenError as fault:
+            raise self._refused(401, fault.body, {}) from None
+
+    def _call(self, ask: Callable[[Any], Any], missing: Any) -> Any:
         import httpx
 
         try:
@@ -81,6 +96,8 @@ class Sdk:
             body = getattr(fault, "body", None)
             if status is None:
                 raise self._unreadable(fault) from None
+            if status == 401:
+                raise _RevokedTokenError(body) from None
             if status == 404 and missing is not None:
                 return missing
             if status < 400:
@@ -209,6 +226,14 @@ class Sdk:
             body = body.get("error") or body.get("message") or ""
         text = self._plain(str(body or ""))
         return f" It says: {text}" if text and "<" not in text else ""
+
+
+class _RevokedTokenError(Exception):
+    """The API does not take the token, or gives none."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self.body = body
 
 
 def plain(value: Any) -> JsonObject:

@@ -71,9 +71,14 @@ def _types(reads: list[Read]) -> tuple[str, ...]:
 
 
 def _is_required(place: Place, places: dict[Place, Expected]) -> bool:
-    """Whether the field must be there: it is needed, and so is everything around it; a list may be empty."""
+    """
+    Whether the field must be there: it is needed, and so is everything around it.
+
+    A list may be empty. A step that leaves when there is no body at all still counts on what must be in one.
+    """
     above = (place[:length] for length in range(1, len(place) + 1))
-    return all(each[-1] == ITEM or each not in places or places[each].needed for each in above)
+    free = (each for each in above if each[-1] != ITEM and (each not in CONTAINERS or each == place))
+    return all(each not in places or places[each].needed for each in free)
 
 
 def _is_field(place: Place, reads: list[Read]) -> bool:

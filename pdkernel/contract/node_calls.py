@@ -125,6 +125,8 @@ class NodeCalls(NodeExpressions):
         callback, rest = given[0], given[1:]
         if name.startswith("reduce"):
             before = rest[0] if rest else items
+            if any(isinstance(atom, Literally) for atom in items):
+                return self.dynamic(before)  # goes down from key to key
             return either(before, self.calls(callback, [before, items, NOTHING, owner]))
         if name in {"sort", "toSorted"}:
             self.calls(callback, [items, items])

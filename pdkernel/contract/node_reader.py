@@ -151,7 +151,10 @@ class NodeReader(NodeCalls):
             self.dynamic(value)
             self.assign(part(node, "left"), NOTHING)
         else:
-            self.assign(part(node, "left"), self.iterate(value))
+            items = self.iterate(value)
+            self.assign(part(node, "left"), items)
+            self.loop(items, lambda: self.of(part(node, "body")))
+            return NOTHING
         return self.of(part(node, "body"))
 
     def _for_statement(self, node: Node) -> Value:

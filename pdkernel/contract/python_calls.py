@@ -80,7 +80,7 @@ class PythonCalls(PythonExpressions):
             self.typed(places, "array")
         self._count_on(places)
         self.use(places)
-        if name in {"append", "extend", "update", "add", "insert"}:
+        if name in {"append", "extend", "update", "add", "insert"} or (not places and name in words.LOG_METHODS):
             self._hand_all(node, "whole")
         elif name == "join" and len(node.args) == 1:
             self.use(self.typed(self.iterate(self.of(node.args[0])), "string"))

@@ -102,8 +102,9 @@ class PythonReader(PythonCalls):
         self.use(tuple(atom for atom in self.of(node.value) if not isinstance(atom, Routine)))
 
     def _on_for(self, node: ast.For | ast.AsyncFor) -> None:
-        self.assign(node.target, self.iterate(self.of(node.iter)))
-        self._body(node.body)
+        items = self.iterate(self.of(node.iter))
+        self.assign(node.target, items)
+        self.loop(items, lambda: self._body(node.body))
         self._body(node.orelse)
 
     _on_asyncfor = _on_for

@@ -56,6 +56,7 @@ SAME = frozenset(
         "deepcopy",
     ]
 )
+LOG_METHODS = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
 LOGS = ("print", "pprint", "logging.", "logger.", "log.", "sys.stdout.", "sys.stderr.")
 SENDERS = ("requests.", "httpx.", "urllib.", "session.", "client.", "http.")
 SENT_AS = frozenset(

@@ -183,16 +183,17 @@ def _read(
         read.untyped |= note.kind == "untyped"
         read.types.update(note.types)
     is_object = (place in CONTAINERS or is_inner) and (read.untyped or not read.types & _SCALARS)
+    is_list = (*place, ITEM) in by_place
     for note, reader in notes:
         if note.kind == "unknown" or (is_object and note.kind == "hands"):
             read.unknown.add(reader)
-        elif is_object and (note.kind == "whole" or (note.kind == "uses" and not read.untyped)):
+        elif is_object and (note.kind == "whole" or (note.kind == "uses" and not read.untyped and not is_list)):
             read.whole.add(reader)
         read.ends |= note.kind in _ENDS
     read.ends |= not is_inner
     telling: set[Kind] = {"reads", "looks", "uses", "whole", "hands", "unknown"}
     read.readers = {reader for note, reader in notes if note.kind in telling}
     if is_inner:
-        read.types.add("array" if (*place, ITEM) in by_place else "object")
+        read.types.add("array" if is_list else "object")
         read.types -= {"object"} if "array" in read.types else set()
     return read

@@ -17,6 +17,7 @@ from pdkernel.contract.values import (
     NOTHING,
     At,
     Atom,
+    Literally,
     Object,
     Place,
     Routine,
@@ -47,6 +48,7 @@ class Trace(Lookups):
         self._absent: frozenset[Place] = frozenset()
         self._returned: list[tuple[list[Value], int]] = []
         self._calls = 0
+        self._descended: list[tuple[Place, Scope, str]] = []
         self._active: set[Any] = set()
 
     # ── using ──────────────────────────────────────────────────────────────────────
@@ -194,10 +196,31 @@ class Trace(Lookups):
             self.note("untyped", place)
         return places
 
+    def loop(self, items: Value, act: Callable[[], object]) -> None:
+        """Follow the body of a loop; one that goes down from key to key reads what only a run knows."""
+        if sum(isinstance(atom, Literally) for atom in items) < 2:
+            act()
+            return
+        count, outer, self._descended = len(self.notes), self._descended, []
+        try:
+            act()
+            descended = self._descended
+        finally:
+            self._descended = outer
+        if descended:
+            del self.notes[count:]
+        for place, scope, name in descended:
+            self.note("unknown", place)
+            scope.names[name] = NOTHING
+
     def bind(self, name: str, value: Value, *, new: bool = False) -> None:
         """*name* stands for *value* from here on; in a branch, or for what it was before."""
         owner = self.scope if new else (self.scope.owner(name) or self.scope)
         before = owner.names.get(name)
+        if before is not None and not new:
+            places = [atom.place for atom in value if isinstance(atom, At)]
+            outer = [at.place for at in before if isinstance(at, At) and any(_is_in(p, at.place) for p in places)]
+            self._descended += [(place, owner, name) for place in outer]
         if before is not None and self._branches and not new:
             kept = tuple(
                 At(atom.place, "default") if isinstance(atom, At) and atom.place in self._absent else atom
@@ -252,6 +275,10 @@ class Trace(Lookups):
         """The step exports *value*."""
         self.exports.setdefault(name, []).append(value)
         self.use(value, "whole")
+
+
+def _is_in(place: Place, outer: Place) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
 
 
 __all__ = ["NONE", "Exports", "Kind", "Tested", "Trace"]

@@ -23,7 +23,7 @@ from pdkernel.render.proof import Grade, GradedField
 _TOP = frozenset({"schema", "name", "inactive", "settings", "triggers", "steps"})
 _SETTINGS = frozenset({"error_notification", "lambda_timeout"})
 _TRIGGER = frozenset({"id"})
-_STEP = frozenset({"namespace", "disabled", "notes", "runtime", "_props_cursor", "props"})
+_STEP = frozenset({"namespace", "disabled", "note", "notes", "runtime", "_props_cursor", "props"})
 _DEFINED = frozenset({"app", "name", "type", "authType", "appId"})
 
 

@@ -30,24 +30,29 @@ _SHORTEST = 8
 """Of a text that is taken for a credential; shorter ones are words such as a kind of token."""
 
 
-def check_literals(workflow: Workflow) -> None:
+def check_literals(workflow: Workflow, *, there: Workflow | None = None) -> None:
     """
     Refuse a workflow in which a credential is written out.
+
+    Args:
+        workflow: What is to be written.
+        there: What stands in the folder already: a credential that it has is no news to its Git history.
 
     Raises:
         DefinitionError: The message names the step and the prop or line, never the text.
     """
-    for fault in literal_faults(workflow):
+    known = frozenset() if there is None else frozenset(_credentials(there))
+    for fault in literal_faults(workflow, known=known):
         raise fault
 
 
-def literal_faults(workflow: Workflow) -> Iterator[DefinitionError]:
-    """What `check_literals` refuses, one for each place."""
+def literal_faults(workflow: Workflow, *, known: frozenset[str] = frozenset()) -> Iterator[DefinitionError]:
+    """What `check_literals` refuses, one for each place; texts that are *known* are passed over."""
     for step in workflow.steps:
         for path, text in _texts(step.props, ()):
-            if (what := _looks_like(text)) is not None:
+            if (what := _looks_like(text, known)) is not None:
                 yield _fault(step, f"the prop {'.'.join(path)} holds what looks like {what[0]}", None)
-        if (found := _looks_like(step.source)) is not None:
+        if (found := _looks_like(step.source, known)) is not None:
             line = step.source.count("\n", 0, found[1]) + 1 + step.line_offset
             yield _fault(step, f"its code holds what looks like {found[0]} (line {line})", line)
 
@@ -73,11 +78,23 @@ def _fault(step: Step, what: str, line: int | None) -> DefinitionError:
     )
 
 
-def _looks_like(text: str) -> tuple[str, int] | None:
+def _looks_like(text: str, known: frozenset[str] = frozenset()) -> tuple[str, int] | None:
+    if text in known:
+        return None
+    return next(((what, start) for what, start, found in _found_in(text) if found not in known), None)
+
+
+def _found_in(text: str) -> Iterator[tuple[str, int, str]]:
     for what, form in _FORMS:
-        if match := form.search(text):
-            return what, match.start()
-    return None
+        yield from ((what, match.start(), match[0]) for match in form.finditer(text))
+
+
+def _credentials(workflow: Workflow) -> Iterator[str]:
+    for step in workflow.steps:
+        for text in (step.source, *(text for _, text in _texts(step.props, ()))):
+            yield text
+            # the head of a private key is the same in all of them, and says nothing of which one it is
+            yield from (found for _, _, found in _found_in(text) if not found.startswith("-----"))
 
 
 def _texts(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -55,11 +55,11 @@ def patch(workflow: Workflow, document: Document, *, sidecar: Sidecar | None = N
         sidecar: The `pdkernel.yaml` beside the notebook.
 
     Raises:
-        DefinitionError: A prop or code holds what looks like a credential; or the folder cannot be read.
+        DefinitionError: A prop or code holds what looks like a new credential; or the folder cannot be read.
         UnsupportedError: The folder is of another workflow; or its YAML has an anchor where something changes.
     """
-    check_literals(workflow)
     there = workflow_in(document, require_code=False, accounts="own")
+    check_literals(workflow, there=there)
     _check_same(workflow, there, document)
     said = sidecar.steps if sidecar is not None else {}
     complete = "schema" in workflow.extra

@@ -11,7 +11,7 @@ import asyncio
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +62,7 @@ class SourceRequest:
         install: Whether the source may be installed.
         endpoint: Where its HTTP interface is reached from outside, or None.
         accounts: Accounts of the external user by app, in the place of the newest of each.
+        on_respond: Told what the source answers by its HTTP interface, when it does.
     """
 
     trigger: Trigger
@@ -76,6 +77,7 @@ class SourceRequest:
     install: bool = True
     endpoint: str | None = None
     accounts: Mapping[str, str] = field(default_factory=dict)
+    on_respond: Callable[[Mapping[str, Any]], None] = lambda _: None
 
     @property
     def uses(self) -> Uses:
@@ -222,7 +224,7 @@ class Sources:
             clock=self._clock,
             accounts=resolution.of(NAME).uses,
             on_change=None,
-            on_respond=lambda _: None,
+            on_respond=request.on_respond,
             later=asyncio.get_running_loop().call_later,
         )
         state = await asyncio.to_thread(self._states.load, request.key)

@@ -8,8 +8,10 @@ The local project: a folder, a key and a database that several threads and proce
     schema     the tables, the same on SQLite and Postgres
     accounts clients variables notebooks sent settings source_states     one table each
     secrets connect_tokens link_visits grants     one table each, for Connect Link
-    deployed_triggers     event sources that run for external users, and what they emitted
+    deployed_triggers schedule     event sources that run for external users, and when; what they emitted
+    endpoints     keys in URLs, of workflows and deployed triggers
     access_tokens     what clients are given: signed, read, revoked
+    issued_tokens     what a real project's API has given out through us
     stores     data stores and their records
     login      which Connect project at Pipedream it works with
 
@@ -24,6 +26,7 @@ from pdkernel.project.link_visits import LinkVisit
 from pdkernel.project.login import Login
 from pdkernel.project.notebooks import NotebookTable
 from pdkernel.project.project import Project
+from pdkernel.project.schedule import Schedule
 from pdkernel.project.sent import SentTable
 from pdkernel.project.source_states import SourceStateTable
 from pdkernel.project.stores import DEFAULT_STORE, Record, StoreSummary, StoreTable
@@ -40,6 +43,7 @@ __all__ = [
     "NotebookTable",
     "Project",
     "Record",
+    "Schedule",
     "SentTable",
     "SourceStateTable",
     "StoreSummary",

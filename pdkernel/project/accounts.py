@@ -12,14 +12,22 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, literal, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pdkernel.errors import AccountExistsError
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, Credentials, Environment, ExternalUser
 from pdkernel.project.database import Database
+from pdkernel.project.endpoints import TRIGGER
 from pdkernel.project.rows import put_once
-from pdkernel.project.schema import account_grants, accounts, deployed_events, deployed_triggers, external_users
+from pdkernel.project.schema import (
+    account_grants,
+    accounts,
+    deployed_events,
+    deployed_triggers,
+    endpoints,
+    external_users,
+)
 from pdkernel.project.vault import Vault
 
 _COLUMNS = (
@@ -191,6 +199,8 @@ class AccountTable:
             connection.execute(delete(accounts).filter_by(**key))
             theirs = select(deployed_triggers.c.id).filter_by(**key)
             connection.execute(delete(deployed_events).where(deployed_events.c.trigger.in_(theirs)))
+            theirs = select(literal(TRIGGER) + deployed_triggers.c.id).filter_by(**key)
+            connection.execute(delete(endpoints).where(endpoints.c.source.in_(theirs)))
             connection.execute(delete(deployed_triggers).filter_by(**key))
         return found
 

@@ -103,6 +103,11 @@ class ClientTable:
         same = hmac.compare_digest(_hash(secret), _NOBODY if row is None else row.secret_hash)
         return _client(row) if same and row is not None else None
 
+    def made(self, client_id: str) -> bool:
+        """Whether the client of that id was made here, even if it was removed since."""
+        with self._database.read() as connection:
+            return connection.execute(select(clients.c.id).where(clients.c.id == client_id)).first() is not None
+
     def remove(self, client_id: str) -> bool:
         """Remove it; its tokens are refused within seconds. False if there is none."""
         now = self._clock.now().timestamp()

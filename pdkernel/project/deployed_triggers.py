@@ -7,7 +7,7 @@ Knows when one is due, and that one process runs it then. What a source is and d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -17,7 +17,9 @@ from pdkernel.clock import Clock
 from pdkernel.identity import Environment
 from pdkernel.model import JSON
 from pdkernel.project.database import Database
-from pdkernel.project.schema import deployed_events, deployed_triggers
+from pdkernel.project.endpoints import endpoint_source
+from pdkernel.project.schedule import Schedule
+from pdkernel.project.schema import deployed_events, deployed_triggers, endpoints
 from pdkernel.project.vault import Vault
 
 MOST_EVENTS = 100
@@ -35,6 +37,9 @@ class Webhook:
         key: What a request is signed with.
         created: Seconds since 1970.
         updated: When the key was made.
+        failures: Events that it has not taken since it last took one.
+        failing_since: When the first of these was sent, in seconds since 1970; or None.
+        last_error: Why it did not take the last of these, or None.
     """
 
     id: str
@@ -42,6 +47,9 @@ class Webhook:
     key: str = field(repr=False)
     created: float
     updated: float
+    failures: int = 0
+    failing_since: float | None = None
+    last_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,8 @@ class DeployedTrigger:
         active: Whether it runs.
         created_at: When it was deployed.
         updated_at: When that was last changed.
-        interval_s: Seconds between two runs, or None if no timer wakes it.
+        schedule: When its timer wakes it; empty if it has none.
+        endpoint: The key of its endpoint, where requests wake it; or None.
         emits_on_deploy: Whether what its deploy hook emitted counts.
         workflows: Ids of the workflows that its events start.
         webhooks: Where they are sent.
@@ -78,7 +87,8 @@ class DeployedTrigger:
     active: bool
     created_at: datetime
     updated_at: datetime
-    interval_s: float | None = None
+    schedule: Schedule = field(default_factory=Schedule)
+    endpoint: str | None = None
     emits_on_deploy: bool = True
     workflows: tuple[str, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
@@ -132,12 +142,14 @@ class DeployedTriggerTable:
         """Remove it with its events; False if there was none."""
         with self._database.write() as connection:
             connection.execute(delete(deployed_events).where(deployed_events.c.trigger == trigger_id))
+            connection.execute(delete(endpoints).where(endpoints.c.source == endpoint_source(trigger_id)))
             found = connection.execute(delete(deployed_triggers).where(deployed_triggers.c.id == trigger_id))
             return found.rowcount > 0
 
     def claim_due(self) -> DeployedTrigger | None:
-        """One whose time has come, due again after its interval: no other process gets it now. None if there is none."""
-        now = self._clock.now().timestamp()
+        """One whose time has come, due again at its next: no other process gets it now. None if there is none."""
+        moment = self._clock.now()
+        now = moment.timestamp()
         table = deployed_triggers
         query = select(table).where(table.c.active, table.c.due <= now).order_by(table.c.due).limit(1)
         with self._database.read() as connection:
@@ -148,7 +160,7 @@ class DeployedTriggerTable:
             if row is None:
                 return None
             trigger = self._trigger(row)
-            due = None if trigger.interval_s is None else now + trigger.interval_s
+            due = _due(trigger, moment)
             connection.execute(update(table).where(table.c.id == trigger.id).values(due=due))
         return trigger
 
@@ -158,6 +170,27 @@ class DeployedTriggerTable:
         with self._database.read() as connection:
             due = connection.execute(query.order_by(deployed_triggers.c.due).limit(1)).scalar_one_or_none()
         return None if due is None else datetime.fromtimestamp(due, UTC)
+
+    def note_delivery(self, trigger_id: str, webhook_id: str, error: str | None) -> None:
+        """Keep that a webhook has taken an event, or why it has not; nothing if either is gone."""
+        query = select(deployed_triggers).where(deployed_triggers.c.id == trigger_id).with_for_update()
+        with self._database.write() as connection:
+            row = connection.execute(query).first()
+            trigger = self._trigger(row) if row else None
+            hook = next((each for each in trigger.webhooks if each.id == webhook_id), None) if trigger else None
+            if trigger is None or hook is None or (error is None and not hook.failures):
+                return
+            now = self._clock.now().timestamp()
+            told = replace(
+                hook,
+                failures=0 if error is None else hook.failures + 1,
+                failing_since=None if error is None else hook.failing_since or now,
+                last_error=error,
+            )
+            hooks = tuple(told if each.id == webhook_id else each for each in trigger.webhooks)
+            sealed = self._settings(replace(trigger, webhooks=hooks))
+            change = update(deployed_triggers).where(deployed_triggers.c.id == trigger_id)
+            connection.execute(change.values(sealed_settings=sealed))
 
     def add_events(self, trigger_id: str, events: Sequence[Mapping[str, JSON]]) -> None:
         """Keep *events*, oldest first, in the place of the oldest that are kept."""
@@ -179,27 +212,31 @@ class DeployedTriggerTable:
         return [cast("dict[str, Any]", self._vault.open_json(sealed, _events_place(trigger_id))) for sealed in found]
 
     def _values(self, trigger: DeployedTrigger) -> dict[str, Any]:
+        return {
+            "active": trigger.active,
+            "updated": trigger.updated_at.timestamp(),
+            "due": _due(trigger, self._clock.now()) if trigger.active else None,
+            "sealed_settings": self._settings(trigger),
+        }
+
+    def _settings(self, trigger: DeployedTrigger) -> bytes:
         settings = {
             "key": trigger.key,
             "version": trigger.version,
             "name": trigger.name,
             "props": dict(trigger.props),
             "accounts": dict(trigger.accounts),
-            "interval_s": trigger.interval_s,
+            "schedule": [trigger.schedule.interval_s, trigger.schedule.cron, trigger.schedule.timezone],
+            "endpoint": trigger.endpoint,
             "emits_on_deploy": trigger.emits_on_deploy,
             "workflows": list(trigger.workflows),
-            "webhooks": [[hook.id, hook.url, hook.key, hook.created, hook.updated] for hook in trigger.webhooks],
+            "webhooks": [list(astuple(hook)) for hook in trigger.webhooks],
         }
-        due = self._clock.now().timestamp() + trigger.interval_s if trigger.interval_s and trigger.active else None
-        return {
-            "active": trigger.active,
-            "updated": trigger.updated_at.timestamp(),
-            "due": due,
-            "sealed_settings": self._vault.seal_json(cast("JSON", settings), _place(trigger.id)),
-        }
+        return self._vault.seal_json(cast("JSON", settings), _place(trigger.id))
 
     def _trigger(self, row: Any) -> DeployedTrigger:
         settings = cast("dict[str, Any]", self._vault.open_json(row.sealed_settings, _place(row.id)))
+        interval = settings.pop("interval_s", None)  # what earlier versions kept instead of a schedule
         return DeployedTrigger(
             id=row.id,
             external_user_id=row.external_user,
@@ -209,10 +246,16 @@ class DeployedTriggerTable:
             updated_at=datetime.fromtimestamp(row.updated, UTC),
             **{
                 **settings,
+                "schedule": Schedule(*settings.get("schedule", [interval])),
                 "workflows": tuple(settings["workflows"]),
                 "webhooks": tuple(Webhook(*hook) for hook in settings["webhooks"]),
             },
         )
+
+
+def _due(trigger: DeployedTrigger, moment: datetime) -> float | None:
+    found = trigger.schedule.after(moment)
+    return None if found is None else found.timestamp()
 
 
 def _place(trigger_id: str) -> str:

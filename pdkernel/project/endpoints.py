@@ -1,5 +1,5 @@
 """
-Endpoint keys of workflows that no file names one for.
+Endpoint keys of workflows that no file names one for, and of deployed triggers.
 
 Knows that a key is made once and stays, so that a URL is the same after a restart. It is random: whoever does not know
 it cannot call an endpoint without auth.
@@ -16,6 +16,9 @@ from pdkernel.clock import Clock
 from pdkernel.project.database import Database
 from pdkernel.project.rows import put_once
 from pdkernel.project.schema import endpoints
+
+TRIGGER = "trigger:"
+"""What a deployed trigger's id is written after, where a workflow has its path."""
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _LENGTH = 16
@@ -34,14 +37,33 @@ class EndpointTable:
         source = source.resolve()
         place = self._place.resolve()
         name = source.relative_to(place).as_posix() if source.is_relative_to(place) else source.as_posix()
+        return self._key(name, "eo")
+
+    def key_of_trigger(self, trigger_id: str) -> str:
+        """The key of the endpoint that wakes a deployed trigger; made at the first call."""
+        return self._key(endpoint_source(trigger_id), "en")
+
+    def find_trigger(self, key: str) -> str | None:
+        """The id of the deployed trigger whose endpoint has that key, or None."""
+        query = select(endpoints.c.source).where(endpoints.c.key == key.lower())
+        with self._database.read() as connection:
+            found: str | None = connection.execute(query).scalar_one_or_none()
+        return found.removeprefix(TRIGGER) if found is not None and found.startswith(TRIGGER) else None
+
+    def _key(self, name: str, prefix: str) -> str:
         query = select(endpoints.c.key).where(endpoints.c.source == name)
         with self._database.read() as connection:
             found: str | None = connection.execute(query).scalar_one_or_none()
         if found is not None:
             return found
         # not from `ids`: nobody guesses it, whatever ids a caller chose
-        made = "eo" + "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
+        made = prefix + "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
         with self._database.write() as connection:
             put_once(connection, endpoints, source=name, key=made, created=self._clock.now().timestamp())
             kept: str = connection.execute(query).scalar_one()
         return kept
+
+
+def endpoint_source(trigger_id: str) -> str:
+    """What stands for a deployed trigger where a workflow has its path."""
+    return f"{TRIGGER}{trigger_id}"

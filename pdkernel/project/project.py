@@ -26,6 +26,7 @@ from pdkernel.project.deployed_triggers import DeployedTriggerTable
 from pdkernel.project.endpoints import EndpointTable
 from pdkernel.project.folder import KEY_NAME, make_folder, make_key, read_key
 from pdkernel.project.grants import GrantTable
+from pdkernel.project.issued_tokens import IssuedTokenTable
 from pdkernel.project.link_visits import LinkVisitTable
 from pdkernel.project.login import LoginTable
 from pdkernel.project.notebooks import NotebookTable
@@ -233,8 +234,13 @@ class Project:
         return AccessTokens(self._database, self._vault, self.clock, project_id=self.project_id)
 
     @cached_property
+    def issued_tokens(self) -> IssuedTokenTable:
+        """Tokens that a real project's API gave out through this one's server."""
+        return IssuedTokenTable(self._database, self.clock)
+
+    @cached_property
     def endpoints(self) -> EndpointTable:
-        """Keys of workflows' endpoints."""
+        """Keys of endpoints: workflows' and deployed triggers'."""
         return EndpointTable(self._database, self.clock, self.folder.parent)
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Goes up with every change to a table; an older database is migrated, a newer one refused."""
 
 SINCE = "since"
@@ -211,6 +211,18 @@ revoked_tokens = Table(
     Column("id", Text, primary_key=True),  # the token's jti, not the token
     Column("expires", Double, nullable=False),
     info={SINCE: 3},
+)
+
+issued_tokens = Table(
+    # access tokens that the real project's API gave out through this server
+    "issued_tokens",
+    metadata,
+    Column("digest", Text, primary_key=True),  # SHA-256 of the token, which itself is not kept
+    Column("client", Text, nullable=False),
+    Column("workspace", Text),
+    Column("scope", Text, nullable=False),  # scopes with spaces between
+    Column("expires", Double, nullable=False),
+    info={SINCE: 4},
 )
 
 endpoints = Table(

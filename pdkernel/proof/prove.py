@@ -17,7 +17,6 @@ from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.definition import Sidecar, graded
 from pdkernel.errors import DefinitionError
 from pdkernel.identity import Directory
-from pdkernel.inspection import check
 from pdkernel.model import Workflow
 from pdkernel.project import Project
 from pdkernel.proof.bench import ProofBench, Ran, Side
@@ -87,7 +86,6 @@ async def prove(
     notes = [f"Pins are ignored: {', '.join(exported.pins)} ran."] if exported.pins else []
     try:
         read = read_back(folder, exported.workflow, exported.sidecar)
-        check(read.workflow)
     except DefinitionError as fault:
         unreadable = Difference("the files, read back", None, redactor.text(fault.message))
         return Proof(str(folder), names, (unreadable,), (), (), tuple(notes))
@@ -118,9 +116,10 @@ async def prove(
 
 
 def _graded(read: ReadBack, notebook: Workflow) -> tuple[GradedField, ...]:
-    known = {step.name for step in notebook.steps}
-    # what only the folder has was in no plan, and is told as a difference
-    return graded(read.files, read.workflow if known != {step.name for step in read.workflow.steps} else notebook)
+    try:
+        return graded(read.files, notebook)
+    except LookupError:  # the folder has what the notebook does not: kept there, or told as a difference
+        return graded(read.files, read.workflow)
 
 
 def _sides(exported: Exported, read: ReadBack, variables: Mapping[str, str]) -> tuple[Side, Side]:

@@ -60,7 +60,8 @@ def read_back(folder: Path, notebook: Workflow, sidecar: Sidecar | None) -> Read
         RequestError: Its `pdkernel.yaml` leaves unanswered whose account a step uses.
     """
     theirs = read_sidecar(folder / FOLDER_SIDECAR)
-    workflow = read_folder(folder, accounts="external_user" if theirs else "own")
+    # a file that is missing is a step without code: on both sides, or a difference
+    workflow = read_folder(folder, require_code=False, accounts="external_user" if theirs else "own")
     if theirs is None:
         workflow = _completed(workflow, notebook, sidecar or Sidecar())
     files = tuple(_files(folder, workflow))

@@ -5,6 +5,7 @@ The endpoint: Connect's API, workflow endpoints and Connect Link over HTTP.
     app        the application, as a value
     oauth      clients and their tokens
     api        Connect's routes
+    passthrough pipedreams_tokens     with a real project: its API answers Connect's routes; its tokens open endpoints
     link       Connect Link: tokens, pages, webhooks
     endpoint   requests that start workflows
 """

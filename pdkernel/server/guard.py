@@ -108,15 +108,15 @@ class Lines:
             line = f"{scope['method']} {shown_path(scope)} {status or 'cut off'} {took:.0f} ms"
             note, outcome = _state(scope).get(_NOTE), _state(scope).get(_OUTCOME)
             if outcome is None:
-                self._say(line)
+                self._say(_shown(f"{line}  {note}") if note else line)
             elif outcome.done():
                 self._say(_shown(f"{line}  {note} {outcome.result()}"))
             else:
                 outcome.add_done_callback(lambda done: self._say(_shown(f"{line}  {note} {done.result()}")))
 
 
-def note(scope: Scope, words: str, outcome: asyncio.Future[str]) -> None:
-    """Leave *words* for the request's line, which waits for *outcome*."""
+def note(scope: Scope, words: str, outcome: asyncio.Future[str] | None = None) -> None:
+    """Leave *words* for the request's line, which waits for *outcome* where there is one."""
     _state(scope).update({_NOTE: words, _OUTCOME: outcome})
 
 

@@ -1,36 +1,46 @@
 """
-With a real project: Connect's routes, which Pipedream answers, and tokens that Pipedream has issued.
+With a real project: Connect's routes, which Pipedream answers.
 
-Knows what of a request and an answer belongs to a connection and not to a message; all else goes through unchanged, as it comes.
-Endpoints, and tokens of clients that this project has made, are answered here.
+Knows what of a request and an answer belongs to a connection and not to a message; all else goes through unchanged, as it
+comes, a piece at a time. Nothing of ours is sent along: no cookie of this host, no token that we have given out.
 """
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 from collections.abc import AsyncIterator
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from pdkernel.clock import Clock
 from pdkernel.egress.message import end_to_end
-from pdkernel.identity import Environment
 from pdkernel.project import Login
+from pdkernel.project.issued_tokens import IssuedTokenTable
+from pdkernel.server.guard import note
+from pdkernel.server.oauth.access import bearer_token
 from pdkernel.server.paths import rest
+from pdkernel.server.pipedreams_tokens import PipedreamsTokens, told_by
+from pdkernel.server.serving import Serving
 
 if TYPE_CHECKING:
     import httpx
 
+TIMEOUT_S = 330.0
+"""Seconds between two pieces of an answer: longer than anything that Connect does; a caller gives up sooner."""
+CONNECT_S = 20.0
+MOST = 200
+"""Requests under way; one more waits for `CONNECT_S` seconds at most."""
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-_TIMEOUT_S = 330.0
-"""Longer than anything that Connect does; a caller gives up sooner."""
-_GOOD_S, _BAD_S = 60.0, 5.0
-_MOST = 1000
+# cookies are this host's, whoever set them; the server says `date` itself, and has asked for the body already
+_NOT_SENT = frozenset({b"host", b"cookie", b"expect"})
+_NOT_RETURNED = frozenset({b"date"})
+_MOST_WHOLE = 1 << 18
 
 
 class Pipedream:
@@ -39,74 +49,124 @@ class Pipedream:
 
     Args:
         login: Which project.
+        table: Tokens that were given out through us.
         clock: Tells for how long a token is known to be good.
+        timeout_s: Seconds that pass between two pieces of an answer at most.
+
+    Attributes:
+        tokens: Which of its tokens open endpoints here.
     """
 
-    def __init__(self, login: Login, clock: Clock) -> None:
+    def __init__(self, login: Login, table: IssuedTokenTable, clock: Clock, *, timeout_s: float = TIMEOUT_S) -> None:
         self.login = login
-        self._clock = clock
+        self.tokens = PipedreamsTokens(self, table, clock)
+        self._timeout_s = timeout_s
         self._made: httpx.AsyncClient | None = None
-        self._tokens: dict[bytes, tuple[float, bool]] = {}
 
     async def answer(self, request: Request) -> Response:
         """Pipedream's own answer to *request*, or a 502 that says why there is none."""
+        got = await self._ask(request)
+        return got if isinstance(got, Response) else _Passed(got)
+
+    async def whole_answer(self, request: Request) -> tuple[Response, dict[str, Any]]:
+        """As `answer`, and the JSON object in it; an answer that is large is not looked into."""
         import httpx
 
-        raw_path = request.scope.get("raw_path") or request.url.path.encode()
-        query = request.scope.get("query_string", b"")
-        target = raw_path.partition(b"?")[0] + (b"?" + query if query else b"")
-        headers = [(name, value) for name, value in end_to_end(request.headers.raw) if name.lower() != b"host"]
-        framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in request.headers.raw)
-        url = httpx.URL(self.login.base_url)
-        outgoing = self._client.build_request(
-            request.method,
-            url.copy_with(raw_path=url.raw_path.rstrip(b"/") + target),
-            content=_body(request) if framed else None,
-        )
-        outgoing.headers = httpx.Headers([(b"host", url.netloc), *headers, *_chunked(request, framed=framed)])
+        got = await self._ask(request)
+        if isinstance(got, Response):
+            return got, {}
+        raw = bytearray()
         try:
-            got = await self._client.send(outgoing, stream=True)
-        except (httpx.HTTPError, ClientDisconnect, OSError) as fault:
-            return self._unreachable(fault)
-        answer = StreamingResponse(_content(got), status_code=got.status_code, background=BackgroundTask(got.aclose))
-        answer.raw_headers = [(name.lower(), value) for name, value in end_to_end(got.headers.raw)]
-        return answer
+            async for chunk in got.aiter_raw():
+                raw += chunk
+                if len(raw) > _MOST_WHOLE:
+                    return JSONResponse({"error": "Pipedream's answer is too large."}, status_code=502), {}
+        except httpx.HTTPError as fault:
+            return self._unreachable(fault), {}
+        finally:
+            await got.aclose()
+        answer = Response(bytes(raw), status_code=got.status_code)
+        answer.raw_headers = _headers_of(got)
+        try:
+            plain = httpx.Response(got.status_code, headers=got.headers, content=bytes(raw)).content
+        except httpx.DecodingError:
+            plain = b""
+        return answer, told_by(plain)
 
-    async def knows(self, token: str, environment: Environment) -> bool | None:
-        """
-        Whether *token* is one that Pipedream has issued and that is good for the project; None if it cannot be asked.
-
-        A browser's token for one user (`ctok_...`) is none: it opens Connect, not endpoints.
-        """
+    async def status_of_accounts(self, token: str, *, timeout_s: float) -> int | None:
+        """The status with which Pipedream lists the project's accounts to the holder of *token*; None if it says none."""
         import httpx
 
-        if token.startswith("ctok_") or not token.isascii():
-            return False
-        key = hashlib.sha256(token.encode()).digest()
-        until, good = self._tokens.get(key, (0.0, False))
-        if until > self._clock.monotonic():
-            return good
         try:
             answer = await self._client.get(
                 f"{self.login.base_url}/v1/connect/{self.login.project_id}/accounts",
                 params={"limit": "1"},
-                headers={"authorization": f"Bearer {token}", "x-pd-environment": environment},
-                timeout=20.0,
+                headers={"authorization": f"Bearer {token}", "x-pd-environment": self.login.environment},
+                timeout=timeout_s,
             )
         except (httpx.HTTPError, OSError):
             return None
-        if answer.status_code not in (200, 401, 403, 404):
+        return answer.status_code
+
+    async def own_token(self, *, timeout_s: float) -> str | None:
+        """A token of the login's client, or None if there is none to be had."""
+        import httpx
+
+        asked = {
+            "grant_type": "client_credentials",
+            "client_id": self.login.client_id,
+            "client_secret": self.login.client_secret,
+        }
+        try:
+            answer = await self._client.post(f"{self.login.base_url}/v1/oauth/token", json=asked, timeout=timeout_s)
+        except (httpx.HTTPError, OSError):
             return None
-        good = answer.status_code == 200
-        self._tokens[key] = (self._clock.monotonic() + (_GOOD_S if good else _BAD_S), good)
-        while len(self._tokens) > _MOST:
-            self._tokens.pop(next(iter(self._tokens)))
-        return good
+        token = told_by(answer.content).get("access_token") if answer.status_code == 200 else None
+        return token if isinstance(token, str) else None
 
     async def close(self) -> None:
         """Give up the connections."""
         if self._made is not None:
             await self._made.aclose()
+
+    async def _ask(self, request: Request) -> httpx.Response | Response:
+        """The answer, its body still to come; ours if there is none. A caller who goes away ends it."""
+        import httpx
+
+        read = asyncio.Event()
+        sending = asyncio.ensure_future(self._client.send(self._outgoing(request, read), stream=True))
+        gone = asyncio.ensure_future(_gone(request, read))
+        try:
+            await asyncio.wait([sending, gone], return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                return Response(status_code=499)  # nobody reads it
+            return sending.result()
+        except (httpx.HTTPError, ClientDisconnect, OSError) as fault:
+            return self._unreachable(fault)
+        finally:
+            gone.cancel()
+            if not sending.done():
+                sending.cancel()
+            await asyncio.gather(gone, sending, return_exceptions=True)
+
+    def _outgoing(self, request: Request, read: asyncio.Event) -> httpx.Request:
+        import httpx
+
+        raw_path = request.scope.get("raw_path") or request.url.path.encode()
+        query = request.scope.get("query_string", b"")
+        target = raw_path.partition(b"?")[0] + (b"?" + query if query else b"")
+        headers = [(name, value) for name, value in end_to_end(request.headers.raw) if name.lower() not in _NOT_SENT]
+        framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in request.headers.raw)
+        if not framed:
+            read.set()
+        url = httpx.URL(self.login.base_url)
+        made = self._client.build_request(
+            request.method,
+            url.copy_with(raw_path=url.raw_path.rstrip(b"/") + target),
+            content=_body(request, read) if framed else None,
+        )
+        made.headers = httpx.Headers([(b"host", url.netloc), *headers, *_chunked(request, framed=framed)])
+        return made
 
     @property
     def _client(self) -> httpx.AsyncClient:
@@ -115,12 +175,14 @@ class Pipedream:
 
             # one caller's cookies are not the next one's
             nobodys = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-            self._made = httpx.AsyncClient(timeout=httpx.Timeout(_TIMEOUT_S, connect=20.0), cookies=nobodys)
+            self._made = httpx.AsyncClient(
+                timeout=httpx.Timeout(self._timeout_s, connect=CONNECT_S, pool=CONNECT_S),
+                limits=httpx.Limits(max_connections=MOST, max_keepalive_connections=20),
+                cookies=nobodys,
+            )
         return self._made
 
     def _unreachable(self, fault: Exception) -> Response:
-        from urllib.parse import urlsplit
-
         where = urlsplit(self.login.base_url).netloc
         return JSONResponse(
             {"error": f"Pipedream Connect at {where} gives no answer ({type(fault).__name__}). Try again."},
@@ -133,15 +195,53 @@ def routes() -> list[BaseRoute]:
     return [Route(f"/v1/{rest()}", _pass_on, methods=_METHODS)]
 
 
+class _Passed(StreamingResponse):
+    """An answer as it comes, encoded as it was; one that breaks off breaks off here, too."""
+
+    def __init__(self, got: httpx.Response) -> None:
+        super().__init__(got.aiter_raw(), status_code=got.status_code)
+        self.raw_headers = _headers_of(got)
+        self._got = got
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass it on; the connection is let go whatever becomes of it."""
+        import httpx
+
+        try:
+            await super().__call__(scope, receive, send)
+        except* httpx.HTTPError:
+            note(scope, "Pipedream's answer broke off")
+        finally:
+            await asyncio.shield(self._got.aclose())
+
+
 async def _pass_on(request: Request) -> Response:
-    pipedream: Pipedream = request.app.state.serving.pipedream
-    return await pipedream.answer(request)
+    serving: Serving = request.app.state.serving
+    token = bearer_token(request.headers.get("authorization"))
+    if token is not None and serving.project.access_tokens.read(token) is not None:
+        return JSONResponse({"error": _OURS}, status_code=401)
+    assert serving.pipedream is not None
+    return await serving.pipedream.answer(request)
 
 
-async def _body(request: Request) -> AsyncIterator[bytes]:
+_OURS = (
+    "This access token is one of this server's and opens workflow endpoints only. Connect's routes are Pipedream's here: "
+    "they take tokens of an OAuth client of your Pipedream workspace."
+)
+
+
+async def _gone(request: Request, read: asyncio.Event) -> None:
+    """Return when the caller has gone away; what it sends is for somebody else to read first."""
+    await read.wait()
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _body(request: Request, read: asyncio.Event) -> AsyncIterator[bytes]:
     async for chunk in request.stream():
         if chunk:
             yield chunk
+    read.set()
 
 
 def _chunked(request: Request, *, framed: bool) -> list[tuple[bytes, bytes]]:
@@ -149,7 +249,5 @@ def _chunked(request: Request, *, framed: bool) -> list[tuple[bytes, bytes]]:
     return [(b"transfer-encoding", b"chunked")] if framed and "content-length" not in request.headers else []
 
 
-async def _content(got: httpx.Response) -> AsyncIterator[bytes]:
-    """The answer's bytes as they came, encoded as they were; one that breaks off breaks off here, too."""
-    async for chunk in got.aiter_raw():
-        yield chunk
+def _headers_of(got: httpx.Response) -> list[tuple[bytes, bytes]]:
+    return [(name.lower(), value) for name, value in end_to_end(got.headers.raw) if name.lower() not in _NOT_RETURNED]

@@ -1,17 +1,18 @@
 """
 Runs that requests have started, until they have ended.
 
-Knows that a run outlives its request, and who is told of it: the caller (its answer), whoever watches. What a run does is
-the engine's work.
+Knows that a run outlives its request, and who is told of it: the caller (its answer), whoever watches; and that a source
+has one run at a time. What a run does is the engine's work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from pdkernel.engine.request import RunRequest
 from pdkernel.execution import Execution
@@ -21,6 +22,8 @@ MOST = 1000
 """Runs under way or waiting for their turn; a request more is told to come again."""
 
 _LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,27 @@ class Runs:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         self._tasks: dict[str, asyncio.Task[Execution]] = {}
+        self._sources: set[asyncio.Task[Any]] = set()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def full(self) -> bool:
         """Whether so many are under way that no more are taken."""
-        return len(self._tasks) >= MOST
+        return len(self._tasks) + len(self._sources) >= MOST
+
+    def turn(self, source: str) -> asyncio.Lock:
+        """Held while that source runs: two runs at once would each keep what it remembers without the other's."""
+        turn = self._turns.get(source)
+        if turn is None:
+            turn = self._turns[source] = asyncio.Lock()
+        return turn
+
+    def follow(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do *work*, a source's run, which need not wait for its caller."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._sources.add(task)
+        task.add_done_callback(self._sources.discard)
+        return task
 
     def start(self, request: RunRequest) -> Started:
         """Start *request* and return at once."""
@@ -119,9 +138,9 @@ class Runs:
 
     async def close(self, grace_s: float) -> None:
         """Let what is under way end within *grace_s* seconds, and cancel the rest; each has its record then."""
-        if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=grace_s)
-        rest = list(self._tasks.values())
+        if self._tasks or self._sources:
+            await asyncio.wait([*self._tasks.values(), *self._sources], timeout=grace_s)
+        rest = [*self._tasks.values(), *self._sources]
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)

@@ -10,12 +10,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from tests.cli.conftest import Ended, Shell
-from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKEN, Upstream, running_upstream
+from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKEN, TOKEN, Upstream, running_upstream
 from tests.private_pytest import run_pytest
 
+HEADERS = {"authorization": f"Bearer {TOKEN}", "x-pd-environment": "development"}
 KEYRING = '''
 import json, os, pathlib
 from keyring.backend import KeyringBackend
@@ -269,9 +271,7 @@ def test_moving_triggers_shows_what_would_change(logged_in: Shell, upstream: Ups
         "  - https://eoabc123.m.pipedream.net",
         "    https://mine.example.test/hook",
         f"  + {TO}",
-        "dc_2  Source dc_2  ada in development",
-        f"  + {TO}",
-        "Would change 2 of 2 sources. Nothing was changed; --yes makes the changes.",
+        "Would change 1 of 2 sources. Nothing was changed; --yes makes the changes.",
     ]
     assert not [each for each in upstream.asked if each["method"] == "PUT"]
 
@@ -291,10 +291,67 @@ def test_moving_triggers(pdkernel: Shell) -> None:
         again = pdkernel("triggers", "move", "--to", TO, "--yes", "--only", "dc_1")
         changed = [each for each in fresh.asked if each["method"] == "PUT"]
 
-    assert moved.stdout.splitlines()[-1] == "Changed 1 of 1 source."
+    assert moved.stdout.splitlines()[-1] == ("Changed 1 of 1 source. Back to what was: pdkernel triggers move --undo")
     assert again.stdout.splitlines() == ["Nothing to change: looked at 1 source."]
     assert [json.loads(each["body"]) for each in changed] == [{"webhook_urls": ["https://mine.example.test/hook", TO]}]
     assert changed[0]["query"] == {"external_user_id": "ada"}
+
+
+def test_moving_is_undone(pdkernel: Shell) -> None:
+    """What two moves have changed is taken back to what was there before the first, once, and only where it still is."""
+    with running_upstream() as fresh:
+        log_in(pdkernel, fresh)
+        before = {"dc_1": webhooks_of(fresh, "dc_1"), "dc_2": webhooks_of(fresh, "dc_2")}
+        pdkernel("triggers", "move", "--to", TO, "--yes")
+        pdkernel("triggers", "move", "--to", f"{TO}2", "--from", TO, "--yes")
+        pdkernel("triggers", "move", "--to", TO, "--only", "dc_2", "--yes")
+        moved = {"dc_1": webhooks_of(fresh, "dc_1"), "dc_2": webhooks_of(fresh, "dc_2")}
+        put_webhooks(fresh, "dc_2", ["https://somebody.example.test"])
+
+        looked = pdkernel("triggers", "move", "--undo")
+        undone = pdkernel("triggers", "move", "--undo", "--yes", "--json")
+        again = pdkernel("triggers", "move", "--undo", "--yes")
+
+        assert moved == {"dc_1": ["https://mine.example.test/hook", f"{TO}2"], "dc_2": [TO]}
+        assert looked.stdout.splitlines()[-1].startswith("Would change 1 of 2 sources.")
+        assert [(each["id"], each["changed"]) for each in undone.json] == [("dc_1", True), ("dc_2", False)]
+        assert webhooks_of(fresh, "dc_1") == before["dc_1"]
+        assert webhooks_of(fresh, "dc_2") == ["https://somebody.example.test"]
+        assert again.stdout.splitlines() == ["Nothing to change: looked at 1 source."]
+
+
+def test_moving_that_breaks_down_is_undone(pdkernel: Shell) -> None:
+    """What was changed before a fault is kept, and can be taken back."""
+    with running_upstream() as fresh:
+        log_in(pdkernel, fresh)
+        before = webhooks_of(fresh, "dc_1")
+        fresh.set(fault={"path": "dc_2/webhooks", "method": "PUT", "kind": "status", "status": 500})
+        failed = pdkernel("triggers", "move", "--to", TO, "--only", "dc_1", "--only", "dc_2", "--yes")
+        fresh.set()
+        moved = webhooks_of(fresh, "dc_1")
+        pdkernel("triggers", "move", "--undo", "--yes")
+
+        assert (failed.status, moved != before) == (3, True)
+        assert webhooks_of(fresh, "dc_1") == before
+
+
+@pytest.mark.parametrize("words", [["--undo", "--to", TO], []])
+def test_moving_somewhere(logged_in: Shell, words: list[str]) -> None:
+    """Where to is needed, and only where something is moved."""
+    assert logged_in("triggers", "move", *words).status == 2
+
+
+def webhooks_of(api: Upstream, source: str) -> list[str]:
+    """The webhooks that a source has there."""
+    answer = httpx.get(f"{api.url}/v1/connect/{PROJECT}/deployed-triggers/{source}/webhooks", headers=HEADERS)
+    urls: list[str] = answer.json()["webhook_urls"]
+    return urls
+
+
+def put_webhooks(api: Upstream, source: str, urls: list[str]) -> None:
+    """Somebody else changes them."""
+    url = f"{api.url}/v1/connect/{PROJECT}/deployed-triggers/{source}/webhooks"
+    httpx.put(url, headers=HEADERS, json={"webhook_urls": urls}).raise_for_status()
 
 
 def test_named_webhook_is_replaced(logged_in: Shell) -> None:

@@ -4,69 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.cli.conftest import ROOT
+from tests.cli.real_server import STEP, WORKFLOW, Server, serving
 from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, TOKEN, Upstream, running_upstream
 from tests.notebook_files import notebook_of
-
-WORKFLOW = "%%pdworkflow\nname: Greet\ntrigger: {type: http, auth: oauth, response: custom}"
-STEP = """%%pdstep answer --app slack
-def handler(pd):
-    account = pd.inputs["slack"]["$auth"]
-    pd.respond({"status": 200, "body": {"user": pd.steps["trigger"]["event"]["headers"]["x-pd-external-user-id"],
-                                        "length": len(account["oauth_access_token"])}})
-"""
-
-
-@dataclass
-class Server:
-    """A running `pdkernel serve`."""
-
-    url: str
-    endpoint: str
-    said: dict[str, Any]
-    environ: dict[str, str]
-    folder: Path
-
-    def run(self, *words: str) -> str:
-        """Run a command of the same project."""
-        done = subprocess.run(
-            [sys.executable, "-m", "pdkernel", *words],
-            cwd=self.folder, env=self.environ, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        return done.stdout
-
-
-@contextmanager
-def serving(folder: Path, *sources: str, **environ: str) -> Iterator[Server]:
-    """`pdkernel serve` in *folder*, until it is not needed any more."""
-    env = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(ROOT), **environ}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pdkernel", "serve", *sources, "--port", "0", "--json"],
-        cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        line = process.stdout.readline()
-        assert line, process.stderr.read()
-        said = json.loads(line)
-        yield Server(said["url"], said["workflows"][0]["url"] if said["workflows"] else "", said, env, folder)
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -177,30 +126,6 @@ def test_one_callers_cookie_is_not_the_next_ones(http: httpx.Client, upstream: U
 
     assert first.headers["set-cookie"] == "mine=1; Path=/"
     assert "cookie" not in second.json()["echo"]["headers"]
-
-
-FAULTS: list[tuple[dict[str, Any], int]] = [
-    ({"kind": "status", "status": status, "headers": {"Retry-After": "7"}}, status) for status in (403, 404, 429, 500)
-]
-
-
-@pytest.mark.parametrize(("fault", "status"), FAULTS)
-def test_faults_come_through(http: httpx.Client, upstream: Upstream, fault: dict[str, Any], status: int) -> None:
-    """Pipedream's refusals are the caller's, with their headers, and are not tried again."""
-    upstream.set(fault={"path": "faulty", **fault})
-    before = len(upstream.asked)
-    answer = http.get(f"/v1/connect/{PROJECT}/faulty")
-
-    assert (answer.status_code, answer.headers["retry-after"]) == (status, "7")
-    assert len(upstream.asked) == before + 1
-
-
-def test_cut_off_answer_breaks_off(http: httpx.Client, upstream: Upstream) -> None:
-    """An answer that breaks off does not look whole."""
-    upstream.set(fault={"path": "faulty", "kind": "cut"})
-
-    with pytest.raises(httpx.RemoteProtocolError):
-        http.get(f"/v1/connect/{PROJECT}/faulty")
 
 
 def test_endpoint_takes_pipedreams_token(server: Server, http: httpx.Client) -> None:

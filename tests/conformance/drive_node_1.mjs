@@ -113,6 +113,53 @@ const checks = {
     assert.equal(told.message.text, "hello");
     return told.ts;
   },
+  async trigger() {
+    if (absent("updateTrigger") || absent("updateTriggerWebhooks")) return null;
+    const me = { externalUserId: "ada" };
+    const made = await pd.deployTrigger({ triggerId: { key: "depot-new-thing" }, configuredProps: {}, ...me });
+    const id = made.data.id;
+    try {
+      const told = (await pd.updateTrigger({ id, active: false, name: "Mine", ...me })).data;
+      assert.deepEqual([told.active, told.name], [false, "Mine"]);
+      assert.equal((await pd.getTrigger({ id, ...me })).data.id, id);
+      assert(Array.isArray((await pd.getTriggerEvents({ id, limit: 5, ...me })).data));
+      const workflowIds = [given.workflow_id];
+      assert.deepEqual((await pd.updateTriggerWorkflows({ id, workflowIds, ...me })).workflow_ids, workflowIds);
+      assert.deepEqual((await pd.getTriggerWorkflows({ id, ...me })).workflow_ids, workflowIds);
+      const webhookUrls = ["https://example.com/a"];
+      assert.deepEqual((await pd.updateTriggerWebhooks({ id, webhookUrls, ...me })).webhook_urls, webhookUrls);
+      assert.deepEqual((await pd.getTriggerWebhooks({ id, ...me })).webhook_urls, webhookUrls);
+    } finally {
+      await pd.deleteTrigger({ id, ...me });
+    }
+    return id;
+  },
+  async woken() {
+    if (absent("deployTrigger")) return null;
+    const me = { externalUserId: "ada" };
+    const { data } = await pd.deployTrigger({ triggerId: { key: "depot-new-call" }, configuredProps: {}, ...me });
+    const url = data.configured_props.http.endpoint_url;
+    try {
+      const headers = { "content-type": "application/json" };
+      const called = await fetch(url, { method: "POST", headers, body: JSON.stringify({ say: "hello" }) });
+      assert.equal(called.status, 200);
+      let events = [];
+      for (let tries = 0; tries < 300 && !events.length; tries++) {
+        events = (await pd.getTriggerEvents({ id: data.id, ...me })).data;
+        await new Promise((done) => setTimeout(done, 50));
+      }
+      assert.deepEqual(events.map((event) => event.e), [{ said: "hello" }]);
+    } finally {
+      await pd.deleteTrigger({ id: data.id, ...me });
+    }
+    return url;
+  },
+  async project() {
+    if (absent("getProjectInfo")) return null;
+    const found = (await pd.getProjectInfo()).apps.map((app) => app.name_slug);
+    assert(found.includes("slack") && found.includes("depot"), String(found));
+    return found.join(", ");
+  },
   async deploy() {
     if (absent("deployTrigger")) return null;
     const { data } = await pd.deployTrigger({

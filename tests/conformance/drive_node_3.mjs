@@ -114,6 +114,58 @@ const checks = {
     assert.equal(told.message.text, "hello");
     return told.ts;
   },
+  async trigger() {
+    const triggers = pd.deployedTriggers;
+    const me = { externalUserId: "ada" };
+    const made = await pd.triggers.deploy({ id: "depot-new-thing", configuredProps: {}, emitOnDeploy: false, ...me });
+    const key = made.data.id;
+    try {
+      const told = (await triggers.update(key, { active: false, name: "Mine", ...me })).data;
+      assert.deepEqual([told.active, told.name], [false, "Mine"]);
+      assert.equal((await triggers.retrieve(key, me)).data.id, key);
+      assert.deepEqual((await triggers.listEvents(key, { n: 5, ...me })).data, []);
+      const workflowIds = [given.workflow_id];
+      assert.deepEqual((await triggers.updateWorkflows(key, { workflowIds, ...me })).workflowIds, workflowIds);
+      assert.deepEqual((await triggers.listWorkflows(key, me)).workflowIds, workflowIds);
+      const webhookUrls = ["https://example.com/a"];
+      const hooks = await triggers.updateWebhooks(key, { webhookUrls, ...me });
+      assert.deepEqual(hooks.webhookUrls, webhookUrls);
+      assert.deepEqual((await triggers.listWebhooks(key, me)).webhookUrls, webhookUrls);
+      if (typeof triggers.regenerateWebhookSigningKey === "function") {
+        const [hook] = hooks.webhooks;
+        const fresh = (await triggers.regenerateWebhookSigningKey(key, hook.id, me)).data;
+        assert(fresh.signingKey && fresh.signingKey !== hook.signingKey);
+        assert.equal((await triggers.retrieveWebhook(key, hook.id, me)).data.signingKey, fresh.signingKey);
+      }
+    } finally {
+      await triggers.delete(key, me);
+    }
+    return key;
+  },
+  async woken() {
+    const me = { externalUserId: "ada" };
+    const { data } = await pd.triggers.deploy({ id: "depot-new-call", configuredProps: {}, ...me });
+    const url = data.configuredProps.http.endpoint_url ?? data.configuredProps.http.endpointUrl;
+    try {
+      const headers = { "content-type": "application/json" };
+      const called = await fetch(url, { method: "POST", headers, body: JSON.stringify({ say: "hello" }) });
+      assert.equal(called.status, 200);
+      let events = [];
+      for (let tries = 0; tries < 300 && !events.length; tries++) {
+        events = (await pd.deployedTriggers.listEvents(data.id, me)).data;
+        await new Promise((done) => setTimeout(done, 50));
+      }
+      assert.deepEqual(events.map((event) => event.e), [{ said: "hello" }]);
+    } finally {
+      await pd.deployedTriggers.delete(data.id, me);
+    }
+    return url;
+  },
+  async project() {
+    const found = (await pd.projects.retrieveInfo()).apps.map((app) => app.nameSlug);
+    assert(found.includes("slack") && found.includes("depot"), String(found));
+    return found.join(", ");
+  },
   async deploy() {
     const { data } = await pd.triggers.deploy({
       id: "depot-new-thing",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from typing import Any
 
 sys.path.insert(0, sys.argv[1])
@@ -137,6 +138,61 @@ def proxy() -> str:
     assert told["ok"] is True, told
     assert told["message"]["text"] == "hello", told
     return str(told["ts"])
+
+
+def bare(answer: Any) -> Any:
+    """What an answer holds in `data`: releases differ in whether they take it out."""
+    return getattr(answer, "data", answer)
+
+
+def trigger() -> str:
+    """A deployed trigger, changed; what it has emitted, and where that goes."""
+    triggers, me = PD.deployed_triggers, {"external_user_id": "ada"}
+    made = PD.triggers.deploy(id="depot-new-thing", configured_props={}, emit_on_deploy=False, **me)
+    key = bare(made).id
+    try:
+        told = bare(triggers.update(key, active=False, name="Mine", **me))
+        assert (told.active, told.name) == (False, "Mine"), told
+        assert bare(triggers.retrieve(key, **me)).id == key
+        assert bare(triggers.list_events(key, n=5, **me)) == []
+        changed = triggers.update_workflows(key, workflow_ids=[GIVEN["workflow_id"]], **me)
+        assert changed.workflow_ids == triggers.list_workflows(key, **me).workflow_ids == [GIVEN["workflow_id"]]
+        hooks = triggers.update_webhooks(key, webhook_urls=["https://example.com/a"], **me)
+        assert hooks.webhook_urls == triggers.list_webhooks(key, **me).webhook_urls == ["https://example.com/a"]
+        if hasattr(triggers, "reset_webhook_delivery_state"):
+            [hook] = hooks.webhooks
+            fresh = bare(triggers.regenerate_webhook_signing_key(key, hook.id, **me))
+            assert fresh.signing_key not in (None, "", hook.signing_key), fresh
+            assert bare(triggers.retrieve_webhook(key, hook.id, **me)).signing_key == fresh.signing_key
+            assert bare(triggers.reset_webhook_delivery_state(key, hook.id, **me)).delivery_state.state == "happy"
+    finally:
+        triggers.delete(key, **me)
+    return str(key)
+
+
+def woken() -> str:
+    """A source with an endpoint of its own: called, and the event that follows."""
+    me = {"external_user_id": "ada"}
+    made = bare(PD.triggers.deploy(id="depot-new-call", configured_props={}, **me))
+    try:
+        http = made.configured_props["http"]
+        url = http["endpoint_url"] if isinstance(http, dict) else http.endpoint_url
+        assert httpx.post(url, json={"say": "hello"}).status_code == 200
+        until = time.monotonic() + 15
+        while not (events := bare(PD.deployed_triggers.list_events(made.id, **me))):
+            assert time.monotonic() < until, "no event"
+            time.sleep(0.05)
+        assert [event.e for event in events] == [{"said": "hello"}], events
+    finally:
+        PD.deployed_triggers.delete(made.id, **me)
+    return str(url)
+
+
+def project() -> str:
+    """The project's apps."""
+    found = [app.name_slug for app in PD.projects.retrieve_info().apps]
+    assert {"slack", "depot"} <= set(found), found
+    return ", ".join(found)
 
 
 def deploy() -> str:

@@ -36,6 +36,10 @@ def handler(pd):
         "body": {"message": message, "user": user, "account": account},
     })
 """
+WOKEN = """
+export default { key: "depot-new-call", name: "New Call", version: "0.0.1", type: "source", description: "Is called.",
+  props: { http: "$.interface.http" }, async run(event) { this.$emit({ said: event.body.say }); } };
+"""
 ACCOUNTS = (
     ("ada", "development", "slack", "apn_adaslack", {"oauth_access_token": "xoxb-conformance-ada"}),
     ("ada", "development", "depot", "apn_adadepot", {"api_key": "depot-conformance-ada"}),
@@ -83,7 +87,9 @@ class Site:
 def site(folder: Path) -> Iterator[Site]:
     """Set a project up in *folder*, and serve it."""
     notebook = notebook_of(folder / "greet.ipynb", TRIGGER, STEP)
-    write_checkout(folder / "checkout")
+    source = write_checkout(folder / "checkout") / "components" / "depot" / "sources" / "new-call" / "new-call.mjs"
+    source.parent.mkdir()
+    source.write_text(WOKEN)
     with Project.open(folder / ".pdkernel") as project:
         directory = LocalDirectory(project)
         for user, environment, app, account, credentials in ACCOUNTS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pdkernel.actions.choices import Choices
@@ -224,6 +225,16 @@ def test_nobody_is_there(home: Project) -> None:
 
     with pytest.raises(ProjectError, match=r"Pipedream Connect at 127\.0\.0\.1:9 cannot be reached"):
         directory.users("development")
+
+
+def test_revoked_token_is_replaced(directory: Directory, upstream: Upstream, moving: FrozenClock) -> None:
+    """A token that Pipedream takes no more is asked for anew, once."""
+    directory.users("development")
+    moving.move(60)
+    httpx.post(f"{upstream.url}/v1/oauth/revoke", json={"token": TOKEN})
+
+    assert [user.external_id for user in directory.users("development")] == ["ada", "bob"]
+    assert [each["path"] for each in upstream.asked].count("/v1/oauth/token") == 2
 
 
 def test_failure_is_not_remembered(directory: Directory, upstream: Upstream) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
 import subprocess
 import sys
@@ -20,15 +21,26 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import httpx
+import jwt
 
 from pdkernel.project import Login
 
 CLIENT_ID = "client-1"
 CLIENT_SECRET = "planted-client-secret-0123456789"
-TOKEN = "planted-access-token-0123456789"
+OTHERS = {"client-of-ours": "o_ours", "client-of-others": "o_others"}
+"""Other clients with the same secret, and whose workspace they are of; the first is the project's."""
 PROJECT = "proj_real123"
 SLACK_TOKEN = "xoxb-planted-real-token-0123456789"
 ROOT = Path(__file__).parents[2]
+
+
+def token_of(workspace: str, *scopes: str, number: int = 0) -> str:
+    """A token as the platform's are: signed, and saying whose it is."""
+    claims = {"sub": workspace, "scope": list(scopes), "jti": f"{number}", "token_type": "oauth_access_token"}
+    return jwt.encode(claims, "a key that nobody checks, of 32 bytes")
+
+
+TOKEN = token_of("o_ours", "*")
 
 
 def _app(slug: str, kind: str) -> dict[str, Any]:
@@ -83,6 +95,7 @@ class _Server(ThreadingHTTPServer):
         self.webhooks = json.loads(json.dumps(SOURCES))
         self.asked: list[dict[str, Any]] = []
         self.fault: dict[str, Any] = {}
+        self.tokens: dict[str, tuple[str, str]] = {TOKEN: ("o_ours", "*")}
         self.scope_profiles = True
 
 
@@ -101,24 +114,35 @@ class _Handler(BaseHTTPRequestHandler):
             "path": parts.path,
             "query": {name: values[0] for name, values in parse_qs(parts.query).items()},
             "headers": {name.lower(): value for name, value in self.headers.items()},
-            "body": body.decode("utf-8", "replace"),
+            "body": body[:100_000].decode("utf-8", "replace"),
         }
-        self.server.asked.append(asked)
+        if not parts.path.endswith("/digest"):
+            self.server.asked.append(asked)
         fault = self.server.fault
-        if fault and asked["path"].endswith(fault.get("path", "")) and self._fail(fault):
+        meant = asked["path"].endswith(fault.get("path", "")) and fault.get("within", "") in asked["path"]
+        meant = meant and fault.get("method", asked["method"]) == asked["method"]
+        if fault and meant and self._fail(fault):
             return
+        workspace, scope = self.server.tokens.get(
+            self.headers.get("authorization", "").removeprefix("Bearer "), ("", "")
+        )
         if parts.path == "/v1/oauth/token":
             self._token(body)
-        elif self.headers.get("authorization") != f"Bearer {TOKEN}":
+        elif parts.path == "/v1/oauth/revoke":
+            self.server.tokens.pop(json.loads(body)["token"], None)
+            self._answer(200, {})
+        elif not workspace:
             self._answer(401, {"error": "unauthorized"})
+        elif workspace != "o_ours" or scope not in ("*", "connect:*", "connect:accounts:read"):
+            self._answer(403, {"error": "forbidden"})
         elif not parts.path.startswith(f"/v1/connect/{PROJECT}/"):
             self._answer(404, {"error": "project not found"})
         else:
-            self._project(parts.path.removeprefix(f"/v1/connect/{PROJECT}/"), asked)
+            self._project(parts.path.removeprefix(f"/v1/connect/{PROJECT}/"), asked, body)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve  # noqa: N815  # the names that http.server looks for
 
-    def _project(self, path: str, asked: dict[str, Any]) -> None:
+    def _project(self, path: str, asked: dict[str, Any], body: bytes) -> None:
         environment = asked["headers"].get("x-pd-environment", "production")
         accounts = self.server.accounts[environment]
         query = asked["query"]
@@ -150,10 +174,18 @@ class _Handler(BaseHTTPRequestHandler):
                 self._proxied(coded, asked)
             case (_, "deployed-triggers", _):
                 self._sources(rest, asked)
-            case ("GET", "events", ""):
-                self._events()
+            case (_, "events" | "large" | "digest", _):
+                self._of_bodies(place, rest, body)
             case _:
                 self._answer(200, {"echo": asked})
+
+    def _of_bodies(self, place: str, rest: str, body: bytes) -> None:
+        if place == "events":
+            self._events()
+        elif place == "large":
+            self._large(int(rest))
+        else:
+            self._answer(200, {"size": len(body), "sha256": hashlib.sha256(body).hexdigest()})
 
     def _events(self) -> None:
         self.send_response(200)
@@ -166,6 +198,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             time.sleep(0.3)
         self.wfile.write(b"0\r\n\r\n")
+
+    def _large(self, size: int) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "application/octet-stream")
+        self.send_header("content-length", str(size))
+        self.end_headers()
+        for _ in range(size >> 20):
+            self.wfile.write(bytes(1 << 20))
 
     def _sources(self, rest: str, asked: dict[str, Any]) -> None:
         key, _, more = rest.partition("/")
@@ -223,10 +263,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _token(self, body: bytes) -> None:
         asked = json.loads(body)
-        if (asked.get("client_id"), asked.get("client_secret")) != (CLIENT_ID, CLIENT_SECRET):
+        client, scope = asked.get("client_id"), asked.get("scope") or "*"
+        workspace = {CLIENT_ID: "o_ours", **OTHERS}.get(client)
+        if workspace is None or asked.get("client_secret") != CLIENT_SECRET:
             self._answer(401, {"error": "invalid_client"})
             return
-        self._answer(200, {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 3600})
+        token = TOKEN
+        if scope != "*" or client != CLIENT_ID:
+            token = token_of(workspace, *scope.split(), number=len(self.server.tokens))
+        self.server.tokens[token] = (workspace, scope)
+        self._answer(200, {"access_token": token, "token_type": "Bearer", "expires_in": 3600})
 
     def _fail(self, fault: dict[str, Any]) -> bool:
         match fault["kind"]:
@@ -241,6 +287,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header("content-length", "1000")
                 self.end_headers()
                 self.wfile.write(b'{"data": [')
+                self.close_connection = True
+            case "close":
                 self.close_connection = True
             case "html":
                 self._answer(200, None, {"content-type": "text/html"})

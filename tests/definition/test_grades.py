@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdkernel.definition import DefinitionFile, Sidecar, graded, plan, read_folder
@@ -95,6 +95,7 @@ def workflows(draw: st.DrawFn) -> Workflow:
     )
 
 
+@settings(deadline=None)
 @given(workflows(), st.sampled_from([None, Sidecar(endpoint="eo1", test_users=("ada",), actions="npm")]))
 def test_every_key_that_a_plan_writes_is_graded(workflow: Workflow, sidecar: Sidecar | None) -> None:
     """Whatever a notebook holds, each key of the planned files has a grade, and those of pdkernel.yaml are ours."""

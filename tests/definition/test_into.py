@@ -15,11 +15,13 @@ from click.testing import CliRunner
 from pdkernel.definition import ExportResult, Sidecar, StepSidecar, export_into, read_folder
 from pdkernel.definition.sidecar import AccountChoice
 from pdkernel.errors import DefinitionError, NotebookError, PdkernelError, RequestError, UnsupportedError
+from pdkernel.importing import find_folders
 from pdkernel.model import AppBinding, Step, StoreBinding, Trigger, Workflow
 from pdkernel.source import Source, read_source
 from tests.definition.builders import NODE, PYTHON
 
 PROJECTS = Path(__file__).parent / "projects"
+FOLDERS = [*find_folders(PROJECTS), *find_folders(Path(__file__).parents[1] / "importing" / "projects")]
 SAMPLES = os.environ.get("PDKERNEL_SAMPLES", "")
 ORDERS, NIGHTLY, TWO, EMPTY = (
     "order-alerts-p_Ab12Cd3", "nightly-report-p_xYz9876", "two-triggers-p_Q1w2E3", "empty-p_000aaa"
@@ -80,10 +82,10 @@ CHANGED_BYTES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("change", CHANGED_BYTES)
-@pytest.mark.parametrize("name", [ORDERS, NIGHTLY, TWO, EMPTY])
-def test_an_unchanged_notebook_changes_nothing(project: Callable[[str], Path], name: str, change: str) -> None:
+@pytest.mark.parametrize("synced", FOLDERS, ids=lambda folder: folder.name)
+def test_an_unchanged_notebook_changes_nothing(tmp_path: Path, synced: Path, change: str) -> None:
     """A folder that is imported and exported into is the same to the byte, and no file is added."""
-    folder = project(name)
+    folder = Path(shutil.copytree(synced, tmp_path / synced.name))
     path = folder / "workflow.yaml"
     path.write_bytes(CHANGED_BYTES[change](path.read_bytes()))
     before = contents(folder)
@@ -374,6 +376,25 @@ def test_answers_go_into_the_pdkernel_yaml_that_is_there(project: Callable[[str]
         "        app: google_sheets\n        account: apn_9\n"
     )
     assert result.paths("changed") == ("workflow.yaml", "pdkernel.yaml")
+
+
+def test_credentials(project: Callable[[str], Path]) -> None:
+    """A credential that the folder has already is found, and changes nothing; a new one is refused."""
+    folder = project(ORDERS)
+    path = folder / "workflow.yaml"
+    known = "ghp_" + "a1" * 20
+    path.write_text(path.read_text().replace("C0AB12CD3", known))
+    before = contents(folder)
+    source = imported(folder)
+    step = source.workflow.step("old_check")
+
+    result = exported(source, folder)
+    with pytest.raises(DefinitionError, match="Step old_check: its code holds what looks like a GitHub token"):
+        exported(source, folder, old_check=replace(step, source=f"{step.source}// {known[::-1]} ghp_{'b2' * 20}"))
+
+    assert contents(folder) == before
+    assert any(finding.rule == "secret" for finding in result.findings)
+    assert known not in str(result.to_json()["findings"])
 
 
 def test_a_dry_run_writes_nothing(project: Callable[[str], Path]) -> None:

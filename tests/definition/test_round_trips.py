@@ -38,7 +38,6 @@ def written(workflow: Workflow, style: dict[str, Any]) -> str:
     if not style["by_psych"]:
         yaml = YAML(typ="safe", pure=True)
         yaml.default_flow_style, yaml.width, yaml.allow_unicode = style["flow"], style["width"], True
-        yaml.sort_base_mapping_type_on_output = False
         stream = io.StringIO()
         yaml.dump(read_yaml(text, expressions=False, psych=True).value, stream)
         text = stream.getvalue()

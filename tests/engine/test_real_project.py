@@ -217,6 +217,72 @@ async def test_proxys_own_refusals_are_explained(run: Run, url: str, status: int
     assert note in (execution.steps[0].requests[0].note or "")
 
 
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
+async def test_faults_of_the_proxy_are_the_steps(run: Run, upstream: Upstream, status: int) -> None:
+    """Status, headers and text come back as they are; nothing is sent twice, and the ledger has the call."""
+    fault = {"within": "/proxy/", "kind": "status", "status": status, "headers": {"Retry-After": "9"}}
+    await asyncio.to_thread(lambda: upstream.set(fault=fault))
+    step = github_step(
+        """
+request = urllib.request.Request("https://api.github.com/user", headers={"Authorization": f"Bearer {token}"})
+try:
+    urllib.request.urlopen(request)
+except urllib.error.HTTPError as fault:
+    return [fault.code, fault.headers["retry-after"], json.load(fault)]
+"""
+    )
+
+    execution = await run(step, external_user_id="ada", egress="live")
+
+    made = execution.steps[0].requests[0]
+    assert returned(execution) == [status, "9", {"error": "made to fail"}]
+    assert (made.outcome, made.status) == ("sent", status)
+    assert len(proxied(upstream)) == 1
+
+
+async def test_slow_proxy_is_waited_for(run: Run, upstream: Upstream) -> None:
+    """An answer that takes a while is the step's all the same."""
+    await asyncio.to_thread(lambda: upstream.set(fault={"within": "/proxy/", "kind": "slow", "seconds": 1.5}))
+    step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["status"]')
+
+    execution = await run(step, external_user_id="ada", egress="live")
+
+    assert returned(execution) == 201
+    assert (execution.steps[0].duration_ms or 0) > 1400
+
+
+async def test_proxy_that_breaks_off(run: Run, upstream: Upstream) -> None:
+    """The step does not take half an answer for a whole one, and the ledger says that the call failed."""
+    await asyncio.to_thread(lambda: upstream.set(fault={"within": "/proxy/", "kind": "cut"}))
+    step = github_step(
+        """
+import http.client
+request = urllib.request.Request("https://api.github.com/user", headers={"Authorization": f"Bearer {token}"})
+try:
+    urllib.request.urlopen(request).read()
+except (http.client.IncompleteRead, OSError) as fault:
+    return type(fault).__name__
+"""
+    )
+
+    execution = await run(step, external_user_id="ada", egress="live")
+
+    assert returned(execution) in ("IncompleteRead", "ConnectionResetError")
+    assert execution.steps[0].requests[0].outcome == "failed"
+
+
+async def test_proxy_that_hangs_up(run: Run, upstream: Upstream) -> None:
+    """A proxy that answers nothing at all is a call that failed; no token is in the record."""
+    step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["body"]')
+    await asyncio.to_thread(lambda: upstream.set(fault={"within": "/proxy/", "kind": "close"}))
+
+    execution = await run(step, external_user_id="ada", egress="live")
+
+    made = execution.steps[0].requests[0]
+    assert made.outcome == "failed"
+    assert TOKEN not in json.dumps(execution.to_json())
+
+
 class Memory:
     """Answers of what was sent once, in memory."""
 

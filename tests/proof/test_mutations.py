@@ -107,6 +107,15 @@ def latin(files: Files) -> Files:
     )
 
 
+def as_python(files: Files) -> Files:
+    """A Bash step written as if it were Python, in every file that says so."""
+    moved = tuple(replace(file, path="tell/entry.py") if file.path == "tell/entry.sh" else file for file in files)
+    return both(
+        text(WORKFLOW, "./tell/entry.sh", "./tell/entry.py"),
+        pattern(BESIDE, r"  tell:\n    language: bash\n    inferred: true\n", ""),
+    )(moved)
+
+
 WORKFLOW = "workflow.yaml"
 BESIDE = "pdkernel.yaml"
 SEEN_BY_A_RUN: dict[str, Mutation] = {
@@ -143,6 +152,7 @@ SEEN_BY_A_RUN: dict[str, Mutation] = {
     "code cut short": pattern("answer/entry.py", r"\n    return list.*", "\n"),
     "unicode in code in another encoding": latin,
     "unicode in code escaped": text("read/entry.py", "世界", r"\\u4e16\\u754c"),
+    "another language": as_python,
     "the response is the default": text(BESIDE, "response: custom", "response: default"),
 }
 SEEN_BY_READING: dict[str, Mutation] = {
@@ -165,6 +175,39 @@ SEEN_BY_READING: dict[str, Mutation] = {
     "a note added": text(WORKFLOW, "- namespace: read\n", "- namespace: read\n  notes: hm\n"),
     "half a file": pattern(WORKFLOW, r"- namespace: tell.*", '- namespace: "tell'),
 }
+
+
+STORES = """%%pdstep visits --data-store kept=visits
+def handler(pd):
+    pd.inputs["kept"]["n"] = pd.inputs["kept"].get("n", 0) + 1
+    return pd.inputs["kept"]["n"]
+"""
+GO_ON = """%%pdstep go_on --uses filter-continue-based-on-condition@0.0.2
+initialValue: {{steps.visits.$return_value}}
+condition: TEXT_EQUALS
+secondValue: 1
+"""
+LAST = "%%pdstep last --lang node --prop n={{steps.visits.$return_value}}\nexport default { props: { n: 'any' }, run() { return this.n } }\n"
+OTHER_BUGS: dict[str, Mutation] = {
+    "a store lost": pattern(BESIDE, r"steps:\n  visits:\n    stores:\n      kept: visits\n", ""),
+    "another store": text(BESIDE, "kept: visits", "kept: default"),
+    "an action's prop lost": pattern(WORKFLOW, r"    secondValue: 1\n", ""),
+    "an action's prop as another type": text(WORKFLOW, "secondValue: 1", "secondValue: two"),
+    "another version of an action": text(WORKFLOW, "@0.0.2", "@9.0.0"),
+    "an expression cut short": text(
+        WORKFLOW, '    "n": "{{steps.visits.$return_value}}"', '    "n": "{{steps.visits}}"'
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def visits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+    """A notebook with a data store and a built-in action."""
+    made = Notebook(tmp_path_factory.mktemp("visits"))
+    made.write(STORES, GO_ON, LAST)
+    made.event("visit")
+    yield made
+    made.project.close()
 
 
 @pytest.fixture(scope="module")
@@ -223,3 +266,18 @@ def test_what_no_run_shows(unseen: Notebook, tmp_path: Path, name: str) -> None:
 
     assert proof.verdict == "differs"
     assert proof.definition
+
+
+def test_stores_and_actions_are_the_same(visits: Notebook, tmp_path: Path) -> None:
+    """Nothing differs in a workflow with a data store and an action."""
+    assert verdicts(prove(visits, tmp_path)) == {"visit/": ["same"] * 4}
+
+
+@pytest.mark.parametrize("name", OTHER_BUGS)
+def test_stores_and_actions(visits: Notebook, tmp_path: Path, name: str) -> None:
+    """Bugs about stores and actions are found."""
+    proof = prove(visits, tmp_path, OTHER_BUGS[name])
+
+    assert proof.verdict == "differs"
+    assert proof.definition
+    assert "differs" in verdicts(proof)["visit/"]

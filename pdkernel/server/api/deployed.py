@@ -21,7 +21,7 @@ from pdkernel.server.api.door import ApiError, Call
 from pdkernel.server.api.emitting import act, source_request
 from pdkernel.server.api.pages import Page
 from pdkernel.server.api.trigger_shapes import trigger_json, webhook_json
-from pdkernel.server.api.triggers import interval_of, new_key, webhooks, workflow_ids
+from pdkernel.server.api.triggers import new_key, webhooks, woken, workflow_ids
 
 _EMITTERS = ("email", "http", "source", "timer")
 _DEFAULT_EVENTS = 20
@@ -36,13 +36,13 @@ async def list_triggers(call: Call) -> JSON:
         raise ApiError(400, f"emitter_type is one of {', '.join(_EMITTERS)}.")
     found = await call.ask(call.serving.project.deployed_triggers.list, user, call.environment)
     page = Page(call, found if kind in (None, "source") else [], lambda trigger: trigger.id)
-    return page.answer([trigger_json(each, await _description(call, each)) for each in page.items])
+    return page.answer([trigger_json(call, each, await _description(call, each)) for each in page.items])
 
 
 async def retrieve(call: Call) -> JSON:
     """`GET .../deployed-triggers/{id}`."""
     trigger = await _find(call)
-    return {"data": trigger_json(trigger, await _description(call, trigger))}
+    return {"data": trigger_json(call, trigger, await _description(call, trigger))}
 
 
 async def update(call: Call) -> JSON:
@@ -67,12 +67,11 @@ async def update(call: Call) -> JSON:
             "configured_props": body["configured_props"],
         }
         given = await read_configured(call, asked, "source")
-        interval = interval_of(given.description, given.values)
-        changed = replace(changed, props=given.values, accounts=given.accounts, interval_s=interval)
+        changed = await woken(call, replace(changed, props=given.values, accounts=given.accounts), given.description)
     if changed.active != trigger.active:
         await _hook(call, changed, "activate" if changed.active else "deactivate")
     changed = await call.ask(call.serving.project.deployed_triggers.put, changed)
-    return {"data": trigger_json(changed, await _description(call, changed))}
+    return {"data": trigger_json(call, changed, await _description(call, changed))}
 
 
 async def delete(call: Call) -> Response:
@@ -141,6 +140,15 @@ async def regenerate_key(call: Call) -> JSON:
     return {"data": webhook_json(call, new)}
 
 
+async def reset_delivery_state(call: Call) -> JSON:
+    """`POST .../{id}/webhooks/{wid}/reset_delivery_state`: what it did not take counts no more."""
+    trigger = await _find(call)
+    old = _webhook(call, trigger)
+    await call.ask(call.serving.project.deployed_triggers.note_delivery, trigger.id, old.id, None)
+    new = replace(old, failures=0, failing_since=None, last_error=None)
+    return {"data": webhook_json(call, new)}
+
+
 async def _find(call: Call) -> DeployedTrigger:
     user = call.user(call.query("external_user_id"))
     trigger = await call.ask(call.serving.project.deployed_triggers.find, call.path("trigger_id"))
@@ -164,7 +172,7 @@ def _webhooks(call: Call, trigger: DeployedTrigger) -> JSON:
 
 
 async def _hook(call: Call, trigger: DeployedTrigger, name: Act) -> None:
-    run = await act(call.serving, trigger, name)
+    run = await act(call.serving, call.request.app.state.runs, trigger, name)
     if run.record.error is not None:
         raise ApiError(400, f"The {name} hook of {trigger.key} failed: {run.record.error.message}")
 

@@ -11,7 +11,9 @@ import asyncio
 import json
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import httpx
 
@@ -41,33 +43,70 @@ async def keep_running(serving: Serving, runs: Runs) -> None:
         try:
             due = await asyncio.to_thread(table.claim_due)
             if due is not None:
-                await wake(serving, runs, due)
+                if not runs.turn(due.id).locked():  # one that still runs misses this time
+                    runs.follow(_by_timer(serving, runs, due))
                 continue
             upcoming = await asyncio.to_thread(table.next_due)
         except PdkernelError as fault:
-            _log.warning("A deployed trigger did not run: %s", fault.message)
+            _log.warning("Deployed triggers cannot be looked up: %s", fault.message)
             upcoming = None
         wait = LONGEST_WAIT_S if upcoming is None else (upcoming - serving.clock.now()).total_seconds()
         await asyncio.sleep(min(max(wait, 0.05), LONGEST_WAIT_S))
 
 
-async def wake(serving: Serving, runs: Runs, trigger: DeployedTrigger) -> None:
-    """Run *trigger* once, as its timer does, and pass on what is new."""
-    ran = await act(serving, trigger, "run")
-    if ran.record.error is not None:
-        # redacted, as everything in a record
-        _log.warning("The deployed trigger %s failed: %s", trigger.id, ran.record.error.message)
-    await pass_on(serving, runs, trigger, ran.events)
+async def _by_timer(serving: Serving, runs: Runs, trigger: DeployedTrigger) -> None:
+    try:
+        await wake(serving, runs, trigger)
+    except PdkernelError as fault:
+        _log.warning("The deployed trigger %s did not run: %s", trigger.id, fault.message)
 
 
-async def act(serving: Serving, trigger: DeployedTrigger, what: Act) -> SourceRun:
+async def wake(
+    serving: Serving,
+    runs: Runs,
+    trigger: DeployedTrigger,
+    event: JSON = None,
+    on_respond: Callable[[Mapping[str, Any]], None] | None = None,
+) -> SourceRun:
     """
-    Have the source of *trigger* run, or one of its hooks.
+    Run *trigger* once and pass on what is new.
+
+    Args:
+        serving: What is served.
+        runs: Those under way.
+        trigger: Which.
+        event: The request that wakes it; None is its timer.
+        on_respond: Told what the source answers to that request, when it does.
 
     Raises:
         PdkernelError: It cannot be run; see `Sources.run`.
     """
-    return await serving.runtime.sources.run(source_request(serving, trigger, what))
+    request = source_request(serving, trigger, "run")
+    if event is not None:
+        request = replace(request, event=event, on_respond=on_respond or request.on_respond)
+    async with runs.turn(trigger.id):
+        ran = await serving.runtime.sources.run(request)
+    if ran.record.error is not None:
+        # redacted, as everything in a record
+        _log.warning("The deployed trigger %s failed: %s", trigger.id, ran.record.error.message)
+    await pass_on(serving, runs, trigger, ran.events)
+    return ran
+
+
+async def act(serving: Serving, runs: Runs, trigger: DeployedTrigger, what: Act) -> SourceRun:
+    """
+    Have a hook of *trigger*'s source run.
+
+    Raises:
+        PdkernelError: It cannot be run; see `Sources.run`.
+    """
+    async with runs.turn(trigger.id):
+        return await serving.runtime.sources.run(source_request(serving, trigger, what))
+
+
+def endpoint_url(serving: Serving, trigger: DeployedTrigger) -> str | None:
+    """Where requests wake *trigger*, or None."""
+    return f"{serving.settings.url}/{trigger.endpoint}" if trigger.endpoint else None
 
 
 def source_request(serving: Serving, trigger: DeployedTrigger, what: Act) -> SourceRequest:
@@ -81,6 +120,7 @@ def source_request(serving: Serving, trigger: DeployedTrigger, what: Act) -> Sou
         external_user_id=trigger.external_user_id,
         environment=trigger.environment,
         folder=serving.project.folder,
+        endpoint=endpoint_url(serving, trigger),
         accounts=trigger.accounts,
     )
 
@@ -133,8 +173,12 @@ async def _tell(
     serving: Serving, trigger: DeployedTrigger, hook: Webhook, events: Sequence[Mapping[str, JSON]]
 ) -> None:
     """Send *events* in their order; one that is not taken is in the log, and in the list of events."""
+    failing = hook.failures > 0
     for event in events:
         said = await _post(serving, trigger, hook, json.dumps(event["e"]).encode())
+        if said is not None or failing:
+            failing = said is not None
+            await asyncio.to_thread(serving.project.deployed_triggers.note_delivery, trigger.id, hook.id, said)
         if said is not None:
             _log.warning("A webhook of the deployed trigger %s did not take an event: %s", trigger.id, said)
 

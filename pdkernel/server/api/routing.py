@@ -135,6 +135,7 @@ _DEPLOYED = (
             ("PUT", f"{_ONE}/webhooks", deployed.update_webhooks),
             ("GET", f"{_ONE}/webhooks/{{webhook_id}}", deployed.retrieve_webhook),
             ("POST", f"{_ONE}/webhooks/{{webhook_id}}/regenerate_signing_key", deployed.regenerate_key),
+            ("POST", f"{_ONE}/webhooks/{{webhook_id}}/reset_delivery_state", deployed.reset_delivery_state),
         )
     ),
 )

@@ -15,9 +15,12 @@ from pdkernel.model import JSON
 from pdkernel.project import DeployedTrigger, Webhook
 from pdkernel.server.api.component_shapes import props_json
 from pdkernel.server.api.door import Call
+from pdkernel.server.api.emitting import endpoint_url
+
+HTTP = "$.interface.http"
 
 
-def trigger_json(trigger: DeployedTrigger, description: Description | None) -> dict[str, Any]:
+def trigger_json(call: Call, trigger: DeployedTrigger, description: Description | None) -> dict[str, Any]:
     """A trigger."""
     accounts: dict[str, JSON] = {}
     for app in description.apps if description is not None else ():
@@ -30,7 +33,7 @@ def trigger_json(trigger: DeployedTrigger, description: Description | None) -> d
         "component_id": stable_id("sc_", trigger.key),
         "component_key": trigger.key,
         "configurable_props": props_json(description) if description is not None else [],
-        "configured_props": {**accounts, **_shown(trigger, description)},
+        "configured_props": {**accounts, **_shown(trigger, description), **_interfaces(call, trigger, description)},
         "active": trigger.active,
         "created_at": int(trigger.created_at.timestamp() * 1000),
         "updated_at": int(trigger.updated_at.timestamp() * 1000),
@@ -47,10 +50,25 @@ def webhook_json(call: Call, hook: Webhook) -> dict[str, Any]:
         "id": hook.id,
         "url": hook.url,
         "signing_key_set": True,
+        "active": True,
+        "delivery_state": {
+            "state": "penalty" if hook.failures else "happy",
+            "since": None if hook.failing_since is None else int(hook.failing_since),
+            "last_error": hook.last_error,
+            "consecutive_failures": hook.failures,
+            "sheds": 0,
+        },
         "created_at": int(hook.created),
         "updated_at": int(hook.updated),
     }
     return shown if call.token is not None else {**shown, "signing_key": hook.key}
+
+
+def _interfaces(call: Call, trigger: DeployedTrigger, description: Description | None) -> dict[str, JSON]:
+    """Its HTTP interfaces: where they are reached."""
+    url = endpoint_url(call.serving, trigger)
+    props = description.props if description is not None and url is not None else ()
+    return {prop.name: {"endpoint_url": url} for prop in props if prop.type == HTTP}
 
 
 def _shown(trigger: DeployedTrigger, description: Description | None) -> dict[str, JSON]:

@@ -1,24 +1,29 @@
 """
 `POST .../triggers/deploy`: an event source begins to run for an external user.
 
-Knows which sources can run here: those that a timer wakes, and those that nothing wakes. Running one is `emitting`'s.
+Knows which sources can run here: those that a timer or a request wakes, and those that nothing wakes. Running one is
+`emitting`'s.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from pdkernel.engine.sources import Act, SourceEvent
-from pdkernel.hosts import Description
+from pdkernel.hosts import Description, PropDeclaration
 from pdkernel.model import JSON
-from pdkernel.project import DeployedTrigger, Webhook
+from pdkernel.project import DeployedTrigger, Schedule, Webhook
+from pdkernel.project.schedule import UTC_NAME, check_cron
 from pdkernel.server.api.configured import Configured, read_configured
 from pdkernel.server.api.door import ApiError, Call
 from pdkernel.server.api.emitting import act, pass_on, source_request
-from pdkernel.server.api.trigger_shapes import trigger_json
+from pdkernel.server.api.trigger_shapes import HTTP, trigger_json
+from pdkernel.server.serving import Serving
 
 DEFAULT_INTERVAL_S = 900.0
 MIN_INTERVAL_S = 15.0
@@ -26,7 +31,7 @@ MIN_INTERVAL_S = 15.0
 
 _HOOKS: tuple[Act, ...] = ("deploy", "activate")
 _TIMER = "$.interface.timer"
-_WOKEN = ("$.interface.http", "$.interface.apphook")
+_APPHOOK = "$.interface.apphook"
 
 
 async def deploy(call: Call) -> JSON:
@@ -35,21 +40,36 @@ async def deploy(call: Call) -> JSON:
     configured = await read_configured(call, body, "source")
     if configured.component.file is None:
         raise ApiError(400, f"{configured.component.uses} runs at Pipedream, and this machine cannot run it.")
-    trigger = await _read(call, configured, body)
-    emits = trigger.emits_on_deploy
-    told: list[SourceEvent] = []
-    for hook in _HOOKS:
-        run = await act(call.serving, trigger, hook)
-        if run.record.error is not None:
-            await call.ask(call.serving.project.source_states.remove, source_request(call.serving, trigger, "run").key)
-            raise ApiError(400, f"The {hook} hook of {configured.component.uses} failed: {run.record.error.message}")
-        told += run.events
+    trigger = await woken(call, await _read(call, configured, body), configured.description)
+    # kept first: an app that is told of the endpoint by the activate hook may try it at once
     await call.ask(call.serving.project.deployed_triggers.add, trigger)
-    if emits:
+    try:
+        told = await _begin(call, trigger)
+    except BaseException:
+        await asyncio.shield(call.ask(_forget, call.serving, trigger))
+        raise
+    if trigger.emits_on_deploy:
         await pass_on(call.serving, call.request.app.state.runs, trigger, told)
-    shown = trigger_json(trigger, configured.description)
+    shown = trigger_json(call, trigger, configured.description)
     keys = {"webhook_signing_key": trigger.webhooks[0].key} if trigger.webhooks and call.token is None else {}
     return {"data": {**shown, **keys}}
+
+
+async def _begin(call: Call, trigger: DeployedTrigger) -> list[SourceEvent]:
+    """What its hooks emit."""
+    told: list[SourceEvent] = []
+    for hook in _HOOKS:
+        run = await act(call.serving, call.request.app.state.runs, trigger, hook)
+        if run.record.error is not None:
+            uses = f"{trigger.key}@{trigger.version}"
+            raise ApiError(400, f"The {hook} hook of {uses} failed: {run.record.error.message}")
+        told += run.events
+    return told
+
+
+def _forget(serving: Serving, trigger: DeployedTrigger) -> None:
+    serving.project.deployed_triggers.remove(trigger.id)
+    serving.project.source_states.remove(source_request(serving, trigger, "run").key)
 
 
 async def _read(call: Call, configured: Configured, body: Mapping[str, Any]) -> DeployedTrigger:
@@ -70,36 +90,47 @@ async def _read(call: Call, configured: Configured, body: Mapping[str, Any]) -> 
         active=True,
         created_at=now,
         updated_at=now,
-        interval_s=interval_of(configured.description, configured.values),
         emits_on_deploy=emits is not False,
         workflows=workflow_ids(call, [workflow]) if workflow is not None else (),
         webhooks=webhooks(call, [url]) if url is not None else (),
     )
 
 
-def interval_of(description: Description, values: Mapping[str, JSON]) -> float | None:
+async def woken(call: Call, trigger: DeployedTrigger, description: Description) -> DeployedTrigger:
     """
-    Seconds between two runs of a source, or None if no timer wakes it.
+    *trigger*, with what wakes it: a timer, requests to an endpoint of its own, both, or nothing.
 
     Raises:
         ApiError: What wakes it cannot be had here.
+        RequestError: Its cron expression or time zone is none.
     """
-    kinds = {prop.type for prop in description.props}
-    if any(kind in kinds for kind in _WOKEN) and _TIMER not in kinds:
-        # parity[deployed-wakers]: the platform gives such a source an endpoint, or registers it at its app
-        raise ApiError(400, "This trigger is woken by a request or by its app, which only Pipedream can arrange.")
-    timer = next((prop for prop in description.props if prop.type == _TIMER), None)
-    if timer is None:
-        return None
-    given = values.get(timer.name) or timer.definition.get("static") or timer.definition.get("default") or {}
+    kinds = {prop.type: prop for prop in description.props}
+    if _APPHOOK in kinds and not kinds.keys() & {HTTP, _TIMER}:
+        # parity[deployed-wakers]: the platform registers such a source at its app, as the app's own client
+        raise ApiError(400, "This trigger is woken by messages that its app sends to Pipedream only.")
+    named = {prop.name for prop in description.props if prop.type == HTTP}
+    endpoint = await call.ask(call.serving.project.endpoints.key_of_trigger, trigger.id) if named else None
+    values = {name: value for name, value in trigger.props.items() if name not in named}
+    timer = kinds.get(_TIMER)
+    schedule = Schedule() if timer is None else _schedule(call, timer, values)
+    return replace(trigger, props=values, schedule=schedule, endpoint=endpoint)
+
+
+def _schedule(call: Call, timer: PropDeclaration, values: Mapping[str, JSON]) -> Schedule:
+    definition = timer.definition
+    given = values.get(timer.name) or definition.get("static") or definition.get("default") or {}
     if not isinstance(given, dict):
-        raise ApiError(400, f'{timer.name} is a timer: {{"intervalSeconds": 900}}.')
-    if given.get("cron"):
-        raise ApiError(400, f"{timer.name}: cron times are not run here, intervalSeconds is.")
+        raise ApiError(400, f'{timer.name} is a timer: {{"intervalSeconds": 900}}, or {{"cron": "0 9 * * *"}}.')
+    cron, timezone = given.get("cron"), given.get("timezone") or UTC_NAME
+    if cron:
+        if not isinstance(cron, str) or not isinstance(timezone, str):
+            raise ApiError(400, f"{timer.name}: cron and timezone are texts.")
+        check_cron(cron, timezone, call.serving.clock.now())
+        return Schedule(cron=cron, timezone=timezone)
     seconds = given.get("intervalSeconds", DEFAULT_INTERVAL_S)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
         raise ApiError(400, f"{timer.name}: intervalSeconds is a number of seconds.")
-    return max(float(seconds), MIN_INTERVAL_S)
+    return Schedule(interval_s=max(float(seconds), MIN_INTERVAL_S))
 
 
 def workflow_ids(call: Call, given: object) -> tuple[str, ...]:

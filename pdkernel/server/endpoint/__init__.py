@@ -1,9 +1,10 @@
 """
-Requests that start workflows.
+Requests that start workflows, or wake deployed triggers.
 
     invoke       the order of things
     address      which workflow, by path, by host, by the path that some SDKs make
     access       the trigger's auth
+    waking       a deployed trigger's source, woken
     bodies       the body, of every media type
     forms        a form with files
     uploads      files and large bodies, kept for half an hour

@@ -7,13 +7,27 @@ Knows the three kinds. A token is compared in constant time and never told.
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
 
 from pdkernel.model import Trigger
 from pdkernel.server.oauth.access import INVOKE, Unauthorized, authorize, bearer_token
+from pdkernel.server.pipedreams_tokens import Known
 from pdkernel.server.serving import ServedWorkflow, Serving
 
+_LACKS_SCOPE = f"The access token lacks the scope {INVOKE}."
 
-async def refusal(serving: Serving, served: ServedWorkflow, trigger: Trigger, authorization: str | None) -> str | None:
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request may not start a workflow, and the answer's status."""
+
+    text: str
+    status: int = 401
+
+
+async def refusal(
+    serving: Serving, served: ServedWorkflow, trigger: Trigger, authorization: str | None
+) -> Refusal | None:
     """Why the request may not start the workflow, or None if it may."""
     if trigger.auth == "none":
         return None
@@ -21,20 +35,28 @@ async def refusal(serving: Serving, served: ServedWorkflow, trigger: Trigger, au
         expected = served.variables.get(trigger.token_env or "") or None
         given = bearer_token(authorization) or ""
         same = expected is not None and hmac.compare_digest(given.encode("latin-1", "replace"), expected.encode())
-        return None if same else "This endpoint needs its token: Authorization: Bearer TOKEN."
+        return None if same else Refusal("This endpoint needs its token: Authorization: Bearer TOKEN.")
     try:
         caller = authorize(serving, authorization)
     except Unauthorized as why:
         token = bearer_token(authorization)
         if serving.pipedream is not None and token is not None:
-            return _of_pipedream(await serving.pipedream.knows(token, serving.pipedream.login.environment))
-        return f"{why} This endpoint needs an OAuth access token: POST {serving.settings.url}/v1/oauth/token gives one."
-    return None if caller.may(INVOKE) else f"The access token lacks the scope {INVOKE}."
+            return _of_pipedream(serving, await serving.pipedream.tokens.known(token))
+        where = f"POST {serving.settings.url}/v1/oauth/token"
+        return Refusal(f"{why} This endpoint needs an OAuth access token: {where} gives one.")
+    return None if caller.may(INVOKE) else Refusal(_LACKS_SCOPE)
 
 
-def _of_pipedream(known: bool | None) -> str | None:
-    if known is None:
-        return "The access token cannot be checked: Pipedream gives no answer. Try again."
-    if known:
-        return None
-    return "The access token is neither one of this server's nor one of Pipedream's for its Connect project."
+def _of_pipedream(serving: Serving, known: Known) -> Refusal | None:
+    match known:
+        case "good":
+            return None
+        case "scope":
+            return Refusal(_LACKS_SCOPE)
+        case "unasked":
+            return Refusal("The access token cannot be checked: Pipedream gives no answer. Try again.", 503)
+        case "unknown":
+            return Refusal(
+                "The access token is neither one of this server's nor one of the workspace of its Connect project, as "
+                f"far as that is known here. POST {serving.settings.url}/v1/oauth/token gives those of both."
+            )

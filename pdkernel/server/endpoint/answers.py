@@ -69,6 +69,11 @@ def accepted(serving: Serving, served: ServedWorkflow, run: Started) -> Response
     return JSONResponse(told, headers=_CORS)
 
 
+def taken() -> Response:
+    """The answer to a request that wakes a deployed trigger."""
+    return Response(status_code=200, headers=_CORS)
+
+
 def responded(raw: Mapping[str, Any] | None, execution: Execution | None) -> Response:
     """
     The workflow's answer.

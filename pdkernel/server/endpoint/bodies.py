@@ -67,10 +67,7 @@ async def read_body(request: Request, uploads: Uploads, *, upload: bool) -> Any:
         return {"raw_body_url": stored.url}
     if kind == "multipart/form-data":
         return await _multipart(headers, request, uploads)
-    declared = headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > BODY_BYTES:
-        raise BodyTooLargeError
-    raw = b"".join([chunk async for chunk in _limited(request.stream(), BODY_BYTES)])
+    raw = await _bytes(request)
     if not raw:
         return "" if request.method in ("POST", "PUT", "PATCH") else ABSENT
     return _parsed(raw, kind, more)
@@ -92,6 +89,22 @@ async def drain(request: Request) -> None:
                 pass
 
 
+async def read_text(request: Request) -> tuple[JSON, str | None]:
+    """
+    The body as a source is handed it: its value, and the text that a signature is made over; None twice if there is none.
+
+    Raises:
+        BodyTooLargeError: It is over the limit.
+        BodyError: Its values are nested too deeply.
+        ClientDisconnect: The client went away.
+    """
+    kind, _, more = request.headers.get("content-type", "").partition(";")
+    raw = await _bytes(request)
+    if not raw:
+        return None, None
+    return _parsed(raw, kind.strip().lower(), more), _decoded(raw, more)
+
+
 def fields_of(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Names and values as an object; a name that stands several times has a list."""
     found: dict[str, Any] = {}
@@ -105,6 +118,13 @@ def fields_of(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             found[name] = [found[name], value]
             several.add(name)
     return found
+
+
+async def _bytes(request: Request) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > BODY_BYTES:
+        raise BodyTooLargeError
+    return b"".join([chunk async for chunk in _limited(request.stream(), BODY_BYTES)])
 
 
 def _parsed(raw: bytes, kind: str, more: str) -> JSON:

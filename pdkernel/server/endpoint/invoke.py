@@ -20,7 +20,7 @@ from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.identity import parse_environment
 from pdkernel.model import Trigger, Workflow
-from pdkernel.server.endpoint import access, answers
+from pdkernel.server.endpoint import access, answers, waking
 from pdkernel.server.endpoint.address import Address, find_address
 from pdkernel.server.endpoint.bodies import (
     ABSENT,
@@ -66,12 +66,14 @@ async def _answer(request: Request) -> Response:
     address = _address(request, serving)
     trigger = _http_trigger(address.workflow.source.workflow) if address else None
     if address is None or trigger is None:
-        return answers.refused(404, "There is no such endpoint.")
+        woken = await waking.answer(request) if address is None else None
+        return woken or answers.refused(404, "There is no such endpoint.")
     if request.method == "OPTIONS":
         return answers.preflight(request.headers.get("access-control-request-headers"))
     why = await access.refusal(serving, address.workflow, trigger, request.headers.get("authorization"))
     if why is not None:
-        return answers.refused(401, why, www_authenticate="Bearer")
+        more = {"www_authenticate": "Bearer"} if why.status == 401 else {"retry_after": "2"}
+        return answers.refused(why.status, why.text, **more)
     if state.runs.full or (serving.settings.rate_limits and not state.throttle.passes(address.workflow.endpoint)):
         return answers.refused(429, "Too many requests.", retry_after="1")
     query = fields_of(parse_qsl(address.query, keep_blank_values=True))

@@ -46,13 +46,13 @@ async def create_token(request: Request) -> Response:
     request = _limited(request)
     try:
         fields = await _fields(request)
+        if serving.pipedream is not None and await _is_pipedreams(serving, request, fields):
+            return await serving.pipedream.tokens.issue(request, fields, _credentials(request, fields)[0])
         client = await _client(serving, request, fields)
         if fields.get("grant_type") != GRANT:
             raise _OAuthError("unsupported_grant_type", f"grant_type is {GRANT} here.")
         scopes = _scopes(client, fields.get("scope", ""))
     except _OAuthError as refused:
-        if serving.pipedream is not None and refused.error == "invalid_client":
-            return await serving.pipedream.answer(request)  # a client of Pipedream's
         return _refusal(refused)
     token = await run_in_threadpool(serving.project.access_tokens.issue, client.id, scopes)
     answer = {
@@ -70,7 +70,10 @@ async def revoke_token(request: Request) -> Response:
     serving: Serving = request.app.state.serving
     tokens = serving.project.access_tokens
     try:
-        fields = await _fields(_limited(request))
+        request = _limited(request)
+        fields = await _fields(request)
+        if serving.pipedream is not None and await _is_pipedreams(serving, request, fields):
+            return await serving.pipedream.tokens.revoke(request, fields.get("token", ""))
         client = await _client(serving, request, fields)
         if not fields.get("token"):
             raise _OAuthError("invalid_request", "Which token is to be revoked? Send it as `token`.")
@@ -82,14 +85,23 @@ async def revoke_token(request: Request) -> Response:
     return JSONResponse({}, headers=_UNCACHED)
 
 
+async def _is_pipedreams(serving: Serving, request: Request, fields: Mapping[str, str]) -> bool:
+    """Whether the client is one of the real project's: one that nobody has made here. What is ours is not sent there."""
+    return not await run_in_threadpool(serving.project.clients.made, _credentials(request, fields)[0])
+
+
+def _credentials(request: Request, fields: Mapping[str, str]) -> tuple[str, str]:
+    return _basic(request.headers.get("authorization")) or (
+        fields.get("client_id", ""),
+        fields.get("client_secret", ""),
+    )
+
+
 async def _client(serving: Serving, request: Request, fields: Mapping[str, str]) -> Client:
     if "client_assertion" in fields:
         # parity[private-key-jwt]: the platform also takes a signed assertion in a secret's place
         raise _OAuthError("invalid_client", "Clients here have a secret: send client_id and client_secret.", 401)
-    client_id, secret = _basic(request.headers.get("authorization")) or (
-        fields.get("client_id", ""),
-        fields.get("client_secret", ""),
-    )
+    client_id, secret = _credentials(request, fields)
     client = await run_in_threadpool(serving.project.clients.authenticate, client_id, secret)
     if client is None:
         raise _OAuthError("invalid_client", "There is no such client, or its secret is another.", 401)

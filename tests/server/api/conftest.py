@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.actions.checkout import write_checkout
+from tests.server.api.deploying import Receiver
 from tests.server.served import Served, served
 
 KEY = "dk-5f0a7c9e31"
@@ -29,3 +30,11 @@ async def depot(site: Served, tmp_path: Path) -> Served:
             app="depot", credentials={"api_key": f"{KEY}-{user}"}, external_user_id=user, account_id=f"apn_{user}"
         )
     return site
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A webhook of the product's."""
+    receiver = Receiver()
+    yield receiver
+    receiver.close()

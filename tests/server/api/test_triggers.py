@@ -6,13 +6,11 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-import httpx
 import pytest
 
 from pdkernel.clock import FrozenClock
@@ -22,6 +20,7 @@ from pdkernel.server.serving import ServedWorkflow
 from pdkernel.source import read_source
 from tests.actions.checkout import write_checkout
 from tests.notebook_files import notebook_of
+from tests.server.api.deploying import Receiver, deploy, events, of
 from tests.server.served import Served, served
 
 TOKEN = "dk-6b2f0d84c1"
@@ -45,9 +44,10 @@ export default {
   },
 };
 """
-CALLED = """
-export default { key: "depot-new-call", name: "New Call", version: "0.1.0", type: "source", description: "Is called.",
-  props: { http: "$.interface.http" }, async run() {} };
+HOOKED = """
+const depot = { type: "app", app: "depot" };
+export default { key: "depot-hooked", name: "Hooked", version: "0.1.0", type: "source", description: "Is told by its app.",
+  props: { depot, hook: { type: "$.interface.apphook", appProp: "depot", eventNames: ["new"] } }, async run() {} };
 """
 NEVER = """
 export default { key: "depot-never", name: "Never", version: "0.1.0", type: "source", description: "Fails.",
@@ -55,45 +55,11 @@ export default { key: "depot-never", name: "Never", version: "0.1.0", type: "sou
 """
 
 
-class Receiver:
-    """Takes webhooks."""
-
-    def __init__(self) -> None:
-        seen = self.seen = []  # type: list[tuple[dict[str, str], bytes]]
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                seen.append(({name.lower(): value for name, value in self.headers.items()}, body))
-                self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
-        Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        """Take no more."""
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    """A webhook of the product's."""
-    receiver = Receiver()
-    yield receiver
-    receiver.close()
-
-
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Served]:
     """A project with the sources, a workflow that is served, and accounts of ada and grace."""
     checkout = write_checkout(tmp_path / "components")
-    for name, text in (("new-parcel", SOURCE), ("new-call", CALLED), ("never", NEVER)):
+    for name, text in (("new-parcel", SOURCE), ("hooked", HOOKED), ("never", NEVER)):
         place = checkout / "components" / "depot" / "sources" / name / f"{name}.mjs"
         place.parent.mkdir()
         place.write_text(text)
@@ -107,25 +73,6 @@ async def site(tmp_path: Path) -> AsyncIterator[Served]:
                 app="depot", credentials={"api_key": f"{TOKEN}-{user}"}, external_user_id=user, account_id=f"apn_{user}"
             )
         yield site
-
-
-async def deploy(site: Served, *, status: int = 200, **body: Any) -> Any:
-    """Deploy ada's trigger."""
-    asked = {"external_user_id": "ada", "id": "depot-new-parcel", "configured_props": {}, **body}
-    answer = await site.call("POST", "/triggers/deploy", json=asked)
-    assert answer.status_code == status, answer.text
-    return answer.json()["data"] if status == 200 else answer.json()["error"]
-
-
-async def of(site: Served, method: str, path: str, user: str = "ada", **kwargs: Any) -> httpx.Response:
-    """Ask about a trigger of *user*."""
-    params = {"external_user_id": user, **kwargs.pop("params", {})}
-    return await site.call(method, f"/deployed-triggers{path}", params=params, **kwargs)
-
-
-async def events(site: Served, trigger: str) -> list[Any]:
-    """What it has emitted, newest first."""
-    return [event["e"] for event in (await of(site, "GET", f"/{trigger}/events")).json()["data"]]
 
 
 async def pass_time(site: Served, seconds: float, until: int, trigger: str) -> list[Any]:
@@ -183,11 +130,51 @@ async def test_a_webhook_is_told(site: Served, receiver: Receiver) -> None:
     assert signed == hmac.new(key.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
 
 
+async def test_cron_runs_it(site: Served) -> None:
+    """A cron timer is due by its own time zone's clock, and again at the next time."""
+    timer = {"cron": "30 9 * * *", "timezone": "Asia/Kolkata"}  # 04:00 in UTC, all year
+    made = await deploy(site, configured_props={"timer": timer}, emit_on_deploy=False)
+    due = site.project.deployed_triggers.next_due()
+    assert due is not None
+
+    found = await pass_time(site, (due - site.serving.clock.now()).total_seconds(), 1, made["id"])
+
+    assert (due.hour, due.minute) == (4, 0)
+    assert found[0]["parcel"] == 1
+    assert site.project.deployed_triggers.next_due() == due + timedelta(days=1)
+
+
 async def test_a_webhook_that_does_not_answer(site: Served) -> None:
-    """The event is kept all the same."""
+    """The event is kept all the same; the webhook says what it did not take, until that is reset."""
     made = await deploy(site, webhook_url="http://127.0.0.1:9/nobody")
+    path = f"/{made['id']}/webhooks"
+
+    [hook] = (await of(site, "GET", path)).json()["webhooks"]
+    reset = (await of(site, "POST", f"{path}/{hook['id']}/reset_delivery_state")).json()["data"]
+    [after] = (await of(site, "GET", path)).json()["webhooks"]
 
     assert await events(site, made["id"]) == [{"past": True}]
+    assert (hook["delivery_state"]["state"], hook["delivery_state"]["consecutive_failures"]) == ("penalty", 1)
+    assert hook["delivery_state"]["last_error"] == "ConnectError"
+    assert reset == after
+    assert after["delivery_state"] == {
+        "state": "happy", "since": None, "last_error": None, "consecutive_failures": 0, "sheds": 0
+    }  # fmt: skip
+    assert (await of(site, "POST", f"{path}/wh_none/reset_delivery_state")).status_code == 404
+
+
+async def test_a_webhook_that_answers_again(site: Served, receiver: Receiver) -> None:
+    """What it takes ends the count of what it did not."""
+    made = await deploy(site, webhook_url=receiver.url)
+    [hook] = site.project.deployed_triggers.find(made["id"]).webhooks  # type: ignore[union-attr]
+    site.project.deployed_triggers.note_delivery(made["id"], hook.id, "status 500")
+
+    await pass_time(site, 61, 2, made["id"])
+    async with asyncio.timeout(10):
+        while site.project.deployed_triggers.find(made["id"]).webhooks[0].failures:  # type: ignore[union-attr]
+            await asyncio.sleep(0.02)
+
+    assert [json.loads(body) for _, body in receiver.seen][-1]["parcel"] == 1
 
 
 async def test_webhooks_change(site: Served, receiver: Receiver) -> None:
@@ -302,14 +289,18 @@ async def test_a_source_that_fails_does_not_stop_the_others(site: Served, caplog
 @pytest.mark.parametrize(
     ("change", "status", "word"),
     [
-        ({"id": "depot-new-call"}, 400, "only Pipedream can arrange"),
+        ({"id": "depot-hooked"}, 400, "sends to Pipedream only"),
         ({"id": "depot-never"}, 400, "not today"),
         ({"id": "depot-put-thing"}, 404, "is an action"),
         ({"external_user_id": "bob"}, 400, "No matching external user"),
         ({"workflow_id": "p_none"}, 404, "p_none"),
         ({"webhook_url": "x"}, 400, "URL"),
         ({"emit_on_deploy": 1}, 400, "emit_on_deploy"),
-        ({"configured_props": {"timer": {"cron": "* * * * *"}}}, 400, "cron"),
+        ({"configured_props": {"timer": {"cron": "* * *"}}}, 400, "five fields"),
+        ({"configured_props": {"timer": {"cron": "61 * * * *"}}}, 400, "cannot be read"),
+        ({"configured_props": {"timer": {"cron": "0 0 30 2 *"}}}, 400, "cannot be read"),
+        ({"configured_props": {"timer": {"cron": "0 0 * * *", "timezone": "Mars/Base"}}}, 400, "time zone"),
+        ({"configured_props": {"timer": {"cron": 5}}}, 400, "texts"),
         ({"configured_props": {"timer": {"intervalSeconds": "x"}}}, 400, "number"),
     ],
 )

@@ -200,6 +200,7 @@ def _deployed() -> Iterator[Operation]:
     hook = f"{one}/webhooks/{{webhook_id}}"
     yield from _both("GET", hook, query=NAMED, answer="WebhookData")
     yield from _both("POST", f"{hook}/regenerate_signing_key", query=NAMED, answer="WebhookData")
+    yield from _both("POST", f"{hook}/reset_delivery_state", query=NAMED, answer="WebhookData")
 
 
 def _unserved() -> Iterator[Operation]:

@@ -1,0 +1,68 @@
+"""
+When something that a timer wakes is due: by an interval, or by cron.
+
+Knows cron's five fields and time zones. Who is woken, and by whom, is not its affair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pdkernel.errors import RequestError
+
+UTC_NAME = "UTC"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """
+    An interval, or times by cron.
+
+    Attributes:
+        interval_s: Seconds from one time to the next, or None.
+        cron: Five fields, or None.
+        timezone: Where *cron* is read: `Europe/Berlin`.
+    """
+
+    interval_s: float | None = None
+    cron: str | None = None
+    timezone: str = UTC_NAME
+
+    def after(self, moment: datetime) -> datetime | None:
+        """The first time after *moment*; None if there is none."""
+        if self.cron is not None:
+            return _after(self.cron, self.timezone, moment)
+        return None if self.interval_s is None else moment + timedelta(seconds=self.interval_s)
+
+
+def check_cron(cron: str, timezone: str, now: datetime) -> None:
+    """
+    Raise `RequestError` unless there is a time by *cron* after *now*, and such a time zone.
+
+    Args:
+        cron: Five fields.
+        timezone: Its name.
+        now: The present.
+    """
+    from cronsim import CronSimError
+
+    if len(cron.split()) != 5:
+        raise RequestError(f"The cron expression {cron!r} does not have five fields.", fix="For example 0 9 * * 1-5")
+    try:
+        found = _after(cron, timezone, now)
+    except CronSimError as fault:
+        raise RequestError(
+            f"The cron expression {cron!r} cannot be read: {fault}.", fix="For example 0 9 * * 1-5"
+        ) from None
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise RequestError(f"There is no time zone {timezone!r}.", fix="For example Europe/Berlin") from None
+    if found is None:
+        raise RequestError(f"There is no time by the cron expression {cron!r}.", fix="For example 0 9 * * 1-5")
+
+
+def _after(cron: str, timezone: str, moment: datetime) -> datetime | None:
+    from cronsim import CronSim
+
+    return next(CronSim(cron, moment.astimezone(ZoneInfo(timezone))), None)

@@ -1,0 +1,145 @@
+"""Whose tokens open endpoints here, with a real project: its own through us, other clients' of its workspace, ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.cli.real_server import STEP, WORKFLOW, Server, serving
+from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, Upstream, running_upstream
+from tests.notebook_files import notebook_of
+
+INVOKE = "connect:workflow:invoke"
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    """The API of the real project."""
+    with running_upstream() as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a workflow."""
+    folder = tmp_path_factory.mktemp("served")
+    notebook_of(folder / "greet.ipynb", WORKFLOW, STEP)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(upstream: Upstream, folder: Path) -> Iterator[Server]:
+    """The project, served."""
+    with serving(folder, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as running:
+        yield running
+
+
+def token(base: str, client: str = CLIENT_ID, *, secret: str = CLIENT_SECRET, scope: str = "") -> str:
+    """A token from the token endpoint at *base*."""
+    asked = {"grant_type": "client_credentials", "client_id": client, "client_secret": secret}
+    answer = httpx.post(f"{base}/v1/oauth/token", json={**asked, "scope": scope} if scope else asked)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["access_token"])
+
+
+def invoke(server: Server, bearer: str) -> httpx.Response:
+    """A call of the workflow as Ada."""
+    headers = {"authorization": f"Bearer {bearer}", "x-pd-external-user-id": "ada", "x-pd-environment": "development"}
+    return httpx.post(server.endpoint, json={}, headers=headers, timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("client", "scope", "status"),
+    [
+        (CLIENT_ID, "", 200),
+        (CLIENT_ID, INVOKE, 200),
+        (CLIENT_ID, f"connect:accounts:read {INVOKE}", 200),
+        (CLIENT_ID, "connect:accounts:read", 401),
+        ("client-of-ours", "", 200),
+        ("client-of-ours", INVOKE, 200),
+        ("client-of-others", "", 401),
+        ("client-of-others", INVOKE, 401),
+    ],
+)
+def test_token_that_came_through_us(server: Server, client: str, scope: str, status: int) -> None:
+    """It opens endpoints if its client is of the project's workspace and it is good for starting workflows."""
+    assert invoke(server, token(server.url, client, scope=scope)).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("client", "scope", "status"),
+    [("client-of-ours", "", 200), (CLIENT_ID, "connect:accounts:read", 401), ("client-of-others", "", 401)],
+)
+def test_token_that_came_from_pipedream(
+    server: Server, upstream: Upstream, client: str, scope: str, status: int
+) -> None:
+    """It opens endpoints if Pipedream shows its holder the project, and it is good for starting workflows."""
+    assert invoke(server, token(upstream.url, client, scope=scope)).status_code == status
+
+
+def test_known_after_a_restart(upstream: Upstream, folder: Path, server: Server) -> None:
+    """A token that came through one process opens the endpoints of another on the same project."""
+    bearer = token(server.url, scope=INVOKE)
+
+    with serving(folder, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as second:
+        assert invoke(second, bearer).status_code == 200
+
+
+def test_revoked_through_us(server: Server) -> None:
+    """Pipedream is asked to revoke it, and it opens nothing here any more."""
+    bearer = token(server.url, scope=INVOKE)
+    before = invoke(server, bearer).status_code
+
+    httpx.post(f"{server.url}/v1/oauth/revoke", json={"client_id": CLIENT_ID, "token": bearer}).raise_for_status()
+
+    assert (before, invoke(server, bearer).status_code) == (200, 401)
+
+
+def test_pipedream_is_asked_once(server: Server, upstream: Upstream) -> None:
+    """Calls with a token that is known for a while ask Pipedream for no account of who holds it."""
+    bearer = token(upstream.url, "client-of-ours")
+    invoke(server, bearer)
+    before = [asked["query"] for asked in upstream.asked].count({"limit": "1"})
+
+    invoke(server, bearer)
+
+    assert [asked["query"] for asked in upstream.asked].count({"limit": "1"}) == before
+
+
+def test_pipedream_cannot_be_asked(server: Server, upstream: Upstream) -> None:
+    """The caller is told to come again, and nothing is remembered."""
+    bearer = token(upstream.url, "client-of-ours")
+    upstream.set(fault={"path": "/accounts", "kind": "status", "status": 500})
+    failed = invoke(server, bearer)
+    upstream.set()
+
+    assert (failed.status_code, failed.headers["retry-after"]) == (503, "2")
+    assert "Pipedream gives no answer" in failed.text
+    assert invoke(server, bearer).status_code == 200
+
+
+def test_what_is_ours_stays_here(server: Server, upstream: Upstream) -> None:
+    """Neither a token nor a mistyped secret of a client that was made here is sent to Pipedream."""
+    client = json.loads(server.run("clients", "create", "--json"))
+    bearer = token(server.url, client["client_id"], secret=client["client_secret"])
+
+    refused = httpx.get(f"{server.url}/v1/connect/{PROJECT}/accounts", headers={"authorization": f"Bearer {bearer}"})
+    mistyped = httpx.post(
+        f"{server.url}/v1/oauth/token",
+        json={
+            "grant_type": "client_credentials",
+            "client_id": client["client_id"],
+            "client_secret": f"{client['client_secret']}x",
+        },
+    )
+
+    sent = json.dumps(upstream.asked)
+    assert (refused.status_code, mistyped.status_code) == (401, 401)
+    assert "opens workflow endpoints only" in refused.json()["error"]
+    assert bearer not in sent
+    assert client["client_secret"] not in sent
+    assert CLIENT_SECRET in sent

@@ -1,0 +1,81 @@
+"""Pass-through to an API that hangs: for how long, and what the caller is told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pdkernel.project import Login
+from pdkernel.server import create_app
+from pdkernel.server.passthrough import Pipedream
+from tests.server.served import Served, served
+
+
+@asynccontextmanager
+async def hanging(start: bytes) -> AsyncIterator[str]:
+    """A server that takes a request, says *start*, and nothing more."""
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(start)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def logged_in(site: Served, url: str, timeout_s: float) -> AsyncIterator[httpx.AsyncClient]:
+    """A caller of *site*, whose real project is at *url*."""
+    login = Login("client", "a-secret-0123456789", "proj_1", base_url=url)
+    pipedream = Pipedream(login, site.project.issued_tokens, site.serving.clock, timeout_s=timeout_s)
+    app = create_app(replace(site.serving, pipedream=pipedream))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:4000") as http:
+        yield http
+    await pipedream.close()
+
+
+async def test_no_answer(tmp_path: Path) -> None:
+    """After its time the caller is told that there is none, and which address gave none."""
+    async with served(tmp_path) as site, hanging(b"") as url, logged_in(site, url, 0.5) as http:
+        began = time.monotonic()
+        answer = await http.get("/v1/connect/proj_1/users")
+        took = time.monotonic() - began
+
+    assert answer.status_code == 502
+    assert answer.json()["error"] == (
+        f"Pipedream Connect at {url.removeprefix('http://')} gives no answer (ReadTimeout). Try again."
+    )
+    assert 0.4 < took < 5
+
+
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"])
+async def test_token_that_does_not_come(tmp_path: Path, start: bytes) -> None:
+    """The token endpoint says the same, and knows no token."""
+    asked = {"grant_type": "client_credentials", "client_id": "client", "client_secret": "x"}
+    async with served(tmp_path) as site, hanging(start) as url, logged_in(site, url, 0.5) as http:
+        answer = await http.post("/v1/oauth/token", json=asked)
+
+    assert answer.status_code == 502
+    assert "gives no answer" in answer.json()["error"]
+
+
+async def test_answer_without_an_end_of_a_token(tmp_path: Path) -> None:
+    """An answer of the token endpoint that goes on and on is not gathered up."""
+    endless = b"HTTP/1.1 200 OK\r\ncontent-length: 9999999\r\n\r\n" + b" " * 600_000
+    asked = {"grant_type": "client_credentials", "client_id": "client", "client_secret": "x"}
+    async with served(tmp_path) as site, hanging(endless) as url, logged_in(site, url, 5) as http:
+        answer = await http.post("/v1/oauth/token", json=asked)
+
+    assert (answer.status_code, answer.json()["error"]) == (502, "Pipedream's answer is too large.")
