@@ -232,6 +232,15 @@ class Directory(Protocol):
         """
         ...
 
+    def reconnect_account(self, account_id: str, credentials: Mapping[str, str]) -> Account:
+        """
+        Give an account these credentials in the place of those that it has; its id and its age stay.
+
+        Raises:
+            RequestError: There is no such account, or the credentials cannot be used.
+        """
+        ...
+
     def remove_account(self, account_id: str) -> bool:
         """Remove it; False if there was none."""
         ...

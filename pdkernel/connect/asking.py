@@ -80,14 +80,23 @@ class Asking:
         name: str | None,
         external_user_id: str,
         environment: Environment,
+        *,
+        account_id: str | None = None,
     ) -> JsonObject:
-        """Connect an account with these credentials."""
+        """Connect an account with these credentials, or give them to the one of *account_id*."""
         options = self._sdk.options(environment)
-        made = self._sdk.call(
-            lambda client: client.tokens.create(external_user_id=external_user_id, request_options=options)
+        token = str(self.connect_token(external_user_id, environment)["token"])
+        create = partial(_create, app, credentials, name, external_user_id, token, options, account_id=account_id)
+        return plain(self._sdk.call(create))
+
+    def connect_token(self, external_user_id: str, environment: Environment) -> JsonObject:
+        """A fresh Connect token of that user's, `{"token", "connect_link_url", ...}`."""
+        options = self._sdk.options(environment)
+        return plain(
+            self._sdk.call(
+                lambda client: client.tokens.create(external_user_id=external_user_id, request_options=options)
+            )
         )
-        token = str(plain(made)["token"])
-        return plain(self._sdk.call(partial(_create, app, credentials, name, external_user_id, token, options)))
 
     def delete_account(self, account_id: str, environment: Environment) -> None:
         """Remove an account; one that is gone is no error."""
@@ -117,6 +126,8 @@ def _create(
     token: str,
     options: JsonObject,
     client: Any,
+    *,
+    account_id: str | None = None,
 ) -> Any:
     return client.accounts.create(
         app_slug=app,
@@ -125,6 +136,7 @@ def _create(
         external_user_id=external_user_id,
         request_options=options,
         **({"name": name} if name else {}),
+        **({"account_id": account_id} if account_id else {}),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from pdkernel.connect.apps import check_app, told_apps
 from pdkernel.connect.fields import fields_of
@@ -138,6 +139,21 @@ class LocalDirectory:
         )
         self._table.add(account, credentials)
         return account
+
+    def reconnect_account(self, account_id: str, credentials: Mapping[str, str]) -> Account:
+        """
+        Give an account these credentials in the place of those that it has; its id and its age stay.
+
+        Raises:
+            RequestError: There is no such account, or the credentials cannot be used; the message shows no value.
+        """
+        account = self._table.find(account_id)
+        if account is None:
+            raise RequestError(f"There is no account {account_id[:80]!r}.")
+        fields = _check_fields(account.app, credentials)
+        self._project.grants.remove(account_id)
+        self._table.renew(account_id, credentials)
+        return replace(account, fields=fields, healthy=True)
 
     def remove_account(self, account_id: str) -> bool:
         """Remove it; its user stays. False if there was none."""

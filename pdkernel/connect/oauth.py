@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -88,17 +89,17 @@ def exchange(provider: Provider, *, code: str, verifier: str, redirect_uri: str)
     )
 
 
-def refresh(provider: Provider, refresh_token: str) -> Tokens:
+def refresh(provider: Provider, refresh_token: str, *, timeout_s: float = TIMEOUT_S) -> Tokens:
     """
     The next tokens; the provider may keep the refresh token or give another.
 
     Raises:
         ProviderError: No tokens.
     """
-    return _ask(provider, {"grant_type": "refresh_token", "refresh_token": refresh_token})
+    return _ask(provider, {"grant_type": "refresh_token", "refresh_token": refresh_token}, timeout_s)
 
 
-def _ask(provider: Provider, form: dict[str, str]) -> Tokens:
+def _ask(provider: Provider, form: dict[str, str], timeout_s: float = TIMEOUT_S) -> Tokens:
     where = urlsplit(provider.token_url).netloc
     auth: httpx.Auth = httpx.Auth()
     if provider.client_auth == "basic" and provider.client_secret is not None:
@@ -108,8 +109,9 @@ def _ask(provider: Provider, form: dict[str, str]) -> Tokens:
         if provider.client_secret is not None:
             form["client_secret"] = provider.client_secret
     try:
-        with httpx.Client(timeout=TIMEOUT_S, follow_redirects=False) as client:
-            answer = client.post(provider.token_url, data=form, auth=auth, headers={"accept": "application/json"})
+        answer = _post(provider.token_url, form, auth, timeout_s)
+    except httpx.TimeoutException:
+        raise ProviderError(f"{where} did not answer within {timeout_s:g} s.", final=False) from None
     except httpx.HTTPError as fault:
         raise ProviderError(f"{where} cannot be reached: {type(fault).__name__}.", final=False) from None
     told = _read(answer)
@@ -120,6 +122,24 @@ def _ask(provider: Provider, form: dict[str, str]) -> Tokens:
     for secret in filter(None, (provider.client_secret, *(form.get(name) for name in _SECRET))):
         said = said.replace(secret, "***")
     raise ProviderError(f"{where} gave no token ({answer.status_code}): {said}", final=final)
+
+
+def _post(url: str, form: dict[str, str], auth: httpx.Auth, timeout_s: float) -> httpx.Response:
+    """The answer, as far as it is one of tokens: no more than that, and no longer than *timeout_s* in all."""
+    until = time.monotonic() + timeout_s
+    with (
+        httpx.Client(timeout=timeout_s, follow_redirects=False) as client,
+        client.stream("POST", url, data=form, auth=auth, headers={"accept": "application/json"}) as answer,
+    ):
+        body = bytearray()
+        for chunk in answer.iter_bytes():
+            body += chunk
+            if len(body) > _MAX_ANSWER:
+                break
+            if time.monotonic() > until:
+                raise httpx.ReadTimeout("It goes on and on.")
+        headers = {"content-type": answer.headers.get("content-type", "")}
+        return httpx.Response(answer.status_code, headers=headers, content=bytes(body))
 
 
 def _read(answer: httpx.Response) -> dict[str, Any]:

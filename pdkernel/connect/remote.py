@@ -185,6 +185,38 @@ class RemoteDirectory:
         self._forget()
         return account_of(made, environment, app=app, external_user_id=external_user_id, fields=tuple(credentials))
 
+    def reconnect_account(self, account_id: str, credentials: Mapping[str, str]) -> Account:
+        """
+        Give an account these credentials in the place of those that it has; its id and its age stay.
+
+        Raises:
+            RequestError: There is no such account, or Pipedream refuses it, as it does for apps that are connected by OAuth.
+        """
+        account = self.find_account(account_id)
+        if account is None:
+            raise RequestError(f"There is no account {account_id[:80]!r}.")
+        user = account.external_user_id
+        if user is None:
+            return self._own.reconnect_account(account_id, credentials)
+        try:
+            self._asking.create(account.app, credentials, None, user, account.environment, account_id=account_id)
+        except (RequestError, ConnectSettingsError) as refused:
+            raise RequestError(
+                f"The {account.app} account was not connected anew at Pipedream: {refused.message}",
+                fix="An app with OAuth is connected by its user in the browser, through Connect Link.",
+            ) from None
+        self._forget()
+        return replace(account, fields=tuple(credentials), healthy=True)
+
+    def connect_link(self, external_user_id: str, environment: Environment) -> str:
+        """A fresh link of Pipedream's where that user connects one account; `&app=SLUG` says of what."""
+        check_external_user_id(external_user_id)
+        return str(self._asking.connect_token(external_user_id, environment)["connect_link_url"])
+
+    def look_again(self) -> None:
+        """Ask Pipedream anew for whatever is asked next."""
+        self._forget()
+
     def refuse_token(self, account_id: str) -> bool:
         """The app answered 401: what can be renewed here is an account of your own; Pipedream renews the others."""
         return self._own.refuse_token(account_id)

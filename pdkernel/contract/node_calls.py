@@ -91,8 +91,10 @@ class NodeCalls(NodeExpressions):
         if name == "hasOwnProperty":
             self.test(node)
             return NOTHING
-        if name in {"keys", "values", "entries"} and places:
-            return self.dynamic(owner)
+        if name in {"keys", "values", "entries"} and places:  # of a list: objects have no such methods
+            items = self.iterate(owner, soft=chained)
+            pair = (Object({0: NOTHING, 1: items}),)
+            return NOTHING if name == "keys" else (Several(items if name == "values" else pair),)
         return self._plain_method(node, owner, places, name, chained=chained)
 
     def _plain_method(self, node: Node, owner: Value, places: tuple[At, ...], name: str, *, chained: bool) -> Value:
@@ -125,7 +127,8 @@ class NodeCalls(NodeExpressions):
         callback, rest = given[0], given[1:]
         if name.startswith("reduce"):
             before = rest[0] if rest else items
-            if any(isinstance(atom, Literally) for atom in items):
+            descends = any(isinstance(atom, At) for atom in before)
+            if descends and any(isinstance(atom, Literally) for atom in items):
                 return self.dynamic(before)  # goes down from key to key
             return either(before, self.calls(callback, [before, items, NOTHING, owner]))
         if name in {"sort", "toSorted"}:

@@ -180,16 +180,21 @@ class NodeExpressions(NodeTests):
             case "object_pattern":
                 self._take_apart(pattern, value, new=new)
             case "array_pattern":
-                for child in named(pattern):
+                for index, child in enumerate(named(pattern)):
                     if child.type == "rest_pattern":
                         self.assign(named(child)[0], (Several(self.iterate(value)),), new=new)
                     else:
-                        self.assign(child, self.iterate(value), new=new)
+                        self.assign(child, self._nth(value, index), new=new)
             case "assignment_pattern":
                 default = part(pattern, "right")
                 self.assign(part(pattern, "left"), either(self.handed(value), self._default(default)), new=new)
             case "member_expression" | "subscript_expression":
                 self._store(pattern, value)
+
+    def _nth(self, value: Value, index: int) -> Value:
+        pairs = tuple(atom for atom in value if isinstance(atom, Object))
+        others = tuple(atom for atom in value if not isinstance(atom, Object))
+        return either(self.member(pairs, index), self.iterate(others))
 
     def _take_apart(self, pattern: Node, value: Value, *, new: bool) -> None:
         if not named(pattern):

@@ -237,6 +237,7 @@ def _matrix(session: Session, user: str | None, environment: Environment) -> Vie
         catalog=session.catalog,
         environment=environment,
         users=(check_external_user_id(user),) if user is not None else (),
+        test_users=session.sidecar.test_users if session.sidecar else (),
     )
     return View(text=matrix.text(table), html=matrix.html(table))
 
@@ -250,8 +251,6 @@ def _what_if(session: Session, user: str | None, environment: Environment) -> Vi
         environment=environment,
         external_user_id=check_external_user_id(user) if user is not None else session.external_user_id,
     )
-    if found.lookup is None:
-        return _words("No step uses an external user's account: the workflow runs for anybody, or for nobody.")
     return lookup.view(found.lookup)
 
 

@@ -48,7 +48,7 @@ class InvokeMagics(Magics):
         """
         chosen = parse_argstring(self.pdinvoke, line)
         session = session_of(self.shell)
-        url = chosen.url or session.server.url
+        url = chosen.url or session.server.here
         if url is None:
             raise RequestError("Which endpoint?", fix="Name its URL, or serve the draft first: %pdserve")
         ca_file = Path(chosen.ca_file) if chosen.ca_file else None

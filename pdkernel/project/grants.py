@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import delete, or_, select, update
 
 from pdkernel.clock import Clock
 from pdkernel.project.database import Database
@@ -89,6 +89,11 @@ class GrantTable:
         with self._database.write() as connection:
             row = update(account_grants).where(account_grants.c.account == account_id)
             return connection.execute(row.values(refused=True)).rowcount > 0
+
+    def remove(self, account_id: str) -> None:
+        """The account's token is renewed no more: it was given other credentials."""
+        with self._database.write() as connection:
+            connection.execute(delete(account_grants).where(account_grants.c.account == account_id))
 
     def claim(self, account_id: str) -> bool:
         """Begin to renew the account's token; False while another process does."""

@@ -31,6 +31,8 @@ class LinkVisit:
         verifier: PKCE's.
         browser: Digest of what marks the browser that was sent away.
         redirect_uri: The address that it comes back to.
+        account: The id of the account that is connected anew, or None.
+        framed: Whether it was sent away in a window of its own, from a page in a frame, which waits to be told.
     """
 
     token: str = field(repr=False)
@@ -38,6 +40,8 @@ class LinkVisit:
     verifier: str = field(repr=False)
     browser: str = field(repr=False)
     redirect_uri: str
+    account: str | None = None
+    framed: bool = False
 
 
 class LinkVisitTable:

@@ -81,7 +81,14 @@ class Findings:
             ).lookup
         table = None
         if with_matrix:
-            table = matrix(workflow, directory=directory, catalog=catalog, environment=environment, users=named)
+            table = matrix(
+                workflow,
+                directory=directory,
+                catalog=catalog,
+                environment=environment,
+                users=named,
+                test_users=test_users,
+            )
         missing = find_missing(
             workflow,
             directory=directory,

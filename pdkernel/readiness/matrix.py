@@ -27,6 +27,7 @@ def matrix(
     catalog: Catalog,
     environment: Environment,
     users: Sequence[str] = (),
+    test_users: Sequence[str] = (),
 ) -> Matrix:
     """
     What a run of each step, and of the whole workflow, would come to for each user.
@@ -36,13 +37,14 @@ def matrix(
         directory: Users and accounts of the project.
         catalog: Its pre-built actions.
         environment: Of the users.
-        users: External users; none means those that the environment has, `MAX_USERS` at most.
+        users: External users; none means *test_users* and those that the environment has, `MAX_USERS` at most.
+        test_users: The workflow's own, whom the environment may not have yet.
 
     Returns:
         A row for each user; where there are no users, one for a caller that names nobody.
     """
     bindings = bindings_of(workflow, catalog)
-    known = users or [user.external_id for user in directory.users(environment, limit=MAX_USERS + 1)]
+    known = users or _known(directory, environment, test_users)
     chosen: list[str] = list(dict.fromkeys(known))[: None if users else MAX_USERS]
     facts = Facts(directory, environment, chosen, apps_of_external_user(bindings))
     callers: Sequence[str | None] = chosen or [None]
@@ -73,6 +75,12 @@ def what_if(
 def bindings_of(workflow: Workflow, catalog: Catalog) -> Bindings:
     """The app props of each step that is not disabled, as they are known without running code."""
     return {step.name: catalog.apps_of(step) for step in workflow.steps if not step.disabled}
+
+
+def _known(directory: Directory, environment: Environment, test_users: Sequence[str]) -> list[str]:
+    """The workflow's test users, then the environment's, one more at most than a matrix has."""
+    theirs = [user.external_id for user in directory.users(environment, limit=MAX_USERS + 1)]
+    return list(dict.fromkeys((*test_users, *theirs)))
 
 
 def _row(bindings: Bindings, caller: Caller, facts: Facts) -> Row:

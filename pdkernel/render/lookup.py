@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pdkernel.lookup import AppLookup, Candidate, Lookup
-from pdkernel.render import words
+from pdkernel.render import note, words
 from pdkernel.render.markup import VIEW, Html, lines, printable, tag
 from pdkernel.render.view import View
 
 USER_HEADER = "x-pd-external-user-id"
 ENVIRONMENT_HEADER = "x-pd-environment"
+NOT_NEEDED = "No step uses an external user's account: the workflow runs for anybody, or for nobody."
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,10 @@ def html(lookup: Lookup, *, step: str | None = None) -> Html:
     return tag("ol", lines(items), style="margin:2px 0;padding:0;list-style-type:none", class_="pd-lookup")
 
 
-def view(lookup: Lookup) -> View:
-    """The look-up on its own, with what to do where it failed."""
+def view(lookup: Lookup | None) -> View:
+    """The look-up on its own, with what to do where it failed; None where no step needs one."""
+    if lookup is None:
+        return View(NOT_NEEDED, note.html(NOT_NEEDED))
     said = f"{lookup.failed.message}\n{lookup.failed.fix}" if lookup.failed else ""
     parts = [tag("strong", _title(lookup)), html(lookup)]
     parts += [tag("div", said, style="white-space:pre-wrap")] if said else []

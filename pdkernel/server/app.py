@@ -16,10 +16,17 @@ from starlette.responses import Response
 from pdkernel.server import api, endpoint, link, oauth, passthrough, runs
 from pdkernel.server.endpoint.throttle import Throttle
 from pdkernel.server.endpoint.uploads import Uploads
-from pdkernel.server.guard import Guard, Lines
+from pdkernel.server.guard import Guard, HostCheck, Lines
 from pdkernel.server.hosts import HostNames
 from pdkernel.server.running import Runs
-from pdkernel.server.serving import Serving
+from pdkernel.server.serving import LinkSite, Serving
+
+
+def create_link_app(site: LinkSite) -> Starlette:
+    """The application that serves the pages of Connect Link, and nothing else."""
+    app = Starlette(routes=link.pages(), middleware=[Middleware(HostCheck, names=HostNames(site.settings))])
+    app.state.serving = site
+    return app
 
 
 def create_app(serving: Serving) -> Starlette:

@@ -25,6 +25,25 @@ _STATE = "pdkernel.state"
 _TELLING = re.compile(r"ctok_\S*|\S{41,}|ey[A-Za-z0-9_-]{20,}\S*")
 
 
+class HostCheck:
+    """
+    The check of Host, then *app*.
+
+    Args:
+        app: Whoever answers.
+        names: By which the server may be called.
+    """
+
+    def __init__(self, app: ASGIApp, names: HostNames) -> None:
+        self._app = app
+        self._names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, or hand on."""
+        allowed = scope["type"] != "http" or self._names.allows(Headers(scope=scope).get("host", ""))
+        await (self._app if allowed else _MISDIRECTED)(scope, receive, send)
+
+
 class Guard:
     """
     The check of Host, then endpoints by host, then *app*.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pdkernel.clock import Clock, Ids
 from pdkernel.egress import Policy
@@ -79,6 +79,74 @@ class ServedWorkflow:
     policy: Policy | None = None
 
 
+What = Literal["opened", "connected", "failed", "cancelled", "expired"]
+
+
+@dataclass(frozen=True)
+class LinkNews:
+    """
+    What has become of a Connect token.
+
+    Attributes:
+        token: Its digest.
+        what: Its page was opened, an account was connected, that failed, the person gave it up, or its time is over.
+        said: The account's id, or why it failed.
+    """
+
+    token: str = field(repr=False)
+    what: What
+    said: str = ""
+
+
+OnLink = Callable[[LinkNews], None]
+
+
+class Linking(Protocol):
+    """What the pages of Connect Link are given: all of `Serving`, or `LinkSite`, which serves nothing else."""
+
+    @property
+    def project(self) -> Project:
+        """Its tables."""
+        ...
+
+    @property
+    def directory(self) -> Directory:
+        """Users and accounts."""
+        ...
+
+    @property
+    def settings(self) -> ServeSettings:
+        """How."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """For every time stamp."""
+        ...
+
+    @property
+    def ids(self) -> Ids:
+        """For every id and token."""
+        ...
+
+    @property
+    def on_link(self) -> OnLink | None:
+        """Told what becomes of tokens, from any thread; None for nobody."""
+        ...
+
+
+@dataclass(frozen=True)
+class LinkSite:
+    """A project whose link pages alone are served; implements `Linking`."""
+
+    project: Project
+    directory: Directory
+    settings: ServeSettings
+    clock: Clock
+    ids: Ids
+    on_link: OnLink | None = None
+
+
 @dataclass(frozen=True)
 class Serving:
     """
@@ -95,6 +163,7 @@ class Serving:
         on_run: Told each run as it grows, from the event loop; None for nobody.
         say: Takes a line for each request; None for nobody.
         pipedream: With a real project, whoever answers Connect's routes; None where they are answered here.
+        on_link: Told what becomes of Connect tokens, from any thread; None for nobody.
     """
 
     project: Project
@@ -107,3 +176,4 @@ class Serving:
     on_run: Callable[[RunRequest, Execution], None] | None = None
     say: Callable[[str], None] | None = None
     pipedream: Pipedream | None = None
+    on_link: OnLink | None = None

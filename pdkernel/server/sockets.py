@@ -88,8 +88,8 @@ class _Answering:
         await self._app(scope, receive, sent)
 
 
-class Server(uvicorn.Server):
-    """uvicorn on sockets that are open already; signals are ours."""
+class PageServer(uvicorn.Server):
+    """uvicorn on sockets that are open already, for an application without runs; signals are ours."""
 
     def __init__(self, app: Starlette, *, tls: SSLContext | None = None, on_ready: Callable[[], None]) -> None:
         config = uvicorn.Config(
@@ -109,7 +109,6 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._on_ready = on_ready
-        self._triggers: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -120,18 +119,34 @@ class Server(uvicorn.Server):
         """Take requests, and say so."""
         await super().startup(sockets)
         if self.started:
-            state = self._app.state
-            self._triggers = asyncio.create_task(keep_running(state.serving, state.runs))
+            self._started()
             self._on_ready()
+
+    def stop(self) -> None:
+        """Take no more requests."""
+        self.should_exit = True
+
+    def _started(self) -> None:
+        """What begins with the first request."""
+
+
+class Server(PageServer):
+    """The same for an application with runs."""
+
+    _triggers: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
         """Take no more requests; what is under way has `GRACE_S` to end."""
         self._app.state.stopping = True
-        self.should_exit = True
+        super().stop()
 
     async def close(self) -> None:
         """End what is under way."""
         await self._app.state.runs.close(0)
+
+    def _started(self) -> None:
+        state = self._app.state
+        self._triggers = asyncio.create_task(keep_running(state.serving, state.runs))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End runs first, since callers wait for their answers, then connections."""

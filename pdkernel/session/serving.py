@@ -19,13 +19,14 @@ from pdkernel.engine.context import stable_id
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.execution import Execution
+from pdkernel.session.linking import base_url
 from pdkernel.session.loop import LoopThread
 from pdkernel.source import Source
 from pdkernel.variables import project_variables
 
 if TYPE_CHECKING:
     from pdkernel.engine.runtime import Runtime
-    from pdkernel.server.serving import ServedWorkflow
+    from pdkernel.server.serving import ServedWorkflow, Serving
     from pdkernel.server.sockets import Server
     from pdkernel.session.session import Session
 
@@ -74,17 +75,31 @@ class DraftWorkflows:
 
 
 class NotebookServer:
-    """Serves the draft of one session on this machine."""
+    """
+    Serves the draft of one session on this machine.
 
-    def __init__(self, session: Session) -> None:
+    Args:
+        session: Whose.
+        public_url: What callers elsewhere call it, `{port}` standing for the port; None: this machine's own address.
+
+    Attributes:
+        url: The draft's endpoint as callers call it, or None while it is not served.
+        here: The same on this machine.
+        serving: What its handlers are given, or None.
+    """
+
+    def __init__(self, session: Session, *, public_url: str | None = None) -> None:
         self._session = session
+        self._public_url = public_url
         self._loop = LoopThread()
         self._lock = threading.Lock()
         self._runs: OrderedDict[str, tuple[RunRequest, Execution]] = OrderedDict()
         self._server: Server | None = None
-        self._serving: asyncio.Future[None] | None = None
+        self._ended: asyncio.Future[None] | None = None
         self._runtime: Runtime | None = None
         self.url: str | None = None
+        self.here: str | None = None
+        self.serving: Serving | None = None
 
     def start(self, *, port: int = 0, on_run: OnRun, say: Callable[[str], None]) -> str:
         """
@@ -103,16 +118,19 @@ class NotebookServer:
             raise RequestError(f"The draft is served already: {self.url}", fix="To end that: %pdserve stop")
         workflows = DraftWorkflows(self._session)
         base = self._loop.run(self._start(workflows, port, on_run, say))
-        self.url = f"{base}/{workflows.endpoint}"
+        self.here = f"{base}/{workflows.endpoint}"
+        assert self.serving is not None
+        self.url = f"{self.serving.settings.url}/{workflows.endpoint}"
         return self.url
 
     def stop(self) -> bool:
         """Answer no more; runs under way are cancelled with their record. False if nothing was served."""
         if self._server is None:
             return False
+        self.serving = None
         self._loop.run(self._stop())
         self._loop.close()
-        self._server = self.url = None
+        self._server = self.url = self.here = None
         return True
 
     def request(self, run_id: str | None = None) -> RunRequest:
@@ -155,28 +173,31 @@ class NotebookServer:
                     self._runs.popitem(last=False)
             on_run(execution)
 
+        public = base_url(opened.getsockname()[1], self._public_url)
         serving = Serving(
             project=session.project,
             directory=session.directory,
             runtime=self._runtime,
             workflows=workflows,
-            settings=ServeSettings(url=url, policy=parse_mode(session.egress)),
+            settings=ServeSettings(url=public, policy=parse_mode(session.egress)),
             clock=session.project.clock,
             ids=session.project.ids,
             on_run=ran,
             say=say,
+            on_link=session.links.news,
         )
         ready = asyncio.Event()
         self._server = Server(create_app(serving), on_ready=ready.set)
-        self._serving = asyncio.ensure_future(self._server.serve(sockets=[opened]))
+        self._ended = asyncio.ensure_future(self._server.serve(sockets=[opened]))
         await ready.wait()
+        self.serving = serving
         return url
 
     async def _stop(self) -> None:
         assert self._server is not None
-        assert self._serving is not None
+        assert self._ended is not None
         assert self._runtime is not None
         self._server.force_exit = True
         self._server.stop()
-        await self._serving
+        await self._ended
         await self._runtime.close()

@@ -42,8 +42,10 @@ if TYPE_CHECKING:
     from pdkernel.engine.runtime import Runtime
     from pdkernel.engine.sources import SourceRun
     from pdkernel.project import Project
+    from pdkernel.server.serving import Serving
     from pdkernel.session.actions import SessionActions
     from pdkernel.session.debugging import KernelDebugger
+    from pdkernel.session.linking import Links
     from pdkernel.session.serving import NotebookServer
 
 Listener = Callable[[], None]
@@ -82,6 +84,7 @@ class Session:
         environ = dict(environ or {})
         self._may_install = may_install(environ)
         self._code_name = code_name
+        self._public_url = environ.get("PDKERNEL_PUBLIC_URL")
         self._debugger: KernelDebugger | None = None
         self._clock = clock
         self._lock = threading.RLock()
@@ -123,7 +126,19 @@ class Session:
         """The draft behind an endpoint of its own; nothing is served before its `start`."""
         from pdkernel.session.serving import NotebookServer
 
-        return NotebookServer(self)
+        return NotebookServer(self, public_url=self._public_url)
+
+    @property
+    def serving(self) -> Serving | None:
+        """How the draft is served, or None while it is not."""
+        return self.server.serving if "server" in vars(self) else None
+
+    @cached_property
+    def links(self) -> Links:
+        """Links where a person connects an account; nothing is served before the first."""
+        from pdkernel.session.linking import Links
+
+        return Links(self, public_url=self._public_url)
 
     # ── what the notebook holds ────────────────────────────────────────────────────
 
@@ -442,6 +457,8 @@ class Session:
 
     def close(self) -> None:
         """End every process of the session."""
+        if "links" in vars(self):
+            self.links.close()
         if "server" in vars(self):
             self.server.stop()
         self._engine.close()

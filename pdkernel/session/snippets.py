@@ -136,8 +136,10 @@ class SnippetRunner:
     def _last_words(self, output: str) -> str:
         hidden = output.replace(self.client_secret, "***")
         found = [line.strip() for line in hidden.splitlines() if line.strip()]
-        telling = [line for line in found if "rror" in line] or found
-        return telling[-1][:_LAST_WORDS] if telling else ""
+        # where it stood ("at ...") may speak of errors, too
+        telling = [line for line in found if "rror" in line and not line.startswith("at ")] or found
+        words = telling[-1:] + [line.rstrip(",") for line in found if line.startswith("statusCode:")]  # SDK 3.x's
+        return ", ".join(words)[:_LAST_WORDS]
 
 
 def _written(path: Path, text: str) -> Path:

@@ -15,6 +15,8 @@ import ipywidgets as ipw
 from pdkernel.engine.facts import connect_command
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account, Directory, Environment
+from pdkernel.session.linking import Links
+from pdkernel.widgets.link_button import LinkButton
 from pdkernel.widgets.parts import (
     BESIDE,
     ROW,
@@ -155,13 +157,15 @@ class AppRow:
 
     Args:
         app: The app's slug.
+        links: Makes the links where an account is connected.
         changed: Called after an account was connected.
     """
 
-    def __init__(self, app: str, changed: Callable[[], None]) -> None:
+    def __init__(self, app: str, links: Callable[[], Links], changed: Callable[[], None]) -> None:
         self._app = app
         self._changed = changed
         self._form = ConnectForm(app, self._connected)
+        self._link = LinkButton(app, links, changed)
         self._summary = ipw.HTML()
         self._another = ipw.Button(
             description="Connect another",
@@ -171,7 +175,8 @@ class AppRow:
         self._another.on_click(lambda _: show(self._form.view, visible=True))
         self.view = ipw.VBox(
             [
-                ipw.HBox([self._summary, self._another], layout=ROW),
+                ipw.HBox([self._summary, self._link.button, self._another], layout=ROW),
+                ipw.VBox([self._link.said], layout={"margin": BESIDE}),
                 self._form.view,
             ],
             layout={"margin": "4px 0"},
@@ -190,6 +195,7 @@ class AppRow:
         """Show how things are for this user; *accounts* are theirs of this app, newest first."""
         say_html(self._summary, _summary(self._app, external_user_id, steps, accounts))
         show(self._another, visible=bool(accounts))
+        self._link.show(external_user_id, environment, accounts[0] if accounts else None)
         seen = (external_user_id, environment, tuple(account.id for account in accounts))
         if seen != self._seen:
             self._seen = seen

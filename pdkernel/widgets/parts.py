@@ -103,10 +103,10 @@ def show(widget: Any, *, visible: bool) -> None:
         widget.layout.display = display
 
 
-def set_value(widget: Any, value: object) -> None:
-    """Set the value of *widget*, sending nothing if it has it."""
-    if widget.value != value:
-        widget.value = value
+def set_value(widget: Any, value: object, name: str = "value") -> None:
+    """Set the value of *widget*, or its trait of that *name*, sending nothing if it has it."""
+    if getattr(widget, name) != value:
+        setattr(widget, name, value)
 
 
 def set_children(box: Any, children: Iterable[Any]) -> None:

@@ -31,6 +31,7 @@ from pdkernel.widgets.parts import (
     set_value,
     text_html,
 )
+from pdkernel.widgets.what_if import WhatIf
 
 NOBODY = ""
 """The dropdown's value for nobody: an external user's id is never blank."""
@@ -76,6 +77,7 @@ class UserPicker(Form):
         self._apps = ipw.VBox()
         self._needs = note()
         self._accounts = AccountList(session.accounts_changed)
+        self.what_if = WhatIf(session)
         self._connect_handlers()
         super().__init__(
             session,
@@ -85,6 +87,7 @@ class UserPicker(Form):
                 self._needs,
                 self._apps,
                 self._accounts.view,
+                self.what_if.view,
             ],
         )
 
@@ -117,7 +120,9 @@ class UserPicker(Form):
         user, environment = self._session.external_user_id, self._session.environment
         directory = self._session.directory
         set_value(self.environment, environment)
-        self._fill_users(user, [known.external_id for known in directory.users(environment)])
+        users = [known.external_id for known in directory.users(environment)]
+        self._fill_users(user, users)
+        self.what_if.show(users)
         accounts = directory.accounts(external_user_id=user, environment=environment) if user is not None else ()
         self._fill_apps(user, environment, accounts)
         self._accounts.show(directory, user, accounts)
@@ -139,7 +144,7 @@ class UserPicker(Form):
             close_all(row.view)
         for app, steps in needed.items():
             if app not in self._rows:
-                self._rows[app] = AppRow(app, self._session.accounts_changed)
+                self._rows[app] = AppRow(app, lambda: self._session.links, self._session.accounts_changed)
             self._rows[app].show(
                 self._session.directory,
                 user,

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
-import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 from starlette.applications import Starlette
@@ -17,58 +13,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from pdkernel.connect import LocalDirectory, providers
-from pdkernel.connect.apps import tell_app
-from pdkernel.connect.providers import tell_provider
-from pdkernel.project import Project
-from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, oauth_provider, running
-from tests.serve_process import serving
-
-
-@dataclass
-class Site:
-    """
-    A project, served in another process.
-
-    Attributes:
-        project: It, opened here too.
-        url: Where it is served.
-        token: An access token of a client.
-    """
-
-    project: Project
-    url: str
-    token: str = field(repr=False)
-
-    def link(self, app: str, user: str, **fields: Any) -> str:
-        """A link for *user*."""
-        answer = httpx.post(
-            f"{self.url}/v1/connect/{self.project.project_id}/tokens",
-            headers={"authorization": f"Bearer {self.token}"},
-            json={"external_user_id": user, **fields},
-        )
-        return f"{answer.json()['connect_link_url']}&app={app}"
-
-    def credentials(self, app: str, user: str) -> dict[str, str]:
-        """What the newest account of *user* holds."""
-        directory = LocalDirectory(self.project)
-        account = directory.newest_account(user, "development", app)
-        return {} if account is None else dict(directory.credentials(account.id))
+from pdkernel.connect import LocalDirectory
+from tests.browser.link_site import Site, link_site
+from tests.oauth_provider import running
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A project with a key-based app and one that people sign in to."""
-    folder: Path = tmp_path_factory.mktemp("link")
-    with Project.open(folder / ".pdkernel") as project, oauth_provider() as provider:
-        tell_app(project, "my_crm", ["subdomain", "api_key"])
-        authorize, token = f"{provider.url}/authorize", f"{provider.url}/token"
-        tell_provider(project, "my_mail", providers.Provider(authorize, token, CLIENT_ID, CLIENT_SECRET))
-        client = project.clients.create("tests")
-        with serving(folder) as (told, _):
-            asked = {"client_id": client.client.id, "client_secret": client.secret, "grant_type": "client_credentials"}
-            access = httpx.post(f"{told['url']}/v1/oauth/token", json=asked).json()["access_token"]
-            yield Site(project, told["url"], access)
+    with link_site(tmp_path_factory.mktemp("link")) as site:
+        yield site
 
 
 @pytest.fixture
@@ -140,8 +94,9 @@ def product() -> Iterator[str]:
         return HTMLResponse(
             "<p id='told'></p><iframe width=600 height=500></iframe><script>"
             "document.querySelector('iframe').src = new URLSearchParams(location.search).get('link');"
+            "const told = [];"
             "addEventListener('message', (event) => {"
-            " document.querySelector('#told').textContent = JSON.stringify(event.data); });</script>"
+            " told.push(event.data); document.querySelector('#told').textContent = JSON.stringify(told); });</script>"
         )
 
     with running(Starlette(routes=[Route("/", shown)])) as url:
@@ -159,7 +114,9 @@ def test_the_product_may_frame_the_page(site: Site, page: Page, product: str) ->
     expect(page.locator("#told")).to_contain_text("authProvisionId")
     account = LocalDirectory(site.project).newest_account("kim", "development", "my_crm")
     assert account is not None
-    assert json.loads(page.locator("#told").inner_text()) == {"type": "success", "authProvisionId": account.id}
+    expect(page.locator("#told")).to_contain_text("close")
+    told = json.loads(page.locator("#told").inner_text())
+    assert told == [{"type": "success", "authProvisionId": account.id}, {"type": "close"}]
 
 
 def test_nobody_else_may_frame_the_page(site: Site, browser: BrowserContext, product: str) -> None:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from playwright.sync_api import expect
@@ -126,6 +126,7 @@ class Session:
     server: Path
     frames: list[bytes] = field(default_factory=list)
     field_after: str = "?"
+    link: str = ""
     shown: bytes = b""
 
     @property
@@ -175,7 +176,7 @@ def work(page: LabPage, left: Session) -> None:
     picker = page.output(CELLS.index("%pduser"))
     secret = picker.locator("input[type=password]").first
     secret.fill(TYPED)
-    picker.get_by_role("button", name=re.compile("^Connect")).first.click()
+    picker.get_by_role("button", name="Connect", exact=True).first.click()
     expect(picker.get_by_text(re.compile(r"apn_\w+")).first).to_be_visible()
     left.field_after = "".join(each.input_value() for each in picker.locator("input[type=password]").all())
     page.run_all()
@@ -188,6 +189,12 @@ def work(page: LabPage, left: Session) -> None:
     secret.blur()
     expect(secret).to_have_value("")
     expect(picker.get_by_placeholder("typed (hidden)")).to_be_visible()
+    with page.page.context.expect_page() as opened:
+        picker.get_by_role("button", name="Reconnect with Link").click()
+    opened.value.wait_for_url("**/_static/connect.html?*")
+    left.link = parse_qs(urlsplit(opened.value.url).query)["token"][0]
+    expect(picker).to_contain_text("Go on in the page that has opened.")
+    opened.value.close()
     left.shown = page.page.content().encode()
     page.save()
 
@@ -218,6 +225,15 @@ def test_saved_notebook_holds_placeholders(session: Session) -> None:
     assert MARKER.encode() in session.notebook
     assert "⟦secret:slack/".encode() in session.notebook.replace(rb"\u27e6", "⟦".encode())
     assert found_in(session.notebook) == []
+
+
+def test_saved_notebook_and_page_hold_no_link(session: Session) -> None:
+    """The token of a link page that was opened and is still good stands in neither, nor in any file."""
+    files = [path for path in session.server.rglob("*") if path.is_file()]
+
+    assert session.link.startswith("ctok_")
+    assert session.link.encode() not in session.notebook + session.shown
+    assert [path.name for path in files if session.link.encode() in path.read_bytes()] == []
 
 
 def test_password_field_is_empty(session: Session) -> None:

@@ -153,21 +153,45 @@ def test_a_broken_endpoint_takes_the_ticks_away(endpoint: Endpoint) -> None:
 
 
 @pytest.mark.registry
-def test_both_sdks_are_ticked_over_tls(pdkernel: Shell) -> None:
+def test_both_sdks_are_ticked_over_tls(tls: Endpoint) -> None:
     """With --tls every snippet runs, those of the unmodified SDKs 1.x and 3.x among them."""
-    pdkernel.notebook(*FLOW)
-    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
-    pdkernel("clients", "create")
-    npm: Any = {
-        name: value for name, value in os.environ.items() if name == "NODE_EXTRA_CA_CERTS" or "npm" in name.lower()
-    }
-    with serving(pdkernel, "work.ipynb", "--tls") as (said, _):
-        url = said["workflows"][0]["url"].replace("127.0.0.1", "localhost")
-        ended = pdkernel("invoke", url, "--external-user", "ada", "--body", "{}", "--snippets", "--run", "--json", "--ca-file", str(_authority(pdkernel.folder)), **{"HOME": str(Path.home()), **npm})  # fmt: skip
+    ended = _run_snippets(tls)
 
     assert [(each["kind"], each["works"], each["said"]) for each in ended.json] == [
         (kind, True, "") for kind in ("curl", "python", "typescript-1", "typescript-3")
     ]
+
+
+@pytest.mark.registry
+def test_a_broken_endpoint_takes_the_ticks_of_the_sdks_away(tls: Endpoint) -> None:
+    """Once the user's account is gone, no snippet has a tick, and each says why."""
+    account = tls.shell("accounts", "list", "--json").json[0]["id"]
+    tls.shell("accounts", "remove", account)
+
+    ended = _run_snippets(tls)
+
+    assert ended.status == 1
+    assert [(each["kind"], each["works"]) for each in ended.json] == [
+        (kind, False) for kind in ("curl", "python", "typescript-1", "typescript-3")
+    ]
+    assert [each["said"] for each in ended.json if "400" not in each["said"]] == []
+
+
+@pytest.fixture
+def tls(pdkernel: Shell) -> Iterator[Endpoint]:
+    """The echo, served with --tls; ada has the account that it needs."""
+    pdkernel.notebook(*FLOW)
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
+    client = pdkernel("clients", "create", "--json").json
+    with serving(pdkernel, "work.ipynb", "--tls") as (said, _):
+        yield Endpoint(pdkernel, said["workflows"][0]["url"].replace("127.0.0.1", "localhost"), client)
+
+
+def _run_snippets(tls: Endpoint) -> Ended:
+    npm: Any = {
+        name: value for name, value in os.environ.items() if name == "NODE_EXTRA_CA_CERTS" or "npm" in name.lower()
+    }
+    return tls.shell("invoke", tls.url, "--external-user", "ada", "--body", "{}", "--snippets", "--run", "--json", "--ca-file", str(_authority(tls.shell.folder)), **{"HOME": str(Path.home()), **npm})  # fmt: skip
 
 
 def _authority(folder: Path) -> Any:

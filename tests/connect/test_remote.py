@@ -123,6 +123,18 @@ def test_key_based_account_is_connected_at_pipedream(directory: Directory) -> No
     assert [user.external_id for user in directory.users("development")] == ["ada", "bob", "cyd"]
 
 
+def test_account_is_connected_again(directory: Directory) -> None:
+    """The account keeps its id and age, and has the new keys at Pipedream."""
+    old = directory.find_account("apn_keys")
+    made = directory.reconnect_account("apn_keys", {"api_key": "sk-a-newer-key-0123456789"})
+
+    assert old is not None
+    assert (made.id, made.created_at, made.fields) == ("apn_keys", old.created_at, ("api_key",))
+    assert dict(directory.credentials("apn_keys")) == {"api_key": "sk-a-newer-key-0123456789"}
+    with pytest.raises(RequestError, match="There is no account 'apn_none'"):
+        directory.reconnect_account("apn_none", {"api_key": "sk-a-newer-key-0123456789"})
+
+
 def test_oauth_account_is_not_connected_with_keys(directory: Directory) -> None:
     """Pipedream's refusal is told with what to do."""
     with pytest.raises(RequestError) as caught:

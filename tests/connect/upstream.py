@@ -235,8 +235,13 @@ class _Handler(BaseHTTPRequestHandler):
         if body["app_slug"] == "github":
             self._answer(400, {"error": "github accounts are connected with OAuth"})
             return
-        key = f"apn_made{len(accounts)}"
         values = json.loads(body["cfmap_json"])
+        again = [each for each in accounts if each["id"] == body.get("account_id")]
+        if again:
+            again[0]["credentials"] = values
+            self._answer(200, self._shown(again[0], {}))
+            return
+        key = f"apn_made{len(accounts)}"
         accounts.append(_account(key, query["external_user_id"], body["app_slug"], "keys", 20, values))
         self._answer(200, self._shown(accounts[-1], {}))
 

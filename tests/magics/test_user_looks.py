@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from tests.magics.conftest import Notebook
 
 STEP = "%%pdstep say --app slack\ndef handler(pd):\n    raise ValueError('it ran')\n"
@@ -25,6 +29,22 @@ def test_the_matrix_shows_every_user_and_step(notebook: Notebook) -> None:
     assert ["ada", "ready", "ready"] in [line.split() for line in said.splitlines()]
     assert notebook.session.external_user_id is None
     assert notebook.session.last is None
+
+
+def test_the_matrix_shows_the_test_users_beside_the_notebook(
+    notebook: Notebook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those that `NAME.pdkernel.yaml` names have a row before they have an account."""
+    monkeypatch.setenv("PDKERNEL_NOTEBOOK", str(tmp_path / "work.ipynb"))
+    (tmp_path / "work.pdkernel.yaml").write_text("test_users: [grace]\n")
+    connect(notebook, "ada")
+    notebook.run(STEP)
+
+    said = notebook.run("%pduser --matrix")
+
+    assert "1 of 2 external users can run it" in said
+    first = [line.split()[0] for line in said.splitlines() if line.split()]
+    assert [word for word in first if word in ("ada", "grace")][:2] == ["grace", "ada"]
 
 
 def test_what_if_explains_another_user_and_environment(notebook: Notebook) -> None:

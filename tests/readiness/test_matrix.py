@@ -93,6 +93,21 @@ def test_without_users_a_caller_who_names_nobody_is_shown(project: Project) -> N
     assert [cell.code for cell in row.cells] == ["external_user_required", "external_user_required", None]
 
 
+def test_test_users_come_first(project: Project, connect: Connect) -> None:
+    """The workflow's own test users have a row, whether the environment knows them or not; each user has one."""
+    for user in ("ada", "bob"):
+        connect(user, app="slack")
+    workflow = a_workflow(python_step("say", options="--app slack"))
+
+    rows = table_of(project, workflow, test_users=["grace", "bob"]).rows
+
+    assert [(row.external_user, row.whole.code) for row in rows] == [
+        ("grace", "external_user_not_found"),
+        ("bob", None),
+        ("ada", None),
+    ]
+
+
 def test_withheld_credentials_are_ready_by_proxy(project: Project, connect: Connect) -> None:
     """An account whose credentials Connect keeps to itself makes its step ready by proxy."""
     connect("ada", app="slack")

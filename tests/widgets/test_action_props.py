@@ -51,7 +51,7 @@ def test_what_is_typed_is_in_the_cell(form: ActionForm) -> None:
     type_into(form.field("thing").value, "{{steps.trigger.event.body.name}}")
     type_into(form.field("count").value, "5")
 
-    assert 'thing: "{{steps.trigger.event.body.name}}"' in form.cell
+    assert "thing: {{steps.trigger.event.body.name}}" in form.cell
     assert "count: 5" in form.cell
 
 

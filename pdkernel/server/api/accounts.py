@@ -60,15 +60,21 @@ async def create(call: Call) -> Response:
     call.check_user(token.external_user_id)
     if token.environment != call.environment:
         raise ApiError(400, f"The Connect token is one of {token.environment}.")
-    if body.get("account_id") is not None:
-        raise ApiError(400, "An account cannot be connected anew here: remove it, and connect another.")
-    app, name = body.get("app_slug"), body.get("name")
+    app, name, again = body.get("app_slug"), body.get("name"), body.get("account_id")
     if not isinstance(app, str):
         raise ApiError(400, "app_slug is missing: the app's slug, a text.")
     if name is not None and not isinstance(name, str):
         raise ApiError(400, "name is a text.")
+    if again is not None and not isinstance(again, str):
+        raise ApiError(400, "account_id is a text: the account that is connected anew.")
     account = await call.ask(
-        connect_account, call.serving, token, app=check_app(app), credentials=_credentials(body), name=name
+        connect_account,
+        call.serving,
+        token,
+        app=check_app(app),
+        credentials=_credentials(body),
+        name=name,
+        account_id=again,
     )
     telling = webhooks.telling(call.serving, token, webhooks.connected(token, text, account))
     return JSONResponse(await _shown(call, account), background=telling)

@@ -18,7 +18,7 @@ from pdkernel.connect.fields import FIELDS
 from pdkernel.model import JSON
 from pdkernel.server.api.door import ApiError, Call
 from pdkernel.server.api.pages import Page
-from pdkernel.server.api.shapes import app_id, app_json, app_name
+from pdkernel.server.app_shapes import app_json, app_name, slug_among
 from pdkernel.server.serving import Serving
 
 _SORTS: dict[str, Callable[[str], Any]] = {"name": app_name, "name_slug": str, "featured_weight": str}
@@ -55,9 +55,7 @@ async def retrieve_category(call: Call) -> JSON:
 
 async def slug_of(call: Call, text: str) -> str:
     """The slug of the app whose id or slug *text* is; an id that no app has stays what it is."""
-    if not text.startswith("app_"):
-        return text
-    return next((slug for slug in await call.ask(known_apps, call.serving) if app_id(slug) == text), text)
+    return await call.ask(slug_among, text, lambda: known_apps(call.serving))
 
 
 def known_apps(serving: Serving) -> set[str]:

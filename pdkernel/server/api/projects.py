@@ -8,7 +8,7 @@ from pdkernel.model import JSON
 from pdkernel.server.api.apps import known_apps
 from pdkernel.server.api.door import ApiError, Call
 from pdkernel.server.api.pages import Page
-from pdkernel.server.api.shapes import app_id
+from pdkernel.server.app_shapes import app_id
 
 
 async def info(call: Call) -> JSON:

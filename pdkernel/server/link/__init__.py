@@ -3,12 +3,15 @@ Connect Link: tokens, pages where a person connects an account, webhooks.
 
     tokens      made and looked up
     api         the two routes of the API
+    wish        what a person comes for, as the link says it
     page        the page, for credentials or the way to an app's sign-in page
     callback    the way back from there
+    choosing    apps that an account can be connected of
     connecting  one token, one account
-    browser     that the browser which ends a session is the one that began it
+    browser     that a form comes from a page of ours, and who comes back is who was sent away
     webhooks    what the product's back end is told
-    html        how pages look
+    html        the pages
+    look        their style and their script
 """
 
 from __future__ import annotations
@@ -21,9 +24,16 @@ from pdkernel.server.link import api, callback, page, tokens
 def routes() -> list[BaseRoute]:
     """This room's routes; handlers find `Serving` in `request.app.state.serving`."""
     return [
+        *pages(),
         Route("/v1/connect/tokens/{token}/validate", api.validate, methods=["GET"]),
         Route("/v1/connect/{project_id}/tokens/{token}/validate", api.validate, methods=["GET"]),
         Route("/v1/connect/{project_id}/tokens", api.create, methods=["POST"]),
+    ]
+
+
+def pages() -> list[BaseRoute]:
+    """The pages alone; handlers find `Linking` in `request.app.state.serving`."""
+    return [
         Route(tokens.PAGE, page.show, methods=["GET"]),
         Route(tokens.PAGE, page.submit, methods=["POST"]),
         Route(page.CALLBACK, callback.callback, methods=["GET"]),

@@ -16,9 +16,11 @@ from starlette.responses import JSONResponse, Response
 
 from pdkernel.clock import iso
 from pdkernel.connect.apps import check_app
-from pdkernel.connect.providers import find_provider
 from pdkernel.errors import RequestError
 from pdkernel.identity import parse_environment
+from pdkernel.server.app_shapes import app_json
+from pdkernel.server.link.choosing import app_of
+from pdkernel.server.link.connecting import NoSuchAccountError, check_account
 from pdkernel.server.link.tokens import APP_NOT_FOUND, fault_of, make_token, read_terms
 from pdkernel.server.oauth.access import Unauthorized, authorize
 from pdkernel.server.serving import Serving
@@ -81,31 +83,20 @@ async def validate(request: Request) -> Response:
         "success_redirect_uri": token.terms.success_redirect_uri,
         "error_redirect_uri": token.terms.error_redirect_uri,
     }
-    app = request.query_params.get("app_id")
+    app = await asyncio.to_thread(app_of, serving, request.query_params.get("app_id", ""))
     if app:
         try:
             check_app(app)
         except RequestError:
             return _told({"success": False, "error": APP_NOT_FOUND})
-        answer["app"] = await asyncio.to_thread(_app, serving, app)
+        answer["app"] = await asyncio.to_thread(app_json, serving, app)
+    account = request.query_params.get("account_id")
+    if app and account:
+        try:
+            await asyncio.to_thread(check_account, serving, token, app, account)
+        except NoSuchAccountError as fault:
+            return _told({"success": False, "error": str(fault)})
     return _told(answer)
-
-
-def _app(serving: Serving, slug: str) -> dict[str, Any]:
-    keys = find_provider(serving.project, slug) is None
-    fields = [{"name": name, "label": name} for name in serving.directory.known_fields(slug)] if keys else []
-    return {
-        "id": f"app_{slug}",
-        "name_slug": slug,
-        "name": slug,
-        "auth_type": "keys" if keys else "oauth",
-        "description": "",
-        "img_src": "",
-        "custom_fields_json": json.dumps(fields),
-        "categories": [],
-        "featured_weight": 0,
-        "scope_profiles": [],
-    }
 
 
 async def _read(request: Request) -> dict[str, Any]:

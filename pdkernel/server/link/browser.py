@@ -1,33 +1,45 @@
 """
-That a form comes from a page which this very browser was shown, and that who comes back is who was sent away.
+That a form comes from a page of ours, and that who comes back from an app is who was sent away.
 
-Knows one cookie, which marks a browser, and seals: what a page was about, signed with the browser's mark. Without
-it somebody could have the victim's browser finish what they began, and get the victim's account for their own user.
+Knows what browsers say of where a form stands, which no page of another site can change, and one cookie, which marks a
+browser while its person signs in at an app. Without the two, somebody could have a victim's browser begin or finish a
+sign-in, and get the victim's account for their own user. A form in a frame needs no cookie: browsers keep those of
+frames to themselves.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pdkernel.server.serving import Serving
+from pdkernel.connect.providers import origin_of
+from pdkernel.server.serving import Linking
 
 COOKIE = "pdkernel_link"
 _MARK = re.compile(r"[A-Za-z0-9]{43}\Z")
 
 
+def is_from_our_page(serving: Linking, request: Request) -> bool:
+    """Whether the browser says that a page of this very server sends the form."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site == "same-origin"
+    # what browsers send to addresses that they do not trust: plain http to another machine
+    origin = request.headers.get("origin")
+    return origin in (origin_of(serving.settings.url), f"{request.url.scheme}://{request.headers.get('host', '')}")
+
+
 def mark_of(request: Request) -> str | None:
-    """What marks the browser, or None if it was shown no page of ours."""
+    """What marks the browser, or None if it was not sent away by us."""
     mark = request.cookies.get(COOKIE, "")
     return mark if _MARK.match(mark) else None
 
 
-def set_mark(serving: Serving, response: Response, mark: str) -> None:
+def set_mark(serving: Linking, response: Response, mark: str) -> None:
     """Have the browser send *mark* with what it sends to our pages, also when an app's sign-in page sends it back."""
     parts = urlsplit(serving.settings.url)
     response.set_cookie(
@@ -38,16 +50,6 @@ def set_mark(serving: Serving, response: Response, mark: str) -> None:
         httponly=True,
         samesite="lax",
     )
-
-
-def seal(mark: str, *about: str) -> str:
-    """Signs what a page is about for the browser of that mark."""
-    return hmac.new(mark.encode(), "\n".join(about).encode(), hashlib.sha256).hexdigest()
-
-
-def sealed(mark: str | None, given: str, *about: str) -> bool:
-    """Whether *given* is that browser's seal."""
-    return mark is not None and hmac.compare_digest(seal(mark, *about).encode(), given.encode("utf-8", "replace"))
 
 
 def digest(mark: str) -> str:

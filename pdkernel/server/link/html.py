@@ -19,27 +19,12 @@ from starlette.responses import HTMLResponse
 from pdkernel.connect.providers import origin_of
 from pdkernel.project import ConnectToken
 from pdkernel.render.markup import Html, join, tag
+from pdkernel.server.link.look import SCRIPT, STYLE
+from pdkernel.server.link.wish import APP, FRAMED, Wish
 
-_STYLE = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { margin: 0; display: grid; place-items: start center; padding: 8vh 16px; }
-main { width: 100%; max-width: 26rem; overflow-wrap: break-word; }
-h1 { font-size: 1.4rem; margin: 0 0 .5rem; }
-label { display: block; margin: 1rem 0 .25rem; font-weight: 600; }
-input, textarea { box-sizing: border-box; width: 100%; font: inherit; padding: .5rem; }
-textarea { min-height: 6rem; font-family: monospace; }
-button { margin-top: 1.25rem; width: 100%; font: inherit; font-weight: 600; padding: .6rem; cursor: pointer;
-  background: #0969da; color: #fff; border: 0; border-radius: 6px; }
-.note { opacity: .75; font-size: .9rem; }
-.bad { border-left: 4px solid #cf222e; padding-left: .75rem; }
-.good { border-left: 4px solid #1a7f37; padding-left: .75rem; }
-"""
-# for a page in a frame: tells the product's page how it ended, as the platform's page does, and nobody else
-_SCRIPT = """
-const told = document.body.dataset;
-if (told.message && window.parent !== window)
-  for (const origin of JSON.parse(told.origins)) window.parent.postMessage(JSON.parse(told.message), origin);
-"""
+CANCEL = "cancel"
+"""Name of the button that gives the wish up."""
+
 _SECRET = re.compile("key|secret|token|password|auth|credential", re.IGNORECASE)
 _LONG = re.compile("private_?key|certificate|_json|pem", re.IGNORECASE)
 
@@ -55,26 +40,26 @@ class About:
     What a page is about.
 
     Attributes:
-        text: The token's.
-        token: The token.
-        app: The app's slug.
-        seal: Shows that the form comes from this page.
+        wish: What the person comes for.
+        token: Their token.
     """
 
-    text: str
+    wish: Wish
     token: ConnectToken
-    app: str
-    seal: str
 
-    def __repr__(self) -> str:
-        return f"About({self.app})"
+    @property
+    def title(self) -> str:
+        """What the page asks for."""
+        again = " again" if self.wish.account else ""
+        return f"Connect your {self.wish.app} account{again}"
 
 
-def choose_page(text: str, token: ConnectToken, apps: Iterable[str]) -> HTMLResponse:
+def choose_page(wish: Wish, token: ConnectToken, apps: Iterable[str]) -> HTMLResponse:
     """Asks of which app."""
     listed = tag("datalist", *(_void("option", value=app) for app in apps), id="apps")
+    kept = {name: value for name, value in wish.fields().items() if value and name not in (APP, FRAMED)}
     fields = (
-        _hidden("token", text),
+        *(_hidden(name, value) for name, value in kept.items()),
         _hidden("connectLink", "true"),
         tag("label", "App", for_="app"),
         _void(
@@ -88,6 +73,7 @@ def choose_page(text: str, token: ConnectToken, apps: Iterable[str]) -> HTMLResp
         ),
         listed,
         tag("button", "Continue"),
+        *(() if wish.hide_close else (_CLOSE,)),
     )
     return _page("Connect an account", _who(token), tag("form", *fields, method="get", action="connect.html"), token=token)  # fmt: skip
 
@@ -100,19 +86,13 @@ def fields_page(
         each for number, field in enumerate(fields) for each in _field(number, field, (typed or {}).get(field, ""))
     ]
     form = _form(about, *asked, tag("button", "Connect"))
-    return _page(
-        f"Connect your {about.app} account", _problem(problem), _who(about.token), form,
-        token=about.token, status=400 if problem else 200,
-    )  # fmt: skip
+    return _asking(about, form, problem)
 
 
 def sign_in_page(about: About, host: str, *, problem: str = "") -> HTMLResponse:
     """Leads to the app's own sign-in page."""
-    form = _form(about, tag("button", f"Continue to {host}"))
-    return _page(
-        f"Connect your {about.app} account", _problem(problem), _who(about.token), form,
-        token=about.token, status=400 if problem else 200,
-    )  # fmt: skip
+    form = _form(about, tag("button", f"Continue to {host}"), data_window="sign-in")
+    return _asking(about, form, problem)
 
 
 def away_page(token: ConnectToken, url: str, words: str) -> HTMLResponse:
@@ -125,17 +105,31 @@ def away_page(token: ConnectToken, url: str, words: str) -> HTMLResponse:
     return _page("One moment", link, token=token, head=_void("meta", http_equiv="refresh", content=f"0;url={url}"))
 
 
-def done_page(token: ConnectToken, *, account_id: str, app: str) -> HTMLResponse:
-    """Says that the account is connected."""
+def done_page(token: ConnectToken, *, account_id: str, app: str, window: bool = False) -> HTMLResponse:
+    """Says that the account is connected; in a *window* of its own it tells the frame, and closes."""
     words = tag("p", f"Your {app} account is connected. You can close this page.", class_="good", role="status")
-    return _page("Connected", words, token=token, message={"type": "success", "authProvisionId": account_id})
+    message = {"type": "success", "authProvisionId": account_id}
+    return _page("Connected", words, token=token, message=message, window=window)
 
 
-def failed_page(problem: str, *, token: ConnectToken | None = None, status: int = 400) -> HTMLResponse:
-    """Says why no account is connected."""
-    return _page(
-        "Not connected", _problem(problem), token=token, status=status, message={"type": "error", "error": problem}
-    )
+def failed_page(
+    problem: str, *, token: ConnectToken | None = None, status: int = 400, closes: bool = True, window: bool = False
+) -> HTMLResponse:
+    """Says why no account is connected; *closes*: with the button that closes a frame."""
+    parts = (_problem(problem), *((_CLOSE,) if closes else ()))
+    message = {"type": "error", "error": problem}
+    return _page("Not connected", *parts, token=token, status=status, message=message, window=window)
+
+
+def cancelled_page(token: ConnectToken) -> HTMLResponse:
+    """Says that nothing was connected, as the person wished."""
+    words = tag("p", "No account was connected. You can close this page.", role="status")
+    return _page("Cancelled", words, token=token, message={"type": "close"})
+
+
+def _asking(about: About, form: Html, problem: str) -> HTMLResponse:
+    parts = (_problem(problem), _who(about.token), form, tag("p", id="said", role="status"))
+    return _page(about.title, *parts, token=about.token, status=400 if problem else 200)
 
 
 def _page(
@@ -145,17 +139,22 @@ def _page(
     status: int = 200,
     message: Mapping[str, str] | None = None,
     head: Html | None = None,
+    window: bool = False,
 ) -> HTMLResponse:
     origins = list(token.terms.allowed_origins) if token is not None else []
-    told = {"data_message": json.dumps(message), "data_origins": json.dumps(origins)} if message and origins else {}
+    told = {"data_origins": json.dumps(origins)} if origins else {}
+    if message and origins:
+        told["data_message"] = json.dumps(message)
+    if window:
+        told["data_window"] = "sign-in"
     top = (
         _void("meta", charset="utf-8"),
         _void("meta", name_="viewport", content="width=device-width, initial-scale=1"),
         tag("title", title),
-        Html(f"<style>{_STYLE}</style>"),
+        Html(f"<style>{STYLE}</style>"),
         head or Html(""),
     )
-    body = tag("body", tag("main", tag("h1", title), *parts), Html(f"<script>{_SCRIPT}</script>"), **told)
+    body = tag("body", tag("main", tag("h1", title), *parts), Html(f"<script>{SCRIPT}</script>"), **told)
     page = join([Html("<!DOCTYPE html>\n"), tag("html", tag("head", *top), body, lang="en")])
     return HTMLResponse(page, status_code=status, headers=_headers(origins))
 
@@ -163,8 +162,8 @@ def _page(
 def _headers(origins: Sequence[str]) -> dict[str, str]:
     policy = {
         "default-src": "'none'",
-        "style-src": _digest(_STYLE),
-        "script-src": _digest(_SCRIPT),
+        "style-src": _digest(STYLE),
+        "script-src": _digest(SCRIPT),
         "form-action": "'self'",
         "base-uri": "'none'",
         "frame-ancestors": " ".join(map(origin_of, origins)) or "'none'",
@@ -172,7 +171,8 @@ def _headers(origins: Sequence[str]) -> dict[str, str]:
     return {
         "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
         "cache-control": "no-store",
-        "referrer-policy": "no-referrer",
+        # to other sites nothing; to our own, since a browser that sends none does not say either where a form comes from
+        "referrer-policy": "same-origin",
         "x-content-type-options": "nosniff",
     }
 
@@ -181,9 +181,12 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _form(about: About, *parts: str) -> Html:
-    hidden = (_hidden("token", about.text), _hidden("app", about.app), _hidden("seal", about.seal))
-    return tag("form", *hidden, *parts, method="post", action="connect.html", autocomplete="off")
+def _form(about: About, *parts: str, **attributes: str) -> Html:
+    hidden = [_hidden(name, value) for name, value in about.wish.fields().items()]
+    cancel = {"name_": CANCEL, "value": "true", "formnovalidate": "formnovalidate", "class_": "quiet"}
+    ends = () if about.wish.hide_close else (tag("button", "Cancel", **cancel),)
+    sent = {"method": "post", "action": "connect.html", "autocomplete": "off", **attributes}
+    return tag("form", *hidden, *parts, *ends, **sent)
 
 
 def _field(number: int, field: str, typed: str) -> tuple[str, str]:
@@ -208,6 +211,9 @@ def _problem(text: str) -> Html:
 
 def _hidden(name: str, value: str) -> Html:
     return _void("input", type="hidden", name_=name, value=value)
+
+
+_CLOSE = tag("button", "Close", type="button", data_close="close", hidden="hidden", class_="quiet")
 
 
 def _void(name: str, **attributes: str) -> Html:

@@ -7,128 +7,159 @@ Knows what is shown when. Blocking calls of tables and directory run in threads.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from pdkernel.connect.apps import check_app, told_apps
-from pdkernel.connect.fields import FIELDS
+from pdkernel.connect.apps import check_app
 from pdkernel.connect.oauth import authorize_url
-from pdkernel.connect.providers import Provider, find_provider, provided_apps
+from pdkernel.connect.providers import Provider, find_provider
 from pdkernel.errors import RequestError
 from pdkernel.identity import Account
 from pdkernel.project import ConnectToken, LinkVisit
 from pdkernel.server.link import browser, html, webhooks
-from pdkernel.server.link.connecting import TokenUsedError, TooManyUsersError, connect_account
-from pdkernel.server.link.tokens import APP_NOT_FOUND, fault_of
-from pdkernel.server.serving import Serving
+from pdkernel.server.link.choosing import app_of, apps_offered
+from pdkernel.server.link.connecting import (
+    NoSuchAccountError,
+    TokenUsedError,
+    TooManyUsersError,
+    check_account,
+    connect_account,
+)
+from pdkernel.server.link.tokens import APP_NOT_FOUND, fault_of, tell
+from pdkernel.server.link.wish import Wish
+from pdkernel.server.serving import Linking
 
 CALLBACK = "/_static/connect/callback"
 FIELD = "field:"
+FINAL = (TokenUsedError, TooManyUsersError, NoSuchAccountError)
+"""Refusals that no other credentials would change."""
 MAX_FORM = 1 << 20
 """Bytes of a form; a service account's key file has some thousand."""
 
-STALE = "This page is too old, or the browser keeps no cookies. Open the link again."
+STRANGE = "The form was sent from another page. If you were about to connect an account, fill it in here."
 
 
 async def show(request: Request) -> Response:
     """`GET /_static/connect.html?token=...&app=...`."""
-    serving: Serving = request.app.state.serving
-    text, app = request.query_params.get("token", ""), request.query_params.get("app", "")
-    token = await asyncio.to_thread(serving.project.connect_tokens.find, text)
+    serving: Linking = request.app.state.serving
+    wish = Wish.of(request.query_params)
+    wish = replace(wish, app=await asyncio.to_thread(app_of, serving, wish.app))
+    token = await asyncio.to_thread(serving.project.connect_tokens.find, wish.text)
     if (fault := fault_of(serving, token)) is not None or token is None:
-        return html.failed_page(fault or "", token=token)
-    if not app:
-        known = await asyncio.to_thread(_known_apps, serving)
-        return html.choose_page(text, token, known)
-    return await _ask(request, text, token, app)
+        return html.failed_page(fault or "", token=token, closes=not wish.hide_close)
+    tell(serving, token, "opened")
+    if not wish.app:
+        known = await asyncio.to_thread(apps_offered, serving)
+        return html.choose_page(wish, token, known)
+    return await _ask(serving, token, wish)
 
 
 async def submit(request: Request) -> Response:
     """`POST /_static/connect.html`, from the page's form."""
-    serving: Serving = request.app.state.serving
+    serving: Linking = request.app.state.serving
     form = await _read_form(request)
     if form is None:
         return html.failed_page(f"The form holds more than {MAX_FORM} bytes.", status=413)
-    text, app = form.get("token", ""), form.get("app", "")
-    token = await asyncio.to_thread(serving.project.connect_tokens.find, text)
+    wish = Wish.of(form)
+    token = await asyncio.to_thread(serving.project.connect_tokens.find, wish.text)
     if (fault := fault_of(serving, token)) is not None or token is None:
-        return html.failed_page(fault or "", token=token)
-    mark = browser.mark_of(request)
-    if mark is None or not browser.sealed(mark, form.get("seal", ""), text, app):
-        return await _ask(request, text, token, app, problem=STALE)
-    provider = await asyncio.to_thread(find_provider, serving.project, app)
+        return html.failed_page(fault or "", token=token, closes=not wish.hide_close)
+    if not browser.is_from_our_page(serving, request):
+        return await _ask(serving, token, wish, problem=STRANGE)
+    if html.CANCEL in form:
+        tell(serving, token, "cancelled")
+        return html.cancelled_page(token)
+    provider = await asyncio.to_thread(find_provider, serving.project, wish.app)
     if provider is not None:
-        return await _send_away(serving, text, token, app, provider, mark)
+        return await _send_away(serving, token, wish, provider, browser.mark_of(request))
     typed = {name.removeprefix(FIELD): value for name, value in form.items() if name.startswith(FIELD) and value}
     if not typed:
-        return await _ask(request, text, token, app, problem="Fill in at least one field.")
+        return await _ask(serving, token, wish, problem="Fill in at least one field.")
     try:
-        account = await asyncio.to_thread(connect_account, serving, token, app=app, credentials=typed)
-    except (TokenUsedError, TooManyUsersError) as fault_:
-        return failure(serving, text, token, str(fault_))
-    except RequestError as fault_:
-        return await _ask(request, text, token, app, problem=str(fault_))
-    return success(serving, text, token, account)
+        account = await asyncio.to_thread(
+            connect_account, serving, token, app=wish.app, credentials=typed, account_id=wish.account
+        )
+    except FINAL as refusal:
+        return failure(serving, token, wish, str(refusal))
+    except RequestError as refusal:
+        return await _ask(serving, token, wish, problem=str(refusal))
+    return success(serving, token, wish, account)
 
 
-def success(serving: Serving, text: str, token: ConnectToken, account: Account, *, after_form: bool = True) -> Response:
-    """What the person sees once *account* is connected; the webhook is told after that."""
-    leads = token.terms.success_redirect_uri
+def success(
+    serving: Linking, token: ConnectToken, wish: Wish, account: Account, *, came_back: bool = False
+) -> Response:
+    """
+    What the person sees once *account* is connected; the webhook is told after that.
+
+    *came_back*: from the app's sign-in page, in a window of its own if the link is in a frame.
+    """
+    leads = None if wish.framed else token.terms.success_redirect_uri
     answer: Response
     if leads is None:
-        answer = html.done_page(token, account_id=account.id, app=account.app)
+        window = came_back and wish.framed
+        answer = html.done_page(token, account_id=account.id, app=account.app, window=window)
     else:
-        answer = html.away_page(token, leads, "Your account is connected. Go on.") if after_form else _redirect(leads)
-    answer.background = webhooks.telling(serving, token, webhooks.connected(token, text, account))
+        answer = _redirect(leads) if came_back else html.away_page(token, leads, "Your account is connected. Go on.")
+    answer.background = webhooks.telling(serving, token, webhooks.connected(token, wish.text, account))
+    tell(serving, token, "connected", account.id)
     return answer
 
 
-def failure(
-    serving: Serving, text: str, token: ConnectToken, problem: str, *, after_form: bool = True
-) -> Response:  # fmt: skip
+def failure(serving: Linking, token: ConnectToken, wish: Wish, problem: str, *, came_back: bool = False) -> Response:
     """What the person sees when no account could be connected; the webhook is told after that."""
-    leads = token.terms.error_redirect_uri
+    leads = None if wish.framed else token.terms.error_redirect_uri
     answer: Response
     if leads is None:
-        answer = html.failed_page(problem, token=token)
+        window = came_back and wish.framed
+        answer = html.failed_page(problem, token=token, closes=not wish.hide_close, window=window)
     else:
         answer = (
-            html.away_page(token, leads, "The account was not connected. Go on.") if after_form else _redirect(leads)
+            _redirect(leads) if came_back else html.away_page(token, leads, "The account was not connected. Go on.")
         )
-    answer.background = webhooks.telling(serving, token, webhooks.failed(token, text, problem))
+    answer.background = webhooks.telling(serving, token, webhooks.failed(token, wish.text, problem))
+    tell(serving, token, "failed", problem)
     return answer
 
 
-async def _ask(request: Request, text: str, token: ConnectToken, app: str, *, problem: str = "") -> Response:
-    serving: Serving = request.app.state.serving
+async def _ask(serving: Linking, token: ConnectToken, wish: Wish, *, problem: str = "") -> Response:
+    closes = not wish.hide_close
     try:
-        check_app(app)
+        check_app(wish.app)
+        if wish.account is not None:
+            await asyncio.to_thread(check_account, serving, token, wish.app, wish.account)
+    except NoSuchAccountError as fault:
+        return html.failed_page(str(fault), token=token, status=404, closes=closes)
     except RequestError:
-        return html.failed_page(APP_NOT_FOUND, token=token, status=404)
-    mark = browser.mark_of(request) or serving.ids.new("", 43)
-    about = html.About(text, token, app, browser.seal(mark, text, app))
-    provider = await asyncio.to_thread(find_provider, serving.project, app)
+        return html.failed_page(APP_NOT_FOUND, token=token, status=404, closes=closes)
+    about = html.About(wish, token)
+    provider = await asyncio.to_thread(find_provider, serving.project, wish.app)
     if provider is not None:
-        answer = html.sign_in_page(about, urlsplit(provider.authorize_url).netloc, problem=problem)
-    else:
-        fields = await asyncio.to_thread(serving.directory.known_fields, app)
-        answer = html.fields_page(about, fields, problem=problem)
-    browser.set_mark(serving, answer, mark)
-    return answer
+        return html.sign_in_page(about, urlsplit(provider.authorize_url).netloc, problem=problem)
+    fields = await asyncio.to_thread(serving.directory.known_fields, wish.app)
+    return html.fields_page(about, fields, problem=problem)
 
 
 async def _send_away(
-    serving: Serving, text: str, token: ConnectToken, app: str, provider: Provider, mark: str
+    serving: Linking, token: ConnectToken, wish: Wish, provider: Provider, mark: str | None
 ) -> Response:
+    if wish.account is not None:
+        try:
+            await asyncio.to_thread(check_account, serving, token, wish.app, wish.account)
+        except NoSuchAccountError as refusal:
+            return failure(serving, token, wish, str(refusal), came_back=wish.framed)
+    mark = mark or serving.ids.new("", 43)
     state, verifier = serving.ids.new("", 43), serving.ids.new("", 64)
     redirect_uri = serving.settings.url + CALLBACK
-    visit = LinkVisit(text, app, verifier, browser.digest(mark), redirect_uri)
+    visit = LinkVisit(wish.text, wish.app, verifier, browser.digest(mark), redirect_uri, wish.account, wish.framed)
     await asyncio.to_thread(serving.project.link_visits.add, state, visit)
     url = authorize_url(provider, state=state, verifier=verifier, redirect_uri=redirect_uri)
-    return html.away_page(token, url, f"Go on to {urlsplit(url).netloc}.")
+    answer = html.away_page(token, url, f"Go on to {urlsplit(url).netloc}.")
+    browser.set_mark(serving, answer, mark)
+    return answer
 
 
 async def _read_form(request: Request) -> dict[str, str] | None:
@@ -142,10 +173,6 @@ async def _read_form(request: Request) -> dict[str, str] | None:
         return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=200))
     except ValueError:
         return None
-
-
-def _known_apps(serving: Serving) -> Sequence[str]:
-    return sorted({*told_apps(serving.project), *provided_apps(serving.project), *FIELDS})
 
 
 def _redirect(url: str) -> Response:

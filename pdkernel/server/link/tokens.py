@@ -18,7 +18,8 @@ from pdkernel.errors import RequestError
 from pdkernel.identity import Environment, check_external_user_id
 from pdkernel.project import ConnectToken
 from pdkernel.project.connect_tokens import Terms, digest_of
-from pdkernel.server.serving import Serving
+from pdkernel.server.link.wish import ACCOUNT, APP, TOKEN
+from pdkernel.server.serving import Linking, LinkNews, What
 
 LASTS_S = 4 * 3600
 """Seconds that a token is good for, and the most that can be asked for (platform documentation)."""
@@ -39,14 +40,29 @@ class Made:
     text: str = field(repr=False)
     token: ConnectToken
 
-    def url(self, base: str, app: str | None = None) -> str:
-        """The page where a person connects an account with it."""
-        query = {"token": self.text, "connectLink": "true", **({"app": app} if app else {})}
-        return f"{base}{PAGE}?{urlencode(query)}"
+    def url(self, base: str, app: str | None = None, account_id: str | None = None) -> str:
+        """The page where a person connects an account with it, of *app*, or the one of that id anew."""
+        query = {TOKEN: self.text, "connectLink": "true"}
+        chosen = {APP: app, ACCOUNT: account_id}
+        return f"{base}{PAGE}?{urlencode({**query, **{name: value for name, value in chosen.items() if value}})}"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """
+    A link that was made here.
+
+    Attributes:
+        url: Where it leads; whoever has it connects an account.
+        digest: Names its token without being good for anything.
+    """
+
+    url: str = field(repr=False)
+    digest: str
 
 
 def make_token(
-    serving: Serving, *, external_user_id: str, environment: Environment, terms: Terms, lasts_s: float = LASTS_S
+    serving: Linking, *, external_user_id: str, environment: Environment, terms: Terms, lasts_s: float = LASTS_S
 ) -> Made:
     """
     A fresh token; its digest is kept.
@@ -62,24 +78,43 @@ def make_token(
     return Made(text, token)
 
 
-def link_url(serving: Serving, *, external_user_id: str, environment: Environment, app: str | None = None) -> str:
+def make_link(
+    serving: Linking,
+    *,
+    external_user_id: str,
+    environment: Environment,
+    app: str | None = None,
+    account_id: str | None = None,
+    lasts_s: float = LASTS_S,
+) -> Link:
     """
-    A fresh link where that user connects an account, of *app* or of one that is chosen there.
+    A fresh link where that user connects an account, of *app* or of one that is chosen there, or the one of that id anew.
 
     Raises:
         RequestError: The user's id cannot be used.
     """
-    terms = Terms(session=new_session(serving))
-    made = make_token(serving, external_user_id=external_user_id, environment=environment, terms=terms)
-    return made.url(serving.settings.url, app)
+    made = make_token(
+        serving,
+        external_user_id=external_user_id,
+        environment=environment,
+        terms=Terms(session=new_session(serving)),
+        lasts_s=lasts_s,
+    )
+    return Link(made.url(serving.settings.url, app, account_id), made.token.digest)
 
 
-def new_session(serving: Serving) -> str:
+def tell(serving: Linking, token: ConnectToken, what: What, said: str = "") -> None:
+    """Tell whoever serves the link in this process what became of *token*."""
+    if serving.on_link is not None:
+        serving.on_link(LinkNews(token.digest, what, said))
+
+
+def new_session(serving: Linking) -> str:
     """Names a session to the product's back end."""
     return serving.ids.new("cs_", 12)
 
 
-def find_token(serving: Serving, token: str) -> ConnectToken | None:
+def find_token(serving: Linking, token: str) -> ConnectToken | None:
     """
     The token of that text, or None if there is none or it has expired.
 
@@ -89,12 +124,12 @@ def find_token(serving: Serving, token: str) -> ConnectToken | None:
     return found if found is not None and not expired(serving, found) else None
 
 
-def expired(serving: Serving, token: ConnectToken) -> bool:
+def expired(serving: Linking, token: ConnectToken) -> bool:
     """Whether its time is over."""
     return token.expires_at <= serving.clock.now()
 
 
-def fault_of(serving: Serving, token: ConnectToken | None) -> str | None:
+def fault_of(serving: Linking, token: ConnectToken | None) -> str | None:
     """Why no account can be connected with *token*, in the platform's words, or None."""
     if token is None:
         return INVALID
@@ -103,7 +138,7 @@ def fault_of(serving: Serving, token: ConnectToken | None) -> str | None:
     return None if token.used_at is None else USED
 
 
-def read_terms(serving: Serving, body: Mapping[str, Any]) -> tuple[Terms, float]:
+def read_terms(serving: Linking, body: Mapping[str, Any]) -> tuple[Terms, float]:
     """
     What a request for a token asks for, and for how many seconds.
 

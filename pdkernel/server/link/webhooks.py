@@ -21,11 +21,12 @@ from starlette.background import BackgroundTask
 from pdkernel.clock import RANDOM_IDS, iso
 from pdkernel.identity import Account
 from pdkernel.project import ConnectToken, Project
-from pdkernel.server.serving import Serving
+from pdkernel.server.serving import Linking
 
 KEY = "webhook_signing_key"
 SIGNATURE = "x-pd-signature"
 TIMEOUT_S = 10.0
+# parity[link-webhooks]: how often the platform asks, and for how long, is not documented
 PAUSES_S = (0.5, 2.0)
 
 _log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def failed(token: ConnectToken, text: str, error: str) -> dict[str, Any]:
     return {"event": "CONNECTION_ERROR", **_session(token, text), "error": error}
 
 
-def telling(serving: Serving, token: ConnectToken, event: Mapping[str, Any]) -> BackgroundTask | None:
+def telling(serving: Linking, token: ConnectToken, event: Mapping[str, Any]) -> BackgroundTask | None:
     """What tells the token's webhook of *event* once the caller has its answer; None if it has no webhook."""
     hook = token.terms.webhook_uri
     return None if hook is None else BackgroundTask(send, serving, hook, event)
@@ -79,7 +80,7 @@ def _session(token: ConnectToken, text: str) -> dict[str, Any]:
     }
 
 
-async def send(serving: Serving, url: str, event: Mapping[str, Any]) -> bool:
+async def send(serving: Linking, url: str, event: Mapping[str, Any]) -> bool:
     """Tell *url* of *event*; False if it never answered with a 2xx. Does not raise."""
     body = json.dumps(event).encode()
     key = await asyncio.to_thread(signing_key, serving.project)

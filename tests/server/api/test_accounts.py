@@ -135,6 +135,22 @@ async def test_an_account_is_connected_with_a_token(site: Served) -> None:
     assert again.status_code == 400
 
 
+async def test_an_account_is_connected_again(site: Served) -> None:
+    """With `account_id` the account keeps its id; nobody else's can be taken so."""
+    mine, others = connect(site, app="stripe"), connect(site, "grace", app="stripe")
+    body = {"app_slug": "stripe", "cfmap_json": '{"api_key": "k-1234567"}', "connect_token": connect_token(site)}
+
+    refused = [
+        await site.call("POST", "/accounts", json={**body, "account_id": each}) for each in (others, "apn_none", 7)
+    ]
+    made = await site.call("POST", "/accounts", json={**body, "account_id": mine})
+
+    assert [answer.status_code for answer in refused] == [400, 400, 400]
+    assert (made.status_code, made.json()["id"]) == (200, mine)
+    assert dict(site.directory.credentials(mine)) == {"api_key": "k-1234567"}
+    assert dict(site.directory.credentials(others)) == {"oauth_access_token": SECRET}
+
+
 async def test_what_cannot_be_connected(site: Served) -> None:
     """A token that is none, fields that are none and an odd slug are the caller's fault; the token stays good."""
     good = {"app_slug": "stripe", "cfmap_json": '{"api_key": "k-1234567"}', "connect_token": connect_token(site)}

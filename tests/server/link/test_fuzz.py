@@ -10,11 +10,16 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.server.link.conftest import PAGE, Visitor, make
+from tests.server.link.conftest import OURS, PAGE, Visitor, make
 from tests.server.served import Served, served
 
 ANY = st.text(max_size=40)
-NAMES = st.sampled_from(["token", "app", "seal", "connectLink", "state", "code", "error", "field:api_key"]) | ANY
+NAMES = (
+    st.sampled_from(
+        ["token", "app", "accountId", "framed", "cancel", "connectLink", "state", "code", "error", "field:api_key"]
+    )
+    | ANY
+)
 FORMS = st.dictionaries(NAMES, ANY, max_size=6)
 JSONS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | ANY | st.just("\ud800") | st.just("a\0b"),
@@ -60,8 +65,8 @@ async def _pages(visitor: Visitor, form: dict[str, str], token: str) -> list[int
     answers = [
         await visitor.http.get(PAGE, params=form),
         await visitor.http.get(PAGE, params={"token": token, **form}),
-        await visitor.http.post(PAGE, data=form),
-        await visitor.http.post(PAGE, data={"token": token, **form}),
+        await visitor.http.post(PAGE, data=form, headers=OURS),
+        await visitor.http.post(PAGE, data={"token": token, **form}, headers=OURS),
         await visitor.http.get("/_static/connect/callback", params=form),
         await visitor.http.get(f"/v1/connect/tokens/{token}/validate", params=form),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urljoin
@@ -160,6 +161,58 @@ async def test_a_reason_shows_no_secret(site: Served, visitor: Visitor, provider
     [form] = provider.asked
     assert "'grant_type': 'authorization_code'" in back.words
     assert [name for name in ("code", "code_verifier", "client_secret") if form[name] in back.html] == []
+
+
+async def test_an_account_is_connected_again(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """Signing in again gives the account new tokens and leaves its id."""
+    account = await connected(site, visitor, provider)
+    first = site.directory.credentials(account)["oauth_access_token"]
+    site.project.accounts.mark_unhealthy(account)
+    made = await make(site)
+
+    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP, accountId=account))
+    done = await visitor.open(await sign_in(away))
+
+    [found] = site.directory.accounts()
+    assert done.status == 200
+    assert (found.id, found.healthy) == (account, True)
+    assert site.directory.credentials(account)["oauth_access_token"] != first
+    site.serving.clock.move(3590)  # type: ignore[attr-defined]
+    assert site.directory.credentials(account)["oauth_access_token"] in provider.tokens
+    assert [form["grant_type"] for form in provider.asked][-1] == "refresh_token"
+
+
+async def test_a_window_beside_a_frame(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """Sent away from a frame, the person ends on a page that tells the frame, whatever redirects were agreed."""
+    tell(site, provider)
+    leads = {"success_redirect_uri": "https://example.com/ok", "error_redirect_uri": "https://example.com/no"}
+    ends = []
+    for choice in ("Deny", "Allow"):
+        made = await make(site, allowed_origins=["https://app.example.com"], **leads)
+        page = await visitor.open(made["connect_link_url"], app=APP)
+        away = await visitor.send({**page.hidden, "framed": "true"})
+        ends.append((await visitor.open(await sign_in(away, choice))).body)
+
+    account = site.directory.newest_account("ada", "development", APP)
+    assert account is not None
+    assert [end["data-window"] for end in ends] == ["sign-in", "sign-in"]
+    assert [json.loads(end["data-message"] or "") for end in ends] == [
+        {"type": "error", "error": "my_crm answered: access_denied: No <b>thanks</b>"},
+        {"type": "success", "authProvisionId": account.id},
+    ]
+
+
+async def test_what_marks_the_browser(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """It is marked as it is sent away, by a cookie that scripts do not see and other sites' requests do not bring."""
+    tell(site, provider)
+    made = await make(site)
+
+    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+
+    cookie = away.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert "Path=/_static" in cookie
 
 
 async def test_redirects(site: Served, visitor: Visitor, provider: Provider) -> None:

@@ -90,41 +90,107 @@ async def test_an_empty_form_is_asked_again(site: Served, visitor: Visitor) -> N
     assert done.status == 200
 
 
-async def test_another_browser_cannot_send_the_form(site: Served, visitor: Visitor) -> None:
-    """A form that did not come from a page that this browser was shown connects nothing."""
+@pytest.mark.parametrize(
+    "says",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site", "origin": "http://127.0.0.1:4000"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {},
+    ],
+)
+async def test_a_form_of_another_site_connects_nothing(site: Served, visitor: Visitor, says: dict[str, str]) -> None:
+    """What a page elsewhere has the browser send is shown as a form to fill in here, and no account comes of it."""
     made = await make(site)
     page = await visitor.open(made["connect_link_url"], app="slack")
-    stranger = Visitor(site)
 
-    forged = await stranger.fill(page, api_key="k-0123456789")
+    forged = await visitor.fill(page, says=says, api_key="k-0123456789")
 
-    assert (forged.status, "Open the link again" in forged.words) == (400, True)
+    assert (forged.status, "sent from another page" in forged.words) == (400, True)
     assert site.directory.accounts() == []
 
 
-@pytest.mark.parametrize("change", [{"app": "github"}, {"seal": ""}, {"seal": "é"}])
-async def test_a_changed_form_is_refused(site: Served, visitor: Visitor, change: dict[str, str]) -> None:
-    """The seal is of one token and one app."""
+async def test_a_browser_that_names_the_page_only(site: Served, visitor: Visitor) -> None:
+    """To plain http on another machine browsers say no more than the page's origin."""
     made = await make(site)
     page = await visitor.open(made["connect_link_url"], app="slack")
-    page.hidden.update(change)
 
-    refused = await visitor.fill(page, api_key="k-0123456789")
+    done = await visitor.fill(page, says={"origin": "http://127.0.0.1:4000"}, api_key="k-0123456789")
 
-    assert refused.status == 400
+    assert done.status == 200
+
+
+async def test_cancelling(site: Served, visitor: Visitor) -> None:
+    """Nothing is connected, the product's frame is told to close, and the link stays good."""
+    made = await make(site, allowed_origins=["https://app.example.com"])
+    page = await visitor.open(made["connect_link_url"], app="slack")
+
+    cancelled = await visitor.send({**page.hidden, "cancel": "true"})
+    again = await visitor.open(made["connect_link_url"], app="slack")
+
+    assert (cancelled.status, "No account was connected." in cancelled.words) == (200, True)
+    assert json.loads(cancelled.body["data-message"] or "") == {"type": "close"}
+    assert again.status == 200
     assert site.directory.accounts() == []
 
 
-async def test_a_seal_is_of_one_token(site: Served, visitor: Visitor) -> None:
-    """A page for one token does not send another's."""
-    one, other = await make(site), await make(site, user="bob")
-    page = await visitor.open(one["connect_link_url"], app="slack")
-    page.hidden["token"] = other["token"]
+async def test_an_account_is_connected_again(site: Served, visitor: Visitor) -> None:
+    """With `accountId` the account keeps its id, name and age, and has the new credentials."""
+    old = site.directory.add_account(
+        app="slack", credentials={"api_key": "k-old"}, external_user_id="ada", name="Ada's", account_id="apn_old"
+    )
+    site.project.accounts.mark_unhealthy("apn_old")
+    made = await make(site)
+    page = await visitor.open(made["connect_link_url"], app="slack", accountId="apn_old")
 
-    refused = await visitor.fill(page, api_key="k-0123456789")
+    done = await visitor.fill(page, api_key="k-new")
 
-    assert refused.status == 400
-    assert site.directory.accounts() == []
+    [account] = site.directory.accounts()
+    assert "Connect your slack account again" in page.words
+    assert done.status == 200
+    assert (account.id, account.name, account.created_at, account.healthy) == ("apn_old", "Ada's", old.created_at, True)
+    assert dict(site.directory.credentials("apn_old")) == {"api_key": "k-new"}
+
+
+@pytest.mark.parametrize(
+    ("user", "app", "account"),
+    [("bob", "slack", "apn_old"), ("ada", "github", "apn_old"), ("ada", "slack", "apn_own"), ("ada", "slack", "x<b>")],
+)
+async def test_what_is_not_the_users_is_not_connected_again(
+    site: Served, visitor: Visitor, user: str, app: str, account: str
+) -> None:
+    """Another user's account, another app's, one of your own or none: all the same answer, shown and sent."""
+    site.directory.add_account(
+        app="slack", credentials={"api_key": "k-old"}, external_user_id="ada", account_id="apn_old"
+    )
+    site.directory.add_account(
+        app="slack", credentials={"api_key": "k-own"}, external_user_id=None, account_id="apn_own"
+    )
+    made = await make(site, user=user)
+    page = await visitor.open(made["connect_link_url"], app=app)
+    page.hidden["accountId"] = account
+
+    shown = await visitor.open(made["connect_link_url"], app=app, accountId=account)
+    sent = await visitor.fill(page, api_key="k-stolen")
+
+    said = f"There is no {app} account {account} of this user to be connected again."
+    assert (shown.status, said in shown.words) == (404, True)
+    assert (sent.status, said in sent.words) == (400, True)
+    assert "<b>" not in shown.html
+    assert {site.directory.credentials(each)["api_key"] for each in ("apn_old", "apn_own")} == {"k-old", "k-own"}
+
+
+async def test_the_buttons_that_end_it(site: Served, visitor: Visitor) -> None:
+    """A product that has a button of its own to close the frame asks for none here."""
+    made = await make(site)
+
+    with_it = await visitor.open(made["connect_link_url"], app="slack")
+    without = await visitor.open(made["connect_link_url"], app="slack", hideClose="true")
+
+    assert "Cancel" in with_it.words
+    assert "Cancel" not in without.words
+    assert without.hidden["hideClose"] == "true"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +233,7 @@ async def test_an_old_link(site: Served, visitor: Visitor) -> None:
 
 
 async def test_the_page_lets_nothing_in(site: Served, visitor: Visitor) -> None:
-    """No script but ours by its digest, no frame, no cache, no referrer; the cookie is not for scripts."""
+    """No script but ours by its digest, no frame, no cache, no referrer elsewhere, and no cookie for nothing."""
     made = await make(site)
 
     page = await visitor.open(made["connect_link_url"], app="slack")
@@ -176,11 +242,8 @@ async def test_the_page_lets_nothing_in(site: Served, visitor: Visitor) -> None:
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "form-action 'self'; base-uri 'none'; frame-ancestors 'none'" in policy
     assert "unsafe" not in policy
-    assert (page.headers["cache-control"], page.headers["referrer-policy"]) == ("no-store", "no-referrer")
-    cookie = page.headers["set-cookie"]
-    assert "HttpOnly" in cookie
-    assert "SameSite=lax" in cookie
-    assert "Path=/_static" in cookie
+    assert (page.headers["cache-control"], page.headers["referrer-policy"]) == ("no-store", "same-origin")
+    assert "set-cookie" not in page.headers
 
 
 async def test_allowed_origins_may_frame_it(site: Served, visitor: Visitor) -> None:

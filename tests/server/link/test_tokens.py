@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import pytest
 
 from pdkernel.clock import FrozenClock
-from pdkernel.server.link.tokens import find_token, link_url
-from tests.server.link.conftest import make, token_of
+from pdkernel.server.link.tokens import find_token, make_link
+from tests.server.link.conftest import Visitor, make, token_of
 from tests.server.served import Served, served
 
 
@@ -161,7 +160,20 @@ async def test_validate(site: Served) -> None:
     assert (told["project_id"], told["project_environment"]) == (site.project.project_id, "development")
     assert told["success_redirect_uri"] == "https://example.com/ok"
     assert {"name_slug", "name", "img_src", "categories", "featured_weight", "scope_profiles"} <= set(told["app"])
-    assert json.loads(told["app"]["custom_fields_json"])[0]["name"] == "oauth_access_token"
+    assert told["app"] == (await site.call("GET", "/v1/connect/apps/slack")).json()["data"]
+
+
+async def test_an_app_by_its_id(site: Served, visitor: Visitor) -> None:
+    """The id that the API tells of an app names it here, too."""
+    app = (await site.call("GET", "/v1/connect/apps/slack")).json()["data"]["id"]
+    made = await make(site)
+
+    told = (await site.http.get(f"/v1/connect/tokens/{made['token']}/validate", params={"app_id": app})).json()
+    page = await visitor.open(made["connect_link_url"], app=app)
+
+    assert told["app"]["name_slug"] == "slack"
+    assert "Connect your slack account" in page.words
+    assert page.hidden["app"] == "slack"
 
 
 async def test_validate_says_what_is_wrong(site: Served) -> None:
@@ -183,6 +195,24 @@ async def test_validate_says_what_is_wrong(site: Served) -> None:
     assert late.json()["error"].startswith("This link has expired.")
 
 
+async def test_validate_an_account_to_be_connected_again(site: Served) -> None:
+    """The token is good for an account of its user's, and for no other."""
+    for user in ("ada", "bob"):
+        site.directory.add_account(
+            app="slack", credentials={"api_key": "k"}, external_user_id=user, account_id=f"apn_{user}"
+        )
+    url = f"/v1/connect/tokens/{(await make(site))['token']}/validate"
+
+    mine, others = [
+        (await site.http.get(url, params={"app_id": "slack", "account_id": each})).json()
+        for each in ("apn_ada", "apn_bob")
+    ]
+
+    assert mine["success"] is True
+    assert others["success"] is False
+    assert "no slack account apn_bob of this user" in others["error"]
+
+
 async def test_rate_limit(tmp_path: Path) -> None:
     """Where rate limits are applied, a user gets 100 tokens a minute; others are not concerned."""
     async with served(tmp_path, rate_limits=True) as site:
@@ -199,7 +229,7 @@ async def test_rate_limit(tmp_path: Path) -> None:
 
 async def test_a_link_for_the_notebook(site: Served) -> None:
     """A link can be had without the API, for one app."""
-    url = link_url(site.serving, external_user_id="ada", environment="production", app="slack")
+    url = make_link(site.serving, external_user_id="ada", environment="production", app="slack").url
 
     found = find_token(site.serving, token_of(url))
     assert url.endswith("&connectLink=true&app=slack")

@@ -1,9 +1,11 @@
 // @ts-check
 /*
- * The Lab side of pdkernel: gives step cells the colours of their language, and makes `code.pd-k` copy its path.
+ * The Lab side of pdkernel: gives step cells the colours of their language, makes `code.pd-k` copy its path, and
+ * opens the page that a button `.pd-link` asks for.
  *
  * Hand-written and served as it stands: no bundler, no import, no inline script or style, so that it works under a
- * strict content security policy. Knows the directive's first line and the class `pd-k`; nothing of a kernel.
+ * strict content security policy. Knows the directive's first line and the classes `pd-k`, `pd-link` and `pd-open`;
+ * nothing of a kernel.
  */
 (() => {
   'use strict';
@@ -181,17 +183,64 @@
     }).observe(document.body, { childList: true, subtree: true });
   }
 
+  // ---- Pages that a button opens ----------------------------------------------------------------------------------
+
+  const OPENS = '.pd-link';
+  const PAGE = 'a.pd-open';
+  const CLICK_MS = 4500; // a browser takes what is opened so soon after a click for a part of it
+  const HERE = ['localhost', '127.0.0.1', '[::1]'];
+
+  /**
+   * A button `.pd-link` has the kernel make the address of a page, which arrives as a link `a.pd-open` a moment later: it is
+   * followed as part of the click. Where that came too late, or the page is served on a machine that is not this one, the
+   * link stays.
+   */
+  function watchPages() {
+    const atHome = HERE.includes(window.location.hostname);
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(atHome ? '.pd-elsewhere { display: none; }' : '');
+    document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
+    let clicked = -Infinity;
+    window.addEventListener('click', event => {
+      if (event.target instanceof Element && event.target.closest(OPENS)) {
+        clicked = performance.now();
+      }
+    }, true);
+    new MutationObserver(records => {
+      if (performance.now() - clicked > CLICK_MS) {
+        return;
+      }
+      for (const node of records.flatMap(record => [...record.addedNodes])) {
+        const link = node instanceof Element ? (node.matches(PAGE) ? node : node.querySelector(PAGE)) : null;
+        if (link && (atHome || !HERE.includes(link.hostname))) {
+          clicked = -Infinity;
+          follow(link.href);
+          return;
+        }
+      }
+    }).observe(document.body, { childList: true, subtree: true });
+  }
+
+  function follow(address) {
+    const opened = window.open('', '_blank');
+    if (opened) {
+      opened.opener = null; // what is opened is not to lead this page elsewhere
+      opened.location.replace(address);
+    }
+  }
+
   // ---- Lab's door ----------------------------------------------------------------------------------------------
 
   let tokens;
 
   const makePlugin = () => ({
     id: 'pdkernel:plugin',
-    description: 'Colours of each step\'s language, and paths that a click copies.',
+    description: 'Colours of each step\'s language, paths that a click copies, and pages that a click opens.',
     autoStart: true,
     requires: tokens,
     activate: (_app, tracker, languages) => {
       watchKeys();
+      watchPages();
       tracker.forEach(panel => watchNotebook(panel, languages));
       tracker.widgetAdded.connect((_sender, panel) => watchNotebook(panel, languages));
     }

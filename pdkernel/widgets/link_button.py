@@ -1,0 +1,124 @@
+"""
+The button that opens the link page of one app in another tab, and what has become of the page.
+
+Knows the session's links. The address is a secret while it is good: it stands in the form only until its page was opened.
+The Lab extension follows it at once, as part of the click; without the extension a second click does.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import ipywidgets as ipw
+
+from pdkernel.errors import PdkernelError
+from pdkernel.identity import Account, Environment
+from pdkernel.session.linking import Links
+from pdkernel.widgets.parts import note, say, say_html, set_value, show, text_html
+
+if TYPE_CHECKING:
+    from pdkernel.server.serving import LinkNews
+
+_KINDS = {"connected": "success", "failed": "error"}
+CONNECT, RECONNECT = "Connect with Link", "Reconnect with Link"
+
+
+class LinkButton:
+    """
+    The button, and the place for what it says.
+
+    Args:
+        app: The app's slug.
+        links: Makes the links.
+        changed: Called after an account was connected, from another thread.
+    """
+
+    def __init__(self, app: str, links: Callable[[], Links], changed: Callable[[], None]) -> None:
+        self._app = app
+        self._links = links
+        self._changed = changed
+        self._lock = threading.Lock()
+        self._whose: tuple[str, Environment] | None = None
+        self._account: str | None = None
+        self._asked = 0
+        self.button = ipw.Button(description=CONNECT, layout={"width": "auto"})
+        self.button.add_class("pd-link")  # the Lab extension knows it by this
+        self.button.on_click(lambda _: self._open())
+        self.said = note()
+
+    def show(self, external_user_id: str | None, environment: Environment, account: Account | None) -> None:
+        """Connect for this user from now on; *account* is the one that a run would use, if there is any."""
+        whose = None if external_user_id is None else (external_user_id, environment)
+        with self._lock:
+            if whose != self._whose:
+                self._whose = whose
+                self._asked += 1  # what becomes of links until now is no news for this user
+                say(self.said, "")
+            self._account = account.id if account is not None else None
+        set_value(self.button, RECONNECT if account else CONNECT, "description")
+        set_value(self.button, _tooltip(self._app, account), "tooltip")
+        show(self.button, visible=whose is not None)
+
+    def _open(self) -> None:
+        with self._lock:
+            whose, account = self._whose, self._account
+            self._asked += 1
+            asked = self._asked
+        if whose is None:
+            return
+        try:
+            url = self._links().open(
+                self._app,
+                external_user_id=whose[0],
+                environment=whose[1],
+                account_id=account,
+                told=lambda news: self._hear(asked, news),
+            )
+        except PdkernelError as fault:
+            say(self.said, str(fault), kind="error")
+            return
+        say_html(self.said, _link_html(url, self._app))
+
+    def _hear(self, asked: int, news: LinkNews) -> None:
+        with self._lock:
+            if asked == self._asked:
+                say(self.said, _words(self._app, news), kind=_KINDS.get(news.what, "muted"))
+        if news.what == "connected":
+            self._changed()
+
+
+def _words(app: str, news: LinkNews) -> str:
+    return {
+        "opened": f"Go on in the page that has opened. This form follows once {app} is connected.",
+        "connected": f"Connected: {news.said}.",
+        "failed": f"Not connected: {news.said}",
+        "cancelled": f"Cancelled in the page: {app} was not connected.",
+        "expired": f"The link's time is over: {app} was not connected.",
+    }[news.what]
+
+
+def _tooltip(app: str, account: Account | None) -> str:
+    if account is None:
+        return (
+            f"Open a page in another tab where the external user connects {app}: by its fields, or by signing in there"
+        )
+    return f"Open a page in another tab where {account.id} gets new credentials and keeps its id"
+
+
+def _link_html(url: str, app: str) -> str:
+    parts = urlsplit(url)
+    link = (
+        f'<a class="pd-open" href="{html.escape(url)}" target="_blank" rel="noopener noreferrer">'
+        f"Open the page where {html.escape(app)} is connected</a>"
+    )
+    if parts.hostname != "127.0.0.1":
+        return link
+    hint = (
+        f"The page is served where the kernel runs, at 127.0.0.1, port {parts.port}. From another machine: "
+        f"ssh -L {parts.port}:127.0.0.1:{parts.port} HOST, or name its address in PDKERNEL_PUBLIC_URL."
+    )
+    return f'{link}<div class="pd-elsewhere">{text_html(hint)}</div>'

@@ -1,0 +1,69 @@
+"""A project with a key-based app and one that people sign in to, served in another process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from pdkernel.connect import LocalDirectory, providers
+from pdkernel.connect.apps import tell_app
+from pdkernel.connect.providers import tell_provider
+from pdkernel.project import Project
+from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, oauth_provider
+from tests.serve_process import serving
+
+
+@dataclass
+class Site:
+    """
+    A project, served in another process.
+
+    Attributes:
+        project: It, opened here too.
+        url: Where it is served.
+        token: An access token of a client.
+    """
+
+    project: Project
+    url: str
+    token: str = field(repr=False)
+
+    def connect_token(self, user: str, **fields: Any) -> dict[str, Any]:
+        """A Connect token for *user*, as a product's back end gets it."""
+        answer = httpx.post(
+            f"{self.url}/v1/connect/{self.project.project_id}/tokens",
+            headers={"authorization": f"Bearer {self.token}"},
+            json={"external_user_id": user, **fields},
+            verify=False,
+        )
+        made: dict[str, Any] = answer.json()
+        return made
+
+    def link(self, app: str, user: str, **fields: Any) -> str:
+        """A link for *user*."""
+        return f"{self.connect_token(user, **fields)['connect_link_url']}&app={app}"
+
+    def credentials(self, app: str, user: str) -> dict[str, str]:
+        """What the newest account of *user* holds."""
+        directory = LocalDirectory(self.project)
+        account = directory.newest_account(user, "development", app)
+        return {} if account is None else dict(directory.credentials(account.id))
+
+
+@contextmanager
+def link_site(folder: Path, *words: str) -> Iterator[Site]:
+    """The site, in *folder*; *words* are options of `pdkernel serve`."""
+    with Project.open(folder / ".pdkernel") as project, oauth_provider() as provider:
+        tell_app(project, "my_crm", ["subdomain", "api_key"])
+        authorize, token = f"{provider.url}/authorize", f"{provider.url}/token"
+        tell_provider(project, "my_mail", providers.Provider(authorize, token, CLIENT_ID, CLIENT_SECRET))
+        client = project.clients.create("tests")
+        with serving(folder, *words) as (told, _):
+            asked = {"client_id": client.client.id, "client_secret": client.secret, "grant_type": "client_credentials"}
+            answer = httpx.post(f"{told['url']}/v1/oauth/token", json=asked, verify=False)
+            yield Site(project, told["url"], answer.json()["access_token"])

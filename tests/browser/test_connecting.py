@@ -1,0 +1,169 @@
+"""One click in a notebook's picker: the link page opens in a tab, and the picker follows what becomes of it there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from pdkernel.connect import LocalDirectory, providers
+from pdkernel.connect.apps import tell_app
+from pdkernel.connect.providers import tell_provider
+from pdkernel.project import Project
+from tests.browser.harness import LabPage
+from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, oauth_provider
+
+FOLDER = "connecting"
+KEY = "k-typed-into-the-link-page"
+STEP = """%%pdstep send --app my_crm --app my_mail --no-run
+def handler(pd):
+    return sorted(pd.inputs["my_crm"]["$auth"])
+"""
+
+
+@dataclass
+class Notebook:
+    """
+    A notebook whose step needs a key-based and an OAuth account, its picker shown for ada.
+
+    Attributes:
+        page: It.
+        browser: Where its tabs open.
+        project: Its project.
+    """
+
+    page: LabPage
+    browser: BrowserContext
+    project: Project
+
+    @property
+    def picker(self) -> Locator:
+        """What the picker's cell shows."""
+        return self.page.output(2)
+
+    def opens(self, button: str, nth: int) -> Page:
+        """Click the button of the *nth* app that is listed; the tab that opens."""
+        with self.browser.expect_page() as opened:
+            self.picker.get_by_role("button", name=button, exact=True).nth(nth).click()
+        opened.value.wait_for_load_state()
+        return opened.value
+
+    def account(self, app: str) -> dict[str, str]:
+        """What ada's account of *app* holds, and its id."""
+        directory = LocalDirectory(self.project)
+        account = directory.newest_account("ada", "development", app)
+        assert account is not None
+        return {**directory.credentials(account.id), "id": account.id}
+
+
+@pytest.fixture
+def notebook(page: LabPage, browser: BrowserContext) -> Iterator[Notebook]:
+    """A fresh notebook and project."""
+    folder = page.lab.root / FOLDER
+    folder.mkdir(exist_ok=True)
+    with Project.open(folder / ".pdkernel") as project, oauth_provider() as provider:
+        tell_app(project, "my_crm", ["subdomain", "api_key"])
+        endpoints = (f"{provider.url}/authorize", f"{provider.url}/token")
+        tell_provider(project, "my_mail", providers.Provider(*endpoints, CLIENT_ID, CLIENT_SECRET))
+        LocalDirectory(project).delete_user("ada", "development")
+        page.new_notebook(["%load_ext pdkernel\n%pduser ada", STEP, "%pduser"], name=f"{FOLDER}/work.ipynb")
+        page.run_all()
+        shown = Notebook(page, browser, project)
+        expect(shown.picker.get_by_role("button", name="Connect with Link")).to_have_count(2)
+        yield shown
+
+
+def test_an_account_by_its_key(notebook: Notebook) -> None:
+    """The tab asks for the app's fields; once they are sent the picker has the account, without a cell run again."""
+    tab = notebook.opens("Connect with Link", 0)
+    expect(notebook.picker).to_contain_text("Go on in the page that has opened.")
+    notebook.page.screenshot("connecting-1-waiting")
+    tab.get_by_label("subdomain").fill("acme")
+    tab.get_by_label("api_key").fill(KEY)
+    LabPage(notebook.page.lab, tab).screenshot("connecting-2-fields")
+    tab.get_by_role("button", name="Connect").click()
+
+    expect(tab.get_by_role("status")).to_contain_text("Your my_crm account is connected.")
+    account = notebook.account("my_crm")
+    expect(notebook.picker).to_contain_text(f"Connected: {account['id']}.")
+    expect(notebook.picker.get_by_role("button", name="Reconnect with Link")).to_have_count(1)
+    expect(notebook.picker).to_contain_text(f"my_crm · {account['id']} (ada)")
+    assert (account["subdomain"], account["api_key"]) == ("acme", KEY)
+    assert tab.evaluate("window.opener") is None
+    notebook.page.screenshot("connecting-3-connected")
+    tab.close()
+
+
+def test_an_account_by_signing_in(notebook: Notebook) -> None:
+    """An app with a provider leads to its sign-in page; who declines is told so in the notebook, and can try again."""
+    tab = notebook.opens("Connect with Link", 1)
+    tab.get_by_role("button", name="Continue to 127.0.0.1").click()
+    tab.get_by_role("link", name="Deny").click()
+    expect(notebook.picker).to_contain_text("Not connected: my_mail answered: access_denied: No <b>thanks</b>")
+    tab.close()
+    tab = notebook.opens("Connect with Link", 1)
+    tab.get_by_role("button", name="Continue to 127.0.0.1").click()
+    tab.get_by_role("link", name="Allow").click()
+
+    expect(notebook.picker).to_contain_text(re.compile(r"Connected: apn_\w+"))
+    assert notebook.account("my_mail")["oauth_access_token"].startswith("access-")
+    tab.close()
+
+
+def test_an_account_is_connected_again(notebook: Notebook) -> None:
+    """The account keeps its id and has the new key."""
+    directory = LocalDirectory(notebook.project)
+    directory.add_account(
+        app="my_crm", credentials={"api_key": "k-old-0123456789"}, external_user_id="ada", account_id="apn_stays"
+    )
+    notebook.page.run_cell(2)
+    tab = notebook.opens("Reconnect with Link", 0)
+    expect(tab.get_by_role("heading")).to_have_text("Connect your my_crm account again")
+    tab.get_by_label("api_key").fill(KEY)
+    tab.get_by_role("button", name="Connect").click()
+
+    expect(notebook.picker).to_contain_text("Connected: apn_stays.")
+    assert notebook.account("my_crm") == {"api_key": KEY, "id": "apn_stays"}
+    tab.close()
+
+
+def test_cancelling(notebook: Notebook) -> None:
+    """Who gives up in the tab is told so in the notebook."""
+    tab = notebook.opens("Connect with Link", 0)
+    tab.get_by_role("button", name="Cancel").click()
+
+    expect(tab.get_by_role("heading")).to_have_text("Cancelled")
+    expect(notebook.picker).to_contain_text("Cancelled in the page: my_crm was not connected.")
+    tab.close()
+
+
+def test_the_saved_notebook_holds_no_secret(notebook: Notebook) -> None:
+    """Neither what was typed nor the link's token is in it, before the account is connected or after."""
+    tab = notebook.opens("Connect with Link", 0)
+    expect(notebook.picker).to_contain_text("Go on in the page that has opened.")
+    before = notebook.page.save().read_text(encoding="utf-8")
+    tab.get_by_label("api_key").fill(KEY)
+    tab.get_by_role("button", name="Connect").click()
+    expect(notebook.picker).to_contain_text("Connected: apn_")
+    after = notebook.page.save().read_text(encoding="utf-8")
+    tab.close()
+
+    assert "my_crm apn_" in after
+    assert [word for word in ("ctok_", KEY, CLIENT_SECRET) if word in before + after] == []
+
+
+def test_what_if(notebook: Notebook) -> None:
+    """The form explains another environment's look-up; the choice stays, and no step runs."""
+    notebook.picker.get_by_role("button", name="What if …").click()
+    fields = notebook.picker.get_by_label("environment")
+    fields.last.select_option("production")
+    notebook.picker.get_by_role("button", name="Look up").click()
+
+    expect(notebook.picker).to_contain_text("For external user ada in production, the look-up fails. No code was run.")
+    expect(notebook.picker).to_contain_text("%pduser ada --environment production --what-if")
+    expect(notebook.picker).to_contain_text("%pduser ada --environment development")
+    notebook.picker.scroll_into_view_if_needed()
+    notebook.page.screenshot("connecting-4-what-if")

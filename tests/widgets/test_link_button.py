@@ -1,0 +1,105 @@
+"""The picker's button that opens the link page, followed over HTTP as a browser does."""
+
+from __future__ import annotations
+
+import html
+import re
+import time
+from collections.abc import Callable
+
+import httpx
+import ipywidgets as ipw
+
+from pdkernel.session import Session
+from pdkernel.widgets import UserPicker
+from tests.server.link.conftest import OURS
+from tests.server.link.reading import Page
+from tests.widgets.front_end import button, everything_in_state, inside, press, screen
+
+TOKEN = "xoxb-typed-into-the-page"
+
+
+def link_in(picker: UserPicker) -> str:
+    """The address that the picker shows."""
+    shown = [each.value for each in inside(picker) if isinstance(each, ipw.HTML)]
+    [found] = re.findall(r'class="pd-open" href="([^"]+)"', "".join(shown))
+    return html.unescape(str(found))
+
+
+def send(url: str, **fields: str) -> Page:
+    """Open the page and send its form."""
+    page = Page(httpx.get(url))
+    return Page(httpx.post(url.partition("?")[0], data={**page.hidden, **fields}, headers=OURS))
+
+
+def wait_for(picker: UserPicker, words: str) -> str:
+    """The picker's text once it says *words*."""
+    until = time.monotonic() + 5
+    while words not in screen(picker) and time.monotonic() < until:
+        time.sleep(0.01)
+    return screen(picker)
+
+
+def test_an_account_is_connected(slack_picker: UserPicker, session: Session) -> None:
+    """The click shows a link for the chosen user; the picker follows what becomes of it by itself."""
+    session.choose_user("ada")
+    press(slack_picker, "Connect with Link")
+    url = link_in(slack_picker)
+    page = send(url, **{"field:oauth_access_token": TOKEN})
+
+    account = session.directory.newest_account("ada", "development", "slack")
+    assert page.status == 200
+    assert account is not None
+    assert f"Connected: {account.id}." in wait_for(slack_picker, "Connected")
+    assert button(slack_picker, "Reconnect with Link")
+    assert f"Uses {account.id}" in screen(slack_picker)
+
+
+def test_the_link_goes_once_it_was_opened(slack_picker: UserPicker, session: Session) -> None:
+    """From then on it stands in no widget's state, which a notebook might save; nor does what was typed."""
+    session.choose_user("ada")
+    press(slack_picker, "Connect with Link")
+    url = link_in(slack_picker)
+    before = everything_in_state()
+    httpx.get(url)
+    wait_for(slack_picker, "Go on in the page")
+    after = everything_in_state()
+
+    assert "ctok_" in before
+    assert "ctok_" not in after
+
+
+def test_a_user_chosen_meanwhile(slack_picker: UserPicker, session: Session) -> None:
+    """What becomes of ada's link is not said to grace, but the accounts are shown as they are."""
+    session.choose_user("ada")
+    press(slack_picker, "Connect with Link")
+    url = link_in(slack_picker)
+    session.choose_user("grace")
+    send(url, **{"field:oauth_access_token": TOKEN})
+
+    assert "Connected" not in screen(slack_picker)
+    assert ("ada", "ada") in slack_picker.user.options
+
+
+def test_cancelling(slack_picker: UserPicker, session: Session) -> None:
+    """Who gives up in the page is told so here."""
+    session.choose_user("ada")
+    press(slack_picker, "Connect with Link")
+    send(link_in(slack_picker), cancel="true")
+
+    assert "slack was not connected" in wait_for(slack_picker, "Cancelled in the page")
+
+
+def test_where_the_browser_is_elsewhere(slack_picker: UserPicker, session: Session) -> None:
+    """The form says where the page is served, and two ways to it from another machine."""
+    session.choose_user("ada")
+    press(slack_picker, "Connect with Link")
+
+    assert re.search(
+        r"ssh -L (\d+):127\.0\.0\.1:\1 HOST, or name its address in PDKERNEL_PUBLIC_URL", screen(slack_picker)
+    )
+
+
+def test_nobody_connects_nothing(slack_picker: UserPicker, make_picker: Callable[[], UserPicker]) -> None:
+    """Without a user there is no button."""
+    assert "Connect with Link" not in screen(slack_picker)

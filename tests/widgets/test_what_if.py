@@ -1,0 +1,81 @@
+"""The picker's question "what if": another user's look-up, explained without running or choosing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pdkernel.session import Session
+from pdkernel.widgets import UserPicker
+from tests.widgets.front_end import enter, pick, press, screen, type_into
+
+TOKEN = "xoxb-planted-token"
+
+
+def connect(session: Session, user: str, account_id: str) -> None:
+    """Connect a slack account."""
+    session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id=user, account_id=account_id
+    )
+
+
+def test_another_user(slack_picker: UserPicker, session: Session) -> None:
+    """The chain is explained link by link, the newest account marked; the choice stays and nothing runs."""
+    connect(session, "ada", "apn_first")
+    connect(session, "ada", "apn_second")
+    session.choose_user("grace")
+    press(slack_picker, "What if …")
+    type_into(slack_picker.what_if.user, "ada")
+    press(slack_picker, "Look up")
+
+    said = screen(slack_picker)
+    assert "For external user ada in development, every account is found. No code was run." in said
+    assert "apn_second (ada, " in said
+    assert "is the newest and is used; needed by send" in said
+    assert "Older: apn_first" in said
+    assert "%pduser ada --environment development --what-if" in said
+    assert (session.external_user_id, session.last) == ("grace", None)
+
+
+def test_the_first_link_that_fails(slack_picker: UserPicker, session: Session) -> None:
+    """In the other environment nobody knows her: the platform's words, and what to do."""
+    connect(session, "ada", "apn_first")
+    session.choose_user("ada")
+    press(slack_picker, "What if …")
+    pick(slack_picker.what_if.environment, "production")
+    enter(slack_picker.what_if.user)
+
+    said = screen(slack_picker)
+    assert "Pipedream Connect Error: No matching external user ID: ada in production" in said
+    assert "'ada' exists in development" in said
+    assert (slack_picker.environment.value, session.environment) == ("development", "development")
+
+
+def test_a_caller_who_names_nobody(slack_picker: UserPicker) -> None:
+    """An empty field is a request without the header."""
+    press(slack_picker, "What if …")
+    press(slack_picker, "Look up")
+
+    assert "no x-pd-external-user-id" in screen(slack_picker)
+
+
+def test_it_follows_the_accounts(slack_picker: UserPicker, session: Session) -> None:
+    """What was looked up is looked up again once an account is there."""
+    press(slack_picker, "What if …")
+    type_into(slack_picker.what_if.user, "ada")
+    press(slack_picker, "Look up")
+    before = screen(slack_picker)
+    connect(session, "ada", "apn_first")
+    session.accounts_changed()
+
+    assert "the look-up fails" in before
+    assert "every account is found" in screen(slack_picker)
+
+
+def test_where_no_account_is_needed(session: Session, make_picker: Callable[[], UserPicker]) -> None:
+    """It says so."""
+    session.cell_ran("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="a")
+    picker = make_picker()
+    press(picker, "What if …")
+    press(picker, "Look up")
+
+    assert "No step uses an external user's account" in screen(picker)
