@@ -30,7 +30,7 @@ STEPS = (
     '    initialValue: "{{steps.count.$return_value.n}}"\n    condition: NOT_NULL\n'
     '- namespace: send\n  runtime: nodejs20.x\n  uses: "./send/entry.js"\n  props:\n    slack:\n'
     '      authProvisionId: apn_Git\n    n: "{{steps.count.$return_value.n}}"\n'
-    "- namespace: off\n  disabled: true\n  runtime: nodejs20.x\n  uses: slack-gone@0.0.1\n"
+    "- namespace: unused\n  disabled: true\n  runtime: nodejs20.x\n  uses: slack-gone@0.0.1\n"
 )
 
 
@@ -154,7 +154,9 @@ def test_every_shape(pdkernel: Shell) -> None:
         "continue_based_on_condition": "built in",
         "custom_request": "built in",
     }
-    assert {item["name"] for item in report["cannot"]} == {"add_single_row", "send_message", "own_action", "gone"}
+    assert {item["name"] for item in report["cannot"]} == {
+        *("add_single_row", "send_message", "own_action", "gone", "old")
+    }
     assert report["variables"] == [
         {"name": "GREETING", "places": ["second, line 11"], "required": False},
         {"name": "REGION", "places": ["first, line 9"], "required": True},
