@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pdkernel.definition.languages import INFERRED
-from pdkernel.definition.literals import literal_faults, suspicious_props
+from pdkernel.definition.literals import literal_faults, suspicious_props, texts_in
 from pdkernel.definition.plan import WORKFLOW_FILE, entry_of
 from pdkernel.definition.sidecar import Sidecar
 from pdkernel.definition.slug import slug
@@ -32,7 +32,21 @@ _ANSWER = "Send one on every way: `$.respond({...})`, in Python `pd.respond({...
 def references(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
     """References to steps that do not exist or come later, and expressions that cannot be read."""
     for problem in reference_problems(workflow):
-        yield _from_error("reference", workflow, problem)
+        step = workflow.step(problem.step) if problem.step is not None else None
+        path = _path_of_reference(step, problem) if step is not None and step.props_in is not None else None
+        if step is not None and path is not None and problem.line is None:
+            yield _at_prop("reference", step, path, problem.message, problem.fix)
+        else:
+            yield _from_error("reference", workflow, problem)
+
+
+def _path_of_reference(step: Step, problem: DefinitionError) -> tuple[str | int, ...] | None:
+    """For a folder's step the prop whose expression *problem* is about, as the message names only the step that is read."""
+    named = re.search(r"reads steps\.(\w+)", problem.message)
+    if named is None:
+        return None
+    read = re.compile(rf"steps\s*(?:\??\.\s*|\[\s*['\"]){named[1]}\b")
+    return next((path for path, text in texts_in(step.props) if read.search(text)), None)
 
 
 def secrets(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
@@ -41,7 +55,7 @@ def secrets(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
         yield _from_error("secret", workflow, fault)
     for step in workflow.steps:
         for path in suspicious_props(step):
-            name = ".".join(path)
+            name = ".".join(map(str, path))
             yield _at_prop(
                 "secret",
                 step,
@@ -187,7 +201,7 @@ def _at_step(rule: str, step: Step, message: str, fix: str, line: int | None = N
     return Finding(rule, step.name, cell, line, message, fix, _file_of(step, line))
 
 
-def _at_prop(rule: str, step: Step, path: tuple[str, ...], message: str, fix: str) -> Finding:
+def _at_prop(rule: str, step: Step, path: tuple[str | int, ...], message: str, fix: str) -> Finding:
     line, where = step.place_of_prop(*path)
     if not where:
         return _at_step(rule, step, message, fix, line)

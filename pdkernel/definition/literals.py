@@ -49,19 +49,19 @@ def check_literals(workflow: Workflow, *, there: Workflow | None = None) -> None
 def literal_faults(workflow: Workflow, *, known: frozenset[str] = frozenset()) -> Iterator[DefinitionError]:
     """What `check_literals` refuses, one for each place; texts that are *known* are passed over."""
     for step in workflow.steps:
-        for path, text in _texts(step.props, ()):
+        for path, text in texts_in(step.props):
             if (what := _looks_like(text, known)) is not None:
-                yield _fault(step, f"the prop {'.'.join(path)} holds what looks like {what[0]}", None)
+                yield _fault(step, f"the prop {'.'.join(map(str, path))} holds what looks like {what[0]}", None)
         if (found := _looks_like(step.source, known)) is not None:
             line = step.source.count("\n", 0, found[1]) + 1 + step.line_offset
             yield _fault(step, f"its code holds what looks like {found[0]} (line {line})", line)
 
 
-def suspicious_props(step: Step) -> Iterator[tuple[str, ...]]:
+def suspicious_props(step: Step) -> Iterator[tuple[str | int, ...]]:
     """Paths of props that are called like a credential and hold text, no expression, that looks like nothing known."""
-    for path, text in _texts(step.props, ()):
+    for path, text in texts_in(step.props):
         if (
-            _CALLED_SECRET.search(path[-1])
+            _CALLED_SECRET.search(str(path[-1]))
             and len(text) >= _SHORTEST
             and "{{" not in text
             and _looks_like(text) is None
@@ -91,18 +91,19 @@ def _found_in(text: str) -> Iterator[tuple[str, int, str]]:
 
 def _credentials(workflow: Workflow) -> Iterator[str]:
     for step in workflow.steps:
-        for text in (step.source, *(text for _, text in _texts(step.props, ()))):
+        for text in (step.source, *(text for _, text in texts_in(step.props))):
             yield text
             # the head of a private key is the same in all of them, and says nothing of which one it is
             yield from (found for _, _, found in _found_in(text) if not found.startswith("-----"))
 
 
-def _texts(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+def texts_in(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every text in *value*, with its path below *path*."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _texts(item, (*path, str(key)))
+            yield from texts_in(item, (*path, str(key)))
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _texts(item, (*path, str(index)))
+            yield from texts_in(item, (*path, index))

@@ -194,7 +194,7 @@ class _Patcher:
         piece = entry.value
         if piece.tied:
             raise self._tied(piece)
-        if entry.flow or (piece.flow and isinstance(new, dict | list)):
+        if entry.flow or (piece.flow and piece.entries and isinstance(new, dict | list)):
             lead = " " if entry.key is not None and piece.start == entry.mark else ""
             self._edit(piece.start, piece.end, lead + dump_in_brackets(new))
             return

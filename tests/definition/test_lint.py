@@ -59,6 +59,12 @@ def test_a_folders_findings_name_its_files() -> None:
     }
 
     assert ("git-form", "workflow.yaml, step fetch") in places
+    stale = [
+        finding for finding in lint(read_folder(PROJECTS / "order-alerts-p_Ab12Cd3")) if finding.rule == "reference"
+    ]
+    text = (PROJECTS / "order-alerts-p_Ab12Cd3" / "workflow.yaml").read_text().splitlines()
+    assert [finding.file for finding in stale] == ["workflow.yaml"]
+    assert "steps.gone_since" in text[(stale[0].line or 1) - 1]
 
 
 def test_references_in_props_of_a_synced_workflow() -> None:

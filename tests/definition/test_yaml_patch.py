@@ -174,6 +174,15 @@ def test_keys_come_and_go() -> None:
     assert patched == "a:\n- k: 1\n  new:\n    deep:\n    - 1\n  n: |\n    text\nyy: true\n\nz: 9\n"
 
 
+def test_empty_brackets_become_a_block() -> None:
+    """What is no longer empty is written in the platform's own style."""
+    text = "a: []\nb: {} # none\nc: [1]\n"
+
+    patched = patch_yaml(text, read(text), {"a": [{"x": 1}], "b": {}, "c": [1, "two words"]})
+
+    assert patched == 'a:\n- x: 1\nb: {} # none\nc: [1, "two words"]\n'
+
+
 @pytest.mark.parametrize(
     "new",
     [
