@@ -1,7 +1,8 @@
 # make lab    set up, then JupyterLab on the quickstart
 # make demo   the same job in the terminal
 # make test   set up, then every check and every test
-# make slow   the properties with many more examples than `make test` takes
+# make slow   the properties with many more examples than `make test` takes, and `make fuzz`
+# make fuzz   50,000 requests to the server, good and bad; FUZZ=5000 for fewer
 # make actions  every action of 26 npm apps described and entered, in about three minutes; APPS="slack notion" for some
 # make conformance  ten releases of the official SDKs, driven against `pdkernel serve`; SDKS="2.3.0 3.1.6" for some
 # make contract  precision and recall of the caller's contract on the labelled set, by language
@@ -12,10 +13,12 @@ PROPERTIES := tests/test_redaction.py tests/test_shape.py tests/test_directive.p
   tests/definition tests/guests tests/hosts/test_crossing.py tests/egress/test_recordings.py tests/project/test_stores.py \
   tests/project/test_vault.py tests/widgets
 
+FUZZ ?= 50000
+
 # what make actions installs: about 290 MB, under the packages' own licences
 SWEEP ?= .venv/actions
 
-.PHONY: lab demo test slow actions conformance contract bench chromium clean
+.PHONY: lab demo test slow fuzz actions conformance contract bench chromium clean
 
 lab: .venv/.lab
 	$(BIN)/pdkernel lab notebooks/01_quickstart.ipynb
@@ -32,8 +35,11 @@ test: .venv/.test chromium
 	$(BIN)/pytest -n 2 -m "not browser"
 	$(BIN)/pytest -m browser
 
-slow: .venv/.test
+slow: .venv/.test fuzz
 	$(BIN)/pytest --hypothesis-profile=sweep --timeout=900 $(PROPERTIES)
+
+fuzz: .venv/.test
+	PDKERNEL_FUZZ=$(FUZZ) $(BIN)/pytest tests/server/fuzz
 
 actions: .venv/.test
 	$(BIN)/python -m tests.sweep.sweep $(SWEEP) $(APPS)

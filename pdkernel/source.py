@@ -7,7 +7,9 @@ Knows which is which, and that `pdkernel.yaml` belongs to either. Runs nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -33,8 +35,10 @@ __all__ = [
     "holds_workflow",
     "open_source",
     "open_sources",
+    "read_again",
     "read_source",
     "slug",
+    "stamps",
     "workflows_beside",
 ]
 
@@ -42,6 +46,8 @@ WORKFLOW_FILE = "workflow.yaml"
 EVENTS_FOLDER = "events"
 """Beside a source: the saved events, `NAME.json`, and the recorded calls of each, `NAME.recorded.jsonl`."""
 _MAX_DEPTH = 4
+_MOST_FILES = 1000
+"""Files of a folder that are looked at: it may hold data beside a workflow's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,45 @@ def open_sources(path: Path) -> tuple[Source, ...]:
         RequestError: The `pdkernel.yaml` of one leaves something unanswered.
     """
     return tuple(_open(entry) for entry in _find(path))
+
+
+def read_again(source: Source) -> Source:
+    """
+    *source* as it is on disk now.
+
+    Raises:
+        NotebookError: It is gone, or cannot be read.
+        DefinitionError: It is wrong.
+        RequestError: Its `pdkernel.yaml` leaves something unanswered.
+    """
+    if not source.path.exists():
+        raise NotebookError(f"There is no {source.path} any more.")
+    return _open(source.path)
+
+
+def stamps(source: Source) -> tuple[tuple[str, int, int], ...]:
+    """Names, times and sizes of the files that *source* was read from; another value means that it may have changed."""
+    if source.kind == "notebook":
+        files = [source.path, notebook_sidecar_path(source.path)]
+    else:
+        files = list(islice(_files_below(source.path, _MAX_DEPTH), _MOST_FILES))
+    found = []
+    for file in files:
+        with suppress(OSError):  # gone, or none
+            there = file.stat()
+            found.append((str(file), there.st_mtime_ns, there.st_size))
+    return tuple(found)
+
+
+def _files_below(folder: Path, depth: int) -> Iterator[Path]:
+    with suppress(OSError):
+        for entry in sorted(folder.iterdir()):
+            if entry.name.startswith(".") or entry.name in ("node_modules", "__pycache__"):
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                yield from _files_below(entry, depth - 1) if depth > 0 else ()
+            else:
+                yield entry
 
 
 def holds_workflow(folder: Path) -> bool:

@@ -32,14 +32,20 @@ def serving(folder: Path, *words: str) -> Iterator[tuple[dict[str, Any], str]]:
             text=True,
         )
     try:
-        assert server.stdout is not None
-        line = server.stdout.readline()
-        if not line:
-            raise AssertionError(log.read_text())
-        yield json.loads(line), _said(log, wait="--tls" in words)
+        yield line_of(server, log), _said(log, wait="--tls" in words)
     finally:
         server.terminate()
         server.communicate(timeout=30)
+
+
+def line_of(server: subprocess.Popen[str], log: Path) -> dict[str, Any]:
+    """The line that *server* prints when it answers; what it wrote in *log* if it does not."""
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    if not line:
+        raise AssertionError(log.read_text())
+    said: dict[str, Any] = json.loads(line)
+    return said
 
 
 def _said(log: Path, *, wait: bool) -> str:

@@ -12,12 +12,15 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
 
 from pdkernel.cli.app import State, command, json_option, option
+
+if TYPE_CHECKING:
+    from pdkernel.server.serving import ServedWorkflow
 
 ADMIN_VARIABLE = "PDKERNEL_ADMIN_TOKEN"
 DEFAULT_PORT = 8765
@@ -61,11 +64,15 @@ async def _serve(state: State, paths: tuple[Path, ...], chosen: dict[str, Any], 
     from pdkernel.server.sockets import Server, bind, quiet_logs, serve_until_told, tls_context, url_of
 
     project = state.project()
-    workflows = SourceWorkflows(project, sources_of(paths, Path.cwd()))
-    served = workflows.list()
-    check_tokens(served)
     pipedream = _pipedream(project)
-    exposed = check_exposure(chosen["host"], served, project, real=pipedream is not None)
+
+    def check(*served: ServedWorkflow) -> list[str]:
+        check_tokens(served)
+        return check_exposure(chosen["host"], served, project, real=pipedream is not None)
+
+    workflows = SourceWorkflows(project, sources_of(paths, Path.cwd()), check=check, say=_say_line)
+    served = workflows.list()
+    exposed = check(*served)
     warnings = [*exposed, *other_triggers(served)]
     public = _public(chosen["public_url"])
     opened = bind(chosen["host"], chosen["port"])
@@ -128,7 +135,7 @@ def _serving(state: State, runtime: Any, workflows: Any, settings: Any, pipedrea
         settings=settings,
         clock=project.clock,
         ids=project.ids,
-        say=lambda line: click.echo(line, err=True),
+        say=_say_line,
         pipedream=pipedream,
     )
 
@@ -183,6 +190,10 @@ def _contract(project: Any, project_id: str, url: str, served: Any) -> dict[str,
             for each in served
         ],
     }
+
+
+def _say_line(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _print_line(value: dict[str, Any]) -> None:

@@ -122,6 +122,8 @@ class Interpreter:
         scratch = self._scratch / f"run-{run_id}"
         exports: dict[str, Mapping[str, JSON]] = {}
         try:
+            if request.refusal is not None:
+                raise request.refusal
             await self._run_in(request, record, scratch, exports)
         except PdkernelError as refusal:
             record.refuse(refusal)

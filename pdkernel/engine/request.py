@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from pdkernel.egress import Policy, SentRequests
 from pdkernel.egress.tape import Tape
 from pdkernel.engine.pauses import PauseMode
+from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.hosts import StepDebugger
@@ -79,6 +80,7 @@ class RunRequest:
         on_respond: Told the run's first HTTP response as the step made it, secrets and all, from the engine's thread:
             `{"status", "headers", "body", "immediate"}`, bytes as `{"$base64": ...}`.
         store: Whether the run is kept in the journal.
+        refusal: Why nothing of it runs, found out where the request came in; the record says so.
     """
 
     workflow: Workflow
@@ -111,6 +113,7 @@ class RunRequest:
     on_accepted: Callable[[], None] | None = None
     on_respond: Callable[[Mapping[str, Any]], None] | None = None
     store: bool = True
+    refusal: PdkernelError | None = None
 
     @cached_property
     def scope(self) -> str:

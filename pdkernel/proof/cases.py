@@ -97,4 +97,4 @@ def _user_matters(workflow: Workflow) -> bool:
 def _asks_for_user(step: Step) -> bool:
     if step.uses is not None or any(app.account is None for app in apps_of(step)):
         return True
-    return any(map(_NAMES_USER.search, (step.source, str(dict(step.props))))) or 'type: "app"' in step.source
+    return any(map(_NAMES_USER.search, (step.source, str(dict(step.props)))))

@@ -6,8 +6,12 @@ Knows which rooms answer, and in which order they are asked. What they answer is
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
 from pdkernel.server import api, endpoint, link, oauth, passthrough, runs
 from pdkernel.server.endpoint.throttle import Throttle
@@ -38,6 +42,7 @@ def create_app(serving: Serving) -> Starlette:
     app = Starlette(
         routes=[*runs.routes(), *oauth.routes(), *connect, *endpoint.routes()],
         middleware=middleware,
+        exception_handlers={ClientDisconnect: _gone},
     )
     app.state.serving = serving
     app.state.runs = Runs(serving)
@@ -46,3 +51,8 @@ def create_app(serving: Serving) -> Starlette:
     app.state.throttle = Throttle(serving.clock)
     app.state.stopping = False
     return app
+
+
+async def _gone(*_: Any) -> Response:
+    """For a caller who went away before the body was whole; nobody reads it."""
+    return Response(status_code=400)

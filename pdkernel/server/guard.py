@@ -6,6 +6,7 @@ Knows no route. Requests for another host are refused, so that a page on another
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, MutableMapping
@@ -18,9 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pdkernel.server.hosts import HostNames
 from pdkernel.server.serving import Serving
 
-NOTE = "pdkernel.note"
-"""Where a handler leaves words for the request's line, in the scope's `state`."""
-
+_NOTE, _OUTCOME = "note", "outcome"
+_STATE = "pdkernel.state"
+"""Where a handler leaves what belongs to the request's line, in the scope."""
 _TELLING = re.compile(r"ctok_\S*|\S{41,}|ey[A-Za-z0-9_-]{20,}\S*")
 
 
@@ -69,6 +70,10 @@ class Guard:
         if not self._names.allows(host):
             await _MISDIRECTED(scope, receive, send)
             return
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # a proxy in front may have gone by the other one, and taken the rest for the next request (RFC 9112, 6.3)
+            await _AMBIGUOUS(scope, receive, send)
+            return
         key = self._key(host) or self._key(headers.get("x-forwarded-host", ""))
         if key is None:
             await self._app(scope, receive, send)
@@ -88,6 +93,9 @@ class Guard:
 class Lines:
     """
     A line for each request: what, how it was answered, how long that took; no value of a query, no token.
+
+    Of a request that starts a run, the line says how the run ended, and comes when it has, or when it pauses: the caller may
+    have had a 200 before.
 
     Args:
         app: Whoever answers.
@@ -116,29 +124,42 @@ class Lines:
             await self._app(scope, receive, sent)
         finally:
             took = (time.monotonic() - began) * 1000
-            note = _state(scope).get(NOTE)
-            self._say(
-                f"{scope['method']} {shown_path(scope)} {status or 'cut off'} {took:.0f} ms"
-                + (f"  {note}" if note else "")
-            )
+            line = f"{scope['method']} {shown_path(scope)} {status or 'cut off'} {took:.0f} ms"
+            note, outcome = _state(scope).get(_NOTE), _state(scope).get(_OUTCOME)
+            if outcome is None:
+                self._say(_shown(f"{line}  {note}") if note else line)
+            elif outcome.done():
+                self._say(_shown(f"{line}  {note} {outcome.result()}"))
+            else:
+                outcome.add_done_callback(lambda done: self._say(_shown(f"{line}  {note} {done.result()}")))
 
 
-def note(scope: Scope, words: str) -> None:
-    """Leave *words* for the request's line."""
-    _state(scope)[NOTE] = words
+def note(scope: Scope, words: str, outcome: asyncio.Future[str] | None = None) -> None:
+    """Leave *words* for the request's line, which waits for *outcome* where there is one."""
+    _state(scope).update({_NOTE: words, _OUTCOME: outcome})
 
 
 def shown_path(scope: Scope) -> str:
     """The path as it may be shown: without what may be a token, and without what could move a terminal's cursor."""
-    path = "/".join(_TELLING.sub("***", part) for part in scope["path"].split("/"))
-    return "".join(letter if letter.isprintable() else "?" for letter in path[:200])
+    # a whole URL as a path (some Python SDKs) may bring its query along
+    path = "/".join(_TELLING.sub("***", part) for part in scope["path"].partition("?")[0].split("/"))
+    return _shown(path[:200])
+
+
+def _shown(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _state(scope: Scope) -> MutableMapping[str, Any]:
-    state: MutableMapping[str, Any] = scope.setdefault("pdkernel.state", {})
+    state: MutableMapping[str, Any] = scope.setdefault(_STATE, {})
     return state
 
 
 _MISDIRECTED = PlainTextResponse(
     "This server does not answer to that host name. If it is meant to, start it with --public-url.\n", status_code=421
+)
+_AMBIGUOUS = PlainTextResponse(
+    "The request says the length of its body twice: Content-Length and Transfer-Encoding.\n",
+    status_code=400,
+    headers={"connection": "close"},
 )

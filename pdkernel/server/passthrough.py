@@ -24,6 +24,7 @@ from pdkernel.project import Login
 from pdkernel.project.issued_tokens import IssuedTokenTable
 from pdkernel.server.guard import note
 from pdkernel.server.oauth.access import bearer_token
+from pdkernel.server.paths import rest
 from pdkernel.server.pipedreams_tokens import PipedreamsTokens, told_by
 from pdkernel.server.serving import Serving
 
@@ -191,7 +192,7 @@ class Pipedream:
 
 def routes() -> list[BaseRoute]:
     """Every route of Connect; handlers find `Serving`, whose `pipedream` is there, in `request.app.state.serving`."""
-    return [Route("/v1/{rest:path}", _pass_on, methods=_METHODS)]
+    return [Route(f"/v1/{rest()}", _pass_on, methods=_METHODS)]
 
 
 class _Passed(StreamingResponse):

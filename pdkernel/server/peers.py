@@ -21,7 +21,7 @@ FORWARDING = ("x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwarded", "
 
 def client_ip(scope: Scope, headers: Headers, trusted: Sequence[str]) -> str:
     """The client's address, as far as the *trusted* networks (CIDR) vouch for it."""
-    peer = scope["client"][0] if scope.get("client") else ""
+    peer = _peer(scope)
     if not trusted or not _within(peer, tuple(trusted)):
         return peer
     hops = [hop.strip() for line in headers.getlist("x-forwarded-for") for hop in line.split(",") if hop.strip()]
@@ -36,7 +36,7 @@ def client_ip(scope: Scope, headers: Headers, trusted: Sequence[str]) -> str:
 
 def scheme_of(scope: Scope, headers: Headers, trusted: Sequence[str]) -> str:
     """`http` or `https`: as the client said it, where a trusted proxy tells."""
-    peer = scope["client"][0] if scope.get("client") else ""
+    peer = _peer(scope)
     told = headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
     if told in ("http", "https") and trusted and _within(peer, tuple(trusted)):
         return told
@@ -45,7 +45,7 @@ def scheme_of(scope: Scope, headers: Headers, trusted: Sequence[str]) -> str:
 
 def is_local(scope: Scope, headers: Headers) -> bool:
     """Whether the request was made on this machine, and not handed on by a proxy on it."""
-    peer = scope["client"][0] if scope.get("client") else ""
+    peer = _peer(scope)
     here = _is_address(peer) and ipaddress.ip_address(peer).is_loopback
     return here and is_loopback_name(headers.get("host", "")) and not any(name in headers for name in FORWARDING)
 
@@ -65,6 +65,13 @@ def check_networks(networks: Sequence[str]) -> tuple[str, ...]:
                 f"--trusted-proxy {network!r} is no network.", fix="Write it as CIDR: 10.0.0.0/8, or 192.0.2.1/32."
             ) from None
     return tuple(networks)
+
+
+def _peer(scope: Scope) -> str:
+    """The address at the other end; one of IPv4 as such, also where it comes in over IPv6."""
+    peer = str(scope["client"][0]) if scope.get("client") else ""
+    mapped = getattr(ipaddress.ip_address(peer), "ipv4_mapped", None) if _is_address(peer) else None
+    return str(mapped) if mapped else peer
 
 
 def _is_address(text: str) -> bool:

@@ -34,17 +34,19 @@ class Started:
     Attributes:
         run_id: Its id.
         request: What was asked for, with the ids.
-        accepted: Done when it is on disk; its exception says why it is not.
+        accepted: Whether it is on disk; done when it is, or when it has ended without.
         answer: The response that its caller gets, as the step made it; None if there is none. Done when the caller need
             not wait longer: at the end, at a pause, or at once if the step said so.
         ended: The task that runs it.
+        outcome: How it ended, or that it is paused, in some words; done with the first of these.
     """
 
     run_id: str
     request: RunRequest
-    accepted: asyncio.Future[None]
+    accepted: asyncio.Future[bool]
     answer: asyncio.Future[Mapping[str, Any] | None]
     ended: asyncio.Task[Execution]
+    outcome: asyncio.Future[str]
 
 
 class Runs:
@@ -78,8 +80,9 @@ class Runs:
     def start(self, request: RunRequest) -> Started:
         """Start *request* and return at once."""
         loop = asyncio.get_running_loop()
-        accepted: asyncio.Future[None] = loop.create_future()
+        accepted: asyncio.Future[bool] = loop.create_future()
         answer: asyncio.Future[Mapping[str, Any] | None] = loop.create_future()
+        outcome: asyncio.Future[str] = loop.create_future()
         responded: list[Mapping[str, Any]] = []
         on_run = self._serving.on_run
         ids = self._serving.ids
@@ -96,13 +99,14 @@ class Runs:
         def on_change(execution: Execution) -> None:
             if execution.status == "paused":
                 settle(answer, responded[0] if responded else None)
+                settle(outcome, "paused")
             if on_run is not None:
                 on_run(made, execution)
 
         made = replace(
             request,
             run_ids=request.run_ids or (ids.new("", 27), ids.new("", 27)),
-            on_accepted=lambda: settle(accepted, None),
+            on_accepted=lambda: settle(accepted, True),
             on_respond=on_respond,
             on_change=on_change,
         )
@@ -114,13 +118,14 @@ class Runs:
             fault = None if task.cancelled() else task.exception()
             if fault is not None:
                 _LOG.error("A run could not be kept: %s", type(fault).__name__, exc_info=fault)
-            settle(accepted, None)
+            settle(accepted, False)
             settle(answer, responded[0] if responded else None)
+            settle(outcome, "lost" if task.cancelled() or fault else _outcome(task.result()))
 
         task = loop.create_task(self._serving.runtime.run(made))
         self._tasks[run_id] = task
         task.add_done_callback(ended)
-        return Started(run_id, made, accepted, answer, task)
+        return Started(run_id, made, accepted, answer, task, outcome)
 
     async def cancel(self, run_id: str) -> bool:
         """End the run of that id, with its record; False if none of that id is under way."""
@@ -139,3 +144,11 @@ class Runs:
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+
+
+def _outcome(execution: Execution) -> str:
+    """The run's status and, if it failed, the error's name and step; an error's message may hold what nobody expects."""
+    error = execution.error
+    if error is None:
+        return execution.status
+    return f"{execution.status}: {error.name}" + (f" in {error.step}" if error.step else "")

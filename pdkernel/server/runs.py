@@ -11,12 +11,14 @@ import binascii
 import hashlib
 import hmac
 import html
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from pdkernel.render import timeline
+from pdkernel.server.hosts import is_loopback_name
 from pdkernel.server.peers import is_local
 from pdkernel.server.serving import Serving
 
@@ -55,11 +57,10 @@ async def ready(request: Request) -> Response:
 async def run_page(request: Request) -> Response:
     """GET `/-/runs/{run_id}`: the run as a notebook shows it."""
     serving: Serving = request.app.state.serving
-    if not is_local(request.scope, request.headers) and not _is_admin(
-        serving, request.headers.get("authorization", "")
-    ):
+    if not _is_here(request, serving) and not _is_admin(serving, request.headers.get("authorization", "")):
         return PlainTextResponse(
-            "Runs are shown on the server's own machine, or with the admin token (PDKERNEL_ADMIN_TOKEN).\n",
+            "Runs are shown on the server's own machine (not behind a proxy or with --public-url), or with the admin token "
+            "(PDKERNEL_ADMIN_TOKEN).\n",
             status_code=401,
             headers={**_HEADERS, "www-authenticate": 'Basic realm="pdkernel"'},
         )
@@ -92,6 +93,14 @@ async def resume(_: Request) -> Response:
         status_code=501,
         headers=_HEADERS,
     )
+
+
+def _is_here(request: Request, serving: Serving) -> bool:
+    """Whether this machine asks. A proxy on it may give no sign of whom it asks for, so none is believed where one is meant."""
+    settings = serving.settings
+    if settings.trusted_proxies or not is_loopback_name(urlsplit(settings.url).netloc):
+        return False
+    return is_local(request.scope, request.headers)
 
 
 def _is_admin(serving: Serving, authorization: str) -> bool:

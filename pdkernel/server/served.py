@@ -1,5 +1,5 @@
 """
-Workflows of notebooks and folders as they are served: each with its id, its endpoint's key and its variables.
+Workflows of notebooks and folders as they are served: each with its id, its endpoint's key and its variables of now.
 
 Knows where keys come from: `pdkernel.yaml`, else the project. What a request does with a workflow is the endpoint's to know.
 """
@@ -7,37 +7,52 @@ Knows where keys come from: `pdkernel.yaml`, else the project. What a request do
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pdkernel.engine.context import stable_id
-from pdkernel.errors import RequestError
+from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.project import Project
 from pdkernel.server.serving import ServedWorkflow
-from pdkernel.source import Source
+from pdkernel.source import Source, read_again, stamps
 from pdkernel.variables import project_variables
 
-FRESH_S = 2.0
-"""Seconds for which variables are not looked up again."""
+FRESH_S = 1.0
+"""Seconds for which neither sources nor variables are looked up again."""
 
 _FOLDER_ID = re.compile(r"-(p_[A-Za-z0-9]+)\Z")
 
 
 class SourceWorkflows:
-    """The workflows of sources, as they were when they were opened; their variables are those of now."""
+    """
+    The workflows of sources: each as it is on disk at a request, or as it was while it cannot be read or may not be served.
 
-    def __init__(self, project: Project, sources: Iterable[Source]) -> None:
-        """
-        Give every source its place.
+    Args:
+        project: Gives endpoints and variables.
+        sources: Which.
+        check: Refuses what may not be served, with a `PdkernelError`.
+        say: Told in a line that a source was read again, or why it was not.
 
-        Raises:
-            RequestError: Two have one endpoint.
-        """
+    Raises:
+        RequestError: Two have one endpoint.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        sources: Iterable[Source],
+        *,
+        check: Callable[[ServedWorkflow], object] = lambda _: None,
+        say: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self._project = project
+        self._check = check
+        self._say = say
         self._workflows: dict[str, ServedWorkflow] = {}
         self._names: dict[str, str] = {}
         self._looked: dict[str, float] = {}
+        self._stamps: dict[str, object] = {}
         for source in sources:
             self._add(source)
 
@@ -61,6 +76,7 @@ class SourceWorkflows:
             )
         served = ServedWorkflow(workflow_id(source), key, source)
         self._workflows[key] = served
+        self._stamps[key] = stamps(source)
         self._names[key.lower()] = key
         self._names.setdefault(served.id.lower(), key)
 
@@ -72,7 +88,26 @@ class SourceWorkflows:
             variables = project_variables(self._project, served.source.folder)
             if variables != served.variables:
                 served = self._workflows[key] = replace(served, variables=variables)
+            found = stamps(served.source)
+            if found != self._stamps[key]:
+                self._stamps[key] = found
+                served = self._workflows[key] = self._read_again(key, served)
         return served
+
+    def _read_again(self, key: str, served: ServedWorkflow) -> ServedWorkflow:
+        try:
+            source = read_again(served.source)
+            changed = replace(served, id=workflow_id(source), source=source)
+            written = source.sidecar.endpoint if source.sidecar else None
+            if written is not None and written.lower() != key.lower():
+                raise RequestError(f"Its endpoint is {written} now.", fix="Start `pdkernel serve` again.")
+            self._check(changed)
+        except (PdkernelError, OSError) as fault:
+            self._say(f"{served.source.path} has changed, and is served as it was before. {fault}")
+            return served
+        self._names.setdefault(changed.id.lower(), key)
+        self._say(f"{served.source.path} has changed, and was read again.")
+        return changed
 
 
 def workflow_id(source: Source) -> str:

@@ -7,6 +7,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -62,6 +63,23 @@ def test_the_same_url_after_a_restart(pdkernel: Shell) -> None:
             keys.append(said["workflows"][0]["endpoint"])
 
     assert keys[0] == keys[1]
+
+
+def test_a_notebook_that_is_saved(pdkernel: Shell) -> None:
+    """What was saved is what the next request runs, and the terminal says so."""
+    pdkernel.notebook(CUSTOM, ANSWER)
+    with serving(pdkernel, "work.ipynb") as (said, process):
+        url = said["workflows"][0]["url"]
+        before = httpx.post(url, json={"a": 1}, timeout=60)
+        pdkernel.notebook(CUSTOM, ANSWER.replace("['body']", "['method']"))
+        time.sleep(1.1)
+        after = httpx.post(url, json={"a": 1}, timeout=60)
+        process.send_signal(signal.SIGTERM)
+        _, lines = process.communicate(timeout=60)
+
+    assert before.json() == {"a": 1}
+    assert after.text == "POST"
+    assert lines.count("was read again") == 1
 
 
 def test_tls(pdkernel: Shell) -> None:

@@ -64,6 +64,14 @@ class Site:
         client = project.clients.create("tests").client
         return {"Authorization": f"Bearer {project.access_tokens.issue(client.id, scopes or ('*',))}"}
 
+    async def said(self, count: int) -> list[str]:
+        """The lines, once there are *count*: a run's comes at its end, which may be after the answer."""
+        for _ in range(500):
+            if len(self.lines) >= count:
+                return self.lines
+            await asyncio.sleep(0.02)
+        raise AssertionError(self.lines)
+
     async def runs(self) -> list[Execution]:
         """Runs in the journal that have ended, oldest first; waits for those under way."""
         for _ in range(500):

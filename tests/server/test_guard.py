@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -54,13 +55,79 @@ async def test_lines(tmp_path: Path) -> None:
     async with site_of(tmp_path, a_workflow(python_step())) as site:
         header = {"authorization": "Bearer hidden-token", "x-pd-external-user-id": "ada"}
         answer = await site.http.post(f"{site.path()}/a?key=hidden-value", headers=header)
+        await site.said(1)
         await site.http.get(f"/v1/connect/tokens/ctok_{'0' * 32}/validate")
-        first, second = site.lines
+        await site.http.post(f"/https:{site.path()}.m.pipedream.net/b%3Fkey=hidden-value")
+        first, second, third = await site.said(3)
 
     assert first.startswith(f"POST {site.path()}/a 200 ")
-    assert f"(ada, development) run {answer.json()['event_id']}" in first
+    assert f"(ada, development) run {answer.json()['event_id']} success" in first
     assert "hidden" not in first
     assert "ctok_0" not in second
+    assert third.startswith(f"POST /https:{site.path()}.m.pipedream.net/b 200 ")
+    assert "hidden" not in third
+
+
+async def test_the_line_of_a_run_that_fails(tmp_path: Path) -> None:
+    """The caller has a 200 already; the line says how the run ended, with the error's name and step, not its message."""
+    async with site_of(tmp_path, a_workflow(python_step("break", "raise ValueError('hidden')"))) as site:
+        await site.http.post(site.path(), headers=[(b"x-pd-external-user-id", b"a\x9b31mb")])
+        (line,) = await site.said(1)
+
+    assert " 200 " in line
+    assert line.endswith(" error: ValueError in break")
+    assert "hidden" not in line
+    assert "\x9b" not in line
+
+
+async def test_the_line_of_a_run_that_pauses(tmp_path: Path) -> None:
+    """It does not wait for the end."""
+    steps = python_step("wait", "pd.flow.delay(60_000)"), python_step("after")
+    async with site_of(tmp_path, a_workflow(*steps)) as site:
+        await site.http.post(site.path())
+        (line,) = await site.said(1)
+
+    assert line.endswith(" paused")
+
+
+async def test_a_length_that_is_said_twice(tmp_path: Path) -> None:
+    """Content-Length beside Transfer-Encoding is refused: a proxy may have understood another request than this server."""
+    async with site_of(tmp_path, a_workflow(python_step())) as site:
+        reader, writer = await asyncio.open_connection(*site.url.removeprefix("http://").split(":"))
+        head = (
+            f"POST {site.path()} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        writer.write(f"{head}0\r\n\r\nGET /-/live HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        runs = await site.runs()
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"live" not in answer
+    assert runs == []
+
+
+async def test_what_follows_a_head_is_no_http(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is answered 400, and what the application says to the head is no error in the log."""
+    async with site_of(tmp_path, a_workflow(python_step())) as site:
+        reader, writer = await asyncio.open_connection(*site.url.removeprefix("http://").split(":"))
+        head = f"OPTIONS {site.path()} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+        writer.write(f"{head}no chunk\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_a_line_break_in_a_path(tmp_path: Path) -> None:
+    """It leads to the workflow, and to the API's own 501, like any other letter."""
+    async with site_of(tmp_path, a_workflow(python_step("echo", ECHO), response="custom")) as site:
+        event = (await site.http.post(f"{site.path()}/a%0Ab")).json()
+        unserved = await site.http.get("/v1/a%0Ab")
+
+    assert event["path"] == "/a\nb"
+    assert unserved.status_code == 501
 
 
 @pytest.mark.parametrize(
@@ -74,6 +141,8 @@ async def test_lines(tmp_path: Path) -> None:
         ("10.0.0.1", "nonsense", ("10.0.0.0/8",), "10.0.0.1"),
         ("10.0.0.1", "", ("10.0.0.0/8",), "10.0.0.1"),
         ("::1", "2001:db8::1", ("::1/128",), "2001:db8::1"),
+        ("::ffff:10.0.0.1", "1.1.1.1", ("10.0.0.0/8",), "1.1.1.1"),
+        ("::ffff:10.0.0.1", "", (), "10.0.0.1"),
     ],
 )
 def test_client_ip(peer: str, forwarded: str, trusted: tuple[str, ...], expected: str) -> None:
@@ -101,6 +170,7 @@ async def test_client_ip_and_scheme_of_the_event(tmp_path: Path) -> None:
         ("::1", {"host": "[::1]:1"}, True),
         ("127.0.0.1", {"host": "flows.example.com"}, False),
         ("127.0.0.1", {"host": "localhost", "x-forwarded-for": "1.1.1.1"}, False),
+        ("::ffff:127.0.0.1", {"host": "localhost"}, True),
         ("192.168.1.2", {"host": "localhost"}, False),
     ],
 )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.builders import a_workflow, python_step
 from tests.server.site import site_of
@@ -46,6 +49,17 @@ async def test_run_page_for_others(tmp_path: Path) -> None:
 
     assert refused == [401, 401, 401]
     assert (shown, browser.status_code) == (200, 200)
+
+
+@pytest.mark.parametrize("settings", [{"url": "https://flows.example.com"}, {"trusted_proxies": ("10.0.0.0/8",)}])
+async def test_run_page_where_a_proxy_is_meant(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """A proxy on this machine that rewrites Host and adds nothing (nginx's default) shows no runs to the world."""
+    async with site_of(tmp_path, a_workflow(python_step()), **settings) as site:
+        await site.http.post(site.path())
+        (run,) = await site.runs()
+        answer = await site.http.get(f"/-/runs/{run.id}")
+
+    assert answer.status_code == 401
 
 
 async def test_without_an_admin_token_nobody_else_sees_runs(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pdkernel.server.api import accounts, actions, apps, components, deployed, p
 from pdkernel.server.api.browsers import preflight
 from pdkernel.server.api.door import Endpoint, Handler, door
 from pdkernel.server.api.rates import Bucket, Rates
+from pdkernel.server.paths import rest
 
 PREFIX = "/v1/connect"
 PROJECT = "/v1/connect/{project_id}"
@@ -55,9 +56,10 @@ class _Entry:
         return Route(path, endpoint, methods=self.method.split())
 
 
+_USER, _KEY, _URL = rest("external_user_id"), rest("key"), rest("url_64")
 _READ, _WRITE = "connect:accounts:read", "connect:accounts:write"
 _ACCOUNTS = (
-    _Entry("GET", "/users/{external_user_id:path}/accounts", accounts.list_of_user, _READ, bucket="accounts"),
+    _Entry("GET", f"/users/{_USER}/accounts", accounts.list_of_user, _READ, bucket="accounts"),
     _Entry("GET", "/accounts", accounts.list_accounts, _READ, bucket="accounts"),
     _Entry("POST", "/accounts", accounts.create, _WRITE, bucket="accounts"),
     _Entry("GET", "/accounts/{account_id}", accounts.retrieve, _READ, bucket="accounts"),
@@ -65,7 +67,7 @@ _ACCOUNTS = (
     _Entry("DELETE", "/accounts/{account_id}", accounts.delete, _WRITE, bucket="accounts"),
     _Entry("DELETE", "/apps/{app_id}/accounts", accounts.delete_of_app, _WRITE, backend=True, bucket="accounts"),
     _Entry("GET", "/users", users.list_users, "connect:users:read", backend=True),
-    _Entry("DELETE", "/users/{external_user_id:path}", users.delete_user, "connect:users:write", backend=True),
+    _Entry("DELETE", f"/users/{_USER}", users.delete_user, "connect:users:write", backend=True),
 )
 _APPS = tuple(
     _Entry("GET", path, handler)
@@ -103,7 +105,7 @@ _COMPONENTS = tuple(
         _Entry("POST", f"/{name}/props", components.reloading(kind), scope and f"{scope}:props", bucket="runs"),
         _Entry(
             "GET",
-            f"/{name}/{{key:path}}",
+            f"/{name}/{_KEY}",
             components.retrieving(kind),
             scope and f"{scope}:retrieve",
             bucket="components",
@@ -112,7 +114,7 @@ _COMPONENTS = tuple(
 )
 _RUNS = (
     _Entry("POST", "/actions/run", actions.run, "connect:actions:run", bucket="runs"),
-    _Entry(" ".join(proxy.METHODS), "/proxy/{url_64:path}", proxy.proxy, "connect:proxy", bucket="proxy"),
+    _Entry(" ".join(proxy.METHODS), f"/proxy/{_URL}", proxy.proxy, "connect:proxy", bucket="proxy"),
 )
 
 _ONE = "/deployed-triggers/{trigger_id}"
@@ -140,10 +142,10 @@ _DEPLOYED = (
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _UNSERVED = (
-    ("webhook", "/webhook{rest:path}"),
-    ("oauth_apps", "/oauth_apps{rest:path}"),
-    ("app_overrides", "/app_overrides{rest:path}"),
-    ("file_stash", "/file_stash{rest:path}"),
+    ("webhook", f"/webhook{rest()}"),
+    ("oauth_apps", f"/oauth_apps{rest()}"),
+    ("app_overrides", f"/app_overrides{rest()}"),
+    ("file_stash", f"/file_stash{rest()}"),
     ("usage", "/usage"),
     ("rate_limits", "/rate_limits"),
 )
@@ -154,7 +156,7 @@ def routes() -> list[BaseRoute]:
     rates = Rates()
     entries = (*_PROJECTS, *_APPS, *_ACCOUNTS, *_RUNS, *_DEPLOYED, *_COMPONENTS)
     asked_first = [
-        Route(path, preflight, methods=["OPTIONS"]) for path in ("/v1/connect/{rest:path}", "/v1/apps{rest:path}")
+        Route(path, preflight, methods=["OPTIONS"]) for path in (f"/v1/connect/{rest()}", f"/v1/apps{rest()}")
     ]
     return [*asked_first, *(route for entry in entries for route in entry.routes(rates))]
 
@@ -166,7 +168,7 @@ def unserved() -> list[BaseRoute]:
         for name, path in _UNSERVED
         for prefix in (PROJECT, PREFIX)
     ]
-    return [*named, Route("/v1/{rest:path}", _not_served(None), methods=_METHODS)]
+    return [*named, Route(f"/v1/{rest()}", _not_served(None), methods=_METHODS)]
 
 
 def _not_served(name: str | None) -> Endpoint:

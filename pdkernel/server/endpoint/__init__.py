@@ -6,6 +6,7 @@ Requests that start workflows, or wake deployed triggers.
     access       the trigger's auth
     waking       a deployed trigger's source, woken
     bodies       the body, of every media type
+    forms        a form with files
     uploads      files and large bodies, kept for half an hour
     throttle     the platform's limit of requests
     answers      what the caller gets
@@ -17,11 +18,12 @@ from starlette.routing import BaseRoute, Route
 
 from pdkernel.server.endpoint.invoke import Endpoint
 from pdkernel.server.endpoint.uploads import PATH, upload
+from pdkernel.server.paths import rest
 
 
 def routes() -> list[BaseRoute]:
     """This room's routes, to be asked last: any path may name an endpoint."""
-    return [Route(f"{PATH}/{{name}}", upload, methods=["GET"]), Route("/{path:path}", Endpoint())]
+    return [Route(f"{PATH}/{{name}}", upload, methods=["GET"]), Route("/" + rest("path"), Endpoint())]
 
 
 __all__ = ["Endpoint", "routes"]

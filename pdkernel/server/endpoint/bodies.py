@@ -7,6 +7,7 @@ files go to `uploads` as they come, never into memory as a whole.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
@@ -14,20 +15,20 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from pdkernel.engine.limits import MAX_DEPTH
 from pdkernel.errors import EventError
 from pdkernel.event import parse_json
 from pdkernel.model import JSON
+from pdkernel.server.endpoint.forms import FormError, FormTooLargeError, read_form, text_codec
 from pdkernel.server.endpoint.uploads import Uploads
 
 BODY_BYTES = 512 * 1024
 """The platform's limit of a body; files of a form do not count (its limits page)."""
 UPLOAD_BYTES = 5 * 1024**3
 """Of a body that goes to disk."""
-_FIELDS = 10_000
+_DRAINED_BYTES, _DRAINED_S = 16 * 1024**2, 10.0
 _FORM = re.compile(r"[^\s={}\[\]\"&]+=[^\s{}\[\]\"]*\Z")
 
 ABSENT = object()
@@ -72,6 +73,22 @@ async def read_body(request: Request, uploads: Uploads, *, upload: bool) -> Any:
     return _parsed(raw, kind, more)
 
 
+async def drain(request: Request) -> None:
+    """
+    Read on, and forget, what is left of a body that is refused.
+
+    A client that is still sending would hear of a broken connection instead of the answer. What is far too large is not read.
+    """
+    declared = request.headers.get("content-length", "")
+    if "expect" in request.headers or (declared.isdecimal() and int(declared) > _DRAINED_BYTES):
+        return
+    # RuntimeError: Starlette has given all of it out
+    with suppress(ClientDisconnect, TimeoutError, BodyTooLargeError, RuntimeError):
+        async with asyncio.timeout(_DRAINED_S):
+            async for _ in _limited(request.stream(), _DRAINED_BYTES):
+                pass
+
+
 async def read_text(request: Request) -> tuple[JSON, str | None]:
     """
     The body as a source is handed it: its value, and the text that a signature is made over; None twice if there is none.
@@ -105,7 +122,7 @@ def fields_of(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 async def _bytes(request: Request) -> bytes:
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > BODY_BYTES:
+    if declared.isdecimal() and int(declared) > BODY_BYTES:
         raise BodyTooLargeError
     return b"".join([chunk async for chunk in _limited(request.stream(), BODY_BYTES)])
 
@@ -128,9 +145,9 @@ def _parsed(raw: bytes, kind: str, more: str) -> JSON:
 def _decoded(raw: bytes, more: str) -> str:
     for part in more.split(";"):
         name, _, value = part.partition("=")
-        if name.strip().lower() == "charset":
-            with suppress(LookupError, ValueError):  # no such encoding, or none of text
-                return raw.decode(value.strip().strip('"'), errors="replace")
+        codec = text_codec(value.strip().strip('"')) if name.strip().lower() == "charset" else None
+        if codec is not None:
+            return raw.decode(codec, errors="replace")
     return raw.decode(errors="replace")
 
 
@@ -160,24 +177,14 @@ async def _limited(stream: AsyncIterator[bytes], most: int) -> AsyncIterator[byt
 
 
 async def _multipart(headers: Headers, request: Request, uploads: Uploads) -> JSON:
-    parser = MultiPartParser(
-        headers,
-        _limited(request.stream(), UPLOAD_BYTES),  # type: ignore[arg-type]  # any asynchronous iterator does
-        max_files=_FIELDS,
-        max_fields=_FIELDS,
-        max_part_size=BODY_BYTES + 1,
-    )
     try:
-        form = await parser.parse()
-    except MultiPartException as wrong:
-        if "exceeded maximum size" in wrong.message:
-            raise BodyTooLargeError from None
-        raise BodyError(f"The form cannot be read: {wrong.message}") from None
-    except (KeyError, ValueError, LookupError):
-        raise BodyError("The form cannot be read: its parts have no boundary.") from None
+        form = await read_form(headers, _limited(request.stream(), UPLOAD_BYTES), BODY_BYTES)
+    except FormTooLargeError:
+        raise BodyTooLargeError from None
+    except FormError as wrong:
+        raise BodyError(str(wrong)) from None
     try:
         pairs: list[tuple[str, Any]] = []
-        size = 0
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 stored = await uploads.keep(
@@ -185,10 +192,7 @@ async def _multipart(headers: Headers, request: Request, uploads: Uploads) -> JS
                 )
                 pairs.append((name, {"filename": stored.filename, "mimetype": stored.mimetype, "url": stored.url}))
             else:
-                size += len(name) + len(value.encode("utf-8", "surrogatepass"))
                 pairs.append((name, value))
-        if size > BODY_BYTES:
-            raise BodyTooLargeError
         return fields_of(pairs)
     finally:
         await form.close()

@@ -27,6 +27,7 @@ from pdkernel.server.endpoint.bodies import (
     BODY_BYTES,
     BodyError,
     BodyTooLargeError,
+    drain,
     fields_of,
     read_body,
 )
@@ -38,6 +39,12 @@ from pdkernel.server.serving import Serving
 from pdkernel.source import workflows_beside
 
 UPLOAD_QUERY = "pipedream_upload_body"
+UNRECORDED = "The run could not be recorded: the project's database cannot be written. Its steps may have run."
+TOO_LARGE = RequestError(
+    f"The body is over {BODY_BYTES // 1024} KB.",
+    fix="Send large data as a file of a form, or with the header x-pd-upload-body: 1.",
+)
+"""Why a run is refused whose body was not read to its end."""
 
 
 class Endpoint:
@@ -70,27 +77,40 @@ async def _answer(request: Request) -> Response:
     if state.runs.full or (serving.settings.rate_limits and not state.throttle.passes(address.workflow.endpoint)):
         return answers.refused(429, "Too many requests.", retry_after="1")
     query = fields_of(parse_qsl(address.query, keep_blank_values=True))
+    return await _received(request, serving, address, trigger, query)
+
+
+async def _received(
+    request: Request, serving: Serving, address: Address, trigger: Trigger, query: dict[str, Any]
+) -> Response:
+    refusal = None
     try:
         upload = _switch(request, query, "x-pd-upload-body") or query.get(UPLOAD_QUERY) == "1"
-        body = await read_body(request, state.uploads, upload=upload)
-        run = _start(request, serving, address, trigger, query, body)
+        body = await read_body(request, request.app.state.uploads, upload=upload)
     except BodyTooLargeError:
-        return answers.refused(
-            413,
-            f"The body is over {BODY_BYTES // 1024} KB. Send large data as a file of a form, "
-            "or with the header x-pd-upload-body: 1.",
-        )
-    except (BodyError, RequestError) as wrong:
+        # the platform lists such an event, too, with the error
+        body, refusal = ABSENT, TOO_LARGE
+        await drain(request)
+    except BodyError as wrong:
         return answers.refused(400, str(wrong))
-    return await _answered(request, serving, address, trigger, run)
+    try:
+        run = _start(request, serving, address, trigger, query, body, refusal=refusal)
+    except RequestError as wrong:
+        return answers.refused(400, str(wrong))
+    if refusal is None:
+        return await _answered(request, serving, address, trigger, run)
+    _note(request, run)
+    await run.accepted
+    return answers.refused(413, str(refusal).replace("\n", " "))
 
 
 async def _answered(request: Request, serving: Serving, address: Address, trigger: Trigger, run: Started) -> Response:
     made = run.request
-    who = f"{made.external_user_id or 'no external user'}, {made.environment}"
-    note(request.scope, f"{made.workflow.name} ({who}) run {run.run_id}")
+    _note(request, run)
     if trigger.response != "custom" or made.only is not None:
-        await run.accepted
+        if not await run.accepted:
+            # not 5xx: its steps may have run, and the request would be sent again
+            return answers.refused(400, UNRECORDED)
         return answers.accepted(serving, address.workflow, run)
     raw = await run.answer
     execution = None
@@ -99,6 +119,12 @@ async def _answered(request: Request, serving: Serving, address: Address, trigge
             return answers.responded(None, None)
         execution = run.ended.result()
     return answers.responded(raw, execution)
+
+
+def _note(request: Request, run: Started) -> None:
+    made = run.request
+    who = f"{made.external_user_id or 'no external user'}, {made.environment}"
+    note(request.scope, f"{made.workflow.name} ({who}) run {run.run_id}", run.outcome)
 
 
 def _address(request: Request, serving: Serving) -> Address | None:
@@ -122,7 +148,14 @@ def _http_trigger(workflow: Workflow) -> Trigger | None:
 
 
 def _start(
-    request: Request, serving: Serving, address: Address, trigger: Trigger, query: dict[str, Any], body: Any
+    request: Request,
+    serving: Serving,
+    address: Address,
+    trigger: Trigger,
+    query: dict[str, Any],
+    body: Any,
+    *,
+    refusal: RequestError | None,
 ) -> Started:
     served = address.workflow
     workflow = served.source.workflow
@@ -152,6 +185,7 @@ def _start(
             find_workflow=workflows_beside(served.source.path),
             workflow_id=served.id,
             store=not _switch(request, query, "x-pd-nostore"),
+            refusal=refusal,
         )
     )
     return made

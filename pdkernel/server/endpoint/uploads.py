@@ -26,6 +26,8 @@ KEPT_S = 30 * 60
 """Seconds for which a file's URL is good (platform documentation)."""
 PATH = "/-/uploads"
 _NAME_BYTES = 32
+_SWEPT_S = 60.0
+"""Seconds between two searches for files whose time is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Uploads:
         self._folder = folder
         self._url = url
         self._clock = clock
+        self._swept = -_SWEPT_S
 
     async def store(self, chunks: AsyncIterator[bytes], *, filename: str = "", mimetype: str) -> Stored:
         """Keep what *chunks* give, as it comes."""
@@ -100,6 +103,10 @@ class Uploads:
         return Stored(filename, mimetype, f"{self._url}{PATH}/{name}")
 
     def _forget_old(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._swept < _SWEPT_S:
+            return
+        self._swept = now
         for told in self._folder.glob("*.json"):
             with suppress(OSError, ValueError, KeyError):
                 if json.loads(told.read_text())["made"] + KEPT_S < self._clock.now().timestamp():

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, unquote_plus
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Message
 
 from pdkernel.project.access_tokens import LIFE_S
 from pdkernel.project.clients import Client
@@ -26,6 +27,8 @@ from pdkernel.server.serving import Serving
 GRANT = "client_credentials"
 _UNCACHED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _MAX_FIELDS = 50
+_MAX_BYTES = 64 * 1024
+"""Of a body: whoever has no token yet may send one."""
 
 
 class _OAuthError(Exception):
@@ -40,6 +43,7 @@ class _OAuthError(Exception):
 async def create_token(request: Request) -> Response:
     """Answer a client's credentials with an access token."""
     serving: Serving = request.app.state.serving
+    request = _limited(request)
     try:
         fields = await _fields(request)
         if serving.pipedream is not None and await _is_pipedreams(serving, request, fields):
@@ -66,6 +70,7 @@ async def revoke_token(request: Request) -> Response:
     serving: Serving = request.app.state.serving
     tokens = serving.project.access_tokens
     try:
+        request = _limited(request)
         fields = await _fields(request)
         if serving.pipedream is not None and await _is_pipedreams(serving, request, fields):
             return await serving.pipedream.tokens.revoke(request, fields.get("token", ""))
@@ -113,6 +118,21 @@ def _scopes(client: Client, asked: str) -> tuple[str, ...]:
             return client.scopes
         raise _OAuthError("invalid_scope", "The client may not have all of these scopes.")
     return wanted
+
+
+def _limited(request: Request) -> Request:
+    """*request*, whose body can be read as far as it may be."""
+    size = 0
+
+    async def receive() -> Message:
+        nonlocal size
+        message = await request.receive()
+        size += len(message.get("body", b""))
+        if size > _MAX_BYTES:
+            raise _OAuthError("invalid_request", f"The body holds more than {_MAX_BYTES} bytes.", 413)
+        return message
+
+    return Request(request.scope, receive)
 
 
 async def _fields(request: Request) -> dict[str, str]:

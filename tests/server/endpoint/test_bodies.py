@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -102,7 +103,7 @@ async def test_upload_body(echo: Site, request_of: dict[str, Any]) -> None:
 
 
 async def test_too_large(echo: Site) -> None:
-    """More than 512 KB is 413, said or not, and starts nothing."""
+    """More than 512 KB is 413, said or not, and no step runs."""
 
     async def pieces() -> Any:
         for _ in range(9):
@@ -114,7 +115,7 @@ async def test_too_large(echo: Site) -> None:
     most = await echo.http.post(echo.path(), content=b"x" * (512 * 1024))
 
     assert [answer.status_code for answer in (said, streamed, field, most)] == [413, 413, 413, 200]
-    assert len(await echo.runs()) == 1
+    assert [run.status for run in await echo.runs()] == ["error"] * 3 + ["success"]
 
 
 @pytest.mark.parametrize(
@@ -139,3 +140,15 @@ async def test_headers_of_the_event(echo: Site) -> None:
 
     assert answer.json()["headers"]["x-twice"] == "a, b"
     assert answer.json()["headers"]["x-pd-custom"] == "Ü"
+
+
+async def test_what_the_event_holds_can_be_written(echo: Site) -> None:
+    """Half a surrogate and a NUL go through the workflow, the journal and the run page."""
+    body: Any = {"half": "\ud800", "nul": "\x00", "\u2028": "\u202e"}
+    answer = await echo.http.post(echo.path(), content=json.dumps(body), headers={"content-type": JSON})
+    (run,) = await echo.runs()
+    page = await echo.http.get(f"/-/runs/{run.id}")
+
+    assert answer.status_code == 200
+    assert page.status_code == 200
+    assert run.status == "success"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from datetime import datetime
 from pathlib import Path
 
+from pdkernel.project import DeployedTrigger
 from tests.builders import a_step, a_workflow, python_step
 from tests.server.site import Site, site_of
 
@@ -90,3 +92,86 @@ async def test_fifty_users_on_four_places(tmp_path: Path) -> None:
         assert f"event-mark-{mine}" in text
         assert "xoxb-mark" not in text
         assert [other for other in range(USERS) if f"{other:03d}" != mine and f"event-mark-{other:03d}" in text] == []
+
+
+def trigger(number: int, made_at: datetime) -> DeployedTrigger:
+    """User *number*'s, with a mark in what it is configured with."""
+    return DeployedTrigger(
+        id=f"dc_{number:03d}",
+        external_user_id=f"user-{number:03d}",
+        environment="development",
+        key="depot-new-thing",
+        version="0.0.1",
+        name=f"trigger-mark-{number:03d}",
+        props={"mine": f"props-mark-{number:03d}"},
+        accounts={},
+        active=False,
+        created_at=made_at,
+        updated_at=made_at,
+    )
+
+
+def marks(number: int) -> list[str]:
+    """What stands in user *number*'s accounts, triggers and events, and in nobody else's."""
+    return [f"{kind}-mark-{number:03d}" for kind in ("name", "trigger", "props", "emitted")]
+
+
+async def reach(site: Site, number: int, other: int) -> tuple[list[int], str]:
+    """All that user *number*'s Connect token gets: what is theirs, then what is *other*'s; the statuses and the text."""
+    project = f"/v1/connect/{site.serving.project.project_id}"
+    made = await site.http.post(
+        f"{project}/tokens",
+        json={"external_user_id": f"user-{number:03d}"},
+        headers=site.token("connect:tokens:create"),
+    )
+    headers = {"authorization": f"Bearer {made.json()['token']}"}
+    statuses, text = [], ""
+    for whose, asks in ((number, True), (number, False), (other, True)):
+        user = {"external_user_id": f"user-{whose:03d}"} if asks else {}
+        for path in (
+            "/accounts?include_credentials=true",
+            f"/accounts/apn_{whose:03d}",
+            f"/users/user-{whose:03d}/accounts",
+            "/deployed-triggers",
+            f"/deployed-triggers/dc_{whose:03d}",
+            f"/deployed-triggers/dc_{whose:03d}/events",
+        ):
+            answer = await site.http.get(project + path, params=user if "?" not in path else None, headers=headers)
+            statuses.append(answer.status_code)
+            text += answer.text
+    # another's trigger and account under one's own name
+    for path in (f"/deployed-triggers/dc_{other:03d}/events", f"/accounts/apn_{other:03d}"):
+        mine = {"external_user_id": f"user-{number:03d}"}
+        answer = await site.http.get(project + path, params=mine, headers=headers)
+        statuses.append(answer.status_code)
+        text += answer.text
+    return statuses, text
+
+
+async def test_fifty_connect_tokens(tmp_path: Path) -> None:
+    """A token gets its own user's accounts, triggers and events, and is refused all of another's, whatever names them."""
+    async with site_of(tmp_path, a_workflow(python_step())) as site:
+        for number in range(USERS):
+            site.directory.add_account(
+                app="slack",
+                credentials={"oauth_access_token": token(number)},
+                external_user_id=f"user-{number:03d}",
+                account_id=f"apn_{number:03d}",
+                name=f"name-mark-{number:03d}",
+            )
+            triggers = site.serving.project.deployed_triggers
+            triggers.add(trigger(number, site.serving.clock.now()))
+            triggers.add_events(
+                f"dc_{number:03d}", [{"e": f"emitted-mark-{number:03d}", "k": "emit", "ts": 1, "id": "1"}]
+            )
+        others = [(number, (number * 7 + 3) % USERS) for number in range(USERS)]
+        found = await asyncio.gather(*(reach(site, number, other) for number, other in others))
+
+    for (number, other), (statuses, text) in zip(others, found, strict=True):
+        assert number != other
+        assert [mark for mark in marks(number) if mark not in text] == []
+        assert [mark for each in range(USERS) if each != number for mark in marks(each) if mark in text] == []
+        assert "xoxb-mark" not in text
+        assert set(statuses[:12]) == {200}
+        # a list without a name in its query is one's own
+        assert [status for status in statuses[12:] if status not in (403, 404)] == [200]

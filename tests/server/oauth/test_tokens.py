@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from pdkernel.clock import FrozenClock
 from pdkernel.project import Project
+from pdkernel.server import create_app
 from pdkernel.server.oauth.access import Unauthorized, authorize
 from tests.server.served import Served
 
@@ -102,7 +104,7 @@ async def test_a_body_that_is_nothing(site: Served, body: bytes, kind: str) -> N
     """Whatever cannot be read is the caller's fault."""
     answer = await site.http.post(TOKEN, content=body, headers={"Content-Type": kind})
 
-    assert answer.status_code in (400, 401)
+    assert answer.status_code in (400, 401, 413)
     assert set(answer.json()) == {"error", "error_description"}
 
 
@@ -220,3 +222,38 @@ async def test_nothing_secret_is_kept(site: Served, tmp_path: Path) -> None:
     assert site.client.secret.encode() not in kept
     assert token.rpartition(".")[2].encode() not in kept
     assert site.client.secret not in repr(site.client)
+
+
+@pytest.mark.parametrize("path", [TOKEN, "/v1/oauth/revoke"])
+async def test_a_body_without_end(site: Served, path: str) -> None:
+    """Whoever has no token yet cannot fill the memory: the rest of a large body is not read."""
+    read = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal read
+        while True:
+            read += 1
+            yield b"a" * 16_384
+
+    answer = await site.http.post(path, content=pieces(), headers={"content-type": "application/json"})
+
+    assert (answer.status_code, answer.json()["error"]) == (413, "invalid_request")
+    assert read < 10
+
+
+async def test_whoever_goes_away(site: Served) -> None:
+    """A request that ends before its body is no error of ours."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": TOKEN, "raw_path": TOKEN.encode(), "query_string": b""}
+    headers = [(b"host", b"localhost"), (b"content-length", b"10")]
+    await create_app(site.serving)({**scope, "headers": headers, "client": ("127.0.0.1", 1)}, receive, send)
+
+    assert sent[0]["status"] == 400

@@ -1,0 +1,27 @@
+"""Files of requests, and their thirty minutes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from pdkernel.clock import FrozenClock
+from pdkernel.server.endpoint.uploads import KEPT_S, Uploads
+
+
+async def test_thirty_minutes(tmp_path: Path) -> None:
+    """A file is there for as long, and removed from disk when another comes after that."""
+    clock = FrozenClock()
+    uploads = Uploads(tmp_path, "http://localhost", clock)
+    stored = await uploads.keep(io.BytesIO(b"mine"), filename="a.txt", mimetype="text/plain")
+    name = stored.url.rpartition("/")[2]
+    clock.move(KEPT_S - 1)
+    there = uploads.find(name)
+    clock.move(2)
+    gone = uploads.find(name)
+    await uploads.keep(io.BytesIO(b"other"), filename="b.txt", mimetype="text/plain")
+
+    assert there == (tmp_path / name, "a.txt", "text/plain")
+    assert gone is None
+    assert not (tmp_path / name).exists()
+    assert len(list(tmp_path.iterdir())) == 2

@@ -1,0 +1,136 @@
+"""Requests that schemathesis makes from the description of the routes, sent to a real server."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.core.result import Ok
+from schemathesis.schemas import APIOperation
+
+from tests.server.fuzz.openapi import METHODS, PREFIX, PROJECT, Operation, Values, document, operations
+from tests.server.fuzz.target import DEPOT, LASTS_S, REQUESTS, SLACK, Target, looks_like_ours, target
+
+COUNT = REQUESTS * 6 // 10
+ENVIRONMENTS = ("development", "development", "production", None, "staging")
+HOLDING = ("Account", "Accounts", "AccountPage")
+"""Answers that may hold accounts' credentials."""
+NEVER_GOOD = frozenset(
+    {
+        ("GET", "/_static/connect/callback"),  # nobody has begun to sign in
+        ("POST", "/_static/connect.html"),  # no browser was shown the page
+        ("GET", "/cancel/{run_id}/{step}"),  # the run is over
+        ("POST", "/cancel/{run_id}/{step}"),
+        ("GET", "/v1/connect/app_categories/{category_id}"),
+        *(("POST", f"{prefix}/triggers/configure") for prefix in (PREFIX, PROJECT)),  # the source asks nothing
+        *(
+            (method, f"{prefix}/proxy/{{url_64}}") for prefix in (PREFIX, PROJECT) for method in METHODS
+        ),  # no outside calls
+    }
+)
+"""Routes that have no good answer here."""
+ONCE = frozenset(("POST", f"{prefix}/accounts") for prefix in (PREFIX, PROJECT))
+"""Routes that take a token which is good once: one of them has it."""
+
+load_all_checks()
+CONFORMING: list[Any] = CHECKS.get_by_names(
+    ["status_code_conformance", "content_type_conformance", "response_schema_conformance"]
+)
+
+
+@pytest.mark.timeout(LASTS_S)
+def test_every_route(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each answer is as described: no error of ours, no secret; the server does not grow, and its log is clean."""
+    described = list(operations())
+    a_round = 4 if COUNT < 5000 else 10
+    with target(tmp_path) as aim:
+        free, exact = _operations(aim.values, described), _operations(aim.values.first(), described)
+        names = [(one.method, one.path) for one in described]
+        cases = {name: _cases(one, exact[name], free[name], aim) for name, one in zip(names, described, strict=True)}
+        statuses: set[tuple[str, str, int]] = set()
+        for number in range(math.ceil(COUNT / (len(described) * a_round))):
+            random.Random(number).shuffle(described)
+            for place, one in enumerate(described):
+                aim.refill()
+                _send(aim, one, cases[one.method, one.path], number * 1000 + place, a_round, statuses)
+                if number == 0 and place == len(described) // 2:
+                    aim.warmed()
+        aim.check(capsys)
+
+    good = {(method, path) for method, path, status in statuses if status < 300}
+    never = {(each.method, each.path) for each in described if each.statuses != (501,)} - good
+    assert never - ONCE == NEVER_GOOD
+    assert ONCE - never
+    assert {status for _, _, status in statuses} >= {200, 204, 400, 401, 403, 404, 501}
+
+
+def _operations(values: Values, described: list[Operation]) -> dict[tuple[str, str], APIOperation]:
+    schema = schemathesis.openapi.from_dict(document(values, described))
+    found = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
+    return {(each.method.upper(), each.path): each for each in found}
+
+
+def _cases(described: Operation, exact: APIOperation, free: APIOperation, aim: Target) -> st.SearchStrategy[Any]:
+    """Requests to one route: those that are all right, and those that may not be; as whom; of which environment."""
+    cases = free.as_strategy()
+    if described.query or described.body:
+        cases |= free.as_strategy(generation_mode=GenerationMode.NEGATIVE)
+    whose = st.sampled_from(["full"] * 5 + sorted(aim.credentials))
+    odd = st.tuples(cases, whose, st.sampled_from(ENVIRONMENTS))
+    return st.tuples(st.tuples(exact.as_strategy(), st.just("full"), st.just("development")), odd)
+
+
+def _send(
+    aim: Target,
+    described: Operation,
+    cases: st.SearchStrategy[Any],
+    number: int,
+    count: int,
+    statuses: set[tuple[str, str, int]],
+) -> None:
+    """Send *count* requests to one route, the first one good, and check each answer."""
+    asked = iter(range(count))
+    with requests.Session() as session:
+
+        @seed(number)
+        @settings(
+            max_examples=count,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(pair=cases)
+        def send(pair: tuple[Any, Any]) -> None:
+            case, who, environment = pair[1 if next(asked, 1) else 0]
+            headers = {"Authorization": aim.credentials[who].encode()}
+            if environment is not None:
+                headers["x-pd-environment"] = environment.encode()
+            answer = case.call(
+                base_url=aim.url, session=session, headers=headers, allow_redirects=False, timeout=60
+            )  # fmt: skip
+            aim.sent += 1
+            statuses.add((described.method, described.path, answer.status_code))
+            _check(described, case, answer)
+
+        send()
+
+
+def _check(described: Operation, case: Case, answer: Any) -> None:
+    status, body = answer.status_code, answer.content
+    told = f"{described.method} {case.formatted_path} {status}: {body[:300]!r}"
+    assert status != 409, told
+    assert status < 500 or status in described.statuses, told
+    assert not looks_like_ours(body), told
+    shown = str(answer.headers) + ("" if described.answer in HOLDING else body.decode(errors="replace"))
+    assert [secret for secret in (SLACK, DEPOT) if secret in shown] == [], told
+    case.validate_response(answer, checks=CONFORMING)
