@@ -162,9 +162,9 @@ def workflows_beside(source: Path) -> Callable[[str], Source | None]:
     A name is the id at the end of a synced folder's name (`p_...`), the name of a folder or a notebook, or a path;
     looked for in the folder of *source* and the folders of it.
     """
-    root = (source if source.suffix == ".ipynb" else source.resolve()).parent
 
     def find(name: str) -> Source | None:
+        root = (source if source.suffix == ".ipynb" else source.resolve()).parent
         direct = root / name
         if name.endswith(".ipynb") and direct.is_file():
             return _open(direct)

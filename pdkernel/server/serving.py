@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pdkernel.clock import Clock, Ids
@@ -77,6 +79,11 @@ class ServedWorkflow:
     source: Source
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     policy: Policy | None = None
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of its source, as it stands on the disk."""
+        return self.source.folder.resolve()
 
 
 What = Literal["opened", "connected", "failed", "cancelled", "expired"]

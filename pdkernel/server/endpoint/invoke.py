@@ -173,7 +173,7 @@ def _start(
             external_user_id=event.external_user_id,
             environment=parse_environment(event.environment),
             variables=served.variables,
-            folder=served.source.folder.resolve(),
+            folder=served.folder,
             actions=served.source.sidecar.actions if served.source.sidecar else None,
             # parity[notrigger]: a request with x-pd-notrigger is kept as a run whose steps did not run
             only=frozenset() if recorded else None,

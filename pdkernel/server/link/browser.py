@@ -35,7 +35,11 @@ def is_from_our_page(serving: Linking, request: Request) -> bool:
         return site == "same-origin"
     # what browsers send to addresses that they do not trust: plain http to another machine
     origin = request.headers.get("origin")
-    return origin in (None, origin_of(serving.settings.url), f"{request.url.scheme}://{request.headers.get('host', '')}")
+    return origin in (
+        None,
+        origin_of(serving.settings.url),
+        f"{request.url.scheme}://{request.headers.get('host', '')}",
+    )
 
 
 def mark_of(request: Request) -> str | None:
