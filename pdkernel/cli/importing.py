@@ -17,6 +17,9 @@ import click
 from pdkernel.cli.app import State, command, json_option, option, print_json
 from pdkernel.cli.questions import Questions
 
+MANY = 20
+"""Workflows of an import that tells its progress; fewer are there at once."""
+
 
 @command(name="import")
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -76,7 +79,7 @@ def _catalog(state: State, sidecar: Any, base: Path) -> Any:
 
 
 def _progress(number: int, count: int, place: Path) -> None:
-    if count > 1 and sys.stderr.isatty():
+    if count >= MANY and sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[Kimporting {number} of {count}: {place.name}")
         sys.stderr.write("\r\x1b[K" if number == count else "")
         sys.stderr.flush()
@@ -117,5 +120,7 @@ def _say_unanswered(done: Sequence[Any]) -> None:
     click.echo("Unanswered, whose account is meant:")
     for notebook, use in unanswered:
         click.echo(f"  {notebook}: {use.step}.{use.prop} ({use.app}, {use.synced or 'no id'})")
-    click.echo("Such a notebook can be exported, not run or served. Answer in its pdkernel.yaml, or import with")
-    click.echo("--accounts external-user or --accounts own.")
+    click.echo(
+        "Such a notebook can be exported, not run or served. Answer in NAME.pdkernel.yaml beside it, or import again"
+    )
+    click.echo("with --force and --accounts external-user, or --accounts own.")

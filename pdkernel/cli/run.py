@@ -23,7 +23,11 @@ from pdkernel.cli.app import State, command, json_option, option, print_json, pr
 
 @command(name="run")
 @click.argument("source", type=click.Path(path_type=Path))
-@option("--event", metavar="FILE|-", help="The event: exactly what steps.trigger.event holds, as JSON.")
+@option(
+    "--event",
+    metavar="FILE|-",
+    help="The event: exactly what steps.trigger.event holds, as JSON. A scheduled workflow needs none.",
+)
 @option("--body", metavar="FILE|JSON", help="A bare payload, wrapped as a POST.")
 @option("--external-user", metavar="ID", help="Run on behalf of this external user.")
 @option("--external-users", metavar="all|A,B,...", help="Run once for each of these external users.")
@@ -74,7 +78,7 @@ async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet:
     from pdkernel.source import read_source
 
     opened = read_source(source)
-    event = _event(chosen["event"], chosen["body"], http=opened.workflow.trigger.type == "http")
+    event = _event(chosen["event"], chosen["body"], opened.workflow.trigger)
     _say_drift(opened, event, chosen["event"])
     project = state.project()
     directory = state.directory()
@@ -144,10 +148,13 @@ def _pauses(chosen: dict[str, Any]) -> Any:
     return "wait" if chosen["wait"] else "skip" if chosen["skip_waits"] else "park"
 
 
-def _event(event: str | None, body: str | None, *, http: bool) -> Any:
+def _event(event: str | None, body: str | None, trigger: Any) -> Any:
+    from pdkernel.clock import SYSTEM_CLOCK
     from pdkernel.errors import EventError
     from pdkernel.event import Event, parse_json
 
+    if event is None and body is None and trigger.type == "schedule":
+        return Event.of_schedule(trigger.config, SYSTEM_CLOCK.now())
     if (event is None) == (body is None):
         raise EventError(
             "Give the event with --event FILE (or - for standard input), or a bare payload with --body FILE|JSON."
@@ -155,7 +162,9 @@ def _event(event: str | None, body: str | None, *, http: bool) -> Any:
             else "Give --event or --body, not both."
         )
     if event is not None:
-        return Event.parse(read_input(event), name="standard input" if event == "-" else event, http=http)
+        return Event.parse(
+            read_input(event), name="standard input" if event == "-" else event, http=trigger.type == "http"
+        )
     assert body is not None
     path = Path(body)
     if body == "-" or (len(body) < 4096 and "\n" not in body and path.is_file()):
