@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from pdkernel.cli.app import State, command, json_option, option, print_json
+from pdkernel.cli.app import State, command, in_terminal, json_option, option, print_json
 from pdkernel.cli.questions import Questions
 
 MANY = 20
@@ -37,7 +37,7 @@ def import_(state: State, folder: Path, to: str, accounts: str, force: bool, as_
     from pdkernel.importing import answer_all, find_folders, import_folder, places
 
     found = places(folder, find_folders(folder), Path(to))
-    asks = accounts == "ask" and sys.stdin.isatty()
+    asks = accounts == "ask" and in_terminal(sys.stdin)
     questions = Questions(state, root=folder, workflows=len(found)) if asks else None
 
     def answers(asked: Sequence[Any]) -> Mapping[Any, str]:
@@ -79,7 +79,7 @@ def _catalog(state: State, sidecar: Any, base: Path) -> Any:
 
 
 def _progress(number: int, count: int, place: Path) -> None:
-    if count >= MANY and sys.stderr.isatty():
+    if count >= MANY and in_terminal(sys.stderr):
         sys.stderr.write(f"\r\x1b[Kimporting {number} of {count}: {place.name}")
         sys.stderr.write("\r\x1b[K" if number == count else "")
         sys.stderr.flush()

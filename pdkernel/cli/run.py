@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import click
 
-from pdkernel.cli.app import State, command, json_option, option, print_json, print_refusal, read_input
+from pdkernel.cli.app import State, command, in_terminal, json_option, option, print_json, print_refusal, read_input
 
 
 @command(name="run")
@@ -67,7 +67,8 @@ def run(state: State, source: Path, as_json: bool, **chosen: Any) -> int:
         print_json(values if several else values[0])
     else:
         for execution in executions:
-            _print(execution, explain=chosen["explain"])
+            responds = runs[0][0].workflow.trigger.type == "http"
+            _print(execution, explain=chosen["explain"], responds=responds)
     if chosen["save_test"] is not None:
         _save_test(state, source, chosen, *runs[0])
     return max(exit_status(execution) for execution in executions)
@@ -255,7 +256,7 @@ class _Progress:
     """A line on a terminal that says which step runs, and lines that stay on what is installed."""
 
     def __init__(self, quiet: bool) -> None:
-        self._on = not quiet and sys.stderr.isatty()
+        self._on = not quiet and in_terminal(sys.stderr)
         self._said = ""
 
     def __enter__(self) -> Self:
@@ -302,7 +303,7 @@ def exit_status(execution: Any) -> int:
     return 1
 
 
-def _print(execution: Any, *, explain: bool) -> None:
+def _print(execution: Any, *, explain: bool, responds: bool) -> None:
     from pdkernel.render import lookup, timeline
 
     error = execution.error
@@ -315,7 +316,7 @@ def _print(execution: Any, *, explain: bool) -> None:
     if execution.status != "success" and error is not None and error.stack is None:
         print_refusal(error.code, f"{_steps_line(execution)}\n{error.message}")
     else:
-        click.echo(timeline.text(execution, explain=explain), nl=False)
+        click.echo(timeline.text(execution, explain=explain, responds=responds), nl=False)
 
 
 def _steps_line(execution: Any) -> str:

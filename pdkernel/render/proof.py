@@ -185,7 +185,7 @@ def html(proof: Proof) -> str:
         rows = [tag("tr", *(tag("th", head, style=_CELL) for head in _heads(proof)))]
         for case in proof.cases:
             cells = [tag("td", pill(found.word, found.tone), style=_CELL) for found in _row(proof, case)]
-            rows.append(tag("tr", tag("th", _event(case), style=_CELL), *cells))
+            rows.append(tag("tr", tag("th", _event(case), style=f"{_CELL};white-space:nowrap"), *cells))
         parts.append(tag("table", lines(rows)))
     for where, difference in _shown(proof):
         parts.append(tag("div", where, ": ", tag("code", difference.path), style="margin-top:4px"))
