@@ -25,6 +25,7 @@ from pdkernel.definition.sidecar import (
 )
 from pdkernel.definition.sidecar_yaml import dump_sidecar, read_sidecar, schema
 from pdkernel.definition.slug import slug
+from pdkernel.definition.step_props import app_beside_account
 from pdkernel.definition.write import ExportResult, compare, place_files, write
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "StepSidecar",
     "Synced",
     "Unanswered",
+    "app_beside_account",
     "apply_sidecar",
     "assumed_trigger",
     "assumptions",

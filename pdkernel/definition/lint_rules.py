@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pdkernel.definition.languages import INFERRED
 from pdkernel.definition.literals import literal_faults, suspicious_props, texts_in
 from pdkernel.definition.plan import WORKFLOW_FILE, entry_of
-from pdkernel.definition.sidecar import Sidecar
+from pdkernel.definition.sidecar import EXTERNAL_USER, UNANSWERED, Sidecar, StepSidecar
 from pdkernel.definition.slug import slug
 from pdkernel.directive.settings import SETTINGS
 from pdkernel.errors import DefinitionError
 from pdkernel.inspection import apps_of, node_packages, python_requirements, reference_problems, silences
-from pdkernel.model import Step, Workflow
+from pdkernel.model import AppBinding, Step, Workflow
 from pdkernel.render.files import Finding
 
 MAX_PROP_BYTES = 64 * 1024
@@ -65,9 +65,20 @@ def secrets(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
             )
 
 
-def own_accounts(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
-    """Accounts of one's own in a workflow that runs for external users."""
-    bindings = [(step, app) for step in workflow.steps if not step.disabled for app in apps_of(step)]
+def own_accounts(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding]:
+    """Accounts of one's own in a workflow that runs for external users, and accounts of which nobody has said whose."""
+    bindings = []
+    for step in workflow.steps:
+        for app in apps_of(step):
+            if _is_unanswered(step, app, sidecar):
+                yield _at_step(
+                    "own-account",
+                    step,
+                    f"Whose account fills {app.prop} is not decided.",
+                    f"Write {EXTERNAL_USER}, or an id of your own (apn_...), in its place in pdkernel.yaml.",
+                )
+            elif not step.disabled:
+                bindings.append((step, app))
     theirs: dict[str, str] = {}
     for step, app in bindings:
         if app.account is None:
@@ -85,6 +96,11 @@ def own_accounts(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
             if app.prop == app.app
             else f"Write `--app {app.prop}:{app.app}` without an account if the external user's is meant.",
         )
+
+
+def _is_unanswered(step: Step, app: AppBinding, sidecar: Sidecar) -> bool:
+    choice = sidecar.steps.get(step.name, StepSidecar()).accounts.get(app.prop)
+    return app.account is None and choice is not None and choice.account == UNANSWERED
 
 
 def silent_ways(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
@@ -114,7 +130,9 @@ def no_git_form(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding]:
                 f"How a {_LANGUAGES[step.language]} step stands in Git is not known; what is written for it is inferred.",
                 "Look at it after the sync; if it is refused, create it in the builder and paste the code.",
             )
-        elif people := [app.prop for app in apps_of(step) if app.account is None]:
+        elif people := [
+            app.prop for app in apps_of(step) if app.account is None and not _is_unanswered(step, app, sidecar)
+        ]:
             yield _at_step(
                 "git-form",
                 step,

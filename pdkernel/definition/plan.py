@@ -21,7 +21,14 @@ from pdkernel.definition.sidecar import (
     StepSidecar,
 )
 from pdkernel.definition.sidecar_yaml import dump_sidecar
-from pdkernel.definition.step_props import CURSOR, holds_cursor, is_store_id, kept_of, props_mapping
+from pdkernel.definition.step_props import (
+    CURSOR,
+    app_beside_account,
+    holds_cursor,
+    is_store_id,
+    kept_of,
+    props_mapping,
+)
 from pdkernel.directive import dump
 from pdkernel.errors import DefinitionError
 from pdkernel.inspection import apps_of, is_synced, variables_read
@@ -185,7 +192,9 @@ def sidecar_of(workflow: Workflow, base: Sidecar) -> Sidecar:
 
 def _step_sidecar(step: Step, said: StepSidecar | None) -> StepSidecar:
     known = said.accounts if said is not None else {}
-    accounts: Mapping[str, AccountChoice] = {app.prop: _choice(app, known.get(app.prop)) for app in apps_of(step)}
+    accounts: Mapping[str, AccountChoice] = {
+        app.prop: _choice(app, known.get(app.prop), app_beside_account(app, step.uses)) for app in apps_of(step)
+    }
     return StepSidecar(
         language=step.language if step.language in INFERRED else None,
         timeout_s=step.timeout_s,
@@ -196,9 +205,8 @@ def _step_sidecar(step: Step, said: StepSidecar | None) -> StepSidecar:
     )
 
 
-def _choice(app: AppBinding, known: AccountChoice | None) -> AccountChoice:
+def _choice(app: AppBinding, known: AccountChoice | None, slug: str | None) -> AccountChoice:
     """Whose account fills *app*; what was *known* of it stays where the step says the same."""
-    slug = None if app.app == app.prop else app.app
     account = app.account or EXTERNAL_USER
     if known is None or account not in {known.account, EXTERNAL_USER}:
         return AccountChoice(account, slug)

@@ -246,16 +246,21 @@ def _extra(data: Mapping[str, Any], state_id: str | None) -> dict[str, JSON]:
 
 
 def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None, steps: Sequence[Step]) -> tuple[Trigger, ...]:
-    """The triggers of both files: ids from `workflow.yaml`, configuration from `pdkernel.yaml`, by position."""
-    ids = [str(trigger["id"]) for trigger in raw if trigger.get("id")]
+    """The triggers of both files: ids from `workflow.yaml`, configuration from `pdkernel.yaml`, by id, else by position."""
     configured = sidecar.triggers if sidecar is not None else ()
+    named = {trigger.config["id"] for trigger in configured if "id" in trigger.config}
+    ids = [str(trigger["id"]) for trigger in raw if trigger.get("id")]
+    left = [id_ for id_ in ids if id_ not in named]
     result: list[Trigger] = []
-    for index in range(max(len(ids), len(configured))):
-        trigger = configured[index] if index < len(configured) else None
-        if trigger is None:
-            trigger = assumed_trigger(_TRIGGER_IDS.get(ids[index].partition("_")[0], "source"), steps)
-        config = {"id": ids[index], **trigger.config} if index < len(ids) else trigger.config
-        result.append(replace(trigger, config=config))
+    for trigger in configured:
+        given = {} if "id" in trigger.config or not left else {"id": left.pop(0)}
+        result.append(replace(trigger, config={**given, **trigger.config}))
+    known = {trigger.config.get("id") for trigger in result}
+    result += [
+        replace(assumed_trigger(_TRIGGER_IDS.get(id_.partition("_")[0], "source"), steps), config={"id": id_})
+        for id_ in ids
+        if id_ not in known
+    ]
     return tuple(result) or (Trigger(),)
 
 

@@ -134,7 +134,7 @@ def sidecar_mapping(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> dict[s
     optional: dict[str, JSON] = {
         "workflow": sidecar.workflow,
         "endpoint": sidecar.endpoint,
-        "triggers": [trigger_mapping(trigger) for trigger in sidecar.triggers],
+        "triggers": _triggers(sidecar.triggers),
         "steps": {
             name: mapping
             for name, said in sidecar.steps.items()
@@ -150,8 +150,18 @@ def sidecar_mapping(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> dict[s
     return data
 
 
+def _triggers(triggers: Sequence[Trigger]) -> list[JSON]:
+    """Triggers in the order of those in `workflow.yaml`; where only some stand there, those say which they are."""
+    with_ids = ["id" in trigger.config for trigger in triggers]
+    some = any(with_ids) and not all(with_ids)
+    return [
+        {**trigger_mapping(trigger), **({"id": trigger.config["id"]} if some and has_id else {})}
+        for trigger, has_id in zip(triggers, with_ids, strict=True)
+    ]
+
+
 def trigger_mapping(trigger: Trigger) -> dict[str, JSON]:
-    """A trigger as the file writes it."""
+    """A trigger as the file writes it, without its id."""
     mapping: dict[str, JSON] = {"type": trigger.type}
     if trigger.type == "http":
         mapping["auth"] = trigger.auth

@@ -63,7 +63,7 @@ def read_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str 
         if prop == CONFIGURABLE:
             continue
         if isinstance(value, dict) and ACCOUNT in value:
-            slug = str(declared.get(prop, {}).get("app") or slugs.get(prop) or _slug_of(action) or prop)
+            slug = str(declared.get(prop, {}).get("app") or slugs.get(prop) or slug_of(action) or prop)
             apps[prop] = AppBinding(prop, slug, value[ACCOUNT] or None)
         elif isinstance(value, dict) and STORE in value:
             stores[prop] = StoreBinding(prop, value[STORE] or None)
@@ -80,7 +80,12 @@ def read_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str 
     )
 
 
-def _slug_of(action: str | None) -> str | None:
+def app_beside_account(app: AppBinding, action: str | None) -> str | None:
+    """The slug to write beside whose account fills *app*; None where a reader knows it: it is the prop's name."""
+    return None if app.app == app.prop and slug_of(action) in (app.app, None) else app.app
+
+
+def slug_of(action: str | None) -> str | None:
     """`google_sheets` of `google_sheets-add-single-row@2.1.2`: the component's key starts with its app."""
     return None if action is None else action.rpartition("/")[2].partition("-")[0]
 

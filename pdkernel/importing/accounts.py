@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pdkernel.definition import EXTERNAL_USER, UNANSWERED, AccountChoice, Sidecar, Synced
+from pdkernel.definition import EXTERNAL_USER, UNANSWERED, AccountChoice, Sidecar, Synced, app_beside_account
 from pdkernel.model import AppBinding, Step, Workflow
 
 Answer = str
@@ -90,7 +90,7 @@ def choices(
         choice = known.get(place)
         account = choice.account if choice is not None else answers.get((app.app, held or ""), UNANSWERED)
         kept = held or (choice.synced if choice is not None else None)
-        slug = None if app.app == app.prop else app.app
+        slug = app_beside_account(app, step.uses)
         made.setdefault(step.name, {})[app.prop] = AccountChoice(account, slug, kept if kept != account else None)
     return made
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.definition import Sidecar, export, lint, read_folder
+from pdkernel.definition import UNANSWERED, AccountChoice, Sidecar, StepSidecar, export, lint, read_folder
 from pdkernel.model import AppBinding, KeptEntry, Step, Trigger, Workflow
 from pdkernel.render.files import Finding
 from tests.definition.builders import PYTHON
@@ -117,6 +117,18 @@ def test_own_accounts(other: AppBinding, says: str | None) -> None:
 
     assert [finding.step for finding in findings] == (["a"] if says else [])
     assert all(says is not None and says in finding.message for finding in findings)
+
+
+def test_an_account_that_nobody_has_answered_for_is_nobodys() -> None:
+    """An unanswered app prop is told as that, and not as the external user's."""
+    step = Step("a", source=PYTHON, apps=(AppBinding("slack", "slack"),))
+    sidecar = Sidecar(steps={"a": StepSidecar(accounts={"slack": AccountChoice(UNANSWERED)})})
+
+    findings = lint(Workflow("W", steps=(step,)), sidecar)
+
+    assert [(finding.rule, finding.message) for finding in findings] == [
+        ("own-account", "Whose account fills slack is not decided.")
+    ]
 
 
 SENT = "pd.respond({'status': 200})"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from pdkernel.definition import AccountChoice, Sidecar, StepSidecar, checklist, plan, slug
+from pdkernel.definition import AccountChoice, Sidecar, StepSidecar, checklist, plan, read_folder, slug
 from pdkernel.definition.sidecar_yaml import parse_sidecar
 from pdkernel.errors import DefinitionError
 from pdkernel.model import AppBinding, Step, StoreBinding, Trigger, Workflow
@@ -266,3 +268,21 @@ def test_synced_accounts(answer: AccountChoice, own: str | None, in_git: str | N
     assert ("synced" in text_of(files, "pdkernel.yaml")) == (len(in_file) == 2)
     back = parse_sidecar(text_of(files, "pdkernel.yaml"))
     assert back.steps["send"].accounts["slack"].account in {answer.account, own}
+
+
+def test_later_trigger_keeps_its_id(tmp_path: Path) -> None:
+    """Of two triggers of which only the second stands in Git, the second has the id when the files are read back."""
+    triggers = (Trigger("http"), Trigger("http", response="custom", config={"id": "hi_2"}))
+    for file in plan(Workflow("W", triggers=triggers)):
+        (tmp_path / file.path).write_text(file.text)
+
+    assert read_folder(tmp_path).triggers == triggers
+
+
+def test_app_of_a_prop_that_is_called_like_another_app_is_kept(tmp_path: Path) -> None:
+    """An action's prop that takes another app's account than the action's own is read back as it was."""
+    step = Step("a", language="node", uses="slack-send@1.0.0", apps=(AppBinding("github", "github"),))
+    for file in plan(Workflow("W", steps=(step,))):
+        (tmp_path / file.path).write_text(file.text)
+
+    assert read_folder(tmp_path).steps[0].apps == step.apps

@@ -24,13 +24,22 @@ _MARK = re.compile(r"[A-Za-z0-9]{43}\Z")
 
 
 def is_from_our_page(serving: Linking, request: Request) -> bool:
-    """Whether the browser says that a page of this very server sends the form."""
+    """
+    Whether a page of this very server sends the form, or no page at all.
+
+    Browsers say which site's page it is. A program that fills the form in says nothing, and nobody can make a victim's
+    browser say nothing.
+    """
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
     # what browsers send to addresses that they do not trust: plain http to another machine
     origin = request.headers.get("origin")
-    return origin in (origin_of(serving.settings.url), f"{request.url.scheme}://{request.headers.get('host', '')}")
+    return origin in (
+        None,
+        origin_of(serving.settings.url),
+        f"{request.url.scheme}://{request.headers.get('host', '')}",
+    )
 
 
 def mark_of(request: Request) -> str | None:

@@ -97,7 +97,6 @@ async def test_an_empty_form_is_asked_again(site: Served, visitor: Visitor) -> N
         {"sec-fetch-site": "same-site", "origin": "http://127.0.0.1:4000"},
         {"origin": "https://evil.example"},
         {"origin": "null"},
-        {},
     ],
 )
 async def test_a_form_of_another_site_connects_nothing(site: Served, visitor: Visitor, says: dict[str, str]) -> None:
@@ -109,6 +108,16 @@ async def test_a_form_of_another_site_connects_nothing(site: Served, visitor: Vi
 
     assert (forged.status, "sent from another page" in forged.words) == (400, True)
     assert site.directory.accounts() == []
+
+
+async def test_a_program_may_fill_the_form_in(site: Served, visitor: Visitor) -> None:
+    """Who says nothing of a page is no browser: a test of a product's own can connect an account over HTTP."""
+    made = await make(site)
+    page = await visitor.open(made["connect_link_url"], app="slack")
+
+    done = await visitor.fill(page, says={}, api_key="k-0123456789")
+
+    assert done.status == 200
 
 
 async def test_a_browser_that_names_the_page_only(site: Served, visitor: Visitor) -> None:
