@@ -182,7 +182,7 @@ def html(proof: Proof) -> str:
     """The proof as HTML; the fields with their grades open and close."""
     parts = [join([pill(proof.verdict, _TONES[proof.verdict]), tag("strong", _title(proof))])]
     if proof.cases:
-        rows = [tag("tr", *(tag("th", head, style=_CELL) for head in _heads(proof)))]
+        rows = [tag("tr", *(tag("th", _breakable(head), style=_CELL) for head in _heads(proof)))]
         for case in proof.cases:
             cells = [tag("td", pill(found.word, found.tone), style=_CELL) for found in _row(proof, case)]
             rows.append(tag("tr", tag("th", _event(case), style=f"{_CELL};white-space:nowrap"), *cells))
@@ -223,6 +223,11 @@ def _title(proof: Proof) -> str:
 
 def _heads(proof: Proof) -> list[str]:
     return ["event", *proof.steps, WHOLE]
+
+
+def _breakable(name: str) -> Html:
+    """A step's name that may be broken at its underscores: a column is as narrow as what stands in it."""
+    return Html("_<wbr>".join(join([part]) for part in name.split("_")))
 
 
 def _event(case: CaseVerdict) -> str:
