@@ -13,7 +13,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Self, cast
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pdkernel.errors import EventError
 from pdkernel.model import JSON
@@ -100,6 +102,34 @@ class Event:
                 "headers": {"content-type": "application/json"},
                 "body": body,
             }
+        )
+
+    @classmethod
+    def of_schedule(cls, schedule: Mapping[str, JSON], now: datetime) -> Self:
+        """
+        What a schedule hands over at the moment *now*.
+
+        Args:
+            schedule: Its settings: `cron` or `interval_seconds`, and `timezone`, an IANA name; each may be missing.
+            now: With its time zone.
+
+        Raises:
+            EventError: There is no such time zone.
+        """
+        zone = str(schedule.get("timezone") or "UTC")
+        try:
+            there = now.astimezone(ZoneInfo(zone))
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise EventError(f"The schedule's time zone is {zone!r}, which does not exist.") from None
+        # parity[schedule-event]: of the two time zones only these fields have been seen
+        return cls(
+            {
+                **{name: schedule[name] for name in ("cron", "interval_seconds") if schedule.get(name) is not None},
+                "timestamp": int(now.timestamp()),
+                "timezone_configured": _iso8601(there),
+                "timezone_utc": _iso8601(now.astimezone(UTC)),
+            },
+            http=False,
         )
 
     @property
@@ -246,3 +276,7 @@ def _kind(value: JSON) -> str:
             return "a list"
         case _:
             return "an object"
+
+
+def _iso8601(moment: datetime) -> dict[str, JSON]:
+    return {"iso8601": {"timestamp": moment.isoformat(timespec="milliseconds"), "date": moment.date().isoformat()}}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pdkernel.errors import EventError
 from pdkernel.event import EVENT_KEYS, Event
 
 FOLDER = Path(__file__).parents[1] / "notebooks" / "events"
@@ -83,3 +85,24 @@ def test_the_events_can_be_made_again(tmp_path: Path) -> None:
 
     for path in FILES:
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_event_of_a_schedule() -> None:
+    """A schedule hands over the moment, its own settings, and the time in its zone and in UTC."""
+    event = Event.of_schedule(
+        {"id": "ti_1", "cron": "0 9 * * *", "timezone": "Europe/Berlin"}, datetime(2026, 3, 2, 23, 30, tzinfo=UTC)
+    )
+
+    assert not event.http
+    assert event.data == {
+        "cron": "0 9 * * *",
+        "timestamp": 1772494200,
+        "timezone_configured": {"iso8601": {"timestamp": "2026-03-03T00:30:00.000+01:00", "date": "2026-03-03"}},
+        "timezone_utc": {"iso8601": {"timestamp": "2026-03-02T23:30:00.000+00:00", "date": "2026-03-02"}},
+    }
+
+
+def test_time_zone_that_does_not_exist() -> None:
+    """A schedule in a zone that nobody knows is named."""
+    with pytest.raises(EventError, match="time zone is 'Mars/Olympus', which does not exist"):
+        Event.of_schedule({"timezone": "Mars/Olympus"}, datetime(2026, 3, 2, tzinfo=UTC))

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
@@ -184,6 +184,11 @@ def print_refusal(code: str, message: str) -> None:
         hidden = len(lines) - (MAX_REFUSAL_LINES - 2)
         lines = [*lines[: MAX_REFUSAL_LINES - 2], f"... and {hidden} lines more ({code}); --json has them all"]
     click.echo("\n".join(lines), err=True)
+
+
+def in_terminal(stream: TextIO) -> bool:
+    """Whether a person sits at *stream*; at a command in a notebook's cell, which has a terminal too, nobody does."""
+    return stream.isatty() and "JPY_PARENT_PID" not in os.environ
 
 
 def print_json(value: Any) -> None:

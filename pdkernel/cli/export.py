@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from pdkernel.cli.app import State, command, json_option, option, print_json, read_input
+from pdkernel.cli.app import State, command, in_terminal, json_option, option, print_json, read_input
 
 
 @command(name="export")
@@ -84,7 +84,7 @@ def _prove(state: State, opened: Any, folder: Path, *, into: bool, quiet: bool) 
     from pdkernel.proof import Exported, prove
 
     def say(line: str) -> None:
-        if not quiet and sys.stderr.isatty():
+        if not quiet and in_terminal(sys.stderr):
             click.echo(line, err=True)
 
     exported = Exported(

@@ -14,8 +14,11 @@ from typing import Any
 
 import click
 
-from pdkernel.cli.app import State, command, json_option, option, print_json
+from pdkernel.cli.app import State, command, in_terminal, json_option, option, print_json
 from pdkernel.cli.questions import Questions
+
+MANY = 20
+"""Workflows of an import that tells its progress; fewer are there at once."""
 
 
 @command(name="import")
@@ -34,7 +37,7 @@ def import_(state: State, folder: Path, to: str, accounts: str, force: bool, as_
     from pdkernel.importing import answer_all, find_folders, import_folder, places
 
     found = places(folder, find_folders(folder), Path(to))
-    asks = accounts == "ask" and sys.stdin.isatty()
+    asks = accounts == "ask" and in_terminal(sys.stdin)
     questions = Questions(state, root=folder, workflows=len(found)) if asks else None
 
     def answers(asked: Sequence[Any]) -> Mapping[Any, str]:
@@ -76,7 +79,7 @@ def _catalog(state: State, sidecar: Any, base: Path) -> Any:
 
 
 def _progress(number: int, count: int, place: Path) -> None:
-    if count > 1 and sys.stderr.isatty():
+    if count >= MANY and in_terminal(sys.stderr):
         sys.stderr.write(f"\r\x1b[Kimporting {number} of {count}: {place.name}")
         sys.stderr.write("\r\x1b[K" if number == count else "")
         sys.stderr.flush()
@@ -117,5 +120,7 @@ def _say_unanswered(done: Sequence[Any]) -> None:
     click.echo("Unanswered, whose account is meant:")
     for notebook, use in unanswered:
         click.echo(f"  {notebook}: {use.step}.{use.prop} ({use.app}, {use.synced or 'no id'})")
-    click.echo("Such a notebook can be exported, not run or served. Answer in its pdkernel.yaml, or import with")
-    click.echo("--accounts external-user or --accounts own.")
+    click.echo(
+        "Such a notebook can be exported, not run or served. Answer in NAME.pdkernel.yaml beside it, or import again"
+    )
+    click.echo("with --force and --accounts external-user, or --accounts own.")

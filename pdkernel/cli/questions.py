@@ -137,7 +137,7 @@ class Questions:
         response = click.prompt(
             "Who answers, the platform or the workflow",
             type=click.Choice(["default", "custom"]),
-            default="default",
+            default=trigger.response,
             err=True,
         )
         return replace(trigger, auth=auth, token_env=token, response=response)

@@ -18,12 +18,16 @@ from typing import Any, Self
 
 import click
 
-from pdkernel.cli.app import State, command, json_option, option, print_json, print_refusal, read_input
+from pdkernel.cli.app import State, command, in_terminal, json_option, option, print_json, print_refusal, read_input
 
 
 @command(name="run")
 @click.argument("source", type=click.Path(path_type=Path))
-@option("--event", metavar="FILE|-", help="The event: exactly what steps.trigger.event holds, as JSON.")
+@option(
+    "--event",
+    metavar="FILE|-",
+    help="The event: exactly what steps.trigger.event holds, as JSON. A scheduled workflow needs none.",
+)
 @option("--body", metavar="FILE|JSON", help="A bare payload, wrapped as a POST.")
 @option("--external-user", metavar="ID", help="Run on behalf of this external user.")
 @option("--external-users", metavar="all|A,B,...", help="Run once for each of these external users.")
@@ -63,7 +67,8 @@ def run(state: State, source: Path, as_json: bool, **chosen: Any) -> int:
         print_json(values if several else values[0])
     else:
         for execution in executions:
-            _print(execution, explain=chosen["explain"])
+            responds = runs[0][0].workflow.trigger.type == "http"
+            _print(execution, explain=chosen["explain"], responds=responds)
     if chosen["save_test"] is not None:
         _save_test(state, source, chosen, *runs[0])
     return max(exit_status(execution) for execution in executions)
@@ -74,7 +79,7 @@ async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet:
     from pdkernel.source import read_source
 
     opened = read_source(source)
-    event = _event(chosen["event"], chosen["body"], http=opened.workflow.trigger.type == "http")
+    event = _event(chosen["event"], chosen["body"], opened.workflow.trigger)
     _say_drift(opened, event, chosen["event"])
     project = state.project()
     directory = state.directory()
@@ -144,10 +149,13 @@ def _pauses(chosen: dict[str, Any]) -> Any:
     return "wait" if chosen["wait"] else "skip" if chosen["skip_waits"] else "park"
 
 
-def _event(event: str | None, body: str | None, *, http: bool) -> Any:
+def _event(event: str | None, body: str | None, trigger: Any) -> Any:
+    from pdkernel.clock import SYSTEM_CLOCK
     from pdkernel.errors import EventError
     from pdkernel.event import Event, parse_json
 
+    if event is None and body is None and trigger.type == "schedule":
+        return Event.of_schedule(trigger.config, SYSTEM_CLOCK.now())
     if (event is None) == (body is None):
         raise EventError(
             "Give the event with --event FILE (or - for standard input), or a bare payload with --body FILE|JSON."
@@ -155,7 +163,9 @@ def _event(event: str | None, body: str | None, *, http: bool) -> Any:
             else "Give --event or --body, not both."
         )
     if event is not None:
-        return Event.parse(read_input(event), name="standard input" if event == "-" else event, http=http)
+        return Event.parse(
+            read_input(event), name="standard input" if event == "-" else event, http=trigger.type == "http"
+        )
     assert body is not None
     path = Path(body)
     if body == "-" or (len(body) < 4096 and "\n" not in body and path.is_file()):
@@ -246,7 +256,7 @@ class _Progress:
     """A line on a terminal that says which step runs, and lines that stay on what is installed."""
 
     def __init__(self, quiet: bool) -> None:
-        self._on = not quiet and sys.stderr.isatty()
+        self._on = not quiet and in_terminal(sys.stderr)
         self._said = ""
 
     def __enter__(self) -> Self:
@@ -293,7 +303,7 @@ def exit_status(execution: Any) -> int:
     return 1
 
 
-def _print(execution: Any, *, explain: bool) -> None:
+def _print(execution: Any, *, explain: bool, responds: bool) -> None:
     from pdkernel.render import lookup, timeline
 
     error = execution.error
@@ -306,7 +316,7 @@ def _print(execution: Any, *, explain: bool) -> None:
     if execution.status != "success" and error is not None and error.stack is None:
         print_refusal(error.code, f"{_steps_line(execution)}\n{error.message}")
     else:
-        click.echo(timeline.text(execution, explain=explain), nl=False)
+        click.echo(timeline.text(execution, explain=explain, responds=responds), nl=False)
 
 
 def _steps_line(execution: Any) -> str:

@@ -201,10 +201,16 @@ def _print_line(value: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def _where(served: Any, url: str) -> str:
+    """The URL at which a served workflow is called; none for one that no request starts."""
+    called = any(trigger.type == "http" for trigger in served.source.workflow.triggers)
+    return f"{url}/{served.endpoint}" if called else "no endpoint"
+
+
 def _say_start(url: str, served: Any, more: list[str], *, as_json: bool) -> None:
     lines = [] if as_json else [f"Serving at {url} (Ctrl-C stops)"]
     if not as_json:
         width = max((len(each.source.workflow.name) for each in served), default=0)
-        lines += [f"  {each.source.workflow.name.ljust(width)}  {url}/{each.endpoint}" for each in served]
+        lines += [f"  {each.source.workflow.name.ljust(width)}  {_where(each, url)}" for each in served]
         lines += [] if served else ["  no workflows; the Connect API only"]
     click.echo("\n".join([*lines, *more]), err=True, nl=bool(lines or more))

@@ -11,7 +11,7 @@ from pdkernel.definition.grades import graded
 from pdkernel.definition.into import export_into
 from pdkernel.definition.lint import lint
 from pdkernel.definition.plan import DefinitionFile, entry_of, plan
-from pdkernel.definition.read import Synced, assumptions, read_folder, read_synced
+from pdkernel.definition.read import Synced, assumed_trigger, assumptions, read_folder, read_synced
 from pdkernel.definition.sidecar import (
     EXTERNAL_USER,
     FOLDER_SIDECAR,
@@ -41,6 +41,7 @@ __all__ = [
     "Unanswered",
     "app_beside_account",
     "apply_sidecar",
+    "assumed_trigger",
     "assumptions",
     "checklist",
     "compare",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,7 +21,7 @@ from pdkernel.definition.sidecar_yaml import read_sidecar
 from pdkernel.definition.step_props import CURSOR, read_props
 from pdkernel.directive import LocatedYaml, is_uses, read_yaml
 from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, StepNameError, UnsupportedError
-from pdkernel.inspection import declared_apps
+from pdkernel.inspection import declared_apps, may_answer
 from pdkernel.model import BOOKKEEPING, JSON, AppBinding, KeptEntry, Language, Step, Trigger, TriggerType, Workflow
 
 Accounts = Literal["external_user", "own"]
@@ -160,7 +160,7 @@ def _workflow(document: Document, sidecar: Sidecar | None, reader: _StepReader) 
     steps, kept = reader.read(_list(data, "steps", path, located))
     return Workflow(
         name=str(data.get("name") or folder.name),
-        triggers=_triggers(_list(data, "triggers", path, located), sidecar),
+        triggers=_triggers(_list(data, "triggers", path, located), sidecar, steps),
         steps=steps,
         settings=_settings(data, path, located),
         source=str(folder),
@@ -187,7 +187,9 @@ def assumptions(folder: Path, workflow: Workflow) -> tuple[str, ...]:
         return ()
     sentences = []
     if any(trigger.type == "http" for trigger in workflow.triggers):
-        sentences.append("its HTTP trigger asks for no authorization and gives the default response")
+        custom = any(trigger.response == "custom" for trigger in workflow.triggers)
+        answer = "lets the workflow answer, since a step responds" if custom else "gives the default response"
+        sentences.append(f"its HTTP trigger asks for no authorization and {answer}")
     props = [f"{step.name}.{app.prop}" for step in workflow.steps for app in step.apps if app.account is None]
     if props:
         sentences.append(f"the external user's account fills {', '.join(props)}, never an account of your own")
@@ -243,7 +245,7 @@ def _extra(data: Mapping[str, Any], state_id: str | None) -> dict[str, JSON]:
     return extra
 
 
-def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None) -> tuple[Trigger, ...]:
+def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None, steps: Sequence[Step]) -> tuple[Trigger, ...]:
     """The triggers of both files: ids from `workflow.yaml`, configuration from `pdkernel.yaml`, by id, else by position."""
     configured = sidecar.triggers if sidecar is not None else ()
     named = {trigger.config["id"] for trigger in configured if "id" in trigger.config}
@@ -255,11 +257,17 @@ def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None) -> tuple[Trigg
         result.append(replace(trigger, config={**given, **trigger.config}))
     known = {trigger.config.get("id") for trigger in result}
     result += [
-        Trigger(_TRIGGER_IDS.get(id_.partition("_")[0], "source"), config={"id": id_})
+        replace(assumed_trigger(_TRIGGER_IDS.get(id_.partition("_")[0], "source"), steps), config={"id": id_})
         for id_ in ids
         if id_ not in known
     ]
     return tuple(result) or (Trigger(),)
+
+
+def assumed_trigger(type_: TriggerType, steps: Sequence[Step]) -> Trigger:
+    """What is assumed of a trigger of which only the kind is known: the workflow answers if one of its *steps* may."""
+    custom = type_ == "http" and any(not step.disabled and may_answer(step) for step in steps)
+    return Trigger(type_, response="custom" if custom else "default")
 
 
 def _is_said(key: str, value: Any, raw: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from pdkernel.definition import (
     Sidecar,
     StepSidecar,
     Synced,
+    assumed_trigger,
     dump_sidecar,
     read_synced,
 )
@@ -107,15 +108,18 @@ def read_for_import(folder: Path, *, earlier: Sidecar | None = None) -> ReadFold
     synced = replace(synced, workflow=_with_triggers_of(synced.workflow, earlier))
     known = known_choices(synced, earlier)
     told = synced.sidecar is not None and bool(synced.sidecar.triggers)
-    assumed = () if told else tuple(filter(None, map(_assumed, synced.workflow.triggers)))
+    assumed = (
+        () if told else tuple(filter(None, (_assumed(each, synced.workflow) for each in synced.workflow.triggers)))
+    )
     state = (folder / ".workflow.state").exists()
     return ReadFolder(folder, synced, known, questions(synced, known), assumed, missing_state=not state)
 
 
-def _assumed(trigger: Trigger) -> str | None:
+def _assumed(trigger: Trigger, workflow: Workflow) -> str | None:
     """The id of *trigger* if nothing is known of it but its kind."""
     held = trigger.config.get("id")
-    return str(held) if held and trigger == Trigger(trigger.type, config={"id": held}) else None
+    plain = replace(assumed_trigger(trigger.type, workflow.steps), config={"id": held})
+    return str(held) if held and trigger == plain else None
 
 
 def _with_triggers_of(workflow: Workflow, earlier: Sidecar | None) -> Workflow:

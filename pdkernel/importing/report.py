@@ -31,6 +31,7 @@ from pdkernel.render.import_report import (
     Cannot,
     ImportReport,
     PackageUse,
+    StoreUse,
     TriggerUse,
     VariableRead,
 )
@@ -69,6 +70,7 @@ def report_on(
         actions=actions,
         accounts=accounts,
         variables=_variables(readable),
+        stores=_stores(workflow),
         triggers=tuple(_trigger(trigger, assumed) for trigger in workflow.triggers),
         packages=_packages(workflow),
         gone=order_warnings(readable),
@@ -154,6 +156,14 @@ def _accounts(workflow: Workflow, choices: Choices) -> Iterator[AccountUse]:
             choice = choices.get(step.name, {}).get(app.prop)
             account = choice.account if choice is not None else app.account or EXTERNAL_USER
             yield AccountUse(step.name, app.prop, app.app, account, choice.synced if choice is not None else None)
+
+
+def _stores(workflow: Workflow) -> tuple[StoreUse, ...]:
+    props: dict[str | None, list[str]] = {}
+    for step in workflow.steps:
+        for binding in step.stores:
+            props.setdefault(binding.store, []).append(f"{step.name}.{binding.prop}")
+    return tuple(StoreUse(name, tuple(found)) for name, found in props.items())
 
 
 def _variables(workflow: Workflow) -> tuple[VariableRead, ...]:

@@ -4,7 +4,7 @@ What a step says of itself without being run: steps and variables it reads, apps
 Knows each language's syntax. Knows nothing of accounts, files or running; literal names only.
 """
 
-from pdkernel.inspection.answers import Silence, answering_of, silences
+from pdkernel.inspection.answers import Silence, answering_of, may_answer, silences
 from pdkernel.inspection.apps import apps_of, declared_apps, merge_apps
 from pdkernel.inspection.checks import check, check_complete, check_order, is_synced, order_warnings, reference_problems
 from pdkernel.inspection.node_code import PackageImport
@@ -26,6 +26,7 @@ __all__ = [
     "check_order",
     "declared_apps",
     "is_synced",
+    "may_answer",
     "merge_apps",
     "node_packages",
     "order_warnings",

@@ -48,6 +48,12 @@ def answering_of(step: Step) -> Answering:
     return UNKNOWN if responds(step) else NEVER
 
 
+def may_answer(step: Step) -> bool:
+    """Whether *step* sends a custom response on some way; one that cannot be followed must at least name it."""
+    answers = answering_of(step).answers
+    return "respond" in step.source if answers == "unknown" else answers != "never"
+
+
 def _action(step: Step) -> Answering:
     key = (step.uses or "").rpartition("@")[0]
     if key == _RESPOND:

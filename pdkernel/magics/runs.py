@@ -7,7 +7,6 @@ Knows the line forms. What they do is the session's, `shape`'s and `definition`'
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,8 +130,6 @@ class RunMagics(Magics):
             docs=chosen.docs,
             dry_run=said is None or chosen.dry_run,
         )
-        # The kernel counts the cells that ran, not those of the file: the step's name says which one it is.
-        result = replace(result, findings=tuple(replace(each, cell=None) for each in result.findings))
         proof = prove_export(session, result.folder, into=chosen.into is not None) if chosen.prove else None
         if chosen.as_json:
             print(json.dumps({**result.to_json(), **({"proof": proof.to_json()} if proof else {})}, indent=2))

@@ -7,8 +7,8 @@ Knows the file's format; older ones through nbformat. Knows nothing of steps.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -32,12 +32,14 @@ class Cell:
         type: Only code cells can be steps.
         id: The notebook's id for it, or None in an old notebook.
         metadata: As the file has it.
+        place: Its place among all cells of the file, from 0; None if it is in none.
     """
 
     source: str
     type: CellType = "code"
     id: str | None = None
     metadata: Mapping[str, JSON] = field(default_factory=dict)
+    place: int | None = field(default=None, compare=False)
 
     @property
     def hidden(self) -> Mapping[str, Any]:
@@ -53,7 +55,16 @@ def read_cells(path: Path) -> tuple[Cell, ...]:
     Raises:
         NotebookError: There is no such file, or it is not a notebook; the message says why.
     """
-    return tuple(_cell(cell) for cell in _read(path).get("cells", ()))
+    found = enumerate(_read(path).get("cells", ()))
+    return tuple(replace(_cell(cell), place=place) for place, cell in found)
+
+
+def placed(cells: Iterable[Cell]) -> Iterator[tuple[int, Cell]]:
+    """*cells* with their places; one that is in no file stands after the cell before it."""
+    place = -1
+    for cell in cells:
+        place = place + 1 if cell.place is None else cell.place
+        yield place, cell
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from pdkernel.directive import (
 from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError
 from pdkernel.inspection.problems import raise_together, restated
 from pdkernel.model import KeptEntry, Step, Workflow
-from pdkernel.notebook.cells import Cell, read_cells
+from pdkernel.notebook.cells import Cell, placed, read_cells
 from pdkernel.notebook.hidden import step_of, unpacked, with_kept_values
 
 
@@ -55,7 +55,7 @@ def workflow_from_cells(cells: Sequence[Cell], *, name: str, source: str | None 
     problems: list[DefinitionError] = []
     notes = {str(cell.hidden["note"]): cell.source for cell in cells if cell.type != "code" and "note" in cell.hidden}
     kept: list[KeptEntry] = []
-    for index, cell in enumerate(cells):
+    for index, cell in placed(cells):
         if cell.type != "code":
             kept += _kept(cell, steps)
             continue

@@ -27,7 +27,7 @@ from pdkernel.proof.leftout import not_run_here, unrecorded, was_refused, with_d
 from pdkernel.proof.readback import PARTLY, ReadBack, as_run, read_back
 from pdkernel.proof.settled import settled
 from pdkernel.redaction import Redactor
-from pdkernel.render.proof import WHOLE, CaseVerdict, Difference, GradedField, Proof, StepVerdict
+from pdkernel.render.proof import ENDED_ABOVE, WHOLE, CaseVerdict, Difference, GradedField, Proof, StepVerdict
 from pdkernel.source import EVENTS_FOLDER, workflows_beside
 from pdkernel.variables import project_variables, secrets_of
 
@@ -207,7 +207,7 @@ class _Trial:
             case "not_run":
                 return StepVerdict(name, "not compared", why=_refused(ours))
             case "skipped":
-                return StepVerdict(name, "not compared", why="The run ends above it on this event.")
+                return StepVerdict(name, "not compared", why=ENDED_ABOVE)
         return StepVerdict(name)
 
     def _whole(

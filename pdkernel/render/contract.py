@@ -54,8 +54,8 @@ def text(
         made.append("  " + "  ".join([*(f"{said:<{width}}" for said, width in columns), row.readers]))
     made += [f"  … {words.counted(len(rows) - most, 'more line')} not shown"] if len(rows) > most else []
     made += [f"  {_not_read(reader)}" for reader in contract.unread]
-    for each in compared:
-        made += _event_lines(each)
+    for names, said in _together(compared):
+        made += _event_lines(names, said)
     if example is not None:
         made += ["An event that keeps it:", words.pretty(example)]
     return printable("".join(f"{line.rstrip()}\n" for line in made))
@@ -72,7 +72,7 @@ def html(
     if len(rows) > most:
         parts.append(tag("div", f"… {words.counted(len(rows) - most, 'more line')} not shown", style=QUIET))
     parts += [tag("div", _not_read(reader)) for reader in contract.unread]
-    parts += [_event_html(each) for each in compared]
+    parts += [_event_html(names, said) for names, said in _together(compared)]
     if example is not None:
         parts.append(folded(tag("span", "An event that keeps it"), code_block(words.pretty(example))))
     return tag("div", lines(parts), style=f"{VIEW};overflow-x:auto", class_="pd-view pd-contract")
@@ -82,8 +82,11 @@ def event_view(compared: Compared) -> View | None:
     """What is wrong with one event, or None where nothing is."""
     if compared.holds:
         return None
-    body = lines([_event_html(compared)])
-    return View("\n".join(_event_lines(compared)), tag("div", body, style=MARGIN_WARN, class_="pd-view pd-drift"))
+    said = sentences(compared)
+    body = lines([_event_html(compared.name, said)])
+    return View(
+        "\n".join(_event_lines(compared.name, said)), tag("div", body, style=MARGIN_WARN, class_="pd-view pd-drift")
+    )
 
 
 def sentences(compared: Compared) -> list[str]:
@@ -161,19 +164,29 @@ def _tr(row: _Row) -> Html:
     return tag("tr", *(tag("td", cell, style=_CELL) for cell in cells))
 
 
-def _event_lines(compared: Compared) -> list[str]:
-    said = sentences(compared)
-    if not said:
-        return [f"✓ {compared.name} keeps it."]
-    return [f"! {compared.name}:", *(f"  {line}" for line in said)]
+def _together(compared: Sequence[Compared]) -> Iterator[tuple[str, list[str]]]:
+    """What is said of each event; those of which the same is wrong stand together."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for each in compared:
+        said = tuple(sentences(each))
+        if said:
+            names.setdefault(said, []).append(each.name)
+        else:
+            yield each.name, []
+    yield from ((", ".join(found), list(said)) for said, found in names.items())
 
 
-def _event_html(compared: Compared) -> Html:
-    said = sentences(compared)
+def _event_lines(names: str, said: Sequence[str]) -> list[str]:
     if not said:
-        return tag("div", f"✓ {compared.name} keeps it.")
+        return [f"✓ {names} keeps it."]
+    return [f"! {names}:", *(f"  {line}" for line in said)]
+
+
+def _event_html(names: str, said: Sequence[str]) -> Html:
+    if not said:
+        return tag("div", f"✓ {names} keeps it.")
     items = [tag("li", line) for line in said]
-    return tag("div", tag("strong", f"! {compared.name}"), tag("ul", lines(items), style="margin:0"))
+    return tag("div", tag("strong", f"! {names}"), tag("ul", lines(items), style="margin:0"))
 
 
 def _drift_said(place: Place, drifts: Sequence[Drift]) -> str:

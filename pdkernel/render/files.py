@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from pdkernel.render import words
-from pdkernel.render.markup import CODE, VIEW, Html, Tone, folded, join, lines, pill, printable, tag
+from pdkernel.render.markup import CODE, VIEW, Html, Tone, folded, join, lines, pill, printable, spoken, tag
 
 FileState = Literal["new", "changed", "unchanged", "left alone"]
 MAX_DIFF_LINES = 300
@@ -118,7 +118,7 @@ def html(
     parts.append(tag("ul", lines(rows), style="margin:4px 0;padding:0;list-style-type:none"))
     if findings:
         seen = [
-            tag("li", join([pill(each.rule, "warn"), Html(" "), _said(each)]), style="list-style-type:none")
+            tag("li", join([pill(each.rule, "warn"), Html(" "), spoken(_said(each))]), style="list-style-type:none")
             for each in findings
         ]
         parts += [
@@ -126,7 +126,7 @@ def html(
             tag("ul", lines(seen), style="margin:4px 0;padding:0;list-style-type:none"),
         ]
     if checklist:
-        sentences = [tag("li", "☐ ", sentence, style="list-style-type:none") for sentence in checklist]
+        sentences = [tag("li", "☐ ", spoken(sentence), style="list-style-type:none") for sentence in checklist]
         parts += [
             tag("strong", _CHECKLIST),
             tag("ul", lines(sentences), style="margin:4px 0;padding:0;list-style-type:none"),

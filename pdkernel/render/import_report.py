@@ -45,6 +45,14 @@ class VariableRead:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreUse:
+    """A data store, by its name here or its id in Git (None: the project's default), and the props that it fills."""
+
+    name: str | None
+    props: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TriggerUse:
     """A trigger: its id, its kind, its settings in words, and whether these are assumed since Git does not hold them."""
 
@@ -84,6 +92,7 @@ class ImportReport:
         actions: Where pre-built actions come from.
         accounts: Whose accounts fill app props.
         variables: Environment variables.
+        stores: Data stores.
         triggers: What starts it.
         packages: What is installed at the first run.
         gone: Sentences on references to steps that are not there, or not yet.
@@ -97,6 +106,7 @@ class ImportReport:
     actions: tuple[ActionPlace, ...] = ()
     accounts: tuple[AccountUse, ...] = ()
     variables: tuple[VariableRead, ...] = ()
+    stores: tuple[StoreUse, ...] = ()
     triggers: tuple[TriggerUse, ...] = ()
     packages: tuple[PackageUse, ...] = ()
     gone: tuple[str, ...] = ()
@@ -135,6 +145,7 @@ def _parts(report: ImportReport) -> Iterator[tuple[str, list[str]]]:
         ("Runs as it is", [", ".join(map(_code, report.ready))] if report.ready else []),
         ("Cannot run here", [f"{_code(item.name)} {_line(item.why)}" for item in report.cannot]),
         ("Whose accounts", [_account(use) for use in report.accounts]),
+        ("Data stores", [_store(use) for use in report.stores]),
         ("Triggers", [_trigger(use) for use in report.triggers]),
         ("Pre-built actions", [f"{_code(use.step)}: {_code(use.uses)}, {_line(use.source)}" for use in report.actions]),
         ("Environment variables", [_variable(use) for use in report.variables]),
@@ -153,6 +164,12 @@ def _account(use: AccountUse) -> str:
     }.get(use.account, f"your own, {_code(use.account)}")
     held = f" (Git has {_code(use.synced)})" if use.synced and use.synced != use.account else ""
     return f"{_code(f'{use.step}.{use.prop}')}, {_code(use.app)}: {whose}{held}"
+
+
+def _store(use: StoreUse) -> str:
+    name = _code(use.name) if use.name else "the project's default one"
+    way = f"; Git has its id, not its records: {_code(f'pdkernel store import {use.name} FILE')}"
+    return f"{name}: {', '.join(map(_code, use.props))}{way if (use.name or '').startswith('ds_') else ''}"
 
 
 def _trigger(use: TriggerUse) -> str:

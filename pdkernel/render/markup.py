@@ -60,6 +60,14 @@ def lines(children: Iterable[Html]) -> Html:
     return Html("\n".join(child for child in children if child))
 
 
+def spoken(text: str) -> Html:
+    """A sentence in which what stands between backticks is code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return join([text])
+    return join(tag("code", part) if number % 2 else part for number, part in enumerate(parts))
+
+
 def printable(text: str) -> str:
     """*text* without colour codes, other control characters written out: nothing in it can move a cursor."""
     text = _ANSI.sub("", text.replace("\r\n", "\n"))

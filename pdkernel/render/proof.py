@@ -18,10 +18,14 @@ Grade = Literal["documented", "observed", "inferred", "ours"]
 GRADES: tuple[Grade, ...] = ("documented", "observed", "inferred", "ours")
 
 WHOLE = "whole run"
+ENDED_ABOVE = "The run ends above it on this event."
+"""Why a step that ran on neither side was not compared; it is drawn as *not run*."""
 MOST_SHOWN = 20
 """Differences that a picture shows; the JSON has all."""
 
 _TONES: dict[Verdict, Tone] = {"same": "good", "differs": "bad", "not compared": "warn"}
+NOT_RUN = "not run"
+_WORDS = (*_TONES, NOT_RUN)
 _GRADE_TONES: dict[Grade, Tone] = {"documented": "good", "observed": "good", "inferred": "warn", "ours": "quiet"}
 _CELL = "padding:2px 8px;text-align:left;vertical-align:top"
 _WIDTH = 300
@@ -63,6 +67,16 @@ class StepVerdict:
     verdict: Verdict = "same"
     differences: tuple[Difference, ...] = ()
     why: str = ""
+
+    @property
+    def word(self) -> str:
+        """What stands in the table."""
+        return NOT_RUN if self.why == ENDED_ABOVE else self.verdict
+
+    @property
+    def tone(self) -> Tone:
+        """Its colour."""
+        return "quiet" if self.why == ENDED_ABOVE else _TONES[self.verdict]
 
     def to_json(self) -> dict[str, Any]:
         """`{"step", "verdict", "differences", "why"}`."""
@@ -168,10 +182,10 @@ def html(proof: Proof) -> str:
     """The proof as HTML; the fields with their grades open and close."""
     parts = [join([pill(proof.verdict, _TONES[proof.verdict]), tag("strong", _title(proof))])]
     if proof.cases:
-        rows = [tag("tr", *(tag("th", head, style=_CELL) for head in _heads(proof)))]
+        rows = [tag("tr", *(tag("th", _breakable(head), style=_CELL) for head in _heads(proof)))]
         for case in proof.cases:
-            cells = [tag("td", pill(found.verdict, _TONES[found.verdict]), style=_CELL) for found in _row(proof, case)]
-            rows.append(tag("tr", tag("th", _event(case), style=_CELL), *cells))
+            cells = [tag("td", pill(found.word, found.tone), style=_CELL) for found in _row(proof, case)]
+            rows.append(tag("tr", tag("th", _event(case), style=f"{_CELL};white-space:nowrap"), *cells))
         parts.append(tag("table", lines(rows)))
     for where, difference in _shown(proof):
         parts.append(tag("div", where, ": ", tag("code", difference.path), style="margin-top:4px"))
@@ -185,23 +199,23 @@ def _table(proof: Proof) -> Iterator[str]:
     """Events down, steps across; where that is too wide, each event with the steps of each verdict."""
     if not proof.cases:
         return
-    table = [_heads(proof), *([_event(case), *(found.verdict for found in _row(proof, case))] for case in proof.cases)]
+    table = [_heads(proof), *([_event(case), *(found.word for found in _row(proof, case))] for case in proof.cases)]
     widths = [max(len(line[place]) for line in table) for place in range(len(table[0]))]
     if sum(widths) + 2 * len(widths) <= words.WIDTH:
         yield from ("  ".join(f"{word:<{width}}" for word, width in zip(line, widths, strict=True)) for line in table)
         return
     for case in proof.cases:
         yield f"{_event(case)}:"
-        for verdict in _TONES:
-            named = [found.step for found in _row(proof, case) if found.verdict == verdict]
+        for word in _WORDS:
+            named = [found.step for found in _row(proof, case) if found.word == word]
             if named:
-                yield f"  {verdict}: {', '.join(named)}"
+                yield f"  {word}: {', '.join(named)}"
 
 
 def _title(proof: Proof) -> str:
     steps = [step for case in proof.cases for step in case.steps]
-    counts = [(verdict, sum(step.verdict == verdict for step in steps)) for verdict in _TONES]
-    said = ", ".join(f"{count} {verdict}" for verdict, count in counts if count)
+    counts = [(word, sum(step.word == word for step in steps)) for word in _WORDS]
+    said = ", ".join(f"{count} {word}" for word, count in counts if count)
     files = f"differs in {words.counted(len(proof.definition), 'place')}" if proof.definition else "same"
     runs = f"{words.counted(len(proof.cases), 'run')}, steps: {said}" if steps else "no run"
     return f"Proof of {proof.folder}: workflow {files}; {runs}."
@@ -209,6 +223,11 @@ def _title(proof: Proof) -> str:
 
 def _heads(proof: Proof) -> list[str]:
     return ["event", *proof.steps, WHOLE]
+
+
+def _breakable(name: str) -> Html:
+    """A step's name that may be broken at its underscores: a column is as narrow as what stands in it."""
+    return Html("_<wbr>".join(join([part]) for part in name.split("_")))
 
 
 def _event(case: CaseVerdict) -> str:
@@ -249,7 +268,7 @@ def _said(proof: Proof) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
     for case in proof.cases:
         for step in (*case.steps, case.whole):
-            if step.why:
+            if step.why and step.word != NOT_RUN:
                 reasons.setdefault(step.why, []).append(f"{_event(case)}: {step.step}")
     for why, where in reasons.items():
         more = f" and {len(where) - 4} more" if len(where) > 4 else ""

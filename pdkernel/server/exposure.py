@@ -69,5 +69,5 @@ def check_exposure(
 
 
 def _assumptions(served: ServedWorkflow) -> str:
-    said = "; ".join(served.source.assumed) or "nothing is known of whose accounts it uses"
+    said = "; ".join(served.source.assumed) or "nothing, as it uses no accounts"
     return f"{served.source.path} has no pdkernel.yaml. Assumed: {said}."

@@ -22,7 +22,7 @@ from pdkernel.hosts.here import HereSteps, Voice
 from pdkernel.hosts.recorder import StepRecorder
 from pdkernel.hosts.run import step_values
 from pdkernel.model import Step
-from pdkernel.notebook import Cell
+from pdkernel.notebook import Cell, placed
 from pdkernel.packages import PythonEnvironment
 from pdkernel.redaction import Redactor
 from pdkernel.session.loop import Task
@@ -61,7 +61,8 @@ class KernelDebugger:
             code_name: What the debugger calls a cell, by its text.
             redactor: Hides secrets in what `breakpoint()` shows.
         """
-        self._files = {step.name: code_name(cells[step.cell].source) for step in steps if step.cell is not None}
+        sources = {place: cell.source for place, cell in placed(cells)}
+        self._files = {step.name: code_name(sources[step.cell]) for step in steps if step.cell is not None}
         self._redactor = redactor
 
     async def run(self, call: StepCall, setup: RunSetup, listener: StepListener) -> StepOutcome:

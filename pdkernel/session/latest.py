@@ -27,13 +27,21 @@ class LatestRuns:
     def __init__(self) -> None:
         self.last: Execution | None = None
         self._requests: dict[str, RunRequest] = {}
+        self._aside: set[str] = set()
 
-    def note(self, request: RunRequest, execution: Execution) -> None:
-        """Take a run that has ended."""
+    def note(self, request: RunRequest, execution: Execution, *, aside: bool = False) -> None:
+        """Take a run that has ended; *aside* if what it did is no cell's last result."""
+        if aside:
+            self._aside.add(execution.id)
         self.last = execution
         self._requests[execution.id] = request
         for old in list(self._requests)[:-KEPT_RUNS]:
             del self._requests[old]
+            self._aside.discard(old)
+
+    def is_aside(self, execution_id: str) -> bool:
+        """Whether what that run did is no cell's last result."""
+        return execution_id in self._aside
 
     def request_of(self, execution_id: str) -> RunRequest:
         """

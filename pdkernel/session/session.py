@@ -346,7 +346,8 @@ class Session:
 
     def stale_in(self, execution: Execution) -> set[str]:
         """Steps of *execution* whose result there no longer holds: those that are stale, and those edited since."""
-        return self.stale | self._latest.edited(execution.id, self.workflow)
+        stale = set() if self._latest.is_aside(execution.id) else self.stale
+        return stale | self._latest.edited(execution.id, self.workflow)
 
     def steps_value(self) -> dict[str, Any]:
         """`steps` as the next step would see it, redacted: for completion and previews."""
@@ -393,9 +394,12 @@ class Session:
         return self._start(self._request(only, send, external_user_id, on_change))
 
     def _start(self, request: RunRequest) -> Task[Execution]:
+        # a run for somebody who is not chosen leaves what the chosen user's cells show
+        aside = request.external_user_id != self.external_user_id
+
         async def run(runtime: Runtime) -> Execution:
             execution = await runtime.run(request)
-            self._remember(request, execution)
+            self._remember(request, execution, aside=aside)
             return execution
 
         return self._engine.start(run)
@@ -434,12 +438,12 @@ class Session:
         self._load()
         return self._results.exports()
 
-    def _remember(self, request: RunRequest, execution: Execution) -> None:
+    def _remember(self, request: RunRequest, execution: Execution, *, aside: bool) -> None:
         with self._lock:
             for result in execution.steps:
-                if result.status in ("success", "error", "pinned"):
+                if not aside and result.status in ("success", "error", "pinned"):
                     self._results.note(request.workflow.step(result.name), result, request.scope)
-            self._latest.note(request, execution)
+            self._latest.note(request, execution, aside=aside)
             self._kept.save_later(self._state())
         self._changed()
 

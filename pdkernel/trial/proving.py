@@ -7,6 +7,7 @@ Knows sessions. What is compared and how is `proof`'s.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from pdkernel.proof import Exported, prove
@@ -42,6 +43,8 @@ def prove_export(session: Session, folder: Path, *, into: bool = False) -> Proof
     )
     loop = LoopThread()  # its own: a run of the notebook may go on meanwhile
     try:
-        return loop.run(prove(exported, folder))
+        proof = loop.run(prove(exported, folder))
     finally:
         loop.close()
+    near = folder.is_relative_to(session.folder)  # a notebook tells nothing of the machine
+    return replace(proof, folder=str(folder.relative_to(session.folder))) if near else proof

@@ -185,13 +185,13 @@ def test_wrong_calls(pdkernel: Shell) -> None:
         assert says in ended.stderr
 
 
-def on_a_terminal(pdkernel: Shell, *args: str, answers: list[tuple[str, str]]) -> tuple[int, str]:
+def on_a_terminal(pdkernel: Shell, *args: str, answers: list[tuple[str, str]], **environ: str) -> tuple[int, str]:
     """Run the command on a terminal of its own; each answer is typed once its words are on it."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "pdkernel", *args],
         cwd=pdkernel.folder,
-        env={**pdkernel.environment(), "TERM": "dumb"},
+        env={**pdkernel.environment(), "TERM": "dumb", **environ},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -270,3 +270,13 @@ def test_the_terminal_is_not_asked_for_what_an_option_says(pdkernel: Shell) -> N
 
     assert status == 0, said
     assert as_written(pdkernel.folder / "n.ipynb")[1].steps["send"].accounts["slack"].account == "apn_Git"
+
+
+def test_in_a_notebooks_cell_nothing_is_asked(pdkernel: Shell) -> None:
+    """A command in a cell has a terminal where nobody can type: whose account is meant stays unanswered."""
+    workflow(pdkernel)
+
+    status, said = on_a_terminal(pdkernel, "import", "send-it-p_1", "--to", "n.ipynb", answers=[], JPY_PARENT_PID="1")
+
+    assert status == 0
+    assert "Unanswered, whose account is meant" in said

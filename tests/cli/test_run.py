@@ -231,3 +231,15 @@ def test_project_by_option_and_upwards(pdkernel: Shell) -> None:
     assert (pdkernel.folder / "elsewhere" / ".pdkernel").is_dir()
     assert not (pdkernel.folder / ".pdkernel").exists()
     assert pdkernel("env", "list", "--project", "elsewhere", "--json").json == [{"name": "A"}]
+
+
+def test_a_scheduled_workflow_needs_no_event(pdkernel: Shell) -> None:
+    """Without an event it gets what its schedule hands over, and no response is spoken of."""
+    header = "%%pdworkflow\nname: Hourly\ntrigger:\n  type: schedule\n  interval_seconds: 3600\n"
+    step = '%%pdstep tell\ndef handler(pd):\n    return pd.steps["trigger"]["event"]["interval_seconds"]\n'
+
+    ended = pdkernel("run", pdkernel.notebook(header, step))
+
+    assert ended.status == 0, ended.stderr
+    assert "$return_value: 3600" in ended.stdout
+    assert "response:" not in ended.stdout

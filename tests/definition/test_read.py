@@ -383,3 +383,25 @@ def test_real_files(tmp_path: Path) -> None:
         if "  note: " not in text:
             assert text_of(plan(workflow), "workflow.yaml") == text
     assert samples
+
+
+@pytest.mark.parametrize(
+    ("step", "response"),
+    [
+        ("- namespace: a\n  uses: http-return-http-response@0.0.3\n", "custom"),
+        ("- namespace: a\n  disabled: true\n  uses: http-return-http-response@0.0.3\n", "default"),
+        ("- namespace: a\n  uses: slack-send-message@0.0.20\n", "default"),
+        ('- namespace: a\n  uses: "./a/entry.js"\n', "custom"),
+        ('- namespace: a\n  uses: "./a/other.js"\n', "default"),
+    ],
+)
+def test_a_workflow_that_responds_is_assumed_to_answer(tmp_path: Path, step: str, response: str) -> None:
+    """Git does not hold who answers: the workflow, if one of its steps responds."""
+    folder = synced(
+        tmp_path / "w-p_1",
+        HEAD + step,
+        a__entry_DOT_js="export default defineComponent({ async run({ $ }) { await $.respond({ status: 201 }); } })",
+        a__other_DOT_js=NODE,
+    )
+
+    assert read_folder(folder).trigger.response == response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -85,3 +86,15 @@ def test_a_long_contract_is_cut() -> None:
     body = "body = pd.steps['trigger']['event']['body']\n" + "\n".join(f"print(body['f{n}'])" for n in range(12))
     shown = drawn.text(contract_of(a_workflow(python_step("read", body))), "Many", most=10)
     assert "… 2 more lines not shown" in shown
+
+
+@pytest.mark.parametrize("draw", [drawn.text, drawn.html])
+def test_events_of_which_the_same_is_wrong_stand_together(draw: Callable[..., str]) -> None:
+    """What is wrong with several events in the same way is said once, with their names."""
+    named = [replace(COMPARED[1], name=name) for name in ("one", "two")]
+
+    shown = draw(CONTRACT, "Issues", [*named, COMPARED[0]])
+
+    assert "! one, two" in shown
+    assert shown.count("body.issue.labels is") == 1
+    assert "✓ good keeps it." in shown

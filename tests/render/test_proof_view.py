@@ -136,3 +136,18 @@ def test_markup_in_any_field_is_shown_as_text() -> None:
     for drawn in (proof.html(evil), proof.text(evil)):
         assert "\x1b" not in drawn
     assert "<b>bold</b></script>" in Page(proof.html(evil)).text
+
+
+def test_a_step_that_neither_side_reached() -> None:
+    """Where a run ends above a step on both sides, the step stands there as not run, and no reason is given."""
+    steps = (StepVerdict("read"), StepVerdict("send", "not compared", why=proof.ENDED_ABOVE))
+    case = CaseVerdict("order", None, steps, StepVerdict(WHOLE))
+
+    drawn = proof.text(replace(SAME, steps=("read", "send"), cases=(case,)))
+
+    assert drawn.splitlines()[:3] == [
+        "Proof of flow: workflow same; 1 run, steps: 1 same, 1 not run.",
+        "  event  read  send     whole run",
+        "  order  same  not run  same",
+    ]
+    assert "Not compared" not in drawn

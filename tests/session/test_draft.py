@@ -185,3 +185,12 @@ def test_next_kernel_of_a_folder_starts_anew() -> None:
     before.ran(cell("one"), cell_id="a", at=time.time())
 
     assert before.to_json() == []
+
+
+def test_a_steps_cell_is_its_place_in_the_file(save_notebook: Save) -> None:
+    """Every cell of the file is counted, as commands do that read it; a cell that is in no file comes after them."""
+    draft = Draft(save_notebook(("a", "import os"), ("b", cell("one")), ("c", "1 + 1"), ("d", cell("two"))))
+
+    draft.ran(cell("three"), cell_id="e", at=time.time() + 1)
+
+    assert [step.cell for step in draft.workflow().steps] == [1, 3, 4]

@@ -310,3 +310,13 @@ def test_own_accounts_are_known_without_running(session: Session) -> None:
     session.cell_ran(cell.format("two", "chat:slack", "chat"), cell_id="two")
 
     assert session.apps_needed() == {}
+
+
+def test_a_run_for_another_user_leaves_the_chosen_users_results(ready: Session) -> None:
+    """After a run for somebody who is not chosen nothing is stale, in neither run."""
+    ready.directory.add_account(app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="grace")
+
+    own, other = ready.run(), ready.run(external_user_id="grace")
+
+    assert other.external_user == "grace"
+    assert ready.stale_in(own) == ready.stale_in(other) == set()

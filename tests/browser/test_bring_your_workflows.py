@@ -1,0 +1,66 @@
+"""The notebook about synced workflows in a real JupyterLab: Run All takes the project from import to a proven export."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, expect
+
+from pdkernel.project import Project
+from tests.browser.harness import Lab, LabPage
+from tests.lab_files import CHECKOUT
+from tests.notebooks import connect_slack
+
+FOLDER = "bring"
+NAME = "04_bring_your_workflows"
+
+
+@pytest.fixture(scope="module")
+def ran(browser: BrowserContext, lab: Lab) -> Iterator[LabPage]:
+    """The notebook after Run All, in a folder of its own where both users have an account."""
+    ours = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")
+    shutil.copytree(CHECKOUT / "notebooks", lab.root / FOLDER, ignore=ours)
+    with Project.open(lab.root / FOLDER / ".pdkernel") as project:
+        connect_slack(project)
+    page = LabPage(lab, browser.new_page())
+    page.watch()
+    page.open_notebook(f"{FOLDER}/{NAME}.ipynb")
+    page.menu("Edit", "Clear Outputs of All Cells")
+    page.run_all()
+    yield page
+    page.page.close()
+    lab.end_sessions()
+    assert page.external == []
+    assert page.errors == []
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("import", "2 of 2 workflows imported."),
+        ("step-send_message", "New bug report from lin@example.com"),
+        ("run", "grace"),
+        ("contract", "body.report.title"),
+        ("export", "New bug report from"),
+        ("export", "10 runs, steps: 18 same, 32 not run."),
+        ("weekly", "lin@example.com: 1"),
+    ],
+)
+def test_what_a_cell_shows(ran: LabPage, cell: str, said: str) -> None:
+    """Each part of the way shows what came of it."""
+    output = ran.output(ran.index_of(cell))
+    expect(output).to_contain_text(said)
+    output.scroll_into_view_if_needed()
+    ran.screenshot(f"bring-{cell}")
+
+
+def test_the_synced_folder_is_as_it_was(ran: LabPage) -> None:
+    """Import and export have written in the copy alone."""
+    assert _files(ran.lab.root / FOLDER / "synced") == _files(CHECKOUT / "notebooks" / "synced")

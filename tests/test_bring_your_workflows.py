@@ -1,0 +1,89 @@
+"""`notebooks/04_bring_your_workflows.ipynb` is what it says: an import of `notebooks/synced`, but for one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pdkernel.definition import export_into
+from pdkernel.source import read_source
+from tests import notebooks
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOK = FOLDER / "04_bring_your_workflows.ipynb"
+SYNCED = FOLDER / "synced"
+WORKFLOW = "bug-reports-to-slack-p_7KCmWbz"
+IMPORTED, CHANGED = "`Bug from ", "`New bug report from "
+BESIDE = (
+    "intro",
+    "import",
+    "imported",
+    "choices",
+    "egress",
+    "user",
+    "event",
+    "run",
+    "contract",
+    "export",
+    "weekly",
+    "serve",
+)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same workflow, imported now."""
+    folder = tmp_path_factory.mktemp("imported")
+    words = ["import", str(SYNCED / WORKFLOW), "--to", "made.ipynb", "--accounts", "external-user"]
+    subprocess.run([sys.executable, "-m", "pdkernel", *words], cwd=folder, check=True, capture_output=True)
+    return folder / "made.ipynb"
+
+
+def test_the_cells_are_those_of_import_but_for_one_line(imported: Path) -> None:
+    """Every cell that import writes stands in the notebook, in that order, with its metadata; one line is another."""
+    made = notebooks.read(imported).cells[1:]  # the title is the notebook's own
+    kept = [cell for cell in notebooks.read(NOTEBOOK).cells if cell.id.split("-")[0] not in BESIDE]
+
+    assert [cell.id for cell in kept] == [cell.id for cell in made]
+    for here, there in zip(kept, made, strict=True):
+        assert here.source.replace(CHANGED, IMPORTED) == there.source
+        assert here.metadata.get("pdkernel") == there.metadata.get("pdkernel")
+
+
+def test_what_is_beside_it_is_what_import_wrote(imported: Path) -> None:
+    """The notebook's `pdkernel.yaml` has import's answers, and test users."""
+    written, here = (path.with_suffix(".pdkernel.yaml").read_text(encoding="utf-8") for path in (imported, NOTEBOOK))
+
+    assert here == f"{written}test_users:\n- ada\n- grace\n"
+
+
+def test_one_line_of_one_file_differs(tmp_path: Path) -> None:
+    """Exported into a copy of the project, the notebook changes the line that it says, and no other byte."""
+    folder = tmp_path / WORKFLOW
+    shutil.copytree(SYNCED / WORKFLOW, folder)
+    source = read_source(NOTEBOOK)
+
+    export_into(source.workflow, folder, sidecar=source.sidecar)
+
+    before = _files(SYNCED / WORKFLOW)
+    changed = before["send_message/entry.js"].replace(IMPORTED.encode(), CHANGED.encode())
+    assert _files(folder) == {**before, "send_message/entry.js": changed}
+    assert changed != before["send_message/entry.js"]
+
+
+def test_recorded_call_is_the_one_that_the_step_makes() -> None:
+    """The recording beside the event has the changed message, so that the proof compares the step that sends it."""
+    (line,) = (FOLDER / "events" / "report.recorded.jsonl").read_text(encoding="utf-8").splitlines()
+    call = json.loads(line)
+
+    assert call["step"] == "send_message"
+    assert CHANGED[1:] in call["request"]["body"]["text"]
