@@ -32,6 +32,7 @@ from pdkernel.notebook import read_notebook
 __all__ = [
     "EVENTS_FOLDER",
     "Source",
+    "find_sources",
     "holds_workflow",
     "open_source",
     "open_sources",
@@ -97,6 +98,16 @@ def read_source(path: Path, *, unanswered: Unanswered = "refuse") -> Source:
         names = ", ".join(entry.name for entry in found[:5]) + (", ..." if len(found) > 5 else "")
         raise NotebookError(f"{path} holds {len(found)} workflows: {names}.", fix="Name one of them.")
     return _open(found[0], unanswered)
+
+
+def find_sources(path: Path) -> tuple[Path, ...]:
+    """
+    Where every workflow at *path* is: a notebook, a workflow's folder, or all in a folder and its folders, by name.
+
+    Raises:
+        NotebookError: There is none.
+    """
+    return tuple(_find(path))
 
 
 def open_sources(path: Path) -> tuple[Source, ...]:

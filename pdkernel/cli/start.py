@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import click
 
 from pdkernel.cli.app import State, command, json_option, option, print_json
 from pdkernel.cli.templates import test_place, write_templates, write_test
+from pdkernel.errors import PdkernelError
 from pdkernel.version import VERSION
 
 if TYPE_CHECKING:
@@ -86,17 +88,31 @@ def doctor(
     matrix: bool,
     as_json: bool,
 ) -> int:
-    """Say what this machine and this project have, and what SOURCE still needs, with the command for each."""
+    """
+    Say what this machine and this project have, and what SOURCE still needs, with the command for each.
+
+    SOURCE may be a folder of workflows: each of them is looked at.
+    """
+    from pdkernel.source import find_sources
+
     project = state.project()
     machine = _machine(project.folder)
-    found = _look_at(state, source, environment, external_user, matrix=matrix) if source else None
+    places = find_sources(source) if source else ()
+    look = partial(_look_at, state, environment=environment, external_user=external_user, matrix=matrix)
+    several = {place: _looked(look, place) for place in places} if len(places) > 1 else {}
+    found = look(source) if source and not several else None
     if as_json:
         print_json(
             {
                 "machine": machine,
                 "project": {"project_id": project.project_id, "folder": str(project.folder), "plan": project.plan},
                 "source": str(source) if source else None,
-                **(found.to_json() if found else {"ready": True, "missing": []}),
+                **(found.to_json() if found else {"ready": all(map(_is_ready, several.values())), "missing": []}),
+                **(
+                    {"workflows": [{"source": str(place), **_as_json(each)} for place, each in several.items()]}
+                    if several
+                    else {}
+                ),
             }
         )
         return 0
@@ -105,7 +121,31 @@ def doctor(
     click.echo(f"project: {project.project_id} in {project.folder} (plan {project.plan})")
     if found is not None:
         click.echo(found.describe(str(source)), nl=False)
+    for place, each in several.items():
+        click.echo(
+            f"\n{place} cannot be read: {each}"
+            if isinstance(each, PdkernelError)
+            else f"\n{each.describe(str(place))}".rstrip()
+        )
     return 0
+
+
+def _looked(look: Callable[[Path], Findings], source: Path) -> Findings | PdkernelError:
+    """What is found at one of several places; one that cannot be read does not keep the others from being looked at."""
+    try:
+        return look(source)
+    except PdkernelError as error:
+        return error
+
+
+def _is_ready(found: Findings | PdkernelError) -> bool:
+    return not isinstance(found, PdkernelError) and not found.missing
+
+
+def _as_json(found: Findings | PdkernelError) -> dict[str, Any]:
+    if isinstance(found, PdkernelError):
+        return {"ready": False, "missing": [], "error": {"code": found.code, "message": str(found)}}
+    return found.to_json()
 
 
 def _machine(project: Path) -> dict[str, Any]:
@@ -144,7 +184,7 @@ def _kernel_installed() -> bool:
 
 
 def _look_at(
-    state: State, source: Path, environment: str | None, external_user: str | None, *, matrix: bool
+    state: State, source: Path, *, environment: str | None, external_user: str | None, matrix: bool
 ) -> Findings:
     from pdkernel.actions import Catalog
     from pdkernel.identity import check_external_user_id, parse_environment

@@ -169,6 +169,28 @@ def test_doctor_refuses_what_it_cannot_read(pdkernel: Shell, args: list[str], wo
     assert words in ended.json["error"]["message"]
 
 
+def test_doctor_looks_at_every_workflow_of_a_folder(pdkernel: Shell) -> None:
+    """Of several workflows each is told; one that cannot be read hides no other."""
+    (pdkernel.folder / "all/deep").mkdir(parents=True)
+    pdkernel.notebook("%%pdstep one\ndef handler(pd):\n    return 1\n", name="all/good.ipynb")
+    pdkernel.notebook(READS, name="all/deep/needs.ipynb")
+    pdkernel.write("all/broken.ipynb", "no notebook")
+
+    text = pdkernel("doctor", "all")
+    found = pdkernel("doctor", "all", "--json").json
+
+    assert text.status == 0
+    assert "all/good.ipynb is ready to run." in text.stdout
+    assert "all/deep/needs.ipynb needs:" in text.stdout
+    assert "all/broken.ipynb cannot be read: all/broken.ipynb is not a notebook" in text.stdout
+    assert found["ready"] is False
+    assert [(each["source"], each["ready"], "error" in each) for each in found["workflows"]] == [
+        ("all/broken.ipynb", False, True),
+        ("all/deep/needs.ipynb", False, False),
+        ("all/good.ipynb", True, False),
+    ]
+
+
 def test_doctor_explains_the_look_up_of_one_user(pdkernel: Shell) -> None:
     """For a user who is named, doctor says link by link how their accounts would be found."""
     source = pdkernel.notebook(READS.replace('os.environ["CHANNEL"]', "1"))
