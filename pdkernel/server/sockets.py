@@ -20,6 +20,7 @@ import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pdkernel.errors import RequestError
 from pdkernel.server.api.emitting import keep_running
@@ -88,6 +89,17 @@ class _Answering:
         await self._app(scope, receive, sent)
 
 
+class _Protocol(H11Protocol):
+    """HTTP/1.1 by h11: strict, and everywhere the same; uvicorn would take httptools where it is installed."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that what came is no HTTP, where that can be said: not below an answer, nor to a HEAD."""
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:
+            self.transport.close()
+
+
 class PageServer(uvicorn.Server):
     """uvicorn on sockets that are open already, for an application without runs; signals are ours."""
 
@@ -102,7 +114,7 @@ class PageServer(uvicorn.Server):
             timeout_graceful_shutdown=None,
             h11_max_incomplete_event_size=HEADER_BYTES,
             ws="none",
-            http="h11",  # strict, and everywhere the same: uvicorn would take httptools where it is installed
+            http=_Protocol,
         )
         config.load()
         config.ssl = tls

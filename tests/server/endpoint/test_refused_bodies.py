@@ -57,6 +57,22 @@ async def test_a_large_body_in_one_chunk(echo: Site) -> None:
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
+async def test_more_than_the_last_request(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """What follows a HEAD that was to be the last ends the connection while it is worked at, and leaves no traceback."""
+    site = await serve(python_step("slow", "import time; time.sleep(0.5)"))
+    host, _, port = site.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"HEAD {site.path()} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
+    await asyncio.sleep(0.2)  # so that it is read by itself
+
+    writer.write(b"more")
+    answer = await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert [record.message for record in caplog.records if record.exc_info] == []
+
+
 async def test_a_large_body_of_no_environment(echo: Site) -> None:
     """What is wrong with the request besides is a 400, as with a small body."""
     answer = await echo.http.post(echo.path(), content=b"x" * (600 * KB), headers={"x-pd-environment": "staging"})
