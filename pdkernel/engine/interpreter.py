@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 from pdkernel.actions import Catalog
@@ -133,8 +132,10 @@ class Interpreter:
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
-        # beside the last commit, and not in the loop's way: a disk under load takes milliseconds to remove a folder
-        removed = asyncio.get_running_loop().run_in_executor(None, partial(shutil.rmtree, scratch, ignore_errors=True))
+        if _is_removed(scratch):
+            return await record.finish(), exports
+        # beside the last commit, and not in the loop's way: a disk under load takes milliseconds to remove files
+        removed = asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
         execution, _ = await asyncio.gather(record.finish(), removed)
         return execution, exports
 
@@ -231,6 +232,17 @@ class Interpreter:
             status = "cancelled"
         run.record.skip_rest()
         return status
+
+
+def _is_removed(scratch: Path) -> bool:
+    """Whether *scratch* is gone now: most runs leave nothing in it."""
+    try:
+        scratch.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _caller(request: RunRequest) -> Caller:
