@@ -22,6 +22,7 @@ MAX_VALUE_BYTES = 64 * 1024
 """Of a variable's value in UTF-8 (platform documentation of environment variables)."""
 RESERVED_PREFIX = "PIPEDREAM_"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_ALL = select(variables.c.name, variables.c.sealed_value)  # once: it is asked at every run
 
 
 class VariableTable:
@@ -57,7 +58,7 @@ class VariableTable:
     def values(self) -> dict[str, str]:
         """Every variable with its value."""
         with self._database.read() as connection:
-            rows = connection.execute(select(variables.c.name, variables.c.sealed_value)).all()
+            rows = connection.execute(_ALL).all()
         return {name: self._vault.open(sealed, _place(name)) for name, sealed in rows}
 
 

@@ -51,6 +51,8 @@ class Draft:
         self._name = path.stem if path else name
         self._ran: dict[str, _Ran] = {}
         self._deleted: set[str] = set()
+        self._changes = 0
+        self._read: tuple[object, Workflow] | None = None  # the last workflow, and what it was read from
 
     def ran(self, source: str, *, cell_id: str | None, at: float) -> None:
         """
@@ -60,6 +62,7 @@ class Draft:
             DefinitionError: The cell cannot be read, or another cell has its step's name.
         """
         name = _name_of(source)
+        self._changes += 1
         if cell_id is not None:
             self._deleted.discard(cell_id)
             self._refuse_second(name, cell_id)
@@ -70,6 +73,7 @@ class Draft:
         for cell_id in cell_ids:
             self._ran.pop(cell_id, None)
             self._deleted.add(cell_id)
+        self._changes += 1
 
     def to_json(self) -> list[dict[str, Any]]:
         """
@@ -82,15 +86,20 @@ class Draft:
     def restore(self, kept: Iterable[Mapping[str, Any]]) -> None:
         """Take what an earlier kernel of this notebook has run (`to_json`); what this one has run counts more."""
         self._ran = {**{ran["cell_id"]: _Ran(**ran) for ran in kept}, **self._ran}
+        self._changes += 1
 
     def workflow(self) -> Workflow:
         """
-        The workflow, in the notebook's order.
+        The workflow, in the notebook's order; read anew only where a cell or the file has changed.
 
         Raises:
             DefinitionError: A cell that was run cannot be read, or two cells have one step name.
         """
-        return workflow_from_cells(self.cells(), name=self._name, source=str(self.path) if self.path else None)
+        state = (self._changes, self._stamp())
+        if self._read is None or self._read[0] != state:
+            workflow = workflow_from_cells(self.cells(), name=self._name, source=str(self.path) if self.path else None)
+            self._read = (state, workflow)
+        return self._read[1]
 
     def cells(self) -> list[Cell]:
         """The step and header cells that count."""
@@ -106,6 +115,14 @@ class Draft:
             found.append(cell if ran is None or ran.at < saved_at else replace(cell, source=ran.source))
         new = (ran for ran in unplaced.values() if ran.cell_id is None or ran.at >= saved_at)
         return found + [Cell(source=ran.source, id=ran.cell_id) for ran in new]
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        """What changes when the file is saved; None without a file."""
+        try:
+            found = self.path.stat() if self.path is not None else None
+        except OSError:
+            return None
+        return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
 
     def _saved(self) -> list[Cell] | None:
         """Step and header cells of the file; one that cannot be read and was not run is left out. None without a file."""

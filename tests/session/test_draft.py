@@ -119,6 +119,22 @@ def test_text_saved_after_the_run_counts(save_notebook: Save) -> None:
     assert "return 2" in draft.workflow().step("one").source
 
 
+def test_nothing_is_read_again_that_has_not_changed(save_notebook: Save) -> None:
+    """As long as no cell is run and the file is not saved, it is the same workflow; then it is another."""
+    draft = Draft(save_notebook(("a", cell("one"))))
+    first = draft.workflow()
+
+    again = draft.workflow()
+    draft.ran(cell("one", 2), cell_id="a", at=time.time() + 10)
+    run = draft.workflow()
+    save_notebook(("a", cell("one")), ("b", cell("two")))
+    saved = draft.workflow()
+
+    assert again is first
+    assert "return 2" in run.step("one").source
+    assert [step.name for step in saved.steps] == ["one", "two"]
+
+
 def test_two_cells_of_one_name_are_refused(save_notebook: Save) -> None:
     """A second cell with a step's name is refused while the first is there."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", "x = 1")))
