@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from pdkernel.clock import Clock, iso
-from pdkernel.engine.journal import FinalStatus, Journal, NewRun, output_text, step_text, trigger_text
+from pdkernel.engine.journal import FinalStatus, Journal, LastStep, NewRun, output_text, step_text, trigger_text
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import EndUserError, PdkernelError
 from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideRules, Response, Status, StepResult
@@ -65,7 +65,7 @@ class RunRecord:
         self._pending: list[asyncio.Future[Any]] = []
         self._handed_in: asyncio.Future[None] | None = None
         self._held_back = 0
-        self._last: Callable[[], Awaitable[Any]] | None = None
+        self._last: LastStep | None = None
         self._parked: tuple[int, float] | None = None
         self._places = {step.name: place for place, step in enumerate(request.workflow.steps)}
         self.redactor = redactor_of(*known_secrets(request))
@@ -115,16 +115,11 @@ class RunRecord:
     def record(self, result: StepResult, *, ends: bool = False) -> None:
         """Take what a finished step did and write its row; that of one that *ends* the run goes with the run's end."""
         self.note(result)
-        place = self._places[result.name]
-        text = step_text(result)
-
-        def append() -> Awaitable[bool]:
-            return self._journal.append(self.execution.id, place, result.name, text)
-
-        if ends or place == len(self._places) - 1:
-            self._last = append
+        row = LastStep(self._places[result.name], result.name, step_text(result))
+        if ends or row.seq == len(self._places) - 1:
+            self._last = row
         else:
-            self._write(append)
+            self._write(lambda: self._append(row))
 
     async def settled(self) -> None:
         """Wait until everything that was written is on disk. Raises `ProjectError` if some of it is not."""
@@ -196,9 +191,9 @@ class RunRecord:
         """
         execution = self.execution
         unrecorded = {step.name: step.status for step in execution.steps if step.status not in RECORDED}
-        self._write_last()
         if self._parked is not None and execution.status == "paused":
             place, wake_at = self._parked
+            self._write_last()
             self._write(lambda: self._journal.park(execution.id, place, wake_at=wake_at))
         else:
             output = output_text(
@@ -208,7 +203,8 @@ class RunRecord:
                 sends=execution.sends,
                 lookup=execution.lookup,
             )
-            self._write(lambda: self._journal.finish(execution.id, _final(execution.status), output))
+            last, self._last = self._last, None
+            self._write(lambda: self._journal.finish(execution.id, _final(execution.status), output, last=last))
         try:
             await self.settled()
         except PdkernelError as unwritten:
@@ -263,9 +259,12 @@ class RunRecord:
         return await writing
 
     def _write_last(self) -> None:
-        if self._last is not None:
-            self._write(self._last)
-            self._last = None
+        last, self._last = self._last, None
+        if last is not None:
+            self._write(lambda: self._append(last))
+
+    def _append(self, row: LastStep) -> Awaitable[bool]:
+        return self._journal.append(self.execution.id, row.seq, row.name, row.data)
 
     async def _accept(self, execution: Execution) -> None:
         assert self._handed_in is not None

@@ -20,13 +20,14 @@ A run is owned by one executor, whose every write names the owner and the fence 
 
 from pdkernel.engine.journal.memory import MemoryJournal, MemoryStore
 from pdkernel.engine.journal.protocol import Journal
-from pdkernel.engine.journal.records import Claim, FinalStatus, NewRun, output_text, step_text, trigger_text
+from pdkernel.engine.journal.records import Claim, FinalStatus, LastStep, NewRun, output_text, step_text, trigger_text
 from pdkernel.engine.journal.sqlite import SqliteJournal
 
 __all__ = [
     "Claim",
     "FinalStatus",
     "Journal",
+    "LastStep",
     "MemoryJournal",
     "MemoryStore",
     "NewRun",

@@ -18,6 +18,7 @@ from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.engine.journal.records import (
     Claim,
     FinalStatus,
+    LastStep,
     NewRun,
     Query,
     RunRow,
@@ -126,13 +127,16 @@ class MemoryJournal:
         status: FinalStatus,
         output: str,
         *,
+        last: LastStep | None = None,
         fence: int = 1,
         wait: bool = True,  # noqa: ARG002
     ) -> bool:
-        """End the run; False if it is no longer ours. There is nothing to wait for."""
+        """End the run; False if it is no longer ours, or has its *last* step. There is nothing to wait for."""
         with self._mine(run_id, fence) as run:
-            if run is None:
+            if run is None or (last is not None and last.seq in run.steps):
                 return False
+            if last is not None:
+                run.steps[last.seq] = last.data
             run.status, run.output, run.ended, run.owner = status, output, self._now(), None
             return True
 

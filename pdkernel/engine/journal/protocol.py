@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from pdkernel.engine.journal.records import Claim, FinalStatus, NewRun
+from pdkernel.engine.journal.records import Claim, FinalStatus, LastStep, NewRun
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 
@@ -42,10 +42,17 @@ class Journal(Protocol):
         ...
 
     def finish(
-        self, run_id: str, status: FinalStatus, output: str, *, fence: int = 1, wait: bool = True
+        self,
+        run_id: str,
+        status: FinalStatus,
+        output: str,
+        *,
+        last: LastStep | None = None,
+        fence: int = 1,
+        wait: bool = True,
     ) -> Awaitable[bool]:
         """
-        End the run; on its way when this returns, like `append`.
+        End the run; on its way when this returns, like `append`. The step that was its *last* is recorded with it.
 
         Without *wait* it returns True before the commit. If that is lost, the run is claimed again, finds its steps
         recorded and finishes.

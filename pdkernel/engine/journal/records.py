@@ -32,6 +32,15 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
+class LastStep:
+    """The row of a step that is written with the end of its run: its place in the workflow, its name, its `step_text`."""
+
+    seq: int
+    name: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewRun:
     """
     A run to be accepted.

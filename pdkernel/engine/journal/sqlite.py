@@ -18,7 +18,7 @@ from typing import Self
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.engine.journal.history import History
-from pdkernel.engine.journal.records import Claim, FinalStatus, NewRun, Query, definition_text
+from pdkernel.engine.journal.records import Claim, FinalStatus, LastStep, NewRun, Query, definition_text
 from pdkernel.engine.journal.statements import Statements
 from pdkernel.engine.journal.writer import QUICK_S, Writer
 from pdkernel.errors import ProjectError
@@ -113,18 +113,31 @@ class SqliteJournal:
         )
 
     def finish(
-        self, run_id: str, status: FinalStatus, output: str, *, fence: int = 1, wait: bool = True
+        self,
+        run_id: str,
+        status: FinalStatus,
+        output: str,
+        *,
+        last: LastStep | None = None,
+        fence: int = 1,
+        wait: bool = True,
     ) -> Awaitable[bool]:
-        """End the run, handed in at once; False if it is no longer ours. Without *wait*, True before the commit."""
+        """
+        End the run, handed in at once, with its *last* step; False if it is no longer ours, or has that step.
+
+        Without *wait*, True before the commit.
+        """
         now = self._now()
 
         def act(connection: sqlite3.Connection) -> bool:
+            if last is not None and not self._do.append(connection, run_id, fence, last.seq, last.name, last.data, now):
+                return False
             return self._do.finish(connection, run_id, fence, status, output, now)
 
         alone = self._is_alone(run_id)
         self._under_way.discard(run_id)
         if wait:
-            return self._writer.write(act, alone=alone)
+            return self._writer.write(act, many=last is not None, alone=alone)
         self._unawaited = True
         self._writer.write_later(act)
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

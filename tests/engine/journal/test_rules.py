@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pdkernel.clock import FrozenClock
-from pdkernel.engine.journal import Journal, output_text, step_text
+from pdkernel.engine.journal import Journal, LastStep, output_text, step_text
 from pdkernel.errors import ProjectError
 from pdkernel.execution import StepResult
 from tests.engine.journal.conftest import WORKFLOW, Open, new_run
@@ -387,3 +387,17 @@ async def test_run_of_a_closed_executor_is_taken_over(open_journal: Open, clock:
     clock.move(60)
 
     assert await open_journal().reap() == 1
+
+
+async def test_last_step_is_recorded_with_the_end(open_journal: Open) -> None:
+    """A run's end takes its last step along; of a run that is no longer ours neither is written."""
+    journal = open_journal()
+    await journal.accept(new_run())
+    row = LastStep(0, "one", STEP)
+
+    answers = [await journal.finish("run", "success", OUTPUT, last=row) for _ in range(2)]
+    found = await journal.execution("run")
+
+    assert answers == [True, False]
+    assert found is not None
+    assert (found.status, found.step("one").status) == ("success", "success")
