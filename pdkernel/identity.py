@@ -156,6 +156,10 @@ class WithheldCredentials(Credentials):
         self.proxy = proxy
 
 
+class NotAtHandError(Exception):
+    """A directory that was asked for what is `at_hand` would have to wait for somebody."""
+
+
 class Directory(Protocol):
     """Users and accounts of one project. Every list of accounts is newest first."""
 
@@ -212,6 +216,14 @@ class Directory(Protocol):
 
     def credentials(self, account_id: str) -> Credentials:
         """The account's `$auth`. Raises `LookupError` for an unknown id."""
+        ...
+
+    def at_hand(self) -> Directory | None:
+        """
+        The same for a caller who cannot wait, or None if every answer has to be waited for.
+
+        Its answers are those of a moment; it raises `NotAtHandError` where one needs more than that.
+        """
         ...
 
     def add_account(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 
 from pdkernel.connect.apps import check_app, told_apps
 from pdkernel.connect.fields import fields_of
-from pdkernel.connect.renewal import renewed
+from pdkernel.connect.renewal import is_due, renewed
 from pdkernel.errors import RequestError
 from pdkernel.identity import (
     DEFAULT_ENVIRONMENT,
@@ -21,6 +22,7 @@ from pdkernel.identity import (
     Credentials,
     Environment,
     ExternalUser,
+    NotAtHandError,
     Plan,
     check_external_user_id,
 )
@@ -37,6 +39,7 @@ class LocalDirectory:
     def __init__(self, project: Project) -> None:
         self._project = project
         self._table = project.accounts
+        self._waits = True
 
     def __repr__(self) -> str:
         return f"LocalDirectory({self.project_id})"
@@ -94,8 +97,22 @@ class LocalDirectory:
 
         Raises:
             LookupError: There is no such account.
+            NotAtHandError: The token has to be renewed, and this one is `at_hand`.
         """
-        return renewed(self._project, account_id, self._table.credentials(account_id))
+        credentials = self._table.credentials(account_id)
+        if not is_due(self._project, account_id, credentials):
+            return credentials
+        if not self._waits:
+            raise NotAtHandError
+        return renewed(self._project, account_id, credentials)
+
+    def at_hand(self) -> LocalDirectory | None:
+        """Itself, on a database that is a file: only a token that has to be renewed is waited for."""
+        if self._project.sqlite_path is None:
+            return None
+        at_hand = copy(self)
+        at_hand._waits = False  # noqa: SLF001 - our own copy
+        return at_hand
 
     def refuse_token(self, account_id: str) -> bool:
         """The app answered 401: the next to ask for the account's credentials gets a new token, if there is any."""

@@ -217,6 +217,9 @@ class RemoteDirectory:
         """Ask Pipedream anew for whatever is asked next."""
         self._forget()
 
+    def at_hand(self) -> None:
+        """Nothing: Pipedream is asked."""
+
     def refuse_token(self, account_id: str) -> bool:
         """The app answered 401: what can be renewed here is an account of your own; Pipedream renews the others."""
         return self._own.refuse_token(account_id)

@@ -36,16 +36,22 @@ def keep_grant(project: Project, account_id: str, tokens: Tokens, *, last: str |
     project.grants.put(account_id, Grant(tokens.refresh_token or last, ends, now))
 
 
+def is_due(project: Project, account_id: str, credentials: Credentials) -> bool:
+    """Whether `renewed` would ask a provider for a new access token, or wait for who asks."""
+    if ACCESS_TOKEN not in credentials:
+        return False
+    grant = project.grants.find(account_id)
+    return grant is not None and _due(project, grant)
+
+
 def renewed(project: Project, account_id: str, credentials: Credentials) -> Credentials:
     """
-    *credentials* of that account, with a new access token if theirs ends soon or was refused.
+    *credentials* of that account, which are due, with a new access token.
 
     A provider that cannot be reached changes nothing; one that refuses marks the account as unhealthy.
     """
-    if ACCESS_TOKEN not in credentials:
-        return credentials
     grant = project.grants.find(account_id)
-    if grant is None or not _due(project, grant):
+    if grant is None:
         return credentials
     if not project.grants.claim(account_id):
         return _wait(project, account_id, grant)

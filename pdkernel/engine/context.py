@@ -6,6 +6,7 @@ Knows the nineteen keys (observed on platform 3.56-3.59). Knows nothing of the e
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 from pdkernel.clock import Clock, Ids, iso
@@ -65,6 +66,7 @@ def step_context(
     }
 
 
+@functools.lru_cache(maxsize=1024)
 def stable_id(prefix: str, of: str) -> str:
     """An id in the platform's shape (prefix and seven letters) that is the same for the same text."""
     alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

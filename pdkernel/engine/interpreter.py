@@ -9,6 +9,7 @@ the record; what refuses the run before any step is in the record too, as the ru
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,14 +31,14 @@ from pdkernel.engine.outside_calls import binding_of
 from pdkernel.engine.packages import Packages
 from pdkernel.engine.props import named_variables
 from pdkernel.engine.ready import Ready
-from pdkernel.engine.record import RunRecord, known_secrets
+from pdkernel.engine.record import RunRecord
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.run_state import RunState, unwritable
 from pdkernel.engine.step_run import StepRuns
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution, Status
-from pdkernel.hosts import Hosts, RunGuests, RunSetup
-from pdkernel.identity import Directory
+from pdkernel.hosts import WORKING, Hosts, RunGuests, RunSetup
+from pdkernel.identity import Directory, NotAtHandError
 from pdkernel.model import JSON
 from pdkernel.project import StoreTable
 from pdkernel.redaction import redactor_of
@@ -157,7 +158,7 @@ class Interpreter:
         try:
             resolution = await self._resolve(request, await app_props(request, guests, actions))
             if resolution.secrets:
-                record.knows(redactor_of(*resolution.secrets, *known_secrets(request)))
+                record.knows(redactor_of(*resolution.secrets, *record.known))
             if resolution.lookup is not None:
                 record.looked_up(resolution.lookup)
             if resolution.error is not None:
@@ -199,8 +200,13 @@ class Interpreter:
     async def _resolve(self, request: RunRequest, bindings: Bindings) -> Resolution:
         if not any(bindings.values()):
             return Resolution()
+        caller = _caller(request)
+        at_hand = self._directory.at_hand()
+        if at_hand is not None:
+            with contextlib.suppress(NotAtHandError):
+                return resolve_accounts(bindings, caller, directory=with_chosen(at_hand, request.accounts))
         return await asyncio.to_thread(  # a directory may ask the network
-            resolve_accounts, bindings, _caller(request), directory=with_chosen(self._directory, request.accounts)
+            resolve_accounts, bindings, caller, directory=with_chosen(self._directory, request.accounts)
         )
 
     async def _refuse_tokens(self, run: RunState) -> None:
@@ -236,12 +242,13 @@ class Interpreter:
 
 def _is_removed(scratch: Path) -> bool:
     """Whether *scratch* is gone now: most runs leave nothing in it."""
-    try:
-        scratch.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+    for folder in (scratch / WORKING, scratch):
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
     return True
 
 

@@ -43,7 +43,8 @@ class RunRecord:
 
     Attributes:
         execution: What is known so far.
-        redactor: Of the run's secrets; knows the variables from the start.
+        known: The secrets that are known from the start: variables, and the event's headers.
+        redactor: Of the run's secrets; knows those from the start.
         response: The first response that a step made, raw; the platform ignores the others.
         unwritten: Why some of the record is not on disk, or None as far as is known.
     """
@@ -68,7 +69,9 @@ class RunRecord:
         self._last: LastStep | None = None
         self._parked: tuple[int, float] | None = None
         self._places = {step.name: place for place, step in enumerate(request.workflow.steps)}
-        self.redactor = redactor_of(*known_secrets(request))
+        self.known = tuple(known_secrets(request))
+        self._masked = dict(request.event.masked().data)
+        self.redactor = redactor_of(*self.known)
         self.response: dict[str, Any] | None = None
         self.unwritten: BaseException | None = None
         self.execution = Execution(
@@ -80,7 +83,7 @@ class RunRecord:
             external_user=request.external_user_id,
             environment=request.environment,
             started_at=iso(clock.now()),
-            event=as_object(self.redactor.value(dict(request.event.masked().data))),
+            event=as_object(self.redactor.value(self._masked)),
             context=context,
             steps=tuple(StepResult(step.name, "not_run") for step in request.workflow.steps),
             outside_calls=None if request.policy.mode == "live" else OutsideRules(request.policy.mode, guard),
@@ -94,8 +97,7 @@ class RunRecord:
     def knows(self, redactor: Redactor) -> None:
         """From now on *redactor* tells the run's secrets, its accounts' among them."""
         self.redactor = redactor
-        event = as_object(redactor.value(dict(self._request.event.masked().data)))
-        self.execution = replace(self.execution, event=event)
+        self.execution = replace(self.execution, event=as_object(redactor.value(self._masked)))
 
     def looked_up(self, lookup: Lookup) -> None:
         """Take how the accounts of the external user were found."""
@@ -125,8 +127,10 @@ class RunRecord:
         """Wait until everything that was written is on disk. Raises `ProjectError` if some of it is not."""
         self._write_last()
         pending, self._pending = self._pending, []
-        outcomes = await asyncio.gather(*pending, return_exceptions=True)
-        fault = next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
+        waiting = [each for each in pending if not each.done()]
+        if waiting:
+            await asyncio.gather(*waiting, return_exceptions=True)
+        fault = next((fault for each in pending if (fault := _fault(each)) is not None), None)
         if fault is not None:
             self.unwritten = fault
             raise fault
@@ -142,6 +146,7 @@ class RunRecord:
         """The run is *status* now, and goes on."""
         self.execution = replace(self.execution, status=status)
         self.tell()
+        self._say_paused()
 
     def park(self, step: str, *, wake_at: float) -> None:
         """The run ends here for now, paused in *step* until *wake_at* (seconds since 1970)."""
@@ -211,7 +216,12 @@ class RunRecord:
             if execution.error is None:
                 self.refuse(unwritten)
         self.tell()
+        self._say_paused()
         return self.execution
+
+    def _say_paused(self) -> None:
+        if self._request.on_paused and self.execution.status == "paused":
+            self._request.on_paused()
 
     def tell(self) -> None:
         """Tell whoever watches."""
@@ -285,6 +295,10 @@ class RunRecord:
         )
         if self._request.on_accepted:
             self._request.on_accepted()
+
+
+def _fault(done: asyncio.Future[Any]) -> BaseException | None:
+    return asyncio.CancelledError() if done.cancelled() else done.exception()
 
 
 def known_secrets(request: RunRequest) -> list[Secret]:

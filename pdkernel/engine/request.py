@@ -69,6 +69,7 @@ class RunRequest:
         progress: Told in short lines what is installed, from the engine's thread.
         debugger: Runs the steps with `--debug`; None runs them like any other.
         on_change: Told the execution as it grows, from the engine's thread.
+        on_paused: Told each time that the run pauses, from the engine's thread.
         pauses: What becomes of `$.flow.delay`, `suspend` and `rerun`.
         base_url: Where the endpoint answers, for resume and cancel URLs, or None where nothing is served.
         find_workflow: Other workflows that steps may trigger, or None for none.
@@ -102,6 +103,7 @@ class RunRequest:
     actions: str | None = None
     progress: Callable[[str], None] | None = None
     on_change: OnChange | None = None
+    on_paused: Callable[[], None] | None = None
     debugger: StepDebugger | None = None
     pauses: PauseMode = "skip"
     base_url: str | None = None

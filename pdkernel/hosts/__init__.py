@@ -9,6 +9,7 @@ Processes that run a person's steps: Node.js and Python kept warm, Bash and comp
 """
 
 from pdkernel.hosts.calls import (
+    WORKING,
     Effect,
     Emitted,
     Evaluation,
@@ -38,6 +39,7 @@ from pdkernel.hosts.warden import WARDEN
 __all__ = [
     "GO_LOCK_NAME",
     "WARDEN",
+    "WORKING",
     "ComponentFile",
     "Description",
     "Effect",

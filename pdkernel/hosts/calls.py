@@ -17,6 +17,9 @@ from pdkernel.hosts.protocols import StepServices
 from pdkernel.model import JSON, Step
 from pdkernel.packages import NpmTree
 
+WORKING = "tmp"
+"""The name of the steps' working folder in a run's scratch folder, where steps have no `/tmp` of their own."""
+
 
 @dataclass(frozen=True)
 class Effect:

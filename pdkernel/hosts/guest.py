@@ -82,10 +82,12 @@ class Guest:
         """Whether it can be asked."""
         return self.process.alive
 
+    def knows(self, run: object) -> bool:
+        """Whether *run* has begun in it."""
+        return self._run is run
+
     def begin(self, run: object, **setup: Any) -> dict[str, Any]:
-        """The `begin` of *run*, to be sent with its first request; empty if that has been sent."""
-        if self._run is run:
-            return {}
+        """The `begin` of *run*, to be sent with its first request."""
         self._run = run
         self._known = {}
         environment = base_environment(setup["cwd"], self.process.mark)

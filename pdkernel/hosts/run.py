@@ -6,13 +6,14 @@ Knows the order of things in a step's life: bind, ask, listen, time out, unbind,
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from pdkernel.errors import StepDiedError, StepError, UnsupportedError
-from pdkernel.hosts.calls import Evaluation, RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
+from pdkernel.hosts.calls import WORKING, Evaluation, RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
 from pdkernel.hosts.components import Components, Nobody, error_of
 from pdkernel.hosts.declarations import ComponentFile, Description, OptionsPage, PropDeclaration
 from pdkernel.hosts.file_steps import FILE_LANGUAGES, FileSteps
@@ -38,6 +39,7 @@ class RunGuests:
         self.counted = counted
         self._setup = setup
         self._hosts = hosts
+        self._working = setup.scratch / WORKING
         self._at: Place | None = None
         self._texts: dict[str, tuple[object, bytes]] = {}
         self._talk: GuestTalk | FileSteps | None = None
@@ -239,13 +241,16 @@ class RunGuests:
             raise
 
     def _begin(self, guest: Guest) -> dict[str, Any]:
+        folder = self._folder()
+        if guest.knows(self):
+            return {}
         setup, tmp = self._setup, self._place.tmp
         return guest.begin(
             self,
             variables=dict(setup.variables),
             folder=str(setup.folder),
             files=str(setup.files) if setup.files else None,
-            cwd=self._folder(),
+            cwd=folder,
             fixed=self._hosts.fixed.to_json() if self._hosts.fixed else None,
             kept=[f"{TMP}/{name}/" for name in tmp.kept] if tmp else [],
             packages={
@@ -288,10 +293,9 @@ class RunGuests:
         if self._place.tmp is not None:
             return TMP
         # parity[temporary-folder]: a path that is written as /tmp/... is this machine's own here, which no run empties
-        folder = self._setup.scratch / "tmp"
-        if not folder.is_dir():  # each time: a step may have removed it
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
+        with contextlib.suppress(FileExistsError):
+            self._working.mkdir(mode=0o700, parents=True)  # each time: a step may have removed it
+        return self._working
 
 
 def step_values(call: StepCall, setup: RunSetup) -> dict[str, Any]:

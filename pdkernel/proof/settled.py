@@ -35,6 +35,9 @@ class _Settled:
 
         return ask
 
+    def at_hand(self) -> None:
+        """Nothing: what is asked for the first time may be waited for."""
+
     def credentials(self, account_id: str) -> Credentials:
         """The account's `$auth`, with an access token that may be over: nothing of it is sent."""
         held = self._project.accounts

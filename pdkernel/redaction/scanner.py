@@ -72,7 +72,7 @@ class Scanner:
 
     def replace(self, text: str) -> str:
         """*text* with a placeholder for each pattern."""
-        if self.is_empty or len(text) < MIN_LENGTH:
+        if self.is_empty or len(text) < MIN_LENGTH or not self.may_be_in(text):
             return text
         return self.advance(_Pending(text), len(text))
 

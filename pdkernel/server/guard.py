@@ -19,6 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pdkernel.server.hosts import HostNames
 from pdkernel.server.serving import Serving
 
+_KEY = re.compile(r"e[no][a-z0-9]{8,}", re.IGNORECASE)
+"""An endpoint's key, in the platform's form; others are found among the routes."""
 _NOTE, _OUTCOME = "note", "outcome"
 _STATE = "pdkernel.state"
 """Where a handler leaves what belongs to the request's line, in the scope."""
@@ -75,11 +77,17 @@ class Guard:
             await _AMBIGUOUS(scope, receive, send)
             return
         key = self._key(host) or self._key(headers.get("x-forwarded-host", ""))
-        if key is None:
+        if key is not None:
+            scope["pdkernel.key"] = key
+        elif not self._is_at_endpoint(scope["path"]):
             await self._app(scope, receive, send)
             return
-        scope["pdkernel.key"] = key
         await self._endpoint(scope, receive, send)
+
+    def _is_at_endpoint(self, path: str) -> bool:
+        """Whether the path begins with an endpoint's key, which no other route does: most requests do, and need no search."""
+        first = path[1:].partition("/")[0]
+        return _KEY.fullmatch(first) is not None and self._workflows.find(first) is not None
 
     def _key(self, host: str) -> str | None:
         key = self._names.endpoint(host) if host else None
@@ -147,7 +155,7 @@ def shown_path(scope: Scope) -> str:
 
 
 def _shown(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _state(scope: Scope) -> MutableMapping[str, Any]:

@@ -96,19 +96,21 @@ class Runs:
             if response.get("immediate"):
                 settle(answer, response)
 
+        def on_paused() -> None:
+            settle(answer, responded[0] if responded else None)
+            settle(outcome, "paused")
+
         def on_change(execution: Execution) -> None:
-            if execution.status == "paused":
-                settle(answer, responded[0] if responded else None)
-                settle(outcome, "paused")
-            if on_run is not None:
-                on_run(made, execution)
+            assert on_run is not None
+            on_run(made, execution)
 
         made = replace(
             request,
             run_ids=request.run_ids or (ids.new("", 27), ids.new("", 27)),
             on_accepted=lambda: settle(accepted, True),
             on_respond=on_respond,
-            on_change=on_change,
+            on_paused=on_paused,
+            on_change=None if on_run is None else on_change,
         )
         assert made.run_ids is not None
         run_id = made.run_ids[0]

@@ -89,9 +89,9 @@ class SqliteJournal:
 
     async def deploy(self, workflow: Workflow) -> int:
         """The version number of this definition; the same text has the same number."""
-        definition = definition_text(workflow)
-        key = (workflow.name, definition)
+        key = (workflow.name, workflow.version)
         if key not in self._versions:
+            definition = definition_text(workflow)
             self._versions[key] = await self._writer.write(
                 lambda connection: self._do.deploy(connection, workflow.name, definition), many=True
             )

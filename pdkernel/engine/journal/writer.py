@@ -1,9 +1,11 @@
 """
-Grouped commits: one thread, one connection, as many writes in one transaction as are waiting.
+Grouped commits: one connection, as many writes in one transaction as are waiting.
 
 A caller's future resolves after the commit that holds its write, on the loop that it asked from. A write that fails
-undoes only itself and fails only its own caller. A lone caller on a quick disk is not sent through the thread: handing
-over takes as long as the commit. Knows nothing of what is written.
+undoes only itself and fails only its own caller. On a quick disk the loop commits by itself, once a turn, what was asked
+for in that turn; a thread does it where the disk is slow, another process writes, or another loop asks: handing over
+takes as long as the commit, and under load a thread waits for the interpreter at each statement. Knows nothing of what
+is written.
 """
 
 from __future__ import annotations
@@ -29,7 +31,15 @@ BATCH = 512
 """Writes in one transaction at most."""
 
 QUICK_S = 0.002
-"""Seconds for which an event loop can be held up by a commit."""
+"""Seconds for which an event loop can be held up by a commit, on the average of the last few."""
+
+AGAIN_S = 0.25
+"""Seconds until a loop tries again on a disk that was slow."""
+
+_SHARE = 0.2
+"""How much the last commit counts in the average."""
+_MOST = 4
+"""Times `QUICK_S` for which one commit counts at most: a log is copied back now and then, and one such says nothing."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +59,7 @@ class Writer:
 
     Args:
         path: The file.
-        quick_s: Seconds; while commits take less, one may be made where it is asked for.
+        quick_s: Seconds; while commits take less, they are made in the loop that asks for them.
 
     Attributes:
         commits: Transactions so far.
@@ -64,7 +74,11 @@ class Writer:
         self._queue: SimpleQueue[_Write | None] = SimpleQueue()
         self._waiting = 0  # handed to the thread and not yet committed
         self._quick_s = quick_s
-        self._quick = True  # the last commit was
+        self._patient = True
+        self._average_s = 0.0
+        self._slow_until = 0.0
+        self._home: asyncio.AbstractEventLoop | None = None  # the loop that commits by itself: the first that asks
+        self._gathered: list[_Write] = []  # what it was asked for in this turn
         self._lock = threading.Lock()
         self._committing = threading.Lock()
         self._closed = False
@@ -83,61 +97,90 @@ class Writer:
         Args:
             act: What to write.
             many: It is several statements.
-            alone: Nobody else's work waits while this is written: it may be written at once, in the caller's thread.
+            alone: Nobody else's work waits while this is written: it may be written at once.
         """
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        write = _Write(act, many, future)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
         try:
-            if not (alone and self._written_here(write)):
-                self._put(write)
+            self._take(_Write(act, many, future), loop, at_once=alone)
         except ProjectError as closed:
             future.set_exception(closed)
         return future
 
     def write_later(self, act: Act) -> None:
         """Do *act* in one of the next transactions; nobody waits for it, a failure is logged."""
-        self._put(_Write(act, many=False, future=None))
+        self._take(_Write(act, many=False, future=None), asyncio.get_running_loop(), at_once=False)
 
     def close(self, last: Act) -> None:
         """Write what is waiting and then *last*, and end; blocks until then. Closing twice is fine."""
         with self._lock:
             if not self._closed:
                 self._closed = True
+                self._hand_over()
                 self._waiting += 1
                 self._queue.put(_Write(last, many=False, future=None))
                 self._queue.put(None)
         self._thread.join()
 
-    def _put(self, write: _Write) -> None:
+    def _take(self, write: _Write, loop: asyncio.AbstractEventLoop, *, at_once: bool) -> None:
         with self._lock:
             if self._closed:
                 raise ProjectError(f"The journal in {self._path} is closed.", fix="Open the project again.")
-            self._waiting += 1
-            self._queue.put(write)
+            if self._home is None or self._home.is_closed():
+                self._hand_over()
+                self._home = loop
+            self._gathered.append(write)
+            if loop is not self._home or not self._is_quick():
+                self._hand_over()
+                return
+            if not at_once:
+                if len(self._gathered) == 1:
+                    loop.call_soon(self._written_here)
+                return
+        self._written_here()
 
-    def _written_here(self, write: _Write) -> bool:
-        """Commit *write* in this thread, unless others' are waiting, the disk is slow, or another process writes."""
+    def _hand_over(self) -> None:
+        """Leave what was gathered to the thread; the lock is held."""
+        self._waiting += len(self._gathered)
+        for write in self._gathered:
+            self._queue.put(write)
+        self._gathered = []
+
+    def _is_quick(self) -> bool:
+        return self._quick_s > 0 and time.monotonic() >= self._slow_until
+
+    def _written_here(self) -> None:
+        """Commit what was gathered in this thread, or leave it to the other if anything stands in the way."""
         with self._lock:
-            # what is waiting was asked for earlier, and is to be on disk earlier
-            if self._closed or self._waiting or not self._quick or not self._committing.acquire(blocking=False):
-                return False
+            # what the thread has was asked for earlier, and is to be on disk earlier
+            if self._waiting or not self._gathered or not self._committing.acquire(blocking=False):
+                self._hand_over()
+                return
+            batch, self._gathered = self._gathered, []
         try:
-            self._connection.execute("pragma busy_timeout = 0")
+            self._wait_for_others(patient=False)
             try:
                 self._connection.execute("begin immediate")
             except sqlite3.OperationalError as fault:
                 if is_busy(fault):
-                    return False
+                    with self._lock:
+                        self._gathered[:0] = batch
+                        self._hand_over()
+                    return
                 raise
-            finally:
-                self._connection.execute(f"pragma busy_timeout = {BUSY_S * 1000:.0f}")
-            self._commit([write], begun=True)
+            self._commit(batch, begun=True)
         except sqlite3.Error as fault:
-            write.fault = self._told(fault)
+            for write in batch:
+                write.fault = self._told(fault)
         finally:
             self._committing.release()
-        _resolve([write])
-        return True
+        _resolve(batch)
+
+    def _wait_for_others(self, *, patient: bool) -> None:
+        """Have SQLite wait, or not, while another process writes; `_committing` is held."""
+        if patient is not self._patient:
+            self._connection.execute(f"pragma busy_timeout = {BUSY_S * 1000 if patient else 0:.0f}")
+            self._patient = patient
 
     def _work(self) -> None:
         last = False
@@ -145,11 +188,13 @@ class Writer:
             batch, last = self._next_batch()
             if batch:
                 with self._committing:
+                    self._wait_for_others(patient=True)
                     self._commit(batch)
                 with self._lock:
                     self._waiting -= len(batch)
                 _answer(batch)
-        self._connection.close()
+        with self._committing:
+            self._connection.close()
 
     def _next_batch(self) -> tuple[list[_Write], bool]:
         """What is waiting, at least one; and whether it is the end."""
@@ -167,7 +212,6 @@ class Writer:
 
     def _commit(self, batch: Sequence[_Write], *, begun: bool = False) -> None:
         connection = self._connection
-        began = time.monotonic()
         try:
             if not begun:
                 connection.execute("begin immediate")
@@ -175,6 +219,7 @@ class Writer:
                 self._perform(write)
                 if not connection.in_transaction:  # a full disk ends the whole transaction, not the statement
                     raise write.fault or sqlite3.OperationalError("the transaction ended early")
+            began = time.monotonic()
             connection.execute("commit")
         except Exception as fault:  # noqa: BLE001 - whatever it is, this thread goes on and its callers are told
             if connection.in_transaction:
@@ -184,7 +229,16 @@ class Writer:
         else:
             self.commits += 1
             self.writes += len(batch)
-        self._quick = time.monotonic() - began < self._quick_s
+            if begun:  # in the thread it is also the interpreter that is waited for
+                self._measured(time.monotonic() - began)
+
+    def _measured(self, seconds: float) -> None:
+        """Take how long a commit held up the loop."""
+        seconds = min(seconds, _MOST * self._quick_s)
+        self._average_s += _SHARE * (seconds - self._average_s)
+        if self._average_s >= self._quick_s:
+            self._average_s = 0.0
+            self._slow_until = time.monotonic() + AGAIN_S
 
     def _perform(self, write: _Write) -> None:
         connection = self._connection
@@ -215,8 +269,8 @@ def _answer(batch: Sequence[_Write]) -> None:
     for write in batch:
         if write.future is not None:
             loops.setdefault(write.future.get_loop(), []).append(write)
-        elif write.fault is not None:
-            _log.error("A write that nobody waits for failed: %s", write.fault)
+        else:
+            _resolve([write])
     for loop, writes in loops.items():
         try:
             loop.call_soon_threadsafe(_resolve, writes)
@@ -228,7 +282,11 @@ def _answer(batch: Sequence[_Write]) -> None:
 def _resolve(writes: Sequence[_Write]) -> None:
     for write in writes:
         future = write.future
-        if future is None or future.done():  # done: its caller was cancelled
+        if future is None:
+            if write.fault is not None:
+                _log.error("A write that nobody waits for failed: %s", write.fault)
+            continue
+        if future.done():  # its caller was cancelled
             continue
         if write.fault is not None:
             future.set_exception(write.fault)
