@@ -8,6 +8,7 @@ a real project in `connect.remote`, over the official SDK. Nothing here holds a 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
@@ -218,11 +219,11 @@ class Directory(Protocol):
         """The account's `$auth`. Raises `LookupError` for an unknown id."""
         ...
 
-    def at_hand(self) -> Directory | None:
+    def at_hand(self) -> AbstractContextManager[Directory | None]:
         """
-        The same for a caller who cannot wait, or None if every answer has to be waited for.
+        The same for a caller who cannot wait and asks from one thread, or None if every answer has to be waited for.
 
-        Its answers are those of a moment; it raises `NotAtHandError` where one needs more than that.
+        It raises `NotAtHandError` where an answer takes more than a moment.
         """
         ...
 

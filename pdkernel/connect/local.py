@@ -8,7 +8,8 @@ the engine's and the session's.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 
@@ -106,13 +107,16 @@ class LocalDirectory:
             raise NotAtHandError
         return renewed(self._project, account_id, credentials)
 
-    def at_hand(self) -> LocalDirectory | None:
+    @contextmanager
+    def at_hand(self) -> Iterator[LocalDirectory | None]:
         """Itself, on a database that is a file: only a token that has to be renewed is waited for."""
         if self._project.sqlite_path is None:
-            return None
+            yield None
+            return
         at_hand = copy(self)
         at_hand._waits = False  # noqa: SLF001 - our own copy
-        return at_hand
+        with self._project.reads():
+            yield at_hand
 
     def refuse_token(self, account_id: str) -> bool:
         """The app answered 401: the next to ask for the account's credentials gets a new token, if there is any."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from pdkernel.clock import Clock
@@ -217,8 +218,9 @@ class RemoteDirectory:
         """Ask Pipedream anew for whatever is asked next."""
         self._forget()
 
-    def at_hand(self) -> None:
+    def at_hand(self) -> AbstractContextManager[None]:
         """Nothing: Pipedream is asked."""
+        return nullcontext()
 
     def refuse_token(self, account_id: str) -> bool:
         """The app answered 401: what can be renewed here is an account of your own; Pipedream renews the others."""

@@ -201,9 +201,8 @@ class Interpreter:
         if not any(bindings.values()):
             return Resolution()
         caller = _caller(request)
-        at_hand = self._directory.at_hand()
-        if at_hand is not None:
-            with contextlib.suppress(NotAtHandError):
+        with contextlib.suppress(NotAtHandError), self._directory.at_hand() as at_hand:
+            if at_hand is not None:
                 return resolve_accounts(bindings, caller, directory=with_chosen(at_hand, request.accounts))
         return await asyncio.to_thread(  # a directory may ask the network
             resolve_accounts, bindings, caller, directory=with_chosen(self._directory, request.accounts)

@@ -6,7 +6,7 @@ Knows the order of things in a step's life: bind, ask, listen, time out, unbind,
 
 from __future__ import annotations
 
-import contextlib
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -293,8 +293,8 @@ class RunGuests:
         if self._place.tmp is not None:
             return TMP
         # parity[temporary-folder]: a path that is written as /tmp/... is this machine's own here, which no run empties
-        with contextlib.suppress(FileExistsError):
-            self._working.mkdir(mode=0o700, parents=True)  # each time: a step may have removed it
+        if not os.path.isdir(self._working):  # noqa: PTH112 - each time: a step may have removed it
+            self._working.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._working
 
 

@@ -62,6 +62,7 @@ def _newest_of() -> Select[Any]:
 
 
 _NEWEST_OF = _newest_of()
+_SEALED = select(accounts.c.sealed_credentials).where(accounts.c.id == bindparam("account"))
 
 
 class AccountTable:
@@ -147,9 +148,8 @@ class AccountTable:
         Raises:
             LookupError: There is no such account.
         """
-        query = select(accounts.c.sealed_credentials).where(accounts.c.id == account_id)
         with self._database.read() as connection:
-            sealed = connection.execute(query).scalar_one_or_none()
+            sealed = connection.execute(_SEALED, {"account": account_id}).scalar_one_or_none()
         if sealed is None:
             raise LookupError(f"no account {account_id}")
         return Credentials(cast("dict[str, str]", self._vault.open_json(sealed, _place(account_id))))

@@ -7,6 +7,7 @@ Knows URLs, dialects and transactions. The tables are `schema`; what is in them 
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ class Database:
         self.engine = engine
         self.sqlite_path = sqlite_path
         self.where = where
+        self._held = threading.local()
         self._reads = engine.execution_options(**{_READS: True})
 
     def __repr__(self) -> str:
@@ -70,8 +72,26 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection to read with: never waits for writers."""
-        with self._faults(), self._reads.connect() as connection:
-            yield connection
+        held: Connection | None = getattr(self._held, "connection", None)
+        with self._faults():
+            if held is not None:
+                yield held
+            else:
+                with self._reads.connect() as connection:
+                    yield connection
+
+    @contextmanager
+    def reads(self) -> Iterator[None]:
+        """Have all that this thread reads meanwhile read with one connection, which takes a while to get."""
+        if hasattr(self._held, "connection"):
+            yield
+            return
+        with self.read() as connection:
+            self._held.connection = connection
+            try:
+                yield
+            finally:
+                del self._held.connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import bindparam, delete, or_, select, update
 
 from pdkernel.clock import Clock
 from pdkernel.project.database import Database
@@ -20,6 +20,9 @@ from pdkernel.project.vault import Vault
 
 CLAIM_S = 30.0
 """Seconds after which a process that began to renew a token counts as gone."""
+
+_OF_ACCOUNT = select(account_grants).where(account_grants.c.account == bindparam("of"))
+"""Made once: making it takes longer than running it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class GrantTable:
     def find(self, account_id: str) -> Grant | None:
         """The account's grant; None for one that was not connected by OAuth."""
         with self._database.read() as connection:
-            row = connection.execute(select(account_grants).where(account_grants.c.account == account_id)).first()
+            row = connection.execute(_OF_ACCOUNT, {"of": account_id}).first()
         if row is None:
             return None
         sealed = row.sealed_refresh_token

@@ -7,6 +7,7 @@ once end with the same project. The tables know what is in them.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -138,6 +139,10 @@ class Project:
     def sqlite_path(self) -> Path | None:
         """The SQLite file that the journal shares, or None on Postgres."""
         return self._database.sqlite_path
+
+    def reads(self) -> AbstractContextManager[None]:
+        """While it lasts, this thread's questions share a connection, which takes longer to get than most answers."""
+        return self._database.reads()
 
     @property
     def plan(self) -> Plan:

@@ -8,6 +8,7 @@ first time is the project's own directory.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 from pdkernel.identity import Credentials, Directory
@@ -35,8 +36,9 @@ class _Settled:
 
         return ask
 
-    def at_hand(self) -> None:
+    def at_hand(self) -> AbstractContextManager[None]:
         """Nothing: what is asked for the first time may be waited for."""
+        return nullcontext()
 
     def credentials(self, account_id: str) -> Credentials:
         """The account's `$auth`, with an access token that may be over: nothing of it is sent."""
