@@ -53,7 +53,10 @@ def serve(state: State, sources: tuple[Path, ...], as_json: bool, **chosen: Any)
 
     Run pages are shown to this machine, and with the token in PDKERNEL_ADMIN_TOKEN to others.
     """
-    asyncio.run(_serve(state, sources, chosen, as_json=as_json))
+    from pdkernel.server.sockets import new_event_loop
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_serve(state, sources, chosen, as_json=as_json))
     return 0
 
 

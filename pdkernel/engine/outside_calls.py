@@ -46,7 +46,7 @@ def binding_of(run: RunState, step: str, on_call: Callable[[OutsideCall], None])
         on_call=on_call,
         on_refused=refuse,
         sent=request.sent,
-        scope=request.scope,
+        scope=request.scope if request.sent is not None else "",  # a hash of the event, which only that needs
         send=request.send,
         tape=request.tape,
     )

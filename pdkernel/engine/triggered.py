@@ -87,6 +87,7 @@ class TriggerService:
             only=None,
             exports={},
             on_change=None,
+            on_paused=None,
             workflow_id=None,
             run_ids=None,
             on_accepted=None,

@@ -179,6 +179,16 @@ class Server(PageServer):
         await super().shutdown(sockets)
 
 
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """libuv's, which does in C what asyncio's does in Python; asyncio's own where there is none (Windows)."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
 async def serve_until_told(server: Server, opened: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM; a second one ends what is under way at once."""
     loop = asyncio.get_running_loop()
