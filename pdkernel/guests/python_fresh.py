@@ -25,9 +25,11 @@ _SIGNALS = {
 
 def freshen(environment: dict[str, str], folder: str) -> None:
     """Undo what earlier steps did, and set the process up with *environment* in *folder*."""
-    if dict(os.environ) != environment:
-        os.environ.clear()
-        os.environ.update(environment)
+    found = dict(os.environ)
+    if found != environment:
+        for name in found.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(item for item in environment.items() if found.get(item[0]) != item[1])
     os.chdir(folder)
     sys.stdout, sys.stderr, sys.stdin = sys.__stdout__, sys.__stderr__, sys.__stdin__
     sys.path[:] = _SYS_PATH
