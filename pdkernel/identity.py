@@ -245,8 +245,8 @@ class Directory(Protocol):
         """Remove it; False if there was none."""
         ...
 
-    def refuse_token(self, account_id: str) -> bool:
-        """The app answered 401 to the account; whether `credentials` can give others from now on."""
+    def refuse_token(self, account_id: str, since: datetime) -> bool:
+        """The app answered 401 to what the account had at *since*; whether `credentials` can give others from now on."""
         ...
 
     def known_fields(self, app: str) -> Sequence[str]:

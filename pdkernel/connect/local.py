@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from pdkernel.connect.apps import check_app, told_apps
 from pdkernel.connect.fields import fields_of
@@ -97,9 +98,13 @@ class LocalDirectory:
         """
         return renewed(self._project, account_id, self._table.credentials(account_id))
 
-    def refuse_token(self, account_id: str) -> bool:
-        """The app answered 401: the next to ask for the account's credentials gets a new token, if there is any."""
-        return self._project.grants.refuse(account_id)
+    def refuse_token(self, account_id: str, since: datetime) -> bool:
+        """
+        The app answered 401 to the token of *since*: who asks next for the credentials gets a newer one, if there is any.
+
+        Of many who were refused the same token the first has it renewed; the others get what came of that.
+        """
+        return self._project.grants.refuse(account_id, since)
 
     def add_account(
         self,

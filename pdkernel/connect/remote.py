@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from pdkernel.clock import Clock
 from pdkernel.connect.apps import check_app, told_apps
@@ -217,9 +218,9 @@ class RemoteDirectory:
         """Ask Pipedream anew for whatever is asked next."""
         self._forget()
 
-    def refuse_token(self, account_id: str) -> bool:
+    def refuse_token(self, account_id: str, since: datetime) -> bool:
         """The app answered 401: what can be renewed here is an account of your own; Pipedream renews the others."""
-        return self._own.refuse_token(account_id)
+        return self._own.refuse_token(account_id, since)
 
     def remove_account(self, account_id: str) -> bool:
         """Remove it at Pipedream, or one of your own here; False if there was none."""

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from http import HTTPStatus
 
 from pdkernel.engine.facts import Facts
@@ -88,6 +89,12 @@ def refused_accounts(execution: Execution) -> frozenset[str]:
         for use in step.accounts
         if call.status == HTTPStatus.UNAUTHORIZED and call.outcome == "sent" and call.app == use.app
     )
+
+
+def resolved_before(execution: Execution) -> datetime:
+    """A moment when the run had its credentials and had sent nothing with them: its first step's start."""
+    starts = [step.started_at for step in execution.steps if step.started_at is not None]
+    return datetime.fromisoformat(min(starts, default=execution.started_at))
 
 
 def _secret_fields(value: str) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ first time is the project's own directory.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, cast
 
 from pdkernel.identity import Credentials, Directory
@@ -42,7 +43,7 @@ class _Settled:
         found: Credentials = self._once(f"credentials {account_id}", lambda: asked.credentials(account_id))
         return found
 
-    def refuse_token(self, _account_id: str) -> bool:
+    def refuse_token(self, _account_id: str, _since: datetime) -> bool:
         """A recorded 401 says nothing of the account as it is now."""
         return False
 
