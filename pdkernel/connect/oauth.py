@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import queue
-import re
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +20,7 @@ import httpx
 
 from pdkernel.connect.providers import Provider
 from pdkernel.errors import HostError
-from pdkernel.redaction import Redactor, Secret
+from pdkernel.redaction import masked
 
 TIMEOUT_S = 15.0
 _MAX_ANSWER = 1 << 18
@@ -37,7 +36,6 @@ _NOT_THE_GRANT = frozenset(
     }
 )  # fmt: skip
 """Errors that are mended at the client or with time, and the code or the token is good again (RFC 6749, GitHub, Slack)."""
-_PLACEHOLDER = re.compile("⟦secret:[^⟦⟧]*⟧")
 
 
 class ProviderError(HostError):
@@ -136,7 +134,7 @@ def _ask(provider: Provider, form: dict[str, str], timeout_s: float = TIMEOUT_S)
     refused = bool(error) if answer.is_success else bool(told) and answer.status_code in _REFUSALS
     values = [value for value in (provider.client_secret, *map(form.get, _SECRET)) if value]
     raise ProviderError(
-        f"{where} gave no token ({answer.status_code}): {_hidden(_reason(told), values)[:_SHOWN]}",
+        f"{where} gave no token ({answer.status_code}): {masked(_reason(told), values)[:_SHOWN]}",
         final=refused and str(error) not in _NOT_THE_GRANT,
     )
 
@@ -204,11 +202,3 @@ def _reason(told: dict[str, Any]) -> str:
         each for each in (inner, told.get("error_description"), told.get("message")) if isinstance(each, str) and each
     ]
     return ": ".join(said) or "it did not say why."
-
-
-def _hidden(text: str, values: list[str]) -> str:
-    """*text* without *values*, in whatever form they stand there."""
-    text = _PLACEHOLDER.sub("***", Redactor(Secret("oauth", value) for value in values).text(text))
-    for value in values:
-        text = text.replace(value, "***")  # short ones
-    return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +144,20 @@ def test_oauth_account_is_not_connected_with_keys(directory: Directory) -> None:
     assert "github accounts are connected with OAuth" in caught.value.message
     assert "Connect Link" in caught.value.fix
     assert "planted-0123" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 403, 500])
+def test_refusal_shows_no_credential(directory: Directory, upstream: Upstream, status: int) -> None:
+    """Whatever Pipedream repeats of what it was sent, a person reads its reason without it, cut short as it may be."""
+    key = "sk-planted-key-0123456789"
+    told = f"{'This is how it is. ' * 10}Bad cfmap_json {json.dumps(json.dumps({'api_key': key}))} for ctok_1"
+    upstream.set(fault={"path": "/accounts", "method": "POST", "kind": "status", "status": status, "error": told})
+
+    with pytest.raises(PdkernelError) as caught:
+        directory.add_account(app="openai", credentials={"api_key": key}, external_user_id="zoe")
+
+    assert "This is how it is." in str(caught.value)
+    assert not any(piece in str(caught.value) for piece in ("sk-pl", "ctok_1"))
 
 
 def test_removed_account_is_gone_at_once(directory: Directory) -> None:
