@@ -98,6 +98,10 @@ class Account:
         return "own" if self.external_user_id is None else "external_user"
 
 
+class AccountGoneError(LookupError):
+    """There is no such account, or not any more; the argument is its id."""
+
+
 class Credentials(Mapping[str, str]):
     """An account's `$auth`: a mapping whose repr and str never show a value."""
 
@@ -211,7 +215,7 @@ class Directory(Protocol):
         ...
 
     def credentials(self, account_id: str) -> Credentials:
-        """The account's `$auth`. Raises `LookupError` for an unknown id."""
+        """The account's `$auth`. Raises `AccountGoneError` for an unknown id."""
         ...
 
     def add_account(

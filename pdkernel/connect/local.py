@@ -94,7 +94,7 @@ class LocalDirectory:
         The account's `$auth`, with an access token that still lasts where the project can renew it.
 
         Raises:
-            LookupError: There is no such account.
+            AccountGoneError: There is no such account.
         """
         return renewed(self._project, account_id, self._table.credentials(account_id))
 

@@ -19,7 +19,7 @@ from pdkernel.engine.lookup import Bindings, Caller, apps_of_external_user, look
 from pdkernel.engine.withheld import credential_ref, fill
 from pdkernel.errors import RequestError
 from pdkernel.execution import AccountUse, Execution
-from pdkernel.identity import Account, Credentials, Directory, ProxyAccess
+from pdkernel.identity import Account, AccountGoneError, Credentials, Directory, ProxyAccess
 from pdkernel.lookup import Lookup
 from pdkernel.redaction import Secret
 
@@ -63,6 +63,18 @@ class Resolution:
 
 def resolve_accounts(bindings: Bindings, caller: Caller, *, directory: Directory) -> Resolution:
     """Find the account of every app prop, with its credentials; what refuses the run is in the answer."""
+    try:
+        try:
+            return _resolve(bindings, caller, directory)
+        except AccountGoneError:  # removed since it was looked up: the next look finds what there is
+            return _resolve(bindings, caller, directory)
+    except AccountGoneError as gone:
+        return Resolution(
+            error=RequestError(f"The account {gone} is listed, but not there any more.", fix="Try again in a moment.")
+        )
+
+
+def _resolve(bindings: Bindings, caller: Caller, directory: Directory) -> Resolution:
     users = () if caller.external_user_id is None else (caller.external_user_id,)
     facts = Facts(directory, caller.environment, users, apps_of_external_user(bindings))
     found = look_up(bindings, caller, facts)

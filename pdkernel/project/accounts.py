@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, l
 from sqlalchemy.exc import IntegrityError
 
 from pdkernel.errors import AccountExistsError
-from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, Credentials, Environment, ExternalUser
+from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, AccountGoneError, Credentials, Environment, ExternalUser
 from pdkernel.project.database import Database
 from pdkernel.project.endpoints import TRIGGER
 from pdkernel.project.rows import put_once
@@ -145,13 +145,13 @@ class AccountTable:
         The account's `$auth`.
 
         Raises:
-            LookupError: There is no such account.
+            AccountGoneError: There is no such account.
         """
         query = select(accounts.c.sealed_credentials).where(accounts.c.id == account_id)
         with self._database.read() as connection:
             sealed = connection.execute(query).scalar_one_or_none()
         if sealed is None:
-            raise LookupError(f"no account {account_id}")
+            raise AccountGoneError(account_id)
         return Credentials(cast("dict[str, str]", self._vault.open_json(sealed, _place(account_id))))
 
     def renew(self, account_id: str, credentials: Mapping[str, str], *, claim: float | None = None) -> bool:

@@ -14,8 +14,11 @@ from pdkernel.clock import FrozenClock
 from pdkernel.connect import LocalDirectory, open_directory
 from pdkernel.connect.remote import KNOWN_S, RemoteDirectory
 from pdkernel.connect.sdk import Sdk
+from pdkernel.engine.end_users import resolve_accounts
+from pdkernel.engine.lookup import Caller
 from pdkernel.errors import ConnectSettingsError, PdkernelError, ProjectError, RequestError
 from pdkernel.identity import Directory, WithheldCredentials
+from pdkernel.model import AppBinding
 from pdkernel.project import Login, Project
 from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKEN, TOKEN, Upstream
 
@@ -306,3 +309,28 @@ def test_actions_run_at_pipedream_unless_chosen(home: Project, upstream: Upstrea
     Choices(home.settings).choose("builtin", base=tmp_path)
 
     assert (default, str(Choices(home.settings).where)) == ("connect", "builtin")
+
+
+HEADERS = {"authorization": f"Bearer {TOKEN}", "x-pd-environment": "development"}
+BINDINGS = {"notify": (AppBinding("slack", "slack"),)}
+
+
+def test_account_removed_since_it_was_listed(directory: Directory, upstream: Upstream) -> None:
+    """A run takes the account that there is now, not the one that the list of a moment ago has."""
+    directory.newest_account("ada", "development", "slack")
+    httpx.delete(f"{upstream.url}/v1/connect/{PROJECT}/accounts/apn_new", headers=HEADERS).raise_for_status()
+
+    found = resolve_accounts(BINDINGS, Caller("ada", "development"), directory=directory)
+
+    assert found.error is None
+    assert [use.id for use in found.of("notify").uses] == ["apn_old"]
+
+
+def test_account_listed_and_not_there(directory: Directory, upstream: Upstream) -> None:
+    """What Pipedream lists and does not have ends the run with a sentence."""
+    upstream.set(fault={"within": "/accounts/apn", "kind": "status", "status": 404})
+
+    found = resolve_accounts(BINDINGS, Caller("ada", "development"), directory=directory)
+
+    assert found.error is not None
+    assert found.error.message == "The account apn_new is listed, but not there any more."
