@@ -99,6 +99,10 @@ class Account:
         return "own" if self.external_user_id is None else "external_user"
 
 
+class AccountGoneError(LookupError):
+    """There is no such account, or not any more; the argument is its id."""
+
+
 class Credentials(Mapping[str, str]):
     """An account's `$auth`: a mapping whose repr and str never show a value."""
 
@@ -216,7 +220,7 @@ class Directory(Protocol):
         ...
 
     def credentials(self, account_id: str) -> Credentials:
-        """The account's `$auth`. Raises `LookupError` for an unknown id."""
+        """The account's `$auth`. Raises `AccountGoneError` for an unknown id."""
         ...
 
     def at_hand(self) -> AbstractContextManager[Directory | None]:
@@ -258,8 +262,8 @@ class Directory(Protocol):
         """Remove it; False if there was none."""
         ...
 
-    def refuse_token(self, account_id: str) -> bool:
-        """The app answered 401 to the account; whether `credentials` can give others from now on."""
+    def refuse_token(self, account_id: str, since: datetime) -> bool:
+        """The app answered 401 to what the account had at *since*; whether `credentials` can give others from now on."""
         ...
 
     def known_fields(self, app: str) -> Sequence[str]:

@@ -6,6 +6,7 @@ Strict: it checks the client, the redirect, PKCE, and that codes and refresh tok
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import secrets
@@ -39,6 +40,7 @@ class Provider:
         tokens: Access tokens that are good.
         down: Whether the token endpoint is out of order.
         tells_all: Whether it refuses codes and says in its reason everything that it was sent.
+        slowly: What it waits for before it answers a refresh token; None: it answers at once.
     """
 
     url: str = ""
@@ -47,6 +49,7 @@ class Provider:
     tokens: set[str] = field(default_factory=set)
     down: bool = False
     tells_all: bool = False
+    slowly: threading.Event | None = None
     _codes: dict[str, Mapping[str, str]] = field(default_factory=dict)
     _refresh_tokens: set[str] = field(default_factory=set)
 
@@ -91,6 +94,8 @@ class Provider:
         if self._client(request, form) != (CLIENT_ID, CLIENT_SECRET):
             return JSONResponse({"error": "invalid_client"}, status_code=401)
         if form["grant_type"] == "refresh_token":
+            if self.slowly is not None:
+                await asyncio.to_thread(self.slowly.wait, 10)
             if form["refresh_token"] not in self._refresh_tokens:
                 return JSONResponse({"error": "invalid_grant", "error_description": "used or unknown"}, status_code=400)
             self._refresh_tokens.remove(form["refresh_token"])

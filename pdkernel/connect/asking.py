@@ -87,7 +87,7 @@ class Asking:
         options = self._sdk.options(environment)
         token = str(self.connect_token(external_user_id, environment)["token"])
         create = partial(_create, app, credentials, name, external_user_id, token, options, account_id=account_id)
-        return plain(self._sdk.call(create))
+        return plain(self._sdk.call(create, hide=(token, *credentials.values())))
 
     def connect_token(self, external_user_id: str, environment: Environment) -> JsonObject:
         """A fresh Connect token of that user's, `{"token", "connect_link_url", ...}`."""

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
+from datetime import datetime
 
 from pdkernel.connect.apps import check_app, told_apps
 from pdkernel.connect.fields import fields_of
@@ -97,7 +98,7 @@ class LocalDirectory:
         The account's `$auth`, with an access token that still lasts where the project can renew it.
 
         Raises:
-            LookupError: There is no such account.
+            AccountGoneError: There is no such account.
             NotAtHandError: The token has to be renewed, and this one is `at_hand`.
         """
         credentials = self._table.credentials(account_id)
@@ -118,9 +119,13 @@ class LocalDirectory:
         with self._project.reads():
             yield at_hand
 
-    def refuse_token(self, account_id: str) -> bool:
-        """The app answered 401: the next to ask for the account's credentials gets a new token, if there is any."""
-        return self._project.grants.refuse(account_id)
+    def refuse_token(self, account_id: str, since: datetime) -> bool:
+        """
+        The app answered 401 to the token of *since*: who asks next for the credentials gets a newer one, if there is any.
+
+        Of many who were refused the same token the first has it renewed; the others get what came of that.
+        """
+        return self._project.grants.refuse(account_id, since)
 
     def add_account(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pdkernel.connect.sdk import PAGE, JsonObject, Sdk, plain
 from pdkernel.errors import RequestError
@@ -191,8 +191,9 @@ def check_target(url: str, *, api: str) -> str:
     Raises:
         RequestError: No URL, or one of this machine only.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+    parts = _parts(url)
+    odd = any(not 32 < ord(letter) < 127 or letter in '"<>\\^`{|}' for letter in url)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.username or odd:
         raise RequestError(
             f"{url!r} is not an endpoint's URL.", fix="Take it from the first lines of: pdkernel serve --public-url URL"
         )
@@ -204,6 +205,17 @@ def check_target(url: str, *, api: str) -> str:
     return url
 
 
+def _parts(url: str) -> SplitResult | None:
+    """*url* taken apart, or None if it is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
 def _is_replaced(url: str, instead_of: Collection[str]) -> bool:
-    host = (urlsplit(url).hostname or "").lower()
+    parts = _parts(url)
+    host = (parts.hostname or "").lower() if parts else ""
     return url in instead_of or host == WORKFLOW_DOMAIN or host.endswith("." + WORKFLOW_DOMAIN)

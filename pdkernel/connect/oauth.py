@@ -2,14 +2,16 @@
 OAuth 2 towards the provider of an app: the page where people sign in, and the tokens that follow.
 
 Knows RFC 6749 (authorization code, refresh) and RFC 7636 (PKCE), and where providers stray from them: GitHub answers
-errors with 200, some answer in form encoding. Where tokens are kept is `renewal`'s.
+errors with 200, some answer in form encoding, some give their reason under other names. Where tokens are kept is
+`renewal`'s.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import time
+import queue
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -18,11 +20,22 @@ import httpx
 
 from pdkernel.connect.providers import Provider
 from pdkernel.errors import HostError
+from pdkernel.redaction import masked
 
 TIMEOUT_S = 15.0
 _MAX_ANSWER = 1 << 18
 _SHOWN = 300
 _SECRET = ("code", "code_verifier", "refresh_token")
+_REFUSALS = frozenset({400, 401, 403})
+"""Statuses with which providers refuse what they were sent; others say that something is out of order, or somewhere else."""
+_NOT_THE_GRANT = frozenset(
+    {
+        "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
+        "temporarily_unavailable", "server_error", "slow_down",
+        "incorrect_client_credentials", "bad_client_secret", "invalid_client_id", "ratelimited",
+    }
+)  # fmt: skip
+"""Errors that are mended at the client or with time, and the code or the token is good again (RFC 6749, GitHub, Slack)."""
 
 
 class ProviderError(HostError):
@@ -34,7 +47,7 @@ class ProviderError(HostError):
     def __init__(self, message: str, *, final: bool) -> None:
         super().__init__(message)
         self.final = final
-        """Whether asking again is of no use."""
+        """Whether asking again is of no use: the provider said that the code or the token is no good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,29 +128,46 @@ def _ask(provider: Provider, form: dict[str, str], timeout_s: float = TIMEOUT_S)
     except httpx.HTTPError as fault:
         raise ProviderError(f"{where} cannot be reached: {type(fault).__name__}.", final=False) from None
     told = _read(answer)
-    if answer.is_success and "error" not in told and isinstance(told.get("access_token"), str):
+    token, error = told.get("access_token"), told.get("error")
+    if answer.is_success and not error and isinstance(token, str) and token.strip():
         return _tokens(told)
-    final = answer.status_code < 500 and answer.status_code != 429
-    said = _reason(told)
-    for secret in filter(None, (provider.client_secret, *(form.get(name) for name in _SECRET))):
-        said = said.replace(secret, "***")
-    raise ProviderError(f"{where} gave no token ({answer.status_code}): {said}", final=final)
+    refused = bool(error) if answer.is_success else bool(told) and answer.status_code in _REFUSALS
+    values = [value for value in (provider.client_secret, *map(form.get, _SECRET)) if value]
+    raise ProviderError(
+        f"{where} gave no token ({answer.status_code}): {masked(_reason(told), values)[:_SHOWN]}",
+        final=refused and str(error) not in _NOT_THE_GRANT,
+    )
 
 
 def _post(url: str, form: dict[str, str], auth: httpx.Auth, timeout_s: float) -> httpx.Response:
     """The answer, as far as it is one of tokens: no more than that, and no longer than *timeout_s* in all."""
-    until = time.monotonic() + timeout_s
-    with (
-        httpx.Client(timeout=timeout_s, follow_redirects=False) as client,
-        client.stream("POST", url, data=form, auth=auth, headers={"accept": "application/json"}) as answer,
-    ):
+    came: queue.SimpleQueue[httpx.Response | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            came.put(_read_from(client, url, form, auth))
+        except Exception as fault:  # noqa: BLE001  # whoever waits raises it
+            came.put(fault)
+
+    with httpx.Client(timeout=timeout_s, follow_redirects=False) as client:
+        # a thread: httpx counts the time between two pieces only, and a provider can send them one by one for ever
+        threading.Thread(target=ask, name="pdkernel-oauth", daemon=True).start()
+        try:
+            answer = came.get(timeout=timeout_s)
+        except queue.Empty:
+            raise httpx.ReadTimeout("It goes on and on.") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _read_from(client: httpx.Client, url: str, form: dict[str, str], auth: httpx.Auth) -> httpx.Response:
+    with client.stream("POST", url, data=form, auth=auth, headers={"accept": "application/json"}) as answer:
         body = bytearray()
         for chunk in answer.iter_bytes():
             body += chunk
             if len(body) > _MAX_ANSWER:
                 break
-            if time.monotonic() > until:
-                raise httpx.ReadTimeout("It goes on and on.")
         headers = {"content-type": answer.headers.get("content-type", "")}
         return httpx.Response(answer.status_code, headers=headers, content=bytes(body))
 
@@ -147,7 +177,7 @@ def _read(answer: httpx.Response) -> dict[str, Any]:
         return {}
     try:
         told = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         told = dict(parse_qsl(answer.text)) if "x-www-form-urlencoded" in answer.headers.get("content-type", "") else {}
     return told if isinstance(told, dict) else {}
 
@@ -156,7 +186,7 @@ def _tokens(told: dict[str, Any]) -> Tokens:
     refreshing, lasting = told.get("refresh_token"), told.get("expires_in")
     try:
         seconds = None if lasting is None else float(lasting)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = None
     return Tokens(
         access_token=str(told["access_token"]),
@@ -166,5 +196,9 @@ def _tokens(told: dict[str, Any]) -> Tokens:
 
 
 def _reason(told: dict[str, Any]) -> str:
-    said = [told[key] for key in ("error", "error_description") if isinstance(told.get(key), str)]
-    return ": ".join(said)[:_SHOWN] or "it did not say why."
+    error = told.get("error")
+    inner = error.get("message") if isinstance(error, dict) else error
+    said = [
+        each for each in (inner, told.get("error_description"), told.get("message")) if isinstance(each, str) and each
+    ]
+    return ": ".join(said) or "it did not say why."

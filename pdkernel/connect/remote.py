@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from datetime import datetime
 
 from pdkernel.clock import Clock
 from pdkernel.connect.apps import check_app, told_apps
@@ -25,6 +26,7 @@ from pdkernel.identity import (
     DEFAULT_ENVIRONMENT,
     ENVIRONMENTS,
     Account,
+    AccountGoneError,
     Credentials,
     Environment,
     ExternalUser,
@@ -143,11 +145,11 @@ class RemoteDirectory:
         The account's `$auth`, as far as Connect gives it out.
 
         Raises:
-            LookupError: There is no such account.
+            AccountGoneError: There is no such account.
         """
         account = self.find_account(account_id)
         if account is None:
-            raise LookupError(account_id)
+            raise self._gone(account_id)
         if account.external_user_id is None:
             return self._own.credentials(account_id)
         return self._credentials.get(account_id, lambda: self._ask_credentials(account))
@@ -222,9 +224,9 @@ class RemoteDirectory:
         """Nothing: Pipedream is asked."""
         return nullcontext()
 
-    def refuse_token(self, account_id: str) -> bool:
+    def refuse_token(self, account_id: str, since: datetime) -> bool:
         """The app answered 401: what can be renewed here is an account of your own; Pipedream renews the others."""
-        return self._own.refuse_token(account_id)
+        return self._own.refuse_token(account_id, since)
 
     def remove_account(self, account_id: str) -> bool:
         """Remove it at Pipedream, or one of your own here; False if there was none."""
@@ -252,17 +254,27 @@ class RemoteDirectory:
         if whose is None:  # many users': one listing
             return self._kept_back.get(environment, lambda: self._asking.kept_back(environment))
         newest = {account.app: account.id for account in reversed(accounts)}  # a run asks for just these
-        return [each for each in newest.values() if isinstance(self.credentials(each), WithheldCredentials)]
+        return [each for each in newest.values() if self._is_withheld(each)]
+
+    def _is_withheld(self, account_id: str) -> bool:
+        try:
+            return isinstance(self.credentials(account_id), WithheldCredentials)
+        except AccountGoneError:
+            return False  # removed since it was listed: who asks for its credentials is told
 
     def _ask_credentials(self, account: Account) -> Credentials:
         kept = self._asking.with_credentials(account.id, account.environment)
         if kept is None:
-            raise LookupError(account.id)
+            raise self._gone(account.id)
         given = given_credentials(kept)
         if not is_kept_back(kept):
             return Credentials(given)
         names = [name for name in ((TOKEN,) if is_oauth(kept) else self.known_fields(account.app)) if name not in given]
         return WithheldCredentials(given, names=names, proxy=self._proxy(account))
+
+    def _gone(self, account_id: str) -> AccountGoneError:
+        self._forget()  # a list that has it, too
+        return AccountGoneError(account_id)
 
     def _proxy(self, account: Account) -> ProxyAccess:
         login = self._sdk.login

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 from pdkernel.connect.oauth import ProviderError, Tokens, refresh
@@ -29,11 +30,9 @@ def oauth_credentials(tokens: Tokens) -> dict[str, str]:
     return {ACCESS_TOKEN: tokens.access_token}
 
 
-def keep_grant(project: Project, account_id: str, tokens: Tokens, *, last: str | None = None) -> None:
-    """Keep what renews the account's token; *last* is the refresh token until now."""
-    now = project.clock.now()
-    ends = None if tokens.expires_in is None else now + timedelta(seconds=tokens.expires_in)
-    project.grants.put(account_id, Grant(tokens.refresh_token or last, ends, now))
+def keep_grant(project: Project, account_id: str, tokens: Tokens) -> None:
+    """Keep what renews the token of an account that was just connected."""
+    project.grants.put(account_id, _grant(project, tokens))
 
 
 def is_due(project: Project, account_id: str, credentials: Credentials) -> bool:
@@ -53,16 +52,16 @@ def renewed(project: Project, account_id: str, credentials: Credentials) -> Cred
     grant = project.grants.find(account_id)
     if grant is None:
         return credentials
-    if not project.grants.claim(account_id):
-        return _wait(project, account_id, grant)
+    claim = project.grants.claim(account_id)
+    if claim is None:
+        return _wait(project, account_id)
     # another process may have renewed it between our look and our claim
     grant = project.grants.find(account_id) or grant
     account = project.accounts.find(account_id)
     if account is None or not _due(project, grant):
-        if account is not None:
-            project.grants.put(account_id, grant)
+        project.grants.settle(account_id, claim, grant)
         return project.accounts.credentials(account_id)
-    return _renew(project, account, grant, credentials)
+    return _renew(project, account, grant, claim, credentials)
 
 
 def _due(project: Project, grant: Grant) -> bool:
@@ -76,34 +75,39 @@ def _due(project: Project, grant: Grant) -> bool:
     return grant.refused
 
 
-def _renew(project: Project, account: Account, grant: Grant, credentials: Credentials) -> Credentials:
+def _renew(project: Project, account: Account, grant: Grant, claim: float, credentials: Credentials) -> Credentials:
     provider = find_provider(project, account.app)
     last = grant.refresh_token
     if provider is None or last is None:
-        project.grants.put(account.id, grant)
+        project.grants.settle(account.id, claim, grant)
         return credentials
     try:
         tokens = refresh(provider, last)
     except ProviderError as fault:
         _log.warning("The token of %s (%s) could not be renewed: %s", account.id, account.app, fault)
-        error = str(fault) if fault.final else None
-        project.grants.put(
-            account.id, Grant(last, grant.expires_at, grant.renewed_at, refused=grant.refused, error=error)
-        )
         if fault.final:
-            project.accounts.mark_unhealthy(account.id)
-        return credentials
+            project.accounts.mark_unhealthy(account.id, claim=claim)
+            grant = replace(grant, error=str(fault))
+        settled = project.grants.settle(account.id, claim, grant)
+        return credentials if settled else project.accounts.credentials(account.id)
     fresh = {**credentials, **oauth_credentials(tokens)}
-    if project.accounts.renew(account.id, fresh):  # it may have been removed meanwhile
-        keep_grant(project, account.id, tokens, last=last)
+    # the account may have been removed meanwhile, or connected anew: what was asked for before is nobody's then
+    if not project.accounts.renew(account.id, fresh, claim=claim):
+        return project.accounts.credentials(account.id)
+    project.grants.settle(account.id, claim, _grant(project, tokens, last=last))
     return Credentials(fresh)
 
 
-def _wait(project: Project, account_id: str, seen: Grant) -> Credentials:
+def _grant(project: Project, tokens: Tokens, *, last: str | None = None) -> Grant:
+    now = project.clock.now()
+    ends = None if tokens.expires_in is None else now + timedelta(seconds=tokens.expires_in)
+    return Grant(tokens.refresh_token or last, ends, now)
+
+
+def _wait(project: Project, account_id: str) -> Credentials:
     """The account's credentials once the process that renews them is done, or what there is after a while."""
     for _ in range(round(_WAIT_S / 0.05)):
         time.sleep(0.05)
-        now = project.grants.find(account_id)
-        if now is None or now != seen:
+        if not project.grants.is_claimed(account_id):
             break
     return project.accounts.credentials(account_id)

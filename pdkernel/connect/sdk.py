@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pdkernel.errors import ConnectSettingsError, ProjectError, RequestError
 from pdkernel.identity import Environment
 from pdkernel.project import Login
+from pdkernel.redaction import masked
 
 TIMEOUT_S = 20.0
 PAGE = 100
@@ -61,9 +62,9 @@ class Sdk:
         token: str = self.call(lambda client: client.raw_access_token)
         return token
 
-    def call(self, ask: Callable[[Any], Any], *, missing: Any = None) -> Any:
+    def call(self, ask: Callable[[Any], Any], *, missing: Any = None, hide: Collection[str] = ()) -> Any:
         """
-        What *ask* gets from the client; *missing* where the API knows no such thing.
+        What *ask* gets from the client; *missing* where the API knows no such thing; no sentence shows what is to *hide*.
 
         Raises:
             ConnectSettingsError: The API does not accept the client, or it may not do this.
@@ -72,19 +73,19 @@ class Sdk:
         """
         kept = self._made
         try:
-            return self._call(ask, missing)
+            return self._call(ask, missing, hide)
         except _RevokedTokenError as fault:
             if kept is None:  # the token is new
-                raise self._refused(401, fault.body, {}) from None
+                raise self._refused(401, fault.body, {}, hide) from None
             # the SDK keeps a token until it ends; a new client asks for another
             if self._made is kept:
                 self._made = None
         try:
-            return self._call(ask, missing)
+            return self._call(ask, missing, hide)
         except _RevokedTokenError as fault:
-            raise self._refused(401, fault.body, {}) from None
+            raise self._refused(401, fault.body, {}, hide) from None
 
-    def _call(self, ask: Callable[[Any], Any], missing: Any) -> Any:
+    def _call(self, ask: Callable[[Any], Any], missing: Any, hide: Collection[str]) -> Any:
         import httpx
 
         try:
@@ -105,7 +106,7 @@ class Sdk:
                     return body
                 raise self._unreadable(fault) from None
             headers = {name.lower(): value for name, value in (getattr(fault, "headers", None) or {}).items()}
-            raise self._refused(int(status), body, headers) from None
+            raise self._refused(int(status), body, headers, hide) from None
 
     def pages(self, ask: Callable[[Any, str | None], Any]) -> Iterator[JsonObject]:
         """
@@ -166,8 +167,8 @@ class Sdk:
         weakref.finalize(self, http.close)
         return http
 
-    def _plain(self, text: str) -> str:
-        return " ".join(text.replace(self.login.client_secret, "...").split())[:_SHOWN]
+    def _plain(self, text: str, hide: Collection[str] = ()) -> str:
+        return " ".join(masked(text, (self.login.client_secret, *hide)).split())[:_SHOWN]
 
     def _unreachable(self, fault: Exception) -> ProjectError:
         import httpx
@@ -190,8 +191,8 @@ class Sdk:
             fix="Look at the address, or install another release: pip install --upgrade pipedream",
         )
 
-    def _refused(self, status: int, body: Any, headers: Mapping[str, str]) -> Exception:
-        said = self._said(body)
+    def _refused(self, status: int, body: Any, headers: Mapping[str, str], hide: Collection[str]) -> Exception:
+        said = self._said(body, hide)
         login = self.login
         if status == 401 or (status == 400 and "invalid_client" in said):
             return ConnectSettingsError(
@@ -219,12 +220,12 @@ class Sdk:
             )
         return RequestError(f"Pipedream refuses the request ({status}).{said}")
 
-    def _said(self, body: Any) -> str:
+    def _said(self, body: Any, hide: Collection[str]) -> str:
         if hasattr(body, "error"):
             body = body.error
         if isinstance(body, dict):
             body = body.get("error") or body.get("message") or ""
-        text = self._plain(str(body or ""))
+        text = self._plain(str(body or ""), hide)
         return f" It says: {text}" if text and "<" not in text else ""
 
 

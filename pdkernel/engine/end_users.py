@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from http import HTTPStatus
 
 from pdkernel.engine.facts import Facts
@@ -18,7 +19,7 @@ from pdkernel.engine.lookup import Bindings, Caller, apps_of_external_user, look
 from pdkernel.engine.withheld import credential_ref, fill
 from pdkernel.errors import RequestError
 from pdkernel.execution import AccountUse, Execution
-from pdkernel.identity import Account, Credentials, Directory, ProxyAccess
+from pdkernel.identity import Account, AccountGoneError, Credentials, Directory, ProxyAccess
 from pdkernel.lookup import Lookup
 from pdkernel.redaction import Secret
 
@@ -62,6 +63,18 @@ class Resolution:
 
 def resolve_accounts(bindings: Bindings, caller: Caller, *, directory: Directory) -> Resolution:
     """Find the account of every app prop, with its credentials; what refuses the run is in the answer."""
+    try:
+        try:
+            return _resolve(bindings, caller, directory)
+        except AccountGoneError:  # removed since it was looked up: the next look finds what there is
+            return _resolve(bindings, caller, directory)
+    except AccountGoneError as gone:
+        return Resolution(
+            error=RequestError(f"The account {gone} is listed, but not there any more.", fix="Try again in a moment.")
+        )
+
+
+def _resolve(bindings: Bindings, caller: Caller, directory: Directory) -> Resolution:
     users = () if caller.external_user_id is None else (caller.external_user_id,)
     facts = Facts(directory, caller.environment, users, apps_of_external_user(bindings))
     found = look_up(bindings, caller, facts)
@@ -88,6 +101,12 @@ def refused_accounts(execution: Execution) -> frozenset[str]:
         for use in step.accounts
         if call.status == HTTPStatus.UNAUTHORIZED and call.outcome == "sent" and call.app == use.app
     )
+
+
+def resolved_before(execution: Execution) -> datetime:
+    """A moment when the run had its credentials and had sent nothing with them: its first step's start."""
+    starts = [step.started_at for step in execution.steps if step.started_at is not None]
+    return datetime.fromisoformat(min(starts, default=execution.started_at))
 
 
 def _secret_fields(value: str) -> Iterator[tuple[str, str]]:

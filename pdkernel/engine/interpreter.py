@@ -22,7 +22,7 @@ from pdkernel.engine.attempt import Attempts
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.chosen import with_chosen
 from pdkernel.engine.context import build_context, new_run_ids
-from pdkernel.engine.end_users import Resolution, refused_accounts, resolve_accounts
+from pdkernel.engine.end_users import Resolution, refused_accounts, resolve_accounts, resolved_before
 from pdkernel.engine.journal import Journal, MemoryJournal, MemoryStore
 from pdkernel.engine.limits import Payload
 from pdkernel.engine.lookup import Bindings, Caller
@@ -210,8 +210,9 @@ class Interpreter:
 
     async def _refuse_tokens(self, run: RunState) -> None:
         """Have accounts that their apps took no more renewed before the next run."""
-        for account in refused_accounts(run.record.execution):
-            await asyncio.to_thread(self._directory.refuse_token, account)
+        execution = run.record.execution
+        for account in refused_accounts(execution):
+            await asyncio.to_thread(self._directory.refuse_token, account, resolved_before(execution))
 
     async def _deliver(self, run: RunState) -> None:
         if run.sends:

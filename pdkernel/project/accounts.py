@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, l
 from sqlalchemy.exc import IntegrityError
 
 from pdkernel.errors import AccountExistsError
-from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, Credentials, Environment, ExternalUser
+from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, AccountGoneError, Credentials, Environment, ExternalUser
 from pdkernel.project.database import Database
 from pdkernel.project.endpoints import TRIGGER
 from pdkernel.project.rows import put_once
@@ -146,26 +146,37 @@ class AccountTable:
         The account's `$auth`.
 
         Raises:
-            LookupError: There is no such account.
+            AccountGoneError: There is no such account.
         """
         with self._database.read() as connection:
             sealed = connection.execute(_SEALED, {"account": account_id}).scalar_one_or_none()
         if sealed is None:
-            raise LookupError(f"no account {account_id}")
+            raise AccountGoneError(account_id)
         return Credentials(cast("dict[str, str]", self._vault.open_json(sealed, _place(account_id))))
 
-    def renew(self, account_id: str, credentials: Mapping[str, str]) -> bool:
-        """Give the account these credentials in the place of those that it has, and mark it healthy; False: none."""
+    def renew(self, account_id: str, credentials: Mapping[str, str], *, claim: float | None = None) -> bool:
+        """
+        Give the account these credentials in the place of those that it has, and mark it healthy; False: none.
+
+        *claim*: only while its grant is claimed so; whoever connects the account anew takes the claim away.
+        """
         sealed = self._vault.seal_json(dict(credentials), _place(account_id))
         values = {"sealed_credentials": sealed, "fields": json.dumps(list(credentials)), "healthy": True}
+        return self._change(account_id, claim, values)
+
+    def mark_unhealthy(self, account_id: str, *, claim: float | None = None) -> bool:
+        """Its credentials are known not to work; *claim* as for `renew`."""
+        return self._change(account_id, claim, {"healthy": False})
+
+    def _change(self, account_id: str, claim: float | None, values: Mapping[str, Any]) -> bool:
         with self._database.write() as connection:
+            if claim is not None:
+                claimed = select(account_grants.c.claimed).where(account_grants.c.account == account_id)
+                # for update: whoever takes the claim away waits until this is written
+                if connection.execute(claimed.with_for_update()).scalar_one_or_none() != claim:
+                    return False
             row = update(accounts).where(accounts.c.id == account_id)
             return connection.execute(row.values(values)).rowcount > 0
-
-    def mark_unhealthy(self, account_id: str) -> None:
-        """Its credentials are known not to work."""
-        with self._database.write() as connection:
-            connection.execute(update(accounts).where(accounts.c.id == account_id).values(healthy=False))
 
     def remove(self, account_id: str) -> bool:
         """Remove the account and what renews its token; its user stays. False if there was none."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import bindparam, delete, or_, select, update
 
@@ -64,13 +65,21 @@ class GrantTable:
                 account_grants,
                 "account",
                 account=account_id,
-                expires=None if grant.expires_at is None else grant.expires_at.timestamp(),
-                renewed=grant.renewed_at.timestamp(),
-                refused=grant.refused,
+                **_columns(grant),
                 claimed=None,
-                error=grant.error,
                 sealed_refresh_token=sealed,
             )
+
+    def settle(self, account_id: str, claim: float, grant: Grant) -> bool:
+        """Give *claim* back with *grant*; False, and nothing is kept, if it is somebody else's or the grant is a new one."""
+        sealed = None
+        if grant.refresh_token is not None:
+            sealed = self._vault.seal(grant.refresh_token, _place(account_id))
+        mine = (account_grants.c.account == account_id, account_grants.c.claimed == claim)
+        with self._database.write() as connection:
+            row = update(account_grants).where(*mine)
+            kept = {**_columns(grant), "claimed": None, "sealed_refresh_token": sealed}
+            return connection.execute(row.values(kept)).rowcount > 0
 
     def find(self, account_id: str) -> Grant | None:
         """The account's grant; None for one that was not connected by OAuth."""
@@ -87,25 +96,47 @@ class GrantTable:
             error=row.error,
         )
 
-    def refuse(self, account_id: str) -> bool:
-        """The app answered 401 to the account's access token; False for an account without a grant."""
+    def refuse(self, account_id: str, since: datetime) -> bool:
+        """
+        The app answered 401 to the access token that the account had at *since*; one that came later is as good as before.
+
+        False for an account without a grant.
+        """
+        theirs = account_grants.c.account == account_id
         with self._database.write() as connection:
-            row = update(account_grants).where(account_grants.c.account == account_id)
-            return connection.execute(row.values(refused=True)).rowcount > 0
+            row = update(account_grants).where(theirs, account_grants.c.renewed <= since.timestamp())
+            if connection.execute(row.values(refused=True)).rowcount > 0:
+                return True
+            return connection.execute(select(account_grants.c.account).where(theirs)).first() is not None
 
     def remove(self, account_id: str) -> None:
         """The account's token is renewed no more: it was given other credentials."""
         with self._database.write() as connection:
             connection.execute(delete(account_grants).where(account_grants.c.account == account_id))
 
-    def claim(self, account_id: str) -> bool:
-        """Begin to renew the account's token; False while another process does."""
+    def claim(self, account_id: str) -> float | None:
+        """Begin to renew the account's token: what `settle` wants; None while another process does."""
         now = self._clock.now().timestamp()
         claimed = account_grants.c.claimed
         free = or_(claimed.is_(None), claimed <= now - CLAIM_S)
         with self._database.write() as connection:
             row = update(account_grants).where(account_grants.c.account == account_id, free)
-            return connection.execute(row.values(claimed=now)).rowcount > 0
+            return now if connection.execute(row.values(claimed=now)).rowcount > 0 else None
+
+    def is_claimed(self, account_id: str) -> bool:
+        """Whether a process renews the account's token."""
+        query = select(account_grants.c.claimed).where(account_grants.c.account == account_id)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar_one_or_none() is not None
+
+
+def _columns(grant: Grant) -> dict[str, Any]:
+    return {
+        "expires": None if grant.expires_at is None else grant.expires_at.timestamp(),
+        "renewed": grant.renewed_at.timestamp(),
+        "refused": grant.refused,
+        "error": grant.error,
+    }
 
 
 def _place(account_id: str) -> str:

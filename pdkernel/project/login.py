@@ -8,6 +8,7 @@ without one. Nothing is read before `find` is called. What is done with a login 
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
@@ -162,35 +163,32 @@ class LoginTable:
         return secret
 
 
-def _into_keyring(owner: str, secret: str) -> bool:
-    """Put *secret* into the keyring; False where there is none that works."""
-    import keyring  # looks for the system's services when imported
-    from keyring.errors import KeyringError
+# a keyring is whatever somebody configured: one that is locked, has no session to ask in, is not installed, or fails in a
+# way of its own is none
 
-    try:
+
+def _into_keyring(owner: str, secret: str) -> bool:
+    """Put *secret* into the keyring; False where there is none that works: the sealed settings take it."""
+    with contextlib.suppress(Exception):
+        import keyring  # looks for the system's services when imported
+
         if keyring.get_keyring().priority <= 0:
             return False
         keyring.set_password(SERVICE, owner, secret)
         return keyring.get_password(SERVICE, owner) == secret
-    except (KeyringError, RuntimeError, OSError):
-        return False  # locked, or no session to ask in: the sealed settings take it
+    return False
 
 
 def _from_keyring(owner: str) -> str | None:
-    import keyring
-    from keyring.errors import KeyringError
+    with contextlib.suppress(Exception):
+        import keyring
 
-    try:
         return keyring.get_password(SERVICE, owner)
-    except (KeyringError, RuntimeError, OSError):
-        return None
+    return None
 
 
 def _out_of_keyring(owner: str) -> None:
-    import contextlib
+    with contextlib.suppress(Exception):
+        import keyring
 
-    import keyring
-    from keyring.errors import KeyringError
-
-    with contextlib.suppress(KeyringError, RuntimeError, OSError):
         keyring.delete_password(SERVICE, owner)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
 from typing import Any, cast
 
 from pdkernel.identity import Credentials, Directory
@@ -47,7 +48,7 @@ class _Settled:
         found: Credentials = self._once(f"credentials {account_id}", lambda: asked.credentials(account_id))
         return found
 
-    def refuse_token(self, _account_id: str) -> bool:
+    def refuse_token(self, _account_id: str, _since: datetime) -> bool:
         """A recorded 401 says nothing of the account as it is now."""
         return False
 

@@ -11,7 +11,7 @@ hidden only where a key names their own field.
 
 from __future__ import annotations
 
-from pdkernel.redaction.redactor import Redactor, Secret, redactor_of
+from pdkernel.redaction.redactor import Redactor, Secret, masked, redactor_of
 from pdkernel.redaction.scanner import MIN_LENGTH, StreamRedactor
 
-__all__ = ["MIN_LENGTH", "Redactor", "Secret", "StreamRedactor", "redactor_of"]
+__all__ = ["MIN_LENGTH", "Redactor", "Secret", "StreamRedactor", "masked", "redactor_of"]

@@ -41,6 +41,15 @@ def redactor_of(*secrets: Secret) -> Redactor:
     return Redactor(secrets)
 
 
+def masked(text: str, values: Iterable[str]) -> str:
+    """*text*, a sentence for a person, with stars for each of *values* of four letters or more, in whatever form it stands there."""
+    known = [value for value in values if len(value) > 3]
+    hidden = _PLACEHOLDER.sub("***", Redactor(Secret("value", value) for value in known).text(text))
+    for value in known:
+        hidden = hidden.replace(value, "***")
+    return hidden
+
+
 class Redactor:
     """
     Hides a set of secrets, and restores them.

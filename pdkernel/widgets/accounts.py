@@ -233,10 +233,12 @@ class AccountList:
 
     Args:
         changed: Called after an account was removed.
+        said: Makes of an act one whose fault is shown to the person.
     """
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, changed: Callable[[], None], said: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
         self._changed = changed
+        self._said = said
         self._shown: tuple[Account, ...] = ()
         self._buttons: list[AskingButton] = []
         self._heading = ipw.HTML()
@@ -268,7 +270,7 @@ class AccountList:
 
         button = AskingButton(
             "Remove",
-            act=remove,
+            act=self._said(remove),
             question=lambda: f"Remove {account.id}?",
             tooltip=f"Remove the {account.app} account {account.id}; a second click does it",
             layout={"width": "auto"},

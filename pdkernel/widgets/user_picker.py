@@ -76,7 +76,7 @@ class UserPicker(Form):
         self._rows: dict[str, AppRow] = {}
         self._apps = ipw.VBox()
         self._needs = note()
-        self._accounts = AccountList(session.accounts_changed)
+        self._accounts = AccountList(session.accounts_changed, self._when_asked)
         self.what_if = WhatIf(session)
         self._connect_handlers()
         super().__init__(

@@ -123,6 +123,34 @@ def test_lost_keyring_entry_is_said(pdkernel: Shell, upstream: Upstream) -> None
     assert "pdkernel login" in done.stderr
 
 
+BROKEN = """
+from keyring.backend import KeyringBackend
+
+class Keyring(KeyringBackend):
+    priority = 5
+
+    def get_password(self, service, username):
+        raise ValueError("no session")
+
+    set_password = delete_password = get_password
+"""
+
+
+@pytest.mark.parametrize("backend", ["broken.Keyring", "not_installed.Keyring"])
+def test_keyring_that_does_not_work(pdkernel: Shell, upstream: Upstream, backend: str) -> None:
+    """A keyring that fails in its own way, or that is configured and not there, is none: the project keeps the secret."""
+    pdkernel.write("broken.py", BROKEN)
+    path = os.pathsep.join([pdkernel.environment()["PYTHONPATH"], str(pdkernel.folder)])
+    environ: dict[str, Any] = {"PYTHON_KEYRING_BACKEND": backend, "PYTHONPATH": path}
+
+    done = log_in(pdkernel, upstream, "--json", **environ)
+    used = pdkernel("users", "list", "--json", **environ)
+
+    assert (done.status, done.json["secret"]) == (0, "project")
+    assert [user["external_user_id"] for user in used.json] == ["ada", "bob", "eve"]
+    assert CLIENT_SECRET.encode() not in stored(pdkernel)
+
+
 def test_environment_variables_are_enough(pdkernel: Shell, upstream: Upstream) -> None:
     """`pdkernel login` takes what is not given from the environment, also under the SDK's names."""
     environ: dict[str, Any] = {
@@ -333,6 +361,18 @@ def test_moving_that_breaks_down_is_undone(pdkernel: Shell) -> None:
 
         assert (failed.status, moved != before) == (3, True)
         assert webhooks_of(fresh, "dc_1") == before
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[", "https://flows.example.com:99999/x", "https://flows.example.com/a b", "eo1"]
+)
+def test_moving_to_what_is_no_url(logged_in: Shell, url: str) -> None:
+    """Where it is no URL that Pipedream could call, that is said."""
+    done = logged_in("triggers", "move", "--to", url)
+
+    assert done.status == 2
+    assert "is not an endpoint's URL" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("words", [["--undo", "--to", TO], []])

@@ -87,7 +87,7 @@ def test_credentials_come_back(directory: Directory) -> None:
 
 def test_credentials_of_nobody(directory: Directory) -> None:
     """Credentials of an unknown account are an error, not an empty mapping."""
-    with pytest.raises(LookupError, match="no account apn_none"):
+    with pytest.raises(LookupError, match="apn_none"):
         directory.credentials("apn_none")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from pdkernel.clock import FrozenClock
 from pdkernel.connect import LocalDirectory, open_directory
 from pdkernel.connect.remote import KNOWN_S, RemoteDirectory
 from pdkernel.connect.sdk import Sdk
+from pdkernel.engine.end_users import resolve_accounts
+from pdkernel.engine.lookup import Caller
 from pdkernel.errors import ConnectSettingsError, PdkernelError, ProjectError, RequestError
 from pdkernel.identity import Directory, WithheldCredentials
+from pdkernel.model import AppBinding
 from pdkernel.project import Login, Project
 from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKEN, TOKEN, Upstream
 
@@ -143,6 +147,20 @@ def test_oauth_account_is_not_connected_with_keys(directory: Directory) -> None:
     assert "github accounts are connected with OAuth" in caught.value.message
     assert "Connect Link" in caught.value.fix
     assert "planted-0123" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 403, 500])
+def test_refusal_shows_no_credential(directory: Directory, upstream: Upstream, status: int) -> None:
+    """Whatever Pipedream repeats of what it was sent, a person reads its reason without it, cut short as it may be."""
+    key = "sk-planted-key-0123456789"
+    told = f"{'This is how it is. ' * 10}Bad cfmap_json {json.dumps(json.dumps({'api_key': key}))} for ctok_1"
+    upstream.set(fault={"path": "/accounts", "method": "POST", "kind": "status", "status": status, "error": told})
+
+    with pytest.raises(PdkernelError) as caught:
+        directory.add_account(app="openai", credentials={"api_key": key}, external_user_id="zoe")
+
+    assert "This is how it is." in str(caught.value)
+    assert not any(piece in str(caught.value) for piece in ("sk-pl", "ctok_1"))
 
 
 def test_removed_account_is_gone_at_once(directory: Directory) -> None:
@@ -291,3 +309,28 @@ def test_actions_run_at_pipedream_unless_chosen(home: Project, upstream: Upstrea
     Choices(home.settings).choose("builtin", base=tmp_path)
 
     assert (default, str(Choices(home.settings).where)) == ("connect", "builtin")
+
+
+HEADERS = {"authorization": f"Bearer {TOKEN}", "x-pd-environment": "development"}
+BINDINGS = {"notify": (AppBinding("slack", "slack"),)}
+
+
+def test_account_removed_since_it_was_listed(directory: Directory, upstream: Upstream) -> None:
+    """A run takes the account that there is now, not the one that the list of a moment ago has."""
+    directory.newest_account("ada", "development", "slack")
+    httpx.delete(f"{upstream.url}/v1/connect/{PROJECT}/accounts/apn_new", headers=HEADERS).raise_for_status()
+
+    found = resolve_accounts(BINDINGS, Caller("ada", "development"), directory=directory)
+
+    assert found.error is None
+    assert [use.id for use in found.of("notify").uses] == ["apn_old"]
+
+
+def test_account_listed_and_not_there(directory: Directory, upstream: Upstream) -> None:
+    """What Pipedream lists and does not have ends the run with a sentence."""
+    upstream.set(fault={"within": "/accounts/apn", "kind": "status", "status": 404})
+
+    found = resolve_accounts(BINDINGS, Caller("ada", "development"), directory=directory)
+
+    assert found.error is not None
+    assert found.error.message == "The account apn_new is listed, but not there any more."

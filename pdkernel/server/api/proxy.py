@@ -22,7 +22,7 @@ from pdkernel.egress import Binding, Policy, is_loopback
 from pdkernel.egress.client import client_for
 from pdkernel.egress.refusals import MARK
 from pdkernel.engine.end_users import account_secrets
-from pdkernel.identity import Account
+from pdkernel.identity import Account, Credentials
 from pdkernel.redaction import Redactor
 from pdkernel.server.api.accounts import find_account
 from pdkernel.server.api.door import ApiError, Call, read_body
@@ -49,19 +49,22 @@ async def proxy(call: Call) -> Response:
     policy = call.serving.settings.policy
     calls = _calls_of(account, _checked(url, policy), policy)
     body = await read_body(call.request, MAX_BODY)
-    answer, stack = await _send(call, url, calls, account, body)
+    directory = call.serving.directory
+    credentials = await call.ask(directory.credentials, account.id)
+    since = call.serving.clock.now()
+    answer, stack = await _send(call, url, calls, account, credentials, body)
     # an app that refuses a token that can be renewed is asked once more, with a new one
-    if answer.status_code == 401 and await call.ask(call.serving.directory.refuse_token, account.id):
+    if answer.status_code == 401 and await call.ask(directory.refuse_token, account.id, since):
         await stack.aclose()
-        answer, stack = await _send(call, url, calls, account, body)
+        credentials = await call.ask(directory.credentials, account.id)
+        answer, stack = await _send(call, url, calls, account, credentials, body)
     return _passed_on(answer, stack)
 
 
 async def _send(
-    call: Call, url: str, calls: AppCalls, account: Account, body: bytes
+    call: Call, url: str, calls: AppCalls, account: Account, credentials: Credentials, body: bytes
 ) -> tuple[httpx.Response, contextlib.AsyncExitStack]:
     """The app's answer, its body still to come, and what ends the connection."""
-    credentials = await call.ask(call.serving.directory.credentials, account.id)
     try:
         carried = calls.headers(credentials)
     except KeyError as missing:

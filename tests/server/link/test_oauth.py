@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urljoin
@@ -262,12 +264,27 @@ async def test_a_refused_token_is_renewed(site: Served, visitor: Visitor, provid
     account = await connected(site, visitor, provider)
     first = site.directory.credentials(account)["oauth_access_token"]
 
-    assert site.directory.refuse_token(account)
+    assert site.directory.refuse_token(account, site.serving.clock.now())
     second = site.directory.credentials(account)["oauth_access_token"]
 
     assert second != first
     assert site.directory.credentials(account)["oauth_access_token"] == second
-    assert not site.directory.refuse_token("apn_unknown")
+    assert not site.directory.refuse_token("apn_unknown", site.serving.clock.now())
+
+
+async def test_two_who_were_refused_the_same_token(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """It is renewed once; the second is told that there are other credentials, and gets those."""
+    account = await connected(site, visitor, provider)
+    since = site.serving.clock.now()
+    site.serving.clock.move(1)  # type: ignore[attr-defined]
+
+    assert site.directory.refuse_token(account, since)
+    first = site.directory.credentials(account)["oauth_access_token"]
+    assert site.directory.refuse_token(account, since)
+    second = site.directory.credentials(account)["oauth_access_token"]
+
+    assert first == second
+    assert len(provider.asked) == 2
 
 
 async def test_many_at_once_renew_once(site: Served, visitor: Visitor, provider: Provider) -> None:
@@ -295,6 +312,69 @@ async def test_a_provider_that_is_down_changes_nothing(site: Served, visitor: Vi
     after = site.directory.credentials(account)["oauth_access_token"]
 
     found = site.directory.find_account(account)
+    assert found is not None
+    assert found.healthy
+    assert meanwhile == first
+    assert after != first
+
+
+async def test_many_at_once_wait_for_one_refusal(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """Those who wait for a renewal go on as soon as the provider has failed, with the token that there is."""
+    account = await connected(site, visitor, provider)
+    site.serving.clock.move(3590)  # type: ignore[attr-defined]
+    provider.down, provider.slowly = True, None
+
+    began = time.monotonic()
+    asked = (asyncio.to_thread(site.directory.credentials, account) for _ in range(8))
+    got = {credentials["oauth_access_token"] for credentials in await asyncio.gather(*asked)}
+
+    assert len(got) == 1
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("withdrawn", [False, True], ids=["renewed", "refused"])
+async def test_connected_again_while_it_is_renewed(
+    site: Served, visitor: Visitor, provider: Provider, withdrawn: bool
+) -> None:
+    """What the provider says of the old refresh token changes nothing of the account that was connected anew."""
+    account = await connected(site, visitor, provider)
+    site.serving.clock.move(3590)  # type: ignore[attr-defined]
+    made = await make(site)
+    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP, accountId=account))
+    back = await sign_in(away)
+    provider.slowly = threading.Event()
+
+    asking = asyncio.create_task(asyncio.to_thread(site.directory.credentials, account))
+    while len(provider.asked) < 2:
+        await asyncio.sleep(0.01)
+    done = await visitor.open(back)
+    connected_anew = site.project.accounts.credentials(account)
+    if withdrawn:
+        provider._refresh_tokens = {f"{site.project.grants.find(account).refresh_token}"}  # type: ignore[union-attr]
+    provider.slowly.set()
+    got = await asking
+
+    found, grant = site.directory.find_account(account), site.project.grants.find(account)
+    assert "Your my_crm account is connected." in done.words
+    assert site.project.accounts.credentials(account) == connected_anew == got
+    assert found is not None
+    assert found.healthy
+    assert grant is not None
+    assert (grant.error, grant.refresh_token in provider._refresh_tokens) == (None, True)
+
+
+async def test_a_wrong_client_is_mended(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """A secret that the provider takes no more is not the account's fault: with the right one its token is renewed."""
+    account = await connected(site, visitor, provider)
+    first = site.directory.credentials(account)["oauth_access_token"]
+    site.serving.clock.move(3590)  # type: ignore[attr-defined]
+
+    tell(site, provider, secret="an-old-secret")
+    meanwhile = site.directory.credentials(account)["oauth_access_token"]
+    found = site.directory.find_account(account)
+    tell(site, provider)
+    after = site.directory.credentials(account)["oauth_access_token"]
+
     assert found is not None
     assert found.healthy
     assert meanwhile == first
