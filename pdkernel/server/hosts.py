@@ -10,10 +10,31 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import urlsplit
 
+from pdkernel.errors import RequestError
 from pdkernel.server.serving import ServeSettings
 
 ENDPOINT_DOMAIN = "m.pipedream.net"
 """Endpoints of the platform are `{key}.m.pipedream.net`."""
+
+
+def public_base(url: str) -> str:
+    """
+    *url* as the base of every URL that is handed out, without a slash at its end.
+
+    Raises:
+        RequestError: It cannot be one.
+    """
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without an address, a port that is none
+        fits = False
+    if not fits or parts.query or parts.fragment or parts.username:
+        raise RequestError(
+            f"{url!r} is no base of URLs (--public-url, or PDKERNEL_PUBLIC_URL).",
+            fix="For example https://flows.example.com",
+        )
+    return url.rstrip("/")
 
 
 def name_of(host: str) -> str:
