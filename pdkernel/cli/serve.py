@@ -78,9 +78,10 @@ async def _serve(state: State, paths: tuple[Path, ...], chosen: dict[str, Any], 
     public = public_base(chosen["public_url"]) if chosen["public_url"] else None
     opened = bind(chosen["host"], chosen["port"])
     try:
-        url = public or url_of(opened, chosen["host"], tls=chosen["tls"])
+        here = url_of(opened, chosen["host"], tls=chosen["tls"])
+        url = public or here
         settings = _settings(chosen, url)
-        context, said = None, []
+        context, said = None, [f"Listening at {here}"] if public else []
         if chosen["tls"]:
             hosts = list(dict.fromkeys(["localhost", "127.0.0.1", "::1", *_named(chosen["host"], url)]))
             context, ca, bundle = tls_context(project.folder / "egress", hosts, os.environ)

@@ -46,10 +46,16 @@ def name_of(host: str) -> str:
 
 
 class HostNames:
-    """The names of one server."""
+    """
+    The names of one server.
+
+    Attributes:
+        base: The path that its public URL ends with, or "".
+    """
 
     def __init__(self, settings: ServeSettings) -> None:
         public = urlsplit(settings.url).hostname
+        self.base = urlsplit(settings.url).path
         self._names = {name.lower() for name in (*settings.hosts, *((public,) if public else ()))}
 
     def allows(self, host: str) -> bool:

@@ -107,7 +107,7 @@ def test_tls(pdkernel: Shell) -> None:
 
 
 def test_public_url(pdkernel: Shell) -> None:
-    """The base of what is handed out; its host is answered, another is not."""
+    """The base of what is handed out; its host is answered, another is not; where it listens is said."""
     pdkernel.notebook(ANSWER)
     port = _free_port()
     with serving(pdkernel, "work.ipynb", "--public-url", "https://flows.example.com/", port=port) as (said, _):
