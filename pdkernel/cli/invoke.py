@@ -67,6 +67,9 @@ def _snippets(state: State, call: Any, chosen: dict[str, Any], *, as_json: bool)
         environment=call.environment,
         project_id=state.directory().project_id,
         body=call.body,
+        method=call.method,
+        query=call.query,
+        bearer=call.bearer is not None,
     )
     made = snippets(does)
     if chosen["run_them"]:
@@ -88,6 +91,7 @@ async def _run(project: Any, made: Any, does: Any, client: Any, chosen: dict[str
             project.folder / "packages" / "snippets",
             client_id,
             secret,
+            token=chosen["token"],
             ca_file=chosen["ca_file"],
             timeout_s=chosen["timeout"],
             progress=lambda line: click.echo(line, err=True),

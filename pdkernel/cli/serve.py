@@ -63,6 +63,7 @@ def serve(state: State, sources: tuple[Path, ...], as_json: bool, **chosen: Any)
 async def _serve(state: State, paths: tuple[Path, ...], chosen: dict[str, Any], *, as_json: bool) -> None:
     from pdkernel.server import create_app
     from pdkernel.server.exposure import check_exposure
+    from pdkernel.server.hosts import public_base
     from pdkernel.server.served import SourceWorkflows, check_tokens, other_triggers, sources_of
     from pdkernel.server.sockets import Server, bind, quiet_logs, serve_until_told, tls_context, url_of
 
@@ -77,12 +78,13 @@ async def _serve(state: State, paths: tuple[Path, ...], chosen: dict[str, Any], 
     served = workflows.list()
     exposed = check(*served)
     warnings = [*exposed, *other_triggers(served)]
-    public = _public(chosen["public_url"])
+    public = public_base(chosen["public_url"]) if chosen["public_url"] else None
     opened = bind(chosen["host"], chosen["port"])
     try:
-        url = public or url_of(opened, chosen["host"], tls=chosen["tls"])
+        here = url_of(opened, chosen["host"], tls=chosen["tls"])
+        url = public or here
         settings = _settings(chosen, url)
-        context, said = None, []
+        context, said = None, [f"Listening at {here}"] if public else []
         if chosen["tls"]:
             hosts = list(dict.fromkeys(["localhost", "127.0.0.1", "::1", *_named(chosen["host"], url)]))
             context, ca, bundle = tls_context(project.folder / "egress", hosts, os.environ)
@@ -158,17 +160,6 @@ def _settings(chosen: dict[str, Any], url: str) -> Any:
         rate_limits=chosen["rate_limits"],
         admin=hashlib.sha256(admin.encode()).digest() if admin else None,
     )
-
-
-def _public(url: str | None) -> str | None:
-    from pdkernel.errors import RequestError
-
-    if not url:
-        return None
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise RequestError(f"--public-url {url!r} is no base of URLs.", fix="For example https://flows.example.com")
-    return url.rstrip("/")
 
 
 def _named(*names: str) -> list[str]:

@@ -241,7 +241,10 @@ class RunRecord:
         raw = self.response
         if raw is None:
             return NO_RESPONSE
-        headers = {str(name): str(value) for name, value in (raw.get("headers") or {}).items()}
+        headers = {
+            str(name): ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            for name, value in (raw.get("headers") or {}).items()
+        }
         # parity[redacted-response]: a real endpoint's caller gets what the step sent; the record of it is redacted
         return Response(
             status=int(raw.get("status", 200)),

@@ -99,7 +99,8 @@ export function responder(voice) {
     if (!Number.isInteger(status)) {
       throw new TypeError("$.respond needs a status that is a whole number: { status: 200, body: ... }");
     }
-    const texts = Object.entries(headers ?? {}).map(([key, value]) => [key, String(value)]);
+    // a list is a header that stands several times, as in Node.js: Set-Cookie
+    const texts = Object.entries(headers ?? {}).map(([key, value]) => [key, Array.isArray(value) ? value.map(String) : String(value)]);
     const tell = (/** @type {any} */ content) => {
       const answer = { status, headers: Object.fromEntries(texts), body: bodyOf(content), ...(immediate ? { immediate: true } : {}) };
       voice.respond(/** @type {string} */ (encode(answer, "respond", voice.warn)));

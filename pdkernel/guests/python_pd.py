@@ -262,12 +262,21 @@ class Pd:
             body = {"$base64": base64.b64encode(body).decode()}
         told: dict[str, Any] = {
             "status": status,
-            "headers": {str(key): str(value) for key, value in dict(answer.get("headers") or {}).items()},
+            # a list is a header that stands several times: Set-Cookie
+            "headers": {
+                str(key): [_header(each) for each in value] if isinstance(value, list | tuple) else _header(value)
+                for key, value in dict(answer.get("headers") or {}).items()
+            },
             "body": body,
         }
         if answer.get("immediate"):
             told["immediate"] = True
         self._send(f'{{"t":"respond","r":{encode(told, "respond")}}}')
+
+
+def _header(value: Any) -> str:
+    """A header's value as text; true and false as JSON writes them."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 __all__ = ["ExportNotJSONError", "Pd", "Steps"]

@@ -17,11 +17,13 @@ from IPython.display import display
 from pdkernel.errors import RequestError
 from pdkernel.magics.output import CellError, plain_errors, say
 from pdkernel.magics.shell import session_of
+from pdkernel.model import JSON
 from pdkernel.render import answer as render_answer
 from pdkernel.render import snippets as render_snippets
 from pdkernel.render.view import View
 from pdkernel.session import Session
 from pdkernel.session.contract import body_for_callers
+from pdkernel.variables import project_variables
 
 if TYPE_CHECKING:
     from pdkernel.invoke import Answer, Call, OAuthClient
@@ -67,16 +69,41 @@ def _call(session: Session, url: str) -> Call:
     from pdkernel.invoke import Call
 
     event = session.event
-    query = event.data.get("query") if event is not None else None
     return Call(
         url,
         external_user_id=session.external_user_id,
         environment=session.environment,
         body=event.data.get("body") if event is not None else None,
-        method=str(event.data.get("method") or "POST").upper() if event is not None else "POST",
-        query=[(str(name), str(value)) for name, value in query.items()] if isinstance(query, dict) else (),
+        method=_method(session),
+        query=_query(session),
+        bearer=_token(session, url),
         client=_client(),
     )
+
+
+def _method(session: Session) -> str:
+    return str((session.event.data.get("method") if session.event is not None else None) or "POST").upper()
+
+
+def _body(session: Session) -> JSON:
+    """The body that callers would send; none where the event's method and it itself have none."""
+    bodiless = session.event is not None and session.event.data.get("body") is None
+    return None if bodiless and _method(session) in ("GET", "HEAD", "DELETE") else body_for_callers(session)
+
+
+def _query(session: Session) -> list[tuple[str, str]]:
+    """Names and values of the chosen event's query; one that is a list stands several times."""
+    query = session.event.data.get("query") if session.event is not None else None
+    pairs = query.items() if isinstance(query, dict) else ()
+    return [(str(name), str(each)) for name, value in pairs for each in (value if isinstance(value, list) else [value])]
+
+
+def _token(session: Session, url: str) -> str | None:
+    """The token that the draft's own endpoint asks for, or None."""
+    if session.server.here is None or url not in (session.server.here, session.server.url):
+        return None
+    trigger = session.workflow.trigger
+    return project_variables(session.project, session.folder).get(trigger.token_env or "") or None
 
 
 def _client() -> OAuthClient | None:
@@ -91,12 +118,16 @@ def _show_snippets(session: Session, url: str, *, run: bool, ca_file: Path | Non
 
     if session.external_user_id is None:
         raise RequestError("Snippets invoke a workflow for an external user.", fix="Pick one: %pduser ID")
+    token = _token(session, url)
     does = invocation(
         url,
         external_user_id=session.external_user_id,
         environment=session.environment,
         project_id=session.directory.project_id,
-        body=body_for_callers(session),
+        body=_body(session),
+        method=_method(session),
+        query=_query(session),
+        bearer=token is not None,
     )
     made = render_snippets.snippets(does)
     if run:
@@ -106,6 +137,7 @@ def _show_snippets(session: Session, url: str, *, run: bool, ca_file: Path | Non
                 session.project.folder / "packages" / "snippets",
                 given.id if given else client_id,
                 given.secret if given else secret,
+                token=token,
                 ca_file=ca_file,
                 timeout_s=timeout_s,
                 progress=say,

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import OrderedDict
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
@@ -25,8 +25,11 @@ from pdkernel.render import note, timeline
 from pdkernel.render.view import View
 from pdkernel.session import Session, picture
 
+if TYPE_CHECKING:
+    from pdkernel.widgets.use_requests import UseRequests
+
 LISTED = 10
-"""Requests that are listed; the latest is shown whole."""
+"""Requests that are listed, and can be used by a button; the latest is shown whole."""
 STDERR = 2
 
 
@@ -60,17 +63,20 @@ class ServeMagics(Magics):
 
 class Requests:
     """
-    The cell's output: where the draft is served, the latest requests, and the latest of them whole.
+    The cell's output: where the draft is served, the latest requests, a button for each, and the latest of them whole.
 
     Args:
         session: Whose draft is served.
+        buttons: Offer the requests as test events; None where there is no front end that has buttons.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, buttons: UseRequests | None = None) -> None:
         self._session = session
+        self._buttons = buttons
         self._lock = threading.Lock()
         self._runs: OrderedDict[str, Execution] = OrderedDict()
-        self._handle: DisplayHandle | None = None
+        self._list: DisplayHandle | None = None
+        self._whole: DisplayHandle | None = None
         self._due = False
         self._head = ""
 
@@ -78,14 +84,18 @@ class Requests:
         """Show where it is served; from the cell."""
         with self._lock:
             self._head = f"The draft is served at {url}\nTo end that: %pdserve stop"
-            self._handle = display(self._view(), display_id=True)
+            self._list = display(self._listed(), display_id=True)
+            if self._buttons is not None:
+                display(self._buttons)
+            self._whole = display(_words("No request has come yet."), display_id=True)
 
     def update(self, execution: Execution) -> None:
         """Take what a run has done, and show it in a moment; from any thread."""
         with self._lock:
             self._runs[execution.id] = execution
-            while len(self._runs) > LISTED:
-                self._runs.popitem(last=False)
+            if len(self._runs) > LISTED:
+                # not whatever came in first: a long run's end comes in anew after its request was dropped
+                del self._runs[min(self._runs, key=lambda run_id: self._runs[run_id].started_at)]
             if self._due:
                 return
             self._due = True
@@ -94,24 +104,31 @@ class Requests:
     def _draw(self) -> None:
         with self._lock:
             self._due = False
-            if self._handle is not None:
-                self._handle.update(self._view())
+            if self._list is None or self._whole is None:
+                return
+            runs = list(self._runs.values())
+            self._list.update(self._listed())
+            if self._buttons is not None:
+                self._buttons.show(runs)
+            self._whole.update(self._picture(runs[-1]))
 
-    def _view(self) -> View:
+    def _listed(self) -> View:
         runs = list(self._runs.values())
         lines = [self._head, *(_line(run) for run in runs)]
-        if runs:
+        if runs and self._buttons is None:
             lines.append(
                 f"To use a request as the test event: %pdserve use [RUN], for example %pdserve use {runs[-1].id}"
             )
-        text = "\n".join(lines)
-        head = View(text=text, html=note.html(text))
-        return head + self._picture(runs[-1]) if runs else head
+        return _words("\n".join(lines))
 
     def _picture(self, execution: Execution) -> View:
         with suppress(PdkernelError):  # a draft that cannot be read is said where it is written
             return picture(self._session, execution, requested=True)
         return View(timeline.text(execution), timeline.html(execution))
+
+
+def _words(text: str) -> View:
+    return View(text=text, html=note.html(text))
 
 
 def _line(run: Execution) -> str:
@@ -127,7 +144,7 @@ def _use(shell: Any, session: Session, run_id: str | None = None) -> str:
 
 
 def _start(shell: Any, session: Session, port: int) -> None:
-    requests = Requests(session)
+    requests = Requests(session, _buttons(shell, session))
     terminal = _terminal()
 
     def line(text: str) -> None:
@@ -137,10 +154,14 @@ def _start(shell: Any, session: Session, port: int) -> None:
     url = session.server.start(port=port, on_run=requests.update, say=line)
     shell.user_ns["endpoint"] = url
     requests.show(url)
-    if getattr(shell, "kernel", None) is not None:
-        from pdkernel.widgets.use_request import UseRequest
 
-        display(UseRequest(lambda: _use(shell, session)))
+
+def _buttons(shell: Any, session: Session) -> UseRequests | None:
+    if getattr(shell, "kernel", None) is None:
+        return None
+    from pdkernel.widgets.use_requests import UseRequests
+
+    return UseRequests(lambda run_id: _use(shell, session, run_id))
 
 
 def _terminal() -> int:

@@ -2,7 +2,7 @@
 Programs that invoke a workflow for an external user: curl, Python, TypeScript with the official SDK 1.x and 3.x.
 
 Knows the languages' quoting and the SDKs' options. Pure: whether one works is found out by running it (`session.snippets`).
-A client's id and secret are read from the environment by each program, and stand in none.
+A client's id and secret, or the endpoint's own token, are read from the environment by each program, and stand in none.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import shlex
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from pdkernel.model import JSON
 from pdkernel.render.markup import VIEW, code_block, folded, join, lines, pill, printable, quiet, tag
@@ -19,6 +19,8 @@ from pdkernel.render.markup import VIEW, code_block, folded, join, lines, pill, 
 Kind = Literal["curl", "python", "typescript-1", "typescript-3"]
 PIPEDREAM = "https://api.pipedream.com"
 CLIENT_ID, CLIENT_SECRET = "PIPEDREAM_CLIENT_ID", "PIPEDREAM_CLIENT_SECRET"  # variables' names
+WORKFLOW_TOKEN = "WORKFLOW_TOKEN"  # noqa: S105  # a variable's name
+DROPS_QUERY = "this SDK drops the query"
 SDK_VERSIONS = {"typescript-1": "1.8.0", "typescript-3": "3.1.6"}
 """The releases of `@pipedream/sdk` that the TypeScript snippets were written for."""
 
@@ -36,12 +38,15 @@ class Invocation:
     What a snippet does.
 
     Attributes:
-        url: The endpoint's URL.
+        url: The endpoint's URL, without a query.
         external_user_id: On whose behalf.
         environment: Theirs.
         project_id: The Connect project's.
-        body: Sent as JSON.
+        body: Sent as JSON; None sends no body.
         api: Where tokens are had: `https://api.pipedream.com`, or the address of `pdkernel serve`.
+        method: Upper case.
+        query: Names and values.
+        bearer: Whether the endpoint asks for a token of its own, and not for one of an OAuth client.
     """
 
     url: str
@@ -50,6 +55,14 @@ class Invocation:
     project_id: str
     body: JSON
     api: str = PIPEDREAM
+    method: str = "POST"
+    query: tuple[tuple[str, str], ...] = ()
+    bearer: bool = False
+
+    @property
+    def whole_url(self) -> str:
+        """The URL with the query."""
+        return f"{self.url}?{urlencode(self.query)}" if self.query else self.url
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +94,7 @@ def snippets(call: Invocation) -> tuple[Snippet, ...]:
     return (
         Snippet("curl", _curl(call)),
         Snippet("python", _python(call)),
-        Snippet("typescript-1", _typescript_1(call)),
+        Snippet("typescript-1", _typescript_1(call), said=DROPS_QUERY if call.query else ""),
         Snippet("typescript-3", _typescript_3(call)),
     )
 
@@ -104,9 +117,7 @@ def html(made: tuple[Snippet, ...]) -> str:
 
 
 def _curl(call: Invocation) -> str:
-    body = shlex.quote(json.dumps(call.body))
-    return f"""\
-set -euo pipefail
+    fetched = f"""\
 token=$(curl -fsS {shlex.quote(f"{call.api}/v1/oauth/token")} \\
   -H 'Content-Type: application/json' \\
   -d @- <<JSON | sed -E 's/.*"access_token" *: *"([^"]+)".*/\\1/'
@@ -114,23 +125,22 @@ token=$(curl -fsS {shlex.quote(f"{call.api}/v1/oauth/token")} \\
 JSON
 )
 
-curl -fsS -X POST {shlex.quote(call.url)} \\
-  -H "Authorization: Bearer $token" \\
-  -H 'Content-Type: application/json' \\
-  -H {shlex.quote(f"X-PD-External-User-ID: {call.external_user_id}")} \\
-  -H {shlex.quote(f"X-PD-Environment: {call.environment}")} \\
-  --data-binary {body}
 """
+    words = [
+        f"curl -fsS -X {shlex.quote(call.method)} {shlex.quote(call.whole_url)}",
+        f'-H "Authorization: Bearer ${WORKFLOW_TOKEN if call.bearer else "token"}"',
+        *(["-H 'Content-Type: application/json'"] if call.body is not None else []),
+        f"-H {shlex.quote(f'X-PD-External-User-ID: {call.external_user_id}')}",
+        f"-H {shlex.quote(f'X-PD-Environment: {call.environment}')}",
+        *([f"--data-binary {shlex.quote(json.dumps(call.body))}"] if call.body is not None else []),
+    ]
+    asked = " \\\n  ".join(words)
+    return f"set -euo pipefail\n{'' if call.bearer else fetched}{asked}\n"
 
 
 def _python(call: Invocation) -> str:
     base = "" if call.api == PIPEDREAM else f"    base_url={call.api!r},\n"
-    return f"""\
-import os
-
-import httpx
-from pipedream import Pipedream
-
+    client = f"""\
 pd = Pipedream(
 {base}    project_id={call.project_id!r},
     project_environment={call.environment!r},
@@ -138,15 +148,24 @@ pd = Pipedream(
     client_secret=os.environ["{CLIENT_SECRET}"],
 )
 # not pd.workflows.invoke_for_external_user: releases since 1.1.12 call a wrong URL, and send the body as a form
-answer = httpx.post(
-    {call.url!r},
+"""
+    token = f"os.environ['{WORKFLOW_TOKEN}']" if call.bearer else "pd.raw_access_token"
+    # any method may have a body, which httpx takes in `request` alone
+    ask = "post(" if call.method == "POST" else f"request(\n    {call.method!r},"
+    body = "" if call.body is None else f"    json={_python_value(call.body)},\n"
+    return f"""\
+import os
+
+import httpx
+{"" if call.bearer else "from pipedream import Pipedream"}
+{"" if call.bearer else f"{chr(10)}{client}"}answer = httpx.{ask}
+    {call.whole_url!r},
     headers={{
-        "Authorization": f"Bearer {{pd.raw_access_token}}",
+        "Authorization": f"Bearer {{{token}}}",
         "X-PD-External-User-ID": {call.external_user_id!r},
         "X-PD-Environment": {call.environment!r},
     }},
-    json={_python_value(call.body)},
-    timeout=60,
+{body}    timeout=60,
 )
 answer.raise_for_status()
 print(answer.text)
@@ -158,6 +177,7 @@ def _typescript_1(call: Invocation) -> str:
     if call.api != PIPEDREAM:
         host = urlsplit(call.url).hostname or ""
         local = f"  apiHost: {_js(urlsplit(call.api).netloc)},\n  workflowDomain: {_js(host)},\n"
+    who = "" if call.bearer else f"\n  {_js(call.external_user_id)},"
     return f"""\
 import {{ createBackendClient, HTTPAuthType }} from "@pipedream/sdk/server";
 
@@ -170,14 +190,11 @@ const pd = createBackendClient({{
   }},
 }});
 
-const answer = await pd.invokeWorkflowForExternalUser(
-  {_js(call.url)},
-  {_js(call.external_user_id)},
+const answer = await pd.{"invokeWorkflow" if call.bearer else "invokeWorkflowForExternalUser"}(
+  {_js(call.url)},{who}
   {{
-    method: "POST",
-    body: {_js(call.body, indent=4)},
-  }},
-  HTTPAuthType.OAuth,
+{_js_request(call)}  }},
+  HTTPAuthType.{"StaticBearer" if call.bearer else "OAuth"},
 );
 console.log(answer);
 """
@@ -188,8 +205,13 @@ def _typescript_3(call: Invocation) -> str:
     if call.api != PIPEDREAM:
         host = urlsplit(call.url).hostname or ""
         local = f"  baseUrl: {_js(call.api)},\n  workflowDomain: {_js(host)},\n"
+    who = "" if call.bearer else f"    externalUserId: {_js(call.external_user_id)},\n"
+    # what stands in the URL itself the SDK takes apart; a name that stands several times has a list
+    several = {name: [value for each, value in call.query if each == name] for name, _ in call.query}
+    query = {name: values if len(values) > 1 else values[0] for name, values in several.items()}
+    options = f"maxRetries: 0, queryParams: {_js(query)}" if query else "maxRetries: 0"
     return f"""\
-import {{ PipedreamClient }} from "@pipedream/sdk";
+import {{ {"HTTPAuthType, " if call.bearer else ""}PipedreamClient }} from "@pipedream/sdk";
 
 const pd = new PipedreamClient({{
 {local}  projectId: {_js(call.project_id)},
@@ -199,17 +221,30 @@ const pd = new PipedreamClient({{
 }});
 
 // not retried: a POST that failed may have run
-const answer = await pd.workflows.invokeForExternalUser(
+const answer = await pd.workflows.{"invoke" if call.bearer else "invokeForExternalUser"}(
   {{
     urlOrEndpoint: {_js(call.url)},
-    externalUserId: {_js(call.external_user_id)},
-    method: "POST",
-    body: {_js(call.body, indent=4)},
-  }},
-  {{ maxRetries: 0 }},
+{who}{_js_request(call)}  }},{f"{chr(10)}  HTTPAuthType.StaticBearer," if call.bearer else ""}
+  {{ {options} }},
 );
 console.log(answer);
 """
+
+
+def _js_request(call: Invocation) -> str:
+    """Method, body and, for an endpoint with a token of its own, headers, as properties of an object."""
+    parts = [f"    method: {_js(call.method)},\n"]
+    if call.bearer:
+        parts.append(
+            "    headers: {\n"
+            f"      Authorization: `Bearer ${{process.env.{WORKFLOW_TOKEN}}}`,\n"
+            f'      "X-PD-External-User-ID": {_js(call.external_user_id)},\n'
+            f'      "X-PD-Environment": {_js(call.environment)},\n'
+            "    },\n"
+        )
+    if call.body is not None:
+        parts.append(f"    body: {_js(call.body, indent=4)},\n")
+    return "".join(parts)
 
 
 def _js(value: JSON, *, indent: int = 0) -> str:

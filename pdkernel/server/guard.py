@@ -24,6 +24,8 @@ _KEY = re.compile(r"e[no][a-z0-9]{8,}", re.IGNORECASE)
 _NOTE, _OUTCOME = "note", "outcome"
 _STATE = "pdkernel.state"
 """Where a handler leaves what belongs to the request's line, in the scope."""
+BASE = "pdkernel.base"
+"""Where the scope holds what was taken from the beginning of the path."""
 _TELLING = re.compile(r"ctok_\S*|\S{41,}|ey[A-Za-z0-9_-]{20,}\S*")
 
 
@@ -43,6 +45,8 @@ class HostCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or hand on."""
         allowed = scope["type"] != "http" or self._names.allows(Headers(scope=scope).get("host", ""))
+        if allowed and self._names.base and scope["type"] == "http":
+            _below(scope, self._names.base)
         await (self._app if allowed else _MISDIRECTED)(scope, receive, send)
 
 
@@ -76,6 +80,8 @@ class Guard:
             # a proxy in front may have gone by the other one, and taken the rest for the next request (RFC 9112, 6.3)
             await _AMBIGUOUS(scope, receive, send)
             return
+        if self._names.base:
+            _below(scope, self._names.base)
         key = self._key(host) or self._key(headers.get("x-forwarded-host", ""))
         if key is not None:
             scope["pdkernel.key"] = key
@@ -152,6 +158,13 @@ def shown_path(scope: Scope) -> str:
     # a whole URL as a path (some Python SDKs) may bring its query along
     path = "/".join(_TELLING.sub("***", part) for part in scope["path"].partition("?")[0].split("/"))
     return _shown(path[:200])
+
+
+def _below(scope: Scope, base: str) -> None:
+    """Take *base*, the public URL's own path, from the request's path: some proxies leave it there, others do not."""
+    raw = scope.get("raw_path") or scope["path"].encode()
+    if scope["path"].startswith(f"{base}/") and raw.startswith(f"{base}/".encode()):
+        scope.update({"path": scope["path"][len(base) :], "raw_path": raw[len(base.encode()) :], BASE: base})
 
 
 def _shown(text: str) -> str:

@@ -10,10 +10,31 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import urlsplit
 
+from pdkernel.errors import RequestError
 from pdkernel.server.serving import ServeSettings
 
 ENDPOINT_DOMAIN = "m.pipedream.net"
 """Endpoints of the platform are `{key}.m.pipedream.net`."""
+
+
+def public_base(url: str) -> str:
+    """
+    *url* as the base of every URL that is handed out, without a slash at its end.
+
+    Raises:
+        RequestError: It cannot be one.
+    """
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without an address, a port that is none
+        fits = False
+    if not fits or parts.query or parts.fragment or parts.username:
+        raise RequestError(
+            f"{url!r} is no base of URLs (--public-url, or PDKERNEL_PUBLIC_URL).",
+            fix="For example https://flows.example.com",
+        )
+    return url.rstrip("/")
 
 
 def name_of(host: str) -> str:
@@ -25,10 +46,16 @@ def name_of(host: str) -> str:
 
 
 class HostNames:
-    """The names of one server."""
+    """
+    The names of one server.
+
+    Attributes:
+        base: The path that its public URL ends with, or "".
+    """
 
     def __init__(self, settings: ServeSettings) -> None:
         public = urlsplit(settings.url).hostname
+        self.base = urlsplit(settings.url).path
         self._names = {name.lower() for name in (*settings.hosts, *((public,) if public else ()))}
 
     def allows(self, host: str) -> bool:

@@ -25,7 +25,7 @@ def client_ip(scope: Scope, headers: Headers, trusted: Sequence[str]) -> str:
     if not trusted or not _within(peer, tuple(trusted)):
         return peer
     hops = [hop.strip() for line in headers.getlist("x-forwarded-for") for hop in line.split(",") if hop.strip()]
-    for hop in reversed(hops):
+    for hop in map(_address, reversed(hops)):
         if not _is_address(hop):
             return peer
         peer = hop
@@ -69,9 +69,19 @@ def check_networks(networks: Sequence[str]) -> tuple[str, ...]:
 
 def _peer(scope: Scope) -> str:
     """The address at the other end; one of IPv4 as such, also where it comes in over IPv6."""
-    peer = str(scope["client"][0]) if scope.get("client") else ""
-    mapped = getattr(ipaddress.ip_address(peer), "ipv4_mapped", None) if _is_address(peer) else None
-    return str(mapped) if mapped else peer
+    return _plain(str(scope["client"][0])) if scope.get("client") else ""
+
+
+def _address(hop: str) -> str:
+    """The address in a part of `X-Forwarded-For`, to which some proxies add the port."""
+    if hop.startswith("["):
+        return _plain(hop[1:].partition("]")[0])
+    return _plain(hop.partition(":")[0] if hop.count(":") == 1 else hop)
+
+
+def _plain(address: str) -> str:
+    mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None) if _is_address(address) else None
+    return str(mapped) if mapped else address
 
 
 def _is_address(text: str) -> bool:

@@ -204,7 +204,12 @@ class LinkServer:
 
         opened = bind("127.0.0.1", 0)
         project = session.project
-        settings = ServeSettings(url=base_url(opened.getsockname()[1], public_url), policy=parse_mode("deny"))
+        try:
+            url = base_url(opened.getsockname()[1], public_url)
+        except BaseException:
+            opened.close()
+            raise
+        settings = ServeSettings(url=url, policy=parse_mode("deny"))
         self.site = LinkSite(project, session.directory, settings, project.clock, project.ids, on_link)
         ready = asyncio.Event()
         self._server: PageServer = PageServer(create_link_app(self.site), on_ready=ready.set)
@@ -218,7 +223,14 @@ class LinkServer:
 
 
 def base_url(port: int, public_url: str | None) -> str:
-    """What callers call a server of ours on that port of this machine; `{port}` in *public_url* is the port."""
+    """
+    What callers call a server of ours on that port of this machine; `{port}` in *public_url* is the port.
+
+    Raises:
+        RequestError: *public_url* is no base of URLs.
+    """
     if public_url:
-        return public_url.replace("{port}", str(port)).rstrip("/")
+        from pdkernel.server.hosts import public_base
+
+        return public_base(public_url.replace("{port}", str(port)))
     return f"http://127.0.0.1:{port}"

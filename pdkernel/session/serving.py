@@ -164,16 +164,23 @@ class NotebookServer:
         session = self._session
         opened = bind("127.0.0.1", port)
         url = url_of(opened, "127.0.0.1", tls=False)
-        self._runtime = await Runtime.start(session.project, session.directory, size=GUESTS)
+        try:
+            public = base_url(opened.getsockname()[1], self._public_url)
+            self._runtime = await Runtime.start(session.project, session.directory, size=GUESTS)
+        except BaseException:
+            opened.close()
+            raise
 
         def ran(request: RunRequest, execution: Execution) -> None:
+            if not request.store:  # what a cell shows is saved with the notebook
+                return
             with self._lock:
                 self._runs[execution.id] = (request, execution)
-                while len(self._runs) > KEPT:
-                    self._runs.popitem(last=False)
+                if len(self._runs) > KEPT:
+                    # not whatever came in first: a long run's end comes in anew after its request was forgotten
+                    del self._runs[min(self._runs, key=lambda run_id: self._runs[run_id][1].started_at)]
             on_run(execution)
 
-        public = base_url(opened.getsockname()[1], self._public_url)
         serving = Serving(
             project=session.project,
             directory=session.directory,

@@ -12,10 +12,11 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from pdkernel.errors import InterpreterMissingError, PdkernelError
 from pdkernel.hosts import find_node
@@ -24,7 +25,7 @@ from pdkernel.invoke import TOKEN_PATH, token_url_of
 from pdkernel.model import JSON
 from pdkernel.packages.npm import NpmPackages, NpmSpec
 from pdkernel.project import Project
-from pdkernel.render.snippets import CLIENT_ID, CLIENT_SECRET, SDK_VERSIONS, Invocation, Snippet
+from pdkernel.render.snippets import CLIENT_ID, CLIENT_SECRET, SDK_VERSIONS, WORKFLOW_TOKEN, Invocation, Snippet
 
 TIMEOUT_S = 60.0
 _SDK = "@pipedream/sdk"
@@ -32,10 +33,30 @@ _LAST_WORDS = 300
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "SYSTEMROOT", "TMPDIR")
 
 
-def invocation(url: str, *, external_user_id: str, environment: Environment, project_id: str, body: JSON) -> Invocation:
-    """What snippets for the endpoint at *url* do."""
-    api = token_url_of(url).removesuffix(TOKEN_PATH)
-    return Invocation(url, external_user_id, environment, project_id, {} if body is None else body, api)
+def invocation(
+    url: str,
+    *,
+    external_user_id: str,
+    environment: Environment,
+    project_id: str,
+    body: JSON,
+    method: str = "POST",
+    query: Sequence[tuple[str, str]] = (),
+    bearer: bool = False,
+) -> Invocation:
+    """What snippets for the endpoint at *url* do; the other arguments are `Invocation`'s. A POST always has a body."""
+    parts = urlsplit(url)
+    return Invocation(
+        parts._replace(query="").geturl(),  # the SDKs take it apart
+        external_user_id,
+        environment,
+        project_id,
+        {} if body is None and method == "POST" else body,
+        token_url_of(url).removesuffix(TOKEN_PATH),
+        method,
+        (*parse_qsl(parts.query, keep_blank_values=True), *query),
+        bearer,
+    )
 
 
 @contextmanager
@@ -57,6 +78,7 @@ class SnippetRunner:
         packages: A folder where the SDKs for Node.js are installed.
         client_id: An OAuth client that the endpoint knows.
         client_secret: Its secret.
+        token: The endpoint's own, where it asks for one, or None.
         ca_file: The certificate authority of the endpoint, or None.
         environ: Of npm and of programs.
         timeout_s: Seconds for each.
@@ -66,6 +88,7 @@ class SnippetRunner:
     packages: Path
     client_id: str
     client_secret: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     timeout_s: float = TIMEOUT_S
@@ -76,6 +99,8 @@ class SnippetRunner:
         return tuple([await self._run(snippet, call) for snippet in made])
 
     async def _run(self, snippet: Snippet, call: Invocation) -> Snippet:
+        if snippet.said:  # it does not make this call
+            return snippet
         if snippet.kind == "typescript-1" and not call.api.startswith("https:"):
             return replace(snippet, said="this SDK speaks HTTPS only: pdkernel serve --tls")
         with tempfile.TemporaryDirectory(prefix="pdkernel-snippet-") as folder:
@@ -131,10 +156,13 @@ class SnippetRunner:
         trust = str(self.ca_file) if self.ca_file else None
         trusted = dict.fromkeys(("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "CURL_CA_BUNDLE"), trust) if trust else {}
         own = {CLIENT_ID: self.client_id, CLIENT_SECRET: self.client_secret, "NO_PROXY": "127.0.0.1,localhost,::1"}
-        return {**kept, **{name: value for name, value in trusted.items() if value}, **own}
+        token = {WORKFLOW_TOKEN: self.token} if self.token else {}
+        return {**kept, **{name: value for name, value in trusted.items() if value}, **own, **token}
 
     def _last_words(self, output: str) -> str:
         hidden = output.replace(self.client_secret, "***")
+        if self.token:
+            hidden = hidden.replace(self.token, "***")
         found = [line.strip() for line in hidden.splitlines() if line.strip()]
         # where it stood ("at ...") may speak of errors, too
         telling = [line for line in found if "rror" in line and not line.startswith("at ")] or found

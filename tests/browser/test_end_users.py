@@ -87,13 +87,26 @@ def test_run_all_stops_where_the_link_is_needed(stopped: Notebook) -> None:
 
 
 def test_the_account_is_there_once_the_link_was_used(connected: Notebook) -> None:
-    """Grace can run it, her call is answered, and the cell that serves lists the three requests."""
+    """Grace can run it, her call is answered, and the cell that serves lists the requests."""
     expect(connected.output("matrix_now")).to_contain_text("2 of 2 external users can run it")
     expect(connected.output("invoke_now")).to_contain_text("200 OK")
     expect(connected.output("serve")).to_contain_text(re.compile(r"as ada\s+success.*as grace\s+error", re.DOTALL))
     expect(connected.output("serve")).to_contain_text(re.compile(r"as grace\s+success"))
     connected.output("serve").scroll_into_view_if_needed()
     connected.page.screenshot("end-users-2-connected")
+
+
+def test_each_request_has_its_own_button(connected: Notebook, saved: str) -> None:
+    """A click on an older request's button makes its event the test event; the saved notebook holds the line form."""
+    output = connected.output("serve")
+    buttons = output.get_by_role("button", name=re.compile("POST . as (ada|grace)$"))
+    expect(buttons).to_have_count(4)  # of ada, and thrice of grace
+    buttons.first.click()
+    expect(output).to_contain_text(re.compile(r"The test event is now request \w{6}\. As a line: %pdserve use \w{27}"))
+    output.scroll_into_view_if_needed()
+    connected.page.screenshot("end-users-3-used")
+
+    assert "Use as the test event: %pdserve use RUN" in saved
 
 
 def test_requests_are_told_in_the_terminal_alone(connected: Notebook, saved: str) -> None:

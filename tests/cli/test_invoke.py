@@ -25,6 +25,14 @@ def handler(pd):
 """,
 )
 TOKEN = "xoxb-planted-in-a-test"
+OWN_TOKEN = "a-token-of-the-endpoint"
+STRICT = """%%pdstep answer
+def handler(pd):
+    event = pd.steps["trigger"]["event"]
+    told = (event["method"], event["query"], event.get("body"), event["headers"]["x-pd-external-user-id"])
+    assert told == {expected!r}, told
+    pd.respond({{"status": 200, "body": "as asked"}})
+"""
 
 
 class Endpoint:
@@ -177,6 +185,40 @@ def test_a_broken_endpoint_takes_the_ticks_of_the_sdks_away(tls: Endpoint) -> No
     assert [each["said"] for each in ended.json if "400" not in each["said"]] == []
 
 
+@pytest.mark.registry
+def test_snippets_keep_method_and_query(pdkernel: Shell) -> None:
+    """Each makes the very call that was asked for; SDK 1.x, which drops a query, is not ticked but explained."""
+    expected = ("GET", {"q": "a b&c", "n": ["1", "2"]}, None, "ada")
+    pdkernel.notebook(FLOW[0], STRICT.format(expected=expected))
+    client = pdkernel("clients", "create", "--json").json
+    with serving(pdkernel, "work.ipynb", "--tls") as (said, _):
+        url = f"{said['workflows'][0]['url']}?q=a+b%26c"
+        asked = ("--method", "GET", "--query", "n=1", "--query", "n=2")
+        ended = _run_snippets(Endpoint(pdkernel, url, client), *asked)
+
+    assert [(each["kind"], each["works"], each["said"]) for each in ended.json] == [
+        ("curl", True, ""),
+        ("python", True, ""),
+        ("typescript-1", None, "this SDK drops the query"),
+        ("typescript-3", True, ""),
+    ]
+
+
+@pytest.mark.registry
+@pytest.mark.parametrize(("token", "works"), [(OWN_TOKEN, True), ("another-token", False)])
+def test_snippets_for_an_endpoint_with_a_token_of_its_own(pdkernel: Shell, token: str, works: bool) -> None:
+    """Each sends the token that the environment holds, names it nowhere, and has a tick if it is the right one."""
+    header = FLOW[0].replace("oauth", "bearer\n  token_env: OWN")
+    pdkernel.notebook(header, STRICT.format(expected=("POST", {}, {}, "ada")))
+    pdkernel("env", "set", "OWN", stdin=OWN_TOKEN)
+    client = pdkernel("clients", "create", "--json").json
+    with serving(pdkernel, "work.ipynb", "--tls") as (said, _):
+        ended = _run_snippets(Endpoint(pdkernel, said["workflows"][0]["url"], client), PDKERNEL_TOKEN=token)
+
+    assert [each["works"] for each in ended.json] == [works] * 4, ended.stdout
+    assert token not in ended.stdout
+
+
 @pytest.fixture
 def tls(pdkernel: Shell) -> Iterator[Endpoint]:
     """The echo, served with --tls; ada has the account that it needs."""
@@ -187,11 +229,11 @@ def tls(pdkernel: Shell) -> Iterator[Endpoint]:
         yield Endpoint(pdkernel, said["workflows"][0]["url"].replace("127.0.0.1", "localhost"), client)
 
 
-def _run_snippets(tls: Endpoint) -> Ended:
+def _run_snippets(tls: Endpoint, *asked: str, **environ: str) -> Ended:
     npm: Any = {
         name: value for name, value in os.environ.items() if name == "NODE_EXTRA_CA_CERTS" or "npm" in name.lower()
     }
-    return tls.shell("invoke", tls.url, "--external-user", "ada", "--body", "{}", "--snippets", "--run", "--json", "--ca-file", str(_authority(tls.shell.folder)), **{"HOME": str(Path.home()), **npm})  # fmt: skip
+    return tls.shell("invoke", tls.url, "--external-user", "ada", *(asked or ("--body", "{}")), "--snippets", "--run", "--json", "--ca-file", str(_authority(tls.shell.folder)), **{"HOME": str(Path.home()), **npm, **environ})  # fmt: skip
 
 
 def _authority(folder: Path) -> Any:

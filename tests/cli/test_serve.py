@@ -107,7 +107,7 @@ def test_tls(pdkernel: Shell) -> None:
 
 
 def test_public_url(pdkernel: Shell) -> None:
-    """The base of what is handed out; its host is answered, another is not."""
+    """The base of what is handed out; its host is answered, another is not; where it listens is said."""
     pdkernel.notebook(ANSWER)
     port = _free_port()
     with serving(pdkernel, "work.ipynb", "--public-url", "https://flows.example.com/", port=port) as (said, _):
@@ -143,6 +143,8 @@ def test_other_addresses_need_auth(pdkernel: Shell) -> None:
         (["nothing.ipynb"], "There is no nothing.ipynb"),
         (["work.ipynb", "--egress", "sometimes"], "not a mode"),
         (["work.ipynb", "--public-url", "flows.example.com"], "no base of URLs"),
+        (["work.ipynb", "--public-url", "http://[bad"], "no base of URLs"),
+        (["work.ipynb", "--public-url", "http://flows.example.com:99999"], "no base of URLs"),
         (["work.ipynb", "--trusted-proxy", "proxy"], "no network"),
         (["work.ipynb", "--host", "256.0.0.1.example.invalid"], "no"),
     ],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
+from pdkernel.event import Event
 from tests.magics.conftest import Notebook, Run
 
 HEADER = "%%pdworkflow\nname: Echo\ntrigger:\n  type: http\n  response: custom\n"
@@ -53,6 +55,32 @@ def test_snippets_name_no_secret_and_are_not_ticked_unrun(served: Notebook) -> N
     assert "✓" not in shown
     assert '"name": "Ada"' in shown
     assert "X-PD-External-User-ID: ada" in shown
+
+
+def test_an_endpoint_with_a_token_of_its_own(served: Notebook) -> None:
+    """The draft's own token is sent to the draft, and to no other address; snippets ask the environment for it."""
+    served.session.project.variables.set("OWN", "a-token-of-the-draft")
+    served.run(HEADER.replace("http\n", "http\n  auth: bearer\n  token_env: OWN\n"))
+
+    shown = served.run("%pdinvoke")
+    assert served.error is None
+    snippets = served.run("%pdinvoke --snippets")
+    elsewhere = served.run(f"%pdinvoke {str(served.session.server.here).replace('127.0.0.1', 'localhost')}")
+
+    assert "200 OK" in shown
+    assert 'Authorization: Bearer $WORKFLOW_TOKEN"' in snippets
+    assert "401" in elsewhere
+    assert "a-token-of-the-draft" not in shown + snippets + elsewhere
+
+
+def test_the_chosen_events_method_and_query_are_in_the_snippets(served: Notebook) -> None:
+    """A GET without a body stays one, its query whole."""
+    served.session.choose_event(Event({"method": "GET", "query": {"n": ["1", "2"], "q": "a b"}}))
+
+    shown = served.run("%pdinvoke --snippets")
+
+    assert re.search(r"curl -fsS -X GET '[^']+\?n=1&n=2&q=a\+b'", shown)
+    assert "--data-binary" not in shown
 
 
 def test_without_an_endpoint_it_says_which_to_name(run: Run) -> None:

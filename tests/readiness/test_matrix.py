@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pdkernel.actions import Catalog
@@ -179,22 +179,28 @@ USERS = ("ada", "grace", "joan")
 
 @dataclass(frozen=True)
 class World:
-    """Accounts by user, environment and app; steps by the apps that they use; the plan."""
+    """
+    Accounts by user, environment and app, in the order in which they are connected; steps by the apps that they use; the plan.
 
-    accounts: frozenset[tuple[str, str, str]]
+    The first `disabled` steps are.
+    """
+
+    accounts: tuple[tuple[str, str, str], ...]
     steps: tuple[tuple[str, ...], ...]
     plan: Plan
+    disabled: int = 0
 
 
 worlds = st.builds(
     World,
-    accounts=st.frozensets(
+    accounts=st.lists(
         st.tuples(st.sampled_from(USERS), st.sampled_from(ENVIRONMENTS), st.sampled_from(APPS)), max_size=14
-    ),
+    ).map(tuple),
     steps=st.lists(st.lists(st.sampled_from(APPS), unique=True, max_size=2).map(tuple), min_size=1, max_size=3).map(
         tuple
     ),
     plan=st.sampled_from(["free", "business"]),
+    disabled=st.integers(0, 1),
 )
 numbers = count()
 
@@ -210,15 +216,16 @@ def settled(project: Project) -> Iterator[Settle]:
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(world=worlds)
+@example(world=World((("ada", "production", "slack"),) * 2, (("slack",),), "business"))
 def test_the_matrix_agrees_with_real_runs(world: World, project: Project, settled: Settle) -> None:
-    """For generated users and workflows each cell and each row is what a run of it comes to."""
+    """For generated users and workflows each cell and each row is what a run of it comes to, with the newest accounts."""
     assert disagreements(world, project, settled, looking=LocalDirectory(project)) == []
 
 
-@pytest.mark.parametrize("fault", ["environment", "app"])
+@pytest.mark.parametrize("fault", ["environment", "app", "oldest"])
 def test_a_fault_in_the_look_up_is_a_disagreement(project: Project, settled: Settle, fault: str) -> None:
-    """A directory that mixes environments or apps up makes the matrix differ from runs on the true one."""
-    world = World(frozenset({("ada", "production", "slack")}), (("slack",), ("github",)), "business")
+    """A directory that mixes environments, apps or ages up makes the matrix differ from runs on the true one."""
+    world = World((("ada", "production", "slack"),) * 2, (("slack",), ("github",)), "business")
 
     found = disagreements(world, project, settled, looking=Faulty(project, fault))
 
@@ -233,15 +240,17 @@ def disagreements(world: World, project: Project, settled: Settle, *, looking: D
     """Where the matrix, made with *looking*, is not what runs come to."""
     mark = f"{next(numbers)}-"
     true = LocalDirectory(project)
-    for user, environment, app in sorted(world.accounts):
-        true.add_account(
+    newest = {}
+    for user, environment, app in world.accounts:
+        newest[mark + user, environment, app] = true.add_account(
             app=app,
             credentials={"oauth_access_token": "a-token-of-a-test"},
             external_user_id=mark + user,
             environment="production" if environment == "production" else "development",
-        )
+        ).id
     project.set_plan(world.plan)
-    workflow = a_workflow(*(_step(number, apps) for number, apps in enumerate(world.steps)))
+    steps = [replace(_step(number, apps), disabled=number < world.disabled) for number, apps in enumerate(world.steps)]
+    workflow = a_workflow(*steps)
     found = []
     environments: tuple[Environment, ...] = ("development", "production")
     for environment in environments:
@@ -254,6 +263,12 @@ def disagreements(world: World, project: Project, settled: Settle, *, looking: D
                 execution = settled(request)
                 if _came_to(execution) != _told(cell):
                     found.append(f"{row.external_user} {environment} {cell.step}: {_told(cell)}, {_came_to(execution)}")
+                found += [
+                    f"{row.external_user} {environment} {cell.step}: {use.id} is not the newest"
+                    for step in execution.steps
+                    for use in step.accounts
+                    if use.id != newest[row.external_user or "", environment, use.app]
+                ]
     return found
 
 
@@ -312,7 +327,7 @@ class Withholding(LocalDirectory):
 
 
 class Faulty(LocalDirectory):
-    """A directory that takes accounts of the other environment, or of whatever app there is, for those asked for."""
+    """A directory that takes accounts of the other environment, of whatever app there is, or the oldest first."""
 
     def __init__(self, project: Project, fault: str) -> None:
         super().__init__(project)
@@ -323,5 +338,7 @@ class Faulty(LocalDirectory):
         if self._fault == "environment":
             other: Environment = "production" if environment == "development" else "development"
             return list(super().newest_accounts(users, other, apps, limit=limit))
+        if self._fault == "oldest":
+            return list(super().newest_accounts(users, environment, apps, limit=limit))[::-1]
         found = super().newest_accounts(users, environment, APPS, limit=limit)
         return [replace(account, app=app) for account in found for app in apps]

@@ -15,10 +15,14 @@ REAL = Invocation(
     "https://eoabc123.m.pipedream.net", "ada", "development", "proj_1234567", {"message": "Hello World", "urgent": True}
 )
 LOCAL = replace(REAL, url="https://localhost:8765/eoabc123", api="https://localhost:8765")
+ASKING = replace(LOCAL, method="GET", body=None, query=(("q", "a b&c"), ("n", "1"), ("n", "2")))
+BEARER = replace(LOCAL, bearer=True)
 AWKWARD = replace(LOCAL, external_user_id='o\'hara "x" $(id)', body={"it's": ["`$HOME`", None, {"a": "</script>"}]})
 
 
-@pytest.mark.parametrize(("name", "call"), [("real", REAL), ("local", LOCAL), ("awkward", AWKWARD)])
+@pytest.mark.parametrize(
+    ("name", "call"), [("real", REAL), ("local", LOCAL), ("awkward", AWKWARD), ("query", ASKING), ("bearer", BEARER)]
+)
 def test_programs_are_as_they_were_looked_at(name: str, call: Invocation) -> None:
     """Each says the URL, the user, the environment and the body in its own language's quotes."""
     assert_golden(f"snippets-{name}.txt", text(snippets(call)))
@@ -26,7 +30,7 @@ def test_programs_are_as_they_were_looked_at(name: str, call: Invocation) -> Non
 
 def test_python_is_python_whatever_the_body() -> None:
     """The Python program can be read, with quotes, null and braces in its body."""
-    for call in (REAL, LOCAL, AWKWARD):
+    for call in (REAL, LOCAL, AWKWARD, ASKING, BEARER):
         code = next(each.code for each in snippets(call) if each.kind == "python")
         assert isinstance(ast.parse(code), ast.Module)
 

@@ -143,6 +143,10 @@ async def test_a_line_break_in_a_path(tmp_path: Path) -> None:
         ("::1", "2001:db8::1", ("::1/128",), "2001:db8::1"),
         ("::ffff:10.0.0.1", "1.1.1.1", ("10.0.0.0/8",), "1.1.1.1"),
         ("::ffff:10.0.0.1", "", (), "10.0.0.1"),
+        ("10.0.0.1", "1.1.1.1:5678", ("10.0.0.0/8",), "1.1.1.1"),
+        ("10.0.0.1", "[2001:db8::1]:443", ("10.0.0.0/8",), "2001:db8::1"),
+        ("10.0.0.1", "6.6.6.6, 1.1.1.1, ::ffff:10.0.0.2", ("10.0.0.0/8",), "1.1.1.1"),
+        ("10.0.0.1", "[", ("10.0.0.0/8",), "10.0.0.1"),
     ],
 )
 def test_client_ip(peer: str, forwarded: str, trusted: tuple[str, ...], expected: str) -> None:
@@ -161,6 +165,29 @@ async def test_client_ip_and_scheme_of_the_event(tmp_path: Path) -> None:
 
     assert event["client_ip"] == "198.51.100.7"
     assert event["url"].startswith("https://")
+
+
+@pytest.mark.parametrize("left", ["/base", ""])
+async def test_a_public_url_with_a_path(tmp_path: Path, left: str) -> None:
+    """Everything is found, whether the proxy leaves the public URL's path at the beginning or takes it away."""
+    workflow = a_workflow(python_step("echo", ECHO), response="custom")
+    host = {"host": "flows.example.com"}
+    async with site_of(tmp_path, workflow, url="https://flows.example.com/base") as site:
+        event = (await site.http.get(f"{left}{site.path()}/a?n=1", headers=host)).json()
+        mangled = (await site.http.get(f"{left}/https:{site.path()}.m.pipedream.net/b", headers=host)).json()
+        statuses = [
+            (await site.http.request(method, left + path, headers=host)).status_code
+            for method, path in (("GET", "/-/live"), ("GET", "/-/runs/x"), ("POST", "/v1/oauth/token"))
+        ]
+        foreign = await site.http.get(f"/based{site.path()}", headers=host)
+        file = (await site.http.post(left + site.path(), files={"f": b"data"}, headers=host)).json()["body"]["f"]
+        kept = await site.http.get(left + file["url"].removeprefix("https://flows.example.com/base"), headers=host)
+
+    assert (event["path"], event["url"]) == ("/a", f"http://flows.example.com{left}{site.path()}/a?n=1")
+    assert mangled["path"] == "/b"
+    assert statuses == [200, 401, 401]
+    assert foreign.json()["path"] == "/"
+    assert kept.content == b"data"
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,17 @@ def test_a_browser_elsewhere(tmp_path: Path, heard: Heard) -> None:
     assert here.startswith("http://127.0.0.1:")
 
 
+def test_an_address_for_browsers_that_is_none(tmp_path: Path, heard: Heard) -> None:
+    """An address that cannot be one is said before anything is served, for the draft and for links."""
+    session = Session(folder=tmp_path, environ={"PDKERNEL_PUBLIC_URL": "http://[hub"})
+    session.cell_ran("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="a")
+    with pytest.raises(RequestError, match="no base of URLs"):
+        session.server.start(on_run=lambda _: None, say=lambda _: None)
+    with pytest.raises(RequestError, match="no base of URLs"):
+        opened(session, heard)
+    session.close()
+
+
 def test_a_user_who_cannot_be(session: Session, heard: Heard) -> None:
     """An id that cannot be used makes no link."""
     with pytest.raises(RequestError, match="blank"):

@@ -12,6 +12,7 @@ from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.session import Session
+from pdkernel.session.serving import KEPT
 
 HEADER = "%%pdworkflow\nname: Draft\ntrigger:\n  type: http\n  response: custom\n"
 
@@ -101,3 +102,36 @@ def test_stop(session: Session) -> None:
     assert stopped == [True, False]
     assert first.rpartition("/")[2] == second.rpartition("/")[2]
     assert httpx.post(second, timeout=60).status_code == 200
+
+
+def test_a_request_that_is_not_to_be_stored(session: Session) -> None:
+    """With `x-pd-nostore` the run is shown nowhere in the notebook, which would keep it, and is no test event."""
+    session.cell_ran(HEADER, cell_id="h")
+    session.cell_ran(step("yes"), cell_id="a")
+    url, runs, lines = served(session)
+    answer = httpx.post(url, json={"secret": 1}, headers={"x-pd-nostore": "1"}, timeout=60)
+
+    assert answer.text == "yes"
+    assert wait_for(lambda: len(lines) == 1)
+    assert runs == []
+    with pytest.raises(RequestError, match="No request has come yet"):
+        session.server.use()
+
+
+def test_a_long_run_that_others_have_overtaken(session: Session) -> None:
+    """The end of a run whose request is among the kept ones no more does not make it the latest request."""
+    session.cell_ran(HEADER, cell_id="h")
+    session.cell_ran(
+        "%%pdstep answer\ndef handler(pd):\n    import time\n"
+        "    pd.respond(status=200, body='', immediate=True)\n"
+        "    time.sleep(2 if pd.steps['trigger']['event']['path'] == '/long' else 0)\n",
+        cell_id="a",
+    )
+    url, runs, _ = served(session)
+    httpx.post(f"{url}/long", timeout=60)
+    for number in range(KEPT):
+        httpx.post(f"{url}/{number}", timeout=60)
+
+    assert not [run for run in runs if run.event["path"] == "/long" and run.finished_at]
+    assert wait_for(lambda: any(run.event["path"] == "/long" and run.finished_at for run in runs))
+    assert session.server.request().event.data["path"] == f"/{KEPT - 1}"

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from starlette.types import Scope
 
+from pdkernel.server.guard import BASE
 from pdkernel.server.hosts import HostNames
 from pdkernel.server.serving import ServedWorkflow, ServedWorkflows
 
@@ -48,9 +49,10 @@ def find_address(
     path = raw.decode("latin-1")
     query = scope.get("query_string", b"").decode("latin-1")
     key = scope.get("pdkernel.key")
+    base = scope.get(BASE, "")
     if key is not None:
         found = workflows.find(key)
-        return Address(found, unquote(path) or "/", _url(scheme, host, path, query), query) if found else None
+        return Address(found, unquote(path) or "/", _url(scheme, host, base + path, query), query) if found else None
     mangled = (
         _MANGLED.match(_ESCAPED.sub(lambda found: unquote(found[0]), path)) if path[:5].lower() == "/http" else None
     )
@@ -66,7 +68,7 @@ def find_address(
         found = workflows.find(unquote(part)) if part else None
         if found is not None:
             rest = "/" + "/".join(parts[place + 1 :])
-            return Address(found, unquote(rest), _url(scheme, host, path, query), query)
+            return Address(found, unquote(rest), _url(scheme, host, base + path, query), query)
     return None
 
 

@@ -98,18 +98,23 @@ def _made(raw: Mapping[str, Any]) -> Response:
     if not isinstance(status, int) or not 200 <= status <= 599 or body is None:
         return PlainTextResponse(str(NO_RESPONSE.body), status_code=400, headers=_CORS)
     headers = [(b"access-control-allow-origin", b"*")]
-    given = {str(name).lower(): str(value) for name, value in (raw.get("headers") or {}).items()}
+    given = {
+        str(name).lower(): value if isinstance(value, list) else [value]
+        for name, value in (raw.get("headers") or {}).items()
+    }
     if "access-control-allow-origin" in given:
         headers = []
     if "content-type" not in given and kind is not None and status not in _BODILESS:
         headers.append((b"content-type", kind))
         headers.append((b"x-content-type-options", b"nosniff"))
-    for name, value in given.items():
+    for name, values in given.items():
         if _NAME.match(name) and name not in _OURS:
-            headers.append((name.encode(), _UNFIT.sub("", value).strip().encode("latin-1", "replace")))
+            headers += [
+                (name.encode(), _UNFIT.sub("", str(each)).strip().encode("latin-1", "replace")) for each in values
+            ]
     content = b"" if status in _BODILESS else body
     response = Response(content, status_code=status)
-    if status not in _BODILESS:
+    if status not in _BODILESS - {205}:  # that one has a body of no length (RFC 9110, 15.3.6)
         headers.append((b"content-length", str(len(content)).encode()))
     response.raw_headers = headers
     return response

@@ -107,9 +107,15 @@ class Uploads:
         if now - self._swept < _SWEPT_S:
             return
         self._swept = now
+        over = self._clock.now().timestamp() - KEPT_S
+        for place in self._folder.iterdir():
+            # what a process that was killed had not yet received whole is described by nothing
+            with suppress(OSError):
+                if not place.suffix and place.stat().st_mtime < over and not place.with_suffix(".json").exists():
+                    place.unlink()
         for told in self._folder.glob("*.json"):
             with suppress(OSError, ValueError, KeyError):
-                if json.loads(told.read_text())["made"] + KEPT_S < self._clock.now().timestamp():
+                if json.loads(told.read_text())["made"] < over:
                     told.with_suffix("").unlink(missing_ok=True)
                     told.unlink()
 

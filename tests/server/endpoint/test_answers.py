@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pdkernel.model import Step
 from tests.builders import node_step, python_step
 from tests.server.endpoint.conftest import Serve
 from tests.server.site import Site
@@ -72,6 +73,28 @@ async def test_node_buffer_and_headers(serve: Serve) -> None:
     assert answer.headers["x-mine"] == "aX-Injected: 1"
     assert "x-injected" not in answer.headers
     assert (answer.headers["content-length"], "transfer-encoding" in answer.headers) == ("3", False)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        node_step(
+            "answer", "await $.respond({ status: 200, headers: { 'Set-Cookie': ['a=1', 'b=2'], 'X-On': true } })"
+        ),
+        python_step("answer", "pd.respond(status=200, headers={'Set-Cookie': ['a=1', 'b=2'], 'X-On': True})"),
+    ],
+    ids=["node", "python"],
+)
+async def test_a_header_that_stands_several_times(serve: Serve, answers: Step) -> None:
+    """A list in `headers` is a header for each of its values, as in Node.js; the record holds them in one."""
+    site = await serve(answers)
+    answer = await site.http.post(site.path())
+    (run,) = await site.runs()
+
+    assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
+    assert answer.headers["x-on"] == "true"
+    assert run.response is not None
+    assert run.response.headers["Set-Cookie"] == "a=1, b=2"
 
 
 async def test_answer_holds_what_the_step_sent(serve: Serve) -> None:

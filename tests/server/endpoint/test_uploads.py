@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 from pdkernel.clock import FrozenClock
@@ -25,3 +26,17 @@ async def test_thirty_minutes(tmp_path: Path) -> None:
     assert gone is None
     assert not (tmp_path / name).exists()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+async def test_what_a_killed_server_left(tmp_path: Path) -> None:
+    """A file that was not received whole is removed after the same time; one that is being received stays."""
+    clock = FrozenClock()
+    uploads = Uploads(tmp_path, "http://localhost", clock)
+    for name, age in (("left", KEPT_S + 1), ("coming", 1)):
+        (tmp_path / name).write_bytes(b"half")
+        written = clock.now().timestamp() - age
+        os.utime(tmp_path / name, (written, written))
+    await uploads.keep(io.BytesIO(b"other"), filename="b.txt", mimetype="text/plain")
+
+    assert not (tmp_path / "left").exists()
+    assert (tmp_path / "coming").exists()
