@@ -135,7 +135,7 @@ const checks = {
     return id;
   },
   async woken() {
-    if (absent("deployTrigger")) return null;
+    if (absent("deleteTrigger")) return null;
     const me = { externalUserId: "ada" };
     const { data } = await pd.deployTrigger({ triggerId: { key: "depot-new-call" }, configuredProps: {}, ...me });
     const url = data.configured_props.http.endpoint_url;
@@ -161,7 +161,7 @@ const checks = {
     return found.join(", ");
   },
   async deploy() {
-    if (absent("deployTrigger")) return null;
+    if (absent("getTriggers")) return null;
     const { data } = await pd.deployTrigger({
       externalUserId: "ada",
       triggerId: { key: "depot-new-thing" },
