@@ -28,6 +28,7 @@ from pdkernel.project.schema import (
     endpoints,
     external_users,
 )
+from pdkernel.project.source_states import forget_sources_of
 from pdkernel.project.vault import Vault
 
 _COLUMNS = (
@@ -199,6 +200,8 @@ class AccountTable:
             connection.execute(delete(accounts).filter_by(**key))
             theirs = select(deployed_triggers.c.id).filter_by(**key)
             connection.execute(delete(deployed_events).where(deployed_events.c.trigger.in_(theirs)))
+            for trigger in connection.execute(select(deployed_triggers.c.id).filter_by(**key)).scalars().all():
+                forget_sources_of(connection, trigger)
             theirs = select(literal(TRIGGER) + deployed_triggers.c.id).filter_by(**key)
             connection.execute(delete(endpoints).where(endpoints.c.source.in_(theirs)))
             connection.execute(delete(deployed_triggers).filter_by(**key))
