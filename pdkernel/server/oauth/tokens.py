@@ -144,7 +144,10 @@ async def _fields(request: Request) -> dict[str, str]:
         if is_json:
             values: Any = json.loads(raw)
         else:
-            values = dict(parse_qsl(raw.decode("utf-8"), keep_blank_values=True, max_num_fields=_MAX_FIELDS))
+            pairs = parse_qsl(raw.decode("utf-8"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+            values = dict(pairs)
+            if len(values) < len(pairs):  # RFC 6749, section 3.2
+                raise _OAuthError("invalid_request", "A field of the form is there twice.")
     except (ValueError, RecursionError):
         raise _OAuthError("invalid_request", "The body is neither JSON nor a form.") from None
     if not isinstance(values, dict):
