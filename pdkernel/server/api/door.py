@@ -131,7 +131,7 @@ class Call:
     def check_project(self) -> None:
         """Raise `ApiError` if the path names another project."""
         project, ours = self.request.path_params.get("project_id"), self.serving.directory.project_id
-        if project is not None and project != ours:
+        if project and project != ours:
             raise ApiError(404, f"There is no project {project[:40]!r} here; it is {ours}.")
 
     async def ask(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

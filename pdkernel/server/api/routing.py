@@ -18,10 +18,11 @@ from pdkernel.server.api import accounts, actions, apps, components, deployed, p
 from pdkernel.server.api.browsers import preflight
 from pdkernel.server.api.door import Endpoint, Handler, door
 from pdkernel.server.api.rates import Bucket, Rates
-from pdkernel.server.paths import rest
+from pdkernel.server.paths import part, rest
 
 PREFIX = "/v1/connect"
-PROJECT = "/v1/connect/{project_id}"
+PROJECT = f"/v1/connect/{part('project_id')}"
+"""Of a project; JS SDKs' proxy leaves its place empty, with a Connect token."""
 
 
 @dataclass(frozen=True)
