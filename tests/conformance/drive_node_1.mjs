@@ -56,6 +56,23 @@ const checks = {
     await pd.deleteExternalUser(given.newcomer);
     return data[0].id;
   },
+  async page() {
+    if (absent("configureComponent")) return null;
+    const { createFrontendClient } = await import("@pipedream/sdk/browser"); // the oldest have none that Node can load
+    const page = createFrontendClient({
+      externalUserId: "ada",
+      tokenCallback: () => pd.createConnectToken({ external_user_id: "ada" }),
+      apiHost: host,
+    });
+    const { data } = await page.getAccounts({ include_credentials: true });
+    assert.deepEqual(new Set(data.map((each) => each.id)), new Set(["apn_adaslack", "apn_adadepot"]));
+    assert(data.every((each) => !each.credentials));
+    const told = await page.configureComponent({
+      externalUserId: "ada", componentId: { key: "depot-put-thing" }, propName: "shelf", configuredProps: depot,
+    });
+    assert.equal(told.options[0].label, "Shelf 00 of ada");
+    return data.map((each) => each.id).join(", ");
+  },
   async apps() {
     if (absent("getApps")) return null;
     const { data } = await pd.getApps({ q: "slack" });

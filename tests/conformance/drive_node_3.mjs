@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { PipedreamClient } from "@pipedream/sdk";
+import { createFrontendClient } from "@pipedream/sdk/browser";
 
 const given = JSON.parse(readFileSync(0, "utf8"));
 const client = (projectEnvironment) =>
@@ -67,6 +68,25 @@ const checks = {
     await pd.accounts.delete(account.id);
     await pd.users.deleteExternalUser(given.newcomer);
     return account.id;
+  },
+  async page() {
+    const page = createFrontendClient({
+      externalUserId: "ada",
+      tokenCallback: () => pd.tokens.create({ externalUserId: "ada" }),
+      baseUrl: given.url,
+      environment: given.url,
+    });
+    const found = await all(page.accounts.list({ includeCredentials: true, limit: 1 }));
+    assert.deepEqual(new Set(found.map((each) => each.id)), new Set(["apn_adaslack", "apn_adadepot"]));
+    assert(found.every((each) => !each.credentials));
+    const told = await page.actions.configureProp({
+      id: "depot-put-thing", externalUserId: "ada", propName: "shelf", configuredProps: depot,
+    });
+    assert.equal(told.options[0].label, "Shelf 00 of ada");
+    const who = { externalUserId: "ada", accountId: "apn_adaslack" };
+    const answer = await page.proxy.get({ url: "https://slack.com/api/users.list", ...who });
+    assert.equal((answer.data ?? answer).ok, true);
+    return found.map((each) => each.id).join(", ");
   },
   async apps() {
     const found = (await all(pd.apps.list({ q: "slack" }))).map((app) => app.nameSlug);

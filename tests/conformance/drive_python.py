@@ -21,18 +21,13 @@ from pipedream import Pipedream
 GIVEN: dict[str, Any] = json.load(sys.stdin)
 
 
-def client(environment: str = "development") -> Any:
-    """The SDK's client."""
+def client(environment: str = "development", **others: Any) -> Any:
+    """The SDK's client, with *others* of its options."""
     # releases up to 1.1.5 know addresses only as members of an enumeration, and read its value
     takes_url = "base_url" in signature(Pipedream).parameters
     where = {"base_url": GIVEN["url"]} if takes_url else {"environment": SimpleNamespace(value=GIVEN["url"])}
-    return Pipedream(
-        client_id=GIVEN["client_id"],
-        client_secret=GIVEN["client_secret"],
-        project_id=GIVEN["project_id"],
-        project_environment=environment,
-        **where,
-    )
+    mine = {name: GIVEN[name] for name in ("client_id", "client_secret", "project_id")}
+    return Pipedream(**{**mine, "project_environment": environment, **where, **others})
 
 
 PD = client()
@@ -81,6 +76,22 @@ def linked() -> str:
     PD.accounts.delete(account.id)
     PD.users.delete_external_user(GIVEN["newcomer"])
     return str(account.id)
+
+
+def page() -> str:
+    """What a page may do with a Connect token, which this SDK takes for an access token, before its credentials."""
+    given = PD.tokens.create(external_user_id="ada").token
+    page = client(access_token=given)
+    found = list(page.accounts.list(include_credentials=True, limit=1))
+    assert {each.id for each in found} == {"apn_adaslack", "apn_adadepot"}, found
+    assert not any(each.credentials for each in found)
+    told = page.actions.configure_prop(
+        id="depot-put-thing", external_user_id="ada", prop_name="shelf", configured_props=DEPOT
+    )
+    assert told.options[0].label == "Shelf 00 of ada", told
+    answer = page.proxy.get("https://slack.com/api/users.list", external_user_id="ada", account_id=SLACK)
+    assert answer["ok"] is True, answer
+    return ", ".join(each.id for each in found)
 
 
 def apps() -> str:

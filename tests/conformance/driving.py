@@ -24,6 +24,7 @@ CHECKS: Mapping[str, str] = {
     "accounts": "accounts with credentials",
     "connect_token": "Connect token",
     "link": "an account connected at the link",
+    "page": "a page's client, with a Connect token",
     "apps": "apps",
     "actions": "actions",
     "configure": "configure a prop",
