@@ -116,6 +116,24 @@ class AccountTable:
         with self._database.read() as connection:
             return [_account(row) for row in connection.execute(query.order_by(*_NEWEST_FIRST).limit(limit))]
 
+    def ids(
+        self,
+        *,
+        external_user_id: str | None = None,
+        environment: Environment | None = None,
+        app: str | None = None,
+        own: bool | None = None,
+    ) -> Sequence[str]:
+        """The ids of what `list` gives, in its order."""
+        query = select(accounts.c.id).where(*_conditions(external_user_id, environment, app, own=own))
+        with self._database.read() as connection:
+            return connection.execute(query.order_by(*_NEWEST_FIRST)).scalars().all()
+
+    def apps(self) -> Collection[str]:
+        """Slugs of the apps that there are accounts of."""
+        with self._database.read() as connection:
+            return set(connection.execute(select(accounts.c.app).distinct()).scalars())
+
     def newest(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """The account of *app* that this user connected last, or None."""
         query = select(*_COLUMNS).where(

@@ -291,3 +291,12 @@ def test_actions_run_at_pipedream_unless_chosen(home: Project, upstream: Upstrea
     Choices(home.settings).choose("builtin", base=tmp_path)
 
     assert (default, str(Choices(home.settings).where)) == ("connect", "builtin")
+
+
+def test_ids_and_apps_of_accounts(directory: Directory) -> None:
+    """The ids are those of the accounts in their order, whatever is asked for; the apps are theirs."""
+    for asked in ({}, {"environment": "development"}, {"external_user_id": "ada"}, {"app": "slack"}, {"own": False}):
+        found = directory.accounts(**asked)
+        assert found
+        assert list(directory.account_ids(**asked)) == [account.id for account in found]
+    assert set(directory.account_apps()) == {account.app for account in directory.accounts()}
