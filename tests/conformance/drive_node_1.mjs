@@ -33,6 +33,9 @@ const checks = {
     if (absent("rawAccessToken")) return null;
     return String((await pd.rawAccessToken()).length > 20);
   },
+  async private_key() {
+    return null; // JavaScript has no option for it
+  },
   async users() {
     return null; // 1.x has no call for it
   },

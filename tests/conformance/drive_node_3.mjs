@@ -40,6 +40,9 @@ const checks = {
   async token() {
     return String((await pd.rawAccessToken).length > 20);
   },
+  async private_key() {
+    return null; // JavaScript has no option for it
+  },
   async users() {
     if (!pd.users.list) return null; // releases up to 2.2.0
     const found = (await all(pd.users.list({ limit: 1 }))).map((user) => user.externalId);

@@ -39,6 +39,15 @@ def token() -> str:
     return str(len(PD.raw_access_token) > 20)
 
 
+def private_key() -> str | None:
+    """An access token without a secret, and a call with it; releases before 2.2.0 have no option for it."""
+    if "private_key" not in signature(Pipedream).parameters:
+        return None
+    keyed = client(client_id=GIVEN["keyed_client_id"], client_secret=None, private_key=GIVEN["private_key"])
+    assert "ada" in [user.external_id for user in keyed.users.list()]
+    return str(len(keyed.raw_access_token) > 20)
+
+
 def users() -> str | None:
     """The users of the environment, by pages; releases up to 1.1.6 have no list of them."""
     if not hasattr(PD.users, "list"):

@@ -20,6 +20,7 @@ from tests.server.link.reading import Page
 
 CHECKS: Mapping[str, str] = {
     "token": "access token",
+    "private_key": "access token by a private key",
     "users": "users",
     "accounts": "accounts with credentials",
     "connect_token": "Connect token",

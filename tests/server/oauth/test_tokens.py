@@ -79,7 +79,7 @@ async def test_credentials_as_basic(site: Served) -> None:
         ({"client_id": "pdc_nobody"}, 401, "invalid_client"),
         ({"client_id": 7}, 401, "invalid_client"),
         ({"client_id": "\ud800"}, 400, "invalid_request"),
-        ({"client_assertion": "e30.e30."}, 401, "invalid_client"),
+        ({"client_assertion": "e30.e30."}, 400, "invalid_request"),
         ({"grant_type": "password"}, 400, "unsupported_grant_type"),
     ],
 )
