@@ -4,7 +4,7 @@
 # make slow   the properties with many more examples than `make test` takes, and `make fuzz`
 # make fuzz   50,000 requests to the server, good and bad; FUZZ=5000 for fewer
 # make actions  every action of 26 npm apps described and entered, in about three minutes; APPS="slack notion" for some
-# make conformance  ten releases of the official SDKs, driven against `pdkernel serve`; SDKS="2.3.0 3.1.6" for some
+# make conformance  ten releases of the official SDKs, driven against `pdkernel serve`; SDKS="2.3.0 3.1.6" for some, "pipedream==2.2.0 @pipedream/sdk@3.0.2" for others
 # make contract  precision and recall of the caller's contract on the labelled set, by language
 # make bench  the figures of tests/benchmarks, printed as ratios
 PYTHON ?= python3

@@ -6,7 +6,7 @@ Knows that a secret is printed once. What is kept of it is the project's.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -28,10 +28,26 @@ def keys() -> None:
 @option(
     "--scope", "scopes", metavar="SCOPE", multiple=True, help="What its tokens are good for; everything without it."
 )
+@option(
+    "--public-key",
+    type=click.File("r", encoding="utf-8"),
+    metavar="FILE",
+    help="A public key (PEM; EC P-256 or RSA) in a secret's place.",
+)
 @json_option
-def create_client(state: State, name: str | None, scopes: tuple[str, ...], as_json: bool) -> int:
+def create_client(
+    state: State, name: str | None, scopes: tuple[str, ...], public_key: TextIO | None, as_json: bool
+) -> int:
     """Make a client; its secret is shown this once."""
     project = state.project()
+    if public_key is not None:
+        keyed = project.clients.create_with_key(_text(public_key), name or "", scopes or ("*",))
+        if as_json:
+            print_json({"client_id": keyed.id, "project_id": project.project_id})
+        else:
+            click.echo(f"client id      {keyed.id}")
+            click.echo(f"project id     {project.project_id}")
+        return 0
     new = project.clients.create(name or "", scopes or ("*",))
     if as_json:
         print_json({"client_id": new.client.id, "client_secret": new.secret, "project_id": project.project_id})
@@ -86,6 +102,13 @@ def rotate_keys(state: State, as_json: bool) -> int:
             f"Tokens are signed with the new key {key} from now on. Those that are out stay good for an hour at most."
         )
     return 0
+
+
+def _text(file: TextIO) -> str:
+    try:
+        return file.read()
+    except UnicodeDecodeError:
+        return ""  # which is no key, as it will be told
 
 
 def client_json(client: Any) -> dict[str, Any]:

@@ -79,6 +79,21 @@ class LocalDirectory:
         """Accounts that match everything given, newest first; accounts of your own match both environments."""
         return self._table.list(external_user_id=external_user_id, environment=environment, app=app, own=own)
 
+    def account_ids(
+        self,
+        *,
+        external_user_id: str | None = None,
+        environment: Environment | None = None,
+        app: str | None = None,
+        own: bool | None = None,
+    ) -> Sequence[str]:
+        """The ids of what `accounts` gives, in its order."""
+        return self._table.ids(external_user_id=external_user_id, environment=environment, app=app, own=own)
+
+    def account_apps(self) -> Collection[str]:
+        """Slugs of the apps that there are accounts of."""
+        return self._table.apps()
+
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """The account that a run for that user uses: of that app, the one most recently created, or None."""
         return self._table.newest(external_user_id, environment, app)

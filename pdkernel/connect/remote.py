@@ -114,6 +114,22 @@ class RemoteDirectory:
         matching = [account for account in found if app is None or account.app == app]
         return sorted(matching, key=lambda account: account.created_at, reverse=True)
 
+    def account_ids(
+        self,
+        *,
+        external_user_id: str | None = None,
+        environment: Environment | None = None,
+        app: str | None = None,
+        own: bool | None = None,
+    ) -> Sequence[str]:
+        """The ids of what `accounts` gives, in its order."""
+        found = self.accounts(external_user_id=external_user_id, environment=environment, app=app, own=own)
+        return [account.id for account in found]
+
+    def account_apps(self) -> Collection[str]:
+        """Slugs of the apps that there are accounts of."""
+        return {account.app for account in self.accounts()}
+
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """The account that a run for that user uses: of that app, the one most recently created, or None."""
         return next((each for each in self._of_user(external_user_id, environment) if each.app == app), None)

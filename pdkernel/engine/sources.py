@@ -86,7 +86,7 @@ class SourceRequest:
 
     @property
     def key(self) -> str:
-        """By which its state is kept."""
+        """By which its state is kept; whose it is comes first."""
         return json.dumps([self.workflow, self.uses.key, self.environment, self.external_user_id])
 
 

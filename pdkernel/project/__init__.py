@@ -10,6 +10,7 @@ The local project: a folder, a key and a database that several threads and proce
     secrets connect_tokens link_visits grants     one table each, for Connect Link
     deployed_triggers schedule     event sources that run for external users, and when; what they emitted
     endpoints     keys in URLs, of workflows and deployed triggers
+    client_keys       public keys in a secret's place
     access_tokens     what clients are given: signed, read, revoked
     issued_tokens     what a real project's API has given out through us
     stores     data stores and their records

@@ -28,6 +28,7 @@ from pdkernel.project.schema import (
     endpoints,
     external_users,
 )
+from pdkernel.project.source_states import forget_sources_of
 from pdkernel.project.vault import Vault
 
 _COLUMNS = (
@@ -115,6 +116,24 @@ class AccountTable:
         query = select(*_COLUMNS).where(*_conditions(external_user_id, environment, app, own=own))
         with self._database.read() as connection:
             return [_account(row) for row in connection.execute(query.order_by(*_NEWEST_FIRST).limit(limit))]
+
+    def ids(
+        self,
+        *,
+        external_user_id: str | None = None,
+        environment: Environment | None = None,
+        app: str | None = None,
+        own: bool | None = None,
+    ) -> Sequence[str]:
+        """The ids of what `list` gives, in its order."""
+        query = select(accounts.c.id).where(*_conditions(external_user_id, environment, app, own=own))
+        with self._database.read() as connection:
+            return connection.execute(query.order_by(*_NEWEST_FIRST)).scalars().all()
+
+    def apps(self) -> Collection[str]:
+        """Slugs of the apps that there are accounts of."""
+        with self._database.read() as connection:
+            return set(connection.execute(select(accounts.c.app).distinct()).scalars())
 
     def newest(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """The account of *app* that this user connected last, or None."""
@@ -210,6 +229,8 @@ class AccountTable:
             connection.execute(delete(accounts).filter_by(**key))
             theirs = select(deployed_triggers.c.id).filter_by(**key)
             connection.execute(delete(deployed_events).where(deployed_events.c.trigger.in_(theirs)))
+            for trigger in connection.execute(select(deployed_triggers.c.id).filter_by(**key)).scalars().all():
+                forget_sources_of(connection, trigger)
             theirs = select(literal(TRIGGER) + deployed_triggers.c.id).filter_by(**key)
             connection.execute(delete(endpoints).where(endpoints.c.source.in_(theirs)))
             connection.execute(delete(deployed_triggers).filter_by(**key))

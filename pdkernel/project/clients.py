@@ -20,6 +20,7 @@ from sqlalchemy import insert, select, update
 
 from pdkernel.clock import Clock, Ids
 from pdkernel.errors import RequestError
+from pdkernel.project.client_keys import PublicKey, keep_key, read_public_key
 from pdkernel.project.database import Database
 from pdkernel.project.schema import clients
 
@@ -70,6 +71,18 @@ class ClientTable:
         Raises:
             RequestError: A scope that OAuth cannot write.
         """
+        return self._create(name, scopes, None)
+
+    def create_with_key(self, public_key: str, name: str = "", scopes: Sequence[str] = ALL_SCOPES) -> Client:
+        """
+        Make a client that proves itself with the private key of *public_key* (PEM), and that no secret is good for.
+
+        Raises:
+            RequestError: A scope that OAuth cannot write, or a key that cannot be used.
+        """
+        return self._create(name, scopes, read_public_key(public_key)).client
+
+    def _create(self, name: str, scopes: Sequence[str], key: PublicKey | None) -> NewClient:
         for scope in scopes:
             if not _SCOPE.match(scope):
                 raise RequestError(f"{scope!r} is not a scope.", fix="For example connect:accounts:read, or * for all.")
@@ -87,6 +100,8 @@ class ClientTable:
                     created=now.timestamp(),
                 )
             )
+            if key is not None:
+                keep_key(connection, client.id, key)
         return NewClient(client, secret)
 
     def list(self) -> Sequence[Client]:
@@ -102,6 +117,13 @@ class ClientTable:
             row = connection.execute(query).first()
         same = hmac.compare_digest(_hash(secret), _NOBODY if row is None else row.secret_hash)
         return _client(row) if same and row is not None else None
+
+    def find(self, client_id: str) -> Client | None:
+        """The client of that id, or None if there is none or it was removed."""
+        query = select(clients).where(clients.c.id == client_id, clients.c.removed.is_(None))
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else _client(row)
 
     def made(self, client_id: str) -> bool:
         """Whether the client of that id was made here, even if it was removed since."""

@@ -20,6 +20,7 @@ from pdkernel.errors import ProjectError, RequestError
 from pdkernel.identity import Plan
 from pdkernel.project.access_tokens import AccessTokens
 from pdkernel.project.accounts import AccountTable
+from pdkernel.project.client_keys import ClientKeyTable
 from pdkernel.project.clients import ClientTable
 from pdkernel.project.connect_tokens import ConnectTokenTable
 from pdkernel.project.database import Database, check_version
@@ -232,6 +233,11 @@ class Project:
     def clients(self) -> ClientTable:
         """OAuth clients of the endpoint."""
         return ClientTable(self._database, self.clock, self.ids)
+
+    @cached_property
+    def client_keys(self) -> ClientKeyTable:
+        """Public keys of those that have no secret."""
+        return ClientKeyTable(self._database, self.clock)
 
     @cached_property
     def access_tokens(self) -> AccessTokens:

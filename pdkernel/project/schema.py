@@ -23,7 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Goes up with every change to a table; an older database is migrated, a newer one refused."""
 
 SINCE = "since"
@@ -205,6 +205,22 @@ signing_keys = Table(
     info={SINCE: 3},
 )
 
+client_keys = Table(
+    # public keys of clients that have no secret
+    "client_keys",
+    metadata,
+    Column("client", Text, primary_key=True),
+    Column("public_key", Text, nullable=False),  # PEM
+    info={SINCE: 5},
+)
+used_assertions = Table(
+    # what such clients have proved themselves with, until it is good for nothing more
+    "used_assertions",
+    metadata,
+    Column("id", Text, primary_key=True),  # a digest of the client's id and the assertion's
+    Column("expires", Double, nullable=False),
+    info={SINCE: 5},
+)
 revoked_tokens = Table(
     "revoked_tokens",
     metadata,

@@ -1,11 +1,13 @@
 """
 What an event source remembers between its runs: its `$.service.db`, and which events it has emitted.
 
-Encrypted whole, because sources keep tokens there. Which of the emitted events are new is the caller's to know.
+Encrypted whole, because sources keep tokens there. Which of the emitted events are new is the caller's to know, and so is a
+source's key, but that it is a JSON list whose first item says whose the source is: a workflow's, or a deployed trigger's.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -52,6 +54,12 @@ class SourceStateTable:
         query = select(source_state.c.sealed_state).where(source_state.c.source == source)
         sealed = connection.execute(query).scalar_one_or_none()
         return {} if sealed is None else cast("dict[str, Any]", self._vault.open_json(sealed, _place(source)))
+
+
+def forget_sources_of(connection: Connection, owner: str) -> None:
+    """Forget every source of that workflow or deployed trigger, in the caller's transaction."""
+    begin = f"{json.dumps([owner])[:-1]}, "
+    connection.execute(delete(source_state).where(source_state.c.source.startswith(begin, autoescape=True)))
 
 
 def _place(source: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import quote
 
-from pdkernel.connect.fields import fields_of
+from pdkernel.connect.fields import FIELDS
 from pdkernel.connect.providers import find_provider
 from pdkernel.engine.context import stable_id
 from pdkernel.server.serving import Linking
@@ -36,7 +36,8 @@ def slug_among(text: str, slugs: Callable[[], Iterable[str]]) -> str:
 def app_json(serving: Linking, slug: str) -> dict[str, Any]:
     """An app; with every field, since SDKs refuse one without (`scope_profiles` in Python)."""
     name = app_name(slug)
-    is_oauth = find_provider(serving.project, slug) is not None or fields_of(slug)[0] == _TOKEN_FIELD
+    known = FIELDS.get(slug) or serving.directory.known_fields(slug)
+    is_oauth = find_provider(serving.project, slug) is not None or _TOKEN_FIELD in known
     fields = [] if is_oauth else [_field(field) for field in serving.directory.known_fields(slug)]
     return {
         "id": app_id(slug),

@@ -1,5 +1,5 @@
 """
-The rest of a path, whatever it holds.
+Parameters of paths that Starlette has not: the rest of a path whatever it holds, and a part that may be empty.
 
 Knows that Starlette's own `{name:path}` stops at a line break, which a path may hold (`%0A`): such a request would meet no route
 at all.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from starlette.convertors import Convertor, register_url_convertor
 
-_KIND = "rest"
+_REST, _PART = "rest", "part"
 
 
 class _Rest(Convertor[str]):
@@ -24,9 +24,19 @@ class _Rest(Convertor[str]):
         return value
 
 
-register_url_convertor(_KIND, _Rest())
+class _Part(_Rest):
+    regex = "[^/]*"
+
+
+register_url_convertor(_REST, _Rest())
+register_url_convertor(_PART, _Part())
 
 
 def rest(name: str = "rest") -> str:
     """A parameter of a route that takes all that is left of the path, or stands before something fixed."""
-    return f"{{{name}:{_KIND}}}"
+    return f"{{{name}:{_REST}}}"
+
+
+def part(name: str) -> str:
+    """A parameter of a route that takes what stands between two slashes, be it nothing."""
+    return f"{{{name}:{_PART}}}"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
 from tests.cli.conftest import Shell
 
 
@@ -37,3 +42,22 @@ def test_a_scope_that_is_none(pdkernel: Shell) -> None:
 def test_keys_rotate(pdkernel: Shell) -> None:
     """A new key has a name."""
     assert pdkernel("keys", "rotate", "--json").json["key_id"]
+
+
+def test_a_client_with_a_key(pdkernel: Shell, tmp_path: Path) -> None:
+    """With its public key a client is made that has no secret to show; a private key is refused, and not shown."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    public, private = tmp_path / "public.pem", tmp_path / "private.pem"
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+    made = pdkernel("clients", "create", "--public-key", str(public), "--json").json
+    shown = pdkernel("clients", "create", "--public-key", str(public))
+    refused = pdkernel("clients", "create", "--public-key", str(private))
+    missing = pdkernel("clients", "create", "--public-key", str(tmp_path / "none.pem"))
+
+    assert set(made) == {"client_id", "project_id"}
+    assert "secret" not in shown.stdout
+    assert (refused.status, missing.status) == (2, 2)
+    assert private.read_text().splitlines()[1] not in refused.stdout + refused.stderr
+    assert len(pdkernel("clients", "list", "--json").json) == 2

@@ -7,13 +7,16 @@ import tempfile
 from pathlib import Path
 
 from tests.conformance.driving import CHECKS, drive, table
-from tests.conformance.sdks import EVERY
+from tests.conformance.sdks import asked
 from tests.conformance.site import site
 
 
 def main() -> int:
-    """Drive those whose names hold one of the arguments, or all; 1 if a check failed."""
-    wanted = [sdk for sdk in EVERY if not sys.argv[1:] or any(word in str(sdk) for word in sys.argv[1:])]
+    """Drive those that the arguments name, or all; 1 if a check failed."""
+    wanted = asked(sys.argv[1:])
+    if not wanted:
+        print("Which release? For example 2.3.0, pipedream==2.2.0 or @pipedream/sdk@3.0.2.")
+        return 2
     results = []
     with tempfile.TemporaryDirectory() as folder, site(Path(folder)) as served:
         for sdk in wanted:

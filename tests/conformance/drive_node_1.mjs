@@ -33,6 +33,9 @@ const checks = {
     if (absent("rawAccessToken")) return null;
     return String((await pd.rawAccessToken()).length > 20);
   },
+  async private_key() {
+    return null; // JavaScript has no option for it
+  },
   async users() {
     return null; // 1.x has no call for it
   },
@@ -55,6 +58,23 @@ const checks = {
     await pd.deleteAccount(data[0].id);
     await pd.deleteExternalUser(given.newcomer);
     return data[0].id;
+  },
+  async page() {
+    if (absent("configureComponent")) return null;
+    const { createFrontendClient } = await import("@pipedream/sdk/browser"); // the oldest have none that Node can load
+    const page = createFrontendClient({
+      externalUserId: "ada",
+      tokenCallback: () => pd.createConnectToken({ external_user_id: "ada" }),
+      apiHost: host,
+    });
+    const { data } = await page.getAccounts({ include_credentials: true });
+    assert.deepEqual(new Set(data.map((each) => each.id)), new Set(["apn_adaslack", "apn_adadepot"]));
+    assert(data.every((each) => !each.credentials));
+    const told = await page.configureComponent({
+      externalUserId: "ada", componentId: { key: "depot-put-thing" }, propName: "shelf", configuredProps: depot,
+    });
+    assert.equal(told.options[0].label, "Shelf 00 of ada");
+    return data.map((each) => each.id).join(", ");
   },
   async apps() {
     if (absent("getApps")) return null;
@@ -135,7 +155,7 @@ const checks = {
     return id;
   },
   async woken() {
-    if (absent("deployTrigger")) return null;
+    if (absent("deleteTrigger")) return null;
     const me = { externalUserId: "ada" };
     const { data } = await pd.deployTrigger({ triggerId: { key: "depot-new-call" }, configuredProps: {}, ...me });
     const url = data.configured_props.http.endpoint_url;
@@ -161,7 +181,7 @@ const checks = {
     return found.join(", ");
   },
   async deploy() {
-    if (absent("deployTrigger")) return null;
+    if (absent("getTriggers")) return null;
     const { data } = await pd.deployTrigger({
       externalUserId: "ada",
       triggerId: { key: "depot-new-thing" },

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { PipedreamClient } from "@pipedream/sdk";
+import { createFrontendClient } from "@pipedream/sdk/browser";
 
 const given = JSON.parse(readFileSync(0, "utf8"));
 const client = (projectEnvironment) =>
@@ -12,6 +13,7 @@ const client = (projectEnvironment) =>
     projectId: given.project_id,
     projectEnvironment,
     baseUrl: given.url,
+    environment: given.url, // what releases up to 2.2.0 read instead
     workflowDomain: new URL(given.url).hostname,
   });
 const pd = client("development");
@@ -38,7 +40,11 @@ const checks = {
   async token() {
     return String((await pd.rawAccessToken).length > 20);
   },
+  async private_key() {
+    return null; // JavaScript has no option for it
+  },
   async users() {
+    if (!pd.users.list) return null; // releases up to 2.2.0
     const found = (await all(pd.users.list({ limit: 1 }))).map((user) => user.externalId);
     assert(found.includes("ada") && found.includes("bob") && !found.includes("grace"), String(found));
     return found.join(", ");
@@ -65,6 +71,25 @@ const checks = {
     await pd.accounts.delete(account.id);
     await pd.users.deleteExternalUser(given.newcomer);
     return account.id;
+  },
+  async page() {
+    const page = createFrontendClient({
+      externalUserId: "ada",
+      tokenCallback: () => pd.tokens.create({ externalUserId: "ada" }),
+      baseUrl: given.url,
+      environment: given.url,
+    });
+    const found = await all(page.accounts.list({ includeCredentials: true, limit: 1 }));
+    assert.deepEqual(new Set(found.map((each) => each.id)), new Set(["apn_adaslack", "apn_adadepot"]));
+    assert(found.every((each) => !each.credentials));
+    const told = await page.actions.configureProp({
+      id: "depot-put-thing", externalUserId: "ada", propName: "shelf", configuredProps: depot,
+    });
+    assert.equal(told.options[0].label, "Shelf 00 of ada");
+    const who = { externalUserId: "ada", accountId: "apn_adaslack" };
+    const answer = await page.proxy.get({ url: "https://slack.com/api/users.list", ...who });
+    assert.equal((answer.data ?? answer).ok, true);
+    return found.map((each) => each.id).join(", ");
   },
   async apps() {
     const found = (await all(pd.apps.list({ q: "slack" }))).map((app) => app.nameSlug);

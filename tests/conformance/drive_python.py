@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from inspect import signature
+from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, sys.argv[1])
@@ -19,15 +21,13 @@ from pipedream import Pipedream
 GIVEN: dict[str, Any] = json.load(sys.stdin)
 
 
-def client(environment: str = "development") -> Any:
-    """The SDK's client."""
-    return Pipedream(
-        client_id=GIVEN["client_id"],
-        client_secret=GIVEN["client_secret"],
-        project_id=GIVEN["project_id"],
-        project_environment=environment,
-        base_url=GIVEN["url"],
-    )
+def client(environment: str = "development", **others: Any) -> Any:
+    """The SDK's client, with *others* of its options."""
+    # releases up to 1.1.5 know addresses only as members of an enumeration, and read its value
+    takes_url = "base_url" in signature(Pipedream).parameters
+    where = {"base_url": GIVEN["url"]} if takes_url else {"environment": SimpleNamespace(value=GIVEN["url"])}
+    mine = {name: GIVEN[name] for name in ("client_id", "client_secret", "project_id")}
+    return Pipedream(**{**mine, "project_environment": environment, **where, **others})
 
 
 PD = client()
@@ -39,8 +39,19 @@ def token() -> str:
     return str(len(PD.raw_access_token) > 20)
 
 
-def users() -> str:
-    """The users of the environment, by pages."""
+def private_key() -> str | None:
+    """An access token without a secret, and a call with it; releases before 2.2.0 have no option for it."""
+    if "private_key" not in signature(Pipedream).parameters:
+        return None
+    keyed = client(client_id=GIVEN["keyed_client_id"], client_secret=None, private_key=GIVEN["private_key"])
+    assert "ada" in [user.external_id for user in keyed.users.list()]
+    return str(len(keyed.raw_access_token) > 20)
+
+
+def users() -> str | None:
+    """The users of the environment, by pages; releases up to 1.1.6 have no list of them."""
+    if not hasattr(PD.users, "list"):
+        return None
     found = [user.external_id for user in PD.users.list(limit=1)]
     assert {"ada", "bob"} <= set(found), found
     assert "grace" not in found, found
@@ -74,6 +85,22 @@ def linked() -> str:
     PD.accounts.delete(account.id)
     PD.users.delete_external_user(GIVEN["newcomer"])
     return str(account.id)
+
+
+def page() -> str:
+    """What a page may do with a Connect token, which this SDK takes for an access token, before its credentials."""
+    given = PD.tokens.create(external_user_id="ada").token
+    page = client(access_token=given)
+    found = list(page.accounts.list(include_credentials=True, limit=1))
+    assert {each.id for each in found} == {"apn_adaslack", "apn_adadepot"}, found
+    assert not any(each.credentials for each in found)
+    told = page.actions.configure_prop(
+        id="depot-put-thing", external_user_id="ada", prop_name="shelf", configured_props=DEPOT
+    )
+    assert told.options[0].label == "Shelf 00 of ada", told
+    answer = page.proxy.get("https://slack.com/api/users.list", external_user_id="ada", account_id=SLACK)
+    assert answer["ok"] is True, answer
+    return ", ".join(each.id for each in found)
 
 
 def apps() -> str:

@@ -20,10 +20,12 @@ from tests.server.link.reading import Page
 
 CHECKS: Mapping[str, str] = {
     "token": "access token",
+    "private_key": "access token by a private key",
     "users": "users",
     "accounts": "accounts with credentials",
     "connect_token": "Connect token",
     "link": "an account connected at the link",
+    "page": "a page's client, with a Connect token",
     "apps": "apps",
     "actions": "actions",
     "configure": "configure a prop",

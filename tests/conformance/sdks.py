@@ -1,7 +1,7 @@
 """
 The official SDKs, as their registries have them: installed at test time, unmodified, and kept for the next run.
 
-`GATE` are those that every test run drives; `make conformance` drives `EVERY`.
+`GATE` are those that every test run drives; `make conformance` drives `EVERY`, and any other release that it is told.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,3 +109,18 @@ def _node(version: str) -> Sdk:
 
 GATE = (_python("2.3.0"), _python("1.1.12"), _node("3.1.6"), _node("1.8.0"))
 EVERY = (*GATE, _python("2.1.20"), _python("2.0.5"), _python("1.1.11"), _node("2.5.0"), _node("1.6.0"), _node("1.0.7"))
+
+
+def asked(words: Sequence[str]) -> list[Sdk]:
+    """Those of `EVERY` whose names hold one of *words*, all if there is none; and any release, `pipedream==2.2.0` or `@pipedream/sdk@3.0.2`."""
+    named = [_release(word) for word in words]
+    known = [sdk for sdk in EVERY if not words or any(word in str(sdk) for word in words)]
+    return known + [sdk for sdk in named if sdk is not None and sdk not in known]
+
+
+def _release(word: str) -> Sdk | None:
+    python, _, version = word.partition("==")
+    if python == "pipedream" and version:
+        return _python(version)
+    scope, _, version = word.removeprefix("@").partition("@")
+    return _node(version) if scope == "pipedream/sdk" and version else None

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
 from pdkernel.connect import LocalDirectory
 from pdkernel.identity import parse_environment
 from pdkernel.project import Project
@@ -59,6 +62,8 @@ class Site:
         authority: The file that says whom to trust.
         client_id: An OAuth client's.
         client_secret: Its secret.
+        keyed_client_id: A client's that has no secret.
+        private_key: With which that one signs.
     """
 
     plain: dict[str, Any]
@@ -66,6 +71,8 @@ class Site:
     authority: str
     client_id: str
     client_secret: str
+    keyed_client_id: str
+    private_key: str
 
     def settings(self, *, tls: bool, sdk: str) -> dict[str, str]:
         """What a driver needs to know."""
@@ -79,6 +86,8 @@ class Site:
             "project_id": told["project_id"],
             "client_id": self.client_id,
             "client_secret": self.client_secret,
+            "keyed_client_id": self.keyed_client_id,
+            "private_key": self.private_key,
             "newcomer": f"new, by {sdk}",
         }
 
@@ -103,10 +112,14 @@ def site(folder: Path) -> Iterator[Site]:
         project.set_plan("free")
         project.settings.set("actions", str(folder / "checkout"))
         client = project.clients.create("conformance")
+        key = ec.generate_private_key(ec.SECP256R1())
+        public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        keyed = project.clients.create_with_key(public, "conformance, by its key")
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     options = (str(notebook), "--egress", "stand-in=slack")
     with ExitStack() as stack:
         plain, _ = stack.enter_context(serving(folder, *options))
         secure, said = stack.enter_context(serving(folder, *options, "--tls"))
         authority = re.search(r"NODE_EXTRA_CA_CERTS=(\S+)", said)
         assert authority is not None, said
-        yield Site(plain, secure, authority[1], client.client.id, client.secret)
+        yield Site(plain, secure, authority[1], client.client.id, client.secret, keyed.id, private)

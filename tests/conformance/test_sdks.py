@@ -13,7 +13,11 @@ from tests.conformance.sdks import GATE, Sdk
 pytestmark = pytest.mark.registry
 
 README = Path(__file__).parents[2] / "README.md"
-ABSENT = {("@pipedream/sdk", "1.8.0"): {"users"}}
+ABSENT = {
+    ("@pipedream/sdk", "1.8.0"): {"users", "private_key"},
+    ("@pipedream/sdk", "3.1.6"): {"private_key"},
+    ("pipedream", "1.1.12"): {"private_key"},
+}
 """Checks that a release has no call for."""
 
 

@@ -300,3 +300,15 @@ def test_fields_of_the_newest_account_are_asked_for(directory: Directory, clock:
     directory.add_account(app="slack", credentials={"bot_token": "1"}, external_user_id=None)
 
     assert list(directory.known_fields("slack")) == ["bot_token"]
+
+
+def test_ids_and_apps_of_accounts(directory: Directory, clock: FrozenClock) -> None:
+    """The ids are those of the accounts in their order, whatever is asked for; the apps are theirs."""
+    for user, app in (("ada", "slack"), ("bob", "github"), (None, "slack"), ("ada", "slack")):
+        clock.move(1)
+        directory.add_account(app=app, credentials={"api_key": "k-12345678"}, external_user_id=user)
+    for asked in ({}, {"environment": "development"}, {"external_user_id": "ada"}, {"app": "slack"}, {"own": False}):
+        found = directory.accounts(**asked)
+        assert found
+        assert list(directory.account_ids(**asked)) == [account.id for account in found]
+    assert set(directory.account_apps()) == {account.app for account in directory.accounts()}

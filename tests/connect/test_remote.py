@@ -334,3 +334,12 @@ def test_account_listed_and_not_there(directory: Directory, upstream: Upstream) 
 
     assert found.error is not None
     assert found.error.message == "The account apn_new is listed, but not there any more."
+
+
+def test_ids_and_apps_of_accounts(directory: Directory) -> None:
+    """The ids are those of the accounts in their order, whatever is asked for; the apps are theirs."""
+    for asked in ({}, {"environment": "development"}, {"external_user_id": "ada"}, {"app": "slack"}, {"own": False}):
+        found = directory.accounts(**asked)
+        assert found
+        assert list(directory.account_ids(**asked)) == [account.id for account in found]
+    assert set(directory.account_apps()) == {account.app for account in directory.accounts()}

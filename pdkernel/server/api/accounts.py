@@ -8,6 +8,7 @@ is not there, and neither are accounts of one's own.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -31,15 +32,16 @@ async def list_accounts(call: Call) -> JSON:
     user = call.query("external_user_id")
     if call.token is not None:
         user = call.user(user)
-    found = await _accounts(call, user, call.query("app"))
-    page = Page(call, found, lambda account: account.id)
-    return page.answer([await _shown(call, account) for account in page.items])
+    page = Page(call, await _ids(call, user, call.query("app")), str)
+    found = [await call.ask(call.serving.directory.find_account, each) for each in page.items]
+    return page.answer([await _shown(call, account) for account in found if account is not None])
 
 
 async def list_of_user(call: Call) -> JSON:
     """`GET .../users/{external_user_id}/accounts`: a bare list."""
-    found = await _accounts(call, call.user(call.path("external_user_id")), call.query("app"))
-    return [await _shown(call, account) for account in found]
+    ids = await _ids(call, call.user(call.path("external_user_id")), call.query("app"))
+    found = [await call.ask(call.serving.directory.find_account, each) for each in ids]
+    return [await _shown(call, account) for account in found if account is not None]
 
 
 async def retrieve(call: Call) -> JSON:
@@ -90,8 +92,8 @@ async def delete(call: Call) -> Response:
 async def delete_of_app(call: Call) -> Response:
     """`DELETE .../apps/{app_id}/accounts`: all accounts of an app, by its id or slug, of the caller's environment."""
     slug = await slug_of(call, call.path("app_id"))
-    for account in await _accounts(call, None, slug):
-        await call.ask(call.serving.directory.remove_account, account.id)
+    for account in await _ids(call, None, slug):
+        await call.ask(call.serving.directory.remove_account, account)
     return Response(status_code=204)
 
 
@@ -113,12 +115,15 @@ async def find_account(call: Call, account_id: str) -> Account:
     return account
 
 
-async def _accounts(call: Call, user: str | None, app: str | None) -> list[Account]:
+async def _ids(call: Call, user: str | None, app: str | None) -> Sequence[str]:
+    """Newest first. A page's accounts are looked up by these: all that there are would take seconds where there are many."""
     slug = None if app is None else await slug_of(call, app)
     directory = call.serving.directory
-    found = await call.ask(directory.accounts, external_user_id=user, environment=call.environment, app=slug, own=False)
+    found = await call.ask(
+        directory.account_ids, external_user_id=user, environment=call.environment, app=slug, own=False
+    )
     # a client registered at an app by oneself (`oa_...`) is what no account here was connected with
-    return [] if call.query("oauth_app_id") else list(found)
+    return [] if call.query("oauth_app_id") else found
 
 
 async def _shown(call: Call, account: Account) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def known_apps(serving: Serving) -> set[str]:
     """Slugs of the apps that the project knows of."""
     project = serving.project
     catalog = serving.runtime.catalog
-    connected = {account.app for account in serving.directory.accounts()}
+    connected = set(serving.directory.account_apps())
     return connected | set(told_apps(project)) | set(FIELDS) | _having(catalog, "action") | _having(catalog, "source")
 
 

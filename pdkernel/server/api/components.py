@@ -23,8 +23,15 @@ from pdkernel.server.api.pages import Page
 
 T = TypeVar("T")
 
+_NAMES: dict[Kind, str] = {"action": "actions", "source": "triggers"}
+
 _REGISTRIES = ("public", "private", "all")
 _ALL = 100_000
+
+
+def scopes(kind: Kind | None, act: str) -> tuple[str, ...]:
+    """What a token must be good for, one of them, to do *act* with components of *kind*, or of any."""
+    return tuple(f"connect:{name}:{act}" for each, name in _NAMES.items() if kind in (None, each))
 
 
 def listing(kind: Kind | None) -> Handler:
@@ -32,6 +39,8 @@ def listing(kind: Kind | None) -> Handler:
 
     async def list_components(call: Call) -> JSON:
         wanted = _kinds(call, kind)
+        if kind is None:  # those that its own route would list
+            wanted = tuple(each for each in wanted if call.may(*scopes(each, "list")))
         if call.query("registry") not in (None, *_REGISTRIES):
             raise ApiError(400, f"registry is one of {', '.join(_REGISTRIES)}.")
         catalog = call.serving.runtime.catalog
@@ -49,7 +58,8 @@ def retrieving(kind: Kind | None) -> Handler:
     """`GET .../{components,actions,triggers}/{key}`."""
 
     async def retrieve(call: Call) -> JSON:
-        uses, _ = await find_component(call, call.path("key"), call.query("version"), kind)
+        uses, found = await find_component(call, call.path("key"), call.query("version"), kind)
+        call.check_scope(*scopes(found.kind, "retrieve"))
         component, description = await call.serving.runtime.forms.describe(uses)
         return {"data": component_json(component, description)}
 
@@ -62,17 +72,23 @@ def configuring(kind: Kind | None) -> Handler:
     async def configure(call: Call) -> JSON:
         body = await call.body()
         configured = await read_configured(call, body, kind)
+        call.check_scope(*scopes(configured.component.kind, "configure"))
         prop, page, query = body.get("prop_name"), body.get("page", 0), body.get("query")
         if not isinstance(prop, str):
             raise ApiError(400, "prop_name is missing: which prop is asked about.")
         if prop not in {each.name for each in configured.description.props} and not configured.description.additional:
             raise ApiError(400, f"{configured.component.uses} has no prop {prop[:80]!r} with options.")
-        if not isinstance(page or 0, int) or (query is not None and not isinstance(query, str)):
+        # Python's SDK calls it a float, and writes 1.0
+        if (
+            not isinstance(page or 0, int | float)
+            or (page or 0) % 1
+            or (query is not None and not isinstance(query, str))
+        ):
             raise ApiError(400, "page is a number, and query a text.")
         ask = call.serving.runtime.forms.options
         found, errors = await _asked(
             lambda: ask(
-                configured.form(call), prop, page=page or 0, context=body.get("prev_context") or None, query=query
+                configured.form(call), prop, page=int(page or 0), context=body.get("prev_context") or None, query=query
             )
         )
         if found is None:
@@ -93,6 +109,7 @@ def reloading(kind: Kind | None) -> Handler:
 
     async def reload(call: Call) -> JSON:
         configured = await read_configured(call, await call.body(), kind)
+        call.check_scope(*scopes(configured.component.kind, "props"))
         added, errors = await _asked(lambda: call.serving.runtime.forms.additional(configured.form(call)))
         props = props_json(configured.description, added or ())
         # which props a component adds is asked again when it runs: the id says only which they were

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
@@ -89,7 +89,8 @@ class Call:
             return {}
         try:
             value = json.loads(raw)
-            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text that can be kept
+            # no value of JSON: NaN, numbers beyond every double; no text that can be kept: half of a surrogate pair
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, RecursionError):
             raise ApiError(400, "The body is not JSON.") from None
         if not isinstance(value, dict):
@@ -118,12 +119,19 @@ class Call:
         if self.token is not None and user != self.token.external_user_id:
             raise ApiError(403, "This Connect token is another external user's.")
 
-    def check(self, scope: str | None) -> None:
-        """Raise `ApiError` if the token is not good for *scope*, or the path names another project."""
-        if scope is not None and not covers(self.scopes, scope):
-            raise ApiError(403, f"The access token is not good for {scope}.")
+    def may(self, scope: str) -> bool:
+        """Whether the token is good for *scope*."""
+        return covers(self.scopes, scope)
+
+    def check_scope(self, *scopes: str) -> None:
+        """Raise `ApiError` if the token is good for none of *scopes*; without any it may be good for nothing."""
+        if scopes and not any(map(self.may, scopes)):
+            raise ApiError(403, f"The access token is not good for {' or '.join(scopes)}.")
+
+    def check_project(self) -> None:
+        """Raise `ApiError` if the path names another project."""
         project, ours = self.request.path_params.get("project_id"), self.serving.directory.project_id
-        if project is not None and project != ours:
+        if project and project != ours:
             raise ApiError(404, f"There is no project {project[:40]!r} here; it is {ours}.")
 
     async def ask(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -135,13 +143,13 @@ Handler = Callable[[Call], "Awaitable[Response | JSON]"]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def door(handler: Handler, *, scope: str | None, backend: bool, rates: Rates, bucket: Bucket | None) -> Endpoint:
+def door(handler: Handler, *, scopes: Sequence[str], backend: bool, rates: Rates, bucket: Bucket | None) -> Endpoint:
     """
     *handler* as an endpoint: its JSON or response, its errors as JSON.
 
     Args:
         handler: What answers.
-        scope: What a token must be good for; None for any.
+        scopes: What a token must be good for, one of them; none for any token.
         backend: Whether Connect tokens are refused.
         rates: Counts requests.
         bucket: Which of the platform's rate limits counts, or None.
@@ -154,11 +162,14 @@ def door(handler: Handler, *, scope: str | None, backend: bool, rates: Rates, bu
         try:
             call = await _admit(request, serving, backend=backend)
             page = request.headers.get("origin") if call.token is not None else None
-            call.check(scope)
+            call.check_scope(*scopes)
+            call.check_project()
             if bucket is not None and serving.settings.rate_limits:
                 rates.count(bucket, serving.clock)
             answer = await handler(call)
         except Unauthorized as refused:
+            if _connect_token(request) is not None:
+                page = request.headers.get("origin")  # so that a page learns that it needs a new token
             answer = _error(401, str(refused), {"WWW-Authenticate": 'Bearer realm="pdkernel"'})
         except Throttled as refused:
             answer = _error(429, "Throttled", refused.headers)
@@ -205,10 +216,9 @@ def said(fault: PdkernelError) -> str:
 
 
 async def _admit(request: Request, serving: Serving, *, backend: bool) -> Call:
-    header = request.headers.get("authorization")
-    bearer = bearer_token(header)
-    if bearer is not None and bearer.startswith(CONNECT_TOKEN):
-        found = await asyncio.to_thread(find_token, serving, bearer)
+    text = _connect_token(request)
+    if text is not None:
+        found = await asyncio.to_thread(find_token, serving, text)
         if found is None:
             raise Unauthorized("The Connect token is not valid here or has expired.")
         if backend:
@@ -217,10 +227,16 @@ async def _admit(request: Request, serving: Serving, *, backend: bool) -> Call:
             raise ApiError(403, "Pages of this origin may not use the Connect token: see allowed_origins.")
         call = Call(request, serving, found.environment, tuple((found.terms.scope or "connect:*").split()), found)
     else:
-        caller = authorize(serving, header)
+        caller = authorize(serving, request.headers.get("authorization"))
         environment = parse_environment(request.headers.get("x-pd-environment"))
         call = Call(request, serving, environment, caller.scopes)
     return call
+
+
+def _connect_token(request: Request) -> str | None:
+    """The Connect token that came with the request, good or not; None if it came with another or none."""
+    bearer = bearer_token(request.headers.get("authorization"))
+    return bearer if bearer is not None and bearer.startswith(CONNECT_TOKEN) else None
 
 
 def _error(status: int, text: str, headers: dict[str, str] | None = None) -> Response:

@@ -7,15 +7,17 @@ all is for the mode of outside calls to say: the request passes the same gateway
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import contextlib
 import ipaddress
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from pdkernel.connect.app_calls import APPS, AppCalls, any_bearer
 from pdkernel.egress import Binding, Policy, is_loopback
@@ -26,6 +28,7 @@ from pdkernel.identity import Account, Credentials
 from pdkernel.redaction import Redactor
 from pdkernel.server.api.accounts import find_account
 from pdkernel.server.api.door import ApiError, Call, read_body
+from pdkernel.server.guard import note
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 PREFIX = "x-pd-proxy-"
@@ -58,7 +61,7 @@ async def proxy(call: Call) -> Response:
         await stack.aclose()
         credentials = await call.ask(directory.credentials, account.id)
         answer, stack = await _send(call, url, calls, account, credentials, body)
-    return _passed_on(answer, stack)
+    return _Passed(answer, stack)
 
 
 async def _send(
@@ -96,17 +99,24 @@ async def _send(
     return answer, stack
 
 
-def _passed_on(answer: httpx.Response, stack: contextlib.AsyncExitStack) -> Response:
-    async def chunks() -> AsyncIterator[bytes]:
-        async with stack:
-            async for chunk in answer.aiter_raw():
-                yield chunk
+class _Passed(StreamingResponse):
+    """An app's answer as it comes, encoded as it was; one that breaks off breaks off here, too."""
 
-    response = StreamingResponse(chunks(), status_code=answer.status_code)
-    response.raw_headers = [
-        (name.lower(), value) for name, value in answer.headers.raw if name.lower().decode() not in _NOT_RETURNED
-    ]
-    return response
+    def __init__(self, answer: httpx.Response, stack: contextlib.AsyncExitStack) -> None:
+        super().__init__(answer.aiter_raw(), status_code=answer.status_code)
+        self.raw_headers = [
+            (name.lower(), value) for name, value in answer.headers.raw if name.lower().decode() not in _NOT_RETURNED
+        ]
+        self._stack = stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass it on; the connection is let go whatever becomes of it, and of a caller who has gone before."""
+        try:
+            await super().__call__(scope, receive, send)
+        except* httpx.HTTPError:
+            note(scope, "the app's answer broke off")
+        finally:
+            await asyncio.shield(self._stack.aclose())
 
 
 async def _refusal(answer: httpx.Response) -> str:

@@ -7,6 +7,7 @@ Knows the numbers and the headers of an answer that is refused. Counts in this p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 from pdkernel.clock import Clock
@@ -53,9 +54,9 @@ class Rates:
             reset = window.since + WINDOW_S
             raise Throttled(
                 {
-                    "Retry-After": str(max(1, int(reset - now))),
+                    "Retry-After": str(max(1, ceil(reset - now))),
                     "X-RateLimit-Limit": str(LIMITS[bucket]),
                     "X-RateLimit-Remaining": "0",
-                    "X-RateLimit-Reset": str(int(reset)),
+                    "X-RateLimit-Reset": str(ceil(reset)),
                 }
             )

@@ -18,10 +18,11 @@ from pdkernel.server.api import accounts, actions, apps, components, deployed, p
 from pdkernel.server.api.browsers import preflight
 from pdkernel.server.api.door import Endpoint, Handler, door
 from pdkernel.server.api.rates import Bucket, Rates
-from pdkernel.server.paths import rest
+from pdkernel.server.paths import part, rest
 
 PREFIX = "/v1/connect"
-PROJECT = "/v1/connect/{project_id}"
+PROJECT = f"/v1/connect/{part('project_id')}"
+"""Of a project; JS SDKs' proxy leaves its place empty, with a Connect token."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class _Entry:
         method: `GET`, or several with blanks between.
         path: Below the project; one that begins with /v1 stands by itself.
         handler: What answers.
-        scope: What a token must be good for, or None.
+        scopes: What a token must be good for, one of them; none for any token.
         backend: Whether Connect tokens are refused.
         bucket: Which rate limit counts.
     """
@@ -41,13 +42,13 @@ class _Entry:
     method: str
     path: str
     handler: Handler
-    scope: str | None = None
+    scopes: tuple[str, ...] = ()
     backend: bool = False
     bucket: Bucket | None = None
 
     def routes(self, rates: Rates) -> list[BaseRoute]:
         """The route, and the one without a project."""
-        endpoint = door(self.handler, scope=self.scope, backend=self.backend, rates=rates, bucket=self.bucket)
+        endpoint = door(self.handler, scopes=self.scopes, backend=self.backend, rates=rates, bucket=self.bucket)
         if self.path.startswith("/v1"):
             return [self._route(self.path, endpoint)]
         return [self._route(PROJECT + self.path, endpoint), self._route(PREFIX + self.path, endpoint)]
@@ -56,86 +57,86 @@ class _Entry:
         return Route(path, endpoint, methods=self.method.split())
 
 
+# an id that holds a slash is one that nothing has, not another route: what follows one stands first
 _USER, _KEY, _URL = rest("external_user_id"), rest("key"), rest("url_64")
-_READ, _WRITE = "connect:accounts:read", "connect:accounts:write"
+_ACCOUNT, _APP = rest("account_id"), rest("app_id")
+_READ, _WRITE = ("connect:accounts:read",), ("connect:accounts:write",)
 _ACCOUNTS = (
     _Entry("GET", f"/users/{_USER}/accounts", accounts.list_of_user, _READ, bucket="accounts"),
     _Entry("GET", "/accounts", accounts.list_accounts, _READ, bucket="accounts"),
     _Entry("POST", "/accounts", accounts.create, _WRITE, bucket="accounts"),
-    _Entry("GET", "/accounts/{account_id}", accounts.retrieve, _READ, bucket="accounts"),
-    _Entry("DELETE", "/accounts/app/{app_id}", accounts.delete_of_app, _WRITE, backend=True, bucket="accounts"),
-    _Entry("DELETE", "/accounts/{account_id}", accounts.delete, _WRITE, bucket="accounts"),
-    _Entry("DELETE", "/apps/{app_id}/accounts", accounts.delete_of_app, _WRITE, backend=True, bucket="accounts"),
-    _Entry("GET", "/users", users.list_users, "connect:users:read", backend=True),
-    _Entry("DELETE", f"/users/{_USER}", users.delete_user, "connect:users:write", backend=True),
+    _Entry("GET", f"/accounts/{_ACCOUNT}", accounts.retrieve, _READ, bucket="accounts"),
+    _Entry("DELETE", f"/accounts/app/{_APP}", accounts.delete_of_app, _WRITE, backend=True, bucket="accounts"),
+    _Entry("DELETE", f"/accounts/{_ACCOUNT}", accounts.delete, _WRITE, bucket="accounts"),
+    _Entry("DELETE", f"/apps/{_APP}/accounts", accounts.delete_of_app, _WRITE, backend=True, bucket="accounts"),
+    _Entry("GET", "/users", users.list_users, ("connect:users:read",), backend=True),
+    _Entry("DELETE", f"/users/{_USER}", users.delete_user, ("connect:users:write",), backend=True),
 )
 _APPS = tuple(
-    _Entry("GET", path, handler)
+    # the platform has no narrower scope for these (its staff, in its forum)
+    _Entry("GET", path, handler, ("connect:apps:*",))
     for path, handler in (
         ("/v1/connect/apps", apps.list_apps),
-        ("/v1/connect/apps/{app_id}", apps.retrieve),
+        (f"/v1/connect/apps/{_APP}", apps.retrieve),
         ("/v1/apps", apps.list_apps),
-        ("/v1/apps/{app_id}", apps.retrieve),
+        (f"/v1/apps/{_APP}", apps.retrieve),
         ("/v1/connect/app_categories", apps.list_categories),
-        ("/v1/connect/app_categories/{category_id}", apps.retrieve_category),
+        (f"/v1/connect/app_categories/{rest('category_id')}", apps.retrieve_category),
     )
 )
+_PROJECTS_READ = ("connect:projects:read",)
 _PROJECTS = (
-    _Entry("GET", "/v1/connect/projects", projects.list_projects, "connect:projects:read", backend=True),
-    _Entry("GET", "/projects/info", projects.info),
-    _Entry("GET", "/v1/connect/projects/{wanted}", projects.retrieve, "connect:projects:read", backend=True),
+    _Entry("GET", "/v1/connect/projects", projects.list_projects, _PROJECTS_READ, backend=True),
+    _Entry("GET", "/projects/info", projects.info, _PROJECTS_READ),
+    _Entry("GET", f"/v1/connect/projects/{rest('wanted')}", projects.retrieve, _PROJECTS_READ, backend=True),
 )
-_KINDS: tuple[tuple[str, Kind | None, str | None], ...] = (
-    ("components", None, None),
-    ("actions", "action", "connect:actions"),
-    ("triggers", "source", "connect:triggers"),
-)
+_KINDS: tuple[tuple[str, Kind | None], ...] = (("components", None), ("actions", "action"), ("triggers", "source"))
 _COMPONENTS = tuple(
     entry
-    for name, kind, scope in _KINDS
+    for name, kind in _KINDS
     for entry in (
-        _Entry("GET", f"/{name}", components.listing(kind), scope and f"{scope}:list", bucket="components"),
+        _Entry("GET", f"/{name}", components.listing(kind), components.scopes(kind, "list"), bucket="components"),
         _Entry(
             "POST",
             f"/{name}/configure",
             components.configuring(kind),
-            scope and f"{scope}:configure",
+            components.scopes(kind, "configure"),
             bucket="runs",
         ),
-        _Entry("POST", f"/{name}/props", components.reloading(kind), scope and f"{scope}:props", bucket="runs"),
+        _Entry("POST", f"/{name}/props", components.reloading(kind), components.scopes(kind, "props"), bucket="runs"),
         _Entry(
             "GET",
             f"/{name}/{_KEY}",
             components.retrieving(kind),
-            scope and f"{scope}:retrieve",
+            components.scopes(kind, "retrieve"),
             bucket="components",
         ),
     )
 )
 _RUNS = (
-    _Entry("POST", "/actions/run", actions.run, "connect:actions:run", bucket="runs"),
-    _Entry(" ".join(proxy.METHODS), f"/proxy/{_URL}", proxy.proxy, "connect:proxy", bucket="proxy"),
+    _Entry("POST", "/actions/run", actions.run, ("connect:actions:run",), bucket="runs"),
+    _Entry(" ".join(proxy.METHODS), f"/proxy/{_URL}", proxy.proxy, ("connect:proxy",), bucket="proxy"),
 )
 
-_ONE = "/deployed-triggers/{trigger_id}"
-_SEEN, _CHANGED = "connect:deployed_triggers:read", "connect:deployed_triggers:write"
+_ONE, _WEBHOOK = f"/deployed-triggers/{rest('trigger_id')}", rest("webhook_id")
+_SEEN, _CHANGED = ("connect:deployed_triggers:read",), ("connect:deployed_triggers:write",)
 _DEPLOYED = (
-    _Entry("POST", "/triggers/deploy", triggers.deploy, "connect:triggers:deploy", bucket="runs"),
+    _Entry("POST", "/triggers/deploy", triggers.deploy, ("connect:triggers:deploy",), bucket="runs"),
     *(
         _Entry(method, path, handler, _SEEN if method == "GET" else _CHANGED)
         for method, path, handler in (
             ("GET", "/deployed-triggers", deployed.list_triggers),
-            ("GET", _ONE, deployed.retrieve),
-            ("PUT", _ONE, deployed.update),
-            ("DELETE", _ONE, deployed.delete),
             ("GET", f"{_ONE}/events", deployed.list_events),
             ("GET", f"{_ONE}/pipelines", deployed.list_workflows),
             ("PUT", f"{_ONE}/pipelines", deployed.update_workflows),
             ("GET", f"{_ONE}/webhooks", deployed.list_webhooks),
             ("PUT", f"{_ONE}/webhooks", deployed.update_webhooks),
-            ("GET", f"{_ONE}/webhooks/{{webhook_id}}", deployed.retrieve_webhook),
-            ("POST", f"{_ONE}/webhooks/{{webhook_id}}/regenerate_signing_key", deployed.regenerate_key),
-            ("POST", f"{_ONE}/webhooks/{{webhook_id}}/reset_delivery_state", deployed.reset_delivery_state),
+            ("GET", f"{_ONE}/webhooks/{_WEBHOOK}", deployed.retrieve_webhook),
+            ("POST", f"{_ONE}/webhooks/{_WEBHOOK}/regenerate_signing_key", deployed.regenerate_key),
+            ("POST", f"{_ONE}/webhooks/{_WEBHOOK}/reset_delivery_state", deployed.reset_delivery_state),
+            ("GET", _ONE, deployed.retrieve),
+            ("PUT", _ONE, deployed.update),
+            ("DELETE", _ONE, deployed.delete),
         )
     ),
 )

@@ -2,6 +2,7 @@
 OAuth clients and their tokens.
 
     tokens    the token endpoint, and the one that revokes
+    assertions  what a client signs in a secret's place
     access    whose request it is, by its token
     scopes    what a token is good for
 """

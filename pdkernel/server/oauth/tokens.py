@@ -1,7 +1,8 @@
 """
 `POST /v1/oauth/token` and `/v1/oauth/revoke`.
 
-Knows the three ways in which SDKs send a client's credentials: JSON, a form, HTTP Basic. Which client they belong to and
+Knows the three ways in which SDKs send a client's credentials: JSON, a form, HTTP Basic; and that an assertion stands in a
+secret's place. Which client they belong to and
 what a token holds are the project's tables' to know.
 """
 
@@ -21,6 +22,7 @@ from starlette.types import Message
 
 from pdkernel.project.access_tokens import LIFE_S
 from pdkernel.project.clients import Client
+from pdkernel.server.oauth import assertions
 from pdkernel.server.oauth.scopes import covers
 from pdkernel.server.serving import Serving
 
@@ -98,13 +100,25 @@ def _credentials(request: Request, fields: Mapping[str, str]) -> tuple[str, str]
 
 
 async def _client(serving: Serving, request: Request, fields: Mapping[str, str]) -> Client:
-    if "client_assertion" in fields:
-        # parity[private-key-jwt]: the platform also takes a signed assertion in a secret's place
-        raise _OAuthError("invalid_client", "Clients here have a secret: send client_id and client_secret.", 401)
     client_id, secret = _credentials(request, fields)
+    if "client_assertion" in fields:
+        return await _assertions_client(serving, request, fields, client_id, secret)
     client = await run_in_threadpool(serving.project.clients.authenticate, client_id, secret)
     if client is None:
         raise _OAuthError("invalid_client", "There is no such client, or its secret is another.", 401)
+    return client
+
+
+async def _assertions_client(
+    serving: Serving, request: Request, fields: Mapping[str, str], client_id: str, secret: str
+) -> Client:
+    if secret or fields.get("client_assertion_type") != assertions.TYPE:
+        raise _OAuthError("invalid_request", f"client_assertion comes without a secret, as {assertions.TYPE}.")
+    named = assertions.audiences(serving, request)
+    client = await run_in_threadpool(assertions.client_of, serving, fields["client_assertion"], named, client_id)
+    if client is None:
+        text = f"The assertion is not good here, has expired or was used. Its audience is {' or '.join(named)}."
+        raise _OAuthError("invalid_client", text, 401)
     return client
 
 
@@ -144,7 +158,10 @@ async def _fields(request: Request) -> dict[str, str]:
         if is_json:
             values: Any = json.loads(raw)
         else:
-            values = dict(parse_qsl(raw.decode("utf-8"), keep_blank_values=True, max_num_fields=_MAX_FIELDS))
+            pairs = parse_qsl(raw.decode("utf-8"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+            values = dict(pairs)
+            if len(values) < len(pairs):  # RFC 6749, section 3.2
+                raise _OAuthError("invalid_request", "A field of the form is there twice.")
     except (ValueError, RecursionError):
         raise _OAuthError("invalid_request", "The body is neither JSON nor a form.") from None
     if not isinstance(values, dict):

@@ -195,3 +195,15 @@ async def test_a_connect_token_reads_as_far_as_its_scope(site: Served) -> None:
     assert (await site.call("GET", f"/accounts/{account}", headers=token)).status_code == 200
     assert (await site.call("DELETE", f"/accounts/{account}", headers=token)).status_code == 403
     assert site.directory.find_account(account)
+
+
+async def test_a_path_without_the_project(site: Served) -> None:
+    """With a Connect token SDKs leave the project out, or its place empty (the proxy of JS 2.x and 3.x)."""
+    account = connect(site)
+    token = bearer(connect_token(site))
+
+    for path in ("/v1/connect/accounts", "/v1/connect//accounts"):
+        answer = await site.call("GET", path, headers=token)
+        assert [each["id"] for each in answer.json()["data"]] == [account]
+    for path in ("/v1/connect/proxy/x", "/v1/connect//proxy/x"):
+        assert (await site.call("GET", path, headers=token)).status_code == 400

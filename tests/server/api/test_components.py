@@ -238,3 +238,47 @@ async def test_a_secret_value_is_not_kept(depot: Served, tmp_path: Path) -> None
     assert "ada-marked" in kept
     assert KEY not in kept
     assert KEY not in str(answer)
+
+
+async def test_components_ask_for_their_kinds_scope(depot: Served) -> None:
+    """At the routes for any kind a token does no more than at the routes of the kinds that it is good for."""
+    triggers, none = depot.headers("connect:triggers:*"), depot.headers("connect:workflow:invoke")
+    body = {
+        "id": "depot-put-thing",
+        "external_user_id": "ada",
+        "prop_name": "shelf",
+        "configured_props": {"depot": ADA},
+    }
+
+    listed = (await depot.call("GET", "/components", headers=triggers, params={"limit": "100"})).json()["data"]
+
+    assert {each["component_type"] for each in listed} == {"trigger"}
+    for headers in (triggers, none):
+        assert (await depot.call("GET", "/components/depot-put-thing", headers=headers)).status_code == 403
+        assert (await depot.call("POST", "/components/configure", headers=headers, json=body)).status_code == 403
+        assert (await depot.call("POST", "/components/props", headers=headers, json=body)).status_code == 403
+    assert (await depot.call("GET", "/components", headers=none)).status_code == 403
+    assert (await depot.call("GET", "/components/depot-new-thing", headers=triggers)).status_code == 200
+
+
+async def test_a_page_as_a_float(depot: Served) -> None:
+    """Python's SDK calls `page` a float: 1.0 is the second page; a part of one is none."""
+    body = {"id": "depot-put-thing", "prop_name": "shelf", "configured_props": {"depot": ADA}}
+
+    whole = await post(depot, "/actions/configure", **body, page=1)
+    given = await post(depot, "/actions/configure", **body, page=1.0)
+    part = await depot.call("POST", "/actions/configure", json={**body, "external_user_id": "ada", "page": 0.5})
+
+    assert given == whole
+    assert part.status_code == 400
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+async def test_a_number_that_is_none(depot: Served, number: str) -> None:
+    """A value that no double holds is refused as the caller's fault, before the action's run could stumble over it."""
+    text = '{"id": "depot-put-thing", "external_user_id": "ada", "configured_props": {"shelf": "s00", "thing": %s}}'
+
+    answer = await depot.call("POST", "/actions/run", content=text % number)
+
+    assert answer.status_code == 400
+    assert "not JSON" in answer.json()["error"]

@@ -29,6 +29,19 @@ async def test_without_a_token(site: Served) -> None:
         ("POST", "/actions/run", "connect:actions:run"),
         ("GET", "/triggers", "connect:triggers:list"),
         ("GET", "/proxy/aHR0cHM6Ly9hLmI", "connect:proxy"),
+        ("GET", "/v1/connect/apps", "connect:apps:*"),
+        ("GET", "/v1/apps/slack", "connect:apps:*"),
+        ("GET", "/v1/connect/app_categories", "connect:apps:*"),
+        ("GET", "/projects/info", "connect:projects:read"),
+        ("GET", "/v1/connect/projects", "connect:projects:read"),
+        ("GET", "/components", "connect:actions:list"),
+        ("GET", "/components", "connect:triggers:*"),
+        ("GET", "/components/a-b", "connect:triggers:retrieve"),
+        ("POST", "/components/configure", "connect:actions:configure"),
+        ("POST", "/components/props", "connect:actions:*"),
+        ("POST", "/triggers/deploy", "connect:triggers:deploy"),
+        ("GET", "/deployed-triggers", "connect:deployed_triggers:read"),
+        ("DELETE", "/deployed-triggers/dc_1", "connect:deployed_triggers:write"),
     ],
 )
 async def test_scopes(site: Served, method: str, path: str, scope: str) -> None:
@@ -94,7 +107,13 @@ async def test_rate_limits_are_a_switch(tmp_path: Any) -> None:
 
         assert (answer.status_code, answer.json()) == (429, {"error": "Throttled"})
         assert answer.headers["x-ratelimit-remaining"] == "0"
-        assert int(answer.headers["retry-after"]) > 0
+        assert answer.headers["x-ratelimit-limit"] == str(LIMITS["accounts"])
+        now = site.serving.clock.now().timestamp()
+        site.serving.clock.move(0.5)  # type: ignore[attr-defined]
+        later = (await site.call("GET", "/accounts/apn_1")).headers
+        # whoever waits as long as it is told comes after the end of the window
+        assert int(later["retry-after"]) >= 300 - 0.5
+        assert int(later["x-ratelimit-reset"]) >= now + 300
         site.serving.clock.move(301)  # type: ignore[attr-defined]
         assert (await site.call("GET", "/accounts/apn_1")).status_code == 404
         assert (await other.call("GET", "/accounts/apn_1")).status_code == 404
@@ -125,3 +144,39 @@ async def token_for(site: Served, origin: str) -> str:
     """A Connect token of ada's for pages of that origin."""
     made = await site.call("POST", "/tokens", json={"external_user_id": "ada", "allowed_origins": [origin]})
     return str(made.json()["token"])
+
+
+async def test_a_page_learns_that_its_token_is_no_good(site: Served) -> None:
+    """A Connect token that has expired or is none is answered 401 where the page can read it, and not as a failed fetch."""
+    page = {"Origin": "https://product.example"}
+    expired = await token_for(site, "https://product.example")
+    site.serving.clock.move(4 * 3600)  # type: ignore[attr-defined]
+
+    for text in (expired, "ctok_" + "0" * 32):
+        answer = await site.call("GET", "/accounts", headers={**page, "Authorization": f"Bearer {text}"})
+        assert answer.status_code == 401
+        assert answer.headers["access-control-allow-origin"] == "https://product.example"
+    other = await site.http.get("/v1/connect/accounts", headers={**page, "Authorization": "Bearer x"})
+    assert (other.status_code, "access-control-allow-origin" in other.headers) == (401, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/accounts/apn%2F1"),
+        ("DELETE", "/accounts/apn%2F1"),
+        ("GET", "/v1/connect/apps/no%2Fapp"),
+        ("GET", "/v1/apps/no%2Fapp"),
+        ("GET", "/v1/connect/app_categories/a%2Fb"),
+        ("GET", "/v1/connect/projects/proj_%2F"),
+        ("GET", "/deployed-triggers/dc%2F1?external_user_id=ada"),
+        ("PUT", "/deployed-triggers/dc%2F1?external_user_id=ada"),
+        ("DELETE", "/deployed-triggers/dc%2F1?external_user_id=ada"),
+        ("GET", "/deployed-triggers/dc%2F1/events?external_user_id=ada"),
+        ("PUT", "/deployed-triggers/dc%2F1/pipelines?external_user_id=ada"),
+        ("GET", "/deployed-triggers/dc%2F1/webhooks/wh%2F1?external_user_id=ada"),
+    ],
+)
+async def test_an_id_with_a_slash(site: Served, method: str, path: str) -> None:
+    """An id that holds a slash is one that nothing has: 404, and not a route that is not served, which SDKs repeat."""
+    assert (await site.call(method, path)).status_code == 404

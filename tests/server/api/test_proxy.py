@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -12,13 +13,16 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Message
 
 from pdkernel.connect.oauth import Tokens
 from pdkernel.connect.providers import Provider, tell_provider
 from pdkernel.connect.renewal import keep_grant
+from pdkernel.server import create_app
 from tests.server.served import Served, served
 
 TOKEN = "xoxb-4e8d21b7c9"
+HOST = "127.0.0.1:4000"
 URL = "https://slack.com/api/chat.postMessage?q=a%20b"
 
 
@@ -37,6 +41,13 @@ class _Seen(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("location", "https://elsewhere.example/")
             self.end_headers()
+            return
+        if self.path.endswith("/broken"):
+            self.send_response(200)
+            self.send_header("content-length", "100")
+            self.end_headers()
+            self.wfile.write(b"half")
+            self.close_connection = True
             return
         told = {"method": self.command, "path": self.path, "headers": dict(self.headers), "body": body.decode()}
         self._said(201, told)
@@ -226,3 +237,24 @@ async def test_a_token_that_the_app_refuses_is_renewed(site: Served, outside: st
     assert renewed.status_code == 201
     assert httpx.Headers(renewed.json()["headers"])["authorization"] == "Bearer renewed-token-1"
     assert other.status_code == 401
+
+
+async def test_an_answer_that_breaks_off(site: Served) -> None:
+    """The caller gets what came, and no end of it; the server has no error of its own to tell of."""
+    said: list[Message] = []
+
+    async def receive() -> Message:
+        await asyncio.sleep(0 if not said else 60)
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    path = f"/v1/connect/{site.project.project_id}/proxy/{encoded('https://slack.com/broken')}"
+    headers = [(name.lower().encode(), value.encode()) for name, value in {**site.headers(), "host": HOST}.items()]
+    scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
+    await create_app(site.serving)({**scope, "query_string": b"external_user_id=ada&account_id=apn_ada"}, receive, send)
+
+    assert [message.get("status") for message in said if message["type"] == "http.response.start"] == [200]
+    assert b"".join(message.get("body", b"") for message in said) == b"half"
+    assert all(message.get("more_body", True) for message in said)

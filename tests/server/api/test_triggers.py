@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pdkernel.clock import FrozenClock
-from pdkernel.server.api.emitting import keep_running
+from pdkernel.server.api.emitting import keep_running, source_request
 from pdkernel.server.running import Runs
 from pdkernel.server.serving import ServedWorkflow
 from pdkernel.source import read_source
@@ -267,14 +267,23 @@ async def test_a_trigger_is_removed(site: Served) -> None:
 
 
 async def test_triggers_go_with_their_user(site: Served) -> None:
-    """A user who is deleted has no triggers any more; others keep theirs."""
-    await deploy(site)
-    await deploy(site, external_user_id="grace")
+    """A user who is deleted has no triggers any more, and what their sources remember is gone; others keep theirs."""
+    made = {user: await deploy(site, external_user_id=user) for user in ("ada", "grace")}
+    kept = {user: state_key(site, trigger["id"]) for user, trigger in made.items()}
+    assert all(site.project.source_states.load(key) for key in kept.values())
 
     await site.call("DELETE", "/users/ada")
 
     assert (await of(site, "GET", "")).json()["data"] == []
     assert len((await of(site, "GET", "", user="grace")).json()["data"]) == 1
+    assert [user for user, key in kept.items() if site.project.source_states.load(key)] == ["grace"]
+
+
+def state_key(site: Served, trigger_id: str) -> str:
+    """By which the state of a trigger's source is kept."""
+    trigger = site.project.deployed_triggers.find(trigger_id)
+    assert trigger is not None
+    return source_request(site.serving, trigger, "run").key
 
 
 async def test_a_source_that_fails_does_not_stop_the_others(site: Served, caplog: pytest.LogCaptureFixture) -> None:

@@ -149,3 +149,13 @@ async def test_categories(site: Served) -> None:
     """Apps have no categories here."""
     assert (await site.call("GET", "/v1/connect/app_categories")).json() == []
     assert (await site.call("GET", "/v1/connect/app_categories/x")).status_code == 404
+
+
+async def test_fields_of_an_app_that_nobody_told_of(site: Served) -> None:
+    """An app whose accounts here hold keys is key-based, with those as its fields."""
+    site.directory.add_account(app="depot", credentials={"api_key": "dk-12345678"}, external_user_id="ada")
+
+    app = (await site.call("GET", "/v1/connect/apps/depot")).json()["data"]
+
+    assert app["auth_type"] == "keys"
+    assert [field["name"] for field in json.loads(app["custom_fields_json"])] == ["api_key"]

@@ -219,7 +219,8 @@ def _unserved() -> Iterator[Operation]:
 
 
 def _others() -> Iterator[Operation]:
-    credentials = dict.fromkeys(("grant_type", "client_id", "client_secret", "scope", "token"), TEXT)
+    names = ("grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type", "scope", "token")
+    credentials = dict.fromkeys(names, TEXT)
     media = ("application/json", "application/x-www-form-urlencoded")
     for name, answer in (("token", "AccessToken"), ("revoke", "Any")):
         yield Operation("POST", f"/v1/oauth/{name}", body=credentials, answer=answer, error="OAuthError", media=media)

@@ -79,7 +79,7 @@ async def test_credentials_as_basic(site: Served) -> None:
         ({"client_id": "pdc_nobody"}, 401, "invalid_client"),
         ({"client_id": 7}, 401, "invalid_client"),
         ({"client_id": "\ud800"}, 400, "invalid_request"),
-        ({"client_assertion": "e30.e30."}, 401, "invalid_client"),
+        ({"client_assertion": "e30.e30."}, 400, "invalid_request"),
         ({"grant_type": "password"}, 400, "unsupported_grant_type"),
     ],
 )
@@ -257,3 +257,16 @@ async def test_whoever_goes_away(site: Served) -> None:
     await create_app(site.serving)({**scope, "headers": headers, "client": ("127.0.0.1", 1)}, receive, send)
 
     assert sent[0]["status"] == 400
+
+
+async def test_a_field_that_is_there_twice(site: Served) -> None:
+    """A form with two ids of a client is refused: which is meant nobody can say (RFC 6749, section 3.2)."""
+    fields = {
+        "client_id": ["other", site.client.client.id],
+        "client_secret": site.client.secret,
+        "grant_type": "client_credentials",
+    }
+
+    answer = await site.http.post(TOKEN, data=fields)
+
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")

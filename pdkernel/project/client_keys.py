@@ -1,0 +1,80 @@
+"""
+Public keys of OAuth clients, and the assertions that were taken from them.
+
+Knows which keys may be registered, and that an assertion is taken once. What an assertion must say is the server's to know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from pdkernel.clock import Clock
+from pdkernel.errors import RequestError
+from pdkernel.project.database import Database
+from pdkernel.project.schema import client_keys, used_assertions
+
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+_LEAST_RSA_BITS = 2048
+
+
+class ClientKeyTable:
+    """The keys of a project's clients."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def find(self, client_id: str) -> PublicKey | None:
+        """The public key of that client, or None."""
+        query = select(client_keys.c.public_key).where(client_keys.c.client == client_id)
+        with self._database.read() as connection:
+            text = connection.execute(query).scalar_one_or_none()
+        return None if text is None else read_public_key(text)
+
+    def use(self, client_id: str, assertion_id: str, expires: float) -> bool:
+        """Take the assertion of that id, which is good until *expires* (seconds since 1970); False if it was taken before."""
+        mark = hashlib.sha256(f"{client_id}\n{assertion_id}".encode("utf-8", "surrogatepass")).hexdigest()
+        now = self._clock.now().timestamp()
+        try:
+            with self._database.write() as connection:
+                connection.execute(delete(used_assertions).where(used_assertions.c.expires < now))
+                connection.execute(insert(used_assertions).values(id=mark, expires=expires))
+        except IntegrityError:
+            return False
+        return True
+
+
+def keep_key(connection: Connection, client_id: str, key: PublicKey) -> None:
+    """Keep the key of a client that is made in the same transaction."""
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
+    connection.execute(insert(client_keys).values(client=client_id, public_key=pem))
+
+
+def read_public_key(text: str) -> PublicKey:
+    """
+    The key in a PEM text: EC on P-256 (signs ES256) or RSA (RS256).
+
+    Raises:
+        RequestError: It is none of these; a private key is not taken for one, and not shown.
+    """
+    try:
+        key = load_pem_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise RequestError(
+            "The file holds no public key in PEM.",
+            fix="Make it from the private key, which stays with your product: openssl pkey -in private.pem -pubout",
+        ) from None
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+        return key
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _LEAST_RSA_BITS:
+        return key
+    raise RequestError(
+        "A client's key is an EC key on P-256, or an RSA key of 2048 bits or more.",
+        fix="For example: openssl ecparam -name prime256v1 -genkey -noout -out private.pem",
+    )
