@@ -44,9 +44,7 @@ def account_of(binding: Binding, request: Request) -> ProxyAccess | None:
     """The proxy for the account that *request* carries, or None; of a kept body, the first 64 KB count."""
     if not binding.proxied:
         return None
-    texts = [request.url, *(value.decode("latin-1") for _, value in request.headers)]
-    texts.append(request.body.start.decode("utf-8", "replace"))
-    return next((binding.proxied[ref] for ref in _refs(binding, "\n".join(texts))), None)
+    return next((binding.proxied[ref] for ref in _refs(binding, _text_of(request))), None)
 
 
 def why_not(binding: Binding, request: Request) -> str | None:
@@ -57,11 +55,18 @@ def why_not(binding: Binding, request: Request) -> str | None:
         return "it carries no event streams."
     if request.method not in _METHODS:
         return f"it does not take {request.method}."
+    if len({binding.proxied[ref].account_id for ref in _refs(binding, _text_of(request))}) > 1:
+        return "that sends it with one account: this request carries the credentials of several."
     if _refs(binding, f"{request.host}{request.path}"):
         return "that adds the credential itself: it must not stand in the host's name or in the path."
     if _refs(binding, request.body.start.decode("utf-8", "replace")):
         return "that adds the credential itself: it must not stand in the request's body."
     return None
+
+
+def _text_of(request: Request) -> str:
+    values = (value.decode("latin-1") for _, value in request.headers)
+    return "\n".join((request.url, *values, request.body.start.decode("utf-8", "replace")))
 
 
 def compose(binding: Binding, access: ProxyAccess, token: str, request: Request) -> ProxyRequest:

@@ -306,6 +306,8 @@ class _Handler(BaseHTTPRequestHandler):
         told = json.loads(body)
         self.server.fault = told.get("fault", {})
         self.server.scope_profiles = told.get("scope_profiles", True)
+        for id_, user, app in told.get("held", []):
+            self.server.accounts["development"].append(_account(id_, user, app, "oauth", 30, None))
         self._answer(200, {})
 
     def _body(self) -> bytes:
@@ -378,7 +380,12 @@ class Upstream:
         return asked
 
     def set(self, **told: Any) -> None:
-        """Fail from now on as *fault* says; `scope_profiles=False` leaves out what newer SDKs require."""
+        """
+        Fail from now on as *fault* says.
+
+        `scope_profiles=False` leaves out what newer SDKs require; *held* are more accounts that it keeps to itself
+        (id, external user, app).
+        """
         self._control.post("/-/set", json=told)
 
     def close(self) -> None:

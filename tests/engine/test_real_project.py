@@ -200,6 +200,19 @@ async def test_what_the_proxy_does_not_carry(run: Run, upstream: Upstream, code:
     assert proxied(upstream) == []
 
 
+async def test_request_with_two_withheld_accounts_is_refused(run: Run, upstream: Upstream) -> None:
+    """The proxy sends with one account: of two the second would be left out without a word."""
+    upstream.set(held=[("apn_heldtoo", "ada", "gitlab")])
+    other = 'pd.inputs["gitlab"]["$auth"]["oauth_access_token"]'
+    code = f'return call("https://api.github.com/x", Authorization=token, X_Other={other})'
+    step = python_step("act", CALL + code, options="--app github --app gitlab")
+
+    execution = await run(step, external_user_id="ada", egress="live")
+
+    assert "carries the credentials of several" in json.dumps(execution.to_json())
+    assert proxied(upstream) == []
+
+
 @pytest.mark.parametrize(
     ("url", "status", "note"),
     [
