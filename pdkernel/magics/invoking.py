@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
@@ -70,7 +71,7 @@ def _call(session: Session, url: str) -> Call:
 
     event = session.event
     return Call(
-        url,
+        _below(session, url),
         external_user_id=session.external_user_id,
         environment=session.environment,
         body=event.data.get("body") if event is not None else None,
@@ -79,6 +80,16 @@ def _call(session: Session, url: str) -> Call:
         bearer=_token(session, url),
         client=_client(),
     )
+
+
+def _below(session: Session, url: str) -> str:
+    """The URL of the chosen event's path below the endpoint at *url*."""
+    path = session.event.data.get("path") if session.event is not None else None
+    if not isinstance(path, str) or not path.strip("/"):
+        return url
+    parts = urlsplit(url)
+    below = quote(path.removeprefix("/"), safe="/:@!$&'()*+,;=~")
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{below}").geturl()
 
 
 def _method(session: Session) -> str:
@@ -120,7 +131,7 @@ def _show_snippets(session: Session, url: str, *, run: bool, ca_file: Path | Non
         raise RequestError("Snippets invoke a workflow for an external user.", fix="Pick one: %pduser ID")
     token = _token(session, url)
     does = invocation(
-        url,
+        _below(session, url),
         external_user_id=session.external_user_id,
         environment=session.environment,
         project_id=session.directory.project_id,

@@ -8,6 +8,7 @@ A client's id and secret, or the endpoint's own token, are read from the environ
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import dataclass
 from typing import Literal
@@ -21,9 +22,12 @@ PIPEDREAM = "https://api.pipedream.com"
 CLIENT_ID, CLIENT_SECRET = "PIPEDREAM_CLIENT_ID", "PIPEDREAM_CLIENT_SECRET"  # variables' names
 WORKFLOW_TOKEN = "WORKFLOW_TOKEN"  # noqa: S105  # a variable's name
 DROPS_QUERY = "this SDK drops the query"
+CHANGES_PATH = "this SDK writes the path in small letters, and without what is no letter, digit, -, _ or ."
 SDK_VERSIONS = {"typescript-1": "1.8.0", "typescript-3": "3.1.6"}
 """The releases of `@pipedream/sdk` that the TypeScript snippets were written for."""
 
+_LOST = re.compile(r"[^a-z0-9_\-./:]")
+"""What both SDKs' `buildWorkflowUrl` changes in a URL (its source, 1.8.0 to 3.1.6)."""
 _TITLES: dict[Kind, str] = {
     "curl": "curl",
     "python": "Python",
@@ -94,9 +98,13 @@ def snippets(call: Invocation) -> tuple[Snippet, ...]:
     return (
         Snippet("curl", _curl(call)),
         Snippet("python", _python(call)),
-        Snippet("typescript-1", _typescript_1(call), said=DROPS_QUERY if call.query else ""),
-        Snippet("typescript-3", _typescript_3(call)),
+        Snippet("typescript-1", _typescript_1(call), said=DROPS_QUERY if call.query else _changed(call)),
+        Snippet("typescript-3", _typescript_3(call), said=_changed(call)),
     )
+
+
+def _changed(call: Invocation) -> str:
+    return CHANGES_PATH if _LOST.search(urlsplit(call.url).path) else ""
 
 
 def text(made: tuple[Snippet, ...]) -> str:

@@ -83,6 +83,19 @@ def test_the_chosen_events_method_and_query_are_in_the_snippets(served: Notebook
     assert "--data-binary" not in shown
 
 
+def test_the_chosen_events_path_is_called(served: Notebook) -> None:
+    """A path below the endpoint is part of the call, and of the programs; the SDKs that would change it say so."""
+    served.run(STEP.replace("event['body']", "event['path']"))
+    served.session.choose_event(Event({"method": "POST", "path": "/Orders/a b?", "body": {"name": "Ada"}}))
+
+    shown = served.run("%pdinvoke")
+    snippets = served.run("%pdinvoke --snippets")
+
+    assert "/Orders/a b?" in shown[shown.index("200 OK") :]
+    assert re.search(r"curl -fsS -X POST \S+/Orders/a%20b%3F", snippets)
+    assert snippets.count("this SDK writes the path in small letters") == 2
+
+
 def test_without_an_endpoint_it_says_which_to_name(run: Run) -> None:
     """Neither a URL nor a served draft: what to do."""
     assert "%pdserve" in run("%pdinvoke")
