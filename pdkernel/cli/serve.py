@@ -70,15 +70,16 @@ async def _serve(state: State, paths: tuple[Path, ...], chosen: dict[str, Any], 
     project = state.project()
     pipedream = _pipedream(project)
 
+    public = public_base(chosen["public_url"]) if chosen["public_url"] else None
+
     def check(*served: ServedWorkflow) -> list[str]:
         check_tokens(served)
-        return check_exposure(chosen["host"], served, project, real=pipedream is not None)
+        return check_exposure(chosen["host"], served, project, real=pipedream is not None, public_url=public)
 
     workflows = SourceWorkflows(project, sources_of(paths, Path.cwd()), check=check, say=_say_line)
     served = workflows.list()
     exposed = check(*served)
     warnings = [*exposed, *other_triggers(served)]
-    public = public_base(chosen["public_url"]) if chosen["public_url"] else None
     opened = bind(chosen["host"], chosen["port"])
     try:
         here = url_of(opened, chosen["host"], tls=chosen["tls"])

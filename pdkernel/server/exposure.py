@@ -26,7 +26,12 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(
-    host: str, workflows: Sequence[ServedWorkflow], project: Project, *, real: bool = False
+    host: str,
+    workflows: Sequence[ServedWorkflow],
+    project: Project,
+    *,
+    real: bool = False,
+    public_url: str | None = None,
 ) -> list[str]:
     """
     What is to be said of serving *workflows* at the address *host*, as sentences.
@@ -36,26 +41,30 @@ def check_exposure(
         workflows: What is served.
         project: Whose clients may call.
         real: Whether clients of a real project at Pipedream may, too.
+        public_url: Where others reach it by a proxy or a tunnel of one's own, or None.
 
     Raises:
         RequestError: More people can reach it than may be asked to behave.
     """
     assumed = [served for served in workflows if served.source.kind == "folder" and served.source.sidecar is None]
+    open_ones = [
+        served
+        for served in workflows
+        if any(trigger.type == "http" and trigger.auth == "none" for trigger in served.source.workflow.triggers)
+    ]
+    names = ", ".join(repr(served.source.workflow.name) for served in open_ones)
     if is_loopback(host):
-        return [_assumptions(served) for served in assumed]
+        said = [_assumptions(served) for served in assumed]
+        if public_url is not None and open_ones:
+            said.append(f"Whoever reaches {public_url} can start {names}: the trigger asks for no auth.")
+        return said
     if assumed:
         raise RequestError(
             f"{assumed[0].source.path} has no pdkernel.yaml: it is served on this machine only, since "
             + _assumptions(assumed[0]),
             fix="`pdkernel import FOLDER --to NEW_FOLDER` writes one. Or leave --host out.",
         )
-    open_ones = [
-        served
-        for served in workflows
-        if any(trigger.type == "http" and trigger.auth == "none" for trigger in served.source.workflow.triggers)
-    ]
     if open_ones:
-        names = ", ".join(repr(served.source.workflow.name) for served in open_ones)
         raise RequestError(
             f"--host {host} lets other machines call, and anybody could start {names}: the trigger asks for no auth.",
             fix="Write `auth: oauth`, or `auth: bearer` and `token_env: NAME`, in the workflow's trigger.",

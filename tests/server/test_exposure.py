@@ -44,6 +44,16 @@ def test_loopback_serves_what_is_open(project: Project) -> None:
     assert check_exposure("127.0.0.1", [notebook(OPEN)], project) == []
 
 
+def test_an_open_endpoint_behind_a_public_url_is_said(project: Project) -> None:
+    """Somebody has made a way in: that nothing is asked of whoever comes by it is not passed over."""
+    public = "https://hooks.example.com"
+
+    (warning,) = check_exposure("127.0.0.1", [notebook(CLOSED), notebook(OPEN)], project, public_url=public)
+
+    assert warning.startswith(f"Whoever reaches {public} can start ")
+    assert check_exposure("127.0.0.1", [notebook(CLOSED)], project, public_url=public) == []
+
+
 def test_an_open_endpoint_stays_on_this_machine(project: Project) -> None:
     """A trigger without auth is refused at another address."""
     project.clients.create("one")
