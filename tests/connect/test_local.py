@@ -11,8 +11,8 @@ import pytest
 from pdkernel.clock import CountingIds, FrozenClock
 from pdkernel.connect import LocalDirectory
 from pdkernel.errors import AccountExistsError, RequestError
-from pdkernel.identity import Account, Directory, ExternalUser
-from pdkernel.project import Project
+from pdkernel.identity import Account, Directory, ExternalUser, NotAtHandError
+from pdkernel.project import Grant, Project
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -83,6 +83,27 @@ def test_credentials_come_back(directory: Directory) -> None:
     account = directory.add_account(app="x", credentials={"b": "1", "a": "é\ud800"}, external_user_id="ada")
 
     assert list(directory.credentials(account.id).items()) == [("b", "1"), ("a", "é\ud800")]
+
+
+def test_at_hand_it_gives_what_it_has(directory: Directory) -> None:
+    """Who cannot wait gets the same accounts and credentials, as long as no token has to be renewed."""
+    account = connect(directory, "ada")
+
+    with directory.at_hand() as at_hand:
+        assert at_hand is not None
+        assert at_hand.newest_account("ada", "development", "slack") == account
+        assert at_hand.credentials(account.id) == directory.credentials(account.id)
+
+
+def test_at_hand_no_provider_is_waited_for(directory: Directory, project: Project, clock: FrozenClock) -> None:
+    """Where the token is due, who cannot wait is told so, instead of being made to wait for the app's provider."""
+    account = connect(directory, "ada")
+    project.grants.put(account.id, Grant("refresh-0123456789", clock.now(), clock.now()))
+
+    with directory.at_hand() as at_hand:
+        assert at_hand is not None
+        with pytest.raises(NotAtHandError):
+            at_hand.credentials(account.id)
 
 
 def test_credentials_of_nobody(directory: Directory) -> None:

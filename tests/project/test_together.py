@@ -100,3 +100,17 @@ def test_threads_share_a_project(tmp_path: Path) -> None:
         list(threads.map(work, range(64)))
 
         assert project.variables.values() == {f"V{number}": str(number) for number in range(64)}
+
+
+def test_one_threads_reads_share_a_connection_and_see_others_writes(project: Project) -> None:
+    """Questions that are asked together are no snapshot: what another thread wrote in between is in the next answer."""
+    directory = LocalDirectory(project)
+    with project.reads(), ThreadPoolExecutor(1) as other:
+        before = directory.newest_account("u", "development", "slack")
+        added = other.submit(
+            directory.add_account, app="slack", credentials={"t": "value"}, external_user_id="u"
+        ).result()
+        after = directory.newest_account("u", "development", "slack")
+
+    assert before is None
+    assert after == added

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -50,6 +51,11 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+def writing_thread(journal: SqliteJournal) -> asyncio.Future[str]:
+    """The name of the thread that writes, if it is asked now."""
+    return journal._writer.write(lambda _: threading.current_thread().name)
 
 
 @pytest.fixture
@@ -204,6 +210,38 @@ async def test_writes_that_come_together_share_a_commit(journal: SqliteJournal) 
 
     assert answers == [True] * 100
     assert journal.commits - before < 50
+
+
+async def test_loop_commits_what_was_asked_for_in_one_turn(prompt_journal: SqliteJournal) -> None:
+    """On a quick disk the writes of one turn of the loop are one commit, made in its own thread."""
+    before = prompt_journal.commits
+
+    where = await asyncio.gather(*(writing_thread(prompt_journal) for _ in range(20)))
+
+    assert set(where) == {threading.main_thread().name}
+    assert prompt_journal.commits - before == 1
+
+
+async def test_slow_disk_is_waited_for_in_the_thread(path: Path) -> None:
+    """Where commits hold up the loop for longer than they may, the next ones are made in the journal's thread."""
+    journal = SqliteJournal.open(path, quick_s=1e-9)
+
+    where = [await writing_thread(journal) for _ in range(3)]
+
+    await journal.close()
+    assert (where[0], where[-1]) == (threading.main_thread().name, "pdkernel-journal")
+
+
+async def test_closing_keeps_what_this_turn_asked_for(path: Path) -> None:
+    """A write that the loop has not come to yet is committed before the file is given up."""
+    journal = SqliteJournal.open(path, quick_s=math.inf)
+    accepting = asyncio.ensure_future(journal.accept(new_run()))
+    await asyncio.sleep(0)
+
+    await journal.close()
+
+    assert await accepting
+    assert rows(path, "select count(*) from runs") == [(1,)]
 
 
 async def test_each_write_of_a_batch_has_its_own_answer(journal: SqliteJournal, path: Path) -> None:
