@@ -158,23 +158,36 @@ class Writer:
                 return
             batch, self._gathered = self._gathered, []
         try:
-            self._wait_for_others(patient=False)
-            try:
-                self._connection.execute("begin immediate")
-            except sqlite3.OperationalError as fault:
-                if is_busy(fault):
-                    with self._lock:
-                        self._gathered[:0] = batch
-                        self._hand_over()
-                    return
-                raise
-            self._commit(batch, begun=True)
+            if not self._begun_here() and self._left_to_the_thread(batch):
+                return
+            self._commit(batch, begun=self._connection.in_transaction)
         except sqlite3.Error as fault:
             for write in batch:
                 write.fault = self._told(fault)
         finally:
             self._committing.release()
         _resolve(batch)
+
+    def _begun_here(self) -> bool:
+        """Begin a transaction, unless another process writes."""
+        self._wait_for_others(patient=False)
+        try:
+            self._connection.execute("begin immediate")
+        except sqlite3.OperationalError as fault:
+            if is_busy(fault):
+                self._wait_for_others(patient=True)
+                return False
+            raise
+        return True
+
+    def _left_to_the_thread(self, batch: list[_Write]) -> bool:
+        """Whether the thread will commit *batch*: not if it was told to end meanwhile."""
+        with self._lock:
+            if self._closed:
+                return False
+            self._gathered[:0] = batch
+            self._hand_over()
+            return True
 
     def _wait_for_others(self, *, patient: bool) -> None:
         """Have SQLite wait, or not, while another process writes; `_committing` is held."""
