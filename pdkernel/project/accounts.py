@@ -19,6 +19,7 @@ from pdkernel.errors import AccountExistsError
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, AccountGoneError, Credentials, Environment, ExternalUser
 from pdkernel.project.database import Database
 from pdkernel.project.endpoints import TRIGGER
+from pdkernel.project.prepared import Prepared
 from pdkernel.project.rows import put_once
 from pdkernel.project.schema import (
     account_grants,
@@ -45,7 +46,7 @@ _NEWEST_FIRST = (accounts.c.created.desc(), accounts.c.number.desc())
 
 
 def _newest_of() -> Select[Any]:
-    """The statement behind `newest_of`, made once: making it takes longer than running it."""
+    """The statement behind `newest_of`."""
     place = func.row_number().over(
         partition_by=(accounts.c.external_user, accounts.c.environment, accounts.c.app), order_by=_NEWEST_FIRST
     )
@@ -62,8 +63,8 @@ def _newest_of() -> Select[Any]:
     return newest.order_by(theirs.c.created.desc(), theirs.c.number.desc())
 
 
-_NEWEST_OF = _newest_of()
-_SEALED = select(accounts.c.sealed_credentials).where(accounts.c.id == bindparam("account"))
+_NEWEST_OF = Prepared(_newest_of())
+_SEALED = Prepared(select(accounts.c.sealed_credentials).where(accounts.c.id == bindparam("account")))
 
 
 class AccountTable:
@@ -152,7 +153,7 @@ class AccountTable:
         """The newest accounts, *limit* at most, of each of those users and apps, newest first."""
         given = {"users": list(external_user_ids), "environment": environment, "apps": list(apps), "limit": limit}
         with self._database.read() as connection:
-            return [_account(row) for row in connection.execute(_NEWEST_OF, given)]
+            return [_account(row) for row in _NEWEST_OF.all(connection, **given)]
 
     def find(self, account_id: str) -> Account | None:
         """The account of that id, or None."""
@@ -168,9 +169,10 @@ class AccountTable:
             AccountGoneError: There is no such account.
         """
         with self._database.read() as connection:
-            sealed = connection.execute(_SEALED, {"account": account_id}).scalar_one_or_none()
-        if sealed is None:
+            row = _SEALED.first(connection, account=account_id)
+        if row is None:
             raise AccountGoneError(account_id)
+        sealed = row.sealed_credentials
         return Credentials(cast("dict[str, str]", self._vault.open_json(sealed, _place(account_id))))
 
     def renew(self, account_id: str, credentials: Mapping[str, str], *, claim: float | None = None) -> bool:
@@ -264,7 +266,7 @@ def _account(row: Any) -> Account:
         external_user_id=row.external_user,
         environment=row.environment,
         created_at=datetime.fromtimestamp(row.created, UTC),
-        healthy=row.healthy,
+        healthy=bool(row.healthy),
         fields=tuple(json.loads(row.fields)),
     )
 

@@ -103,6 +103,10 @@ class Database:
     def _faults(self) -> Iterator[None]:
         try:
             yield
+        except sqlite3.Error as fault:  # of a `Prepared`
+            if self.sqlite_path is None:
+                raise
+            raise sqlite.explain(fault, self.sqlite_path) from fault
         except DBAPIError as fault:
             if isinstance(fault.orig, sqlite3.Error) and self.sqlite_path is not None:
                 if isinstance(fault.orig, sqlite3.IntegrityError):

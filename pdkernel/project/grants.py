@@ -15,6 +15,7 @@ from sqlalchemy import bindparam, delete, or_, select, update
 
 from pdkernel.clock import Clock
 from pdkernel.project.database import Database
+from pdkernel.project.prepared import Prepared
 from pdkernel.project.rows import put
 from pdkernel.project.schema import account_grants
 from pdkernel.project.vault import Vault
@@ -22,8 +23,7 @@ from pdkernel.project.vault import Vault
 CLAIM_S = 30.0
 """Seconds after which a process that began to renew a token counts as gone."""
 
-_OF_ACCOUNT = select(account_grants).where(account_grants.c.account == bindparam("of"))
-"""Made once: making it takes longer than running it."""
+_OF_ACCOUNT = Prepared(select(account_grants).where(account_grants.c.account == bindparam("of")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class GrantTable:
     def find(self, account_id: str) -> Grant | None:
         """The account's grant; None for one that was not connected by OAuth."""
         with self._database.read() as connection:
-            row = connection.execute(_OF_ACCOUNT, {"of": account_id}).first()
+            row = _OF_ACCOUNT.first(connection, of=account_id)
         if row is None:
             return None
         sealed = row.sealed_refresh_token
@@ -92,7 +92,7 @@ class GrantTable:
             refresh_token=None if sealed is None else self._vault.open(sealed, _place(account_id)),
             expires_at=None if row.expires is None else datetime.fromtimestamp(row.expires, UTC),
             renewed_at=datetime.fromtimestamp(row.renewed, UTC),
-            refused=row.refused,
+            refused=bool(row.refused),
             error=row.error,
         )
 
