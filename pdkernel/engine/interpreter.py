@@ -242,11 +242,14 @@ class Interpreter:
 
 def _is_removed(scratch: Path) -> bool:
     """Whether *scratch* is gone now: most runs leave nothing in it."""
-    for folder in (scratch / WORKING, scratch):
+    try:
+        scratch.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:  # there is something in it
         try:
-            folder.rmdir()
-        except FileNotFoundError:
-            continue
+            (scratch / WORKING).rmdir()
+            scratch.rmdir()
         except OSError:
             return False
     return True

@@ -184,7 +184,8 @@ async def complete(project: Project) -> tuple[int, int]:
 
 def main() -> None:
     """Measure and print."""
-    with tempfile.TemporaryDirectory() as place:
+    # where people's projects are: in one below /tmp, steps have no /tmp of their own
+    with tempfile.TemporaryDirectory(prefix="pdkernel-bench-", dir=Path.home()) as place:
         folder = Path(place)
         notebook = folder / "bench.ipynb"
         notebook_of(notebook, WORKFLOW, *STEPS)
