@@ -148,6 +148,7 @@ def test_the_saved_notebook_holds_no_secret(notebook: Notebook) -> None:
     tab.get_by_label("api_key").fill(KEY)
     tab.get_by_role("button", name="Connect").click()
     expect(notebook.picker).to_contain_text("Connected: apn_")
+    expect(notebook.picker).to_contain_text("my_crm apn_")  # the line below, which is drawn after
     after = notebook.page.save().read_text(encoding="utf-8")
     tab.close()
 
