@@ -7,6 +7,7 @@ the field is empty before anything is done with what was in it, and no message i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,12 +37,14 @@ from pdkernel.widgets.parts import (
 
 FALLBACK_FIELD = "api_key"
 """The credential to ask for where nothing is known of an app."""
+OVERTAKEN_S = 1.0
+"""Seconds in which what comes from a field was meant by the press of the button before it."""
 
 
 class FieldRow:
     """The name of a credential and the field for its value."""
 
-    def __init__(self, name: str, known: Sequence[str]) -> None:
+    def __init__(self, name: str, known: Sequence[str], came: Callable[[], None]) -> None:
         self.name = ipw.Combobox(
             value=name,
             options=tuple(known),
@@ -52,6 +55,7 @@ class FieldRow:
             layout=field(340, least=260),
         )
         self.secret = SecretField(
+            came=came,
             placeholder="its value",
             tooltip="The credential's value. It is stored encrypted; the field is emptied as soon as you leave it",
             layout=field(320, least=160),
@@ -66,11 +70,16 @@ class ConnectForm:
     Args:
         app: The app's slug.
         connected: Called after an account was connected.
+        monotonic: Seconds that only go up.
     """
 
-    def __init__(self, app: str, connected: Callable[[], None]) -> None:
+    def __init__(
+        self, app: str, connected: Callable[[], None], *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._app = app
         self._connected = connected
+        self._monotonic = monotonic
+        self._pressed_at = -OVERTAKEN_S
         self._directory: Directory | None = None
         self._user = ""
         self._environment: Environment = "development"
@@ -102,6 +111,7 @@ class ConnectForm:
             self._user, self._environment = external_user_id, environment
             for row in self._rows:
                 row.secret.take()
+            self._pressed_at = -OVERTAKEN_S
             say(self._message, "")
         if not self._rows:
             self._known = directory.known_fields(self._app) or (FALLBACK_FIELD,)
@@ -112,13 +122,20 @@ class ConnectForm:
     def _add_field(self) -> None:
         used = {row.name.value for row in self._rows}
         name = next((known for known in self._known if known not in used), "")
-        self._rows.append(FieldRow(name, self._known))
+        self._rows.append(FieldRow(name, self._known, self._came))
         set_children(self._fields, [row.view for row in self._rows])
+
+    def _came(self) -> None:
+        # what is typed is sent when the field is left, which pressing the button does; on a busy machine the press may be
+        # here first, and found nothing
+        if len(self._rows) == 1 and self._monotonic() - self._pressed_at < OVERTAKEN_S:
+            self._connect()
 
     def _connect(self) -> None:
         # the first thing that happens: nothing is held any more when something goes wrong
         credentials = [(row.name.value.strip(), row.secret.take()) for row in self._rows]
         fault = _fault_of(credentials) or self._store(dict(credentials))
+        self._pressed_at = self._monotonic() if not any(value for _, value in credentials) else -OVERTAKEN_S
         say(self._message, fault, kind="error")
         if not fault:
             self._connected()

@@ -171,7 +171,8 @@ class SecretField(ipw.Password):
 
     What is typed arrives when the field is left. It is taken out of the widget at once, and the field on the screen
     emptied, so that a notebook saved with its widgets' state does not hold what was typed and not yet used. It is not
-    echoed to other front ends and stands in no state. `take` hands it over and forgets it.
+    echoed to other front ends and stands in no state. `take` hands it over and forgets it; *came* is told that there is
+    something to take.
     """
 
     value = traitlets.Unicode(help="What arrives from the field; blank a moment later").tag(
@@ -180,8 +181,9 @@ class SecretField(ipw.Password):
     # keystrokes would queue behind a running cell and a click would overtake them: the whole text comes at once
     continuous_update = traitlets.Bool(default_value=False).tag(sync=True)
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, came: Callable[[], None] = lambda: None, **options: Any) -> None:
         self._held = ""
+        self._came = came
         self._asks = options.get("placeholder", "")
         super().__init__(**options)
         self.observe(self._arrived, "value")
@@ -214,3 +216,4 @@ class SecretField(ipw.Password):
             self._held = change["new"]
             self.value = ""
             self.placeholder = "typed (hidden); type again to replace it"
+            self._came()

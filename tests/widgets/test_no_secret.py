@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pdkernel.clock import FrozenClock
 from pdkernel.connect import LocalDirectory
 from pdkernel.identity import Account
 from pdkernel.session import Session
@@ -89,3 +90,19 @@ def test_every_field_is_taken(session: Session) -> None:
     press(form.view, "Connect")
 
     assert not any(row.secret.holds for row in form._rows)
+
+
+@pytest.mark.parametrize(("late_s", "found"), [(0.5, 1), (2.0, 0)])
+def test_what_was_typed_before_the_press_and_comes_after_it(session: Session, late_s: float, found: int) -> None:
+    """On a busy machine a press may overtake the text: it counts as typed for a second, and then waits for a press."""
+    clock = FrozenClock()
+    form = ConnectForm("slack", lambda: None, monotonic=clock.monotonic)
+    form.show(session.directory, "ada", "development")
+
+    press(form.view, "Connect")
+    clock.move(late_s)
+    type_into(form._rows[0].secret, TOKEN)
+
+    assert len(session.directory.accounts(external_user_id="ada")) == found
+    assert form._rows[0].secret.holds is not bool(found)
+    assert TOKEN not in everything_in_state()
