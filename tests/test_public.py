@@ -69,6 +69,14 @@ def test_loading_the_extension_is_light() -> None:
     assert added.isdisjoint({*NEVER, "ipywidgets", "jupyterlab", "sqlalchemy", "httpx", "nbformat", "genson"})
 
 
+def test_what_answers_requests_brings_no_client() -> None:
+    """The endpoint answers before anything is loaded that only calls of its own need: that is a third of its start."""
+    added = imported_by("import pdkernel.server, pdkernel.server.sockets, pdkernel.engine.runtime")
+
+    assert "starlette" in added
+    assert added.isdisjoint({"httpx", "rich", "keyring", "pipedream", "pandas", "IPython", "nbformat", "genson"})
+
+
 def test_every_room_imports_by_itself() -> None:
     """No room needs another to have been imported before it."""
     rooms = {

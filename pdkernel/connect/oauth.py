@@ -13,14 +13,15 @@ import hashlib
 import queue
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
-
-import httpx
 
 from pdkernel.connect.providers import Provider
 from pdkernel.errors import HostError
 from pdkernel.redaction import masked
+
+if TYPE_CHECKING:
+    import httpx
 
 TIMEOUT_S = 15.0
 _MAX_ANSWER = 1 << 18
@@ -113,6 +114,8 @@ def refresh(provider: Provider, refresh_token: str, *, timeout_s: float = TIMEOU
 
 
 def _ask(provider: Provider, form: dict[str, str], timeout_s: float = TIMEOUT_S) -> Tokens:
+    import httpx
+
     where = urlsplit(provider.token_url).netloc
     auth: httpx.Auth = httpx.Auth()
     if provider.client_auth == "basic" and provider.client_secret is not None:
@@ -141,6 +144,8 @@ def _ask(provider: Provider, form: dict[str, str], timeout_s: float = TIMEOUT_S)
 
 def _post(url: str, form: dict[str, str], auth: httpx.Auth, timeout_s: float) -> httpx.Response:
     """The answer, as far as it is one of tokens: no more than that, and no longer than *timeout_s* in all."""
+    import httpx
+
     came: queue.SimpleQueue[httpx.Response | Exception] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -162,6 +167,8 @@ def _post(url: str, form: dict[str, str], auth: httpx.Auth, timeout_s: float) ->
 
 
 def _read_from(client: httpx.Client, url: str, form: dict[str, str], auth: httpx.Auth) -> httpx.Response:
+    import httpx
+
     with client.stream("POST", url, data=form, auth=auth, headers={"accept": "application/json"}) as answer:
         body = bytearray()
         for chunk in answer.iter_bytes():

@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import httpx
-
 from pdkernel.egress import Binding
 from pdkernel.egress.client import client_for
 from pdkernel.engine.request import RunRequest
@@ -185,6 +183,8 @@ async def _tell(
 
 async def _post(serving: Serving, trigger: DeployedTrigger, hook: Webhook, body: bytes) -> str | None:
     """Why the webhook did not take it, or None."""
+    import httpx
+
     headers = {
         "content-type": "application/json",
         SIGNATURE: signature(hook.key, int(serving.clock.now().timestamp()), body),

@@ -13,9 +13,9 @@ import binascii
 import contextlib
 import ipaddress
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-import httpx
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -29,6 +29,9 @@ from pdkernel.redaction import Redactor
 from pdkernel.server.api.accounts import find_account
 from pdkernel.server.api.door import ApiError, Call, read_body
 from pdkernel.server.guard import note
+
+if TYPE_CHECKING:
+    import httpx
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 PREFIX = "x-pd-proxy-"
@@ -68,6 +71,8 @@ async def _send(
     call: Call, url: str, calls: AppCalls, account: Account, credentials: Credentials, body: bytes
 ) -> tuple[httpx.Response, contextlib.AsyncExitStack]:
     """The app's answer, its body still to come, and what ends the connection."""
+    import httpx
+
     try:
         carried = calls.headers(credentials)
     except KeyError as missing:
@@ -111,6 +116,8 @@ class _Passed(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass it on; the connection is let go whatever becomes of it, and of a caller who has gone before."""
+        import httpx
+
         try:
             await super().__call__(scope, receive, send)
         except* httpx.HTTPError:
@@ -138,6 +145,8 @@ def _decoded(text: str) -> str:
 
 def _checked(url: str, policy: Policy) -> str:
     """The host of *url*, lower case."""
+    import httpx
+
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").rstrip("."), parts.port

@@ -13,15 +13,17 @@ import hmac
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 from starlette.background import BackgroundTask
 
 from pdkernel.clock import RANDOM_IDS, iso
 from pdkernel.identity import Account
 from pdkernel.project import ConnectToken, Project
 from pdkernel.server.serving import Linking
+
+if TYPE_CHECKING:
+    import httpx
 
 KEY = "webhook_signing_key"
 SIGNATURE = "x-pd-signature"
@@ -82,6 +84,8 @@ def _session(token: ConnectToken, text: str) -> dict[str, Any]:
 
 async def send(serving: Linking, url: str, event: Mapping[str, Any]) -> bool:
     """Tell *url* of *event*; False if it never answered with a 2xx. Does not raise."""
+    import httpx
+
     body = json.dumps(event).encode()
     key = await asyncio.to_thread(signing_key, serving.project)
     async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False) as client:
@@ -98,6 +102,8 @@ async def send(serving: Linking, url: str, event: Mapping[str, Any]) -> bool:
 
 async def _post(client: httpx.AsyncClient, url: str, body: bytes, key: str, at: int) -> str | None:
     """Why the webhook did not take it, or None."""
+    import httpx
+
     headers = {"content-type": "application/json", SIGNATURE: signature(key, at, body), "user-agent": "pdkernel"}
     try:
         answer = await client.post(url, content=body, headers=headers)
