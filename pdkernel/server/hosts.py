@@ -30,8 +30,9 @@ def public_base(url: str) -> str:
     except ValueError:  # brackets without an address, a port that is none
         fits = False
     if not fits or parts.query or parts.fragment or parts.username:
+        told = "A URL with a name or a password in it" if "@" in url else repr(url)
         raise RequestError(
-            f"{url!r} is no base of URLs (--public-url, or PDKERNEL_PUBLIC_URL).",
+            f"{told} is no base of URLs (--public-url, or PDKERNEL_PUBLIC_URL).",
             fix="For example https://flows.example.com",
         )
     return url.rstrip("/")

@@ -144,6 +144,7 @@ def test_other_addresses_need_auth(pdkernel: Shell) -> None:
         (["work.ipynb", "--egress", "sometimes"], "not a mode"),
         (["work.ipynb", "--public-url", "flows.example.com"], "no base of URLs"),
         (["work.ipynb", "--public-url", "http://[bad"], "no base of URLs"),
+        (["work.ipynb", "--public-url", "https://me:word@flows.example.com"], "A URL with a name or a password in it"),
         (["work.ipynb", "--public-url", "http://flows.example.com:99999"], "no base of URLs"),
         (["work.ipynb", "--trusted-proxy", "proxy"], "no network"),
         (["work.ipynb", "--host", "256.0.0.1.example.invalid"], "no"),
