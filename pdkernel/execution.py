@@ -8,7 +8,7 @@ it came about or how it is drawn. Everything in it has been through redaction.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from pdkernel.lookup import Lookup
@@ -343,10 +343,6 @@ class Execution:
     def requests(self) -> tuple[OutsideCall, ...]:
         """The outside calls of all steps, in their order."""
         return tuple(call for step in self.steps for call in step.requests)
-
-    def with_step(self, result: StepResult) -> Execution:
-        """The execution with *result* in the place of that step's."""
-        return replace(self, steps=tuple(result if s.name == result.name else s for s in self.steps))
 
     def to_json(self) -> dict[str, Any]:
         """The execution as JSON (design, "An execution as JSON"); `sends` is there if something was queued, `lookup` if an account was looked up."""

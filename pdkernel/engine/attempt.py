@@ -120,7 +120,7 @@ class Attempts:
             binding=binding_of(run, step.name, recorder.call),
             stores=stores,
             services=self._services(run, stores),
-            flow=urls(run.request.base_url, run_id=run.record.execution.id, step=step.name),
+            flow=urls(run.request.base_url, run_id=run.record.run_id, step=step.name),
             component=action.component.file if action else None,
             cleared=run.record.settled,
         )

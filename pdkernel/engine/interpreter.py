@@ -148,10 +148,6 @@ class Interpreter:
         actions = StepActions(self._catalog.at(request.actions, base=request.folder), request)
         await actions.obtain()
         ready = await self._packages.ready_for(request, self._clock, record.note)
-        try:
-            scratch.mkdir(mode=0o700)
-        except OSError as fault:
-            raise unwritable(fault) from None
         setup = self._setup(request, record, scratch, ready, actions)
         guests = await self._open(request, setup)
         run: RunState | None = None
@@ -172,6 +168,8 @@ class Interpreter:
             if status != "cancelled":
                 await self._deliver(run)
             record.end(status)
+        except OSError as fault:  # of the run's own files
+            raise unwritable(fault) from None
         finally:
             await asyncio.shield((guests if run is None else run.guests).release())
 
@@ -183,9 +181,9 @@ class Interpreter:
         self, request: RunRequest, record: RunRecord, scratch: Path, ready: Ready, actions: StepActions
     ) -> RunSetup:
         return RunSetup(
-            run_id=record.execution.id,
+            run_id=record.run_id,
             workflow=f"{request.workflow.name}@{request.workflow.version}",
-            trigger={"event": dict(request.event.data), "context": dict(record.execution.context)},
+            trigger={"event": dict(request.event.data), "context": dict(record.context)},
             variables=named_variables(request),
             folder=request.folder,
             scratch=scratch,

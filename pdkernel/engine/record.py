@@ -42,7 +42,8 @@ class RunRecord:
         guard: What the operating system does about outside calls that go around the gateway.
 
     Attributes:
-        execution: What is known so far.
+        run_id: Of the run.
+        context: `steps.trigger.context`.
         known: The secrets that are known from the start: variables, and the event's headers.
         redactor: Of the run's secrets; knows those from the start.
         response: The first response that a step made, raw; the platform ignores the others.
@@ -74,20 +75,30 @@ class RunRecord:
         self.redactor = redactor_of(*self.known)
         self.response: dict[str, Any] | None = None
         self.unwritten: BaseException | None = None
-        self.execution = Execution(
-            id=run_id,
-            trace_id=trace_id,
-            workflow=request.workflow.name,
-            version=request.workflow.version,
-            status="executing",
-            external_user=request.external_user_id,
-            environment=request.environment,
-            started_at=iso(clock.now()),
-            event=as_object(self.redactor.value(self._masked)),
-            context=context,
-            steps=tuple(StepResult(step.name, "not_run") for step in request.workflow.steps),
-            outside_calls=None if request.policy.mode == "live" else OutsideRules(request.policy.mode, guard),
-        )
+        self.run_id = run_id
+        self.context = context
+        self._steps = {step.name: StepResult(step.name, "not_run") for step in request.workflow.steps}
+        self._fields: dict[str, Any] = {
+            "id": run_id,
+            "trace_id": trace_id,
+            "workflow": request.workflow.name,
+            "version": request.workflow.version,
+            "status": "executing",
+            "external_user": request.external_user_id,
+            "environment": request.environment,
+            "started_at": iso(clock.now()),
+            "event": as_object(self.redactor.value(self._masked)),
+            "context": context,
+            "outside_calls": None if request.policy.mode == "live" else OutsideRules(request.policy.mode, guard),
+        }
+        self._execution: Execution | None = None
+
+    @property
+    def execution(self) -> Execution:
+        """What is known so far. It is put together when it is asked for: most that becomes known is asked for at the end."""
+        if self._execution is None:
+            self._execution = Execution(**self._fields, steps=tuple(self._steps.values()))
+        return self._execution
 
     def accept(self) -> None:
         """Write that the run was asked for."""
@@ -97,12 +108,13 @@ class RunRecord:
     def knows(self, redactor: Redactor) -> None:
         """From now on *redactor* tells the run's secrets, its accounts' among them."""
         self.redactor = redactor
-        self.execution = replace(self.execution, event=as_object(redactor.value(self._masked)))
+        self._know(event=as_object(redactor.value(self._masked)))
 
     def looked_up(self, lookup: Lookup) -> None:
         """Take how the accounts of the external user were found."""
-        told = Lookup.from_json(as_object(self.redactor.value(lookup.to_json())))
-        self.execution = replace(self.execution, lookup=told)
+        plain = lookup.to_json()
+        told = as_object(self.redactor.value(plain))
+        self._know(lookup=lookup if told is plain else Lookup.from_json(told))
 
     @property
     def watched(self) -> bool:
@@ -111,7 +123,8 @@ class RunRecord:
 
     def note(self, result: StepResult) -> None:
         """Take what a step has done so far, and tell whoever watches."""
-        self.execution = self.execution.with_step(result)
+        self._steps[result.name] = result
+        self._execution = None
         self.tell()
 
     def record(self, result: StepResult, *, ends: bool = False) -> None:
@@ -144,7 +157,7 @@ class RunRecord:
 
     def become(self, status: Status) -> None:
         """The run is *status* now, and goes on."""
-        self.execution = replace(self.execution, status=status)
+        self._know(status=status)
         self.tell()
         self._say_paused()
 
@@ -154,22 +167,22 @@ class RunRecord:
 
     def delivered(self, delivery: Delivery) -> None:
         """Take what became of something that was to be sent after the run."""
-        self.execution = replace(self.execution, sends=(*self.execution.sends, delivery))
+        self._know(sends=(*self.execution.sends, delivery))
 
     def skip_rest(self) -> None:
         """Mark the steps that the run will not come to; those below a pause are still to come."""
         if self._parked is not None:
             return
-        for result in self.execution.steps:
+        for result in tuple(self._steps.values()):
             if result.status == "not_run" and self._request.runs(result.name):
                 self.note(replace(result, status="skipped"))
 
     def end(self, status: Status) -> None:
         """Say how the run ended, or that it is paused."""
         if status == "paused":
-            self.execution = replace(self.execution, status=status)
+            self._know(status=status)
             return
-        failed = next((step.error for step in self.execution.steps if step.error), None)
+        failed = next((step.error for step in self._steps.values() if step.error), None)
         self._end(status, failed, self._response() if self._custom else None)
 
     def refuse(self, refusal: PdkernelError) -> None:
@@ -220,7 +233,7 @@ class RunRecord:
         return self.execution
 
     def _say_paused(self) -> None:
-        if self._request.on_paused and self.execution.status == "paused":
+        if self._request.on_paused and self._fields["status"] == "paused":
             self._request.on_paused()
 
     def tell(self) -> None:
@@ -233,9 +246,11 @@ class RunRecord:
         return self._request.workflow.trigger.response == "custom"
 
     def _end(self, status: Status, error: ErrorRecord | None, response: Response | None) -> None:
-        self.execution = replace(
-            self.execution, status=status, finished_at=iso(self._clock.now()), error=error, response=response
-        )
+        self._know(status=status, finished_at=iso(self._clock.now()), error=error, response=response)
+
+    def _know(self, **facts: Any) -> None:
+        self._fields.update(facts)
+        self._execution = None
 
     def _response(self) -> Response:
         raw = self.response
@@ -277,7 +292,7 @@ class RunRecord:
             self._write(lambda: self._append(last))
 
     def _append(self, row: LastStep) -> Awaitable[bool]:
-        return self._journal.append(self.execution.id, row.seq, row.name, row.data)
+        return self._journal.append(self.run_id, row.seq, row.name, row.data)
 
     async def _accept(self, execution: Execution) -> None:
         assert self._handed_in is not None

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from asyncio import TimerHandle
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from pdkernel.clock import Clock, iso
 from pdkernel.errors import PdkernelError, StepError
 from pdkernel.execution import NOTE, AccountUse, ErrorRecord, Log, OutsideCall, StepResult, StepStatus, Stream
 from pdkernel.model import JSON
-from pdkernel.redaction import Redactor
+from pdkernel.redaction import Redactor, StreamRedactor
 
 CHANGE_INTERVAL_S = 0.05
 """Seconds between two reports of a growing record: faster is not seen, and a chatty step must not pay for it."""
@@ -60,7 +59,7 @@ class StepRecorder:
         self._on_respond = on_respond
         self._later = later
         self._due: TimerHandle | None = None
-        self._streams = {"stdout": redactor.stream(), "stderr": redactor.stream()}
+        self._streams: dict[Stream, StreamRedactor] = {}
         self._logs: list[Log] = []
         self._exports: dict[str, JSON] = {}
         self._requests: list[OutsideCall] = []
@@ -69,14 +68,10 @@ class StepRecorder:
         self._began = clock.monotonic()
         self._reported = self._began
         self._started_at = iso(clock.now())
-        self._base = StepResult(
-            name=name,
-            status="not_run",
-            started_at=self._started_at,
-            accounts=accounts,
-            attempt=attempt,
-            source=source,
-        )
+        self._name = name
+        self._accounts = accounts
+        self._attempt = attempt
+        self._source = source
 
     @property
     def logs(self) -> tuple[Log, ...]:
@@ -85,7 +80,10 @@ class StepRecorder:
 
     def log(self, stream: Stream, text: str) -> None:
         """Take a piece of what the step printed."""
-        self._append(stream, self._streams[stream].feed(text))
+        held = self._streams.get(stream)
+        if held is None:
+            held = self._streams[stream] = self._redactor.stream()
+        self._append(stream, held.feed(text))
         # a step may print once and then work for minutes: what came too soon to be reported is reported a little later
         if self._due is None and self._on_change is not None:
             wait = self._reported + CHANGE_INTERVAL_S - self._clock.monotonic()
@@ -119,12 +117,7 @@ class StepRecorder:
 
     def snapshot(self) -> StepResult:
         """The record so far; it has no duration before the end."""
-        return replace(
-            self._base,
-            exports=dict(self._exports),
-            logs=(*self._before, *self._logs),
-            requests=(*self._called_before, *self._requests),
-        )
+        return self._result("not_run")
 
     def finish(
         self, status: StepStatus, *, exports: Mapping[str, JSON], error: PdkernelError | None = None
@@ -133,13 +126,26 @@ class StepRecorder:
         if self._due is not None:
             self._due.cancel()
         for stream, held in self._streams.items():
-            self._append("stdout" if stream == "stdout" else "stderr", held.close())
+            self._append(stream, held.close())
         self._exports.update({name: self._redactor.value(value) for name, value in exports.items()})
-        return replace(
-            self.snapshot(),
+        duration_ms = (self._clock.monotonic() - self._began) * 1000
+        return self._result(status, duration_ms, self._record(error) if error else None)
+
+    def _result(
+        self, status: StepStatus, duration_ms: float | None = None, error: ErrorRecord | None = None
+    ) -> StepResult:
+        return StepResult(
+            name=self._name,
             status=status,
-            duration_ms=(self._clock.monotonic() - self._began) * 1000,
-            error=self._record(error) if error else None,
+            started_at=self._started_at,
+            duration_ms=duration_ms,
+            attempt=self._attempt,
+            exports=dict(self._exports),
+            logs=(*self._before, *self._logs),
+            accounts=self._accounts,
+            requests=(*self._called_before, *self._requests),
+            error=error,
+            source=self._source,
         )
 
     def _report(self) -> None:
@@ -156,7 +162,7 @@ class StepRecorder:
             code=error.code,
             name=error.name if isinstance(error, StepError) else type(error).__name__,
             message=self._redactor.text(str(error)),
-            step=self._base.name,
+            step=self._name,
             line=getattr(error, "line", None),
             stack=self._redactor.text(error.stack) if isinstance(error, StepError) and error.stack else None,
         )

@@ -66,8 +66,9 @@ class RunSetup:
         trigger: `{"event": ..., "context": ...}`.
         variables: The workflow's environment variables.
         folder: Where Node.js resolves imports from that are not in *node_packages*.
-        scratch: A fresh folder of this run, made and removed by the caller. Steps work in `tmp` inside it where they
-            cannot have a `/tmp` of their own.
+        scratch: A folder of this run, removed by the caller and made when something is first put there
+            (`make_scratch`): most runs have no use for it. Steps work in `tmp` inside it where they cannot have a `/tmp` of
+            their own.
         install: Whether packages that a step needs may be downloaded.
         files: The folder of the project's file store (`$.files`), or None for none.
         python: The interpreter of the environment that has the packages of the workflow's Python steps.
@@ -88,6 +89,11 @@ class RunSetup:
     node_packages: Mapping[str, NpmTree] = field(default_factory=dict)
     guarded: bool = False
     kept: tuple[Path, ...] = ()
+
+    def make_scratch(self) -> Path:
+        """`scratch`, which is there now. Raises `OSError` if it cannot be made."""
+        self.scratch.mkdir(mode=0o700, exist_ok=True)
+        return self.scratch
 
 
 @dataclass(frozen=True)

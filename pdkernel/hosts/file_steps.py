@@ -70,7 +70,7 @@ class FileSteps:
                 program = await self._compiled(call, recorder)
             except StepError as fault:
                 return fault
-        files = StepFiles(self._setup.scratch, steps, call.auth)
+        files = StepFiles(self._setup.make_scratch(), steps, call.auth)
         try:
             if program is not None:
                 step, command = FileStep(recorder, panic), [str(program)]

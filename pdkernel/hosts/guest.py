@@ -186,7 +186,7 @@ class GuestTalk:
         if self.reply.done():
             return
         try:
-            act = self._act(json.loads(line))
+            act = self._act(json.loads(line.decode("utf-8", "surrogatepass")))
         except (ValueError, KeyError, TypeError):
             self.end(
                 StepDiedError("The step wrote to a descriptor of its process that is not its own, and was stopped.")

@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import select
 import signal
 import time
 from collections import deque
@@ -93,6 +94,10 @@ class GuestProcess:
             for fd in theirs:
                 os.close(fd)
         WARDEN.register(self.pid, self.mark)
+        self._children = _opened(f"/proc/{self.pid}/task/{self.pid}/children")
+        self._printed = select.poll()
+        for fd in outputs:
+            self._printed.register(fd, select.POLLIN)
         self._loop.add_reader(self._read_fd, self._on_line)
         for stream, fd in self._outputs.items():
             self._loop.add_reader(fd, self._on_output, stream)
@@ -111,6 +116,8 @@ class GuestProcess:
 
     def drain(self) -> None:
         """Read everything that has been printed so far."""
+        if not self._printed.poll(0):
+            return
         for stream in list(self._outputs):
             left = _DRAIN_LIMIT
             while left > 0 and (read := self._read_output(stream)):
@@ -131,8 +138,9 @@ class GuestProcess:
         self.drain()
         self._loop.remove_reader(self._read_fd)
         self._loop.remove_writer(self._write_fd)
-        for fd in (self._read_fd, self._write_fd):
-            os.close(fd)
+        for fd in (self._read_fd, self._write_fd, self._children):
+            if fd is not None:
+                os.close(fd)
         for stream in list(self._outputs):
             self._close_output(stream)
         self.conversation = None
@@ -152,9 +160,10 @@ class GuestProcess:
         Those of the main thread: a thread that has ended leaves its own to that one, and one that has not is seen by
         the guest.
         """
+        if self._children is None or not self.alive:
+            return False
         try:
-            with open(f"/proc/{self.pid}/task/{self.pid}/children", "rb", buffering=0) as file:  # noqa: PTH123
-                return bool(file.read(1))
+            return bool(os.pread(self._children, 1, 0))
         except OSError:
             return False
 
@@ -224,6 +233,7 @@ class GuestProcess:
         fd = self._outputs.pop(stream, None)
         if fd is not None:
             self._loop.remove_reader(fd)
+            self._printed.unregister(fd)
             os.close(fd)
 
     def _reap_soon(self, tries: int = 100) -> None:
@@ -242,6 +252,14 @@ class GuestProcess:
                 self._exit_code = None if status is None else os.waitstatus_to_exitcode(status)
                 WARDEN.unregister(self.pid)
         return self._reaped
+
+
+def _opened(path: str) -> int | None:
+    """A descriptor of that file, which is read again and again; None where there is no such file."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _pipes() -> tuple[list[int], list[int]]:

@@ -211,6 +211,7 @@ class RunGuests:
         talk = self._talk = GuestTalk(guest, recorder, services)
         guest.bind(binding)
         watch = MemoryWatch(guest.process.pid, memory_mb, talk.end)
+        done: dict[str, Any] | None = None
         try:
             talk.ask(request, [texts[name] for name in news], timeout_s=timeout_s)
             done = await talk.reply
@@ -223,7 +224,8 @@ class RunGuests:
             recorder.used(seconds=talk.seconds, memory_mb=watch.peak / MB)
             talk.close()
             self._talk = None
-            guest.process.drain()
+            if done is None:  # else what it printed was read before it said so
+                guest.process.drain()
             guest.process.conversation = None
             guest.unbind()
             if not guest.usable:
@@ -294,7 +296,8 @@ class RunGuests:
             return TMP
         # parity[temporary-folder]: a path that is written as /tmp/... is this machine's own here, which no run empties
         if not os.path.isdir(self._working):  # noqa: PTH112 - each time: a step may have removed it
-            self._working.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._setup.make_scratch()
+            self._working.mkdir(mode=0o700, exist_ok=True)
         return self._working
 
 

@@ -41,7 +41,7 @@ class StepFiles:
             auth: App prop to the fields of its account.
         """
         self.folder = scratch / f"step-{secrets.token_hex(4)}"
-        self.folder.mkdir(mode=0o700, parents=True)
+        self.folder.mkdir(mode=0o700)
         self._exports = self.folder / "exports"
         self._response = self.folder / "response"
         # parity[response-file]: on the platform Bash and Go steps cannot respond; here they may write to this file

@@ -19,6 +19,9 @@ from pdkernel.redaction.scanner import MIN_LENGTH, OPEN, Scanner, StreamRedactor
 _PLACEHOLDER = re.compile(r"⟦secret:([^⟦⟧\[\]|]*(?:\|[^⟦⟧\[\]|]+)?)(?:\[(\d+):\])?⟧")
 _LITERAL = "|literal"
 
+_dump = json.JSONEncoder(separators=(",", ":")).encode
+"""In ASCII: so a text stands in a value's JSON just as it stands in its own, but for the quotes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Secret:
@@ -86,7 +89,9 @@ class Redactor:
             if len(text) >= MIN_LENGTH and not label.endswith("|number"):
                 patterns.setdefault(text, label)
         self._texts = Scanner(patterns)
-        self._values = Scanner({**patterns, OPEN: _LITERAL} if known else {})
+        in_values = {**patterns, OPEN: _LITERAL} if known else {}
+        self._values = Scanner(in_values)
+        self._dumped = Scanner({_dump(text)[1:-1]: label for text, label in in_values.items()})
 
     def text(self, text: str) -> str:
         """*text* with a placeholder for each secret in it, in whatever form it stands."""
@@ -100,20 +105,24 @@ class Redactor:
         """
         *value* with a placeholder for each secret in it: in texts, in keys, and in numbers that are one.
 
-        A secret shorter than `MIN_LENGTH` is hidden where it stands alone under a key named as its field.
+        A secret shorter than `MIN_LENGTH` is hidden where it stands alone under a key named as its field. Where there
+        is nothing to hide, it is *value* itself.
         """
-        if not self._by_label:
+        if not self._by_label or (not self._short and not self._dumped.may_be_in(_dump(value))):
             return value
+        return self._hidden(value)
+
+    def _hidden(self, value: JSON) -> JSON:
         match value:
             case str():
                 return self._values.replace(value)
             case dict():
                 hidden = {}
                 for key, item in value.items():
-                    hidden[self._values.replace(key)] = self._short_field(key, item) or self.value(item)
+                    hidden[self._values.replace(key)] = self._short_field(key, item) or self._hidden(item)
                 return hidden
             case list():
-                return list(map(self.value, value))
+                return list(map(self._hidden, value))
             case int() | float() if self._numbers and not isinstance(value, bool):
                 ref = self._numbers.get(json.dumps(value))
                 return value if ref is None else f"{OPEN}{ref}|number⟧"

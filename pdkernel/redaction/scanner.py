@@ -40,6 +40,8 @@ class StreamRedactor:
 
     def close(self) -> str:
         """The end: return what was still held back."""
+        if not self._pending.buffer:
+            return ""
         return self._scanner.advance(self._pending, len(self._pending.buffer))
 
 

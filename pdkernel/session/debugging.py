@@ -17,7 +17,7 @@ from typing import Any
 from pdkernel.errors import PdkernelError, StepError
 from pdkernel.execution import Execution
 from pdkernel.guests.python_pd import RefusedError
-from pdkernel.hosts import RunSetup, StepCall, StepListener, StepOutcome
+from pdkernel.hosts import WORKING, RunSetup, StepCall, StepListener, StepOutcome
 from pdkernel.hosts.here import HereSteps, Voice
 from pdkernel.hosts.recorder import StepRecorder
 from pdkernel.hosts.run import step_values
@@ -103,8 +103,8 @@ class KernelDebugger:
     def _run(self, job: _Job) -> StepError | None:
         call, setup, tell = job.call, job.setup, job.loop.call_soon_threadsafe
         exports = {"trigger": setup.trigger, **call.steps}
-        folder = setup.scratch / "tmp"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = setup.make_scratch() / WORKING
+        folder.mkdir(mode=0o700, exist_ok=True)
         file = self._files.get(call.step.name, call.step.filename)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

@@ -103,9 +103,14 @@ def an_execution(**changes: object) -> Execution:
     return replace(execution, **changes)  # type: ignore[arg-type]  # a test names the fields it is about
 
 
+def put(execution: Execution, result: StepResult) -> Execution:
+    """The execution with *result* in the place of that step's."""
+    return replace(execution, steps=tuple(result if step.name == result.name else step for step in execution.steps))
+
+
 def with_step(execution: Execution, name: str, **changes: object) -> Execution:
     """*execution* with fields of one step changed."""
-    return execution.with_step(replace(execution.step(name), **changes))  # type: ignore[arg-type]
+    return put(execution, replace(execution.step(name), **changes))  # type: ignore[arg-type]
 
 
 def succeeded() -> Execution:
@@ -132,19 +137,20 @@ def failed() -> Execution:
     execution = an_execution(status="error", error=error)
     execution = with_step(execution, "build", status="error", error=error, exports={}, duration_ms=3.1)
     for name in ("count", "send"):
-        execution = execution.with_step(StepResult(name=name, status="not_run"))
+        execution = put(execution, StepResult(name=name, status="not_run"))
     return execution
 
 
 def running() -> Execution:
     """A run in the middle: two steps are done, one runs, one waits."""
     execution = an_execution(status="executing", finished_at=None)
-    execution = execution.with_step(
+    execution = put(
+        execution,
         StepResult(
             name="count", status="not_run", started_at="2026-11-24T10:00:00.020Z", logs=(Log("stdout", "so far\n"),)
-        )
+        ),
     )
-    return execution.with_step(StepResult(name="send", status="not_run"))
+    return put(execution, StepResult(name="send", status="not_run"))
 
 
 def all_outcomes() -> Execution:
@@ -164,9 +170,9 @@ def all_outcomes() -> Execution:
 def all_states() -> Execution:
     """A run from the third step on, with a step of each state."""
     execution = an_execution(status="exited")
-    execution = execution.with_step(StepResult(name="check", status="pinned", exports={"$return_value": {"number": 1}}))
-    execution = execution.with_step(StepResult(name="build", status="disabled"))
-    return execution.with_step(StepResult(name="send", status="skipped"))
+    execution = put(execution, StepResult(name="check", status="pinned", exports={"$return_value": {"number": 1}}))
+    execution = put(execution, StepResult(name="build", status="disabled"))
+    return put(execution, StepResult(name="send", status="skipped"))
 
 
 def refused() -> Execution:

@@ -28,6 +28,7 @@ from pdkernel.model import JSON, Workflow
 RunStatus = Literal["ready", "running", "paused", "success", "error", "exited", "cancelled"]
 FinalStatus = Literal["success", "error", "exited", "cancelled"]
 
+_dump = json.JSONEncoder(separators=(",", ":")).encode
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -269,7 +270,3 @@ def _shown_status(run: RunRow) -> Status:
 
 def _iso(seconds: float) -> str:
     return iso(datetime.fromtimestamp(seconds, UTC))
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
