@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 
 from pdkernel.connect.apps import check_app, told_apps
 from pdkernel.connect.fields import fields_of
@@ -123,16 +124,20 @@ class LocalDirectory:
             raise NotAtHandError
         return renewed(self._project, account_id, credentials)
 
+    @cached_property
+    def _at_hand(self) -> LocalDirectory:
+        at_hand = copy(self)
+        at_hand._waits = False  # noqa: SLF001 - our own copy
+        return at_hand
+
     @contextmanager
     def at_hand(self) -> Iterator[LocalDirectory | None]:
         """Itself, on a database that is a file: only a token that has to be renewed is waited for."""
         if self._project.sqlite_path is None:
             yield None
             return
-        at_hand = copy(self)
-        at_hand._waits = False  # noqa: SLF001 - our own copy
         with self._project.reads():
-            yield at_hand
+            yield self._at_hand
 
     def refuse_token(self, account_id: str, since: datetime) -> bool:
         """

@@ -9,8 +9,9 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, insert, inspect, select, text, update
@@ -41,6 +42,8 @@ class Database:
         self.where = where
         self._held = threading.local()
         self._reads = engine.execution_options(**{_READS: True})
+        self._kept: list[Connection] = []  # one at most
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"Database({self.where})"
@@ -69,16 +72,10 @@ class Database:
             case backend:
                 raise ProjectError(f"A project cannot be kept in {backend} (in memory, if sqlite).", fix=_URLS)
 
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> AbstractContextManager[Connection]:
         """A connection to read with: never waits for writers."""
         held: Connection | None = getattr(self._held, "connection", None)
-        with self._faults():
-            if held is not None:
-                yield held
-            else:
-                with self._reads.connect() as connection:
-                    yield connection
+        return self._connected() if held is None else _Held(self, held)
 
     @contextmanager
     def reads(self) -> Iterator[None]:
@@ -86,7 +83,7 @@ class Database:
         if hasattr(self._held, "connection"):
             yield
             return
-        with self.read() as connection:
+        with self._kept_connection() as connection:
             self._held.connection = connection
             try:
                 yield
@@ -96,28 +93,58 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction: all of it, or after an exception nothing."""
-        with self._faults(), self.engine.begin() as connection:
+        with _Faults(self), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as fault:  # of a `Prepared`
-            if self.sqlite_path is None:
+    def _connected(self) -> Iterator[Connection]:
+        with _Faults(self), self._reads.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _kept_connection(self) -> Iterator[Connection]:
+        """
+        A connection to read with, on SQLite the one of the last time, with its statements.
+
+        On Postgres it would be held in a transaction, or cut off by a server that ends what is idle.
+        """
+        if self.sqlite_path is None:
+            with self._connected() as connection:
+                yield connection
+            return
+        with _Faults(self):
+            try:
+                connection = self._kept.pop()
+            except IndexError:
+                connection = self._reads.connect()
+            try:
+                yield connection
+            except BaseException:
+                connection.close()
                 raise
-            raise sqlite.explain(fault, self.sqlite_path) from fault
-        except DBAPIError as fault:
-            if isinstance(fault.orig, sqlite3.Error) and self.sqlite_path is not None:
-                if isinstance(fault.orig, sqlite3.IntegrityError):
-                    raise
-                raise sqlite.explain(fault.orig, self.sqlite_path) from fault
-            if isinstance(fault, OperationalError):
-                raise ProjectError(
-                    f"The project's database {self.where} cannot be reached: {_first_line(fault.orig, self.engine.url)}",
-                    fix="Check that the server runs and that the URL in --database (PDKERNEL_DATABASE) is right.",
-                ) from fault
-            raise
+            if connection.in_transaction():
+                connection.rollback()
+            if self._closed or self._kept:
+                connection.close()
+            else:
+                self._kept.append(connection)
+
+    def explained(self, fault: BaseException) -> ProjectError | None:
+        """What people are told of *fault*, or None if it is none of the database's own."""
+        if isinstance(fault, sqlite3.Error):  # of a `Prepared`
+            return None if self.sqlite_path is None else sqlite.explain(fault, self.sqlite_path)
+        if not isinstance(fault, DBAPIError):
+            return None
+        if isinstance(fault.orig, sqlite3.Error) and self.sqlite_path is not None:
+            if isinstance(fault.orig, sqlite3.IntegrityError):
+                return None
+            return sqlite.explain(fault.orig, self.sqlite_path)
+        if isinstance(fault, OperationalError):
+            return ProjectError(
+                f"The project's database {self.where} cannot be reached: {_first_line(fault.orig, self.engine.url)}",
+                fix="Check that the server runs and that the URL in --database (PDKERNEL_DATABASE) is right.",
+            )
+        return None
 
     def facts(self) -> Mapping[str, str] | None:
         """What `meta` holds, or None if this database holds no project yet."""
@@ -166,6 +193,9 @@ class Database:
 
     def close(self) -> None:
         """Give up every connection."""
+        self._closed = True
+        while self._kept:
+            self._kept.pop().close()
         self.engine.dispose()
 
     def _lock(self, connection: Connection) -> None:
@@ -180,6 +210,33 @@ class Database:
                 f"{', '.join(taken)}. It was left as it is.",
                 fix="Give the project a database of its own.",
             )
+
+
+class _Faults:
+    """Has faults of a database that are raised inside it explained."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if fault is not None and (told := self._database.explained(fault)) is not None:
+            raise told from fault
+
+
+class _Held(_Faults):
+    """The same around a connection that somebody else gives up: every look of a run is in one."""
+
+    def __init__(self, database: Database, connection: Connection) -> None:
+        super().__init__(database)
+        self._connection = connection
+
+    def __enter__(self) -> Connection:  # type: ignore[override]
+        return self._connection
 
 
 _URLS = "Use sqlite:////absolute/path.db or postgresql://user@server/name."

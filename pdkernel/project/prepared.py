@@ -7,10 +7,10 @@ and nothing of tables.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import namedtuple
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from sqlite3 import Connection as SqliteConnection
-from types import SimpleNamespace
 from typing import Any, cast
 
 from sqlalchemy import Connection, Select
@@ -29,20 +29,24 @@ class Prepared:
 
     def __init__(self, statement: Select[Any]) -> None:
         self._statement = statement
-        self._names = [str(column.key) for column in statement.selected_columns]
+        self._row = _row_of([str(column.key) for column in statement.selected_columns])
         self._text = lru_cache(maxsize=64)(self._compile)
 
     def all(self, connection: Connection, **values: Any) -> Sequence[Any]:
         """The rows, by the names of their columns."""
-        lists = {name: value for name, value in values.items() if isinstance(value, list)}
-        if connection.dialect.name != "sqlite" or not all(lists.values()):
+        lengths: list[tuple[str, int | None]] = []
+        given: dict[str, Any] = {}
+        for name, value in values.items():
+            if isinstance(value, list):
+                lengths.append((name, len(value)))
+                given.update((f"{name}_{number}", item) for number, item in enumerate(value, 1))
+            else:
+                lengths.append((name, None))
+                given[name] = value
+        if connection.dialect.name != "sqlite" or (0 in [length for _, length in lengths]):
             return connection.execute(self._statement, values).all()
-        text = self._text(tuple((name, len(lists[name]) if name in lists else None) for name in values))
-        given = {name: value for name, value in values.items() if name not in lists}
-        for name, value in lists.items():
-            given.update((f"{name}_{number}", item) for number, item in enumerate(value, 1))
         driver = cast("SqliteConnection", connection.connection.driver_connection)
-        return [SimpleNamespace(**dict(zip(self._names, row, strict=True))) for row in driver.execute(text, given)]
+        return [self._row(*row) for row in driver.execute(self._text(tuple(lengths)), given)]
 
     def first(self, connection: Connection, **values: Any) -> Any | None:
         """The first row, or None."""
@@ -52,3 +56,8 @@ class Prepared:
     def _compile(self, lengths: tuple[tuple[str, int | None], ...]) -> str:
         filled = self._statement.params({name: length and list(range(length)) for name, length in lengths})
         return str(filled.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True}))
+
+
+def _row_of(names: list[str]) -> Callable[..., Any]:
+    """What makes a row of values by those names."""
+    return namedtuple("_Row", names)  # type: ignore[misc]  # noqa: PYI024 - each statement has its own
