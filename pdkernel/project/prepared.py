@@ -60,4 +60,4 @@ class Prepared:
 
 def _row_of(names: list[str]) -> Callable[..., Any]:
     """What makes a row of values by those names."""
-    return namedtuple("_Row", names)  # type: ignore[misc]  # noqa: PYI024 - each statement has its own
+    return namedtuple("_Row", names)  # noqa: PYI024 - each statement has its own
