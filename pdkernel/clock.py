@@ -14,7 +14,10 @@ from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ALPHABET = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_EVEN = len(_ALPHABET) * (256 // len(_ALPHABET))  # bytes from here on would make some letters likelier than others
+_LETTERS = bytes(_ALPHABET[byte % len(_ALPHABET)] for byte in range(256))
+_NO_LETTERS = bytes(range(_EVEN, 256))
 
 
 class Clock(Protocol):
@@ -88,12 +91,10 @@ class RandomIds:
 
     def new(self, prefix: str = "", length: int = 27) -> str:
         """A fresh id."""
-        number = secrets.randbits(6 * length + 32)  # so many more than needed that every letter is as likely
-        letters = []
-        for _ in range(length):
-            number, index = divmod(number, len(_ALPHABET))
-            letters.append(_ALPHABET[index])
-        return prefix + "".join(letters)
+        letters = b""
+        while len(letters) < length:
+            letters += secrets.token_bytes(2 * length).translate(_LETTERS, _NO_LETTERS)
+        return prefix + letters[:length].decode()
 
 
 class CountingIds:
@@ -114,4 +115,6 @@ RANDOM_IDS = RandomIds()
 
 def iso(moment: datetime) -> str:
     """*moment* as the platform writes it: `2026-11-24T10:00:00.000Z`."""
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

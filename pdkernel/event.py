@@ -7,6 +7,7 @@ Knows nothing of shapes, files' places or HTTP servers.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -31,6 +32,7 @@ _MASKED_HEADER = re.compile(
 _SCHEME = re.compile(r"(basic|bearer|digest|token) +", re.IGNORECASE)
 
 
+@functools.lru_cache(maxsize=1000)
 def is_masked_header(name: str) -> bool:
     """Whether the value of header *name* is hidden in what is shown and saved."""
     return _MASKED_HEADER.match(name.lower()) is not None

@@ -8,10 +8,11 @@ it says so.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import orjson
 
 from pdkernel.expression import templates_in
 from pdkernel.model import JSON, Step, Workflow
@@ -22,7 +23,7 @@ _LONG = re.compile(rb"\d{16}")  # 2^53 has 16 digits
 
 def said_of_numbers(workflow: Workflow, step: Step, exports: Mapping[str, JSON]) -> str | None:
     """A sentence on the first number in *exports* that JavaScript reads as another one, if there is who may read it."""
-    if step.language == "node" or not _LONG.search(json.dumps(dict(exports)).encode()) or not _is_read(workflow, step):
+    if step.language == "node" or not _has_long_number(dict(exports)) or not _is_read(workflow, step):
         return None
     found = list(_inexact((), dict(exports)))
     if not found:
@@ -33,6 +34,14 @@ def said_of_numbers(workflow: Workflow, step: Step, exports: Mapping[str, JSON])
         f"{node_path(path)}{others} is {_digits(number)}, which JavaScript reads as {_as_javascript(number)}: that is what "
         "Node.js steps and expressions get. Export it as a text to keep every digit."
     )
+
+
+def _has_long_number(exports: dict[str, JSON]) -> bool:
+    """Whether so many digits stand together anywhere; false for most."""
+    try:
+        return _LONG.search(orjson.dumps(exports)) is not None
+    except TypeError:  # a number of more than 64 bits, or half a surrogate pair
+        return True
 
 
 def _is_read(workflow: Workflow, step: Step) -> bool:

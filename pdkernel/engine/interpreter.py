@@ -171,7 +171,7 @@ class Interpreter:
         except OSError as fault:  # of the run's own files
             raise unwritable(fault) from None
         finally:
-            await asyncio.shield((guests if run is None else run.guests).release())
+            await (guests if run is None else run.guests).release()
 
     async def _open(self, request: RunRequest, setup: RunSetup) -> RunGuests:
         # a run that a step waits for has that step's place

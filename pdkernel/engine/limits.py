@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import orjson
+
 from pdkernel.directive.values import MAX_TIMEOUT_S
 from pdkernel.errors import DefinitionError, ExportNotJSONError, PayloadLimitError, StepError
 from pdkernel.execution import Log
@@ -136,7 +138,12 @@ def too_deep(step: Step, exports: Mapping[str, JSON]) -> StepError | None:
 
 def size_of(value: JSON) -> int:
     """Bytes of *value* as JSON in UTF-8; of a text, of the text itself."""
-    return len((value if isinstance(value, str) else _encode(value)).encode("utf-8", "surrogatepass"))
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "surrogatepass"))
+    try:
+        return len(orjson.dumps(value))
+    except TypeError:  # half a surrogate pair, or a number of more than 64 bits
+        return len(_encode(value).encode("utf-8", "surrogatepass"))
 
 
 def _depth_exceeds(value: JSON, most: int) -> bool:

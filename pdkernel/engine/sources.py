@@ -181,7 +181,7 @@ class Sources:
             description = await describe(component, guests, self._catalog)
             return await self._run(request, component, description, guests, context["id"])
         finally:
-            await asyncio.shield(guests.release())
+            await guests.release()
             shutil.rmtree(scratch, ignore_errors=True)
 
     async def _component(self, request: SourceRequest) -> Component:

@@ -95,13 +95,17 @@ class FileSteps:
         if self._running is not None:
             self._running.kill()
 
+    @property
+    def has_left(self) -> bool:
+        """Whether steps may have left something behind."""
+        return bool(self._left)
+
     async def release(self) -> None:
         """End what steps have left behind."""
-        if self._left:
-            await asyncio.to_thread(process_tree.end, [], [step.mark for step in self._left])
-            for step in self._left:
-                step.forget()
-            self._left = []
+        await asyncio.to_thread(process_tree.end, [], [step.mark for step in self._left])
+        for step in self._left:
+            step.forget()
+        self._left = []
 
     async def _compiled(self, call: StepCall, recorder: StepRecorder) -> Path:
         self._compiling = asyncio.ensure_future(

@@ -185,14 +185,14 @@ class Hosts:
         """The names in `/tmp` that the run's processes must see, or None if they get the machine's own."""
         # what steps may write to is not shown in a /tmp that they may empty
         written = [path for path in (setup.folder, setup.scratch.parent, setup.files) if path is not None]
-        if not self._tmp_works or names_in_tmp(written) != frozenset():
+        if not self._tmp_works or names_in_tmp(*written) != frozenset():
             return None
         if setup.guarded and self.guard == "landlock":  # which keeps what is started under it from our descriptors
             return None
         trees = [tree.folder for tree in setup.node_packages.values()]
         compiled = self.go.folder if self.go else None
         read = [setup.python, self._python, self._node, compiled, *setup.kept, *trees, *self._kept]
-        return names_in_tmp([*_everyones(), *(path for path in read if path is not None)])
+        return names_in_tmp(*_everyones(), *(path for path in read if path is not None))
 
     def _make_tmp(self, needed: frozenset[str]) -> PrivateTmp | None:
         with contextlib.suppress(OSError):  # a disk that is full is for the step to meet

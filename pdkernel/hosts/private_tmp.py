@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -127,7 +127,7 @@ def is_possible() -> bool:
 
 def what_steps_have(project: Path) -> str:
     """In a sentence for people, what `/tmp` is for the steps of a project in *project*; found out by trying."""
-    if names_in_tmp([project]) != frozenset():
+    if names_in_tmp(project) != frozenset():
         return "a step's /tmp is this machine's, because the project is below it"
     if is_possible():
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OSError):
@@ -144,11 +144,12 @@ def scratch_folder(prefix: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=prefix, dir=_BESIDE if beside else None))
 
 
-def names_in_tmp(paths: Iterable[Path]) -> frozenset[str] | None:
+@functools.lru_cache(maxsize=1000)
+def names_in_tmp(*paths: Path) -> frozenset[str] | None:
     """
     The folders in the machine's `/tmp` that *paths* are in; None if one of them lies in `/tmp` itself.
 
-    A link counts for the place where it is and for the one where it leads.
+    A link counts for the place where it is and for the one where it leads. That is not looked at again.
     """
     names: set[str] = set()
     for path in paths:

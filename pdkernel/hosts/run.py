@@ -6,6 +6,7 @@ Knows the order of things in a step's life: bind, ask, listen, time out, unbind,
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -171,10 +172,19 @@ class RunGuests:
         self._files.kill()
 
     async def release(self) -> None:
-        """The run is over: keep what is clean for the next one, end the rest."""
+        """The run is over: keep what is clean for the next one, end the rest, also if the caller is cancelled meanwhile."""
         if self._talk is not None:
             self.kill()
+        if self._files.has_left:
+            await asyncio.shield(self._release_files())
+        else:
+            self._leave()
+
+    async def _release_files(self) -> None:
         await self._files.release()
+        self._leave()
+
+    def _leave(self) -> None:
         if self._at is not None:
             self._hosts.give_back(self._at)
             self._at = None

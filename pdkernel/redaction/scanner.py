@@ -78,14 +78,14 @@ class Scanner:
             return text
         return self.advance(_Pending(text), len(text))
 
-    def may_be_in(self, text: str) -> bool:
+    def may_be_in(self, text: str | bytes) -> bool:
         """
-        False if no pattern is in *text*; a cheap test, as most texts hold none.
+        False if no pattern is in *text*, which may be in UTF-8; a cheap test, as most texts hold none.
 
         A text of eight bytes or more covers a whole aligned word of four bytes, wherever it lies. So it is enough
         to look at each aligned word of the text once, in C, whatever the number of patterns.
         """
-        data = text.encode("utf-8", "surrogatepass")
+        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
         return not self._words.isdisjoint(memoryview(data)[: len(data) & ~3].cast("I"))
 
     def settled(self, buffer: str) -> int:
