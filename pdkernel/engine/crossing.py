@@ -12,8 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import orjson
-
+from pdkernel.encode import json_bytes
 from pdkernel.expression import templates_in
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.shape import Segment, node_path
@@ -38,10 +37,7 @@ def said_of_numbers(workflow: Workflow, step: Step, exports: Mapping[str, JSON])
 
 def _has_long_number(exports: dict[str, JSON]) -> bool:
     """Whether so many digits stand together anywhere; false for most."""
-    try:
-        return _LONG.search(orjson.dumps(exports)) is not None
-    except TypeError:  # a number of more than 64 bits, or half a surrogate pair
-        return True
+    return _LONG.search(json_bytes(exports)) is not None
 
 
 def _is_read(workflow: Workflow, step: Step) -> bool:

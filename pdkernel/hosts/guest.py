@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from pdkernel.encode import json_bytes
 from pdkernel.errors import InterpreterMissingError, PdkernelError, StepDiedError, StepError
 from pdkernel.execution import Stream
 from pdkernel.hosts.declarations import ComponentFile
@@ -28,13 +29,6 @@ START_S = 30.0
 """How long a guest may take to come up on a busy machine; not the step's time."""
 
 _MOST_SOURCES = 500  # edits of cells; each leaves a few kilobytes in the guest
-
-_DUMPS = json.JSONEncoder(separators=(",", ":")).encode
-
-
-def json_text(value: JSON) -> bytes:
-    """*value* as one line of JSON; ASCII, so that half a surrogate pair in it harms nobody."""
-    return _DUMPS(value).encode()
 
 
 class Guest:
@@ -162,7 +156,7 @@ class GuestTalk:
         self._timeout_s = timeout_s
         self._arm(0.0 if self._guest.ready else START_S)
         self._guest.process.conversation = self
-        self._guest.process.send(b"\n".join([json_text(dict(request)), *texts, b""]))
+        self._guest.process.send(b"\n".join([json_bytes(dict(request)), *texts, b""]))
 
     def close(self) -> None:
         """Nothing more is waited for."""
@@ -254,7 +248,7 @@ class GuestTalk:
                 self.reply.set_exception(error)
             return
         if not self.reply.done():
-            self._guest.process.send(json_text(told) + b"\n")
+            self._guest.process.send(json_bytes(told) + b"\n")
 
     def _ready(self) -> None:
         self._guest.ready = True

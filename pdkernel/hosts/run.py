@@ -13,12 +13,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
+from pdkernel.encode import json_bytes
 from pdkernel.errors import StepDiedError, StepError, UnsupportedError
 from pdkernel.hosts.calls import WORKING, Evaluation, RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
 from pdkernel.hosts.components import Components, Nobody, error_of
 from pdkernel.hosts.declarations import ComponentFile, Description, OptionsPage, PropDeclaration
 from pdkernel.hosts.file_steps import FILE_LANGUAGES, FileSteps
-from pdkernel.hosts.guest import Guest, GuestGone, GuestTalk, autopsy, json_text
+from pdkernel.hosts.guest import Guest, GuestGone, GuestTalk, autopsy
 from pdkernel.hosts.languages import GuestLanguage
 from pdkernel.hosts.place import Place
 from pdkernel.hosts.private_tmp import TMP
@@ -104,7 +105,7 @@ class RunGuests:
             if guest is not None:
                 request = {"op": "prepare", "texts": [], **self._begin(guest)}
                 request["codes"] = [guest.code(step) for step in mine]
-                guest.process.send(json_text(request) + b"\n")
+                guest.process.send(json_bytes(request) + b"\n")
 
     async def describe(self, target: Step | ComponentFile, *, timeout_s: float = 30.0) -> Description:
         """
@@ -273,7 +274,7 @@ class RunGuests:
 
     async def _run_on_files(self, call: StepCall, recorder: StepRecorder) -> StepError | None:
         values = {"trigger": self._setup.trigger, **call.steps}
-        text = b",".join(json_text(name) + b":" + self._text(name, value) for name, value in values.items())
+        text = b",".join(json_bytes(name) + b":" + self._text(name, value) for name, value in values.items())
         self._talk = self._files
         try:
             return await self._files.run(call, b"{" + text + b"}", self._folder(), recorder, tmp=self._place.tmp)
@@ -296,7 +297,7 @@ class RunGuests:
         known = self._texts.get(name)
         if known is not None and known[0] is value:
             return known[1]
-        text = json_text(cast("JSON", value))
+        text = json_bytes(cast("JSON", value))
         self._texts[name] = (value, text)
         return text
 

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from pdkernel.clock import iso
+from pdkernel.encode import json_bytes
 from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideRules, Response, Status, StepResult, StepStatus
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON, Workflow
@@ -28,7 +29,6 @@ from pdkernel.model import JSON, Workflow
 RunStatus = Literal["ready", "running", "paused", "success", "error", "exited", "cancelled"]
 FinalStatus = Literal["success", "error", "exited", "cancelled"]
 
-_dump = json.JSONEncoder(separators=(",", ":")).encode
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -154,12 +154,12 @@ def trigger_text(
 ) -> str:
     """The `runs.event` text: event and context as they may be kept (masked and redacted), and how the run was begun."""
     begun = {"replay_of": replay_of, "outside_calls": outside_calls.to_json() if outside_calls else None}
-    return _dump({"event": event, "context": context} | {name: value for name, value in begun.items() if value})
+    return _text({"event": event, "context": context} | {name: value for name, value in begun.items() if value})
 
 
 def step_text(result: StepResult) -> str:
     """The `steps.data` text of a step's result."""
-    return _dump(result.to_json())
+    return _text(result.to_json())
 
 
 def output_text(
@@ -171,7 +171,7 @@ def output_text(
     lookup: Lookup | None = None,
 ) -> str:
     """The `runs.output` text; *steps* says what became of the steps that have no row."""
-    return _dump(
+    return _text(
         {
             "response": response.to_json() if response else None,
             "error": error.to_json() if error else None,
@@ -270,3 +270,7 @@ def _shown_status(run: RunRow) -> Status:
 
 def _iso(seconds: float) -> str:
     return iso(datetime.fromtimestamp(seconds, UTC))
+
+
+def _text(value: Any) -> str:
+    return json_bytes(value).decode()

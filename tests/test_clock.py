@@ -1,0 +1,28 @@
+"""Time stamps and ids."""
+
+from __future__ import annotations
+
+import string
+from collections import Counter
+from datetime import UTC, datetime, timedelta, timezone
+
+from pdkernel.clock import RANDOM_IDS, iso
+
+
+def test_an_id_has_its_length() -> None:
+    """A prefix does not count."""
+    assert [len(RANDOM_IDS.new("apn_", length)) for length in (1, 7, 27, 100)] == [5, 11, 31, 104]
+
+
+def test_every_letter_of_an_id_is_as_likely() -> None:
+    """62 letters and digits, none of them twice as often as another (a chance of one in 10^60 if they are even)."""
+    counted = Counter(RANDOM_IDS.new("", 62_000))
+    assert set(counted) == set(string.ascii_letters + string.digits)
+    assert max(counted.values()) < 2 * min(counted.values())
+
+
+def test_a_moment_is_written_in_utc() -> None:
+    """As the platform writes it, wherever the clock hangs."""
+    there = timezone(timedelta(hours=5, minutes=30))
+    moments = [datetime(2026, 11, 24, 10, 0, 0, 123_456, UTC), datetime(2026, 11, 24, 15, 30, tzinfo=there)]
+    assert list(map(iso, moments)) == ["2026-11-24T10:00:00.123Z", "2026-11-24T10:00:00.000Z"]
