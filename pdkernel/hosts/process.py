@@ -187,7 +187,7 @@ class GuestProcess:
 
     def _on_line(self) -> None:
         try:
-            data = os.read(self._read_fd, _PIPE_SIZE)
+            data = self._read_lines()
         except BlockingIOError:
             return
         if not data or self._held > LONGEST_LINE:
@@ -211,6 +211,17 @@ class GuestProcess:
         for line in lines:
             if self.conversation:
                 self.conversation.line(line)
+
+    def _read_lines(self) -> bytes:
+        """What is there, up to a pipe's fill; read in parts, since room for a whole one is asked of the system and given back."""
+        data = os.read(self._read_fd, _CHUNK)
+        if len(data) < _CHUNK:
+            return data
+        parts = [data]
+        with contextlib.suppress(BlockingIOError):
+            while len(parts[-1]) == _CHUNK and len(parts) * _CHUNK < _PIPE_SIZE:
+                parts.append(os.read(self._read_fd, _CHUNK))
+        return b"".join(parts)
 
     def _on_output(self, stream: Stream) -> None:
         self._read_output(stream)
