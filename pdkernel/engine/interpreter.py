@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -239,18 +240,15 @@ class Interpreter:
 
 
 def _is_removed(scratch: Path) -> bool:
-    """Whether *scratch* is gone now: most runs leave nothing in it."""
-    try:
-        scratch.rmdir()
-    except FileNotFoundError:
+    """Whether *scratch* is not there, or gone now: most runs leave nothing in it."""
+    if not os.path.lexists(scratch):
         return True
-    except OSError:  # there is something in it
-        try:
+    with contextlib.suppress(OSError):  # there is something in it
+        with contextlib.suppress(FileNotFoundError):
             (scratch / WORKING).rmdir()
-            scratch.rmdir()
-        except OSError:
-            return False
-    return True
+        scratch.rmdir()
+        return True
+    return False
 
 
 def _caller(request: RunRequest) -> Caller:

@@ -41,7 +41,6 @@ class RunGuests:
         self.counted = counted
         self._setup = setup
         self._hosts = hosts
-        self._working = setup.scratch / WORKING
         self._at: Place | None = None
         self._texts: dict[str, tuple[object, bytes]] = {}
         self._talk: GuestTalk | FileSteps | None = None
@@ -306,10 +305,11 @@ class RunGuests:
         if self._place.tmp is not None:
             return TMP
         # parity[temporary-folder]: a path that is written as /tmp/... is this machine's own here, which no run empties
-        if not os.path.isdir(self._working):  # noqa: PTH112 - each time: a step may have removed it
+        working = self._setup.scratch / WORKING
+        if not os.path.isdir(working):  # noqa: PTH112 - each time: a step may have removed it
             self._setup.make_scratch()
-            self._working.mkdir(mode=0o700, exist_ok=True)
-        return self._working
+            working.mkdir(mode=0o700, exist_ok=True)
+        return working
 
 
 def step_values(call: StepCall, setup: RunSetup) -> dict[str, Any]:
