@@ -21,6 +21,7 @@ from pdkernel.model import JSON
 PRINT_LIMIT = 1 << 20
 """Bytes of a step's output that are kept."""
 
+_decoder = codecs.getincrementaldecoder("utf-8")
 _LONG_LINE = 1 << 16
 _LAST_WORDS = 4096
 _LAST_LINES = 10
@@ -40,8 +41,7 @@ class StepRecorder:
         self.db: dict[str, JSON] = dict(db or {})
         self._wrote = False
         self._listener = listener
-        make = codecs.getincrementaldecoder("utf-8")
-        self._decoders: dict[Stream, codecs.IncrementalDecoder] = {"stdout": make("replace"), "stderr": make("replace")}
+        self._decoders: dict[Stream, codecs.IncrementalDecoder] = {}
         self._left = PRINT_LIMIT
         self._full = False
         self._dropped = 0
@@ -64,7 +64,10 @@ class StepRecorder:
             data = self._cut(data)
         if data:
             self._left -= len(data)
-            if text := self._decoders[stream].decode(data):
+            decoder = self._decoders.get(stream)
+            if decoder is None:
+                decoder = self._decoders[stream] = _decoder("replace")
+            if text := decoder.decode(data):
                 self._listener.log(stream, text)
 
     def hear(self, told: Mapping[str, Any]) -> Callable[[], None]:
