@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { types } from "node:util";
 import vm from "node:vm";
+import { compile } from "./node_compile.mjs";
 import { EntryPointError, importedBy } from "./node_errors.mjs";
 
 const SPECIFIER = /^((?:@[^/@\s]+\/)?[^/@\s][^/@]*(?:@[^/]+)?)(\/.*)?$/s;
@@ -202,9 +203,7 @@ class Imports {
  * @param {Imports} imports
  */
 function compiled(step, imports) {
-  return new vm.SourceTextModule(step.source, {
-    identifier: step.file,
-    lineOffset: step.offset,
+  return compile(step, {
     initializeImportMeta: (meta) => Object.assign(meta, imports.meta),
     importModuleDynamically: dynamic(imports),
   });
