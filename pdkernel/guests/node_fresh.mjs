@@ -46,61 +46,79 @@ function propertiesOf(target) {
   return properties;
 }
 
-/** Whether nothing has run since the process was put back. */
-let untouched = false;
+/**
+ * The environment that the process was put back with ahead of a step's turn, for as long as nothing has run since.
+ *
+ * @type {Record<string, string> | null}
+ */
+let ahead = null;
 
-/** The environment of the process is *environment*. */
-function environ(/** @type {Record<string, string>} */ environment) {
-  for (const name of Object.keys(process.env)) {
-    if (!Object.hasOwn(environment, name)) delete process.env[name];
+/**
+ * Make *environment* that of the process.
+ *
+ * @param {Record<string, string>} environment without a prototype
+ */
+function environ(environment) {
+  const { env } = process; // whose every look-up asks the operating system
+  let found = 0;
+  for (const name of Object.keys(env)) {
+    const value = environment[name];
+    if (value === undefined) delete env[name];
+    else {
+      found += 1;
+      if (env[name] !== value) env[name] = value;
+    }
   }
-  for (const [name, value] of Object.entries(environment)) {
-    if (process.env[name] !== value) process.env[name] = value;
-  }
+  if (found < Object.keys(environment).length) Object.assign(env, environment);
 }
 
 /**
  * Do what `freshen` does before the step's turn has come, so that it has less to do then.
  *
- * @param {Record<string, string>} environment
+ * @param {Record<string, string>} environment without a prototype
  * @param {string} folder
  */
 export function freshenAhead(environment, folder) {
-  untouched = false;
+  ahead = null;
   try {
     freshen(environment, folder);
   } catch {
     return; // the run is over already, and its folder gone
   }
-  untouched = true;
+  ahead = { ...environment };
 }
 
 /** Another run has the process now. */
 export function stain() {
-  untouched = false;
+  ahead = null;
 }
 
 /**
  * Undo what was done since to what is remembered, and set the process up.
  *
- * @param {Record<string, string>} environment
+ * @param {Record<string, string>} environment without a prototype
  * @param {string} folder
  */
 export function freshen(environment, folder) {
-  if (untouched) {
-    untouched = false;
-    environ(environment);
+  if (ahead) {
+    for (const name of Object.keys(environment)) {
+      if (environment[name] !== ahead[name]) process.env[name] = environment[name];
+    }
+    ahead = null;
     return;
   }
   for (const [target, properties] of kept) {
+    let found = 0;
     for (const key of Reflect.ownKeys(target)) {
       const known = properties.get(key);
       if (known === undefined) Reflect.deleteProperty(target, key);
       else {
+        found += 1;
         const now = Object.getOwnPropertyDescriptor(target, key);
         if (now && now.value !== known.value && now.configurable) Object.defineProperty(target, key, known);
       }
     }
+    if (found === properties.size) continue;
     for (const [key, known] of properties) {
       if (!Object.hasOwn(target, key)) Object.defineProperty(target, key, known);
     }

@@ -46,7 +46,7 @@ const sources = new Map();
 
 /** @param {any} told */
 function begin(told) {
-  run.environment = { ...told.env, ...told.variables, ...told.outside };
+  run.environment = { __proto__: null, ...told.env, ...told.variables, ...told.outside };
   run.variables = told.variables;
   run.folder = told.folder;
   run.cwd = told.cwd;

@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { types } from "node:util";
 import vm from "node:vm";
+import { compile } from "./node_compile.mjs";
 import { EntryPointError, importedBy } from "./node_errors.mjs";
 
 const SPECIFIER = /^((?:@[^/@\s]+\/)?[^/@\s][^/@]*(?:@[^/]+)?)(\/.*)?$/s;
@@ -19,6 +20,15 @@ const COMMONJS = /\bmodule\.exports\b|\bexports\.\w|\brequire\s*\(/;
 
 /** URLs and files that steps have imported in this process. */
 const loaded = new Set();
+
+/**
+ * The URL that a step would have as a file in *folder*.
+ *
+ * @param {string} folder
+ */
+function urlIn(folder) {
+  return pathToFileURL(join(folder, "step.mjs")).href;
+}
 
 /**
  * @typedef {import("./node_errors.mjs").StepCode} StepCode
@@ -89,6 +99,8 @@ function checked(exported) {
 
 /** Where the imports of one step lead. */
 class Imports {
+  /** @type {NodeJS.Require | undefined} */ #require;
+
   /**
    * @param {Loader} loader
    * @param {Tree | undefined} tree
@@ -96,28 +108,46 @@ class Imports {
   constructor(loader, tree) {
     this.loader = loader;
     this.aliases = tree?.aliases ?? {};
-    this.url = pathToFileURL(join(loader.folder, "step.mjs")).href;
-    this.treeUrl = tree && pathToFileURL(join(tree.folder, "step.mjs")).href;
-    this.meta = {
+    this.url = urlIn(loader.folder);
+    this.treeUrl = tree && urlIn(tree.folder);
+  }
+
+  /** The path that the step would have as a file. */
+  get filename() {
+    return fileURLToPath(this.url);
+  }
+
+  /** `import.meta` of the step. */
+  get meta() {
+    return {
       url: this.url,
-      filename: fileURLToPath(this.url),
-      dirname: loader.folder,
+      filename: this.filename,
+      dirname: this.loader.folder,
       resolve: (/** @type {string} */ specifier) => this.resolve(String(specifier)),
     };
+  }
+
+  /** The step's `require`, made when it is asked for: modules do without. */
+  get require() {
+    this.#require ??= this.#requiring();
+    return this.#require;
+  }
+
+  #requiring() {
     const own = createRequire(this.url);
     const installed = this.treeUrl ? createRequire(this.treeUrl) : own;
     const resolve = (/** @type {string} */ specifier, /** @type {any} */ options) => {
       const inTree = this.inTree(specifier);
       return inTree === undefined ? own.resolve(specifier, options) : installed.resolve(inTree, options);
     };
-    this.require = Object.assign(
+    return Object.assign(
       (/** @type {string} */ specifier) => {
         if (isBuiltin(specifier)) return own(specifier);
         this.note(specifier);
         const inTree = this.inTree(specifier);
         let keep = () => {};
         try {
-          if (!this.isLoaded(resolve(specifier))) keep = loader.watch();
+          if (!this.isLoaded(resolve(specifier))) keep = this.loader.watch();
           return inTree === undefined ? own(specifier) : installed(inTree);
         } catch (error) {
           throw importedBy(error, specifier);
@@ -185,7 +215,7 @@ class Imports {
   builtin(namespace) {
     if (namespace.default !== Module) return namespace;
     const mine = (/** @type {string | URL} */ from) =>
-      [this.url, this.meta.filename].includes(String(from)) ? this.require : createRequire(from);
+      [this.url, this.filename].includes(String(from)) ? this.require : createRequire(from);
     const get = (/** @type {any} */ target, /** @type {PropertyKey} */ key) =>
       key === "createRequire" ? mine : Reflect.get(target, key);
     return { ...namespace, createRequire: mine, default: new Proxy(Module, { get }) };
@@ -202,9 +232,7 @@ class Imports {
  * @param {Imports} imports
  */
 function compiled(step, imports) {
-  return new vm.SourceTextModule(step.source, {
-    identifier: step.file,
-    lineOffset: step.offset,
+  return compile(step, {
     initializeImportMeta: (meta) => Object.assign(meta, imports.meta),
     importModuleDynamically: dynamic(imports),
   });

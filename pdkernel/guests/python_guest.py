@@ -44,6 +44,8 @@ class Guest:
         self._codes: dict[tuple[int, str, int], CodeType] = {}
         self._running = 0
         self._lock = threading.Lock()
+        self._built_in = {name: module for name, module in sys.modules.items() if not hasattr(module, "__file__")}
+        self._elsewhere: set[str] = set()
         self._threads = threading.active_count()
         self._untouched = False
         self._held = b""
@@ -51,9 +53,8 @@ class Guest:
 
     def begin(self, told: dict[str, Any]) -> None:
         """Forget the last run."""
-        for name, module in list(sys.modules.items()):  # what the last run's steps wrote themselves is gone
-            if self._is_of_the_run(getattr(module, "__file__", None) or ""):
-                del sys.modules[name]
+        for name in self._modules_of_the_run():
+            del sys.modules[name]
         for path in list(sys.path_importer_cache):  # the next run may have other files under the same names
             if self._is_of_the_run(path + os.sep):
                 del sys.path_importer_cache[path]
@@ -161,6 +162,21 @@ class Guest:
             code = compile(source, file, "exec", dont_inherit=True)
             self._codes[number, file, offset] = code
         return code
+
+    def _modules_of_the_run(self) -> list[str]:
+        """The modules that the run's steps wrote themselves."""
+        found = []
+        for name, module in sys.modules.copy().items():
+            if self._built_in.get(name) is module:  # has no file, which it would take long to say
+                continue
+            file = getattr(module, "__file__", None) or ""
+            if file in self._elsewhere:
+                continue
+            if self._is_of_the_run(file):
+                found.append(name)
+            else:
+                self._elsewhere.add(file)
+        return found
 
     def _is_of_the_run(self, path: str) -> bool:
         return path.startswith(self._folder + os.sep) and not path.startswith(self._kept)

@@ -254,6 +254,22 @@ async def test_nothing_of_a_step_is_left_for_the_next(bench: Bench) -> None:
     assert bench.heard.text() == "heard\n"
 
 
+async def test_another_mapping_in_place_of_the_environment_is_gone_in_the_next_step(bench: Bench) -> None:
+    """`os.environ` is the process's own again, as programs that a step starts see it."""
+    await bench.run("python", "import os\ndef handler(pd):\n    os.environ = {'LEAK': '1'}\n", name="first")
+
+    outcome = await bench.run(
+        "python",
+        "import os, subprocess\n"
+        "def handler(pd):\n"
+        "    os.environ['NEW'] = 'x'\n"
+        "    return [os.environ.get('LEAK'), os.environ['TOKEN'], subprocess.check_output(['printenv', 'NEW'], text=True)]\n",
+        name="second",
+    )
+
+    assert outcome.exports == {"$return_value": [None, "tok-123456", "x\n"]}
+
+
 async def test_dataclasses_and_pickle_find_the_steps_module(bench: Bench) -> None:
     """What looks up `sys.modules[__name__]` works in a step."""
     source = (
