@@ -76,10 +76,6 @@ class Guard:
         if not self._names.allows(host):
             await _MISDIRECTED(scope, receive, send)
             return
-        if "transfer-encoding" in headers and "content-length" in headers:
-            # a proxy in front may have gone by the other one, and taken the rest for the next request (RFC 9112, 6.3)
-            await _AMBIGUOUS(scope, receive, send)
-            return
         if self._names.base:
             _below(scope, self._names.base)
         key = self._key(host) or self._key(headers.get("x-forwarded-host", ""))
@@ -178,9 +174,4 @@ def _state(scope: Scope) -> MutableMapping[str, Any]:
 
 _MISDIRECTED = PlainTextResponse(
     "This server does not answer to that host name. If it is meant to, start it with --public-url.\n", status_code=421
-)
-_AMBIGUOUS = PlainTextResponse(
-    "The request says the length of its body twice: Content-Length and Transfer-Encoding.\n",
-    status_code=400,
-    headers={"connection": "close"},
 )
