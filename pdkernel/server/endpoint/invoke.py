@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -166,7 +167,8 @@ def _start(
     recorded = _switch(request, query, "x-pd-notrigger")
     runs: Any = request.app.state.runs
     made: Started = runs.start(
-        RunRequest(
+        partial(
+            RunRequest,
             workflow=workflow,
             event=event,
             policy=served.policy or serving.settings.policy,
