@@ -107,6 +107,7 @@ class Protocol(HttpToolsProtocol):
         """
         version = self.parser.get_http_version()
         hosts = [name for name, _ in self.headers].count(b"host")
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
         if (
             version not in ("1.0", "1.1")
             or hosts > 1
@@ -114,7 +115,7 @@ class Protocol(HttpToolsProtocol):
             or not self.url.startswith(b"/")
             or len(self.url) >= HEADER_BYTES  # some versions of httptools take it for its rest then
             or self.parser.get_method() == b"CONNECT"
-            or any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self.headers)
+            or codings not in ([], [b"chunked"])
         ):
             raise httptools.HttpParserError
         if version == "1.0":  # uvicorn would answer as if it were 1.1; no other request follows on the connection
