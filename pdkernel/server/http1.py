@@ -7,15 +7,20 @@ HTTP/1.0. What is answered to a request is the application's.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
+from collections.abc import Sized
 from typing import Any
 
 import httptools
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEADER_BYTES = 64 * 1024
 """Of a request's head that has not ended, and of what has not ended between the parts of its body and after them."""
+MOST_WAITING = 16
+"""Requests of one connection that wait for an earlier one's answer; while so many do, it is not read from."""
 
 _NO_HTTP = "Invalid HTTP request received."
 
@@ -31,6 +36,11 @@ class Protocol(HttpToolsProtocol):
         self._progressed = False
         self._pending = 0
         self._read_again = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin."""
+        super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
 
     def data_received(self, data: bytes) -> None:
         """Read on."""
@@ -147,6 +157,23 @@ class Protocol(HttpToolsProtocol):
         for cycle in self._unanswered:
             cycle.disconnected = True
             cycle.message_event.set()
+
+
+class _Flow(FlowControl):
+    """
+    When a connection is read from: not while many requests wait for their turn.
+
+    uvicorn reads on with each request that is answered, as much as there is, and keeps what comes.
+    """
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        """Read on, if few wait; each of the others calls this again."""
+        if len(self._waiting) < MOST_WAITING:
+            super().resume_reading()
 
 
 class _Measured:

@@ -271,6 +271,23 @@ async def test_requests_at_once(echo: Echo) -> None:
     ]
 
 
+async def test_very_many_requests_at_once(echo: Echo) -> None:
+    """They are read as they are answered: what a caller sends without end stays with the caller."""
+    reader, writer = await echo.open()
+    slow = b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n"
+    writer.write((GET + b"\r\n") * 300 + slow + (GET + b"\r\n") * 450_000)
+    while "/slow" not in echo.told:
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.2)
+    kept = writer.transport.get_write_buffer_size()
+    echo.wait.set()
+    said = await reader.readexactly(100_000)
+    writer.transport.abort()
+
+    assert kept > 1_000_000  # the rest is with the system
+    assert said.count(b"HTTP/1.1 200 ") > 300
+
+
 async def test_what_follows_a_request_is_none(echo: Echo) -> None:
     """The request is whole and has its answer; then the connection closes."""
     reader, writer = await echo.open()
