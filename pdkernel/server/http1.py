@@ -18,7 +18,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEADER_BYTES = 64 * 1024
-"""Of a request's head that has not ended, and of what has not ended between the parts of its body and after them."""
+"""Of a request's head, or of what stands between the parts of its body or after them, that may come without an end of it."""
 MOST_WAITING = 16
 """Requests of one connection that wait for an earlier one's answer; while so many do, it is not read from."""
 
@@ -123,7 +123,7 @@ class Protocol(HttpToolsProtocol):
             or hosts > 1
             or (hosts == 0 and version == "1.1")
             or not self.url.startswith(b"/")
-            or len(self.url) >= HEADER_BYTES  # some versions of httptools take it for its rest then
+            or len(self.url) >= HEADER_BYTES  # some versions of httptools count in 16 bits
             or self.parser.get_method() == b"CONNECT"
             or codings not in ([], [b"chunked"])
         ):
