@@ -26,7 +26,7 @@ _STATE = "pdkernel.state"
 """Where a handler leaves what belongs to the request's line, in the scope."""
 BASE = "pdkernel.base"
 """Where the scope holds what was taken from the beginning of the path."""
-_TELLING = re.compile(r"ctok_\S*|\S{41,}|ey[A-Za-z0-9_-]{20,}\S*")
+_TELLING = re.compile(r"ctok_[^\s/]*|[^\s/]{41,}|ey[A-Za-z0-9_-]{20,}[^\s/]*")
 
 
 class HostCheck:
@@ -75,10 +75,6 @@ class Guard:
         host = headers.get("host", "")
         if not self._names.allows(host):
             await _MISDIRECTED(scope, receive, send)
-            return
-        if "transfer-encoding" in headers and "content-length" in headers:
-            # a proxy in front may have gone by the other one, and taken the rest for the next request (RFC 9112, 6.3)
-            await _AMBIGUOUS(scope, receive, send)
             return
         if self._names.base:
             _below(scope, self._names.base)
@@ -156,8 +152,8 @@ def note(scope: Scope, words: str, outcome: asyncio.Future[str] | None = None) -
 def shown_path(scope: Scope) -> str:
     """The path as it may be shown: without what may be a token, and without what could move a terminal's cursor."""
     # a whole URL as a path (some Python SDKs) may bring its query along
-    path = "/".join(_TELLING.sub("***", part) for part in scope["path"].partition("?")[0].split("/"))
-    return _shown(path[:200])
+    path = scope["path"].partition("?")[0]
+    return _shown(_TELLING.sub("***", path)[:200])
 
 
 def _below(scope: Scope, base: str) -> None:
@@ -178,9 +174,4 @@ def _state(scope: Scope) -> MutableMapping[str, Any]:
 
 _MISDIRECTED = PlainTextResponse(
     "This server does not answer to that host name. If it is meant to, start it with --public-url.\n", status_code=421
-)
-_AMBIGUOUS = PlainTextResponse(
-    "The request says the length of its body twice: Content-Length and Transfer-Encoding.\n",
-    status_code=400,
-    headers={"connection": "close"},
 )

@@ -40,6 +40,8 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # cookies are this host's, whoever set them; the server says `date` itself, and has asked for the body already
 _NOT_SENT = frozenset({b"host", b"cookie", b"expect"})
 _NOT_RETURNED = frozenset({b"date"})
+_NOT_RETURNED_OF_304 = _NOT_RETURNED | {b"content-length"}
+"""Its length is that of a body which does not come, and would be waited for."""
 _MOST_WHOLE = 1 << 18
 
 
@@ -250,4 +252,5 @@ def _chunked(request: Request, *, framed: bool) -> list[tuple[bytes, bytes]]:
 
 
 def _headers_of(got: httpx.Response) -> list[tuple[bytes, bytes]]:
-    return [(name.lower(), value) for name, value in end_to_end(got.headers.raw) if name.lower() not in _NOT_RETURNED]
+    dropped = _NOT_RETURNED if got.status_code != 304 else _NOT_RETURNED_OF_304
+    return [(name.lower(), value) for name, value in end_to_end(got.headers.raw) if name.lower() not in dropped]

@@ -36,10 +36,10 @@ def client_ip(scope: Scope, headers: Headers, trusted: Sequence[str]) -> str:
 
 def scheme_of(scope: Scope, headers: Headers, trusted: Sequence[str]) -> str:
     """`http` or `https`: as the client said it, where a trusted proxy tells."""
-    peer = _peer(scope)
-    told = headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
-    if told in ("http", "https") and trusted and _within(peer, tuple(trusted)):
-        return told
+    if trusted and _within(_peer(scope), tuple(trusted)):
+        told = headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+        if told in ("http", "https"):
+            return told
     return str(scope.get("scheme", "http"))
 
 
@@ -79,6 +79,7 @@ def _address(hop: str) -> str:
     return _plain(hop.partition(":")[0] if hop.count(":") == 1 else hop)
 
 
+@lru_cache(maxsize=256)
 def _plain(address: str) -> str:
     mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None) if _is_address(address) else None
     return str(mapped) if mapped else address

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -77,8 +78,8 @@ class Runs:
         task.add_done_callback(self._sources.discard)
         return task
 
-    def start(self, request: RunRequest) -> Started:
-        """Start *request* and return at once."""
+    def start(self, ask: partial[RunRequest]) -> Started:
+        """Start what *ask* makes, once it has ids and is told who listens; return at once."""
         loop = asyncio.get_running_loop()
         accepted: asyncio.Future[bool] = loop.create_future()
         answer: asyncio.Future[Mapping[str, Any] | None] = loop.create_future()
@@ -104,16 +105,14 @@ class Runs:
             assert on_run is not None
             on_run(made, execution)
 
-        made = replace(
-            request,
-            run_ids=request.run_ids or (ids.new("", 27), ids.new("", 27)),
+        run_id = ids.new("", 27)
+        made = ask(
+            run_ids=(run_id, ids.new("", 27)),
             on_accepted=lambda: settle(accepted, True),
             on_respond=on_respond,
             on_paused=on_paused,
             on_change=None if on_run is None else on_change,
         )
-        assert made.run_ids is not None
-        run_id = made.run_ids[0]
 
         def ended(task: asyncio.Task[Execution]) -> None:
             self._tasks.pop(run_id, None)

@@ -16,17 +16,14 @@ from pathlib import Path
 from ssl import SSLContext
 from typing import Any
 
-import h11
 import uvicorn
 from starlette.applications import Starlette
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pdkernel.errors import RequestError
 from pdkernel.server.api.emitting import keep_running
+from pdkernel.server.http1 import Protocol
 
 BACKLOG = 2048
-HEADER_BYTES = 64 * 1024
 GRACE_S = 10.0
 """Seconds that runs have to end once the server is told to stop."""
 
@@ -66,55 +63,20 @@ def url_of(opened: socket.socket, host: str, *, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{name}:{port}"
 
 
-class _Answering:
-    """
-    *app*, whose answer is dropped where the connection has had one.
-
-    uvicorn answers 400 by itself when what follows a request's head is no HTTP (a broken chunk), and closes; *app* was told of
-    the request before that, and its own answer would be an error with a traceback in the log.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sent(message: Message) -> None:
-            try:
-                await send(message)
-            except h11.LocalProtocolError as fault:
-                if "can't handle event type" not in str(fault):  # it is the answer that is wrong
-                    raise
-                await asyncio.sleep(0)  # uvicorn hears of the closed connection
-
-        await self._app(scope, receive, sent)
-
-
-class _Protocol(H11Protocol):
-    """HTTP/1.1 by h11: strict, and everywhere the same; uvicorn would take httptools where it is installed."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Say that what came is no HTTP, where that can be said: not below an answer, nor to a HEAD."""
-        try:
-            super().send_400_response(msg)
-        except h11.LocalProtocolError:
-            self.transport.close()
-
-
 class PageServer(uvicorn.Server):
     """uvicorn on sockets that are open already, for an application without runs; signals are ours."""
 
     def __init__(self, app: Starlette, *, tls: SSLContext | None = None, on_ready: Callable[[], None]) -> None:
         config = uvicorn.Config(
-            _Answering(app),
+            app,
             access_log=False,
             log_config=None,
             lifespan="off",
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=None,
-            h11_max_incomplete_event_size=HEADER_BYTES,
             ws="none",
-            http=_Protocol,
+            http=Protocol,
         )
         config.load()
         config.ssl = tls

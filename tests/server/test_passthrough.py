@@ -79,3 +79,13 @@ async def test_answer_without_an_end_of_a_token(tmp_path: Path) -> None:
         answer = await http.post("/v1/oauth/token", json=asked)
 
     assert (answer.status_code, answer.json()["error"]) == (502, "Pipedream's answer is too large.")
+
+
+async def test_length_of_what_has_not_changed(tmp_path: Path) -> None:
+    """A 304 is passed on without the length of the body that it does not have."""
+    start = b"HTTP/1.1 304 Not Modified\r\ncontent-length: 100\r\netag: 1\r\n\r\n"
+    async with served(tmp_path) as site, hanging(start) as url, logged_in(site, url, 5) as http:
+        answer = await http.get("/v1/connect/proj_1/users")
+
+    assert (answer.status_code, answer.headers["etag"]) == (304, "1")
+    assert "content-length" not in answer.headers

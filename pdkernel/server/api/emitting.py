@@ -13,6 +13,7 @@ import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pdkernel.egress import Binding
@@ -148,7 +149,8 @@ def _start(serving: Serving, runs: Runs, trigger: DeployedTrigger, workflow: str
         _log.warning("The deployed trigger %s starts the workflow %s, which is not served.", trigger.id, workflow)
         return
     runs.start(
-        RunRequest(
+        partial(
+            RunRequest,
             workflow=served.source.workflow,
             event=event.event,
             policy=serving.settings.policy,

@@ -41,6 +41,8 @@ MAX_BODY = 32 << 20
 
 _NOT_SENT = frozenset({"host", "content-length", "connection", "transfer-encoding", "proxy-authorization", "te"})
 _NOT_RETURNED = frozenset({"connection", "keep-alive", "transfer-encoding", "set-cookie", "trailer", "upgrade"})
+_NOT_RETURNED_OF_304 = _NOT_RETURNED | {"content-length"}
+"""Its length is that of a body which does not come, and would be waited for."""
 
 
 async def proxy(call: Call) -> Response:
@@ -109,8 +111,9 @@ class _Passed(StreamingResponse):
 
     def __init__(self, answer: httpx.Response, stack: contextlib.AsyncExitStack) -> None:
         super().__init__(answer.aiter_raw(), status_code=answer.status_code)
+        dropped = _NOT_RETURNED if answer.status_code != 304 else _NOT_RETURNED_OF_304
         self.raw_headers = [
-            (name.lower(), value) for name, value in answer.headers.raw if name.lower().decode() not in _NOT_RETURNED
+            (name.lower(), value) for name, value in answer.headers.raw if name.lower().decode() not in dropped
         ]
         self._stack = stack
 

@@ -35,6 +35,7 @@ _OURS = frozenset(
 )
 """Headers that belong to the connection, not to the answer."""
 _BODILESS = frozenset({204, 205, 304})
+_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
 def preflight(asked: str | None) -> Response:
@@ -132,4 +133,4 @@ def _content(body: Any) -> tuple[bytes | None, bytes | None]:
             return base64.b64decode(str(body["$base64"]), validate=True), b"application/octet-stream"
         except (binascii.Error, ValueError):
             return None, None
-    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"), b"application/json; charset=utf-8"
+    return _JSON.encode(body).encode("utf-8", "replace"), b"application/json; charset=utf-8"

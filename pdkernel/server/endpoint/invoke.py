@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -76,7 +77,7 @@ async def _answer(request: Request) -> Response:
         return answers.refused(why.status, why.text, **more)
     if state.runs.full or (serving.settings.rate_limits and not state.throttle.passes(address.workflow.endpoint)):
         return answers.refused(429, "Too many requests.", retry_after="1")
-    query = fields_of(parse_qsl(address.query, keep_blank_values=True))
+    query = fields_of(parse_qsl(address.query, keep_blank_values=True)) if address.query else {}
     return await _received(request, serving, address, trigger, query)
 
 
@@ -166,7 +167,8 @@ def _start(
     recorded = _switch(request, query, "x-pd-notrigger")
     runs: Any = request.app.state.runs
     made: Started = runs.start(
-        RunRequest(
+        partial(
+            RunRequest,
             workflow=workflow,
             event=event,
             policy=served.policy or serving.settings.policy,
@@ -207,4 +209,4 @@ def _event(request: Request, serving: Serving, address: Address, query: dict[str
 
 
 def _switch(request: Request, query: dict[str, Any], name: str) -> bool:
-    return request.headers.get(name) == "1" or query.get(name) == "1"
+    return (name.encode(), b"1") in request.headers.raw or query.get(name) == "1"

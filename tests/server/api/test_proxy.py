@@ -42,6 +42,11 @@ class _Seen(BaseHTTPRequestHandler):
             self.send_header("location", "https://elsewhere.example/")
             self.end_headers()
             return
+        if self.path.endswith("/unchanged"):
+            self.send_response(304)
+            self.send_header("content-length", "100")
+            self.end_headers()
+            return
         if self.path.endswith("/broken"):
             self.send_response(200)
             self.send_header("content-length", "100")
@@ -151,6 +156,14 @@ async def test_a_redirect_is_not_followed(site: Served) -> None:
     answer = await send(site, "https://slack.com/api/away", method="GET")
 
     assert (answer.status_code, answer.headers["location"]) == (302, "https://elsewhere.example/")
+
+
+async def test_length_of_what_has_not_changed(site: Served) -> None:
+    """A 304 is passed on without the length of the body that it does not have."""
+    answer = await send(site, "https://slack.com/api/unchanged", method="GET")
+
+    assert answer.status_code == 304
+    assert "content-length" not in answer.headers
 
 
 @pytest.mark.parametrize(

@@ -58,18 +58,18 @@ async def test_a_large_body_in_one_chunk(echo: Site) -> None:
 
 
 async def test_more_than_the_last_request(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """What follows a HEAD that was to be the last ends the connection while it is worked at, and leaves no traceback."""
-    site = await serve(python_step("slow", "import time; time.sleep(0.5)"))
+    """What follows a request that was to be the last is not read: the request has its answer, and the log no traceback."""
+    site = await serve(python_step("slow", "import time; time.sleep(0.5)"), response="default")
     host, _, port = site.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(f"HEAD {site.path()} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
+    writer.write(f"GET {site.path()} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
     await asyncio.sleep(0.2)  # so that it is read by itself
 
     writer.write(b"more")
     answer = await asyncio.wait_for(reader.read(), 30)
     writer.close()
 
-    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.startswith(b"HTTP/1.1 200 ")
     assert [record.message for record in caplog.records if record.exc_info] == []
 
 

@@ -1,0 +1,207 @@
+"""
+HTTP/1.1 on the server's connections: what is a request, and what is refused before anybody is told of it.
+
+Knows what llhttp, which reads requests, leaves to its caller or takes more kindly than is safe, and what uvicorn does not do for
+HTTP/1.0. What is answered to a request is the application's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sized
+from typing import Any
+
+import httptools
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+HEADER_BYTES = 64 * 1024
+"""Of a request's head, or of what stands between the parts of its body or after them, that may come without an end of it."""
+MOST_WAITING = 16
+"""Requests of one connection that wait for an earlier one's answer; while so many do, it is not read from."""
+
+_NO_HTTP = "Invalid HTTP request received."
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's connection, its requests read by llhttp: strict, and everywhere the same."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._unanswered: deque[RequestResponseCycle] = deque()
+        self._in_body = False
+        self._over = False
+        self._progressed = False
+        self._pending = 0
+        self._read_again = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin."""
+        super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        if self._over:
+            return
+        self._unset_keepalive_if_required()
+        self._progressed = False
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self._refuse()
+            return
+        # neither llhttp nor uvicorn, which keeps what has come of a head, has a limit
+        self._pending = 0 if self._progressed else self._pending + len(data)
+        if self._pending > HEADER_BYTES:
+            self._refuse()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; what comes after a body's last chunk is none."""
+        if not self._in_body:
+            super().on_header(name, value.rstrip(b" \t"))
+
+    def on_headers_complete(self) -> None:
+        """Hand the request on, if it is one."""
+        self._progressed = True
+        self._check_head()
+        if self.parser.should_upgrade():
+            self._read_again = self._head_without_upgrade()
+            return
+        super().on_headers_complete()
+        self._unanswered.append(self.cycle)
+        self._in_body = True
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body."""
+        self._progressed = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._progressed = True
+        if self._in_body:
+            self._in_body = False
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The next request's turn."""
+        self._unanswered.popleft()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever answers a request; uvicorn tells the last one's only."""
+        self._give_up()
+        super().connection_lost(exc)
+
+    def _feed(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while True:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as paused:
+                # for llhttp, what follows the head is another protocol's: a body would be lost, or be the next request
+                rest = rest[paused.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.feed_data(self._read_again)
+
+    def _check_head(self) -> None:
+        """
+        Refuse what llhttp takes, but a proxy in front may understand in another way, or nobody here understands.
+
+        Raises:
+            HttpParserError: It is one of these.
+        """
+        version = self.parser.get_http_version()
+        hosts = [name for name, _ in self.headers].count(b"host")
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if (
+            version not in ("1.0", "1.1")
+            or hosts > 1
+            or (hosts == 0 and version == "1.1")
+            or not self.url.startswith(b"/")
+            or len(self.url) >= HEADER_BYTES  # some versions of httptools count in 16 bits
+            or self.parser.get_method() == b"CONNECT"
+            or codings not in ([], [b"chunked"])
+        ):
+            raise httptools.HttpParserError
+        if version == "1.0":  # uvicorn would answer as if it were 1.1; no other request follows on the connection
+            self.expect_100_continue = False
+            self.app = _Measured(self.app)
+
+    def _head_without_upgrade(self) -> bytes:
+        """The request's head as of a client that asks for no other protocol: there is none here."""
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _refuse(self) -> None:
+        """Say that what came is no HTTP, where that can be said, and close; nobody need answer a request that is broken."""
+        self.logger.warning(_NO_HTTP)
+        self._over = True
+        if not self._in_body and self._unanswered:
+            self._unanswered[-1].keep_alive = False  # it is whole: it has its answer first
+            return
+        amid_answers = self._in_body and (self.cycle.response_started or len(self._unanswered) > 1)
+        self._give_up()
+        if amid_answers:
+            self.transport.close()
+            return
+        to_head = self._in_body and self.scope["method"] == "HEAD"  # whose answer has no body
+        self.send_400_response("" if to_head else _NO_HTTP)
+
+    def _give_up(self) -> None:
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+
+class _Flow(FlowControl):
+    """
+    When a connection is read from: not while many requests wait for their turn.
+
+    uvicorn reads on with each request that is answered, as much as there is, and keeps what comes.
+    """
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        """Read on, if few wait; each of the others calls this again."""
+        if len(self._waiting) < MOST_WAITING:
+            super().resume_reading()
+
+
+class _Measured:
+    """*app*, each of whose answers says its length: HTTP/1.0 has no chunks."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        held: Message | None = None
+        parts: list[bytes] = []
+
+        async def sent(message: Message) -> None:
+            nonlocal held
+            if message["type"] == "http.response.start" and not _is_measured(message):
+                held = message
+            elif held is None:
+                await send(message)
+            else:
+                parts.append(message.get("body", b""))
+                if not message.get("more_body"):
+                    body = b"".join(parts)
+                    length = (b"content-length", b"%d" % len(body))
+                    await send({**held, "headers": [*held["headers"], length]})
+                    await send({"type": "http.response.body", "body": body})
+
+        await self._app(scope, receive, sent)
+
+
+def _is_measured(start: Message) -> bool:
+    return start["status"] in (204, 304) or any(name.lower() == b"content-length" for name, _ in start["headers"])
