@@ -1,13 +1,14 @@
 """
 HTTP/1.1 on the server's connections: what is a request, and what is refused before anybody is told of it.
 
-Knows what llhttp, which reads requests, leaves to its caller or takes more kindly than is safe, and what uvicorn does not do for
-HTTP/1.0. What is answered to a request is the application's.
+Knows what llhttp, which reads requests, leaves to its caller or takes more kindly than is safe, what uvicorn does not do for
+HTTP/1.0, and what it refuses to send. What is answered to a request is the application's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Sized
 from typing import Any
@@ -23,6 +24,12 @@ MOST_WAITING = 16
 """Requests of one connection that wait for an earlier one's answer; while so many do, it is not read from."""
 
 _NO_HTTP = "Invalid HTTP request received."
+_UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def fit(value: bytes) -> bytes:
+    """A header's *value* without control characters, which others send now and then and uvicorn takes for an error of ours."""
+    return _UNFIT.sub(b"", value).strip()
 
 
 class Protocol(HttpToolsProtocol):

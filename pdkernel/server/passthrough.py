@@ -23,6 +23,7 @@ from pdkernel.egress.message import end_to_end
 from pdkernel.project import Login
 from pdkernel.project.issued_tokens import IssuedTokenTable
 from pdkernel.server.guard import note
+from pdkernel.server.http1 import fit
 from pdkernel.server.oauth.access import bearer_token
 from pdkernel.server.paths import rest
 from pdkernel.server.pipedreams_tokens import PipedreamsTokens, told_by
@@ -253,4 +254,4 @@ def _chunked(request: Request, *, framed: bool) -> list[tuple[bytes, bytes]]:
 
 def _headers_of(got: httpx.Response) -> list[tuple[bytes, bytes]]:
     dropped = _NOT_RETURNED if got.status_code != 304 else _NOT_RETURNED_OF_304
-    return [(name.lower(), value) for name, value in end_to_end(got.headers.raw) if name.lower() not in dropped]
+    return [(name.lower(), fit(value)) for name, value in end_to_end(got.headers.raw) if name.lower() not in dropped]

@@ -89,3 +89,12 @@ async def test_length_of_what_has_not_changed(tmp_path: Path) -> None:
 
     assert (answer.status_code, answer.headers["etag"]) == (304, "1")
     assert "content-length" not in answer.headers
+
+
+async def test_control_characters_in_a_header(tmp_path: Path) -> None:
+    """What no header may hold is left out of what is passed on: the answer itself comes."""
+    start = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-said: a\x01b\r\n\r\n"
+    async with served(tmp_path) as site, hanging(start) as url, logged_in(site, url, 5) as http:
+        answer = await http.get("/v1/connect/proj_1/users")
+
+    assert (answer.status_code, answer.headers["x-said"]) == (200, "ab")

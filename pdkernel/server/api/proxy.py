@@ -29,6 +29,7 @@ from pdkernel.redaction import Redactor
 from pdkernel.server.api.accounts import find_account
 from pdkernel.server.api.door import ApiError, Call, read_body
 from pdkernel.server.guard import note
+from pdkernel.server.http1 import fit
 
 if TYPE_CHECKING:
     import httpx
@@ -113,7 +114,7 @@ class _Passed(StreamingResponse):
         super().__init__(answer.aiter_raw(), status_code=answer.status_code)
         dropped = _NOT_RETURNED if answer.status_code != 304 else _NOT_RETURNED_OF_304
         self.raw_headers = [
-            (name.lower(), value) for name, value in answer.headers.raw if name.lower().decode() not in dropped
+            (name.lower(), fit(value)) for name, value in answer.headers.raw if name.lower().decode() not in dropped
         ]
         self._stack = stack
 
