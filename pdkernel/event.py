@@ -222,8 +222,8 @@ def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
         text = text.removeprefix("\ufeff")
-        whole = _float if _GREAT.search(text) else None  # a hook costs time, and next to no text needs it
-        return cast("JSON", json.loads(text, parse_constant=_refuse_constant, parse_float=whole))
+        # a hook costs time, and next to no text needs it
+        return cast("JSON", (_great_numbers if _GREAT.search(text) else _numbers).decode(text))
     except _NotJSONError as fault:
         read = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         where = read.find(fault.args[0])
@@ -262,6 +262,10 @@ def _float(word: str) -> float:
     if math.isinf(number):  # a number in JSON, and Infinity in every language that reads it
         raise _NotJSONError(word)
     return number
+
+
+_numbers = json.JSONDecoder(parse_constant=_refuse_constant)
+_great_numbers = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_float)
 
 
 def _kind(value: JSON) -> str:
