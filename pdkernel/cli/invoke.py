@@ -50,6 +50,12 @@ def invoke(state: State, url: str, as_json: bool, **chosen: Any) -> int:
         from pdkernel.render.answer import text
 
         click.echo(text(answer.status, answer.reason, answer.shown_headers, answer.body, answer.duration_ms), nl=False)
+        if answer.status == 401 and call.client is None and call.bearer is None:
+            click.echo(
+                "No token was sent: set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET, or PDKERNEL_TOKEN for a token "
+                "of the workflow's own.",
+                err=True,
+            )
     return answer.exit_status
 
 

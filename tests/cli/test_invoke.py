@@ -59,6 +59,14 @@ def endpoint(pdkernel: Shell) -> Iterator[Endpoint]:
         yield Endpoint(pdkernel, said["workflows"][0]["url"], client)
 
 
+def test_who_sends_no_token_is_told_how(endpoint: Endpoint) -> None:
+    """An endpoint that wants a token refuses; the command names the variables that it takes one from."""
+    ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada")
+
+    assert ended.status == 2
+    assert "No token was sent: set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET, or PDKERNEL_TOKEN" in ended.stderr
+
+
 def test_the_body_arrives_as_json_and_the_query_whole(endpoint: Endpoint) -> None:
     """What a person typed is what the workflow gets; the query of the URL stays beside that of the options."""
     body = {"n": 1, "deep": {"a": [None, "ä"]}}
