@@ -181,9 +181,10 @@ def _send(http: httpx.Client, request: httpx.Request) -> httpx.Response:
             f"{origin} did not answer in time.", fix="The run may go on there. Wait longer with --timeout."
         ) from None
     except httpx.HTTPError as fault:
-        raise InvokeError(
-            f"{origin} cannot be reached: {fault}.", fix="Is it served? Start it with: pdkernel serve SOURCE"
-        ) from None
+        fix = "Is it served? Start it with: pdkernel serve SOURCE"
+        if "CERTIFICATE_VERIFY_FAILED" in str(fault):
+            fix = "For pdkernel serve --tls name the file that it prints as NODE_EXTRA_CA_CERTS: --ca-file FILE"
+        raise InvokeError(f"{origin} cannot be reached: {fault}.", fix=fix) from None
 
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:

@@ -27,7 +27,12 @@ from pdkernel.cli.app import State, command, json_option, option, print_json
 @option("--client-secret", metavar="SECRET", help="Its secret; give it as PDKERNEL_CLIENT_SECRET.")
 @option("--token", metavar="TOKEN", help="A bearer token, sent as it is; give it as PDKERNEL_TOKEN.")
 @option("--token-url", metavar="URL", help="Where the client gets its tokens; default: at the endpoint's own origin.")
-@option("--ca-file", metavar="FILE", type=click.Path(path_type=Path), help="Trust this certificate authority, too.")
+@option(
+    "--ca-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, resolve_path=True),
+    help="Trust this certificate authority, too.",
+)
 @option("--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds to wait.")
 @click.option("--snippets", is_flag=True, help="Instead, print programs that make this call: curl, Python, TypeScript.")
 @click.option("--run", "run_them", is_flag=True, help="With --snippets: run each, and tick those that succeed.")
