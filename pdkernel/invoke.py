@@ -12,6 +12,7 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -170,6 +171,13 @@ def _token(http: httpx.Client, client: OAuthClient, url: httpx.URL) -> str:
             fix="Check the client's id and secret; pdkernel clients list shows those of this project.",
         )
     return token
+
+
+def missing_token(call: Call, answer: Answer) -> str | None:
+    """What to say of an endpoint that refused a request which had no token; None: that is not what happened."""
+    if answer.status != HTTPStatus.UNAUTHORIZED or call.client is not None or call.bearer is not None:
+        return None
+    return "No token was sent: set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET."
 
 
 def _send(http: httpx.Client, request: httpx.Request) -> httpx.Response:

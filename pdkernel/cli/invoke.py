@@ -44,6 +44,7 @@ def invoke(state: State, url: str, as_json: bool, **chosen: Any) -> int:
     Ends with 0 for an answer that is no error, 2 for 400 to 499, 1 for 500 and more, 3 where nobody answers.
     """
     from pdkernel.invoke import invoke as send
+    from pdkernel.invoke import missing_token
 
     call = _call(url, chosen)
     if chosen["snippets"]:
@@ -55,12 +56,9 @@ def invoke(state: State, url: str, as_json: bool, **chosen: Any) -> int:
         from pdkernel.render.answer import text
 
         click.echo(text(answer.status, answer.reason, answer.shown_headers, answer.body, answer.duration_ms), nl=False)
-        if answer.status == 401 and call.client is None and call.bearer is None:
-            click.echo(
-                "No token was sent: set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET, or PDKERNEL_TOKEN for a token "
-                "of the workflow's own.",
-                err=True,
-            )
+        hint = missing_token(call, answer)
+        if hint is not None:
+            click.echo(f"{hint} For a token of the workflow's own: PDKERNEL_TOKEN", err=True)
     return answer.exit_status
 
 

@@ -64,7 +64,7 @@ def test_who_sends_no_token_is_told_how(endpoint: Endpoint) -> None:
     ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada")
 
     assert ended.status == 2
-    assert "No token was sent: set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET, or PDKERNEL_TOKEN" in ended.stderr
+    assert "No token was sent: set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET." in ended.stderr
 
 
 def test_the_body_arrives_as_json_and_the_query_whole(endpoint: Endpoint) -> None:
