@@ -12,6 +12,7 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -172,6 +173,13 @@ def _token(http: httpx.Client, client: OAuthClient, url: httpx.URL) -> str:
     return token
 
 
+def missing_token(call: Call, answer: Answer) -> str | None:
+    """What to say of an endpoint that refused a request which had no token; None: that is not what happened."""
+    if answer.status != HTTPStatus.UNAUTHORIZED or call.client is not None or call.bearer is not None:
+        return None
+    return "No token was sent: set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET."
+
+
 def _send(http: httpx.Client, request: httpx.Request) -> httpx.Response:
     origin = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}"
     try:
@@ -181,9 +189,10 @@ def _send(http: httpx.Client, request: httpx.Request) -> httpx.Response:
             f"{origin} did not answer in time.", fix="The run may go on there. Wait longer with --timeout."
         ) from None
     except httpx.HTTPError as fault:
-        raise InvokeError(
-            f"{origin} cannot be reached: {fault}.", fix="Is it served? Start it with: pdkernel serve SOURCE"
-        ) from None
+        fix = "Is it served? Start it with: pdkernel serve SOURCE"
+        if "CERTIFICATE_VERIFY_FAILED" in str(fault):
+            fix = "For pdkernel serve --tls name the file that it prints as NODE_EXTRA_CA_CERTS: --ca-file FILE"
+        raise InvokeError(f"{origin} cannot be reached: {fault}.", fix=fix) from None
 
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:

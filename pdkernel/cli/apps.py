@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -98,16 +98,25 @@ def _client_secret() -> str:
 def list_apps(state: State, as_json: bool) -> int:
     """List the apps that are known here: of accounts, of components, and those that were added."""
     from pdkernel.connect.apps import told_apps
+    from pdkernel.connect.providers import find_provider, provided_apps
+    from pdkernel.connect.renewal import ACCESS_TOKEN
 
-    directory = state.directory()
-    known = {account.app for account in directory.accounts()} | set(told_apps(state.project()))
+    project, directory = state.project(), state.directory()
+    known = {account.app for account in directory.accounts()} | set(told_apps(project)) | provided_apps(project)
     known |= set(catalog_of(state).apps())
-    rows = [{"app": app, "fields": list(directory.known_fields(app))} for app in sorted(known)]
+    rows: list[dict[str, Any]] = []
+    for app in sorted(known):
+        provider = find_provider(project, app)
+        if provider is None:
+            rows.append({"app": app, "fields": list(directory.known_fields(app))})
+        else:
+            rows.append({"app": app, "fields": [ACCESS_TOKEN], "oauth_authorize_url": provider.authorize_url})
     if as_json:
         print_json(rows)
     else:
         for row in rows:
-            click.echo(f"{row['app']}  {', '.join(row['fields'])}")
+            signs_in = f" (OAuth 2 at {row['oauth_authorize_url']})" if "oauth_authorize_url" in row else ""
+            click.echo(f"{row['app']}  {', '.join(row['fields'])}{signs_in}")
         if not rows:
             click.echo("No apps yet. Add one: pdkernel apps add SLUG --field NAME")
     return 0

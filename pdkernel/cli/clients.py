@@ -6,11 +6,16 @@ Knows that a secret is printed once. What is kept of it is the project's.
 
 from __future__ import annotations
 
-from typing import Any, TextIO
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from pdkernel.cli.app import State, command, json_option, option, pdkernel, print_json
+
+if TYPE_CHECKING:
+    from pdkernel.project import Project
 
 
 @pdkernel.group()
@@ -47,6 +52,7 @@ def create_client(
         else:
             click.echo(f"client id      {keyed.id}")
             click.echo(f"project id     {project.project_id}")
+            _say_what_for(project)
         return 0
     new = project.clients.create(name or "", scopes or ("*",))
     if as_json:
@@ -56,7 +62,22 @@ def create_client(
         click.echo(f"client secret  {new.secret}")
         click.echo(f"project id     {project.project_id}")
         click.echo("The secret is shown this once: keep it where your product keeps its secrets.", err=True)
+        _say_what_for(project)
     return 0
+
+
+def _say_what_for(project: Project) -> None:
+    from pdkernel.errors import ConnectSettingsError
+
+    login = None
+    with suppress(ConnectSettingsError):  # a login that does not work is for the commands to say that need it
+        login = project.login.find(os.environ)
+    if login is not None:
+        click.echo(
+            f"It opens the workflows' endpoints here. Connect's routes are those of {login.project_id}, "
+            "and take OAuth clients of its workspace.",
+            err=True,
+        )
 
 
 @command(clients, name="list")

@@ -27,7 +27,12 @@ from pdkernel.cli.app import State, command, json_option, option, print_json
 @option("--client-secret", metavar="SECRET", help="Its secret; give it as PDKERNEL_CLIENT_SECRET.")
 @option("--token", metavar="TOKEN", help="A bearer token, sent as it is; give it as PDKERNEL_TOKEN.")
 @option("--token-url", metavar="URL", help="Where the client gets its tokens; default: at the endpoint's own origin.")
-@option("--ca-file", metavar="FILE", type=click.Path(path_type=Path), help="Trust this certificate authority, too.")
+@option(
+    "--ca-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, resolve_path=True),
+    help="Trust this certificate authority, too.",
+)
 @option("--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds to wait.")
 @click.option("--snippets", is_flag=True, help="Instead, print programs that make this call: curl, Python, TypeScript.")
 @click.option("--run", "run_them", is_flag=True, help="With --snippets: run each, and tick those that succeed.")
@@ -39,6 +44,7 @@ def invoke(state: State, url: str, as_json: bool, **chosen: Any) -> int:
     Ends with 0 for an answer that is no error, 2 for 400 to 499, 1 for 500 and more, 3 where nobody answers.
     """
     from pdkernel.invoke import invoke as send
+    from pdkernel.invoke import missing_token
 
     call = _call(url, chosen)
     if chosen["snippets"]:
@@ -50,6 +56,9 @@ def invoke(state: State, url: str, as_json: bool, **chosen: Any) -> int:
         from pdkernel.render.answer import text
 
         click.echo(text(answer.status, answer.reason, answer.shown_headers, answer.body, answer.duration_ms), nl=False)
+        hint = missing_token(call, answer)
+        if hint is not None:
+            click.echo(f"{hint} For a token of the workflow's own: PDKERNEL_TOKEN", err=True)
     return answer.exit_status
 
 

@@ -222,4 +222,5 @@ def account_json(account: Any) -> dict[str, Any]:
 def describe(account: Any) -> str:
     """An account in one line."""
     whose = "your own" if account.external_user_id is None else f"{account.external_user_id} in {account.environment}"
-    return f"{account.id}  {account.app}  {whose}  {account.name}".rstrip()
+    broken = "" if account.healthy else "  does not work any more: connect it again"
+    return f"{account.id}  {account.app}  {whose}  {account.name}".rstrip() + broken

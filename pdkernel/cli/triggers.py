@@ -57,7 +57,7 @@ def move(state: State, yes: bool, dry_run: bool, undo: bool, as_json: bool, **ch
     if as_json:
         print_json([_json(each, done=does and each.changes) for each in plan])
     else:
-        _say(changing, len(plan), done=does)
+        _say(changing, len(plan), done=does, undo=undo)
     return 0
 
 
@@ -105,13 +105,14 @@ def _login(state: State) -> Any:
     return login
 
 
-def _say(changing: list[Any], looked_at: int, *, done: bool) -> None:
+def _say(changing: list[Any], looked_at: int, *, done: bool, undo: bool) -> None:
     sources = "1 source" if looked_at == 1 else f"{looked_at} sources"
     if not changing:
         click.echo(f"Nothing to change: looked at {sources}.")
         return
     if done:
-        click.echo(f"Changed {len(changing)} of {sources}. Back to what was: pdkernel triggers move --undo")
+        back = "" if undo else " Back to what was: pdkernel triggers move --undo --yes"
+        click.echo(f"Changed {len(changing)} of {sources}.{back}")
         return
     for each in changing:
         click.echo("\n".join(_lines(each)))

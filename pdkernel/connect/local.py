@@ -16,7 +16,7 @@ from datetime import datetime
 from functools import cached_property
 
 from pdkernel.connect.apps import check_app, told_apps
-from pdkernel.connect.fields import fields_of
+from pdkernel.connect.fields import FIELDS, fields_of
 from pdkernel.connect.renewal import is_due, renewed
 from pdkernel.errors import RequestError
 from pdkernel.identity import (
@@ -206,9 +206,13 @@ class LocalDirectory:
         return self._table.remove(account_id)
 
     def known_fields(self, app: str) -> Sequence[str]:
-        """Credential names to ask for: those of the newest account of *app*, else what was told or is known of it."""
+        """Credential names to ask for: what was told of *app*, else what its newest account holds, else the best guess."""
+        told = told_apps(self._project).get(app)
+        if told:
+            return told
         newest = self._table.list(app=app, limit=1)
-        return newest[0].fields if newest else told_apps(self._project).get(app) or fields_of(app)
+        # an account for which a field was left empty takes no field from the next one's form
+        return newest[0].fields if newest and not set(newest[0].fields) < set(FIELDS.get(app, ())) else fields_of(app)
 
 
 def _check_id(account_id: str) -> str:

@@ -54,16 +54,18 @@ class InvokeMagics(Magics):
         url = chosen.url or session.server.here
         if url is None:
             raise RequestError("Which endpoint?", fix="Name its URL, or serve the draft first: %pdserve")
-        ca_file = Path(chosen.ca_file) if chosen.ca_file else None
+        ca_file = Path(chosen.ca_file).resolve() if chosen.ca_file else None
         if chosen.snippets:
             _show_snippets(session, url, run=chosen.run, ca_file=ca_file, timeout_s=chosen.timeout)
             return
-        from pdkernel.invoke import invoke
+        from pdkernel.invoke import invoke, missing_token
 
-        got = invoke(_call(session, url), timeout_s=chosen.timeout, ca_file=ca_file)
+        call = _call(session, url)
+        got = invoke(call, timeout_s=chosen.timeout, ca_file=ca_file)
         display(_view(got))
         if got.exit_status:
-            raise CellError("Invoke", f"The endpoint answered {got.status} {got.reason}.")
+            said = (f"The endpoint answered {got.status} {got.reason}.", missing_token(call, got))
+            raise CellError("Invoke", " ".join(filter(None, said)))
 
 
 def _call(session: Session, url: str) -> Call:

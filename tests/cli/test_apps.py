@@ -53,6 +53,18 @@ def test_a_client_without_a_secret(pdkernel: Shell) -> None:
     assert (empty.status, "secret is empty" in empty.stderr) == (2, True)
 
 
+def test_an_app_with_a_provider_is_listed(pdkernel: Shell) -> None:
+    """The list says what its accounts hold, and where people sign in."""
+    pdkernel("apps", "add", "my_crm", *OAUTH, "--oauth-public")
+
+    shown, told = pdkernel("apps", "list"), pdkernel("apps", "list", "--json")
+
+    assert shown.stdout == "my_crm  oauth_access_token (OAuth 2 at https://crm.example.com/authorize)\n"
+    assert told.json == [
+        {"app": "my_crm", "fields": ["oauth_access_token"], "oauth_authorize_url": "https://crm.example.com/authorize"}
+    ]
+
+
 def test_the_webhooks_key(pdkernel: Shell) -> None:
     """The key is made once."""
     first, second = pdkernel("apps", "webhook-key", "--json"), pdkernel("apps", "webhook-key")

@@ -59,6 +59,14 @@ def endpoint(pdkernel: Shell) -> Iterator[Endpoint]:
         yield Endpoint(pdkernel, said["workflows"][0]["url"], client)
 
 
+def test_who_sends_no_token_is_told_how(endpoint: Endpoint) -> None:
+    """An endpoint that wants a token refuses; the command names the variables that it takes one from."""
+    ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada")
+
+    assert ended.status == 2
+    assert "No token was sent: set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET." in ended.stderr
+
+
 def test_the_body_arrives_as_json_and_the_query_whole(endpoint: Endpoint) -> None:
     """What a person typed is what the workflow gets; the query of the URL stays beside that of the options."""
     body = {"n": 1, "deep": {"a": [None, "ä"]}}
@@ -160,6 +168,15 @@ def test_a_broken_endpoint_takes_the_ticks_away(endpoint: Endpoint) -> None:
     assert "400" in ended.stdout
 
 
+def test_an_unknown_authority_is_named_by_its_option(tls: Endpoint) -> None:
+    """Who is not told whom to trust is told which option takes it, not that nobody serves."""
+    ended = tls.invoke("--external-user", "ada", "--body", "{}")
+
+    assert ended.status == 3
+    assert "--ca-file FILE" in ended.stderr
+    assert "Is it served?" not in ended.stderr
+
+
 @pytest.mark.registry
 def test_both_sdks_are_ticked_over_tls(tls: Endpoint) -> None:
     """With --tls every snippet runs, those of the unmodified SDKs 1.x and 3.x among them."""
@@ -168,6 +185,16 @@ def test_both_sdks_are_ticked_over_tls(tls: Endpoint) -> None:
     assert [(each["kind"], each["works"], each["said"]) for each in ended.json] == [
         (kind, True, "") for kind in ("curl", "python", "typescript-1", "typescript-3")
     ]
+
+
+@pytest.mark.registry
+def test_an_authority_may_be_a_relative_path(tls: Endpoint) -> None:
+    """A file that is named from where the command runs is found by the programs, which run elsewhere."""
+    file = _authority(tls.shell.folder).relative_to(tls.shell.folder)
+
+    ended = _run_snippets(tls, authority=file)
+
+    assert [each["works"] for each in ended.json] == [True] * 4, ended.stdout
 
 
 @pytest.mark.registry
@@ -229,11 +256,12 @@ def tls(pdkernel: Shell) -> Iterator[Endpoint]:
         yield Endpoint(pdkernel, said["workflows"][0]["url"].replace("127.0.0.1", "localhost"), client)
 
 
-def _run_snippets(tls: Endpoint, *asked: str, **environ: str) -> Ended:
+def _run_snippets(tls: Endpoint, *asked: str, authority: Path | None = None, **environ: str) -> Ended:
     npm: Any = {
         name: value for name, value in os.environ.items() if name == "NODE_EXTRA_CA_CERTS" or "npm" in name.lower()
     }
-    return tls.shell("invoke", tls.url, "--external-user", "ada", *(asked or ("--body", "{}")), "--snippets", "--run", "--json", "--ca-file", str(_authority(tls.shell.folder)), **{"HOME": str(Path.home()), **npm, **environ})  # fmt: skip
+    trusted = str(authority or _authority(tls.shell.folder))
+    return tls.shell("invoke", tls.url, "--external-user", "ada", *(asked or ("--body", "{}")), "--snippets", "--run", "--json", "--ca-file", trusted, **{"HOME": str(Path.home()), **npm, **environ})  # fmt: skip
 
 
 def _authority(folder: Path) -> Any:

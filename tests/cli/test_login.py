@@ -217,6 +217,13 @@ def test_secret_is_not_sent_just_anywhere(pdkernel: Shell, url: str) -> None:
     assert pdkernel("login", *words).status == 2
 
 
+def test_a_client_made_here_says_what_it_opens(logged_in: Shell) -> None:
+    """Beside a real project, a client of the local one is for endpoints only, and whoever makes it is told."""
+    made = logged_in("clients", "create")
+
+    assert f"It opens the workflows' endpoints here. Connect's routes are those of {PROJECT}" in made.stderr
+
+
 def test_logging_out(logged_in: Shell) -> None:
     """Without a login users and accounts are the local project's."""
     done = logged_in("login", "--remove")
@@ -319,7 +326,8 @@ def test_moving_triggers(pdkernel: Shell) -> None:
         again = pdkernel("triggers", "move", "--to", TO, "--yes", "--only", "dc_1")
         changed = [each for each in fresh.asked if each["method"] == "PUT"]
 
-    assert moved.stdout.splitlines()[-1] == ("Changed 1 of 1 source. Back to what was: pdkernel triggers move --undo")
+    said = "Changed 1 of 1 source. Back to what was: pdkernel triggers move --undo --yes"
+    assert moved.stdout.splitlines()[-1] == said
     assert again.stdout.splitlines() == ["Nothing to change: looked at 1 source."]
     assert [json.loads(each["body"]) for each in changed] == [{"webhook_urls": ["https://mine.example.test/hook", TO]}]
     assert changed[0]["query"] == {"external_user_id": "ada"}
@@ -346,6 +354,17 @@ def test_moving_is_undone(pdkernel: Shell) -> None:
         assert webhooks_of(fresh, "dc_1") == before["dc_1"]
         assert webhooks_of(fresh, "dc_2") == ["https://somebody.example.test"]
         assert again.stdout.splitlines() == ["Nothing to change: looked at 1 source."]
+
+
+def test_undoing_names_no_way_back(pdkernel: Shell) -> None:
+    """What was taken back cannot be taken back again, and no command is named that would."""
+    with running_upstream() as fresh:
+        log_in(pdkernel, fresh)
+        pdkernel("triggers", "move", "--to", TO, "--yes", "--only", "dc_1")
+
+        undone = pdkernel("triggers", "move", "--undo", "--yes")
+
+    assert undone.stdout.splitlines()[-1] == "Changed 1 of 1 source."
 
 
 def test_moving_that_breaks_down_is_undone(pdkernel: Shell) -> None:

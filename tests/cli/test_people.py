@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.project import Project
 from tests.cli.conftest import Shell
 
 TOKEN = "xoxb-planted-in-a-test"
@@ -43,6 +44,17 @@ def test_account_is_listed_without_its_credentials(pdkernel: Shell) -> None:
         "apn_test123", "slack", "external_user", "ada",
     )  # fmt: skip
     assert account["fields"] == ["oauth_access_token"]
+
+
+def test_an_account_that_does_not_work_is_marked(pdkernel: Shell) -> None:
+    """The list says which account is to be connected again."""
+    add(pdkernel, "--external-user", "ada", "--app", "slack", "--id", "apn_test123", "--credential", "oauth_access_token=-")  # fmt: skip
+    with Project.open(pdkernel.folder / ".pdkernel") as project:
+        project.accounts.mark_unhealthy("apn_test123")
+
+    listed = pdkernel("accounts", "list")
+
+    assert listed.stdout == ("apn_test123  slack  ada in development  ada  does not work any more: connect it again\n")
 
 
 def test_bare_key_reads_one_line_without_a_terminal(pdkernel: Shell) -> None:

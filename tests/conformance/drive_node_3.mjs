@@ -13,7 +13,7 @@ const client = (projectEnvironment) =>
     projectId: given.project_id,
     projectEnvironment,
     baseUrl: given.url,
-    environment: given.url, // what releases up to 2.2.0 read instead
+    environment: given.url, // what releases up to 2.3.8 read instead
     workflowDomain: new URL(given.url).hostname,
   });
 const pd = client("development");

@@ -10,6 +10,7 @@ import pytest
 
 from pdkernel.clock import CountingIds, FrozenClock
 from pdkernel.connect import LocalDirectory
+from pdkernel.connect.apps import tell_app
 from pdkernel.errors import AccountExistsError, RequestError
 from pdkernel.identity import Account, Directory, ExternalUser, NotAtHandError
 from pdkernel.project import Grant, Project
@@ -321,6 +322,21 @@ def test_fields_of_the_newest_account_are_asked_for(directory: Directory, clock:
     directory.add_account(app="slack", credentials={"bot_token": "1"}, external_user_id=None)
 
     assert list(directory.known_fields("slack")) == ["bot_token"]
+
+
+def test_a_field_that_was_left_empty_is_asked_for_again(directory: Directory) -> None:
+    """An account that holds less than accounts of that app usually do takes no field from the form."""
+    directory.add_account(app="supabase", credentials={"subdomain": "acme"}, external_user_id="ada")
+
+    assert list(directory.known_fields("supabase")) == ["subdomain", "service_key"]
+
+
+def test_what_was_told_of_an_app_is_asked_for(directory: Directory, project: Project) -> None:
+    """What the project was told that an account holds goes before what the newest account does."""
+    tell_app(project, "my_crm", ["subdomain", "api_key"])
+    directory.add_account(app="my_crm", credentials={"subdomain": "acme"}, external_user_id="ada")
+
+    assert list(directory.known_fields("my_crm")) == ["subdomain", "api_key"]
 
 
 def test_ids_and_apps_of_accounts(directory: Directory, clock: FrozenClock) -> None:

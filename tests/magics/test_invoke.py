@@ -48,6 +48,18 @@ def test_a_refusal_is_shown_and_stops_run_all(served: Notebook, run: Run) -> Non
     assert "The endpoint answered 400" in str(served.error)
 
 
+def test_who_has_no_client_is_told_how(served: Notebook, run: Run) -> None:
+    """An endpoint that wants a token refuses; the cell names the variables that one is taken from."""
+    for cell in (f"{HEADER.strip()}\n  auth: oauth\n", "%pdserve"):
+        run(cell)
+
+    served.run("%pdinvoke")
+
+    assert "401 Unauthorized. No token was sent: set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET." in str(
+        served.error
+    )
+
+
 def test_snippets_name_no_secret_and_are_not_ticked_unrun(served: Notebook) -> None:
     """Without --run the programs are shown as they are, for this user and event."""
     shown = served.run("%pdinvoke --snippets")
