@@ -34,7 +34,7 @@ def new(_: State, name: str) -> int:
     for file in (path, test_place(path)):
         if file.exists():
             raise RequestError(f"{file} exists already; nothing was changed.", fix="Choose another name.")
-    notebook, event = write_templates(path, template="new.ipynb")
+    notebook, event = write_templates(path, template="new.ipynb", named=True)
     test = write_test(path)
     for each in (notebook, event, test):
         click.echo(f"Made {each}")

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from pdkernel.errors import RequestError
 
+_NO_TEXTS = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null"})
+"""Words that are something else in YAML."""
+
 
 def write_test(notebook: Path) -> Path:
     """
@@ -38,9 +41,14 @@ def test_place(notebook: Path) -> Path:
     return notebook.parent / "tests" / f"test_{name}.py"
 
 
-def write_templates(notebook: Path, *, template: str) -> list[Path]:
+def write_templates(notebook: Path, *, template: str, named: bool = False) -> list[Path]:
     """
     Write a notebook template and its event beside it; an event that exists already is left alone.
+
+    Args:
+        notebook: Where.
+        template: Its name among ours.
+        named: Its workflow is called as the file is, where that is a name as it stands.
 
     Raises:
         RequestError: The folder cannot be written to.
@@ -49,7 +57,11 @@ def write_templates(notebook: Path, *, template: str) -> list[Path]:
     event = notebook.parent / "events" / "issues-opened.json"
     try:
         event.parent.mkdir(parents=True, exist_ok=True)
-        notebook.write_bytes((source / template).read_bytes())
+        text = (source / template).read_text(encoding="utf-8")
+        words = re.sub(r"[-_]+", " ", notebook.stem).strip()
+        if named and re.fullmatch(r"[A-Za-z][A-Za-z0-9 ]*", words) and words.lower() not in _NO_TEXTS:
+            text = text.replace("My workflow", words[0].upper() + words[1:])
+        notebook.write_text(text, encoding="utf-8", newline="\n")
         if not event.exists():
             event.write_bytes((source / "events" / event.name).read_bytes())
     except OSError as fault:

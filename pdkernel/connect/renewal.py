@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pdkernel.connect.oauth import ProviderError, Tokens, refresh
 from pdkernel.connect.providers import find_provider
@@ -33,6 +33,14 @@ def oauth_credentials(tokens: Tokens) -> dict[str, str]:
 def keep_grant(project: Project, account_id: str, tokens: Tokens) -> None:
     """Keep what renews the token of an account that was just connected."""
     project.grants.put(account_id, _grant(project, tokens))
+
+
+def due_at(grant: Grant) -> datetime | None:
+    """From when on its token is renewed before it is handed out; None for one that is not, or has no end."""
+    if grant.refresh_token is None or grant.expires_at is None:
+        return None
+    # a token that never lasts as long as our margin is renewed in the last fifth of its life
+    return grant.expires_at - min(AHEAD, (grant.expires_at - grant.renewed_at) / 5)
 
 
 def is_due(project: Project, account_id: str, credentials: Credentials) -> bool:
@@ -67,12 +75,8 @@ def renewed(project: Project, account_id: str, credentials: Credentials) -> Cred
 def _due(project: Project, grant: Grant) -> bool:
     if grant.refresh_token is None or grant.error is not None:
         return False
-    ends = grant.expires_at
-    if ends is not None:
-        lasting = ends - grant.renewed_at
-        # a token that never lasts as long as our margin is renewed in the last fifth of its life
-        return grant.refused or project.clock.now() >= ends - min(AHEAD, lasting / 5)
-    return grant.refused
+    due = due_at(grant)
+    return grant.refused or (due is not None and project.clock.now() >= due)
 
 
 def _renew(project: Project, account: Account, grant: Grant, claim: float, credentials: Credentials) -> Credentials:

@@ -50,6 +50,21 @@ def test_new_names_no_workflow_after_another(pdkernel: Shell) -> None:
     assert [cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code" and cell["outputs"]] == []
 
 
+@pytest.mark.parametrize(
+    ("file", "workflow"),
+    [("open-issue_to slack", "Open issue to slack"), ("true", "My workflow"), ("a: b", "My workflow")],
+)
+def test_new_names_the_workflow_after_the_file(pdkernel: Shell, file: str, workflow: str) -> None:
+    """Where that is a name as it stands."""
+    pdkernel("new", file)
+
+    cells = json.loads((pdkernel.folder / f"{file}.ipynb").read_text())["cells"]
+    source = "".join("".join(cell["source"]) for cell in cells)
+
+    assert f"name: {workflow}\n" in source
+    assert f"# {workflow}\n" in source
+
+
 def test_new_overwrites_nothing(pdkernel: Shell) -> None:
     """A second `new` is refused with 2 and changes no byte; an event that is there stays as it is."""
     (pdkernel.folder / "events").mkdir()

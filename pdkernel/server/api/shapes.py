@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pdkernel.clock import iso
+from pdkernel.connect.renewal import due_at
 from pdkernel.engine.context import stable_id
 from pdkernel.identity import Account, ExternalUser
+from pdkernel.project import Grant
 from pdkernel.server.app_shapes import app_json
 from pdkernel.server.serving import Serving
 
@@ -43,11 +45,18 @@ def account_json(serving: Serving, account: Account, *, credentials: Mapping[str
         "authorized_scopes": [],
     }
     if credentials is not None:
-        shown |= {
-            "credentials": dict(credentials),
-            "expires_at": None,
-            "error": None,
-            "last_refreshed_at": None,
-            "next_refresh_at": None,
-        }
+        shown |= {"credentials": dict(credentials), **_renewal(serving.project.grants.find(account.id))}
     return shown
+
+
+def _renewal(grant: Grant | None) -> dict[str, Any]:
+    """When the access token of an account ends, and is got anew; nothing of it for one without."""
+    if grant is None:
+        return {"expires_at": None, "error": None, "last_refreshed_at": None, "next_refresh_at": None}
+    due = due_at(grant)
+    return {
+        "expires_at": iso(grant.expires_at) if grant.expires_at else None,
+        "error": grant.error,
+        "last_refreshed_at": iso(grant.renewed_at),
+        "next_refresh_at": iso(due) if due else None,
+    }

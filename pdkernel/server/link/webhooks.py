@@ -20,6 +20,7 @@ from starlette.background import BackgroundTask
 from pdkernel.clock import RANDOM_IDS, iso
 from pdkernel.identity import Account
 from pdkernel.project import ConnectToken, Project
+from pdkernel.server.app_shapes import app_name
 from pdkernel.server.serving import Linking
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def connected(token: ConnectToken, text: str, account: Account) -> dict[str, Any
             "external_id": account.external_user_id,
             "healthy": account.healthy,
             "dead": not account.healthy,
-            "app": {"name_slug": account.app, "name": account.app},
+            "app": {"name_slug": account.app, "name": app_name(account.app)},
             "created_at": iso(account.created_at),
             "updated_at": iso(account.created_at),
         },

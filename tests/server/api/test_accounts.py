@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
+from pdkernel.project import Grant
 from pdkernel.server.link.tokens import make_token, read_terms
 from tests.server.served import Served
 
@@ -59,6 +61,21 @@ async def test_credentials_on_request(site: Served) -> None:
         assert answer["credentials"] == {"oauth_access_token": SECRET}
     for params in ({}, {"include_credentials": "false"}, {"include_credentials": "0"}):
         assert SECRET not in (await site.call("GET", f"/accounts/{account}", params=params)).text
+
+
+async def test_renewal_of_an_account_by_oauth(site: Served) -> None:
+    """With the credentials comes when the token ends, when it was got and when it is got anew."""
+    account, now = connect(site), site.serving.clock.now()
+    site.project.grants.put(account, Grant("refresh-0123456789", now + timedelta(hours=1), now))
+
+    answer = (await site.call("GET", f"/accounts/{account}", params={"include_credentials": "true"})).json()
+
+    times = {name: answer[name] for name in ("last_refreshed_at", "next_refresh_at", "expires_at")}
+    assert times == {
+        "last_refreshed_at": "2026-01-01T00:00:00.000Z",
+        "next_refresh_at": "2026-01-01T00:55:00.000Z",
+        "expires_at": "2026-01-01T01:00:00.000Z",
+    }
 
 
 async def test_a_list_of_a_user_is_bare(site: Served) -> None:

@@ -70,6 +70,7 @@ async def test_success(site: Served, visitor: Visitor, back_end: BackEnd) -> Non
     assert (event["connect_token"], event["environment"]) == (token, "development")
     assert event["connect_session_id"].startswith("cs_")
     assert (event["account"]["id"], event["account"]["external_id"]) == (account.id, "ada")
+    assert event["account"]["app"] == {"name_slug": "slack", "name": "Slack"}
     assert b"k-0123456789" not in back_end.got[0][1]
 
 
