@@ -54,9 +54,18 @@ async def read_body(request: Request, uploads: Uploads, *, upload: bool) -> Any:
 
     Raises:
         BodyTooLargeError: It is over the limit.
-        BodyError: A form with files that is none, or values that are nested too deeply.
+        BodyError: A form with files that is none, values that are nested too deeply, or files that cannot be written.
         ClientDisconnect: The client went away.
     """
+    try:
+        return await _read(request, uploads, upload=upload)
+    except OSError as fault:  # not 5xx: it would be sent again, and again
+        raise BodyError(
+            f"A file of the request cannot be kept here: {fault.strerror or type(fault).__name__}. No step has run."
+        ) from None
+
+
+async def _read(request: Request, uploads: Uploads, *, upload: bool) -> Any:
     headers = request.headers
     kind, _, more = headers.get("content-type", "").partition(";")
     kind = kind.strip().lower()

@@ -74,8 +74,12 @@ class Uploads:
         def copy() -> Stored:
             name = self._name()
             file.seek(0)
-            with (self._folder / name).open("xb") as place:
-                shutil.copyfileobj(file, place)
+            try:
+                with (self._folder / name).open("xb") as place:
+                    shutil.copyfileobj(file, place)
+            except BaseException:
+                (self._folder / name).unlink(missing_ok=True)
+                raise
             return self._described(name, filename, mimetype)
 
         return await asyncio.to_thread(copy)

@@ -129,3 +129,17 @@ async def test_charsets_that_are_none(serve: Serve) -> None:
     assert kept == [content.decode()] * 4
     assert form.json()["body"] == {"a": content.decode()}
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    "request_of", [{"content": b"x", "headers": {"x-pd-upload-body": "1"}}, {"files": {"a": b"x"}}]
+)
+async def test_a_file_that_cannot_be_kept(echo: Site, request_of: dict[str, Any]) -> None:
+    """The caller hears that nothing has run, and is not asked to try again by a status of 5xx."""
+    echo.serving.project.folder.joinpath("uploads").write_text("in the folder's way")
+
+    answer = await echo.http.post(echo.path(), **request_of)
+
+    assert answer.status_code == 400
+    assert "cannot be kept here: File exists. No step has run." in answer.text
+    assert await echo.runs() == []
