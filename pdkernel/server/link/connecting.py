@@ -6,6 +6,7 @@ Knows that a token is used up exactly when an account comes of it, and the switc
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 from pdkernel.connect.oauth import Tokens
@@ -18,6 +19,7 @@ from pdkernel.server.serving import Linking
 
 TOO_MANY_USERS = "You've hit your limit on the number of external users you can connect."
 """The platform's words (documentation of its webhooks)."""
+_CONNECTING = threading.Lock()
 
 
 class TokenUsedError(RequestError):
@@ -56,6 +58,18 @@ def connect_account(
         TooManyUsersError: The user would be one too many.
         RequestError: The credentials cannot be used; the token stays good.
     """
+    with _CONNECTING:  # who is counted has been added, or not begun
+        return _connect(serving, token, app, credentials, name, account_id)
+
+
+def _connect(
+    serving: Linking,
+    token: ConnectToken,
+    app: str,
+    credentials: Mapping[str, str],
+    name: str | None,
+    account_id: str | None,
+) -> Account:
     if account_id is not None:
         check_account(serving, token, app, account_id)
     else:

@@ -323,3 +323,17 @@ async def test_the_limit_of_users(tmp_path: Path) -> None:
     assert [end.status for end in ends] == [200, 400, 200]
     assert "You've hit your limit on the number of external users you can connect." in ends[1].words
     assert users == ["ada"]
+
+
+async def test_users_at_once_under_the_limit(tmp_path: Path) -> None:
+    """Of ten who connect in the same moment as many get through as may."""
+    async with served(tmp_path, user_cap=3) as site:
+        visitor = Visitor(site)
+        made = [await make(site, f"user{number}") for number in range(10)]
+        pages = [await visitor.open(each["connect_link_url"], app="slack") for each in made]
+
+        ends = await asyncio.gather(*(visitor.fill(page, api_key="k-0123456789") for page in pages))
+        users = list(site.directory.users("development"))
+
+    assert sorted(end.status for end in ends) == [200] * 3 + [400] * 7
+    assert len(users) == 3
