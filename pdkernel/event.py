@@ -185,16 +185,21 @@ class Event:
 
     def masked(self) -> Self:
         """The event as it may be shown and saved: values of secret-bearing headers are `***`."""
-        if not any(is_masked_header(name) for name in self.headers):
+        masked = self._masked_headers
+        if not masked:
             return self
-        headers = {name: MASK if is_masked_header(name) else value for name, value in self.headers.items()}
+        headers = {name: MASK if name in masked else value for name, value in self.headers.items()}
         return replace(self, data={**self.data, "headers": headers})
 
     def secrets(self) -> dict[str, str]:
         """Header name to the secret in its value: `Bearer` and its like are none, and neither is a mask."""
-        held = {name.lower(): str(value) for name, value in self.headers.items() if is_masked_header(name)}
+        held = {name.lower(): str(self.headers[name]) for name in self._masked_headers}
         secrets = {name: _SCHEME.sub("", value) for name, value in held.items()}
         return {name: value for name, value in secrets.items() if value.strip() not in ("", MASK)}
+
+    @functools.cached_property
+    def _masked_headers(self) -> list[str]:
+        return [name for name in self.headers if is_masked_header(name)]
 
     def summary(self) -> str:
         """The event in a line, with no value of a header."""

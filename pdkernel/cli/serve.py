@@ -188,7 +188,8 @@ def _contract(project: Any, project_id: str, url: str, served: Any) -> dict[str,
 
 
 def _say_line(line: str) -> None:
-    click.echo(line, err=True)
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _print_line(value: dict[str, Any]) -> None:

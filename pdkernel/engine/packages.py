@@ -148,14 +148,14 @@ class Packages:
             if not step.disabled and request.runs(step.name) and step.name not in request.pins
         ]
         told: dict[str, list[str]] = {}
-        started_at = iso(clock.now())
+        began = clock.now()
 
         def tell(name: str, line: str) -> None:
             if request.progress:
                 request.progress(line)
             lines = told.setdefault(name, [])
             lines.append(f"{NOTE}{line}\n")
-            note(StepResult(name, "not_run", started_at=started_at, logs=(Log("stderr", "".join(lines)),)))
+            note(StepResult(name, "not_run", started_at=iso(began), logs=(Log("stderr", "".join(lines)),)))
 
         try:
             return await self.ready(

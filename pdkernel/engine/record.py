@@ -140,9 +140,9 @@ class RunRecord:
         """Wait until everything that was written is on disk. Raises `ProjectError` if some of it is not."""
         self._write_last()
         pending, self._pending = self._pending, []
-        waiting = [each for each in pending if not each.done()]
-        if waiting:
-            await asyncio.gather(*waiting, return_exceptions=True)
+        for each in pending:
+            if not each.done():
+                await _ended(each)
         fault = next((fault for each in pending if (fault := _fault(each)) is not None), None)
         if fault is not None:
             self.unwritten = fault
@@ -313,6 +313,18 @@ class RunRecord:
         )
         if self._request.on_accepted:
             self._request.on_accepted()
+
+
+async def _ended(writing: asyncio.Future[Any]) -> None:
+    """Wait until *writing* has ended, however; it goes on if who waits is cancelled."""
+    ended = asyncio.get_running_loop().create_future()
+
+    def end(_: object) -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    writing.add_done_callback(end)
+    await ended
 
 
 def _fault(done: asyncio.Future[Any]) -> BaseException | None:

@@ -192,7 +192,8 @@ class Hosts:
         trees = [tree.folder for tree in setup.node_packages.values()]
         compiled = self.go.folder if self.go else None
         read = [setup.python, self._python, self._node, compiled, *setup.kept, *trees, *self._kept]
-        return names_in_tmp(*_everyones(), *(path for path in read if path is not None))
+        everyones, own = _everyones(), names_in_tmp(*(path for path in read if path is not None))
+        return None if everyones is None or own is None else everyones | own
 
     def _make_tmp(self, needed: frozenset[str]) -> PrivateTmp | None:
         with contextlib.suppress(OSError):  # a disk that is full is for the step to meet
@@ -207,8 +208,8 @@ class Hosts:
 
 
 @functools.cache
-def _everyones() -> tuple[Path, ...]:
-    """What every process of a step may read."""
+def _everyones() -> frozenset[str] | None:
+    """The names in `/tmp` of what every process of a step may read; None if something lies in `/tmp` itself."""
     programs = os.environ.get("PATH", os.defpath).split(os.pathsep)
     places = [sys.prefix, sys.base_prefix, sys.executable, *guest_files.__path__, *sys.path, *programs]
-    return tuple(Path(place) for place in places if Path(place).is_absolute() and Path(place) != TMP)
+    return names_in_tmp(*(Path(place) for place in places if Path(place).is_absolute() and Path(place) != TMP))

@@ -102,6 +102,8 @@ class PrivateTmp:
     def empty(self) -> bool:
         """Remove what steps have put there; whether nothing of it is left."""
         left = False
+        if self.kept.issuperset(os.listdir(self._folder)):  # noqa: PTH208 - at the end of every run
+            return True
         for entry in os.scandir(self._folder):
             if entry.name in self.kept:
                 continue
