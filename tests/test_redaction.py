@@ -215,6 +215,16 @@ def test_short_values_are_hidden_under_their_own_key_only() -> None:
     assert redactor.text("4711") == "4711"
 
 
+@pytest.mark.parametrize(
+    "number", ["12345678", "123456789012345678901234567890", "1.234567e+20", "1.23e-07", "-1.25e-300"]
+)
+def test_a_secret_number_is_hidden_however_json_writes_it(number: str) -> None:
+    """Some write 1.5e+20 as 1.5e20."""
+    redactor = Redactor([Secret("env/NUMBER", number)])
+
+    assert redactor.value({"x": [json.loads(number)]}) == {"x": ["⟦secret:env/NUMBER|number⟧"]}
+
+
 def test_a_number_that_is_a_secret_keeps_its_type() -> None:
     """A secret number in an export is hidden, and is a number again when restored."""
     redactor = Redactor([Secret("env/CLIENT_NUMBER", "1234567890")])

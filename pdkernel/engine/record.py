@@ -139,10 +139,11 @@ class RunRecord:
     async def settled(self) -> None:
         """Wait until everything that was written is on disk. Raises `ProjectError` if some of it is not."""
         self._write_last()
-        pending, self._pending = self._pending, []
+        pending = list(self._pending)
         for each in pending:
             if not each.done():
-                await _ended(each)
+                await _ended(each)  # if the run is cancelled here, they are waited for at its end
+        del self._pending[: len(pending)]
         fault = next((fault for each in pending if (fault := _fault(each)) is not None), None)
         if fault is not None:
             self.unwritten = fault

@@ -189,8 +189,10 @@ class Redactor:
 def _in_json(patterns: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """*patterns* as they stand in the JSON of a value that holds them."""
     for text, label in patterns.items():
-        with contextlib.suppress(TypeError):  # half a surrogate pair is in no such JSON
+        with contextlib.suppress(TypeError):  # half a surrogate pair, and more than 64 bits, are in no such JSON
             yield orjson.dumps(text)[1:-1].decode(), label
+            if _is_number(text):  # 1.5e+20 stands there as 1.5e20
+                yield orjson.dumps(json.loads(text)).decode(), label
 
 
 def _refs(secrets: list[Secret]) -> Iterator[str]:
