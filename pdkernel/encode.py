@@ -11,17 +11,17 @@ from typing import Any
 
 import orjson
 
-_slowly = json.JSONEncoder(separators=(",", ":")).encode
+_slowly = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def json_bytes(value: Any) -> bytes:
     """
     *value* as JSON in one line of UTF-8.
 
-    A number of more than 64 bits keeps every digit, half a surrogate pair is escaped; NaN and Infinity are null, as JavaScript
-    writes them.
+    A number of more than 64 bits keeps every digit, half a surrogate pair is escaped. NaN and Infinity, which no value of JSON
+    is, are null unless one of these stands beside them.
     """
     try:
         return orjson.dumps(value)
     except TypeError:
-        return _slowly(value).encode()
+        return _slowly(value).encode("utf-8", "backslashreplace")  # which for a surrogate is JSON's escape

@@ -6,13 +6,11 @@ They are those of its limits and troubleshooting pages. Knows sizes and shares. 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import orjson
-
 from pdkernel.directive.values import MAX_TIMEOUT_S
+from pdkernel.encode import json_bytes
 from pdkernel.errors import DefinitionError, ExportNotJSONError, PayloadLimitError, StepError
 from pdkernel.execution import Log
 from pdkernel.hosts import StepOutcome
@@ -27,8 +25,6 @@ PROP_BYTES = 64 * 1024
 DEFAULT_MEMORY_MB = 256
 NEAR = 0.8
 """The share of a limit from which on a step says how much of it was used."""
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def check_props(workflow: Workflow) -> None:
@@ -140,10 +136,7 @@ def size_of(value: JSON) -> int:
     """Bytes of *value* as JSON in UTF-8; of a text, of the text itself."""
     if isinstance(value, str):
         return len(value.encode("utf-8", "surrogatepass"))
-    try:
-        return len(orjson.dumps(value))
-    except TypeError:  # half a surrogate pair, or a number of more than 64 bits
-        return len(_encode(value).encode("utf-8", "surrogatepass"))
+    return len(json_bytes(value))
 
 
 def _depth_exceeds(value: JSON, most: int) -> bool:

@@ -102,16 +102,13 @@ class PrivateTmp:
     def empty(self) -> bool:
         """Remove what steps have put there; whether nothing of it is left."""
         left = False
-        if self.kept.issuperset(os.listdir(self._folder)):  # noqa: PTH208 - at the end of every run
-            return True
-        for entry in os.scandir(self._folder):
-            if entry.name in self.kept:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
+        for name in set(os.listdir(self._folder)) - self.kept:  # noqa: PTH208 - at the end of every run
+            path = self._folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
             else:
-                Path(entry.path).unlink(missing_ok=True)
-            left = left or os.path.lexists(entry.path)
+                path.unlink(missing_ok=True)
+            left = left or os.path.lexists(path)
         return not left
 
     def close(self) -> None:

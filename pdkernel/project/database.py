@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, insert, inspect, select, text, update
 from sqlalchemy.engine import URL, make_url
@@ -24,6 +24,8 @@ from pdkernel.project.schema import SCHEMA_VERSION, SINCE, meta, metadata
 
 _LOCK = 0x70646B31  # any number: names our creation among Postgres's advisory locks
 _READS = "pdkernel_reads"
+
+T = TypeVar("T")
 
 
 class Database:
@@ -75,7 +77,7 @@ class Database:
     def read(self) -> AbstractContextManager[Connection]:
         """A connection to read with: never waits for writers."""
         held: Connection | None = getattr(self._held, "connection", None)
-        return self._connected() if held is None else _Held(self, held)
+        return self._connected() if held is None else _Explained(self, held)
 
     @contextmanager
     def reads(self) -> Iterator[None]:
@@ -93,12 +95,12 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction: all of it, or after an exception nothing."""
-        with _Faults(self), self.engine.begin() as connection:
+        with _Explained(self, None), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
-        with _Faults(self), self._reads.connect() as connection:
+        with _Explained(self, None), self._reads.connect() as connection:
             yield connection
 
     @contextmanager
@@ -112,7 +114,7 @@ class Database:
             with self._connected() as connection:
                 yield connection
             return
-        with _Faults(self):
+        with _Explained(self, None):
             try:
                 connection = self._kept.pop()
             except IndexError:
@@ -212,31 +214,21 @@ class Database:
             )
 
 
-class _Faults:
-    """Has faults of a database that are raised inside it explained."""
+class _Explained(Generic[T]):
+    """*given*, with faults of the database that are raised while it is used as sentences; every look of a run is in one."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, given: T) -> None:
         self._database = database
+        self._given = given
 
-    def __enter__(self) -> None:
-        return None
+    def __enter__(self) -> T:
+        return self._given
 
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         if fault is not None and (told := self._database.explained(fault)) is not None:
             raise told from fault
-
-
-class _Held(_Faults):
-    """The same around a connection that somebody else gives up: every look of a run is in one."""
-
-    def __init__(self, database: Database, connection: Connection) -> None:
-        super().__init__(database)
-        self._connection = connection
-
-    def __enter__(self) -> Connection:  # type: ignore[override]
-        return self._connection
 
 
 _URLS = "Use sqlite:////absolute/path.db or postgresql://user@server/name."

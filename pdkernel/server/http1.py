@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Sized
+from collections.abc import Collection, Iterable, Sized
+from http import HTTPStatus
 from typing import Any
 
 import httptools
@@ -27,9 +28,21 @@ _NO_HTTP = "Invalid HTTP request received."
 _UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-def fit(value: bytes) -> bytes:
+def sendable(value: bytes) -> bytes:
     """A header's *value* without control characters, which others send now and then and uvicorn takes for an error of ours."""
     return _UNFIT.sub(b"", value).strip()
+
+
+def passed_on(
+    headers: Iterable[tuple[bytes, bytes]], *, status: int, without: Collection[bytes]
+) -> list[tuple[bytes, bytes]]:
+    """
+    The *headers* of another server's answer as they can be sent on, but those in *without* (lower case).
+
+    A 304 goes without its length: that is the length of a body which does not come, and would be waited for.
+    """
+    dropped = {*without, b"content-length"} if status == HTTPStatus.NOT_MODIFIED else without
+    return [(name.lower(), sendable(value)) for name, value in headers if name.lower() not in dropped]
 
 
 class Protocol(HttpToolsProtocol):

@@ -23,7 +23,7 @@ from pdkernel.egress.message import end_to_end
 from pdkernel.project import Login
 from pdkernel.project.issued_tokens import IssuedTokenTable
 from pdkernel.server.guard import note
-from pdkernel.server.http1 import fit
+from pdkernel.server.http1 import passed_on
 from pdkernel.server.oauth.access import bearer_token
 from pdkernel.server.paths import rest
 from pdkernel.server.pipedreams_tokens import PipedreamsTokens, told_by
@@ -41,8 +41,6 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # cookies are this host's, whoever set them; the server says `date` itself, and has asked for the body already
 _NOT_SENT = frozenset({b"host", b"cookie", b"expect"})
 _NOT_RETURNED = frozenset({b"date"})
-_NOT_RETURNED_OF_304 = _NOT_RETURNED | {b"content-length"}
-"""Its length is that of a body which does not come, and would be waited for."""
 _MOST_WHOLE = 1 << 18
 
 
@@ -253,5 +251,4 @@ def _chunked(request: Request, *, framed: bool) -> list[tuple[bytes, bytes]]:
 
 
 def _headers_of(got: httpx.Response) -> list[tuple[bytes, bytes]]:
-    dropped = _NOT_RETURNED if got.status_code != 304 else _NOT_RETURNED_OF_304
-    return [(name.lower(), fit(value)) for name, value in end_to_end(got.headers.raw) if name.lower() not in dropped]
+    return passed_on(end_to_end(got.headers.raw), status=got.status_code, without=_NOT_RETURNED)

@@ -29,7 +29,7 @@ from pdkernel.redaction import Redactor
 from pdkernel.server.api.accounts import find_account
 from pdkernel.server.api.door import ApiError, Call, read_body
 from pdkernel.server.guard import note
-from pdkernel.server.http1 import fit
+from pdkernel.server.http1 import passed_on
 
 if TYPE_CHECKING:
     import httpx
@@ -41,9 +41,7 @@ TIMEOUT_S = 30.0
 MAX_BODY = 32 << 20
 
 _NOT_SENT = frozenset({"host", "content-length", "connection", "transfer-encoding", "proxy-authorization", "te"})
-_NOT_RETURNED = frozenset({"connection", "keep-alive", "transfer-encoding", "set-cookie", "trailer", "upgrade"})
-_NOT_RETURNED_OF_304 = _NOT_RETURNED | {"content-length"}
-"""Its length is that of a body which does not come, and would be waited for."""
+_NOT_RETURNED = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"set-cookie", b"trailer", b"upgrade"})
 
 
 async def proxy(call: Call) -> Response:
@@ -112,10 +110,7 @@ class _Passed(StreamingResponse):
 
     def __init__(self, answer: httpx.Response, stack: contextlib.AsyncExitStack) -> None:
         super().__init__(answer.aiter_raw(), status_code=answer.status_code)
-        dropped = _NOT_RETURNED if answer.status_code != 304 else _NOT_RETURNED_OF_304
-        self.raw_headers = [
-            (name.lower(), fit(value)) for name, value in answer.headers.raw if name.lower().decode() not in dropped
-        ]
+        self.raw_headers = passed_on(answer.headers.raw, status=answer.status_code, without=_NOT_RETURNED)
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -19,7 +19,7 @@ from pdkernel.clock import iso
 from pdkernel.engine.context import stable_id
 from pdkernel.engine.record import NO_RESPONSE
 from pdkernel.execution import Execution
-from pdkernel.server.http1 import fit
+from pdkernel.server.http1 import sendable
 from pdkernel.server.running import Started
 from pdkernel.server.serving import ServedWorkflow, Serving
 from pdkernel.version import VERSION
@@ -42,7 +42,7 @@ def preflight(asked: str | None) -> Response:
     """The answer to OPTIONS."""
     headers = {**_CORS, "access-control-allow-methods": METHODS}
     if asked:
-        headers["access-control-allow-headers"] = fit(asked.encode("latin-1")).decode("latin-1")
+        headers["access-control-allow-headers"] = sendable(asked.encode("latin-1")).decode("latin-1")
         headers["vary"] = "Access-Control-Request-Headers"
     return Response(status_code=204, headers=headers)
 
@@ -110,7 +110,7 @@ def _made(raw: Mapping[str, Any]) -> Response:
         headers.append((b"x-content-type-options", b"nosniff"))
     for name, values in given.items():
         if _NAME.match(name) and name not in _OURS:
-            headers += [(name.encode(), fit(str(each).encode("latin-1", "replace"))) for each in values]
+            headers += [(name.encode(), sendable(str(each).encode("latin-1", "replace"))) for each in values]
     content = b"" if status in _BODILESS else body
     response = Response(content, status_code=status)
     if status not in _BODILESS - {205}:  # that one has a body of no length (RFC 9110, 15.3.6)
