@@ -1,8 +1,8 @@
 """
 The caller's contract: which fields an event must have, derived from what the steps read.
 
-Knows how Python, JavaScript, Bash with jq, and Go read the event, by real parsers. Guesses nothing: what only a run knows
-is named as unknown. Runs no code.
+Python, JavaScript and `{{ }}` expressions are read by real parsers; no code runs. Keys that only a run determines, and the
+code of Bash and Go steps, are reported as unknown.
 """
 
 from pdkernel.contract.checking import Finding, check

@@ -88,14 +88,8 @@ def _walk(step: Step, known: Exports) -> tuple[Trace | None, bool]:
             from pdkernel.expression import javascript
 
             return node_reader.read(step.source, known), not javascript.parse(step.source).has_error
-        case "bash":
-            from pdkernel.contract import bash_reader
-
-            return bash_reader.read(step.source, known)
-        case "go":
-            from pdkernel.contract import go_reader
-
-            return go_reader.read(step.source, known)
+        case "bash" | "go":
+            return None, False
 
 
 def _prop_notes(step: Step, known: Exports, cell: int | None) -> Iterator[tuple[Note, Reader]]:

@@ -107,7 +107,7 @@ def _step(step: Step, kept: Mapping[tuple[str, str], str]) -> Iterator[str]:
     for store in step.stores:
         if store.store is None or not is_store_id(store.store):
             yield f"Step {step.name}: choose the data store for {store.prop} in the builder."
-    if step.language in _LANGUAGES and responds(step):
+    if step.language in _LANGUAGES and responds(step) != "never":
         yield (
             f"Step {step.name}: on Pipedream {_LANGUAGES[step.language]} steps cannot respond. "
             "Put the response into a Python or Node.js step."

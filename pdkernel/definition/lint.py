@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from pdkernel.definition.lint_rules import (
+    missing_response,
     no_git_form,
     no_known_limits,
     odd_names,
     own_accounts,
     references,
     secrets,
-    silent_ways,
     unpinned_packages,
 )
 from pdkernel.definition.sidecar import Sidecar
@@ -27,7 +27,7 @@ RULES: Mapping[str, Callable[[Workflow, Sidecar], Iterator[Finding]]] = {
     "reference": references,
     "secret": secrets,
     "own-account": own_accounts,
-    "response": silent_ways,
+    "response": missing_response,
     "git-form": no_git_form,
     "name": odd_names,
     "limit": no_known_limits,

@@ -18,7 +18,7 @@ from pdkernel.definition.sidecar import EXTERNAL_USER, UNANSWERED, Sidecar, Step
 from pdkernel.definition.slug import slug
 from pdkernel.directive.settings import SETTINGS
 from pdkernel.errors import DefinitionError
-from pdkernel.inspection import apps_of, node_packages, python_requirements, reference_problems, silences
+from pdkernel.inspection import apps_of, missing_responses, node_packages, python_requirements, reference_problems
 from pdkernel.model import AppBinding, Step, Workflow
 from pdkernel.render.files import Finding
 
@@ -103,21 +103,18 @@ def _is_unanswered(step: Step, app: AppBinding, sidecar: Sidecar) -> bool:
     return app.account is None and choice is not None and choice.account == UNANSWERED
 
 
-def silent_ways(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
-    """Ways on which the custom response is never sent."""
-    for silence in silences(workflow):
-        if silence.step is None:
-            yield Finding(
-                "response", None, None, None, "The trigger waits for a custom response, and no step sends one.", _ANSWER
-            )
-        elif silence.leaves:
-            yield _at_step(
-                "response", silence.step, "The workflow may end here before a response is sent.", _ANSWER, silence.line
-            )
+def missing_response(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
+    """Reasons why the caller may not get the custom response."""
+    for missing in missing_responses(workflow):
+        if missing.step is None:
+            what = "The trigger waits for a custom response, and no step sends one."
+            yield Finding("response", None, None, None, what, _ANSWER)
+        elif missing.ends:
+            what = "The workflow may not respond: this step may end it before a response is sent."
+            yield _at_step("response", missing.step, what, _ANSWER)
         else:
-            yield _at_step(
-                "response", silence.step, "Not every way through this step sends the response.", _ANSWER, silence.line
-            )
+            what = "The workflow may not respond: this step sends the response only under a condition."
+            yield _at_step("response", missing.step, what, _ANSWER)
 
 
 def no_git_form(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding]:

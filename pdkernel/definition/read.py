@@ -21,7 +21,7 @@ from pdkernel.definition.sidecar_yaml import read_sidecar
 from pdkernel.definition.step_props import CURSOR, read_props
 from pdkernel.directive import LocatedYaml, is_uses, read_yaml
 from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, StepNameError, UnsupportedError
-from pdkernel.inspection import declared_apps, may_answer
+from pdkernel.inspection import declared_apps, responds
 from pdkernel.model import BOOKKEEPING, JSON, AppBinding, KeptEntry, Language, Step, Trigger, TriggerType, Workflow
 
 Accounts = Literal["external_user", "own"]
@@ -266,7 +266,7 @@ def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None, steps: Sequenc
 
 def assumed_trigger(type_: TriggerType, steps: Sequence[Step]) -> Trigger:
     """What is assumed of a trigger of which only the kind is known: the workflow answers if one of its *steps* may."""
-    custom = type_ == "http" and any(not step.disabled and may_answer(step) for step in steps)
+    custom = type_ == "http" and any(not step.disabled and responds(step) != "never" for step in steps)
     return Trigger(type_, response="custom" if custom else "default")
 
 

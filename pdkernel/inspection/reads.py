@@ -74,13 +74,6 @@ def _code_variables(step: Step) -> Variables:
             return go_code.variables(step.source)
 
 
-def responds(step: Step) -> bool:
-    """Whether the code of a Bash or Go step writes an HTTP response, which only this program lets it do."""
-    if step.language == "bash":
-        return bash_code.reads(step.source, "PIPEDREAM_RESPONSE")
-    return step.language == "go" and go_code.responds(step.source)
-
-
 def _expressions(step: Step) -> Iterator[tuple[Path, str]]:
     try:
         for path, template in templates_in(step.props):

@@ -114,7 +114,7 @@ def _title(contract: Contract, name: str) -> str:
 
 
 def _not_read(reader: Reader) -> str:
-    return f"Not read: {reader}. Its code cannot be read as a whole; what it reads may be more."
+    return f"Not read: {reader}. Its code is not read as a whole; it may need more of the event."
 
 
 def _rows(contract: Contract) -> Iterator[_Row]:
