@@ -6,11 +6,13 @@ Knows how raw reports of a step become a `StepResult`. Knows nothing of processe
 
 from __future__ import annotations
 
+import re
 from asyncio import TimerHandle
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pdkernel.clock import Clock, iso
+from pdkernel.engine.record import as_object
 from pdkernel.errors import PdkernelError, StepError
 from pdkernel.execution import NOTE, AccountUse, ErrorRecord, Log, OutsideCall, StepResult, StepStatus, Stream
 from pdkernel.model import JSON
@@ -18,6 +20,9 @@ from pdkernel.redaction import Redactor, StreamRedactor
 
 CHANGE_INTERVAL_S = 0.05
 """Seconds between two reports of a growing record: faster is not seen, and a chatty step must not pay for it."""
+SHORTENED = "…"
+"""How a local that a runtime has shortened ends (`python_errors.py`, `node_locals.mjs`)."""
+_SHORTENED = re.compile(f"{SHORTENED}$", re.MULTILINE)
 
 
 class StepRecorder:
@@ -94,7 +99,7 @@ class StepRecorder:
 
     def export(self, name: str, value: JSON) -> None:
         """Take a named export."""
-        self._exports[name] = self._redactor.value(value)
+        self._exports.update(as_object(self._redactor.value({name: value})))
         self._tell()
 
     def respond(self, response: dict[str, Any]) -> None:
@@ -127,7 +132,7 @@ class StepRecorder:
             self._due.cancel()
         for stream, held in self._streams.items():
             self._append(stream, held.close())
-        self._exports.update({name: self._redactor.value(value) for name, value in exports.items()})
+        self._exports.update(as_object(self._redactor.value(dict(exports))))
         duration_ms = (self._clock.monotonic() - self._began) * 1000
         return self._result(status, duration_ms, self._record(error) if error else None)
 
@@ -160,12 +165,17 @@ class StepRecorder:
     def _record(self, error: PdkernelError) -> ErrorRecord:
         return ErrorRecord(
             code=error.code,
-            name=error.name if isinstance(error, StepError) else type(error).__name__,
+            name=self._redactor.text(error.name) if isinstance(error, StepError) else type(error).__name__,
             message=self._redactor.text(str(error)),
             step=self._name,
             line=getattr(error, "line", None),
-            stack=self._redactor.text(error.stack) if isinstance(error, StepError) and error.stack else None,
+            stack=self._stack(error.stack) if isinstance(error, StepError) and error.stack else None,
         )
+
+    def _stack(self, stack: str) -> str:
+        """*stack* redacted. A local that the runtime has shortened may end with a part of a secret, which is left out."""
+        *shortened, rest = _SHORTENED.split(stack)
+        return SHORTENED.join([*(self._redactor.stream().feed(text) for text in shortened), self._redactor.text(rest)])
 
     def _append(self, stream: Stream, text: str) -> None:
         if not text:

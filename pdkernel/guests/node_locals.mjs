@@ -4,8 +4,8 @@
  *
  * Knows V8's debugger protocol, in this very process: the debugger stops at a throw, reads the scopes of the frames
  * that belong to the step's file, and goes on. Turning the debugger on takes some 7 ms (it names every script), so it is
- * off for code that has been through the same input without a fault. Values of known secrets are replaced before a text is cut, because half
- * a secret is one that nobody would recognise afterwards.
+ * off for code that has been through the same input without a fault. Values of known secrets are replaced here. A shortened local ends
+ * with `…` and not with a part of such a value. The recorder of the run removes the other forms of a secret, and their parts before a `…`.
  */
 
 import { createHash } from "node:crypto";
@@ -13,6 +13,9 @@ import { Session } from "node:inspector";
 import { inspect } from "node:util";
 
 const LENGTH = 200;
+const SHORTENED = "…";
+/** What `inspect` writes after a text that it has cut: the text before it may end with a part of a secret. */
+const CUT = /["'`]?\.{3} \d+ more characters?[^]*$/;
 const MOST = 20;
 const FRAMES = 5;
 /** Throws that are looked at in one step: code that throws all the time must not pay for it. */
@@ -165,6 +168,22 @@ export class Locals {
   text(value) {
     let text = inspect(value, { depth: 3, breakLength: Infinity, maxArrayLength: 20, maxStringLength: 20_000 });
     for (const secret of this.secrets) text = text.replaceAll(secret, "***");
-    return text.length > LENGTH ? `${text.slice(0, LENGTH)}...` : text;
+    const shown = text.replace(CUT, "").slice(0, LENGTH);
+    return shown === text ? text : shown.slice(0, shown.length - partOfSecret(shown, this.secrets)) + SHORTENED;
   }
+}
+
+/**
+ * @param {string} text
+ * @param {string[]} secrets
+ * @returns {number} of characters at the end of the text that begin one of the secrets
+ */
+function partOfSecret(text, secrets) {
+  let longest = 0;
+  for (const secret of secrets) {
+    for (let length = Math.min(secret.length - 1, text.length); length > longest; length--) {
+      if (text.endsWith(secret.slice(0, length))) longest = length;
+    }
+  }
+  return longest;
 }

@@ -1,8 +1,8 @@
 """
 Describes an exception of a Python step by the user's own frames, with source lines and locals.
 
-Knows tracebacks. Values of known secrets are replaced before a local's text is shortened, because half a
-secret is one that nobody would recognise afterwards.
+Values of known secrets are replaced here. A shortened local ends with `…` and not with a part of such a value. The
+recorder of the run removes the other forms of a secret, and their parts before a `…`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,27 @@ _LIBRARY = tuple(
     os.path.normpath(path) + os.sep
     for path in {sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), os.path.dirname(os.path.abspath(__file__))}  # noqa: PTH100, PTH120
 )
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 20_000
+_SHORTENED = "…"
+_CUT = "\0"  # no repr of a text holds one
+_LONGEST = 20_000
+
+
+class _Repr(reprlib.Repr):
+    """Cuts a long text at its end, where `reprlib` cuts out its middle: no part of a secret follows the cut."""
+
+    def repr_str(self, value: str, level: int) -> str:  # noqa: ARG002
+        return repr(value) if len(value) <= _LONGEST else repr(value[:_LONGEST])[:-1] + _CUT
+
+    def repr_instance(self, value: Any, level: int) -> str:  # noqa: ARG002
+        try:
+            text = repr(value)
+        except Exception:
+            return f"<{type(value).__name__} instance at {id(value):#x}>"
+        return text if len(text) <= _LONGEST else text[:_LONGEST] + _CUT
+
+
+_REPR = _Repr()
+_REPR.maxlong = _LONGEST
 _REPR.maxdict = _REPR.maxlist = _REPR.maxtuple = _REPR.maxset = 20
 _REPR.maxlevel = 4
 
@@ -147,4 +166,13 @@ def _text(value: Any, hidden: list[str]) -> str:
     for secret in hidden:
         text = text.replace(secret, "***")
     text = " ".join(text.split("\n"))
-    return text if len(text) <= _LOCAL_LENGTH else text[: _LOCAL_LENGTH - 3] + "..."
+    shown = text.partition(_CUT)[0][:_LOCAL_LENGTH]
+    if shown == text:
+        return text
+    return shown[: len(shown) - _part_of_secret(shown, hidden)] + _SHORTENED
+
+
+def _part_of_secret(text: str, hidden: list[str]) -> int:
+    """The number of characters at the end of *text* that begin one of the secrets."""
+    lengths = ((length, secret) for secret in hidden for length in range(1, min(len(secret), len(text) + 1)))
+    return max((length for length, secret in lengths if text.endswith(secret[:length])), default=0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -187,6 +190,12 @@ async def test_external_users_account_is_never_taken_as_own(run: Run, connect: C
         "for letter in token:\n    print(letter, end='', flush=True)",
         "pd.respond({'status': 200, 'body': token})",
         "pd.flow.exit(token)",
+        "pd.export(token, 1)",
+        "pd.export(token.encode().hex(), 1)",
+        "raise type(token, (ValueError,), {})()",
+        "import base64\nlong = 'x' * 150 + base64.b64encode(b'user:' + token.encode() * 9).decode()\nraise ValueError",
+        "import base64\nlong = 'x' * 170 + base64.b64encode(b'user:' + token.encode()).decode() + 'y' * 99\nraise ValueError",
+        "from urllib.parse import quote\nlong = 'x' * 185 + quote(token, safe='') + 'y' * 99\nraise ValueError",
     ],
 )
 async def test_credential_never_reaches_the_record(run: Run, connect: Connect, leak: str) -> None:
@@ -201,13 +210,12 @@ async def test_credential_never_reaches_the_record(run: Run, connect: Connect, l
         event=an_event(),
     )
 
-    import base64
-    import json
-
     record = json.dumps(execution.to_json(), ensure_ascii=False)
-    assert "secret:slack/" in record or "flow.exit" in leak
+    assert "secret:slack/" in record or "flow.exit" in leak or "long =" in leak
     assert token not in record
-    assert base64.b64encode(b"user:" + token.encode()).decode()[8:24] not in record
+    assert token.encode().hex() not in record
+    assert base64.b64encode(b"user:" + token.encode()).decode()[8:16] not in record
+    assert quote(token, safe="")[:10] not in record
 
 
 async def test_redacted_export_is_whole_for_the_next_step(run: Run, connect: Connect) -> None:

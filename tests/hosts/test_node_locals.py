@@ -23,9 +23,9 @@ async def bench(open_run: OpenRun) -> Bench:
     return await open_run(event={"body": {"a": 1}}, context={"test": True})
 
 
-async def stack_of(bench: Bench, code: str) -> str:
+async def stack_of(bench: Bench, code: str, token: str = "xoxb-secret-token") -> str:
     """The stack of a step that fails."""
-    outcome = await bench.run("node", code, auth={"slack": {"oauth_access_token": "xoxb-secret-token"}})
+    outcome = await bench.run("node", code, auth={"slack": {"oauth_access_token": token}})
     assert outcome.error is not None
     return outcome.error.stack or ""
 
@@ -45,6 +45,29 @@ async def test_a_credential_is_replaced(bench: Bench) -> None:
     stack = await stack_of(bench, CODE)
     assert "header = 'Bearer ***'" in stack
     assert "xoxb-secret-token" not in stack
+
+
+@pytest.mark.parametrize(
+    ("token", "value"),
+    [
+        ("xoxb-secret-token", '["x".repeat(190) + token + "y".repeat(30_000)]'),
+        ("xoxb-secret-token", '"x".repeat(190) + token.slice(0, -1) + "y".repeat(99)'),
+        ("xoxb-" + "abcdefghi" * 1000, "token.repeat(3)"),
+    ],
+    ids=["in a list", "a part of it", "a long secret"],
+)
+async def test_shortened_local_ends_before_a_part_of_a_secret(bench: Bench, token: str, value: str) -> None:
+    """Where a long local is cut within a secret, the characters of the secret before the cut are left out."""
+    code = f"""export default defineComponent({{
+      props: {{ slack: {{ type: "app", app: "slack" }} }},
+      async run() {{ const token = this.slack.$auth.oauth_access_token; const long = {value}; throw new Error("no"); }},
+    }})"""
+
+    stack = await stack_of(bench, code, token)
+
+    assert "long = " in stack
+    assert "…" in stack
+    assert "xoxb" not in stack
 
 
 async def test_what_is_ours_is_not_shown(bench: Bench) -> None:

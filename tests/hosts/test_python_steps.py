@@ -75,6 +75,30 @@ async def test_locals_never_hold_a_known_secret_cut_in_half(bench: Bench) -> Non
     assert "text = 'xxx" in str(outcome.error.stack)
 
 
+@pytest.mark.parametrize(
+    ("token", "value"),
+    [
+        ("secret-of-ada", "['x' * 190 + token + 'y' * 30_000]"),
+        ("secret-of-ada", "'x' * 190 + token[:-1] + 'y' * 99"),
+        ("secret-" + "abcdefghi" * 1000, "token * 3"),
+        ("secret-" + "abcdefghi" * 1000, "(token * 3).encode()"),
+    ],
+    ids=["in a list", "a part of it", "a long secret", "bytes"],
+)
+async def test_shortened_local_ends_before_a_part_of_a_secret(bench: Bench, token: str, value: str) -> None:
+    """Where a long local is cut within a secret, the characters of the secret before the cut are left out."""
+    source = (
+        f'def handler(pd):\n    token = pd.inputs["slack"]["$auth"]["token"]\n    text = {value}\n    return 1 / 0\n'
+    )
+
+    outcome = await bench.run("python", source, auth={"slack": {"token": token}})
+
+    assert outcome.error is not None
+    assert "text = " in str(outcome.error.stack)
+    assert "…\n" in str(outcome.error.stack)
+    assert "secr" not in str(outcome.error.stack)
+
+
 async def test_a_repr_that_raises_hides_no_error(bench: Bench) -> None:
     """A local whose repr raises is shown as such."""
     source = "class Odd:\n    def __repr__(self):\n        raise KeyError\ndef handler(pd):\n    odd = Odd()\n    return 1 / 0\n"
