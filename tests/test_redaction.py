@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pdkernel.model import JSON
 from pdkernel.redaction import Redactor, Secret, StreamRedactor
+from pdkernel.redaction.encodings import forms_of
 
 TOKEN = "xoxb-" + "4815162342-made-up-for-tests"
 PEM = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQ\nEFAASCBKcwggSjAgEAAoIBAQ==\n-----END KEY-----\n"
@@ -24,6 +25,7 @@ SECRETS = (
     Secret("env/PEM", PEM),
     Secret("env/PASSPHRASE", "ключ от дома & ~100%"),
 )
+ODD = "a ~key('of') &\n\"Ädä\"/+=*! in lines\n"
 
 ENCODINGS: dict[str, Callable[[str], str]] = {
     "plain": str,
@@ -82,6 +84,40 @@ def test_no_encoding_of_a_secret_survives(secret: Secret, encoding: str) -> None
     assert len(hidden) < len("before  after") + 60 + len(secret.ref)
     assert redactor.restore(hidden) == text
     assert secret.ref in redactor.found_in(text)
+
+
+@pytest.mark.parametrize(
+    ("form", "written"),
+    [
+        ("url", "p%C3%A4%20ss~w%28o%29r%27d%21%2A%26%25%2F%2B%3D"),
+        ("url-lower", "p%c3%a4%20ss~w%28o%29r%27d%21%2a%26%25%2f%2b%3d"),
+        ("url-path", "p%C3%A4%20ss~w%28o%29r%27d%21%2A%26%25/%2B%3D"),
+        ("url-component", "p%C3%A4%20ss~w(o)r'd!*%26%25%2F%2B%3D"),
+        ("url-query", "p%C3%A4%20ss~w(o)r%27d!*&%/+="),
+        ("url-form", "p%C3%A4+ss~w%28o%29r%27d%21%2A%26%25%2F%2B%3D"),
+        ("url-params", "p%C3%A4+ss%7Ew%28o%29r%27d%21*%26%25%2F%2B%3D"),
+    ],
+)
+def test_every_spelling_in_a_url_is_found(form: str, written: str) -> None:
+    """Each spelling is found whole: of Python's `quote` and `quote_plus`, `encodeURIComponent`, `URL`, `URLSearchParams`."""
+    redactor = Redactor([Secret("env/S", "pä ss~w(o)r'd!*&%/+=")])
+
+    hidden = redactor.text(f"https://api.test/{written}&x")
+
+    assert hidden == f"https://api.test/⟦secret:env/S|{form}⟧&x"
+
+
+@pytest.mark.parametrize(("form", "text"), list(forms_of(ODD)), ids=lambda part: part.strip()[:16] or "plain")
+def test_form_that_is_cut_anywhere_is_hidden(form: str, text: str) -> None:
+    """A form of a secret in two pieces is hidden whole, wherever it is cut: the longest form, too."""
+    redactor = Redactor([Secret("env/S", ODD)])
+    whole = redactor.text(text)
+
+    streamed = {fed(redactor.stream(), text, [cut]) for cut in range(1, len(text))}
+
+    assert text not in whole, form
+    assert whole.startswith("⟦secret:env/S")
+    assert streamed == {whole}
 
 
 @settings(deadline=None)
