@@ -5,8 +5,9 @@ Knows the line, the key that finds an answer again, and what is hidden before wr
 
     {"key", "step", "nth", "ms", "request": {"method", "url", "headers", "body"}, "response": {"status", "reason", "headers", "body"}}
 
-A body is `{"text"}`, `{"base64"}`, or `{"file"}` for more than 64 KB: its name in the folder `FILE.bodies`. The file can be added to
-while a run goes on; a line with the step, key and count of an older one takes its place.
+A body is `{"text"}`, `{"base64"}`, or `{"file"}` for more than 64 KB: its name in the folder `FILE.bodies`. Content codings are removed. A
+body that cannot be searched for secrets is the text `{{left out: REASON}}`. The file can be added to while a run goes on; a line with
+the step, key and count of an older one takes its place.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
+from pdkernel.egress.body_search import NotSearchableError, boundary_of, check_archives, rewritten, without_coding
 from pdkernel.egress.message import Headers
 from pdkernel.egress.placeholders import hide, put_back
 from pdkernel.egress.telling import REDACTED, TellingNames
@@ -31,7 +33,7 @@ _KEPT_REQUEST_HEADERS = frozenset({"content-type", "accept"})
 _DROPPED_RESPONSE_HEADERS = frozenset({"date", "server", "set-cookie", "content-length", "connection", "keep-alive"})
 _BESIDE = 64 * 1024
 _MOST_NEAR = 3
-_BOUNDARY = re.compile(r'boundary="?([^";,\s]+)', re.IGNORECASE)
+_LEFT_OUT = "{{left out: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,47 +65,48 @@ class Hiding:
 
     def request(self, method: str, url: str, headers: Headers, body: bytes, redactor: Redacts) -> RecordedCall:
         """What is kept of a request. Its key is the same with another person's credentials."""
-        kept = _decoded(headers)
-        content_type = next((value for name, value in kept if name == "content-type"), "")
+        sent = _decoded(headers)
         url = self._text(url, redactor)
-        body = self._bytes(body, redactor)
+        body = self._bytes(body, sent, redactor)
+        kept = tuple((name, self._text(value, redactor)) for name, value in sent if name in _KEPT_REQUEST_HEADERS)
         return RecordedCall(
-            key=_key(method, url, content_type, body),
-            method=method,
-            url=url,
-            headers=tuple((name, value) for name, value in kept if name in _KEPT_REQUEST_HEADERS),
-            body=body,
+            key=_key(method, url, _value(kept, "content-type"), body), method=method, url=url, headers=kept, body=body
         )
 
     def answer(
         self, status: int, reason: bytes, headers: Headers, body: bytes, redactor: Redacts, *, length_only: bool = False
     ) -> RecordedAnswer:
         """What is kept of an answer; *length_only* for one that tells a length and has no body (to HEAD)."""
+        came = _decoded(headers)
         dropped = _DROPPED_RESPONSE_HEADERS - ({"content-length"} if length_only else set())
-        kept = [(name, value) for name, value in _decoded(headers) if name not in dropped]
+        if body:
+            dropped |= {"content-encoding"}
         return RecordedAnswer(
             status=status,
-            reason=reason.decode("latin-1"),
-            headers=tuple((name, self._text(value, redactor)) for name, value in kept),
-            body=self._bytes(body, redactor),
+            reason=self._text(reason.decode("latin-1"), redactor),
+            headers=tuple((name, self._text(value, redactor)) for name, value in came if name not in dropped),
+            body=self._bytes(body, came, redactor),
         )
 
     def _text(self, text: str, redactor: Redacts) -> str:
         return self._telling.hide(hide(text, redactor))
 
-    def _bytes(self, body: bytes, redactor: Redacts) -> bytes:
-        try:
-            return self._text(body.decode(), redactor).encode()
-        except UnicodeDecodeError:
+    def _bytes(self, body: bytes, headers: Sequence[tuple[str, str]], redactor: Redacts) -> bytes:
+        if not body:
             return body
+        content_type = _value(headers, "content-type")
+        hide = partial(self._text, redactor=redactor)
+        try:
+            body = without_coding(body, _value(headers, "content-encoding"))
+            check_archives(body, content_type, hide)
+        except NotSearchableError as reason:
+            return f"{_LEFT_OUT}{reason}}}}}".encode()
+        return rewritten(body, content_type, hide)
 
 
 def given_back(answer: RecordedAnswer, redactor: Redacts) -> RecordedAnswer:
     """*answer* as the present run would have got it: its own secrets in the places of those of the recording."""
-    try:
-        body = put_back(answer.body.decode(), redactor).encode()
-    except UnicodeDecodeError:
-        body = answer.body
+    body = rewritten(answer.body, _value(answer.headers, "content-type"), partial(put_back, redactor=redactor))
     headers = tuple((name, put_back(value, redactor)) for name, value in answer.headers)
     return replace(answer, headers=headers, body=body)
 
@@ -163,11 +166,15 @@ class Cassette:
         if nth not in recorded and not safe:
             return f"it is recorded {_times(len(recorded))}, and asked for {_times(nth + 1)}."
         response = recorded[nth if nth in recorded else max(recorded)]["response"]
+        body = self._body(response["body"])
+        if body.startswith(_LEFT_OUT.encode()):
+            why = body.decode("utf-8", "replace")[len(_LEFT_OUT) :].removesuffix("}}")
+            return f"the body of the recorded answer was left out: {why}."
         return RecordedAnswer(
             status=response["status"],
             reason=response["reason"],
             headers=tuple((name, value) for name, value in response["headers"]),
-            body=self._body(response["body"]),
+            body=body,
         )
 
     def _nearest(self, call: RecordedCall) -> str:
@@ -255,8 +262,8 @@ def _normal_body(content_type: str, body: bytes) -> bytes:
 
 
 def _without_boundary(content_type: str, body: bytes) -> bytes:
-    boundary = _BOUNDARY.search(content_type)
-    return body.replace(boundary[1].encode("latin-1"), b"boundary") if boundary else body
+    boundary = boundary_of(content_type)
+    return body if boundary is None else body.replace(boundary, b"boundary")
 
 
 def _in_one_spelling(text: str) -> str:
@@ -266,6 +273,11 @@ def _in_one_spelling(text: str) -> str:
 
 def _decoded(headers: Headers) -> Sequence[tuple[str, str]]:
     return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers]
+
+
+def _value(headers: Sequence[tuple[str, str]], wanted: str) -> str:
+    """All values of the header *wanted*, as one."""
+    return ", ".join(value for name, value in headers if name == wanted)
 
 
 def _times(count: int) -> str:

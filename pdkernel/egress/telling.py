@@ -1,7 +1,7 @@
 """
 Secrets that nobody told us of: values under names that say what they are.
 
-Knows those names and how they stand in URLs, forms and JSON. Knows nothing of known secrets: the redactor does those.
+Knows those names and how they stand in URLs, forms, multipart bodies and JSON. Knows nothing of known secrets: the redactor does those.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ _NAMES = (
 _IN_FORM = re.compile(rf"((?:^|[?&;])(?:{_NAMES})=)([^&#\s]+)", re.IGNORECASE)
 _IN_JSON = re.compile(rf'("(?:{_NAMES})"\s*:\s*")((?:[^"\\]|\\.)+)"', re.IGNORECASE)
 _IN_QUOTED_JSON = re.compile(rf'(\\"(?:{_NAMES})\\"\s*:\s*\\")(.+?)\\"', re.IGNORECASE)
+_IN_PART = re.compile(
+    rf'(\bname="?(?:{_NAMES})"?[ \t]*(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n)([^\r\n]+)', re.IGNORECASE
+)
 _REMEMBERED = 8
 
 
@@ -39,12 +42,13 @@ class TellingNames:
 
     def hide(self, text: str) -> str:
         """*text* without telling values and without those met before (of eight characters or more)."""
-        for pattern in (_IN_JSON, _IN_QUOTED_JSON, _IN_FORM):
+        for pattern in (_IN_JSON, _IN_QUOTED_JSON, _IN_FORM, _IN_PART):
             for found in pattern.finditer(text):
                 self._remember(found[2])
         text = _IN_JSON.sub(lambda found: f'{found[1]}{_hidden(found[2])}"', text)
         text = _IN_QUOTED_JSON.sub(lambda found: f'{found[1]}{_hidden(found[2])}\\"', text)
-        text = _IN_FORM.sub(lambda found: found[1] + _hidden(found[2]), text)
+        for pattern in (_IN_FORM, _IN_PART):
+            text = pattern.sub(lambda found: found[1] + _hidden(found[2]), text)
         for value in sorted(self._values, key=len, reverse=True):
             text = text.replace(value, REDACTED)
         return text
