@@ -310,7 +310,13 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One run of a workflow on one event."""
+    """
+    One run of a workflow on one event.
+
+    Attributes:
+        sealed: The journal holds the event encrypted only, and *event* is empty: the accounts of the run, whose
+            credentials are to be redacted in it, are not known.
+    """
 
     id: str
     trace_id: str
@@ -331,6 +337,7 @@ class Execution:
     sends: tuple[Delivery, ...] = ()
     outside_calls: OutsideRules | None = None
     lookup: Lookup | None = None
+    sealed: bool = False
 
     def step(self, name: str) -> StepResult:
         """The result of step *name*. Raises `KeyError`, which names the steps there are, if the execution has none."""
@@ -358,7 +365,11 @@ class Execution:
             "finished_at": self.finished_at,
             "attempt": self.attempt,
             "replay_of": self.replay_of,
-            "trigger": {"event": dict(self.event), "context": dict(self.context)},
+            "trigger": {
+                "event": dict(self.event),
+                "context": dict(self.context),
+                **({"sealed": True} if self.sealed else {}),
+            },
             "steps": [step.to_json() for step in self.steps],
             "response": self.response.to_json() if self.response else None,
             "error": self.error.to_json() if self.error else None,
@@ -388,4 +399,5 @@ class Execution:
             error=ErrorRecord(**data["error"]) if data["error"] else None,
             sends=tuple(Delivery.from_json(send) for send in data.get("sends", ())),
             lookup=Lookup.from_json(data["lookup"]) if data.get("lookup") else None,
+            sealed=data["trigger"].get("sealed", False),
         )

@@ -6,6 +6,8 @@ Knows where each kind of step says which apps it uses. Whose account each gets i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pdkernel.engine.actions import StepActions
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import StepError
@@ -23,9 +25,7 @@ async def app_props(request: RunRequest, guests: RunGuests, actions: StepActions
         EndUserError: Pipedream has no account for an action that Pipedream runs.
     """
     bindings: dict[str, tuple[AppBinding, ...]] = {}
-    for step in request.workflow.steps:
-        if step.disabled or not request.runs(step.name) or step.name in request.pins:
-            continue
+    for step in _executed(request):
         apps = step.apps
         if step.uses is not None:
             apps = await actions.fit(step, guests)
@@ -35,6 +35,25 @@ async def app_props(request: RunRequest, guests: RunGuests, actions: StepActions
             apps = apps_of(step)
         bindings[step.name] = apps
     return bindings
+
+
+def may_have_app_props(request: RunRequest) -> bool:
+    """False if `app_props` will find none, as far as that can be told without a look into code."""
+    return any(
+        step.apps
+        or step.uses is not None
+        or step.language == "go"
+        or (step.language == "node" and "app" in step.source)
+        for step in _executed(request)
+    )
+
+
+def _executed(request: RunRequest) -> Iterator[Step]:
+    return (
+        step
+        for step in request.workflow.steps
+        if not step.disabled and request.runs(step.name) and step.name not in request.pins
+    )
 
 
 async def _declared(step: Step, guests: RunGuests) -> tuple[AppBinding, ...]:

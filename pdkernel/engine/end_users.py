@@ -17,7 +17,7 @@ from http import HTTPStatus
 from pdkernel.engine.facts import Facts
 from pdkernel.engine.lookup import Bindings, Caller, apps_of_external_user, look_up
 from pdkernel.engine.withheld import credential_ref, fill
-from pdkernel.errors import RequestError
+from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.execution import AccountUse, Execution
 from pdkernel.identity import Account, AccountGoneError, Credentials, Directory, ProxyAccess
 from pdkernel.lookup import Lookup
@@ -41,10 +41,11 @@ class Resolution:
 
     Attributes:
         steps: By step.
-        secrets: What of them is secret.
+        secrets: What of them is secret; if there is an error, what is secret of those that exist.
         apps: By a secret's reference, the app whose account it belongs to.
         proxied: By a secret's reference, how requests with it are sent where Connect keeps it to itself.
         lookup: How they were found, or None where no step uses an external user's account.
+        complete: Whether *secrets* are all of them.
         error: Why the run must not begin, or None. An `EndUserError` is one of the four documented errors, the first
             in their order.
     """
@@ -55,6 +56,7 @@ class Resolution:
     proxied: Mapping[str, ProxyAccess] = field(default_factory=dict)
     lookup: Lookup | None = None
     error: RequestError | None = None
+    complete: bool = True
 
     def of(self, step: str) -> StepAccounts:
         """The accounts of *step*."""
@@ -70,7 +72,8 @@ def resolve_accounts(bindings: Bindings, caller: Caller, *, directory: Directory
             return _resolve(bindings, caller, directory)
     except AccountGoneError as gone:
         return Resolution(
-            error=RequestError(f"The account {gone} is listed, but not there any more.", fix="Try again in a moment.")
+            error=RequestError(f"The account {gone} is listed, but not there any more.", fix="Try again in a moment."),
+            complete=False,
         )
 
 
@@ -79,7 +82,11 @@ def _resolve(bindings: Bindings, caller: Caller, directory: Directory) -> Resolu
     facts = Facts(directory, caller.environment, users, apps_of_external_user(bindings))
     found = look_up(bindings, caller, facts)
     if found.error is not None:
-        return Resolution(lookup=found.lookup, error=found.error)
+        try:
+            secrets = tuple(_existing_secrets(bindings, caller, facts, directory))
+        except (PdkernelError, AccountGoneError):  # the run is refused for the reason that was found
+            return Resolution(lookup=found.lookup, error=found.error, complete=False)
+        return Resolution(secrets=secrets, lookup=found.lookup, error=found.error)
     return _hand_out(bindings, found.accounts, directory, found.lookup)
 
 
@@ -107,6 +114,20 @@ def resolved_before(execution: Execution) -> datetime:
     """A moment when the run had its credentials and had sent nothing with them: its first step's start."""
     starts = [step.started_at for step in execution.steps if step.started_at is not None]
     return datetime.fromisoformat(min(starts, default=execution.started_at))
+
+
+def _existing_secrets(bindings: Bindings, caller: Caller, facts: Facts, directory: Directory) -> Iterator[Secret]:
+    """What is secret of the accounts that a refused run would have used and that exist: its event may hold it."""
+    accounts: dict[str, Account] = {}
+    for binding in (binding for apps in bindings.values() for binding in apps):
+        if binding.account is not None:
+            account = facts.account(binding.account)
+        else:
+            account = next(iter(facts.accounts(caller.external_user_id or "", binding.app)), None)
+        if account is not None:
+            accounts[account.id] = account
+    for account in accounts.values():
+        yield from account_secrets(account, fill(account, directory.credentials(account.id))[0])
 
 
 def _secret_fields(value: str) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from pdkernel.actions import Catalog
 from pdkernel.clock import Clock, Ids
 from pdkernel.engine.actions import StepActions
-from pdkernel.engine.app_props import app_props
+from pdkernel.engine.app_props import app_props, may_have_app_props
 from pdkernel.engine.attempt import Attempts
 from pdkernel.engine.checks import Checks
 from pdkernel.engine.chosen import with_chosen
@@ -41,7 +41,7 @@ from pdkernel.execution import Execution, Status
 from pdkernel.hosts import WORKING, Hosts, RunGuests, RunSetup
 from pdkernel.identity import Directory, NotAtHandError
 from pdkernel.model import JSON
-from pdkernel.project import StoreTable
+from pdkernel.project import StoreTable, Vault
 from pdkernel.redaction import redactor_of
 
 
@@ -58,6 +58,7 @@ class Interpreter:
         journal: The record.
         clock: For every time stamp and duration.
         ids: For run and trace ids.
+        vault: Seals events in the journal until the accounts of their run are known; None for a journal in memory.
         scratch: A folder for the temporary folders of runs.
         files: The folder of the project's file store, or None for none.
         mail: How `$.send.email` is sent, asked at each; None from it shows the message.
@@ -74,6 +75,7 @@ class Interpreter:
         journal: Journal,
         clock: Clock,
         ids: Ids,
+        vault: Vault | None,
         scratch: Path,
         files: Path | None = None,
         mail: Callable[[], Mail | None] = lambda: None,
@@ -85,6 +87,7 @@ class Interpreter:
         self._journal = journal
         self._clock = clock
         self._ids = ids
+        self._vault = vault
         self._scratch = scratch
         self._files = files
         self._mail = mail
@@ -117,6 +120,7 @@ class Interpreter:
             if request.store
             else MemoryJournal.open(MemoryStore(), clock=self._clock, ids=self._ids),
             clock=self._clock,
+            vault=self._vault if request.store and may_have_app_props(request) else None,
             guard="none" if request.policy.mode == "live" else self._hosts.guard,
         )
         record.accept()
@@ -154,7 +158,7 @@ class Interpreter:
         run: RunState | None = None
         try:
             resolution = await self._resolve(request, await app_props(request, guests, actions))
-            if resolution.secrets:
+            if resolution.complete:
                 record.knows(redactor_of(*resolution.secrets, *record.known))
             if resolution.lookup is not None:
                 record.looked_up(resolution.lookup)

@@ -2,7 +2,8 @@
 One run's record: the execution as it grows, and its rows in the journal.
 
 Knows what is written when, and that a step must not start before everything before it is on disk. Commits that nothing
-waits for yet go on beside the work. Knows nothing of processes or accounts.
+waits for yet go on beside the work. The event is written encrypted until the run's accounts are known, since it may hold their
+credentials; the next commit replaces it. Knows nothing of processes or accounts.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from dataclasses import replace
 from typing import Any
 
 from pdkernel.clock import Clock, iso
+from pdkernel.encode import json_bytes
 from pdkernel.engine.journal import FinalStatus, Journal, LastStep, NewRun, output_text, step_text, trigger_text
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import EndUserError, PdkernelError
 from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideRules, Response, Status, StepResult
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
+from pdkernel.project import Vault
 from pdkernel.redaction import Redactor, Secret, redactor_of
 
 RECORDED = frozenset({"success", "error", "pinned"})
@@ -39,6 +42,7 @@ class RunRecord:
         context: `steps.trigger.context`.
         journal: Where the rows go.
         clock: For time stamps.
+        vault: Seals the event until the accounts are known; None where the run has none, or nothing is written to a disk.
         guard: What the operating system does about outside calls that go around the gateway.
 
     Attributes:
@@ -59,11 +63,14 @@ class RunRecord:
         context: Mapping[str, JSON],
         journal: Journal,
         clock: Clock,
+        vault: Vault | None,
         guard: str = "none",
     ) -> None:
         self._request = request
         self._journal = journal
         self._clock = clock
+        self._vault = vault
+        self._event_text: str | None = None  # to take the place of the sealed event
         self._pending: list[asyncio.Future[Any]] = []
         self._handed_in: asyncio.Future[None] | None = None
         self._held_back = 0
@@ -107,8 +114,11 @@ class RunRecord:
 
     def knows(self, redactor: Redactor) -> None:
         """From now on *redactor* tells the run's secrets, its accounts' among them."""
-        self.redactor = redactor
-        self._know(event=as_object(redactor.value(self._masked)))
+        if redactor is not self.redactor:
+            self.redactor = redactor
+            self._know(event=as_object(redactor.value(self._masked)))
+        if self._vault is not None:
+            self._event_text = self._trigger_text(self._fields["event"])
 
     def looked_up(self, lookup: Lookup) -> None:
         """Take how the accounts of the external user were found."""
@@ -213,7 +223,8 @@ class RunRecord:
         if self._parked is not None and execution.status == "paused":
             place, wake_at = self._parked
             self._write_last()
-            self._write(lambda: self._journal.park(execution.id, place, wake_at=wake_at))
+            event = self._take_event_text()
+            self._write(lambda: self._journal.park(execution.id, place, wake_at=wake_at, event=event))
         else:
             output = output_text(
                 response=execution.response,
@@ -223,7 +234,10 @@ class RunRecord:
                 lookup=execution.lookup,
             )
             last, self._last = self._last, None
-            self._write(lambda: self._journal.finish(execution.id, _final(execution.status), output, last=last))
+            event = self._take_event_text()
+            self._write(
+                lambda: self._journal.finish(execution.id, _final(execution.status), output, last=last, event=event)
+            )
         try:
             await self.settled()
         except PdkernelError as unwritten:
@@ -293,7 +307,14 @@ class RunRecord:
             self._write(lambda: self._append(last))
 
     def _append(self, row: LastStep) -> Awaitable[bool]:
-        return self._journal.append(self.run_id, row.seq, row.name, row.data)
+        return self._journal.append(self.run_id, row.seq, row.name, row.data, event=self._take_event_text())
+
+    def _take_event_text(self) -> str | None:
+        event, self._event_text = self._event_text, None
+        return event
+
+    def _trigger_text(self, event: Mapping[str, JSON] | bytes) -> str:
+        return trigger_text(event, self.context, outside_calls=self._fields["outside_calls"])
 
     async def _accept(self, execution: Execution) -> None:
         assert self._handed_in is not None
@@ -301,13 +322,16 @@ class RunRecord:
             version = await self._journal.deploy(self._request.workflow)
         finally:
             self._handed_in.set_result(None)  # who waits for this goes on only after what follows is handed in
+        event: Mapping[str, JSON] | bytes = execution.event
+        if self._vault is not None:
+            event = self._vault.seal(json_bytes(dict(execution.event)).decode(), f"runs/{execution.id}/event")
         await self._journal.accept(
             NewRun(
                 id=execution.id,
                 trace_id=execution.trace_id,
                 workflow=execution.workflow,
                 version=version,
-                event=trigger_text(execution.event, execution.context, outside_calls=execution.outside_calls),
+                event=self._trigger_text(event),
                 external_user=execution.external_user,
                 environment=execution.environment,
             )

@@ -113,6 +113,7 @@ class Runtime:
             journal=journal,
             clock=clock,
             ids=ids,
+            vault=project.vault,
             scratch=scratch,
             files=project.folder / "files",
             mail=lambda: mail_of(project.settings.all(), project.variables.values()),

@@ -65,6 +65,11 @@ class Project:
         self._database = database
         self._vault = vault
 
+    @property
+    def vault(self) -> Vault:
+        """Seals what is kept outside these tables, such as events in the journal."""
+        return self._vault
+
     @classmethod
     def open(
         cls,

@@ -120,6 +120,7 @@ class ProofBench:
             journal=MemoryJournal.open(MemoryStore(), clock=clock, ids=ids),
             clock=clock,
             ids=ids,
+            vault=None,
             scratch=self._scratch,
             files=files,
         )

@@ -66,6 +66,15 @@ def evil_execution() -> Execution:
     )
 
 
+def test_sealed_event_is_named_as_one() -> None:
+    """Text and HTML say that the event is sealed, in the place of its method and path."""
+    execution = builders.an_execution(event={}, sealed=True)
+
+    shown = timeline.text(execution), timeline.html(execution)
+
+    assert all("a sealed event (it is shown once the accounts of the run are known)" in each for each in shown)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_text_is_as_it_was_looked_at(name: str) -> None:
     """The text of each made-up execution is the one that was looked at."""

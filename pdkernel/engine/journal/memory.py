@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Self
 
@@ -47,6 +47,11 @@ class _Run:
     ended: float | None = None
     output: str | None = None
     steps: dict[int, str] = field(default_factory=dict)
+
+    def replace_event(self, event: str | None) -> None:
+        """Let *event*, unless it is None, be the run's event text."""
+        if event is not None:
+            self.new = replace(self.new, event=event)
 
 
 @dataclass(slots=True)
@@ -113,12 +118,22 @@ class MemoryJournal:
             )
             return True
 
-    async def append(self, run_id: str, seq: int, name: str, data: str, *, fence: int = 1) -> bool:  # noqa: ARG002
+    async def append(
+        self,
+        run_id: str,
+        seq: int,
+        name: str,  # noqa: ARG002
+        data: str,
+        *,
+        fence: int = 1,
+        event: str | None = None,
+    ) -> bool:
         """Record a finished step; False if the run is no longer ours, or has that step."""
         with self._mine(run_id, fence) as run:
             if run is None or seq in run.steps:
                 return False
             run.steps[seq] = data
+            run.replace_event(event)
             return True
 
     async def finish(
@@ -129,6 +144,7 @@ class MemoryJournal:
         *,
         last: LastStep | None = None,
         fence: int = 1,
+        event: str | None = None,
         wait: bool = True,  # noqa: ARG002
     ) -> bool:
         """End the run; False if it is no longer ours, or has its *last* step. There is nothing to wait for."""
@@ -137,6 +153,7 @@ class MemoryJournal:
                 return False
             if last is not None:
                 run.steps[last.seq] = last.data
+            run.replace_event(event)
             run.status, run.output, run.ended, run.owner = status, output, self._now(), None
             return True
 
@@ -148,11 +165,13 @@ class MemoryJournal:
         fence: int = 1,
         wake_at: float | None = None,
         token_hash: str | None = None,  # noqa: ARG002
+        event: str | None = None,
     ) -> bool:
         """Pause the run in step *seq*; False if it is no longer ours."""
         with self._mine(run_id, fence) as run:
             if run is None:
                 return False
+            run.replace_event(event)
             run.status, run.wake_at, run.owner = "paused", wake_at, None
             return True
 

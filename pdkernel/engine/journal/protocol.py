@@ -33,9 +33,14 @@ class Journal(Protocol):
         """Record the run, owned by this executor with fence 1; with a queue, ready and owned by nobody."""
         ...
 
-    def append(self, run_id: str, seq: int, name: str, data: str, *, fence: int = 1) -> Awaitable[bool]:
+    def append(
+        self, run_id: str, seq: int, name: str, data: str, *, fence: int = 1, event: str | None = None
+    ) -> Awaitable[bool]:
         """
         Record a finished step; *seq* is its place in the workflow, *data* its result (`step_text`).
+
+        Here and in `finish` and `park`, *event* replaces the `runs.event` text that the run was accepted with, in the
+        same commit; None keeps that text.
 
         The write is on its way when this returns, so that it goes on beside whatever the caller does before it waits.
         """
@@ -49,6 +54,7 @@ class Journal(Protocol):
         *,
         last: LastStep | None = None,
         fence: int = 1,
+        event: str | None = None,
         wait: bool = True,
     ) -> Awaitable[bool]:
         """
@@ -60,7 +66,14 @@ class Journal(Protocol):
         ...
 
     async def park(
-        self, run_id: str, seq: int, *, fence: int = 1, wake_at: float | None = None, token_hash: str | None = None
+        self,
+        run_id: str,
+        seq: int,
+        *,
+        fence: int = 1,
+        wake_at: float | None = None,
+        token_hash: str | None = None,
+        event: str | None = None,
     ) -> bool:
         """Pause the run in step *seq* until *wake_at* (seconds since 1970) or `resolve`; it has no owner then."""
         ...

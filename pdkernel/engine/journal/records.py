@@ -2,7 +2,8 @@
 What goes into the journal and comes out of it, as values; and what its text columns hold.
 
     deployments.definition   the workflow's JSON, keys sorted: its hash is `Workflow.version`
-    runs.event               {"event", "context"} and, if it is a replay, "replay_of"; masked and redacted by the caller
+    runs.event               {"event", "context"} and, if it is a replay, "replay_of"; masked and redacted by the caller.
+                             Until the run's accounts are known, {"sealed", "context"}: the event encrypted, in Base64
     steps.data               a `StepResult` as JSON
     runs.output              {"response", "error", "steps": {name: status of a step that has no row}} and, if there
                              are any, "sends" and "lookup"
@@ -12,6 +13,7 @@ Knows the state machine's names. No I/O.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -146,15 +148,16 @@ def definition_text(workflow: Workflow) -> str:
 
 
 def trigger_text(
-    event: Mapping[str, JSON],
+    event: Mapping[str, JSON] | bytes,
     context: Mapping[str, JSON],
     *,
     replay_of: str | None = None,
     outside_calls: OutsideRules | None = None,
 ) -> str:
-    """The `runs.event` text: event and context as they may be kept (masked and redacted), and how the run was begun."""
+    """The `runs.event` text: event (masked and redacted, or sealed: bytes), context, and how the run was begun."""
+    kept = {"sealed": base64.b64encode(event).decode()} if isinstance(event, bytes) else {"event": event}
     begun = {"replay_of": replay_of, "outside_calls": outside_calls.to_json() if outside_calls else None}
-    return _text({"event": event, "context": context} | {name: value for name, value in begun.items() if value})
+    return _text({**kept, "context": context} | {name: value for name, value in begun.items() if value})
 
 
 def step_text(result: StepResult) -> str:
@@ -235,8 +238,9 @@ def execution(run: RunRow, steps: Sequence[str]) -> Execution:
         finished_at=None if run.ended is None else _iso(run.ended),
         attempt=run.attempt,
         replay_of=trigger.get("replay_of"),
-        event=trigger["event"],
+        event=trigger.get("event", {}),
         context=trigger["context"],
+        sealed="sealed" in trigger,
         steps=_in_order(definition.get("steps", ()), results, output.get("steps", {})),
         response=Response(**response) if response else None,
         error=ErrorRecord(**error) if error else None,

@@ -104,11 +104,14 @@ class SqliteJournal:
             self._under_way.add(run.id)
         return await self._writer.write(lambda connection: self._do.accept(connection, run, now))
 
-    def append(self, run_id: str, seq: int, name: str, data: str, *, fence: int = 1) -> Awaitable[bool]:
+    def append(
+        self, run_id: str, seq: int, name: str, data: str, *, fence: int = 1, event: str | None = None
+    ) -> Awaitable[bool]:
         """Record a finished step, handed in at once; False if the run is no longer ours, or has that step."""
         now = self._now()
         return self._writer.write(
-            lambda connection: self._do.append(connection, run_id, fence, seq, name, data, now),
+            lambda connection: self._do.append(connection, run_id, fence, seq, name, data, now, event=event),
+            many=event is not None,
             alone=self._is_alone(run_id),
         )
 
@@ -120,6 +123,7 @@ class SqliteJournal:
         *,
         last: LastStep | None = None,
         fence: int = 1,
+        event: str | None = None,
         wait: bool = True,
     ) -> Awaitable[bool]:
         """
@@ -132,7 +136,7 @@ class SqliteJournal:
         def act(connection: sqlite3.Connection) -> bool:
             if last is not None and not self._do.append(connection, run_id, fence, last.seq, last.name, last.data, now):
                 return False
-            return self._do.finish(connection, run_id, fence, status, output, now)
+            return self._do.finish(connection, run_id, fence, status, output, now, event=event)
 
         alone = self._is_alone(run_id)
         self._under_way.discard(run_id)
@@ -145,12 +149,20 @@ class SqliteJournal:
         return done
 
     async def park(
-        self, run_id: str, seq: int, *, fence: int = 1, wake_at: float | None = None, token_hash: str | None = None
+        self,
+        run_id: str,
+        seq: int,
+        *,
+        fence: int = 1,
+        wake_at: float | None = None,
+        token_hash: str | None = None,
+        event: str | None = None,
     ) -> bool:
         """Pause the run in step *seq*; False if it is no longer ours."""
         self._under_way.discard(run_id)
         return await self._writer.write(
-            lambda connection: self._do.park(connection, run_id, fence, seq, wake_at, token_hash), many=True
+            lambda connection: self._do.park(connection, run_id, fence, seq, wake_at, token_hash, event=event),
+            many=True,
         )
 
     async def resolve(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:

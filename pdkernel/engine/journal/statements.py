@@ -29,8 +29,9 @@ _APPEND = (
     "insert into steps select :run, :seq, :name, :fence, :data, :at"  # noqa: S608
     f" from runs where {_MINE} on conflict do nothing"
 )
-_FINISH = f"update runs set status = :status, output = :output, ended = :at, owner = null where {_MINE}"  # noqa: S608
-_PARK = f"update runs set status = 'paused', wake_at = :wake_at, owner = null where {_MINE}"  # noqa: S608
+_EVENT = "event = coalesce(:event, event)"
+_FINISH = f"update runs set status = :status, output = :output, ended = :at, owner = null, {_EVENT} where {_MINE}"  # noqa: S608
+_PARK = f"update runs set status = 'paused', wake_at = :wake_at, owner = null, {_EVENT} where {_MINE}"  # noqa: S608
 _CLAIM = (
     "update runs set status = 'running', owner = :me, fence = fence + 1"  # noqa: S608
     f" where id = :run and status = 'ready' and {_ME} returning {_CLAIMED}"
@@ -106,9 +107,18 @@ class Statements:
         return done.rowcount == 1
 
     def append(
-        self, connection: Connection, run_id: str, fence: int, seq: int, name: str, data: str, now: float
+        self,
+        connection: Connection,
+        run_id: str,
+        fence: int,
+        seq: int,
+        name: str,
+        data: str,
+        now: float,
+        *,
+        event: str | None = None,
     ) -> bool:
-        """Insert the step's row if the run is still ours and has no such row."""
+        """Insert the step's row if the run is still ours and has no such row; replace the run's event unless it is None."""
         done = connection.execute(
             _APPEND,
             {
@@ -121,23 +131,59 @@ class Statements:
                 "me": self.me,
             },
         )
-        return done.rowcount == 1
+        if done.rowcount != 1:
+            return False
+        if event is not None:
+            connection.execute("update runs set event = ? where id = ?", (safe_json(event), run_id))
+        return True
 
-    def finish(self, connection: Connection, run_id: str, fence: int, status: str, output: str, now: float) -> bool:
+    def finish(
+        self,
+        connection: Connection,
+        run_id: str,
+        fence: int,
+        status: str,
+        output: str,
+        now: float,
+        *,
+        event: str | None = None,
+    ) -> bool:
         """End the run if it is still ours."""
         done = connection.execute(
             _FINISH,
-            {"run": run_id, "fence": fence, "status": status, "output": safe_json(output), "at": now, "me": self.me},
+            {
+                "run": run_id,
+                "fence": fence,
+                "status": status,
+                "output": safe_json(output),
+                "at": now,
+                "event": None if event is None else safe_json(event),
+                "me": self.me,
+            },
         )
         return done.rowcount == 1
 
     def park(
-        self, connection: Connection, run_id: str, fence: int, seq: int, wake_at: float | None, token_hash: str | None
+        self,
+        connection: Connection,
+        run_id: str,
+        fence: int,
+        seq: int,
+        wake_at: float | None,
+        token_hash: str | None,
+        *,
+        event: str | None = None,
     ) -> bool:
         """Pause the run if it is still ours, and write its wait in the same transaction."""
         done = connection.execute(
             _PARK,
-            {"run": run_id, "fence": fence, "wake_at": wake_at, "me": self.me},
+            {
+                "run": run_id,
+                "fence": fence,
+                "wake_at": wake_at,
+                "event": None if event is None else safe_json(event),
+                "me": self.me,
+            },
         )
         if done.rowcount != 1:
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +62,40 @@ async def test_execution_is_what_was_written(journal: Journal, clock: FrozenCloc
         response=Response(400, {"x": "y"}, "no"),
         error=FAULT,
     )
+
+
+@pytest.mark.parametrize("write", ["append", "finish", "park"])
+async def test_sealed_event_is_shown_when_a_write_replaces_it(journal: Journal, write: str) -> None:
+    """A sealed event is not shown, and says so in JSON too, until a step, a pause or the end brings the event."""
+    await journal.accept(NewRun("run", "trace", "Greet", 1, trigger_text(b"sealed bytes", {"id": "x"})))
+    sealed = await journal.execution("run")
+    event = trigger_text({"body": "shown"}, {"id": "x"})
+
+    if write == "append":
+        await journal.append("run", 0, "one", step_text(ONE), event=event)
+    elif write == "finish":
+        await journal.finish("run", "success", output_text(), event=event)
+    else:
+        await journal.park("run", 0, event=event)
+    shown = await journal.execution("run")
+
+    assert sealed is not None
+    assert shown is not None
+    assert (sealed.sealed, sealed.event, sealed.context) == (True, {}, {"id": "x"})
+    assert Execution.from_json(sealed.to_json()).sealed
+    assert (shown.sealed, shown.event) == (False, {"body": "shown"})
+
+
+async def test_write_without_an_event_keeps_the_sealed_one(journal: Journal) -> None:
+    """A run that ends before its accounts are known keeps its event sealed."""
+    await journal.accept(NewRun("run", "trace", "Greet", 1, trigger_text(b"sealed bytes", {})))
+
+    await journal.append("run", 0, "one", step_text(ONE))
+    await journal.finish("run", "success", output_text())
+
+    execution = await journal.execution("run")
+    assert execution is not None
+    assert execution.sealed
 
 
 async def test_execution_survives_json(journal: Journal) -> None:
