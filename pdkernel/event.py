@@ -231,10 +231,12 @@ def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
         return cast("JSON", (_great_numbers if _GREAT.search(text) else _numbers).decode(text))
     except _NotJSONError as fault:
         read = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        where = read.find(fault.args[0])
+        word, why = fault.args
+        where = read.find(word)
         line, column = read.count("\n", 0, where) + 1, where - read.rfind("\n", 0, where)
+        shown = word if len(word) <= _SHOWN else f"{word[:_SHOWN]}..."
         raise EventError(
-            f"{name} is not JSON: {fault.args[0]} is no JSON value at line {line}, column {column}.",
+            f"{name} is not JSON: {shown} {why} at line {line}, column {column}.",
             fix="Write null, or a number.",
             line=line,
             column=column,
@@ -252,25 +254,34 @@ def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
 
 
 _GREAT = re.compile(r"[eE]\+?[0-9]{3}|[0-9]{309}")
+_SHOWN = 40
+"""Characters of a refused number that an error shows."""
 
 
 class _NotJSONError(ValueError):
-    """A word that Python's parser takes and JSON does not have."""
+    """A word that is not a value here, and why as the end of a sentence."""
 
 
 def _refuse_constant(word: str) -> JSON:
-    raise _NotJSONError(word)
+    raise _NotJSONError(word, "is no JSON value")
 
 
 def _float(word: str) -> float:
     number = float(word)
     if math.isinf(number):  # a number in JSON, and Infinity in every language that reads it
-        raise _NotJSONError(word)
+        raise _NotJSONError(word, "is no JSON value")
     return number
 
 
+def _int(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:  # more digits than Python converts (sys.get_int_max_str_digits)
+        raise _NotJSONError(word, "is too long") from None
+
+
 _numbers = json.JSONDecoder(parse_constant=_refuse_constant)
-_great_numbers = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_float)
+_great_numbers = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_float, parse_int=_int)
 
 
 def _kind(value: JSON) -> str:

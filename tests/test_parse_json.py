@@ -18,3 +18,20 @@ def test_a_number_beyond_every_double_is_refused(number: str) -> None:
 def test_great_numbers_that_a_double_holds_are_read() -> None:
     """The largest double and whole numbers of any length are numbers."""
     assert parse_json(f"[1.7976931348623157e308, 1e-400, {'9' * 400}]") == [1.7976931348623157e308, 0.0, int("9" * 400)]
+
+
+@pytest.mark.parametrize("number", ["9" * 4301, "-" + "9" * 400_000])
+def test_a_whole_number_beyond_pythons_limit_is_refused(number: str) -> None:
+    """A whole number of more digits than Python converts is refused with its place, and not repeated in full."""
+    with pytest.raises(EventError, match="is too long at line 2, column 7") as caught:
+        parse_json(f'{{\n "a": {number}}}')
+
+    assert len(str(caught.value)) < 200
+
+
+def test_a_long_number_that_is_refused_is_not_repeated_in_full() -> None:
+    """The message shows the beginning of a number that is no double."""
+    with pytest.raises(EventError) as caught:
+        parse_json("9" * 400 + ".5")
+
+    assert len(str(caught.value)) < 200
