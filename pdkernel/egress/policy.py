@@ -28,6 +28,9 @@ Mode = Literal["live", "deny", "allow", "record", "replay", "stand-in"]
 BUILT_IN_STAND_INS = ("slack", "github", "google_sheets", "openai")
 MODES_TEXT = "live, deny, allow=HOST[,HOST], record=FILE, replay=FILE, stand-in=URL or stand-in=slack[,github,...]"
 _AFTER = re.compile(r"\s+(via|unopened)=(\S+)$")
+_LONGEST_NAME = 253
+# names of storage buckets have underscores, though host names of RFC 952 do not
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 MODE_VARIABLE = "PDKERNEL_EGRESS"
 _MODES = ("live", "deny", "allow", "record", "replay", "stand-in")
 
@@ -144,6 +147,11 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_host_name(host: str) -> bool:
+    """Whether *host*, in ASCII, is a name that can be looked up: labels of 1 to 63 characters, 253 in all (RFC 1035)."""
+    return len(host) <= _LONGEST_NAME and all(map(_LABEL.fullmatch, host.split(".")))
 
 
 def is_loopback(host: str) -> bool:

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from pdkernel.connect.app_calls import APPS, AppCalls, any_bearer
 from pdkernel.egress import Binding, Policy, is_loopback
 from pdkernel.egress.client import client_for
+from pdkernel.egress.policy import is_host_name
 from pdkernel.egress.refusals import MARK
 from pdkernel.engine.end_users import account_secrets
 from pdkernel.identity import Account, Credentials
@@ -148,12 +149,16 @@ def _checked(url: str, policy: Policy) -> str:
 
     try:
         parts = urlsplit(url)
-        host, port = (parts.hostname or "").rstrip("."), parts.port
-        httpx.URL(url)
+        host, port = (parts.hostname or "").removesuffix("."), parts.port
+        read = httpx.URL(url)
+        # `host` decodes IDNA, which fails where `raw_host` does not
+        written = read.raw_host.decode("ascii").removesuffix(".") if read.host else ""
     except (ValueError, httpx.InvalidURL):
-        parts, host, port = SplitResult("", "", "", "", ""), "", None
+        parts, host, port, written = SplitResult("", "", "", "", ""), "", None, ""
     if parts.scheme not in ("http", "https") or not host or parts.username is not None:
         raise ApiError(400, "The URL in the path is not a whole http or https URL.")
+    if ":" not in host and not is_host_name(written):
+        raise ApiError(400, f"The URL in the path is not a whole http or https URL: {host[:80]!r} is not a host name.")
     named = policy.mode == "allow" and policy.goes_out(host)
     if not named and (is_loopback(host) or _is_address(host)):
         raise ApiError(403, f"The proxy does not call {host}: it is no app's host.")

@@ -198,6 +198,41 @@ async def test_the_account_goes_to_its_app_only(site: Served, url: str) -> None:
     assert "path" not in answer.json()
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://.slack.com/",
+        "https://a..slack.com/",
+        "https://slack.com../",
+        "https://-a.slack.com/",
+        f"https://{'a' * 64}.slack.com/",
+        f"https://{'.'.join(['a' * 60] * 5)}.slack.com/",
+        "https://xn--.slack.com/",
+        "https://xn--a.slack.com/",
+        "https://*.slack.com/",
+        "https://sl%61ck.com/",
+        "https://ü\0.slack.com/",
+        "https://slack.com:99999/",
+        "https://ada@slack.com/",
+        "https://@slack.com/",
+        "https://[slack.com]/",
+    ],
+)
+async def test_a_host_that_cannot_be_looked_up(site: Served, url: str) -> None:
+    """Empty, long and undecodable labels, ports that do not exist and user names are 400 with the reason; nothing is sent."""
+    answer = await send(site, url, method="GET")
+
+    assert answer.status_code == 400
+    assert "is not a whole http or https URL" in answer.json()["error"]
+
+
+async def test_a_name_in_another_script(site: Served) -> None:
+    """A name that IDNA can write is called, with or without the dot of the root."""
+    answer = await send(site, "https://müller.slack.com./api", method="GET")
+
+    assert httpx.Headers(answer.json()["headers"])["x-forwarded-host"] == "xn--mller-kva.slack.com."
+
+
 async def test_whose_account(site: Served) -> None:
     """Another user's account, none, and one of the other environment are not there."""
     assert (await send(site, account="apn_grace")).status_code == 404
