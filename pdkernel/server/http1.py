@@ -11,6 +11,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Collection, Iterable, Sized
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -24,7 +25,15 @@ HEADER_BYTES = 64 * 1024
 MOST_WAITING = 16
 """Requests of one connection that wait for an earlier one's answer; while so many do, it is not read from."""
 
+HEAD_S = 30.0
+"""Seconds for a request's head, from the connection or the head's first byte on: the default of Kestrel (ASP.NET)."""
+BODY_WINDOW_S = 30.0
+"""Seconds over which the rate of a body is averaged, so that a mobile connection may pause."""
+BODY_BYTES_PER_S = 240.0
+"""Least rate of a body, 1,920 bits a second: the default of Kestrel. A smaller one would cost a sender next to nothing."""
+
 _NO_HTTP = "Invalid HTTP request received."
+_TOO_SLOW = "The request came too slowly."
 _UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -45,11 +54,31 @@ def passed_on(
     return [(name.lower(), sendable(value)) for name, value in headers if name.lower() not in dropped]
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """
+    The least pace of a client that sends a request.
+
+    Attributes:
+        head_s: Seconds for a head.
+        body_window_s: Seconds over which the rate of a body is averaged.
+        body_bytes_per_s: The least rate of a body.
+    """
+
+    head_s: float = HEAD_S
+    body_window_s: float = BODY_WINDOW_S
+    body_bytes_per_s: float = BODY_BYTES_PER_S
+
+
 class Protocol(HttpToolsProtocol):
     """uvicorn's connection, its requests read by llhttp: strict, and everywhere the same."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, pace: Pace, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._pace = pace
+        self._timer: asyncio.TimerHandle | None = None
+        self._received = 0
+        self._begun = False
         self._unanswered: deque[RequestResponseCycle] = deque()
         self._in_body = False
         self._over = False
@@ -60,7 +89,8 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
         super().connection_made(transport)
-        self.flow = _Flow(transport, self.pipeline)
+        self.flow: _Flow = _Flow(transport, self.pipeline)
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
         """Read on."""
@@ -68,6 +98,7 @@ class Protocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         self._progressed = False
+        self._received += len(data)
         try:
             self._feed(data)
         except httptools.HttpParserError:
@@ -77,6 +108,15 @@ class Protocol(HttpToolsProtocol):
         self._pending = 0 if self._progressed else self._pending + len(data)
         if self._pending > HEADER_BYTES:
             self._refuse()
+        elif self._timer is None and not self._progressed:
+            self._start_timer()  # line breaks before a request, which end the keep-alive limit
+
+    def on_message_begin(self) -> None:
+        """Limit the time of the head."""
+        self._begun = True
+        if self._timer is None:
+            self._start_timer()
+        super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; what comes after a body's last chunk is none."""
@@ -93,6 +133,7 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
         self._in_body = True
+        self._start_timer()
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body."""
@@ -103,7 +144,8 @@ class Protocol(HttpToolsProtocol):
         """The request is whole."""
         self._progressed = True
         if self._in_body:
-            self._in_body = False
+            self._in_body = self._begun = False
+            self._stop_timer()
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -113,6 +155,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever answers a request; uvicorn tells the last one's only."""
+        self._stop_timer()
         self._give_up()
         super().connection_lost(exc)
 
@@ -158,20 +201,55 @@ class Protocol(HttpToolsProtocol):
         lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
-    def _refuse(self) -> None:
-        """Say that what came is no HTTP, where that can be said, and close; nobody need answer a request that is broken."""
-        self.logger.warning(_NO_HTTP)
+    def _start_timer(self) -> None:
+        """Limit the time of what comes next: a head, or the next part of a body."""
+        self._stop_timer()
+        self._received = 0
+        self.flow.was_paused = self.flow.read_paused
+        wait_s = self._pace.body_window_s if self._in_body else self._pace.head_s
+        self._timer = self.loop.call_later(wait_s, self._check_pace)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check_pace(self) -> None:
+        """Refuse a request that came too slowly, unless the server itself did not read it or ask for it."""
+        self._timer = None
+        enough = self._pace.body_bytes_per_s * self._pace.body_window_s
+        asked_late = self._in_body and self.cycle.waiting_for_100_continue and not self.cycle.response_complete
+        if self.flow.was_paused or asked_late or (self._in_body and self._received >= enough):
+            self._start_timer()
+        elif self._begun:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, _TOO_SLOW)
+        elif not self._unanswered:
+            self.transport.close()
+
+    def _refuse(self, status: HTTPStatus = HTTPStatus.BAD_REQUEST, why: str = _NO_HTTP) -> None:
+        """Answer *status* and *why* where that is possible, and close; the application need not answer a broken request."""
+        self.logger.warning(why)
+        self._stop_timer()
         self._over = True
         if not self._in_body and self._unanswered:
             self._unanswered[-1].keep_alive = False  # it is whole: it has its answer first
             return
         amid_answers = self._in_body and (self.cycle.response_started or len(self._unanswered) > 1)
         self._give_up()
-        if amid_answers:
-            self.transport.close()
-            return
-        to_head = self._in_body and self.scope["method"] == "HEAD"  # whose answer has no body
-        self.send_400_response("" if to_head else _NO_HTTP)
+        if not amid_answers:
+            to_head = self._in_body and self.scope["method"] == "HEAD"  # whose answer has no body
+            self._send_error(status, "" if to_head else why)
+        self.transport.close()
+
+    def _send_error(self, status: HTTPStatus, text: str) -> None:
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(text)),
+            (b"connection", b"close"),
+        ]
+        lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode(), *(b"%b: %b" % header for header in headers)]
+        self.transport.write(b"\r\n".join([*lines, b"", text.encode("ascii")]))
 
     def _give_up(self) -> None:
         for cycle in self._unanswered:
@@ -184,11 +262,20 @@ class _Flow(FlowControl):
     When a connection is read from: not while many requests wait for their turn.
 
     uvicorn reads on with each request that is answered, as much as there is, and keeps what comes.
+
+    Attributes:
+        was_paused: Whether reading has been paused since this was last set to False.
     """
 
     def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
         super().__init__(transport)
+        self.was_paused = False
         self._waiting = waiting
+
+    def pause_reading(self) -> None:
+        """Pause."""
+        self.was_paused = True
+        super().pause_reading()
 
     def resume_reading(self) -> None:
         """Read on, if few wait; each of the others calls this again."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -21,7 +22,7 @@ from starlette.applications import Starlette
 
 from pdkernel.errors import RequestError
 from pdkernel.server.api.emitting import keep_running
-from pdkernel.server.http1 import Protocol
+from pdkernel.server.http1 import Pace, Protocol
 
 BACKLOG = 2048
 GRACE_S = 10.0
@@ -66,7 +67,9 @@ def url_of(opened: socket.socket, host: str, *, tls: bool) -> str:
 class PageServer(uvicorn.Server):
     """uvicorn on sockets that are open already, for an application without runs; signals are ours."""
 
-    def __init__(self, app: Starlette, *, tls: SSLContext | None = None, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, app: Starlette, *, tls: SSLContext | None = None, pace: Pace | None = None, on_ready: Callable[[], None]
+    ) -> None:
         config = uvicorn.Config(
             app,
             access_log=False,
@@ -76,7 +79,7 @@ class PageServer(uvicorn.Server):
             server_header=False,
             timeout_graceful_shutdown=None,
             ws="none",
-            http=Protocol,
+            http=functools.partial(Protocol, pace=pace or Pace()),  # type: ignore[arg-type]  # a class, as far as it is used
         )
         config.load()
         config.ssl = tls

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
-from pdkernel.server.http1 import HEADER_BYTES
+from pdkernel.server.http1 import HEADER_BYTES, Pace
 from pdkernel.server.sockets import PageServer, bind
 
 HOST = b"host: localhost\r\n"
@@ -35,7 +35,7 @@ class Echo:
         port: Where.
         told: Paths of the requests that the application was told of.
         gone: Those whose caller went away, as far as it was told.
-        wait: Held back until this is set are answers to paths that begin with /slow.
+        wait: Held back until this is set are answers to paths that begin with /slow, and the reading of bodies to /late.
     """
 
     port: int = 0
@@ -48,6 +48,8 @@ class Echo:
         request = Request(scope, receive)
         path = request.url.path
         self.told.append(path)
+        if path.startswith("/late"):
+            await self.wait.wait()
         try:
             body = await request.body()
         except ClientDisconnect:
@@ -96,11 +98,26 @@ async def _parts(body: Any) -> AsyncIterator[bytes]:
 @pytest.fixture
 async def echo(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Echo]:
     """It, whose log has no traceback at the end."""
+    async with _served(Pace()) as app:
+        yield app
+    assert [record.message for record in caplog.records if record.exc_info] == []
+
+
+@pytest.fixture
+async def hasty(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Echo]:
+    """It, with little patience: half a second for a head, a byte a second for a body."""
+    async with _served(Pace(head_s=0.5, body_window_s=1.0, body_bytes_per_s=1.0)) as app:
+        yield app
+    assert [record.message for record in caplog.records if record.exc_info] == []
+
+
+@asynccontextmanager
+async def _served(pace: Pace) -> AsyncIterator[Echo]:
     app = Echo()
     opened = bind("127.0.0.1", 0)
     app.port = opened.getsockname()[1]
     ready = asyncio.Event()
-    server = PageServer(Starlette(routes=[Mount("/", app)]), on_ready=ready.set)
+    server = PageServer(Starlette(routes=[Mount("/", app)]), pace=pace, on_ready=ready.set)
     task = asyncio.ensure_future(server.serve(sockets=[opened]))
     await ready.wait()
     yield app
@@ -108,7 +125,6 @@ async def echo(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Echo]:
     server.stop()
     server.force_exit = True
     await task
-    assert [record.message for record in caplog.records if record.exc_info] == []
 
 
 @pytest.mark.parametrize(
@@ -349,3 +365,113 @@ async def test_the_servers_name(echo: Echo) -> None:
     answers = await echo.say(GET + b"connection: close\r\n\r\n"), await echo.say(b"no request\r\n\r\n")
 
     assert [b"\r\nserver:" in answer.lower() for answer in answers] == [False, False]
+
+
+async def the_limits_to_pass(app: Echo) -> None:
+    """Wait until connections that sent half a head and half a body now have been closed."""
+    await asyncio.gather(app.say(b"GET /"), app.say(POST + b"content-length: 9\r\n\r\n"))
+
+
+@pytest.mark.parametrize("head", [b"G", GET[:-2], GET + b"x-a: b", b"\r\nGET /"])
+async def test_a_head_that_does_not_end(hasty: Echo, head: bytes) -> None:
+    """Half a head is answered 408 once its time is over, and the connection closes; the application is not told."""
+    answer = await hasty.say(head)
+
+    assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert b"connection: close" in answer
+    assert hasty.told == []
+
+
+async def test_a_head_that_comes_byte_by_byte(hasty: Echo) -> None:
+    """Bytes that keep coming do not extend the time of a head."""
+    reader, writer = await hasty.open()
+    answer = asyncio.ensure_future(reader.read())
+    writer.write(GET)
+    while not (await asyncio.wait({answer}, timeout=0.05))[0]:
+        writer.write(b"x-a: b\r\n")
+    writer.close()
+
+    assert answer.result().startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n"])
+async def test_a_connection_without_a_request(hasty: Echo, sent: bytes) -> None:
+    """A connection on which no request begins is closed without an answer."""
+    assert await hasty.say(sent) == b""
+
+
+async def test_a_slow_head_after_an_answer(hasty: Echo) -> None:
+    """A kept connection has the same limit for its next head."""
+    answer = await hasty.say(GET + b"\r\nGET /second")
+
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert b"HTTP/1.1 408 " in answer
+    assert hasty.told == ["/"]
+
+
+async def test_a_slow_head_behind_a_slow_answer(hasty: Echo) -> None:
+    """A request that is whole has its answer, however slow the head behind it is; then the connection closes."""
+    answer = asyncio.ensure_future(hasty.say(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\nGET /second"))
+    await the_limits_to_pass(hasty)
+    hasty.wait.set()
+
+    assert (await answer).startswith(b"HTTP/1.1 200 OK")
+    assert b"408" not in await answer
+
+
+@pytest.mark.parametrize(
+    "start", [POST + b"content-length: 9\r\n\r\n", CHUNKED, CHUNKED + b"1\r\na\r\n", CHUNKED + TWO[:-2]]
+)
+async def test_a_body_that_stops(hasty: Echo, start: bytes) -> None:
+    """A body of which too little comes is answered 408; the application learns that its caller has gone."""
+    answer = await hasty.say(start)
+
+    assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert hasty.told == hasty.gone == ["/"]
+
+
+async def test_a_body_at_the_least_rate(hasty: Echo) -> None:
+    """A body may take longer than the window over which its rate is averaged."""
+    reader, writer = await hasty.open()
+    writer.write(POST + b"connection: close\r\ncontent-length: 30\r\n\r\n")
+    answer = asyncio.ensure_future(reader.read())
+    for _ in range(30):
+        writer.write(b"a")
+        await asyncio.wait({answer}, timeout=0.1)
+    writer.close()
+
+    assert (await answer).startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_a_request_that_takes_the_application_long(hasty: Echo) -> None:
+    """The limits are of what the client sends: an answer may come later."""
+    answer = asyncio.ensure_future(hasty.ask(b"POST /slow HTTP/1.1\r\n" + HOST + b"content-length: 2\r\n\r\nhi"))
+    await the_limits_to_pass(hasty)
+    hasty.wait.set()
+
+    assert [seen["body"] for seen in await answer] == ["hi"]
+
+
+async def test_a_body_that_is_read_late(hasty: Echo) -> None:
+    """While the server does not read, the client may not send, and is not too slow."""
+    body = b"a" * (8 << 20)
+    head = b"POST /late HTTP/1.1\r\n" + HOST + b"content-length: %d\r\n\r\n" % len(body)
+    answer = asyncio.ensure_future(hasty.ask(head + body))
+    await the_limits_to_pass(hasty)
+    hasty.wait.set()
+
+    assert [len(seen["body"]) for seen in await answer] == [len(body)]
+
+
+async def test_a_body_that_is_asked_for_late(hasty: Echo) -> None:
+    """A client that waits for `100 Continue` is not too slow."""
+    reader, writer = await hasty.open()
+    ask = b"connection: close\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
+    writer.write(b"POST /late HTTP/1.1\r\n" + HOST + ask)
+    await the_limits_to_pass(hasty)
+    hasty.wait.set()
+
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"hi")
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 OK")
+    writer.close()
