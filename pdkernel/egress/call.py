@@ -78,6 +78,14 @@ class Call:
             )
         )
 
+    def fail(self, why: str, *, status: int | None = None) -> None:
+        """Write the row of a call that got no whole answer, and tell the step's run; only the first time counts."""
+        if self._finished:
+            return
+        what = "got no answer" if status is None else "got no whole answer"
+        self.finish(Result("failed", status, note=f"{what.removeprefix('got ')}: {why}"))
+        self.binding.on_failed(f"{self.method} {self.url} {what}: {self.binding.redactor.text(why)}")
+
     def refuse(self, refusal: Refusal) -> Answer:
         """Write the row, tell the step's run, and answer."""
         self.finish(Result("denied", refusal.status, note=refusal.message.partition("\n")[0]))

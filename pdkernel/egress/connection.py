@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -30,9 +32,12 @@ from pdkernel.egress.tls.certificates import Authority
 from pdkernel.egress.tls.hello import hello_is_complete, read_hello
 from pdkernel.egress.tunnels import carry, shut, websocket_head
 from pdkernel.egress.upstream import Destination, UpstreamError
+from pdkernel.model import JSON
 
 _WHAT = {"http2": "An HTTP/2 connection", "raw": "A connection that does not speak HTTP", "tls": "A TLS connection"}
 _HANDSHAKE_S = 30.0
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""Of SO_LINGER: closing resets the connection."""
 
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -54,18 +59,25 @@ class Connection:
     async def serve(self) -> None:
         """Serve until the client leaves."""
         self._sock.setblocking(False)
-        door = await open_door(self._sock, lambda token: self._tickets.find(token) is not None)
+        door = await open_door(self._sock, lambda token: self._tickets.find(token) is not None, self._failure)
         if door is None:
             return
         if door is not ABSOLUTE:
             door = replace(door, host=self._name_of(door.host))
         ticket = self._tickets.find(door.token)
+        self._port = self._sock.getpeername()[1]
+        if ticket is not None:
+            ticket.forget_failure(self._port)
         with _belonging_to(ticket):
             if door is ABSOLUTE:
                 await self._http(await self._streams(), door)
             elif is_loopback(door.host):
                 if ticket is not None:
-                    await self._through(await self._streams(), door, tls=door.secure)
+                    streams = await self._streams()
+                    try:
+                        await self._through(streams, door, tls=door.secure)
+                    except UpstreamError as error:
+                        self._drop(streams[1], ticket, error)
             else:
                 await self._behind(door, ticket)
 
@@ -100,8 +112,32 @@ class Connection:
             return
         name = hello.server_name or door.host
         door = replace(door, secure=True, server_name=hello.server_name)
+        to = Destination("https", door.host, door.port, hello.server_name)
         try:
-            streams = await self._streams(self._authority.server_context(name))
+            opened = await self._desk.open_first(ticket, to)
+        except UpstreamError as error:
+            self._refuse_tls(ticket, error)
+            return
+        try:
+            await self._inside_tls(door, ticket, name)
+        finally:
+            if opened is not None:
+                await opened.discard()
+
+    async def _inside_tls(self, door: Door, ticket: Ticket | None, name: str) -> None:
+        """Show the client a certificate for *name*, and find out what it speaks then."""
+        try:
+            context = self._authority.server_context(name)
+        except ValueError as fault:
+            error = UpstreamError(
+                f"{name} was not found: it is not a host name, {fault} (ENOTFOUND).", code="ENOTFOUND", host=name
+            )
+            if ticket is not None and ticket.bound is not None:
+                self._desk.unreached(ticket.bound, Destination("https", door.host, door.port), error)
+            self._refuse_tls(ticket, error)
+            return
+        try:
+            streams = await self._streams(context)
         except ssl.SSLError:
             self._desk.rejected(ticket, door.host, door.port)
             return
@@ -143,22 +179,27 @@ class Connection:
             token = ticket_of(header(request.headers, b"proxy-authorization"))
         ticket = self._tickets.find(token)
         try:
-            if request.method == "CONNECT" or (door is not ABSOLUTE and not request.target.startswith((b"/", b"*"))):
-                answer = await self._desk.refuse(ticket, request, refusals.own_proxy(request.method, _origin(door)))
-            elif request.wants_websocket:
-                refused = await self._websocket(client, ticket, request)
-                if refused is None:
-                    return False
-                answer = refused
-            else:
-                answer = await self._desk.answer(ticket, request)
-            await client.send(answer)
+            answer = await self._answer(client, door, ticket, request)
+            if answer is not None:
+                await client.send(answer)
         finally:
             request.body.close()
-        return True
+        return answer is not None
+
+    async def _answer(self, client: Http1Client, door: Door, ticket: Ticket | None, request: Request) -> Answer | None:
+        """The answer to *request*; None if the connection has become something else, or was dropped for want of an answer."""
+        try:
+            if request.method == "CONNECT" or (door is not ABSOLUTE and not request.target.startswith((b"/", b"*"))):
+                return await self._desk.refuse(ticket, request, refusals.own_proxy(request.method, _origin(door)))
+            if request.wants_websocket:
+                return await self._websocket(client, ticket, request)
+            return await self._desk.answer(ticket, request)
+        except UpstreamError as error:
+            self._drop(client.writer, ticket, error)
+            return None
 
     async def _websocket(self, client: Http1Client, ticket: Ticket | None, request: Request) -> Answer | None:
-        """Pass a WebSocket through; an answer if it may not pass."""
+        """Pass a WebSocket through; an answer if it may not pass. Raises `UpstreamError` if the host cannot be reached."""
         if ticket is None or ticket.bound is None:
             return refusals.no_step().answer()
         policy = ticket.bound.binding.policy
@@ -174,8 +215,8 @@ class Connection:
         try:
             server = await self._upstream.connect(to, tls=request.scheme == "https", protocols=["http/1.1"])
         except UpstreamError as error:
-            call.finish(Result("failed", note=str(error)))
-            return refusals.failed(request.method, call.url, str(error)).answer()
+            call.fail(str(error))
+            raise
         server[1].write(websocket_head(request))
         status_line = await server[0].readline()
         word = status_line.split(b" ")[1:2]
@@ -216,7 +257,8 @@ class Connection:
         try:
             await self._through(streams, door, tls=tls, first=first, opened=lambda: call.finish(passed))
         except UpstreamError as error:
-            call.finish(Result("failed", note=str(error)))
+            call.fail(str(error))
+            self._drop(streams[1], ticket, error)
 
     async def _through(
         self,
@@ -227,14 +269,42 @@ class Connection:
         first: bytes = b"",
         opened: Callable[[], None] = lambda: None,
     ) -> None:
-        """Connect to the host and carry bytes both ways. Raises `UpstreamError` if it cannot be reached."""
+        """Connect to the host and carry bytes both ways. Raises `UpstreamError`, the client's side open, if it cannot be reached."""
+        to = Destination("https" if tls else "http", door.host, door.port, door.server_name)
         try:
-            to = Destination("https" if tls else "http", door.host, door.port, door.server_name)
             server = await self._upstream.connect(to, tls=tls, protocols=list(door.protocols))
-            opened()
+        except asyncio.CancelledError:
+            await shut(streams[1])
+            raise
+        opened()
+        try:
             await carry(streams, server, first)
         finally:
             await shut(streams[1])
+
+    def _refuse_tls(self, ticket: Ticket | None, error: UpstreamError) -> None:
+        """Have the socket reset when it is closed: the client's TLS is not made."""
+        self._note(ticket, error)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+
+    def _drop(self, writer: asyncio.StreamWriter, ticket: Ticket | None, error: UpstreamError) -> None:
+        """Reset the client's connection: it is to see a connection that failed, and its hook may ask why."""
+        self._note(ticket, error)
+        # uvloop's own socket objects take no options
+        with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        writer.transport.abort()
+
+    def _note(self, ticket: Ticket | None, error: UpstreamError) -> None:
+        if ticket is not None:
+            bound = ticket.bound
+            message = bound.binding.redactor.text(str(error)) if bound is not None else str(error)
+            why: dict[str, JSON] = {"code": error.code, "message": message, "host": error.host, "port": error.port}
+            ticket.add_failure(self._port, why)
+
+    def _failure(self, token: str, port: int) -> Mapping[str, JSON]:
+        ticket = self._tickets.find(token)
+        return {} if ticket is None else ticket.failure(port)
 
     async def _streams(self, context: ssl.SSLContext | None = None) -> _Streams:
         """

@@ -11,12 +11,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pdkernel.clock import Clock
 from pdkernel.egress import connect_proxy, refusals
 from pdkernel.egress.call import Call, Result
 from pdkernel.egress.cassette import Cassette, given_back
+from pdkernel.egress.kinds import HTTP_PORTS
 from pdkernel.egress.message import Answer, Headers, Request, end_to_end, origin
 from pdkernel.egress.passing import Keep, Reached, has_no_body, outgoing, watch, whole
 from pdkernel.egress.policy import Policy, is_loopback
@@ -28,6 +30,9 @@ from pdkernel.egress.tickets import Binding, Bound, Ticket
 from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import ProxyAccess
+
+if TYPE_CHECKING:
+    from pdkernel.egress.dialling import Opened
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -48,7 +53,12 @@ class Desk:
         self._going: set[asyncio.Task[Answer]] = set()
 
     async def answer(self, ticket: Ticket | None, request: Request) -> Answer:
-        """The answer to *request*; its row is written before the answer's last byte can be read."""
+        """
+        The answer to *request*; its row is written before the answer's last byte can be read.
+
+        Raises:
+            UpstreamError: The host gave none; the row says why.
+        """
         if ticket is not None and is_loopback(request.host):
             return await self._pass_on(request)
         bound = ticket.bound if ticket is not None else None
@@ -75,6 +85,9 @@ class Desk:
             going.add_done_callback(self._going.discard)
             request.body.hold()
             going.add_done_callback(lambda _: request.body.close())
+            going.add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )  # seen, also when the client left
             return await asyncio.shield(going)
         return await self._now(bound, call, request)
 
@@ -112,6 +125,31 @@ class Desk:
             call.refuse(refusals.not_http(what, call.url, policy.text))
             return None
         return call
+
+    async def open_first(self, ticket: Ticket | None, to: Destination) -> Opened | None:
+        """
+        A connection to *to*, opened before the client's own TLS is: a host that cannot be reached is a failed connection.
+
+        None where the call may be answered without it.
+
+        Raises:
+            UpstreamError: The host cannot be reached; the row says why.
+        """
+        bound = ticket.bound if ticket is not None else None
+        if bound is None or to.port not in HTTP_PORTS:
+            return None
+        binding = bound.binding
+        if binding.proxied or binding.policy.via is not None or not binding.policy.goes_out(to.host):
+            return None
+        try:
+            return await self.upstream.open(to)
+        except UpstreamError as error:
+            self.unreached(bound, to, error)
+            raise
+
+    def unreached(self, bound: Bound, to: Destination, error: UpstreamError) -> None:
+        """Write the row of a host that cannot be reached, of whose call nothing else is known."""
+        Call(bound.binding, "CONNECT", origin(to.scheme, to.host, to.port), self._clock).fail(str(error))
 
     def rejected(self, ticket: Ticket | None, host: str, port: int) -> None:
         """A client that does not accept the project's certificate: say so, and what can be done."""
@@ -153,7 +191,8 @@ class Desk:
         try:
             reached = await self._reach(bound.binding, request)
         except UpstreamError as error:
-            return _no_answer(call, error)
+            call.fail(str(error))
+            raise
         body = reached.answer.body
         if isinstance(body, bytes):
             call.finish(replace(reached.result, size=len(body)))
@@ -197,7 +236,8 @@ class Desk:
             body = reached.answer.body
             content = body if isinstance(body, bytes) else b"".join([chunk async for chunk in body])
         except UpstreamError as error:
-            return _no_answer(call, error)
+            call.fail(str(error))
+            raise
         given = reached.answer
         kept = tuple(
             (name.decode("latin-1"), value.decode("latin-1"))
@@ -242,7 +282,8 @@ class Desk:
         except PdkernelError as fault:
             raise UpstreamError(fault.message) from fault
         except TimeoutError:
-            raise UpstreamError(f"Connect's proxy gave no answer within {connect_proxy.WAIT_S:g} s.") from None
+            why = f"Connect's proxy gave no answer within {connect_proxy.WAIT_S:g} s (ETIMEDOUT)."
+            raise UpstreamError(why, code="ETIMEDOUT", sent=True) from None
         answer = Answer(got.status, got.reason, end_to_end(got.headers), got.body)
         return Reached(answer, Result("sent", got.status, note=connect_proxy.said(access, got.status)))
 
@@ -318,12 +359,7 @@ class Desk:
     async def _pass_on(self, request: Request) -> Answer:
         """This machine is never outside: no mode, no row."""
         to = Destination(request.scheme, request.host, request.port, request.server_name)
-        try:
-            got = await self.upstream.send(
-                to, request.method, request.target, outgoing(request), request.body, via=None
-            )
-        except UpstreamError as error:
-            return refusals.failed(request.method, request.url, str(error)).answer()
+        got = await self.upstream.send(to, request.method, request.target, outgoing(request), request.body, via=None)
         return Answer(got.status, got.reason, end_to_end(got.headers), got.body)
 
 
@@ -356,8 +392,3 @@ def _again(method: str, recorded: Recorded) -> Answer:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in recorded.headers]
     reason, bodyless = recorded.reason.encode("latin-1"), has_no_body(method, recorded.status)
     return whole(recorded.status, reason, headers, recorded.body, bodyless=bodyless)
-
-
-def _no_answer(call: Call, error: UpstreamError) -> Answer:
-    call.finish(Result("failed", note=f"no answer: {error}"))
-    return refusals.failed(call.method, call.url, call.binding.redactor.text(str(error))).answer()

@@ -1,8 +1,8 @@
 """
 How a client says where it wants to go: the three ways in.
 
-Knows the first bytes of each: the hooks' line `PDK1 {json}`, `CONNECT host:port`, and a request in absolute form. Knows nothing of
-modes. After the first two the client speaks as if to the host itself.
+Knows the first bytes of each: the hooks' line `PDK1 {json}`, `CONNECT host:port`, and a request in absolute form. With `dropped` (a
+port of the client's) in its line, a hook asks why the gateway dropped that connection. Knows nothing of modes. After the first two the client speaks as if to the host itself.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import base64
 import binascii
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pdkernel.egress.peek import peek_until, take
+from pdkernel.model import JSON
 
 PREAMBLE = b"PDK1 "
 _CONNECT = b"CONNECT "
@@ -56,11 +57,20 @@ class Door:
 ABSOLUTE = Door("", 0, None)
 
 
-async def open_door(sock: socket.socket, known: Callable[[str | None], bool]) -> Door | None:
-    """Read how *sock* begins; None if it is nothing of ours, which has been told so."""
+async def open_door(
+    sock: socket.socket, known: Callable[[str | None], bool], failure: Callable[[str, int], Mapping[str, JSON]]
+) -> Door | None:
+    """
+    Read how *sock* begins; None if it wants to go nowhere, and has been answered.
+
+    Args:
+        sock: The client's.
+        known: Whether a ticket is open.
+        failure: Why the connection of a ticket and a client's port was dropped.
+    """
     first = await peek_until(sock, lambda seen: len(seen) >= len(_CONNECT) or b"\n" in seen)
     if first.startswith(PREAMBLE):
-        return await _preamble(sock)
+        return await _preamble(sock, failure)
     if first.startswith(_CONNECT):
         return await _connect(sock, known)
     return ABSOLUTE if first[:1].isalpha() else None
@@ -77,11 +87,15 @@ def ticket_of(proxy_authorization: bytes | None) -> str | None:
         return None
 
 
-async def _preamble(sock: socket.socket) -> Door | None:
+async def _preamble(sock: socket.socket, failure: Callable[[str, int], Mapping[str, JSON]]) -> Door | None:
     seen = await peek_until(sock, lambda seen: b"\n" in seen)
     line = take(sock, seen.find(b"\n") + 1) if b"\n" in seen else b""
     try:
         said = json.loads(line[len(PREAMBLE) :])
+        if "dropped" in said:
+            answer = json.dumps(failure(str(said["ticket"]), _port(said["dropped"])))
+            await asyncio.get_running_loop().sock_sendall(sock, answer.encode())
+            return None
         return Door(
             _host(str(said["host"])),
             _port(said["port"]),

@@ -70,7 +70,7 @@ async def watch(
             yield chunk
         done()
     except UpstreamError as error:
-        call.finish(replace(reached.result, outcome="failed", note=str(error)))
+        call.fail(str(error), status=reached.result.status)
         raise
     finally:
         # A client that leaves early has still made the call.

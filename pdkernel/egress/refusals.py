@@ -2,14 +2,15 @@
 How a call that nothing may answer is refused: by an answer, so that a client does not take it for a broken network.
 
 Knows statuses, the marking header and the wording. Knows nothing of sockets.
-403 and no 5xx: clients were seen to retry every 5xx, and a dropped connection for minutes.
+403 and no 5xx: clients were seen to retry every 5xx, and a dropped connection for minutes. A host that cannot be reached is not
+refused: its client's connection is dropped (`connection`), because the client has to see a failed connection.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pdkernel.egress.message import Answer
 
@@ -27,27 +28,25 @@ class Refusal:
     A refused call.
 
     Attributes:
-        kind: Value of the marking header: `denied`, `miss`, `upgrade`, `upstream`, `no-ticket` or `proxy`.
+        kind: Value of the marking header: `denied`, `miss`, `upgrade`, `no-ticket` or `proxy`.
         code: A stable word for programs.
         message: For people: method, redacted URL, mode, what to do.
-        status: HTTP status.
     """
 
     kind: str
     code: str
     message: str
-    status: int = 403
+    status: ClassVar[int] = 403
 
     def answer(self, **more: Any) -> Answer:
         """The refusal as an HTTP answer; *more* goes into its `error` object."""
         body = json.dumps({"error": {"code": self.code, "message": self.message, **more}}, ensure_ascii=False).encode()
-        reason = b"Forbidden" if self.status == 403 else b"Bad Gateway"
         headers = [
             (b"content-type", b"application/json; charset=utf-8"),
             (b"content-length", str(len(body)).encode()),
             (MARK, self.kind.encode()),
         ]
-        return Answer(self.status, reason, headers, body)
+        return Answer(self.status, b"Forbidden", headers, body)
 
 
 def denied(method: str, url: str, mode: str) -> Refusal:
@@ -106,8 +105,3 @@ def no_step() -> Refusal:
     """A call that no running step made."""
     message = "This call was not sent: the step that made it has ended, or it does not come from a step."
     return Refusal("no-ticket", "egress_no_step", message)
-
-
-def failed(method: str, url: str, why: str) -> Refusal:
-    """A call that went out and got no answer."""
-    return Refusal("upstream", "egress_upstream", f"{method} {url} got no answer: {why}", status=502)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -22,6 +22,9 @@ from pdkernel.model import JSON
 
 if TYPE_CHECKING:
     from pdkernel.egress.tape import Tape
+
+_FAILURES = 256
+"""Dropped connections of a process whose causes are remembered."""
 
 
 class Redacts(Protocol):
@@ -56,6 +59,7 @@ class Binding:
         redactor: Hides the run's secrets in whatever is kept of a call.
         on_call: Told of each finished call, before the step sees the end of the answer.
         on_refused: Told of a call that nothing may answer: the step should end with this message.
+        on_failed: Told of a call that got no whole answer: the client's own error may not name the cause.
         external_user: On whose behalf the run is, or None.
         apps: Secret ref to app slug, for "whose account was used".
         proxied: Secret ref to the proxy that has the credential, for those that Connect keeps to itself.
@@ -70,6 +74,7 @@ class Binding:
     redactor: Redacts
     on_call: Callable[[OutsideCall], None]
     on_refused: Callable[[str], None]
+    on_failed: Callable[[str], None] = lambda _: None
     external_user: str | None = None
     apps: Mapping[str, str] = field(default_factory=dict)
     proxied: Mapping[str, ProxyAccess] = field(default_factory=dict)
@@ -106,12 +111,34 @@ class Bound:
 
 
 class Ticket:
-    """A ticket: its present binding, or None between steps, and the connections that carry it."""
+    """
+    A ticket.
+
+    Attributes:
+        token: The word.
+        bound: Its present binding, or None between steps.
+        connections: Those that carry it.
+    """
 
     def __init__(self, token: str) -> None:
         self.token = token
         self.bound: Bound | None = None
         self.connections: set[asyncio.Task[None]] = set()
+        self._failures: OrderedDict[int, Mapping[str, JSON]] = OrderedDict()
+
+    def add_failure(self, port: int, why: Mapping[str, JSON]) -> None:
+        """Remember *why* the client's connection from its local *port* was dropped, for the hook that asks."""
+        self._failures[port] = why
+        if len(self._failures) > _FAILURES:
+            self._failures.popitem(last=False)
+
+    def forget_failure(self, port: int) -> None:
+        """Forget it: another connection has the port."""
+        self._failures.pop(port, None)
+
+    def failure(self, port: int) -> Mapping[str, JSON]:
+        """Why the connection was dropped, or `{}`."""
+        return self._failures.get(port, {})
 
 
 class Tickets:

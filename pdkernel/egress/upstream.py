@@ -8,6 +8,8 @@ Knows httpcore and whom to trust. Knows nothing of modes, tickets or ledgers. No
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -21,14 +23,44 @@ from pdkernel.egress.tls.certificates import upstream_context
 if TYPE_CHECKING:
     import httpcore
 
+    from pdkernel.egress.dialling import Dialling, Opened
+
 Resolve = Mapping[tuple[str, int], tuple[str, int]]
 
 _TIMEOUT = {"connect": 30.0, "read": 750.0, "write": 750.0, "pool": None}
 _CONNECT_S = 30.0
 
 
+# OpenSSL's numbers (x509_vfy.h) and the words that Node.js has for them
+_UNTRUSTED = {
+    10: "CERT_HAS_EXPIRED",
+    18: "DEPTH_ZERO_SELF_SIGNED_CERT",
+    19: "SELF_SIGNED_CERT_IN_CHAIN",
+    20: "UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
+    21: "UNABLE_TO_VERIFY_LEAF_SIGNATURE",
+    62: "ERR_TLS_CERT_ALTNAME_INVALID",
+}
+
+
 class UpstreamError(Exception):
-    """A host gave no answer; the text says why, for people."""
+    """
+    A host gave no answer; the text says why, for people.
+
+    Attributes:
+        code: The cause as Node.js names it: `ENOTFOUND`, `ECONNREFUSED`, `CERT_HAS_EXPIRED`.
+        host: What was called, or "".
+        port: There.
+        sent: Whether a part of the request may have reached the host.
+    """
+
+    def __init__(
+        self, why: str, *, code: str = "ECONNRESET", host: str = "", port: int = 0, sent: bool = False
+    ) -> None:
+        super().__init__(why)
+        self.code = code
+        self.host = host
+        self.port = port
+        self.sent = sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +92,7 @@ class Upstream:
         self._extra_ca = extra_ca
         self._context: ssl.SSLContext | None = None
         self._pools: dict[str | None, httpcore.AsyncConnectionPool] = {}
+        self._dialling: Dialling | None = None
 
     async def send(
         self, to: Destination, method: str, target: bytes, headers: Headers, body: Body, *, via: str | None
@@ -87,13 +120,35 @@ class Upstream:
         try:
             response = await self._pool(via).handle_async_request(request)
         except _failures() as error:
-            raise UpstreamError(_why(error)) from error
+            raise _failure(error, to) from error
         return UpstreamAnswer(
             response.status,
             bytes(response.extensions.get("reason_phrase", b"")),
             list(response.headers),
-            _chunks(response),
+            _chunks(response, to),
         )
+
+    async def open(self, to: Destination) -> Opened | None:
+        """
+        Connect to *to* with TLS, for the next request to it; None if a kept connection is free.
+
+        Raises:
+            UpstreamError: It cannot be reached.
+        """
+        import httpcore
+
+        asked = httpcore.Origin(to.scheme.encode(), to.host.encode("ascii"), to.port)
+        for kept in self._pool(None).connections:
+            if kept.can_handle_request(asked) and kept.is_idle() and not kept.has_expired():
+                return None
+        assert self._dialling is not None, "the pool has it"
+        assert self._context is not None, "the pool has it"
+        try:
+            return await self._dialling.open(
+                to.host, to.port, self._context, server_name=to.server_name or to.host, timeout_s=_CONNECT_S
+            )
+        except _failures() as error:
+            raise _failure(error, to) from error
 
     async def connect(
         self, to: Destination, *, tls: bool, protocols: list[str] | None = None
@@ -114,8 +169,8 @@ class Upstream:
                 return await asyncio.open_connection(
                     host, port, ssl=context, server_hostname=(to.server_name or to.host) if tls else None
                 )
-        except (OSError, TimeoutError) as error:
-            raise UpstreamError(_why(error)) from error
+        except (OSError, UnicodeError) as error:
+            raise _failure(error, to) from error
 
     async def close(self) -> None:
         """Close what is kept."""
@@ -132,13 +187,15 @@ class Upstream:
 
             if self._context is None:
                 self._context = upstream_context(self._environ, self._extra_ca)
+            if self._dialling is None:
+                self._dialling = Dialling(self._resolve)
             pool = httpcore.AsyncConnectionPool(
                 ssl_context=self._context,
                 proxy=_proxy(via) if via else None,
                 max_connections=256,
                 max_keepalive_connections=64,
                 keepalive_expiry=5.0,
-                network_backend=Dialling(self._resolve),
+                network_backend=self._dialling,
             )
             self._pools[via] = pool
         return pool
@@ -153,12 +210,12 @@ def _proxy(url: str) -> httpcore.Proxy:
     return httpcore.Proxy(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), auth=auth)
 
 
-async def _chunks(response: httpcore.Response) -> AsyncIterator[bytes]:
+async def _chunks(response: httpcore.Response, to: Destination) -> AsyncIterator[bytes]:
     try:
         async for chunk in response.aiter_stream():
             yield chunk
     except _failures() as error:
-        raise UpstreamError(_why(error)) from error
+        raise _failure(error, to) from error
     finally:
         await response.aclose()
 
@@ -173,15 +230,42 @@ def _failures() -> tuple[type[Exception], ...]:
         httpcore.ProxyError,
         httpcore.UnsupportedProtocol,
         OSError,
+        UnicodeError,  # a name that IDNA cannot write
     )
 
 
-def _why(error: BaseException) -> str:
-    """A failure in words, the innermost cause first: httpcore's own texts are often empty."""
+def _failure(error: BaseException, to: Destination) -> UpstreamError:
+    """*error* in words, by its innermost cause: httpcore's own texts are often empty."""
+    import httpcore
+
     cause = error
-    while cause.__cause__ is not None or cause.__context__ is not None:
-        cause = cause.__cause__ or cause.__context__ or cause
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({cause.verify_message})."
-    text = str(error) or str(cause)
-    return f"{text or type(error).__name__}."
+    while (deeper := cause.__cause__ or cause.__context__) is not None:
+        cause = deeper.exceptions[0] if isinstance(deeper, BaseExceptionGroup) else deeper
+    place = f"{to.host}:{to.port}"
+    # httpcore's other errors may come after a part of the request has left
+    before = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError)
+    sent = isinstance(error, httpcore.NetworkError | httpcore.TimeoutException | httpcore.ProtocolError | OSError)
+    sent = sent and not isinstance(error, (*before, httpcore.LocalProtocolError, socket.gaierror))
+    match cause:
+        case socket.gaierror(errno=socket.EAI_AGAIN):
+            code, why = "EAI_AGAIN", f"{to.host} cannot be looked up: no name server answers"
+        case socket.gaierror() | UnicodeError():
+            code, why = "ENOTFOUND", f"{to.host} was not found"
+        case ssl.SSLCertVerificationError():
+            code = _UNTRUSTED.get(cause.verify_code, "ERR_TLS_CERT_UNTRUSTED")
+            why = f"the certificate of {place} is not trusted, {cause.verify_message}"
+        case ssl.SSLError():
+            code, why = "EPROTO", f"TLS with {place} failed, {cause.reason or cause}"
+        case ConnectionRefusedError():
+            code, why = "ECONNREFUSED", f"{place} refused the connection"
+        case ConnectionError() | EOFError():
+            code, why = "ECONNRESET", f"{place} closed the connection"
+        case TimeoutError():
+            code, why = "ETIMEDOUT", f"{place} did not answer in time"
+        case OSError(errno=int(number)) if number in errno.errorcode:
+            code, why = errno.errorcode[number], f"{place} cannot be reached, {cause.strerror}"
+        case _ if isinstance(error, httpcore.TimeoutException):
+            code, why = "ETIMEDOUT", f"{place} did not answer in time"
+        case _:
+            code, why = "ECONNRESET", f"{place}: {str(error) or str(cause) or type(error).__name__}".rstrip(".")
+    return UpstreamError(f"{why} ({code}).", code=code, host=to.host, port=to.port, sent=sent)

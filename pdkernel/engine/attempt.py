@@ -18,7 +18,7 @@ from pdkernel.engine.crossing import said_of_numbers
 from pdkernel.engine.deliveries import doubt
 from pdkernel.engine.end_users import StepAccounts
 from pdkernel.engine.limits import memory_limit, near_limits, raise_timeout, too_deep
-from pdkernel.engine.outside_calls import after_refusal, binding_of
+from pdkernel.engine.outside_calls import binding_of, with_calls_explained
 from pdkernel.engine.pauses import Again, judge, urls
 from pdkernel.engine.props import evaluate_props, labelled, undeclared_props
 from pdkernel.engine.recorder import StepRecorder
@@ -129,7 +129,7 @@ class Attempts:
             outcome = await _runner(run, step, recorder)(call, recorder)
         finally:
             run.running = None
-        return after_refusal(run, step.name, outcome)
+        return with_calls_explained(run, step.name, outcome)
 
     def _services(self, run: RunState, stores: Mapping[str, str]) -> Services:
         return Services(

@@ -85,7 +85,8 @@ class Deliveries:
         to = redactor.text(f"{method} {url}")
         calls: list[OutsideCall] = []
         refusals: list[str] = []
-        bound = replace(binding, on_call=calls.append, on_refused=refusals.append)
+        failures: list[str] = []
+        bound = replace(binding, on_call=calls.append, on_refused=refusals.append, on_failed=failures.append)
         auth = payload.get("auth")
         try:
             async with client_for(url, self._gateway, bound, timeout_s=TIMEOUT_S) as client:
@@ -100,8 +101,8 @@ class Deliveries:
                 note = None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError) as error:
             status, note = None, f"It could not be sent: {redactor.text(str(error) or type(error).__name__)}"
-        if refusals:
-            note = refusals[0]
+        if refusals or failures:
+            note = (refusals or failures)[0]
         request = calls[0] if calls else None
         return replace(
             shown,

@@ -1,5 +1,5 @@
 """
-How the outside calls of a run's steps are treated, and what a refused one means for its step.
+How the outside calls of a run's steps are treated, and what a refused or failed one means for its step.
 
 Knows that a step which goes on after a refusal is ended soon, and that a replay must not trust what it made of it.
 Whether a call is refused is `egress`' to know.
@@ -19,6 +19,8 @@ from pdkernel.hosts import StepOutcome
 
 REFUSED_STEP_S = 1.0
 """Seconds that a step has to end by itself after an outside call of it was refused."""
+_SHOWN = 3
+"""Failed calls that a step's error names, the last ones."""
 
 
 def binding_of(run: RunState, step: str, on_call: Callable[[OutsideCall], None]) -> Binding:
@@ -35,6 +37,11 @@ def binding_of(run: RunState, step: str, on_call: Callable[[OutsideCall], None])
         # some clients ask again for minutes whatever the answer: the step ends even then
         asyncio.get_running_loop().call_later(REFUSED_STEP_S, end)
 
+    def fail(message: str) -> None:
+        told = run.failed_calls.setdefault(step, [])
+        if message not in told:
+            told.append(message)
+
     request = run.request
     return Binding(
         step=step,
@@ -45,6 +52,7 @@ def binding_of(run: RunState, step: str, on_call: Callable[[OutsideCall], None])
         proxied=run.resolution.proxied,
         on_call=on_call,
         on_refused=refuse,
+        on_failed=fail,
         sent=request.sent,
         scope=request.scope if request.sent is not None else "",  # a hash of the event, which only that needs
         send=request.send,
@@ -52,8 +60,13 @@ def binding_of(run: RunState, step: str, on_call: Callable[[OutsideCall], None])
     )
 
 
-def after_refusal(run: RunState, step: str, outcome: StepOutcome) -> StepOutcome:
-    """*outcome* of *step*, with what is to be said if a call of it was refused and its code has swallowed that."""
+def with_calls_explained(run: RunState, step: str, outcome: StepOutcome) -> StepOutcome:
+    """*outcome* of *step*, with what is to be said of calls that were refused, or failed before the step did."""
+    failed = run.failed_calls.pop(step, [])
+    if outcome.error is not None:
+        # a client's own words ("Connection reset by peer") may not name the cause
+        missing = [message for message in failed[-_SHOWN:] if message not in str(outcome.error)]
+        outcome.error.fix = "\n".join(part for part in (outcome.error.fix, *missing) if part)
     refusal = run.refusals.get(step)
     if refusal is None:
         return outcome

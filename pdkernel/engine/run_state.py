@@ -37,6 +37,7 @@ class RunState:
         ready: The packages that were made ready.
         exports: Of the steps so far, raw.
         refusals: The first outside call of each step that was refused.
+        failed_calls: What is to be said of each step's outside calls that got no answer, each once.
         sends: What steps have queued, by the step's name, in order.
         running: The step that its process runs now.
     """
@@ -51,6 +52,7 @@ class RunState:
     ready: Ready
     exports: dict[str, Mapping[str, JSON]]
     refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
+    failed_calls: dict[str, list[str]] = field(default_factory=dict)
     sends: list[tuple[str, Effect]] = field(default_factory=list)
     running: str | None = None
 

@@ -8,6 +8,7 @@
 // as a secure socket: no certificate is involved. Lost by that: rejectUnauthorized, pinning, client certificates.
 // Not covered: TLS over a socket that exists already (proxy variables and the project's certificate do that), native addons, UDP,
 // a child process that is given an environment without our variables, and on Node.js 20 a worker made from a string.
+// A host that cannot be reached is a connection that the gateway drops; the hook asks it why, and the socket's error is that.
 // If the gateway is gone, connecting fails; nothing ever goes out directly.
 
 import { syncBuiltinESMExports } from "node:module";
@@ -15,6 +16,8 @@ import net from "node:net";
 import tls from "node:tls";
 
 const LOOPBACK = /^(localhost\.?|.*\.localhost\.?|127\.\d+\.\d+\.\d+|0\.0\.0\.0|::1?|::ffff:127\..*|::ffff:7f.*)$/i;
+
+const VIA = Symbol("the socket that carries this one's TLS");
 
 /** Whether *host* is this machine. */
 function isLocal(host) {
@@ -34,7 +37,36 @@ function normalize(args) {
 function install(address, ticket) {
   const [gatewayHost, gatewayPort] = address.split(":");
   const plainConnect = net.Socket.prototype.connect;
+  const plainDestroy = net.Socket.prototype._destroy;
   const secureConnect = tls.connect;
+  const ports = new WeakMap(); // of sockets to the gateway: their own
+
+  /** Ask the gateway why it dropped the connection from *port*; `callback({})` if it did not. */
+  function askWhy(port, callback) {
+    const asking = new net.Socket();
+    let said = "";
+    asking.setEncoding("utf8");
+    asking.on("data", (text) => { said += text; });
+    asking.on("error", () => {});
+    asking.on("close", () => {
+      let why = {};
+      try { why = JSON.parse(said); } catch { /* the gateway is gone */ }
+      callback(why);
+    });
+    plainConnect.call(asking, { host: gatewayHost, port: Number(gatewayPort), family: 4 });
+    asking.write(`PDK1 ${JSON.stringify({ ticket, dropped: port })}\n`);
+  }
+
+  net.Socket.prototype._destroy = function destroy(error, callback) {
+    const port = ports.get(this) ?? ports.get(this[VIA]);
+    if (port === undefined || !["ECONNRESET", "EPIPE"].includes(error?.code)) return plainDestroy.call(this, error, callback);
+    return askWhy(port, (why) => plainDestroy.call(this, why.code ? failed(why) : error, callback));
+  };
+
+  /** Remember *socket*, which connects to the gateway. */
+  function watch(socket) {
+    socket.once("connect", () => ports.set(socket, socket.localPort));
+  }
 
   /** Connect *socket* to the gateway; the first line that it sends says where it was meant to go. */
   function redirect(socket, options, callback, secure) {
@@ -50,6 +82,7 @@ function install(address, ticket) {
       ...options, host: gatewayHost, port: Number(gatewayPort), family: 4, noDelay: true,
       path: undefined, lookup: undefined, hints: undefined, localAddress: undefined, localPort: undefined,
     };
+    watch(socket);
     plainConnect.call(socket, target, callback);
     // Written while still connecting, so that it is the first of the writes that wait for the connection.
     socket.write(`PDK1 ${JSON.stringify(preamble)}\n`);
@@ -58,6 +91,7 @@ function install(address, ticket) {
 
   net.Socket.prototype.connect = function connect(...args) {
     const [options, callback] = normalize(args);
+    if (options.host === gatewayHost && Number(options.port) === Number(gatewayPort)) watch(this); // by the proxy variables
     if (options.path || options.port === undefined || isLocal(options.host || "localhost")) {
       return plainConnect.apply(this, args);
     }
@@ -66,7 +100,11 @@ function install(address, ticket) {
 
   tls.connect = function connect(...args) {
     const [options, callback] = normalize(args);
-    if (options.socket || options.path || isLocal(options.host || "localhost")) return secureConnect.apply(this, args);
+    if (options.socket || options.path || isLocal(options.host || "localhost")) {
+      const socket = secureConnect.apply(this, args);
+      if (options.socket) socket[VIA] = options.socket;
+      return socket;
+    }
     const socket = dress(new net.Socket({ allowHalfOpen: Boolean(options.allowHalfOpen), signal: options.signal }), options);
     if (callback) socket.once("secureConnect", callback);
     if (options.timeout) socket.setTimeout(options.timeout);
@@ -74,6 +112,17 @@ function install(address, ticket) {
   };
 
   syncBuiltinESMExports();
+}
+
+/** The error of a host that cannot be reached, as Node.js has it. */
+function failed({ code, message, host, port }) {
+  if (code === "ENOTFOUND" || code === "EAI_AGAIN") {
+    return Object.assign(new Error(`getaddrinfo ${code} ${host}`), { code, syscall: "getaddrinfo", hostname: host });
+  }
+  if (["ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH"].includes(code)) {
+    return Object.assign(new Error(`connect ${code} ${host}:${port}`), { code, syscall: "connect", address: host, port });
+  }
+  return Object.assign(new Error(message), { code });
 }
 
 /** The protocols that a TLS client offers, as names. */

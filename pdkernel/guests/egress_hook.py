@@ -7,18 +7,22 @@ module before the user's code; it acts if `PDK_EGRESS` (`127.0.0.1:PORT`) and `P
 A name is not resolved: it becomes an address of 198.18.0.0/16 (set aside for tests, RFC 2544) that stands for it.
 Connecting a TCP socket to anything but this machine connects it to the gateway instead and says first, in one line, where it was
 meant to go. TLS, with its checks, is then the client's own, and meets the project's certificate. Unix sockets, UDP and
-loopback are left alone. If the gateway is gone, connecting fails; nothing ever goes out directly.
+loopback are left alone. If the gateway is gone, connecting fails; nothing ever goes out directly. A host that cannot be reached is
+a connection that the gateway drops; the hook asks it why, and raises the error that connecting to the host would have raised.
 Not covered: libraries that make their sockets in C (libpq, gRPC, pycurl, uvloop).
 """
 
 from __future__ import annotations
 
 import _socket
+import errno
 import ipaddress
 import json
 import os
 import socket
+import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 _FIRST = int(ipaddress.IPv4Address("198.18.0.1"))
@@ -30,6 +34,7 @@ _real_gethostbyname = socket.gethostbyname
 _lock = threading.Lock()
 _address_of: dict[str, str] = {}
 _name_of: dict[str, str] = {}
+_explained_kinds: set[type] = set()
 
 
 def _is_local(host: str) -> bool:
@@ -108,6 +113,66 @@ def _meant(address: Any) -> tuple[str, int] | None:
     return _name_of.get(str(parsed), host) if parsed is not None else host, port
 
 
+def _why(gateway: tuple[str, int], ticket: str, sock: socket.socket) -> OSError | None:
+    """Why the gateway dropped the connection of *sock*, as the error of a failed connection; None if it did not."""
+    asking = _socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        asking.settimeout(_CONNECT_TIMEOUT_S)
+        asking.connect(gateway)
+        question = {"ticket": ticket, "dropped": sock.getsockname()[1]}
+        asking.sendall(f"PDK1 {json.dumps(question)}\n".encode())
+        said = b""
+        while part := asking.recv(65536):
+            said += part
+        answer = json.loads(said)
+    except (OSError, ValueError, IndexError):
+        return None
+    finally:
+        asking.close()
+    return _failed(answer["code"], answer["message"]) if answer else None
+
+
+def _explained(method: Callable[..., Any], why: Callable[[socket.socket], OSError | None]) -> Callable[..., Any]:
+    """*method* of a socket; where the gateway has dropped the connection it raises the cause."""
+
+    def call(self: socket.socket, *args: Any, **kwargs: Any) -> Any:
+        try:
+            result = method(self, *args, **kwargs)
+        except (ConnectionResetError, BrokenPipeError):
+            cause = why(self)
+            if cause is None:
+                raise
+            raise cause from None
+        # a TLS socket takes a connection that was reset for one that has ended
+        if method.__name__ == "read" and not result and (cause := why(self)) is not None:
+            raise cause
+        return result
+
+    return call
+
+
+def _explain_tls(why: Callable[[socket.socket], OSError | None]) -> None:
+    """The same for TLS sockets, which read in C; only in a process that has them, because importing them takes time."""
+    kind = getattr(sys.modules.get("ssl"), "SSLSocket", None)
+    if kind is None or kind in _explained_kinds:
+        return
+    _explained_kinds.add(kind)
+    for name in ("do_handshake", "read", "write"):
+        setattr(kind, name, _explained(getattr(kind, name), why))
+
+
+def _failed(code: str, message: str) -> OSError:
+    """The error that Python has for a failed connection; *code* is Node.js's word for the cause."""
+    if code in ("ENOTFOUND", "EAI_AGAIN"):
+        return socket.gaierror(socket.EAI_NONAME if code == "ENOTFOUND" else socket.EAI_AGAIN, message)
+    number = getattr(errno, code, None)
+    if number is not None:
+        return OSError(number, message)  # Python makes it a ConnectionRefusedError, a TimeoutError ...
+    import ssl
+
+    return (ssl.SSLError if code == "EPROTO" else ssl.SSLCertVerificationError)(1, message)
+
+
 def install(address: str, ticket: str) -> None:
     """
     Lead outside connections to the gateway.
@@ -120,7 +185,11 @@ def install(address: str, ticket: str) -> None:
     real_connect = _socket.socket.connect
     real_sendall = _socket.socket.sendall
 
+    def why(sock: socket.socket) -> OSError | None:
+        return _why((gateway_host, int(gateway_port)), ticket, sock)
+
     def connect(self: socket.socket, address: Any) -> None:
+        _explain_tls(why)
         outside = self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM
         meant = _meant(address) if outside else None
         if meant is None:
@@ -154,6 +223,8 @@ def install(address: str, ticket: str) -> None:
     setattr(socket, "gethostbyname", _gethostbyname)  # noqa: B010
     setattr(socket.socket, "connect", connect)  # noqa: B010
     setattr(socket.socket, "connect_ex", connect_ex)  # noqa: B010
+    for name in ("recv", "recv_into", "send", "sendall"):
+        setattr(socket.socket, name, _explained(getattr(_socket.socket, name), why))
 
 
 if os.environ.get("PDK_EGRESS") and os.environ.get("PDK_TICKET"):

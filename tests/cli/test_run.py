@@ -43,6 +43,19 @@ def test_text_names_steps_and_status(pdkernel: Shell) -> None:
     assert "success" in ended.stdout
 
 
+def test_an_unreachable_host_is_exit_status_1(pdkernel: Shell) -> None:
+    """A step whose call cannot be made fails, and the run with it; the error names the host and the cause."""
+    cell = "%%pdstep call --lang node\nexport default defineComponent({ async run() { return (await fetch('https://nowhere.invalid/')).status; } });"
+
+    ended = pdkernel("run", pdkernel.notebook(cell), "--body", "{}", "--egress", "live", "--json")
+
+    (step,) = ended.json["steps"]
+    assert ended.status == 1
+    assert step["error"]["message"].startswith("fetch failed")
+    assert "https://nowhere.invalid got no answer: nowhere.invalid " in step["error"]["message"]
+    assert step["requests"][0]["outcome"] == "failed"
+
+
 def test_event_from_standard_input(pdkernel: Shell) -> None:
     """`--event -` reads the event from standard input; `{}` is an event."""
     ended = pdkernel("run", pdkernel.notebook(GREET), "--event", "-", "--json", stdin="{}")

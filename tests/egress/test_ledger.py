@@ -54,26 +54,6 @@ def test_only_listed_hosts_are_let_out(python: ClientProcess, outside: OutsideSe
     assert "allow=api.example.test" in ledger.refused[0]
 
 
-def test_a_stand_in_that_is_down_is_a_marked_502(python: ClientProcess, ledger: Ledger) -> None:
-    """The message names who did not answer."""
-    python.bind(ledger.binding("stand-in=http://127.0.0.1:9"))
-
-    got = python.request("httpx", "GET", f"{URL}/")
-
-    assert (got.status, got.headers["x-pdkernel-egress"]) == (502, "upstream")
-
-
-def test_a_host_that_is_not_there_is_a_marked_502(python: ClientProcess, ledger: Ledger) -> None:
-    """A live call without an answer says so; it is no refusal."""
-    python.bind(ledger.binding("live"))
-
-    got = python.request("requests", "GET", "https://nowhere.invalid/")
-
-    assert (got.status, got.headers["x-pdkernel-egress"]) == (502, "upstream")
-    assert [call.outcome for call in ledger.calls] == ["failed"]
-    assert ledger.refused == []
-
-
 def test_a_row_is_whole(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
     """Step, external user, app, method, URL, status, time, whether it is safe, and the answer's length are in the row's JSON."""
     python.bind(ledger.binding("live", step="notify", external_user="ada"))

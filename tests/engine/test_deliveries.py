@@ -85,6 +85,15 @@ async def test_denied_outside_calls_deny_it_too(run: Run) -> None:
     assert sent.request.outcome == "denied"
 
 
+async def test_a_host_that_cannot_be_reached_is_said(run: Run) -> None:
+    """A delivery without an answer has failed, with the cause that the gateway knows."""
+    done = await run(python_step("a", "pd.send.http('POST', 'http://nowhere.invalid/x', data='text')"), egress="live")
+
+    (sent,) = done.sends
+    assert (sent.outcome, sent.status) == ("failed", None)
+    assert (sent.note or "").startswith("POST http://nowhere.invalid/x got no answer: nowhere.invalid ")
+
+
 async def test_a_failed_step_after_it_does_not_lose_it(run: Run, server: Server) -> None:
     """What was queued is sent though the run fails later."""
     step = node_step("a", f"$.send.http({{ method: 'GET', url: 'http://127.0.0.1:{server.port}/' }})")

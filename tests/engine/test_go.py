@@ -218,6 +218,17 @@ async def test_a_denied_call_is_answered_403(run: Run, stand_in: StandIn) -> Non
     assert [call.outcome for call in execution.step("one").requests] == ["denied"]
 
 
+async def test_a_host_that_cannot_be_reached_is_an_error(run: Run) -> None:
+    """`http.Get` returns an error, and the error of a step that panics with it names the host and the cause."""
+    code = 'if _, err := http.Get("https://nowhere.invalid/things"); err != nil { panic(err) }'
+
+    done = await run(go_step("call", code, "net/http"), egress="live")
+
+    error = done.step("call").error
+    assert error is not None
+    assert "CONNECT https://nowhere.invalid got no answer: nowhere.invalid " in error.message
+
+
 @pytest.mark.parametrize("source", ["package main\n", "package other\nfunc main() {}\n", ""])
 async def test_code_without_main_is_refused(run: Run, source: str) -> None:
     """Before any step, with what to write."""

@@ -12,7 +12,7 @@ import base64
 import binascii
 import contextlib
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
@@ -83,7 +83,8 @@ async def _send(
         request = httpx.Request(call.request.method, url, headers={**_headers(call, carried), **carried}, content=body)
     except (UnicodeEncodeError, httpx.InvalidURL):
         raise ApiError(400, "The request cannot be written: a header holds characters that no header may.") from None
-    binding = _binding(call.serving.settings.policy, account, credentials)
+    failures: list[str] = []
+    binding = _binding(call.serving.settings.policy, account, credentials, failures.append)
     stack = contextlib.AsyncExitStack()
     try:
         client = await stack.enter_async_context(
@@ -99,7 +100,8 @@ async def _send(
         raise ApiError(504, f"{request.url.host} did not answer within {TIMEOUT_S:g} seconds.") from None
     except httpx.HTTPError as fault:
         await stack.aclose()
-        raise ApiError(502, f"{request.url.host} cannot be reached: {type(fault).__name__}.") from None
+        why = failures[0] if failures else f"{request.url.host} cannot be reached: {type(fault).__name__}."
+        raise ApiError(502, why) from None
     except BaseException:
         await stack.aclose()
         raise
@@ -198,7 +200,9 @@ def _headers(call: Call, carried: Mapping[str, str]) -> dict[str, str]:
     return headers | {name: value for name, value in given.items() if name and name.lower() not in kept}
 
 
-def _binding(policy: Policy, account: Account, credentials: Mapping[str, str]) -> Binding:
+def _binding(
+    policy: Policy, account: Account, credentials: Mapping[str, str], on_failed: Callable[[str], None]
+) -> Binding:
     secrets = account_secrets(account, credentials)
     return Binding(
         step="proxy",
@@ -206,6 +210,7 @@ def _binding(policy: Policy, account: Account, credentials: Mapping[str, str]) -
         redactor=Redactor(secrets),
         on_call=lambda _: None,
         on_refused=lambda _: None,
+        on_failed=on_failed,
         external_user=account.external_user_id,
         apps={secret.ref: account.app for secret in secrets},
     )

@@ -255,6 +255,18 @@ async def test_the_mode_of_outside_calls_holds(tmp_path: Path) -> None:
         assert TOKEN not in answer.text
 
 
+async def test_a_host_that_does_not_answer(tmp_path: Path) -> None:
+    """A call that gets no answer is 502 with the cause, and no text of ours that is taken for the app's."""
+    async with served(tmp_path, egress="stand-in=http://127.0.0.1:9") as site:
+        add_accounts(site)
+
+        answer = await send(site)
+
+        assert answer.status_code == 502
+        assert "got no answer: 127.0.0.1:9 refused the connection (ECONNREFUSED)." in answer.json()["error"]
+        assert TOKEN not in answer.text
+
+
 async def test_an_app_that_is_not_listed(site: Served, tmp_path: Path) -> None:
     """Its account goes where the mode leads every call to, and nowhere by itself."""
     async with served(tmp_path / "deny", egress="deny") as other:

@@ -1,0 +1,267 @@
+"""A host that cannot be reached: the client's call fails as it would without a gateway, and the ledger says why."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from pdkernel.egress import Gateway
+from tests.egress.hosts import client_context, gateway_to, host
+from tests.egress.kit import (
+    NODE_CLIENTS,
+    ClientProcess,
+    Ledger,
+    Loop,
+    OutsideServer,
+    knock,
+    node_paths,
+    node_process,
+    outside_context,
+    python_process,
+    read_all,
+)
+
+
+def closed_port() -> int:
+    """A port on which no program listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def untrusted() -> Iterator[OutsideServer]:
+    """slack.com with a certificate of another authority."""
+    server = OutsideServer(outside_context(trustme.CA()))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def nowhere(loop: Loop, untrusted: OutsideServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway for which refused.test refuses connections, and slack.com has a bad certificate."""
+    port = closed_port()
+    resolve = {("refused.test", number): ("127.0.0.1", port) for number in (80, 443, 5432)}
+    resolve["slack.com", 443] = ("127.0.0.1", untrusted.port)
+    folder = tmp_path_factory.mktemp("project") / "egress"
+    started = loop.run(Gateway.start(folder, resolve=resolve, environ={}))
+    yield started
+    loop.run(started.close())
+
+
+@pytest.fixture(scope="module")
+def lost(nowhere: Gateway) -> Iterator[ClientProcess]:
+    """A Python step's process."""
+    process = python_process(nowhere)
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="module", params=sorted(node_paths()))
+def lost_node(nowhere: Gateway, request: pytest.FixtureRequest) -> Iterator[ClientProcess]:
+    """A Node.js step's process, with each Node.js there is."""
+    process = node_process(nowhere, node_paths()[request.param])
+    yield process
+    process.stop()
+
+
+@pytest.mark.parametrize(
+    ("client", "error"),
+    [
+        ("urllib", "URLError: <urlopen error [Errno 111] refused.test:443 refused the connection"),
+        ("http.client", "ConnectionRefusedError: [Errno 111] refused.test:443 refused the connection"),
+        ("urllib3", "ProtocolError: ('Connection aborted.', ConnectionRefusedError(111, 'refused.test:443 refused"),
+        ("httpx", "ConnectError: [Errno 111] refused.test:443 refused the connection"),
+        ("httpx.async", "ConnectError: "),
+        ("requests", "ConnectionError: ('Connection aborted.', ConnectionRefusedError(111, 'refused.test:443 refused"),
+        (
+            "aiohttp",
+            "ClientConnectorError: Cannot connect to host refused.test:443 ssl:default [refused.test:443 refused",
+        ),
+        ("curl", "CalledProcessError: "),
+    ],
+)
+def test_pythons_clients_raise_their_connection_errors(
+    lost: ClientProcess, ledger: Ledger, client: str, error: str
+) -> None:
+    """A refused connection is each client's own error of a failed connection, with the host and the cause."""
+    lost.bind(ledger.binding("live"))
+
+    out = lost.ask(client, "POST", "https://refused.test/messages", "hello")
+
+    assert out["error"].startswith(error)
+    assert [(call.outcome, call.status) for call in ledger.calls] == [("failed", None)]
+    assert ledger.calls[0].note == "no answer: refused.test:443 refused the connection (ECONNREFUSED)."
+    assert ledger.refused == []
+
+
+@pytest.mark.parametrize(
+    "client", ["urllib", "http.client", "urllib3", "httpx", "httpx.async", "requests", "aiohttp", "curl"]
+)
+def test_pythons_clients_raise_for_plain_http(lost: ClientProcess, ledger: Ledger, client: str) -> None:
+    """A host that cannot be reached without TLS gives no answer either; the row is the request's."""
+    lost.bind(ledger.binding("live"))
+
+    out = lost.ask(client, "POST", "http://refused.test/messages", "hello")
+
+    assert "error" in out
+    assert (ledger.calls[0].method, ledger.calls[0].url) == ("POST", "http://refused.test/messages")
+    assert ledger.calls[0].note == "no answer: refused.test:80 refused the connection (ECONNREFUSED)."
+
+
+@pytest.mark.parametrize("client", NODE_CLIENTS)
+def test_nodes_clients_throw_with_the_code_of_the_cause(lost_node: ClientProcess, ledger: Ledger, client: str) -> None:
+    """`fetch` throws, and `http.request` has an error, whose code and message are those of a refused connection."""
+    lost_node.bind(ledger.binding("live"))
+
+    out = lost_node.ask(client, "GET", "https://refused.test/x")
+
+    assert "connect ECONNREFUSED refused.test:443" in out["error"]
+    assert ("fetch failed" in out["error"]) == (client in ("fetch", "worker", "child"))
+    assert [(call.outcome, call.status) for call in ledger.calls] == [("failed", None)]
+
+
+def test_a_name_that_does_not_exist_in_node(lost_node: ClientProcess, ledger: Ledger) -> None:
+    """The code is that of the lookup."""
+    lost_node.bind(ledger.binding("live"))
+
+    out = lost_node.ask("fetch", "GET", "https://nowhere.invalid/")
+
+    assert any(f"getaddrinfo {code} nowhere.invalid {code}" in out["error"] for code in ("ENOTFOUND", "EAI_AGAIN"))
+
+
+def test_a_name_that_does_not_exist_in_python(lost: ClientProcess, ledger: Ledger) -> None:
+    """The error is that of the lookup."""
+    lost.bind(ledger.binding("live"))
+
+    out = lost.ask("http.client", "GET", "https://nowhere.invalid/")
+
+    assert out["error"].startswith(("gaierror: [Errno -2] nowhere.invalid", "gaierror: [Errno -3] nowhere.invalid"))
+
+
+@pytest.mark.parametrize("name", ["-a.example.test", "a_b.example.test"])
+def test_a_name_without_a_certificate(nowhere: Gateway, ledger: Ledger, name: str) -> None:
+    """A host for whose name no certificate can be made is a failed connection with a row, not a fault of the gateway."""
+    ticket = nowhere.open_ticket()
+    nowhere.bind(ticket, ledger.binding("stand-in=slack"))
+    context = ssl.create_default_context(cafile=nowhere.environment(ticket, "python")["NODE_EXTRA_CA_CERTS"])
+    context.check_hostname = False
+    with knock(nowhere, ticket, name, 443, secure=False) as plain, pytest.raises(ConnectionResetError):
+        context.wrap_socket(plain, server_hostname=name)
+
+    assert [call.outcome for call in ledger.calls] == ["failed"]
+    assert f"{name} was not found" in (ledger.calls[0].note or "")
+
+
+def test_a_certificate_that_is_not_trusted(lost: ClientProcess, lost_node: ClientProcess, ledger: Ledger) -> None:
+    """TLS that cannot be verified is the client's own certificate error."""
+    for process in (lost, lost_node):
+        process.bind(ledger.binding("live"))
+
+    python = lost.ask("requests", "GET", "https://slack.com/")
+    node = lost_node.ask("fetch", "GET", "https://slack.com/")
+
+    assert python["error"].startswith("SSLError")
+    assert node["error"].endswith("UNABLE_TO_GET_ISSUER_CERT_LOCALLY")
+    assert all("the certificate of slack.com:443 is not trusted" in (call.note or "") for call in ledger.calls)
+
+
+def test_a_stand_in_that_is_down(lost: ClientProcess, lost_node: ClientProcess, ledger: Ledger) -> None:
+    """The error names the stand-in, which did not answer."""
+    stand_in = f"127.0.0.1:{closed_port()}"
+    for process in (lost, lost_node):
+        process.bind(ledger.binding(f"stand-in=http://{stand_in}"))
+
+    for process, client in ((lost, "httpx"), (lost, "requests"), (lost_node, "fetch"), (lost_node, "https.request")):
+        assert stand_in in process.ask(client, "GET", "https://api.example.test/")["error"]
+    assert {call.note for call in ledger.calls} == {f"no answer: {stand_in} refused the connection (ECONNREFUSED)."}
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_a_host_that_hangs_up(
+    loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path, secure: bool
+) -> None:
+    """A host that takes the request and closes without an answer is a connection that was reset."""
+
+    def hang_up(sock: socket.socket) -> None:
+        sock.recv(1000)
+
+    port = 443 if secure else 80
+    with (
+        host(hang_up, outside_context(authority) if secure else None) as there,
+        gateway_to(loop, tmp_path, there, meant=port, ca=outside_ca) as (gateway, ticket),
+    ):
+        gateway.bind(ticket, ledger.binding("live"))
+        with knock(gateway, ticket, "slack.com", port, secure=secure) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: slack.com\r\n\r\n")
+            with pytest.raises(ConnectionResetError):
+                read_all(sock)
+
+    assert ledger.calls[0].outcome == "failed"
+    assert "(ECONNRESET)" in (ledger.calls[0].note or "")
+
+
+def test_a_database_that_cannot_be_reached(nowhere: Gateway, ledger: Ledger) -> None:
+    """What is passed through unread fails as a connection, too."""
+    ticket = nowhere.open_ticket()
+    nowhere.bind(ticket, ledger.binding("live"))
+    with knock(nowhere, ticket, "refused.test", 5432, secure=False) as sock, pytest.raises(ConnectionResetError):
+        sock.recv(100)
+
+    assert [(call.url, call.outcome) for call in ledger.calls] == [("tcp://refused.test:5432", "failed")]
+    assert ledger.calls[0].note == "no answer: refused.test:5432 refused the connection (ECONNREFUSED)."
+
+
+def test_the_connection_that_was_tried_carries_the_request(
+    loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
+) -> None:
+    """A host is connected to once, before the client's TLS is made: this one takes no second client."""
+
+    def answer(sock: socket.socket) -> None:
+        sock.recv(1000)
+        sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
+
+    with (
+        host(answer, outside_context(authority)) as port,
+        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, ticket),
+    ):
+        gateway.bind(ticket, ledger.binding("live"))
+        ours = Path(gateway.environment(ticket, "python")["NODE_EXTRA_CA_CERTS"])
+        with (
+            knock(gateway, ticket, "slack.com", 443, secure=False) as plain,
+            client_context(ours, "http/1.1").wrap_socket(plain, server_hostname="slack.com") as sock,
+        ):
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: slack.com\r\nConnection: close\r\n\r\n")
+            got = read_all(sock)
+
+    assert got.startswith(b"HTTP/1.1 200 OK")
+    assert [call.outcome for call in ledger.calls] == ["sent"]
+
+
+def test_the_cause_is_for_the_process_whose_call_it_was(nowhere: Gateway, ledger: Ledger) -> None:
+    """A hook asks with its ticket and the port of its connection; another ticket, or another port, has no answer."""
+    ticket, other = nowhere.open_ticket(), nowhere.open_ticket()
+    nowhere.bind(ticket, ledger.binding("live"))
+    with knock(nowhere, ticket, "refused.test", 5432, secure=False) as sock:
+        port = sock.getsockname()[1]
+        with pytest.raises(ConnectionResetError):
+            sock.recv(100)
+
+    def why(token: str, number: int) -> object:
+        with socket.create_connection(("127.0.0.1", nowhere.port), timeout=10) as asking:
+            asking.sendall(f"PDK1 {json.dumps({'ticket': token, 'dropped': number})}\n".encode())
+            return json.loads(read_all(asking))
+
+    assert why(ticket, port) == {
+        "code": "ECONNREFUSED",
+        "message": "refused.test:5432 refused the connection (ECONNREFUSED).",
+        "host": "refused.test",
+        "port": 5432,
+    }
+    assert why(other, port) == why(ticket, port % 65535 + 1) == {}
