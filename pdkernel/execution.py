@@ -180,8 +180,8 @@ class Recorded:
     The complete answer to an outside request, kept so that the request is sent once.
 
     Attributes:
-        status: HTTP status.
-        reason: Reason phrase, may be empty.
+        status: HTTP status, or 0 where there was no answer.
+        reason: Reason phrase, may be empty; why there was no answer.
         headers: Name and value, in order, as they came; names may repeat.
         body: The bytes that the step received.
         at: ISO time of the call.

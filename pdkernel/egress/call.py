@@ -79,7 +79,13 @@ class Call:
         )
 
     def fail(self, why: str, *, status: int | None = None) -> None:
-        """Write the row of a call that got no whole answer, and tell the step's run; only the first time counts."""
+        """
+        Write the row of a call that got no whole answer, and tell the step's run; only the first time counts.
+
+        Args:
+            why: The cause; what is said of the outcome may follow.
+            status: That of the answer that broke off, or None.
+        """
         if self._finished:
             return
         what = "got no answer" if status is None else "got no whole answer"

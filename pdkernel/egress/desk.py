@@ -22,7 +22,19 @@ from pdkernel.egress.kinds import HTTP_PORTS
 from pdkernel.egress.message import Answer, Headers, Request, end_to_end, origin
 from pdkernel.egress.passing import Keep, Reached, has_no_body, outgoing, watch, whole
 from pdkernel.egress.policy import Policy, is_loopback
-from pdkernel.egress.sent import Recorded, SentRequests, is_safe, request_identity, sent_key, took_effect
+from pdkernel.egress.sent import (
+    NOT_AGAIN,
+    UNKNOWN,
+    Recorded,
+    SentRequests,
+    doubt,
+    host_key,
+    is_safe,
+    no_answer,
+    request_identity,
+    sent_key,
+    took_effect,
+)
 from pdkernel.egress.standins import ReceivedRequest, StandIn, named
 from pdkernel.egress.tape import MOST, Tape
 from pdkernel.egress.telling import hide_in_url
@@ -144,6 +156,10 @@ class Desk:
         try:
             return await self.upstream.open(to)
         except UpstreamError as error:
+            if binding.sent is not None and not binding.send:
+                host = _host_key(binding, origin(to.scheme, to.host, to.port))
+                if await asyncio.to_thread(binding.sent.find, host) is not None:
+                    return None
             self.unreached(bound, to, error)
             raise
 
@@ -191,7 +207,8 @@ class Desk:
         try:
             reached = await self._reach(bound.binding, request)
         except UpstreamError as error:
-            call.fail(str(error))
+            unknown = error.sent and not is_safe(request.method)
+            call.fail(f"{error} {UNKNOWN}" if unknown else str(error))
             raise
         body = reached.answer.body
         if isinstance(body, bytes):
@@ -226,17 +243,17 @@ class Desk:
         recorded = None if binding.send else await asyncio.to_thread(sent.find, key)
         keep = await self._recorder(bound, call, request)
         if recorded is not None:
-            answer = _again(request.method, recorded)
-            if keep is not None:
-                keep(answer, recorded.body)
-            call.finish(Result("not_sent", recorded.status, same_as=recorded.at, size=len(recorded.body)))
-            return answer
+            return _given_again(call, recorded, keep)
         try:
             reached = await self._reach(binding, request)
             body = reached.answer.body
             content = body if isinstance(body, bytes) else b"".join([chunk async for chunk in body])
         except UpstreamError as error:
-            call.fail(str(error))
+            call.fail(f"{error} {UNKNOWN} {NOT_AGAIN}" if error.sent else str(error))
+            if error.sent:
+                await self._remember(
+                    bound, sent, key, request, no_answer(call.binding.redactor.text(str(error)), call.at)
+                )
             raise
         given = reached.answer
         kept = tuple(
@@ -246,13 +263,20 @@ class Desk:
         )
         record = Recorded(given.status, given.reason.decode("latin-1"), kept, content, call.at)
         # The row first: what went out is told, even where it cannot be remembered.
-        call.finish(replace(reached.result, size=len(content)))
+        notes = [note for note in (reached.result.note, doubt(record)) if note]
+        call.finish(replace(reached.result, size=len(content), note=" ".join(notes) or None))
         if took_effect(given.status):
-            await asyncio.to_thread(sent.add, key, record)
+            await self._remember(bound, sent, key, request, record)
         if keep is not None:
             keep(given, content)
         bodyless = has_no_body(request.method, given.status)
         return whole(given.status, given.reason, given.headers, content, bodyless=bodyless)
+
+    async def _remember(self, bound: Bound, sent: SentRequests, key: str, request: Request, record: Recorded) -> None:
+        """Keep *record*, and that the host has a remembered answer."""
+        await asyncio.to_thread(sent.add, key, record)
+        host = _host_key(bound.binding, origin(request.scheme, request.host, request.port))
+        await asyncio.to_thread(sent.add, host, no_answer("", record.at))
 
     async def _reach(self, binding: Binding, request: Request) -> Reached:
         """Send to whoever answers in this mode. Raises `UpstreamError` if nobody does."""
@@ -385,6 +409,25 @@ async def _ask(stand_in: StandIn, request: Request) -> Reached:
     headers: Headers = [(b"content-type", b"application/json; charset=utf-8")]
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.headers.items()]
     return Reached(whole(given.status, b"", headers, body), Result("stand_in", given.status, note=given.note))
+
+
+def _host_key(binding: Binding, url: str) -> str:
+    return host_key(scope=binding.scope, step=binding.step, target=binding.policy.target, origin=url)
+
+
+def _given_again(call: Call, recorded: Recorded, keep: Keep | None) -> Answer:
+    """The answer that was once given, its row written. Raises `UpstreamError` where there was none."""
+    note = doubt(recorded)
+    if recorded.status == 0:
+        assert note is not None, "the outcome is unknown"
+        call.finish(Result("not_sent", same_as=recorded.at, note=f"not sent again: {note}"))
+        call.binding.on_failed(f"{call.method} {call.url} was not sent again: {note}")
+        raise UpstreamError(f"{call.method} {call.url} was not sent again: {note}")
+    answer = _again(call.method, recorded)
+    if keep is not None:
+        keep(answer, recorded.body)
+    call.finish(Result("not_sent", recorded.status, same_as=recorded.at, size=len(recorded.body), note=note))
+    return answer
 
 
 def _again(method: str, recorded: Recorded) -> Answer:

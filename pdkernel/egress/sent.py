@@ -1,5 +1,5 @@
 """
-Sending once: what makes two unsafe requests the same, and what is kept of the answer.
+Sending once: what makes two unsafe requests the same, what is kept of the answer, and when the outcome is unknown.
 
 Knows the identity of a request within one event and external user. Knows nothing of where answers are kept:
 the project has a table for them.
@@ -13,11 +13,26 @@ from typing import Protocol
 
 from pdkernel.execution import Recorded
 
-__all__ = ["Recorded", "SentRequests", "is_safe", "request_identity", "sent_key", "took_effect"]
+__all__ = [
+    "Recorded",
+    "SentRequests",
+    "doubt",
+    "host_key",
+    "is_safe",
+    "no_answer",
+    "request_identity",
+    "sent_key",
+    "took_effect",
+]
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
+UNKNOWN = "The outcome is unknown: the host may have acted."
+"""Said of an unsafe request of which a part was sent, and which no answer says is done or not done."""
+NOT_AGAIN = "A run on the same event does not send it again; `%pdrun --send` repeats it."
+
 _TURNED_AWAY = frozenset({401, 403, 407, 408, 425, 429})
+_NO_ANSWER = 0
 
 
 def is_safe(method: str) -> bool:
@@ -29,11 +44,22 @@ def took_effect(status: int) -> bool:
     """
     Whether a request that was answered so may have changed something, and must not be made again.
 
-    Whoever answers 401, 403, 407 or 429 has turned it away, and so has a server that fails: the next run, with another account or
-    a minute later, asks again. A server that failed may have done its work before: that is the smaller evil, because a remembered
-    failure would be given again for as long as the event is used.
+    A host that answers 401, 403, 407, 408, 425 or 429 has turned it away: the next run, with another account or a minute later,
+    asks again. A host that answers 5xx may have acted before it failed.
     """
-    return status not in _TURNED_AWAY and status < 500
+    return status not in _TURNED_AWAY
+
+
+def no_answer(why: str, at: str) -> Recorded:
+    """What is kept of a request that was sent at *at* and got no answer."""
+    return Recorded(_NO_ANSWER, why, (), b"", at)
+
+
+def doubt(recorded: Recorded) -> str | None:
+    """What is to be said of a request that is not sent again though its outcome is unknown; None if it is known."""
+    if recorded.status == _NO_ANSWER:
+        return f"it was sent at {recorded.at} and got no answer: {recorded.reason} {UNKNOWN} {NOT_AGAIN}"
+    return f"{UNKNOWN} {NOT_AGAIN}" if recorded.status >= 500 else None
 
 
 class SentRequests(Protocol):
@@ -57,3 +83,8 @@ def sent_key(*, scope: str, step: str, target: str, identity: str, ordinal: int)
     """Hex digest that is the same for a request made again by a later run of the same step, on the same event."""
     parts = json.dumps([scope, step, target, identity, ordinal])
     return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def host_key(*, scope: str, step: str, target: str, origin: str) -> str:
+    """The key under which is kept that an answer of *origin* is remembered: its requests need no connection."""
+    return hashlib.sha256(json.dumps(["host", scope, step, target, origin]).encode()).hexdigest()

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+
 import pytest
+import trustme
 
 from pdkernel.egress import Gateway, Recorded
-from tests.egress.kit import ClientProcess, Ledger, OutsideServer, SentMemory, knock, read_all, wait_until
+from tests.egress.hosts import gateway_to, host
+from tests.egress.kit import (
+    ClientProcess,
+    Ledger,
+    Loop,
+    OutsideServer,
+    SentMemory,
+    knock,
+    outside_context,
+    python_process,
+    read_all,
+    wait_until,
+)
 
 URL = "https://api.example.test/messages"
 
@@ -114,18 +130,46 @@ def test_allow_and_live_are_one_target(python: ClientProcess, outside: OutsideSe
     assert len(outside.seen) == 1
 
 
-@pytest.mark.parametrize("status", [401, 403, 408, 429, 500, 503])
+@pytest.mark.parametrize("status", [401, 403, 407, 408, 425, 429])
 def test_a_request_that_was_turned_away_is_sent_again(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int
 ) -> None:
-    """A receiver that refused or failed has done nothing: the next run asks again."""
+    """A receiver that refused has done nothing: the next run asks again."""
     sent = SentMemory()
     for _ in range(2):
         python.bind(ledger.binding("live", sent=sent))
         assert python.request("requests", "POST", f"https://api.example.test/status/{status}", "hello").status == status
 
     assert len(outside.seen) == 2
-    assert [call.outcome for call in ledger.calls] == ["sent", "sent"]
+    assert [(call.outcome, call.note) for call in ledger.calls] == [("sent", None), ("sent", None)]
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_request_after_which_the_host_failed_is_not_sent_again(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int
+) -> None:
+    """A host that answers 5xx may have acted: the answer is given again, and both rows say that the outcome is unknown."""
+    sent = SentMemory()
+    for _ in range(2):
+        python.bind(ledger.binding("live", sent=sent))
+        assert python.request("requests", "POST", f"https://api.example.test/status/{status}", "hello").status == status
+
+    assert len(outside.seen) == 1
+    assert [(call.outcome, call.status) for call in ledger.calls] == [("sent", status), ("not_sent", status)]
+    assert all("The outcome is unknown" in (call.note or "") for call in ledger.calls)
+    assert all("`%pdrun --send` repeats it" in (call.note or "") for call in ledger.calls)
+
+
+def test_a_request_after_which_the_host_failed_is_repeated_on_request(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """With `send` it leaves again, and its newer answer is the one that is kept."""
+    sent = SentMemory()
+    for send in (False, True):
+        python.bind(ledger.binding("live", sent=sent, send=send))
+        python.request("requests", "POST", "https://api.example.test/status/500", "hello")
+
+    assert len(outside.seen) == 2
 
 
 @pytest.mark.parametrize("status", [201, 302, 400, 404, 409, 422])
@@ -141,16 +185,95 @@ def test_an_answer_that_would_come_again_is_remembered(
     assert len(outside.seen) == 1
 
 
-def test_no_answer_is_not_remembered(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """A call that got no whole answer is sent again."""
+def test_a_request_without_a_whole_answer_is_not_sent_again(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """A connection that breaks after the request was sent leaves its outcome unknown: the next run has an error, and sends nothing."""
     sent = SentMemory()
-    python.bind(ledger.binding("live", sent=sent))
+    errors = []
+    for _ in range(2):
+        python.bind(ledger.binding("live", sent=sent))
+        errors.append(python.ask("requests", "POST", "https://api.example.test/cut", "hello")["error"])
 
-    out = python.ask("requests", "POST", "https://api.example.test/cut", "hello")
+    assert len(outside.seen) == 1
+    assert "api.example.test:443" in errors[0]
+    assert "was not sent again: it was sent at" in errors[1]
+    assert [(call.outcome, call.status) for call in ledger.calls] == [("failed", None), ("not_sent", None)]
+    assert ledger.calls[1].same_as == ledger.calls[0].at
+    assert all("The outcome is unknown" in (call.note or "") for call in ledger.calls)
+    assert all("`%pdrun --send` repeats it" in (call.note or "") for call in ledger.calls)
 
-    assert "api.example.test:443" in out["error"]
+
+def test_a_request_that_is_repeated_after_no_answer(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """With `send` it leaves again though its outcome is unknown."""
+    sent = SentMemory()
+    for send in (False, True):
+        python.bind(ledger.binding("live", sent=sent, send=send))
+        assert "error" in python.ask("requests", "POST", "https://api.example.test/cut", "hello")
+
+    assert len(outside.seen) == 2
+
+
+def test_a_request_of_a_failed_connection_was_not_done(python: ClientProcess, ledger: Ledger) -> None:
+    """Before a byte of it was sent nothing was done: nothing is remembered, and the outcome is known."""
+    sent = SentMemory()
+    for mode in ("live", "stand-in=http://127.0.0.1:9"):
+        python.bind(ledger.binding(mode, sent=sent))
+        assert "error" in python.ask("requests", "POST", "https://nowhere.invalid/messages", "hello")
+
     assert sent.kept == {}
-    assert [call.outcome for call in ledger.calls] == ["failed"]
+    assert [call.outcome for call in ledger.calls] == ["failed", "failed"]
+    assert all("unknown" not in (call.note or "") for call in ledger.calls)
+
+
+def test_an_unknown_outcome_without_a_table(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """Where nothing is remembered the row of an unsafe request says it, too; that of a safe one does not."""
+
+    def hang_up(sock: socket.socket) -> None:
+        sock.recv(1000)
+
+    for method in ("POST", "GET"):
+        with (
+            host(hang_up) as port,
+            gateway_to(loop, tmp_path, port, meant=80) as (gateway, ticket),
+        ):
+            gateway.bind(ticket, ledger.binding("live"))
+            with knock(gateway, ticket, "slack.com", 80, secure=False) as sock:
+                sock.sendall(f"{method} / HTTP/1.1\r\nHost: slack.com\r\nContent-Length: 0\r\n\r\n".encode())
+                with pytest.raises(ConnectionResetError):
+                    read_all(sock)
+
+    assert ["The outcome is unknown" in (call.note or "") for call in ledger.calls] == [True, False]
+
+
+def test_a_remembered_answer_needs_no_connection(
+    loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
+) -> None:
+    """A host that cannot be reached any more does not keep a step from the answer that it gave; for another step it fails."""
+
+    def answer(sock: socket.socket) -> None:
+        sock.recv(1000)
+        sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi")
+
+    sent = SentMemory()
+    with (
+        host(answer, outside_context(authority)) as port,
+        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, _),
+    ):
+        process = python_process(gateway)
+        process.bind(ledger.binding("live", sent=sent))
+        first = process.request("urllib", "POST", "https://slack.com/messages", "hello")
+        process.bind(ledger.binding("live", sent=sent))
+        second = process.request("urllib", "POST", "https://slack.com/messages", "hello")
+        process.bind(ledger.binding("live", sent=sent, step="other"))
+        third = process.ask("urllib", "POST", "https://slack.com/messages", "hello")
+        process.stop()
+
+    assert first.body == second.body == b"hi"
+    assert third["error"].startswith("URLError")
+    assert [call.outcome for call in ledger.calls] == ["sent", "not_sent", "failed"]
 
 
 def test_without_a_table_every_run_sends(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
