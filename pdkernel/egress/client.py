@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Way(Protocol):
     """The way out (`Gateway`)."""
 
-    def open_ticket(self) -> str:
+    def open_ticket(self, *, public_only: bool = False) -> str:
         """A new ticket."""
         ...
 
@@ -51,18 +51,21 @@ async def client_for(
     A client for calls to the host of *url*.
 
     Args:
-        url: What is to be called; loopback is called without the gateway, since it is never outside.
-        gateway: Where calls go through, or None for none.
+        url: What is to be called; loopback is called without the gateway, since it is never outside, unless only public
+            addresses may be reached.
+        gateway: Where calls go through, or None for none, which only calls to any address can do without.
         binding: How they are treated.
         timeout_s: Seconds that one may take.
     """
     import httpx
 
-    if gateway is None or is_loopback(urlsplit(url).hostname or ""):
+    public_only = binding.policy.public_only
+    if not public_only and (gateway is None or is_loopback(urlsplit(url).hostname or "")):
         async with httpx.AsyncClient(timeout=timeout_s, trust_env=False) as client:
             yield client
         return
-    ticket = gateway.open_ticket()
+    assert gateway is not None, "what may reach public addresses only has a gateway that sees to it"
+    ticket = gateway.open_ticket(public_only=public_only)
     gateway.bind(ticket, binding)
     try:
         way = gateway.environment(ticket, "bash")

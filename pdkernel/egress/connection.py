@@ -27,6 +27,7 @@ from pdkernel.egress.kinds import Kind, is_decided, kind_of, silence_for
 from pdkernel.egress.message import Answer, Body, Request, header, origin
 from pdkernel.egress.peek import peek, peek_until
 from pdkernel.egress.policy import is_address, is_loopback
+from pdkernel.egress.public import NotPublicError
 from pdkernel.egress.tickets import Ticket, Tickets
 from pdkernel.egress.tls.certificates import Authority
 from pdkernel.egress.tls.hello import hello_is_complete, read_hello
@@ -71,7 +72,7 @@ class Connection:
         with _belonging_to(ticket):
             if door is ABSOLUTE:
                 await self._http(await self._streams(), door)
-            elif is_loopback(door.host):
+            elif is_loopback(door.host) and not (ticket is not None and ticket.public_only):
                 if ticket is not None:
                     streams = await self._streams()
                     try:
@@ -206,17 +207,22 @@ class Connection:
         if not policy.tunnels(request.host) or policy.via is not None:
             not_http = refusals.not_http("A WebSocket", request.url, policy.text)
             return await self._desk.refuse(ticket, request, not_http)
-        refusal = self._desk.not_carried(ticket.bound.binding, request)
+        binding = ticket.bound.binding
+        refusal = self._desk.not_public(binding, request) or self._desk.not_carried(binding, request)
         if refusal is not None:
             return await self._desk.refuse(ticket, request, refusal)
         call = self._desk.opening(ticket, "A WebSocket", request.url, request.host, method=request.method)
         assert call is not None, "the mode lets it through"
         to = Destination(request.scheme, request.host, request.port, request.server_name)
         try:
-            server = await self._upstream.connect(to, tls=request.scheme == "https", protocols=["http/1.1"])
+            server = await self._upstream.connect(
+                to, tls=request.scheme == "https", protocols=["http/1.1"], public_only=policy.public_only
+            )
         except UpstreamError as error:
             call.fail(str(error))
             raise
+        except NotPublicError:
+            return call.refuse(refusals.not_public(request.method, call.url))
         server[1].write(websocket_head(request))
         status_line = await server[0].readline()
         word = status_line.split(b" ")[1:2]
@@ -254,11 +260,17 @@ class Connection:
             await shut(streams[1])
             return
         passed = Result("sent", note=f"{_WHAT[kind]}: passed through unread")
+        public_only = call.binding.policy.public_only
         try:
-            await self._through(streams, door, tls=tls, first=first, opened=lambda: call.finish(passed))
+            await self._through(
+                streams, door, tls=tls, first=first, public_only=public_only, opened=lambda: call.finish(passed)
+            )
         except UpstreamError as error:
             call.fail(str(error))
             self._drop(streams[1], ticket, error)
+        except NotPublicError:
+            call.refuse(refusals.not_public(call.method, call.url))
+            await shut(streams[1])
 
     async def _through(
         self,
@@ -267,12 +279,19 @@ class Connection:
         *,
         tls: bool,
         first: bytes = b"",
+        public_only: bool = False,
         opened: Callable[[], None] = lambda: None,
     ) -> None:
-        """Connect to the host and carry bytes both ways. Raises `UpstreamError`, the client's side open, if it cannot be reached."""
+        """
+        Connect to the host and carry bytes both ways.
+
+        Raises:
+            UpstreamError: The host cannot be reached; the client's side is open.
+            NotPublicError: As `connect`; the client's side is open.
+        """
         to = Destination("https" if tls else "http", door.host, door.port, door.server_name)
         try:
-            server = await self._upstream.connect(to, tls=tls, protocols=list(door.protocols))
+            server = await self._upstream.connect(to, tls=tls, protocols=list(door.protocols), public_only=public_only)
         except asyncio.CancelledError:
             await shut(streams[1])
             raise

@@ -22,6 +22,7 @@ from pdkernel.egress.kinds import HTTP_PORTS
 from pdkernel.egress.message import Answer, Headers, Request, end_to_end, origin
 from pdkernel.egress.passing import Keep, Reached, has_no_body, outgoing, watch, whole
 from pdkernel.egress.policy import Policy, is_loopback
+from pdkernel.egress.public import NotPublicError, is_inside
 from pdkernel.egress.sent import (
     NOT_AGAIN,
     UNKNOWN,
@@ -71,13 +72,16 @@ class Desk:
         Raises:
             UpstreamError: The host gave none; the row says why.
         """
-        if ticket is not None and is_loopback(request.host):
+        if ticket is not None and not ticket.public_only and is_loopback(request.host):
             return await self._pass_on(request)
         bound = ticket.bound if ticket is not None else None
         if bound is None:
             return refusals.no_step().answer()
         call = Call(bound.binding, request.method, request.url, self._clock, request)
         policy = bound.binding.policy
+        inside = self.not_public(bound.binding, request)
+        if inside is not None:
+            return await self._refuse(call, request, inside)
         if policy.mode == "replay":
             return await self._replay(bound, call, request)
         if policy.mode != "stand-in" and not policy.goes_out(request.host):
@@ -110,6 +114,12 @@ class Desk:
         call = Call(ticket.bound.binding, request.method, request.url, self._clock, request)
         return await self._refuse(call, request, refusal)
 
+    def not_public(self, binding: Binding, request: Request) -> refusals.Refusal | None:
+        """The refusal of a call to this machine or a private address that may reach public ones only; None for any other."""
+        if not binding.policy.public_only or not is_inside(request.host):
+            return None
+        return refusals.not_public(request.method, hide_in_url(binding.redactor.text(request.url)))
+
     def not_carried(self, binding: Binding, request: Request) -> refusals.Refusal | None:
         """The refusal of a call with a withheld credential that Connect's proxy does not carry; None for any other."""
         if connect_proxy.account_of(binding, request) is None:
@@ -129,6 +139,9 @@ class Desk:
             return None
         call = Call(bound.binding, method, url, self._clock)
         policy = bound.binding.policy
+        if policy.public_only and is_inside(host):
+            call.refuse(refusals.not_public(method, call.url))
+            return None
         if policy.via is not None and policy.tunnels(host):
             why = f"{what} to {call.url} was not made: it cannot go through the upstream proxy."
             call.refuse(refusals.Refusal("upgrade", "egress_upgrade", why))
@@ -154,7 +167,9 @@ class Desk:
         if binding.proxied or binding.policy.via is not None or not binding.policy.goes_out(to.host):
             return None
         try:
-            return await self.upstream.open(to)
+            return await self.upstream.open(to, public_only=binding.policy.public_only)
+        except NotPublicError:
+            return None  # the request itself is refused, with its method and path
         except UpstreamError as error:
             if binding.sent is not None and not binding.send:
                 host = _host_key(binding, origin(to.scheme, to.host, to.port))
@@ -210,6 +225,8 @@ class Desk:
             unknown = error.sent and not is_safe(request.method)
             call.fail(f"{error} {UNKNOWN}" if unknown else str(error))
             raise
+        except NotPublicError:
+            return await self._refuse(call, request, refusals.not_public(call.method, call.url))
         body = reached.answer.body
         if isinstance(body, bytes):
             call.finish(replace(reached.result, size=len(body)))
@@ -255,6 +272,8 @@ class Desk:
                     bound, sent, key, request, no_answer(call.binding.redactor.text(str(error)), call.at)
                 )
             raise
+        except NotPublicError:
+            return await self._refuse(call, request, refusals.not_public(call.method, call.url))
         given = reached.answer
         kept = tuple(
             (name.decode("latin-1"), value.decode("latin-1"))
@@ -290,7 +309,15 @@ class Desk:
             return await self._by_proxy(binding, access, request)
         headers = _readable(outgoing(request)) if binding.is_recorded else outgoing(request)
         to = Destination(request.scheme, request.host, request.port, request.server_name)
-        got = await self.upstream.send(to, request.method, request.target, headers, request.body, via=policy.via)
+        got = await self.upstream.send(
+            to,
+            request.method,
+            request.target,
+            headers,
+            request.body,
+            via=policy.via,
+            public_only=policy.public_only,
+        )
         answer = Answer(got.status, got.reason, end_to_end(got.headers), got.body)
         return Reached(answer, Result("sent", got.status))
 

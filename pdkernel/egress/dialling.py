@@ -1,5 +1,5 @@
 """
-How the way out opens its sockets: by name, or where a test says that name lives.
+How the way out opens its sockets: by name, to public addresses only, or where a test says that a host lives.
 
 Knows httpcore's network backend; imported with it, at the first request that goes out.
 """
@@ -13,12 +13,21 @@ from typing import Any
 
 import httpcore
 
+from pdkernel.egress.public import Lookup, places
+
 
 class Dialling(httpcore.AsyncNetworkBackend):
-    """Connects to hosts, some of which are somewhere else."""
+    """
+    Connects to hosts.
 
-    def __init__(self, resolve: Mapping[tuple[str, int], tuple[str, int]]) -> None:
+    Args:
+        resolve: Hosts that are somewhere else.
+        lookup: Resolves names, of which none may lead to an address that is not public; None leaves them to the system.
+    """
+
+    def __init__(self, resolve: Mapping[tuple[str, int], tuple[str, int]], lookup: Lookup | None) -> None:
         self._resolve = resolve
+        self._lookup = lookup
         self._real = httpcore.AnyIOBackend()
         self._opened: defaultdict[tuple[str, int], list[Opened]] = defaultdict(list)
 
@@ -26,7 +35,9 @@ class Dialling(httpcore.AsyncNetworkBackend):
         self, host: str, port: int, context: ssl.SSLContext, *, server_name: str, timeout_s: float
     ) -> Opened:
         """
-        Connect to *host* with TLS; the next `connect_tcp` to it gets that connection. Raises httpcore's errors.
+        Connect to *host* with TLS; the next `connect_tcp` to it gets that connection.
+
+        Raises httpcore's errors, and `NotPublicError` as `connect_tcp` does.
 
         Args:
             host: Name or address.
@@ -53,11 +64,21 @@ class Dialling(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to *host*, or to where it is said to live; a connection that was opened before is taken first."""
+        """
+        Connect to *host*, or to where it is said to live; a connection that was opened before is taken first.
+
+        Raises:
+            NotPublicError: It has an address that is not public, and may not.
+        """
         if waiting := self._opened.get((host, port)):
             return waiting.pop(0)
-        host, port = self._resolve.get((host, port), (host, port))
-        return await self._real.connect_tcp(host, port, timeout, local_address, socket_options)
+        failure: Exception | None = None
+        for address, number in await places(host, port, self._resolve, self._lookup):
+            try:
+                return await self._real.connect_tcp(address, number, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure or httpcore.ConnectError(f"{host} has no address")
 
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None

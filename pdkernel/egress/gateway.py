@@ -22,6 +22,7 @@ from pdkernel.egress.guard.addresses import Place
 from pdkernel.egress.guard.choice import Guard
 from pdkernel.egress.guard.guarding import Guarding
 from pdkernel.egress.message import origin
+from pdkernel.egress.public import Lookup, NotPublicError, public_addresses, system_lookup
 from pdkernel.egress.standins import StandIn, built_in
 from pdkernel.egress.tickets import Binding, Tickets
 from pdkernel.egress.tls.certificates import Authority
@@ -53,6 +54,7 @@ class Gateway:
         out: Callable[[], Upstream],
         clock: Clock,
         guard: Guard | None = None,
+        lookup: Lookup = system_lookup,
     ) -> None:
         self.port: int = listener.getsockname()[1]
         self.stand_ins: Mapping[str, StandIn] = built_in()
@@ -60,6 +62,7 @@ class Gateway:
         self._authority = authority
         self._out = out
         self._clock = clock
+        self._lookup = lookup
         self._desk: Desk | None = None
         self._tickets = Tickets()
         self._loop = asyncio.get_running_loop()
@@ -77,6 +80,7 @@ class Gateway:
         upstream_ca: Path | None = None,
         environ: Mapping[str, str] | None = None,
         guard: Guard | None = None,
+        lookup: Lookup = system_lookup,
     ) -> Self:
         """
         Listen on a free port.
@@ -88,6 +92,7 @@ class Gateway:
             upstream_ca: Roots to trust besides the public ones, as PEM.
             environ: Whose `SSL_CERT_FILE` names the user's own roots; this process's if not given.
             guard: What guards processes that `guarded` starts; the best that works here if not given.
+            lookup: Resolves names where only public addresses may be reached.
         """
         environ = os.environ if environ is None else environ
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -96,13 +101,13 @@ class Gateway:
         def out() -> Upstream:
             from pdkernel.egress.upstream import Upstream
 
-            return Upstream(environ=environ, resolve=resolve or {}, extra_ca=upstream_ca)
+            return Upstream(environ=environ, resolve=resolve or {}, extra_ca=upstream_ca, lookup=lookup)
 
-        return cls(listener, Authority(folder, environ=environ), out, clock, guard)
+        return cls(listener, Authority(folder, environ=environ), out, clock, guard, lookup)
 
-    def open_ticket(self) -> str:
-        """A new ticket for a process, not yet bound to a step."""
-        return self._tickets.open()
+    def open_ticket(self, *, public_only: bool = False) -> str:
+        """A new ticket for a process, not yet bound to a step; with *public_only*, for one that reaches nothing else."""
+        return self._tickets.open(public_only=public_only)
 
     def bind(self, ticket: str, binding: Binding) -> None:
         """From now on the calls of *ticket*'s process are those of *binding*'s step. `KeyError` if it is not open."""
@@ -120,7 +125,13 @@ class Gateway:
 
     def environment(self, ticket: str, language: Language) -> dict[str, str]:
         """The variables that lead a process to the gateway; the project's certificates are made if need be."""
-        return variables(port=self.port, ticket=ticket, language=language, authority=self._authority)
+        return variables(
+            port=self.port,
+            ticket=ticket,
+            language=language,
+            authority=self._authority,
+            public_only=self._public_only(ticket),
+        )
 
     @property
     def guard(self) -> Guard:
@@ -131,13 +142,23 @@ class Gateway:
         """
         *start*'s result; what the processes that it starts do outside is led here or refused, whatever they are.
 
-        For every mode but live. As far as the operating system can: see `guard`.
+        For every mode but live, and where only public addresses may be reached. As far as the operating system can: see `guard`.
 
         Args:
             ticket: Whose calls these are.
             start: Starts a process; it is called in a thread of its own.
         """
-        return self._guarding.start(ticket, start)
+        return self._guarding.start(ticket, start, public_only=self._public_only(ticket))
+
+    async def leads_inside(self, host: str, port: int) -> bool:
+        """Whether *host* has an address now that is not public; a name without an address leads nowhere."""
+        try:
+            await public_addresses(host, port, self._lookup)
+        except NotPublicError:
+            return True
+        except OSError:
+            return False
+        return False
 
     async def close(self) -> None:
         """Stop listening and end every connection."""
@@ -150,6 +171,10 @@ class Gateway:
         if self._desk is not None:
             await self._desk.close()
 
+    def _public_only(self, token: str) -> bool:
+        ticket = self._tickets.find(token)
+        return ticket is not None and ticket.public_only
+
     def _stopped(self, ticket: str, what: str, place: Place) -> None:
         """The operating system has stopped something: there is no way to answer it but the ledger."""
         found = self._tickets.find(ticket)
@@ -157,7 +182,11 @@ class Gateway:
         if bound is not None:
             url = origin("udp", place.host, place.port)
             if bound.is_new(url):
-                refusal = refusals.stopped(what, url, bound.binding.policy.text)
+                policy = bound.binding.policy
+                if policy.public_only and place.local:
+                    refusal = refusals.not_public("CONNECT", url)
+                else:
+                    refusal = refusals.stopped(what, url, policy.text)
                 Call(bound.binding, "CONNECT", url, self._clock).refuse(refusal)
 
     async def _accept(self) -> None:

@@ -50,6 +50,8 @@ class Policy:
         via: An upstream proxy's URL for calls that go out, or None.
         unopened: Hosts whose TLS is passed through unread where calls go out: clients that pin a
             certificate or show one of their own.
+        public_only: Refuse calls to this machine and to private networks, whatever the mode: for what a Connect token
+            starts.
     """
 
     mode: Mode
@@ -60,6 +62,12 @@ class Policy:
     stand_in: str | None = None
     via: str | None = None
     unopened: tuple[str, ...] = ()
+    public_only: bool = False
+
+    @property
+    def guarded(self) -> bool:
+        """Whether the operating system stops what goes around the gateway."""
+        return self.mode != "live" or self.public_only
 
     @property
     def target(self) -> str:

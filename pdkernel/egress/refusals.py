@@ -82,6 +82,16 @@ def stopped(what: str, url: str, mode: str) -> Refusal:
     return Refusal("denied", "egress_stopped", message)
 
 
+def not_public(method: str, url: str) -> Refusal:
+    """A call to this machine or a private network that may reach public addresses only."""
+    message = (
+        f"{method} {url} was not sent: what a Connect token starts reaches public addresses only, and this host is, or its "
+        "name leads to, this machine or a private network.\n"
+        "Call it from a workflow, or start the action or trigger with the access token of an OAuth client."
+    )
+    return Refusal("denied", "egress_not_public", message)
+
+
 def own_proxy(method: str, url: str) -> Refusal:
     """A call through a proxy of the step's own: it would hide what is called."""
     message = (

@@ -116,12 +116,14 @@ class Ticket:
 
     Attributes:
         token: The word.
+        public_only: Its process reaches public addresses only, between steps, too.
         bound: Its present binding, or None between steps.
         connections: Those that carry it.
     """
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, *, public_only: bool) -> None:
         self.token = token
+        self.public_only = public_only
         self.bound: Bound | None = None
         self.connections: set[asyncio.Task[None]] = set()
         self._failures: OrderedDict[int, Mapping[str, JSON]] = OrderedDict()
@@ -147,10 +149,10 @@ class Tickets:
     def __init__(self) -> None:
         self._tickets: dict[str, Ticket] = {}
 
-    def open(self) -> str:
+    def open(self, *, public_only: bool = False) -> str:
         """A new ticket, unbound; nobody can guess it."""
         token = secrets.token_urlsafe(18)
-        self._tickets[token] = Ticket(token)
+        self._tickets[token] = Ticket(token, public_only=public_only)
         return token
 
     def find(self, token: str | None) -> Ticket | None:
@@ -158,8 +160,17 @@ class Tickets:
         return self._tickets.get(token) if token else None
 
     def bind(self, token: str, binding: Binding) -> None:
-        """From now on *token* stands for *binding*. Raises `KeyError` for a ticket that is not open."""
-        self._tickets[token].bound = Bound(binding)
+        """
+        From now on *token* stands for *binding*.
+
+        Raises:
+            KeyError: The ticket is not open.
+            ValueError: One of the two is for public addresses only, and the other is not.
+        """
+        ticket = self._tickets[token]
+        if binding.policy.public_only != ticket.public_only:
+            raise ValueError("A ticket and its binding reach the same addresses.")
+        ticket.bound = Bound(binding)
 
     def unbind(self, token: str) -> None:
         """From now on *token* stands for no step; an unknown ticket is left at that."""

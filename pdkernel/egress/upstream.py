@@ -12,12 +12,13 @@ import errno
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from pdkernel.egress.message import Body, Headers, header
+from pdkernel.egress.public import Lookup, places, public_addresses
 from pdkernel.egress.tls.certificates import upstream_context
 
 if TYPE_CHECKING:
@@ -84,26 +85,44 @@ class UpstreamAnswer:
 
 
 class Upstream:
-    """Connections to hosts, kept for the next request."""
+    """
+    Connections to hosts, kept for the next request.
 
-    def __init__(self, *, environ: Mapping[str, str], resolve: Resolve, extra_ca: Path | None) -> None:
+    Where a call may reach public addresses only, the host is resolved here, checked, and connected to by the address that
+    was checked: another answer of its name server a moment later changes nothing.
+    """
+
+    def __init__(self, *, environ: Mapping[str, str], resolve: Resolve, extra_ca: Path | None, lookup: Lookup) -> None:
         self._environ = environ
         self._resolve = resolve
+        self._lookup = lookup
         self._extra_ca = extra_ca
         self._context: ssl.SSLContext | None = None
-        self._pools: dict[str | None, httpcore.AsyncConnectionPool] = {}
-        self._dialling: Dialling | None = None
+        self._pools: dict[tuple[str | None, bool], httpcore.AsyncConnectionPool] = {}
+        self._dialling: dict[bool, Dialling] = {}
 
     async def send(
-        self, to: Destination, method: str, target: bytes, headers: Headers, body: Body, *, via: str | None
+        self,
+        to: Destination,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        body: Body,
+        *,
+        via: str | None,
+        public_only: bool = False,
     ) -> UpstreamAnswer:
         """
         Send a request and wait for the head of the answer.
 
         Raises:
             UpstreamError: Nothing answered.
+            NotPublicError: The host has an address that is not public, and *public_only* asks for these.
         """
         import httpcore
+
+        if via is not None and public_only:
+            to = await self._public(to)
 
         # A body is there if it has a length or comes in pieces; httpcore sends what it is given and adds nothing.
         has_body = header(headers, b"content-length") is not None or header(headers, b"transfer-encoding") is not None
@@ -118,7 +137,7 @@ class Upstream:
             extensions=extensions,
         )
         try:
-            response = await self._pool(via).handle_async_request(request)
+            response = await self._pool(via, public_only=public_only).handle_async_request(request)
         except _failures() as error:
             raise _failure(error, to) from error
         return UpstreamAnswer(
@@ -128,49 +147,55 @@ class Upstream:
             _chunks(response, to),
         )
 
-    async def open(self, to: Destination) -> Opened | None:
+    async def open(self, to: Destination, *, public_only: bool = False) -> Opened | None:
         """
         Connect to *to* with TLS, for the next request to it; None if a kept connection is free.
 
         Raises:
             UpstreamError: It cannot be reached.
+            NotPublicError: As `send`.
         """
         import httpcore
 
         asked = httpcore.Origin(to.scheme.encode(), to.host.encode("ascii"), to.port)
-        for kept in self._pool(None).connections:
+        for kept in self._pool(None, public_only=public_only).connections:
             if kept.can_handle_request(asked) and kept.is_idle() and not kept.has_expired():
                 return None
-        assert self._dialling is not None, "the pool has it"
         assert self._context is not None, "the pool has it"
         try:
-            return await self._dialling.open(
+            return await self._dial(public_only=public_only).open(
                 to.host, to.port, self._context, server_name=to.server_name or to.host, timeout_s=_CONNECT_S
             )
         except _failures() as error:
             raise _failure(error, to) from error
 
     async def connect(
-        self, to: Destination, *, tls: bool, protocols: list[str] | None = None
+        self, to: Destination, *, tls: bool, protocols: list[str] | None = None, public_only: bool = False
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """
         Open a connection, for what is passed through unread.
 
         Raises:
             UpstreamError: It cannot be opened.
+            NotPublicError: As `send`.
         """
         context = None
         if tls:
             context = upstream_context(self._environ, self._extra_ca)
             context.set_alpn_protocols(protocols or [])
-        host, port = self._resolve.get((to.host, to.port), (to.host, to.port))
+        name = (to.server_name or to.host) if tls else None
+        failure: OSError | UnicodeError | None = None
         try:
             async with asyncio.timeout(_CONNECT_S):
-                return await asyncio.open_connection(
-                    host, port, ssl=context, server_hostname=(to.server_name or to.host) if tls else None
-                )
+                for host, port in await places(to.host, to.port, self._resolve, self._lookup if public_only else None):
+                    try:
+                        return await asyncio.open_connection(host, port, ssl=context, server_hostname=name)
+                    except (OSError, UnicodeError) as error:
+                        failure = error
         except (OSError, UnicodeError) as error:
-            raise _failure(error, to) from error
+            failure = error
+        failure = failure or OSError(f"{to.host} has no address")
+        raise _failure(failure, to) from failure
 
     async def close(self) -> None:
         """Close what is kept."""
@@ -178,27 +203,40 @@ class Upstream:
             await pool.aclose()
         self._pools.clear()
 
-    def _pool(self, via: str | None) -> httpcore.AsyncConnectionPool:
-        pool = self._pools.get(via)
+    async def _public(self, to: Destination) -> Destination:
+        """*to* by its address: an upstream proxy would look the name up for itself."""
+        try:
+            address = (await public_addresses(to.host, to.port, self._lookup))[0]
+        except OSError as error:
+            raise _failure(error, to) from error
+        return replace(to, host=f"[{address}]" if ":" in address else address, server_name=to.server_name or to.host)
+
+    def _pool(self, via: str | None, *, public_only: bool) -> httpcore.AsyncConnectionPool:
+        pool = self._pools.get((via, public_only))
         if pool is None:
             import httpcore
 
-            from pdkernel.egress.dialling import Dialling
-
             if self._context is None:
                 self._context = upstream_context(self._environ, self._extra_ca)
-            if self._dialling is None:
-                self._dialling = Dialling(self._resolve)
             pool = httpcore.AsyncConnectionPool(
                 ssl_context=self._context,
                 proxy=_proxy(via) if via else None,
                 max_connections=256,
-                max_keepalive_connections=64,
+                # by a proxy, connections are told apart by the address alone, and several names may have one
+                max_keepalive_connections=0 if via and public_only else 64,
                 keepalive_expiry=5.0,
-                network_backend=self._dialling,
+                network_backend=self._dial(public_only=public_only and not via),
             )
-            self._pools[via] = pool
+            self._pools[via, public_only] = pool
         return pool
+
+    def _dial(self, *, public_only: bool) -> Dialling:
+        """How sockets are opened; one for each, as a connection that was opened before is taken by its pool."""
+        from pdkernel.egress.dialling import Dialling
+
+        if public_only not in self._dialling:
+            self._dialling[public_only] = Dialling(self._resolve, self._lookup if public_only else None)
+        return self._dialling[public_only]
 
 
 def _proxy(url: str) -> httpcore.Proxy:

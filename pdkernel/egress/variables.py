@@ -17,7 +17,9 @@ PYTHON_HOOK = Path(__file__).parent.parent / "guests" / "egress_hook.py"
 NOT_OUTSIDE = "localhost,127.0.0.1,127.0.0.0/8,::1"
 
 
-def variables(*, port: int, ticket: str, language: Language, authority: Authority) -> dict[str, str]:
+def variables(
+    *, port: int, ticket: str, language: Language, authority: Authority, public_only: bool = False
+) -> dict[str, str]:
     """
     The environment for a process of a step.
 
@@ -31,6 +33,7 @@ def variables(*, port: int, ticket: str, language: Language, authority: Authorit
         language: Of the step. A step in any language may start Node, so all get the hook; the variables
             that the Python hook reads are among them.
         authority: The project's certificates.
+        public_only: Lead connections to this machine to the gateway, too, which refuses them.
     """
     proxy = f"http://{ticket}:x@127.0.0.1:{port}"
     bundle = str(authority.bundle_file)
@@ -45,7 +48,9 @@ def variables(*, port: int, ticket: str, language: Language, authority: Authorit
     }
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         environment[name] = environment[name.upper()] = proxy
-    environment["no_proxy"] = environment["NO_PROXY"] = NOT_OUTSIDE
+    environment["no_proxy"] = environment["NO_PROXY"] = "" if public_only else NOT_OUTSIDE
+    if public_only:
+        environment["PDK_EGRESS_ALL"] = "1"
     for name in (
         "SSL_CERT_FILE",
         "REQUESTS_CA_BUNDLE",

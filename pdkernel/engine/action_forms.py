@@ -250,6 +250,8 @@ class ActionForms:
             variables=request.variables,
             folder=request.folder,
             scratch=scratch,
+            guarded=request.policy.public_only,
+            public_only=request.policy.public_only,
             kept=(component.path,),
         )
         guests = await self._hosts.open(setup, waits=False)  # a person looks at it: it does not queue behind runs

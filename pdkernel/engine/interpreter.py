@@ -121,7 +121,7 @@ class Interpreter:
             else MemoryJournal.open(MemoryStore(), clock=self._clock, ids=self._ids),
             clock=self._clock,
             vault=self._vault if request.store and may_have_app_props(request) else None,
-            guard="none" if request.policy.mode == "live" else self._hosts.guard,
+            guard=self._hosts.guard if request.policy.guarded else "none",
         )
         record.accept()
         scratch = self._scratch / f"run-{run_id}"
@@ -196,7 +196,8 @@ class Interpreter:
             files=self._files,
             node_packages=ready.node,
             python=ready.python.python if ready.python else None,
-            guarded=request.policy.mode != "live",
+            guarded=request.policy.guarded,
+            public_only=request.policy.public_only,
             kept=actions.files,
         )
 

@@ -173,7 +173,8 @@ class Sources:
             {},
             request.folder,
             scratch,
-            guarded=request.policy.mode != "live",
+            guarded=request.policy.guarded,
+            public_only=request.policy.public_only,
             kept=(component.file.path,) if component.file else (),
         )
         guests = await self._hosts.open(setup)

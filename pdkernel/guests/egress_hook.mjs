@@ -9,7 +9,8 @@
 // Not covered: TLS over a socket that exists already (proxy variables and the project's certificate do that), native addons, UDP,
 // a child process that is given an environment without our variables, and on Node.js 20 a worker made from a string.
 // A host that cannot be reached is a connection that the gateway drops; the hook asks it why, and the socket's error is that.
-// If the gateway is gone, connecting fails; nothing ever goes out directly.
+// If the gateway is gone, connecting fails; nothing ever goes out directly. With PDK_EGRESS_ALL, a process that may reach public
+// addresses only, connections to this machine are led to the gateway, too, and Unix sockets are refused.
 
 import { syncBuiltinESMExports } from "node:module";
 import net from "node:net";
@@ -34,7 +35,7 @@ function normalize(args) {
 }
 
 /** Replace what Node connects with; *address* is "host:port" of the gateway. */
-function install(address, ticket) {
+function install(address, ticket, everything) {
   const [gatewayHost, gatewayPort] = address.split(":");
   const plainConnect = net.Socket.prototype.connect;
   const plainDestroy = net.Socket.prototype._destroy;
@@ -68,6 +69,12 @@ function install(address, ticket) {
     socket.once("connect", () => ports.set(socket, socket.localPort));
   }
 
+  /** Whether a connection to *host* and *port* is made as it is. */
+  function isDirect(host, port) {
+    if (everything) return host === gatewayHost && Number(port) === Number(gatewayPort);
+    return isLocal(host);
+  }
+
   /** Connect *socket* to the gateway; the first line that it sends says where it was meant to go. */
   function redirect(socket, options, callback, secure) {
     const preamble = {
@@ -92,7 +99,11 @@ function install(address, ticket) {
   net.Socket.prototype.connect = function connect(...args) {
     const [options, callback] = normalize(args);
     if (options.host === gatewayHost && Number(options.port) === Number(gatewayPort)) watch(this); // by the proxy variables
-    if (options.path || options.port === undefined || isLocal(options.host || "localhost")) {
+    if (options.path && everything) {
+      const refused = new Error(`connect EACCES ${options.path}: a Unix socket is not a public address.`);
+      return this.destroy(Object.assign(refused, { code: "EACCES" }));
+    }
+    if (options.path || options.port === undefined || isDirect(options.host || "localhost", options.port)) {
       return plainConnect.apply(this, args);
     }
     return redirect(this, options, callback, false);
@@ -100,7 +111,7 @@ function install(address, ticket) {
 
   tls.connect = function connect(...args) {
     const [options, callback] = normalize(args);
-    if (options.socket || options.path || isLocal(options.host || "localhost")) {
+    if (options.socket || options.path || isDirect(options.host || "localhost", options.port)) {
       const socket = secureConnect.apply(this, args);
       if (options.socket) socket[VIA] = options.socket;
       return socket;
@@ -177,4 +188,6 @@ function dress(socket, options) {
   return socket;
 }
 
-if (process.env.PDK_EGRESS && process.env.PDK_TICKET) install(process.env.PDK_EGRESS, process.env.PDK_TICKET);
+if (process.env.PDK_EGRESS && process.env.PDK_TICKET) {
+  install(process.env.PDK_EGRESS, process.env.PDK_TICKET, process.env.PDK_EGRESS_ALL === "1");
+}

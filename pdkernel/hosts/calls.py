@@ -73,7 +73,8 @@ class RunSetup:
         files: The folder of the project's file store (`$.files`), or None for none.
         python: The interpreter of the environment that has the packages of the workflow's Python steps.
         node_packages: The installed packages of each Node.js step that imports some, by step.
-        guarded: The operating system stops outside calls that go around the gateway: every mode but live.
+        guarded: The operating system stops outside calls that go around the gateway: every mode but live, and *public_only*.
+        public_only: Steps reach public addresses only, neither this machine nor a private network.
         kept: More folders that steps' code is read from.
     """
 
@@ -88,6 +89,7 @@ class RunSetup:
     python: Path | None = None
     node_packages: Mapping[str, NpmTree] = field(default_factory=dict)
     guarded: bool = False
+    public_only: bool = False
     kept: tuple[Path, ...] = ()
 
     def make_scratch(self) -> Path:

@@ -133,7 +133,7 @@ class FileSteps:
         recorder: StepRecorder,
     ) -> StepError | None:
         gateway = self._gateway
-        ticket = gateway.open_ticket() if gateway else None
+        ticket = gateway.open_ticket(public_only=self._setup.public_only) if gateway else None
         loop = asyncio.get_running_loop()
         timer = loop.call_later(call.timeout_s, lambda: step.end(timed_out(call.timeout_s)))
         watch, began = None, loop.time()

@@ -41,6 +41,7 @@ class Guest:
         ready: It has come up.
         outside: Variables that lead it through the gateway.
         guarded: The operating system keeps it from going around the gateway.
+        public_only: It reaches public addresses only.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class Guest:
         gateway: OutsideCalls | None,
         *,
         guarded: bool = False,
+        public_only: bool = False,
     ) -> None:
         self.language = language
         self.guarded = guarded
-        self.ticket = gateway.open_ticket() if gateway else None
+        self.public_only = public_only
+        self.ticket = gateway.open_ticket(public_only=public_only) if gateway else None
         self.outside = gateway.environment(self.ticket, language) if gateway and self.ticket else {}
         self._gateway = gateway
         try:

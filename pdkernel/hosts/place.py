@@ -22,6 +22,7 @@ class Place:
     Attributes:
         workflow: Whose runs it serves: name and version.
         guarded: The operating system keeps its guests from going around the gateway.
+        public_only: They reach public addresses only.
         tmp: What its processes have as `/tmp`, or None for the machine's own.
         guests: By language.
         python: The interpreter of the environment that its Python guest was started for.
@@ -29,13 +30,14 @@ class Place:
 
     workflow: str
     guarded: bool
+    public_only: bool
     tmp: PrivateTmp | None
     guests: dict[GuestLanguage, Guest] = field(default_factory=dict)
     python: Path | None = None
 
-    def fits(self, workflow: str, needed: frozenset[str] | None, *, guarded: bool) -> bool:
+    def fits(self, workflow: str, needed: frozenset[str] | None, *, guarded: bool, public_only: bool) -> bool:
         """Whether a run of *workflow* that *needed* these names in `/tmp` (None: the machine's own) can execute here."""
-        if (self.workflow, self.guarded) != (workflow, guarded):
+        if (self.workflow, self.guarded, self.public_only) != (workflow, guarded, public_only):
             return False
         return needed is None if self.tmp is None else needed is not None and needed <= self.tmp.kept
 

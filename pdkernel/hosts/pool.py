@@ -123,13 +123,13 @@ class Hosts:
             return warm
         needed = self._needed(setup)
         tmp = None if needed is None else self._make_tmp(needed)
-        return Place(setup.workflow, setup.guarded, tmp)
+        return Place(setup.workflow, setup.guarded, setup.public_only, tmp)
 
     def enter_warm(self, setup: RunSetup) -> Place | None:
         """A place that is kept warm for runs of *setup*'s workflow, or None."""
         needed = self._needed(setup)
         for place in reversed(self._idle):
-            if place.fits(setup.workflow, needed, guarded=setup.guarded):
+            if place.fits(setup.workflow, needed, guarded=setup.guarded, public_only=setup.public_only):
                 del self._idle[place]
                 return place
         return None
@@ -149,7 +149,7 @@ class Hosts:
         if place.tmp is not None:
             argv = place.tmp.command(argv)
         environment = base_environment(Path("/"), "") | (self.fixed.environment if self.fixed else {})
-        guest = Guest(language, argv, environment, self.gateway, guarded=place.guarded)
+        guest = Guest(language, argv, environment, self.gateway, guarded=place.guarded, public_only=place.public_only)
         place.guests[language] = guest
         if language == "python":
             place.python = python

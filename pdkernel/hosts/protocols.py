@@ -21,8 +21,8 @@ Started = TypeVar("Started")
 class OutsideCalls(Protocol):
     """The way out for a step's network traffic (`egress.Gateway`)."""
 
-    def open_ticket(self) -> str:
-        """A fresh opaque word that one process shows with each outside call."""
+    def open_ticket(self, *, public_only: bool = False) -> str:
+        """A fresh opaque word that one process shows with each outside call; *public_only* keeps it from this machine."""
         ...
 
     def bind(self, ticket: str, binding: Any) -> None:

@@ -40,6 +40,7 @@ class Webhook:
         failures: Events that it has not taken since it last took one.
         failing_since: When the first of these was sent, in seconds since 1970; or None.
         last_error: Why it did not take the last of these, or None.
+        public_only: A Connect token named it: events are sent to public addresses only.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Webhook:
     failures: int = 0
     failing_since: float | None = None
     last_error: str | None = None
+    public_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class DeployedTrigger:
         emits_on_deploy: Whether what its deploy hook emitted counts.
         workflows: Ids of the workflows that its events start.
         webhooks: Where they are sent.
+        public_only: A Connect token configured it: its source reaches public addresses only.
     """
 
     id: str
@@ -92,6 +95,7 @@ class DeployedTrigger:
     emits_on_deploy: bool = True
     workflows: tuple[str, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
+    public_only: bool = False
 
 
 class DeployedTriggerTable:
@@ -231,6 +235,7 @@ class DeployedTriggerTable:
             "emits_on_deploy": trigger.emits_on_deploy,
             "workflows": list(trigger.workflows),
             "webhooks": [list(astuple(hook)) for hook in trigger.webhooks],
+            "public_only": trigger.public_only,
         }
         return self._vault.seal_json(cast("JSON", settings), _place(trigger.id))
 

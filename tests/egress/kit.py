@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +63,12 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path == "/events":
             self._events()
+            return
+        if path == "/away":
+            self.send_response(302)
+            self.send_header("location", self.path.partition("?")[2])
+            self.send_header("content-length", "0")
+            self.end_headers()
             return
         if path == "/chunked":
             self.send_response(200)
@@ -201,10 +207,10 @@ class Ledger:
     def binding(self, mode: str, *, step: str = "send", **more: Any) -> Binding:
         """A binding of *step* that writes here."""
         more.setdefault("redactor", redactor())
-        via, unopened = more.pop("via", None), more.pop("unopened", ())
+        policy = parse_mode(mode, via=more.pop("via", None), unopened=more.pop("unopened", ()))
         return Binding(
             step=step,
-            policy=parse_mode(mode, via=via, unopened=unopened),
+            policy=replace(policy, public_only=more.pop("public_only", False)),
             on_call=self.calls.append,
             on_refused=self.refused.append,
             apps={REF: "slack"},
@@ -234,11 +240,18 @@ class ClientProcess:
     """
 
     def __init__(
-        self, command: list[str], gateway: Gateway, language: Language, *, guarded: bool = False, **extra: str
+        self,
+        command: list[str],
+        gateway: Gateway,
+        language: Language,
+        *,
+        guarded: bool = False,
+        public_only: bool = False,
+        **extra: str,
     ) -> None:
         """Start it; *guarded* leaves it nothing but the guard and the variables that name the project's certificate."""
         self.gateway = gateway
-        self.ticket = gateway.open_ticket()
+        self.ticket = gateway.open_ticket(public_only=public_only)
         environment = gateway.environment(self.ticket, language)
         if guarded:
             environment = {name: environment[name] for name in CERTIFICATE_VARIABLES}
@@ -302,9 +315,10 @@ def python_process(gateway: Gateway) -> ClientProcess:
     return ClientProcess(command, gateway, "python", HOOK=str(PYTHON_HOOK))
 
 
-def node_process(gateway: Gateway, node: Path, *, guarded: bool = False) -> ClientProcess:
+def node_process(gateway: Gateway, node: Path, *, guarded: bool = False, public_only: bool = False) -> ClientProcess:
     """A Node.js step's process; with *guarded*, one that has the guard and nothing else."""
-    return ClientProcess([str(node), str(CLIENTS_FOLDER / "node_client.mjs")], gateway, "node", guarded=guarded)
+    command = [str(node), str(CLIENTS_FOLDER / "node_client.mjs")]
+    return ClientProcess(command, gateway, "node", guarded=guarded, public_only=public_only)
 
 
 def bare_python_process(gateway: Gateway) -> ClientProcess:

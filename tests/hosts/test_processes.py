@@ -493,7 +493,7 @@ class Gate:
     def __init__(self) -> None:
         self.told: list[tuple[str, ...]] = []
 
-    def open_ticket(self) -> str:
+    def open_ticket(self, *, public_only: bool = False) -> str:
         """Count up."""
         self.told.append(("open",))
         return f"ticket{sum(entry[0] == 'open' for entry in self.told)}"

@@ -65,7 +65,7 @@ class StandIn:
         while self._open:
             await asyncio.sleep(0.01)
 
-    def open_ticket(self) -> str:
+    def open_ticket(self, *, public_only: bool = False) -> str:
         """Every guest has the same."""
         return "sweep"
 

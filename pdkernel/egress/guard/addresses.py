@@ -51,7 +51,11 @@ def place_of(address: bytes, *, sending: bool = False) -> Place | None:
     return None
 
 
+def is_unix(address: bytes) -> bool:
+    """Whether *address* is a Unix socket's."""
+    return int.from_bytes(address[:2], "little") == socket.AF_UNIX
+
+
 def asks_resolver(address: bytes) -> bool:
     """Whether *address* is the Unix socket of a service that would look names up outside."""
-    is_unix = int.from_bytes(address[:2], "little") == socket.AF_UNIX
-    return is_unix and address[2:].startswith(_RESOLVERS)
+    return is_unix(address) and address[2:].startswith(_RESOLVERS)

@@ -57,8 +57,8 @@ class Guarding:
         """The name that *host*, an address, was given out for; any other host as it is."""
         return host if self._names is None else self._names.name(host)
 
-    def start(self, ticket: str, start: Callable[[], _T]) -> _T:
-        """*start*'s result; the processes that it starts, and theirs, are guarded."""
+    def start(self, ticket: str, start: Callable[[], _T], *, public_only: bool = False) -> _T:
+        """*start*'s result; the processes that it starts, and theirs, are guarded; with *public_only*, from this machine."""
         guard = self.guard
         if guard == "none":
             return start()
@@ -75,6 +75,7 @@ class Guarding:
             name_server=self._names.port,
             ticket=ticket,
             refused=lambda what, place: self._refused(ticket, what, place),
+            public_only=public_only,
         )
         self._supervisors.add(supervisor)
         self._loop.call_soon_threadsafe(self._loop.add_reader, listener, self._answer, supervisor)

@@ -2,7 +2,8 @@
 Answers the operating system, which asks before a guarded process connects or sends to an address.
 
 Knows what may go where: this machine and Unix sockets are left alone; TCP to anywhere else is connected to the gateway, which
-hears where it was meant to go; DNS is led to our own name server; everything else is refused. Knows nothing of modes.
+hears where it was meant to go; DNS is led to our own name server; everything else is refused. A process that reaches public
+addresses only is led to the gateway where it wants to reach this machine, too. Knows nothing of modes.
 
 A guard against accidents, not a sandbox: another thread may change an address after it was looked at.
 """
@@ -17,7 +18,7 @@ import struct
 from collections.abc import Callable
 
 from pdkernel.egress.guard import kernel
-from pdkernel.egress.guard.addresses import Place, asks_resolver, place_of
+from pdkernel.egress.guard.addresses import Place, asks_resolver, is_unix, place_of
 from pdkernel.egress.guard.filters import Machine
 from pdkernel.egress.guard.kernel import Notification
 
@@ -45,6 +46,7 @@ class Supervisor:
         name_server: int,
         ticket: str,
         refused: Refused,
+        public_only: bool = False,
     ) -> None:
         """
         Nothing is done before `answer` is called.
@@ -56,12 +58,14 @@ class Supervisor:
             name_server: Port of our own name server there.
             ticket: Says whose connections these are.
             refused: Is told of what was stopped.
+            public_only: Leave nothing of this machine alone but the gateway: neither its ports nor its Unix sockets.
         """
         self.listener = listener
         self._gateway = gateway
         self._name_server = name_server
         self._ticket = ticket
         self._refused = refused
+        self._public_only = public_only
         self._rules: dict[int, Callable[[Notification], int | None]] = {
             machine.connect: self._connect,
             machine.sendto: self._sendto,
@@ -95,12 +99,12 @@ class Supervisor:
         where = self._address(asked, address, length)
         if asks_resolver(where):
             return errno.ECONNREFUSED
-        place = place_of(where)
-        if place is None or (place.local and place.port != _DNS):
+        place = self._place(where)
+        if place is None or self._is_left_alone(place):
             return None
         with kernel.socket_of(asked.thread, descriptor) as sock:
             if sock.type == socket.SOCK_STREAM:
-                return None if place.local else self._redirect(sock, place)
+                return None if place.local and not self._public_only else self._redirect(sock, place)
             if sock.type == socket.SOCK_DGRAM and place.port == _DNS:
                 return _connect_to(sock, self._name_server)
             if sock.type == socket.SOCK_DGRAM and place.port in _PROBES:
@@ -134,10 +138,21 @@ class Supervisor:
         return self._send(self._address(asked, name, length)) if name and length else None
 
     def _send(self, address: bytes) -> int | None:
-        place = place_of(address, sending=True)
-        if place is None or (place.local and place.port != _DNS):
+        place = self._place(address, sending=True)
+        if place is None or self._is_left_alone(place):
             return None
         return self._refuse("A DNS question" if place.port == _DNS else "A datagram", place)
+
+    def _place(self, address: bytes, *, sending: bool = False) -> Place | None:
+        """As `place_of`. Raises `PermissionError` for a Unix socket that must not be reached."""
+        if self._public_only and is_unix(address):
+            raise PermissionError("a Unix socket")
+        return place_of(address, sending=sending)
+
+    def _is_left_alone(self, place: Place) -> bool:
+        if self._public_only:
+            return place.local and place.port == self._gateway
+        return place.local and place.port != _DNS
 
     def _refuse(self, what: str, place: Place) -> int:
         self._refused(what, place)

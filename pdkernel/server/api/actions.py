@@ -42,7 +42,7 @@ def _request(call: Call, configured: Configured) -> RunRequest:
     return RunRequest(
         workflow=Workflow(name=name, steps=(configured.step(),)),
         event=Event(configured.event, http=False),
-        policy=call.serving.settings.policy,
+        policy=call.policy,
         variables=configured.secrets,
         external_user_id=configured.external_user_id,
         environment=call.environment,

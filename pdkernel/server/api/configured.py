@@ -82,7 +82,7 @@ class Configured:
         values = dict(self.values) if remote else self.props
         return FormRequest(
             step=Step(STEP, "node", uses=str(self.wanted), props={**values, **self.account_props}),
-            policy=call.serving.settings.policy,
+            policy=call.policy,
             external_user_id=self.external_user_id,
             environment=call.environment,
             event={} if remote else self.event,

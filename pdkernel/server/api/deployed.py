@@ -67,7 +67,8 @@ async def update(call: Call) -> JSON:
             "configured_props": body["configured_props"],
         }
         given = await read_configured(call, asked, "source")
-        changed = await woken(call, replace(changed, props=given.values, accounts=given.accounts), given.description)
+        configured = replace(changed, props=given.values, accounts=given.accounts, public_only=call.policy.public_only)
+        changed = await woken(call, configured, given.description)
     if changed.active != trigger.active:
         await _hook(call, changed, "activate" if changed.active else "deactivate")
     changed = await call.ask(call.serving.project.deployed_triggers.put, changed)
@@ -120,7 +121,7 @@ async def list_webhooks(call: Call) -> JSON:
 async def update_webhooks(call: Call) -> JSON:
     """`PUT .../{id}/webhooks`: the URLs; one that was there keeps its key."""
     trigger, body = await _find(call), await call.body()
-    changed = replace(trigger, webhooks=webhooks(call, body.get("webhook_urls"), trigger.webhooks))
+    changed = replace(trigger, webhooks=await webhooks(call, body.get("webhook_urls"), trigger.webhooks))
     await call.ask(call.serving.project.deployed_triggers.put, changed)
     return _webhooks(call, changed)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from pdkernel.egress import Policy
 from pdkernel.errors import EndUserError, PdkernelError, ProductionPlanError, RequestError, StepError
 from pdkernel.identity import Environment, check_external_user_id, parse_environment
 from pdkernel.model import JSON
@@ -61,6 +62,17 @@ class Call:
     environment: Environment
     scopes: tuple[str, ...]
     token: ConnectToken | None = field(default=None, repr=False)
+
+    @property
+    def policy(self) -> Policy:
+        """
+        What becomes of the outbound calls that the request starts.
+
+        A Connect token is in the hands of an end user, who chooses URLs: its calls reach public addresses only, in every mode.
+        An OAuth client is the product's own back end, and its calls reach what a workflow's steps reach: this machine and
+        private networks, too.
+        """
+        return replace(self.serving.settings.policy, public_only=self.token is not None)
 
     def path(self, name: str) -> str:
         """A part of the path."""

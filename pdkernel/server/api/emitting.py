@@ -18,6 +18,7 @@ from typing import Any
 
 from pdkernel.egress import Binding
 from pdkernel.egress.client import client_for
+from pdkernel.egress.refusals import MARK
 from pdkernel.engine.request import RunRequest
 from pdkernel.engine.sources import Act, SourceEvent, SourceRequest, SourceRun
 from pdkernel.errors import PdkernelError
@@ -114,7 +115,7 @@ def source_request(serving: Serving, trigger: DeployedTrigger, what: Act) -> Sou
     return SourceRequest(
         Trigger("source", config=config),
         trigger.id,
-        serving.settings.policy,
+        replace(serving.settings.policy, public_only=trigger.public_only),
         act=what,
         external_user_id=trigger.external_user_id,
         environment=trigger.environment,
@@ -125,7 +126,11 @@ def source_request(serving: Serving, trigger: DeployedTrigger, what: Act) -> Sou
 
 
 async def pass_on(serving: Serving, runs: Runs, trigger: DeployedTrigger, events: Sequence[SourceEvent]) -> None:
-    """Keep *events*, then send them to the trigger's webhooks and start its workflows."""
+    """
+    Keep *events*, then send them to the trigger's webhooks and start its workflows.
+
+    A workflow's steps are the project's own code, and reach what they reach for any other event.
+    """
     if not events:
         return
     at = int(serving.clock.now().timestamp() * 1000)
@@ -196,7 +201,7 @@ async def _post(serving: Serving, trigger: DeployedTrigger, hook: Webhook, body:
     }
     binding = Binding(
         step="webhook",
-        policy=serving.settings.policy,
+        policy=replace(serving.settings.policy, public_only=hook.public_only),
         redactor=Redactor(()),
         on_call=lambda _: None,
         on_refused=lambda _: None,
@@ -206,4 +211,6 @@ async def _post(serving: Serving, trigger: DeployedTrigger, hook: Webhook, body:
             answer = await client.post(hook.url, content=body, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as fault:
         return type(fault).__name__
+    if MARK.decode() in answer.headers:
+        return "not sent"
     return None if answer.is_success else f"status {answer.status_code}"

@@ -23,6 +23,7 @@ from pdkernel.connect.app_calls import APPS, AppCalls, any_bearer
 from pdkernel.egress import Binding, Policy, is_loopback
 from pdkernel.egress.client import client_for
 from pdkernel.egress.policy import is_host_name
+from pdkernel.egress.public import is_inside
 from pdkernel.egress.refusals import MARK
 from pdkernel.engine.end_users import account_secrets
 from pdkernel.identity import Account, Credentials
@@ -54,7 +55,7 @@ async def proxy(call: Call) -> Response:
     if account.external_user_id != user:
         raise ApiError(404, f"There is no account {account_id[:80]!r} of this external user.")
     url = _decoded(call.path("url_64"))
-    policy = call.serving.settings.policy
+    policy = call.policy
     calls = _calls_of(account, _checked(url, policy), policy)
     body = await read_body(call.request, MAX_BODY)
     directory = call.serving.directory
@@ -84,7 +85,7 @@ async def _send(
     except (UnicodeEncodeError, httpx.InvalidURL):
         raise ApiError(400, "The request cannot be written: a header holds characters that no header may.") from None
     failures: list[str] = []
-    binding = _binding(call.serving.settings.policy, account, credentials, failures.append)
+    binding = _binding(call.policy, account, credentials, failures.append)
     stack = contextlib.AsyncExitStack()
     try:
         client = await stack.enter_async_context(
@@ -162,6 +163,8 @@ def _checked(url: str, policy: Policy) -> str:
     if ":" not in host and not is_host_name(written):
         raise ApiError(400, f"The URL in the path is not a whole http or https URL: {host[:80]!r} is not a host name.")
     named = policy.mode == "allow" and policy.goes_out(host)
+    if policy.public_only and is_inside(host):
+        raise ApiError(403, f"The proxy does not call {host} for a Connect token: it is not a public address.")
     if not named and (is_loopback(host) or _is_address(host)):
         raise ApiError(403, f"The proxy does not call {host}: it is no app's host.")
     if not named and (parts.scheme != "https" or port not in (None, 443)):

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from pdkernel.egress.public import is_inside
 from pdkernel.engine.sources import Act, SourceEvent
 from pdkernel.hosts import Description, PropDeclaration
 from pdkernel.model import JSON
@@ -92,7 +93,8 @@ async def _read(call: Call, configured: Configured, body: Mapping[str, Any]) -> 
         updated_at=now,
         emits_on_deploy=emits is not False,
         workflows=workflow_ids(call, [workflow]) if workflow is not None else (),
-        webhooks=webhooks(call, [url]) if url is not None else (),
+        webhooks=await webhooks(call, [url]) if url is not None else (),
+        public_only=call.policy.public_only,
     )
 
 
@@ -148,17 +150,44 @@ def workflow_ids(call: Call, given: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
-def webhooks(call: Call, given: object, known: tuple[Webhook, ...] = ()) -> tuple[Webhook, ...]:
+async def webhooks(call: Call, given: object, known: tuple[Webhook, ...] = ()) -> tuple[Webhook, ...]:
     """
     Webhooks for these URLs; those of *known* keep their keys.
 
+    A Connect token names public addresses only, now and at each delivery. A URL that an OAuth client names is the product's
+    own and may lead anywhere, also if a Connect token lists it later.
+
     Raises:
-        ApiError: One is no URL.
+        ApiError: One is not a URL, or a Connect token names one that is not public.
     """
     if not isinstance(given, list) or len(given) > 50 or not all(isinstance(each, str) for each in given):
         raise ApiError(400, "webhook_urls is a list of at most 50 URLs.")
     there = {hook.url: hook for hook in known}
-    return tuple(there.get(url) or _webhook(call, url) for url in dict.fromkeys(given))
+    public_only = call.policy.public_only
+    found: list[Webhook] = []
+    for url in dict.fromkeys(given):
+        hook = there.get(url)
+        if hook is None:
+            hook = _webhook(call, url)
+            await _check_public(call, url)
+        found.append(replace(hook, public_only=hook.public_only and public_only))
+    return tuple(found)
+
+
+async def _check_public(call: Call, url: str) -> None:
+    """Raise `ApiError` if the call may name public addresses only and *url* is another; a name may lead elsewhere later."""
+    policy, parts = call.policy, urlsplit(url)
+    host = parts.hostname or ""
+    if not policy.public_only:
+        return
+    inside = is_inside(host)
+    if not inside and policy.goes_out(host):
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        inside = await call.serving.runtime.gateway.leads_inside(host, port)
+    if inside:
+        raise ApiError(
+            403, f"A Connect token cannot name the webhook {host}: it is not, or leads to no, public address."
+        )
 
 
 def _webhook(call: Call, url: str) -> Webhook:
@@ -171,7 +200,7 @@ def _webhook(call: Call, url: str) -> Webhook:
     if not good:
         raise ApiError(400, "A webhook's URL is a whole http or https URL.")
     now = call.serving.clock.now().timestamp()
-    return Webhook(call.serving.ids.new("wh_", 12), url, new_key(), now, now)
+    return Webhook(call.serving.ids.new("wh_", 12), url, new_key(), now, now, public_only=call.policy.public_only)
 
 
 def new_key() -> str:

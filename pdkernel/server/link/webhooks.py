@@ -3,6 +3,9 @@ What a product's back end is told once an account was connected, or could not be
 
 Knows the events' shape and their signature: `x-pd-signature: t=UNIX,v1=HEX`, HMAC-SHA256 of "t.body" under the
 project's key. Nothing of credentials is sent. A back end that does not answer is asked again twice.
+
+An OAuth client names the webhook when it makes the token; whoever has the Connect token cannot. So it may be on this machine or
+in a private network, where a back end often is.
 """
 
 from __future__ import annotations

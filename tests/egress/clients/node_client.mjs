@@ -27,6 +27,10 @@ const CLIENTS = {
     return [answer.status, Object.fromEntries(answer.headers), Buffer.from(await answer.arrayBuffer())];
   },
   "http.request": viaModule((url, options, callback) => http.request(url, options, callback)),
+  unix: (method, path) => new Promise((resolve, reject) => {
+    http.request({ method, socketPath: path, path: "/" }, (answer) => resolve([answer.statusCode, {}, Buffer.from("")]))
+      .on("error", reject).end();
+  }),
   "https.request": viaModule((url, options, callback) => https.request(url, options, callback)),
   "https.agent": viaModule((url, options, callback) => httpsRequest(url, options, callback), { agent: own }),
   "https.get": viaModule((url, options, callback) => namedGet(url, options, callback)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -37,10 +38,10 @@ class Receiver:
         self._server.server_close()
 
 
-async def deploy(site: Served, *, status: int = 200, **body: Any) -> Any:
+async def deploy(site: Served, *, status: int = 200, headers: Mapping[str, str] | None = None, **body: Any) -> Any:
     """Deploy ada's trigger."""
     asked = {"external_user_id": "ada", "id": "depot-new-parcel", "configured_props": {}, **body}
-    answer = await site.call("POST", "/triggers/deploy", json=asked)
+    answer = await site.call("POST", "/triggers/deploy", json=asked, headers=headers)
     assert answer.status_code == status, answer.text
     return answer.json()["data"] if status == 200 else answer.json()["error"]
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from tests.server.api.conftest import KEY
+from tests.server.api.deploying import Receiver
+from tests.server.api.test_accounts import bearer, connect_token
 from tests.server.served import Served
 
 SIGN_IN = """
@@ -22,6 +24,18 @@ export default {
   key: "depot-fall", name: "Fall", version: "0.0.1", type: "action", description: "Falls.", props: {},
   async run() { console.log("going"); throw new Error("no floor") },
 };
+"""
+ASKS = """
+export default {
+  key: "depot-ask", name: "Ask", version: "0.0.1", type: "action", description: "Has choices from a URL.",
+  props: {
+    url: { type: "string", reloadProps: true },
+    choice: { type: "string", async options() { return [String(await asked(this.url))] } },
+  },
+  async additionalProps() { return { more: { type: "string", label: String(await asked(this.url)) } } },
+  async run() {},
+};
+async function asked(url) { return (await fetch(url, { method: "POST", body: "{}" })).status }
 """
 ADA = {"authProvisionId": "apn_ada"}
 
@@ -282,3 +296,25 @@ async def test_a_number_that_is_none(depot: Served, number: str) -> None:
 
     assert answer.status_code == 400
     assert "not JSON" in answer.json()["error"]
+
+
+async def test_choices_do_not_reach_this_machine_for_a_connect_token(
+    depot: Served, tmp_path: Path, receiver: Receiver
+) -> None:
+    """Options and props that depend on a URL are made without this machine's answer for a Connect token only."""
+    write_action(tmp_path, "ask", ASKS)
+    body = {
+        "id": "depot-ask",
+        "external_user_id": "ada",
+        "configured_props": {"url": receiver.url},
+        "prop_name": "choice",
+    }
+    said = {}
+    for who, headers in (("user", bearer(connect_token(depot))), ("client", depot.headers())):
+        options = (await depot.call("POST", "/actions/configure", json=body, headers=headers)).json()
+        props = (await depot.call("POST", "/actions/props", json=body, headers=headers)).json()
+        label = next(each["label"] for each in props["dynamicProps"]["configurableProps"] if each["name"] == "more")
+        said[who] = ([each["value"] for each in options["options"]], label)
+
+    assert said == {"user": (["403"], "403"), "client": (["204"], "204")}
+    assert len(receiver.seen) == 2

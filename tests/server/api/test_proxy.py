@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,7 +18,9 @@ from starlette.types import Message
 from pdkernel.connect.oauth import Tokens
 from pdkernel.connect.providers import Provider, tell_provider
 from pdkernel.connect.renewal import keep_grant
+from pdkernel.egress import Gateway
 from pdkernel.server import create_app
+from tests.server.api.test_accounts import bearer, connect_token
 from tests.server.served import Served, served
 
 TOKEN = "xoxb-4e8d21b7c9"
@@ -318,3 +320,26 @@ async def test_an_answer_that_breaks_off(site: Served) -> None:
     assert [message.get("status") for message in said if message["type"] == "http.response.start"] == [200]
     assert b"".join(message.get("body", b"") for message in said) == b"half"
     assert all(message.get("more_body", True) for message in said)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "inside.test"])
+async def test_a_connect_token_does_not_reach_this_machine(tmp_path: Path, outside: str, host: str) -> None:
+    """A host that the mode allows by name is reached with a client's token; with a Connect token only if it is public."""
+
+    async def lookup(host: str, port: int) -> Sequence[str]:
+        return ["127.0.0.1"]
+
+    port = int(outside.rpartition(":")[2])
+    resolve = {} if host != "inside.test" else {(host, port + 1): ("127.0.0.1", port)}
+    gateway = await Gateway.start(tmp_path / "egress", environ={}, resolve=resolve, lookup=lookup)
+    async with served(tmp_path, egress=f"allow={host}", gateway=gateway) as site:
+        site.directory.add_account(
+            app="depot", credentials={"api_key": TOKEN}, external_user_id="ada", account_id="apn_ada"
+        )
+        url = f"http://{host}:{port}/x"
+        refused = await send(site, url, headers=bearer(connect_token(site)))
+        answered = await send(site, url if not resolve else f"http://{host}:{port + 1}/x")
+
+    assert refused.status_code == 403
+    assert "public address" in refused.json()["error"]
+    assert answered.status_code == 201

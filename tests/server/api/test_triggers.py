@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pdkernel.clock import FrozenClock
+from pdkernel.egress import Gateway
 from pdkernel.server.api.emitting import keep_running, source_request
 from pdkernel.server.running import Runs
 from pdkernel.server.serving import ServedWorkflow
@@ -21,6 +22,7 @@ from pdkernel.source import read_source
 from tests.actions.checkout import write_checkout
 from tests.notebook_files import notebook_of
 from tests.server.api.deploying import Receiver, deploy, events, of
+from tests.server.api.test_accounts import bearer, connect_token
 from tests.server.served import Served, served
 
 TOKEN = "dk-6b2f0d84c1"
@@ -44,6 +46,15 @@ export default {
   },
 };
 """
+FETCHES = """
+export default {
+  key: "depot-fetches", name: "Fetches", version: "0.1.0", type: "source", description: "Fetches a URL.",
+  props: { url: "string", timer: { type: "$.interface.timer", default: { intervalSeconds: 60 } } },
+  hooks: { async deploy() { await this.fetch() } },
+  methods: { async fetch() { this.$emit({ status: (await fetch(this.url, { method: "POST", body: "{}" })).status }) } },
+  async run() { await this.fetch() },
+};
+"""
 HOOKED = """
 const depot = { type: "app", app: "depot" };
 export default { key: "depot-hooked", name: "Hooked", version: "0.1.0", type: "source", description: "Is told by its app.",
@@ -59,7 +70,12 @@ export default { key: "depot-never", name: "Never", version: "0.1.0", type: "sou
 async def site(tmp_path: Path) -> AsyncIterator[Served]:
     """A project with the sources, a workflow that is served, and accounts of ada and grace."""
     checkout = write_checkout(tmp_path / "components")
-    for name, text in (("new-parcel", SOURCE), ("hooked", HOOKED), ("never", NEVER)):
+    for name, text in (
+        ("new-parcel", SOURCE),
+        ("fetches", FETCHES),
+        ("hooked", HOOKED),
+        ("never", NEVER),
+    ):
         place = checkout / "components" / "depot" / "sources" / name / f"{name}.mjs"
         place.parent.mkdir()
         place.write_text(text)
@@ -318,3 +334,123 @@ async def test_what_is_not_deployed(site: Served, change: dict[str, Any], status
     assert word in await deploy(site, status=status, **change)
 
     assert (await of(site, "GET", "")).json()["data"] == []
+
+
+class Names:
+    """A name server whose one name leads to a public address until it is told to move."""
+
+    def __init__(self) -> None:
+        self.address = "203.0.114.7"
+
+    async def lookup(self, host: str, port: int) -> Sequence[str]:
+        """The name's address now; an address is its own."""
+        return [self.address if host == "hooks.test" else host]
+
+
+@pytest.fixture
+def names() -> Names:
+    """The name is public."""
+    return Names()
+
+
+@pytest.fixture
+async def live(tmp_path: Path, receiver: Receiver, names: Names) -> AsyncIterator[Served]:
+    """A project whose outbound calls go out; the receiver is at the public address, too."""
+    checkout = write_checkout(tmp_path / "components")
+    for name, text in (("new-parcel", SOURCE), ("fetches", FETCHES)):
+        place = checkout / "components" / "depot" / "sources" / name / f"{name}.mjs"
+        place.parent.mkdir()
+        place.write_text(text)
+    port = int(receiver.url.removesuffix("/hook").rpartition(":")[2])
+    resolve = {("203.0.114.7", 80): ("127.0.0.1", port)}
+    gateway = await Gateway.start(tmp_path / "egress", environ={}, resolve=resolve, lookup=names.lookup)
+    async with served(tmp_path, egress="live", gateway=gateway) as site:
+        site.project.settings.set("actions", str(checkout))
+        site.directory.add_account(
+            app="depot", credentials={"api_key": f"{TOKEN}-ada"}, external_user_id="ada", account_id="apn_ada"
+        )
+        yield site
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9/x", "http://localhost/x", "http://[::1]/x", "http://[::ffff:10.0.0.1]/x", "http://0.0.0.0/x",
+        "http://169.254.169.254/latest", "http://100.64.0.1/x", "http://hooks.test/x",
+    ],
+)  # fmt: skip
+async def test_a_connect_token_names_public_webhooks(live: Served, names: Names, url: str) -> None:
+    """A webhook on this machine or in a private network is refused, when a trigger is deployed and when it is changed."""
+    names.address = "10.0.0.1"
+    token = bearer(connect_token(live))
+
+    told = await deploy(live, status=403, webhook_url=url, headers=token)
+    made = await deploy(live)
+    changed = await of(live, "PUT", f"/{made['id']}/webhooks", json={"webhook_urls": [url]}, headers=token)
+
+    assert "public address" in told
+    assert changed.status_code == 403
+    assert (await of(live, "GET", f"/{made['id']}/webhooks")).json()["webhook_urls"] == []
+
+
+async def test_a_webhook_that_moves_inside_is_told_nothing(live: Served, names: Names, receiver: Receiver) -> None:
+    """A name that a Connect token gave is looked up again at each delivery, and this machine is sent nothing."""
+    url = "http://hooks.test/hook"
+    made = await deploy(live, webhook_url=url, headers=bearer(connect_token(live)))
+    first = len(receiver.seen)
+
+    names.address = "127.0.0.1"
+    moved = await deploy(live, webhook_url=url, status=403, headers=bearer(connect_token(live)))
+    await pass_time(live, 61, 2, made["id"])
+    async with asyncio.timeout(10):
+        while not live.project.deployed_triggers.find(made["id"]).webhooks[0].failures:  # type: ignore[union-attr]
+            await asyncio.sleep(0.02)
+
+    [hook] = live.project.deployed_triggers.find(made["id"]).webhooks  # type: ignore[union-attr]
+    assert (first, len(receiver.seen)) == (1, 1)
+    assert "public address" in moved
+    assert hook.last_error == "not sent"
+
+
+async def test_an_oauth_client_names_any_webhook(live: Served, receiver: Receiver) -> None:
+    """The product's own webhook may be beside the server, and stays so when a Connect token lists it again."""
+    made = await deploy(live, webhook_url=receiver.url)
+    listed = await of(
+        live,
+        "PUT",
+        f"/{made['id']}/webhooks",
+        json={"webhook_urls": [receiver.url]},
+        headers=bearer(connect_token(live)),
+    )
+    await pass_time(live, 61, 2, made["id"])
+    async with asyncio.timeout(10):
+        while len(receiver.seen) < 2:
+            await asyncio.sleep(0.02)
+
+    assert listed.status_code == 200
+    assert json.loads(receiver.seen[0][1]) == {"past": True}
+
+
+async def test_a_source_of_a_connect_token_does_not_reach_this_machine(live: Served, receiver: Receiver) -> None:
+    """Neither its hook at deployment nor its timer, long after the token, gets an answer of a service here."""
+    token = bearer(connect_token(live))
+    made = await deploy(live, id="depot-fetches", configured_props={"url": receiver.url}, headers=token)
+
+    found = await pass_time(live, 61, 2, made["id"])
+
+    assert found == [{"status": 403}, {"status": 403}]
+    assert receiver.seen == []
+
+
+async def test_who_configures_a_trigger_decides_what_it_reaches(live: Served, receiver: Receiver) -> None:
+    """A trigger of an OAuth client reaches this machine until a Connect token configures it, and again once the client does."""
+    token = bearer(connect_token(live))
+    props: dict[str, Any] = {"configured_props": {"url": receiver.url}}
+    made = await deploy(live, id="depot-fetches", **props)
+    for headers, count in ((token, 2), ({}, 3)):
+        changed = await of(live, "PUT", f"/{made['id']}", json=props, headers=headers)
+        assert changed.status_code == 200
+        found = await pass_time(live, 61, count, made["id"])
+
+    assert [each["status"] for each in reversed(found)] == [204, 403, 204]
+    assert len(receiver.seen) == 2
