@@ -89,7 +89,7 @@ def show_project(state: State, as_json: bool) -> int:
     else:
         for key, text in value.items():
             if key != "login":
-                click.echo(f"{key}: {text}")
+                click.echo(f"{key}: {', '.join(map(str, text)) if isinstance(text, list) else text}")
         if login is None:
             click.echo("users and accounts: of this project (a real one: pdkernel login)")
         else:
@@ -98,7 +98,7 @@ def show_project(state: State, as_json: bool) -> int:
 
 
 @command(project, name="set")
-@click.argument("setting", type=click.Choice(["plan", "actions", *SETTINGS]))
+@click.argument("setting", type=click.Choice(["plan", "actions", "connect_data_stores", *SETTINGS]))
 @click.argument("value")
 @click.option("--accept-licence", is_flag=True, help="Accept the licence of the components on npm, for this project.")
 def set_project(state: State, setting: str, value: str, accept_licence: bool) -> int:
@@ -109,6 +109,9 @@ def set_project(state: State, setting: str, value: str, accept_licence: bool) ->
     actions      builtin (default), npm, connect, or a FOLDER of components: where
                  pre-built actions run that are not built in
     plan         business (default), or free to rehearse the fourth end-user error
+    connect_data_stores
+                 NAME,...: data stores that actions and triggers of a Connect token
+                 may read, write and empty (default: none)
     mail_to      your own address: what $.send.email goes to
     mail_server  HOST or HOST:PORT of the server that takes it (465 speaks TLS)
     mail_user    to log in as; the password is the variable PDKERNEL_MAIL_PASSWORD
@@ -117,6 +120,8 @@ def set_project(state: State, setting: str, value: str, accept_licence: bool) ->
 
     if setting == "actions":
         return _set_actions(state, value, accept_licence)
+    if setting == "connect_data_stores":
+        return _set_connect_data_stores(state, value)
     if setting != "plan":
         if value:
             state.project().settings.set(setting, value)
@@ -128,6 +133,13 @@ def set_project(state: State, setting: str, value: str, accept_licence: bool) ->
         raise RequestError(f"{value!r} is not a plan.", fix="Use free or business.")
     state.project().set_plan(value)
     click.echo(f"{setting} is {value}.")
+    return 0
+
+
+def _set_connect_data_stores(state: State, value: str) -> int:
+    names = sorted({name.strip() for name in value.split(",")} - {""})
+    state.project().set_connect_data_stores(names)
+    click.echo(f"Data stores that Connect tokens may use: {', '.join(names) or 'none'}.")
     return 0
 
 

@@ -7,6 +7,7 @@ once end with the same project. The tables know what is in them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from sqlalchemy import Engine, select, update
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.identity import Plan
+from pdkernel.model import JSON
 from pdkernel.project.access_tokens import AccessTokens
 from pdkernel.project.accounts import AccountTable
 from pdkernel.project.client_keys import ClientKeyTable
@@ -42,6 +44,7 @@ from pdkernel.project.variables import VariableTable
 from pdkernel.project.vault import Vault
 
 DEFAULT_PLAN: Plan = "business"
+_CONNECT_DATA_STORES = "connect_data_stores"
 
 
 class Project:
@@ -156,6 +159,20 @@ class Project:
         with self._database.read() as connection:
             value = connection.execute(select(meta.c.value).where(meta.c.name == "plan")).scalar_one()
         return cast("Plan", value)
+
+    @property
+    def connect_data_stores(self) -> frozenset[str]:
+        """Names of the data stores that Connect tokens may use; another process may have changed them."""
+        names = self.settings.get(_CONNECT_DATA_STORES)
+        return frozenset(map(str, names)) if isinstance(names, list) else frozenset()
+
+    def set_connect_data_stores(self, names: Iterable[str]) -> None:
+        """Let Connect tokens use these data stores and no other."""
+        chosen = sorted(set(names))
+        if chosen:
+            self.settings.set(_CONNECT_DATA_STORES, list[JSON](chosen))
+        else:
+            self.settings.remove(_CONNECT_DATA_STORES)
 
     def set_plan(self, plan: str) -> None:
         """

@@ -128,6 +128,19 @@ def test_plan_rehearses_the_fourth_error(pdkernel: Shell) -> None:
     assert pdkernel("project", "show", "--json").json["plan"] == "free"
 
 
+def test_data_stores_are_opened_to_connect_tokens(pdkernel: Shell) -> None:
+    """`project set connect_data_stores` takes names with commas between; `project show` has them until they are taken back."""
+    ended = pdkernel("project", "set", "connect_data_stores", "orders, carts,orders")
+    shown = pdkernel("project", "show").stdout
+    listed = pdkernel("project", "show", "--json").json["connect_data_stores"]
+    pdkernel("project", "set", "connect_data_stores", "")
+
+    assert ended.stdout == "Data stores that Connect tokens may use: carts, orders.\n"
+    assert "connect_data_stores: carts, orders\n" in shown
+    assert listed == ["carts", "orders"]
+    assert "connect_data_stores" not in pdkernel("project", "show", "--json").json
+
+
 def test_help_is_there_for_every_command(pdkernel: Shell) -> None:
     """`--help` works for the command and each of its parts, and says how to begin."""
     for words in (

@@ -71,7 +71,7 @@ def configuring(kind: Kind | None) -> Handler:
 
     async def configure(call: Call) -> JSON:
         body = await call.body()
-        configured = await read_configured(call, body, kind)
+        configured = await read_configured(call, body, kind, whole=False)
         call.check_scope(*scopes(configured.component.kind, "configure"))
         prop, page, query = body.get("prop_name"), body.get("page", 0), body.get("query")
         if not isinstance(prop, str):
@@ -108,7 +108,7 @@ def reloading(kind: Kind | None) -> Handler:
     """`POST .../props`: the props for the values so far."""
 
     async def reload(call: Call) -> JSON:
-        configured = await read_configured(call, await call.body(), kind)
+        configured = await read_configured(call, await call.body(), kind, whole=False)
         call.check_scope(*scopes(configured.component.kind, "props"))
         added, errors = await _asked(lambda: call.serving.runtime.forms.additional(configured.form(call)))
         props = props_json(configured.description, added or ())

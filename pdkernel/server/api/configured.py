@@ -14,16 +14,16 @@ from typing import Any
 from pdkernel.actions import Component, Uses
 from pdkernel.actions.component import Kind
 from pdkernel.engine.action_forms import FormRequest
+from pdkernel.engine.stores import DATA_STORE
 from pdkernel.errors import ActionNotFoundError
 from pdkernel.hosts import Description
 from pdkernel.model import JSON, Step
+from pdkernel.project import DEFAULT_STORE
 from pdkernel.server.api.accounts import find_account
 from pdkernel.server.api.door import ApiError, Call
 
 STEP = "action"
 _ACCOUNT = "authProvisionId"
-_LITERAL = frozenset({"data_store"})
-"""Types of props whose value names something of the project: it is no expression."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Configured:
     @property
     def props(self) -> dict[str, JSON]:
         """The step's props, without accounts: the first of the event's values, and so on."""
-        stores = {prop.name for prop in self.description.props if prop.type in _LITERAL}
+        # a store's value is its name and not an expression
+        stores = {prop.name for prop in self.description.props if prop.type == DATA_STORE}
         return {
             name: value if name in stores else f"{{{{steps.trigger.event.props[{number}]}}}}"
             for number, (name, value) in enumerate(self.values.items())
@@ -111,12 +112,18 @@ async def find_component(call: Call, key: object, version: object, kind: Kind | 
     return uses, component
 
 
-async def read_configured(call: Call, body: Mapping[str, Any], kind: Kind | None) -> Configured:
+async def read_configured(call: Call, body: Mapping[str, Any], kind: Kind | None, *, whole: bool = True) -> Configured:
     """
     What *body* says.
 
+    Args:
+        call: The request.
+        body: Its JSON.
+        kind: What the component must be, or None for any.
+        whole: The values are all that there will be: a data store that they do not name is the project's default store.
+
     Raises:
-        ApiError: A field is missing or wrong, or an account is not the user's.
+        ApiError: A field is missing or wrong, an account is not the user's, or a data store is not open to Connect tokens.
         ActionNotFoundError: There is no such component.
         StepError: Its module cannot be loaded.
     """
@@ -126,6 +133,7 @@ async def read_configured(call: Call, body: Mapping[str, Any], kind: Kind | None
     given = body.get("configured_props") or {}
     if not isinstance(given, dict):
         raise ApiError(400, "configured_props is an object of values by prop.")
+    _check_stores(call, description, given, whole=whole)
     apps = {binding.prop: binding.app for binding in description.apps}
     accounts: dict[str, str] = {}
     account_props: dict[str, JSON] = {}
@@ -140,6 +148,39 @@ async def read_configured(call: Call, body: Mapping[str, Any], kind: Kind | None
         account_props[prop] = {_ACCOUNT: chosen}
     values = {name: value for name, value in given.items() if name not in apps and value is not None}
     return Configured(component, description, user, accounts, values, uses, account_props)
+
+
+def _check_stores(call: Call, description: Description, given: Mapping[str, JSON], *, whole: bool) -> None:
+    """
+    Raise `ApiError` if a Connect token would use a data store that the project has not opened to Connect tokens.
+
+    Stores belong to the project and hold data of all its users. An OAuth client, the product's own back end, uses any.
+    """
+    names = {
+        prop.name: _store(prop.name, given.get(prop.name)) for prop in description.props if prop.type == DATA_STORE
+    }
+    if call.token is None or not names:
+        return
+    allowed = call.serving.project.connect_data_stores
+    for prop, name in names.items():
+        wanted = name or (DEFAULT_STORE if whole else None)
+        if wanted is not None and wanted not in allowed:
+            raise ApiError(
+                403,
+                f"The data store {wanted[:80]!r} (prop {prop}) is not open to Connect tokens. Add it to the project's setting "
+                "connect_data_stores (pdkernel project set), or use the access token of an OAuth client.",
+            )
+
+
+def _store(prop: str, value: JSON) -> str | None:
+    """The name of the data store that *value* is, or None for none."""
+    if isinstance(value, dict):
+        value = value.get("storeId")
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise ApiError(400, f"{prop} is a data store: its name, a text.")
+    return value
 
 
 def _account(prop: str, value: object) -> str | None:

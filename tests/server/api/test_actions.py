@@ -118,3 +118,83 @@ async def test_a_connect_token_reaches_public_hosts(site: Served) -> None:
     answer = await run(site, f"http://{AWAY}/", bearer(connect_token(site)))
 
     assert (answer["ret"] is None) == (site.serving.settings.policy.mode == "deny")
+
+
+GET = {"id": "data_stores-get-record", "configured_props": {"dataStore": "orders", "key": "a"}}
+"""What reads the record `a` of the store `orders`."""
+
+
+@pytest.fixture
+async def stores(tmp_path: Path) -> AsyncIterator[Served]:
+    """A project with records in two stores, of which none is open to Connect tokens."""
+    async with served(tmp_path) as site:
+        for store in ("orders", "default"):
+            site.project.stores.set(store, "a", f"kept in {store}")
+        yield site
+
+
+async def ask(site: Served, body: dict[str, Any], headers: dict[str, str]) -> Any:
+    """The answer to Ada's run of an action."""
+    return await site.call("POST", "/actions/run", json={"external_user_id": "ada", **body}, headers=headers)
+
+
+@pytest.mark.parametrize(
+    "store", ["orders", {"storeId": "orders"}, "default", None, {}, "", "{{ 'orders' }}", "orders "]
+)
+@pytest.mark.parametrize("act", ["get-record", "delete-all-records", "add-update-record", "list-records"])
+async def test_a_connect_token_uses_no_data_store(stores: Served, act: str, store: object) -> None:
+    """A store is refused, however it is named, and the default store without a name; no record is read or changed."""
+    props = {"dataStore": store, "key": "a", "value": "mine"}
+    answer = await ask(stores, {"id": f"data_stores-{act}", "configured_props": props}, bearer(connect_token(stores)))
+
+    assert answer.status_code == 403
+    assert "is not open to Connect tokens" in answer.json()["error"]
+    assert "kept in" not in answer.text
+    for name in ("orders", "default"):
+        record = stores.project.stores.find(name, "a")
+        assert record is not None
+        assert record.value == f"kept in {name}"
+
+
+async def test_a_store_is_not_a_number(stores: Served) -> None:
+    """A value that is not a name is a 400, for every caller."""
+    body = {**GET, "configured_props": {"dataStore": 7, "key": "a"}}
+
+    for headers in (bearer(connect_token(stores)), stores.headers()):
+        assert (await ask(stores, body, headers)).status_code == 400
+
+
+async def test_a_connect_token_uses_stores_that_the_project_opens(stores: Served) -> None:
+    """A store that the project names is read; the others stay closed, also once it is closed again."""
+    token = bearer(connect_token(stores))
+    stores.project.set_connect_data_stores(["orders"])
+
+    opened = await ask(stores, GET, token)
+    other = await ask(stores, {**GET, "configured_props": {"key": "a"}}, token)
+    stores.project.set_connect_data_stores([])
+    closed = await ask(stores, GET, token)
+
+    assert opened.json()["ret"] == "kept in orders"
+    assert (other.status_code, closed.status_code) == (403, 403)
+
+
+async def test_an_oauth_client_uses_every_store(stores: Served) -> None:
+    """The product's own back end reads any store."""
+    answer = await ask(stores, GET, stores.headers())
+
+    assert answer.json()["ret"] == "kept in orders"
+
+
+@pytest.mark.parametrize("path", ["configure", "props"])
+async def test_a_form_names_no_store(stores: Served, path: str) -> None:
+    """A form of a Connect token may leave the store out, and may not name one that is closed."""
+    body = {"external_user_id": "ada", "id": "data_stores-get-record", "prop_name": "key"}
+    token = bearer(connect_token(stores))
+    said = [
+        (
+            await stores.call("POST", f"/actions/{path}", json={**body, "configured_props": props}, headers=token)
+        ).status_code
+        for props in ({}, {"dataStore": "orders"}, {"dataStore": "{{ process.exit() }}"})
+    ]
+
+    assert said == [200, 403, 403]

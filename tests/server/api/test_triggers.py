@@ -55,6 +55,12 @@ export default {
   async run() { await this.fetch() },
 };
 """
+STORING = """
+export default {
+  key: "depot-storing", name: "Storing", version: "0.1.0", type: "source", description: "Has a data store.",
+  props: { store: "data_store" }, async run() {},
+};
+"""
 HOOKED = """
 const depot = { type: "app", app: "depot" };
 export default { key: "depot-hooked", name: "Hooked", version: "0.1.0", type: "source", description: "Is told by its app.",
@@ -73,6 +79,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Served]:
     for name, text in (
         ("new-parcel", SOURCE),
         ("fetches", FETCHES),
+        ("storing", STORING),
         ("hooked", HOOKED),
         ("never", NEVER),
     ):
@@ -454,3 +461,19 @@ async def test_who_configures_a_trigger_decides_what_it_reaches(live: Served, re
 
     assert [each["status"] for each in reversed(found)] == [204, 403, 204]
     assert len(receiver.seen) == 2
+
+
+async def test_a_trigger_of_a_connect_token_has_open_stores_only(site: Served) -> None:
+    """A source with a data store is deployed and changed by a Connect token only where the project opens that store."""
+    token = bearer(connect_token(site))
+    orders: dict[str, Any] = {"configured_props": {"store": "orders"}}
+    other = {"configured_props": {"store": "other"}}
+    refused = await deploy(site, id="depot-storing", status=403, headers=token, **orders)
+    site.project.set_connect_data_stores(["orders"])
+
+    made = await deploy(site, id="depot-storing", headers=token, **orders)
+    changed = await of(site, "PUT", f"/{made['id']}", json=other, headers=token)
+
+    assert "'orders'" in refused
+    assert changed.status_code == 403
+    assert (await of(site, "PUT", f"/{made['id']}", json=other)).status_code == 200
