@@ -19,7 +19,12 @@ _EMITTERS = {"schedule": "ti_", "email": "ei_", "source": "dc_"}
 
 
 def build_context(request: RunRequest, *, project_id: str, trace_id: str, run_id: str, clock: Clock) -> dict[str, JSON]:
-    """The context of a new run; ids of the workflow and its trigger are derived from its name, so they stay."""
+    """
+    The context of a new run.
+
+    Ids of the trigger, and of a workflow that is not served, are derived from its name: a saved test has the same ones
+    elsewhere. They open nothing.
+    """
     workflow = request.workflow
     user = request.external_user_id
     return {

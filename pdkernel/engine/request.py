@@ -75,7 +75,7 @@ class RunRequest:
         find_workflow: Other workflows that steps may trigger, or None for none.
         depth: Workflows above this one that triggered each other.
         accounts: Accounts of the external user by app, in the place of the newest of each.
-        workflow_id: `p_...` as callers know it, or None for one made from the name.
+        workflow_id: `p_...` as callers know it, or None for one made from the name, where nothing is served.
         run_ids: The run's id and trace id, where a caller is told them first; None for new ones.
         on_accepted: Told once that the run is on disk, from the engine's thread.
         on_respond: Told the run's first HTTP response as the step made it, secrets and all, from the engine's thread:

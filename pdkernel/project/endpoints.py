@@ -1,8 +1,8 @@
 """
-Endpoint keys of workflows that no file names one for, and of deployed triggers.
+Endpoint keys of workflows that no file names one for, and of deployed triggers; ids of workflows that have none of their own.
 
-Knows that a key is made once and stays, so that a URL is the same after a restart. It is random: whoever does not know
-it cannot call an endpoint without auth.
+Knows that each is made once and stays, so that a URL is the same after a restart. It is random: whoever does not know
+the key cannot call an endpoint without auth. An id opens nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pdkernel.project.schema import endpoints
 TRIGGER = "trigger:"
 """What a deployed trigger's id is written after, where a workflow has its path."""
 
+_ID = "id://"
+"""What a workflow's path is written after where its id is kept; no path begins so."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _LENGTH = 16
 
@@ -34,10 +36,11 @@ class EndpointTable:
 
     def key(self, source: Path) -> str:
         """The key of the workflow in *source*; made at the first call, by whichever process comes first."""
-        source = source.resolve()
-        place = self._place.resolve()
-        name = source.relative_to(place).as_posix() if source.is_relative_to(place) else source.as_posix()
-        return self._key(name, "eo")
+        return self._key(self._name(source), "eo")
+
+    def workflow_id(self, source: Path) -> str:
+        """The id of the workflow in *source*, which no file names; made as its key is."""
+        return self._key(f"{_ID}{self._name(source)}", "p_")
 
     def key_of_trigger(self, trigger_id: str) -> str:
         """The key of the endpoint that wakes a deployed trigger; made at the first call."""
@@ -49,6 +52,11 @@ class EndpointTable:
         with self._database.read() as connection:
             found: str | None = connection.execute(query).scalar_one_or_none()
         return found.removeprefix(TRIGGER) if found is not None and found.startswith(TRIGGER) else None
+
+    def _name(self, source: Path) -> str:
+        source = source.resolve()
+        place = self._place.resolve()
+        return source.relative_to(place).as_posix() if source.is_relative_to(place) else source.as_posix()
 
     def _key(self, name: str, prefix: str) -> str:
         query = select(endpoints.c.key).where(endpoints.c.source == name)

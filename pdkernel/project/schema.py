@@ -242,7 +242,7 @@ issued_tokens = Table(
 )
 
 endpoints = Table(
-    # the endpoint's key of each workflow that `pdkernel.yaml` names none for, made at its first serve
+    # the endpoint's key and the id of each workflow that no file names these for, made at its first serve
     "endpoints",
     metadata,
     Column("source", Text, primary_key=True),

@@ -1,7 +1,7 @@
 """
 Workflows of notebooks and folders as they are served: each with its id, its endpoint's key and its variables of now.
 
-Knows where keys come from: `pdkernel.yaml`, else the project. What a request does with a workflow is the endpoint's to know.
+Knows where keys come from: `pdkernel.yaml`, else the project; and ids: a synced folder's name, else the project. What a request does with a workflow is the endpoint's to know.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pdkernel.engine.context import stable_id
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.project import Project
 from pdkernel.server.serving import ServedWorkflow
@@ -51,6 +50,7 @@ class SourceWorkflows:
         self._say = say
         self._workflows: dict[str, ServedWorkflow] = {}
         self._names: dict[str, str] = {}
+        self._ids: dict[str, str] = {}
         self._looked: dict[str, float] = {}
         self._stamps: dict[str, object] = {}
         for source in sources:
@@ -61,8 +61,13 @@ class SourceWorkflows:
         return tuple(self._fresh(key) for key in self._workflows)
 
     def find(self, key: str) -> ServedWorkflow | None:
-        """The one of that endpoint key or id, or None."""
+        """The one of that endpoint key, or None."""
         endpoint = self._names.get(key.lower())
+        return None if endpoint is None else self._fresh(endpoint)
+
+    def find_id(self, workflow_id: str) -> ServedWorkflow | None:
+        """The one of that id, or None."""
+        endpoint = self._ids.get(workflow_id)
         return None if endpoint is None else self._fresh(endpoint)
 
     def _add(self, source: Source) -> None:
@@ -74,11 +79,11 @@ class SourceWorkflows:
                 f"{other} and {source.path} have one endpoint, {key}.",
                 fix="Change `endpoint` in the pdkernel.yaml of one of them, or serve one of them.",
             )
-        served = ServedWorkflow(workflow_id(source), key, source)
+        served = ServedWorkflow(_own_id(source) or self._project.endpoints.workflow_id(source.path), key, source)
         self._workflows[key] = served
         self._stamps[key] = stamps(source)
         self._names[key.lower()] = key
-        self._names.setdefault(served.id.lower(), key)
+        self._ids.setdefault(served.id, key)
 
     def _fresh(self, key: str) -> ServedWorkflow:
         now = self._project.clock.monotonic()
@@ -97,7 +102,7 @@ class SourceWorkflows:
     def _read_again(self, key: str, served: ServedWorkflow) -> ServedWorkflow:
         try:
             source = read_again(served.source)
-            changed = replace(served, id=workflow_id(source), source=source)
+            changed = replace(served, source=source)
             written = source.sidecar.endpoint if source.sidecar else None
             if written is not None and written.lower() != key.lower():
                 raise RequestError(f"Its endpoint is {written} now.", fix="Start `pdkernel serve` again.")
@@ -105,15 +110,14 @@ class SourceWorkflows:
         except (PdkernelError, OSError) as fault:
             self._say(f"{served.source.path} has changed, and is served as it was before. {fault}")
             return served
-        self._names.setdefault(changed.id.lower(), key)
         self._say(f"{served.source.path} has changed, and was read again.")
         return changed
 
 
-def workflow_id(source: Source) -> str:
-    """`p_...`: what a synced folder's name ends with, else made from the workflow's name."""
+def _own_id(source: Source) -> str | None:
+    """`p_...`: what a synced folder's name ends with, or None."""
     found = _FOLDER_ID.search(source.path.resolve().name) if source.kind == "folder" else None
-    return found[1] if found else stable_id("p_", source.workflow.name)
+    return found[1] if found else None
 
 
 def check_tokens(workflows: Sequence[ServedWorkflow]) -> None:

@@ -57,7 +57,11 @@ class ServedWorkflows(Protocol):
         ...
 
     def find(self, key: str) -> ServedWorkflow | None:
-        """The one of that endpoint key (`eo...`) or id (`p_...`), whatever its case, or None."""
+        """The one of that endpoint key (`eo...`), whatever its case, or None."""
+        ...
+
+    def find_id(self, workflow_id: str) -> ServedWorkflow | None:
+        """The one of that id (`p_...`), or None; an id opens no endpoint."""
         ...
 
 

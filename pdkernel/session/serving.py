@@ -15,7 +15,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pdkernel.egress import parse_mode
-from pdkernel.engine.context import stable_id
 from pdkernel.engine.request import RunRequest
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.execution import Execution
@@ -44,7 +43,9 @@ class DraftWorkflows:
         self._session = session
         self._path = session.notebook or session.folder / "notebook.ipynb"
         sidecar = session.sidecar
-        self.endpoint = (sidecar.endpoint if sidecar else None) or session.project.endpoints.key(self._path)
+        endpoints = session.project.endpoints
+        self.endpoint = (sidecar.endpoint if sidecar else None) or endpoints.key(self._path)
+        self._id = endpoints.workflow_id(self._path)
         self._latest = self._read()
 
     def list(self) -> tuple[ServedWorkflow, ...]:
@@ -52,8 +53,12 @@ class DraftWorkflows:
         return (self._fresh(),)
 
     def find(self, key: str) -> ServedWorkflow | None:
-        """The draft, if *key* is its endpoint or id."""
-        return self._fresh() if key.lower() in (self.endpoint.lower(), self._latest.id.lower()) else None
+        """The draft, if *key* is its endpoint."""
+        return self._fresh() if key.lower() == self.endpoint.lower() else None
+
+    def find_id(self, workflow_id: str) -> ServedWorkflow | None:
+        """The draft, if that is its id."""
+        return self._fresh() if workflow_id == self._id else None
 
     def _fresh(self) -> ServedWorkflow:
         with suppress(DefinitionError):
@@ -66,7 +71,7 @@ class DraftWorkflows:
         session = self._session
         workflow = session.workflow
         return ServedWorkflow(
-            stable_id("p_", workflow.name),
+            self._id,
             self.endpoint,
             Source(self._path, "notebook", workflow, session.sidecar),
             project_variables(session.project, session.folder),

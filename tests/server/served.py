@@ -31,8 +31,12 @@ class Workflows:
         return self._workflows
 
     def find(self, key: str) -> ServedWorkflow | None:
-        """By endpoint or id."""
-        return next((each for each in self._workflows if key.lower() in (each.endpoint.lower(), each.id.lower())), None)
+        """By endpoint."""
+        return next((each for each in self._workflows if key.lower() == each.endpoint.lower()), None)
+
+    def find_id(self, workflow_id: str) -> ServedWorkflow | None:
+        """By id."""
+        return next((each for each in self._workflows if workflow_id == each.id), None)
 
 
 @dataclass

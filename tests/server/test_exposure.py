@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.definition import Sidecar
+from pdkernel.engine.context import stable_id
 from pdkernel.errors import RequestError
 from pdkernel.model import Trigger
 from pdkernel.project import Project
@@ -109,7 +110,24 @@ def test_id_of_a_synced_folder(project: Project, tmp_path: Path) -> None:
     served = SourceWorkflows(project, [Source(tmp_path / "greet-p_AbC123", "folder", OPEN, Sidecar())])
 
     assert [each.id for each in served.list()] == ["p_AbC123"]
-    assert served.find("p_abc123") is not None
+    assert served.find_id("p_AbC123") is not None
+    assert served.find("p_AbC123") is None
+
+
+def test_ids_are_random_and_stay(project: Project, tmp_path: Path) -> None:
+    """Workflows of one name have ids of their own, not made from it and the same the next time."""
+    sources = [Source(tmp_path / name, "notebook", OPEN) for name in ("a.ipynb", "b.ipynb")]
+    first, second = (SourceWorkflows(project, sources) for _ in range(2))
+    ids = [each.id for each in first.list()]
+    with Project.open(tmp_path / "other" / ".pdkernel") as other:
+        (elsewhere,) = SourceWorkflows(other, sources[:1]).list()
+
+    assert ids == [each.id for each in second.list()]
+    assert len({*ids, elsewhere.id, stable_id("p_", OPEN.name)}) == 4
+    assert all(each.startswith("p_") for each in ids)
+    found = first.find_id(ids[1])
+    assert found is not None
+    assert found.source.path == sources[1].path
 
 
 def test_a_token_that_is_not_set(project: Project, tmp_path: Path) -> None:

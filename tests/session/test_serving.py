@@ -8,11 +8,12 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from pdkernel.engine.context import stable_id
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.session import Session
-from pdkernel.session.serving import KEPT
+from pdkernel.session.serving import KEPT, DraftWorkflows
 
 HEADER = "%%pdworkflow\nname: Draft\ntrigger:\n  type: http\n  response: custom\n"
 
@@ -49,6 +50,25 @@ def test_the_draft_as_it_is_at_each_request(session: Session) -> None:
     assert answers == ["first", "second"]
     assert {run.status for run in runs} >= {"executing", "success"}
     assert wait_for(lambda: len(lines) == 2)
+
+
+def test_the_drafts_id_opens_nothing(session: Session) -> None:
+    """The draft's id is random, stays with its notebook, and is not an endpoint."""
+    session.cell_ran(HEADER, cell_id="h")
+    session.cell_ran(step("first"), cell_id="a")
+    url, _, _ = served(session)
+    known, again = (DraftWorkflows(session) for _ in range(2))
+    (draft,) = known.list()
+
+    opened = {
+        made: httpx.post(f"{url.rpartition('/')[0]}/{made}", timeout=60)
+        for made in (draft.id, stable_id("p_", draft.source.workflow.name))
+    }
+
+    assert [answer.status_code for answer in opened.values()] == [404, 404]
+    assert len(opened) == 2
+    assert again.list()[0].id == draft.id
+    assert known.find_id(draft.id) is not None
 
 
 def test_requests_beside_a_cell_that_runs(session: Session) -> None:

@@ -27,7 +27,7 @@ from pdkernel.project import DeployedTrigger, Webhook
 from pdkernel.redaction import Redactor
 from pdkernel.server.link.webhooks import SIGNATURE, TIMEOUT_S, signature
 from pdkernel.server.running import Runs
-from pdkernel.server.serving import Serving
+from pdkernel.server.serving import ServedWorkflow, Serving
 from pdkernel.source import workflows_beside
 
 LONGEST_WAIT_S = 5.0
@@ -148,8 +148,13 @@ def _kept(event: SourceEvent, at: int, fresh: str) -> dict[str, JSON]:
     return told if event.summary is None else {**told, "sum": event.summary}
 
 
+def find_workflow(serving: Serving, name: str) -> ServedWorkflow | None:
+    """The workflow of that id, or of that endpoint key, that is served; or None."""
+    return serving.workflows.find_id(name) or serving.workflows.find(name)
+
+
 def _start(serving: Serving, runs: Runs, trigger: DeployedTrigger, workflow: str, event: SourceEvent) -> None:
-    served = serving.workflows.find(workflow)
+    served = find_workflow(serving, workflow)
     if served is None:
         _log.warning("The deployed trigger %s starts the workflow %s, which is not served.", trigger.id, workflow)
         return

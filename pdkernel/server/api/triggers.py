@@ -22,7 +22,7 @@ from pdkernel.project import DeployedTrigger, Schedule, Webhook
 from pdkernel.project.schedule import UTC_NAME, check_cron
 from pdkernel.server.api.configured import Configured, read_configured
 from pdkernel.server.api.door import ApiError, Call
-from pdkernel.server.api.emitting import act, pass_on, source_request
+from pdkernel.server.api.emitting import act, find_workflow, pass_on, source_request
 from pdkernel.server.api.trigger_shapes import HTTP, trigger_json
 from pdkernel.server.serving import Serving
 
@@ -145,7 +145,7 @@ def workflow_ids(call: Call, given: object) -> tuple[str, ...]:
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
         raise ApiError(400, "workflow_ids is a list of workflows' ids.")
     for each in given:
-        if call.serving.workflows.find(each) is None:
+        if find_workflow(call.serving, each) is None:
             raise ApiError(404, f"There is no workflow {each[:80]!r} that is served here.")
     return tuple(dict.fromkeys(given))
 

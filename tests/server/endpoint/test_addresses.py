@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pdkernel.engine.context import stable_id
 from tests.builders import a_workflow, python_step
 from tests.server.site import Site
 
@@ -69,11 +70,28 @@ async def test_by_mangled_path(echo: Site, mangled: str, path: str, query: dict[
     assert (event["path"], event["query"]) == (path, query)
 
 
-async def test_by_workflow_id(echo: Site) -> None:
-    """The id of the workflow leads to it, too."""
-    event = await event_of(echo, f"/{echo.serving.workflows.list()[0].id}")
+@pytest.mark.parametrize(
+    "path",
+    ["/{id}", "/a/{id}", "/http:/127.0.0.1:1/{id}", "/https:/{id}.m.pipedream.net/", "/https%3A//{id}.localhost"],
+)
+async def test_a_workflow_id_opens_nothing(echo: Site, path: str) -> None:
+    """A workflow's id in a path is 404, and starts nothing: neither the one that it has nor one made from its name."""
+    (served,) = echo.serving.workflows.list()
+    for known in (served.id, stable_id("p_", served.source.workflow.name)):
+        answer = await echo.http.post(path.format(id=known))
+        assert answer.status_code == 404
 
-    assert event["path"] == "/"
+    assert await echo.runs() == []
+
+
+async def test_a_workflow_id_as_a_host_opens_nothing(echo: Site) -> None:
+    """A host that begins with a workflow's id is no endpoint."""
+    (served,) = echo.serving.workflows.list()
+    for known in (served.id, stable_id("p_", served.source.workflow.name)):
+        answer = await echo.http.post("/", headers={"host": f"{known}.m.pipedream.net"})
+        assert answer.status_code == 404
+
+    assert await echo.runs() == []
 
 
 @pytest.mark.parametrize("path", ["/", "/eonothing", "/https:/eonothing.m.pipedream.net", "/http:/", "/https:/x/%ff"])
