@@ -1,4 +1,4 @@
-"""What all tests share: the sweep (properties with many more examples, for `make slow`), compiled Go packages."""
+"""What all tests share: the sweep (properties with many more examples, for `make slow`), compiled Go packages, mounts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from pdkernel.hosts import GoPrograms
 from pdkernel.model import Step
+from tests.mounts import APART, may_mount
 
 # a test keeps nothing in the keyring of whoever runs it, nor do the commands that it starts
 os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
@@ -26,3 +27,11 @@ def go_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     step = Step("warm", "go", 'package main\nimport "net/http"\nfunc main() { println(http.MethodGet) }\n')
     asyncio.run(GoPrograms(folder, lock=folder / "go.mod").program(step, install=False, say=lambda _: None))
     return folder
+
+
+@pytest.fixture
+def apart() -> tuple[str, ...]:
+    """What runs a command in a mount namespace of its own: a mistake about mounts does no harm there."""
+    if not may_mount():
+        pytest.skip("this user may not mount in a namespace of its own (unshare --mount)")
+    return APART

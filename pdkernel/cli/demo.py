@@ -6,9 +6,8 @@ Knows the order in which a person would do it. Every part is the real one; only 
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,15 +28,12 @@ def run_demo(keep: Path | None) -> int:
         keep: A new folder to work in and to keep, or None for a temporary one.
     """
     from pdkernel.errors import RequestError
+    from pdkernel.guests.file_tree import temporary_folder
 
     if keep is not None and keep.exists() and not (keep.is_dir() and not any(keep.iterdir())):
         raise RequestError(f"{keep} is no empty folder; nothing was changed.", fix="Name a new folder.")
-    folder = keep or Path(tempfile.mkdtemp(prefix="pdkernel-demo-"))
-    try:
+    with nullcontext(keep) if keep is not None else temporary_folder("pdkernel-demo-") as folder:
         return _demo(folder)
-    finally:
-        if keep is None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _demo(folder: Path) -> int:

@@ -8,8 +8,6 @@ outside for that is treated as a step's outside calls are. Nothing is recorded. 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +22,7 @@ from pdkernel.engine.facts import connect_command
 from pdkernel.engine.props import evaluate_props
 from pdkernel.engine.withheld import credential_ref, fill
 from pdkernel.errors import StepError
+from pdkernel.guests.file_tree import temporary_folder
 from pdkernel.hosts import ComponentFile, Description, Hosts, Option, OptionsPage, PropDeclaration, RunGuests, RunSetup
 from pdkernel.identity import Directory, Environment, ProxyAccess
 from pdkernel.model import JSON, AppBinding, Step
@@ -242,24 +241,23 @@ class ActionForms:
 
     @asynccontextmanager
     async def _guests(self, request: FormRequest, component: ComponentFile) -> AsyncIterator[RunGuests]:
-        scratch = Path(tempfile.mkdtemp(prefix="form-", dir=self._scratch))
-        setup = RunSetup(
-            run_id="form",
-            workflow="form",
-            trigger={"event": dict(request.event), "context": {}},
-            variables=request.variables,
-            folder=request.folder,
-            scratch=scratch,
-            guarded=request.policy.public_only,
-            public_only=request.policy.public_only,
-            kept=(component.path,),
-        )
-        guests = await self._hosts.open(setup, waits=False)  # a person looks at it: it does not queue behind runs
-        try:
-            yield guests
-        finally:
-            await guests.release()
-            shutil.rmtree(scratch, ignore_errors=True)
+        with temporary_folder("form-", inside=self._scratch) as scratch:
+            setup = RunSetup(
+                run_id="form",
+                workflow="form",
+                trigger={"event": dict(request.event), "context": {}},
+                variables=request.variables,
+                folder=request.folder,
+                scratch=scratch,
+                guarded=request.policy.public_only,
+                public_only=request.policy.public_only,
+                kept=(component.path,),
+            )
+            guests = await self._hosts.open(setup, waits=False)  # a person looks at it: it does not queue behind runs
+            try:
+                yield guests
+            finally:
+                await guests.release()
 
 
 _NO_CALLS = Policy(mode="deny", text="deny")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from pdkernel.engine.run_state import RunState, unwritable
 from pdkernel.engine.step_run import StepRuns
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution, Status
+from pdkernel.guests.file_tree import remove_tree
 from pdkernel.hosts import WORKING, Hosts, RunGuests, RunSetup
 from pdkernel.identity import Directory, NotAtHandError
 from pdkernel.model import JSON
@@ -136,12 +136,12 @@ class Interpreter:
             _stop_cancelling()
             record.end("cancelled")
         except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
+            remove_tree(scratch)
             raise
         if _is_removed(scratch):
             return await record.finish(), exports
         # beside the last commit, and not in the loop's way: a disk under load takes milliseconds to remove files
-        removed = asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        removed = asyncio.to_thread(remove_tree, scratch)
         execution, _ = await asyncio.gather(record.finish(), removed)
         return execution, exports
 

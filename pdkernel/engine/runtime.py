@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +26,7 @@ from pdkernel.engine.request import RunRequest
 from pdkernel.engine.sources import Sources
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
+from pdkernel.guests.file_tree import remove_tree
 from pdkernel.hosts import WARDEN, Hosts, scratch_folder
 from pdkernel.identity import Directory
 from pdkernel.project import Project
@@ -149,7 +149,7 @@ class Runtime:
             await self._hosts.close()
             await self.gateway.close()
         await self._journal.close()
-        await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
+        await asyncio.to_thread(remove_tree, self._scratch)
         WARDEN.unregister_folder(self._scratch)
 
     async def __aenter__(self) -> Self:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +28,7 @@ from pdkernel.engine.recorder import StepRecorder
 from pdkernel.errors import RequestError, UnsupportedError
 from pdkernel.event import Event
 from pdkernel.execution import StepResult
+from pdkernel.guests.file_tree import temporary_folder
 from pdkernel.hosts import Description, Emitted, Hosts, RunGuests, RunSetup, SourceCall, SourceOutcome
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment
 from pdkernel.model import JSON, Step, Trigger
@@ -164,26 +163,25 @@ class Sources:
             RequestError: It waits for a request or a message, and was given none.
         """
         component = await self._component(request)
-        scratch = Path(tempfile.mkdtemp(prefix="source-", dir=self._scratch))
         context = {"id": stable_id("dc_", request.key)}
-        setup = RunSetup(
-            context["id"],
-            f"source {request.uses}",
-            {"event": {}, "context": context},
-            {},
-            request.folder,
-            scratch,
-            guarded=request.policy.guarded,
-            public_only=request.policy.public_only,
-            kept=(component.file.path,) if component.file else (),
-        )
-        guests = await self._hosts.open(setup)
-        try:
-            description = await describe(component, guests, self._catalog)
-            return await self._run(request, component, description, guests, context["id"])
-        finally:
-            await guests.release()
-            shutil.rmtree(scratch, ignore_errors=True)
+        with temporary_folder("source-", inside=self._scratch) as scratch:
+            setup = RunSetup(
+                context["id"],
+                f"source {request.uses}",
+                {"event": {}, "context": context},
+                {},
+                request.folder,
+                scratch,
+                guarded=request.policy.guarded,
+                public_only=request.policy.public_only,
+                kept=(component.file.path,) if component.file else (),
+            )
+            guests = await self._hosts.open(setup)
+            try:
+                description = await describe(component, guests, self._catalog)
+                return await self._run(request, component, description, guests, context["id"])
+            finally:
+                await guests.release()
 
     async def _component(self, request: SourceRequest) -> Component:
         component = await self._catalog.obtain(request.uses, install=request.install)

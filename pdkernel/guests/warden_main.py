@@ -46,10 +46,12 @@ def main() -> None:
         process_tree.end([pid for pid in registered if pid > 0], registered.values())
     if folders:
         import json
-        import shutil
+        from pathlib import Path
+
+        import file_tree  # type: ignore[import-not-found]
 
         for folder in folders:
-            shutil.rmtree(json.loads(folder), ignore_errors=True)
+            file_tree.remove_tree(Path(json.loads(folder)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from pdkernel import guests
 from pdkernel.errors import ProjectError
+from pdkernel.guests.file_tree import remove_tree
 from pdkernel.guests.process_tree import MARK
 from pdkernel.hosts.go_faults import MODULE, compile_error
 from pdkernel.hosts.go_modules import module_error
@@ -140,7 +140,7 @@ class GoPrograms:
             program = self._programs / self._key(go, source, imported)
             (work / "program").replace(program)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            remove_tree(work)
         self._trim()
         return program
 

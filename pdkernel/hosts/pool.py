@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import functools
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pdkernel import guests as guest_files
+from pdkernel.guests.file_tree import remove_tree
 from pdkernel.hosts.calls import RunSetup
 from pdkernel.hosts.declarations import Description
 from pdkernel.hosts.environment import base_environment
@@ -103,7 +103,7 @@ class Hosts:
         self._idle.clear()
         self._closed = True
         if self._tmp_folder is not None:
-            shutil.rmtree(self._tmp_folder, ignore_errors=True)
+            remove_tree(self._tmp_folder)
             WARDEN.unregister_folder(self._tmp_folder)
 
     @property

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from pdkernel.guests.file_tree import remove_tree
+
 TMP = Path("/tmp")  # noqa: S108 - the place itself, not a file in it
 _BESIDE = Path("/var/tmp")  # noqa: S108 - likewise
 
@@ -89,7 +91,7 @@ class PrivateTmp:
                 maker.kill()
             opened = _open(maker.pid, ["user", "mnt"] if user else ["mnt"]) if maker.stdout.read(1) else None
         if opened is None:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
             return None
         return cls(folder, kept, opened[:-1], opened[-1])
 
@@ -101,14 +103,8 @@ class PrivateTmp:
 
     def empty(self) -> bool:
         """Remove what steps have put there; whether nothing of it is left."""
-        left = False
-        for name in set(os.listdir(self._folder)) - self.kept:  # noqa: PTH208 - at the end of every run
-            path = self._folder / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-            left = left or os.path.lexists(path)
+        names = set(os.listdir(self._folder)) - self.kept  # noqa: PTH208 - at the end of every run
+        left = [name for name in names if not remove_tree(self._folder / name)]
         return not left
 
     def close(self) -> None:
@@ -116,7 +112,7 @@ class PrivateTmp:
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = []
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_tree(self._folder)
 
 
 def is_possible() -> bool:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pdkernel.errors import ExportNotJSONError, StepError
+from pdkernel.guests.file_tree import remove_tree
 from pdkernel.hosts.recorder import StepRecorder
 from pdkernel.model import JSON
 
@@ -61,7 +61,7 @@ class StepFiles:
 
     def remove(self) -> None:
         """Remove the files."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)
 
     def _put(self, name: str, data: bytes = b"") -> str:
         path = self.folder / name

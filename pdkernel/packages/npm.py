@@ -17,7 +17,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from typing import Any
 
 from pdkernel.directive.nearest import did_you_mean
 from pdkernel.errors import PackageInstallError, PackageMissingError
+from pdkernel.guests.file_tree import remove_tree
 from pdkernel.packages.npm_command import NpmFailedError, disk_failure, explained, run_npm
 from pdkernel.packages.npm_lock import ABOUT, LockedSet, NpmLock
 
@@ -193,7 +193,7 @@ class NpmPackages:
                 await self._npm("ci", staging, wanted, progress)
             _finish(staging, self._folder / locked.key)
         finally:
-            await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+            await asyncio.to_thread(remove_tree, staging)
         if new:
             self._lock.add(locked)
         versions = ", ".join(f"{spec.name}@{locked.version(each)}" for each, spec in wanted.items())
@@ -246,7 +246,7 @@ class NpmPackages:
         """Remove what a process left that was ended, and sets that nobody uses. Only while alone."""
         for entry in self._folder.iterdir():
             if entry.is_dir() and (entry.name.startswith(_STAGING) or entry.stat().st_mtime < time.time() - UNUSED_S):
-                shutil.rmtree(entry, ignore_errors=True)
+                remove_tree(entry)
 
     @contextlib.asynccontextmanager
     async def _alone(self, progress: Callable[[str], None]) -> AsyncIterator[None]:

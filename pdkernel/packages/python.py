@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
 import sys
 import time
 import venv
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pdkernel.errors import PackageMissingError
+from pdkernel.guests.file_tree import remove_tree
 from pdkernel.inspection import PythonRequirement
 from pdkernel.packages.pip import Pip, Progress, PythonInstallError
 from pdkernel.packages.python_lock import Block, Pin, PythonLock, this_machine, words_of
@@ -142,8 +143,8 @@ class PythonPackages:
         found = PythonEnvironment(folder / "bin" / "python", folder)
         if found.python.exists():
             return found
-        if folder.exists():  # the Python that it was made from has gone
-            shutil.rmtree(folder)
+        if folder.exists() and not remove_tree(folder):  # the Python that it was made from has gone
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
         return None
 
     def _bare(self) -> PythonEnvironment:
@@ -153,7 +154,7 @@ class PythonPackages:
 
     async def _build(self, wanted: Sequence[PythonRequirement], progress: Progress) -> PythonEnvironment:
         for left in self._folder.glob(f"{_BUILDING}*"):  # nobody else builds now: whoever made it has died
-            shutil.rmtree(left, ignore_errors=True)
+            remove_tree(left)
         block = self._block(wanted)
         started = time.monotonic()
         made = self._make(_BUILDING)
@@ -171,7 +172,7 @@ class PythonPackages:
             progress(f"installed {what} in {time.monotonic() - started:.1f} s")
             return found
         finally:
-            shutil.rmtree(made.folder, ignore_errors=True)
+            remove_tree(made.folder)
 
     async def _install(self, pip: Pip, made: PythonEnvironment, wanted: Sequence[PythonRequirement]) -> tuple[Pin, ...]:
         added = [requirement for requirement in wanted if not requirement.module]
@@ -221,7 +222,7 @@ class PythonPackages:
         try:
             made.folder.rename(place)
         except OSError:
-            shutil.rmtree(made.folder, ignore_errors=True)
+            remove_tree(made.folder)
             if not place.exists():  # if it does, another process was first
                 raise
         return PythonEnvironment(place / "bin" / "python", place)
@@ -238,7 +239,7 @@ class PythonPackages:
         aged = sorted(((each.stat().st_mtime, each) for each in others), reverse=True)
         for at, folder in aged[_KEPT - 1 :]:
             if time.time() - at > _UNUSED_S:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_tree(folder)
 
     @contextlib.asynccontextmanager
     async def _alone(self, progress: Progress) -> AsyncIterator[None]:

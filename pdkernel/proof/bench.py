@@ -8,11 +8,11 @@ Packages and actions are the project's; nothing is installed.
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from shutil import copytree
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +25,7 @@ from pdkernel.engine.journal import MemoryJournal, MemoryStore
 from pdkernel.engine.packages import Packages, go_programs
 from pdkernel.engine.request import FindWorkflow, RunRequest
 from pdkernel.execution import Execution
+from pdkernel.guests.file_tree import remove_tree
 from pdkernel.hosts import WARDEN, Fixed, Hosts, scratch_folder
 from pdkernel.identity import Directory
 from pdkernel.model import Workflow
@@ -150,7 +151,7 @@ class ProofBench:
         await self._hosts.close()
         await self._gateway.close()
         self._own.close()
-        await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
+        await asyncio.to_thread(remove_tree, self._scratch)
         WARDEN.unregister_folder(self._scratch)
 
     async def __aenter__(self) -> Self:
@@ -189,8 +190,8 @@ class ProofBench:
     def _copy_files(self) -> Path:
         """The project's file store as it is, in a place of its own."""
         place = self._scratch / "files"
-        shutil.rmtree(place, ignore_errors=True)
+        remove_tree(place)
         kept = self._project.folder / "files"
         if kept.is_dir():
-            shutil.copytree(kept, place, symlinks=True)
+            copytree(kept, place, symlinks=True)
         return place

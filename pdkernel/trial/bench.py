@@ -6,7 +6,6 @@ Knows what may be shared between projects and how it ends. Knows nothing of what
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from pdkernel.clock import RANDOM_IDS, Ids
 from pdkernel.egress import Gateway
 from pdkernel.engine.packages import Packages, go_programs
 from pdkernel.engine.runtime import Runtime
+from pdkernel.guests.file_tree import remove_tree
 from pdkernel.hosts import Hosts, scratch_folder
 from pdkernel.identity import Directory
 from pdkernel.project import Project
@@ -79,7 +79,7 @@ class Bench:
         self.wait_for(self._close())
         self._loop.close()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_tree(self._folder)
             self._folder = None
 
     async def _runtime(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,6 +19,7 @@ from pdkernel.engine.request import RunRequest
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
+from pdkernel.guests.file_tree import temporary_folder
 from pdkernel.identity import Directory
 from pdkernel.model import JSON
 from pdkernel.source import EVENTS_FOLDER, Source, read_source
@@ -91,13 +91,13 @@ def save_test(
     needs = needs_of(request, execution, directory, plain=plain)
     base = (opened.path.parent).resolve()  # beside a notebook, and beside a synced folder, which stays as it is
     event = Event(dict(execution.event))
-    with tempfile.TemporaryDirectory(prefix="pdkernel-save-") as scratch:
-        calls = Path(scratch) / f"{name}.jsonl"
+    with temporary_folder("pdkernel-save-") as scratch:
+        calls = scratch / f"{name}.jsonl"
         assert request.tape is not None
         request.tape.write(calls)
         pins, only = _fixed(request)
         samples = [
-            _rehearse(Path(scratch) / str(number), opened, request, event, needs, calls=calls, pins=pins, only=only)
+            _rehearse(scratch / str(number), opened, request, event, needs, calls=calls, pins=pins, only=only)
             for number in range(REHEARSALS)
         ]
         stores = any(step.stores for step in request.workflow.steps)

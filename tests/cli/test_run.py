@@ -256,3 +256,17 @@ def test_a_scheduled_workflow_needs_no_event(pdkernel: Shell) -> None:
     assert ended.status == 0, ended.stderr
     assert "$return_value: 3600" in ended.stdout
     assert "response:" not in ended.stdout
+
+
+def test_what_a_step_has_mounted_in_its_folder_stays(pdkernel: Shell, apart: tuple[str, ...]) -> None:
+    """A Bash step, run as root, mounts a folder in its own; the run's clean-up leaves what lies behind the mount."""
+    outside = pdkernel.folder / "outside"
+    outside.mkdir()
+    (outside / "file").touch()
+    notebook = pdkernel.notebook(f"%%pdstep mounts --lang bash\nmkdir here && mount --bind {outside} here && ls here\n")
+
+    ended = pdkernel("run", notebook, "--event", "-", "--json", stdin="{}", within=apart, TMPDIR=str(pdkernel.folder))
+
+    assert ended.json["steps"][0]["logs"] == [{"stream": "stdout", "text": "file\n"}]
+    assert "is not removed: something is mounted in it" in ended.stderr
+    assert (outside / "file").exists()

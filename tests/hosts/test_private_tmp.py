@@ -282,3 +282,32 @@ def test_who_is_not_root_has_one_too() -> None:
         pytest.skip("this system permits no user namespace")
 
     assert done.stdout.strip() == f"{['word', uid, 'refused']}  ['it']", done.stderr
+
+
+EMPTIED = """
+import subprocess, sys
+from pathlib import Path
+from pdkernel.hosts.private_tmp import PrivateTmp
+folder, outside = map(Path, sys.argv[1:])
+tmp = PrivateTmp.make(folder, frozenset())
+(folder / "mounted").mkdir()
+(folder / "beside").mkdir()
+subprocess.run(["mount", "--bind", outside, folder / "mounted"], check=True)
+print(tmp.empty())
+tmp.close()
+"""
+
+
+def test_what_is_mounted_there_stays(place: Path, apart: tuple[str, ...]) -> None:
+    """A mount is not emptied, and then the next run gets another `/tmp`."""
+    outside = place / "outside"
+    outside.mkdir()
+    (outside / "file").touch()
+
+    done = subprocess.run(
+        [*apart, sys.executable, "-c", EMPTIED, place / "tmp", outside], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "False"
+    assert (outside / "file").exists()
+    assert [path.name for path in (place / "tmp").iterdir()] == ["mounted"]

@@ -99,3 +99,25 @@ def test_folders_are_removed_but_for_those_taken_back(tmp_path: Path) -> None:
 
     assert not doomed.exists()
     assert (kept / "deep" / "file").exists()
+
+
+def test_what_a_step_has_mounted_stays_when_the_owner_is_killed(tmp_path: Path, apart: tuple[str, ...]) -> None:
+    """The warden removes what lies beside a mount, and nothing behind the mount."""
+    doomed, outside = tmp_path / "doomed", tmp_path / "outside"
+    for file in (doomed / "beside", doomed / "mounted" / "below", outside / "file"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    program = (
+        "import os, sys, pathlib, subprocess\nfrom pdkernel.hosts import WARDEN\n"
+        "doomed, outside = map(pathlib.Path, sys.argv[1:])\n"
+        "subprocess.run(['mount', '--bind', outside, doomed / 'mounted'], check=True)\n"
+        "WARDEN.register_folder(doomed)\nos.kill(os.getpid(), 9)\n"
+    )
+
+    subprocess.run([*apart, sys.executable, "-c", program, doomed, outside], cwd=ROOT, check=False)
+    deadline = time.monotonic() + 10
+    while (doomed / "beside").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert not (doomed / "beside").exists()
+    assert (outside / "file").exists()
