@@ -38,14 +38,14 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     │  ├─ StoreValueError              a data store was given a key, value or time to live that it cannot hold
     │  ├─ StepMemoryError              the step held more memory than it may
     │  ├─ StepDiedError                the process ended: exit, signal, memory
+    │  ├─ ProtocolError                the step's process sent a reply that is not in the protocol
     │  ├─ PackageInstallError          a package that the step imports cannot be installed
     │  └─ EgressRefusedError           an outside call that nothing may answer
     └─ HostError                  3    our side failed
        ├─ InvokeError                  an endpoint cannot be reached, or does not answer in time
        ├─ InterpreterMissingError 2    no Node.js; says how to get one
        ├─ ActionSourceError       2    a source of actions cannot be reached: npm, Connect
-       ├─ ProjectError                 the project's folder or database cannot be used
-       └─ ProtocolError                a step's process said what it may not say
+       └─ ProjectError                 the project's folder or database cannot be used
 
 No error ever holds a credential, a variable's value or a header.
 """
@@ -391,6 +391,12 @@ class StepDiedError(StepError):
     code = "step_died"
 
 
+class ProtocolError(StepError):
+    """The step's process sent a reply that is not in the protocol: only code that writes to pdkernel's descriptor can."""
+
+    code = "protocol"
+
+
 class PackageInstallError(StepError):
     """
     A package that the step's code imports cannot be installed.
@@ -443,12 +449,6 @@ class ProjectError(HostError):
     """The project's folder, key or database cannot be used."""
 
     code = "project"
-
-
-class ProtocolError(HostError):
-    """A step's process said something that is not in the protocol."""
-
-    code = "protocol"
 
 
 def exit_status_of(code: str) -> int:

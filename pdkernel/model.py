@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from pdkernel.errors import DuplicateStepError, StepNameError, UnknownStepError
 
-JSON: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
+JSON: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 Language = Literal["python", "node", "bash", "go"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)

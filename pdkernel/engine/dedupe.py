@@ -75,6 +75,6 @@ def _last(emitted: list[Emitted], state: dict[str, Any]) -> list[Emitted]:
 def _number(value: object) -> float | None:
     try:
         number = float(value)  # type: ignore[arg-type]  # whatever the source gave
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None

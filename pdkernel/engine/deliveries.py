@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pdkernel.egress import is_loopback
 from pdkernel.egress.client import client_for
@@ -168,7 +168,9 @@ def _with_params(url: str, params: JSON) -> str:
     """*url* with *params* added to the query that it has, as axios adds them."""
     import httpx
 
-    return str(httpx.URL(url).copy_merge_params(cast("Any", params))) if params else url
+    if not isinstance(params, dict | str | None):
+        raise TypeError("params is not an object")
+    return str(httpx.URL(url).copy_merge_params(params)) if params else url
 
 
 def _body(data: JSON) -> dict[str, Any]:

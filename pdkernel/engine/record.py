@@ -272,14 +272,13 @@ class RunRecord:
         if raw is None:
             return NO_RESPONSE
         headers = {
-            str(name): ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            for name, value in (raw.get("headers") or {}).items()
+            name: ", ".join(value) if isinstance(value, list) else value for name, value in raw["headers"].items()
         }
         # parity[redacted-response]: a real endpoint's caller gets what the step sent; the record of it is redacted
         return Response(
-            status=int(raw.get("status", 200)),
+            status=raw["status"],
             headers=as_object(self.redactor.value(headers)),
-            body=self.redactor.value(raw.get("body")),
+            body=self.redactor.value(raw["body"]),
         )
 
     def _write(self, write: Callable[[], Awaitable[Any]]) -> None:

@@ -146,13 +146,9 @@ function withAdded(declared, added) {
 export function declarations(component) {
   const props = propsOf(component);
   const { key, name, description, version, type, dedupe, hooks } = component;
+  const words = Object.entries({ key, name, description, version, type, dedupe }).filter(([, word]) => typeof word === "string");
   return {
-    key,
-    name,
-    description,
-    version,
-    type,
-    dedupe,
+    ...Object.fromEntries(words),
     hooks: Object.keys(hooks ?? {}),
     additional: typeof component.additionalProps === "function",
     apps: props.filter((prop) => prop.type === "app").map((prop) => ({ prop: prop.name, app: String(prop.definition.app) })),

@@ -96,8 +96,8 @@ export function dollar(context, voice, urls, files) {
 export function responder(voice) {
   return (response) => {
     const { status, headers, body, immediate } = response ?? {};
-    if (!Number.isInteger(status)) {
-      throw new TypeError("$.respond needs a status that is a whole number: { status: 200, body: ... }");
+    if (!Number.isInteger(status) || status < 100 || status > 599) {
+      throw new TypeError("$.respond needs a status, a whole number from 100 to 599: { status: 200, body: ... }");
     }
     // a list is a header that stands several times, as in Node.js: Set-Cookie
     const texts = Object.entries(headers ?? {}).map(([key, value]) => [key, Array.isArray(value) ? value.map(String) : String(value)]);
@@ -124,7 +124,7 @@ function flow(voice, urls) {
     if (typeof ms !== "number" || !Number.isFinite(ms) || ms < 0) {
       throw new TypeError(`$.flow.${kind} takes a number of milliseconds, and ${inspect(ms)} is not one`);
     }
-    voice.pause(kind, written({ ms: Math.round(ms), ...more }, `$.flow.${kind}`, voice));
+    voice.pause(kind, written({ ms: counted(ms), ...more }, `$.flow.${kind}`, voice));
     return { ...urls };
   };
   return {
@@ -133,13 +133,18 @@ function flow(voice, urls) {
     delay: (/** @type {any} */ ms) => pause("delay", ms),
     suspend: (/** @type {any} */ ms = DAY_MS) => pause("suspend", ms),
     rerun: (/** @type {any} */ ms = DAY_MS, /** @type {any} */ context = null, /** @type {any} */ most = 10) =>
-      pause("rerun", ms, { context: context ?? null, max: Number.isInteger(most) ? most : 10 }),
+      pause("rerun", ms, { context: context ?? null, max: Number.isInteger(most) ? counted(most) : 10 }),
     trigger: (/** @type {any} */ workflow, /** @type {any} */ payload, /** @type {any} */ options) =>
       voice.ask("flow.trigger", written({ workflow, payload, options }, "$.flow.trigger", voice)),
     refreshTimeout: () => {
       throw new NotRunHereError("$.flow.refreshTimeout");
     },
   };
+}
+
+/** @param {number} number */
+function counted(number) {
+  return Math.max(0, Math.min(Math.round(number), Number.MAX_SAFE_INTEGER));
 }
 
 /**

@@ -117,14 +117,14 @@ export function describe(error, step, locals) {
   // fetch says only "fetch failed" itself; what failed is in its cause
   const more = causes.length && message === "fetch failed" ? `: ${text(() => error.cause.message, "")}` : "";
   return {
-    code: (isObject && error.pdkernelCode) || "step_failed",
+    code: String((isObject && error.pdkernelCode) || "step_failed"),
     name,
     message: missing?.message ?? message + more + during,
     line,
     // the platform's ConfigurationError is for the person who fills in the props
     stack: lines.length > 1 && !(isObject && error.exposeStack === false) ? lines.join("\n") : null,
-    fix: missing?.fix ?? ((isObject && error.pdkernelFix) || (name === "ReferenceError" && FIXES[message]) || ""),
-    prop: (isObject && error.pdkernelProp) || undefined,
+    fix: missing?.fix ?? String((isObject && error.pdkernelFix) || (name === "ReferenceError" && FIXES[message]) || ""),
+    prop: isObject && error.pdkernelProp ? String(error.pdkernelProp) : undefined,
   };
 }
 

@@ -21,7 +21,7 @@ import { encode } from "./node_exports.mjs";
 import { evaluate } from "./node_expressions.mjs";
 import { install, restart } from "./node_fixed.mjs";
 import { adopt, freshen, freshenAhead, stain, watch } from "./node_fresh.mjs";
-import { listen, say } from "./node_lines.mjs";
+import { begin as beginRequest, listen, say } from "./node_lines.mjs";
 import { Loader } from "./node_loader.mjs";
 import { attempt, leftBehind, locals, onLateError, restHere } from "./node_running.mjs";
 import { emitter, httpInterface, perform, service } from "./node_source.mjs";
@@ -209,8 +209,12 @@ function onLine(line) {
   if (waiting.texts.length) return;
   const told = waiting;
   waiting = null;
-  if (told.op === "prepare") prepare(told);
-  else OPERATIONS[told.op](told).then((reply) => say(stringify(reply)));
+  if (told.op === "prepare") {
+    prepare(told);
+    return;
+  }
+  beginRequest(told.request);
+  OPERATIONS[told.op](told).then((reply) => say(stringify(reply)));
 }
 
 const defineComponent = (/** @type {any} */ component) => component;

@@ -15,6 +15,16 @@ const OUT = 4;
 const { exit } = process;
 
 let held = "";
+let request = 0;
+
+/**
+ * What is said from now on belongs to request *number*: each line begins with that.
+ *
+ * @param {number} number
+ */
+export function begin(number) {
+  request = number;
+}
 
 /**
  * Say *line* together with the next one, for which the host then need not wake twice.
@@ -22,7 +32,7 @@ let held = "";
  * @param {string} line
  */
 export function hold(line) {
-  held += line + "\n";
+  held += `${request} ${line}\n`;
 }
 
 /** Say what is held. */
@@ -32,7 +42,7 @@ export function release() {
 
 /** @param {string} line */
 export function say(line) {
-  write(line + "\n");
+  write(`${request} ${line}\n`);
 }
 
 /** @param {string} text */

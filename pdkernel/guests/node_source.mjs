@@ -64,10 +64,18 @@ export function httpInterface(endpoint, respond) {
 export function emitter(voice) {
   return (event, meta) => {
     const { id, name, summary, ts } = meta ?? {};
-    const text = encode({ event: event ?? null, id, name, summary, ts: ts instanceof Date ? +ts : ts }, "$emit", voice.warn);
+    const told = { id: scalar(id), name: word(name), summary: word(summary), ts: ts instanceof Date ? +ts : number(ts) };
+    const text = encode({ event: event ?? null, ...told }, "$emit", voice.warn);
     voice.emit(/** @type {string} */ (text));
   };
 }
+
+/** @param {any} value */
+const word = (value) => (value === undefined || value === null ? undefined : typeof value === "object" ? stringify(value) : String(value));
+/** @param {any} value */
+const number = (value) => (typeof value === "number" ? value : undefined);
+/** @param {any} value */
+const scalar = (value) => number(value) ?? word(value);
 
 /**
  * @param {any} component

@@ -58,10 +58,10 @@ def describe(error: BaseException, step_file: str, secrets: Iterable[str]) -> di
     hidden = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
     line = _line(error.__traceback__, step_file)
     if isinstance(error, SyntaxError) and error.filename == step_file:
-        line = error.lineno
+        line = error.lineno if isinstance(error.lineno, int) else None
     return {
-        "code": getattr(error, "pdkernel_code", None) or "step_failed",
-        "name": getattr(error, "pdkernel_name", None) or type(error).__name__,
+        "code": str(getattr(error, "pdkernel_code", None) or "step_failed"),
+        "name": str(getattr(error, "pdkernel_name", None) or type(error).__name__),
         "message": _message(error),
         "line": line,
         "stack": _stack(error, step_file, hidden, _CHAIN),

@@ -2,7 +2,7 @@
 The Python guest: runs `handler(pd)` of one step after another.
 
 Run as `python -I -X utf8 python_guest.py`. Requests come as JSON lines on descriptor 3 and replies go out on
-descriptor 4; standard output and error are the step's. A request that names `texts` is followed by one line
+descriptor 4, each after the request's number and a blank; standard output and error are the step's. A request that names `texts` is followed by one line
 of JSON for each: exports, kept as text and parsed by the step that reads them. A `begin` with `fixed` (`{"ms", "seed"}`, else
 null) fixes clock and chance for as long as the process lives (`python_fixed`).
 """
@@ -32,6 +32,7 @@ class Guest:
     """One run of one workflow at a time."""
 
     def __init__(self, requests: BinaryIO) -> None:
+        self.request = 0
         self._requests = requests
         self._asking = threading.Lock()
         self._asked = 0
@@ -113,14 +114,17 @@ class Guest:
     def say(self, line: str) -> None:
         """Write one line to the host, after what was held back for it."""
         with self._lock:
-            data = memoryview(self._held + line.encode() + b"\n")
+            data = memoryview(self._held + self._numbered(line))
             self._held = b""
             while data:
                 data = data[os.write(_OUT, data) :]
 
+    def _numbered(self, line: str) -> bytes:
+        return f"{self.request} {line}\n".encode()
+
     def _hold(self, line: str) -> None:
         """Keep the step's last line for the one that says it is done: the host then need not wake twice."""
-        self._held = line.encode() + b"\n"
+        self._held = self._numbered(line)
 
     def _learn(self, told: dict[str, Any]) -> None:
         if "source" in told:
@@ -259,6 +263,7 @@ def main() -> None:
             if told["op"] == "prepare":
                 guest.prepare(told)
                 continue
+            guest.request = told["request"]
             reply = json.dumps(guest.run(told))
             if os.getpid() != owner:  # a process that the step forked has come back from its handler
                 os._exit(0)

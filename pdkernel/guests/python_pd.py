@@ -18,6 +18,7 @@ from .python_exports import ExportNotJSONError, encode
 Send = Callable[[str], object]
 Ask = Callable[[str, dict[str, Any]], Any]
 _DAY_MS = 24 * 60 * 60 * 1000
+_MOST = 2**53 - 1  # a whole number that every language has
 
 
 class Steps(dict[str, Any]):
@@ -146,7 +147,7 @@ class Flow:
         most = names.pop("maxRetries", max_retries)
         if names:
             raise TypeError(f"pd.flow.rerun takes no {next(iter(names))!r}")
-        return self._pause("rerun", ms, context=context, max=int(most))
+        return self._pause("rerun", ms, context=context, max=max(0, min(int(most), _MOST)))
 
     def trigger(self, workflow: str, payload: Any = None, options: Any = None) -> Any:
         """Run another workflow on *payload* and wait for what it returns."""
@@ -155,7 +156,7 @@ class Flow:
     def _pause(self, kind: str, ms: Any, **more: Any) -> dict[str, str]:
         if not isinstance(ms, int | float) or isinstance(ms, bool) or not 0 <= ms < float("inf"):
             raise TypeError(f"pd.flow.{kind} takes a number of milliseconds, and {ms!r:.60} is not one")
-        self._send(encode({"t": "pause", "kind": kind, "ms": round(ms), **more}, f"pd.flow.{kind}"))
+        self._send(encode({"t": "pause", "kind": kind, "ms": min(round(ms), _MOST), **more}, f"pd.flow.{kind}"))
         return dict(self._urls)
 
 
@@ -255,8 +256,8 @@ class Pd:
         """
         answer: dict[str, Any] = {**(response or {}), **parts}
         status = answer.get("status")
-        if not isinstance(status, int) or isinstance(status, bool):
-            raise TypeError('pd.respond needs a status that is a whole number: {"status": 200, "body": ...}')
+        if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 599:
+            raise TypeError('pd.respond needs a status, a whole number from 100 to 599: {"status": 200, "body": ...}')
         body = answer.get("body")
         if isinstance(body, bytes | bytearray):
             body = {"$base64": base64.b64encode(body).decode()}

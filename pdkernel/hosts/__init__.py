@@ -10,10 +10,6 @@ Processes that run a person's steps: Node.js and Python kept warm, Bash and comp
 
 from pdkernel.hosts.calls import (
     WORKING,
-    Effect,
-    Emitted,
-    Evaluation,
-    Pause,
     RunSetup,
     SourceCall,
     SourceOutcome,
@@ -33,6 +29,7 @@ from pdkernel.hosts.interpreters import find_bash, find_go, find_node
 from pdkernel.hosts.pool import Hosts
 from pdkernel.hosts.private_tmp import scratch_folder, what_steps_have
 from pdkernel.hosts.protocols import OutsideCalls, StepDebugger, StepListener, StepServices
+from pdkernel.hosts.replies import Effect, Emitted, Evaluation, Pause
 from pdkernel.hosts.run import RunGuests
 from pdkernel.hosts.warden import WARDEN
 

@@ -8,7 +8,6 @@ Knows content types. What is taken as text is exactly the same bytes when it is 
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from email.message import Message
@@ -20,19 +19,19 @@ _TEXT = re.compile(r"text/.*|application/(?:.*\+)?(?:json|xml|yaml|javascript|gr
 _AS_UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
 
-def text_where_it_is(body: JSON, headers: Mapping[str, str]) -> JSON:
+def text_where_it_is(body: JSON, headers: Mapping[str, str | list[str]]) -> JSON:
     """*body*, or the text that it is: its content type says text, in UTF-8 or without a charset, and it reads as that."""
     if not isinstance(body, dict) or set(body) != {BYTES} or not _says_text(headers):
         return body
     try:
         return base64.b64decode(str(body[BYTES]), validate=True).decode("utf-8")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not base64, or not UTF-8
         return body
 
 
-def _says_text(headers: Mapping[str, str]) -> bool:
+def _says_text(headers: Mapping[str, str | list[str]]) -> bool:
     content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), None)
-    if content_type is None:
+    if not isinstance(content_type, str):
         return False
     said = Message()
     said["content-type"] = " ".join(content_type.split())

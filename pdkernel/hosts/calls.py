@@ -9,50 +9,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from pdkernel.errors import StepError
 from pdkernel.hosts.declarations import ComponentFile
 from pdkernel.hosts.protocols import StepServices
+from pdkernel.hosts.replies import Effect, Emitted, Pause
 from pdkernel.model import JSON, Step
 from pdkernel.packages import NpmTree
 
 WORKING = "tmp"
 """The name of the steps' working folder in a run's scratch folder, where steps have no `/tmp` of their own."""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """
-    Something to be sent when the run is over (`$.send.*`).
-
-    Attributes:
-        kind: The destination.
-        payload: What the step's code gave, as JSON.
-        line: Of the cell, where it was asked for; None for code that is not in the cell.
-    """
-
-    kind: Literal["http", "email", "s3", "emit", "sse"]
-    payload: Mapping[str, JSON]
-    line: int | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True)
-class Pause:
-    """
-    What a step asked for by `$.flow.delay|suspend|rerun`; acted on when the step has ended.
-
-    Attributes:
-        kind: `delay` goes on when the time is over, `suspend` cancels the run, `rerun` runs the step again.
-        ms: Milliseconds until then.
-        context: For `rerun`: what the next run of the step finds as `$.context.run.context`.
-        most: For `rerun`: how many times the step may be run again.
-    """
-
-    kind: Literal["delay", "suspend", "rerun"]
-    ms: int
-    context: JSON = None
-    most: int = 10
 
 
 @dataclass(frozen=True)
@@ -202,21 +169,6 @@ class SourceCall:
 
 
 @dataclass(frozen=True)
-class Emitted:
-    """
-    What a source emitted; *id* is what its `dedupe` goes by, *ts* is milliseconds since 1970.
-
-    Nothing has been left out yet: which events are new is for whoever keeps the ids to say.
-    """
-
-    event: JSON
-    id: str | int | float | None = None
-    name: str | None = None
-    summary: str | None = None
-    ts: float | None = None
-
-
-@dataclass(frozen=True)
 class SourceOutcome:
     """
     What a source did; raw.
@@ -236,18 +188,3 @@ class SourceOutcome:
     response: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     error: StepError | None = None
-
-
-class EvaluationError(TypedDict):
-    """Why an expression has no value."""
-
-    name: str
-    message: str
-
-
-class Evaluation(TypedDict, total=False):
-    """The result of one expression: exactly one of the keys."""
-
-    value: JSON
-    undefined: Literal[True]
-    error: EvaluationError

@@ -7,25 +7,30 @@ Knows the requests and their answers' shapes. How a request reaches a guest is i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
+
+import msgspec
 
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
 from pdkernel.hosts.calls import RunSetup, SourceCall, SourceOutcome
-from pdkernel.hosts.declarations import ComponentFile, Description, Option, OptionsPage, PropDeclaration
+from pdkernel.hosts.declarations import ComponentFile, Description, OptionsPage, PropDeclaration
 from pdkernel.hosts.faults import fault
 from pdkernel.hosts.languages import GuestLanguage
 from pdkernel.hosts.protocols import StepListener
 from pdkernel.hosts.recorder import StepRecorder
-from pdkernel.model import JSON, AppBinding, Step
+from pdkernel.hosts.replies import Done
+from pdkernel.model import JSON, Step
 
 _MAY_DECLARE = re.compile(r"props|\.\.\.|export\s*\{|require")
 """Code without any of these declares no props, written here or taken from elsewhere: no need to load it to know."""
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
+T = TypeVar("T")
 Target = Step | ComponentFile
 Auth = Mapping[str, Mapping[str, str]]
 
@@ -43,8 +48,9 @@ class Ask(Protocol):
         name: str,
         timeout_s: float,
         binding: Any,
-    ) -> dict[str, Any] | StepError:
-        """The guest's `done`, or how the step failed."""
+        read: Callable[[JSON], Any],
+    ) -> Done | StepError:
+        """The guest's `done` with its value as *read* returns it, or how the step failed."""
         ...
 
 
@@ -72,7 +78,7 @@ class Components:
         key = self._key(target)
         found = self._known.get(key)
         if found is None:
-            found = description(await self._answer({"op": "describe"}, target, timeout_s=timeout_s))
+            found = await self._answer(Description, {"op": "describe"}, target, timeout_s=timeout_s)
             self._known[key] = found
         return found
 
@@ -111,11 +117,9 @@ class Components:
         request = {"op": "options", "prop": prop, "page": page, "context": context, "query": query}
         request |= {"values": dict(values), "auth": {app: dict(fields) for app, fields in auth.items()}}
         try:
-            told = await self._answer(request, target, timeout_s=timeout_s, binding=binding)
+            return await self._answer(OptionsPage, request, target, timeout_s=timeout_s, binding=binding)
         except StepError as error:
             return OptionsPage(why=f"{error.name}: {error.message}")
-        found = tuple(Option(option["label"], option.get("value")) for option in told["options"])
-        return OptionsPage(found, told["context"], told["why"])
 
     async def additional_props(
         self,
@@ -134,8 +138,8 @@ class Components:
             InterpreterMissingError: There is no Node.js.
         """
         request = {"op": "additional", "values": dict(values), "auth": {app: dict(f) for app, f in auth.items()}}
-        told = await self._answer(request, target, timeout_s=timeout_s, binding=binding)
-        return tuple(PropDeclaration(**prop) for prop in told)
+        added = tuple[PropDeclaration, ...]
+        return await self._answer(added, request, target, timeout_s=timeout_s, binding=binding)
 
     async def run_source(self, call: SourceCall, listener: StepListener) -> SourceOutcome:
         """What the source did. Raises as `RunGuests.run_source` says."""
@@ -159,27 +163,36 @@ class Components:
             name=call.component.key,
             timeout_s=call.timeout_s,
             binding=call.binding,
+            read=partial(msgspec.convert, type=bool | None),
         )
         recorder.outcome()  # what is left of its output
         return SourceOutcome(
             emitted=tuple(recorder.emitted),
-            performed=not isinstance(done, StepError) and done.get("value") is not False,
+            performed=not isinstance(done, StepError) and done.value is not False,
             db=recorder.db,
             response=recorder.response,
             warnings=recorder.warnings,
             error=error_of(done),
         )
 
-    async def _answer(self, request: dict[str, Any], target: Target, *, timeout_s: float, binding: Any = None) -> Any:
-        name = target.name if isinstance(target, Step) else target.key
+    async def _answer(
+        self, kind: type[T], request: dict[str, Any], target: Target, *, timeout_s: float, binding: Any = None
+    ) -> T:
         done = await self._ask(
-            "node", request, StepRecorder(Nobody()), target=target, name=name, timeout_s=timeout_s, binding=binding
+            "node",
+            request,
+            StepRecorder(Nobody()),
+            target=target,
+            name=target.name if isinstance(target, Step) else target.key,
+            timeout_s=timeout_s,
+            binding=binding,
+            read=partial(msgspec.convert, type=kind),
         )
         error = error_of(done)
         if error is not None:
             raise error
-        assert not isinstance(done, StepError)
-        return done["value"]
+        assert isinstance(done, Done)
+        return cast("T", done.value)
 
     def _key(self, target: Target) -> object:
         if isinstance(target, Step):
@@ -208,20 +221,8 @@ class Nobody:
         """Not kept."""
 
 
-def error_of(done: dict[str, Any] | StepError) -> StepError | None:
+def error_of(done: Done | StepError) -> StepError | None:
     """What a request failed with, or None."""
     if isinstance(done, StepError):
         return done
-    return fault(done["error"]) if done["error"] else None
-
-
-def description(told: Mapping[str, Any]) -> Description:
-    """A description from the guest's JSON, or from `as_json`."""
-    words = {name: told.get(name) for name in ("key", "name", "description", "version", "type", "dedupe")}
-    return Description(
-        apps=tuple(AppBinding(prop=app["prop"], app=app["app"]) for app in told["apps"]),
-        props=tuple(PropDeclaration(**prop) for prop in told["props"]),
-        additional=bool(told["additional"]),
-        hooks=tuple(told["hooks"]),
-        **{name: word if isinstance(word, str) else None for name, word in words.items()},
-    )
+    return fault(done.error) if done.error else None

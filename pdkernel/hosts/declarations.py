@@ -89,7 +89,7 @@ class Option:
     """A choice of a dropdown."""
 
     label: str
-    value: JSON
+    value: JSON = None
 
 
 @dataclass(frozen=True)

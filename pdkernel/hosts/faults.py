@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pdkernel.errors import (
     EgressRefusedError,
@@ -19,6 +19,7 @@ from pdkernel.errors import (
     StepTimeoutError,
     StoreValueError,
 )
+from pdkernel.hosts.replies import Fault
 
 
 class StepEntryPointError(StepError):
@@ -67,19 +68,17 @@ _BY_CODE: Mapping[str, type[StepError]] = {
 }
 
 
-def fault(told: Mapping[str, Any]) -> StepError:
-    """The error that a guest described as `{"code", "name", "message", "line", "stack", "fix"}`, perhaps with `"prop"`."""
-    kind = _BY_CODE.get(str(told.get("code")), StepError)
-    line = told.get("line")
-    error = kind(
-        str(told.get("message", "")),
-        name=str(told.get("name") or "Error"),
-        line=line if isinstance(line, int) and line > 0 else None,
-        stack=told.get("stack") or None,
-        fix=str(told.get("fix") or ""),
+def fault(told: Fault) -> StepError:
+    """The error that a worker described."""
+    error = _BY_CODE.get(told.code, StepError)(
+        told.message,
+        name=told.name or "Error",
+        line=told.line if told.line and told.line > 0 else None,
+        stack=told.stack or None,
+        fix=told.fix,
     )
     if isinstance(error, StepConfigurationError):
-        error.prop = told.get("prop") or None
+        error.prop = told.prop or None
     return error
 
 

@@ -1,33 +1,36 @@
 """
 A guest that can be asked: one request at a time, with the texts that it has not got.
 
-Knows the protocol: a JSON line out (and one for each new export), lines back until `done`. Knows what the
-guest was told already, so that a step's source and exports are sent once.
+Knows the protocol: a JSON line out (and one for each new export), lines back until `done`, each after the number of the
+request. Knows what the guest was told already, so that a step's source and exports are sent once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from pdkernel.encode import json_bytes
-from pdkernel.errors import InterpreterMissingError, PdkernelError, StepDiedError, StepError
+from pdkernel.errors import ExportNotJSONError, InterpreterMissingError, PdkernelError, StepError
 from pdkernel.execution import Stream
 from pdkernel.hosts.declarations import ComponentFile
 from pdkernel.hosts.environment import base_environment
-from pdkernel.hosts.faults import died, fault, timed_out
+from pdkernel.hosts.faults import died, timed_out
 from pdkernel.hosts.languages import GuestLanguage
 from pdkernel.hosts.process import GuestProcess
 from pdkernel.hosts.protocols import OutsideCalls, StepServices
 from pdkernel.hosts.recorder import StepRecorder
+from pdkernel.hosts.replies import Ask, Done, Late, ReplyError, decode_reply, reason, refused
 from pdkernel.model import JSON, Step
 
 START_S = 30.0
 """How long a guest may take to come up on a busy machine; not the step's time."""
 
+_READY = b'0 {"t":"ready"}'
 _MOST_SOURCES = 500  # edits of cells; each leaves a few kilobytes in the guest
 
 
@@ -39,6 +42,8 @@ class Guest:
         usable: It can be asked again; a step that failed badly makes it false.
         stale: The next run may not have it.
         ready: It has come up.
+        request: The number of its last request; each of its replies begins with that.
+        intruded: Something wrote to its private descriptor when no reply was due, and it was ended.
         outside: Variables that lead it through the gateway.
         guarded: The operating system keeps it from going around the gateway.
         public_only: It reaches public addresses only.
@@ -70,9 +75,37 @@ class Guest:
         self.usable = True
         self.stale = False
         self.ready = False
+        self.request = 0
+        self.intruded = False
         self._run: object = None
         self._codes: dict[str, int] = {}
         self._known: dict[str, object] = {}
+        self.rest()
+
+    def rest(self) -> None:
+        """It has no request: it may come up, or say what code failed too late, and nothing else."""
+        if self.process.alive:
+            self.process.conversation = self
+
+    def line(self, line: bytes) -> None:
+        """It said something unasked."""
+        if line == _READY and not self.ready:
+            self.ready = True
+        elif not _is_late(line):
+            self.intruded = True
+            self.kill()
+
+    def output(self, stream: Stream, data: bytes) -> None:
+        """It printed something unasked."""
+
+    def flooded(self) -> None:
+        """It said too much, unasked."""
+        self.intruded = True
+        self.kill()
+
+    def gone(self) -> None:
+        """It has closed its side."""
+        self.kill()
 
     @property
     def alive(self) -> bool:
@@ -137,10 +170,28 @@ class Guest:
 
 
 class GuestTalk:
-    """One request to a guest, until its `done` (a `Conversation`)."""
+    """
+    One request to a guest, until its `done` (a `Conversation`).
 
-    def __init__(self, guest: Guest, recorder: StepRecorder, services: StepServices | None = None) -> None:
-        self.reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    Attributes:
+        reply: The `done`, its value as *read* returns it.
+        broken: Why the step has failed although it said that it is done.
+    """
+
+    def __init__(
+        self,
+        guest: Guest,
+        recorder: StepRecorder,
+        services: StepServices | None = None,
+        *,
+        name: str = "",
+        read: Callable[[JSON], Any] = lambda value: value,
+    ) -> None:
+        self.reply: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        self.broken: StepError | None = None
+        self._name = name
+        self._read = read
+        self._number = b""
         self._guest = guest
         self._recorder = recorder
         self._services = services
@@ -158,8 +209,15 @@ class GuestTalk:
         """Send the request; *timeout_s* counts from when the guest is up."""
         self._timeout_s = timeout_s
         self._arm(0.0 if self._guest.ready else START_S)
-        self._guest.process.conversation = self
-        self._guest.process.send(b"\n".join([json_bytes(dict(request)), *texts, b""]))
+        guest = self._guest
+        if guest.intruded:
+            self.end(refused(self._name, "it came when no step ran"))
+        elif not guest.alive:
+            self.gone()
+        guest.request += 1
+        self._number = str(guest.request).encode()
+        guest.process.conversation = self
+        guest.process.send(b"\n".join([json_bytes({**request, "request": guest.request}), *texts, b""]))
 
     def close(self) -> None:
         """Nothing more is waited for."""
@@ -180,18 +238,21 @@ class GuestTalk:
 
     def line(self, line: bytes) -> None:
         """The guest said something."""
-        if self.reply.done():
+        if line == _READY and not self._guest.ready:
+            self._ready()
             return
         try:
-            act = self._act(json.loads(line.decode("utf-8", "surrogatepass")))
-        except (ValueError, KeyError, TypeError):
-            self.end(
-                StepDiedError("The step wrote to a descriptor of its process that is not its own, and was stopped.")
-            )
+            act = self._act(line)
+        except ReplyError as wrong:
+            self._refuse(str(wrong))
         except RecursionError:
-            self.end(fault({"code": "export_not_json", "message": "An export is nested too deeply for JSON."}))
+            self.end(ExportNotJSONError("An export is nested too deeply for JSON."))
         else:
             self._pass_on(act)
+
+    def flooded(self) -> None:
+        """The guest said a line without an end."""
+        self._refuse("it is too long")
 
     def output(self, stream: Stream, data: bytes) -> None:
         """User code printed."""
@@ -218,20 +279,37 @@ class GuestTalk:
         self._began = None if allowance_s else loop.time()
         self._timer = loop.call_later(limit + allowance_s, lambda: self.end(timed_out(limit)))
 
-    def _act(self, told: dict[str, Any]) -> Callable[[], None]:
-        """What to do about a message. Raises `ValueError`, `KeyError` or `TypeError` for what is none."""
-        match told["t"]:
-            case "done":
-                return partial(self._done, told, busy=told["busy"], dirty=told["dirty"], spoiled=told["spoiled"])
-            case "ready":
-                return self._ready
-            case "ask":
-                return partial(self._asked, int(told["id"]), str(told["call"]), dict(told["args"]))
-            case _:
-                return self._recorder.hear(told)
+    def _act(self, line: bytes) -> Callable[[], None]:
+        """What to do about a message. Raises `ReplyError` for what is none of this request's."""
+        number, _, text = line.partition(b" ")
+        reply = decode_reply(text)
+        if number != self._number or self.reply.done():
+            if not isinstance(reply, Late):
+                raise ReplyError(
+                    "it belongs to another step" if number != self._number else "it came after the last one"
+                )
+            return lambda: None
+        if isinstance(reply, Done):
+            return partial(self._done, self._with_value(reply))
+        if isinstance(reply, Ask):
+            return partial(self._asked, reply)
+        return partial(self._recorder.hear, reply)
 
-    def _asked(self, number: int, call: str, args: dict[str, JSON]) -> None:
-        task = asyncio.get_running_loop().create_task(self._answer(number, call, args))
+    def _with_value(self, done: Done) -> Done:
+        if done.error is not None:
+            return done
+        try:
+            return msgspec.structs.replace(done, value=self._read(done.value))
+        except msgspec.ValidationError as wrong:
+            raise ReplyError(reason(wrong)) from None
+
+    def _refuse(self, why: str) -> None:
+        if self.reply.done() and not self.reply.cancelled() and self.reply.exception() is None:
+            self.broken = refused(self._name, why)
+        self.end(refused(self._name, why))
+
+    def _asked(self, ask: Ask) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer(ask.id, ask.call, ask.args))
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
 
@@ -257,12 +335,19 @@ class GuestTalk:
         self._guest.ready = True
         self._arm()
 
-    def _done(self, told: dict[str, Any], *, busy: bool, dirty: bool, spoiled: bool) -> None:
-        if spoiled:
+    def _done(self, done: Done) -> None:
+        if done.spoiled:
             self._guest.usable = False
-        if dirty or busy:
+        if done.dirty or done.busy:
             self._guest.stale = True
-        self.reply.set_result(told)
+        self.reply.set_result(done)
+
+
+def _is_late(line: bytes) -> bool:
+    try:
+        return isinstance(decode_reply(line.partition(b" ")[2]), Late)
+    except (ReplyError, RecursionError):
+        return False
 
 
 class GuestGone(Exception):  # noqa: N818 - not an error of ours until we know how it went

@@ -19,11 +19,14 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+import msgspec
+
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
 from pdkernel.guests import python_helpers, python_step
 from pdkernel.hosts.environment import step_environment
 from pdkernel.hosts.faults import fault
+from pdkernel.hosts.replies import Fault
 from pdkernel.model import Step
 
 ENDED_BY_DEBUGGER = "The debugger ended the step."
@@ -115,7 +118,7 @@ class HereSteps:
         if failure["name"] == "BdbQuit":
             return StepError(ENDED_BY_DEBUGGER, name="Stopped", line=failure["line"])
         failure["stack"] = (failure["stack"] or "").replace(f'"{told["file"]}"', f'"{step.filename}"')
-        return fault(failure)
+        return fault(msgspec.convert(failure, Fault))
 
     @contextlib.contextmanager
     def _packages(self, site: Path | None) -> Iterator[None]:

@@ -48,6 +48,10 @@ class Conversation(Protocol):
         """User code in the guest printed *data*."""
         ...
 
+    def flooded(self) -> None:
+        """The guest said a line that is longer than any may be."""
+        ...
+
     def gone(self) -> None:
         """The guest has closed its side: it is dead or as good as."""
         ...
@@ -62,6 +66,7 @@ class GuestProcess:
         environment: Mapping[str, str],
         *,
         launch: Callable[[Callable[[], int]], int] | None = None,
+        longest: int = LONGEST_LINE,
     ) -> None:
         """
         Start *argv*. Must be called in a running event loop.
@@ -70,6 +75,7 @@ class GuestProcess:
             argv: Program and arguments.
             environment: All of it.
             launch: Called with what starts the process, for whoever has to be there when it starts.
+            longest: Bytes that a line may have.
         """
         self.mark = secrets.token_hex(16)
         self.alive = True
@@ -77,6 +83,7 @@ class GuestProcess:
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes] = []
         self._held = 0
+        self._longest = longest
         self._unsent: deque[memoryview] = deque()
         self._exit_code: int | None = None
         self._reaped = False
@@ -190,16 +197,18 @@ class GuestProcess:
             data = self._read_lines()
         except BlockingIOError:
             return
-        if not data or self._held > LONGEST_LINE:
+        if not data:
             self._loop.remove_reader(self._read_fd)
             if self.conversation:
                 self.conversation.gone()
-            else:
-                self.kill()
             return
         if b"\n" not in data:
             self._parts.append(data)
             self._held += len(data)
+            if self._held > self._longest:
+                self._loop.remove_reader(self._read_fd)
+                if self.conversation:
+                    self.conversation.flooded()
             return
         *lines, rest = data.split(b"\n")
         if self._parts:

@@ -7,15 +7,29 @@ Knows decoding, the limit on what a step may print, and that the first response 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
+
+from msgspec import UNSET
 
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
 from pdkernel.hosts.bodies import text_where_it_is
-from pdkernel.hosts.calls import Effect, Emitted, Pause, StepOutcome
+from pdkernel.hosts.calls import StepOutcome
 from pdkernel.hosts.protocols import StepListener
+from pdkernel.hosts.replies import (
+    Effect,
+    Emitted,
+    Exit,
+    Export,
+    Late,
+    Pause,
+    Respond,
+    Response,
+    StepReply,
+    StoreWrite,
+    Warn,
+)
 from pdkernel.model import JSON
 
 PRINT_LIMIT = 1 << 20
@@ -70,74 +84,50 @@ class StepRecorder:
             if text := decoder.decode(data):
                 self._listener.log(stream, text)
 
-    def hear(self, told: Mapping[str, Any]) -> Callable[[], None]:
-        """What to do about a message of the step. Raises `ValueError`, `KeyError` or `TypeError` for what is none."""
-        match told["t"]:
-            case "export":
-                return partial(self.export, str(told["n"]), told["v"])
-            case "respond":
-                return partial(self.respond, dict(told["r"]))
-            case "effect":
-                line = told.get("line")
-                effect = Effect(told["kind"], dict(told["payload"]), int(line) if line else None)
-                return partial(self.effect, effect)
-            case "pause":
-                pause = Pause(told["kind"], int(told["ms"]), told.get("context"), int(told.get("max", 10)))
-                return partial(self.pause, pause)
-            case "emitted":
-                fields = {name: told.get(name) for name in ("id", "name", "summary", "ts")}
-                return partial(self.emit, Emitted(told["event"], **fields))
-            case "db":
-                return partial(self.write, str(told["key"]), told)
-            case "exit":
-                return partial(self.exit, told["reason"])
-            case "warn" | "late":
-                return partial(self.warn, str(told["text"]))
-            case other:
-                raise ValueError(other)
+    def hear(self, reply: StepReply) -> None:
+        """The step did what *reply* says."""
+        match reply:
+            case Export():
+                self.export(reply.name, reply.value)
+            case Respond():
+                self.respond(reply.response)
+            case Effect():
+                self._effects.append(reply)
+            case Pause():
+                self._pause = reply  # the last word counts
+            case Emitted():
+                self.emitted.append(reply)
+            case StoreWrite():
+                self._wrote = True
+                if reply.value is UNSET:
+                    self.db.pop(reply.key, None)
+                else:
+                    self.db[reply.key] = reply.value
+            case Exit():
+                self._exited = True
+                self._exit_reason = reply.reason
+            case Warn() | Late():
+                self.warn(reply.text)
 
     def export(self, name: str, value: JSON) -> None:
         """The step exported *value*."""
         self._exports[name] = value
         self._listener.export(name, value)
 
-    def respond(self, response: dict[str, Any]) -> None:
+    def respond(self, response: Response) -> None:
         """The step responded; the first response wins."""
-        if self._response is None:
-            body = text_where_it_is(response.get("body"), response.get("headers") or {})
-            self._response = {**response, "body": body}
-            self._listener.respond(self._response)
-        else:
+        if self._response is not None:
             self.warn("The step responded more than once; the first response was sent.")
-
-    def exit(self, reason: str | None) -> None:
-        """The run ends after this step."""
-        self._exited = True
-        self._exit_reason = reason
-
-    def effect(self, effect: Effect) -> None:
-        """The step wants *effect* sent when the run is over."""
-        self._effects.append(effect)
-
-    def pause(self, pause: Pause) -> None:
-        """The run pauses after this step; the last word counts."""
-        self._pause = pause
+            return
+        body = text_where_it_is(response.body, response.headers)
+        self._response = {"status": response.status, "headers": response.headers, "body": body}
+        if response.immediate:
+            self._response["immediate"] = True
+        self._listener.respond(self._response)
 
     def say(self, text: str) -> None:
         """Tell at once what takes long before the step runs."""
         self._listener.say(text)
-
-    def emit(self, emitted: Emitted) -> None:
-        """The source emitted an event."""
-        self.emitted.append(emitted)
-
-    def write(self, key: str, told: Mapping[str, JSON]) -> None:
-        """The step wrote to its `$.service.db`: `told["value"]`, or without it that *key* is gone."""
-        self._wrote = True
-        if "value" in told:
-            self.db[key] = told["value"]
-        else:
-            self.db.pop(key, None)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from pdkernel.encode import json_bytes
 from pdkernel.errors import StepDiedError, StepError, UnsupportedError
-from pdkernel.hosts.calls import WORKING, Evaluation, RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
+from pdkernel.hosts.calls import WORKING, RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
 from pdkernel.hosts.components import Components, Nobody, error_of
 from pdkernel.hosts.declarations import ComponentFile, Description, OptionsPage, PropDeclaration
 from pdkernel.hosts.file_steps import FILE_LANGUAGES, FileSteps
@@ -25,6 +26,7 @@ from pdkernel.hosts.place import Place
 from pdkernel.hosts.private_tmp import TMP
 from pdkernel.hosts.protocols import StepListener, StepServices
 from pdkernel.hosts.recorder import StepRecorder
+from pdkernel.hosts.replies import Done, Evaluation, evaluations
 from pdkernel.hosts.usage import MB, MemoryWatch
 from pdkernel.model import JSON, Step
 
@@ -153,10 +155,13 @@ class RunGuests:
         if not expressions:
             return []
         request = {"op": "evaluate", "expressions": list(expressions)}
-        done = await self._ask("node", request, StepRecorder(Nobody()), steps=steps, timeout_s=timeout_s)
-        if isinstance(done, StepError):
-            raise done
-        return cast("list[Evaluation]", done["value"])
+        read = partial(evaluations, count=len(expressions))
+        done = await self._ask("node", request, StepRecorder(Nobody()), steps=steps, timeout_s=timeout_s, read=read)
+        error = error_of(done)
+        if error is not None:
+            raise error
+        assert isinstance(done, Done)
+        return cast("list[Evaluation]", done.value)
 
     def end_step(self, error: StepError) -> None:
         """Make the running `run` return with *error*; its guest is not used again."""
@@ -204,7 +209,8 @@ class RunGuests:
         memory_mb: int | None = None,
         services: StepServices | None = None,
         cleared: Callable[[], Awaitable[None]] | None = None,
-    ) -> dict[str, Any] | StepError:
+        read: Callable[[JSON], Any] = lambda value: value,
+    ) -> Done | StepError:
         guest = self._guest(language)
         values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
         texts = {name: self._text(name, value) for name, value in values.items()}
@@ -218,10 +224,10 @@ class RunGuests:
         request["texts"] = news
         if cleared is not None:
             await self._wait_for(cleared, guest)
-        talk = self._talk = GuestTalk(guest, recorder, services)
+        talk = self._talk = GuestTalk(guest, recorder, services, name=name, read=read)
         guest.bind(binding)
         watch = MemoryWatch(guest.process.pid, memory_mb, talk.end)
-        done: dict[str, Any] | None = None
+        done: Done | None = None
         try:
             talk.ask(request, [texts[name] for name in news], timeout_s=timeout_s)
             done = await talk.reply
@@ -236,11 +242,13 @@ class RunGuests:
             self._talk = None
             if done is None:  # else what it printed was read before it said so
                 guest.process.drain()
-            guest.process.conversation = None
+            guest.rest()
             guest.unbind()
             if not guest.usable:
                 self._end(guest)
-        if done["busy"] or guest.process.has_children():
+        if talk.broken is not None:
+            return talk.broken
+        if done.busy or guest.process.has_children():
             recorder.warn(STILL_RUNNING)
             self._end(guest)
         return watch.error or done

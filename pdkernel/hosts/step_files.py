@@ -11,11 +11,13 @@ import json
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from pdkernel.errors import ExportNotJSONError, StepError
 from pdkernel.guests.file_tree import remove_tree
 from pdkernel.hosts.recorder import StepRecorder
+from pdkernel.hosts.replies import Response, reason
 from pdkernel.model import JSON
 
 _MOST = 64 << 20
@@ -118,16 +120,24 @@ def _export(number: int, line: str, recorder: StepRecorder) -> StepError | None:
     return None
 
 
-def _checked(response: JSON) -> dict[str, Any]:
+def _checked(response: JSON) -> Response:
     """*response* if it is one: `{"status": NUMBER, "headers": OBJECT, "body": ANYTHING}`, each part optional."""
     if not isinstance(response, dict):
         raise _bad_response("is not a JSON object")
-    status, headers = response.get("status", 200), response.get("headers")
-    if not isinstance(status, int) or isinstance(status, bool):
-        raise _bad_response("has a status that is not a whole number")
-    if headers is not None and not isinstance(headers, dict):
-        raise _bad_response("has headers that are not an object")
-    return {"status": status, "headers": headers or {}, "body": response.get("body")}
+    headers = response.get("headers") or {}
+    if isinstance(headers, dict):
+        headers = {name: _header(value) for name, value in headers.items()}
+    parts = {"status": response.get("status", 200), "headers": headers, "body": response.get("body")}
+    try:
+        return msgspec.convert(parts, Response)
+    except msgspec.ValidationError as wrong:
+        raise _bad_response(f"is wrong: {reason(wrong)}") from None
+
+
+def _header(value: JSON) -> JSON:
+    if isinstance(value, list):
+        return [_header(each) for each in value]
+    return json.dumps(value) if isinstance(value, bool | int | float) else value
 
 
 def _bad_response(what: str) -> StepError:

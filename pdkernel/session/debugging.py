@@ -20,6 +20,7 @@ from pdkernel.guests.python_pd import RefusedError
 from pdkernel.hosts import WORKING, RunSetup, StepCall, StepListener, StepOutcome
 from pdkernel.hosts.here import HereSteps, Voice
 from pdkernel.hosts.recorder import StepRecorder
+from pdkernel.hosts.replies import step_reply
 from pdkernel.hosts.run import step_values
 from pdkernel.model import Step
 from pdkernel.notebook import Cell, placed
@@ -116,7 +117,7 @@ class KernelDebugger:
             folder=folder,
             site=PythonEnvironment(setup.python, setup.python.parents[1]).site if setup.python else None,
             voice=Voice(
-                send=lambda line: tell(job.recorder.hear(json.loads(line))),
+                send=lambda line: tell(job.recorder.hear, step_reply(line)),
                 ask=lambda name, args: _answer(job, name, args),
                 output=lambda stream, data: tell(job.recorder.output, stream, data),
                 shown=self._redactor.text,

@@ -25,6 +25,7 @@ def ids(strategy: str | None, *batches: list[Any]) -> list[list[Any]]:
         ("greatest", [[3, 1, 5], [5, 6, 4]], [[3, 5], [6]]),
         ("greatest", [["10"], ["9", "11"]], [["10"], ["11"]]),
         ("greatest", [["no number"], ["no number"]], [["no number"], ["no number"]]),
+        ("greatest", [[10**400, 1]], [[10**400, 1]]),
         ("last", [[1, 2], [1, 2, 3]], [[1, 2], [3]]),
         ("last", [[1, 2], [7, 8]], [[1, 2], [7, 8]]),
         ("last", [[1, 2], [2]], [[1, 2], []]),

@@ -203,3 +203,17 @@ async def test_of_what_can_be_delivered_nothing_is_said(run: Run, server: Server
     body = f"pd.send.http('GET', 'http://127.0.0.1:{server.port}/')\npd.send.email(subject='s')"
 
     assert (await run(python_step("a", body))).step("a").output == ""
+
+
+@pytest.mark.parametrize("params", ["true", "1", "['ab', '']", "[[]]"])
+async def test_params_that_are_not_an_object_are_told(run: Run, server: Server, params: str) -> None:
+    """The run does not fail for it; nothing is sent, and the delivery has the reason."""
+    url = f"http://127.0.0.1:{server.port}/"
+
+    execution = await run(node_step("one", f"$.send.http({{ method: 'GET', url: '{url}', params: {params} }})"))
+
+    assert execution.status == "success"
+    assert [(sent.outcome, sent.note) for sent in execution.sends] == [
+        ("failed", "It could not be sent: params is not an object")
+    ]
+    assert server.heads == []

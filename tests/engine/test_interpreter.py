@@ -387,3 +387,15 @@ async def test_a_run_that_is_not_to_be_stored(run: Run, runtime: Runtime) -> Non
 
     assert execution.step("one").return_value == 1
     assert await runtime.journal.execution(execution.id) is None
+
+
+async def test_a_step_that_forges_a_reply_fails_the_run(run: Run) -> None:
+    """The run ends with the step's error; the step below is not run."""
+    forged = '1 {"t":"respond","r":{"status":200,"headers":null,"body":null}}\\n'
+    execution = await run(python_step("one", f"import os; os.write(4, b'{forged}')"), python_step("two"))
+
+    assert execution.status == "error"
+    assert execution.error is not None
+    assert (execution.error.code, execution.error.step) == ("protocol", "one")
+    assert "Step `one` sent a reply that pdkernel does not understand" in execution.error.message
+    assert execution.step("two").status == "skipped"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from pdkernel.errors import RequestError
+from pdkernel.errors import RequestError, StepError
 from pdkernel.hosts import Effect, Pause, StepOutcome
 from pdkernel.model import JSON, Language
 from tests.hosts.conftest import Bench, OpenRun
@@ -110,6 +110,11 @@ async def test_threads_ask_one_after_the_other(bench: Bench) -> None:
     ("language", "call", "pause"),
     [
         ("node", "$.flow.delay(5)", Pause("delay", 5)),
+        ("node", "$.flow.delay(1e300)", Pause("delay", 2**53 - 1)),
+        ("node", "$.flow.rerun(7, null, 1e300)", Pause("rerun", 7, None, 2**53 - 1)),
+        ("python", "pd.flow.delay(1e300)", Pause("delay", 2**53 - 1)),
+        ("python", "pd.flow.rerun(7, None, 10**30)", Pause("rerun", 7, None, 2**53 - 1)),
+        ("python", "pd.flow.rerun(7, None, -1)", Pause("rerun", 7, None, 0)),
         ("node", "$.flow.suspend()", Pause("suspend", 86_400_000)),
         ("node", "$.flow.rerun(7, {n: 1}, 3)", Pause("rerun", 7, {"n": 1}, 3)),
         ("python", "pd.flow.delay(5)", Pause("delay", 5)),
@@ -157,3 +162,35 @@ async def test_a_pause_without_a_number_fails_at_its_line(bench: Bench) -> None:
     outcome = await bench.run("node", in_node("$.flow.delay('soon')"))
     assert outcome.error is not None
     assert "milliseconds" in outcome.error.message
+
+
+@pytest.mark.parametrize("status", ["99", "600", "10**300"])
+@pytest.mark.parametrize("language", ["node", "python"])
+async def test_a_status_that_no_response_has_fails_at_its_line(bench: Bench, language: Language, status: str) -> None:
+    """The step's own error names the range."""
+    code = (
+        in_node(f"\n$.respond({{ status: {status} }})")
+        if language == "node"
+        else in_python(f"pd.respond({{'status': {status}}})")
+    )
+
+    outcome = await bench.run(language, code)
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.line) == ("TypeError", 2)
+    assert "needs a status, a whole number from 100 to 599" in outcome.error.message
+
+
+@pytest.mark.parametrize("language", ["node", "python"])
+async def test_an_error_with_odd_attributes_is_told(bench: Bench, language: Language) -> None:
+    """What code puts on its errors under our names is text for the record."""
+    code = (
+        in_node("throw Object.assign(new Error('x'), { pdkernelCode: 1, pdkernelFix: [2], pdkernelProp: 3, name: 4 })")
+        if language == "node"
+        else in_python("e = ValueError('x')\ne.pdkernel_code, e.pdkernel_name, e.pdkernel_fix = 1, 2, [3]\nraise e")
+    )
+
+    outcome = await bench.run(language, code)
+
+    assert outcome.error is not None
+    assert (type(outcome.error), outcome.error.message) == (StepError, "x")

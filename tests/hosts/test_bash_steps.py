@@ -124,8 +124,10 @@ async def test_without_an_app_there_is_no_accounts_file(bench: Bench) -> None:
     [
         ("nope", "is not JSON"),
         ("[1]", "is not a JSON object"),
-        ('{"status": "200"}', "has a status that is not a whole number"),
-        ('{"headers": "a: b"}', "has headers that are not an object"),
+        ('{"status": "200"}', "is wrong: expected `int`, got `str` - at `$.status`"),
+        ('{"headers": "a: b"}', "is wrong: expected `object`, got `str` - at `$.headers`"),
+        ('{"status": 600}', "is wrong: expected `int` <= 599 - at `$.status`"),
+        ('{"headers": {"a": {}}}', "is wrong: expected `str | array`, got `object` - at `$.headers[...]`"),
         ('{"body": NaN}', "is not JSON (NaN)"),
     ],
 )

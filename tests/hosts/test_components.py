@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pdkernel.errors import StepError
-from pdkernel.hosts import ComponentFile, Hosts, Option, SourceCall
+from pdkernel.hosts import ComponentFile, Emitted, Hosts, Option, SourceCall
 from pdkernel.model import JSON, AppBinding, Step
 from tests.hosts.conftest import Bench, OpenRun
 
@@ -637,6 +637,22 @@ async def test_a_source_runs(bench: Bench, write: Write) -> None:
     ]
     assert outcome.db == {"seen": 4}
     assert outcome.response == {"status": 200, "headers": {}, "body": "thanks"}
+
+
+async def test_odd_words_of_a_component_and_its_events_are_texts_or_left_out(bench: Bench, write: Write) -> None:
+    """A version or a summary that is not a text is no reason to refuse the component."""
+    source = (
+        "export default { key: 'odd', version: 1, type: 'source', description: {},\n"
+        "  run() { this.$emit(1, { id: { a: 1 }, name: 2, summary: [3], ts: 'now' }) } }"
+    )
+    component = write(source, name="odd", kind="source")
+
+    described = await bench.guests.describe(component)
+    outcome = await bench.guests.run_source(SourceCall(component, "dc_1"), bench.heard)
+
+    assert (described.key, described.version, described.description) == ("odd", None, None)
+    assert outcome.error is None
+    assert outcome.emitted == (Emitted(1, '{"a":1}', "2", "[3]", None),)
 
 
 async def test_what_a_source_did_before_it_failed_is_kept(bench: Bench, write: Write) -> None:

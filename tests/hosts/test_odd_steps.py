@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from pdkernel.errors import InterpreterMissingError
+from pdkernel.errors import InterpreterMissingError, ProtocolError
 from pdkernel.hosts import Hosts
-from pdkernel.model import JSON, Language
+from pdkernel.model import JSON, Language, Step
 from tests.hosts.conftest import Bench, Heard, OpenRun
 
 GOOD: dict[Language, str] = {
@@ -30,9 +31,6 @@ async def run_good(bench: Bench, language: Language) -> None:
     ("language", "source"),
     [
         ("python", "import os\ndef handler(pd):\n    os.closerange(3, 50)\n"),
-        ("python", "import os\ndef handler(pd):\n    os.write(4, b'garbage\\n')\n"),
-        ("python", "import os\ndef handler(pd):\n    os.write(4, b'[]\\n{}\\n')\n"),
-        ("node", "import fs from 'fs';\nexport default { run() { fs.writeSync(4, 'garbage\\n') } }"),
         ("node", "import fs from 'fs';\nexport default { run() { fs.closeSync(4) } }"),
         ("node", "export default { run() { process.abort() } }"),
     ],
@@ -44,6 +42,44 @@ async def test_a_step_that_breaks_its_process_fails(bench: Bench, language: Lang
     assert outcome.error is not None
     assert outcome.error.code == "step_died"
     assert "_guest.py" not in bench.heard.text("stderr")
+    await run_good(bench, language)
+
+
+FORGED = {
+    "not JSON": "garbage",
+    "other JSON": "1 []",
+    "unnumbered": '{"t":"exit","reason":null}',
+    "response": '1 {"t":"respond","r":{"status":200,"headers":null,"body":1}}',
+    "status": '1 {"t":"respond","r":{"status":99,"headers":{},"body":1}}',
+    "content type": '1 {"t":"respond","r":{"status":200,"headers":{"content-type":1},"body":{"$base64":"eA=="}}}',
+    "effect": '1 {"t":"effect","kind":"http","payload":[1]}',
+    "pause": '1 {"t":"pause","kind":"delay","ms":-5}',
+    "done": '1 {"t":"done","error":[],"busy":false,"dirty":false,"spoiled":false}',
+    "error": '1 {"t":"done","error":{"line":"x"},"busy":false,"dirty":false,"spoiled":false}',
+    "number": '1 {"t":"export","n":"a","v":NaN}',
+    "another step's": '9 {"t":"export","n":"a","v":1}',
+    "time again": '0 {"t":"ready"}',
+    "twice done": '1 {"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false}\n'
+    '1 {"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false}',
+}
+
+
+@pytest.mark.parametrize("line", FORGED.values(), ids=FORGED.keys())
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_a_step_that_forges_a_reply_fails(bench: Bench, language: Language, line: str) -> None:
+    """What a step writes to our descriptor is refused with an error that names the step."""
+    text = json.dumps(f"{line}\n")
+    source = (
+        f"import os\ndef handler(pd):\n    os.write(4, {text}.encode())\n"
+        if language == "python"
+        else f"import fs from 'fs';\nexport default {{ run() {{ fs.writeSync(4, {text}) }} }}"
+    )
+
+    outcome = await bench.run(language, source)
+
+    assert outcome.error is not None
+    assert outcome.error.code == "protocol"
+    assert outcome.error.message.startswith("Step `work` sent a reply that pdkernel does not understand: ")
     await run_good(bench, language)
 
 
@@ -91,6 +127,17 @@ async def test_odd_is_not_wrong(bench: Bench, language: Language, source: str, r
     assert outcome.exports == {"$return_value": returned}
     assert bench.heard.text("stderr") == ""
     await run_good(bench, language)
+
+
+async def test_a_module_that_forges_its_description_is_refused(bench: Bench) -> None:
+    """What a component says of itself is checked as its replies are."""
+    forged = '1 {"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false,"value":{"props":[{}]}}\\n'
+    source = f"import fs from 'fs';\nfs.writeSync(4, '{forged}');\nexport default {{ props: {{}}, run() {{}} }}"
+
+    with pytest.raises(ProtocolError, match="Step `work` sent a reply that pdkernel does not understand"):
+        await bench.guests.describe(Step("work", "node", source))
+
+    await run_good(bench, "node")
 
 
 async def test_threads_that_go_on_are_stopped_and_told(bench: Bench) -> None:

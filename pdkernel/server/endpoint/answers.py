@@ -94,15 +94,12 @@ def responded(raw: Mapping[str, Any] | None, execution: Execution | None) -> Res
 
 
 def _made(raw: Mapping[str, Any]) -> Response:
-    status = raw.get("status", 200)
-    body, kind = _content(raw.get("body"))
-    if not isinstance(status, int) or not 200 <= status <= 599 or body is None:
+    status = raw["status"]
+    body, kind = _content(raw["body"])
+    if status < 200 or body is None:
         return PlainTextResponse(str(NO_RESPONSE.body), status_code=400, headers=_CORS)
     headers = [(b"access-control-allow-origin", b"*")]
-    given = {
-        str(name).lower(): value if isinstance(value, list) else [value]
-        for name, value in (raw.get("headers") or {}).items()
-    }
+    given = {name.lower(): value if isinstance(value, list) else [value] for name, value in raw["headers"].items()}
     if "access-control-allow-origin" in given:
         headers = []
     if "content-type" not in given and kind is not None and status not in _BODILESS:
@@ -110,7 +107,7 @@ def _made(raw: Mapping[str, Any]) -> Response:
         headers.append((b"x-content-type-options", b"nosniff"))
     for name, values in given.items():
         if _NAME.match(name) and name not in _OURS:
-            headers += [(name.encode(), sendable(str(each).encode("latin-1", "replace"))) for each in values]
+            headers += [(name.encode(), sendable(each.encode("latin-1", "replace"))) for each in values]
     content = b"" if status in _BODILESS else body
     response = Response(content, status_code=status)
     if status not in _BODILESS - {205}:  # that one has a body of no length (RFC 9110, 15.3.6)
