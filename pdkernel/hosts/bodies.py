@@ -35,5 +35,8 @@ def _says_text(headers: Mapping[str, str | list[str]]) -> bool:
         return False
     said = Message()
     said["content-type"] = " ".join(content_type.split())
-    charset = said.get_content_charset("utf-8")
+    try:
+        charset = said.get_content_charset("utf-8")
+    except UnicodeError:  # characters that no header holds
+        return False
     return bool(_TEXT.fullmatch(said.get_content_type())) and charset in _AS_UTF8

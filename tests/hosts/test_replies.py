@@ -265,6 +265,7 @@ HEADERS = st.dictionaries(st.sampled_from(["content-type", "a"]), CONTENT_TYPES 
 @given(st.integers(100, 599), HEADERS, VALUES | st.fixed_dictionaries({"$base64": VALUES | st.just("YQ==")}))
 @example(200, {"content-type": "text/plain"}, {"$base64": "é"})
 @example(200, {"content-type": ["text/plain"]}, {"$base64": "YQ=="})
+@example(200, {"content-type": "text/html; charset=\ud800"}, {"$base64": "YQ=="})
 def test_any_response_is_recorded(status: int, headers: dict[str, str | list[str]], body: JSON) -> None:
     """Bytes that are not what the headers say stay as they are."""
     heard = Heard()
