@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -237,7 +238,8 @@ def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
         shown = word if len(word) <= _SHOWN else f"{word[:_SHOWN]}..."
         raise EventError(
             f"{name} is not JSON: {shown} {why} at line {line}, column {column}.",
-            fix="Write null, or a number.",
+            fix="Write null, or a number of at most "
+            f"{sys.get_int_max_str_digits():,} digits: put a longer one between quotation marks.",
             line=line,
             column=column,
         ) from None
@@ -250,7 +252,7 @@ def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
             column=fault.colno,
         ) from None
     except RecursionError:
-        raise EventError(f"{name} is nested too deeply to be an event.") from None
+        raise EventError(f"{name} is nested too deeply.") from None
 
 
 _GREAT = re.compile(r"[eE]\+?[0-9]{3}|[0-9]{309}")

@@ -177,7 +177,7 @@ def _record(record: Any) -> dict[str, Any]:
 def _read(data: bytes, name: str) -> list[Record]:
     from pdkernel.errors import EventError, RequestError
     from pdkernel.event import parse_json
-    from pdkernel.project import Record
+    from pdkernel.project import Record, check_key
 
     records = []
     for number, line in enumerate(data.split(b"\n"), 1):
@@ -187,17 +187,21 @@ def _read(data: bytes, name: str) -> list[Record]:
         try:
             value = parse_json(line, name=where)
         except EventError as fault:
-            raise RequestError(fault.message, fix=_FORM) from None
+            raise RequestError(fault.message.replace("at line 1, column", "at column"), fix=_FORM) from None
         keys = value.keys() if isinstance(value, dict) and isinstance(value.get("key"), str) else set()
         if not isinstance(value, dict) or not {"key", "value"} <= keys <= {"key", "value", "expires_at"}:
-            raise RequestError(f"{where} is no record of a data store.", fix=_FORM)
+            raise RequestError(f"{where} is not a record of a data store.", fix=_FORM)
+        try:
+            check_key(value["key"])
+        except RequestError as fault:
+            raise RequestError(f"{where} is not a record of a data store. {fault.message}", fix=fault.fix) from None
         ends = value.get("expires_at")
         try:
             expires = datetime.fromisoformat(ends) if ends is not None else None
         except (TypeError, ValueError):
             expires = datetime.min  # noqa: DTZ901 - has no zone, like any that is refused below
         if expires is not None and expires.tzinfo is None:
-            raise RequestError(f"{where} has an expires_at that is no time with a zone: {ends!r:.60}.", fix=_FORM)
+            raise RequestError(f"{where} has an expires_at that is not a time with a zone: {ends!r:.60}.", fix=_FORM)
         records.append(Record(value["key"], value["value"], expires))
     return records
 

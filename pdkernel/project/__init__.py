@@ -30,7 +30,7 @@ from pdkernel.project.project import Project
 from pdkernel.project.schedule import Schedule
 from pdkernel.project.sent import SentTable
 from pdkernel.project.source_states import SourceStateTable
-from pdkernel.project.stores import DEFAULT_STORE, Record, StoreSummary, StoreTable
+from pdkernel.project.stores import DEFAULT_STORE, Record, StoreSummary, StoreTable, check_key
 from pdkernel.project.vault import Vault
 
 __all__ = [
@@ -51,5 +51,6 @@ __all__ = [
     "StoreTable",
     "Vault",
     "Webhook",
+    "check_key",
     "find_project",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cli.conftest import Shell
 
 
@@ -99,16 +101,33 @@ def test_clear_replaces_what_was_there(pdkernel: Shell) -> None:
     assert [record["key"] for record in pdkernel("store", "list", "s", "--json").json] == ["new"]
 
 
-def test_a_wrong_line_imports_nothing(pdkernel: Shell) -> None:
-    """A file with one wrong line is refused as a whole, naming the line."""
-    wrong = ["no", "[1]", '{"key": "b"}', '{"key": 7, "value": 1}', '{"key": "b", "value": 1, "expires_at": "soon"}']
-    for line in wrong:
-        pdkernel.write("wrong.jsonl", f'{{"key":"a","value":1}}\n{line}\n')
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no",
+        "[1]",
+        '{"key": "b"}',
+        '{"key": 7, "value": 1}',
+        '{"key": "b", "value": 1, "expires_at": "soon"}',
+        '{"key": "b", "value": ' + "9" * 100_000 + "}",
+        '{"key": "b", "value": ' + "[" * 100_000 + "}",
+        '{"key": "", "value": 1}',
+        '{"key": "a\\u0000b", "value": 1}',
+        '{"key": "\\ud800", "value": 1}',
+        '{"key": "' + "k" * 2000 + '", "value": 1}',
+    ],
+    ids=lambda line: line[:50],
+)
+def test_a_wrong_line_imports_nothing(pdkernel: Shell, line: str) -> None:
+    """A file with one wrong line is refused as a whole, naming file and line."""
+    pdkernel.write("wrong.jsonl", f'{{"key":"a","value":1}}\n{line}\n')
 
-        refused = pdkernel("store", "import", "s", "wrong.jsonl")
+    refused = pdkernel("store", "import", "s", "wrong.jsonl")
 
-        assert refused.status == 2
-        assert "line 2" in refused.stderr
+    assert refused.status == 2
+    assert "wrong.jsonl, line 2" in refused.stderr
+    assert "line 1" not in refused.stderr
+    assert len(refused.stderr) < 1000
     assert pdkernel("store", "list", "--json").json == []
 
 
