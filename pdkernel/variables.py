@@ -6,8 +6,13 @@ Knows which wins. Values are secrets like credentials: they are given to steps a
 
 from __future__ import annotations
 
+import os
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pdkernel.errors import RequestError
+from pdkernel.files import read_file
 
 if TYPE_CHECKING:
     from pdkernel.project import Project
@@ -19,11 +24,35 @@ def project_variables(project: Project, folder: Path) -> dict[str, str]:
     Variables by name; a `.env` in *folder* wins over the project's, being nearer to the notebook.
 
     A line of `.env` without a value sets nothing.
-    """
-    from dotenv import dotenv_values
 
-    beside = dotenv_values(folder / ".env", interpolate=False) if (folder / ".env").is_file() else {}
-    return {**project.variables.values(), **{name: value for name, value in beside.items() if value is not None}}
+    Raises:
+        RequestError: The `.env` cannot be read; the message names file and line.
+    """
+    return {**project.variables.values(), **_read_env(folder / ".env")}
+
+
+def _read_env(file: Path) -> dict[str, str]:
+    if not os.path.lexists(file):
+        return {}
+    from dotenv.parser import parse_stream
+
+    try:
+        text = read_file(file).decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        line = fault.object.count(b"\n", 0, fault.start) + 1
+        raise RequestError(f"{file}, line {line}, is not UTF-8 text.", fix="Save the file as UTF-8.") from None
+    except OSError as fault:
+        raise RequestError(
+            f"{file} cannot be read: {fault.strerror}.", fix="Make it a readable file, or remove it."
+        ) from None
+    found = {}
+    for binding in parse_stream(StringIO(text)):
+        if binding.error or "\0" in binding.original.string:
+            # the line itself may be a secret
+            raise RequestError(f"{file}, line {binding.original.line}, is not NAME=VALUE.", fix="Mend the line.")
+        if binding.key is not None and binding.value is not None:
+            found[binding.key] = binding.value
+    return found
 
 
 def secrets_of(project: Project, folder: Path) -> list[Secret]:

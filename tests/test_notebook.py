@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,31 @@ def test_two_headers() -> None:
     """A notebook has one header."""
     with pytest.raises(DirectiveError, match="Cells 1 and 2 are both %%pdworkflow"):
         workflow_from_cells([Cell("%%pdworkflow"), Cell("%%pdworkflow")], name="n")
+
+
+@pytest.mark.parametrize("source", [5, None, {}, ["a", 1], [None]])
+def test_a_source_that_is_not_text_is_refused(tmp_path: Path, source: JSON) -> None:
+    """A cell whose source is neither a text nor a list of texts is named."""
+    path = save(tmp_path / "n.ipynb", "x = 1", {"cell_type": "code", "source": source, "metadata": {}})
+
+    with pytest.raises(NotebookError, match=r"n\.ipynb is not a notebook: the source of its cell 2 is not text"):
+        read_notebook(path)
+
+
+def test_a_number_with_too_many_digits_is_refused_with_its_line(tmp_path: Path) -> None:
+    """A notebook that holds a number longer than Python reads is refused by file and line."""
+    path = save(tmp_path / "n.ipynb", "x = 1")
+    path.write_text('{\n"nbformat": ' + "4" * 5000 + ', "cells": []}')
+
+    with pytest.raises(
+        NotebookError, match=r"n.ipynb is not a notebook: it holds a number that is too long \(line 2\)"
+    ):
+        read_notebook(path)
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    """A FIFO that is called like a notebook is refused at once."""
+    os.mkfifo(tmp_path / "n.ipynb")
+
+    with pytest.raises(NotebookError, match=r"n\.ipynb cannot be read: Not a regular file"):
+        read_notebook(tmp_path / "n.ipynb")

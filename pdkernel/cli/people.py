@@ -179,8 +179,9 @@ def _credential(text: str) -> tuple[str, str]:
     elif value.startswith("@"):
         try:
             value = Path(value[1:]).read_text(encoding="utf-8").rstrip("\n")
-        except OSError as fault:
-            raise RequestError(f"The credential {key} cannot be read from {value[1:]}: {fault.strerror}.") from None
+        except (OSError, UnicodeDecodeError) as fault:
+            why = getattr(fault, "strerror", None) or "it is not UTF-8 text"
+            raise RequestError(f"The credential {key} cannot be read from {value[1:]}: {why}.") from None
     if not value:
         raise RequestError(f"The credential {key} is empty.")
     return key, value

@@ -7,12 +7,15 @@ Knows the file's format; older ones through nbformat. Knows nothing of steps.
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pdkernel.errors import NotebookError
+from pdkernel.files import read_file
 from pdkernel.model import JSON
 
 METADATA_KEY = "pdkernel"
@@ -69,7 +72,7 @@ def placed(cells: Iterable[Cell]) -> Iterator[tuple[int, Cell]]:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise NotebookError(f"There is no notebook {path}.") from None
     except UnicodeDecodeError as fault:
@@ -86,6 +89,12 @@ def _read(path: Path) -> Mapping[str, Any]:
         ) from None
     except RecursionError:
         raise NotebookError(f"{path} is not a notebook: its JSON is nested too deeply.") from None
+    except ValueError:  # a number with more digits than Python reads
+        number = re.search(rf"\d{{{sys.get_int_max_str_digits()},}}", text)
+        line = text.count("\n", 0, number.start()) + 1 if number else 1
+        raise NotebookError(
+            f"{path} is not a notebook: it holds a number that is too long (line {line}).", line=line
+        ) from None
     return _as_version_4(path, data, text)
 
 
@@ -98,6 +107,12 @@ def _as_version_4(path: Path, data: JSON, text: str) -> Mapping[str, Any]:
             f"{path} is not a notebook: it is JSON, but it has no list of cells.",
             fix="For an event use --event, for a notebook a file that Jupyter has saved.",
         )
+    for number, cell in enumerate(cells, 1):
+        source = cell.get("source", "")
+        if not isinstance(source, str) and not (
+            isinstance(source, list) and all(isinstance(each, str) for each in source)
+        ):
+            raise NotebookError(f"{path} is not a notebook: the source of its cell {number} is not text.")
     if not isinstance(data.get("nbformat"), int):
         raise NotebookError(f"{path} is not a notebook: it does not say its nbformat.")
     if data["nbformat"] == _CURRENT:
@@ -117,7 +132,7 @@ def _cell(cell: Mapping[str, Any]) -> Cell:
     metadata = cell.get("metadata")
     kind = cell.get("cell_type")
     return Cell(
-        source="".join(source) if isinstance(source, list) else str(source),
+        source="".join(source),
         type=kind if kind in {"code", "markdown"} else "raw",
         id=cell.get("id"),
         metadata=json.loads(json.dumps(metadata)) if isinstance(metadata, dict) else {},

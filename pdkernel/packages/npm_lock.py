@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pdkernel.errors import ProjectError
+from pdkernel.files import read_file
 
 VERSION = 1
 ABOUT = "Versions and hashes of the npm packages that steps import. Made by pdkernel; commit it."
@@ -87,7 +88,7 @@ class NpmLock:
             facts = self.path.stat()
             stamp = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
             if stamp != self._read_at:
-                self._sets, self._facts = self._parsed(self.path.read_bytes())
+                self._sets, self._facts = self._parsed(read_file(self.path))
                 self._read_at = stamp
         except FileNotFoundError:
             self._sets, self._facts, self._read_at = (), {}, None

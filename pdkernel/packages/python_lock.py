@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pdkernel.errors import ProjectError
+from pdkernel.files import read_file
 from pdkernel.inspection import PythonRequirement
 
 LOCK_NAME = "pdkernel-python.lock"
@@ -95,11 +96,12 @@ class PythonLock:
             ProjectError: A line of it is none of ours (a merge left its marks); names the line.
         """
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            lines = read_file(self.path).decode().splitlines()
         except FileNotFoundError:
             return ()
         except (OSError, UnicodeDecodeError) as error:
-            raise ProjectError(f"{self.path.name} cannot be read: {error}.", fix="Mend or delete it.") from None
+            why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise ProjectError(f"{self.path.name} cannot be read: {why}.", fix="Mend or delete it.") from None
         return tuple(self._blocks(lines))
 
     def write(self, block: Block) -> None:

@@ -53,6 +53,7 @@ class SourceWorkflows:
         self._ids: dict[str, str] = {}
         self._looked: dict[str, float] = {}
         self._stamps: dict[str, object] = {}
+        self._unread: dict[str, str] = {}
         for source in sources:
             self._add(source)
 
@@ -90,14 +91,23 @@ class SourceWorkflows:
         served = self._workflows[key]
         if now - self._looked.get(key, -FRESH_S) >= FRESH_S:
             self._looked[key] = now
-            variables = project_variables(self._project, served.source.folder)
-            if variables != served.variables:
-                served = self._workflows[key] = replace(served, variables=variables)
+            served = self._workflows[key] = self._with_variables(key, served)
             found = stamps(served.source)
             if found != self._stamps[key]:
                 self._stamps[key] = found
                 served = self._workflows[key] = self._read_again(key, served)
         return served
+
+    def _with_variables(self, key: str, served: ServedWorkflow) -> ServedWorkflow:
+        try:
+            variables = project_variables(self._project, served.source.folder)
+        except RequestError as fault:
+            if self._unread.get(key) != fault.message:  # once, not at every request
+                self._say(f"The variables of {served.source.path} are as they were before. {fault}")
+            self._unread[key] = fault.message
+            return served
+        self._unread.pop(key, None)
+        return served if variables == served.variables else replace(served, variables=variables)
 
     def _read_again(self, key: str, served: ServedWorkflow) -> ServedWorkflow:
         try:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pdkernel.contract import Compared, Contract, compare, contract_of, example, example_body
 from pdkernel.errors import DefinitionError, EventError
 from pdkernel.event import Event
+from pdkernel.files import read_file
 from pdkernel.model import JSON
 from pdkernel.session.events import EventLibrary
 
@@ -41,7 +42,7 @@ def _read(path: Path, _: int, http: bool) -> Mapping[str, JSON] | None:
     try:
         if path.stat().st_size > MAX_SIZE:
             return None
-        return dict(Event.parse(path.read_bytes(), name=path.name, http=http).masked().data)
+        return dict(Event.parse(read_file(path), name=path.name, http=http).masked().data)
     except (EventError, OSError):
         return None
 

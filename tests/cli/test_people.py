@@ -73,6 +73,16 @@ def test_credential_from_a_file(pdkernel: Shell) -> None:
     assert len(pdkernel("accounts", "list", "--json").json) == 1
 
 
+def test_a_credential_file_that_is_not_text_is_refused(pdkernel: Shell) -> None:
+    """A file that is not UTF-8 is named."""
+    (pdkernel.folder / "token.bin").write_bytes(b"\xff\xfe")
+
+    refused = pdkernel("accounts", "add", "--own", "--app", "slack", "--credential", "bot_token=@token.bin")
+
+    assert refused.status == 2
+    assert "bot_token cannot be read from token.bin: it is not UTF-8 text" in refused.stderr
+
+
 def test_id_that_is_taken_is_refused(pdkernel: Shell) -> None:
     """An account id can be used once."""
     args = ("--own", "--app", "slack", "--id", "apn_1", "--credential", "oauth_access_token=-")

@@ -430,6 +430,14 @@ async def test_a_lock_file_that_cannot_be_read_is_left_alone(opened: Open, tmp_p
     assert (tmp_path / LOCK_NAME).read_text(encoding="latin-1") == text
 
 
+async def test_a_fifo_in_the_place_of_the_lock_file(opened: Open, tmp_path: Path) -> None:
+    """A FIFO is refused, not waited for."""
+    os.mkfifo(tmp_path / LOCK_NAME)
+
+    with pytest.raises(ProjectError, match="not a regular file"):
+        await opened().ensure([NpmSpec("tiny")])
+
+
 async def test_a_folder_in_the_place_of_the_lock_file(opened: Open, tmp_path: Path) -> None:
     """What the system says stands in the message."""
     (tmp_path / LOCK_NAME).mkdir()

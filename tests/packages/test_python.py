@@ -303,6 +303,14 @@ async def test_a_lock_with_the_marks_of_a_merge_is_refused(opened: Open, tmp_pat
         await ensure(opened(), "import tiny")
 
 
+async def test_a_fifo_in_the_place_of_the_lock_is_refused(opened: Open, tmp_path: Path) -> None:
+    """A FIFO is refused, not waited for."""
+    os.mkfifo(tmp_path / PYTHON_LOCK_NAME)
+
+    with pytest.raises(ProjectError, match="cannot be read: Not a regular file"):
+        await ensure(opened(), "import tiny")
+
+
 async def test_the_real_registry(tmp_path: Path) -> None:
     """A small package, pinned, from wherever this machine's pip installs."""
     packages = PythonPackages(tmp_path / "python", lock=tmp_path / PYTHON_LOCK_NAME, environ=os.environ)

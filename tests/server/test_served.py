@@ -91,6 +91,24 @@ def test_a_notebook_that_cannot_be_read(shelf: Shelf, text: str) -> None:
     assert shelf.steps() == ["mended"]
 
 
+def test_a_dotenv_that_cannot_be_read(shelf: Shelf) -> None:
+    """The variables stay as they were, and that is said once; the next good version is taken."""
+    dotenv = shelf.folder / ".env"
+    dotenv.write_text("WORD=first\n")
+    shelf.steps()
+    dotenv.write_bytes(b"WORD=\xff\n")
+    shelf.steps()
+    shelf.steps()
+    (broken,) = shelf.workflows.list()
+    dotenv.write_text("WORD=second\n")
+    shelf.steps()
+    (mended,) = shelf.workflows.list()
+
+    assert (broken.variables, mended.variables) == ({"WORD": "first"}, {"WORD": "second"})
+    assert len(shelf.lines) == 1
+    assert ".env, line 1, is not UTF-8 text" in shelf.lines[0]
+
+
 def test_a_notebook_that_is_gone(shelf: Shelf) -> None:
     """As one that cannot be read."""
     (shelf.folder / "work.ipynb").unlink()

@@ -1,0 +1,62 @@
+"""Variables of the project and of a `.env` beside the notebook."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pdkernel.errors import RequestError
+from pdkernel.project import Project
+from pdkernel.variables import project_variables
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project without variables."""
+    return Project.open(tmp_path / ".pdkernel")
+
+
+def test_a_value_without_interpolation(project: Project, tmp_path: Path) -> None:
+    """Quoted values, comments and exports are read as they stand, and a name without a value sets nothing."""
+    (tmp_path / ".env").write_text(
+        "\ufeff# note\nA=1\nexport B='two words'\nC=\"x\\ny\"\nD=${A}\nE\nF=\n", encoding="utf-8"
+    )
+
+    assert project_variables(project, tmp_path) == {"A": "1", "B": "two words", "C": "x\ny", "D": "${A}", "F": ""}
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"A=1\n=2\n", 2),
+        (b"A=1\nB='open\n", 2),
+        (b"A=1\n\nB=\xff\n", 3),
+        (b"A=a\0b\n", 1),
+        ("A=1\n".encode("utf-16"), 1),
+    ],
+)
+def test_a_broken_line_is_named(project: Project, tmp_path: Path, content: bytes, line: int) -> None:
+    """A line that is not `NAME=VALUE` is refused by file and line, and its text is not repeated."""
+    (tmp_path / ".env").write_bytes(content)
+
+    with pytest.raises(RequestError, match=rf"\.env, line {line}, is not ") as caught:
+        project_variables(project, tmp_path)
+
+    assert "open" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "link to nothing"])
+def test_what_is_not_a_file_is_refused(project: Project, tmp_path: Path, kind: str) -> None:
+    """A `.env` that is there and is not a file is named, not passed over."""
+    path = tmp_path / ".env"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("gone")
+
+    with pytest.raises(RequestError, match=r"\.env cannot be read"):
+        project_variables(project, tmp_path)
