@@ -20,6 +20,7 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     ├─ RequestError               2    the call is wrong; the caller mends the request
     │  ├─ EventError                   not an event; carries line and column
     │  ├─ EgressModeError              not a mode for outside calls
+    │  ├─ RecordingError               a file of recorded calls cannot be used; carries the line
     │  ├─ VariableMissingError         an environment variable that no one has set
     │  ├─ PackageMissingError          packages of steps are not installed, and may not be now
     │  ├─ AccountExistsError           an account id that is taken
@@ -215,6 +216,21 @@ class EgressModeError(RequestError):
     """The text after `--egress` or `%pdegress` is not a mode."""
 
     code = "egress_mode"
+
+
+class RecordingError(RequestError):
+    """
+    A file of recorded calls cannot be used.
+
+    Attributes:
+        line: 1-based line of the fault, or None.
+    """
+
+    code = "recording"
+
+    def __init__(self, message: str, *, fix: str = "", line: int | None = None) -> None:
+        super().__init__(message, fix=fix)
+        self.line = line
 
 
 class VariableMissingError(RequestError):

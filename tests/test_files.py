@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.files import read_file, read_inside
+from pdkernel.files import open_inside, read_file, write_inside
 
 
 def test_a_regular_file_is_read(tmp_path: Path) -> None:
@@ -37,7 +37,8 @@ def test_a_file_inside_a_folder_is_read(tmp_path: Path) -> None:
     """A name in the folder is read."""
     (tmp_path / "a").write_bytes(b"text")
 
-    assert read_inside(tmp_path, "a") == b"text"
+    with open_inside(tmp_path, "a") as stream:
+        assert stream.read() == b"text"
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "..", ".", "", "a\0b", "link", "fifo", "below/a", "gone"])
@@ -51,7 +52,7 @@ def test_what_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> N
     os.mkfifo(folder / "fifo")
 
     with pytest.raises(OSError):  # noqa: PT011  # what the system says differs from case to case
-        read_inside(folder, name)
+        open_inside(folder, name)
 
 
 def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
@@ -61,4 +62,34 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real")
 
     with pytest.raises(OSError):  # noqa: PT011
-        read_inside(tmp_path / "link", "a")
+        open_inside(tmp_path / "link", "a")
+
+
+def test_a_file_is_written_in_the_place_of_a_link(tmp_path: Path) -> None:
+    """A link of the file's name is replaced; what it led to stays as it was, and nothing else is left."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "outside").write_text("as it was")
+    (folder / "a").symlink_to("../outside")
+
+    write_inside(folder, "a", b"new")
+
+    assert [path.name for path in folder.iterdir()] == ["a"]
+    assert ((folder / "a").read_text(), (tmp_path / "outside").read_text()) == ("new", "as it was")
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "..", ""])
+def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, name: str) -> None:
+    """A path is refused."""
+    with pytest.raises(OSError, match="Not the name of a file"):
+        write_inside(tmp_path, name, b"new")
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """What was written aside is removed where it cannot take its place."""
+    (tmp_path / "a").mkdir()
+
+    with pytest.raises(IsADirectoryError):
+        write_inside(tmp_path, "a", b"new")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -7,7 +7,8 @@ Knows the line, the key that finds an answer again, and what is hidden before wr
 
 A body is `{"text"}`, `{"base64"}`, or `{"file"}` for more than 64 KB: its name in the folder `FILE.bodies`. Content codings are removed. A
 body that cannot be searched for secrets is the text `{{left out: REASON}}`. The file can be added to while a run goes on; a line with
-the step, key and count of an older one takes its place.
+the step, key and count of an older one takes its place. The file may be another person's: it is read typed, before a run counts
+on it, and no link in its folder is followed.
 """
 
 from __future__ import annotations
@@ -15,25 +16,80 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote, urlsplit
+
+import h11
+import msgspec
 
 from pdkernel.egress.body_search import NotSearchableError, boundary_of, check_archives, rewritten, without_coding
 from pdkernel.egress.message import Headers
 from pdkernel.egress.placeholders import hide, put_back
 from pdkernel.egress.telling import REDACTED, TellingNames
 from pdkernel.egress.tickets import Redacts
+from pdkernel.errors import RecordingError
+from pdkernel.files import open_inside, read_file, write_inside
 
 _KEPT_REQUEST_HEADERS = frozenset({"content-type", "accept"})
 _DROPPED_RESPONSE_HEADERS = frozenset({"date", "server", "set-cookie", "content-length", "connection", "keep-alive"})
 _BESIDE = 64 * 1024
 _MOST_NEAR = 3
 _LEFT_OUT = "{{left out: "
+
+
+class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A body as a line has it: one of the three."""
+
+    text: str | None = None
+    base64: bytes | None = None
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        if sum(each is not None for each in (self.text, self.base64, self.file)) != 1:
+            raise ValueError("Expected one of `text`, `base64` and `file`")
+
+
+class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: _Body | None = None
+
+
+class _Response(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    status: int
+    reason: Annotated[str, msgspec.Meta(pattern=r"\A[\t -~\x80-\xff]*\Z")]
+    headers: tuple[tuple[str, str], ...]
+    body: _Body
+
+    def __post_init__(self) -> None:
+        try:
+            h11.Response(
+                status_code=self.status,
+                headers=[(name.encode("latin-1"), value.encode()) for name, value in self.headers],
+            )
+        except (h11.LocalProtocolError, UnicodeEncodeError):
+            raise ValueError("Expected a status and headers that HTTP allows") from None
+
+
+class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A recorded call as the file has it."""
+
+    key: str
+    step: str
+    nth: Annotated[int, msgspec.Meta(ge=0)]
+    request: _Request
+    response: _Response
+    ms: float = 0
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +180,11 @@ class Cassette:
         self.file = file
         self.hiding = Hiding()
         self._read: tuple[int, int] | None = None
-        self._answers: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+        self._answers: dict[str, dict[str, dict[int, _Response]]] = {}
         self._urls: dict[str, str] = {}
 
     def add(self, step: str, nth: int, call: RecordedCall, answer: RecordedAnswer, duration_ms: float) -> None:
-        """Write one call at the end of the file."""
+        """Write one call at the end of the file. Raises `OSError`."""
         line = {
             "key": call.key,
             "step": step,
@@ -147,8 +203,25 @@ class Cassette:
                 "body": self._keep(answer.body),
             },
         }
-        with self.file.open("a", encoding="utf-8") as opened:
-            opened.write(json.dumps(line, ensure_ascii=False) + "\n")
+        with self.file.open("ab+", buffering=0) as opened:  # in one piece: another run may read the file meanwhile
+            end = opened.seek(0, os.SEEK_END)
+            is_cut = end > 0 and os.pread(opened.fileno(), 1, end - 1) != b"\n"
+            opened.write((("\n" if is_cut else "") + json.dumps(line, ensure_ascii=False) + "\n").encode())
+
+    def check(self, *, replay: bool) -> None:
+        """
+        Read the whole file.
+
+        Args:
+            replay: Whether calls are to be answered from it; a file that is to be added to may be empty. A missing file
+                holds no calls in either case: whether there must be one is for the caller to say.
+
+        Raises:
+            RecordingError: The file cannot be used; the message names file and line.
+        """
+        self._load()
+        if replay and self._read is not None and not self._answers:
+            raise RecordingError(f"{self.file} holds no recorded call.", fix=f"Record the calls: record={self.file}")
 
     def find(self, step: str, nth: int, call: RecordedCall, *, safe: bool) -> RecordedAnswer | str:
         """
@@ -157,7 +230,10 @@ class Cassette:
         Answers recorded for that step come first; a step that was renamed gets those of all steps. After the last one
         a safe call gets it again, and an unsafe one nothing.
         """
-        self._load()
+        try:
+            self._load()
+        except RecordingError as fault:  # it has changed since the run began
+            return f"the recording cannot be read. {fault.message}"
         by_step = self._answers.get(call.key)
         if by_step is None:
             return f"no such call is recorded (key {call.key[:12]}).{self._nearest(call)}"
@@ -165,17 +241,15 @@ class Cassette:
         recorded = by_step.get(step) or dict(enumerate(of_all_steps))
         if nth not in recorded and not safe:
             return f"it is recorded {_times(len(recorded))}, and asked for {_times(nth + 1)}."
-        response = recorded[nth if nth in recorded else max(recorded)]["response"]
-        body = self._body(response["body"])
+        response = recorded[nth if nth in recorded else max(recorded)]
+        try:
+            body = self._body(response.body)
+        except OSError as fault:
+            return f"the file of its answer's body cannot be read: {fault.strerror}."
         if body.startswith(_LEFT_OUT.encode()):
             why = body.decode("utf-8", "replace")[len(_LEFT_OUT) :].removesuffix("}}")
             return f"the body of the recorded answer was left out: {why}."
-        return RecordedAnswer(
-            status=response["status"],
-            reason=response["reason"],
-            headers=tuple((name, value) for name, value in response["headers"]),
-            body=body,
-        )
+        return RecordedAnswer(status=response.status, reason=response.reason, headers=response.headers, body=body)
 
     def _nearest(self, call: RecordedCall) -> str:
         """A sentence that names what is recorded and near to *call*, with keys; empty if nothing is."""
@@ -191,45 +265,77 @@ class Cassette:
         return f" The nearest recorded: {'; '.join(near)}." if near else ""
 
     def _load(self) -> None:
-        """Read the file if it has changed."""
+        """Read the file if it has changed. Raises `RecordingError`."""
         try:
             stat = self.file.stat()
+            if self._read == (stat.st_mtime_ns, stat.st_size):
+                return
+            content = read_file(self.file)
         except FileNotFoundError:
             self._answers, self._urls, self._read = {}, {}, None
             return
-        if self._read == (stat.st_mtime_ns, stat.st_size):
-            return
-        self._read = (stat.st_mtime_ns, stat.st_size)
-        self._answers, self._urls = {}, {}
-        for text in self.file.read_text(encoding="utf-8").splitlines():
-            try:
-                line = json.loads(text)
-                key, step, nth = line["key"], line["step"], line["nth"]
-            except (ValueError, KeyError, TypeError):
-                continue  # a line cut short by a crash: the calls before it are whole
-            self._answers.setdefault(key, {}).setdefault(step, {})[nth] = line
-            self._urls[key] = f"{line['request']['method']} {line['request']['url']}"
+        except OSError as fault:
+            raise RecordingError(f"{self.file} cannot be read: {fault.strerror}.") from None
+        answers: dict[str, dict[str, dict[int, _Response]]] = {}
+        urls: dict[str, str] = {}
+        for number, text in enumerate(content.split(b"\n"), 1):
+            if text.strip():
+                line = self._line(number, text)
+                answers.setdefault(line.key, {}).setdefault(line.step, {})[line.nth] = line.response
+                urls[line.key] = f"{line.request.method} {line.request.url}"
+        self._answers, self._urls, self._read = answers, urls, (stat.st_mtime_ns, stat.st_size)
+
+    def _line(self, number: int, text: bytes) -> _Line:
+        """Line *number* of the file. Raises `RecordingError`."""
+        try:
+            line = _decode_line(text)
+            json.loads(text, object_pairs_hook=_no_key_twice)
+            if line.response.body.file is not None:
+                open_inside(self._bodies, line.response.body.file).close()
+        except UnicodeDecodeError:
+            why = "it is not UTF-8 text"
+        except OSError as fault:
+            why = f"the file of its body in {self._bodies.name} cannot be read: {fault.strerror}"
+        except (ValueError, RecursionError) as fault:  # msgspec's own are ValueErrors
+            why = str(fault)
+        else:
+            return line
+        raise RecordingError(
+            f"{self.file}, line {number}, is not a recorded call: {why}.",
+            fix="Remove the line, or record the calls again.",
+            line=number,
+        )
 
     def _keep(self, body: bytes) -> dict[str, str]:
         if len(body) > _BESIDE:
             name = hashlib.sha256(body).hexdigest()
-            folder = self._bodies
-            folder.mkdir(exist_ok=True)
-            (folder / name).write_bytes(body)
+            self._bodies.mkdir(exist_ok=True)
+            write_inside(self._bodies, name, body)
             return {"file": name}
         try:
             return {"text": body.decode()}
         except UnicodeDecodeError:
             return {"base64": base64.b64encode(body).decode()}
 
-    def _body(self, kept: dict[str, str]) -> bytes:
-        if "file" in kept:
-            return (self._bodies / Path(kept["file"]).name).read_bytes()
-        return base64.b64decode(kept["base64"]) if "base64" in kept else kept["text"].encode()
+    def _body(self, kept: _Body) -> bytes:
+        """The bytes of a body. Raises `OSError`."""
+        if kept.file is not None:
+            with open_inside(self._bodies, kept.file) as stream:
+                return stream.read()
+        return kept.base64 if kept.base64 is not None else (kept.text or "").encode()
 
     @property
     def _bodies(self) -> Path:
         return self.file.with_name(self.file.name + ".bodies")
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises `ValueError` if a key stands in it twice: readers differ in which one counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r:.60} stands in it twice")
+    return found
 
 
 def _key(method: str, url: str, content_type: str, body: bytes) -> str:
@@ -254,7 +360,7 @@ def _normal_body(content_type: str, body: bytes) -> bytes:
     if kind == "application/json" or kind.endswith("+json"):
         try:
             return json.dumps(json.loads(text), sort_keys=True).encode()
-        except ValueError:
+        except (ValueError, RecursionError):
             return text.encode()
     if kind == "application/x-www-form-urlencoded":
         return json.dumps(sorted(parse_qsl(text, keep_blank_values=True))).encode()

@@ -200,6 +200,10 @@ class Desk:
         else:
             call.refuse(refusals.Refusal("denied", "egress_tls", message))
 
+    def check(self, policy: Policy) -> None:
+        """Read the recording that *policy* names, from a thread. Raises `RecordingError` if it cannot be used."""
+        self._cassette(policy).check(replay=policy.mode == "replay")
+
     async def close(self) -> None:
         """Give up what is still on its way, and the connections that are kept."""
         for going in self._going:
@@ -399,7 +403,13 @@ class Desk:
                 given = recording.hiding.answer(
                     answer.status, answer.reason, answer.headers, body, binding.redactor, length_only=length_only
                 )
-                recording.add(binding.step, nth, asked, given, call.duration_ms)
+                try:
+                    recording.add(binding.step, nth, asked, given, call.duration_ms)
+                except OSError as fault:
+                    binding.on_refused(
+                        f"{call.method} {call.url} was made, and its answer cannot be recorded "
+                        f"({binding.policy.text}): {fault.strerror}."
+                    )
 
         return keep
 

@@ -22,6 +22,7 @@ from pdkernel.egress.guard.addresses import Place
 from pdkernel.egress.guard.choice import Guard
 from pdkernel.egress.guard.guarding import Guarding
 from pdkernel.egress.message import origin
+from pdkernel.egress.policy import Policy
 from pdkernel.egress.public import Lookup, NotPublicError, public_addresses, system_lookup
 from pdkernel.egress.standins import StandIn, built_in
 from pdkernel.egress.tickets import Binding, Tickets
@@ -112,6 +113,11 @@ class Gateway:
     def bind(self, ticket: str, binding: Binding) -> None:
         """From now on the calls of *ticket*'s process are those of *binding*'s step. `KeyError` if it is not open."""
         self._tickets.bind(ticket, binding)
+
+    async def check(self, policy: Policy) -> None:
+        """Read the recording of *policy*, if it has one. Raises `RecordingError` if it cannot be used."""
+        if policy.file is not None:
+            await asyncio.to_thread(self._opened_desk().check, policy)
 
     def unbind(self, ticket: str) -> None:
         """From now on the calls of *ticket*'s process are nobody's, and refused."""
@@ -204,12 +210,17 @@ class Gateway:
     async def _serve(self, sock: socket.socket) -> None:
         # Imported with the first connection: a gateway that nobody calls costs nothing.
         from pdkernel.egress.connection import Connection
+
+        desk = self._opened_desk()
+        with contextlib.closing(sock), contextlib.suppress(OSError):
+            await Connection(sock, self._tickets, desk, self._authority, self._guarding.name_of).serve()
+
+    def _opened_desk(self) -> Desk:
         from pdkernel.egress.desk import Desk
 
         if self._desk is None:
             self._desk = Desk(upstream=self._out(), stand_ins=self.stand_ins, clock=self._clock)
-        with contextlib.closing(sock), contextlib.suppress(OSError):
-            await Connection(sock, self._tickets, self._desk, self._authority, self._guarding.name_of).serve()
+        return self._desk
 
 
 def _cancel(tasks: set[asyncio.Task[None]]) -> None:

@@ -202,7 +202,9 @@ def _check_host(text: str) -> str:
 
 def _check_file(word: str, value: str) -> Path:
     file = Path(value).expanduser().absolute()
-    if word == "replay" and not file.is_file():
+    if file.exists() and not file.is_file():
+        raise EgressModeError(f"There are no recorded calls at {value}: it is not a file.", fix="Name a file.")
+    if word == "replay" and not file.exists():
         raise EgressModeError(
             f"There are no recorded calls at {value}: the file does not exist.",
             fix=f"Record them first: record={value}",

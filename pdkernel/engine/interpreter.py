@@ -150,6 +150,8 @@ class Interpreter:
     ) -> None:
         await asyncio.sleep(0)  # the record's first commit goes on beside what follows
         self._checks.check(request)
+        if self._hosts.gateway is not None:
+            await self._hosts.gateway.check(request.policy)
         actions = StepActions(self._catalog.at(request.actions, base=request.folder), request)
         await actions.obtain()
         ready = await self._packages.ready_for(request, self._clock, record.note)

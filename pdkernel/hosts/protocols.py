@@ -25,6 +25,10 @@ class OutsideCalls(Protocol):
         """A fresh opaque word that one process shows with each outside call; *public_only* keeps it from this machine."""
         ...
 
+    async def check(self, policy: Any) -> None:
+        """Refuse a mode for outside calls whose file of recorded calls cannot be used."""
+        ...
+
     def bind(self, ticket: str, binding: Any) -> None:
         """From now on, calls with *ticket* are treated as *binding* says."""
         ...

@@ -202,6 +202,22 @@ def test_notebook_that_is_none_is_named(pdkernel: Shell, content: bytes, words: 
     assert is_plain(ended)
 
 
+@pytest.mark.parametrize("mode", ["record", "replay"])
+def test_a_recording_that_cannot_be_read_refuses_the_run(pdkernel: Shell, mode: str) -> None:
+    """Nothing runs: the file and its line are named, with status 2."""
+    pdkernel.write("calls.jsonl", '{"key": "a", "step": "work", "nth": 0}\n')
+    ran = pdkernel.folder / "ran"
+    name = pdkernel.notebook(python(f"open({str(ran)!r}, 'w')"))
+
+    ended = pdkernel("run", name, "--body", "{}", "--egress", f"{mode}=calls.jsonl", "--json")
+
+    assert ended.status == 2
+    assert ended.json["error"]["code"] == "recording"
+    assert "calls.jsonl, line 1, is not a recorded call" in ended.json["error"]["message"]
+    assert [step["status"] for step in ended.json["steps"]] == ["not_run"]
+    assert not ran.exists()
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_ctrl_c_ends_the_step_and_is_recorded(pdkernel: Shell, tmp_path: Path, language: str) -> None:
     """An interrupted command prints the cancelled execution, exits with 1 and leaves no process."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdkernel.egress.cassette import Cassette, Hiding, given_back
+from pdkernel.egress import parse_mode
+from pdkernel.egress.cassette import Cassette, Hiding, RecordedAnswer, RecordedCall, given_back
+from pdkernel.errors import EgressModeError, RecordingError
 from tests.egress.kit import REF, TOKEN, ClientProcess, Ledger, OutsideServer, SentMemory, redactor
 
 URL = "https://api.example.test/things"
@@ -324,16 +328,189 @@ def test_secret_in_a_reason_or_a_kept_header_of_a_request_is_replaced() -> None:
     assert TOKEN not in answer.reason
 
 
-def test_a_line_cut_short_leaves_the_others(tmp_path: Path) -> None:
-    """After a crash the whole lines are still answers."""
-    cassette = Cassette(tmp_path / "calls.jsonl")
-    call = cassette.hiding.request("GET", "https://a/", [], b"", redactor())
-    answer = cassette.hiding.answer(200, b"OK", [], b"hi", redactor())
-    cassette.add("send", 0, call, answer, 1.0)
+def test_a_call_is_written_below_a_line_cut_short(tmp_path: Path) -> None:
+    """After a crash in the middle of a line the next call has a line of its own, and the other is named."""
+    cassette, call, answer = recorded(tmp_path)
     with cassette.file.open("a") as file:
         file.write('{"key": "cut sh')
 
-    assert Cassette(cassette.file).find("send", 0, call, safe=True) == answer
+    cassette.add("send", 1, call, answer, 1.0)
+
+    with pytest.raises(RecordingError, match="line 2, is not a recorded call"):
+        Cassette(cassette.file).check(replay=True)
+    assert json.loads(cassette.file.read_text().splitlines()[2])["nth"] == 1
+
+
+def recorded(folder: Path, body: bytes = b"hi") -> tuple[Cassette, RecordedCall, RecordedAnswer]:
+    """A file with one call of step `send`, the call, and the answer."""
+    cassette = Cassette(folder / "calls.jsonl")
+    call = cassette.hiding.request("GET", "https://a/", [], b"", redactor())
+    answer = cassette.hiding.answer(200, b"OK", [], body, redactor())
+    cassette.add("send", 0, call, answer, 1.0)
+    return cassette, call, answer
+
+
+BIG = b"x" * 70_000
+"""A body that has a file of its own."""
+
+
+def changed(path: str, value: Any) -> Callable[[dict[str, Any]], str]:
+    """The line with *value* at *path*; without the last key of it for `...`."""
+
+    def change(line: dict[str, Any]) -> str:
+        *above, last = path.split(".")
+        place = line
+        for key in above:
+            place = place[key]
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
+        return json.dumps(line)
+
+    return change
+
+
+BENT: dict[str, Callable[[dict[str, Any]], str | bytes]] = {
+    "status a text": changed("response.status", "200"),
+    "status a fraction": changed("response.status", 200.5),
+    "status a truth": changed("response.status", True),
+    "status of no answer": changed("response.status", 99_999),
+    "status that goes on": changed("response.status", 101),
+    "status huge": lambda line: json.dumps(line).replace("200", "9" * 100_000),
+    "reason with a line end": changed("response.reason", "OK\r\nx: y"),
+    "reason null": changed("response.reason", None),
+    "headers an object": changed("response.headers", {"a": "b"}),
+    "header of three": changed("response.headers", [["a", "b", "c"]]),
+    "header a number": changed("response.headers", [["a", 1]]),
+    "header with a line end": changed("response.headers", [["a", "b\r\nx: y"]]),
+    "header name with a blank": changed("response.headers", [["a b", "c"]]),
+    "header name beyond Latin": changed("response.headers", [["\u20ac", "c"]]),
+    "body a list": changed("response.body", ["x"]),
+    "body null": changed("response.body", None),
+    "body empty": changed("response.body", {}),
+    "body of two kinds": changed("response.body", {"text": "a", "base64": "YQ=="}),
+    "body a number": changed("response.body", {"text": 5}),
+    "base64 wrong": changed("response.body", {"base64": "%%%"}),
+    "base64 cut": changed("response.body", {"base64": "YQ"}),
+    "half a surrogate pair": changed("response.body", {"text": "\ud800"}),
+    "file missing": changed("response.body", {"file": "a" * 64}),
+    "file elsewhere": changed("response.body", {"file": "/etc/passwd"}),
+    "file above": changed("response.body", {"file": "../calls.jsonl"}),
+    "no response": changed("response", ...),
+    "response a list": changed("response", []),
+    "no request": changed("request", ...),
+    "method a number": changed("request.method", 5),
+    "key a list": changed("key", []),
+    "step a list": changed("step", []),
+    "count a text": changed("nth", "0"),
+    "count below zero": changed("nth", -1),
+    "unknown key": changed("version", 99),
+    "a key twice": lambda line: json.dumps(line).replace('"status": 200', '"status": 200, "status": 201'),
+    "cut short": lambda line: json.dumps(line)[:80],
+    "a list": lambda line: json.dumps([line]),
+    "a number": lambda _: "5",
+    "null": lambda _: "null",
+    "deep": lambda _: "[" * 100_000,
+    "deep inside": lambda line: json.dumps(line)[:-1] + ', "x": ' + "[" * 100_000,
+    "not UTF-8": lambda line: json.dumps(line).encode().replace(b"hi", b"\xff\xfe"),
+    "UTF-16": lambda line: json.dumps(line).encode("utf-16"),
+    "NUL": lambda _: b"\0" * 100,
+}
+
+
+@pytest.mark.parametrize("bend", BENT.values(), ids=BENT)
+def test_a_bent_line_is_named(tmp_path: Path, bend: Callable[[dict[str, Any]], str | bytes]) -> None:
+    """A line that is not a recorded call is refused by file and line, and answers nothing."""
+    cassette, call, _ = recorded(tmp_path)
+    bent = bend(lines(cassette.file)[0])
+    cassette.file.write_bytes(b"\n" + (bent if isinstance(bent, bytes) else bent.encode()) + b"\n")
+
+    for replay in (True, False):
+        with pytest.raises(RecordingError, match=r"calls\.jsonl, line 2, is not a recorded call: ") as caught:
+            cassette.check(replay=replay)
+        assert len(str(caught.value)) < 600 + len(str(tmp_path))
+    assert "cannot be read" in str(cassette.find("send", 0, call, safe=True))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n"], ids=["empty", "blank"])
+def test_a_file_without_calls_can_be_added_to_only(tmp_path: Path, content: bytes) -> None:
+    """A recording without a call is refused for a replay, and taken for a recording."""
+    cassette = Cassette(tmp_path / "calls.jsonl")
+    cassette.file.write_bytes(content)
+
+    cassette.check(replay=False)
+    with pytest.raises(RecordingError, match="holds no recorded call"):
+        cassette.check(replay=True)
+
+
+@pytest.mark.parametrize("kind", ["link", "link of the folder", "fifo"])
+def test_a_body_is_read_from_its_own_file_only(tmp_path: Path, kind: str) -> None:
+    """A link or a FIFO in the place of a body, or of the bodies' folder, is refused before a run and in it."""
+    (tmp_path / "outside").mkdir()
+    cassette, call, answer = recorded(tmp_path, BIG)
+    (body,) = (tmp_path / "calls.jsonl.bodies").iterdir()
+    cassette.check(replay=True)
+    assert cassette.find("send", 0, call, safe=True) == answer
+
+    if kind == "link of the folder":
+        body.rename(tmp_path / "outside" / body.name)
+        body.parent.rmdir()
+        body.parent.symlink_to("outside")
+    else:
+        body.unlink()
+        (tmp_path / "outside" / "secret").write_text("a secret of this machine")
+        body.symlink_to("../outside/secret") if kind == "link" else os.mkfifo(body)
+
+    assert "the file of its answer's body cannot be read" in str(cassette.find("send", 0, call, safe=True))
+    with pytest.raises(RecordingError, match=r"line 1, .* the file of its body in calls\.jsonl\.bodies cannot be read"):
+        Cassette(cassette.file).check(replay=True)
+
+
+def test_a_body_takes_the_place_of_a_link(tmp_path: Path) -> None:
+    """What a recording writes does not go through a link that another person put in its place."""
+    _, call, answer = recorded(tmp_path, BIG)
+    (body,) = (tmp_path / "calls.jsonl.bodies").iterdir()
+    body.unlink()
+    (tmp_path / "outside").write_text("as it was")
+    body.symlink_to("../outside")
+
+    Cassette(tmp_path / "calls.jsonl").add("send", 1, call, answer, 1.0)
+
+    assert (tmp_path / "outside").read_text() == "as it was"
+    assert body.read_bytes() == BIG
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\x0b"])
+def test_a_line_ends_at_a_line_feed_only(tmp_path: Path, separator: str) -> None:
+    """Other characters that end a line somewhere stand inside of it."""
+    cassette, call, answer = recorded(tmp_path, f"one{separator}two".encode())
+
+    assert cassette.find("send", 0, call, safe=True) == answer
+
+
+@pytest.mark.parametrize("mode", ["record", "replay"])
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+def test_a_recording_that_is_not_a_file(tmp_path: Path, mode: str, kind: str) -> None:
+    """The mode is refused."""
+    path = tmp_path / "calls.jsonl"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+
+    with pytest.raises(EgressModeError, match="it is not a file"):
+        parse_mode(f"{mode}={path}")
+
+
+def test_a_call_that_cannot_be_recorded_is_told(python: ClientProcess, ledger: Ledger, tmp_path: Path) -> None:
+    """The call is answered, and the step is told that it is not in the file."""
+    folder = tmp_path / "made"
+    folder.mkdir()
+    python.bind(ledger.binding(f"record={folder}/calls.jsonl"))
+    folder.rmdir()
+
+    got = python.request("requests", "GET", URL)
+
+    assert got.status == 200
+    assert "was made, and its answer cannot be recorded" in ledger.refused[0]
 
 
 @given(st.binary(max_size=70_000).filter(lambda body: not body.startswith((b"\x1f\x8b", b"PK"))))

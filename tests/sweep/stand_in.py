@@ -69,6 +69,9 @@ class StandIn:
         """Every guest has the same."""
         return "sweep"
 
+    async def check(self, policy: Any) -> None:
+        """No mode has a file."""
+
     def bind(self, ticket: str, binding: Any) -> None:
         """Nothing is booked on a step."""
 
