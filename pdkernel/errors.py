@@ -13,6 +13,7 @@ Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or proc
     │  ├─ UnknownStepError             a step is named that the workflow does not have
     │  ├─ StepOrderError               a step reads the exports of a step below it
     │  ├─ EntryPointError              no `handler`, no default export
+    │  ├─ PackageNameError             a step asks for a package by what names none
     │  ├─ UnsupportedError             a feature that this version does not run
     │  ├─ ActionNotFoundError          no source here has that action; says what would run it
     │  │  └─ ActionVersionError        it has another version of it
@@ -162,6 +163,12 @@ class EntryPointError(DefinitionError):
     """A code cell has no `handler(pd)` or no default export."""
 
     code = "entry_point"
+
+
+class PackageNameError(DefinitionError):
+    """A step asks for a package by a path, a URL, a file or another text that does not name a package."""
+
+    code = "package_name"
 
 
 class UnsupportedError(DefinitionError):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from pdkernel.errors import EntryPointError, ExpressionError, StepOrderError, UnknownStepError
+from pdkernel.errors import EntryPointError, ExpressionError, PackageNameError, StepOrderError, UnknownStepError
 from pdkernel.inspection import (
     apps_of,
     check,
     check_order,
+    check_packages,
     declared_apps,
     node_packages,
     order_warnings,
@@ -366,3 +368,91 @@ def test_bash_and_go_steps_that_may_respond(step: Step, expected: str) -> None:
 def test_packages_that_node_code_imports(source: str, found: list[tuple[str, str | None, int]]) -> None:
     """Literal names, with the version that stands in them, each once; what Node.js brings and files are none."""
     assert [(each.name, each.version, each.line) for each in node_packages(source)] == found
+
+
+@pytest.mark.parametrize(
+    "specifier",
+    [
+        "evil@../../x",
+        "x@..",
+        "x@.",
+        "x@git+https://host/x",
+        "x@file:../x",
+        "x@link:../x",
+        "x@npm:y@1",
+        "x@workspace:*",
+        "x@https://host/x.tgz",
+        "x@x.tgz",
+        "x@x.tar.gz",
+        "x@1/../../y",
+        "x/../../y",
+        "x@--registry=http://host",
+        "git+https://user:pa55word@host/x.git",
+        "git@host:x",
+        "https://host/x.mjs",
+        "npm:alias@1",
+        "link:../x",
+        "workspace:*",
+        "left pad",
+        " left",
+        "",
+        "@",
+        "@@x",
+        "@scope",
+        "@../x",
+        "@scope/../x",
+        "..x",
+        ".x",
+        "-g",
+        "_x",
+        "__proto__",
+        "x%2f..%2fy",
+        "node_modules",
+        "\u00e9",
+        "a" * 300,
+    ],
+)
+def test_an_import_that_names_no_package_is_refused(specifier: str) -> None:
+    """A path, a URL, a link and what npm would look for elsewhere are refused; the message names the step and the line."""
+    source = f"import fs from 'fs';\nimport x from {json.dumps(specifier, ensure_ascii=False)};\nexport default {{}}"
+
+    with pytest.raises(PackageNameError, match=r"Step work .*line 2") as caught:
+        check_packages(workflow(Step("work", "node", source)))
+
+    assert (caught.value.step, caught.value.line) == ("work", 2)
+    assert "pa55word" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "specifier",
+    [
+        "x",
+        "X.y_z-1",
+        "@scope/name",
+        "@scope/name@^1.2/sub/path.js",
+        "x@next",
+        "x@1.2.3-beta.1",
+        "x@>=1 <2 || 3.x",
+        "x@*",
+        "fs",
+        "fs/promises",
+        "node:sqlite",
+        "./a.mjs",
+        "../b",
+        "/c",
+        "#d",
+        "file:///e",
+        "data:text/javascript,1",
+    ],
+)
+def test_an_import_that_can_be_a_package_or_a_file_passes(specifier: str) -> None:
+    """Names with versions and sub-paths, what Node.js brings, files and URLs that Node.js loads are taken."""
+    source = f"import x from '{specifier}';\nexport default {{}}"
+
+    check_packages(workflow(Step("work", "node", source)))
+
+
+def test_packages_of_a_disabled_step_are_not_looked_at() -> None:
+    """A step that does not run refuses nothing."""
+    check_packages(workflow(Step("work", "node", "import x from 'x@..';", disabled=True)))

@@ -45,7 +45,40 @@ def test_a_guarded_import_is_optional() -> None:
     assert [each.optional for each in python_requirements(f"{guarded}import ujson\n")] == [False]
 
 
-@pytest.mark.parametrize("words", ["", "git+https://user:pa55word@host/x", "-r", "tiny==", "../folder"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "git+https://user:pa55word@host/x",
+        "https://host/tiny.whl",
+        "tiny @ https://user:pa55word@host/x",
+        "tiny @ file:///tiny",
+        "-r",
+        "-r requirements.txt",
+        "--requirement requirements.txt",
+        "-e tiny",
+        "-c constraints.txt tiny",
+        "tiny==",
+        "tiny==1.0==",
+        "tiny==*",
+        "tiny==../../x",
+        "tiny[../x]",
+        "tiny; python_version < '3'",
+        "../folder",
+        ".",
+        "./tiny-1.0-py3-none-any.whl",
+        "tiny-1.0-py3-none-any.whl",
+        "tiny-1.0-py3-none-any.WHL",
+        "tiny.whl==1.0",
+        "tiny-1.0.tar.gz",
+        "tiny-1.0.tar.zst",
+        "tiny-1.0.zip",
+        "tiny more.tgz",
+        "${HOME}",
+        "ti\x01ny",
+        "tïny",
+    ],
+)
 def test_words_that_name_no_package_are_told(words: str) -> None:
     """Each with its line; an address that may hold a password is not repeated."""
     source = f"import os\n# pipedream add-package {words}\n"
@@ -53,6 +86,7 @@ def test_words_that_name_no_package_are_told(words: str) -> None:
     assert python_requirements(source) == ()
     assert [each.line for each in unreadable_requirements(source)] == [2]
     assert "pa55word" not in unreadable_requirements(source)[0].words
+    assert unreadable_requirements(source)[0].words.isprintable()
 
 
 @given(st.text())

@@ -27,9 +27,11 @@ def packages() -> None:
 def install_packages(state: State, source: Path, as_json: bool) -> int:
     """Install what the steps of SOURCE import, with the versions of the lock file beside the project."""
     from pdkernel.engine.packages import Packages
+    from pdkernel.inspection import check_packages
     from pdkernel.source import read_source
 
     opened = read_source(source, unanswered="keep")
+    check_packages(opened.workflow)
     steps = [step for step in opened.workflow.steps if not step.disabled]
     ready = asyncio.run(
         Packages.of(state.project().folder, os.environ).ready(

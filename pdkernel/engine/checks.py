@@ -15,7 +15,7 @@ from pdkernel.engine.request import RunRequest
 from pdkernel.errors import UnsupportedError, VariableMissingError
 from pdkernel.expression import templates_in
 from pdkernel.hosts import find_bash, find_go, find_node
-from pdkernel.inspection import check, check_complete, variables_read
+from pdkernel.inspection import check, check_complete, check_packages, variables_read
 from pdkernel.model import BOOKKEEPING, Workflow
 
 
@@ -41,6 +41,7 @@ class Checks:
             running = only_what_runs(request)
             check_complete(running)
             check(running)
+            check_packages(running)
             check_supported(running)
             check_props(running)
             check_interpreters(running)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pdkernel.engine.ready import Ready, Tell
 from pdkernel.errors import PackageInstallError, PackageMissingError
-from pdkernel.inspection import PythonRequirement, python_requirements, unreadable_requirements
+from pdkernel.inspection import PythonRequirement, python_requirements
 from pdkernel.model import Step
 from pdkernel.packages import Progress, PythonEnvironment, PythonInstallError, PythonPackages
 
@@ -122,8 +122,6 @@ def _usable(steps: Sequence[Step], folder: Path, ready: Ready) -> Needs:
     versions: dict[str, tuple[str, str]] = {}
     for step in steps:
         kept = []
-        for unreadable in unreadable_requirements(step.source):
-            ready.failures.setdefault(step.name, _unreadable(unreadable.words, unreadable.line + step.line_offset))
         for requirement in _needs_of(step.source):
             version = requirement.version
             by, first = versions.setdefault(requirement.name, (step.name, version)) if version else ("", "")
@@ -163,12 +161,4 @@ def _two_versions(text: str, other: str, step: str) -> PackageInstallError:
     return PackageInstallError(
         f"This step asks for {text} and step {step} for {other}: all Python steps of a workflow share one environment.",
         fix="Ask for one version in both.",
-    )
-
-
-def _unreadable(words: str, line: int) -> PackageInstallError:
-    return PackageInstallError(
-        f"`# pipedream add-package{' ' if words else ''}{words}` names no package.",
-        fix="Write # pipedream add-package NAME or NAME==VERSION.",
-        line=line,
     )

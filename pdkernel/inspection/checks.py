@@ -7,18 +7,20 @@ that the platform synced is taken as it is: what is stale in it is a warning, si
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pdkernel.errors import (
     DefinitionError,
     EntryPointError,
     ExpressionError,
+    PackageNameError,
     StepOrderError,
     UnknownStepError,
     UnsupportedError,
 )
 from pdkernel.inspection import go_code, node_code, python_code
 from pdkernel.inspection.problems import raise_together
+from pdkernel.inspection.python_packages import unreadable_requirements
 from pdkernel.inspection.reads import steps_read
 from pdkernel.model import RESERVED_STEP_NAMES, Step, Workflow
 
@@ -67,6 +69,16 @@ def check_complete(workflow: Workflow) -> None:
         for kept in workflow.kept
     ]
     raise_together(problems)
+
+
+def check_packages(workflow: Workflow) -> None:
+    """
+    Refuse a workflow whose steps ask for a package by a path, a URL, a file, or another text that names none.
+
+    Raises:
+        PackageNameError: Names the step and the line.
+    """
+    raise_together([problem for step in _enabled(workflow) if not step.uses for problem in _package_problems(step)])
 
 
 def check_order(workflow: Workflow) -> None:
@@ -145,6 +157,27 @@ def _misplaced(workflow: Workflow, step: Step) -> Iterator[DefinitionError]:
                 step=step.name,
                 line=line,
             )
+
+
+def _package_problems(step: Step) -> Iterator[PackageNameError]:
+    faults: Iterable[tuple[str, int]] = ()
+    fix = ""
+    if step.language == "node":
+        faults = ((f"cannot import its package: {why}", line) for why, line in node_code.import_faults(step.source))
+        fix = 'Write import x from "NAME", "NAME@1.2.3", "NAME@^1" or "@SCOPE/NAME".'
+    elif step.language == "python":
+        faults = (
+            (f"has `# pipedream add-package {asked.words}`, which does not name a package", asked.line)
+            for asked in unreadable_requirements(step.source)
+        )
+        fix = "Write # pipedream add-package NAME or NAME==VERSION."
+    for why, line in faults:
+        yield PackageNameError(
+            f"Step {step.name}{_where(step, line + step.line_offset)} {why}.",
+            fix=fix,
+            step=step.name,
+            line=line + step.line_offset,
+        )
 
 
 def _where(step: Step, line: int | None) -> str:

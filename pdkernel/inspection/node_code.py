@@ -8,6 +8,7 @@ as this module is concerned: running it gives the better message.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,8 +30,18 @@ _BUILTIN_NAMES = (
 BUILTINS = frozenset(_BUILTIN_NAMES.split())
 """Modules of Node.js that are imported without `node:`: what Node.js 20, 22 and 24 list in `module.builtinModules`."""
 
+_NAME = re.compile(r"(?:@[a-z0-9~][a-z0-9._~-]*/)?[a-z0-9~][a-z0-9._~-]*", re.IGNORECASE)
+_RANGE = re.compile(r"(?!\.)[\w.~^<>=*|+\- ]+", re.ASCII)  # npm takes what begins with a dot for a folder
+_ARCHIVE = re.compile(r"\.(?:tgz|tar|tar\.gz)", re.IGNORECASE)
+_RESERVED = frozenset({"node_modules", "favicon.ico"})
+_LOADED = ("node:", "file:", "data:")
+"""URLs that Node.js imports."""
+
 _SPECIFIER = re.compile(r"(?P<name>(?:@[^/@\s]+/)?[^/@\s][^/@]*)(?:@(?P<version>[^/]+))?(?:/.*)?", re.DOTALL)
-_NO_PACKAGE = re.compile(r"[./#]|[a-zA-Z][\w+-]*:")
+_URL = re.compile(r"[a-zA-Z][\w+.-]*:")
+_NO_PACKAGE = re.compile(rf"[./#]|{_URL.pattern}")
+_MAX_SHOWN = 60
+"""Characters of an import that a message repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +203,40 @@ def split_specifier(specifier: str) -> tuple[str, str | None] | None:
         return None
     found = _SPECIFIER.fullmatch(specifier)
     return None if found is None else (found["name"], found["version"])
+
+
+def package_fault(name: str, version: str | None) -> str | None:
+    """Why no npm package has that name and version, as the end of a sentence; None if one may."""
+    if not _NAME.fullmatch(name) or len(name) > 214 or name.lower() in _RESERVED:
+        return f"{_short(name)} is not the name of an npm package"
+    if version is not None and (not _RANGE.fullmatch(version) or _ARCHIVE.search(version)):
+        return f"{_short(version)} is not a version of the npm package {name}"
+    return None
+
+
+def import_faults(source: str) -> Iterator[tuple[str, int]]:
+    """Imports of *source* by a literal name that is neither a package's nor a file's: why, and the line."""
+    for node in javascript.walk(javascript.parse(source)):
+        specifier = _imported(node)
+        fault = None if specifier is None else _import_fault(specifier)
+        if fault is not None:
+            yield fault, node.start_point[0] + 1
+
+
+def _import_fault(specifier: str) -> str | None:
+    if specifier in BUILTINS or specifier.startswith(("./", "../", "/", "#", *_LOADED)) or specifier in (".", ".."):
+        return None
+    if _URL.match(specifier):
+        return f"{_short(specifier)} is a URL, and not the name of an npm package"
+    split = split_specifier(specifier)
+    if split is None or ".." in specifier.split("/"):
+        return f"{_short(specifier)} is not the name of an npm package"
+    return package_fault(*split)
+
+
+def _short(text: str) -> str:
+    shown = re.sub(r"://\S*", "://...", text)  # a URL may hold a password
+    return repr(shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}...")
 
 
 def _imported(node: Node) -> str | None:

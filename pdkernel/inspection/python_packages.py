@@ -18,10 +18,11 @@ from pdkernel.inspection.python_distributions import NAMESPACES, ONCE_STANDARD, 
 
 _COMMENT = re.compile(r"^[ \t]*#[ \t]*pipedream[ \t]+add-package\b[ \t]*(.*)$", re.MULTILINE)
 _NOISE = frozenset({"pip", "pip3", "install", "add", "python", "python3", "and"})
-_SPECIFIER = re.compile(
-    r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?P<extras>\[[A-Za-z0-9._,-]+\])?"
-    r"(?P<version>(?:(?:===|==|~=|!=|<=|>=|<|>)[A-Za-z0-9.*+!_-]+,?)*)"
-)
+_TAKES_A_FILE = frozenset({"-r", "--requirement", "-c", "--constraint", "-e", "--editable"})
+"""Options of pip; what follows one is not a package."""
+
+_FILE = re.compile(r"\.(?:whl|egg|zip|tar|tgz|tbz|txz|tlz|tar\.\w+)$", re.IGNORECASE)
+"""The end of a name that pip takes for a file, if there is one."""
 _AROUND_VERSIONS = re.compile(r"\s*(===|==|~=|!=|<=|>=|<|>|,(?=\s*[=~!<>]))\s*")
 _BETWEEN = re.compile(r"\s+|,(?![=~!<>])\s*")
 _GUARDS = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
@@ -102,16 +103,28 @@ def _commented(source: str) -> Iterator[PythonRequirement | UnreadableRequiremen
         wanted = [
             word for word in _BETWEEN.split(joined) if word and word.lower() not in _NOISE and not word.startswith("-")
         ]
-        specifiers = [_SPECIFIER.fullmatch(word) for word in wanted]
-        if not wanted or not all(specifiers):
+        if not wanted or not all(map(_is_package, wanted)) or not _TAKES_A_FILE.isdisjoint(words.split()):
             yield UnreadableRequirement(_harmless(words), line)
             continue
         for word in wanted:
             yield PythonRequirement(word, line=line)
 
 
+def _is_package(word: str) -> bool:
+    """Whether *word* is a name with versions, and nothing that pip would look for elsewhere than in a registry."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        requirement = Requirement(word)
+    except InvalidRequirement:
+        return False
+    is_name = requirement.url is None and requirement.marker is None and word[0].isalnum()
+    return is_name and not _FILE.search(requirement.name)
+
+
 def _harmless(words: str) -> str:
-    return re.sub(r"://\S*", "://...", words)[:100]  # a URL may hold a password
+    shown = re.sub(r"://\S*", "://...", words)[:100]  # a URL may hold a password
+    return "".join(character if character.isprintable() else "?" for character in shown)
 
 
 def _imported(source: str) -> Iterator[PythonRequirement]:

@@ -15,7 +15,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -26,6 +25,7 @@ from typing import Any
 from pdkernel.directive.nearest import did_you_mean
 from pdkernel.errors import PackageInstallError, PackageMissingError
 from pdkernel.guests.file_tree import remove_tree
+from pdkernel.inspection import package_fault
 from pdkernel.packages.npm_command import NpmFailedError, disk_failure, explained, run_npm
 from pdkernel.packages.npm_lock import ABOUT, LockedSet, NpmLock
 
@@ -33,8 +33,6 @@ LOCK_NAME = "pdkernel-npm.lock.json"
 UNUSED_S = 60 * 24 * 3600
 """Seconds after which a set that no run has used is removed; the lock file brings it back."""
 
-_NAME = re.compile(r"(?:@[a-z0-9~][a-z0-9._~-]*/)?[a-z0-9~][a-z0-9._~-]*", re.IGNORECASE)
-_RANGE = re.compile(r"[\w.~^<>=*|+\- ]+")
 _STAGING = ".new-"
 _LEFT_OUT = ("funding", "license", "deprecated")  # of npm's entries: nothing that installing needs
 _NAMES = (
@@ -277,18 +275,9 @@ def did_you_mean_package(name: str) -> str:
 
 def _check(spec: NpmSpec) -> None:
     """Refuse what npm would not take for a package of a registry. Raises `PackageInstallError`."""
-    if not _NAME.fullmatch(spec.name) or len(spec.name) > 214:
-        raise PackageInstallError(
-            f"{spec.name!r} is not the name of an npm package.",
-            fix='Write import x from "name" or "@scope/name".',
-            package=str(spec),
-        )
-    if spec.range is not None and not _RANGE.fullmatch(spec.range):
-        raise PackageInstallError(
-            f"{spec.range!r} is not a version of the npm package {spec.name}.",
-            fix=f'Write a version as npm does: "{spec.name}@1.2.3", "{spec.name}@^1", "{spec.name}@~1.2.0".',
-            package=str(spec),
-        )
+    fault = package_fault(spec.name, spec.range)
+    if fault is not None:
+        raise PackageInstallError(f"{fault}.", package=str(spec))
 
 
 def _folders(specs: Iterable[NpmSpec]) -> dict[str, str]:

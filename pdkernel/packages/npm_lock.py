@@ -26,6 +26,7 @@ from typing import Any
 
 from pdkernel.errors import ProjectError
 from pdkernel.files import read_file
+from pdkernel.inspection import package_fault
 
 VERSION = 1
 ABOUT = "Versions and hashes of the npm packages that steps import. Made by pdkernel; commit it."
@@ -168,8 +169,7 @@ class NpmLock:
                 raise ValueError(value["lockVersion"])
             sets = [LockedSet(dict(each["imports"]), dict(each["packages"])) for each in value["sets"]]
             for each in sets:
-                for imported in each.imports:
-                    each.version(imported)
+                _check_places(each)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ProjectError(
                 f"{self.path} is not a lock file that this version can read. It was left as it is.",
@@ -177,3 +177,14 @@ class NpmLock:
             ) from None
         facts = {name: fact for name, fact in value.items() if name not in _OURS}
         return tuple(sorted(sets, key=lambda each: (len(each.imports), each.key))), facts
+
+
+def _check_places(locked: LockedSet) -> None:
+    """Refuse a set whose packages would stand outside of its folder, or be links. Raises `ValueError`, `KeyError` or `TypeError`."""
+    for imported, folder in locked.imports.items():
+        locked.version(imported)
+        if package_fault(folder, None):
+            raise ValueError(folder)
+    for place, entry in locked.packages.items():
+        if place and (not place.startswith("node_modules/") or ".." in place.split("/") or "link" in entry):
+            raise ValueError(place)

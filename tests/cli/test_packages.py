@@ -53,6 +53,34 @@ def test_no_install_names_the_command_that_helps(pdkernel: Shell, environ: dict[
     assert (installed.status, ran.status) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (STEP.replace("'tiny'", "'tiny@../../x'"), "'tiny@../../x' is not the name of an npm package"),
+        (STEP.replace("'tiny'", "'git+https://host/x'"), "'git+https://...' is a URL"),
+        (
+            "%%pdstep code\n# pipedream add-package tiny-1.0-py3-none-any.whl\ndef handler(pd):\n    return 1",
+            "`# pipedream add-package tiny-1.0-py3-none-any.whl`, which does not name a package",
+        ),
+    ],
+)
+def test_what_names_no_package_is_refused(
+    pdkernel: Shell, environ: dict[str, Any], registry: NpmRegistry, cell: str, words: str
+) -> None:
+    """A run and an installation are refused with 2, naming the step; nothing is asked of a registry or run."""
+    (pdkernel.folder / "tiny-1.0-py3-none-any.whl").write_bytes(b"not looked at")
+    source = pdkernel.notebook(cell)
+
+    for ended in (
+        pdkernel("run", source, "--body", "{}", **environ),
+        pdkernel("packages", "install", source, **environ),
+    ):
+        assert ended.status == 2
+        assert "Step code (cell 1, line 2)" in ended.stderr
+        assert words in ended.stderr
+    assert registry.asked == []
+
+
 def test_a_package_that_is_not_there_fails_the_run(pdkernel: Shell, environ: dict[str, Any]) -> None:
     """Exit 1, as for any step that fails, with the sentence alone."""
     source = pdkernel.notebook(STEP.replace("tiny", "lodahs"))

@@ -118,12 +118,15 @@ async def test_a_file_beside_the_workflow_is_no_package(run: Run, wheels: WheelF
     assert "a step is one file" in execution.error.message
 
 
-async def test_a_comment_that_names_no_package_fails_its_step(run: Run) -> None:
-    """At the comment's own line."""
-    execution = await run(a_step("%%pdstep code\n# pipedream add-package ???\ndef handler(pd):\n    return 1\n"))
+async def test_a_comment_that_does_not_name_a_package_refuses_the_run(run: Run) -> None:
+    """A wheel in the current folder is not installed: the run is refused, with the step and the comment's own line."""
+    execution = await run(
+        a_step("%%pdstep code\n# pipedream add-package tiny-1.0-py3-none-any.whl\ndef handler(pd):\n    return 1\n")
+    )
 
     assert execution.error is not None
-    assert (execution.error.code, execution.error.line) == ("package_install", 2)
+    assert (execution.error.code, execution.error.step, execution.error.line) == ("package_name", "code", 2)
+    assert execution.step("code").status == "not_run"
 
 
 async def test_the_packages_of_the_environment_that_runs_us_are_not_seen(run: Run) -> None:

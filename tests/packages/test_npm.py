@@ -430,6 +430,29 @@ async def test_a_lock_file_that_cannot_be_read_is_left_alone(opened: Open, tmp_p
     assert (tmp_path / LOCK_NAME).read_text(encoding="latin-1") == text
 
 
+@pytest.mark.parametrize(
+    ("folder", "more"),
+    [
+        ("../../tiny", {}),
+        ("/tiny", {}),
+        ("tiny", {"../tiny": {"version": "1"}}),
+        ("tiny", {"node_modules/../../tiny": {"version": "1"}}),
+        ("tiny", {"node_modules/other": {"link": True, "resolved": "../.."}}),
+        ("tiny", {"node_modules/other": 5}),
+    ],
+)
+async def test_a_lock_file_that_leads_out_of_the_folder_is_refused(
+    opened: Open, tmp_path: Path, folder: str, more: Mapping[str, object]
+) -> None:
+    """Another person's lock file puts no package outside of its set's folder, and makes no link."""
+    packages = {"": {"dependencies": {}}, f"node_modules/{folder}": {"version": "1.0.0"}, **more}
+    value = {"lockVersion": 1, "sets": [{"imports": {"tiny": folder}, "packages": packages}]}
+    (tmp_path / LOCK_NAME).write_text(json.dumps(value))
+
+    with pytest.raises(ProjectError, match="is not a lock file that this version can read"):
+        await opened().ensure([NpmSpec("tiny")])
+
+
 async def test_a_fifo_in_the_place_of_the_lock_file(opened: Open, tmp_path: Path) -> None:
     """A FIFO is refused, not waited for."""
     os.mkfifo(tmp_path / LOCK_NAME)
