@@ -31,6 +31,10 @@ from pdkernel.trial.source import Expectation, Scene, expectation, text_of
 
 TESTS_FOLDER = "tests"
 RECORDED_FOLDER = "recorded"
+MAX_NAME = 100
+"""Characters of a test's name: the names of its files add some, and file systems hold 255 bytes."""
+_RESERVED = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)
+"""Names of devices, which no file of a checkout on Windows can have."""
 REHEARSALS = 2
 """Runs offline before anything is written: two show what differs from run to run."""
 
@@ -136,8 +140,12 @@ def save_test(
 def checked_name(name: str) -> str:
     """*name* as a test's name may hold it. Raises `RequestError`."""
     name = name.strip().removesuffix(".py").removeprefix("test_").replace("-", "_")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
-        raise RequestError(f"{name!r} cannot name a test.", fix="Use letters, digits, dashes and underscores.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name) or len(name) > MAX_NAME or _RESERVED.fullmatch(name):
+        shown = name if len(name) <= MAX_NAME else f"{name[:40]}..."
+        raise RequestError(
+            f"{shown!r} cannot name a test.",
+            fix=f"Use letters, digits, dashes and underscores, {MAX_NAME} characters at most, and no name of a device.",
+        )
     return name
 
 

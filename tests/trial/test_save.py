@@ -16,6 +16,7 @@ from pdkernel.event import Event
 from pdkernel.notebook import read_cells
 from pdkernel.session import Session
 from pdkernel.trial import save_test
+from pdkernel.trial.save import MAX_NAME
 from tests.egress.kit import OutsideServer
 from tests.private_pytest import run_pytest
 from tests.trial.conftest import Notebook
@@ -287,13 +288,45 @@ def test_what_cannot_be_plain(notebook: Notebook, plain: str) -> None:
         notebook.save(notebook.session.run(), plain=[plain])
 
 
-@pytest.mark.parametrize("name", ["", "a b", "../a", "a.b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a b",
+        "a/b",
+        "a\\b",
+        "../a",
+        "..",
+        "a.b",
+        "a\0b",
+        "a\nb",
+        "a\x1b",
+        "é",
+        "_a",
+        "con",
+        "NUL",
+        "com1",
+        "a" * 101,
+        "a" * 300,
+    ],
+)
 def test_names_that_are_none(notebook: Notebook, name: str) -> None:
-    """A name that is no part of a file's name is refused."""
+    """A name that is no part of a file's name everywhere is refused, in a short message."""
     notebook.write(ONE)
 
-    with pytest.raises(RequestError, match="cannot name a test"):
+    with pytest.raises(RequestError, match="cannot name a test") as caught:
         notebook.save(notebook.session.run(), name)
+
+    assert len(str(caught.value)) < 300
+
+
+def test_the_longest_name_is_saved(notebook: Notebook) -> None:
+    """A name of as many characters as are allowed makes files."""
+    notebook.write(ONE)
+
+    saved = notebook.save(notebook.session.run(), "a" * MAX_NAME)
+
+    assert all(path.is_file() for path in saved.files)
 
 
 def test_a_run_of_an_earlier_kernel_is_refused(notebook: Notebook) -> None:
