@@ -10,7 +10,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PROPERTIES := tests/test_redaction.py tests/test_shape.py tests/test_directive.py tests/test_expression.py \
-  tests/definition tests/guests tests/hosts/test_crossing.py tests/egress/test_recordings.py tests/project/test_stores.py \
+  tests/definition tests/runtimes tests/workers/test_crossing.py tests/egress/test_recordings.py tests/project/test_data_stores.py \
   tests/project/test_vault.py tests/widgets
 
 FUZZ ?= 50000
@@ -48,7 +48,7 @@ conformance: .venv/.test
 	$(BIN)/python -m tests.conformance $(SDKS)
 
 contract: .venv/.test
-	$(BIN)/python -m tests.contract.labelled
+	$(BIN)/python -m tests.analysis.labelled
 
 bench: .venv/.test
 	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

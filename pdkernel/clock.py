@@ -15,9 +15,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 _ALPHABET = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_EVEN = len(_ALPHABET) * (256 // len(_ALPHABET))  # bytes from here on would make some letters likelier than others
-_LETTERS = bytes(_ALPHABET[byte % len(_ALPHABET)] for byte in range(256))
-_NO_LETTERS = bytes(range(_EVEN, 256))
+_UNBIASED_BYTE_LIMIT = len(_ALPHABET) * (
+    256 // len(_ALPHABET)
+)  # bytes from here on would make some letters likelier than others
+_BYTE_TO_CHARACTER = bytes(_ALPHABET[byte % len(_ALPHABET)] for byte in range(256))
+_REJECTED_BYTES = bytes(range(_UNBIASED_BYTE_LIMIT, 256))
 
 
 class Clock(Protocol):
@@ -36,7 +38,7 @@ class Clock(Protocol):
         ...
 
 
-class Ids(Protocol):
+class IdGenerator(Protocol):
     """Makes ids."""
 
     def new(self, prefix: str = "", length: int = 27) -> str:
@@ -60,11 +62,11 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-class FrozenClock:
+class ManualClock:
     """A clock that moves only when told to."""
 
-    def __init__(self, at: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
-        self._now = at
+    def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
+        self._now = start
         self._monotonic = 0.0
 
     def now(self) -> datetime:
@@ -77,10 +79,10 @@ class FrozenClock:
 
     async def sleep(self, seconds: float) -> None:
         """Let *seconds* pass at once: who waits for this clock waits for nobody else."""
-        self.move(seconds)
+        self.advance(seconds)
         await asyncio.sleep(0)
 
-    def move(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         """Let *seconds* pass."""
         self._now += timedelta(seconds=seconds)
         self._monotonic += seconds
@@ -93,11 +95,11 @@ class RandomIds:
         """A fresh id."""
         letters = b""
         while len(letters) < length:
-            letters += secrets.token_bytes(2 * length).translate(_LETTERS, _NO_LETTERS)
+            letters += secrets.token_bytes(2 * length).translate(_BYTE_TO_CHARACTER, _REJECTED_BYTES)
         return prefix + letters[:length].decode()
 
 
-class CountingIds:
+class SequentialIds:
     """Ids that count up for each prefix: the same in every run of a test or an example."""
 
     def __init__(self) -> None:
@@ -113,7 +115,7 @@ SYSTEM_CLOCK = SystemClock()
 RANDOM_IDS = RandomIds()
 
 
-def iso(moment: datetime) -> str:
+def format_iso(moment: datetime) -> str:
     """*moment* as the platform writes it: `2026-11-24T10:00:00.000Z`."""
     if moment.tzinfo is not UTC:
         moment = moment.astimezone(UTC)

@@ -11,10 +11,10 @@ from typing import Any
 
 import orjson
 
-_slowly = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encode_slowly = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def json_bytes(value: Any) -> bytes:
+def encode_json(value: Any) -> bytes:
     """
     *value* as JSON in one line of UTF-8.
 
@@ -24,4 +24,4 @@ def json_bytes(value: Any) -> bytes:
     try:
         return orjson.dumps(value)
     except TypeError:
-        return _slowly(value).encode("utf-8", "backslashreplace")  # which for a surrogate is JSON's escape
+        return _encode_slowly(value).encode("utf-8", "backslashreplace")  # which for a surrogate is JSON's escape

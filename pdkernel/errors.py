@@ -306,8 +306,8 @@ class EndUserError(RequestError):
 
     code = "end_user"
 
-    def __init__(self, sentence: str, *, fix: str, external_user_id: str | None, environment: str) -> None:
-        super().__init__(CONNECT_PREFIX + sentence, fix=fix)
+    def __init__(self, platform_message: str, *, fix: str, external_user_id: str | None, environment: str) -> None:
+        super().__init__(CONNECT_PREFIX + platform_message, fix=fix)
         self.external_user_id = external_user_id
         self.environment = environment
 
@@ -337,7 +337,7 @@ class AccountNotFoundError(EndUserError):
 
     def __init__(
         self,
-        sentence: str,
+        platform_message: str,
         *,
         fix: str,
         external_user_id: str | None,
@@ -345,7 +345,7 @@ class AccountNotFoundError(EndUserError):
         app: str,
         steps: tuple[str, ...],
     ) -> None:
-        super().__init__(sentence, fix=fix, external_user_id=external_user_id, environment=environment)
+        super().__init__(platform_message, fix=fix, external_user_id=external_user_id, environment=environment)
         self.app = app
         self.steps = steps
 
@@ -408,13 +408,13 @@ class StepMemoryError(StepError):
     code = "memory"
 
 
-class StepDiedError(StepError):
+class StepProcessExitedError(StepError):
     """The step's process ended before the step did."""
 
     code = "step_died"
 
 
-class ProtocolError(StepError):
+class WorkerProtocolError(StepError):
     """The step's process sent a reply that is not in the protocol: only code that writes to pdkernel's descriptor can."""
 
     code = "protocol"
@@ -435,40 +435,40 @@ class PackageInstallError(StepError):
         self.package = package
 
 
-class EgressRefusedError(StepError):
+class OutboundCallRefusedError(StepError):
     """An outside call that nothing may answer in this mode."""
 
     code = "egress_refused"
 
 
-class HostError(PdkernelError):
+class InternalError(PdkernelError):
     """Our side failed."""
 
     code = "internal"
     exit_status = 3
 
 
-class InvokeError(HostError):
+class InvokeError(InternalError):
     """An endpoint cannot be reached, or does not answer in time."""
 
     code = "endpoint_unreachable"
 
 
-class InterpreterMissingError(HostError):
+class InterpreterMissingError(InternalError):
     """A language's interpreter is not on this machine."""
 
     code = "interpreter_missing"
     exit_status = 2
 
 
-class ActionSourceError(HostError):
+class ActionSourceError(InternalError):
     """A source of actions cannot be reached, or does not answer as it should."""
 
     code = "action_source"
     exit_status = 2
 
 
-class ProjectError(HostError):
+class ProjectError(InternalError):
     """The project's folder, key or database cannot be used."""
 
     code = "project"

@@ -30,7 +30,7 @@ _MASKED_HEADER = re.compile(
     r"(authorization|proxy-authorization|cookie|set-cookie|x-api-key|api-key|x-auth-token|.*-signature(-\d+)?|.*signature.*|.*-token|x-.*-secret)\Z"
 )
 
-_SCHEME = re.compile(r"(basic|bearer|digest|token) +", re.IGNORECASE)
+_AUTH_SCHEME = re.compile(r"(basic|bearer|digest|token) +", re.IGNORECASE)
 
 
 @functools.lru_cache(maxsize=1000)
@@ -46,53 +46,55 @@ class Event:
 
     Attributes:
         data: An object with any of `method, path, query, headers, body, client_ip, url`; `{}` is an event.
-        http: Whether it is a request. What a source or a schedule gives a workflow has keys of its own, and no headers
+        is_http: Whether it is a request. What a source or a schedule gives a workflow has keys of its own, and no headers
             that could name an external user.
     """
 
     data: Mapping[str, JSON] = field(default_factory=dict)
-    http: bool = True
+    is_http: bool = True
 
     @classmethod
-    def parse(cls, text: str | bytes, *, name: str = "the event", http: bool = True) -> Self:
+    def parse(cls, text: str | bytes, *, label: str = "the event", is_http: bool = True) -> Self:
         """
         Read an event from JSON text.
 
         Raises:
             EventError: Not JSON (with line and column), or not an object of that kind.
         """
-        return cls.from_json(parse_json(text, name=name), name=name, http=http)
+        return cls.from_json(parse_json(text, label=label), label=label, is_http=is_http)
 
     @classmethod
-    def from_json(cls, value: JSON, *, name: str = "the event", http: bool = True) -> Self:
+    def from_json(cls, value: JSON, *, label: str = "the event", is_http: bool = True) -> Self:
         """
         Take *value* as an event.
 
         Args:
             value: An object.
-            name: What it is called in messages.
-            http: Whether it is a request; what a source or a schedule emits has keys of its own.
+            label: What it is called in messages.
+            is_http: Whether it is a request; what a source or a schedule emits has keys of its own.
 
         Raises:
             EventError: It is not an object, or has keys that no event has.
         """
         if not isinstance(value, dict):
             raise EventError(
-                f"{name} is not an event: it is {_kind(value)}, and an event is an object with any of "
+                f"{label} is not an event: it is {_describe_json_type(value)}, and an event is an object with any of "
                 f"{', '.join(EVENT_KEYS)}.",
                 fix="For a bare payload use --body, which wraps it as a POST.",
             )
         unknown = [key for key in value if key not in EVENT_KEYS]
-        if http and unknown and not any(key in value for key in EVENT_KEYS):
+        if is_http and unknown and not any(key in value for key in EVENT_KEYS):
             raise EventError(
-                f"{name} is not an event: it has {', '.join(map(repr, unknown[:5]))}, and an event is an object "
+                f"{label} is not an event: it has {', '.join(map(repr, unknown[:5]))}, and an event is an object "
                 f"with any of {', '.join(EVENT_KEYS)}.",
                 fix="For a bare payload use --body, which wraps it as a POST.",
             )
         headers = value.get("headers")
-        if http and headers is not None and not isinstance(headers, dict):
-            raise EventError(f"{name}: headers is {_kind(headers)}, and must be an object of name and value.")
-        return cls(value, http=http)
+        if is_http and headers is not None and not isinstance(headers, dict):
+            raise EventError(
+                f"{label}: headers is {_describe_json_type(headers)}, and must be an object of name and value."
+            )
+        return cls(value, is_http=is_http)
 
     @classmethod
     def from_body(cls, body: JSON) -> Self:
@@ -108,7 +110,7 @@ class Event:
         )
 
     @classmethod
-    def of_schedule(cls, schedule: Mapping[str, JSON], now: datetime) -> Self:
+    def from_schedule(cls, schedule: Mapping[str, JSON], now: datetime) -> Self:
         """
         What a schedule hands over at the moment *now*.
 
@@ -132,7 +134,7 @@ class Event:
                 "timezone_configured": _iso8601(there),
                 "timezone_utc": _iso8601(now.astimezone(UTC)),
             },
-            http=False,
+            is_http=False,
         )
 
     @property
@@ -166,7 +168,7 @@ class Event:
 
         None leaves that header as it is. An event that is no request stays as it is.
         """
-        if not self.http:
+        if not self.is_http:
             return self
         headers = dict(self.headers)
         for name, value in ((ENVIRONMENT_HEADER, environment), (EXTERNAL_USER_HEADER, external_user_id)):
@@ -179,12 +181,12 @@ class Event:
             return self
         return replace(self, data={**self.data, "headers": headers})
 
-    def without_user(self) -> Self:
+    def without_external_user(self) -> Self:
         """The event without a header that names an external user."""
         headers = {name: value for name, value in self.headers.items() if name.lower() != EXTERNAL_USER_HEADER}
         return self if len(headers) == len(self.headers) else replace(self, data={**self.data, "headers": headers})
 
-    def masked(self) -> Self:
+    def with_masked_headers(self) -> Self:
         """The event as it may be shown and saved: values of secret-bearing headers are `***`."""
         masked = self._masked_headers
         if not masked:
@@ -192,10 +194,10 @@ class Event:
         headers = {name: MASK if name in masked else value for name, value in self.headers.items()}
         return replace(self, data={**self.data, "headers": headers})
 
-    def secrets(self) -> dict[str, str]:
+    def header_secrets(self) -> dict[str, str]:
         """Header name to the secret in its value: `Bearer` and its like are none, and neither is a mask."""
         held = {name.lower(): str(self.headers[name]) for name in self._masked_headers}
-        secrets = {name: _SCHEME.sub("", value) for name, value in held.items()}
+        secrets = {name: _AUTH_SCHEME.sub("", value) for name, value in held.items()}
         return {name: value for name, value in secrets.items() if value.strip() not in ("", MASK)}
 
     @functools.cached_property
@@ -207,7 +209,7 @@ class Event:
         method, path = self.data.get("method"), self.data.get("path")
         request = " ".join(str(part) for part in (method, path) if part) or "no request line"
         body = self.data.get("body")
-        return f"{request}, {len(self.headers)} headers, {'no body' if body is None else f'body is {_kind(body)}'}"
+        return f"{request}, {len(self.headers)} headers, {'no body' if body is None else f'body is {_describe_json_type(body)}'}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.summary()})"
@@ -217,7 +219,7 @@ class Event:
         return hashlib.sha256(json.dumps(self.data, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
+def parse_json(text: str | bytes, *, label: str = "the text") -> JSON:
     """
     Read JSON as a person typed it.
 
@@ -229,7 +231,9 @@ def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
             text = text.decode("utf-8-sig")
         text = text.removeprefix("\ufeff")
         # a hook costs time, and next to no text needs it
-        return cast("JSON", (_great_numbers if _GREAT.search(text) else _numbers).decode(text))
+        return cast(
+            "JSON", (_overflow_checking_decoder if _LARGE_NUMBER.search(text) else _strict_decoder).decode(text)
+        )
     except _NotJSONError as fault:
         read = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         word, why = fault.args
@@ -237,25 +241,25 @@ def parse_json(text: str | bytes, *, name: str = "the text") -> JSON:
         line, column = read.count("\n", 0, where) + 1, where - read.rfind("\n", 0, where)
         shown = word if len(word) <= _SHOWN else f"{word[:_SHOWN]}..."
         raise EventError(
-            f"{name} is not JSON: {shown} {why} at line {line}, column {column}.",
+            f"{label} is not JSON: {shown} {why} at line {line}, column {column}.",
             fix="Write null, or a number of at most "
             f"{sys.get_int_max_str_digits():,} digits: put a longer one between quotation marks.",
             line=line,
             column=column,
         ) from None
     except UnicodeDecodeError as fault:
-        raise EventError(f"{name} is not JSON: it is not UTF-8 text (byte {fault.start + 1}).") from None
+        raise EventError(f"{label} is not JSON: it is not UTF-8 text (byte {fault.start + 1}).") from None
     except json.JSONDecodeError as fault:
         raise EventError(
-            f"{name} is not JSON: {fault.msg} at line {fault.lineno}, column {fault.colno}.",
+            f"{label} is not JSON: {fault.msg} at line {fault.lineno}, column {fault.colno}.",
             line=fault.lineno,
             column=fault.colno,
         ) from None
     except RecursionError:
-        raise EventError(f"{name} is nested too deeply.") from None
+        raise EventError(f"{label} is nested too deeply.") from None
 
 
-_GREAT = re.compile(r"[eE]\+?[0-9]{3}|[0-9]{309}")
+_LARGE_NUMBER = re.compile(r"[eE]\+?[0-9]{3}|[0-9]{309}")
 _SHOWN = 40
 """Characters of a refused number that an error shows."""
 
@@ -282,11 +286,11 @@ def _int(word: str) -> int:
         raise _NotJSONError(word, "is too long") from None
 
 
-_numbers = json.JSONDecoder(parse_constant=_refuse_constant)
-_great_numbers = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_float, parse_int=_int)
+_strict_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+_overflow_checking_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_float, parse_int=_int)
 
 
-def _kind(value: JSON) -> str:
+def _describe_json_type(value: JSON) -> str:
     match value:
         case None:
             return "null"

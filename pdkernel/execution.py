@@ -17,9 +17,9 @@ from pdkernel.model import JSON
 Status = Literal["queued", "executing", "paused", "resumed", "success", "error", "exited", "cancelled"]
 StepStatus = Literal["success", "error", "skipped", "disabled", "pinned", "not_run"]
 Stream = Literal["stdout", "stderr"]
-Outcome = Literal["sent", "not_sent", "stand_in", "replayed", "denied", "failed"]
+CallOutcome = Literal["sent", "not_sent", "stand_in", "replayed", "denied", "failed"]
 
-NOTE = "[pdkernel] "
+NOTE_PREFIX = "[pdkernel] "
 """How a line of ours among a step's logs begins; it stands on stderr, in a piece of its own."""
 RETURN_VALUE = "$return_value"
 SUMMARY = "$summary"
@@ -35,7 +35,7 @@ class Log:
     @property
     def is_note(self) -> bool:
         """Whether it is something of ours, not the step's."""
-        return self.text.startswith(NOTE)
+        return self.text.startswith(NOTE_PREFIX)
 
     def to_json(self) -> dict[str, Any]:
         """`{"stream", "text"}`."""
@@ -57,7 +57,7 @@ class AccountUse:
 
 
 @dataclass(frozen=True, slots=True)
-class OutsideCall:
+class OutboundCall:
     """
     One outside call of a step: a row of the ledger.
 
@@ -82,7 +82,7 @@ class OutsideCall:
     status: int | None
     duration_ms: float
     safe: bool
-    outcome: Outcome
+    outcome: CallOutcome
     app: str | None = None
     at: str | None = None
     same_as: str | None = None
@@ -133,7 +133,7 @@ class Delivery:
     status: int | None = None
     note: str | None = None
     payload: JSON = None
-    request: OutsideCall | None = None
+    request: OutboundCall | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The delivery as JSON."""
@@ -152,11 +152,11 @@ class Delivery:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The reverse of `to_json`."""
         request = data["request"]
-        return cls(**{**data, "request": OutsideCall(**request) if request else None})
+        return cls(**{**data, "request": OutboundCall(**request) if request else None})
 
 
 @dataclass(frozen=True, slots=True)
-class OutsideRules:
+class OutboundEnforcement:
     """
     What became of a run's outside calls, for a run whose mode was not `live`: in the journal and the timeline, not in the JSON.
 
@@ -175,7 +175,7 @@ class OutsideRules:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class StoredResponse:
     """
     The complete answer to an outside request, kept so that the request is sent once.
 
@@ -260,7 +260,7 @@ class StepResult:
     exports: Mapping[str, JSON] = field(default_factory=dict)
     logs: tuple[Log, ...] = ()
     accounts: tuple[AccountUse, ...] = ()
-    requests: tuple[OutsideCall, ...] = ()
+    requests: tuple[OutboundCall, ...] = ()
     error: ErrorRecord | None = None
     source: str | None = None
 
@@ -302,7 +302,7 @@ class StepResult:
             exports=data["exports"],
             logs=tuple(Log(**log) for log in data["logs"]),
             accounts=tuple(AccountUse(**use) for use in data["accounts"]),
-            requests=tuple(OutsideCall(**call) for call in data["requests"]),
+            requests=tuple(OutboundCall(**call) for call in data["requests"]),
             error=ErrorRecord(**data["error"]) if data["error"] else None,
             source=data.get("source"),
         )
@@ -335,7 +335,7 @@ class Execution:
     response: Response | None = None
     error: ErrorRecord | None = None
     sends: tuple[Delivery, ...] = ()
-    outside_calls: OutsideRules | None = None
+    outbound_enforcement: OutboundEnforcement | None = None
     lookup: Lookup | None = None
     sealed: bool = False
 
@@ -347,7 +347,7 @@ class Execution:
         raise KeyError(f"no step {name!r}; the steps are {', '.join(step.name for step in self.steps) or 'none'}")
 
     @property
-    def requests(self) -> tuple[OutsideCall, ...]:
+    def requests(self) -> tuple[OutboundCall, ...]:
         """The outside calls of all steps, in their order."""
         return tuple(call for step in self.steps for call in step.requests)
 

@@ -20,7 +20,7 @@ ENVIRONMENTS: tuple[Environment, ...] = ("development", "production")
 DEFAULT_ENVIRONMENT: Environment = "development"
 Plan = Literal["free", "business"]
 
-MAX_EXTERNAL_USER_ID = 250
+MAX_EXTERNAL_USER_ID_CHARACTERS = 250
 """Characters in an external user id (Connect API documentation)."""
 
 
@@ -50,9 +50,9 @@ def check_external_user_id(text: str) -> str:
         raise RequestError("An external user's id cannot be blank.", fix="Use the id that your own product gives them.")
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise RequestError("An external user's id cannot hold NUL characters or halves of surrogate pairs.")
-    if len(text) > MAX_EXTERNAL_USER_ID:
+    if len(text) > MAX_EXTERNAL_USER_ID_CHARACTERS:
         raise RequestError(
-            f"An external user's id has at most {MAX_EXTERNAL_USER_ID} characters, this one {len(text)}."
+            f"An external user's id has at most {MAX_EXTERNAL_USER_ID_CHARACTERS} characters, this one {len(text)}."
         )
     return text
 
@@ -79,7 +79,7 @@ class Account:
         environment: Where it is valid; own accounts are valid in both and carry `development`.
         created_at: When it was connected; the newest of an app is the one used.
         healthy: False when its credentials are known not to work.
-        fields: Names of its credentials, never their values.
+        credential_fields: Names of its credentials, never their values.
         withheld: True when its credentials are not given out: outside requests with it go through Connect's proxy.
     """
 
@@ -90,7 +90,7 @@ class Account:
     environment: Environment
     created_at: datetime
     healthy: bool = True
-    fields: tuple[str, ...] = ()
+    credential_fields: tuple[str, ...] = ()
     withheld: bool = False
 
     @property
@@ -134,14 +134,14 @@ class ProxyAccess:
         account_id: Whose credentials.
         external_user_id: Who that account belongs to.
         environment: Where it is valid.
-        token: A token for the proxy. May ask the network; raises `PdkernelError`.
+        fetch_token: A token for the proxy. May ask the network; raises `PdkernelError`.
     """
 
     url: str
     account_id: str
     external_user_id: str
     environment: Environment
-    token: Callable[[], str] = field(repr=False)
+    fetch_token: Callable[[], str] = field(repr=False)
 
 
 class WithheldCredentials(Credentials):
@@ -149,19 +149,19 @@ class WithheldCredentials(Credentials):
     The `$auth` of an account whose credentials Connect keeps to itself: only what it gives out.
 
     Attributes:
-        names: Of the credentials that are kept back.
+        withheld_names: Of the credentials that are kept back.
         proxy: How requests are sent with them all the same.
     """
 
-    __slots__ = ("names", "proxy")
+    __slots__ = ("proxy", "withheld_names")
 
-    def __init__(self, given: Mapping[str, str], *, names: Sequence[str], proxy: ProxyAccess) -> None:
-        super().__init__(given)
-        self.names = tuple(names)
+    def __init__(self, available: Mapping[str, str], *, withheld_names: Sequence[str], proxy: ProxyAccess) -> None:
+        super().__init__(available)
+        self.withheld_names = tuple(withheld_names)
         self.proxy = proxy
 
 
-class NotAtHandError(Exception):
+class WouldBlockError(Exception):
     """A directory that was asked for what is `at_hand` would have to wait for somebody."""
 
 
@@ -212,7 +212,7 @@ class Directory(Protocol):
         """The ids of what `accounts` gives, in its order: where there are many, the quicker question."""
         ...
 
-    def account_apps(self) -> Collection[str]:
+    def connected_apps(self) -> Collection[str]:
         """Slugs of the apps that there are accounts of."""
         ...
 
@@ -238,7 +238,7 @@ class Directory(Protocol):
         """The account's `$auth`. Raises `AccountGoneError` for an unknown id."""
         ...
 
-    def at_hand(self) -> AbstractContextManager[Directory | None]:
+    def nonblocking(self) -> AbstractContextManager[Directory | None]:
         """
         The same for a caller who cannot wait and asks from one thread, or None if every answer has to be waited for.
 
@@ -277,10 +277,10 @@ class Directory(Protocol):
         """Remove it; False if there was none."""
         ...
 
-    def refuse_token(self, account_id: str, since: datetime) -> bool:
+    def report_unauthorized(self, account_id: str, since: datetime) -> bool:
         """The app answered 401 to what the account had at *since*; whether `credentials` can give others from now on."""
         ...
 
-    def known_fields(self, app: str) -> Sequence[str]:
+    def credential_fields(self, app: str) -> Sequence[str]:
         """Credential names to ask for when an account of *app* is connected, best guess first."""
         ...

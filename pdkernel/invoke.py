@@ -25,15 +25,15 @@ from pdkernel.identity import Environment, check_external_user_id
 from pdkernel.model import JSON
 
 TOKEN_PATH = "/v1/oauth/token"  # noqa: S105  # a path
-PIPEDREAM_API = "https://api.pipedream.com"
-PIPEDREAM_ENDPOINTS = ".m.pipedream.net"
+PIPEDREAM_API_URL = "https://api.pipedream.com"
+PIPEDREAM_ENDPOINT_SUFFIX = ".m.pipedream.net"
 TIMEOUT_S = 60.0
-WORTH_SEEING = ("content-type", "location", "retry-after", "www-authenticate")
+SHOWN_HEADERS = ("content-type", "location", "retry-after", "www-authenticate")
 """Headers of an answer that are shown; besides them, those that begin with `x-pd-`."""
 
 
 @dataclass(frozen=True)
-class OAuthClient:
+class ClientCredentials:
     """An OAuth client; *token_url* is where it gets its tokens, or None for the endpoint's own origin."""
 
     id: str
@@ -42,7 +42,7 @@ class OAuthClient:
 
 
 @dataclass(frozen=True)
-class Call:
+class InvokeRequest:
     """
     A request to an endpoint.
 
@@ -66,11 +66,11 @@ class Call:
     query: Sequence[tuple[str, str]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     bearer: str | None = field(default=None, repr=False)
-    client: OAuthClient | None = None
+    client: ClientCredentials | None = None
 
 
 @dataclass(frozen=True)
-class Answer:
+class InvokeResponse:
     """What came back; *body* is JSON where it is called so and can be read, else text."""
 
     status: int
@@ -87,7 +87,7 @@ class Answer:
     @property
     def shown_headers(self) -> dict[str, str]:
         """Those that say something to a person."""
-        return {n: v for n, v in self.headers.items() if n in WORTH_SEEING or n.startswith("x-pd-")}
+        return {n: v for n, v in self.headers.items() if n in SHOWN_HEADERS or n.startswith("x-pd-")}
 
     @property
     def exit_status(self) -> int:
@@ -95,12 +95,12 @@ class Answer:
         return 0 if self.status < 400 else 2 if self.status < 500 else 1
 
 
-def invoke(call: Call, *, timeout_s: float = TIMEOUT_S, ca_file: Path | None = None) -> Answer:
+def invoke(request: InvokeRequest, *, timeout_s: float = TIMEOUT_S, ca_file: Path | None = None) -> InvokeResponse:
     """
-    Send *call* once.
+    Send *request* once.
 
     Args:
-        call: What to send.
+        request: What to send.
         timeout_s: Seconds for each of the two requests.
         ca_file: Trust this certificate authority, too (`pdkernel serve --tls` names its own).
 
@@ -108,28 +108,28 @@ def invoke(call: Call, *, timeout_s: float = TIMEOUT_S, ca_file: Path | None = N
         RequestError: The URL cannot be one, or the client gets no token.
         InvokeError: Nobody answers.
     """
-    url = _checked(call.url)
-    if call.external_user_id is not None:
-        check_external_user_id(call.external_user_id)
-    with httpx.Client(verify=_trust(ca_file), timeout=timeout_s, follow_redirects=False) as http:
-        token = call.bearer or (_token(http, call.client, url) if call.client else None)
+    url = _checked(request.url)
+    if request.external_user_id is not None:
+        check_external_user_id(request.external_user_id)
+    with httpx.Client(verify=_ssl_context(ca_file), timeout=timeout_s, follow_redirects=False) as http:
+        token = request.bearer or (_token(http, request.client, url) if request.client else None)
         sent = http.build_request(
-            call.method,
-            url.copy_merge_params(list(call.query)) if call.query else url,
-            headers=_headers(call, token),
-            content=None if call.body is None else json.dumps(call.body).encode(),
+            request.method,
+            url.copy_merge_params(list(request.query)) if request.query else url,
+            headers=_headers(request, token),
+            content=None if request.body is None else json.dumps(request.body).encode(),
         )
         started = time.perf_counter()
         got = _send(http, sent)
         taken = (time.perf_counter() - started) * 1e3
-    return Answer(got.status_code, got.reason_phrase, dict(got.headers), _body(got), taken)
+    return InvokeResponse(got.status_code, got.reason_phrase, dict(got.headers), _body(got), taken)
 
 
-def token_url_of(url: str) -> str:
+def resolve_token_url(url: str) -> str:
     """Where a client of the endpoint at *url* gets its tokens: the same origin, or Pipedream's API for its endpoints."""
     parts = urlsplit(url)
-    if (parts.hostname or "").endswith(PIPEDREAM_ENDPOINTS):
-        return PIPEDREAM_API + TOKEN_PATH
+    if (parts.hostname or "").endswith(PIPEDREAM_ENDPOINT_SUFFIX):
+        return PIPEDREAM_API_URL + TOKEN_PATH
     return f"{parts.scheme}://{parts.netloc}{TOKEN_PATH}"
 
 
@@ -145,7 +145,7 @@ def _checked(text: str) -> httpx.URL:
     return url
 
 
-def _headers(call: Call, token: str | None) -> dict[str, str]:
+def _headers(call: InvokeRequest, token: str | None) -> dict[str, str]:
     headers: dict[str, str] = {ENVIRONMENT_HEADER: call.environment}
     if call.body is not None:
         headers["content-type"] = "application/json"
@@ -157,8 +157,8 @@ def _headers(call: Call, token: str | None) -> dict[str, str]:
     return {**headers, **given}
 
 
-def _token(http: httpx.Client, client: OAuthClient, url: httpx.URL) -> str:
-    where = client.token_url or token_url_of(str(url))
+def _token(http: httpx.Client, client: ClientCredentials, url: httpx.URL) -> str:
+    where = client.token_url or resolve_token_url(str(url))
     body = {"grant_type": "client_credentials", "client_id": client.id, "client_secret": client.secret}
     answer = _send(http, http.build_request("POST", where, json=body))
     try:
@@ -173,9 +173,9 @@ def _token(http: httpx.Client, client: OAuthClient, url: httpx.URL) -> str:
     return token
 
 
-def missing_token(call: Call, answer: Answer) -> str | None:
+def explain_missing_token(request: InvokeRequest, response: InvokeResponse) -> str | None:
     """What to say of an endpoint that refused a request which had no token; None: that is not what happened."""
-    if answer.status != HTTPStatus.UNAUTHORIZED or call.client is not None or call.bearer is not None:
+    if response.status != HTTPStatus.UNAUTHORIZED or request.client is not None or request.bearer is not None:
         return None
     return "No token was sent: set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET."
 
@@ -195,7 +195,7 @@ def _send(http: httpx.Client, request: httpx.Request) -> httpx.Response:
         raise InvokeError(f"{origin} cannot be reached: {fault}.", fix=fix) from None
 
 
-def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:
+def _ssl_context(ca_file: Path | None) -> ssl.SSLContext | bool:
     if ca_file is None:
         return True
     context = ssl.create_default_context()

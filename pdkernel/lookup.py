@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-Link = Literal["header", "user", "account", "plan"]
+LookupStage = Literal["header", "user", "account", "plan"]
 
-CANDIDATES = 10
+MAX_CANDIDATES = 10
 """Accounts of one app that a look-up lists: the newest, which is used, and those that it was preferred to."""
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class AccountCandidate:
     """An account that could have been used; *withheld* says that Connect does not give its credentials out."""
 
     id: str
@@ -54,11 +54,11 @@ class AppLookup:
 
     app: str
     steps: tuple[str, ...]
-    candidates: tuple[Candidate, ...] = ()
+    candidates: tuple[AccountCandidate, ...] = ()
     chosen: str | None = None
 
     @property
-    def account(self) -> Candidate | None:
+    def chosen_account(self) -> AccountCandidate | None:
         """The account that is used, or None."""
         return next((candidate for candidate in self.candidates if candidate.id == self.chosen), None)
 
@@ -74,12 +74,12 @@ class AppLookup:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The reverse of `to_json`."""
-        candidates = tuple(Candidate(**candidate) for candidate in data["candidates"])
+        candidates = tuple(AccountCandidate(**candidate) for candidate in data["candidates"])
         return cls(data["app"], tuple(data["steps"]), candidates, data["chosen"])
 
 
 @dataclass(frozen=True, slots=True)
-class FailedLink:
+class LookupFailure:
     """
     Where a look-up ended.
 
@@ -90,7 +90,7 @@ class FailedLink:
         fix: What to do.
     """
 
-    link: Link
+    link: LookupStage
     code: str
     message: str
     fix: str
@@ -123,9 +123,9 @@ class Lookup:
     user_exists: bool | None = None
     apps: tuple[AppLookup, ...] = ()
     plan: str | None = None
-    failed: FailedLink | None = None
+    failed: LookupFailure | None = None
 
-    def of(self, step: str) -> tuple[AppLookup, ...]:
+    def apps_of_step(self, step: str) -> tuple[AppLookup, ...]:
         """The apps that *step* needs."""
         return tuple(app for app in self.apps if step in app.steps)
 
@@ -154,5 +154,5 @@ class Lookup:
             user_exists=data["user_exists"],
             apps=tuple(AppLookup.from_json(app) for app in data["apps"]),
             plan=data["plan"],
-            failed=FailedLink(**failed) if failed else None,
+            failed=LookupFailure(**failed) if failed else None,
         )

@@ -102,7 +102,7 @@ class Trigger:
     config: Mapping[str, JSON] = field(default_factory=dict)
 
 
-BOOKKEEPING = "pdkernel"
+ROUND_TRIP_KEY = "pdkernel"
 """Where `Step.extra` holds what reading a definition keeps for writing the same again."""
 
 
@@ -124,10 +124,10 @@ class Step:
         debug: A Python step that runs in the kernel, for the debugger.
         notes: The step's note, or None.
         line_offset: Lines of the cell above the first line of *source*; 0 for a file.
-        cell: Index of the notebook cell (first is 0), or None for a folder.
+        cell_index: Index of the notebook cell (first is 0), or None for a folder.
         prop_lines: Where values of props stand, by their path, so that errors can say it; lines of the cell, or of
-            *props_in*. Those that are not in it stand on the directive.
-        props_in: For a folder, the name of the file that holds the props; None for a cell.
+            *props_file*. Those that are not in it stand on the directive.
+        props_file: For a folder, the name of the file that holds the props; None for a cell.
         extra: What a definition says of the step and this model has no word for, kept for writing it back.
     """
 
@@ -143,9 +143,9 @@ class Step:
     debug: bool = False
     notes: str | None = None
     line_offset: int = 0
-    cell: int | None = None
+    cell_index: int | None = None
     prop_lines: Mapping[tuple[str | int, ...], int] = field(default_factory=dict, compare=False, repr=False)
-    props_in: str | None = field(default=None, compare=False)
+    props_file: str | None = field(default=None, compare=False)
     extra: Mapping[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -157,11 +157,11 @@ class Step:
         return f"<step {self.name}>"
 
     @property
-    def dollar(self) -> str:
+    def dollar_name(self) -> str:
         """What the step's language calls `$`."""
         return "pd" if self.language == "python" else "$"
 
-    def place_of_prop(self, *path: str | int) -> tuple[int | None, str]:
+    def locate_prop(self, *path: str | int) -> tuple[int | None, str]:
         """
         Where to look for the prop at *path*: the line of the cell or None, and words for a message.
 
@@ -169,20 +169,20 @@ class Step:
         """
         lines = (self.prop_lines.get(path[:length]) for length in range(len(path), 0, -1))
         line = next((line for line in lines if line is not None), None)
-        if self.props_in is not None:
-            return None, f" ({self.props_in}, line {line})" if line is not None else f" ({self.props_in})"
+        if self.props_file is not None:
+            return None, f" ({self.props_file}, line {line})" if line is not None else f" ({self.props_file})"
         return line or self.line_offset or None, ""
 
     @property
-    def code_missing(self) -> bool:
+    def is_code_missing(self) -> bool:
         """Whether the definition names an entry file that was not there, and nobody has written the code since."""
-        kept = self.extra.get(BOOKKEEPING)
+        kept = self.extra.get(ROUND_TRIP_KEY)
         return isinstance(kept, dict) and kept.get("missing") is True and not self.source
 
     @property
-    def picked(self) -> dict[str, JSON]:
+    def picked_options(self) -> dict[str, JSON]:
         """Values with the labels of the options that were picked in the builder, by prop: of those not changed since."""
-        kept = self.extra.get(BOOKKEEPING)
+        kept = self.extra.get(ROUND_TRIP_KEY)
         picked = kept.get("picked") if isinstance(kept, dict) else None
         return {
             prop: option.get("written")
@@ -192,16 +192,16 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptEntry:
+class UnsupportedEntry:
     """
     An entry of a definition's `steps` that is no step this program knows (control flow): kept, never run.
 
     Attributes:
-        after: The step that it stands below, or None at the top.
+        after_step: The step that it stands below, or None at the top.
         entry: As the definition has it.
     """
 
-    after: str | None
+    after_step: str | None
     entry: Mapping[str, JSON]
 
     @property
@@ -211,7 +211,7 @@ class KeptEntry:
         return name if isinstance(name, str) and name else "an entry without a name"
 
     @property
-    def why(self) -> str:
+    def unsupported_reason(self) -> str:
         """Why it cannot run here, to follow its name."""
         uses = self.entry.get("uses")
         if not uses:
@@ -231,7 +231,7 @@ class Workflow:
         triggers: At least one; `steps.trigger` is whichever fired.
         steps: In the order they run.
         settings: `lambda_timeout`, `memory`, `concurrency`, ... as written in the header.
-        source: Where it was read from, as text for messages, or None.
+        origin: Where it was read from, as text for messages, or None.
         variables: Environment variables that `pdkernel.yaml` says the workflow reads.
         extra: What a definition says of the workflow and this model has no word for, kept for writing it back.
     """
@@ -240,7 +240,7 @@ class Workflow:
     triggers: tuple[Trigger, ...] = (Trigger(),)
     steps: tuple[Step, ...] = ()
     settings: Mapping[str, JSON] = field(default_factory=dict)
-    source: str | None = None
+    origin: str | None = None
     variables: tuple[str, ...] = ()
     extra: Mapping[str, JSON] = field(default_factory=dict)
     _version: str | None = field(default=None, init=False, repr=False, compare=False)
@@ -274,11 +274,11 @@ class Workflow:
         known = ", ".join(step.name for step in self.steps) or "none"
         raise UnknownStepError(f"The workflow has no step {name!r}. Its steps: {known}.", step=name)
 
-    def before(self, name: str) -> tuple[Step, ...]:
+    def steps_before(self, name: str) -> tuple[Step, ...]:
         """The steps above *name*."""
         return self.steps[: self.steps.index(self.step(name))]
 
-    def after(self, name: str) -> tuple[Step, ...]:
+    def steps_after(self, name: str) -> tuple[Step, ...]:
         """The steps below *name*."""
         return self.steps[self.steps.index(self.step(name)) + 1 :]
 
@@ -303,20 +303,20 @@ class Workflow:
         return DEFAULT_TIMEOUT_S[self.trigger.type]
 
     @property
-    def kept(self) -> tuple[KeptEntry, ...]:
+    def unsupported_entries(self) -> tuple[UnsupportedEntry, ...]:
         """Entries of the definition that are no steps, in order."""
-        bookkeeping = self.extra.get(BOOKKEEPING)
+        bookkeeping = self.extra.get(ROUND_TRIP_KEY)
         kept = bookkeeping.get("kept", []) if isinstance(bookkeeping, dict) else []
-        return tuple(KeptEntry(item["after"], item["entry"]) for item in kept)
+        return tuple(UnsupportedEntry(item["after"], item["entry"]) for item in kept)
 
-    def with_kept(self, kept: Sequence[KeptEntry]) -> Workflow:
-        """The workflow with *kept* as the entries that are no steps."""
-        if not kept:
+    def with_unsupported_entries(self, entries: Sequence[UnsupportedEntry]) -> Workflow:
+        """The workflow with *entries* as the entries that are no steps."""
+        if not entries:
             return self
-        known = self.extra.get(BOOKKEEPING)
-        written = [{"after": item.after, "entry": dict(item.entry)} for item in kept]
+        known = self.extra.get(ROUND_TRIP_KEY)
+        written = [{"after": item.after_step, "entry": dict(item.entry)} for item in entries]
         bookkeeping = {**(known if isinstance(known, dict) else {}), "kept": written}
-        return replace(self, extra={**self.extra, BOOKKEEPING: bookkeeping})
+        return replace(self, extra={**self.extra, ROUND_TRIP_KEY: bookkeeping})
 
     @property
     def version(self) -> str:

@@ -13,46 +13,46 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from pdkernel.analysis import check_import_complete
 from pdkernel.definition import (
-    FOLDER_SIDECAR,
+    SIDECAR_FILE_NAME,
     Sidecar,
-    Unanswered,
+    UnansweredPolicy,
     apply_sidecar,
-    assumptions,
-    notebook_sidecar_path,
-    read_folder,
+    describe_assumptions,
+    get_notebook_sidecar_path,
+    read_folder_workflow,
     read_sidecar,
-    slug,
+    slugify,
 )
 from pdkernel.errors import NotebookError
-from pdkernel.inspection import check_complete
 from pdkernel.model import Workflow
 from pdkernel.notebook import read_notebook
 
 __all__ = [
     "EVENTS_FOLDER",
-    "Source",
+    "WorkflowSource",
+    "file_stamps",
     "find_sources",
-    "holds_workflow",
-    "open_source",
-    "open_sources",
-    "read_again",
-    "read_source",
-    "slug",
-    "stamps",
-    "workflows_beside",
+    "has_workflow",
+    "load_source",
+    "load_sources",
+    "load_workflow",
+    "reload_source",
+    "sibling_workflow_finder",
+    "slugify",
 ]
 
 WORKFLOW_FILE = "workflow.yaml"
 EVENTS_FOLDER = "events"
 """Beside a source: the saved events, `NAME.json`, and the recorded calls of each, `NAME.recorded.jsonl`."""
 _MAX_DEPTH = 4
-_MOST_FILES = 1000
+_MAX_STAMPED_FILES = 1000
 """Files of a folder that are looked at: it may hold data beside a workflow's own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class WorkflowSource:
     """
     An opened source.
 
@@ -61,14 +61,14 @@ class Source:
         kind: Which.
         workflow: What it holds, `pdkernel.yaml` applied.
         sidecar: What `pdkernel.yaml` says, or None if there is none.
-        assumed: Sentences on what is assumed, for a synced folder without `pdkernel.yaml`.
+        assumed_settings: Sentences on what is assumed, for a synced folder without `pdkernel.yaml`.
     """
 
     path: Path
     kind: Literal["notebook", "folder"]
     workflow: Workflow
     sidecar: Sidecar | None = None
-    assumed: tuple[str, ...] = ()
+    assumed_settings: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -76,7 +76,7 @@ class Source:
         return self.path.parent if self.kind == "notebook" else self.path
 
 
-def open_source(path: Path) -> Workflow:
+def load_workflow(path: Path) -> Workflow:
     """
     The one workflow at *path*.
 
@@ -85,19 +85,19 @@ def open_source(path: Path) -> Workflow:
         DefinitionError: It is wrong.
         RequestError: Its `pdkernel.yaml` leaves something unanswered.
     """
-    return read_source(path).workflow
+    return load_source(path).workflow
 
 
-def read_source(path: Path, *, unanswered: Unanswered = "refuse") -> Source:
+def load_source(path: Path, *, unanswered: UnansweredPolicy = "refuse") -> WorkflowSource:
     """As `open_source`, with what was found beside the workflow; `keep` as *unanswered* is for what runs nothing.
 
     With it, app props that are `unanswered` stay, and so do steps without their code and entries that are no steps.
     """
-    found = list(_find(path))
+    found = list(_iter_source_paths(path))
     if len(found) > 1:
         names = ", ".join(entry.name for entry in found[:5]) + (", ..." if len(found) > 5 else "")
         raise NotebookError(f"{path} holds {len(found)} workflows: {names}.", fix="Name one of them.")
-    return _open(found[0], unanswered)
+    return _load(found[0], unanswered)
 
 
 def find_sources(path: Path) -> tuple[Path, ...]:
@@ -107,10 +107,10 @@ def find_sources(path: Path) -> tuple[Path, ...]:
     Raises:
         NotebookError: There is none.
     """
-    return tuple(_find(path))
+    return tuple(_iter_source_paths(path))
 
 
-def open_sources(path: Path) -> tuple[Source, ...]:
+def load_sources(path: Path) -> tuple[WorkflowSource, ...]:
     """
     Every workflow at *path*: a notebook, a workflow's folder, or all in a folder and its folders, by name.
 
@@ -119,10 +119,10 @@ def open_sources(path: Path) -> tuple[Source, ...]:
         DefinitionError: One is wrong.
         RequestError: The `pdkernel.yaml` of one leaves something unanswered.
     """
-    return tuple(_open(entry) for entry in _find(path))
+    return tuple(_load(entry) for entry in _iter_source_paths(path))
 
 
-def read_again(source: Source) -> Source:
+def reload_source(source: WorkflowSource) -> WorkflowSource:
     """
     *source* as it is on disk now.
 
@@ -133,15 +133,15 @@ def read_again(source: Source) -> Source:
     """
     if not source.path.exists():
         raise NotebookError(f"There is no {source.path} any more.")
-    return _open(source.path)
+    return _load(source.path)
 
 
-def stamps(source: Source) -> tuple[tuple[str, int, int], ...]:
+def file_stamps(source: WorkflowSource) -> tuple[tuple[str, int, int], ...]:
     """Names, times and sizes of the files that *source* was read from; another value means that it may have changed."""
     if source.kind == "notebook":
-        files = [source.path, notebook_sidecar_path(source.path)]
+        files = [source.path, get_notebook_sidecar_path(source.path)]
     else:
-        files = list(islice(_files_below(source.path, _MAX_DEPTH), _MOST_FILES))
+        files = list(islice(_iter_files(source.path, _MAX_DEPTH), _MAX_STAMPED_FILES))
     found = []
     for file in files:
         with suppress(OSError):  # gone, or none
@@ -150,23 +150,23 @@ def stamps(source: Source) -> tuple[tuple[str, int, int], ...]:
     return tuple(found)
 
 
-def _files_below(folder: Path, depth: int) -> Iterator[Path]:
+def _iter_files(folder: Path, depth: int) -> Iterator[Path]:
     with suppress(OSError):
         for entry in sorted(folder.iterdir()):
             if entry.name.startswith(".") or entry.name in ("node_modules", "__pycache__"):
                 continue
             if entry.is_dir() and not entry.is_symlink():
-                yield from _files_below(entry, depth - 1) if depth > 0 else ()
+                yield from _iter_files(entry, depth - 1) if depth > 0 else ()
             else:
                 yield entry
 
 
-def holds_workflow(folder: Path) -> bool:
+def has_workflow(folder: Path) -> bool:
     """Whether *folder* is or holds a workflow."""
-    return any(True for _ in _below(folder, _MAX_DEPTH))
+    return any(True for _ in _iter_workflow_paths(folder, _MAX_DEPTH))
 
 
-def workflows_beside(source: Path) -> Callable[[str], Source | None]:
+def sibling_workflow_finder(source: Path) -> Callable[[str], WorkflowSource | None]:
     """
     The other workflows that a step of *source* may trigger: a function from what names one to it, or None.
 
@@ -174,20 +174,20 @@ def workflows_beside(source: Path) -> Callable[[str], Source | None]:
     looked for in the folder of *source* and the folders of it.
     """
 
-    def find(name: str) -> Source | None:
+    def find(name: str) -> WorkflowSource | None:
         root = (source if source.suffix == ".ipynb" else source.resolve()).parent
         direct = root / name
         if name.endswith(".ipynb") and direct.is_file():
-            return _open(direct)
-        for entry in _below(root, _MAX_DEPTH):
+            return _load(direct)
+        for entry in _iter_workflow_paths(root, _MAX_DEPTH):
             if name in (entry.name, entry.stem) or entry.name.endswith(f"-{name}"):
-                return _open(entry)
+                return _load(entry)
         return None
 
     return find
 
 
-def _find(path: Path) -> Iterator[Path]:
+def _iter_source_paths(path: Path) -> Iterator[Path]:
     if not path.exists():
         raise NotebookError(f"There is no {path}.", fix="Name a notebook, a workflow's folder, or a folder of them.")
     if not path.is_dir():
@@ -199,7 +199,7 @@ def _find(path: Path) -> Iterator[Path]:
             )
         yield path
         return
-    found = list(_below(path, _MAX_DEPTH))
+    found = list(_iter_workflow_paths(path, _MAX_DEPTH))
     if not found:
         raise NotebookError(
             f"{path} holds no workflow: neither a {WORKFLOW_FILE} nor a notebook.",
@@ -208,7 +208,7 @@ def _find(path: Path) -> Iterator[Path]:
     yield from found
 
 
-def _below(folder: Path, depth: int) -> Iterator[Path]:
+def _iter_workflow_paths(folder: Path, depth: int) -> Iterator[Path]:
     if (folder / WORKFLOW_FILE).is_file():
         yield folder
         return
@@ -217,22 +217,26 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
         if entry.name.startswith(".") or entry.name == "node_modules":
             continue
         if entry.is_dir() and not entry.is_symlink() and depth > 0:
-            yield from _below(entry, depth - 1)
+            yield from _iter_workflow_paths(entry, depth - 1)
         elif entry.suffix == ".ipynb" and entry.is_file():
             yield entry
 
 
-def _open(path: Path, unanswered: Unanswered = "refuse") -> Source:
+def _load(path: Path, unanswered: UnansweredPolicy = "refuse") -> WorkflowSource:
     if path.is_dir():
-        workflow = _whole(read_folder(path, require_code=unanswered == "refuse", unanswered=unanswered), unanswered)
-        return Source(path, "folder", workflow, read_sidecar(path / FOLDER_SIDECAR), assumptions(path, workflow))
-    sidecar = read_sidecar(notebook_sidecar_path(path))
-    workflow = _whole(apply_sidecar(read_notebook(path), sidecar, unanswered=unanswered), unanswered)
-    return Source(path, "notebook", workflow, sidecar)
+        workflow = _require_complete(
+            read_folder_workflow(path, require_code=unanswered == "refuse", unanswered_policy=unanswered), unanswered
+        )
+        return WorkflowSource(
+            path, "folder", workflow, read_sidecar(path / SIDECAR_FILE_NAME), describe_assumptions(path, workflow)
+        )
+    sidecar = read_sidecar(get_notebook_sidecar_path(path))
+    workflow = _require_complete(apply_sidecar(read_notebook(path), sidecar, unanswered_policy=unanswered), unanswered)
+    return WorkflowSource(path, "notebook", workflow, sidecar)
 
 
-def _whole(workflow: Workflow, unanswered: Unanswered) -> Workflow:
+def _require_complete(workflow: Workflow, unanswered: UnansweredPolicy) -> Workflow:
     """*workflow*, which is refused if it is to run and an import could not take everything of it."""
     if unanswered == "refuse":
-        check_complete(workflow)
+        check_import_complete(workflow)
     return workflow

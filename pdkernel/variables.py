@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pdkernel.redaction import Secret
 
 
-def project_variables(project: Project, folder: Path) -> dict[str, str]:
+def load_variables(project: Project, folder: Path) -> dict[str, str]:
     """
     Variables by name; a `.env` in *folder* wins over the project's, being nearer to the notebook.
 
@@ -55,13 +55,13 @@ def _read_env(file: Path) -> dict[str, str]:
     return found
 
 
-def secrets_of(project: Project, folder: Path) -> list[Secret]:
+def collect_secrets(project: Project, folder: Path) -> list[Secret]:
     """Everything secret that *project* holds, and a `.env` in *folder*: a run knows its own, which are fewer."""
-    from pdkernel.engine.end_users import account_secrets
+    from pdkernel.engine.account_resolution import list_account_secrets
     from pdkernel.redaction import Secret
 
-    secrets = [Secret(f"env/{name}", value) for name, value in project_variables(project, folder).items()]
+    secrets = [Secret(f"env/{name}", value) for name, value in load_variables(project, folder).items()]
     held = project.accounts
-    for account in held.list():
-        secrets += account_secrets(account, held.credentials(account.id))
+    for account in held.list_accounts():
+        secrets += list_account_secrets(account, held.credentials(account.id))
     return secrets

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from pdkernel.hosts import GoPrograms
 from pdkernel.model import Step
+from pdkernel.workers import GoBuildCache
 from tests.mounts import APART, may_mount
 
 # a test keeps nothing in the keyring of whoever runs it, nor do the commands that it starts
@@ -25,7 +25,9 @@ def go_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     kept = getattr(request.config, "cache", None)
     folder = Path(kept.mkdir("go")) if kept is not None else tmp_path_factory.mktemp("go")
     step = Step("warm", "go", 'package main\nimport "net/http"\nfunc main() { println(http.MethodGet) }\n')
-    asyncio.run(GoPrograms(folder, lock=folder / "go.mod").program(step, install=False, say=lambda _: None))
+    asyncio.run(
+        GoBuildCache(folder, lock=folder / "go.mod").build_program(step, install=False, report_progress=lambda _: None)
+    )
     return folder
 
 

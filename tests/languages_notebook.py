@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pdkernel.actions.choices import Choices
+from pdkernel.actions.source_settings import ActionSettings
 from pdkernel.connect import LocalDirectory
 from pdkernel.project import Project
 from tests.notebooks import TOKEN
@@ -50,9 +50,9 @@ def prepare(project: Project, postgres: Postgres, go_cache: Path) -> None:
         postgres: Gets the table, anew.
         go_cache: Where Go's own packages are compiled already; the notebook's step is not.
     """
-    actions = Choices(project.settings)
+    actions = ActionSettings(project.settings)
     actions.accept_licence()
-    actions.choose("npm", base=project.folder)
+    actions.set_source("npm", base=project.folder)
     connect(LocalDirectory(project), postgres)
     postgres.run(f"drop table if exists reports; {TABLE}")
     compiled = project.folder / "cache" / "go"

@@ -31,6 +31,6 @@ def fill(project: Project, *, users: int, apps: Sequence[str]) -> None:
         {"external_user": f"user-{user}", "environment": "development", "created": 1_700_000_000.0}
         for user in range(users)
     ]
-    with project.database.begin() as connection:
+    with project.sqlalchemy_engine.begin() as connection:
         connection.execute(insert(accounts), rows)
         connection.execute(insert(external_users), people)

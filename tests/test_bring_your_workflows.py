@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.definition import export_into
-from pdkernel.source import read_source
+from pdkernel.definition import export_to_synced_folder
+from pdkernel.source import load_source
 from tests import notebooks
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -70,9 +70,9 @@ def test_one_line_of_one_file_differs(tmp_path: Path) -> None:
     """Exported into a copy of the project, the notebook changes the line that it says, and no other byte."""
     folder = tmp_path / WORKFLOW
     shutil.copytree(SYNCED / WORKFLOW, folder)
-    source = read_source(NOTEBOOK)
+    source = load_source(NOTEBOOK)
 
-    export_into(source.workflow, folder, sidecar=source.sidecar)
+    export_to_synced_folder(source.workflow, folder, sidecar=source.sidecar)
 
     before = _files(SYNCED / WORKFLOW)
     changed = before["send_message/entry.js"].replace(IMPORTED.encode(), CHANGED.encode())

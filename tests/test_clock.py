@@ -6,7 +6,7 @@ import string
 from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
 
-from pdkernel.clock import RANDOM_IDS, iso
+from pdkernel.clock import RANDOM_IDS, format_iso
 
 
 def test_an_id_has_its_length() -> None:
@@ -25,4 +25,4 @@ def test_a_moment_is_written_in_utc() -> None:
     """As the platform writes it, wherever the clock hangs."""
     there = timezone(timedelta(hours=5, minutes=30))
     moments = [datetime(2026, 11, 24, 10, 0, 0, 123_456, UTC), datetime(2026, 11, 24, 15, 30, tzinfo=there)]
-    assert list(map(iso, moments)) == ["2026-11-24T10:00:00.123Z", "2026-11-24T10:00:00.000Z"]
+    assert list(map(format_iso, moments)) == ["2026-11-24T10:00:00.123Z", "2026-11-24T10:00:00.000Z"]

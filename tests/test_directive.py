@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.directive import (
-    OPTIONS,
+    STEP_OPTIONS,
+    format_step_cell,
+    format_step_line,
     is_step_cell,
     is_workflow_cell,
     parse_step_cell,
     parse_workflow_cell,
-    step_cell,
-    step_line,
 )
 from pdkernel.errors import DefinitionError, DirectiveError, StepNameError
 from pdkernel.model import JSON, LANGUAGES, AppBinding, Step, StoreBinding, Trigger
@@ -67,17 +67,17 @@ def steps(draw: st.DrawFn, *, action: bool) -> Step:
 @given(steps(action=False))
 def test_step_line_round_trip(step: Step) -> None:
     """Reading the line that is written for a step gives the step."""
-    text = f"{step_line(step)}\n{step.source}"
+    text = f"{format_step_line(step)}\n{step.source}"
 
     assert parse_step_cell(text).step == step
-    assert step_cell(step) == text
+    assert format_step_cell(step) == text
 
 
 @given(steps(action=True))
 def test_action_line_round_trip(step: Step) -> None:
     """An action's props may stand on its line or in its cell's body."""
-    on_the_line = parse_step_cell(step_line(step)).step
-    in_the_body = parse_step_cell(step_cell(step)).step
+    on_the_line = parse_step_cell(format_step_line(step)).step
+    in_the_body = parse_step_cell(format_step_cell(step)).step
 
     assert on_the_line == step
     assert in_the_body == step
@@ -122,7 +122,7 @@ def test_comments_above() -> None:
     step = parse_step_cell(text, cell=4).step
 
     assert is_step_cell(text)
-    assert (step.source, step.line_offset, step.cell) == ("first\nsecond", 4, 4)
+    assert (step.source, step.line_offset, step.cell_index) == ("first\nsecond", 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_prop_text_stays_text(text: str) -> None:
     """Text that reads as JSON, or does not fit on a line, is written so that it is read as text."""
     step = Step("s", props={"x": text})
 
-    line = step_line(step)
+    line = format_step_line(step)
 
     assert len(line.splitlines()) == 1
     assert parse_step_cell(line).step.props == {"x": text}
@@ -294,14 +294,14 @@ def test_prop_numbers_are_finite() -> None:
 def test_prop_that_no_line_can_hold() -> None:
     """A prop whose name holds `=` cannot be written on a line, and it is said."""
     with pytest.raises(DirectiveError, match="cannot stand on a %%pdstep line"):
-        step_line(Step("s", props={"a=b": 1}))
+        format_step_line(Step("s", props={"a=b": 1}))
 
 
 def test_options_say_what_they_are() -> None:
     """Every option has help, and its placeholder if it takes a value."""
-    assert {option.flag for option in OPTIONS if option.metavar is None} == {"--disabled", "--debug", "--no-run"}
-    assert all(option.help.endswith(".") for option in OPTIONS)
-    assert next(option for option in OPTIONS if option.flag == "--lang").choices == LANGUAGES
+    assert {option.flag for option in STEP_OPTIONS if option.metavar is None} == {"--disabled", "--debug", "--no-run"}
+    assert all(option.help.endswith(".") for option in STEP_OPTIONS)
+    assert next(option for option in STEP_OPTIONS if option.flag == "--lang").choices == LANGUAGES
 
 
 def test_header() -> None:

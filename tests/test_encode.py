@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdkernel.encode import json_bytes
+from pdkernel.encode import encode_json
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -19,25 +19,25 @@ values = st.recursive(
 @given(values)
 def test_every_value_comes_back_as_it_was(value: object) -> None:
     """Numbers of any size and half surrogate pairs among them."""
-    assert json.loads(json_bytes(value)) == value
+    assert json.loads(encode_json(value)) == value
 
 
 @given(values)
 def test_it_is_one_line(value: object) -> None:
     """A line's end would end a request to a step's process."""
-    assert b"\n" not in json_bytes(value)
+    assert b"\n" not in encode_json(value)
 
 
 def test_a_number_of_more_than_64_bits_keeps_its_digits() -> None:
     """Python's numbers have no end."""
-    assert json_bytes({"n": 2**70}) == b'{"n":1180591620717411303424}'
+    assert encode_json({"n": 2**70}) == b'{"n":1180591620717411303424}'
 
 
 def test_half_a_surrogate_pair_is_escaped() -> None:
     """No UTF-8 holds it."""
-    assert json_bytes(["\ud83d"]) == b'["\\ud83d"]'
+    assert encode_json(["\ud83d"]) == b'["\\ud83d"]'
 
 
 def test_what_is_no_number_is_null() -> None:
     """As JavaScript writes it: JSON has no word for it."""
-    assert json_bytes([float("nan"), float("inf")]) == b"[null,null]"
+    assert encode_json([float("nan"), float("inf")]) == b"[null,null]"

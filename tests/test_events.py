@@ -32,7 +32,7 @@ def test_the_library_is_there() -> None:
 
 def test_the_made_up_event_is_whole() -> None:
     """It has exactly the keys of an event, and names no external user."""
-    event = Event.parse(MADE_UP.read_bytes(), name=MADE_UP.name)
+    event = Event.parse(MADE_UP.read_bytes(), label=MADE_UP.name)
 
     assert tuple(event.data) == EVENT_KEYS
     assert not [name for name in event.headers if name.startswith("x-pd-")]
@@ -41,7 +41,7 @@ def test_the_made_up_event_is_whole() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_each_file_is_a_whole_event(path: Path) -> None:
     """Each file has exactly the keys of an event and GitHub's headers, and names no external user."""
-    event = Event.parse(path.read_bytes(), name=path.name)
+    event = Event.parse(path.read_bytes(), label=path.name)
 
     assert tuple(event.data) == EVENT_KEYS
     assert event.data["method"] == "POST"
@@ -49,7 +49,7 @@ def test_each_file_is_a_whole_event(path: Path) -> None:
     assert event.header("X-GitHub-Event") in ("issues", "push", "pull_request")
     assert len(event.header("X-GitHub-Delivery") or "") == 36
     assert not [name for name in event.headers if name.startswith("x-pd-")]
-    assert event.masked() == event
+    assert event.with_masked_headers() == event
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -89,11 +89,11 @@ def test_the_events_can_be_made_again(tmp_path: Path) -> None:
 
 def test_event_of_a_schedule() -> None:
     """A schedule hands over the moment, its own settings, and the time in its zone and in UTC."""
-    event = Event.of_schedule(
+    event = Event.from_schedule(
         {"id": "ti_1", "cron": "0 9 * * *", "timezone": "Europe/Berlin"}, datetime(2026, 3, 2, 23, 30, tzinfo=UTC)
     )
 
-    assert not event.http
+    assert not event.is_http
     assert event.data == {
         "cron": "0 9 * * *",
         "timestamp": 1772494200,
@@ -105,4 +105,4 @@ def test_event_of_a_schedule() -> None:
 def test_time_zone_that_does_not_exist() -> None:
     """A schedule in a zone that nobody knows is named."""
     with pytest.raises(EventError, match="time zone is 'Mars/Olympus', which does not exist"):
-        Event.of_schedule({"timezone": "Mars/Olympus"}, datetime(2026, 3, 2, tzinfo=UTC))
+        Event.from_schedule({"timezone": "Mars/Olympus"}, datetime(2026, 3, 2, tzinfo=UTC))

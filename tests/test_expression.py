@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.errors import ExpressionError
-from pdkernel.expression import UNDEFINED, assemble, braced, find_end, parse_template, references, templates_in
+from pdkernel.expression import (
+    UNDEFINED,
+    add_missing_braces,
+    find_closing_braces,
+    find_javascript_references,
+    iter_templates,
+    parse_template,
+    substitute_results,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 STRINGS = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=8).map(json.dumps)
@@ -33,7 +41,7 @@ def test_text_without_braces_is_text(text: str) -> None:
 
     assert "".join(part for part in template.parts if isinstance(part, str)) == text
     assert template.expressions == ()
-    assert assemble(text, []) == text
+    assert substitute_results(text, []) == text
 
 
 @given(
@@ -67,10 +75,10 @@ def test_object_without_blanks() -> None:
 
 def test_whole() -> None:
     """Only an expression that is all of the text is whole; blanks around it make it text."""
-    assert parse_template("{{ x }}").whole is not None
-    assert parse_template(" {{ x }}").whole is None
-    assert parse_template("{{x}}{{y}}").whole is None
-    assert parse_template("x").whole is None
+    assert parse_template("{{ x }}").sole_expression is not None
+    assert parse_template(" {{ x }}").sole_expression is None
+    assert parse_template("{{x}}{{y}}").sole_expression is None
+    assert parse_template("x").sole_expression is None
 
 
 @pytest.mark.parametrize(
@@ -98,26 +106,26 @@ def test_wrong_expression(text: str, says: str) -> None:
 
 def test_await_in_a_function_of_its_own() -> None:
     """A function in an expression may await; the expression itself does not."""
-    assert parse_template("{{ (async () => await x)() }}").whole is not None
+    assert parse_template("{{ (async () => await x)() }}").sole_expression is not None
 
 
 def test_comments_in_expressions() -> None:
     """A comment may hold braces, and one to the line's end does not swallow the end."""
-    assert parse_template("{{ a /* }} */ }}").whole is not None
-    assert parse_template("{{ a // why\n }}").whole is not None
+    assert parse_template("{{ a /* }} */ }}").sole_expression is not None
+    assert parse_template("{{ a // why\n }}").sole_expression is not None
 
 
 def test_find_end_from_a_position() -> None:
     """The end is looked for from where the source starts."""
-    assert find_end("{{ {a: {b: 1}} }} }}", 2) == 15
-    assert find_end("{{ x", 2) is None
+    assert find_closing_braces("{{ {a: {b: 1}} }} }}", 2) == 15
+    assert find_closing_braces("{{ x", 2) is None
 
 
 def test_templates_have_paths() -> None:
     """Every text with an expression comes with its path, in order."""
     value: Any = {"a": "{{1}}", "b": [{"c": "x{{2}}{{3}}"}, "plain"], "d": 5}
 
-    found = [(path, [part.source for part in template.expressions]) for path, template in templates_in(value)]
+    found = [(path, [part.source for part in template.expressions]) for path, template in iter_templates(value)]
 
     assert found == [(("a",), ["1"]), (("b", 0, "c"), ["2", "3"])]
 
@@ -125,13 +133,13 @@ def test_templates_have_paths() -> None:
 def test_wrong_expression_names_its_path() -> None:
     """An expression that cannot be read is refused with the path of its value."""
     with pytest.raises(ExpressionError, match=r"b\.0\.c: \{\{x is never closed"):
-        list(templates_in({"b": [{"c": "{{x"}]}))
+        list(iter_templates({"b": [{"c": "{{x"}]}))
 
 
 @pytest.mark.parametrize("result", [5, 1.5, True, None, "s", [1, 2], {"a": 1}])
 def test_whole_keeps_its_type(result: Any) -> None:
     """A value that is one whole expression is the result itself."""
-    assert assemble({"x": "{{ a }}"}, [result]) == {"x": result}
+    assert substitute_results({"x": "{{ a }}"}, [result]) == {"x": result}
 
 
 @pytest.mark.parametrize(
@@ -150,13 +158,13 @@ def test_whole_keeps_its_type(result: Any) -> None:
 )
 def test_text_of_results(result: Any, text: str) -> None:
     """In text a result stands as JavaScript writes it, an object as JSON, null as nothing."""
-    assert assemble({"x": "n={{ a }}"}, [result]) == {"x": f"n={text}"}
+    assert substitute_results({"x": "n={{ a }}"}, [result]) == {"x": f"n={text}"}
 
 
 def test_undefined_is_not_set() -> None:
     """A prop whose expression is undefined is not set; in a list it is null."""
-    assert assemble({"x": "{{a}}", "y": ["{{b}}", 1]}, [UNDEFINED, UNDEFINED]) == {"y": [None, 1]}
-    assert assemble("{{a}}", [UNDEFINED]) is None
+    assert substitute_results({"x": "{{a}}", "y": ["{{b}}", 1]}, [UNDEFINED, UNDEFINED]) == {"y": [None, 1]}
+    assert substitute_results("{{a}}", [UNDEFINED]) is None
     assert repr(UNDEFINED) == "UNDEFINED"
 
 
@@ -164,13 +172,13 @@ def test_list_of_one_expression() -> None:
     """A list prop of one expression that gives a list is that list; deeper lists stay."""
     value: Any = {"list": ["{{a}}"], "deep": {"list": ["{{b}}"]}, "one": ["{{c}}"]}
 
-    assert assemble(value, [[1, 2], [3], 4]) == {"list": [1, 2], "deep": {"list": [[3]]}, "one": [4]}
+    assert substitute_results(value, [[1, 2], [3], 4]) == {"list": [1, 2], "deep": {"list": [[3]]}, "one": [4]}
 
 
 def test_results_must_match() -> None:
     """As many results as expressions."""
     with pytest.raises(ValueError, match="more results"):
-        assemble({"x": "{{a}}"}, [1, 2])
+        substitute_results({"x": "{{a}}"}, [1, 2])
 
 
 @pytest.mark.parametrize(
@@ -194,7 +202,7 @@ def test_results_must_match() -> None:
 )
 def test_references(source: str, names: set[str]) -> None:
     """References are literal names read from the platform's `steps`."""
-    assert references(source) == names
+    assert find_javascript_references(source) == names
 
 
 @pytest.mark.parametrize(
@@ -212,6 +220,6 @@ def test_references(source: str, names: set[str]) -> None:
 )
 def test_javascript_without_braces(text: Any, expected: Any) -> None:
     """An object or a list that reads steps gets braces, and means the same; any other value stays as it is."""
-    assert braced(text) == expected
+    assert add_missing_braces(text) == expected
     if text != expected:
-        assert parse_template(expected).whole is not None
+        assert parse_template(expected).sole_expression is not None

@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
-from pdkernel.errors import EntryPointError, ExpressionError, PackageNameError, StepOrderError, UnknownStepError
-from pdkernel.inspection import (
-    apps_of,
-    check,
-    check_order,
+from pdkernel.analysis import (
     check_packages,
-    declared_apps,
+    check_step_order,
+    check_workflow,
+    find_app_bindings,
+    find_declared_apps,
+    find_order_warnings,
+    find_step_references,
+    find_workflow_variables,
     node_packages,
-    order_warnings,
     responds,
-    steps_read,
-    variables_read,
 )
-from pdkernel.inspection.variables import Variables
+from pdkernel.analysis.environment_variables import VariableReferences
+from pdkernel.errors import EntryPointError, ExpressionError, PackageNameError, StepOrderError, UnknownStepError
 from pdkernel.model import AppBinding, Language, Step, Workflow
 
 PYTHON = "def handler(pd):\n    "
@@ -65,17 +65,17 @@ READERS = [
 @pytest.mark.parametrize("reader", READERS)
 def test_reading_a_step_below(reader: Step) -> None:
     """A step that reads a step below it is refused, and one that reads it from below is not."""
-    check_order(workflow(python("a"), reader))
+    check_step_order(workflow(python("a"), reader))
 
     with pytest.raises(StepOrderError, match=r"reads steps\.a, which stands below it"):
-        check_order(workflow(reader, python("a")))
+        check_step_order(workflow(reader, python("a")))
 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_reading_a_step_that_is_not_there(reader: Step) -> None:
     """A step that there is not is named, with those that there are."""
     with pytest.raises(UnknownStepError) as caught:
-        check_order(workflow(python("c"), reader))
+        check_step_order(workflow(python("c"), reader))
 
     assert "no such step" in caught.value.message
     assert caught.value.fix == "Steps above it: c."
@@ -84,15 +84,15 @@ def test_reading_a_step_that_is_not_there(reader: Step) -> None:
 def test_reading_oneself() -> None:
     """A step cannot read its own exports."""
     with pytest.raises(StepOrderError, match="its own exports"):
-        check_order(workflow(node("a", "return steps.a")))
+        check_step_order(workflow(node("a", "return steps.a")))
 
 
 def test_order_error_says_where() -> None:
     """The message names the cell and its line."""
-    reader = python("b", '\n    x = pd.steps["a"]', cell=2, line_offset=1)
+    reader = python("b", '\n    x = pd.steps["a"]', cell_index=2, line_offset=1)
 
     with pytest.raises(StepOrderError) as caught:
-        check_order(workflow(reader, python("a")))
+        check_step_order(workflow(reader, python("a")))
 
     assert "Step b (cell 3, line 4)" in caught.value.message
     assert (caught.value.line, caught.value.step) == (4, "b")
@@ -115,23 +115,23 @@ def test_order_error_says_where() -> None:
 )
 def test_nothing_to_refuse(step: Step) -> None:
     """The trigger, computed names, comments, other variables, Bash and disabled steps are left alone."""
-    check_order(workflow(step, python("a")))
+    check_step_order(workflow(step, python("a")))
 
 
 def test_synced_workflow_is_warned_of() -> None:
     """What is stale in a synced workflow is a warning."""
     synced = workflow(node("b", "return steps.gone"), extra={"schema": "workflow/2022.04"})
 
-    check_order(synced)
+    check_step_order(synced)
 
-    assert order_warnings(synced) == ("Step b (line 1) reads steps.gone, and the workflow has no such step.",)
-    assert order_warnings(workflow()) == ()
+    assert find_order_warnings(synced) == ("Step b (line 1) reads steps.gone, and the workflow has no such step.",)
+    assert find_order_warnings(workflow()) == ()
 
 
 def test_unreadable_prop() -> None:
     """A prop whose expression cannot be read is refused with step and prop."""
     with pytest.raises(ExpressionError, match=r"Step a: the prop x\.0: \{\{steps is never closed"):
-        check(workflow(Step("a", "node", uses="k@1.0.0", props={"x": ["{{steps"]})))
+        check_workflow(workflow(Step("a", "node", uses="k@1.0.0", props={"x": ["{{steps"]})))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_unreadable_prop() -> None:
 def test_no_handler(source: str) -> None:
     """Python code without a top-level handler is refused with one to paste."""
     with pytest.raises(EntryPointError) as caught:
-        check(workflow(Step("a", source=source, line_offset=2, cell=0)))
+        check_workflow(workflow(Step("a", source=source, line_offset=2, cell_index=0)))
 
     assert "Step a (cell 1) has no `def handler(pd)`" in caught.value.message
     assert 'def handler(pd: "pipedream"):' in caught.value.fix
@@ -171,14 +171,14 @@ def test_no_handler(source: str) -> None:
 )
 def test_handler(source: str) -> None:
     """A handler may be bound in any way; a syntax error is left to the run."""
-    check(workflow(Step("a", source=source)))
+    check_workflow(workflow(Step("a", source=source)))
 
 
 @pytest.mark.parametrize("source", ["", "const x = 1", "export const run = 1", "// export default 1", "x.exports = 1"])
 def test_no_default_export(source: str) -> None:
     """Node.js code without a default export is refused with one to paste."""
     with pytest.raises(EntryPointError) as caught:
-        check(workflow(Step("a", "node", source)))
+        check_workflow(workflow(Step("a", "node", source)))
 
     assert "no default export" in caught.value.message
     assert "export default defineComponent({" in caught.value.fix
@@ -197,12 +197,12 @@ def test_no_default_export(source: str) -> None:
 )
 def test_default_export(source: str) -> None:
     """A default export, in either module system, is an entry point; a syntax error is left to the run."""
-    check(workflow(Step("a", "node", source)))
+    check_workflow(workflow(Step("a", "node", source)))
 
 
 def test_no_entry_point_is_asked_of_others() -> None:
     """Bash, actions and disabled steps need none."""
-    check(
+    check_workflow(
         workflow(
             Step("a", "bash", "echo"),
             Step("b", "go", GO),
@@ -215,7 +215,7 @@ def test_no_entry_point_is_asked_of_others() -> None:
 def test_all_problems_at_once() -> None:
     """Every problem is told in one message."""
     with pytest.raises(EntryPointError) as caught:
-        check(workflow(Step("a"), node("b", "return steps.c"), python("c")))
+        check_workflow(workflow(Step("a"), node("b", "return steps.c"), python("c")))
 
     assert "2 problems" in caught.value.message
     assert "Step a has no" in caught.value.message
@@ -263,8 +263,8 @@ def test_variables(language: Language, source: str, required: str, optional: str
     """A variable that code cannot do without is told from one that it has a default for."""
     flow = workflow(Step("s", language, source))
 
-    assert "".join(variables_read(flow)) == required
-    assert set(variables_read(flow, optional=True)) >= set(required + optional)
+    assert "".join(find_workflow_variables(flow)) == required
+    assert set(find_workflow_variables(flow, include_optional=True)) >= set(required + optional)
 
 
 def test_variables_name_their_steps() -> None:
@@ -276,14 +276,14 @@ def test_variables_name_their_steps() -> None:
         Step("d", "bash", "echo $HOME $PIPEDREAM_STEPS"),
     )
 
-    assert variables_read(flow) == {"TOKEN": ["b", "a"]}
+    assert find_workflow_variables(flow) == {"TOKEN": ["b", "a"]}
 
 
 def test_variables_are_values() -> None:
     """Variables of several pieces of code add up."""
-    assert Variables(frozenset("A")) | Variables(frozenset("B"), frozenset("C")) == Variables(
-        frozenset("AB"), frozenset("C")
-    )
+    assert VariableReferences(frozenset("A")) | VariableReferences(
+        frozenset("B"), frozenset("C")
+    ) == VariableReferences(frozenset("AB"), frozenset("C"))
 
 
 COMPONENT = """
@@ -305,16 +305,16 @@ def test_declared_apps() -> None:
     """App props written with literals are found without running the code."""
     step = Step("s", "node", COMPONENT, apps=(AppBinding("chat", "slack", "apn_1"),))
 
-    assert declared_apps(step) == (AppBinding("chat", "slack"), AppBinding("mail-box", "gmail"))
-    assert apps_of(step) == (AppBinding("chat", "slack", "apn_1"), AppBinding("mail-box", "gmail"))
-    assert declared_apps(Step("s", source=COMPONENT)) == ()
+    assert find_declared_apps(step) == (AppBinding("chat", "slack"), AppBinding("mail-box", "gmail"))
+    assert find_app_bindings(step) == (AppBinding("chat", "slack", "apn_1"), AppBinding("mail-box", "gmail"))
+    assert find_declared_apps(Step("s", source=COMPONENT)) == ()
 
 
 def test_reads_have_lines() -> None:
     """A read in code has its own line, one in a prop the line of the directive."""
     step = node("s", "\nreturn steps.a", line_offset=3, props={"x": "{{steps.b}}"})
 
-    assert steps_read(step) == {"a": 5, "b": 3}
+    assert find_step_references(step) == {"a": 5, "b": 3}
 
 
 def test_go_names_apps_by_reading_them() -> None:
@@ -322,7 +322,7 @@ def test_go_names_apps_by_reading_them() -> None:
     code = GO + 'func f() { pd.Accounts["slack"]["token"]; pd.Accounts["github"]; pd.Accounts[x] }'
     own = AppBinding("slack", "slack", "apn_1")
 
-    assert apps_of(Step("a", "go", code, apps=(own,))) == (own, AppBinding("github", "github"))
+    assert find_app_bindings(Step("a", "go", code, apps=(own,))) == (own, AppBinding("github", "github"))
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,15 @@ from urllib.parse import parse_qs
 import pytest
 
 from pdkernel.connect import LocalDirectory
-from pdkernel.definition import export
-from pdkernel.egress import ReceivedRequest, parse_mode
+from pdkernel.definition import export_to_folder
+from pdkernel.egress import ReceivedRequest, parse_policy
 from pdkernel.egress.gateway import Gateway
-from pdkernel.engine.request import RunRequest
-from pdkernel.engine.runtime import Runtime
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.project import Project
-from pdkernel.source import read_source
+from pdkernel.source import load_source
 from tests.languages_notebook import NAME, prepare, token_of
 from tests.postgres import a_postgres
 
@@ -60,20 +60,20 @@ def ran(tmp_path_factory: pytest.TempPathFactory, go_cache: Path) -> Iterator[Ra
         prepare(project, postgres, go_cache)
         execution, received = asyncio.run(_run(project, folder))
         rows = postgres.run("select id, customer, category, issue, answer_by from reports")
-        yield Ran(execution, received, rows, [record.value for record in project.stores.records("reports")])
+        yield Ran(execution, received, rows, [record.value for record in project.data_stores.iter_records("reports")])
 
 
 async def _run(project: Project, folder: Path) -> tuple[Execution, dict[str, list[ReceivedRequest]]]:
     gateway = await Gateway.start(folder / "egress")
-    async with await Runtime.start(project, LocalDirectory(project), gateway=gateway) as runtime:
+    async with await WorkflowEngine.start(project, LocalDirectory(project), gateway=gateway) as runtime:
         execution = await runtime.run(
             RunRequest(
-                workflow=read_source(NOTEBOOK).workflow,
+                workflow=load_source(NOTEBOOK).workflow,
                 event=Event.parse((FOLDER / "events" / "report.json").read_bytes()).with_identity("ada", "development"),
-                policy=parse_mode(f"stand-in={','.join(STAND_INS)}"),
+                policy=parse_policy(f"stand-in={','.join(STAND_INS)}"),
                 external_user_id="ada",
                 folder=folder,
-                pauses="skip",
+                pause_mode="skip",
             )
         )
         return execution, {name: list(gateway.stand_ins[name].received) for name in STAND_INS}
@@ -195,7 +195,7 @@ def test_the_record_holds_no_credential(ran: Ran) -> None:
 
 def test_export_warns_of_what_is_beyond_the_platform(tmp_path: Path) -> None:
     """The Go step's account is said to be unknown to Pipedream; other accounts and the store are said to be chosen there."""
-    exported = export(read_source(NOTEBOOK).workflow, tmp_path)
+    exported = export_to_folder(load_source(NOTEBOOK).workflow, tmp_path)
 
     said = "\n".join(exported.checklist)
     assert "Step issue: on Pipedream Go steps have no accounts. github is not exported" in said
@@ -205,10 +205,10 @@ def test_export_warns_of_what_is_beyond_the_platform(tmp_path: Path) -> None:
 
 def test_exported_folder_is_the_same_workflow(tmp_path: Path) -> None:
     """Read back, the folder has the steps of the notebook, with their languages, actions and props."""
-    workflow = read_source(NOTEBOOK).workflow
-    export(workflow, tmp_path)
+    workflow = load_source(NOTEBOOK).workflow
+    export_to_folder(workflow, tmp_path)
 
-    steps = read_source(tmp_path).workflow.steps
+    steps = load_source(tmp_path).workflow.steps
 
     assert [(s.name, s.language, s.uses, dict(s.props)) for s in steps] == [
         (s.name, s.language, s.uses, dict(s.props)) for s in workflow.steps

@@ -11,7 +11,7 @@ import pytest
 
 from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError, NotebookError, StepNameError
 from pdkernel.model import JSON, Trigger
-from pdkernel.notebook import Cell, read_cells, read_notebook, workflow_from_cells
+from pdkernel.notebook import NotebookCell, read_cells, read_notebook, workflow_from_cells
 
 
 def save(path: Path, *cells: str | dict[str, Any], **top: Any) -> Path:
@@ -40,8 +40,8 @@ def test_order_is_the_files(tmp_path: Path) -> None:
 
     workflow = read_notebook(path)
 
-    assert [(step.name, step.source, step.cell) for step in workflow.steps] == [("b", "1", 1), ("a", "2", 4)]
-    assert (workflow.name, workflow.source) == ("flow", str(path))
+    assert [(step.name, step.source, step.cell_index) for step in workflow.steps] == [("b", "1", 1), ("a", "2", 4)]
+    assert (workflow.name, workflow.origin) == ("flow", str(path))
     assert workflow.triggers == (Trigger(),)
 
 
@@ -65,7 +65,7 @@ def test_metadata_holds_what_a_cell_cannot_show() -> None:
     """A step's note and unknown keys come from the cell's metadata."""
     hidden: dict[str, JSON] = {"pdkernel": {"notes": "Why", "extra": {"_props_cursor": "dyp_1"}}, "tags": ["x"]}
 
-    step = workflow_from_cells([Cell("%%pdstep a", metadata=hidden)], name="n").steps[0]
+    step = workflow_from_cells([NotebookCell("%%pdstep a", metadata=hidden)], name="n").steps[0]
 
     assert (step.notes, step.extra) == ("Why", {"_props_cursor": "dyp_1"})
 
@@ -129,7 +129,7 @@ def test_old_format(tmp_path: Path) -> None:
 
 def test_two_steps_of_one_name() -> None:
     """Two steps of one name are refused with both cells."""
-    cells = [Cell("%%pdstep a"), Cell("x"), Cell("%%pdstep a")]
+    cells = [NotebookCell("%%pdstep a"), NotebookCell("x"), NotebookCell("%%pdstep a")]
 
     with pytest.raises(DuplicateStepError, match="Cells 1 and 3 are both called 'a'"):
         workflow_from_cells(cells, name="n")
@@ -138,7 +138,7 @@ def test_two_steps_of_one_name() -> None:
 def test_one_problem_keeps_its_words() -> None:
     """A single problem names its cell, its line and its fix."""
     with pytest.raises(StepNameError) as caught:
-        workflow_from_cells([Cell("x"), Cell("# c\n%%pdstep my-step")], name="n")
+        workflow_from_cells([NotebookCell("x"), NotebookCell("# c\n%%pdstep my-step")], name="n")
 
     assert caught.value.message.startswith("Cell 2: 'my-step' cannot be a step's name")
     assert (caught.value.line, caught.value.fix) == (2, "Call it 'my_step'.")
@@ -146,8 +146,13 @@ def test_one_problem_keeps_its_words() -> None:
 
 def test_all_problems_at_once() -> None:
     """Every wrong cell is told of in one message of at most fifteen lines."""
-    cells = [Cell("%%pdstep a --lang cobol"), Cell("%%pdworkflow\nnme: x"), Cell("%%pdstep b"), Cell("%%pdstep b")]
-    cells += [Cell("%%pdstep x-y")] * 20
+    cells = [
+        NotebookCell("%%pdstep a --lang cobol"),
+        NotebookCell("%%pdworkflow\nnme: x"),
+        NotebookCell("%%pdstep b"),
+        NotebookCell("%%pdstep b"),
+    ]
+    cells += [NotebookCell("%%pdstep x-y")] * 20
 
     with pytest.raises(DefinitionError) as caught:
         workflow_from_cells(cells, name="n")
@@ -161,7 +166,7 @@ def test_all_problems_at_once() -> None:
 def test_two_headers() -> None:
     """A notebook has one header."""
     with pytest.raises(DirectiveError, match="Cells 1 and 2 are both %%pdworkflow"):
-        workflow_from_cells([Cell("%%pdworkflow"), Cell("%%pdworkflow")], name="n")
+        workflow_from_cells([NotebookCell("%%pdworkflow"), NotebookCell("%%pdworkflow")], name="n")
 
 
 @pytest.mark.parametrize("source", [5, None, {}, ["a", 1], [None]])

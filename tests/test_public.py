@@ -71,7 +71,7 @@ def test_loading_the_extension_is_light() -> None:
 
 def test_what_answers_requests_brings_no_client() -> None:
     """The endpoint answers before anything is loaded that only calls of its own need: that is a third of its start."""
-    added = imported_by("import pdkernel.server, pdkernel.server.sockets, pdkernel.engine.runtime")
+    added = imported_by("import pdkernel.server, pdkernel.server.uvicorn_server, pdkernel.engine.workflow_engine")
 
     assert "starlette" in added
     assert added.isdisjoint({"httpx", "rich", "keyring", "pipedream", "pandas", "IPython", "nbformat", "genson"})

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdkernel.inspection import python_requirements, unreadable_requirements
+from pdkernel.analysis import find_python_requirements, find_unreadable_requirements
 
 
 @pytest.mark.parametrize(
@@ -34,15 +34,15 @@ from pdkernel.inspection import python_requirements, unreadable_requirements
 )
 def test_what_a_step_needs(source: str, found: list[str]) -> None:
     """Imports that are not the standard library's, by the distribution that provides them, and what comments add."""
-    assert [str(requirement) for requirement in python_requirements(source)] == found
+    assert [str(requirement) for requirement in find_python_requirements(source)] == found
 
 
 def test_a_guarded_import_is_optional() -> None:
     """Code that catches ImportError does without; the same import elsewhere is needed after all."""
     guarded = "try:\n    import ujson\nexcept ImportError:\n    import json\n"
 
-    assert [each.optional for each in python_requirements(guarded)] == [True]
-    assert [each.optional for each in python_requirements(f"{guarded}import ujson\n")] == [False]
+    assert [each.is_optional for each in find_python_requirements(guarded)] == [True]
+    assert [each.is_optional for each in find_python_requirements(f"{guarded}import ujson\n")] == [False]
 
 
 @pytest.mark.parametrize(
@@ -83,15 +83,15 @@ def test_words_that_name_no_package_are_told(words: str) -> None:
     """Each with its line; an address that may hold a password is not repeated."""
     source = f"import os\n# pipedream add-package {words}\n"
 
-    assert python_requirements(source) == ()
-    assert [each.line for each in unreadable_requirements(source)] == [2]
-    assert "pa55word" not in unreadable_requirements(source)[0].words
-    assert unreadable_requirements(source)[0].words.isprintable()
+    assert find_python_requirements(source) == ()
+    assert [each.line for each in find_unreadable_requirements(source)] == [2]
+    assert "pa55word" not in find_unreadable_requirements(source)[0].words
+    assert find_unreadable_requirements(source)[0].words.isprintable()
 
 
 @given(st.text())
 def test_any_comment_is_read_or_refused(words: str) -> None:
     """No text after `add-package` makes reading fail, and no option reaches pip."""
-    for requirement in python_requirements(f"# pipedream add-package {words}"):
-        assert requirement.text[0].isalnum()
+    for requirement in find_python_requirements(f"# pipedream add-package {words}"):
+        assert requirement.specifier[0].isalnum()
         assert requirement.name

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pdkernel.model import JSON
 from pdkernel.redaction import Redactor, Secret, StreamRedactor
-from pdkernel.redaction.encodings import forms_of
+from pdkernel.redaction.encodings import iter_encoded_forms
 
 TOKEN = "xoxb-" + "4815162342-made-up-for-tests"
 PEM = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQ\nEFAASCBKcwggSjAgEAAoIBAQ==\n-----END KEY-----\n"
@@ -77,13 +77,13 @@ def test_no_encoding_of_a_secret_survives(secret: Secret, encoding: str) -> None
     encoded = ENCODINGS[encoding](secret.value)
     text = f"before {encoded} after"
 
-    hidden = redactor.text(text)
+    hidden = redactor.redact_text(text)
 
     assert encoded not in hidden
     assert secret.ref in hidden
     assert len(hidden) < len("before  after") + 60 + len(secret.ref)
     assert redactor.restore(hidden) == text
-    assert secret.ref in redactor.found_in(text)
+    assert secret.ref in redactor.find_secrets(text)
 
 
 @pytest.mark.parametrize(
@@ -102,18 +102,18 @@ def test_every_spelling_in_a_url_is_found(form: str, written: str) -> None:
     """Each spelling is found whole: of Python's `quote` and `quote_plus`, `encodeURIComponent`, `URL`, `URLSearchParams`."""
     redactor = Redactor([Secret("env/S", "pä ss~w(o)r'd!*&%/+=")])
 
-    hidden = redactor.text(f"https://api.test/{written}&x")
+    hidden = redactor.redact_text(f"https://api.test/{written}&x")
 
     assert hidden == f"https://api.test/⟦secret:env/S|{form}⟧&x"
 
 
-@pytest.mark.parametrize(("form", "text"), list(forms_of(ODD)), ids=lambda part: part.strip()[:16] or "plain")
+@pytest.mark.parametrize(("form", "text"), list(iter_encoded_forms(ODD)), ids=lambda part: part.strip()[:16] or "plain")
 def test_form_that_is_cut_anywhere_is_hidden(form: str, text: str) -> None:
     """A form of a secret in two pieces is hidden whole, wherever it is cut: the longest form, too."""
     redactor = Redactor([Secret("env/S", ODD)])
-    whole = redactor.text(text)
+    whole = redactor.redact_text(text)
 
-    streamed = {fed(redactor.stream(), text, [cut]) for cut in range(1, len(text))}
+    streamed = {fed(redactor.open_stream(), text, [cut]) for cut in range(1, len(text))}
 
     assert text not in whole, form
     assert whole.startswith("⟦secret:env/S")
@@ -130,10 +130,10 @@ def test_a_stream_hides_what_a_text_hides(data: st.DataObject, values: list[str]
     )
     text = "".join(data.draw(st.lists(encoded | st.text(max_size=8), max_size=6)))
 
-    streamed = fed(redactor.stream(), text, data.draw(st.lists(st.integers(0, 500), max_size=8)))
+    streamed = fed(redactor.open_stream(), text, data.draw(st.lists(st.integers(0, 500), max_size=8)))
 
-    assert streamed == redactor.text(text)
-    assert not redactor.found_in(streamed)
+    assert streamed == redactor.redact_text(text)
+    assert not redactor.find_secrets(streamed)
     assert not any(value in streamed for value in values)
 
 
@@ -145,11 +145,11 @@ def test_overlapping_secrets_are_all_hidden(values: list[str], text: str) -> Non
     """Secrets that overlap one another in a text are hidden, restored, and cut anywhere give the same."""
     redactor = Redactor(named(values))
 
-    hidden = redactor.text(text)
+    hidden = redactor.redact_text(text)
 
     assert not any(value in hidden for value in values)
     assert redactor.restore(hidden) == text
-    assert fed(redactor.stream(), text, [*range(61)]) == hidden
+    assert fed(redactor.open_stream(), text, [*range(61)]) == hidden
 
 
 @settings(deadline=None)
@@ -169,7 +169,7 @@ def test_restore_reverses_value(data: st.DataObject, values: list[str]) -> None:
         "PIN": data.draw(odd),
     }
 
-    hidden = redactor.value(export)
+    hidden = redactor.redact_value(export)
 
     assert redactor.restore(hidden) == export
     assert not any(value in json.dumps(hidden, ensure_ascii=False) for value in values)
@@ -181,9 +181,9 @@ def test_a_text_without_secrets_is_unchanged(text: str) -> None:
     """Nothing is touched where there is no secret."""
     redactor = Redactor([Secret("env/TOKEN", TOKEN)])
 
-    streamed = fed(redactor.stream(), text, [3, 5])
+    streamed = fed(redactor.open_stream(), text, [3, 5])
 
-    assert redactor.text(text) == text
+    assert redactor.redact_text(text) == text
     assert streamed == text
 
 
@@ -191,7 +191,7 @@ def test_placeholder_names_the_secret_and_its_form() -> None:
     """A reader sees which secret stood there and how it was written."""
     redactor = Redactor(SECRETS)
 
-    hidden = redactor.text(f"token={TOKEN} basic {base64.b64encode(b'u:' + TOKEN.encode()).decode()}")
+    hidden = redactor.redact_text(f"token={TOKEN} basic {base64.b64encode(b'u:' + TOKEN.encode()).decode()}")
 
     assert hidden.startswith(
         "token=⟦secret:slack/apn_1/oauth_access_token⟧ basic dTp⟦secret:slack/apn_1/oauth_access_token|base64+2⟧"
@@ -201,9 +201,9 @@ def test_placeholder_names_the_secret_and_its_form() -> None:
 def test_redacting_a_text_twice_changes_nothing() -> None:
     """A text that is already redacted is left as it is."""
     redactor = Redactor(SECRETS)
-    once = redactor.text(f"{TOKEN} {TOKEN.encode().hex()}")
+    once = redactor.redact_text(f"{TOKEN} {TOKEN.encode().hex()}")
 
-    twice = redactor.text(once)
+    twice = redactor.redact_text(once)
 
     assert twice == once
 
@@ -213,7 +213,7 @@ def test_a_forged_placeholder_brings_no_secret() -> None:
     redactor = Redactor(SECRETS)
     forged = {"body": "⟦secret:slack/apn_1/oauth_access_token⟧"}
 
-    restored = redactor.restore(redactor.value(forged))
+    restored = redactor.restore(redactor.redact_value(forged))
 
     assert restored == forged
 
@@ -222,7 +222,7 @@ def test_the_longest_secret_wins() -> None:
     """A secret that begins with another one is hidden whole."""
     redactor = Redactor([Secret("env/SHORT", "password"), Secret("env/LONG", "password-of-ada")])
 
-    hidden = redactor.text("password-of-ada, password")
+    hidden = redactor.redact_text("password-of-ada, password")
 
     assert hidden == "⟦secret:env/LONG⟧, ⟦secret:env/SHORT⟧"
 
@@ -231,7 +231,7 @@ def test_the_rest_of_an_overlapping_secret_is_hidden() -> None:
     """Where two secrets share letters, nothing of either is left to read."""
     redactor = Redactor([Secret("env/ONE", "abcdefgh"), Secret("env/TWO", "ghijklmnop")])
 
-    hidden = redactor.text("<abcdefghijklmnop>")
+    hidden = redactor.redact_text("<abcdefghijklmnop>")
 
     assert hidden == "<⟦secret:env/ONE⟧⟦secret:env/TWO[2:]⟧>"
     assert redactor.restore(hidden) == "<abcdefghijklmnop>"
@@ -241,14 +241,14 @@ def test_short_values_are_hidden_under_their_own_key_only() -> None:
     """A short secret would hide half of what people print; it is hidden where a key names its field."""
     redactor = Redactor([Secret("bank/apn_1/pin", "4711")])
 
-    hidden = redactor.value({"Pin": "4711", "count": "4711", "nested": [{"pin": 4711}]})
+    hidden = redactor.redact_value({"Pin": "4711", "count": "4711", "nested": [{"pin": 4711}]})
 
     assert hidden == {
         "Pin": "⟦secret:bank/apn_1/pin⟧",
         "count": "4711",
         "nested": [{"pin": "⟦secret:bank/apn_1/pin|number⟧"}],
     }
-    assert redactor.text("4711") == "4711"
+    assert redactor.redact_text("4711") == "4711"
 
 
 @pytest.mark.parametrize(
@@ -258,14 +258,14 @@ def test_a_secret_number_is_hidden_however_json_writes_it(number: str) -> None:
     """Some write 1.5e+20 as 1.5e20."""
     redactor = Redactor([Secret("env/NUMBER", number)])
 
-    assert redactor.value({"x": [json.loads(number)]}) == {"x": ["⟦secret:env/NUMBER|number⟧"]}
+    assert redactor.redact_value({"x": [json.loads(number)]}) == {"x": ["⟦secret:env/NUMBER|number⟧"]}
 
 
 def test_a_number_that_is_a_secret_keeps_its_type() -> None:
     """A secret number in an export is hidden, and is a number again when restored."""
     redactor = Redactor([Secret("env/CLIENT_NUMBER", "1234567890")])
 
-    hidden = redactor.value({"client": 1234567890})
+    hidden = redactor.redact_value({"client": 1234567890})
 
     assert hidden == {"client": "⟦secret:env/CLIENT_NUMBER|number⟧"}
     assert redactor.restore(hidden) == {"client": 1234567890}
@@ -284,7 +284,7 @@ def test_a_reference_gives_no_secret_away() -> None:
     """A secret that is part of another one's name does not stand in its placeholder."""
     redactor = Redactor([Secret("slack/apn_1234567/token", TOKEN), Secret("env/ACCOUNT", "apn_1234567")])
 
-    hidden = redactor.text(TOKEN)
+    hidden = redactor.redact_text(TOKEN)
 
     assert hidden == "⟦secret:#1⟧"
     assert redactor.restore(hidden) == TOKEN
@@ -295,11 +295,11 @@ def test_two_secrets_of_one_name_are_told_apart() -> None:
     redactor = Redactor([Secret("env/TOKEN", "first-value"), Secret("env/TOKEN", "second-value")])
     export: JSON = ["first-value", "second-value"]
 
-    hidden = redactor.value(export)
+    hidden = redactor.redact_value(export)
 
     assert hidden == ["⟦secret:env/TOKEN⟧", "⟦secret:env/TOKEN#2⟧"]
     assert redactor.restore(hidden) == export
-    assert redactor.found_in("second-value") == ["env/TOKEN"]
+    assert redactor.find_secrets("second-value") == ["env/TOKEN"]
 
 
 def test_lines_of_a_key_are_secret_one_by_one() -> None:
@@ -307,7 +307,7 @@ def test_lines_of_a_key_are_secret_one_by_one() -> None:
     redactor = Redactor(SECRETS)
     printed = " +\n".join(f"  '{line}\\n'" for line in PEM.splitlines())
 
-    hidden = redactor.text(printed)
+    hidden = redactor.redact_text(printed)
 
     assert "MIIEvQIBADANBgkqhkiG9w0BAQ" not in hidden
     assert "BEGIN KEY" in hidden
@@ -317,7 +317,7 @@ def test_a_value_read_from_a_file_is_found_without_its_last_newline() -> None:
     """Who trims a secret before using it does not give it away."""
     redactor = Redactor([Secret("env/TOKEN", f"{TOKEN}\n")])
 
-    hidden = redactor.text(f"Bearer {TOKEN}")
+    hidden = redactor.redact_text(f"Bearer {TOKEN}")
 
     assert hidden == "Bearer ⟦secret:env/TOKEN|trimmed⟧"
 
@@ -326,14 +326,14 @@ def test_half_a_letter_in_a_secret_does_no_harm() -> None:
     """A secret that is no valid Unicode, as JSON may hold one, is hidden like any other."""
     redactor = Redactor([Secret("env/TOKEN", "half \ud83d letter")])
 
-    hidden = redactor.value({"text": "a half \ud83d letter, and \ud83d"})
+    hidden = redactor.redact_value({"text": "a half \ud83d letter, and \ud83d"})
 
     assert hidden == {"text": "a ⟦secret:env/TOKEN⟧, and \ud83d"}
 
 
 def test_a_stream_holds_back_only_what_may_become_a_secret() -> None:
     """What cannot be the beginning of a secret is readable at once."""
-    stream = Redactor(SECRETS).stream()
+    stream = Redactor(SECRETS).open_stream()
 
     pieces = [stream.feed("connected\n"), stream.feed("token: xoxb-4"), stream.feed("711\n"), stream.close()]
 
@@ -345,7 +345,7 @@ def test_no_repr_shows_a_value() -> None:
     secret = Secret("env/TOKEN", TOKEN)
     redactor = Redactor([secret])
 
-    shown = f"{secret!r} {secret} {redactor!r} {redactor.stream()!r}"
+    shown = f"{secret!r} {secret} {redactor!r} {redactor.open_stream()!r}"
 
     assert TOKEN not in shown
     assert "env/TOKEN" in shown
@@ -356,7 +356,7 @@ def test_without_secrets_nothing_is_done() -> None:
     redactor = Redactor()
     export: dict[str, JSON] = {"text": "⟦secret:env/TOKEN⟧"}
 
-    assert redactor.value(export) is export
+    assert redactor.redact_value(export) is export
     assert redactor.restore(export) == export
-    assert redactor.stream().feed("text") == "text"
-    assert redactor.found_in("text") == []
+    assert redactor.open_stream().feed("text") == "text"
+    assert redactor.find_secrets("text") == []

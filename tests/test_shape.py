@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
-from pdkernel.hosts import find_node
 from pdkernel.model import JSON
 from pdkernel.shape import (
-    MAX_DEPTH,
+    MAX_SHAPE_DEPTH,
     Segment,
     Shape,
-    frame,
-    node_path,
+    build_data_frame,
+    build_schema,
+    format_node_path,
+    format_python_path,
+    infer_schema,
+    infer_shape,
     parse_path,
-    python_path,
-    schema,
-    schema_of,
-    shape_of,
 )
+from pdkernel.workers import find_node
 
 json_values = st.recursive(
     st.none()
@@ -76,7 +76,7 @@ def test_schema_is_what_genson_makes_of_the_whole(values: list[JSON]) -> None:
     for value in values:
         builder.add_object(value)
 
-    made = schema_of(shape_of(*values))
+    made = build_schema(infer_shape(*values))
 
     assert json.dumps(made) == json.dumps(builder.to_schema())
 
@@ -100,20 +100,20 @@ def test_schema_of_small_values(value: JSON) -> None:
     builder = SchemaBuilder()
     builder.add_object(value)
 
-    made = schema(value)
+    made = infer_schema(value)
 
     assert made == builder.to_schema()
 
 
 def test_shape_merges_the_items_of_a_list() -> None:
     """All items of a list share one child, which says how many of them have a key."""
-    shape = shape_of(COMMITS)
+    shape = infer_shape(COMMITS)
 
     items = child(shape, "commits", 0)
     email = child(items, "author", "email")
 
     assert items.types == (("object", 2),)
-    assert (email.present, email.total, email.is_optional) == (1, 2, True)
+    assert (email.present_count, email.possible_count, email.is_optional) == (1, 2, True)
     assert email.path == ("commits", 0, "author", "email")
     assert child(shape, "tags", 0).types == (("string", 1), ("integer", 1))
     assert child(shape, "commits", 0, "added", 0).samples == ('"one.py"', '"two.py"')
@@ -121,16 +121,16 @@ def test_shape_merges_the_items_of_a_list() -> None:
 
 def test_shape_of_several_events_counts_presence() -> None:
     """Several events have one shape, in which each path says in how many of them it stands."""
-    shape = shape_of({"body": {"a": 1}}, {"body": {"a": "x", "b": 2}}, {})
+    shape = infer_shape({"body": {"a": 1}}, {"body": {"a": "x", "b": 2}}, {})
 
-    assert (child(shape, "body").present, child(shape, "body").total) == (2, 3)
+    assert (child(shape, "body").present_count, child(shape, "body").possible_count) == (2, 3)
     assert child(shape, "body", "a").types == (("integer", 1), ("string", 1))
-    assert (child(shape, "body", "b").present, child(shape, "body", "b").total) == (1, 2)
+    assert (child(shape, "body", "b").present_count, child(shape, "body", "b").possible_count) == (1, 2)
 
 
 def test_samples_are_few_distinct_and_short() -> None:
     """A path shows at most three different values, long ones cut, and null is none of them."""
-    shape = shape_of([None, "a", "a", "b" * 500, "c", "d", {"e": 1}])
+    shape = infer_shape([None, "a", "a", "b" * 500, "c", "d", {"e": 1}])
 
     samples = child(shape, 0).samples
 
@@ -141,7 +141,7 @@ def test_masked_headers_are_no_samples() -> None:
     """The shape of a masked event shows that a secret header is there and not what it says."""
     event = Event({"headers": {"authorization": "Bearer made-up-token", "accept": "*/*"}})
 
-    shape = shape_of(event.masked().data)
+    shape = infer_shape(event.with_masked_headers().data)
 
     assert child(shape, "headers", "authorization").samples == ('"***"',)
     assert "made-up" not in repr(shape)
@@ -150,12 +150,12 @@ def test_masked_headers_are_no_samples() -> None:
 def test_what_lies_very_deep_counts_with_its_type() -> None:
     """A value nested beyond reason is looked at down to a fixed depth."""
     value: JSON = 1
-    for _ in range(5 * MAX_DEPTH):
+    for _ in range(5 * MAX_SHAPE_DEPTH):
         value = [value]
 
-    shape = shape_of(value)
+    shape = infer_shape(value)
 
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_SHAPE_DEPTH):
         shape = shape.children[0]
     assert shape.types == (("array", 1),)
     assert shape.children == ()
@@ -169,7 +169,7 @@ def test_python_path_finds_its_value(segments: list[Segment]) -> None:
     class pd:  # noqa: N801 - what a step calls it
         steps = nested(segments, "found")
 
-    expression = python_path(["steps", *segments])
+    expression = format_python_path(["steps", *segments])
 
     assert eval(expression, {"pd": pd}) == "found"
     assert expression.isprintable()
@@ -181,14 +181,14 @@ def test_paths_are_read_back(segments: list[Segment]) -> None:
     """Both forms of a path are read as the segments that they were written from."""
     path = ("steps", *segments)
 
-    assert parse_path(node_path(path)) == path
-    assert parse_path(python_path(path)) == path
+    assert parse_path(format_node_path(path)) == path
+    assert parse_path(format_python_path(path)) == path
 
 
 def test_node_path_finds_its_value() -> None:
     """A path pasted into a Node.js step is the value that stands there, whatever the keys are."""
     cases = [
-        {"expression": node_path(("steps", *segments)), "steps": nested(list(segments), "found")}
+        {"expression": format_node_path(("steps", *segments)), "steps": nested(list(segments), "found")}
         for key in ODD_KEYS
         for segments in ((key,), (2, key), (key, 0, key))
     ]
@@ -219,8 +219,8 @@ def test_paths_as_people_write_them(segments: tuple[Segment, ...], node: str, py
     """Paths look as a person would write them in each language."""
     path = ("steps", *segments)
 
-    assert node_path(path) == node
-    assert python_path(path) == python
+    assert format_node_path(path) == node
+    assert format_python_path(path) == python
 
 
 @pytest.mark.parametrize("text", ["a b", "a[", "a['x]", "a.-", "[x]"])
@@ -232,7 +232,7 @@ def test_what_is_no_path_is_refused(text: str) -> None:
 
 def test_frame_has_a_row_for_each_leaf() -> None:
     """An event as a table: one row for each leaf, lists unrolled, empty containers kept."""
-    table = frame(COMMITS)
+    table = build_data_frame(COMMITS)
 
     assert list(table.itertuples(index=False, name=None)) == [
         ("ref", "string", "main"),
@@ -253,7 +253,7 @@ def test_frame_has_a_row_for_each_leaf() -> None:
 @given(st.dictionaries(st.text(max_size=4), json_values, min_size=1, max_size=3))
 def test_every_row_of_a_frame_names_its_place(value: dict[str, Any]) -> None:
     """The path of each row leads to the value of that row."""
-    table = frame(value)
+    table = build_data_frame(value)
 
     for path, leaf in zip(table["path"], table["value"], strict=True):
         found: Any = value
@@ -264,7 +264,7 @@ def test_every_row_of_a_frame_names_its_place(value: dict[str, Any]) -> None:
 
 def test_frame_of_a_list_has_a_row_for_each_record() -> None:
     """A list of records as a table: nested objects become columns with dots."""
-    table = frame(COMMITS, at="commits")
+    table = build_data_frame(COMMITS, list_path="commits")
 
     assert list(table.columns) == ["id", "added", "author.name", "author.email"]
     assert list(table["author.name"]) == ["ada", "bob"]
@@ -273,7 +273,7 @@ def test_frame_of_a_list_has_a_row_for_each_record() -> None:
 @pytest.mark.parametrize("at", ["commits.added", ("commits", "added")])
 def test_frame_unrolls_lists_in_lists(at: str | tuple[str, ...]) -> None:
     """A key below a list stands for that key of all its items."""
-    table = frame(COMMITS, at=at)
+    table = build_data_frame(COMMITS, list_path=at)
 
     assert list(table["value"]) == ["one.py", "two.py"]
 
@@ -281,7 +281,7 @@ def test_frame_unrolls_lists_in_lists(at: str | tuple[str, ...]) -> None:
 @pytest.mark.parametrize("at", ["steps.trigger.event.tags", 'pd.steps["trigger"]["event"]["tags"]', "tags"])
 def test_frame_takes_a_path_as_it_was_copied(at: str) -> None:
     """The path may be written as the shape copies it, for either language."""
-    table = frame(COMMITS, at=at)
+    table = build_data_frame(COMMITS, list_path=at)
 
     assert list(table["value"]) == ["x", 1]
 
@@ -290,7 +290,7 @@ def test_frame_takes_a_path_as_it_was_copied(at: str) -> None:
 def test_frame_of_nothing_names_the_lists(at: str) -> None:
     """A path at which nothing stands is refused with the lists that could be meant."""
     with pytest.raises(RequestError) as refused:
-        frame(COMMITS, at=at)
+        build_data_frame(COMMITS, list_path=at)
 
     assert refused.value.message == f"There is nothing at {at}."
     assert refused.value.fix == "Lists that there are: commits, commits[0].added, tags."
@@ -299,7 +299,7 @@ def test_frame_of_nothing_names_the_lists(at: str) -> None:
 def test_frame_of_what_is_no_path_says_how_to_write_one() -> None:
     """A path that cannot be read is refused with an example."""
     with pytest.raises(RequestError) as refused:
-        frame(COMMITS, at="body commits")
+        build_data_frame(COMMITS, list_path="body commits")
 
     assert "is not a path" in refused.value.message
     assert "body.commits" in refused.value.fix

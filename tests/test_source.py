@@ -9,7 +9,7 @@ import pytest
 
 from pdkernel.errors import NotebookError, RequestError
 from pdkernel.model import AppBinding, Trigger
-from pdkernel.source import open_source, open_sources, read_source
+from pdkernel.source import load_source, load_sources, load_workflow
 
 STEP = "%%pdstep a --lang node\nexport default {}"
 
@@ -31,10 +31,10 @@ def folder(path: Path, name: str) -> Path:
 
 def test_notebook(tmp_path: Path) -> None:
     """A notebook is one workflow, and its steps look up files beside it."""
-    source = read_source(notebook(tmp_path / "flow.ipynb", STEP))
+    source = load_source(notebook(tmp_path / "flow.ipynb", STEP))
 
     assert (source.kind, source.workflow.name, source.folder) == ("notebook", "flow", tmp_path)
-    assert (source.sidecar, source.assumed) == (None, ())
+    assert (source.sidecar, source.assumed_settings) == (None, ())
 
 
 def test_notebooks_pdkernel_yaml(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_notebooks_pdkernel_yaml(tmp_path: Path) -> None:
         "steps:\n  a:\n    timeout: 5\n    accounts: {slack: apn_1, gmail: apn_2}\n    stores: {cache: mine}\n  gone: {}\n"
     )
 
-    workflow = open_source(path)
+    workflow = load_workflow(path)
 
     assert workflow.triggers == (Trigger(auth="oauth"),)
     assert workflow.settings == {"memory": 512, "queue": 10}
@@ -64,18 +64,18 @@ def test_notebook_unanswered(tmp_path: Path) -> None:
     (tmp_path / "flow.pdkernel.yaml").write_text("steps: {a: {accounts: {slack: unanswered}}}")
 
     with pytest.raises(RequestError, match=r"flow\.pdkernel\.yaml: steps\.a\.accounts\.slack is unanswered"):
-        open_source(path)
+        load_workflow(path)
 
 
 def test_workflow_folder(tmp_path: Path) -> None:
     """A workflow's folder, or the workflow.yaml in it, is one workflow; what is assumed of it is told."""
     path = folder(tmp_path / "w-p_1", "W")
 
-    source = read_source(path)
+    source = load_source(path)
 
     assert (source.kind, source.workflow.name, source.folder) == ("folder", "W", path)
-    assert len(source.assumed) == 1
-    assert open_source(path / "workflow.yaml") == source.workflow
+    assert len(source.assumed_settings) == 1
+    assert load_workflow(path / "workflow.yaml") == source.workflow
 
 
 def test_folder_of_them(tmp_path: Path) -> None:
@@ -86,16 +86,16 @@ def test_folder_of_them(tmp_path: Path) -> None:
     notebook(tmp_path / "node_modules/x.ipynb", STEP)
     (tmp_path / "README.md").write_text("x")
 
-    assert [source.workflow.name for source in open_sources(tmp_path)] == ["a", "B"]
+    assert [source.workflow.name for source in load_sources(tmp_path)] == ["a", "B"]
     with pytest.raises(NotebookError, match=r"holds 2 workflows: a\.ipynb, b-p_1"):
-        open_source(tmp_path)
+        load_workflow(tmp_path)
 
 
 def test_folder_of_one(tmp_path: Path) -> None:
     """A folder with one workflow below it is that workflow."""
     folder(tmp_path / "b-p_1", "B")
 
-    assert open_source(tmp_path).name == "B"
+    assert load_workflow(tmp_path).name == "B"
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -104,8 +104,8 @@ def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
 
     with pytest.raises(NotebookError, match="There is no"):
-        open_source(tmp_path / "none.ipynb")
+        load_workflow(tmp_path / "none.ipynb")
     with pytest.raises(NotebookError, match="neither a notebook nor"):
-        open_source(tmp_path / "event.json")
+        load_workflow(tmp_path / "event.json")
     with pytest.raises(NotebookError, match="holds no workflow"):
-        open_sources(tmp_path / "empty")
+        load_sources(tmp_path / "empty")

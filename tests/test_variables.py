@@ -9,7 +9,7 @@ import pytest
 
 from pdkernel.errors import RequestError
 from pdkernel.project import Project
-from pdkernel.variables import project_variables
+from pdkernel.variables import load_variables
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_a_value_without_interpolation(project: Project, tmp_path: Path) -> None
         "\ufeff# note\nA=1\nexport B='two words'\nC=\"x\\ny\"\nD=${A}\nE\nF=\n", encoding="utf-8"
     )
 
-    assert project_variables(project, tmp_path) == {"A": "1", "B": "two words", "C": "x\ny", "D": "${A}", "F": ""}
+    assert load_variables(project, tmp_path) == {"A": "1", "B": "two words", "C": "x\ny", "D": "${A}", "F": ""}
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_broken_line_is_named(project: Project, tmp_path: Path, content: bytes
     (tmp_path / ".env").write_bytes(content)
 
     with pytest.raises(RequestError, match=rf"\.env, line {line}, is not ") as caught:
-        project_variables(project, tmp_path)
+        load_variables(project, tmp_path)
 
     assert "open" not in str(caught.value)
 
@@ -59,4 +59,4 @@ def test_what_is_not_a_file_is_refused(project: Project, tmp_path: Path, kind: s
         path.symlink_to("gone")
 
     with pytest.raises(RequestError, match=r"\.env cannot be read"):
-        project_variables(project, tmp_path)
+        load_variables(project, tmp_path)

@@ -24,9 +24,9 @@ SHARED = f"pdkernel-{VERSION}.data/data/share/jupyter"
 NEEDED = {
     "pdkernel/__main__.py",
     "pdkernel/py.typed",
-    "pdkernel/guests/node_guest.mjs",
-    "pdkernel/guests/egress_hook.mjs",
-    "pdkernel/guests/warden_main.py",
+    "pdkernel/runtimes/node/main.mjs",
+    "pdkernel/runtimes/node/egress_hook.mjs",
+    "pdkernel/runtimes/warden.py",
     "pdkernel/definition/pdkernel.schema.json",
     "pdkernel/cli/labconfig/default_setting_overrides.json",
     "pdkernel/templates/new.ipynb",

@@ -13,9 +13,9 @@ Pre-built actions: which there are, where they come from, and those that come wi
 Knows where an action is and what it says of itself. Running one is the work of a step's process.
 """
 
+from pdkernel.actions.action_reference import ActionReference, get_app_slug, suggest_step_name
 from pdkernel.actions.catalog import Catalog
 from pdkernel.actions.component import Component
-from pdkernel.actions.connect import ConnectSource
-from pdkernel.actions.keys import Uses, app_of, step_name
+from pdkernel.actions.connect_source import ConnectSource
 
-__all__ = ["Catalog", "Component", "ConnectSource", "Uses", "app_of", "step_name"]
+__all__ = ["ActionReference", "Catalog", "Component", "ConnectSource", "get_app_slug", "suggest_step_name"]

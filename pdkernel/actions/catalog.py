@@ -18,25 +18,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pdkernel.actions.choices import ACCEPT_COMMAND, Choices, NothingSet, Settings, Where, licence_error
-from pdkernel.actions.component import Component, Kind
-from pdkernel.actions.connect import ConnectSource, login_of
-from pdkernel.actions.described import Described
-from pdkernel.actions.fitting import bound_apps, guessed_apps
-from pdkernel.actions.folder import FolderSource
-from pdkernel.actions.keys import Uses, app_of, version_order
+from pdkernel.actions.action_reference import ActionReference, get_app_slug, version_sort_key
+from pdkernel.actions.builtin_source import can_replace_version, load_builtin_actions
+from pdkernel.actions.component import Component, ComponentKind
+from pdkernel.actions.connect_source import ConnectSource, resolve_connect_login
+from pdkernel.actions.description_cache import DescriptionCache
+from pdkernel.actions.folder_source import FolderSource
 from pdkernel.actions.lock import LOCK_NAME, ActionsLock
-from pdkernel.actions.npm import KNOWN_APPS, SCOPE, NpmSource, Packages, Progress
-from pdkernel.actions.own import own_actions, stands_for
-from pdkernel.actions.registry import Registry
+from pdkernel.actions.npm_registry import NpmRegistry
+from pdkernel.actions.npm_source import APPS_ON_NPM, NPM_SCOPE, NpmSource, PackageRegistry, ProgressCallback
+from pdkernel.actions.prop_binding import guess_app_bindings, resolve_app_bindings
+from pdkernel.actions.source_settings import (
+    ACCEPT_LICENCE_COMMAND,
+    ActionSettings,
+    EmptySettings,
+    SettingsStore,
+    SourceSetting,
+    build_licence_error,
+)
+from pdkernel.analysis import find_app_bindings
 from pdkernel.errors import ActionNotFoundError, ActionVersionError, ConnectSettingsError, LicenceError
-from pdkernel.inspection import apps_of
 from pdkernel.model import AppBinding, Step
 
 if TYPE_CHECKING:
     from pdkernel.project import Login, Project
 
-_NEAR = 3
+_MAX_SUGGESTIONS = 3
 
 
 def _silent(_: str) -> None:
@@ -49,35 +56,47 @@ class Catalog:
 
     Args:
         settings: The project's settings.
-        folder: Where components are kept, `.pdkernel/packages/components`.
+        get_folder_source: Where components are kept, `.pdkernel/packages/components`.
         lock: What is written down of them for people to commit.
         packages: The registry that npm components come from.
         login: Which Connect project runs actions; raises `ConnectSettingsError` if there is none.
 
     Attributes:
-        choices: What the project has chosen.
+        settings: What the project has chosen.
         lock: Which version runs for another.
-        described: What components were found to declare.
+        descriptions: What components were found to declare.
     """
 
     def __init__(
-        self, settings: Settings, folder: Path, *, lock: ActionsLock, packages: Packages, login: Callable[[], Login]
+        self,
+        settings: SettingsStore,
+        folder: Path,
+        *,
+        lock: ActionsLock,
+        packages: PackageRegistry,
+        login: Callable[[], Login],
     ) -> None:
-        self.choices = Choices(settings)
+        self.settings = ActionSettings(settings)
         self.lock = lock
-        self.described = Described(folder / "described")
-        self.npm = NpmSource(folder, packages, lock)
+        self.descriptions = DescriptionCache(folder / "described")
+        self.npm_source = NpmSource(folder, packages, lock)
         self._login = login
         self._folders: dict[Path, FolderSource] = {}
         self._connect: ConnectSource | None = None
 
     @classmethod
-    def of(cls, project: Project, *, environ: Mapping[str, str]) -> Catalog:
+    def for_project(cls, project: Project, *, environ: Mapping[str, str]) -> Catalog:
         """The catalogue of *project*."""
         folder = project.folder / "packages" / "components"
         lock = ActionsLock(project.folder.parent / LOCK_NAME)
-        packages = Registry(environ, folder=folder / "installed", lock=lock.path)
-        return cls(project.settings, folder, lock=lock, packages=packages, login=lambda: login_of(project, environ))
+        packages = NpmRegistry(environ, folder=folder / "installed", lock=lock.path)
+        return cls(
+            project.settings,
+            folder,
+            lock=lock,
+            packages=packages,
+            login=lambda: resolve_connect_login(project, environ),
+        )
 
     @classmethod
     def without_project(cls, folder: Path, *, environ: Mapping[str, str]) -> Catalog:
@@ -88,10 +107,10 @@ class Catalog:
 
         components = folder / "packages" / "components"
         lock = ActionsLock(folder.parent / LOCK_NAME)
-        packages = Registry(environ, folder=components / "installed", lock=lock.path)
-        return cls(NothingSet(), components, lock=lock, packages=packages, login=login)
+        packages = NpmRegistry(environ, folder=components / "installed", lock=lock.path)
+        return cls(EmptySettings(), components, lock=lock, packages=packages, login=login)
 
-    def at(self, text: str | None, *, base: Path) -> Catalog:
+    def with_source(self, source: str | None, *, base: Path) -> Catalog:
         """
         This catalogue for a workflow that says itself where its actions run; None is the project's choice.
 
@@ -100,21 +119,21 @@ class Catalog:
         Raises:
             RequestError: It says neither a word nor a folder with components.
         """
-        if text is None:
+        if source is None:
             return self
         other = copy.copy(self)
-        other.choices = self.choices.at(self.choices.read(text, base=base))
+        other.settings = self.settings.with_source(self.settings.parse_source(source, base=base))
         return other
 
     @property
-    def connect(self) -> ConnectSource:
+    def connect_source(self) -> ConnectSource:
         """The Connect project. Raises `ConnectSettingsError`."""
         settings = self._login()
-        if self._connect is None or self._connect.settings != settings:
+        if self._connect is None or self._connect.login != settings:
             self._connect = ConnectSource(settings)
         return self._connect
 
-    def folder(self, where: Where) -> FolderSource:
+    def get_folder_source(self, where: SourceSetting) -> FolderSource:
         """The folder that *where* names."""
         assert where.folder is not None
         return self._folders.setdefault(where.folder, FolderSource(where.folder))
@@ -130,20 +149,22 @@ class Catalog:
             LicenceError: npm may have it, and nobody has accepted the licence.
             ActionVersionError: There is another version; the message names it and how to choose it.
         """
-        asked = Uses(key, version)
-        instead = self.lock.instead.get(str(asked))
-        found = self._find(Uses(key, instead) if instead else asked)
+        asked = ActionReference(key, version)
+        instead = self.lock.version_overrides.get(str(asked))
+        found = self._find_local(ActionReference(key, instead) if instead else asked)
         if found is None:
             self._check_licence(asked)
             raise self._not_found(asked)
-        return replace(found, asked=version) if instead and instead != version else found
+        return replace(found, requested_version=version) if instead and instead != version else found
 
-    async def obtain(self, uses: Uses, *, install: bool = True, progress: Progress = _silent) -> Component:
+    async def resolve_or_install(
+        self, reference: ActionReference, *, install: bool = True, progress: ProgressCallback = _silent
+    ) -> Component:
         """
-        The component that runs for *uses*; looked for and installed if the project's source is npm.
+        The component that runs for *reference*; looked for and installed if the project's source is npm.
 
         Args:
-            uses: What a step asks for.
+            reference: What a step asks for.
             install: False forbids what the network is needed for.
             progress: Told what takes time.
 
@@ -152,16 +173,16 @@ class Catalog:
             LicenceError: npm may have it, and nobody has accepted the licence.
             ActionSourceError: The source cannot be reached.
         """
-        instead = self.lock.instead.get(str(uses))
-        wanted = Uses(uses.key, instead) if instead else uses
-        found = self._find(wanted)
-        where = self.choices.where
-        if found is None and where.source == "connect" and not uses.private:
-            found, _ = await self.connect.retrieve(wanted.key, wanted.version)
+        instead = self.lock.version_overrides.get(str(reference))
+        wanted = ActionReference(reference.key, instead) if instead else reference
+        found = self._find_local(wanted)
+        where = self.settings.source_setting
+        if found is None and where.source == "connect" and not reference.is_private:
+            found, _ = await self.connect_source.fetch_action(wanted.key, wanted.version)
         if found is None or (found.file is None and where.source == "npm"):
-            if where.source != "npm" or uses.private or wanted.key in own_actions():
-                raise self._not_found(uses)
-            self._check_licence(uses)
+            if where.source != "npm" or reference.is_private or wanted.key in load_builtin_actions():
+                raise self._not_found(reference)
+            self._check_licence(reference)
             if not install:
                 raise ActionNotFoundError(
                     f"The action {wanted} is not installed in this project, and --no-install forbids that.",
@@ -169,20 +190,22 @@ class Catalog:
                 )
             found = await self._from_npm(wanted, progress)
         elif found.file is not None and found.file.origin == "npm":
-            self.npm.pin(found)  # another action of its package was installed before
-        return replace(found, asked=uses.version) if instead and instead != uses.version else found
+            self.npm_source.lock_component(found)  # another action of its package was installed before
+        return (
+            replace(found, requested_version=reference.version) if instead and instead != reference.version else found
+        )
 
     async def search(
         self,
-        words: str,
+        query: str,
         *,
         app: str | None = None,
-        progress: Progress = _silent,
-        kind: Kind = "action",
-        most: int | None = None,
+        progress: ProgressCallback = _silent,
+        kind: ComponentKind = "action",
+        limit: int | None = None,
     ) -> list[Component]:
         """
-        Components of *kind* whose key, name or description holds every word of *words*, best first, *most* of them; None is all.
+        Components of *kind* whose key, name or description holds every word of *query*, best first, *limit* of them; None is all.
 
         With npm chosen and an *app* of which nothing is known yet, npm is asked.
 
@@ -190,111 +213,118 @@ class Catalog:
             ActionSourceError: npm or Pipedream cannot be reached.
             LicenceError: It is about an *app* on npm, and nobody has accepted the licence.
         """
-        where = self.choices.where
+        where = self.settings.source_setting
         if where.source == "connect" and kind == "action":
-            return [*self._matching(own_actions().values(), words, app), *await self.connect.search(words, app)]
-        if self.choices.lacks_licence and app and not self._matching(self.known(app), "", app):
-            raise licence_error(f"Actions of {app} are to come from npm.")
-        if where.source == "npm" and app and not self.npm.of_app(app):
-            await self.npm.look(app, progress)
-        return self._matching(self.known(app, kind), words, app)[:most]
+            return [
+                *self._filter_components(load_builtin_actions().values(), query, app),
+                *await self.connect_source.search(query, app),
+            ]
+        if self.settings.is_licence_missing and app and not self._filter_components(self.list_components(app), "", app):
+            raise build_licence_error(f"Actions of {app} are to come from npm.")
+        if where.source == "npm" and app and not self.npm_source.load_components(app):
+            await self.npm_source.index_newest_package(app, progress)
+        return self._filter_components(self.list_components(app, kind), query, app)[:limit]
 
-    def known(self, app: str | None = None, kind: Kind = "action") -> list[Component]:
+    def list_components(self, app: str | None = None, kind: ComponentKind = "action") -> list[Component]:
         """The components of *kind* that are known here without a network, of *app* or all."""
-        found = [component for component in own_actions().values() if component.kind == kind]
-        source = self._local()
+        found = [component for component in load_builtin_actions().values() if component.kind == kind]
+        source = self._get_local_source()
         if source is not None:
-            for each in (app,) if app else source.apps():
-                found += (component for component in source.of_app(each).values() if component.kind == kind)
+            for each in (app,) if app else source.list_apps():
+                found += (component for component in source.load_components(each).values() if component.kind == kind)
         return found
 
-    def apps_of(self, step: Step) -> tuple[AppBinding, ...]:
+    def find_app_bindings(self, step: Step) -> tuple[AppBinding, ...]:
         """The app props of *step*: its directive's, and what its code or its action is known to declare. Runs no code."""
         if step.uses is None:
-            return apps_of(step)
-        uses = Uses.parse(step.uses)
+            return find_app_bindings(step)
+        uses = ActionReference.parse(step.uses)
         try:
             component: Component | None = self.resolve(uses.key, uses.version)
         except (ActionNotFoundError, LicenceError):
             component = None
-        description = self.described.get(component.file) if component is not None and component.file else None
-        return bound_apps(step, description) if description is not None else guessed_apps(step, component)
+        description = self.descriptions.get(component.file) if component is not None and component.file else None
+        return (
+            resolve_app_bindings(step, description) if description is not None else guess_app_bindings(step, component)
+        )
 
-    def apps(self) -> list[str]:
+    def list_apps(self) -> list[str]:
         """The apps of which components are known here."""
-        source = self._local()
-        return source.apps() if source else []
+        source = self._get_local_source()
+        return source.list_apps() if source else []
 
-    def _local(self) -> NpmSource | FolderSource | None:
-        where = self.choices.where
+    def _get_local_source(self) -> NpmSource | FolderSource | None:
+        where = self.settings.source_setting
         if where.source == "folder":
-            return self.folder(where)
-        return self.npm if where.source == "npm" and self.choices.licence_accepted else None
+            return self.get_folder_source(where)
+        return self.npm_source if where.source == "npm" and self.settings.is_licence_accepted else None
 
-    def _check_licence(self, uses: Uses) -> None:
-        if self.choices.lacks_licence and not uses.private and uses.key not in own_actions():
-            raise licence_error(f"The action {uses} is to run from npm.")
+    def _check_licence(self, uses: ActionReference) -> None:
+        if self.settings.is_licence_missing and not uses.is_private and uses.key not in load_builtin_actions():
+            raise build_licence_error(f"The action {uses} is to run from npm.")
 
-    async def _from_npm(self, uses: Uses, progress: Progress) -> Component:
+    async def _from_npm(self, uses: ActionReference, progress: ProgressCallback) -> Component:
         try:
-            return await self.npm.obtain(uses, progress)
+            return await self.npm_source.install_component(uses, progress)
         except ActionNotFoundError as fault:
             if fault.fix:
                 raise
             raise self._not_found(uses, fault.message) from None
 
-    def _find(self, uses: Uses) -> Component | None:
-        own = own_actions().get(uses.key)
+    def _find_local(self, uses: ActionReference) -> Component | None:
+        own = load_builtin_actions().get(uses.key)
         if own is not None:
-            if stands_for(own, uses.version):
+            if can_replace_version(own, uses.version):
                 asked = uses.version if uses.version not in (None, own.version) else None
-                return replace(own, asked=asked)
+                return replace(own, requested_version=asked)
             return None
-        where = self.choices.where
-        if where.source == "npm" and self.choices.licence_accepted:
-            return self.npm.find(uses.key, uses.version)
+        where = self.settings.source_setting
+        if where.source == "npm" and self.settings.is_licence_accepted:
+            return self.npm_source.find_component(uses.key, uses.version)
         if where.source == "folder":
-            there = self.folder(where).of_app(uses.app).get(uses.key)
+            there = self.get_folder_source(where).load_components(uses.app).get(uses.key)
             return there if there is not None and uses.version in (None, there.version) else None
         return None
 
-    def _not_found(self, uses: Uses, why: str = "") -> ActionNotFoundError:
-        if uses.private:
+    def _not_found(self, uses: ActionReference, why: str = "") -> ActionNotFoundError:
+        if uses.is_private:
             return ActionNotFoundError(
                 f"{uses.key} is a private component of a workspace, whose code no one but Pipedream has.",
                 fix="Write the step as code, or pin its exports to run the steps around it.",
             )
-        own = own_actions().get(uses.key)
+        own = load_builtin_actions().get(uses.key)
         if own is not None:
             return ActionVersionError(
                 f"The built-in {uses.key} is written after version {own.version} and does not stand for {uses.version}, "
                 "whose props may be others.",
                 fix=f"If its props are the same: pdkernel actions add {own.uses} --instead-of {uses}",
             )
-        where = self.choices.where
-        there = self.folder(where).of_app(uses.app).get(uses.key) if where.source == "folder" else None
+        where = self.settings.source_setting
+        there = (
+            self.get_folder_source(where).load_components(uses.app).get(uses.key) if where.source == "folder" else None
+        )
         if there is not None:
             return ActionVersionError(
                 f"{there.source} has {there.key} in version {there.version}, and {uses.version} is asked for.",
                 fix=f"Write @{there.version}, or: pdkernel actions add {there.uses} --instead-of {uses}",
             )
-        near = self._near(uses.key)
+        near = self._find_similar_keys(uses.key)
         hint = f" Nearest: {', '.join(near)}." if near else ""
         said = why or f"No source of this project has the action {uses}."
-        return ActionNotFoundError(f"{said}{hint}", fix=_what_would_run(uses.key, where))
+        return ActionNotFoundError(f"{said}{hint}", fix=_suggest_sources(uses.key, where))
 
-    def _near(self, key: str) -> list[str]:
+    def _find_similar_keys(self, key: str) -> list[str]:
         """Keys like *key*, of the same app first."""
-        keys = {component.key: component for component in self.known()}
-        keys |= {component.key: component for component in self.known(app_of(key))}
-        return [keys[near].uses for near in difflib.get_close_matches(key, keys, n=_NEAR, cutoff=0.6)]
+        keys = {component.key: component for component in self.list_components()}
+        keys |= {component.key: component for component in self.list_components(get_app_slug(key))}
+        return [keys[near].uses for near in difflib.get_close_matches(key, keys, n=_MAX_SUGGESTIONS, cutoff=0.6)]
 
     @staticmethod
-    def _matching(components: Iterable[Component], words: str, app: str | None) -> list[Component]:
+    def _filter_components(components: Iterable[Component], words: str, app: str | None) -> list[Component]:
         wanted = words.lower().split()
         found: dict[str, tuple[tuple[int, str], Component]] = {}
         for component in components:
-            if app is not None and app_of(component.key) != app:
+            if app is not None and get_app_slug(component.key) != app:
                 continue
             name = f"{component.key} {component.name}".lower()
             text = f"{name} {component.description}".lower()
@@ -302,16 +332,16 @@ class Catalog:
                 continue
             rank = sum(word not in name for word in wanted)
             known = found.get(component.key)
-            if known is None or version_order(known[1].version) < version_order(component.version):
+            if known is None or version_sort_key(known[1].version) < version_sort_key(component.version):
                 found[component.key] = ((rank, component.key), component)
         return [component for _, component in sorted(found.values(), key=lambda item: item[0])]
 
 
-def _what_would_run(key: str, where: Where) -> str:
-    app = app_of(key)
+def _suggest_sources(key: str, where: SourceSetting) -> str:
+    app = get_app_slug(key)
     ways = []
-    if where.source != "npm" and app in KNOWN_APPS:
-        ways.append(f"npm ({SCOPE}/{app}), once its licence is accepted: {ACCEPT_COMMAND}")
+    if where.source != "npm" and app in APPS_ON_NPM:
+        ways.append(f"npm ({NPM_SCOPE}/{app}), once its licence is accepted: {ACCEPT_LICENCE_COMMAND}")
     if where.source != "folder":
         ways.append("a folder with the layout of a components checkout: pdkernel project set actions FOLDER")
     if where.source != "connect":

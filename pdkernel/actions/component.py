@@ -13,23 +13,23 @@ from typing import Literal
 
 from tree_sitter import Node
 
-from pdkernel.actions.keys import app_of
+from pdkernel.actions.action_reference import get_app_slug
 from pdkernel.expression import javascript
-from pdkernel.hosts import ComponentFile
+from pdkernel.workers import ComponentFile
 
-Kind = Literal["action", "source"]
-KINDS: tuple[Kind, ...] = ("action", "source")
+ComponentKind = Literal["action", "source"]
+COMPONENT_KINDS: tuple[ComponentKind, ...] = ("action", "source")
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class ComponentHeader:
     """What a component's module says of itself."""
 
     key: str
     version: str
     name: str = ""
     description: str = ""
-    kind: Kind = "action"
+    kind: ComponentKind = "action"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class Component:
         source: Which source it is, in words for people: `npm @pipedream/slack 0.10.3`.
         file: Its module, or None where Pipedream Connect runs it or it is not installed yet.
         kind: What it is.
-        limits: What this source cannot do, as a sentence, or empty.
-        asked: The version that was asked for, if it is another one.
+        limitations: What this source cannot do, as a sentence, or empty.
+        requested_version: The version that was asked for, if it is another one.
     """
 
     key: str
@@ -57,9 +57,9 @@ class Component:
     description: str
     source: str
     file: ComponentFile | None = None
-    kind: Kind = "action"
-    limits: str = ""
-    asked: str | None = None
+    kind: ComponentKind = "action"
+    limitations: str = ""
+    requested_version: str | None = None
 
     @property
     def uses(self) -> str:
@@ -67,38 +67,38 @@ class Component:
         return f"{self.key}@{self.version}"
 
     @property
-    def told(self) -> str:
+    def source_summary(self) -> str:
         """Where it comes from and what is special about that, for the record of a step."""
         which = ""
-        if self.asked is not None:
+        if self.requested_version is not None:
             own = self.file is not None and self.file.origin == "builtin"
             which = (
-                f", written after version {self.version}, used for {self.asked}"
+                f", written after version {self.version}, used for {self.requested_version}"
                 if own
-                else f", version {self.version} instead of {self.asked}"
+                else f", version {self.version} instead of {self.requested_version}"
             )
-        return f"{self.source}{which}" + (f"; {self.limits}" if self.limits else "")
+        return f"{self.source}{which}" + (f"; {self.limitations}" if self.limitations else "")
 
 
-def read_header(text: str) -> Header | None:
+def parse_header(text: str) -> ComponentHeader | None:
     """What the module *text* says of itself; None unless it exports a component with a literal key and version."""
-    exported = _exported(javascript.parse(text))
+    exported = _find_default_export(javascript.parse_source(text))
     if exported is None:
         return None
     fields = {
         key: value
         for pair in exported.named_children
         if pair.type == "pair"
-        and (key := javascript.key_of(pair)) is not None
-        and (value := _text(pair.child_by_field_name("value"))) is not None
+        and (key := javascript.get_key(pair)) is not None
+        and (value := _get_literal_text(pair.child_by_field_name("value"))) is not None
     }
     key, version, kind = fields.get("key"), fields.get("version"), fields.get("type", "action")
-    if not key or not version or kind not in KINDS:
+    if not key or not version or kind not in COMPONENT_KINDS:
         return None
-    return Header(key, version, fields.get("name", ""), fields.get("description", ""), kind)
+    return ComponentHeader(key, version, fields.get("name", ""), fields.get("description", ""), kind)
 
 
-def modules_in(folder: Path) -> Iterator[Path]:
+def iter_component_modules(folder: Path) -> Iterator[Path]:
     """The modules under an app's folder that may be components: `actions/NAME/NAME.mjs`, `sources/NAME/NAME.mjs`."""
     for kind in ("actions", "sources"):
         for suffix in ("mjs", "js"):
@@ -107,17 +107,19 @@ def modules_in(folder: Path) -> Iterator[Path]:
                     yield path
 
 
-def file_of(header: Header, path: Path, origin: Literal["builtin", "npm", "folder"]) -> ComponentFile:
+def build_component_file(
+    header: ComponentHeader, path: Path, origin: Literal["builtin", "npm", "folder"]
+) -> ComponentFile:
     """The module at *path*, whose header is *header*."""
     return ComponentFile(path=path, key=header.key, version=header.version, kind=header.kind, origin=origin)
 
 
-def component_of(header: Header, *, source: str, file: ComponentFile | None = None) -> Component:
+def build_component(header: ComponentHeader, *, source: str, file: ComponentFile | None = None) -> Component:
     """A component of an app, as *source* has it."""
     return Component(
         key=header.key,
         version=header.version,
-        app=app_of(header.key),
+        app=get_app_slug(header.key),
         name=header.name or header.key,
         description=header.description,
         source=source,
@@ -126,7 +128,7 @@ def component_of(header: Header, *, source: str, file: ComponentFile | None = No
     )
 
 
-def _exported(root: Node) -> Node | None:
+def _find_default_export(root: Node) -> Node | None:
     """The object that is the module's default export, written there or in a constant of the module."""
     for node in root.named_children:
         if node.type != "export_statement" or not any(child.type == "default" for child in node.children):
@@ -136,7 +138,7 @@ def _exported(root: Node) -> Node | None:
             arguments = value.child_by_field_name("arguments")
             value = next(iter(arguments.named_children), None) if arguments is not None else None
         if value is not None and value.type == "identifier":
-            value = _constant(root, javascript.text_of(value))
+            value = _constant(root, javascript.get_source(value))
         return value if value is not None and value.type == "object" else None
     return None
 
@@ -146,25 +148,32 @@ def _constant(root: Node, name: str) -> Node | None:
         if node.type == "lexical_declaration":
             for declared in node.named_children:
                 named = declared.child_by_field_name("name")
-                if named is not None and javascript.text_of(named) == name:
+                if named is not None and javascript.get_source(named) == name:
                     return declared.child_by_field_name("value")
     return None
 
 
-def _text(node: Node | None) -> str | None:
+def _get_literal_text(node: Node | None) -> str | None:
     """A literal's text, where it is one; texts that are added up count."""
     if node is None:
         return None
     if node.type == "binary_expression":
-        left, right = _text(node.child_by_field_name("left")), _text(node.child_by_field_name("right"))
+        left, right = (
+            _get_literal_text(node.child_by_field_name("left")),
+            _get_literal_text(node.child_by_field_name("right")),
+        )
         return None if left is None or right is None else left + right
     if node.type not in ("string", "template_string"):
         return None
-    plain = javascript.string_value(node)
+    plain = javascript.get_string_literal(node)
     if plain is not None:
         return plain
     if any(child.type == "template_substitution" for child in node.named_children):
         return None
     return (
-        javascript.text_of(node)[1:-1].replace("\\n", "\n").replace('\\"', '"').replace("\\'", "'").replace("\\`", "`")
+        javascript.get_source(node)[1:-1]
+        .replace("\\n", "\n")
+        .replace('\\"', '"')
+        .replace("\\'", "'")
+        .replace("\\`", "`")
     )

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pdkernel.cli.app import State, command, json_option, option, pdkernel, print_json
+from pdkernel.cli.app import CliContext, command, env_option, json_option, pdkernel, print_json
+
+if TYPE_CHECKING:
+    from pdkernel.actions import Catalog, Component
+    from pdkernel.workers import ComponentDescription
 
 
 @pdkernel.group()
@@ -22,33 +26,33 @@ def actions() -> None:
 
 @command(actions, name="search")
 @click.argument("words", nargs=-1)
-@option("--app", metavar="SLUG", help="Only actions of this app.")
+@env_option("--app", metavar="SLUG", help="Only actions of this app.")
 @json_option
-def search_actions(state: State, words: tuple[str, ...], app: str | None, as_json: bool) -> int:
+def search_actions(state: CliContext, words: tuple[str, ...], app: str | None, as_json: bool) -> int:
     """Search actions by WORDS in their key, name and description."""
-    from pdkernel.actions.show import view_of
+    from pdkernel.actions.action_view import build_action_view
     from pdkernel.render import actions as draw
 
-    catalog = catalog_of(state)
+    catalog = open_catalog(state)
     found = asyncio.run(catalog.search(" ".join(words), app=app, progress=_say))
     if as_json:
         print_json([_json(component) for component in found])
     elif found:
-        click.echo(draw.list_text([view_of(component) for component in found]), nl=False)
+        click.echo(draw.render_list_text([build_action_view(component) for component in found]), nl=False)
     else:
-        click.echo(_nothing(catalog, app))
+        click.echo(_no_match_message(catalog, app))
     return 0
 
 
 @command(actions, name="show")
 @click.argument("key", metavar="KEY[@VERSION]")
 @json_option
-def show_action(state: State, key: str, as_json: bool) -> int:
+def show_action(state: CliContext, key: str, as_json: bool) -> int:
     """Show an action's props, with types and descriptions, and a cell that uses it. Installs it if need be."""
-    from pdkernel.actions.show import cell_of, view_of
+    from pdkernel.actions.action_view import build_action_cell, build_action_view
     from pdkernel.render import actions as draw
 
-    component, description = asyncio.run(_described(state, key))
+    component, description = asyncio.run(_describe(state, key))
     if as_json:
         print_json(
             {
@@ -64,58 +68,58 @@ def show_action(state: State, key: str, as_json: bool) -> int:
                     for prop in description.props
                 ],
                 "additional_props": description.additional,
-                "cell": cell_of(component, description),
+                "cell": build_action_cell(component, description),
             }
         )
     else:
-        click.echo(draw.text(view_of(component, description)), nl=False)
+        click.echo(draw.render_text(build_action_view(component, description)), nl=False)
     return 0
 
 
 @command(actions, name="add")
 @click.argument("key", metavar="KEY[@VERSION]")
-@option("--instead-of", metavar="KEY@VERSION", help="Run it from now on where a step asks for that version.")
+@env_option("--instead-of", metavar="KEY@VERSION", help="Run it from now on where a step asks for that version.")
 @json_option
-def add_action(state: State, key: str, instead_of: str | None, as_json: bool) -> int:
+def add_action(state: CliContext, key: str, instead_of: str | None, as_json: bool) -> int:
     """Install an action, so that runs need no network; or choose the version that runs for another."""
-    from pdkernel.actions import Uses
+    from pdkernel.actions import ActionReference
     from pdkernel.errors import RequestError
 
-    catalog, uses = catalog_of(state), Uses.parse(key)
-    asked = Uses.parse(instead_of) if instead_of else None
+    catalog, uses = open_catalog(state), ActionReference.parse(key)
+    asked = ActionReference.parse(instead_of) if instead_of else None
     if asked is not None and (asked.key != uses.key or asked.version is None):
         raise RequestError(
             f"{instead_of} is not a version of {uses.key}.", fix=f"Write --instead-of {uses.key}@VERSION."
         )
-    component = asyncio.run(catalog.obtain(uses, progress=_say))
+    component = asyncio.run(catalog.resolve_or_install(uses, progress=_say))
     if asked is not None:
-        catalog.lock.use_instead(str(asked), component.version)
+        catalog.lock.override_version(str(asked), component.version)
     if as_json:
         print_json({**_json(component), "instead_of": str(asked) if asked else None})
     elif asked is not None:
         click.echo(f"{component.uses} runs where a step asks for {asked}; the step's record says so.")
     else:
-        click.echo(f"{component.uses} is ready ({component.told}).")
+        click.echo(f"{component.uses} is ready ({component.source_summary}).")
     return 0
 
 
-def catalog_of(state: State) -> Any:
+def open_catalog(state: CliContext) -> Catalog:
     """The catalogue of the project's actions."""
     from pdkernel.actions import Catalog
 
-    return Catalog.of(state.project(), environ=os.environ)
+    return Catalog.for_project(state.open_project(), environ=os.environ)
 
 
-async def _described(state: State, key: str) -> tuple[Any, Any]:
-    from pdkernel.actions import Uses
-    from pdkernel.engine.runtime import Runtime
+async def _describe(state: CliContext, key: str) -> tuple[Component, ComponentDescription]:
+    from pdkernel.actions import ActionReference
+    from pdkernel.engine.workflow_engine import WorkflowEngine
 
-    uses = Uses.parse(key)
-    async with await Runtime.start(state.project(), state.directory(), size=1) as runtime:
+    uses = ActionReference.parse(key)
+    async with await WorkflowEngine.start(state.open_project(), state.open_directory(), max_active_runs=1) as runtime:
         return await runtime.forms.describe(uses, progress=_say)
 
 
-def _json(component: Any) -> dict[str, Any]:
+def _json(component: Component) -> dict[str, Any]:
     return {
         "key": component.key,
         "version": component.version,
@@ -123,17 +127,19 @@ def _json(component: Any) -> dict[str, Any]:
         "name": component.name,
         "description": component.description,
         "source": component.source,
-        "limits": component.limits,
+        "limits": component.limitations,
         "installed": component.file is not None,
     }
 
 
-def _nothing(catalog: Any, app: str | None) -> str:
-    from pdkernel.actions.choices import ACCEPT_COMMAND
-    from pdkernel.actions.npm import KNOWN_APPS
+def _no_match_message(catalog: Catalog, app: str | None) -> str:
+    from pdkernel.actions.npm_source import APPS_ON_NPM
+    from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
 
-    if catalog.choices.where.source == "builtin" or catalog.choices.lacks_licence:
-        more = f"npm has {app}: {ACCEPT_COMMAND}" if app in KNOWN_APPS else f"For more: {ACCEPT_COMMAND}"
+    if catalog.settings.source_setting.source == "builtin" or catalog.settings.is_licence_missing:
+        more = (
+            f"npm has {app}: {ACCEPT_LICENCE_COMMAND}" if app in APPS_ON_NPM else f"For more: {ACCEPT_LICENCE_COMMAND}"
+        )
         return f"No built-in action matches. {more}"
     if app is None:
         return "Nothing that is known here matches. Name an app to look further: --app SLUG"

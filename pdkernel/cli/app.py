@@ -13,16 +13,20 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
 from pdkernel.errors import PdkernelError
 from pdkernel.version import VERSION
 
+if TYPE_CHECKING:
+    from pdkernel.identity import Directory
+    from pdkernel.project import Project
+
 F = TypeVar("F", bound=Callable[..., Any])
 
-MAX_REFUSAL_LINES = 15
+MAX_ERROR_LINES = 15
 
 
 class EnvOption(click.Option):
@@ -35,29 +39,29 @@ class EnvOption(click.Option):
             self.envvar = "PDKERNEL_" + long.upper().replace("-", "_")
 
 
-class State:
+class CliContext:
     """What the commands share: where the project is, opened at first use."""
 
     def __init__(self) -> None:
-        self.folder: str | None = None
-        self.database: str | None = None
-        self._project: Any = None
-        self._directory: Any = None
+        self.project_folder: str | None = None
+        self.database_url: str | None = None
+        self._project: Project | None = None
+        self._directory: Directory | None = None
 
-    def project(self) -> Any:
+    def open_project(self) -> Project:
         """The local project: `--project`, else the nearest upwards, else one made in the current folder."""
         if self._project is None:
             from pdkernel.project import Project, find_project
 
-            folder = self.folder or os.environ.get("PDKERNEL_PROJECT")
+            folder = self.project_folder or os.environ.get("PDKERNEL_PROJECT")
             place = _project_folder(Path(folder)) if folder else find_project(Path.cwd())
             key = os.environ.get("PDKERNEL_KEY_FILE")
             self._project = Project.open(
                 place,
-                database=self.database or os.environ.get("PDKERNEL_DATABASE"),
+                database_url=self.database_url or os.environ.get("PDKERNEL_DATABASE"),
                 key_file=Path(key) if key else None,
             )
-            if self._project.created:
+            if self._project.is_new:
                 click.echo(f"Made a local project in {place} (ignored by Git; its key is in there too).", err=True)
         return self._project
 
@@ -66,16 +70,19 @@ class State:
         from pdkernel.project import find_project
 
         named = (
-            self.folder or self.database or os.environ.get("PDKERNEL_PROJECT") or os.environ.get("PDKERNEL_DATABASE")
+            self.project_folder
+            or self.database_url
+            or os.environ.get("PDKERNEL_PROJECT")
+            or os.environ.get("PDKERNEL_DATABASE")
         )
         return bool(named) or find_project(Path.cwd()).is_dir()
 
-    def directory(self) -> Any:
+    def open_directory(self) -> Directory:
         """Users and accounts of the project: its own, or those of the Connect project that it is logged in to."""
         if self._directory is None:
             from pdkernel.connect import open_directory
 
-            self._directory = open_directory(self.project(), os.environ)
+            self._directory = open_directory(self.open_project(), os.environ)
         return self._directory
 
     def close(self) -> None:
@@ -88,10 +95,10 @@ def _project_folder(folder: Path) -> Path:
     return folder if folder.name == ".pdkernel" else folder / ".pdkernel"
 
 
-def _remember(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+def _store_on_context(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     def callback(ctx: click.Context, _: click.Parameter, value: Any) -> Any:
         if value is not None:
-            setattr(ctx.ensure_object(State), name, value)
+            setattr(ctx.ensure_object(CliContext), name, value)
         return value
 
     return callback
@@ -104,14 +111,14 @@ def project_options(function: F) -> F:
             "--database",
             metavar="URL",
             expose_value=False,
-            callback=_remember("database"),
+            callback=_store_on_context("database"),
             help="Database of the project (also PDKERNEL_DATABASE).",
         ),
         click.option(
             "--project",
             metavar="FOLDER",
             expose_value=False,
-            callback=_remember("folder"),
+            callback=_store_on_context("folder"),
             help="Folder of the local project (also PDKERNEL_PROJECT); default: the nearest .pdkernel/ upwards.",
         ),
     ):
@@ -119,7 +126,7 @@ def project_options(function: F) -> F:
     return function
 
 
-def option(*args: Any, **kwargs: Any) -> Callable[[F], F]:
+def env_option(*args: Any, **kwargs: Any) -> Callable[[F], F]:
     """A click option that its environment variable sets too."""
     return click.option(*args, cls=EnvOption, **kwargs)
 
@@ -138,25 +145,25 @@ def command(group: click.Group = pdkernel, **settings: Any) -> Callable[[Callabl
     """Add a command that takes the project's options and ends our errors well."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
-        return group.command(**settings)(project_options(_ending(function)))
+        return group.command(**settings)(project_options(_handle_errors(function)))
 
     return decorate
 
 
-def _ending(function: Callable[..., Any]) -> Callable[..., Any]:
+def _handle_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     """Call the command; an error of ours becomes its message and its exit status."""
 
     @functools.wraps(function)
     @click.pass_context
     def call(ctx: click.Context, *args: Any, **kwargs: Any) -> None:
-        state = ctx.ensure_object(State)
+        state = ctx.ensure_object(CliContext)
         try:
             status = function(state, *args, **kwargs)
         except PdkernelError as error:
             if kwargs.get("as_json"):
-                print_json({"error": error_json(error)})
+                print_json({"error": encode_error(error)})
             else:
-                print_refusal(error.code, str(error))
+                print_error(error.code, str(error))
             status = error.exit_status
         finally:
             state.close()
@@ -165,7 +172,7 @@ def _ending(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def error_json(error: PdkernelError) -> dict[str, Any]:
+def encode_error(error: PdkernelError) -> dict[str, Any]:
     """An error in the shape of an execution's."""
     return {
         "code": error.code,
@@ -177,16 +184,16 @@ def error_json(error: PdkernelError) -> dict[str, Any]:
     }
 
 
-def print_refusal(code: str, message: str) -> None:
+def print_error(code: str, message: str) -> None:
     """Say on stderr why nothing ran, in few lines."""
     lines = f"Error: {message}".splitlines()
-    if len(lines) > MAX_REFUSAL_LINES - 1:
-        hidden = len(lines) - (MAX_REFUSAL_LINES - 2)
-        lines = [*lines[: MAX_REFUSAL_LINES - 2], f"... and {hidden} lines more ({code}); --json has them all"]
+    if len(lines) > MAX_ERROR_LINES - 1:
+        hidden = len(lines) - (MAX_ERROR_LINES - 2)
+        lines = [*lines[: MAX_ERROR_LINES - 2], f"... and {hidden} lines more ({code}); --json has them all"]
     click.echo("\n".join(lines), err=True)
 
 
-def in_terminal(stream: TextIO) -> bool:
+def is_interactive(stream: TextIO) -> bool:
     """Whether a person sits at *stream*; at a command in a notebook's cell, which has a terminal too, nobody does."""
     return stream.isatty() and "JPY_PARENT_PID" not in os.environ
 

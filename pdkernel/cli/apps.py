@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import click
 
-from pdkernel.cli.actions import catalog_of
-from pdkernel.cli.app import State, command, json_option, option, pdkernel, print_json
+from pdkernel.cli.actions import open_catalog
+from pdkernel.cli.app import CliContext, command, env_option, json_option, pdkernel, print_json
 
 
 @pdkernel.group()
@@ -24,9 +24,9 @@ def apps() -> None:
 @command(apps, name="add")
 @click.argument("slug")
 @click.option("--field", "fields", metavar="NAME", multiple=True, help="A credential of its accounts.")
-@option("--oauth-authorize-url", metavar="URL", help="Accounts are connected by OAuth 2: where people sign in.")
-@option("--oauth-token-url", metavar="URL", help="Where a code becomes a token.")
-@option("--oauth-client-id", metavar="ID", help="Of your OAuth client at the app; its secret is asked for.")
+@env_option("--oauth-authorize-url", metavar="URL", help="Accounts are connected by OAuth 2: where people sign in.")
+@env_option("--oauth-token-url", metavar="URL", help="Where a code becomes a token.")
+@env_option("--oauth-client-id", metavar="ID", help="Of your OAuth client at the app; its secret is asked for.")
 @click.option("--oauth-scope", "scopes", metavar="SCOPE", multiple=True, help="What is asked for; may come many times.")
 @click.option(
     "--oauth-client-auth", "client_auth", type=click.Choice(["post", "basic"]), default="post",
@@ -35,7 +35,7 @@ def apps() -> None:
 @click.option("--oauth-public", "public", is_flag=True, help="The OAuth client has no secret.")
 @json_option
 def add_app(
-    state: State,
+    state: CliContext,
     slug: str,
     fields: tuple[str, ...],
     oauth_authorize_url: str | None,
@@ -51,14 +51,14 @@ def add_app(
 
     The OAuth client's secret is asked for, or read from standard input or PDKERNEL_OAUTH_CLIENT_SECRET.
     """
-    from pdkernel.connect.apps import tell_app
-    from pdkernel.connect.providers import Provider, tell_provider
+    from pdkernel.connect.oauth_providers import OAuthProvider, register_provider
+    from pdkernel.connect.registered_apps import register_app
     from pdkernel.errors import RequestError
-    from pdkernel.server.link.page import CALLBACK
+    from pdkernel.server.link.connect_page import CALLBACK_PATH
 
     given = (oauth_authorize_url, oauth_token_url, oauth_client_id)
     if not any(given):
-        tell_app(state.project(), slug, fields)
+        register_app(state.open_project(), slug, fields)
         if as_json:
             print_json({"app": slug, "fields": list(fields)})
         else:
@@ -70,13 +70,13 @@ def add_app(
             fix=f"pdkernel apps add {slug} --oauth-authorize-url URL --oauth-token-url URL --oauth-client-id ID",
         )
     secret = None if public else _client_secret()
-    provider = Provider(oauth_authorize_url, oauth_token_url, oauth_client_id, secret, scopes, client_auth)
-    tell_provider(state.project(), slug, provider)
+    provider = OAuthProvider(oauth_authorize_url, oauth_token_url, oauth_client_id, secret, scopes, client_auth)
+    register_provider(state.open_project(), slug, provider)
     if as_json:
-        print_json({"app": slug, "oauth_client_id": oauth_client_id, "scopes": list(scopes), "callback": CALLBACK})
+        print_json({"app": slug, "oauth_client_id": oauth_client_id, "scopes": list(scopes), "callback": CALLBACK_PATH})
     else:
         click.echo(f"Accounts of {slug} are connected at {oauth_authorize_url}.")
-        click.echo(f"Register this redirect URL at the app, after the address that is served: {CALLBACK}")
+        click.echo(f"Register this redirect URL at the app, after the address that is served: {CALLBACK_PATH}")
     return 0
 
 
@@ -95,22 +95,26 @@ def _client_secret() -> str:
 
 @command(apps, name="list")
 @json_option
-def list_apps(state: State, as_json: bool) -> int:
+def list_apps(state: CliContext, as_json: bool) -> int:
     """List the apps that are known here: of accounts, of components, and those that were added."""
-    from pdkernel.connect.apps import told_apps
-    from pdkernel.connect.providers import find_provider, provided_apps
-    from pdkernel.connect.renewal import ACCESS_TOKEN
+    from pdkernel.connect.oauth_providers import find_provider, list_provider_apps
+    from pdkernel.connect.registered_apps import load_registered_apps
+    from pdkernel.connect.token_refresh import ACCESS_TOKEN_FIELD
 
-    project, directory = state.project(), state.directory()
-    known = {account.app for account in directory.accounts()} | set(told_apps(project)) | provided_apps(project)
-    known |= set(catalog_of(state).apps())
+    project, directory = state.open_project(), state.open_directory()
+    known = (
+        {account.app for account in directory.accounts()}
+        | set(load_registered_apps(project))
+        | list_provider_apps(project)
+    )
+    known |= set(open_catalog(state).list_apps())
     rows: list[dict[str, Any]] = []
     for app in sorted(known):
         provider = find_provider(project, app)
         if provider is None:
-            rows.append({"app": app, "fields": list(directory.known_fields(app))})
+            rows.append({"app": app, "fields": list(directory.credential_fields(app))})
         else:
-            rows.append({"app": app, "fields": [ACCESS_TOKEN], "oauth_authorize_url": provider.authorize_url})
+            rows.append({"app": app, "fields": [ACCESS_TOKEN_FIELD], "oauth_authorize_url": provider.authorize_url})
     if as_json:
         print_json(rows)
     else:
@@ -124,11 +128,11 @@ def list_apps(state: State, as_json: bool) -> int:
 
 @command(apps, name="webhook-key")
 @json_option
-def webhook_key(state: State, as_json: bool) -> int:
+def webhook_key(state: CliContext, as_json: bool) -> int:
     """Print the key that signs the webhooks of Connect tokens (header x-pd-signature)."""
-    from pdkernel.server.link.webhooks import signing_key
+    from pdkernel.server.link.webhooks import get_signing_key
 
-    key = signing_key(state.project())
+    key = get_signing_key(state.open_project())
     if as_json:
         print_json({"signing_key": key})
     else:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from pdkernel.cli.app import State, command, json_option, option, pdkernel, print_json
+from pdkernel.cli.app import CliContext, command, env_option, json_option, pdkernel, print_json
 
 if TYPE_CHECKING:
     from pdkernel.project import Project
+    from pdkernel.project.oauth_clients import OAuthClient
 
 
 @pdkernel.group()
@@ -29,11 +30,11 @@ def keys() -> None:
 
 
 @command(clients, name="create")
-@option("--name", metavar="NAME", help="For people.")
-@option(
+@env_option("--name", metavar="NAME", help="For people.")
+@env_option(
     "--scope", "scopes", metavar="SCOPE", multiple=True, help="What its tokens are good for; everything without it."
 )
-@option(
+@env_option(
     "--public-key",
     type=click.File("r", encoding="utf-8"),
     metavar="FILE",
@@ -41,20 +42,20 @@ def keys() -> None:
 )
 @json_option
 def create_client(
-    state: State, name: str | None, scopes: tuple[str, ...], public_key: TextIO | None, as_json: bool
+    state: CliContext, name: str | None, scopes: tuple[str, ...], public_key: TextIO | None, as_json: bool
 ) -> int:
     """Make a client; its secret is shown this once."""
-    project = state.project()
+    project = state.open_project()
     if public_key is not None:
-        keyed = project.clients.create_with_key(_text(public_key), name or "", scopes or ("*",))
+        keyed = project.oauth_clients.create_with_key(_text(public_key), name or "", scopes or ("*",))
         if as_json:
             print_json({"client_id": keyed.id, "project_id": project.project_id})
         else:
             click.echo(f"client id      {keyed.id}")
             click.echo(f"project id     {project.project_id}")
-            _say_what_for(project)
+            _print_scope_hint(project)
         return 0
-    new = project.clients.create(name or "", scopes or ("*",))
+    new = project.oauth_clients.create(name or "", scopes or ("*",))
     if as_json:
         print_json({"client_id": new.client.id, "client_secret": new.secret, "project_id": project.project_id})
     else:
@@ -62,16 +63,16 @@ def create_client(
         click.echo(f"client secret  {new.secret}")
         click.echo(f"project id     {project.project_id}")
         click.echo("The secret is shown this once: keep it where your product keeps its secrets.", err=True)
-        _say_what_for(project)
+        _print_scope_hint(project)
     return 0
 
 
-def _say_what_for(project: Project) -> None:
+def _print_scope_hint(project: Project) -> None:
     from pdkernel.errors import ConnectSettingsError
 
     login = None
     with suppress(ConnectSettingsError):  # a login that does not work is for the commands to say that need it
-        login = project.login.find(os.environ)
+        login = project.login.load(os.environ)
     if login is not None:
         click.echo(
             f"It opens the workflows' endpoints here. Connect's routes are those of {login.project_id}, "
@@ -82,11 +83,11 @@ def _say_what_for(project: Project) -> None:
 
 @command(clients, name="list")
 @json_option
-def list_clients(state: State, as_json: bool) -> int:
+def list_clients(state: CliContext, as_json: bool) -> int:
     """List clients; never their secrets."""
-    found = state.project().clients.list()
+    found = state.open_project().oauth_clients.list_clients()
     if as_json:
-        print_json([client_json(client) for client in found])
+        print_json([encode_client(client) for client in found])
     else:
         for client in found:
             click.echo(f"{client.id}  {' '.join(client.scopes)}  {client.name}".rstrip())
@@ -98,11 +99,11 @@ def list_clients(state: State, as_json: bool) -> int:
 @command(clients, name="remove")
 @click.argument("client_id", metavar="ID")
 @json_option
-def remove_client(state: State, client_id: str, as_json: bool) -> int:
+def remove_client(state: CliContext, client_id: str, as_json: bool) -> int:
     """Remove a client; its tokens are refused within seconds."""
     from pdkernel.errors import RequestError
 
-    if not state.project().clients.remove(client_id):
+    if not state.open_project().oauth_clients.remove(client_id):
         raise RequestError(f"There is no client {client_id!r}.", fix="See: pdkernel clients list")
     if as_json:
         print_json({"client_id": client_id, "removed": True})
@@ -113,9 +114,9 @@ def remove_client(state: State, client_id: str, as_json: bool) -> int:
 
 @command(keys, name="rotate")
 @json_option
-def rotate_keys(state: State, as_json: bool) -> int:
+def rotate_keys(state: CliContext, as_json: bool) -> int:
     """Sign tokens with a new key; those that are out stay good until they expire."""
-    key = state.project().access_tokens.rotate()
+    key = state.open_project().access_tokens.rotate_signing_key()
     if as_json:
         print_json({"key_id": key})
     else:
@@ -132,13 +133,13 @@ def _text(file: TextIO) -> str:
         return ""  # which is no key, as it will be told
 
 
-def client_json(client: Any) -> dict[str, Any]:
+def encode_client(client: OAuthClient) -> dict[str, Any]:
     """A client as JSON, without its secret."""
-    from pdkernel.clock import iso
+    from pdkernel.clock import format_iso
 
     return {
         "client_id": client.id,
         "name": client.name,
         "scopes": list(client.scopes),
-        "created_at": iso(client.created_at),
+        "created_at": format_iso(client.created_at),
     }

@@ -5,40 +5,40 @@ Knows which modules add commands; heavy imports wait inside each command.
 """
 
 from pdkernel.cli import (
+    accounts,
     actions,
     apps,
     clients,
+    doctor,
     export,
-    importing,
+    import_workflows,
     invoke,
     login,
     packages,
-    people,
+    project,
     run,
     serve,
-    settings,
     sources,
-    start,
     stores,
     triggers,
 )
 from pdkernel.cli.app import pdkernel
 
-MODULES = (
+COMMAND_MODULES = (
     actions,
     apps,
     clients,
     export,
-    importing,
+    import_workflows,
     invoke,
     login,
     packages,
-    people,
+    accounts,
     run,
     serve,
-    settings,
+    project,
     sources,
-    start,
+    doctor,
     stores,
     triggers,
 )

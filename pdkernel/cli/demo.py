@@ -28,7 +28,7 @@ def run_demo(keep: Path | None) -> int:
         keep: A new folder to work in and to keep, or None for a temporary one.
     """
     from pdkernel.errors import RequestError
-    from pdkernel.guests.file_tree import temporary_folder
+    from pdkernel.runtimes.file_tree import temporary_folder
 
     if keep is not None and keep.exists() and not (keep.is_dir() and not any(keep.iterdir())):
         raise RequestError(f"{keep} is no empty folder; nothing was changed.", fix="Name a new folder.")
@@ -37,22 +37,22 @@ def run_demo(keep: Path | None) -> int:
 
 
 def _demo(folder: Path) -> int:
-    from pdkernel.cli.templates import write_templates
+    from pdkernel.cli.new import write_notebook_template
     from pdkernel.notebook import read_cells
     from pdkernel.session import Session
 
-    notebook, _ = write_templates(folder / "quickstart.ipynb", template="quickstart.ipynb")
+    notebook, _ = write_notebook_template(folder / "quickstart.ipynb", template="quickstart.ipynb")
     session = Session(folder=folder, notebook=notebook)
     try:
         for number, cell in enumerate(read_cells(notebook)):
             if cell.source.startswith("%%"):
-                session.cell_ran(cell.source, cell_id=cell.id or str(number))
-        return _tour(session)
+                session.record_cell(cell.source, cell_id=cell.id or str(number))
+        return _run_steps(session)
     finally:
         session.close()
 
 
-def _tour(session: object) -> int:
+def _run_steps(session: object) -> int:
     from pdkernel import definition
     from pdkernel.render import files, shape, timeline
     from pdkernel.session import Session
@@ -78,33 +78,33 @@ def _tour(session: object) -> int:
 
     _title("4. Run, as ada")
     execution = session.run()
-    click.echo(timeline.text(execution))
+    click.echo(timeline.render_text(execution))
     if execution.status != "success":
         return 1
 
     _title("5. The event's shape: the issue alone")
     found = event.shape()
     issue = next(part for part in _parts(found) if part.path == ("body", "issue"))
-    lines = shape.text(issue).splitlines()
+    lines = shape.render_text(issue).splitlines()
     click.echo("\n".join(lines[:16]))
     click.echo(f"... of {sum(1 for _ in _parts(found))} paths in the event")
 
     _title("6. Edit one step and run it: only that step runs, the message is another one, so it is sent")
     message = session.workflow.step("message")
     text = f"%%pdstep message --lang node\n{message.source}".replace("New issue in", "Please look at")
-    session.cell_ran(text, cell_id="message")
+    session.record_cell(text, cell_id="message")
     session.run(only=frozenset({"message"}))
-    click.echo(f"  stale now: {', '.join(sorted(session.stale))}")
+    click.echo(f"  stale now: {', '.join(sorted(session.stale_steps))}")
     again = session.run(only=frozenset({"notify"}))
-    click.echo(timeline.text(replace(again, steps=(again.step("notify"),))))
+    click.echo(timeline.render_text(replace(again, steps=(again.step("notify"),))))
     session.pin("check")
     click.echo("  check is pinned: it keeps its exports until it is released.")
     session.unpin("check")
 
     _title("7. Export")
-    result = definition.export(session.workflow, session.folder / "exported", sidecar=None)
+    result = definition.export_to_folder(session.workflow, session.folder / "exported", sidecar=None)
     click.echo(
-        files.text(str(result.folder.name), result.files, checklist=result.checklist, findings=result.findings),
+        files.render_text(str(result.folder.name), result.files, checklist=result.checklist, findings=result.findings),
         nl=False,
     )
     return 0

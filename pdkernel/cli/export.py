@@ -10,32 +10,36 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pdkernel.cli.app import State, command, in_terminal, json_option, option, print_json, read_input
+from pdkernel.cli.app import CliContext, command, env_option, is_interactive, json_option, print_json, read_input
+
+if TYPE_CHECKING:
+    from pdkernel.render.proof import Proof
+    from pdkernel.source import WorkflowSource
 
 
 @command(name="export")
 @click.argument("notebook", type=click.Path(path_type=Path))
-@option("--to", metavar="FOLDER", help="Write the workflow's folder.")
-@option(
+@env_option("--to", metavar="FOLDER", help="Write the workflow's folder.")
+@env_option(
     "--into", metavar="FOLDER", help="Patch a folder that Pipedream synced: what has not changed stays to the byte."
 )
-@option(
+@env_option(
     "--docs",
     is_flag=True,
     help="Write README.md, too: the workflow in words; with --into also pdkernel.yaml, what Git sync does not hold "
     "(--to always writes it).",
 )
-@option("--dry-run", is_flag=True, help="Write nothing: show what would change.")
-@option(
+@env_option("--dry-run", is_flag=True, help="Write nothing: show what would change.")
+@env_option(
     "--prove", is_flag=True, help="Run the written files beside NOTEBOOK on every saved event, offline, and compare."
 )
 @json_option
 def export(
-    state: State,
+    state: CliContext,
     notebook: Path,
     to: str | None,
     into: str | None,
@@ -51,11 +55,11 @@ def export(
     back with Git. Files of steps that are gone stay, and are named.
     """
     from pdkernel import definition
+    from pdkernel.analysis import check_workflow
     from pdkernel.errors import RequestError
-    from pdkernel.inspection import check
     from pdkernel.render import files
     from pdkernel.render import proof as proofs
-    from pdkernel.source import read_source
+    from pdkernel.source import load_source
 
     if (to is None) == (into is None):
         raise RequestError(
@@ -63,40 +67,41 @@ def export(
         )
     if prove and dry_run:
         raise RequestError("A proof reads the files that were written, and --dry-run writes none.")
-    opened = read_source(notebook, unanswered="refuse" if prove else "keep")
-    check(opened.workflow, to_run=False)
+    opened = load_source(notebook, unanswered="refuse" if prove else "keep")
+    check_workflow(opened.workflow, to_run=False)
     where = str(to or into)
-    act = definition.export if into is None else definition.export_into
-    result = act(opened.workflow, Path(where), sidecar=opened.sidecar, docs=docs, dry_run=dry_run)
+    act = definition.export_to_folder if into is None else definition.export_to_synced_folder
+    result = act(opened.workflow, Path(where), sidecar=opened.sidecar, include_readme=docs, dry_run=dry_run)
     proof = _prove(state, opened, result.folder, into=into is not None, quiet=as_json) if prove else None
     if as_json:
         print_json({**result.to_json(), **({"proof": proof.to_json()} if proof else {})})
     else:
-        note = None if result.written else "Nothing is written: this is what would be."
+        note = None if result.is_written else "Nothing is written: this is what would be."
         click.echo(
-            files.text(where, result.files, checklist=result.checklist, note=note, findings=result.findings), nl=False
+            files.render_text(where, result.files, checklist=result.checklist, note=note, findings=result.findings),
+            nl=False,
         )
-        click.echo(proofs.text(proof) if proof else "", nl=False)
+        click.echo(proofs.render_text(proof) if proof else "", nl=False)
     return 1 if proof is not None and proof.verdict == "differs" else 0
 
 
-def _prove(state: State, opened: Any, folder: Path, *, into: bool, quiet: bool) -> Any:
-    from pdkernel.proof import Exported, prove
+def _prove(state: CliContext, opened: WorkflowSource, folder: Path, *, into: bool, quiet: bool) -> Proof:
+    from pdkernel.proof import ExportedNotebook, run_proof
 
     def say(line: str) -> None:
-        if not quiet and in_terminal(sys.stderr):
+        if not quiet and is_interactive(sys.stderr):
             click.echo(line, err=True)
 
-    exported = Exported(
+    exported = ExportedNotebook(
         opened.path,
         opened.workflow,
         opened.sidecar,
-        state.project(),
-        state.directory(),
+        state.open_project(),
+        state.open_directory(),
         environ=os.environ,
-        into=into,
+        is_patched=into,
     )
-    return asyncio.run(prove(exported, folder, progress=say))
+    return asyncio.run(run_proof(exported, folder, progress=say))
 
 
 @command(name="shape")
@@ -109,7 +114,7 @@ def _prove(state: State, opened: Any, folder: Path, *, into: bool, quiet: bool) 
 )
 @click.option("--example", is_flag=True, help="With --contract: print an event that keeps it, and nothing else.")
 @json_option
-def shape(_: State, events: tuple[str, ...], schema: bool, contract: bool, example: bool, as_json: bool) -> int:
+def shape(_: CliContext, events: tuple[str, ...], schema: bool, contract: bool, example: bool, as_json: bool) -> int:
     """
     Show the shape of one or several events: every path with types and samples.
 
@@ -117,21 +122,21 @@ def shape(_: State, events: tuple[str, ...], schema: bool, contract: bool, examp
     they read from the events before.
     """
     if contract or example:
-        from pdkernel.cli.contract import show_contract
+        from pdkernel.cli.shape import show_contract
 
         return show_contract(Path(events[0]), events[1:], schema=schema, example=example, as_json=as_json)
     from pdkernel import shape as shapes
     from pdkernel.event import Event
     from pdkernel.render import shape as drawn
 
-    values: list[Any] = [dict(Event.parse(read_input(name), name=name).masked().data) for name in events]
+    values: list[Any] = [dict(Event.parse(read_input(name), label=name).with_masked_headers().data) for name in events]
     if schema:
-        whole = shapes.schema(values)
+        whole = shapes.infer_schema(values)
         print_json({"$schema": whole["$schema"], **whole["items"]})
         return 0
-    found = shapes.shape_of(*values)
+    found = shapes.infer_shape(*values)
     if as_json:
-        print_json(drawn.rows(found))
+        print_json(drawn.build_rows(found))
     else:
-        click.echo(drawn.text(found), nl=False)
+        click.echo(drawn.render_text(found), nl=False)
     return 0

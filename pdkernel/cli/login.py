@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pdkernel.cli.app import State, command, json_option, print_json
+from pdkernel.cli.app import CliContext, command, json_option, print_json
+
+if TYPE_CHECKING:
+    from pdkernel.project import Login
 
 _WHERE = {"keyring": "in this machine's keyring", "project": "in the project, encrypted"}
 
@@ -26,14 +29,14 @@ _WHERE = {"keyring": "in this machine's keyring", "project": "in the project, en
 @click.option("--base-url", metavar="URL", help="Of the API, if it is not Pipedream's own.")
 @click.option("--remove", is_flag=True, help="Forget it: work with the local project only.")
 @json_option
-def login(state: State, remove: bool, as_json: bool, **given: str | None) -> int:
+def login(state: CliContext, remove: bool, as_json: bool, **given: str | None) -> int:
     """
     Work with a real Connect project: its users, accounts and credentials; steps still run here.
 
     What is not given comes from PDKERNEL_CLIENT_ID, PDKERNEL_CLIENT_SECRET, PDKERNEL_PROJECT_ID,
     PDKERNEL_PROJECT_ENVIRONMENT and PDKERNEL_BASE_URL, or the same with PIPEDREAM_, else it is asked for.
     """
-    table = state.project().login
+    table = state.open_project().login
     if remove:
         removed = table.remove()
         if as_json:
@@ -44,17 +47,17 @@ def login(state: State, remove: bool, as_json: bool, **given: str | None) -> int
             )
         return 0
     asked = _login(given)
-    _try(asked)
-    where = table.keep(asked)
+    _check_login(asked)
+    where = table.save(asked)
     if as_json:
-        print_json({**login_json(asked), "secret": where})
+        print_json({**encode_login(asked), "secret": where})
     else:
         click.echo(f"Users and accounts are now those of {asked.project_id} at {asked.base_url}.")
         click.echo(f"The client's secret is kept {_WHERE[where]}. Back to the local project: pdkernel login --remove")
     return 0
 
 
-def login_json(login: Any) -> dict[str, Any]:
+def encode_login(login: Login) -> dict[str, Any]:
     """A login as JSON, without its secret."""
     return {
         "project_id": login.project_id,
@@ -64,27 +67,30 @@ def login_json(login: Any) -> dict[str, Any]:
     }
 
 
-def _login(given: dict[str, str | None]) -> Any:
+def _login(given: dict[str, str | None]) -> Login:
     from pdkernel.identity import parse_environment
-    from pdkernel.project.login import API, Login, check_base_url, environment_named, named
+    from pdkernel.project.login import PIPEDREAM_API_URL, Login, check_base_url, read_environment, read_setting
 
     environment = given["environment"]
     return Login(
-        client_id=_needed("client_id", "Client id", given["client_id"] or named(os.environ, "CLIENT_ID")),
-        client_secret=_secret(given["client_secret"]) or _needed("client_secret", "Client secret", None, hidden=True),
-        project_id=_needed("project_id", "Project id", given["project_id"] or named(os.environ, "PROJECT_ID")),
-        environment=parse_environment(environment) if environment else environment_named(os.environ),
-        base_url=check_base_url(given["base_url"] or named(os.environ, "BASE_URL") or API),
+        client_id=_require_value("client_id", "Client id", given["client_id"] or read_setting(os.environ, "CLIENT_ID")),
+        client_secret=_secret(given["client_secret"])
+        or _require_value("client_secret", "Client secret", None, hidden=True),
+        project_id=_require_value(
+            "project_id", "Project id", given["project_id"] or read_setting(os.environ, "PROJECT_ID")
+        ),
+        environment=parse_environment(environment) if environment else read_environment(os.environ),
+        base_url=check_base_url(given["base_url"] or read_setting(os.environ, "BASE_URL") or PIPEDREAM_API_URL),
     )
 
 
 def _secret(given: str | None) -> str | None:
     """The secret from where *given* says, else from the environment."""
     from pdkernel.errors import RequestError
-    from pdkernel.project.login import named
+    from pdkernel.project.login import read_setting
 
     if given is None:
-        return named(os.environ, "CLIENT_SECRET")
+        return read_setting(os.environ, "CLIENT_SECRET")
     if given == "-":
         return sys.stdin.readline().rstrip("\n")
     if not given.startswith("@"):
@@ -99,7 +105,7 @@ def _secret(given: str | None) -> str | None:
         raise RequestError(f"The client's secret cannot be read from {given[1:]}: {why}.") from None
 
 
-def _needed(name: str, prompt: str, value: str | None, *, hidden: bool = False) -> str:
+def _require_value(name: str, prompt: str, value: str | None, *, hidden: bool = False) -> str:
     from pdkernel.errors import RequestError
 
     if not value and sys.stdin.isatty():
@@ -112,9 +118,9 @@ def _needed(name: str, prompt: str, value: str | None, *, hidden: bool = False) 
     return value.strip()
 
 
-def _try(asked: Any) -> None:
+def _check_login(asked: Login) -> None:
     """Ask for one account, so that what is wrong is said now and nothing wrong is kept."""
     from pdkernel.connect.sdk import Sdk
 
     sdk = Sdk(asked)
-    sdk.call(lambda client: client.accounts.list(limit=1, request_options=sdk.options(asked.environment)))
+    sdk.call(lambda client: client.accounts.list(limit=1, request_options=sdk.build_request_options(asked.environment)))

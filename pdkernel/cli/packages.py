@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from pdkernel.cli.app import State, command, error_json, json_option, pdkernel, print_json, print_refusal
+from pdkernel.cli.app import CliContext, command, encode_error, json_option, pdkernel, print_error, print_json
 
 
 @pdkernel.group()
@@ -24,47 +24,49 @@ def packages() -> None:
 @command(packages, name="install")
 @click.argument("source", type=click.Path(path_type=Path))
 @json_option
-def install_packages(state: State, source: Path, as_json: bool) -> int:
+def install_packages(state: CliContext, source: Path, as_json: bool) -> int:
     """Install what the steps of SOURCE import, with the versions of the lock file beside the project."""
-    from pdkernel.engine.packages import Packages
-    from pdkernel.inspection import check_packages
-    from pdkernel.source import read_source
+    from pdkernel.analysis import check_packages
+    from pdkernel.engine.step_packages import StepPackages
+    from pdkernel.source import load_source
 
-    opened = read_source(source, unanswered="keep")
+    opened = load_source(source, unanswered="keep")
     check_packages(opened.workflow)
     steps = [step for step in opened.workflow.steps if not step.disabled]
     ready = asyncio.run(
-        Packages.of(state.project().folder, os.environ).ready(
-            steps, opened.folder.resolve(), tell=lambda _step, line: click.echo(line, err=True)
+        StepPackages.for_project(state.open_project().folder, os.environ).prepare(
+            steps, opened.folder.resolve(), on_progress=lambda _step, line: click.echo(line, err=True)
         )
     )
-    python = ready.python.packages() if ready.python else {}
+    python = ready.python_environment.packages() if ready.python_environment else {}
     if as_json:
-        failures: list[dict[str, Any]] = [{**error_json(error), "step": name} for name, error in ready.failures.items()]
-        node = {name: list(tree.aliases) for name, tree in ready.node.items()}
+        failures: list[dict[str, Any]] = [
+            {**encode_error(error), "step": name} for name, error in ready.failures.items()
+        ]
+        node = {name: list(tree.aliases) for name, tree in ready.node_packages.items()}
         print_json({"steps": node, "python": python, "errors": failures})
     else:
-        for name, tree in ready.node.items():
+        for name, tree in ready.node_packages.items():
             click.echo(f"{name}: {', '.join(tree.aliases)}")
         if python:
             click.echo(f"Python: {', '.join(f'{name} {version}' for name, version in python.items())}")
-        if not ready.node and not python and not ready.failures:
+        if not ready.node_packages and not python and not ready.failures:
             click.echo("The steps import no packages.")
         for name, error in ready.failures.items():
-            print_refusal(error.code, f"{name}: {error}")
+            print_error(error.code, f"{name}: {error}")
     return max((error.exit_status for error in ready.failures.values()), default=0)
 
 
 @command(packages, name="list")
 @json_option
-def list_packages(state: State, as_json: bool) -> int:
+def list_packages(state: CliContext, as_json: bool) -> int:
     """List the packages of the lock file, by what code imports."""
-    from pdkernel.engine.packages import npm_packages, python_packages
+    from pdkernel.engine.step_packages import npm_packages, python_packages
 
     found = {
         (imported, locked.version(imported)): is_installed
         for locked, is_installed in sorted(
-            npm_packages(state.project().folder, os.environ).locked(), key=lambda each: each[1]
+            npm_packages(state.open_project().folder, os.environ).locked(), key=lambda each: each[1]
         )
         for imported in locked.imports
     }
@@ -73,7 +75,7 @@ def list_packages(state: State, as_json: bool) -> int:
         for imported, version in sorted(found)
     ]
     python: dict[tuple[str, str], bool] = {}
-    for pin, is_installed in python_packages(state.project().folder, os.environ).locked():
+    for pin, is_installed in python_packages(state.open_project().folder, os.environ).locked():
         python[pin.name, pin.version] = is_installed or python.get((pin.name, pin.version), False)
     rows += [
         {"language": "python", "import": name, "version": version, "installed": python[name, version]}

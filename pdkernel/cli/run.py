@@ -11,55 +11,76 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from pdkernel.cli.app import State, command, in_terminal, json_option, option, print_json, print_refusal, read_input
+from pdkernel.cli.app import (
+    CliContext,
+    command,
+    env_option,
+    is_interactive,
+    json_option,
+    print_error,
+    print_json,
+    read_input,
+)
+
+if TYPE_CHECKING:
+    from pdkernel.engine.pauses import PauseMode
+    from pdkernel.engine.run_request import RunRequest
+    from pdkernel.event import Event
+    from pdkernel.execution import Execution
+    from pdkernel.identity import Directory
+    from pdkernel.model import Trigger, Workflow
+    from pdkernel.project import Project
+    from pdkernel.source import WorkflowSource
 
 
 @command(name="run")
 @click.argument("source", type=click.Path(path_type=Path))
-@option(
+@env_option(
     "--event",
     metavar="FILE|-",
     help="The event: exactly what steps.trigger.event holds, as JSON. A scheduled workflow needs none.",
 )
-@option("--body", metavar="FILE|JSON", help="A bare payload, wrapped as a POST.")
-@option("--external-user", metavar="ID", help="Run on behalf of this external user.")
-@option("--external-users", metavar="all|A,B,...", help="Run once for each of these external users.")
-@option("--environment", metavar="ENV", help="development (default) or production.")
-@option("--from", "first", metavar="STEP", help="Run from this step on; pin what it needs from the steps above.")
-@option("--pin", "pins", metavar="STEP=FILE", multiple=True, help="Take this step's exports from a JSON file.")
-@option(
+@env_option("--body", metavar="FILE|JSON", help="A bare payload, wrapped as a POST.")
+@env_option("--external-user", metavar="ID", help="Run on behalf of this external user.")
+@env_option("--external-users", metavar="all|A,B,...", help="Run once for each of these external users.")
+@env_option("--environment", metavar="ENV", help="development (default) or production.")
+@env_option("--from", "first", metavar="STEP", help="Run from this step on; pin what it needs from the steps above.")
+@env_option("--pin", "pins", metavar="STEP=FILE", multiple=True, help="Take this step's exports from a JSON file.")
+@env_option(
     "--egress",
     metavar="MODE",
     help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack,github,...",
 )
-@option("--via", metavar="PROXY", help="Send outside calls through this proxy.")
-@option("--unopened", metavar="HOST,...", help="Leave the TLS of these hosts closed: pinned or client certificates.")
-@option(
+@env_option("--via", metavar="PROXY", help="Send outside calls through this proxy.")
+@env_option(
+    "--unopened", metavar="HOST,...", help="Leave the TLS of these hosts closed: pinned or client certificates."
+)
+@env_option(
     "--wait", is_flag=True, help="Wait where the workflow pauses (delay, rerun; a suspend is cancelled at its end)."
 )
-@option(
+@env_option(
     "--skip-waits", is_flag=True, help="Go on at once where the workflow pauses. Without either, it ends as paused."
 )
-@option("--save-test", metavar="NAME", help="Save the run as a test beside SOURCE: tests/test_NAME.py.")
-@option(
+@env_option("--save-test", metavar="NAME", help="Save the run as a test beside SOURCE: tests/test_NAME.py.")
+@env_option(
     "--plain",
     metavar="NAME,APP.FIELD,...",
     help="With --save-test: these variables and credentials are no secrets, write their values into the test.",
 )
-@option("--explain", is_flag=True, help="Say of each external user's account how it was found.")
-@option("--no-install", is_flag=True, help="Install no package; refuse the run if one is missing.")
+@env_option("--explain", is_flag=True, help="Say of each external user's account how it was found.")
+@env_option("--no-install", is_flag=True, help="Install no package; refuse the run if one is missing.")
 @json_option
-def run(state: State, source: Path, as_json: bool, **chosen: Any) -> int:
+def run(state: CliContext, source: Path, as_json: bool, **chosen: Any) -> int:
     """Run the workflow of SOURCE (a notebook or a workflow's folder) on an event."""
     several = chosen["external_users"] is not None
-    _check_saving(chosen)
+    _check_save_test_options(chosen)
     runs = asyncio.run(_run_all(state, source, chosen, quiet=as_json))
     executions = [execution for _, execution in runs]
     if as_json:
@@ -71,24 +92,26 @@ def run(state: State, source: Path, as_json: bool, **chosen: Any) -> int:
             _print(execution, explain=chosen["explain"], responds=responds)
     if chosen["save_test"] is not None:
         _save_test(state, source, chosen, *runs[0])
-    return max(exit_status(execution) for execution in executions)
+    return max(resolve_exit_status(execution) for execution in executions)
 
 
-async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet: bool) -> list[Any]:
-    from pdkernel.engine.runtime import Runtime
-    from pdkernel.source import read_source
+async def _run_all(
+    state: CliContext, source: Path, chosen: dict[str, Any], *, quiet: bool
+) -> list[tuple[RunRequest, Execution]]:
+    from pdkernel.engine.workflow_engine import WorkflowEngine
+    from pdkernel.source import load_source
 
-    opened = read_source(source)
+    opened = load_source(source)
     event = _event(chosen["event"], chosen["body"], opened.workflow.trigger)
-    _say_drift(opened, event, chosen["event"])
-    project = state.project()
-    directory = state.directory()
+    _print_drift(opened, event, chosen["event"])
+    project = state.open_project()
+    directory = state.open_directory()
     users = _users(chosen, event, directory)
     requests = [_request(opened, event, user, chosen, project, shlex.quote(str(source))) for user in users]
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    runtime = await Runtime.start(project, directory, size=1)
+    runtime = await WorkflowEngine.start(project, directory, max_active_runs=1)
     try:
         runs = []
         for request in requests:
@@ -102,22 +125,24 @@ async def _run_all(state: State, source: Path, chosen: dict[str, Any], *, quiet:
         await runtime.close()
 
 
-def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], project: Any, source: str) -> Any:
-    from pdkernel.egress import default_mode, parse_mode
-    from pdkernel.egress.tape import Tape
-    from pdkernel.engine.request import RunRequest
+def _request(
+    opened: WorkflowSource, event: Event, user: str | None, chosen: dict[str, Any], project: Project, source: str
+) -> Callable[[Any], RunRequest]:
+    from pdkernel.egress import default_mode, parse_policy
+    from pdkernel.egress.memory_recording import MemoryRecording
+    from pdkernel.engine.run_request import RunRequest
     from pdkernel.identity import parse_environment
-    from pdkernel.source import workflows_beside
-    from pdkernel.variables import project_variables
+    from pdkernel.source import sibling_workflow_finder
+    from pdkernel.variables import load_variables
 
     environment = parse_environment(chosen["environment"] or event.environment)
     workflow, folder = opened.workflow, opened.folder.resolve()
     only = None
     if chosen["first"] is not None:
         first = workflow.step(chosen["first"])
-        only = frozenset({first.name, *(step.name for step in workflow.after(first.name))})
+        only = frozenset({first.name, *(step.name for step in workflow.steps_after(first.name))})
     unopened = f" unopened={chosen['unopened']}" if chosen["unopened"] else ""
-    policy = parse_mode((chosen["egress"] or default_mode(os.environ)) + unopened, via=chosen["via"])
+    policy = parse_policy((chosen["egress"] or default_mode(os.environ)) + unopened, via=chosen["via"])
     pins = _pins(workflow, chosen["pins"])
     pauses = _pauses(chosen)
     return lambda progress: RunRequest(
@@ -126,22 +151,22 @@ def _request(opened: Any, event: Any, user: str | None, chosen: dict[str, Any], 
         policy=policy,
         external_user_id=user,
         environment=environment,
-        variables=project_variables(project, folder),
+        variables=load_variables(project, folder),
         folder=folder,
-        pins=pins,
-        actions=opened.sidecar.actions if opened.sidecar else None,
-        only=only,
-        tape=Tape() if chosen["save_test"] is not None else None,
+        pinned_exports=pins,
+        actions_source=opened.sidecar.actions if opened.sidecar else None,
+        only_steps=only,
+        recording=MemoryRecording() if chosen["save_test"] is not None else None,
         install=not chosen["no_install"],
         source=source,
-        progress=progress.say,
+        on_progress=progress.say,
         on_change=progress.update,
-        pauses=pauses,
-        find_workflow=workflows_beside(opened.path),
+        pause_mode=pauses,
+        find_workflow=sibling_workflow_finder(opened.path),
     )
 
 
-def _pauses(chosen: dict[str, Any]) -> Any:
+def _pauses(chosen: dict[str, Any]) -> PauseMode:
     from pdkernel.errors import RequestError
 
     if chosen["wait"] and chosen["skip_waits"]:
@@ -149,13 +174,13 @@ def _pauses(chosen: dict[str, Any]) -> Any:
     return "wait" if chosen["wait"] else "skip" if chosen["skip_waits"] else "park"
 
 
-def _event(event: str | None, body: str | None, trigger: Any) -> Any:
+def _event(event: str | None, body: str | None, trigger: Trigger) -> Event:
     from pdkernel.clock import SYSTEM_CLOCK
     from pdkernel.errors import EventError
     from pdkernel.event import Event, parse_json
 
     if event is None and body is None and trigger.type == "schedule":
-        return Event.of_schedule(trigger.config, SYSTEM_CLOCK.now())
+        return Event.from_schedule(trigger.config, SYSTEM_CLOCK.now())
     if (event is None) == (body is None):
         raise EventError(
             "Give the event with --event FILE (or - for standard input), or a bare payload with --body FILE|JSON."
@@ -164,33 +189,33 @@ def _event(event: str | None, body: str | None, trigger: Any) -> Any:
         )
     if event is not None:
         return Event.parse(
-            read_input(event), name="standard input" if event == "-" else event, http=trigger.type == "http"
+            read_input(event), label="standard input" if event == "-" else event, is_http=trigger.type == "http"
         )
     assert body is not None
     path = Path(body)
     if body == "-" or (len(body) < 4096 and "\n" not in body and path.is_file()):
-        return Event.from_body(parse_json(read_input(body), name=body))
-    return Event.from_body(parse_json(body, name="--body"))
+        return Event.from_body(parse_json(read_input(body), label=body))
+    return Event.from_body(parse_json(body, label="--body"))
 
 
-def _say_drift(opened: Any, event: Any, name: str | None) -> None:
+def _print_drift(opened: WorkflowSource, event: Event, name: str | None) -> None:
     """Say on standard error what the steps read of *event* that is not as in the events saved beside the workflow."""
     from pdkernel.source import EVENTS_FOLDER
 
     if not (opened.folder / EVENTS_FOLDER).is_dir():
         return
-    from pdkernel.contract import compare, contract_of
-    from pdkernel.render.contract import sentences
-    from pdkernel.session.contract import saved_events
-    from pdkernel.session.events import EventLibrary
+    from pdkernel.analysis import compare_event, derive_contract
+    from pdkernel.render.contract import describe_violations
+    from pdkernel.session.event_contract import load_saved_events
+    from pdkernel.session.event_library import EventLibrary
 
-    saved = saved_events(EventLibrary(opened.folder), http=event.http)
-    found = compare(contract_of(opened.workflow), Path(name or "").stem, dict(event.data), saved)
-    for line in sentences(replace(found, findings=())):
+    saved = load_saved_events(EventLibrary(opened.folder), http=event.is_http)
+    found = compare_event(derive_contract(opened.workflow), Path(name or "").stem, dict(event.data), saved)
+    for line in describe_violations(replace(found, violations=())):
         click.echo(f"Drift: {line}", err=True)
 
 
-def _users(chosen: dict[str, Any], event: Any, directory: Any) -> Sequence[str | None]:
+def _users(chosen: dict[str, Any], event: Event, directory: Directory) -> Sequence[str | None]:
     from pdkernel.errors import RequestError
     from pdkernel.identity import parse_environment
 
@@ -213,7 +238,7 @@ def _users(chosen: dict[str, Any], event: Any, directory: Any) -> Sequence[str |
     return users
 
 
-def _pins(workflow: Any, pins: Sequence[str]) -> dict[str, Any]:
+def _pins(workflow: Workflow, pins: Sequence[str]) -> dict[str, Any]:
     from pdkernel.errors import RequestError
     from pdkernel.event import parse_json
     from pdkernel.execution import RETURN_VALUE
@@ -223,40 +248,47 @@ def _pins(workflow: Any, pins: Sequence[str]) -> dict[str, Any]:
         name, separator, file = pin.partition("=")
         if not separator:
             raise RequestError(f"--pin {pin} names no file.", fix="Write --pin STEP=FILE.")
-        value = parse_json(read_input(file), name=file)
+        value = parse_json(read_input(file), label=file)
         found[workflow.step(name).name] = value if isinstance(value, dict) else {RETURN_VALUE: value}
     return found
 
 
-def _check_saving(chosen: dict[str, Any]) -> None:
+def _check_save_test_options(chosen: dict[str, Any]) -> None:
     """What can be said of --save-test before anything is sent."""
     from pdkernel.errors import RequestError
 
     if chosen["plain"] is not None and chosen["save_test"] is None:
         raise RequestError("--plain means nothing without --save-test.")
     if chosen["save_test"] is not None:
-        from pdkernel.trial.save import checked_name
+        from pdkernel.snapshot_tests.saver import normalize_test_name
 
-        checked_name(chosen["save_test"])
+        normalize_test_name(chosen["save_test"])
         if chosen["external_users"] is not None:
             raise RequestError("--save-test saves one run.", fix="Name one external user with --external-user.")
 
 
-def _save_test(state: State, source: Path, chosen: dict[str, Any], request: Any, execution: Any) -> None:
-    from pdkernel.trial import save_test
+def _save_test(
+    state: CliContext, source: Path, chosen: dict[str, Any], request: RunRequest, execution: Execution
+) -> None:
+    from pdkernel.snapshot_tests import save_test
 
     plain = [name.strip() for name in (chosen["plain"] or "").split(",") if name.strip()]
     saved = save_test(
-        request, execution, name=chosen["save_test"], source=source, directory=state.directory(), plain=plain
+        request,
+        execution,
+        name=chosen["save_test"],
+        source=source,
+        directory=state.open_directory(),
+        non_secret_names=plain,
     )
-    click.echo(saved.sentences(Path.cwd()), err=True)
+    click.echo(saved.format_summary(Path.cwd()), err=True)
 
 
 class _Progress:
     """A line on a terminal that says which step runs, and lines that stay on what is installed."""
 
     def __init__(self, quiet: bool) -> None:
-        self._on = not quiet and in_terminal(sys.stderr)
+        self._on = not quiet and is_interactive(sys.stderr)
         self._said = ""
 
     def __enter__(self) -> Self:
@@ -270,7 +302,7 @@ class _Progress:
         self._clear()
         click.echo(text, err=True)
 
-    def update(self, execution: Any) -> None:
+    def update(self, execution: Execution) -> None:
         """Name the running step."""
         running = next((step.name for step in execution.steps if step.status == "not_run" and step.started_at), None)
         text = f"running {running} ..." if running else ""
@@ -286,9 +318,9 @@ class _Progress:
             self._said = ""
 
 
-def exit_status(execution: Any) -> int:
+def resolve_exit_status(execution: Execution) -> int:
     """The exit status that an execution stands for."""
-    from pdkernel.errors import HostError, exit_status_of
+    from pdkernel.errors import InternalError, exit_status_of
 
     if execution.status in ("success", "exited"):
         return 0
@@ -298,27 +330,27 @@ def exit_status(execution: Any) -> int:
     if refused and execution.error is not None:
         # a code that a step's own process may give as well stands for a refusal here
         return max(2, exit_status_of(execution.error.code))
-    if execution.error is not None and exit_status_of(execution.error.code) == HostError.exit_status:
-        return HostError.exit_status
+    if execution.error is not None and exit_status_of(execution.error.code) == InternalError.exit_status:
+        return InternalError.exit_status
     return 1
 
 
-def _print(execution: Any, *, explain: bool, responds: bool) -> None:
+def _print(execution: Execution, *, explain: bool, responds: bool) -> None:
     from pdkernel.render import lookup, timeline
 
     error = execution.error
     ran = any(step.status != "not_run" for step in execution.steps)
-    if exit_status(execution) in (2, 3) and error is not None and not ran:
-        print_refusal(error.code, error.message)
+    if resolve_exit_status(execution) in (2, 3) and error is not None and not ran:
+        print_error(error.code, error.message)
         if explain and execution.lookup is not None:
-            click.echo(lookup.text(execution.lookup), nl=False)
+            click.echo(lookup.render_text(execution.lookup), nl=False)
         return
     if execution.status != "success" and error is not None and error.stack is None:
-        print_refusal(error.code, f"{_steps_line(execution)}\n{error.message}")
+        print_error(error.code, f"{_steps_line(execution)}\n{error.message}")
     else:
-        click.echo(timeline.text(execution, explain=explain, responds=responds), nl=False)
+        click.echo(timeline.render_text(execution, explain_lookup=explain, has_response=responds), nl=False)
 
 
-def _steps_line(execution: Any) -> str:
+def _steps_line(execution: Execution) -> str:
     """Each step and what became of it, in one line."""
     return f"{execution.workflow}: " + ", ".join(f"{step.name} {step.status}" for step in execution.steps)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pdkernel.cli.app import State, command, json_option, option, pdkernel, print_json, read_input
+from pdkernel.cli.app import CliContext, command, env_option, json_option, pdkernel, print_json, read_input
 
 if TYPE_CHECKING:
-    from pdkernel.project import Record
+    from pdkernel.project.data_stores import DataStoreSummary, DataStoreTable, StoreRecord
 
 
 @pdkernel.group()
@@ -29,27 +29,30 @@ def store() -> None:
 @command(store, name="list")
 @click.argument("name", required=False)
 @json_option
-def list_stores(state: State, name: str | None, as_json: bool) -> int:
+def list_stores(state: CliContext, name: str | None, as_json: bool) -> int:
     """List the data stores, or the records of the store NAME."""
     from pdkernel.render import stores as drawn
 
-    table = state.project().stores
+    table = state.open_project().data_stores
     if name is None:
-        found = table.list()
+        found = table.list_stores()
         if as_json:
             print_json([_summary(each) for each in found])
         else:
             click.echo(
-                drawn.stores_text([drawn.StoreLine(each.name, each.keys, each.characters) for each in found]), nl=False
+                drawn.render_stores_text(
+                    [drawn.StoreSummary(each.name, each.record_count, each.characters) for each in found]
+                ),
+                nl=False,
             )
         return 0
     table.require(name)
-    records = [_record(record) for record in table.records(name)]
+    records = [_record(record) for record in table.iter_records(name)]
     if as_json:
         print_json(records)
     else:
-        lines = [drawn.RecordLine(each["key"], each["value"], each.get("expires_at", "")) for each in records]
-        click.echo(drawn.records_text(name, lines, total=len(lines)), nl=False)
+        lines = [drawn.RecordRow(each["key"], each["value"], each.get("expires_at", "")) for each in records]
+        click.echo(drawn.render_records_text(name, lines, total=len(lines)), nl=False)
     return 0
 
 
@@ -57,9 +60,9 @@ def list_stores(state: State, name: str | None, as_json: bool) -> int:
 @click.argument("name")
 @click.argument("key")
 @json_option
-def get_value(state: State, name: str, key: str, as_json: bool) -> int:
+def get_value(state: CliContext, name: str, key: str, as_json: bool) -> int:
     """Print the value of KEY in the store NAME as JSON; with --json, the record."""
-    table = state.project().stores
+    table = state.open_project().data_stores
     record = table.find(name, key)
     if record is None:
         raise _missing(table, name, key)
@@ -71,10 +74,10 @@ def get_value(state: State, name: str, key: str, as_json: bool) -> int:
 @click.argument("name")
 @click.argument("key")
 @click.argument("value")
-@option("--ttl", type=float, metavar="SECONDS", help="Seconds that the record lives; for ever without it.")
+@env_option("--ttl", type=float, metavar="SECONDS", help="Seconds that the record lives; for ever without it.")
 @click.option("--text", is_flag=True, help="Take VALUE as a text, not as JSON.")
 @json_option
-def set_value(state: State, name: str, key: str, value: str, ttl: float | None, text: bool, as_json: bool) -> int:
+def set_value(state: CliContext, name: str, key: str, value: str, ttl: float | None, text: bool, as_json: bool) -> int:
     """Store VALUE, which is JSON, under KEY in the store NAME; - reads it from standard input."""
     from pdkernel.errors import EventError, RequestError
     from pdkernel.event import parse_json
@@ -82,13 +85,15 @@ def set_value(state: State, name: str, key: str, value: str, ttl: float | None, 
     given = sys.stdin.read() if value == "-" else value
     if not text:
         try:
-            parsed = parse_json(given, name="VALUE")
+            parsed = parse_json(given, label="VALUE")
         except EventError as fault:
             raise RequestError(fault.message, fix="--text takes it as a text.") from None
-    table = state.project().stores
+    table = state.open_project().data_stores
     table.set(name, key, given if text else parsed, ttl=ttl)
     if as_json:
-        print_json(_record(table.find(name, key)))
+        record = table.find(name, key)
+        assert record is not None, "it was set"
+        print_json(_record(record))
     else:
         click.echo(f"{key} is set in {name}.")
     return 0
@@ -98,9 +103,9 @@ def set_value(state: State, name: str, key: str, value: str, ttl: float | None, 
 @click.argument("name")
 @click.argument("key", required=False)
 @json_option
-def remove(state: State, name: str, key: str | None, as_json: bool) -> int:
+def remove(state: CliContext, name: str, key: str | None, as_json: bool) -> int:
     """Remove KEY from the store NAME; without KEY, the store with everything in it."""
-    table = state.project().stores
+    table = state.open_project().data_stores
     if key is not None and not table.delete(name, key):
         raise _missing(table, name, key)
     if key is None:
@@ -115,18 +120,18 @@ def remove(state: State, name: str, key: str | None, as_json: bool) -> int:
 
 @command(store, name="export")
 @click.argument("name")
-@option("--to", metavar="FILE", type=click.Path(path_type=Path), help="Write FILE instead of standard output.")
+@env_option("--to", metavar="FILE", type=click.Path(path_type=Path), help="Write FILE instead of standard output.")
 @json_option
-def export_store(state: State, name: str, to: Path | None, as_json: bool) -> int:
+def export_store(state: CliContext, name: str, to: Path | None, as_json: bool) -> int:
     """Write the store NAME as JSON lines, one record a line; with --json, as one list."""
     from pdkernel.errors import RequestError
 
-    table = state.project().stores
+    table = state.open_project().data_stores
     table.require(name)
     if as_json and to is None:
-        print_json([_record(record) for record in table.records(name)])
+        print_json([_record(record) for record in table.iter_records(name)])
         return 0
-    lines = [json.dumps(_record(record), separators=(",", ":")) + "\n" for record in table.records(name)]
+    lines = [json.dumps(_record(record), separators=(",", ":")) + "\n" for record in table.iter_records(name)]
     if to is None:
         sys.stdout.writelines(lines)
         return 0
@@ -146,12 +151,12 @@ def export_store(state: State, name: str, to: Path | None, as_json: bool) -> int
 @click.argument("file", metavar="FILE|-")
 @click.option("--clear", is_flag=True, help="Remove what the store holds first.")
 @json_option
-def import_store(state: State, name: str, file: str, clear: bool, as_json: bool) -> int:
+def import_store(state: CliContext, name: str, file: str, clear: bool, as_json: bool) -> int:
     """Read records that `pdkernel store export` wrote into the store NAME: all of them, or after an error none."""
     records = _read(read_input(file), "standard input" if file == "-" else file)
-    project = state.project()
+    project = state.open_project()
     alive = [record for record in records if record.expires is None or record.expires > project.clock.now()]
-    project.stores.put_records(name, alive, clear=clear)
+    project.data_stores.put_records(name, alive, clear_first=clear)
     expired = len(records) - len(alive)
     if as_json:
         print_json({"name": name, "records": len(alive), "expired": expired})
@@ -161,23 +166,28 @@ def import_store(state: State, name: str, file: str, clear: bool, as_json: bool)
     return 0
 
 
-def _summary(each: Any) -> dict[str, Any]:
-    from pdkernel.clock import iso
+def _summary(each: DataStoreSummary) -> dict[str, Any]:
+    from pdkernel.clock import format_iso
 
-    return {"name": each.name, "keys": each.keys, "characters": each.characters, "created_at": iso(each.created)}
+    return {
+        "name": each.name,
+        "keys": each.record_count,
+        "characters": each.characters,
+        "created_at": format_iso(each.created),
+    }
 
 
-def _record(record: Any) -> dict[str, Any]:
-    from pdkernel.clock import iso
+def _record(record: StoreRecord) -> dict[str, Any]:
+    from pdkernel.clock import format_iso
 
-    ends = {"expires_at": iso(record.expires)} if record.expires else {}
+    ends = {"expires_at": format_iso(record.expires)} if record.expires else {}
     return {"key": record.key, "value": record.value, **ends}
 
 
-def _read(data: bytes, name: str) -> list[Record]:
+def _read(data: bytes, name: str) -> list[StoreRecord]:
     from pdkernel.errors import EventError, RequestError
     from pdkernel.event import parse_json
-    from pdkernel.project import Record, check_key
+    from pdkernel.project import StoreRecord, check_key
 
     records = []
     for number, line in enumerate(data.split(b"\n"), 1):
@@ -185,12 +195,14 @@ def _read(data: bytes, name: str) -> list[Record]:
             continue
         where = f"{name}, line {number},"
         try:
-            value = parse_json(line, name=where)
+            value = parse_json(line, label=where)
         except EventError as fault:
-            raise RequestError(fault.message.replace("at line 1, column", "at column"), fix=_FORM) from None
+            raise RequestError(
+                fault.message.replace("at line 1, column", "at column"), fix=_RECORD_FORMAT_HINT
+            ) from None
         keys = value.keys() if isinstance(value, dict) and isinstance(value.get("key"), str) else set()
         if not isinstance(value, dict) or not {"key", "value"} <= keys <= {"key", "value", "expires_at"}:
-            raise RequestError(f"{where} is not a record of a data store.", fix=_FORM)
+            raise RequestError(f"{where} is not a record of a data store.", fix=_RECORD_FORMAT_HINT)
         try:
             check_key(value["key"])
         except RequestError as fault:
@@ -201,17 +213,19 @@ def _read(data: bytes, name: str) -> list[Record]:
         except (TypeError, ValueError):
             expires = datetime.min  # noqa: DTZ901 - has no zone, like any that is refused below
         if expires is not None and expires.tzinfo is None:
-            raise RequestError(f"{where} has an expires_at that is not a time with a zone: {ends!r:.60}.", fix=_FORM)
-        records.append(Record(value["key"], value["value"], expires))
+            raise RequestError(
+                f"{where} has an expires_at that is not a time with a zone: {ends!r:.60}.", fix=_RECORD_FORMAT_HINT
+            )
+        records.append(StoreRecord(value["key"], value["value"], expires))
     return records
 
 
-_FORM = (
+_RECORD_FORMAT_HINT = (
     'One record a line: {"key": "a", "value": 1}, with "expires_at": "2026-11-24T10:00:00.000Z" where it has an end.'
 )
 
 
-def _missing(table: Any, name: str, key: str) -> Exception:
+def _missing(table: DataStoreTable, name: str, key: str) -> Exception:
     from pdkernel.errors import RequestError
 
     table.require(name)

@@ -31,7 +31,7 @@ def open_directory(project: Project, environ: Mapping[str, str]) -> Directory:
     Raises:
         ConnectSettingsError: The login's secret is gone.
     """
-    login = project.login.find(environ)
+    login = project.login.load(environ)
     if login is None:
         return LocalDirectory(project)
     from pdkernel.connect.remote import RemoteDirectory

@@ -15,9 +15,9 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 
-from pdkernel.connect.apps import check_app, told_apps
-from pdkernel.connect.fields import FIELDS, fields_of
-from pdkernel.connect.renewal import is_due, renewed
+from pdkernel.connect.credential_fields import FIELDS_BY_APP, guess_credential_fields
+from pdkernel.connect.registered_apps import check_app_slug, load_registered_apps
+from pdkernel.connect.token_refresh import is_refresh_due, refresh_credentials
 from pdkernel.errors import RequestError
 from pdkernel.identity import (
     DEFAULT_ENVIRONMENT,
@@ -25,8 +25,8 @@ from pdkernel.identity import (
     Credentials,
     Environment,
     ExternalUser,
-    NotAtHandError,
     Plan,
+    WouldBlockError,
     check_external_user_id,
 )
 from pdkernel.project import Project
@@ -42,7 +42,7 @@ class LocalDirectory:
     def __init__(self, project: Project) -> None:
         self._project = project
         self._table = project.accounts
-        self._waits = True
+        self._can_block = True
 
     def __repr__(self) -> str:
         return f"LocalDirectory({self.project_id})"
@@ -78,7 +78,7 @@ class LocalDirectory:
         own: bool | None = None,
     ) -> Sequence[Account]:
         """Accounts that match everything given, newest first; accounts of your own match both environments."""
-        return self._table.list(external_user_id=external_user_id, environment=environment, app=app, own=own)
+        return self._table.list_accounts(external_user_id=external_user_id, environment=environment, app=app, own=own)
 
     def account_ids(
         self,
@@ -89,21 +89,21 @@ class LocalDirectory:
         own: bool | None = None,
     ) -> Sequence[str]:
         """The ids of what `accounts` gives, in its order."""
-        return self._table.ids(external_user_id=external_user_id, environment=environment, app=app, own=own)
+        return self._table.account_ids(external_user_id=external_user_id, environment=environment, app=app, own=own)
 
-    def account_apps(self) -> Collection[str]:
+    def connected_apps(self) -> Collection[str]:
         """Slugs of the apps that there are accounts of."""
-        return self._table.apps()
+        return self._table.connected_apps()
 
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """The account that a run for that user uses: of that app, the one most recently created, or None."""
-        return self._table.newest(external_user_id, environment, app)
+        return self._table.newest_account(external_user_id, environment, app)
 
     def newest_accounts(
         self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
     ) -> Sequence[Account]:
         """The *limit* most recently created accounts of each user and app, newest first; one query."""
-        return self._table.newest_of(external_user_ids, environment, apps, limit=limit)
+        return self._table.newest_accounts(external_user_ids, environment, apps, limit=limit)
 
     def find_account(self, account_id: str) -> Account | None:
         """The account of that id, or None."""
@@ -118,34 +118,34 @@ class LocalDirectory:
             NotAtHandError: The token has to be renewed, and this one is `at_hand`.
         """
         credentials = self._table.credentials(account_id)
-        if not is_due(self._project, account_id, credentials):
+        if not is_refresh_due(self._project, account_id, credentials):
             return credentials
-        if not self._waits:
-            raise NotAtHandError
-        return renewed(self._project, account_id, credentials)
+        if not self._can_block:
+            raise WouldBlockError
+        return refresh_credentials(self._project, account_id, credentials)
 
     @cached_property
-    def _at_hand(self) -> LocalDirectory:
+    def _nonblocking(self) -> LocalDirectory:
         at_hand = copy(self)
-        at_hand._waits = False  # noqa: SLF001 - our own copy
+        at_hand._can_block = False  # noqa: SLF001 - our own copy
         return at_hand
 
     @contextmanager
-    def at_hand(self) -> Iterator[LocalDirectory | None]:
+    def nonblocking(self) -> Iterator[LocalDirectory | None]:
         """Itself, on a database that is a file: only a token that has to be renewed is waited for."""
         if self._project.sqlite_path is None:
             yield None
             return
-        with self._project.reads():
-            yield self._at_hand
+        with self._project.shared_read_connection():
+            yield self._nonblocking
 
-    def refuse_token(self, account_id: str, since: datetime) -> bool:
+    def report_unauthorized(self, account_id: str, issued_at: datetime) -> bool:
         """
-        The app answered 401 to the token of *since*: who asks next for the credentials gets a newer one, if there is any.
+        The app answered 401 to the token of *issued_at*: who asks next for the credentials gets a newer one, if there is any.
 
         Of many who were refused the same token the first has it renewed; the others get what came of that.
         """
-        return self._project.grants.refuse(account_id, since)
+        return self._project.grants.mark_refused(account_id, issued_at)
 
     def add_account(
         self,
@@ -176,12 +176,12 @@ class LocalDirectory:
             check_external_user_id(external_user_id)
         account = Account(
             id=_check_id(account_id) if account_id is not None else self._project.ids.new("apn_", _ID_LENGTH),
-            app=check_app(app),
+            app=check_app_slug(app),
             name=name or external_user_id or app,
             external_user_id=external_user_id,
             environment=environment if external_user_id is not None else DEFAULT_ENVIRONMENT,
             created_at=self._project.clock.now(),
-            fields=_check_fields(app, credentials),
+            credential_fields=_check_fields(app, credentials),
         )
         self._table.add(account, credentials)
         return account
@@ -198,21 +198,25 @@ class LocalDirectory:
             raise RequestError(f"There is no account {account_id[:80]!r}.")
         fields = _check_fields(account.app, credentials)
         self._project.grants.remove(account_id)
-        self._table.renew(account_id, credentials)
-        return replace(account, fields=fields, healthy=True)
+        self._table.replace_credentials(account_id, credentials)
+        return replace(account, credential_fields=fields, healthy=True)
 
     def remove_account(self, account_id: str) -> bool:
         """Remove it; its user stays. False if there was none."""
         return self._table.remove(account_id)
 
-    def known_fields(self, app: str) -> Sequence[str]:
+    def credential_fields(self, app: str) -> Sequence[str]:
         """Credential names to ask for: what was told of *app*, else what its newest account holds, else the best guess."""
-        told = told_apps(self._project).get(app)
+        told = load_registered_apps(self._project).get(app)
         if told:
             return told
-        newest = self._table.list(app=app, limit=1)
+        newest = self._table.list_accounts(app=app, limit=1)
         # an account for which a field was left empty takes no field from the next one's form
-        return newest[0].fields if newest and not set(newest[0].fields) < set(FIELDS.get(app, ())) else fields_of(app)
+        return (
+            newest[0].credential_fields
+            if newest and not set(newest[0].credential_fields) < set(FIELDS_BY_APP.get(app, ()))
+            else guess_credential_fields(app)
+        )
 
 
 def _check_id(account_id: str) -> str:
@@ -227,7 +231,7 @@ def _check_id(account_id: str) -> str:
 def _check_fields(app: str, credentials: Mapping[str, str]) -> tuple[str, ...]:
     if not credentials:
         raise RequestError(
-            f"An account of {app} needs at least one credential.", fix=f"For example {fields_of(app)[0]}."
+            f"An account of {app} needs at least one credential.", fix=f"For example {guess_credential_fields(app)[0]}."
         )
     if any(not name.strip() for name in credentials):
         raise RequestError(f"A credential of the {app} account has no name.")

@@ -16,20 +16,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from pdkernel.connect.providers import Provider
-from pdkernel.errors import HostError
-from pdkernel.redaction import masked
+from pdkernel.connect.oauth_providers import OAuthProvider
+from pdkernel.errors import InternalError
+from pdkernel.redaction import mask_values
 
 if TYPE_CHECKING:
     import httpx
 
 TIMEOUT_S = 15.0
 _MAX_ANSWER = 1 << 18
-_SHOWN = 300
-_SECRET = ("code", "code_verifier", "refresh_token")
-_REFUSALS = frozenset({400, 401, 403})
+_MAX_REASON_CHARS = 300
+_SECRET_FORM_FIELDS = ("code", "code_verifier", "refresh_token")
+_REFUSAL_STATUSES = frozenset({400, 401, 403})
 """Statuses with which providers refuse what they were sent; others say that something is out of order, or somewhere else."""
-_NOT_THE_GRANT = frozenset(
+_RETRYABLE_ERRORS = frozenset(
     {
         "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
         "temporarily_unavailable", "server_error", "slow_down",
@@ -39,20 +39,20 @@ _NOT_THE_GRANT = frozenset(
 """Errors that are mended at the client or with time, and the code or the token is good again (RFC 6749, GitHub, Slack)."""
 
 
-class ProviderError(HostError):
+class ProviderError(InternalError):
     """The provider refused or could not be reached; says what it said, and shows no token and no code."""
 
     code = "oauth_provider"
     exit_status = 2
 
-    def __init__(self, message: str, *, final: bool) -> None:
+    def __init__(self, message: str, *, is_permanent: bool) -> None:
         super().__init__(message)
-        self.final = final
+        self.is_permanent = is_permanent
         """Whether asking again is of no use: the provider said that the code or the token is no good."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class OAuthTokens:
     """
     What a provider hands out.
 
@@ -67,7 +67,7 @@ class Tokens:
     expires_in: float | None
 
 
-def authorize_url(provider: Provider, *, state: str, verifier: str, redirect_uri: str) -> str:
+def authorize_url(provider: OAuthProvider, *, state: str, verifier: str, redirect_uri: str) -> str:
     """Where the person's browser goes to sign in at the app."""
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode("ascii")).digest()).rstrip(b"=").decode()
     asked = {
@@ -85,14 +85,14 @@ def authorize_url(provider: Provider, *, state: str, verifier: str, redirect_uri
     return urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
 
 
-def exchange(provider: Provider, *, code: str, verifier: str, redirect_uri: str) -> Tokens:
+def exchange_code(provider: OAuthProvider, *, code: str, verifier: str, redirect_uri: str) -> OAuthTokens:
     """
     The tokens for a code that the person came back with.
 
     Raises:
         ProviderError: No tokens.
     """
-    return _ask(
+    return _request_tokens(
         provider,
         {
             "grant_type": "authorization_code",
@@ -103,17 +103,17 @@ def exchange(provider: Provider, *, code: str, verifier: str, redirect_uri: str)
     )
 
 
-def refresh(provider: Provider, refresh_token: str, *, timeout_s: float = TIMEOUT_S) -> Tokens:
+def refresh_tokens(provider: OAuthProvider, refresh_token: str, *, timeout_s: float = TIMEOUT_S) -> OAuthTokens:
     """
     The next tokens; the provider may keep the refresh token or give another.
 
     Raises:
         ProviderError: No tokens.
     """
-    return _ask(provider, {"grant_type": "refresh_token", "refresh_token": refresh_token}, timeout_s)
+    return _request_tokens(provider, {"grant_type": "refresh_token", "refresh_token": refresh_token}, timeout_s)
 
 
-def _ask(provider: Provider, form: dict[str, str], timeout_s: float = TIMEOUT_S) -> Tokens:
+def _request_tokens(provider: OAuthProvider, form: dict[str, str], timeout_s: float = TIMEOUT_S) -> OAuthTokens:
     import httpx
 
     where = urlsplit(provider.token_url).netloc
@@ -127,18 +127,18 @@ def _ask(provider: Provider, form: dict[str, str], timeout_s: float = TIMEOUT_S)
     try:
         answer = _post(provider.token_url, form, auth, timeout_s)
     except httpx.TimeoutException:
-        raise ProviderError(f"{where} did not answer within {timeout_s:g} s.", final=False) from None
+        raise ProviderError(f"{where} did not answer within {timeout_s:g} s.", is_permanent=False) from None
     except httpx.HTTPError as fault:
-        raise ProviderError(f"{where} cannot be reached: {type(fault).__name__}.", final=False) from None
-    told = _read(answer)
+        raise ProviderError(f"{where} cannot be reached: {type(fault).__name__}.", is_permanent=False) from None
+    told = _parse_answer(answer)
     token, error = told.get("access_token"), told.get("error")
     if answer.is_success and not error and isinstance(token, str) and token.strip():
         return _tokens(told)
-    refused = bool(error) if answer.is_success else bool(told) and answer.status_code in _REFUSALS
-    values = [value for value in (provider.client_secret, *map(form.get, _SECRET)) if value]
+    refused = bool(error) if answer.is_success else bool(told) and answer.status_code in _REFUSAL_STATUSES
+    values = [value for value in (provider.client_secret, *map(form.get, _SECRET_FORM_FIELDS)) if value]
     raise ProviderError(
-        f"{where} gave no token ({answer.status_code}): {masked(_reason(told), values)[:_SHOWN]}",
-        final=refused and str(error) not in _NOT_THE_GRANT,
+        f"{where} gave no token ({answer.status_code}): {mask_values(_reason(told), values)[:_MAX_REASON_CHARS]}",
+        is_permanent=refused and str(error) not in _RETRYABLE_ERRORS,
     )
 
 
@@ -179,7 +179,7 @@ def _read_from(client: httpx.Client, url: str, form: dict[str, str], auth: httpx
         return httpx.Response(answer.status_code, headers=headers, content=bytes(body))
 
 
-def _read(answer: httpx.Response) -> dict[str, Any]:
+def _parse_answer(answer: httpx.Response) -> dict[str, Any]:
     if len(answer.content) > _MAX_ANSWER:
         return {}
     try:
@@ -189,13 +189,13 @@ def _read(answer: httpx.Response) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def _tokens(told: dict[str, Any]) -> Tokens:
+def _tokens(told: dict[str, Any]) -> OAuthTokens:
     refreshing, lasting = told.get("refresh_token"), told.get("expires_in")
     try:
         seconds = None if lasting is None else float(lasting)
     except (TypeError, ValueError, OverflowError):
         seconds = None
-    return Tokens(
+    return OAuthTokens(
         access_token=str(told["access_token"]),
         refresh_token=refreshing if isinstance(refreshing, str) and refreshing else None,
         expires_in=seconds if seconds is not None and 0 < seconds < 1e9 else None,

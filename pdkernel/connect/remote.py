@@ -14,13 +14,19 @@ from dataclasses import replace
 from datetime import datetime
 
 from pdkernel.clock import Clock
-from pdkernel.connect.apps import check_app, told_apps
-from pdkernel.connect.asking import Asking
-from pdkernel.connect.brief import Brief
-from pdkernel.connect.fields import fields_of
+from pdkernel.connect.account_parsing import (
+    ACCESS_TOKEN_FIELD,
+    has_withheld_credentials,
+    is_oauth,
+    parse_account,
+    parse_credentials,
+)
+from pdkernel.connect.cache import TTLCache
+from pdkernel.connect.client import ConnectClient
+from pdkernel.connect.credential_fields import guess_credential_fields
 from pdkernel.connect.local import LocalDirectory
+from pdkernel.connect.registered_apps import check_app_slug, load_registered_apps
 from pdkernel.connect.sdk import Sdk
-from pdkernel.connect.told import TOKEN, account_of, given_credentials, is_kept_back, is_oauth
 from pdkernel.errors import ConnectSettingsError, RequestError
 from pdkernel.identity import (
     DEFAULT_ENVIRONMENT,
@@ -37,7 +43,7 @@ from pdkernel.identity import (
 )
 from pdkernel.project import Project
 
-KNOWN_S = 5.0
+CACHE_TTL_S = 5.0
 """Seconds for which an answer is good: a run asks for the same several times, and a person waits no longer for news."""
 
 
@@ -55,14 +61,14 @@ class RemoteDirectory:
     def __init__(self, project: Project, sdk: Sdk) -> None:
         self._project = project
         self._sdk = sdk
-        self._asking = Asking(sdk)
-        self._own = LocalDirectory(project)
+        self._client = ConnectClient(sdk)
+        self._local = LocalDirectory(project)
         clock: Clock = project.clock
-        self._users: Brief[Environment, tuple[ExternalUser, ...]] = Brief(clock, KNOWN_S)
-        self._accounts: Brief[tuple[str | None, Environment], tuple[Account, ...]] = Brief(clock, KNOWN_S)
-        self._found: Brief[str, Account | None] = Brief(clock, KNOWN_S)
-        self._kept_back: Brief[Environment, frozenset[str]] = Brief(clock, KNOWN_S)
-        self._credentials: Brief[str, Credentials] = Brief(clock, KNOWN_S)
+        self._users: TTLCache[Environment, tuple[ExternalUser, ...]] = TTLCache(clock, CACHE_TTL_S)
+        self._accounts: TTLCache[tuple[str | None, Environment], tuple[Account, ...]] = TTLCache(clock, CACHE_TTL_S)
+        self._account_cache: TTLCache[str, Account | None] = TTLCache(clock, CACHE_TTL_S)
+        self._withheld_cache: TTLCache[Environment, frozenset[str]] = TTLCache(clock, CACHE_TTL_S)
+        self._credentials: TTLCache[str, Credentials] = TTLCache(clock, CACHE_TTL_S)
 
     def __repr__(self) -> str:
         return f"RemoteDirectory({self.project_id})"
@@ -75,15 +81,15 @@ class RemoteDirectory:
     @property
     def plan(self) -> Plan:
         """The plan that the local project rehearses: what the real one allows, Pipedream says itself."""
-        return self._own.plan
+        return self._local.plan
 
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
         """External users of *environment*, by id: all of them, or *limit*."""
-        return self._users.get(environment, lambda: self._asking.users(environment))[:limit]
+        return self._users.get(environment, lambda: self._client.list_users(environment))[:limit]
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
         """That external user, or None: one with an account, else one that the list of users has."""
-        theirs = self._of_user(external_user_id, environment)
+        theirs = self._list_accounts(external_user_id, environment)
         if theirs:
             return ExternalUser(external_user_id, environment, min(account.created_at for account in theirs))
         return next((user for user in self.users(environment) if user.external_id == external_user_id), None)
@@ -92,8 +98,8 @@ class RemoteDirectory:
         """Delete the user, their accounts and their deployed triggers; False if there was no such user."""
         if self.find_user(external_user_id, environment) is None:
             return False
-        self._asking.delete_user(external_user_id, environment)
-        self._forget()
+        self._client.delete_user(external_user_id, environment)
+        self._clear_caches()
         return True
 
     def accounts(
@@ -107,10 +113,10 @@ class RemoteDirectory:
         """Accounts that match everything given, newest first; accounts of your own are the local project's."""
         found: list[Account] = []
         if own is not False and external_user_id is None:
-            found += self._own.accounts(environment=environment, app=app, own=True)
+            found += self._local.accounts(environment=environment, app=app, own=True)
         if own is not True:
             for each in (environment,) if environment else ENVIRONMENTS:
-                found += self._of_user(external_user_id, each)
+                found += self._list_accounts(external_user_id, each)
         matching = [account for account in found if app is None or account.app == app]
         return sorted(matching, key=lambda account: account.created_at, reverse=True)
 
@@ -126,13 +132,13 @@ class RemoteDirectory:
         found = self.accounts(external_user_id=external_user_id, environment=environment, app=app, own=own)
         return [account.id for account in found]
 
-    def account_apps(self) -> Collection[str]:
+    def connected_apps(self) -> Collection[str]:
         """Slugs of the apps that there are accounts of."""
         return {account.app for account in self.accounts()}
 
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """The account that a run for that user uses: of that app, the one most recently created, or None."""
-        return next((each for each in self._of_user(external_user_id, environment) if each.app == app), None)
+        return next((each for each in self._list_accounts(external_user_id, environment) if each.app == app), None)
 
     def newest_accounts(
         self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
@@ -141,7 +147,7 @@ class RemoteDirectory:
         whose = next(iter(external_user_ids)) if len(external_user_ids) == 1 else None
         counted: Counter[tuple[str | None, str]] = Counter()
         found = []
-        for account in self._of_user(whose, environment):
+        for account in self._list_accounts(whose, environment):
             key = (account.external_user_id, account.app)
             if account.external_user_id in external_user_ids and account.app in apps and counted[key] < limit:
                 counted[key] += 1
@@ -151,10 +157,10 @@ class RemoteDirectory:
 
     def find_account(self, account_id: str) -> Account | None:
         """The account of that id, or None."""
-        own = self._own.find_account(account_id)
+        own = self._local.find_account(account_id)
         if own is not None and own.external_user_id is None:
             return own
-        return self._found.get(account_id, lambda: self._asking.account(account_id))
+        return self._account_cache.get(account_id, lambda: self._client.find_account(account_id))
 
     def credentials(self, account_id: str) -> Credentials:
         """
@@ -165,9 +171,9 @@ class RemoteDirectory:
         """
         account = self.find_account(account_id)
         if account is None:
-            raise self._gone(account_id)
+            raise self._build_gone_error(account_id)
         if account.external_user_id is None:
-            return self._own.credentials(account_id)
+            return self._local.credentials(account_id)
         return self._credentials.get(account_id, lambda: self._ask_credentials(account))
 
     def add_account(
@@ -187,22 +193,22 @@ class RemoteDirectory:
             RequestError: Pipedream refuses it, as it does for apps that are connected by OAuth.
         """
         if external_user_id is None:
-            return self._own.add_account(
+            return self._local.add_account(
                 app=app, credentials=credentials, external_user_id=None, account_id=account_id, name=name
             )
         if account_id is not None:
             raise RequestError("Pipedream makes the ids of its accounts itself.", fix="Leave the id out.")
-        check_app(app)
+        check_app_slug(app)
         check_external_user_id(external_user_id)
         try:
-            made = self._asking.create(app, credentials, name, external_user_id, environment)
+            made = self._client.create_account(app, credentials, name, external_user_id, environment)
         except (RequestError, ConnectSettingsError) as refused:
             raise RequestError(
                 f"The {app} account was not connected at Pipedream: {refused.message}",
                 fix="An app with OAuth is connected by its user in the browser, through Connect Link.",
             ) from None
-        self._forget()
-        return account_of(made, environment, app=app, external_user_id=external_user_id, fields=tuple(credentials))
+        self._clear_caches()
+        return parse_account(made, environment, app=app, external_user_id=external_user_id, fields=tuple(credentials))
 
     def reconnect_account(self, account_id: str, credentials: Mapping[str, str]) -> Account:
         """
@@ -216,33 +222,35 @@ class RemoteDirectory:
             raise RequestError(f"There is no account {account_id[:80]!r}.")
         user = account.external_user_id
         if user is None:
-            return self._own.reconnect_account(account_id, credentials)
+            return self._local.reconnect_account(account_id, credentials)
         try:
-            self._asking.create(account.app, credentials, None, user, account.environment, account_id=account_id)
+            self._client.create_account(
+                account.app, credentials, None, user, account.environment, account_id=account_id
+            )
         except (RequestError, ConnectSettingsError) as refused:
             raise RequestError(
                 f"The {account.app} account was not connected anew at Pipedream: {refused.message}",
                 fix="An app with OAuth is connected by its user in the browser, through Connect Link.",
             ) from None
-        self._forget()
-        return replace(account, fields=tuple(credentials), healthy=True)
+        self._clear_caches()
+        return replace(account, credential_fields=tuple(credentials), healthy=True)
 
     def connect_link(self, external_user_id: str, environment: Environment) -> str:
         """A fresh link of Pipedream's where that user connects one account; `&app=SLUG` says of what."""
         check_external_user_id(external_user_id)
-        return str(self._asking.connect_token(external_user_id, environment)["connect_link_url"])
+        return str(self._client.create_connect_token(external_user_id, environment)["connect_link_url"])
 
-    def look_again(self) -> None:
+    def clear_cache(self) -> None:
         """Ask Pipedream anew for whatever is asked next."""
-        self._forget()
+        self._clear_caches()
 
-    def at_hand(self) -> AbstractContextManager[None]:
+    def nonblocking(self) -> AbstractContextManager[None]:
         """Nothing: Pipedream is asked."""
         return nullcontext()
 
-    def refuse_token(self, account_id: str, since: datetime) -> bool:
+    def report_unauthorized(self, account_id: str, issued_at: datetime) -> bool:
         """The app answered 401: what can be renewed here is an account of your own; Pipedream renews the others."""
-        return self._own.refuse_token(account_id, since)
+        return self._local.report_unauthorized(account_id, issued_at)
 
     def remove_account(self, account_id: str) -> bool:
         """Remove it at Pipedream, or one of your own here; False if there was none."""
@@ -250,25 +258,25 @@ class RemoteDirectory:
         if account is None:
             return False
         if account.external_user_id is None:
-            return self._own.remove_account(account_id)
-        self._asking.delete_account(account_id, account.environment)
-        self._forget()
+            return self._local.remove_account(account_id)
+        self._client.delete_account(account_id, account.environment)
+        self._clear_caches()
         return True
 
-    def known_fields(self, app: str) -> Sequence[str]:
+    def credential_fields(self, app: str) -> Sequence[str]:
         """Credential names to ask for: what was told or is known of *app*."""
-        return told_apps(self._project).get(app) or fields_of(app)
+        return load_registered_apps(self._project).get(app) or guess_credential_fields(app)
 
-    def _of_user(self, external_user_id: str | None, environment: Environment) -> tuple[Account, ...]:
+    def _list_accounts(self, external_user_id: str | None, environment: Environment) -> tuple[Account, ...]:
         """A user's accounts, or everybody's, newest first."""
         return self._accounts.get(
-            (external_user_id, environment), lambda: self._asking.accounts(external_user_id, environment)
+            (external_user_id, environment), lambda: self._client.list_accounts(external_user_id, environment)
         )
 
     def _withheld(self, accounts: Sequence[Account], whose: str | None, environment: Environment) -> Collection[str]:
         """Ids of those *accounts* whose credentials Connect keeps to itself."""
         if whose is None:  # many users': one listing
-            return self._kept_back.get(environment, lambda: self._asking.kept_back(environment))
+            return self._withheld_cache.get(environment, lambda: self._client.list_withheld_ids(environment))
         newest = {account.app: account.id for account in reversed(accounts)}  # a run asks for just these
         return [each for each in newest.values() if self._is_withheld(each)]
 
@@ -279,17 +287,21 @@ class RemoteDirectory:
             return False  # removed since it was listed: who asks for its credentials is told
 
     def _ask_credentials(self, account: Account) -> Credentials:
-        kept = self._asking.with_credentials(account.id, account.environment)
+        kept = self._client.find_account_with_credentials(account.id, account.environment)
         if kept is None:
-            raise self._gone(account.id)
-        given = given_credentials(kept)
-        if not is_kept_back(kept):
+            raise self._build_gone_error(account.id)
+        given = parse_credentials(kept)
+        if not has_withheld_credentials(kept):
             return Credentials(given)
-        names = [name for name in ((TOKEN,) if is_oauth(kept) else self.known_fields(account.app)) if name not in given]
-        return WithheldCredentials(given, names=names, proxy=self._proxy(account))
+        names = [
+            name
+            for name in ((ACCESS_TOKEN_FIELD,) if is_oauth(kept) else self.credential_fields(account.app))
+            if name not in given
+        ]
+        return WithheldCredentials(given, withheld_names=names, proxy=self._proxy(account))
 
-    def _gone(self, account_id: str) -> AccountGoneError:
-        self._forget()  # a list that has it, too
+    def _build_gone_error(self, account_id: str) -> AccountGoneError:
+        self._clear_caches()  # a list that has it, too
         return AccountGoneError(account_id)
 
     def _proxy(self, account: Account) -> ProxyAccess:
@@ -299,9 +311,9 @@ class RemoteDirectory:
             account_id=account.id,
             external_user_id=str(account.external_user_id),
             environment=account.environment,
-            token=self._sdk.token,
+            fetch_token=self._sdk.fetch_access_token,
         )
 
-    def _forget(self) -> None:
-        for known in (self._users, self._accounts, self._found, self._kept_back, self._credentials):
+    def _clear_caches(self) -> None:
+        for known in (self._users, self._accounts, self._account_cache, self._withheld_cache, self._credentials):
             known.clear()

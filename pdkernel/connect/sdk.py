@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 from pdkernel.errors import ConnectSettingsError, ProjectError, RequestError
 from pdkernel.identity import Environment
 from pdkernel.project import Login
-from pdkernel.redaction import masked
+from pdkernel.redaction import mask_values
 
 TIMEOUT_S = 20.0
-PAGE = 100
-_SHOWN = 200
-_KNOWN_BY = frozenset({"data", "id"})
+PAGE_SIZE = 100
+_MAX_MESSAGE_CHARS = 200
+_READABLE_KEYS = frozenset({"data", "id"})
 """What an answer has that is one of ours to read: a page, an account, a deployed trigger."""
 
 JsonObject = dict[str, Any]
@@ -40,16 +40,16 @@ class Sdk:
     def __init__(self, login: Login, *, timeout_s: float = TIMEOUT_S) -> None:
         self.login = login
         self._timeout_s = timeout_s
-        self._made: Any = None
+        self._client: Any = None
 
     @property
     def client(self) -> Any:
         """The SDK's own client."""
-        if self._made is None:
-            self._made = self._make()
-        return self._made
+        if self._client is None:
+            self._client = self._make()
+        return self._client
 
-    def options(self, environment: Environment) -> JsonObject:
+    def build_request_options(self, environment: Environment) -> JsonObject:
         """What each call is given besides: its environment, and that a failed one is told at once."""
         return {
             "additional_headers": {"x-pd-environment": environment},
@@ -57,33 +57,33 @@ class Sdk:
             "timeout_in_seconds": self._timeout_s,
         }
 
-    def token(self) -> str:
+    def fetch_access_token(self) -> str:
         """An access token of the project's client. Raises as `call` does."""
         token: str = self.call(lambda client: client.raw_access_token)
         return token
 
-    def call(self, ask: Callable[[Any], Any], *, missing: Any = None, hide: Collection[str] = ()) -> Any:
+    def call(self, request: Callable[[Any], Any], *, default: Any = None, secrets: Collection[str] = ()) -> Any:
         """
-        What *ask* gets from the client; *missing* where the API knows no such thing; no sentence shows what is to *hide*.
+        What *request* gets from the client; *default* where the API knows no such thing; no sentence shows what is to *secrets*.
 
         Raises:
             ConnectSettingsError: The API does not accept the client, or it may not do this.
             ProjectError: It does not answer, or not as it should.
             RequestError: It refuses the request itself.
         """
-        kept = self._made
+        kept = self._client
         try:
-            return self._call(ask, missing, hide)
+            return self._call(request, default, secrets)
         except _RevokedTokenError as fault:
             if kept is None:  # the token is new
-                raise self._refused(401, fault.body, {}, hide) from None
+                raise self._refused(401, fault.body, {}, secrets) from None
             # the SDK keeps a token until it ends; a new client asks for another
-            if self._made is kept:
-                self._made = None
+            if self._client is kept:
+                self._client = None
         try:
-            return self._call(ask, missing, hide)
+            return self._call(request, default, secrets)
         except _RevokedTokenError as fault:
-            raise self._refused(401, fault.body, {}, hide) from None
+            raise self._refused(401, fault.body, {}, secrets) from None
 
     def _call(self, ask: Callable[[Any], Any], missing: Any, hide: Collection[str]) -> Any:
         import httpx
@@ -102,15 +102,15 @@ class Sdk:
             if status == 404 and missing is not None:
                 return missing
             if status < 400:
-                if isinstance(body, dict) and _KNOWN_BY & body.keys():
+                if isinstance(body, dict) and _READABLE_KEYS & body.keys():
                     return body
                 raise self._unreadable(fault) from None
             headers = {name.lower(): value for name, value in (getattr(fault, "headers", None) or {}).items()}
             raise self._refused(int(status), body, headers, hide) from None
 
-    def pages(self, ask: Callable[[Any, str | None], Any]) -> Iterator[JsonObject]:
+    def iter_items(self, request_page: Callable[[Any, str | None], Any]) -> Iterator[JsonObject]:
         """
-        The items of every page; *ask* gets the client and the cursor of a page.
+        The items of every page; *request_page* gets the client and the cursor of a page.
 
         Raises:
             ConnectSettingsError, ProjectError, RequestError: As `call` does.
@@ -118,7 +118,7 @@ class Sdk:
         cursor: str | None = None
         seen: set[str] = set()
         while True:
-            page = self.call(partial(_at, ask, cursor))
+            page = self.call(partial(_request_at, request_page, cursor))
             items, cursor = _page(page)
             yield from items
             if not items or not cursor or cursor in seen:
@@ -126,7 +126,7 @@ class Sdk:
             seen.add(cursor)
 
     @property
-    def _where(self) -> str:
+    def _api_host(self) -> str:
         parts = urlsplit(self.login.base_url)
         return parts.netloc
 
@@ -155,7 +155,7 @@ class Sdk:
             return Pipedream(**{name: value for name, value in given.items() if name in takes})
         except ValueError as fault:
             raise ConnectSettingsError(
-                f"The pipedream SDK does not take these settings: {self._plain(str(fault))}",
+                f"The pipedream SDK does not take these settings: {self._mask(str(fault))}",
                 fix="Look at the environment variables whose names begin with PIPEDREAM_.",
             ) from None
 
@@ -167,32 +167,32 @@ class Sdk:
         weakref.finalize(self, http.close)
         return http
 
-    def _plain(self, text: str, hide: Collection[str] = ()) -> str:
-        return " ".join(masked(text, (self.login.client_secret, *hide)).split())[:_SHOWN]
+    def _mask(self, text: str, hide: Collection[str] = ()) -> str:
+        return " ".join(mask_values(text, (self.login.client_secret, *hide)).split())[:_MAX_MESSAGE_CHARS]
 
     def _unreachable(self, fault: Exception) -> ProjectError:
         import httpx
 
         if isinstance(fault, httpx.TimeoutException):
             return ProjectError(
-                f"Pipedream Connect at {self._where} did not answer within {self._timeout_s:g} s.",
+                f"Pipedream Connect at {self._api_host} did not answer within {self._timeout_s:g} s.",
                 fix="Try again; if it stays so, look at the network and at Pipedream's status page.",
             )
         cut = isinstance(fault, httpx.RemoteProtocolError | httpx.ReadError)
         what = "broke off its answer" if cut else "cannot be reached"
         return ProjectError(
-            f"Pipedream Connect at {self._where} {what}: {self._plain(str(fault) or type(fault).__name__)}",
+            f"Pipedream Connect at {self._api_host} {what}: {self._mask(str(fault) or type(fault).__name__)}",
             fix="Look at the network, then try again. To work without it: pdkernel login --remove",
         )
 
     def _unreadable(self, fault: Exception) -> ProjectError:
         return ProjectError(
-            f"Pipedream Connect at {self._where} gave an answer that the SDK cannot read ({type(fault).__name__}).",
+            f"Pipedream Connect at {self._api_host} gave an answer that the SDK cannot read ({type(fault).__name__}).",
             fix="Look at the address, or install another release: pip install --upgrade pipedream",
         )
 
     def _refused(self, status: int, body: Any, headers: Mapping[str, str], hide: Collection[str]) -> Exception:
-        said = self._said(body, hide)
+        said = self._format_api_message(body, hide)
         login = self.login
         if status == 401 or (status == 400 and "invalid_client" in said):
             return ConnectSettingsError(
@@ -206,7 +206,7 @@ class Sdk:
             )
         if status == 404:
             return ConnectSettingsError(
-                f"Pipedream at {self._where} does not have this in the project {login.project_id} (404).{said}",
+                f"Pipedream at {self._api_host} does not have this in the project {login.project_id} (404).{said}",
                 fix="Look at the project's id and its environment: pdkernel project show",
             )
         if status == 429:
@@ -220,12 +220,12 @@ class Sdk:
             )
         return RequestError(f"Pipedream refuses the request ({status}).{said}")
 
-    def _said(self, body: Any, hide: Collection[str]) -> str:
+    def _format_api_message(self, body: Any, hide: Collection[str]) -> str:
         if hasattr(body, "error"):
             body = body.error
         if isinstance(body, dict):
             body = body.get("error") or body.get("message") or ""
-        text = self._plain(str(body or ""), hide)
+        text = self._mask(str(body or ""), hide)
         return f" It says: {text}" if text and "<" not in text else ""
 
 
@@ -237,7 +237,7 @@ class _RevokedTokenError(Exception):
         self.body = body
 
 
-def plain(value: Any) -> JsonObject:
+def to_json_object(value: Any) -> JsonObject:
     """An answer of the SDK as the JSON object that it was; times may be `datetime`s."""
     if isinstance(value, dict):
         return value
@@ -245,7 +245,7 @@ def plain(value: Any) -> JsonObject:
     return made
 
 
-def _at(ask: Callable[[Any, str | None], Any], cursor: str | None, client: Any) -> Any:
+def _request_at(ask: Callable[[Any, str | None], Any], cursor: str | None, client: Any) -> Any:
     return ask(client, cursor)
 
 
@@ -255,4 +255,4 @@ def _page(page: Any) -> tuple[list[JsonObject], str | None]:
         return [dict(item) for item in page.get("data") or ()], info.get("end_cursor") or None
     info = getattr(getattr(page, "response", None), "page_info", None)
     cursor = getattr(info, "end_cursor", None) if getattr(page, "has_next", False) else None
-    return [plain(item) for item in page.items or ()], cursor
+    return [to_json_object(item) for item in page.items or ()], cursor

@@ -5,59 +5,65 @@ Knows the shapes that Git sync has, and keeps them here alone. Plans files as va
 of its own, which never overwrites what an export did not write. Reads no accounts and runs nothing.
 """
 
-from pdkernel.definition.checklist import checklist
-from pdkernel.definition.export import export
-from pdkernel.definition.grades import graded
-from pdkernel.definition.into import export_into
-from pdkernel.definition.lint import lint
-from pdkernel.definition.plan import DefinitionFile, entry_of, plan
-from pdkernel.definition.read import Synced, assumed_trigger, assumptions, read_folder, read_synced
+from pdkernel.definition.checklist import build_checklist
+from pdkernel.definition.export import export_to_folder
+from pdkernel.definition.field_grades import grade_fields
+from pdkernel.definition.file_plan import DefinitionFile, get_entry_path, plan_files
+from pdkernel.definition.folder_write import ExportResult, compare_files, write_definition_files, write_files
+from pdkernel.definition.lint import lint_workflow
 from pdkernel.definition.sidecar import (
     EXTERNAL_USER,
-    FOLDER_SIDECAR,
+    SIDECAR_FILE_NAME,
     UNANSWERED,
     AccountChoice,
     Sidecar,
     StepSidecar,
-    Unanswered,
+    UnansweredPolicy,
     apply_sidecar,
-    notebook_sidecar_path,
+    get_notebook_sidecar_path,
 )
-from pdkernel.definition.sidecar_yaml import dump_sidecar, read_sidecar, schema
-from pdkernel.definition.slug import slug
-from pdkernel.definition.step_props import app_beside_account
-from pdkernel.definition.write import ExportResult, compare, place_files, write
+from pdkernel.definition.sidecar_yaml import dump_sidecar, load_sidecar_schema, read_sidecar
+from pdkernel.definition.slug import slugify
+from pdkernel.definition.step_props import get_explicit_app
+from pdkernel.definition.synced_export import export_to_synced_folder
+from pdkernel.definition.synced_folder import (
+    SyncedFolder,
+    assume_trigger,
+    describe_assumptions,
+    read_folder_workflow,
+    read_synced_folder,
+)
 
 __all__ = [
     "EXTERNAL_USER",
-    "FOLDER_SIDECAR",
+    "SIDECAR_FILE_NAME",
     "UNANSWERED",
     "AccountChoice",
     "DefinitionFile",
     "ExportResult",
     "Sidecar",
     "StepSidecar",
-    "Synced",
-    "Unanswered",
-    "app_beside_account",
+    "SyncedFolder",
+    "UnansweredPolicy",
     "apply_sidecar",
-    "assumed_trigger",
-    "assumptions",
-    "checklist",
-    "compare",
+    "assume_trigger",
+    "build_checklist",
+    "compare_files",
+    "describe_assumptions",
     "dump_sidecar",
-    "entry_of",
-    "export",
-    "export_into",
-    "graded",
-    "lint",
-    "notebook_sidecar_path",
-    "place_files",
-    "plan",
-    "read_folder",
+    "export_to_folder",
+    "export_to_synced_folder",
+    "get_entry_path",
+    "get_explicit_app",
+    "get_notebook_sidecar_path",
+    "grade_fields",
+    "lint_workflow",
+    "load_sidecar_schema",
+    "plan_files",
+    "read_folder_workflow",
     "read_sidecar",
-    "read_synced",
-    "schema",
-    "slug",
-    "write",
+    "read_synced_folder",
+    "slugify",
+    "write_definition_files",
+    "write_files",
 ]

@@ -10,30 +10,33 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
-from pdkernel.definition.plan import LIMITS
-from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar
+from pdkernel.analysis import find_app_bindings, find_workflow_variables, is_synced, responds
+from pdkernel.definition.file_plan import SIDECAR_SETTINGS
+from pdkernel.definition.sidecar import SIDECAR_FILE_NAME, Sidecar
 from pdkernel.definition.step_props import is_store_id
-from pdkernel.inspection import apps_of, is_synced, responds, variables_read
 from pdkernel.model import Step, Trigger, Workflow
 
-_LANGUAGES = {"bash": "Bash", "go": "Go"}
+_UNDEPLOYABLE_LANGUAGES = {"bash": "Bash", "go": "Go"}
 
 
-def checklist(
-    workflow: Workflow, *, pins: Collection[str] = (), kept: Mapping[tuple[str, str], str] | None = None
+def build_checklist(
+    workflow: Workflow,
+    *,
+    pinned_steps: Collection[str] = (),
+    kept_accounts: Mapping[tuple[str, str], str] | None = None,
 ) -> tuple[str, ...]:
     """
     What to do by hand after an export, in order.
 
     Args:
         workflow: What was exported.
-        pins: Steps whose exports are pinned in the notebook.
-        kept: Account ids that a synced folder keeps, by step and prop.
+        pinned_steps: Steps whose exports are pinned in the notebook.
+        kept_accounts: Account ids that a synced folder keeps, by step and prop.
     """
-    return tuple(_sentences(workflow, frozenset(pins), kept or {}))
+    return tuple(_sentences(workflow, frozenset(pinned_steps), kept_accounts or {}))
 
 
-def left_out(sidecar: Sidecar) -> tuple[str, ...]:
+def list_omissions(sidecar: Sidecar) -> tuple[str, ...]:
     """What a folder without `pdkernel.yaml` does not say of a workflow of which *sidecar* is known, as sentences."""
     accounts = [f"{name}.{prop}" for name, said in sidecar.steps.items() for prop in said.accounts]
     stores = [f"{name}.{prop}" for name, said in sidecar.steps.items() for prop in said.stores]
@@ -50,7 +53,7 @@ def left_out(sidecar: Sidecar) -> tuple[str, ...]:
     said = "; ".join(part for part in parts if part)
     if not said:
         return ()
-    return (f"Left out, as the folder has no {FOLDER_SIDECAR} (--docs writes one): {said}.",)
+    return (f"Left out, as the folder has no {SIDECAR_FILE_NAME} (--docs writes one): {said}.",)
 
 
 def _says_more(trigger: Trigger) -> bool:
@@ -74,10 +77,12 @@ def _sentences(workflow: Workflow, pins: frozenset[str], kept: Mapping[tuple[str
             yield f"Trigger {trigger.config['id']}: Git holds its id alone. Check in the builder that it is {said}"
     for step in workflow.steps:
         yield from _step(step, kept)
-    limits = [f"{key}: {json.dumps(workflow.settings[key])}" for key in LIMITS if key in workflow.settings]
+    limits = [f"{key}: {json.dumps(workflow.settings[key])}" for key in SIDECAR_SETTINGS if key in workflow.settings]
     if limits:
         yield f"Set in the workflow's settings: {', '.join(limits)}."
-    if variables := dict.fromkeys((*workflow.variables, *variables_read(workflow, lenient=is_synced(workflow)))):
+    if variables := dict.fromkeys(
+        (*workflow.variables, *find_workflow_variables(workflow, ignore_bad_props=is_synced(workflow)))
+    ):
         yield f"Set these environment variables in the project: {', '.join(variables)}."
     if pinned := [step.name for step in workflow.steps if step.name in pins]:
         yield f"Pins are not exported: {', '.join(pinned)} will run."
@@ -107,14 +112,14 @@ def _step(step: Step, kept: Mapping[tuple[str, str], str]) -> Iterator[str]:
     for store in step.stores:
         if store.store is None or not is_store_id(store.store):
             yield f"Step {step.name}: choose the data store for {store.prop} in the builder."
-    if step.language in _LANGUAGES and responds(step) != "never":
+    if step.language in _UNDEPLOYABLE_LANGUAGES and responds(step) != "never":
         yield (
-            f"Step {step.name}: on Pipedream {_LANGUAGES[step.language]} steps cannot respond. "
+            f"Step {step.name}: on Pipedream {_UNDEPLOYABLE_LANGUAGES[step.language]} steps cannot respond. "
             "Put the response into a Python or Node.js step."
         )
-    if step.language in _LANGUAGES:
+    if step.language in _UNDEPLOYABLE_LANGUAGES:
         yield (
-            f"Step {step.name}: look at it after the sync. How a {_LANGUAGES[step.language]} step stands in "
+            f"Step {step.name}: look at it after the sync. How a {_UNDEPLOYABLE_LANGUAGES[step.language]} step stands in "
             "workflow.yaml is inferred; if it is refused, create it in the builder and paste the code."
         )
     if step.props and step.language != "node":
@@ -126,17 +131,17 @@ def _step(step: Step, kept: Mapping[tuple[str, str], str]) -> Iterator[str]:
 
 
 def _accounts(step: Step, kept: Mapping[tuple[str, str], str]) -> Iterator[str]:
-    for app in apps_of(step):
+    for app in find_app_bindings(step):
         account = kept.get((step.name, app.prop))
-        if account is not None and step.language not in _LANGUAGES:
+        if account is not None and step.language not in _UNDEPLOYABLE_LANGUAGES:
             if app.account is None:
                 yield (
                     f"Step {step.name}: the file keeps {account} for {app.app}. If it is to be the external user's "
                     'account, choose "Use end user\'s auth via Connect" in the builder.'
                 )
-        elif step.language in _LANGUAGES:
+        elif step.language in _UNDEPLOYABLE_LANGUAGES:
             yield (
-                f"Step {step.name}: on Pipedream {_LANGUAGES[step.language]} steps have no accounts. {app.app} is not "
+                f"Step {step.name}: on Pipedream {_UNDEPLOYABLE_LANGUAGES[step.language]} steps have no accounts. {app.app} is not "
                 "exported, and the step will not run there as it is: give it the account in a Python or Node.js step."
             )
         elif app.account is None:

@@ -10,24 +10,24 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from pdkernel.definition.checklist import checklist
-from pdkernel.definition.docs import README, check_readme, readme
-from pdkernel.definition.lint import lint
-from pdkernel.definition.placing import check_places
-from pdkernel.definition.plan import DefinitionFile, plan
-from pdkernel.definition.sidecar import FOLDER_SIDECAR, Sidecar, merged_sidecar
+from pdkernel.definition.atomic_write import check_write_paths
+from pdkernel.definition.checklist import build_checklist
+from pdkernel.definition.file_plan import DefinitionFile, plan_files
+from pdkernel.definition.folder_write import ExportResult, compare_files, write_files
+from pdkernel.definition.lint import lint_workflow
+from pdkernel.definition.readme import README, build_readme, check_readme_replaceable
+from pdkernel.definition.sidecar import SIDECAR_FILE_NAME, Sidecar, merge_sidecars
 from pdkernel.definition.sidecar_yaml import read_sidecar
-from pdkernel.definition.write import ExportResult, compare, write
 from pdkernel.model import Workflow
 
 
-def export(
+def export_to_folder(
     workflow: Workflow,
     folder: Path,
     *,
     sidecar: Sidecar | None = None,
-    pins: Collection[str] = (),
-    docs: bool = False,
+    pinned_steps: Collection[str] = (),
+    include_readme: bool = False,
     dry_run: bool = False,
 ) -> ExportResult:
     """
@@ -37,8 +37,8 @@ def export(
         workflow: What to write; check it first (`inspection.check`).
         folder: Made if need be; it becomes the workflow's folder itself.
         sidecar: The `pdkernel.yaml` beside the notebook, or None.
-        pins: Steps that are pinned in the notebook: they are exported as they are, and it is said.
-        docs: Write a `README.md`, too: the workflow in words.
+        pinned_steps: Steps that are pinned in the notebook: they are exported as they are, and it is said.
+        include_readme: Write a `README.md`, too: the workflow in words.
         dry_run: Compare only.
 
     Raises:
@@ -46,11 +46,11 @@ def export(
         RequestError: The folder cannot be written to.
         UnsupportedError: The folder holds another workflow, or one that Pipedream synced.
     """
-    check_places((FOLDER_SIDECAR, README), folder)
-    files = plan(workflow, sidecar=merged_sidecar(sidecar or Sidecar(), read_sidecar(folder / FOLDER_SIDECAR)))
-    todo = checklist(workflow, pins=pins)
-    if docs:
-        check_readme(folder)
-        files = (*files, DefinitionFile(README, readme(workflow, todo)))
-    act = compare if dry_run else write
-    return replace(act(files, folder, checklist=todo), findings=lint(workflow, sidecar))
+    check_write_paths((SIDECAR_FILE_NAME, README), folder)
+    files = plan_files(workflow, sidecar=merge_sidecars(sidecar or Sidecar(), read_sidecar(folder / SIDECAR_FILE_NAME)))
+    todo = build_checklist(workflow, pinned_steps=pinned_steps)
+    if include_readme:
+        check_readme_replaceable(folder)
+        files = (*files, DefinitionFile(README, build_readme(workflow, todo)))
+    act = compare_files if dry_run else write_files
+    return replace(act(files, folder, checklist=todo), findings=lint_workflow(workflow, sidecar))

@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 from pdkernel.model import Language
 
 ENTRY_FILES: Mapping[Language, str] = {"python": "entry.py", "node": "entry.js", "bash": "entry.sh", "go": "entry.go"}
-RUNTIMES: Mapping[Language, str] = {"python": "python3.12", "node": "nodejs20.x"}
-INFERRED: frozenset[Language] = frozenset({"bash", "go"})
+RUNTIME_NAMES: Mapping[Language, str] = {"python": "python3.12", "node": "nodejs20.x"}
+INFERRED_LANGUAGES: frozenset[Language] = frozenset({"bash", "go"})
 _SUFFIXES: Mapping[str, Language] = {
     ".py": "python",
     ".js": "node",
@@ -25,11 +25,11 @@ _SUFFIXES: Mapping[str, Language] = {
 }
 
 
-def entry_path(name: str, language: Language) -> str:
+def default_entry_path(name: str, language: Language) -> str:
     """Where the code of step *name* stands in the workflow's folder."""
     return f"{name}/{ENTRY_FILES[language]}"
 
 
-def language_of(path: str) -> Language | None:
+def detect_language(path: str) -> Language | None:
     """The language of an entry file, by its ending; None if no language has that ending."""
     return _SUFFIXES.get(PurePosixPath(path).suffix)

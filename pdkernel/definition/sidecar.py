@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from pdkernel.analysis import find_app_bindings
 from pdkernel.errors import RequestError
-from pdkernel.inspection import apps_of
 from pdkernel.model import JSON, AppBinding, Language, Step, StoreBinding, Trigger, Workflow
 
-FOLDER_SIDECAR = "pdkernel.yaml"
+SIDECAR_FILE_NAME = "pdkernel.yaml"
 EXTERNAL_USER = "external_user"
 UNANSWERED = "unanswered"
-Unanswered = Literal["refuse", "keep"]
+UnansweredPolicy = Literal["refuse", "keep"]
 """What becomes of an app prop that no one has answered: it refuses the workflow, or stays (for what runs nothing)."""
 
 
@@ -80,12 +80,12 @@ class Sidecar:
     path: Path | None = None
 
 
-def notebook_sidecar_path(notebook: Path) -> Path:
+def get_notebook_sidecar_path(notebook: Path) -> Path:
     """Where the file of *notebook* stands: `NAME.pdkernel.yaml` beside `NAME.ipynb`."""
-    return notebook.with_name(f"{notebook.stem}.{FOLDER_SIDECAR}")
+    return notebook.with_name(f"{notebook.stem}.{SIDECAR_FILE_NAME}")
 
 
-def merged_sidecar(sidecar: Sidecar, existing: Sidecar | None) -> Sidecar:
+def merge_sidecars(sidecar: Sidecar, existing: Sidecar | None) -> Sidecar:
     """*sidecar* with what it does not say and *existing*, a folder's own file, does: that is nowhere else."""
     if existing is None:
         return sidecar
@@ -98,18 +98,20 @@ def merged_sidecar(sidecar: Sidecar, existing: Sidecar | None) -> Sidecar:
     )
 
 
-def apply_sidecar(workflow: Workflow, sidecar: Sidecar | None, *, unanswered: Unanswered = "refuse") -> Workflow:
+def apply_sidecar(
+    workflow: Workflow, sidecar: Sidecar | None, *, unanswered_policy: UnansweredPolicy = "refuse"
+) -> Workflow:
     """
     *workflow* with what *sidecar* adds; what the workflow says itself wins.
 
     Args:
         workflow: What a notebook or `workflow.yaml` says.
         sidecar: What `pdkernel.yaml` says, or None if there is none.
-        unanswered: `keep` leaves an app prop that is `unanswered` without an account of one's own: for export and
+        unanswered_policy: `keep` leaves an app prop that is `unanswered_policy` without an account of one's own: for export and
             doctor, never for a run.
 
     Raises:
-        RequestError: Whose account fills a prop is `unanswered`.
+        RequestError: Whose account fills a prop is `unanswered_policy`.
     """
     if sidecar is None:
         return workflow
@@ -117,13 +119,13 @@ def apply_sidecar(workflow: Workflow, sidecar: Sidecar | None, *, unanswered: Un
     return replace(
         workflow,
         triggers=sidecar.triggers if says_nothing and sidecar.triggers else workflow.triggers,
-        steps=tuple(_applied(step, sidecar, unanswered) for step in workflow.steps),
+        steps=tuple(_apply_to_step(step, sidecar, unanswered_policy) for step in workflow.steps),
         settings={**sidecar.limits, **workflow.settings},
         variables=tuple(dict.fromkeys((*workflow.variables, *sidecar.variables))),
     )
 
 
-def _applied(step: Step, sidecar: Sidecar, unanswered: Unanswered) -> Step:
+def _apply_to_step(step: Step, sidecar: Sidecar, unanswered: UnansweredPolicy) -> Step:
     said = sidecar.steps.get(step.name)
     if said is None:
         return step
@@ -135,15 +137,15 @@ def _applied(step: Step, sidecar: Sidecar, unanswered: Unanswered) -> Step:
     )
 
 
-def _apps(step: Step, said: StepSidecar, sidecar: Sidecar, unanswered: Unanswered) -> tuple[AppBinding, ...]:
+def _apps(step: Step, said: StepSidecar, sidecar: Sidecar, unanswered: UnansweredPolicy) -> tuple[AppBinding, ...]:
     """The directive's own words, then what the file says of props that only the code or the file names."""
     apps = {binding.prop: binding for binding in step.apps}
-    declared = {binding.prop: binding.app for binding in apps_of(step)}
+    declared = {binding.prop: binding.app for binding in find_app_bindings(step)}
     for prop, choice in said.accounts.items():
         if prop in apps:
             continue
         app = choice.app or declared.get(prop, prop)
-        account = answer(choice, step=step, prop=prop, sidecar=sidecar, unanswered=unanswered)
+        account = resolve_account(choice, step=step, prop=prop, sidecar=sidecar, unanswered_policy=unanswered)
         apps[prop] = AppBinding(prop, app, account)
     return tuple(apps.values())
 
@@ -153,17 +155,17 @@ def _new_stores(step: Step, said: StepSidecar) -> tuple[StoreBinding, ...]:
     return tuple(StoreBinding(prop, store) for prop, store in said.stores.items() if prop not in known)
 
 
-def answer(
-    choice: AccountChoice, *, step: Step, prop: str, sidecar: Sidecar, unanswered: Unanswered = "refuse"
+def resolve_account(
+    choice: AccountChoice, *, step: Step, prop: str, sidecar: Sidecar, unanswered_policy: UnansweredPolicy = "refuse"
 ) -> str | None:
     """
     The account of your own that *choice* names, or None for the external user's.
 
     Raises:
-        RequestError: It is `unanswered`, and the step is not disabled.
+        RequestError: It is `unanswered_policy`, and the step is not disabled.
     """
-    if choice.account == UNANSWERED and unanswered == "refuse" and not step.disabled:
-        where = FOLDER_SIDECAR if sidecar.path is None else str(sidecar.path)
+    if choice.account == UNANSWERED and unanswered_policy == "refuse" and not step.disabled:
+        where = SIDECAR_FILE_NAME if sidecar.path is None else str(sidecar.path)
         raise RequestError(
             f"{where}: steps.{step.name}.accounts.{prop} is {UNANSWERED}: whose account the step uses is not decided.",
             fix=f"Write {EXTERNAL_USER}, or the id of an account of your own (apn_...), in its place.",

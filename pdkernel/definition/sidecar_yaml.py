@@ -14,16 +14,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
-from pdkernel.definition.sidecar import FOLDER_SIDECAR, AccountChoice, Sidecar, StepSidecar
-from pdkernel.directive import LocatedYaml, did_you_mean, dump, read_trigger, read_yaml
+from pdkernel.definition.sidecar import SIDECAR_FILE_NAME, AccountChoice, Sidecar, StepSidecar
+from pdkernel.directive import LocatedYaml, did_you_mean, dump_yaml, parse_trigger, parse_yaml
 from pdkernel.errors import DefinitionError, NotebookError
 from pdkernel.model import JSON, Trigger
 
-SCHEMA_NAME = "pdkernel/1"
+SIDECAR_SCHEMA = "pdkernel/1"
 
 
 @lru_cache(maxsize=1)
-def schema() -> Mapping[str, Any]:
+def load_sidecar_schema() -> Mapping[str, Any]:
     """The JSON Schema of `pdkernel.yaml`."""
     text = files("pdkernel.definition").joinpath("pdkernel.schema.json").read_text(encoding="utf-8")
     return cast("Mapping[str, Any]", json.loads(text))
@@ -58,15 +58,17 @@ def parse_sidecar(text: str, *, path: Path | None = None) -> Sidecar:
     Raises:
         NotebookError: It is not YAML, or not as the schema says; the message names path and line.
     """
-    name = str(path) if path is not None else FOLDER_SIDECAR
-    located = read_yaml(text, expressions=False, error=NotebookError, name=name)
+    name = str(path) if path is not None else SIDECAR_FILE_NAME
+    located = parse_yaml(text, allow_expressions=False, error_class=NotebookError, document_name=name)
     if located.value is None:
         return Sidecar(path=path)
     _validate(located, name)
     data = cast("dict[str, Any]", located.value)
     try:
         count = len(data.get("triggers", ()))
-        triggers = tuple(read_trigger(located, ("triggers", n), name=name, definition=True) for n in range(count))
+        triggers = tuple(
+            parse_trigger(located, ("triggers", n), document_name=name, is_definition=True) for n in range(count)
+        )
     except DefinitionError as error:
         raise NotebookError(error.message, fix=error.fix, line=error.line) from None
     return Sidecar(
@@ -87,7 +89,7 @@ def _validate(located: LocatedYaml, name: str) -> None:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    error = best_match(Draft202012Validator(schema()).iter_errors(located.value))
+    error = best_match(Draft202012Validator(load_sidecar_schema()).iter_errors(located.value))
     if error is None:
         return
     path = tuple(error.absolute_path)
@@ -97,7 +99,7 @@ def _validate(located: LocatedYaml, name: str) -> None:
         unknown = next((key for key in error.instance if key not in known), None)
         if unknown is not None:
             path, fix = (*path, unknown), did_you_mean(unknown, known)
-    line = located.line(path)
+    line = located.get_line(path)
     where = ".".join(map(str, path)) or "the file"
     raise NotebookError(f"{name}: {where}: {error.message} (line {line}).", fix=fix, line=line)
 
@@ -117,20 +119,20 @@ def _account(choice: str | Mapping[str, str]) -> AccountChoice:
     return AccountChoice(choice["account"], choice.get("app"), choice.get("synced"))
 
 
-def dump_sidecar(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> str:
+def dump_sidecar(sidecar: Sidecar, *, inferred_steps: Sequence[str] = ()) -> str:
     """The file's text; arguments are those of `sidecar_mapping`."""
-    return dump(sidecar_mapping(sidecar, inferred=inferred))
+    return dump_yaml(build_sidecar_mapping(sidecar, inferred_steps=inferred_steps))
 
 
-def sidecar_mapping(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> dict[str, JSON]:
+def build_sidecar_mapping(sidecar: Sidecar, *, inferred_steps: Sequence[str] = ()) -> dict[str, JSON]:
     """
     What the file says.
 
     Args:
         sidecar: The same as a value.
-        inferred: Steps whose form in `workflow.yaml` was never seen in a synced repository.
+        inferred_steps: Steps whose form in `workflow.yaml` was never seen in a synced repository.
     """
-    data: dict[str, JSON] = {"schema": SCHEMA_NAME}
+    data: dict[str, JSON] = {"schema": SIDECAR_SCHEMA}
     optional: dict[str, JSON] = {
         "workflow": sidecar.workflow,
         "endpoint": sidecar.endpoint,
@@ -138,7 +140,7 @@ def sidecar_mapping(sidecar: Sidecar, *, inferred: Sequence[str] = ()) -> dict[s
         "steps": {
             name: mapping
             for name, said in sidecar.steps.items()
-            if (mapping := _step_mapping(said, inferred=name in inferred))
+            if (mapping := _step_mapping(said, inferred=name in inferred_steps))
         },
         "control_flow": list(sidecar.control_flow),
         "limits": dict(sidecar.limits),
@@ -155,12 +157,12 @@ def _triggers(triggers: Sequence[Trigger]) -> list[JSON]:
     with_ids = ["id" in trigger.config for trigger in triggers]
     some = any(with_ids) and not all(with_ids)
     return [
-        {**trigger_mapping(trigger), **({"id": trigger.config["id"]} if some and has_id else {})}
+        {**build_trigger_mapping(trigger), **({"id": trigger.config["id"]} if some and has_id else {})}
         for trigger, has_id in zip(triggers, with_ids, strict=True)
     ]
 
 
-def trigger_mapping(trigger: Trigger) -> dict[str, JSON]:
+def build_trigger_mapping(trigger: Trigger) -> dict[str, JSON]:
     """A trigger as the file writes it, without its id."""
     mapping: dict[str, JSON] = {"type": trigger.type}
     if trigger.type == "http":

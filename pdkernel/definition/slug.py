@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 
-def slug(name: str) -> str:
+def slugify(name: str) -> str:
     """
     *name* in lower case, spaces as dashes, punctuation dropped, underscores kept; `workflow` if nothing is left.
 

@@ -11,18 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pdkernel.model import BOOKKEEPING, JSON, AppBinding, Step, StoreBinding
+from pdkernel.model import JSON, ROUND_TRIP_KEY, AppBinding, Step, StoreBinding
 
-CONFIGURABLE = "__configurableProps"
-ACCOUNT = "authProvisionId"
-STORE = "storeId"
-PICKED = "__lv"
-CURSOR = "_props_cursor"
+CONFIGURABLE_PROPS_KEY = "__configurableProps"
+ACCOUNT_KEY = "authProvisionId"
+STORE_KEY = "storeId"
+LABELLED_VALUE_KEY = "__lv"
+PROPS_CURSOR_KEY = "_props_cursor"
 """The platform's id of the props that an action's code added; it is good for that action and version alone."""
 
 
 @dataclass(frozen=True, slots=True)
-class ReadProps:
+class ParsedProps:
     """
     Props as a step has them.
 
@@ -30,16 +30,16 @@ class ReadProps:
         apps: With the account ids that the file holds.
         stores: With the store ids that the file holds.
         values: The other props, picked options as their values.
-        kept: What must be kept to write the same again.
+        bookkeeping: What must be kept to write the same again.
     """
 
     apps: tuple[AppBinding, ...]
     stores: tuple[StoreBinding, ...]
     values: dict[str, JSON]
-    kept: dict[str, JSON]
+    bookkeeping: dict[str, JSON]
 
 
-def read_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str | None) -> ReadProps:
+def parse_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str | None) -> ParsedProps:
     """
     Take the mapping of a file apart.
 
@@ -48,7 +48,7 @@ def read_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str 
         slugs: App slugs that the step's code declares, by prop.
         action: The action's key, whose first word is its app's slug, or None.
     """
-    definitions = [item for item in raw.get(CONFIGURABLE) or () if isinstance(item, dict)]
+    definitions = [item for item in raw.get(CONFIGURABLE_PROPS_KEY) or () if isinstance(item, dict)]
     declared = {str(item.get("name")): item for item in definitions}
     apps: dict[str, AppBinding] = {}
     stores: dict[str, StoreBinding] = {}
@@ -60,48 +60,48 @@ def read_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str 
         elif item.get("type") == "data_store":
             stores[prop] = StoreBinding(prop)
     for prop, value in raw.items():
-        if prop == CONFIGURABLE:
+        if prop == CONFIGURABLE_PROPS_KEY:
             continue
-        if isinstance(value, dict) and ACCOUNT in value:
-            slug = str(declared.get(prop, {}).get("app") or slugs.get(prop) or slug_of(action) or prop)
-            apps[prop] = AppBinding(prop, slug, value[ACCOUNT] or None)
-        elif isinstance(value, dict) and STORE in value:
-            stores[prop] = StoreBinding(prop, value[STORE] or None)
+        if isinstance(value, dict) and ACCOUNT_KEY in value:
+            slug = str(declared.get(prop, {}).get("app") or slugs.get(prop) or get_app_slug(action) or prop)
+            apps[prop] = AppBinding(prop, slug, value[ACCOUNT_KEY] or None)
+        elif isinstance(value, dict) and STORE_KEY in value:
+            stores[prop] = StoreBinding(prop, value[STORE_KEY] or None)
         else:
-            values[prop] = unpicked(value)
+            values[prop] = strip_labels(value)
             if values[prop] != value:
                 picked[prop] = {"written": value, "value": values[prop]}
     kept: dict[str, JSON] = {"picked": picked, "configurable": cast("JSON", definitions)}
-    order = [prop for prop in raw if prop != CONFIGURABLE]
+    order = [prop for prop in raw if prop != CONFIGURABLE_PROPS_KEY]
     if order != [prop for prop in (*apps, *stores, *values) if prop in raw]:
         kept["order"] = cast("JSON", order)
-    return ReadProps(
+    return ParsedProps(
         tuple(apps.values()), tuple(stores.values()), values, {key: value for key, value in kept.items() if value}
     )
 
 
-def app_beside_account(app: AppBinding, action: str | None) -> str | None:
+def get_explicit_app(app: AppBinding, action: str | None) -> str | None:
     """The slug to write beside whose account fills *app*; None where a reader knows it: it is the prop's name."""
-    return None if app.app == app.prop and slug_of(action) in (app.app, None) else app.app
+    return None if app.app == app.prop and get_app_slug(action) in (app.app, None) else app.app
 
 
-def slug_of(action: str | None) -> str | None:
+def get_app_slug(action: str | None) -> str | None:
     """`google_sheets` of `google_sheets-add-single-row@2.1.2`: the component's key starts with its app."""
     return None if action is None else action.rpartition("/")[2].partition("-")[0]
 
 
-def unpicked(value: Any) -> JSON:
+def strip_labels(value: Any) -> JSON:
     """*value* with every picked option as what the step is given: its value without its label."""
     if isinstance(value, dict):
-        if isinstance(value.get(PICKED), dict) and len(value) == 1:
-            return unpicked(value[PICKED].get("value"))
-        return {key: unpicked(item) for key, item in value.items()}
+        if isinstance(value.get(LABELLED_VALUE_KEY), dict) and len(value) == 1:
+            return strip_labels(value[LABELLED_VALUE_KEY].get("value"))
+        return {key: strip_labels(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [unpicked(item) for item in value]
+        return [strip_labels(item) for item in value]
     return cast("JSON", value)
 
 
-def props_mapping(step: Step, apps: tuple[AppBinding, ...]) -> dict[str, JSON]:
+def build_props_mapping(step: Step, apps: tuple[AppBinding, ...]) -> dict[str, JSON]:
     """
     The `props` of *step* for `workflow.yaml`; empty if there is nothing to say.
 
@@ -109,23 +109,23 @@ def props_mapping(step: Step, apps: tuple[AppBinding, ...]) -> dict[str, JSON]:
         step: The step.
         apps: All its app props, those that only its code declares too.
     """
-    kept = kept_of(step)
-    picked = step.picked
+    kept = get_bookkeeping(step)
+    picked = step.picked_options
     mapping: dict[str, JSON] = {}
     for binding in apps:
         # parity[end-user-account-in-git]: how "the end user's account" stands in a synced file is not known: nothing is written,
         # pdkernel.yaml says it, and the checklist says where to choose it in the builder.
         if binding.account is not None:
-            mapping[binding.prop] = {ACCOUNT: binding.account}
+            mapping[binding.prop] = {ACCOUNT_KEY: binding.account}
     for store in step.stores:
         if store.store is not None and is_store_id(store.store):
-            mapping[store.prop] = {STORE: store.store}
+            mapping[store.prop] = {STORE_KEY: store.store}
     for prop, value in step.props.items():
         mapping[prop] = picked.get(prop, value)
     order = cast("list[str]", kept.get("order", []))
     mapping = {prop: mapping[prop] for prop in (*order, *mapping) if prop in mapping}
     definitions = _definitions(step, apps)
-    return {CONFIGURABLE: definitions, **mapping} if definitions else mapping
+    return {CONFIGURABLE_PROPS_KEY: definitions, **mapping} if definitions else mapping
 
 
 def _definitions(step: Step, apps: tuple[AppBinding, ...]) -> list[JSON]:
@@ -135,7 +135,7 @@ def _definitions(step: Step, apps: tuple[AppBinding, ...]) -> list[JSON]:
     bound = {"app": {app.prop for app in apps}, "data_store": {store.prop for store in step.stores}}
     kept = [
         item
-        for item in cast("list[JSON]", kept_of(step).get("configurable", []))
+        for item in cast("list[JSON]", get_bookkeeping(step).get("configurable", []))
         if not isinstance(item, dict)
         or str(item.get("type")) not in bound
         or item.get("name") in bound[str(item["type"])]
@@ -147,14 +147,14 @@ def _definitions(step: Step, apps: tuple[AppBinding, ...]) -> list[JSON]:
     return [*kept, *new]
 
 
-def holds_cursor(step: Step) -> bool:
+def has_valid_cursor(step: Step) -> bool:
     """Whether the step has a props cursor that is still its action's."""
-    return CURSOR in step.extra and kept_of(step).get("cursor_of", step.uses) == step.uses
+    return PROPS_CURSOR_KEY in step.extra and get_bookkeeping(step).get("cursor_of", step.uses) == step.uses
 
 
-def kept_of(step: Step) -> Mapping[str, Any]:
+def get_bookkeeping(step: Step) -> Mapping[str, Any]:
     """What reading the step kept for writing it."""
-    kept = step.extra.get(BOOKKEEPING)
+    kept = step.extra.get(ROUND_TRIP_KEY)
     return kept if isinstance(kept, dict) else {}
 
 

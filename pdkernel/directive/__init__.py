@@ -4,38 +4,38 @@ What stands in a cell: `%%pdstep` and `%%pdworkflow`, one grammar, both ways.
 Knows the design's contract for cells. Knows nothing of notebooks' files, kernels or running.
 """
 
-from pdkernel.directive.bare import dump_bare
-from pdkernel.directive.cell import StepCell, is_step_cell, is_workflow_cell, parse_step_cell, step_cell
-from pdkernel.directive.header import WorkflowHeader, parse_workflow_cell, read_settings
-from pdkernel.directive.line import step_line
-from pdkernel.directive.nearest import did_you_mean
-from pdkernel.directive.options import OPTIONS, Option
-from pdkernel.directive.psych import dump
-from pdkernel.directive.triggers import read_trigger
-from pdkernel.directive.values import is_uses
-from pdkernel.directive.yaml_patch import Alignment, patch_yaml, same
-from pdkernel.directive.yaml_text import LocatedYaml, read_yaml
+from pdkernel.directive.cell import StepCell, format_step_cell, is_step_cell, is_workflow_cell, parse_step_cell
+from pdkernel.directive.cell_yaml import dump_cell_yaml
+from pdkernel.directive.located_yaml import LocatedYaml, parse_yaml
+from pdkernel.directive.option_values import is_action_reference
+from pdkernel.directive.psych_yaml import dump_yaml
+from pdkernel.directive.step_line import format_step_line
+from pdkernel.directive.step_options import STEP_OPTIONS, StepOption
+from pdkernel.directive.suggestions import did_you_mean
+from pdkernel.directive.triggers import parse_trigger
+from pdkernel.directive.workflow_header import WorkflowHeader, parse_settings, parse_workflow_cell
+from pdkernel.directive.yaml_patch import Alignment, is_same_value, patch_yaml
 
 __all__ = [
-    "OPTIONS",
+    "STEP_OPTIONS",
     "Alignment",
     "LocatedYaml",
-    "Option",
     "StepCell",
+    "StepOption",
     "WorkflowHeader",
     "did_you_mean",
-    "dump",
-    "dump_bare",
+    "dump_cell_yaml",
+    "dump_yaml",
+    "format_step_cell",
+    "format_step_line",
+    "is_action_reference",
+    "is_same_value",
     "is_step_cell",
-    "is_uses",
     "is_workflow_cell",
+    "parse_settings",
     "parse_step_cell",
+    "parse_trigger",
     "parse_workflow_cell",
+    "parse_yaml",
     "patch_yaml",
-    "read_settings",
-    "read_trigger",
-    "read_yaml",
-    "same",
-    "step_cell",
-    "step_line",
 ]

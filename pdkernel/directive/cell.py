@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pdkernel.directive.bare import dump_bare
-from pdkernel.directive.line import MAGIC, at_line, parse_line, step_line
-from pdkernel.directive.yaml_text import LocatedYaml, read_yaml
+from pdkernel.directive.cell_yaml import dump_cell_yaml
+from pdkernel.directive.located_yaml import LocatedYaml, parse_yaml
+from pdkernel.directive.step_line import STEP_MAGIC, format_step_line, parse_step_line, with_line
 from pdkernel.errors import DefinitionError, DirectiveError
 from pdkernel.model import JSON, Step
 
@@ -31,21 +31,21 @@ class StepCell:
 
 
 @dataclass(frozen=True, slots=True)
-class MagicCell:
+class SplitCell:
     """A cell cut at its magic: what follows the magic's name, the lines below, how many lines stand above those."""
 
-    rest: str
+    line: str
     body: str
     body_offset: int
 
 
-def cut(text: str, magic: re.Pattern[str]) -> MagicCell | None:
+def split_cell(text: str, magic: re.Pattern[str]) -> SplitCell | None:
     """*text* cut at *magic* if nothing but comments and blank lines stands above it, else None."""
     position = 0
     for number, line in enumerate(text.split("\n"), start=1):
         position += len(line) + 1
         if match := magic.match(line):
-            return MagicCell(match["rest"].strip(), text[position:], number)
+            return SplitCell(match["rest"].strip(), text[position:], number)
         if not _ABOVE.match(line):
             return None
     return None
@@ -53,17 +53,17 @@ def cut(text: str, magic: re.Pattern[str]) -> MagicCell | None:
 
 def is_step_cell(text: str) -> bool:
     """Whether the cell is a step: its first line that says anything starts with `%%pdstep`."""
-    return cut(text, _STEP) is not None
+    return split_cell(text, _STEP) is not None
 
 
 def is_workflow_cell(text: str) -> bool:
     """Whether the cell is the workflow's header, `%%pdworkflow`."""
-    return cut(text, _WORKFLOW) is not None
+    return split_cell(text, _WORKFLOW) is not None
 
 
-def cut_workflow_cell(text: str) -> MagicCell | None:
+def split_workflow_cell(text: str) -> SplitCell | None:
     """The header's cell, cut; None if it is none."""
-    return cut(text, _WORKFLOW)
+    return split_cell(text, _WORKFLOW)
 
 
 @lru_cache(maxsize=512)  # a notebook's cells are read again at every run, and a step is a frozen value
@@ -80,17 +80,17 @@ def parse_step_cell(text: str, *, cell: int | None = None, notes: str | None = N
         DirectiveError: Not a step's cell, or its line or props cannot be read; `line` is the cell's.
         StepNameError: The step's name cannot be one.
     """
-    found = cut(text, _STEP)
+    found = split_cell(text, _STEP)
     if found is None:
         raise DirectiveError(
-            f"This is not a step's cell: it does not start with {MAGIC}.",
-            fix=f"Only comments and blank lines may stand above {MAGIC}.",
+            f"This is not a step's cell: it does not start with {STEP_MAGIC}.",
+            fix=f"Only comments and blank lines may stand above {STEP_MAGIC}.",
             line=1,
         )
     try:
-        line = parse_line(found.rest)
+        line = parse_step_line(found.line)
     except DefinitionError as error:
-        raise at_line(error, found.body_offset) from None
+        raise with_line(error, found.body_offset) from None
     props: Mapping[str, JSON] = line.props
     located = LocatedYaml(None, {})
     if line.uses:
@@ -108,22 +108,22 @@ def parse_step_cell(text: str, *, cell: int | None = None, notes: str | None = N
         debug=line.debug,
         notes=notes,
         line_offset=found.body_offset,
-        cell=cell,
+        cell_index=cell,
         prop_lines=located.lines,
     )
     return StepCell(step, line.no_run)
 
 
-def _with_body(props: Mapping[str, JSON], found: MagicCell, *, step: str) -> tuple[dict[str, JSON], LocatedYaml]:
+def _with_body(props: Mapping[str, JSON], found: SplitCell, *, step: str) -> tuple[dict[str, JSON], LocatedYaml]:
     """Props of the line and of the body, which must not say the same twice; and where those of the body stand."""
-    located = read_yaml(found.body, expressions=True, line_offset=found.body_offset, step=step)
+    located = parse_yaml(found.body, allow_expressions=True, line_offset=found.body_offset, step=step)
     body = {} if located.value is None else located.value
     if not isinstance(body, dict):
         raise DirectiveError(
             f"Step {step}: the body of a --uses cell is its props as YAML, and this is not a mapping.",
             fix="Write NAME: VALUE, one a line.",
             step=step,
-            line=located.line(()),
+            line=located.get_line(()),
         )
     for name in body:
         if name in props:
@@ -131,12 +131,12 @@ def _with_body(props: Mapping[str, JSON], found: MagicCell, *, step: str) -> tup
                 f"Step {step}: the prop {name!r} is given on the line and in the body.",
                 fix="Remove one of the two.",
                 step=step,
-                line=located.line((name,)),
+                line=located.get_line((name,)),
             )
     return {**props, **body}, located
 
 
-def step_cell(step: Step) -> str:
+def format_step_cell(step: Step) -> str:
     """
     The whole cell of *step*, without its note: what `parse_step_cell` reads back.
 
@@ -144,6 +144,6 @@ def step_cell(step: Step) -> str:
         DirectiveError: A prop's name cannot stand in a cell.
     """
     if not step.uses:
-        return f"{step_line(step)}\n{step.source}"
-    line = step_line(step, props=False)
-    return f"{line}\n{dump_bare(step.props)}" if step.props else f"{line}\n"
+        return f"{format_step_line(step)}\n{step.source}"
+    line = format_step_line(step, props=False)
+    return f"{line}\n{dump_cell_yaml(step.props)}" if step.props else f"{line}\n"

@@ -13,40 +13,40 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from pdkernel.errors import DefinitionError
-from pdkernel.expression import find_end
-from pdkernel.expression.template import CLOSE, OPEN, fault
+from pdkernel.expression import find_closing_braces
+from pdkernel.expression.template import CLOSING_BRACES, OPENING_BRACES, build_template_error
 
-_PRIVATE = range(0xE000, 0xF8FF)
+_PRIVATE_USE_CODES = range(0xE000, 0xF8FF)
 """Characters that Unicode gives no meaning to; YAML takes them as text."""
 
 
 @dataclass(frozen=True)
-class Embedded:
+class TokenizedYaml:
     """
     YAML with its expressions hidden.
 
     Attributes:
         text: The YAML to parse.
-        hidden: What each stand-in hides: the braces and all between them, as written.
-        faults: Stand-ins for a `{{` that cannot be read, and why.
-        dropped: Line breaks that each line of *text* (first is 1) has lost.
+        sources: What each stand-in hides: the braces and all between them, as written.
+        errors: Stand-ins for a `{{` that cannot be read, and why.
+        dropped_breaks: Line breaks that each line of *text* (first is 1) has lost.
     """
 
     text: str
-    hidden: Mapping[str, str] = field(default_factory=dict)
-    faults: Mapping[str, DefinitionError] = field(default_factory=dict)
-    dropped: Mapping[int, int] = field(default_factory=dict)
-    pattern: re.Pattern[str] | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, DefinitionError] = field(default_factory=dict)
+    dropped_breaks: Mapping[int, int] = field(default_factory=dict)
+    token_pattern: re.Pattern[str] | None = None
 
     @classmethod
-    def none(cls, text: str) -> Self:
+    def without_expressions(cls, text: str) -> Self:
         """*text* as it is."""
         return cls(text)
 
     @classmethod
-    def find(cls, text: str) -> Self:
+    def tokenize(cls, text: str) -> Self:
         """Hide every expression of *text*."""
-        if OPEN not in text:
+        if OPENING_BRACES not in text:
             return cls(text)
         left, right = (chr(code) for code in _unused(text))
         hidden: dict[str, str] = {}
@@ -55,21 +55,21 @@ class Embedded:
         parts: list[str] = []
         position = 0
         line = 1
-        while (opening := text.find(OPEN, position)) != -1:
+        while (opening := text.find(OPENING_BRACES, position)) != -1:
             parts.append(text[position:opening])
             line += text.count("\n", position, opening)
             if _in_comment(text, opening):
-                parts.append(OPEN)
-                position = opening + len(OPEN)
+                parts.append(OPENING_BRACES)
+                position = opening + len(OPENING_BRACES)
                 continue
             stand_in = f"{left}{len(hidden) + len(faults)}{right}"
-            start = opening + len(OPEN)
+            start = opening + len(OPENING_BRACES)
             end = _find_end(text, start)
             if end is None:
-                faults[stand_in] = fault(text, start)
+                faults[stand_in] = build_template_error(text, start)
                 position = start
             else:
-                position = end + len(CLOSE)
+                position = end + len(CLOSING_BRACES)
                 hidden[stand_in] = text[opening:position]
                 if breaks := text.count("\n", opening, position):
                     dropped[line] = dropped.get(line, 0) + breaks
@@ -80,17 +80,17 @@ class Embedded:
 
     def original_line(self, line: int) -> int:
         """The line, in the text before hiding, of line *line* after it."""
-        return line + sum(breaks for at, breaks in self.dropped.items() if at < line)
+        return line + sum(breaks for at, breaks in self.dropped_breaks.items() if at < line)
 
     def restore(self, text: str, *, style: str | None, line: int) -> str | DefinitionError:
         """*text*, a scalar that YAML has read in *style* at *line*, with its expressions; or why one cannot be read."""
-        if self.pattern is None:
+        if self.token_pattern is None:
             return text
-        for stand_in in self.pattern.findall(text):
-            if stand_in in self.faults:
-                return self.faults[stand_in]
+        for stand_in in self.token_pattern.findall(text):
+            if stand_in in self.errors:
+                return self.errors[stand_in]
         indent = self._block_indent(text, line) if style in {"|", ">"} else 0
-        return self.pattern.sub(lambda match: _as_read(self.hidden[match[0]], style, indent), text)
+        return self.token_pattern.sub(lambda match: _as_read(self.sources[match[0]], style, indent), text)
 
     def _block_indent(self, value: str, line: int) -> int:
         """How far the block whose `|` or `>` stands in *line* is indented, from the first line that says anything."""
@@ -124,7 +124,7 @@ def _unquoted(source: str, quote: str) -> str:
 def _find_end(text: str, start: int) -> int | None:
     # Bare first; then as it would read in quotes, where `\"` and `''` stand for one mark.
     for read in (str, lambda source: _unquoted(source, '"'), lambda source: _unquoted(source, "'")):
-        end = find_end(text, start, read=read)
+        end = find_closing_braces(text, start, unescape=read)
         if end is not None:
             return end
     return None
@@ -138,5 +138,5 @@ def _in_comment(text: str, position: int) -> bool:
 
 def _unused(text: str) -> tuple[int, int]:
     used = set(text)
-    free = (code for code in _PRIVATE if chr(code) not in used)
+    free = (code for code in _PRIVATE_USE_CODES if chr(code) not in used)
     return next(free), next(free)

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from pdkernel.expression import find_end
-from pdkernel.expression.template import CLOSE, OPEN
+from pdkernel.expression import find_closing_braces
+from pdkernel.expression.template import CLOSING_BRACES, OPENING_BRACES
 
 _LEFT, _RIGHT = "\ue000", "\ue001"
 _STAND_IN = re.compile(f"{_LEFT}\\d+{_RIGHT}")
@@ -20,27 +20,31 @@ _QUOTED = re.compile(r"\\.|'[^']*'|\"(?:\\.|[^\"\\])*\"")
 
 
 @dataclass(frozen=True)
-class Hidden:
+class TokenizedLine:
     """A line to split into words, and what each stand-in in it hides."""
 
     text: str
     expressions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def outside_quotes(cls, line: str) -> Self:
+    def tokenize_unquoted(cls, line: str) -> Self:
         """Hide every expression of *line* that does not stand in quotes."""
-        if OPEN not in line or _LEFT in line:
+        if OPENING_BRACES not in line or _LEFT in line:
             return cls(line)
         parts: list[str] = []
         expressions: dict[str, str] = {}
         position = 0
         while position < len(line):
-            end = find_end(line, position + len(OPEN)) if line.startswith(OPEN, position) else None
+            end = (
+                find_closing_braces(line, position + len(OPENING_BRACES))
+                if line.startswith(OPENING_BRACES, position)
+                else None
+            )
             if end is not None:
                 stand_in = f"{_LEFT}{len(expressions)}{_RIGHT}"
-                expressions[stand_in] = line[position : end + len(CLOSE)]
+                expressions[stand_in] = line[position : end + len(CLOSING_BRACES)]
                 parts.append(stand_in)
-                position = end + len(CLOSE)
+                position = end + len(CLOSING_BRACES)
                 continue
             quoted = _QUOTED.match(line, position)
             stop = quoted.end() if quoted else position + 1

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-WIDTH = 80
+FOLD_COLUMN = 80
 
 
-class Style(Enum):
+class ScalarStyle(Enum):
     """How a scalar is written."""
 
     PLAIN = 0
@@ -26,7 +26,7 @@ class Style(Enum):
 _STARTS_SPECIAL = re.compile(r'^[^\w][^"]*$', re.MULTILINE)
 _OCTAL_FLOAT = re.compile(r"0[0-7]*\.[0-9]")
 _WORDS = re.compile(r"[^\d.:-]?(?:[\s!@#$%^&*(){}<>|/\\~;=]|[^\W\d])+")
-_NOT_TEXT = (
+_NON_STRING_PATTERNS = (
     re.compile(r"-?\d{4}-\d{1,2}-\d{1,2}(?:[Tt]|\s+)\d{1,2}:\d\d:\d\d(?:\.\d*)?(?:\s*(?:Z|[-+]\d{1,2}:?(?:\d\d)?))?\Z"),
     re.compile(r"\d{4}-(?:1[012]|0\d|\d)-(?:[12]\d|3[01]|0\d|\d)\Z"),
     re.compile(r"[-+]?\.inf\Z", re.IGNORECASE),
@@ -37,9 +37,9 @@ _NOT_TEXT = (
     re.compile(r"(?=.*\d)[-+]?(?:[0-9][0-9_,]*)?\.[0-9]*(?:[eE][+-][0-9]+)?\Z"),
     re.compile(r"[-+]?(?:0b[01_,]+|0[0-7_,]+|0|[1-9](?:[0-9]|,[0-9]|_[0-9])*|0x[0-9a-fA-F_,]+)\Z"),
 )
-_NUMBER_ELSEWHERE = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z|0o[0-7]+\Z")
+_NUMBER_IN_OTHER_PARSERS = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z|0o[0-7]+\Z")
 _TRUE_FALSE_NULL = re.compile(r"(?:~|null|yes|true|on|no|false|off)\Z", re.IGNORECASE)
-_IN_BRACKETS = re.compile(r"[A-Za-z_][A-Za-z0-9_./@-]*\Z")
+_FLOW_SAFE = re.compile(r"[A-Za-z_][A-Za-z0-9_./@-]*\Z")
 _BREAKS = "\n\x85\u2028\u2029"
 _ESCAPES = {
     "\0": "0",
@@ -60,7 +60,7 @@ _ESCAPES = {
 }
 
 
-def write_scalar(text: str, *, column: int, indent: int, key: bool = False, block: bool = True) -> str:
+def format_scalar(text: str, *, column: int, indent: int, key: bool = False, can_be_block: bool = True) -> str:
     """
     *text* as YAML.
 
@@ -69,60 +69,60 @@ def write_scalar(text: str, *, column: int, indent: int, key: bool = False, bloc
         column: Where it starts, for folding.
         indent: Of the lines that follow its first.
         key: A mapping's key: one line, never a block.
-        block: Whether it may be a block; a comment behind one would become a part of it.
+        can_be_block: Whether it may be a block; a comment behind one would become a part of it.
     """
-    match style_of(text, key=key, block=block):
-        case Style.PLAIN:
-            return _fold(text, column, indent, fold=not key)
-        case Style.SINGLE:
+    match choose_style(text, key=key, can_be_block=can_be_block):
+        case ScalarStyle.PLAIN:
+            return _format_plain(text, column, indent, fold=not key)
+        case ScalarStyle.SINGLE:
             return _single(text, column, indent, fold=not key)
-        case Style.LITERAL:
+        case ScalarStyle.LITERAL:
             return _literal(text, indent)
         case _:
             return _double(text, column, indent, fold=not key)
 
 
-def write_in_brackets(text: str) -> str:
+def format_flow_scalar(text: str) -> str:
     """*text* as YAML inside brackets or braces, on one line."""
-    if _IN_BRACKETS.match(text) and is_text(text) and _plain_allowed(text):
+    if _FLOW_SAFE.match(text) and is_string(text) and _plain_allowed(text):
         return text
     return _double(text, 0, 0, fold=False)
 
 
-def style_of(text: str, *, key: bool = False, block: bool = True) -> Style:
+def choose_style(text: str, *, key: bool = False, can_be_block: bool = True) -> ScalarStyle:
     """The style that Psych asks for, or the next one that can hold *text*."""
-    style = _wanted(text)
-    if style is Style.LITERAL and (key or not block or not _block_allowed(text)):
-        return Style.DOUBLE
-    if style is Style.PLAIN and not _plain_allowed(text):
-        style = Style.SINGLE
-    if style is Style.SINGLE and (not _single_allowed(text) or (key and "\n" in text)):
-        return Style.DOUBLE
+    style = _get_psych_style(text)
+    if style is ScalarStyle.LITERAL and (key or not can_be_block or not _block_allowed(text)):
+        return ScalarStyle.DOUBLE
+    if style is ScalarStyle.PLAIN and not _plain_allowed(text):
+        style = ScalarStyle.SINGLE
+    if style is ScalarStyle.SINGLE and (not _single_allowed(text) or (key and "\n" in text)):
+        return ScalarStyle.DOUBLE
     return style
 
 
-def _wanted(text: str) -> Style:
+def _get_psych_style(text: str) -> ScalarStyle:
     if re.search(r"\n(?!\n?\Z)", text):
-        return Style.LITERAL
+        return ScalarStyle.LITERAL
     if text in {"y", "Y", "n", "N"}:
-        return Style.DOUBLE
+        return ScalarStyle.DOUBLE
     if text == "<<":
-        return Style.SINGLE
+        return ScalarStyle.SINGLE
     if _STARTS_SPECIAL.search(text):
-        return Style.DOUBLE
+        return ScalarStyle.DOUBLE
     # parity[yaml-quotes]: Psych leaves `0899` and `1e3` plain; quoted, every reader of YAML takes them as text.
-    if not is_text(text) or _OCTAL_FLOAT.match(text) or _NUMBER_ELSEWHERE.match(text):
-        return Style.SINGLE
-    return Style.PLAIN
+    if not is_string(text) or _OCTAL_FLOAT.match(text) or _NUMBER_IN_OTHER_PARSERS.match(text):
+        return ScalarStyle.SINGLE
+    return ScalarStyle.PLAIN
 
 
-def is_text(text: str) -> bool:
+def is_string(text: str) -> bool:
     """Whether Psych's scanner reads *text* back as text."""
     if not text:
         return False
     if "\n" in text or _WORDS.match(text):
         return len(text) > 5 or not _TRUE_FALSE_NULL.match(text)
-    return not any(pattern.match(text) for pattern in _NOT_TEXT)
+    return not any(pattern.match(text) for pattern in _NON_STRING_PATTERNS)
 
 
 def _printable(char: str) -> bool:
@@ -159,12 +159,12 @@ def _block_allowed(text: str) -> bool:
     return not (_special(text) or text.endswith(" ") or re.search(r" \n", text))
 
 
-def _fold(text: str, column: int, indent: int, *, fold: bool) -> str:
+def _format_plain(text: str, column: int, indent: int, *, fold: bool) -> str:
     """Plain text: a line ends at the first space after column 80."""
     out: list[str] = []
     spaces = False
     for index, char in enumerate(text):
-        if char == " " and fold and not spaces and column > WIDTH and text[index + 1 : index + 2] != " ":
+        if char == " " and fold and not spaces and column > FOLD_COLUMN and text[index + 1 : index + 2] != " ":
             out.append("\n" + " " * indent)
             column = indent
         else:
@@ -181,7 +181,7 @@ def _single(text: str, column: int, indent: int, *, fold: bool) -> str:
     for index, char in enumerate(text):
         inside = 0 < index < len(text) - 1
         if char == " ":
-            if fold and not spaces and column > WIDTH and inside and text[index + 1] != " ":
+            if fold and not spaces and column > FOLD_COLUMN and inside and text[index + 1] != " ":
                 out.append("\n" + " " * indent)
                 column = indent
             else:
@@ -208,7 +208,7 @@ def _double(text: str, column: int, indent: int, *, fold: bool) -> str:
     column += 1
     spaces = False
     for index, char in enumerate(text):
-        if char == " " and fold and not spaces and column > WIDTH and 0 < index < len(text) - 1:
+        if char == " " and fold and not spaces and column > FOLD_COLUMN and 0 < index < len(text) - 1:
             # A space that starts a line would be lost: it is escaped.
             out.append("\n" + " " * indent + ("\\" if text[index + 1] == " " else ""))
             column = indent + (text[index + 1] == " ")

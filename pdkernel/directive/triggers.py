@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from typing import cast, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
-from pdkernel.directive.checks import Check, check_keys
-from pdkernel.directive.nearest import did_you_mean
-from pdkernel.directive.yaml_text import LocatedYaml, Path
+from pdkernel.directive.located_yaml import LocatedYaml, ValuePath
+from pdkernel.directive.suggestions import did_you_mean
+from pdkernel.directive.yaml_checks import YamlChecker, check_keys
 from pdkernel.errors import DirectiveError
 from pdkernel.model import JSON, HttpAuth, ResponseMode, Trigger, TriggerType
 
-KEYS: Mapping[TriggerType, tuple[str, ...]] = {
+KEYS_BY_TYPE: Mapping[TriggerType, tuple[str, ...]] = {
     "http": ("type", "auth", "token_env", "response"),
     "schedule": ("type", "cron", "interval_seconds", "timezone"),
     "email": ("type",),
@@ -27,47 +27,53 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _CRON = re.compile(r"\S+(?:\s+\S+){4,5}\Z")
 
 
-def read_trigger(located: LocatedYaml, path: Path, *, name: str = "%%pdworkflow", definition: bool = False) -> Trigger:
+def parse_trigger(
+    document: LocatedYaml, path: ValuePath, *, document_name: str = "%%pdworkflow", is_definition: bool = False
+) -> Trigger:
     """
     The trigger at *path*: a mapping, or its type alone as text.
 
     Args:
-        located: The document.
+        document: The document.
         path: Where the trigger stands in it.
-        name: What the document is called in messages.
-        definition: The document is a definition's: what the platform alone knows may be missing. So it may of a
+        document_name: What the document is called in messages.
+        is_definition: The document is a definition's: what the platform alone knows may be missing. So it may of a
             trigger with an `id`, which was made in the builder.
 
     Raises:
         DirectiveError: A key or a value is wrong; the message and `line` say where.
     """
-    check = Check(located, DirectiveError, name)
-    value = check.find(path)
+    check = YamlChecker(document, DirectiveError, document_name)
+    value = check.get_value(path)
     if isinstance(value, str):
-        return _read(check, path, {"type": value}, _type(check, path, value), complete=not definition)
-    data = check.mapping(path)
+        return _read(check, path, {"type": value}, _type(check, path, value), complete=not is_definition)
+    data = check.require_mapping(path)
     if "type" not in data:
-        raise check.fault(path, "has a trigger without type", fix=f"Write type: {', '.join(KEYS)}.")
+        raise check.build_error(path, "has a trigger without type", fix=f"Write type: {', '.join(KEYS_BY_TYPE)}.")
     kind = _type(check, (*path, "type"), data["type"])
-    check_keys(check, path, (*KEYS[kind], "id"))
+    check_keys(check, path, (*KEYS_BY_TYPE[kind], "id"))
     if "id" in data:
-        check.text((*path, "id"))
-    return _read(check, path, data, kind, complete=not definition and "id" not in data)
+        check.require_text((*path, "id"))
+    return _read(check, path, data, kind, complete=not is_definition and "id" not in data)
 
 
-def _type(check: Check, path: Path, value: JSON) -> TriggerType:
-    return cast("TriggerType", _one_of(check, path, "type", value, tuple(KEYS)))
+def _type(check: YamlChecker, path: ValuePath, value: JSON) -> TriggerType:
+    return cast("TriggerType", _one_of(check, path, "type", value, tuple(KEYS_BY_TYPE)))
 
 
-def _one_of(check: Check, path: Path, key: str, value: JSON, known: tuple[str, ...]) -> str:
+def _one_of(check: YamlChecker, path: ValuePath, key: str, value: JSON, known: tuple[str, ...]) -> str:
     if isinstance(value, str) and value in known:
         return value
     fix = did_you_mean(value, known) if isinstance(value, str) else ""
-    raise check.fault(path, f"has {key}: {check.shown(value)}, and it is one of {', '.join(known)}", fix=fix)
+    raise check.build_error(
+        path, f"has {key}: {check.format_value(value)}, and it is one of {', '.join(known)}", fix=fix
+    )
 
 
-def _read(check: Check, path: Path, data: Mapping[str, JSON], kind: TriggerType, *, complete: bool) -> Trigger:
-    config = {key: value for key, value in data.items() if key == "id" or key not in KEYS["http"]}
+def _read(
+    check: YamlChecker, path: ValuePath, data: Mapping[str, JSON], kind: TriggerType, *, complete: bool
+) -> Trigger:
+    config = {key: value for key, value in data.items() if key == "id" or key not in KEYS_BY_TYPE["http"]}
     match kind:
         case "http":
             return _http(check, path, data, config)
@@ -80,22 +86,22 @@ def _read(check: Check, path: Path, data: Mapping[str, JSON], kind: TriggerType,
     return Trigger(type=kind, config=config)
 
 
-def _http(check: Check, path: Path, data: Mapping[str, JSON], config: Mapping[str, JSON]) -> Trigger:
+def _http(check: YamlChecker, path: ValuePath, data: Mapping[str, JSON], config: Mapping[str, JSON]) -> Trigger:
     auth = _one_of(check, (*path, "auth"), "auth", data.get("auth", "none"), get_args(HttpAuth))
     response = _one_of(check, (*path, "response"), "response", data.get("response", "default"), get_args(ResponseMode))
     token_env = data.get("token_env")
     if auth == "bearer" and token_env is None:
-        raise check.fault(
+        raise check.build_error(
             path,
             "has auth: bearer without token_env",
             fix="Write token_env: NAME, the environment variable that holds the token.",
         )
     if token_env is not None:
         if auth != "bearer":
-            raise check.fault((*path, "token_env"), "has token_env, which only auth: bearer uses")
+            raise check.build_error((*path, "token_env"), "has token_env, which only auth: bearer uses")
         if not isinstance(token_env, str) or not _VARIABLE.match(token_env):
             # The value is not repeated: someone may have written the token itself.
-            raise check.fault(
+            raise check.build_error(
                 (*path, "token_env"),
                 "has a token_env that is not an environment variable's name",
                 fix="Write the variable's name here and set it with `pdkernel env set NAME`.",
@@ -105,28 +111,28 @@ def _http(check: Check, path: Path, data: Mapping[str, JSON], config: Mapping[st
     )
 
 
-def _check_schedule(check: Check, path: Path, data: Mapping[str, JSON], *, complete: bool) -> None:
+def _check_schedule(check: YamlChecker, path: ValuePath, data: Mapping[str, JSON], *, complete: bool) -> None:
     given = ("cron" in data) + ("interval_seconds" in data)
     if given > 1 or (given == 0 and complete):
-        raise check.fault(path, "has a schedule that needs either cron or interval_seconds")
-    if "cron" in data and not _CRON.match(check.text((*path, "cron")).strip()):
-        raise check.fault(
+        raise check.build_error(path, "has a schedule that needs either cron or interval_seconds")
+    if "cron" in data and not _CRON.match(check.require_text((*path, "cron")).strip()):
+        raise check.build_error(
             (*path, "cron"),
-            f"has cron: {check.shown(data['cron'])}, which is not a cron expression",
+            f"has cron: {check.format_value(data['cron'])}, which is not a cron expression",
             fix="Write five fields: minute, hour, day, month, weekday. Quote one that starts with *.",
         )
     seconds = data.get("interval_seconds", 1)
     if not isinstance(seconds, int) or isinstance(seconds, bool) or seconds < 1:
-        raise check.fault(
+        raise check.build_error(
             (*path, "interval_seconds"),
-            f"has interval_seconds: {check.shown(seconds)}, and it is a whole number of seconds, 1 or more",
+            f"has interval_seconds: {check.format_value(seconds)}, and it is a whole number of seconds, 1 or more",
         )
     if "timezone" in data:
         _check_timezone(check, (*path, "timezone"))
 
 
-def _check_timezone(check: Check, path: Path) -> None:
-    name = check.text(path)
+def _check_timezone(check: YamlChecker, path: ValuePath) -> None:
+    name = check.require_text(path)
     try:
         ZoneInfo(name)
     except (ValueError, OSError, LookupError):
@@ -134,15 +140,17 @@ def _check_timezone(check: Check, path: Path) -> None:
         if known:  # a machine without the table cannot tell
             cities = {zone.rpartition("/")[2].lower(): zone for zone in known}
             fix = did_you_mean(name, known, aliases=cities) or "Write one like Europe/Berlin or UTC."
-            problem = f"has timezone: {check.shown(name)}, and there is no such time zone"
-            raise check.fault(path, problem, fix=fix) from None
+            problem = f"has timezone: {check.format_value(name)}, and there is no such time zone"
+            raise check.build_error(path, problem, fix=fix) from None
 
 
-def _check_source(check: Check, path: Path, data: Mapping[str, JSON], *, complete: bool) -> None:
+def _check_source(check: YamlChecker, path: ValuePath, data: Mapping[str, JSON], *, complete: bool) -> None:
     if "uses" not in data and complete:
-        raise check.fault(path, "has a source without uses", fix="Write uses: KEY@VERSION, the source's component.")
+        raise check.build_error(
+            path, "has a source without uses", fix="Write uses: KEY@VERSION, the source's component."
+        )
     for key in ("uses", "app"):
         if key in data:
-            check.text((*path, key))
+            check.require_text((*path, key))
     if data.get("props") is not None:
-        check.mapping((*path, "props"))
+        check.require_mapping((*path, "props"))

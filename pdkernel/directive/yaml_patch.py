@@ -12,9 +12,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pdkernel.directive.psych import dump_entry, dump_in_brackets
-from pdkernel.directive.yaml_pieces import Entry, LostTrackError, Piece, pieces
-from pdkernel.directive.yaml_text import Path, read_yaml
+from pdkernel.directive.located_yaml import ValuePath, parse_yaml
+from pdkernel.directive.psych_yaml import dump_flow_yaml, dump_yaml_entry
+from pdkernel.directive.yaml_spans import UnsupportedYamlError, YamlEntry, YamlSpan, parse_spans
 from pdkernel.errors import DefinitionError, UnsupportedError
 from pdkernel.model import JSON
 
@@ -22,12 +22,12 @@ Alignment = Sequence[int | None]
 """For each new item of a list the index of the old one that it was, or None for one that is new."""
 
 
-def same(one: JSON, other: JSON) -> bool:
+def is_same_value(one: JSON, other: JSON) -> bool:
     """Whether two values are the same to a reader: `1` and `1.0` are, `1` and `true` are not."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+        return one.keys() == other.keys() and all(is_same_value(value, other[key]) for key, value in one.items())
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(map(is_same_value, one, other))
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     return one == other
@@ -39,7 +39,7 @@ def patch_yaml(
     new: JSON,
     *,
     name: str = "The YAML",
-    alignments: Mapping[Path, Alignment] | None = None,
+    alignments: Mapping[ValuePath, Alignment] | None = None,
     psych: bool = True,
 ) -> str:
     """
@@ -56,20 +56,20 @@ def patch_yaml(
     Raises:
         UnsupportedError: The change touches an anchor or an alias, or stands where it cannot be made.
     """
-    if same(old, new):
+    if is_same_value(old, new):
         return text
     patcher = _Patcher(text, alignments or {}, name)
     try:
-        patched = patcher.patched(old, new)
-        found = read_yaml(patched, expressions=False, psych=psych).value
-    except LostTrackError as lost:
-        raise patcher.refusal(lost.position) from None
+        patched = patcher.patch(old, new)
+        found = parse_yaml(patched, allow_expressions=False, as_psych=psych).value
+    except UnsupportedYamlError as lost:
+        raise patcher.build_refusal(lost.position) from None
     except DefinitionError as error:
         if isinstance(error, UnsupportedError):
             raise
-        raise patcher.refusal(None) from None
-    if not same(found, new):
-        raise patcher.refusal(None)
+        raise patcher.build_refusal(None) from None
+    if not is_same_value(found, new):
+        raise patcher.build_refusal(None)
     return patched
 
 
@@ -81,22 +81,22 @@ class _Edit:
 
 
 class _Patcher:
-    def __init__(self, text: str, alignments: Mapping[Path, Alignment], name: str) -> None:
+    def __init__(self, text: str, alignments: Mapping[ValuePath, Alignment], name: str) -> None:
         self._text = text
         self._alignments = alignments
         self._name = name
         self._newline = "\r\n" if "\r\n" in text else "\n"
         self._edits: list[_Edit] = []
 
-    def patched(self, old: JSON, new: JSON) -> str:
+    def patch(self, old: JSON, new: JSON) -> str:
         """The text with every change made."""
-        root = pieces(self._text)
+        root = parse_spans(self._text)
         if root is None or root.kind not in {"mapping", "sequence"}:
-            raise LostTrackError(0)
-        self._change(root, (), old, new)
-        return self._applied(0, len(self._text), self._edits)
+            raise UnsupportedYamlError(0)
+        self._change_inside(root, (), old, new)
+        return self._apply_edits(0, len(self._text), self._edits)
 
-    def refusal(self, position: int | None) -> UnsupportedError:
+    def build_refusal(self, position: int | None) -> UnsupportedError:
         """That the change is not made, and where it would have been."""
         line = None if position is None else self._text.count("\n", 0, position) + 1
         where = "" if line is None else f" (line {line})"
@@ -106,7 +106,7 @@ class _Patcher:
             line=line,
         )
 
-    def _tied(self, piece: Piece) -> UnsupportedError:
+    def _build_anchor_error(self, piece: YamlSpan) -> UnsupportedError:
         line = self._text.count("\n", 0, piece.start) + 1
         return UnsupportedError(
             f"{self._name} has an anchor or an alias (& or *) in what this change touches (line {line}): nothing is written.",
@@ -114,9 +114,9 @@ class _Patcher:
             line=line,
         )
 
-    def _change(self, piece: Piece, path: Path, old: JSON, new: JSON) -> bool:
+    def _change_inside(self, piece: YamlSpan, path: ValuePath, old: JSON, new: JSON) -> bool:
         """Change *piece* from within; False if it must be replaced as a whole."""
-        if same(old, new):
+        if is_same_value(old, new):
             return True
         if piece.kind == "mapping" and isinstance(old, dict) and isinstance(new, dict) and new:
             return self._mapping(piece, path, old, new)
@@ -124,11 +124,11 @@ class _Patcher:
             return self._sequence(piece, path, old, new)
         return False
 
-    def _mapping(self, piece: Piece, path: Path, old: dict[str, JSON], new: dict[str, JSON]) -> bool:
+    def _mapping(self, piece: YamlSpan, path: ValuePath, old: dict[str, JSON], new: dict[str, JSON]) -> bool:
         keys = [entry.key for entry in piece.entries]
         if keys != list(old):
-            raise LostTrackError(piece.start)
-        if piece.flow and set(keys) != set(new):
+            raise UnsupportedYamlError(piece.start)
+        if piece.is_flow and set(keys) != set(new):
             return False
         indent = self._column(piece.entries[0].start)
         kept = [entry for entry in piece.entries if entry.key in new]
@@ -143,9 +143,9 @@ class _Patcher:
         self._insert_keys(kept, new, indent)
         return True
 
-    def _insert_keys(self, kept: list[Entry], new: dict[str, JSON], indent: int) -> None:
+    def _insert_keys(self, kept: list[YamlEntry], new: dict[str, JSON], indent: int) -> None:
         there = {entry.key: entry for entry in kept}
-        last: Entry | None = None
+        last: YamlEntry | None = None
         due: list[str] = []
         for key, value in new.items():
             if key in there:
@@ -157,25 +157,25 @@ class _Patcher:
                     due = []
                 last = there[key]
             else:
-                due.append(dump_entry(value, indent=indent, key=key, block=_may_be_block(value)))
+                due.append(dump_yaml_entry(value, indent=indent, key=key, can_be_block=_may_be_block(value)))
         if due and last is not None:
             self._insert_after(last, due)
 
-    def _insert_before(self, entry: Entry, rendered: list[str], indent: int) -> None:
-        if entry.explicit:
-            raise LostTrackError(entry.start)
+    def _insert_before(self, entry: YamlEntry, rendered: list[str], indent: int) -> None:
+        if entry.is_explicit_key:
+            raise UnsupportedYamlError(entry.start)
         text = "\n".join(rendered)[indent:]
         self._edit(entry.start, entry.start, f"{text}\n{' ' * indent}")
 
-    def _insert_after(self, entry: Entry, rendered: list[str]) -> None:
+    def _insert_after(self, entry: YamlEntry, rendered: list[str]) -> None:
         place = self._line_end(_end(entry))
         self._edit(place, place, "".join(f"\n{text}" for text in rendered))
 
-    def _remove(self, piece: Piece, entry: Entry) -> None:
-        if entry.value.tied:
-            raise self._tied(entry.value)
-        if entry.explicit:
-            raise LostTrackError(entry.start)
+    def _remove(self, piece: YamlSpan, entry: YamlEntry) -> None:
+        if entry.value.has_anchor:
+            raise self._build_anchor_error(entry.value)
+        if entry.is_explicit_key:
+            raise UnsupportedYamlError(entry.start)
         line_start = self._line_start(entry.start)
         if self._text[line_start : entry.start].strip():  # the first key, behind a dash
             following = piece.entries[piece.entries.index(entry) + 1]
@@ -188,30 +188,32 @@ class _Patcher:
         else:  # the last line has no line break, and keeps none
             self._edit(self._before_break(line_start), end, "")
 
-    def _value(self, entry: Entry, path: Path, old: JSON, new: JSON, indent: int) -> None:
-        if self._change(entry.value, path, old, new):
+    def _value(self, entry: YamlEntry, path: ValuePath, old: JSON, new: JSON, indent: int) -> None:
+        if self._change_inside(entry.value, path, old, new):
             return
         piece = entry.value
-        if piece.tied:
-            raise self._tied(piece)
-        if entry.flow or (piece.flow and piece.entries and isinstance(new, dict | list)):
-            lead = " " if entry.key is not None and piece.start == entry.mark else ""
-            self._edit(piece.start, piece.end, lead + dump_in_brackets(new))
+        if piece.has_anchor:
+            raise self._build_anchor_error(piece)
+        if entry.is_flow or (piece.is_flow and piece.entries and isinstance(new, dict | list)):
+            lead = " " if entry.key is not None and piece.start == entry.value_start else ""
+            self._edit(piece.start, piece.end, lead + dump_flow_yaml(new))
             return
-        head = self._text[self._line_start(entry.mark) : entry.mark]
-        end = max(piece.end, entry.mark)
+        head = self._text[self._line_start(entry.value_start) : entry.value_start]
+        end = max(piece.end, entry.value_start)
         commented = self._comment_follows(end)
-        text = dump_entry(new, indent=indent, key=entry.key, head=head, block=_may_be_block(new) and not commented)
-        self._edit(entry.mark, end if commented else self._line_end(end), text[len(head) :])
+        text = dump_yaml_entry(
+            new, indent=indent, key=entry.key, line_start=head, can_be_block=_may_be_block(new) and not commented
+        )
+        self._edit(entry.value_start, end if commented else self._line_end(end), text[len(head) :])
 
-    def _sequence(self, piece: Piece, path: Path, old: list[JSON], new: list[JSON]) -> bool:
+    def _sequence(self, piece: YamlSpan, path: ValuePath, old: list[JSON], new: list[JSON]) -> bool:
         if len(piece.entries) != len(old):
-            raise LostTrackError(piece.start)
-        if piece.flow and len(old) != len(new):
+            raise UnsupportedYamlError(piece.start)
+        if piece.is_flow and len(old) != len(new):
             return False
         indent = self._column(piece.entries[0].start)
-        alignment = self._alignments.get(path) or _aligned(old, new)
-        if piece.flow or list(alignment) == list(range(len(old))):
+        alignment = self._alignments.get(path) or _align_items(old, new)
+        if piece.is_flow or list(alignment) == list(range(len(old))):
             for index, entry in enumerate(piece.entries):
                 self._value(entry, (*path, index), old[index], new[index], indent)
             return True
@@ -220,52 +222,57 @@ class _Patcher:
         self._rearrange(piece, path, old, new, alignment)
         return True
 
-    def _rearrange(self, piece: Piece, path: Path, old: list[JSON], new: list[JSON], alignment: Alignment) -> None:
+    def _rearrange(
+        self, piece: YamlSpan, path: ValuePath, old: list[JSON], new: list[JSON], alignment: Alignment
+    ) -> None:
         """Write the items' own lines in their new order; lines above an item go with it."""
         indent = self._column(piece.entries[0].start)
         begin = self._line_start(piece.entries[0].start)
         if self._text[begin : piece.entries[0].start].strip():
-            raise LostTrackError(begin)
-        begin = self._above(begin)
+            raise UnsupportedYamlError(begin)
+        begin = self._comment_start(begin)
         spans: list[tuple[int, int]] = []
         for entry in piece.entries:
             end = self._line_end(_end(entry))
             spans.append((begin, end))
             begin = self._after_break(end)
         for index, entry in enumerate(piece.entries):
-            if index not in alignment and entry.value.tied:
-                raise self._tied(entry.value)
+            if index not in alignment and entry.value.has_anchor:
+                raise self._build_anchor_error(entry.value)
         made: list[str] = []
         for position, source in enumerate(alignment):
             if source is None:
-                made += [self._broken(self._new_item(new[position], indent)), self._newline]
+                made += [self._use_newline(self._new_item(new[position], indent)), self._newline]
                 continue
             outer, self._edits = self._edits, []
             self._value(piece.entries[source], (*path, source), old[source], new[position], indent)
             start, end = spans[source]
-            made += [self._applied(start, end, self._edits), self._text[end : self._after_break(end)] or self._newline]
+            made += [
+                self._apply_edits(start, end, self._edits),
+                self._text[end : self._after_break(end)] or self._newline,
+            ]
             self._edits = outer
         self._edits.append(_Edit(spans[0][0], spans[-1][1], "".join(made[:-1])))
 
     @staticmethod
     def _new_item(value: JSON, indent: int) -> str:
-        return dump_entry(value, indent=indent, block=_may_be_block(value))
+        return dump_yaml_entry(value, indent=indent, can_be_block=_may_be_block(value))
 
     def _edit(self, start: int, end: int, text: str) -> None:
-        self._edits.append(_Edit(start, end, self._broken(text)))
+        self._edits.append(_Edit(start, end, self._use_newline(text)))
 
-    def _applied(self, start: int, end: int, edits: list[_Edit]) -> str:
+    def _apply_edits(self, start: int, end: int, edits: list[_Edit]) -> str:
         made: list[str] = []
         position = start
         # Of two at one place, the one that only inserts comes first.
         for edit in sorted(edits, key=lambda edit: (edit.start, edit.end)):
             if edit.start < position:
-                raise LostTrackError(edit.start)
+                raise UnsupportedYamlError(edit.start)
             made += [self._text[position : edit.start], edit.text]
             position = edit.end
         return "".join([*made, self._text[position:end]])
 
-    def _broken(self, text: str) -> str:
+    def _use_newline(self, text: str) -> str:
         """*text* with the document's own line breaks."""
         return text.replace("\r\n", "\n").replace("\n", self._newline)
 
@@ -275,7 +282,7 @@ class _Patcher:
     def _line_start(self, position: int) -> int:
         return self._text.rfind("\n", 0, position) + 1
 
-    def _above(self, position: int) -> int:
+    def _comment_start(self, position: int) -> int:
         """The start of the comment that stands directly above the line at *position*, or of that line."""
         while position > 0:
             start = self._line_start(position - 1)
@@ -300,8 +307,8 @@ class _Patcher:
         return bool(self._text[position : self._line_end(position)].strip())
 
 
-def _end(entry: Entry) -> int:
-    return max(entry.value.end, entry.mark)
+def _end(entry: YamlEntry) -> int:
+    return max(entry.value.end, entry.value_start)
 
 
 def _may_be_block(value: JSON) -> bool:
@@ -313,7 +320,7 @@ def _may_be_block(value: JSON) -> bool:
     return not isinstance(value, str) or not (value.endswith("\n\n") or value.startswith((" ", "\n")))
 
 
-def _aligned(old: list[JSON], new: list[JSON]) -> list[int | None]:
+def _align_items(old: list[JSON], new: list[JSON]) -> list[int | None]:
     """Which old item each new one is: equal ones, and between those the ones in the same place."""
     if len(old) == len(new):
         return list(range(len(old)))

@@ -7,30 +7,30 @@ accounts or databases: it is handed a binding for each step.
 
 from __future__ import annotations
 
+from pdkernel.egress.caller_tokens import CallContext, SecretRedactor
 from pdkernel.egress.gateway import Gateway
-from pdkernel.egress.guard.choice import DESCRIPTIONS as GUARDS
-from pdkernel.egress.guard.choice import Guard
-from pdkernel.egress.guard.choice import available as available_guard
-from pdkernel.egress.policy import MODES_TEXT, Policy, default_mode, is_loopback, parse_mode
-from pdkernel.egress.sent import Recorded, SentRequests, is_safe
-from pdkernel.egress.standins import ReceivedRequest, SlackStandIn
-from pdkernel.egress.tickets import Binding, Redacts
+from pdkernel.egress.outbound_policy import MODES_HELP, OutboundPolicy, default_mode, is_loopback, parse_policy
+from pdkernel.egress.sandbox.detection import SANDBOX_DESCRIPTIONS as GUARDS
+from pdkernel.egress.sandbox.detection import SandboxKind
+from pdkernel.egress.sandbox.detection import detect_sandbox as available_guard
+from pdkernel.egress.send_once import SentRequestStore, StoredResponse, is_safe_method
+from pdkernel.egress.stand_ins import ReceivedRequest, SlackStandIn
 
 __all__ = [
     "GUARDS",
-    "MODES_TEXT",
-    "Binding",
+    "MODES_HELP",
+    "CallContext",
     "Gateway",
-    "Guard",
-    "Policy",
+    "OutboundPolicy",
     "ReceivedRequest",
-    "Recorded",
-    "Redacts",
-    "SentRequests",
+    "SandboxKind",
+    "SecretRedactor",
+    "SentRequestStore",
     "SlackStandIn",
+    "StoredResponse",
     "available_guard",
     "default_mode",
     "is_loopback",
-    "is_safe",
-    "parse_mode",
+    "is_safe_method",
+    "parse_policy",
 ]

@@ -11,68 +11,68 @@ import base64
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
-from pdkernel.egress.message import Headers, Request, end_to_end, header, origin
-from pdkernel.egress.tickets import Binding
+from pdkernel.egress.caller_tokens import CallContext
+from pdkernel.egress.message import Headers, Request, end_to_end_headers, format_origin, get_header
 from pdkernel.egress.upstream import Destination
 from pdkernel.identity import ProxyAccess
 
-LONGEST_S = 30
+PROXY_TIMEOUT_S = 30
 """Seconds that the proxy waits for the host (Connect documentation); then it answers 504."""
-WAIT_S = LONGEST_S + 10.0
+CLIENT_TIMEOUT_S = PROXY_TIMEOUT_S + 10.0
 """Seconds that we wait for the proxy."""
-PREFIX = b"x-pd-proxy-"
+HEADER_PREFIX = b"x-pd-proxy-"
 _PORTS = {"http": 80, "https": 443}
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 # the proxy refuses these, whoever sets them, and makes its own
-_NOT_CARRIED = frozenset(
+_DROPPED_HEADERS = frozenset(
     {b"accept-encoding", b"content-length", b"cookie", b"date", b"expect", b"host", b"origin", b"referer", b"user-agent",
      b"via"}
 )  # fmt: skip
-_NOT_CARRIED_PREFIXES = (b"proxy-", b"sec-", PREFIX)
+_DROPPED_HEADER_PREFIXES = (b"proxy-", b"sec-", HEADER_PREFIX)
 
 
 @dataclass(frozen=True)
 class ProxyRequest:
     """What the proxy is sent besides the body."""
 
-    to: Destination
+    destination: Destination
     target: bytes
     headers: Headers
 
 
-def account_of(binding: Binding, request: Request) -> ProxyAccess | None:
+def find_proxy_access(context: CallContext, request: Request) -> ProxyAccess | None:
     """The proxy for the account that *request* carries, or None; of a kept body, the first 64 KB count."""
-    if not binding.proxied:
+    if not context.proxy_by_secret_ref:
         return None
-    return next((binding.proxied[ref] for ref in _refs(binding, _text_of(request))), None)
+    return next((context.proxy_by_secret_ref[ref] for ref in _find_secret_refs(context, _text_of(request))), None)
 
 
-def why_not(binding: Binding, request: Request) -> str | None:
+def unsupported_reason(context: CallContext, request: Request) -> str | None:
     """Why the proxy does not carry *request*, as the end of a sentence, or None if it does."""
     if request.wants_websocket:
         return "it carries no WebSockets."
-    if b"text/event-stream" in (header(request.headers, b"accept") or b"").lower():
+    if b"text/event-stream" in (get_header(request.headers, b"accept") or b"").lower():
         return "it carries no event streams."
     if request.method not in _METHODS:
         return f"it does not take {request.method}."
-    if len({binding.proxied[ref].account_id for ref in _refs(binding, _text_of(request))}) > 1:
+    if len({context.proxy_by_secret_ref[ref].account_id for ref in _find_secret_refs(context, _text_of(request))}) > 1:
         return "that sends it with one account: this request carries the credentials of several."
-    if _refs(binding, f"{request.host}{request.path}"):
+    if _find_secret_refs(context, f"{request.host}{request.path}"):
         return "that adds the credential itself: it must not stand in the host's name or in the path."
-    if _refs(binding, request.body.start.decode("utf-8", "replace")):
+    if _find_secret_refs(context, request.body.prefix.decode("utf-8", "replace")):
         return "that adds the credential itself: it must not stand in the request's body."
     return None
 
 
 def _text_of(request: Request) -> str:
     values = (value.decode("latin-1") for _, value in request.headers)
-    return "\n".join((request.url, *values, request.body.start.decode("utf-8", "replace")))
+    return "\n".join((request.url, *values, request.body.prefix.decode("utf-8", "replace")))
 
 
-def compose(binding: Binding, access: ProxyAccess, token: str, request: Request) -> ProxyRequest:
+def build_proxy_request(context: CallContext, access: ProxyAccess, token: str, request: Request) -> ProxyRequest:
     """The proxy's request for *request*, of which the credential's place is left out: the proxy fills it in."""
     parts = urlsplit(access.url)
-    url = origin(request.scheme, request.host, request.port) + _target(binding, request)
+    url = format_origin(request.scheme, request.host, request.port) + _target(context, request)
     coded = base64.urlsafe_b64encode(url.encode("latin-1")).decode().rstrip("=")
     whose = f"external_user_id={quote(access.external_user_id, safe='')}&account_id={quote(access.account_id, safe='')}"
     headers: Headers = [
@@ -80,37 +80,41 @@ def compose(binding: Binding, access: ProxyAccess, token: str, request: Request)
         (b"authorization", b"Bearer " + token.encode("ascii")),
         (b"x-pd-environment", access.environment.encode()),
     ]
-    for name, value in end_to_end(request.headers):
+    for name, value in end_to_end_headers(request.headers):
         lower = name.lower()
-        if lower in _NOT_CARRIED or lower.startswith(_NOT_CARRIED_PREFIXES) or _refs(binding, value.decode("latin-1")):
+        if (
+            lower in _DROPPED_HEADERS
+            or lower.startswith(_DROPPED_HEADER_PREFIXES)
+            or _find_secret_refs(context, value.decode("latin-1"))
+        ):
             continue
         if lower == b"content-type":
             headers.append((name, value))
-        headers.append((PREFIX + name, value))
+        headers.append((HEADER_PREFIX + name, value))
     if _has_body(request):
-        headers.append((b"content-length", str(request.body.size).encode()))
+        headers.append((b"content-length", str(request.body.byte_count).encode()))
     to = Destination(parts.scheme, parts.hostname or "", parts.port or _PORTS[parts.scheme])
     return ProxyRequest(to, f"{parts.path}/{coded}?{whose}".encode("ascii"), headers)
 
 
-def said(access: ProxyAccess, status: int) -> str:
+def format_ledger_note(access: ProxyAccess, status: int) -> str:
     """What the ledger says of a call that went through the proxy."""
     text = f"sent through Connect's proxy, with the account {access.account_id}"
     if status == 504:
-        return f"{text}, which waits {LONGEST_S} s for an answer and no longer"
+        return f"{text}, which waits {PROXY_TIMEOUT_S} s for an answer and no longer"
     if status in (400, 403):
         return f"{text}, which lets through only hosts that belong to the account's app"
     return text
 
 
-def _target(binding: Binding, request: Request) -> str:
+def _target(binding: CallContext, request: Request) -> str:
     path, mark, query = request.target.decode("latin-1").partition("?")
-    return path + mark + "&".join(part for part in query.split("&") if not _refs(binding, part))
+    return path + mark + "&".join(part for part in query.split("&") if not _find_secret_refs(binding, part))
 
 
 def _has_body(request: Request) -> bool:
-    return request.body.size > 0 or request.method in ("POST", "PUT", "PATCH")
+    return request.body.byte_count > 0 or request.method in ("POST", "PUT", "PATCH")
 
 
-def _refs(binding: Binding, text: str) -> list[str]:
-    return [ref for ref in binding.redactor.found_in(text) if ref in binding.proxied]
+def _find_secret_refs(binding: CallContext, text: str) -> list[str]:
+    return [ref for ref in binding.redactor.find_secrets(text) if ref in binding.proxy_by_secret_ref]

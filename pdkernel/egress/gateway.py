@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.egress import refusals
-from pdkernel.egress.call import Call
-from pdkernel.egress.guard.addresses import Place
-from pdkernel.egress.guard.choice import Guard
-from pdkernel.egress.guard.guarding import Guarding
-from pdkernel.egress.message import origin
-from pdkernel.egress.policy import Policy
-from pdkernel.egress.public import Lookup, NotPublicError, public_addresses, system_lookup
-from pdkernel.egress.standins import StandIn, built_in
-from pdkernel.egress.tickets import Binding, Tickets
-from pdkernel.egress.tls.certificates import Authority
-from pdkernel.egress.variables import variables
+from pdkernel.egress.caller_tokens import CallContext, CallerTokens
+from pdkernel.egress.gateway_environment import build_gateway_environment
+from pdkernel.egress.message import format_origin
+from pdkernel.egress.outbound_policy import OutboundPolicy
+from pdkernel.egress.pending_call import PendingCall
+from pdkernel.egress.public_addresses import Lookup, NotPublicError, public_addresses, system_lookup
+from pdkernel.egress.sandbox.addresses import SocketAddress
+from pdkernel.egress.sandbox.detection import SandboxKind
+from pdkernel.egress.sandbox.launcher import SandboxLauncher
+from pdkernel.egress.stand_ins import StandIn, build_stand_ins
+from pdkernel.egress.tls.certificates import CertificateAuthority
 from pdkernel.model import Language
 
 if TYPE_CHECKING:
-    from pdkernel.egress.desk import Desk
-    from pdkernel.egress.upstream import Resolve, Upstream
+    from pdkernel.egress.router import CallRouter
+    from pdkernel.egress.upstream import HostOverrides, Upstream
 
 _T = TypeVar("_T")
 
@@ -51,24 +51,24 @@ class Gateway:
     def __init__(
         self,
         listener: socket.socket,
-        authority: Authority,
-        out: Callable[[], Upstream],
+        authority: CertificateAuthority,
+        make_upstream: Callable[[], Upstream],
         clock: Clock,
-        guard: Guard | None = None,
+        sandbox_kind: SandboxKind | None = None,
         lookup: Lookup = system_lookup,
     ) -> None:
         self.port: int = listener.getsockname()[1]
-        self.stand_ins: Mapping[str, StandIn] = built_in()
+        self.stand_ins: Mapping[str, StandIn] = build_stand_ins()
         self._listener = listener
         self._authority = authority
-        self._out = out
+        self._make_upstream = make_upstream
         self._clock = clock
         self._lookup = lookup
-        self._desk: Desk | None = None
-        self._tickets = Tickets()
+        self._router: CallRouter | None = None
+        self._tokens = CallerTokens()
         self._loop = asyncio.get_running_loop()
         self._connections: set[asyncio.Task[None]] = set()
-        self._guarding = Guarding(self._loop, port=self.port, refused=self._stopped, guard=guard)
+        self._sandbox = SandboxLauncher(self._loop, port=self.port, on_blocked=self._record_blocked, kind=sandbox_kind)
         self._accepting = self._loop.create_task(self._accept())
 
     @classmethod
@@ -77,10 +77,10 @@ class Gateway:
         folder: Path,
         *,
         clock: Clock = SYSTEM_CLOCK,
-        resolve: Resolve | None = None,
-        upstream_ca: Path | None = None,
+        host_overrides: HostOverrides | None = None,
+        extra_ca_file: Path | None = None,
         environ: Mapping[str, str] | None = None,
-        guard: Guard | None = None,
+        sandbox_kind: SandboxKind | None = None,
         lookup: Lookup = system_lookup,
     ) -> Self:
         """
@@ -89,10 +89,10 @@ class Gateway:
         Args:
             folder: Where the project's certificate authority is kept; made if need be.
             clock: Of the ledger's rows.
-            resolve: Hosts that live somewhere else, (host, port) to (host, port): for tests.
-            upstream_ca: Roots to trust besides the public ones, as PEM.
+            host_overrides: Hosts that live somewhere else, (host, port) to (host, port): for tests.
+            extra_ca_file: Roots to trust besides the public ones, as PEM.
             environ: Whose `SSL_CERT_FILE` names the user's own roots; this process's if not given.
-            guard: What guards processes that `guarded` starts; the best that works here if not given.
+            sandbox_kind: What guards processes that `guarded` starts; the best that works here if not given.
             lookup: Resolves names where only public addresses may be reached.
         """
         environ = os.environ if environ is None else environ
@@ -102,59 +102,59 @@ class Gateway:
         def out() -> Upstream:
             from pdkernel.egress.upstream import Upstream
 
-            return Upstream(environ=environ, resolve=resolve or {}, extra_ca=upstream_ca, lookup=lookup)
+            return Upstream(environ=environ, host_overrides=host_overrides or {}, extra_ca=extra_ca_file, lookup=lookup)
 
-        return cls(listener, Authority(folder, environ=environ), out, clock, guard, lookup)
+        return cls(listener, CertificateAuthority(folder, environ=environ), out, clock, sandbox_kind, lookup)
 
-    def open_ticket(self, *, public_only: bool = False) -> str:
+    def issue_token(self, *, public_only: bool = False) -> str:
         """A new ticket for a process, not yet bound to a step; with *public_only*, for one that reaches nothing else."""
-        return self._tickets.open(public_only=public_only)
+        return self._tokens.issue(public_only=public_only)
 
-    def bind(self, ticket: str, binding: Binding) -> None:
-        """From now on the calls of *ticket*'s process are those of *binding*'s step. `KeyError` if it is not open."""
-        self._tickets.bind(ticket, binding)
+    def bind(self, token: str, context: CallContext) -> None:
+        """From now on the calls of *token*'s process are those of *context*'s step. `KeyError` if it is not open."""
+        self._tokens.bind(token, context)
 
-    async def check(self, policy: Policy) -> None:
+    async def check(self, policy: OutboundPolicy) -> None:
         """Read the recording of *policy*, if it has one. Raises `RecordingError` if it cannot be used."""
-        if policy.file is not None:
+        if policy.recording_file is not None:
             await asyncio.to_thread(self._opened_desk().check, policy)
 
-    def unbind(self, ticket: str) -> None:
-        """From now on the calls of *ticket*'s process are nobody's, and refused."""
-        self._tickets.unbind(ticket)
+    def unbind(self, token: str) -> None:
+        """From now on the calls of *token*'s process are nobody's, and refused."""
+        self._tokens.unbind(token)
 
-    def close_ticket(self, ticket: str) -> None:
-        """Forget *ticket*, and end the connections that it opened."""
-        closed = self._tickets.close(ticket)
+    def revoke_token(self, token: str) -> None:
+        """Forget *token*, and end the connections that it opened."""
+        closed = self._tokens.revoke(token)
         if closed is not None and closed.connections:
             self._loop.call_soon_threadsafe(_cancel, closed.connections)
 
-    def environment(self, ticket: str, language: Language) -> dict[str, str]:
+    def build_environment(self, token: str, language: Language) -> dict[str, str]:
         """The variables that lead a process to the gateway; the project's certificates are made if need be."""
-        return variables(
+        return build_gateway_environment(
             port=self.port,
-            ticket=ticket,
+            token=token,
             language=language,
             authority=self._authority,
-            public_only=self._public_only(ticket),
+            public_only=self._public_only(token),
         )
 
     @property
-    def guard(self) -> Guard:
+    def sandbox_kind(self) -> SandboxKind:
         """What the operating system does about processes that `guarded` starts; the first time it is tried out."""
-        return self._guarding.guard
+        return self._sandbox.kind
 
-    def guarded(self, ticket: str, start: Callable[[], _T]) -> _T:
+    def start_sandboxed(self, token: str, start_process: Callable[[], _T]) -> _T:
         """
-        *start*'s result; what the processes that it starts do outside is led here or refused, whatever they are.
+        *start_process*'s result; what the processes that it starts do outside is led here or refused, whatever they are.
 
         For every mode but live, and where only public addresses may be reached. As far as the operating system can: see `guard`.
 
         Args:
-            ticket: Whose calls these are.
-            start: Starts a process; it is called in a thread of its own.
+            token: Whose calls these are.
+            start_process: Starts a process; it is called in a thread of its own.
         """
-        return self._guarding.start(ticket, start, public_only=self._public_only(ticket))
+        return self._sandbox.start(token, start_process, public_only=self._public_only(token))
 
     async def leads_inside(self, host: str, port: int) -> bool:
         """Whether *host* has an address now that is not public; a name without an address leads nowhere."""
@@ -168,32 +168,32 @@ class Gateway:
 
     async def close(self) -> None:
         """Stop listening and end every connection."""
-        self._guarding.close()
+        self._sandbox.close()
         self._accepting.cancel()
         await asyncio.gather(self._accepting, return_exceptions=True)
         self._listener.close()
         _cancel(self._connections)
         await asyncio.gather(*self._connections, return_exceptions=True)
-        if self._desk is not None:
-            await self._desk.close()
+        if self._router is not None:
+            await self._router.close()
 
     def _public_only(self, token: str) -> bool:
-        ticket = self._tickets.find(token)
+        ticket = self._tokens.find(token)
         return ticket is not None and ticket.public_only
 
-    def _stopped(self, ticket: str, what: str, place: Place) -> None:
+    def _record_blocked(self, ticket: str, what: str, place: SocketAddress) -> None:
         """The operating system has stopped something: there is no way to answer it but the ledger."""
-        found = self._tickets.find(ticket)
-        bound = found.bound if found is not None else None
+        found = self._tokens.find(ticket)
+        bound = found.step_binding if found is not None else None
         if bound is not None:
-            url = origin("udp", place.host, place.port)
-            if bound.is_new(url):
-                policy = bound.binding.policy
-                if policy.public_only and place.local:
+            url = format_origin("udp", place.host, place.port)
+            if bound.is_first_block(url):
+                policy = bound.context.policy
+                if policy.public_only and place.is_loopback:
                     refusal = refusals.not_public("CONNECT", url)
                 else:
-                    refusal = refusals.stopped(what, url, policy.text)
-                Call(bound.binding, "CONNECT", url, self._clock).refuse(refusal)
+                    refusal = refusals.blocked_by_sandbox(what, url, policy.mode_text)
+                PendingCall(bound.context, "CONNECT", url, self._clock).refuse(refusal)
 
     async def _accept(self) -> None:
         while True:
@@ -209,18 +209,18 @@ class Gateway:
 
     async def _serve(self, sock: socket.socket) -> None:
         # Imported with the first connection: a gateway that nobody calls costs nothing.
-        from pdkernel.egress.connection import Connection
+        from pdkernel.egress.client_connection import ClientConnection
 
         desk = self._opened_desk()
         with contextlib.closing(sock), contextlib.suppress(OSError):
-            await Connection(sock, self._tickets, desk, self._authority, self._guarding.name_of).serve()
+            await ClientConnection(sock, self._tokens, desk, self._authority, self._sandbox.resolve_name).serve()
 
-    def _opened_desk(self) -> Desk:
-        from pdkernel.egress.desk import Desk
+    def _opened_desk(self) -> CallRouter:
+        from pdkernel.egress.router import CallRouter
 
-        if self._desk is None:
-            self._desk = Desk(upstream=self._out(), stand_ins=self.stand_ins, clock=self._clock)
-        return self._desk
+        if self._router is None:
+            self._router = CallRouter(upstream=self._make_upstream(), stand_ins=self.stand_ins, clock=self._clock)
+        return self._router
 
 
 def _cancel(tasks: set[asyncio.Task[None]]) -> None:

@@ -12,15 +12,15 @@ from collections.abc import AsyncIterator
 
 import h11
 
-from pdkernel.egress.message import Answer, Headers, close_stream
+from pdkernel.egress.message import Headers, Response, close_stream
 
 _MAX_HEAD = 256 * 1024
-_READ = 1 << 16
+_READ_BYTES = 1 << 16
 _HEAD_WAIT_S = 0.05
-_DRAIN = 1 << 20
+_MAX_DRAIN_BYTES = 1 << 20
 
 
-class Http1Client:
+class Http1ServerConnection:
     """
     The client's end of a connection.
 
@@ -29,12 +29,12 @@ class Http1Client:
         writer: Where ours go.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes = b"") -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, initial_data: bytes = b"") -> None:
         self.reader = reader
         self.writer = writer
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
-        if first:
-            self._h11.receive_data(first)
+        if initial_data:
+            self._h11.receive_data(initial_data)
 
     async def next_request(self) -> h11.Request | None:
         """The next request's head, or None when the client is done."""
@@ -56,24 +56,26 @@ class Http1Client:
             elif not isinstance(event, h11.EndOfMessage):
                 raise ConnectionResetError("the client left before the end of its request")
 
-    async def send(self, answer: Answer) -> None:
-        """Send *answer* whole."""
+    async def send(self, response: Response) -> None:
+        """Send *response* whole."""
         await self._drop_unread_body()
-        head = h11.Response(status_code=answer.status, reason=answer.reason, headers=self._closing(answer.headers))
-        if isinstance(answer.body, bytes):
-            out = self._send(head) + self._data(answer.body) + self._send(h11.EndOfMessage())
+        head = h11.Response(
+            status_code=response.status, reason=response.reason, headers=self._closing(response.headers)
+        )
+        if isinstance(response.body, bytes):
+            out = self._send(head) + self._data(response.body) + self._send(h11.EndOfMessage())
             self.writer.write(out)
             await self.writer.drain()
             return
-        await self._stream(self._send(head), answer.body)
+        await self._stream(self._send(head), response.body)
 
-    def fail(self, status: int) -> None:
+    def send_error(self, status: int) -> None:
         """Answer a request that cannot be read."""
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = [("content-length", "0"), ("connection", "close")]
             self.writer.write(self._send(h11.Response(status_code=status, headers=headers)))
 
-    def unread(self) -> bytes:
+    def trailing_data(self) -> bytes:
         """What the client sent after the request, for a connection that goes on as something else."""
         return bytes(self._h11.trailing_data[0])
 
@@ -105,7 +107,7 @@ class Http1Client:
             if not isinstance(event, h11.Data):
                 return
             dropped += len(event.data)
-            if dropped > _DRAIN:
+            if dropped > _MAX_DRAIN_BYTES:
                 return
 
     def _closing(self, headers: Headers) -> Headers:
@@ -117,7 +119,7 @@ class Http1Client:
             event = self._h11.next_event()
             if event is not h11.NEED_DATA:
                 return event
-            self._h11.receive_data(await self.reader.read(_READ))
+            self._h11.receive_data(await self.reader.read(_READ_BYTES))
 
     def _data(self, data: bytes) -> bytes:
         return self._send(h11.Data(data=data)) if data else b""

@@ -19,16 +19,16 @@ _HOP_BY_HOP = frozenset(
      b"trailer", b"transfer-encoding", b"upgrade"}
 )  # fmt: skip
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_IN_MEMORY = 1 << 20
+_MAX_MEMORY_BYTES = 1 << 20
 _CHUNK = 1 << 16
 
 
-def header(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+def get_header(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     """The first value of header *name* (lower case), or None."""
     return next((value for key, value in headers if key.lower() == name), None)
 
 
-def end_to_end(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
+def end_to_end_headers(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
     """The headers that belong to the message (RFC 9110, 7.6.1)."""
     named = {
         word.strip().lower() for key, value in headers if key.lower() == b"connection" for word in value.split(b",")
@@ -36,7 +36,7 @@ def end_to_end(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
     return [(key, value) for key, value in headers if key.lower() not in _HOP_BY_HOP and key.lower() not in named]
 
 
-def origin(scheme: str, host: str, port: int) -> str:
+def format_origin(scheme: str, host: str, port: int) -> str:
     """`scheme://host`, with the port where it is an odd one."""
     name = f"[{host}]" if ":" in host else host
     return f"{scheme}://{name}" if port == _DEFAULT_PORTS.get(scheme) else f"{scheme}://{name}:{port}"
@@ -53,33 +53,33 @@ class Body:
     A request's body: passed on as it comes, or kept (in memory up to 1 MB, then in a file) to be read again.
 
     Attributes:
-        start: The first bytes of what went through, up to 64 KB: enough to see whose credential it carries.
-        size: Bytes that went through so far.
+        prefix: The first bytes of what went through, up to 64 KB: enough to see whose credential it carries.
+        byte_count: Bytes that went through so far.
     """
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
         self._kept: IO[bytes] | None = None
         self._users = 1
-        self.start = b""
-        self.size = 0
+        self.prefix = b""
+        self.byte_count = 0
 
     @property
-    def is_kept(self) -> bool:
+    def is_buffered(self) -> bool:
         """Whether it was taken in, and can be read again."""
         return self._kept is not None
 
-    async def keep(self) -> str:
+    async def buffer(self) -> str:
         """Take in the whole body, to be streamed as often as wanted; its SHA-256 as hex. A second time, only that."""
         digest = hashlib.sha256()
         if self._kept is not None:
             async for chunk in self.stream():
                 digest.update(chunk)
             return digest.hexdigest()
-        kept: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  # closed by close()
+        kept: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_MAX_MEMORY_BYTES)  # noqa: SIM115  # closed by close()
         self._kept = kept
         async for chunk in self._chunks:
-            self._note(chunk)
+            self._count(chunk)
             digest.update(chunk)
             kept.write(chunk)
         return digest.hexdigest()
@@ -88,7 +88,7 @@ class Body:
         """The body's bytes, in pieces."""
         if self._kept is None:
             async for chunk in self._chunks:
-                self._note(chunk)
+                self._count(chunk)
                 yield chunk
             return
         self._kept.seek(0)
@@ -99,20 +99,20 @@ class Body:
         """The whole body."""
         return b"".join([chunk async for chunk in self.stream()])
 
-    def hold(self) -> None:
+    def retain(self) -> None:
         """One more needs what was kept, and will close it."""
         self._users += 1
 
-    def close(self) -> None:
+    def release(self) -> None:
         """Let go of what was kept, when nobody else needs it."""
         self._users -= 1
         if self._kept is not None and self._users == 0:
             self._kept.close()
 
-    def _note(self, chunk: bytes) -> None:
-        self.size += len(chunk)
-        if len(self.start) < _CHUNK:
-            self.start += chunk[: _CHUNK - len(self.start)]
+    def _count(self, chunk: bytes) -> None:
+        self.byte_count += len(chunk)
+        if len(self.prefix) < _CHUNK:
+            self.prefix += chunk[: _CHUNK - len(self.prefix)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,7 @@ class Request:
     @property
     def url(self) -> str:
         """The URL, not redacted."""
-        return origin(self.scheme, self.host, self.port) + self.target.decode("latin-1")
+        return format_origin(self.scheme, self.host, self.port) + self.target.decode("latin-1")
 
     @property
     def path(self) -> str:
@@ -153,11 +153,11 @@ class Request:
     @property
     def wants_websocket(self) -> bool:
         """Whether it asks to go on as a WebSocket."""
-        return (header(self.headers, b"upgrade") or b"").strip().lower() == b"websocket"
+        return (get_header(self.headers, b"upgrade") or b"").strip().lower() == b"websocket"
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class Response:
     """
     What a step gets.
 

@@ -12,9 +12,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pdkernel.egress.message import Answer
+from pdkernel.egress.message import Response
 
-MARK = b"x-pdkernel-egress"
+REFUSAL_HEADER = b"x-pdkernel-egress"
 
 _CHANGE_MODE = (
     "To let it out, choose `%pdegress live` in the notebook or `--egress live` on the command line; "
@@ -38,15 +38,15 @@ class Refusal:
     message: str
     status: ClassVar[int] = 403
 
-    def answer(self, **more: Any) -> Answer:
+    def to_response(self, **more: Any) -> Response:
         """The refusal as an HTTP answer; *more* goes into its `error` object."""
         body = json.dumps({"error": {"code": self.code, "message": self.message, **more}}, ensure_ascii=False).encode()
         headers = [
             (b"content-type", b"application/json; charset=utf-8"),
             (b"content-length", str(len(body)).encode()),
-            (MARK, self.kind.encode()),
+            (REFUSAL_HEADER, self.kind.encode()),
         ]
-        return Answer(self.status, b"Forbidden", headers, body)
+        return Response(self.status, b"Forbidden", headers, body)
 
 
 def denied(method: str, url: str, mode: str) -> Refusal:
@@ -55,7 +55,7 @@ def denied(method: str, url: str, mode: str) -> Refusal:
     return Refusal("denied", "egress_denied", message)
 
 
-def missed(method: str, url: str, mode: str, why: str) -> Refusal:
+def not_recorded(method: str, url: str, mode: str, why: str) -> Refusal:
     """A call that is not among the recorded ones."""
     message = (
         f"{method} {url} cannot be answered from the recorded calls ({mode}): {why}\n"
@@ -64,7 +64,7 @@ def missed(method: str, url: str, mode: str, why: str) -> Refusal:
     return Refusal("miss", "egress_miss", message)
 
 
-def not_http(what: str, url: str, mode: str) -> Refusal:
+def opaque_protocol(what: str, url: str, mode: str) -> Refusal:
     """Something that only passes where calls go out unread."""
     message = (
         f"{what} to {url} was not made: the mode for outside calls is {mode}, and it cannot be recorded or stood in for.\n"
@@ -73,7 +73,7 @@ def not_http(what: str, url: str, mode: str) -> Refusal:
     return Refusal("upgrade", "egress_upgrade", message)
 
 
-def stopped(what: str, url: str, mode: str) -> Refusal:
+def blocked_by_sandbox(what: str, url: str, mode: str) -> Refusal:
     """Something that the operating system stopped, because the gateway cannot carry it."""
     message = (
         f"{what} to {url} was not made: the mode for outside calls is {mode}, and only TCP can be looked at.\n"
@@ -92,7 +92,7 @@ def not_public(method: str, url: str) -> Refusal:
     return Refusal("denied", "egress_not_public", message)
 
 
-def own_proxy(method: str, url: str) -> Refusal:
+def step_uses_proxy(method: str, url: str) -> Refusal:
     """A call through a proxy of the step's own: it would hide what is called."""
     message = (
         f"{method} {url} was not sent: the step calls through a proxy of its own, which hides what it calls.\n"

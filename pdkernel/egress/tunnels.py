@@ -9,26 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from pdkernel.egress.message import Request, end_to_end
+from pdkernel.egress.message import Request, end_to_end_headers
 
 _CHUNK = 1 << 16
 
 
-async def carry(
+async def pipe_both_ways(
     client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-    first: bytes = b"",
+    initial_data: bytes = b"",
 ) -> None:
-    """Carry bytes both ways until both sides have ended; *first* was read from the client before."""
-    if first:
-        server[1].write(first)
+    """Carry bytes both ways until both sides have ended; *initial_data* was read from the client before."""
+    if initial_data:
+        server[1].write(initial_data)
     try:
         await asyncio.gather(_one_way(client[0], server[1]), _one_way(server[0], client[1]))
     finally:
-        await shut(server[1])
+        await close_writer(server[1])
 
 
-async def shut(writer: asyncio.StreamWriter) -> None:
+async def close_writer(writer: asyncio.StreamWriter) -> None:
     """Close *writer*, whatever state its connection is in."""
     writer.close()
     try:
@@ -39,9 +39,9 @@ async def shut(writer: asyncio.StreamWriter) -> None:
         raise
 
 
-def websocket_head(request: Request) -> bytes:
+def encode_websocket_request(request: Request) -> bytes:
     """The request that asks for a WebSocket, as the host is to read it."""
-    headers = [*end_to_end(request.headers), (b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
+    headers = [*end_to_end_headers(request.headers), (b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
     lines = [request.method.encode() + b" " + request.target + b" HTTP/1.1"]
     lines += [name + b": " + value for name, value in headers]
     return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from pdkernel.egress.message import Body, Headers, header
-from pdkernel.egress.public import Lookup, places, public_addresses
+from pdkernel.egress.message import Body, Headers, get_header
+from pdkernel.egress.public_addresses import Lookup, places, public_addresses
 from pdkernel.egress.tls.certificates import upstream_context
 
 if TYPE_CHECKING:
     import httpcore
 
-    from pdkernel.egress.dialling import Dialling, Opened
+    from pdkernel.egress.network_backend import HostOverrideBackend, Opened
 
-Resolve = Mapping[tuple[str, int], tuple[str, int]]
+HostOverrides = Mapping[tuple[str, int], tuple[str, int]]
 
 _TIMEOUT = {"connect": 30.0, "read": 750.0, "write": 750.0, "pool": None}
 _CONNECT_S = 30.0
@@ -75,7 +75,7 @@ class Destination:
 
 
 @dataclass(frozen=True, eq=False)
-class UpstreamAnswer:
+class UpstreamResponse:
     """A host's answer; *body* is what came over the wire, and must be read to its end or closed."""
 
     status: int
@@ -92,14 +92,16 @@ class Upstream:
     was checked: another answer of its name server a moment later changes nothing.
     """
 
-    def __init__(self, *, environ: Mapping[str, str], resolve: Resolve, extra_ca: Path | None, lookup: Lookup) -> None:
+    def __init__(
+        self, *, environ: Mapping[str, str], host_overrides: HostOverrides, extra_ca: Path | None, lookup: Lookup
+    ) -> None:
         self._environ = environ
-        self._resolve = resolve
+        self._resolve = host_overrides
         self._lookup = lookup
         self._extra_ca = extra_ca
         self._context: ssl.SSLContext | None = None
         self._pools: dict[tuple[str | None, bool], httpcore.AsyncConnectionPool] = {}
-        self._dialling: dict[bool, Dialling] = {}
+        self._dialling: dict[bool, HostOverrideBackend] = {}
 
     async def send(
         self,
@@ -111,7 +113,7 @@ class Upstream:
         *,
         via: str | None,
         public_only: bool = False,
-    ) -> UpstreamAnswer:
+    ) -> UpstreamResponse:
         """
         Send a request and wait for the head of the answer.
 
@@ -125,7 +127,9 @@ class Upstream:
             to = await self._public(to)
 
         # A body is there if it has a length or comes in pieces; httpcore sends what it is given and adds nothing.
-        has_body = header(headers, b"content-length") is not None or header(headers, b"transfer-encoding") is not None
+        has_body = (
+            get_header(headers, b"content-length") is not None or get_header(headers, b"transfer-encoding") is not None
+        )
         extensions: dict[str, Any] = {"timeout": _TIMEOUT}
         if to.server_name:
             extensions["sni_hostname"] = to.server_name
@@ -140,7 +144,7 @@ class Upstream:
             response = await self._pool(via, public_only=public_only).handle_async_request(request)
         except _failures() as error:
             raise _failure(error, to) from error
-        return UpstreamAnswer(
+        return UpstreamResponse(
             response.status,
             bytes(response.extensions.get("reason_phrase", b"")),
             list(response.headers),
@@ -230,12 +234,12 @@ class Upstream:
             self._pools[via, public_only] = pool
         return pool
 
-    def _dial(self, *, public_only: bool) -> Dialling:
+    def _dial(self, *, public_only: bool) -> HostOverrideBackend:
         """How sockets are opened; one for each, as a connection that was opened before is taken by its pool."""
-        from pdkernel.egress.dialling import Dialling
+        from pdkernel.egress.network_backend import HostOverrideBackend
 
         if public_only not in self._dialling:
-            self._dialling[public_only] = Dialling(self._resolve, self._lookup if public_only else None)
+            self._dialling[public_only] = HostOverrideBackend(self._resolve, self._lookup if public_only else None)
         return self._dialling[public_only]
 
 

@@ -13,20 +13,29 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pdkernel.actions import Catalog, Component, Uses
-from pdkernel.actions.fitting import bound_apps
-from pdkernel.actions.npm import Progress
-from pdkernel.egress import Binding, Policy
-from pdkernel.engine.actions import describe, is_allowed
-from pdkernel.engine.facts import connect_command
+from pdkernel.actions import ActionReference, Catalog, Component
+from pdkernel.actions.npm_source import ProgressCallback
+from pdkernel.actions.prop_binding import resolve_app_bindings
+from pdkernel.egress import CallContext, OutboundPolicy
+from pdkernel.engine.directory_snapshot import format_connect_account_command
 from pdkernel.engine.props import evaluate_props
-from pdkernel.engine.withheld import credential_ref, fill
+from pdkernel.engine.step_actions import describe_component, is_connect_call_allowed
+from pdkernel.engine.withheld_credentials import format_credential_ref, insert_placeholders
 from pdkernel.errors import StepError
-from pdkernel.guests.file_tree import temporary_folder
-from pdkernel.hosts import ComponentFile, Description, Hosts, Option, OptionsPage, PropDeclaration, RunGuests, RunSetup
 from pdkernel.identity import Directory, Environment, ProxyAccess
 from pdkernel.model import JSON, AppBinding, Step
 from pdkernel.redaction import Redactor, Secret
+from pdkernel.runtimes.file_tree import temporary_folder
+from pdkernel.workers import (
+    ComponentDescription,
+    ComponentFile,
+    PropDeclaration,
+    PropOption,
+    PropOptionsPage,
+    RunSetup,
+    RunWorkers,
+    WorkerPool,
+)
 
 _DYNAMIC = "dynamic"
 
@@ -45,22 +54,22 @@ class FormRequest:
         exports: What steps have exported, for expressions.
         variables: Environment variables.
         folder: The workflow's folder.
-        actions: Where pre-built actions run, as the workflow says it; None is the project's choice.
+        actions_source: Where pre-built actions run, as the workflow says it; None is the project's choice.
     """
 
     step: Step
-    policy: Policy
+    policy: OutboundPolicy
     external_user_id: str | None = None
     environment: Environment = "development"
     event: Mapping[str, JSON] = field(default_factory=dict)
     exports: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     folder: Path = field(default_factory=Path.cwd)
-    actions: str | None = None
+    actions_source: str | None = None
 
 
 @dataclass(frozen=True)
-class _Accounts:
+class _FormAccounts:
     """The accounts for a form: `$auth` by prop, whose are missing, their secrets, and which of these Connect keeps."""
 
     auth: Mapping[str, Mapping[str, str]]
@@ -75,25 +84,25 @@ class ActionForms:
 
     Args:
         directory: Users and accounts.
-        hosts: The processes that run components.
+        workers: The processes that run components.
         catalog: The pre-built actions.
         scratch: A folder for temporary folders.
     """
 
-    def __init__(self, *, directory: Directory, hosts: Hosts, catalog: Catalog, scratch: Path) -> None:
+    def __init__(self, *, directory: Directory, workers: WorkerPool, catalog: Catalog, scratch: Path) -> None:
         self._directory = directory
-        self._hosts = hosts
+        self._hosts = workers
         self._catalog = catalog
         self._scratch = scratch
 
     async def describe(
         self,
-        uses: Uses,
+        uses: ActionReference,
         *,
         catalog: Catalog | None = None,
         install: bool = True,
-        progress: Progress = lambda _: None,
-    ) -> tuple[Component, Description]:
+        progress: ProgressCallback = lambda _: None,
+    ) -> tuple[Component, ComponentDescription]:
         """
         An action and what it declares, from *catalog* or the project's own.
 
@@ -103,15 +112,15 @@ class ActionForms:
             StepError: Its module cannot be loaded.
         """
         catalog = catalog or self._catalog
-        component = await catalog.obtain(uses, install=install, progress=progress)
+        component = await catalog.resolve_or_install(uses, install=install, progress=progress)
         if component.file is None:
-            return await catalog.connect.retrieve(component.key, component.version)
-        async with self._guests(FormRequest(Step("form"), _NO_CALLS), component.file) as guests:
-            return component, await describe(component, guests, catalog)
+            return await catalog.connect_source.fetch_action(component.key, component.version)
+        async with self._open_workers(FormRequest(Step("form"), _DENY_POLICY), component.file) as guests:
+            return component, await describe_component(component, guests, catalog)
 
-    async def options(
+    async def load_options(
         self, request: FormRequest, prop: str, *, page: int = 0, context: JSON = None, query: str | None = None
-    ) -> OptionsPage:
+    ) -> PropOptionsPage:
         """
         A page of what *prop* of an action step may be.
 
@@ -121,15 +130,15 @@ class ActionForms:
             ActionNotFoundError: No source has the action.
             ActionPropsError: The step's action has no such prop that can be chosen from.
         """
-        uses = Uses.parse(request.step.uses or "")
+        uses = ActionReference.parse(request.step.uses or "")
         component, description = await self.describe(uses, catalog=self._catalog_of(request))
         declared = next((each for each in description.props if each.name == prop), None)
         if declared is not None and not declared.definition.get(_DYNAMIC):
             return _static(declared, query)
-        accounts = await asyncio.to_thread(self._accounts, request, bound_apps(request.step, description))
+        accounts = await asyncio.to_thread(self._accounts, request, resolve_app_bindings(request.step, description))
         if component.file is None:
             return await self._remote_options(request, component, prop, page=page, context=context, query=query)
-        async with self._guests(request, component.file) as guests:
+        async with self._open_workers(request, component.file) as guests:
             found = await guests.options(
                 component.file,
                 prop,
@@ -140,11 +149,11 @@ class ActionForms:
                 query=query,
                 binding=_binding(request, accounts),
             )
-        if found.why and accounts.missing:
-            return replace(found, why=self._why_missing(request, accounts.missing[0]))
+        if found.empty_reason and accounts.missing:
+            return replace(found, empty_reason=self._why_missing(request, accounts.missing[0]))
         return _redacted(found, accounts.redactor)
 
-    async def additional(self, request: FormRequest) -> tuple[PropDeclaration, ...]:
+    async def load_additional_props(self, request: FormRequest) -> tuple[PropDeclaration, ...]:
         """
         The props that the step's action adds, or declares differently, for the values that it has so far.
 
@@ -153,12 +162,12 @@ class ActionForms:
             StepError: Its code failed, or needs an account that is not there.
         """
         component, description = await self.describe(
-            Uses.parse(request.step.uses or ""), catalog=self._catalog_of(request)
+            ActionReference.parse(request.step.uses or ""), catalog=self._catalog_of(request)
         )
         if component.file is None or not description.additional:
             return ()
-        accounts = await asyncio.to_thread(self._accounts, request, bound_apps(request.step, description))
-        async with self._guests(request, component.file) as guests:
+        accounts = await asyncio.to_thread(self._accounts, request, resolve_app_bindings(request.step, description))
+        async with self._open_workers(request, component.file) as guests:
             return await guests.additional_props(
                 component.file,
                 values=await self._values(request, description, guests),
@@ -167,19 +176,21 @@ class ActionForms:
             )
 
     def _catalog_of(self, request: FormRequest) -> Catalog:
-        return self._catalog.at(request.actions, base=request.folder)
+        return self._catalog.with_source(request.actions_source, base=request.folder)
 
     async def _remote_options(
         self, request: FormRequest, component: Component, prop: str, *, page: int, context: JSON, query: str | None
-    ) -> OptionsPage:
-        source = self._catalog.connect
+    ) -> PropOptionsPage:
+        source = self._catalog.connect_source
         if request.external_user_id is None:
-            return OptionsPage(why="Choices come from the external user's account, and none is chosen: %pduser.")
-        if not is_allowed(source, request.policy):
-            return OptionsPage(
-                why=f"Choices come from Pipedream, and outside calls do not go out ({request.policy.text})."
+            return PropOptionsPage(
+                empty_reason="Choices come from the external user's account, and none is chosen: %pduser."
             )
-        return await source.options(
+        if not is_connect_call_allowed(source, request.policy):
+            return PropOptionsPage(
+                empty_reason=f"Choices come from Pipedream, and outside calls do not go out ({request.policy.mode_text})."
+            )
+        return await source.fetch_options(
             component,
             prop,
             props={name: value for name, value in request.step.props.items() if "{{" not in str(value)},
@@ -190,7 +201,7 @@ class ActionForms:
             query=query,
         )
 
-    def _accounts(self, request: FormRequest, apps: tuple[AppBinding, ...]) -> _Accounts:
+    def _accounts(self, request: FormRequest, apps: tuple[AppBinding, ...]) -> _FormAccounts:
         auth: dict[str, Mapping[str, str]] = {}
         missing: list[AppBinding] = []
         proxied: dict[str, ProxyAccess] = {}
@@ -205,10 +216,12 @@ class ActionForms:
             if account is None:
                 missing.append(binding)
                 continue
-            auth[binding.prop], refs = fill(account, self._directory.credentials(account.id))
+            auth[binding.prop], refs = insert_placeholders(account, self._directory.credentials(account.id))
             proxied.update(refs)
-            secrets += (Secret(credential_ref(account, name), value) for name, value in auth[binding.prop].items())
-        return _Accounts(auth, tuple(missing), Redactor(secrets), proxied)
+            secrets += (
+                Secret(format_credential_ref(account, name), value) for name, value in auth[binding.prop].items()
+            )
+        return _FormAccounts(auth, tuple(missing), Redactor(secrets), proxied)
 
     def _why_missing(self, request: FormRequest, binding: AppBinding) -> str:
         if binding.account is not None:
@@ -218,13 +231,17 @@ class ActionForms:
                 f"Choices come from the external user's {binding.app} account, and no external user is chosen: %pduser. "
                 "A text or an expression can be given without."
             )
-        command = connect_command(binding.app, request.external_user_id, request.environment, self._directory)
+        command = format_connect_account_command(
+            binding.app, request.external_user_id, request.environment, self._directory
+        )
         return (
             f"Choices come from {request.external_user_id}'s {binding.app} account, and there is none in "
             f"{request.environment}. Connect one with %pduser, or: {command}. A text or an expression can be given without."
         )
 
-    async def _values(self, request: FormRequest, description: Description, guests: RunGuests) -> dict[str, JSON]:
+    async def _values(
+        self, request: FormRequest, description: ComponentDescription, guests: RunWorkers
+    ) -> dict[str, JSON]:
         """The values so far; of an expression what it gives on the chosen event, itself where it gives nothing."""
         apps = {binding.prop for binding in description.apps}
         values: dict[str, JSON] = {}
@@ -240,56 +257,58 @@ class ActionForms:
         return values
 
     @asynccontextmanager
-    async def _guests(self, request: FormRequest, component: ComponentFile) -> AsyncIterator[RunGuests]:
+    async def _open_workers(self, request: FormRequest, component: ComponentFile) -> AsyncIterator[RunWorkers]:
         with temporary_folder("form-", inside=self._scratch) as scratch:
             setup = RunSetup(
                 run_id="form",
-                workflow="form",
+                reuse_key="form",
                 trigger={"event": dict(request.event), "context": {}},
                 variables=request.variables,
-                folder=request.folder,
-                scratch=scratch,
-                guarded=request.policy.public_only,
+                import_folder=request.folder,
+                scratch_folder=scratch,
+                is_sandboxed=request.policy.public_only,
                 public_only=request.policy.public_only,
-                kept=(component.path,),
+                extra_code_folders=(component.path,),
             )
-            guests = await self._hosts.open(setup, waits=False)  # a person looks at it: it does not queue behind runs
+            guests = await self._hosts.open_run(
+                setup, wait_for_slot=False
+            )  # a person looks at it: it does not queue behind runs
             try:
                 yield guests
             finally:
                 await guests.release()
 
 
-_NO_CALLS = Policy(mode="deny", text="deny")
+_DENY_POLICY = OutboundPolicy(mode="deny", mode_text="deny")
 
 
-def _static(declared: PropDeclaration, query: str | None) -> OptionsPage:
+def _static(declared: PropDeclaration, query: str | None) -> PropOptionsPage:
     listed = declared.definition.get("options")
     options = tuple(
-        Option(str(each.get("label", each.get("value"))), each.get("value"))
+        PropOption(str(each.get("label", each.get("value"))), each.get("value"))
         if isinstance(each, dict)
-        else Option(str(each), each)
+        else PropOption(str(each), each)
         for each in (listed if isinstance(listed, list) else ())
     )
     if not options:
-        return OptionsPage(why=f"{declared.name} is {declared.type}: there is nothing to choose from.")
-    return OptionsPage(tuple(each for each in options if not query or query.lower() in each.label.lower()))
+        return PropOptionsPage(empty_reason=f"{declared.name} is {declared.type}: there is nothing to choose from.")
+    return PropOptionsPage(tuple(each for each in options if not query or query.lower() in each.label.lower()))
 
 
-def _binding(request: FormRequest, accounts: _Accounts) -> Binding:
-    return Binding(
+def _binding(request: FormRequest, accounts: _FormAccounts) -> CallContext:
+    return CallContext(
         step=request.step.name,
         policy=request.policy,
         redactor=accounts.redactor,
-        proxied=accounts.proxied,
-        on_call=lambda _: None,
-        on_refused=lambda _: None,
+        proxy_by_secret_ref=accounts.proxied,
+        on_call_finished=lambda _: None,
+        on_call_refused=lambda _: None,
     )
 
 
-def _redacted(page: OptionsPage, redactor: Redactor) -> OptionsPage:
-    return OptionsPage(
-        tuple(Option(redactor.text(each.label), redactor.value(each.value)) for each in page.options),
+def _redacted(page: PropOptionsPage, redactor: Redactor) -> PropOptionsPage:
+    return PropOptionsPage(
+        tuple(PropOption(redactor.redact_text(each.label), redactor.redact_value(each.value)) for each in page.options),
         page.context,
-        redactor.text(page.why) if page.why else None,
+        redactor.redact_text(page.empty_reason) if page.empty_reason else None,
     )

@@ -10,27 +10,27 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from pdkernel.hosts import Emitted
+from pdkernel.workers import Emitted
 
-REMEMBERED = 100
+MAX_REMEMBERED_IDS = 100
 """Ids that `unique` remembers (platform documentation)."""
 
 
-def new_events(strategy: str | None, emitted: Iterable[Emitted], state: dict[str, Any]) -> list[Emitted]:
+def drop_repeated_events(strategy: str | None, events: Iterable[Emitted], state: dict[str, Any]) -> list[Emitted]:
     """
-    The events of *emitted* that were not emitted before, oldest first; *state* then knows them.
+    The events of *events* that were not emitted before, oldest first; *state* then knows them.
 
     Args:
         strategy: `unique`, `greatest`, `last`, or None to take all.
-        emitted: In the order of emission. Those that have a time are put in its order.
+        events: In the order of emission. Those that have a time are put in its order.
         state: What is remembered between runs; `{}` at first.
     """
-    ordered = sorted(emitted, key=lambda event: math.inf if event.ts is None else event.ts)
+    ordered = sorted(events, key=lambda event: math.inf if event.ts is None else event.ts)
     match strategy:
         case "unique":
             return _unique(ordered, state)
         case "greatest":
-            return _greatest(ordered, state)
+            return _drop_below_greatest(ordered, state)
         case "last":
             return _last(ordered, state)
         case _:
@@ -47,11 +47,11 @@ def _unique(emitted: list[Emitted], state: dict[str, Any]) -> list[Emitted]:
                 continue
             seen[known] = None
         new.append(event)
-    state["seen"] = list(seen)[-REMEMBERED:]
+    state["seen"] = list(seen)[-MAX_REMEMBERED_IDS:]
     return new
 
 
-def _greatest(emitted: list[Emitted], state: dict[str, Any]) -> list[Emitted]:
+def _drop_below_greatest(emitted: list[Emitted], state: dict[str, Any]) -> list[Emitted]:
     new = []
     for event in emitted:
         number = _number(event.id)

@@ -14,32 +14,32 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pdkernel.egress import is_loopback
-from pdkernel.egress.client import client_for
-from pdkernel.engine.mail import Mail, send_mail
-from pdkernel.execution import Delivery, OutsideCall
-from pdkernel.hosts import Effect, OutsideCalls
+from pdkernel.egress.gateway_client import open_client
+from pdkernel.engine.mail import MailSettings, send_mail
+from pdkernel.execution import Delivery, OutboundCall
 from pdkernel.model import JSON
+from pdkernel.workers import Effect, OutboundGateway
 
 if TYPE_CHECKING:
-    from pdkernel.egress import Binding
+    from pdkernel.egress import CallContext
 
-TIMEOUT_S = 5.0
+HTTP_TIMEOUT_S = 5.0
 """Seconds that an HTTP destination has (platform documentation of HTTP destinations)."""
 
 
-class Redacts(Protocol):
+class TextRedactor(Protocol):
     """Hides a run's secrets."""
 
-    def value(self, value: Any) -> Any:
+    def redact_value(self, value: Any) -> Any:
         """*value* with every known secret replaced."""
         ...
 
-    def text(self, text: str) -> str:
+    def redact_text(self, text: str) -> str:
         """*text* with every known secret replaced."""
         ...
 
 
-class Deliveries:
+class SendDelivery:
     """
     Delivers effects.
 
@@ -48,11 +48,11 @@ class Deliveries:
         mail: How e-mail is sent, or None to show it.
     """
 
-    def __init__(self, gateway: OutsideCalls | None, mail: Mail | None) -> None:
+    def __init__(self, gateway: OutboundGateway | None, mail: MailSettings | None) -> None:
         self._gateway = gateway
         self._mail = mail
 
-    async def deliver(self, step: str, effect: Effect, *, binding: Binding, redactor: Redacts) -> Delivery:
+    async def deliver(self, step: str, effect: Effect, *, binding: CallContext, redactor: TextRedactor) -> Delivery:
         """
         Deliver what *step* queued, and say what became of it; never raises for a destination's fault.
 
@@ -63,7 +63,7 @@ class Deliveries:
             redactor: Of the run's secrets: everything in the result has been through it.
         """
         payload = dict(effect.payload)
-        shown = Delivery(step, effect.kind, "shown", payload=redactor.value(payload))
+        shown = Delivery(step, effect.kind, "shown", payload=redactor.redact_value(payload))
         if effect.kind == "http":
             return await self._http(shown, payload, binding, redactor)
         if effect.kind == "email":
@@ -77,30 +77,32 @@ class Deliveries:
         return replace(shown, note=note)
 
     async def _http(
-        self, shown: Delivery, payload: Mapping[str, JSON], binding: Binding, redactor: Redacts
+        self, shown: Delivery, payload: Mapping[str, JSON], binding: CallContext, redactor: TextRedactor
     ) -> Delivery:
         import httpx
 
         url, method = str(payload.get("url") or ""), str(payload.get("method") or "GET").upper()
-        to = redactor.text(f"{method} {url}")
-        calls: list[OutsideCall] = []
+        to = redactor.redact_text(f"{method} {url}")
+        calls: list[OutboundCall] = []
         refusals: list[str] = []
         failures: list[str] = []
-        bound = replace(binding, on_call=calls.append, on_refused=refusals.append, on_failed=failures.append)
+        bound = replace(
+            binding, on_call_finished=calls.append, on_call_refused=refusals.append, on_failed=failures.append
+        )
         auth = payload.get("auth")
         try:
-            async with client_for(url, self._gateway, bound, timeout_s=TIMEOUT_S) as client:
+            async with open_client(url, self._gateway, bound, timeout_s=HTTP_TIMEOUT_S) as client:
                 response = await client.request(
                     method,
                     _with_params(url, payload.get("params")),
-                    headers={str(k): str(v) for k, v in _object(payload.get("headers")).items()},
+                    headers={str(k): str(v) for k, v in _as_mapping(payload.get("headers")).items()},
                     auth=(str(auth.get("username")), str(auth.get("password"))) if isinstance(auth, dict) else None,
                     **_body(payload.get("data")),
                 )
                 status: int | None = response.status_code
                 note = None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError) as error:
-            status, note = None, f"It could not be sent: {redactor.text(str(error) or type(error).__name__)}"
+            status, note = None, f"It could not be sent: {redactor.redact_text(str(error) or type(error).__name__)}"
         if refusals or failures:
             note = (refusals or failures)[0]
         request = calls[0] if calls else None
@@ -114,7 +116,7 @@ class Deliveries:
         )
 
     async def _email(
-        self, shown: Delivery, payload: Mapping[str, JSON], binding: Binding, redactor: Redacts
+        self, shown: Delivery, payload: Mapping[str, JSON], binding: CallContext, redactor: TextRedactor
     ) -> Delivery:
         mail = self._mail
         if mail is None:
@@ -122,25 +124,27 @@ class Deliveries:
                 shown, note="Not sent: there is no mail server. See: pdkernel project set mail_server HOST:PORT"
             )
         shown = replace(shown, to=mail.to)
-        if not is_loopback(mail.host) and not binding.policy.tunnels(mail.host):
+        if not is_loopback(mail.host) and not binding.policy.allows_tunnel(mail.host):
             return replace(shown, note=f"Not sent: outside calls are {binding.policy.mode}.")
         try:
             await asyncio.to_thread(send_mail, mail, payload)
         except (OSError, ValueError) as error:  # smtplib's errors are OSErrors
-            return replace(shown, outcome="failed", note=f"{mail.host} did not take it: {redactor.text(str(error))}")
+            return replace(
+                shown, outcome="failed", note=f"{mail.host} did not take it: {redactor.redact_text(str(error))}"
+            )
         return replace(shown, outcome="sent")
 
 
-def doubt(effect: Effect, *, dollar: str) -> str | None:
+def find_send_problem(effect: Effect, *, dollar_name: str) -> str | None:
     """
     A sentence on what cannot be delivered as it was queued, or None.
 
     Args:
         effect: What a step queued.
-        dollar: What the step's language calls `$`.
+        dollar_name: What the step's language calls `$`.
     """
     # parity[send-checked]: the platform takes anything and never says what became of it; a step is not failed for it here either
-    call = f"{dollar}.send.{effect.kind}" + (f" (line {effect.line})" if effect.line is not None else "")
+    call = f"{dollar_name}.send.{effect.kind}" + (f" (line {effect.line})" if effect.line is not None else "")
     if effect.kind == "email" and not any(effect.payload.get(part) for part in ("subject", "text", "html")):
         return f"{call}: neither subject nor text nor html is given, so the e-mail has nothing in it."
     if effect.kind == "http" and not _is_http(effect.payload.get("url")):
@@ -160,7 +164,7 @@ def _is_http(url: JSON) -> bool:
     return parsed.scheme in ("http", "https") and bool(parsed.host)
 
 
-def _object(value: JSON) -> Mapping[str, JSON]:
+def _as_mapping(value: JSON) -> Mapping[str, JSON]:
     return value if isinstance(value, dict) else {}
 
 

@@ -15,34 +15,39 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pdkernel.actions import Catalog
-from pdkernel.clock import Clock, Ids
-from pdkernel.engine.actions import StepActions
-from pdkernel.engine.app_props import app_props, may_have_app_props
-from pdkernel.engine.attempt import Attempts
-from pdkernel.engine.checks import Checks
-from pdkernel.engine.chosen import with_chosen
-from pdkernel.engine.context import build_context, new_run_ids
-from pdkernel.engine.end_users import Resolution, refused_accounts, resolve_accounts, resolved_before
-from pdkernel.engine.journal import Journal, MemoryJournal, MemoryStore
-from pdkernel.engine.limits import Payload
-from pdkernel.engine.lookup import Bindings, Caller
-from pdkernel.engine.mail import Mail
-from pdkernel.engine.outside_calls import binding_of
-from pdkernel.engine.packages import Packages
-from pdkernel.engine.props import named_variables
-from pdkernel.engine.ready import Ready
-from pdkernel.engine.record import RunRecord
-from pdkernel.engine.request import RunRequest
-from pdkernel.engine.run_state import RunState, unwritable
-from pdkernel.engine.step_run import StepRuns
+from pdkernel.clock import Clock, IdGenerator
+from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity
+from pdkernel.engine.account_override import override_accounts
+from pdkernel.engine.account_props import find_account_props, may_have_app_props
+from pdkernel.engine.account_resolution import (
+    AccountResolution,
+    credentials_read_at,
+    find_unauthorized_accounts,
+    resolve_accounts,
+)
+from pdkernel.engine.journal import Journal, MemoryJournal, MemoryTables
+from pdkernel.engine.limits import PayloadCounter
+from pdkernel.engine.mail import MailSettings
+from pdkernel.engine.outbound_calls import build_call_binding
+from pdkernel.engine.preflight_checks import PreflightChecks
+from pdkernel.engine.prepared_packages import PreparedPackages
+from pdkernel.engine.props import select_named_variables
+from pdkernel.engine.run_context import build_trigger_context, new_run_ids
+from pdkernel.engine.run_record import RunRecord
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.run_state import RunState, scratch_write_error
+from pdkernel.engine.step_actions import StepActions
+from pdkernel.engine.step_executor import StepExecutor
+from pdkernel.engine.step_packages import StepPackages
+from pdkernel.engine.step_scheduler import StepScheduler
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution, Status
-from pdkernel.guests.file_tree import remove_tree
-from pdkernel.hosts import WORKING, Hosts, RunGuests, RunSetup
-from pdkernel.identity import Directory, NotAtHandError
+from pdkernel.identity import Directory, WouldBlockError
 from pdkernel.model import JSON
-from pdkernel.project import StoreTable, Vault
-from pdkernel.redaction import redactor_of
+from pdkernel.project import DataStoreTable, Vault
+from pdkernel.redaction import get_redactor
+from pdkernel.runtimes.file_tree import remove_tree
+from pdkernel.workers import WORKING_FOLDER_NAME, RunSetup, RunWorkers, WorkerPool
 
 
 class Interpreter:
@@ -52,7 +57,7 @@ class Interpreter:
     Args:
         directory: Users and accounts.
         stores: Data stores.
-        hosts: The processes that run steps.
+        workers: The processes that run steps.
         catalog: The pre-built actions.
         packages: What steps import.
         journal: The record.
@@ -60,7 +65,7 @@ class Interpreter:
         ids: For run and trace ids.
         vault: Seals events in the journal until the accounts of their run are known; None for a journal in memory.
         scratch: A folder for the temporary folders of runs.
-        files: The folder of the project's file store, or None for none.
+        file_store: The folder of the project's file store, or None for none.
         mail: How `$.send.email` is sent, asked at each; None from it shows the message.
     """
 
@@ -68,20 +73,20 @@ class Interpreter:
         self,
         *,
         directory: Directory,
-        stores: StoreTable,
-        hosts: Hosts,
+        stores: DataStoreTable,
+        workers: WorkerPool,
         catalog: Catalog,
-        packages: Packages,
+        packages: StepPackages,
         journal: Journal,
         clock: Clock,
-        ids: Ids,
+        ids: IdGenerator,
         vault: Vault | None,
         scratch: Path,
-        files: Path | None = None,
-        mail: Callable[[], Mail | None] = lambda: None,
+        file_store: Path | None = None,
+        mail: Callable[[], MailSettings | None] = lambda: None,
     ) -> None:
         self._directory = directory
-        self._hosts = hosts
+        self._hosts = workers
         self._catalog = catalog
         self._packages = packages
         self._journal = journal
@@ -89,11 +94,13 @@ class Interpreter:
         self._ids = ids
         self._vault = vault
         self._scratch = scratch
-        self._files = files
+        self._files = file_store
         self._mail = mail
-        self._checks = Checks()
-        attempts = Attempts(clock=clock, stores=stores, run_other=self._execute)
-        self._turns = StepRuns(attempts, clock, open_again=lambda run: self._open(run.request, run.setup))
+        self._checks = PreflightChecks()
+        attempts = StepExecutor(clock=clock, stores=stores, run_workflow=self._execute)
+        self._scheduler = StepScheduler(
+            attempts, clock, reopen_workers=lambda run: self._open(run.request, run.worker_setup)
+        )
 
     async def run(self, request: RunRequest) -> Execution:
         """
@@ -108,7 +115,7 @@ class Interpreter:
     async def _execute(self, request: RunRequest) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
         """The record, and the steps' exports as they are."""
         run_id, trace_id = request.run_ids or new_run_ids(self._ids)
-        context = build_context(
+        context = build_trigger_context(
             request, project_id=self._directory.project_id, trace_id=trace_id, run_id=run_id, clock=self._clock
         )
         record = RunRecord(
@@ -117,155 +124,157 @@ class Interpreter:
             trace_id=trace_id,
             context=context,
             journal=self._journal
-            if request.store
-            else MemoryJournal.open(MemoryStore(), clock=self._clock, ids=self._ids),
+            if request.keep_in_journal
+            else MemoryJournal.open(MemoryTables(), clock=self._clock, ids=self._ids),
             clock=self._clock,
-            vault=self._vault if request.store and may_have_app_props(request) else None,
-            guard=self._hosts.guard if request.policy.guarded else "none",
+            vault=self._vault if request.keep_in_journal and may_have_app_props(request) else None,
+            guard=self._hosts.sandbox_kind if request.policy.guarded else "none",
         )
-        record.accept()
+        record.record_start()
         scratch = self._scratch / f"run-{run_id}"
         exports: dict[str, Mapping[str, JSON]] = {}
         try:
             if request.refusal is not None:
                 raise request.refusal
-            await self._run_in(request, record, scratch, exports)
+            await self._run_steps_in(request, record, scratch, exports)
         except PdkernelError as refusal:
-            record.refuse(refusal)
+            record.record_refusal(refusal)
         except asyncio.CancelledError:
-            _stop_cancelling()
-            record.end("cancelled")
+            _acknowledge_cancellation()
+            record.set_final_status("cancelled")
         except BaseException:
             remove_tree(scratch)
             raise
-        if _is_removed(scratch):
+        if _remove_if_empty(scratch):
             return await record.finish(), exports
         # beside the last commit, and not in the loop's way: a disk under load takes milliseconds to remove files
         removed = asyncio.to_thread(remove_tree, scratch)
         execution, _ = await asyncio.gather(record.finish(), removed)
         return execution, exports
 
-    async def _run_in(
+    async def _run_steps_in(
         self, request: RunRequest, record: RunRecord, scratch: Path, exports: dict[str, Mapping[str, JSON]]
     ) -> None:
         await asyncio.sleep(0)  # the record's first commit goes on beside what follows
         self._checks.check(request)
         if self._hosts.gateway is not None:
             await self._hosts.gateway.check(request.policy)
-        actions = StepActions(self._catalog.at(request.actions, base=request.folder), request)
-        await actions.obtain()
-        ready = await self._packages.ready_for(request, self._clock, record.note)
+        actions = StepActions(self._catalog.with_source(request.actions_source, base=request.folder), request)
+        await actions.install()
+        ready = await self._packages.prepare_run(request, self._clock, record.notify)
         setup = self._setup(request, record, scratch, ready, actions)
         guests = await self._open(request, setup)
         run: RunState | None = None
         try:
-            resolution = await self._resolve(request, await app_props(request, guests, actions))
+            resolution = await self._resolve(request, await find_account_props(request, guests, actions))
             if resolution.complete:
-                record.knows(redactor_of(*resolution.secrets, *record.known))
+                record.set_redactor(get_redactor(*resolution.secrets, *record.initial_secrets))
             if resolution.lookup is not None:
-                record.looked_up(resolution.lookup)
+                record.set_lookup(resolution.lookup)
             if resolution.error is not None:
                 raise resolution.error
             # after what may refuse the run: a process that is made ready for nothing is ended
-            guests.prepare([step for step in request.workflow.steps if request.executes(step)])
-            payload = Payload(request.event.data)
+            guests.prepare_steps([step for step in request.workflow.steps if request.should_execute(step)])
+            payload = PayloadCounter(request.event.data)
             run = RunState(request, guests, record, resolution, actions, payload, setup, ready, exports)
             status = await self._steps(run)
             await self._refuse_tokens(run)
             if status != "cancelled":
                 await self._deliver(run)
-            record.end(status)
+            record.set_final_status(status)
         except OSError as fault:  # of the run's own files
-            raise unwritable(fault) from None
+            raise scratch_write_error(fault) from None
         finally:
-            await (guests if run is None else run.guests).release()
+            await (guests if run is None else run.workers).release()
 
-    async def _open(self, request: RunRequest, setup: RunSetup) -> RunGuests:
+    async def _open(self, request: RunRequest, setup: RunSetup) -> RunWorkers:
         # a run that a step waits for has that step's place
-        return await self._hosts.open(setup, waits=request.depth == 0)
+        return await self._hosts.open_run(setup, wait_for_slot=request.depth == 0)
 
     def _setup(
-        self, request: RunRequest, record: RunRecord, scratch: Path, ready: Ready, actions: StepActions
+        self, request: RunRequest, record: RunRecord, scratch: Path, ready: PreparedPackages, actions: StepActions
     ) -> RunSetup:
         return RunSetup(
             run_id=record.run_id,
-            workflow=f"{request.workflow.name}@{request.workflow.version}",
+            reuse_key=f"{request.workflow.name}@{request.workflow.version}",
             trigger={"event": dict(request.event.data), "context": dict(record.context)},
-            variables=named_variables(request),
-            folder=request.folder,
-            scratch=scratch,
+            variables=select_named_variables(request),
+            import_folder=request.folder,
+            scratch_folder=scratch,
             install=request.install,
-            files=self._files,
-            node_packages=ready.node,
-            python=ready.python.python if ready.python else None,
-            guarded=request.policy.guarded,
+            file_store_folder=self._files,
+            node_packages=ready.node_packages,
+            python=ready.python_environment.python if ready.python_environment else None,
+            is_sandboxed=request.policy.guarded,
             public_only=request.policy.public_only,
-            kept=actions.files,
+            extra_code_folders=actions.files,
         )
 
-    async def _resolve(self, request: RunRequest, bindings: Bindings) -> Resolution:
+    async def _resolve(self, request: RunRequest, bindings: BindingsByStep) -> AccountResolution:
         if not any(bindings.values()):
-            return Resolution()
+            return AccountResolution()
         caller = _caller(request)
-        with contextlib.suppress(NotAtHandError), self._directory.at_hand() as at_hand:
+        with contextlib.suppress(WouldBlockError), self._directory.nonblocking() as at_hand:
             if at_hand is not None:
-                return resolve_accounts(bindings, caller, directory=with_chosen(at_hand, request.accounts))
+                return resolve_accounts(
+                    bindings, caller, directory=override_accounts(at_hand, request.account_overrides)
+                )
         return await asyncio.to_thread(  # a directory may ask the network
-            resolve_accounts, bindings, caller, directory=with_chosen(self._directory, request.accounts)
+            resolve_accounts, bindings, caller, directory=override_accounts(self._directory, request.account_overrides)
         )
 
     async def _refuse_tokens(self, run: RunState) -> None:
         """Have accounts that their apps took no more renewed before the next run."""
         execution = run.record.execution
-        for account in refused_accounts(execution):
-            await asyncio.to_thread(self._directory.refuse_token, account, resolved_before(execution))
+        for account in find_unauthorized_accounts(execution):
+            await asyncio.to_thread(self._directory.report_unauthorized, account, credentials_read_at(execution))
 
     async def _deliver(self, run: RunState) -> None:
-        if run.sends:
-            await run.record.settled()
-        for step, effect in run.sends:
-            from pdkernel.engine.deliveries import Deliveries
+        if run.queued_sends:
+            await run.record.flush()
+        for step, effect in run.queued_sends:
+            from pdkernel.engine.deliveries import SendDelivery
 
-            binding = binding_of(run, step, lambda _: None)
-            deliveries = Deliveries(self._hosts.gateway, self._mail() if effect.kind == "email" else None)
+            binding = build_call_binding(run, step, lambda _: None)
+            deliveries = SendDelivery(self._hosts.gateway, self._mail() if effect.kind == "email" else None)
             delivery = await deliveries.deliver(step, effect, binding=binding, redactor=run.record.redactor)
-            run.record.delivered(delivery)
+            run.record.add_delivery(delivery)
 
     async def _steps(self, run: RunState) -> Status:
         status: Status = "success"
         try:
             for step in run.request.workflow.steps:
-                ended = await self._turns.take(run, step)
+                ended = await self._scheduler.run(run, step)
                 if ended is not None:
                     status = ended
                     break
         except asyncio.CancelledError:
-            _stop_cancelling()
+            _acknowledge_cancellation()
             status = "cancelled"
-        run.record.skip_rest()
+        run.record.skip_remaining()
         return status
 
 
-def _is_removed(scratch: Path) -> bool:
+def _remove_if_empty(scratch: Path) -> bool:
     """Whether *scratch* is not there, or gone now: most runs leave nothing in it."""
     if not os.path.lexists(scratch):
         return True
     with contextlib.suppress(OSError):  # there is something in it
         with contextlib.suppress(FileNotFoundError):
-            (scratch / WORKING).rmdir()
+            (scratch / WORKING_FOLDER_NAME).rmdir()
         scratch.rmdir()
         return True
     return False
 
 
-def _caller(request: RunRequest) -> Caller:
+def _caller(request: RunRequest) -> RunIdentity:
     """Whom *request* is for, and what its event's headers said of it."""
-    return Caller(
+    return RunIdentity(
         request.external_user_id, request.environment, request.event.external_user_id, request.event.environment
     )
 
 
-def _stop_cancelling() -> None:
+def _acknowledge_cancellation() -> None:
     """The run has dealt with its cancellation: it returns a record instead of raising."""
     task = asyncio.current_task()
     if task is not None:

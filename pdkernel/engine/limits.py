@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pdkernel.directive.values import MAX_TIMEOUT_S
-from pdkernel.encode import json_bytes
+from pdkernel.directive.option_values import MAX_TIMEOUT_S
+from pdkernel.encode import encode_json
 from pdkernel.errors import DefinitionError, ExportNotJSONError, PayloadLimitError, StepError
 from pdkernel.execution import Log
-from pdkernel.hosts import StepOutcome
 from pdkernel.model import JSON, Step, Workflow
+from pdkernel.workers import StepOutcome
 
-PAYLOAD_BYTES = 6 * 1024 * 1024
+MAX_PAYLOAD_BYTES = 6 * 1024 * 1024
 """Of the event, the exports and the logs of one run together."""
-MAX_DEPTH = 256
+MAX_EXPORT_DEPTH = 256
 """Levels of an export."""
-PROP_BYTES = 64 * 1024
+MAX_PROP_BYTES = 64 * 1024
 """Of a prop's value as it is written; an expression counts as its own text."""
 DEFAULT_MEMORY_MB = 256
-NEAR = 0.8
+WARNING_SHARE = 0.8
 """The share of a limit from which on a step says how much of it was used."""
 
 
@@ -38,25 +38,25 @@ def check_props(workflow: Workflow) -> None:
         if step.disabled:
             continue
         for name, value in step.props.items():
-            size = size_of(value)
-            if size > PROP_BYTES:
-                line, where = step.place_of_prop(name)
+            size = json_size(value)
+            if size > MAX_PROP_BYTES:
+                line, where = step.locate_prop(name)
                 raise DefinitionError(
-                    f"The prop {name} of step {step.name!r}{where} has {size:,} bytes; a prop holds at most {PROP_BYTES:,}.",
+                    f"The prop {name} of step {step.name!r}{where} has {size:,} bytes; a prop holds at most {MAX_PROP_BYTES:,}.",
                     fix="Make it an expression that reads the value from a step above, or keep it in a data store.",
                     step=step.name,
                     line=line,
                 )
 
 
-def memory_limit(workflow: Workflow) -> int | None:
+def memory_limit_mb(workflow: Workflow) -> int | None:
     """Megabytes that a step may hold, or None."""
     # parity[memory-default]: only a limit that the workflow sets ends a step; the platform's default of 256 MB is warned of
     given = workflow.settings.get("memory")
     return given if isinstance(given, int) and not isinstance(given, bool) else None
 
 
-def raise_timeout(workflow: Workflow, step: Step) -> str:
+def suggest_longer_timeout(workflow: Workflow, step: Step) -> str:
     """What to do about a step that needs more time: where the limit that ended it is set."""
     most = f"at most {MAX_TIMEOUT_S} seconds"
     if step.timeout_s is not None:
@@ -72,45 +72,45 @@ def raise_timeout(workflow: Workflow, step: Step) -> str:
     )
 
 
-class Payload:
+class PayloadCounter:
     """What a run carries along: the event, and each step's exports and logs."""
 
     # parity[payload-limit]: 6 MB are counted as JSON; the platform counts them compressed, so 12 to 18 MB may pass there
     def __init__(self, event: Mapping[str, JSON]) -> None:
-        self._before = size_of(dict(event))
+        self._size = json_size(dict(event))
 
     def add(self, exports: Mapping[str, JSON], logs: Iterable[Log]) -> tuple[PayloadLimitError | None, str | None]:
         """Count what a step has added: an error if that is too much, a sentence if it is nearly."""
-        self._before += size_of(dict(exports)) + sum(size_of(log.text) for log in logs)
-        share = self._before / PAYLOAD_BYTES
+        self._size += json_size(dict(exports)) + sum(json_size(log.text) for log in logs)
+        share = self._size / MAX_PAYLOAD_BYTES
         if share > 1:
-            return _too_much(self._before), None
-        if share >= NEAR:
+            return _payload_error(self._size), None
+        if share >= WARNING_SHARE:
             return None, (
-                f"The event, the exports and the logs so far have {_mb(self._before)}: "
-                f"{share:.0%} of the limit of {_mb(PAYLOAD_BYTES)} for a run."
+                f"The event, the exports and the logs so far have {_mb(self._size)}: "
+                f"{share:.0%} of the limit of {_mb(MAX_PAYLOAD_BYTES)} for a run."
             )
         return None, None
 
 
-def _too_much(size: int) -> PayloadLimitError:
+def _payload_error(size: int) -> PayloadLimitError:
     return PayloadLimitError(
         f"Function Payload Limit Exceeded: the event, the exports and the logs of this run have {_mb(size)} together, "
-        f"and the limit is {_mb(PAYLOAD_BYTES)}.",
+        f"and the limit is {_mb(MAX_PAYLOAD_BYTES)}.",
         name="FunctionPayloadLimitExceeded",
         fix="Keep large data in a file in the temporary folder ($TMPDIR; on Pipedream, /tmp) or in a data store, and "
         "export where it is.",
     )
 
 
-def near_limits(outcome: StepOutcome, *, timeout_s: float, memory_mb: int | None) -> Iterator[str]:
+def warn_near_limits(outcome: StepOutcome, *, timeout_s: float, memory_mb: int | None) -> Iterator[str]:
     """A sentence for each limit that a step came near, or went over without being stopped."""
-    share = outcome.seconds / timeout_s
-    if share >= NEAR and outcome.error is None:
-        yield f"The step used {min(share, 1):.0%} of the time limit ({outcome.seconds:.1f} of {timeout_s:g} s)."
-    held = outcome.memory_mb
+    share = outcome.duration_s / timeout_s
+    if share >= WARNING_SHARE and outcome.error is None:
+        yield f"The step used {min(share, 1):.0%} of the time limit ({outcome.duration_s:.1f} of {timeout_s:g} s)."
+    held = outcome.peak_memory_mb
     if memory_mb is not None:
-        if NEAR <= held / memory_mb <= 1:
+        if WARNING_SHARE <= held / memory_mb <= 1:
             yield f"The step used {held / memory_mb:.0%} of the memory limit ({held:,.0f} of {memory_mb:,} MB)."
     elif held > DEFAULT_MEMORY_MB:
         yield (
@@ -119,24 +119,24 @@ def near_limits(outcome: StepOutcome, *, timeout_s: float, memory_mb: int | None
         )
 
 
-def too_deep(step: Step, exports: Mapping[str, JSON]) -> StepError | None:
+def check_export_depth(step: Step, exports: Mapping[str, JSON]) -> StepError | None:
     """The error for an export of more than `MAX_DEPTH` levels; Node.js and Python steps are told where they export."""
     if step.language in ("node", "python"):
         return None
     for name, value in exports.items():
-        if _depth_exceeds(value, MAX_DEPTH):
+        if _depth_exceeds(value, MAX_EXPORT_DEPTH):
             return ExportNotJSONError(
-                f"JSON Nested Property Limit Exceeded: {name} is nested more than {MAX_DEPTH} deep.",
+                f"JSON Nested Property Limit Exceeded: {name} is nested more than {MAX_EXPORT_DEPTH} deep.",
                 name="ExportNotJSONError",
             )
     return None
 
 
-def size_of(value: JSON) -> int:
+def json_size(value: JSON) -> int:
     """Bytes of *value* as JSON in UTF-8; of a text, of the text itself."""
     if isinstance(value, str):
         return len(value.encode("utf-8", "surrogatepass"))
-    return len(json_bytes(value))
+    return len(encode_json(value))
 
 
 def _depth_exceeds(value: JSON, most: int) -> bool:

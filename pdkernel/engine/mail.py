@@ -22,7 +22,7 @@ _TLS_PORT = 465
 
 
 @dataclass(frozen=True)
-class Mail:
+class MailSettings:
     """
     How e-mail is sent.
 
@@ -41,13 +41,13 @@ class Mail:
     password: str | None = field(default=None, repr=False)
 
 
-def mail_of(settings: Mapping[str, JSON], variables: Mapping[str, str]) -> Mail | None:
+def parse_mail_settings(settings: Mapping[str, JSON], variables: Mapping[str, str]) -> MailSettings | None:
     """What the project's settings `mail_to`, `mail_server` (HOST[:PORT]) and `mail_user` say; None if not enough."""
     to, server, user = settings.get("mail_to"), settings.get("mail_server"), settings.get("mail_user")
     if not isinstance(to, str) or not isinstance(server, str):
         return None
     host, _, port = server.partition(":")
-    return Mail(
+    return MailSettings(
         to=to,
         host=host,
         port=int(port) if port.isdigit() else 25,
@@ -73,7 +73,7 @@ def message(to: str, payload: Mapping[str, JSON]) -> EmailMessage:
     return made
 
 
-def send_mail(mail: Mail, payload: Mapping[str, JSON]) -> None:
+def send_mail(mail: MailSettings, payload: Mapping[str, JSON]) -> None:
     """
     Send it; blocks.
 

@@ -10,20 +10,20 @@ import json
 import re
 from collections.abc import Mapping
 
-from pdkernel.actions.fitting import braced_props
+from pdkernel.actions.prop_binding import add_prop_braces
 from pdkernel.directive import did_you_mean
-from pdkernel.engine.request import RunRequest
+from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import StepError
-from pdkernel.expression import UNDEFINED, assemble, braced, templates_in
-from pdkernel.hosts import RunGuests
+from pdkernel.expression import UNDEFINED, add_missing_braces, iter_templates, substitute_results
 from pdkernel.model import JSON, Step, Workflow
+from pdkernel.workers import RunWorkers
 
-_MOST_VERSIONS = 100  # edits of cells
+_MAX_CACHED_VERSIONS = 100  # edits of cells
 _words_by_version: dict[str, frozenset[str]] = {}
 
 
 async def evaluate_props(
-    step: Step, guests: RunGuests, exports: Mapping[str, Mapping[str, JSON]], *, timeout_s: float = 30.0
+    step: Step, workers: RunWorkers, exports: Mapping[str, Mapping[str, JSON]], *, timeout_s: float = 30.0
 ) -> dict[str, JSON]:
     """
     The step's props, ready to use.
@@ -32,30 +32,32 @@ async def evaluate_props(
         StepError: An expression throws, and the message names the prop and the expression; or they take longer than the
             step may, *timeout_s*.
     """
-    props = await _braced(step, guests)
-    found = list(templates_in(props))
+    props = await _braced(step, workers)
+    found = list(iter_templates(props))
     if not found:
         return props
     sources = [expression.source for _, template in found for expression in template.expressions]
-    results = await guests.evaluate(sources, exports, timeout_s=timeout_s)
+    results = await workers.evaluate(sources, exports, timeout_s=timeout_s)
     for (path, expression), result in zip(
         ((path, expression) for path, template in found for expression in template.expressions), results, strict=True
     ):
         if "error" in result:
             error = result["error"]
-            line, where = step.place_of_prop(*path)
+            line, where = step.locate_prop(*path)
             raise StepError(
                 f"The prop {'.'.join(map(str, path))}{where} cannot be evaluated: {{{{{expression.source}}}}} "
                 f"fails with {error['name']}: {error['message']}",
                 name=error["name"],
                 line=line,
             )
-    assembled = assemble(props, [UNDEFINED if "undefined" in result else result["value"] for result in results])
+    assembled = substitute_results(
+        props, [UNDEFINED if "undefined" in result else result["value"] for result in results]
+    )
     assert isinstance(assembled, dict)
     return assembled
 
 
-async def undeclared_props(step: Step, guests: RunGuests) -> list[str]:
+async def warn_undeclared_props(step: Step, workers: RunWorkers) -> list[str]:
     """Sentences on props that a step of code is given and does not declare; Python code declares none."""
     if step.uses is not None or step.language == "python" or not step.props:
         return []
@@ -63,7 +65,7 @@ async def undeclared_props(step: Step, guests: RunGuests) -> list[str]:
         names = " and ".join(step.props)
         return [f"A {step.language.capitalize()} step has no props: it is not given {names}."]
     try:
-        description = await guests.describe(step)
+        description = await workers.describe(step)
     except StepError:
         return []  # the step itself fails with the same error
     known = [*(prop.name for prop in description.props), *(app.prop for app in description.apps)]
@@ -76,11 +78,11 @@ async def undeclared_props(step: Step, guests: RunGuests) -> list[str]:
     ]
 
 
-def labelled(step: Step, props: Mapping[str, JSON]) -> dict[str, JSON]:
+def add_option_labels(step: Step, props: Mapping[str, JSON]) -> dict[str, JSON]:
     """*props* of *step*, picked options as the builder saves them: what runs in Node.js may ask for labels (`withLabel`)."""
     if step.language != "node":
         return dict(props)
-    picked = {name: value for name, value in step.picked.items() if props.get(name) == step.props[name]}
+    picked = {name: value for name, value in step.picked_options.items() if props.get(name) == step.props[name]}
     return {**props, **{name: value for name, value in picked.items() if _is_option(value)}}
 
 
@@ -91,18 +93,22 @@ def _is_option(written: JSON) -> bool:
     return isinstance(written, dict) and written.keys() == {"__lv"}
 
 
-async def _braced(step: Step, guests: RunGuests) -> dict[str, JSON]:
+async def _braced(step: Step, guests: RunWorkers) -> dict[str, JSON]:
     """The step's props; JavaScript without braces, where its code declares a prop that may be so, has got them."""
     props = dict(step.props)
-    if step.language != "node" or step.uses is not None or all(braced(value) == value for value in props.values()):
+    if (
+        step.language != "node"
+        or step.uses is not None
+        or all(add_missing_braces(value) == value for value in props.values())
+    ):
         return props
     try:
-        return braced_props(props, (await guests.describe(step)).props)
+        return add_prop_braces(props, (await guests.describe(step)).props)
     except StepError:
         return props  # the step itself fails with the same error
 
 
-def named_variables(request: RunRequest) -> dict[str, str]:
+def select_named_variables(request: RunRequest) -> dict[str, str]:
     """
     The environment variables that the run's steps are given: those that they name, and those `pdkernel.yaml` lists.
 
@@ -111,18 +117,18 @@ def named_variables(request: RunRequest) -> dict[str, str]:
     if not request.variables:
         return {}
     # parity[variables]: on the platform every step sees every variable of the workspace and the project
-    words = _words(request.workflow)
+    words = _identifiers_in(request.workflow)
     return {name: value for name, value in request.variables.items() if name in words}
 
 
-def _words(workflow: Workflow) -> frozenset[str]:
+def _identifiers_in(workflow: Workflow) -> frozenset[str]:
     """Everything in the steps of *workflow* that may be a variable's name; long texts are not searched at every run."""
     found = _words_by_version.get(workflow.version)
     if found is None:
         words = set(workflow.variables)
         for step in workflow.steps:
             words.update(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", step.source + json.dumps(dict(step.props))))
-        if len(_words_by_version) >= _MOST_VERSIONS:
+        if len(_words_by_version) >= _MAX_CACHED_VERSIONS:
             _words_by_version.clear()
         found = _words_by_version[workflow.version] = frozenset(words)
     return found

@@ -10,15 +10,15 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pdkernel.engine.actions import StepActions
-from pdkernel.engine.end_users import Resolution
-from pdkernel.engine.limits import Payload
-from pdkernel.engine.ready import Ready
-from pdkernel.engine.record import RunRecord
-from pdkernel.engine.request import RunRequest
-from pdkernel.errors import EgressRefusedError, HostError
-from pdkernel.hosts import Effect, RunGuests, RunSetup
+from pdkernel.engine.account_resolution import AccountResolution
+from pdkernel.engine.limits import PayloadCounter
+from pdkernel.engine.prepared_packages import PreparedPackages
+from pdkernel.engine.run_record import RunRecord
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.step_actions import StepActions
+from pdkernel.errors import InternalError, OutboundCallRefusedError
 from pdkernel.model import JSON
+from pdkernel.workers import Effect, RunSetup, RunWorkers
 
 
 @dataclass
@@ -28,38 +28,38 @@ class RunState:
 
     Attributes:
         request: What was asked for.
-        guests: The processes that run its steps.
+        workers: The processes that run its steps.
         record: What is known of it.
         resolution: The accounts.
         actions: The components of its action steps.
         payload: Counts what it carries along.
-        setup: What its processes were given.
-        ready: The packages that were made ready.
+        worker_setup: What its processes were given.
+        packages: The packages that were made ready.
         exports: Of the steps so far, raw.
-        refusals: The first outside call of each step that was refused.
+        first_refusals: The first outside call of each step that was refused.
         failed_calls: What is to be said of each step's outside calls that got no answer, each once.
-        sends: What steps have queued, by the step's name, in order.
-        running: The step that its process runs now.
+        queued_sends: What steps have queued, by the step's name, in order.
+        running_step: The step that its process runs now.
     """
 
     request: RunRequest
-    guests: RunGuests
+    workers: RunWorkers
     record: RunRecord
-    resolution: Resolution
+    resolution: AccountResolution
     actions: StepActions
-    payload: Payload
-    setup: RunSetup
-    ready: Ready
+    payload: PayloadCounter
+    worker_setup: RunSetup
+    packages: PreparedPackages
     exports: dict[str, Mapping[str, JSON]]
-    refusals: dict[str, EgressRefusedError] = field(default_factory=dict)
+    first_refusals: dict[str, OutboundCallRefusedError] = field(default_factory=dict)
     failed_calls: dict[str, list[str]] = field(default_factory=dict)
-    sends: list[tuple[str, Effect]] = field(default_factory=list)
-    running: str | None = None
+    queued_sends: list[tuple[str, Effect]] = field(default_factory=list)
+    running_step: str | None = None
 
 
-def unwritable(fault: OSError) -> HostError:
+def scratch_write_error(fault: OSError) -> InternalError:
     """The error for files of a run that cannot be written."""
-    return HostError(
+    return InternalError(
         f"The files of the run cannot be written: {fault.strerror or fault}.",
         fix=f"Make room in {tempfile.gettempdir()}, or name another folder in TMPDIR.",
     )

@@ -5,20 +5,28 @@ Knows where an expression ends and how results become values again. Does not eva
 JavaScript process's work.
 """
 
-from pdkernel.expression.assembly import UNDEFINED, assemble
-from pdkernel.expression.references import reference_lines, references
-from pdkernel.expression.template import Expression, Path, Template, braced, find_end, parse_template, templates_in
+from pdkernel.expression.references import find_javascript_references, find_reference_lines
+from pdkernel.expression.substitution import UNDEFINED, substitute_results
+from pdkernel.expression.template import (
+    Expression,
+    Template,
+    ValuePath,
+    add_missing_braces,
+    find_closing_braces,
+    iter_templates,
+    parse_template,
+)
 
 __all__ = [
     "UNDEFINED",
     "Expression",
-    "Path",
     "Template",
-    "assemble",
-    "braced",
-    "find_end",
+    "ValuePath",
+    "add_missing_braces",
+    "find_closing_braces",
+    "find_javascript_references",
+    "find_reference_lines",
+    "iter_templates",
     "parse_template",
-    "reference_lines",
-    "references",
-    "templates_in",
+    "substitute_results",
 ]

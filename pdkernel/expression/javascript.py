@@ -12,7 +12,7 @@ from functools import lru_cache
 import tree_sitter_javascript
 from tree_sitter import Language, Node, Parser
 
-FUNCTIONS = frozenset(
+FUNCTION_NODE_TYPES = frozenset(
     {
         "arrow_function",
         "function_declaration",
@@ -30,17 +30,17 @@ def _parser() -> Parser:
     return Parser(Language(tree_sitter_javascript.language()))
 
 
-def parse(source: str) -> Node:
+def parse_source(source: str) -> Node:
     """The root of *source*'s tree; faults are `ERROR` nodes in it."""
     return _parser().parse(source.encode("utf-8", "surrogatepass")).root_node
 
 
-def text_of(node: Node) -> str:
+def get_source(node: Node) -> str:
     """The source of *node*."""
     return (node.text or b"").decode("utf-8", "replace")
 
 
-def walk(node: Node) -> Iterator[Node]:
+def iter_nodes(node: Node) -> Iterator[Node]:
     """*node* and every named node under it, in source order, without recursion."""
     stack = [node]
     while stack:
@@ -49,14 +49,14 @@ def walk(node: Node) -> Iterator[Node]:
         stack.extend(reversed(current.named_children))
 
 
-def expression_in(source: str) -> Node | None:
+def parse_expression(source: str) -> Node | None:
     """
     The tree of *source* if it is exactly one expression, else None.
 
     It is read in parentheses, so that `{a: 1}` is an object; the line break before the closing
     one ends a trailing `//` comment.
     """
-    root = parse(f"({source}\n)")
+    root = parse_source(f"({source}\n)")
     if root.has_error:
         return None
     statements = [child for child in root.named_children if child.type != "comment"]
@@ -70,41 +70,41 @@ def expression_in(source: str) -> Node | None:
     return content[0] if len(content) == 1 else None
 
 
-def awaits(node: Node) -> bool:
+def has_await(node: Node) -> bool:
     """Whether *node* has an `await` of its own, outside any function in it."""
     stack = [node]
     while stack:
         current = stack.pop()
         if current.type == "await_expression":
             return True
-        stack.extend(child for child in current.named_children if child.type not in FUNCTIONS)
+        stack.extend(child for child in current.named_children if child.type not in FUNCTION_NODE_TYPES)
     return False
 
 
-def string_value(node: Node | None) -> str | None:
+def get_string_literal(node: Node | None) -> str | None:
     """What a string literal without escapes or substitutions holds, else None."""
     if node is None or node.type not in {"string", "template_string"}:
         return None
     if any(child.type in {"escape_sequence", "template_substitution"} for child in node.named_children):
         return None
-    return "".join(text_of(child) for child in node.named_children)
+    return "".join(get_source(child) for child in node.named_children)
 
 
-def key_of(pair: Node) -> str | None:
+def get_key(pair: Node) -> str | None:
     """The literal key of an object's `pair` or `method_definition`, else None."""
     key = pair.child_by_field_name("key") or pair.child_by_field_name("name")
     if key is None:
         return None
     if key.type in {"property_identifier", "identifier"}:
-        return text_of(key)
-    return string_value(key)
+        return get_source(key)
+    return get_string_literal(key)
 
 
-def member_name(node: Node) -> str | None:
+def get_member_name(node: Node) -> str | None:
     """`name` of `x.name` or `x["name"]`, else None."""
     if node.type == "member_expression":
         prop = node.child_by_field_name("property")
-        return text_of(prop) if prop is not None and prop.type == "property_identifier" else None
+        return get_source(prop) if prop is not None and prop.type == "property_identifier" else None
     if node.type == "subscript_expression":
-        return string_value(node.child_by_field_name("index"))
+        return get_string_literal(node.child_by_field_name("index"))
     return None

@@ -12,54 +12,54 @@ from tree_sitter import Node
 
 from pdkernel.expression import javascript
 
-ROOT = "steps"
-_OF_EVERY_OBJECT = frozenset({"hasOwnProperty", "toString", "valueOf", "constructor", "isPrototypeOf"})
+STEPS_VARIABLE = "steps"
+_OBJECT_METHODS = frozenset({"hasOwnProperty", "toString", "valueOf", "constructor", "isPrototypeOf"})
 
 
-def references(source: str) -> set[str]:
+def find_javascript_references(source: str) -> set[str]:
     """
     Names of the steps that *source*, an expression or a module, reads by a literal name.
 
     A source with a variable of its own called `steps` reads none that we could tell.
     """
-    return set(reference_lines(source))
+    return set(find_reference_lines(source))
 
 
-def reference_lines(source: str) -> dict[str, int]:
+def find_reference_lines(source: str) -> dict[str, int]:
     """As `references`, with the line of *source* (first is 1) where each is first read."""
-    root = javascript.expression_in(source) or javascript.parse(source)
+    root = javascript.parse_expression(source) or javascript.parse_source(source)
     lines: dict[str, int] = {}
-    for node in javascript.walk(root):
+    for node in javascript.iter_nodes(root):
         if _declares_steps(node):
             return {}
         for name in _read_by(node):
             lines.setdefault(name, node.start_point.row + 1)
-    return {name: line for name, line in lines.items() if name not in _OF_EVERY_OBJECT}
+    return {name: line for name, line in lines.items() if name not in _OBJECT_METHODS}
 
 
 def _read_by(node: Node) -> Iterator[str]:
     if node.type in {"member_expression", "subscript_expression"}:
-        if _is_steps(node.child_by_field_name("object")) and (name := javascript.member_name(node)) is not None:
+        if _is_steps(node.child_by_field_name("object")) and (name := javascript.get_member_name(node)) is not None:
             yield name
     elif node.type == "variable_declarator" and _is_steps(node.child_by_field_name("value")):
         pattern = node.child_by_field_name("name")
         if pattern is not None and pattern.type == "object_pattern":
-            yield from pattern_names(pattern)
+            yield from get_pattern_keys(pattern)
 
 
-def pattern_names(pattern: Node) -> Iterator[str]:
+def get_pattern_keys(pattern: Node) -> Iterator[str]:
     """The keys that an object pattern takes without a default: `a` and `b` of `{ a, b: c, d = 1 }`."""
     for child in pattern.named_children:
         if child.type == "shorthand_property_identifier_pattern":
-            yield javascript.text_of(child)
-        elif child.type == "pair_pattern" and (key := javascript.key_of(child)) is not None:
+            yield javascript.get_source(child)
+        elif child.type == "pair_pattern" and (key := javascript.get_key(child)) is not None:
             value = child.child_by_field_name("value")
             if value is None or value.type != "assignment_pattern":
                 yield key
 
 
 def _is_steps(node: Node | None) -> bool:
-    return node is not None and node.type == "identifier" and javascript.text_of(node) == ROOT
+    return node is not None and node.type == "identifier" and javascript.get_source(node) == STEPS_VARIABLE
 
 
 def _declares_steps(node: Node) -> bool:

@@ -12,12 +12,12 @@ from typing import TypeAlias
 
 from pdkernel.errors import ExpressionError
 from pdkernel.expression import javascript
-from pdkernel.expression.references import references
+from pdkernel.expression.references import find_javascript_references
 from pdkernel.model import JSON
 
-OPEN = "{{"
-CLOSE = "}}"
-Path: TypeAlias = tuple[str | int, ...]
+OPENING_BRACES = "{{"
+CLOSING_BRACES = "}}"
+ValuePath: TypeAlias = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Template:
         return tuple(part for part in self.parts if isinstance(part, Expression))
 
     @property
-    def whole(self) -> Expression | None:
+    def sole_expression(self) -> Expression | None:
         """The expression, if it is all of the text: then its value keeps its type."""
         # parity[expression-blanks]: blanks around it make it text; the platform's rule for that is not documented.
         if len(self.parts) == 1 and isinstance(self.parts[0], Expression):
@@ -55,18 +55,18 @@ class Template:
         return None
 
 
-def find_end(text: str, start: int, *, read: Callable[[str], str] = str) -> int | None:
+def find_closing_braces(text: str, start: int, *, unescape: Callable[[str], str] = str) -> int | None:
     """
     The index of the `}}` that ends the expression whose source starts at *start*, or None.
 
-    It is the first one up to which the text, as *read* gives it, is one expression: so objects,
+    It is the first one up to which the text, as *unescape* gives it, is one expression: so objects,
     template literals and strings may hold `}}`.
     """
-    end = text.find(CLOSE, start)
+    end = text.find(CLOSING_BRACES, start)
     while end != -1:
-        if javascript.expression_in(read(text[start:end])) is not None:
+        if javascript.parse_expression(unescape(text[start:end])) is not None:
             return end
-        end = text.find(CLOSE, end + 1)
+        end = text.find(CLOSING_BRACES, end + 1)
     return None
 
 
@@ -79,56 +79,65 @@ def parse_template(text: str) -> Template:
     """
     parts: list[str | Expression] = []
     position = 0
-    while (opening := text.find(OPEN, position)) != -1:
+    while (opening := text.find(OPENING_BRACES, position)) != -1:
         if opening > position:
             parts.append(text[position:opening])
-        start = opening + len(OPEN)
-        end = find_end(text, start)
+        start = opening + len(OPENING_BRACES)
+        end = find_closing_braces(text, start)
         if end is None:
-            raise fault(text, start)
+            raise build_template_error(text, start)
         source = text[start:end]
-        node = javascript.expression_in(source)
-        if node is not None and javascript.awaits(node):
+        node = javascript.parse_expression(source)
+        if node is not None and javascript.has_await(node):
             raise ExpressionError(
-                f"{OPEN}{_short(source)}{CLOSE} awaits, and an expression cannot wait.",
+                f"{OPENING_BRACES}{_shorten(source)}{CLOSING_BRACES} awaits, and an expression cannot wait.",
                 fix="Await it in a step above and read that step's export.",
             )
         parts.append(Expression(source, start))
-        position = end + len(CLOSE)
+        position = end + len(CLOSING_BRACES)
     if position < len(text):
         parts.append(text[position:])
     return Template(text, tuple(parts))
 
 
-def fault(text: str, start: int) -> ExpressionError:
+def build_template_error(text: str, start: int) -> ExpressionError:
     """The error for the `{{` before *start*, whose end `find_end` did not find."""
-    end = text.find(CLOSE, start)
+    end = text.find(CLOSING_BRACES, start)
     if end == -1:
-        return ExpressionError(f"{OPEN}{_short(text[start:])} is never closed.", fix=f"Close it with {CLOSE}.")
+        return ExpressionError(
+            f"{OPENING_BRACES}{_shorten(text[start:])} is never closed.", fix=f"Close it with {CLOSING_BRACES}."
+        )
     if not text[start:end].strip():
-        return ExpressionError(f"{OPEN} {CLOSE} is empty.", fix="Write an expression between the braces.")
+        return ExpressionError(
+            f"{OPENING_BRACES} {CLOSING_BRACES} is empty.", fix="Write an expression between the braces."
+        )
     return ExpressionError(
-        f"{OPEN}{_short(text[start:end])}{CLOSE} does not hold one JavaScript expression.",
+        f"{OPENING_BRACES}{_shorten(text[start:end])}{CLOSING_BRACES} does not hold one JavaScript expression.",
         fix="An expression is what can stand to the right of an equals sign: no statements, no semicolon.",
     )
 
 
-def braced(text: JSON) -> JSON:
+def add_missing_braces(value: JSON) -> JSON:
     """
     The value of an `any` or `object` prop with the braces that it lacks: `{ "photos": steps.x.photos }` is JavaScript.
 
     Any other value, text of other kinds among it, is returned as it is.
     """
     # parity[bare-javascript]: seen in synced workflows as objects that read steps; any other text is taken as text
-    if not isinstance(text, str) or OPEN in text or not text.lstrip().startswith(("{", "[")) or not references(text):
-        return text
-    node = javascript.expression_in(text)
-    if node is None or node.type not in {"object", "array"} or javascript.awaits(node):
-        return text
-    return f"{OPEN} {text.strip()} {CLOSE}"
+    if (
+        not isinstance(value, str)
+        or OPENING_BRACES in value
+        or not value.lstrip().startswith(("{", "["))
+        or not find_javascript_references(value)
+    ):
+        return value
+    node = javascript.parse_expression(value)
+    if node is None or node.type not in {"object", "array"} or javascript.has_await(node):
+        return value
+    return f"{OPENING_BRACES} {value.strip()} {CLOSING_BRACES}"
 
 
-def templates_in(value: JSON | Mapping[str, JSON], path: Path = ()) -> Iterator[tuple[Path, Template]]:
+def iter_templates(value: JSON | Mapping[str, JSON], path: ValuePath = ()) -> Iterator[tuple[ValuePath, Template]]:
     """
     Every text in *value* that holds an expression, with its path, in order.
 
@@ -136,7 +145,7 @@ def templates_in(value: JSON | Mapping[str, JSON], path: Path = ()) -> Iterator[
         ExpressionError: One cannot be read; the message starts with the path.
     """
     if isinstance(value, str):
-        if OPEN in value:
+        if OPENING_BRACES in value:
             try:
                 yield path, parse_template(value)
             except ExpressionError as error:
@@ -146,12 +155,12 @@ def templates_in(value: JSON | Mapping[str, JSON], path: Path = ()) -> Iterator[
                 ) from None
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from templates_in(item, (*path, key))
+            yield from iter_templates(item, (*path, key))
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from templates_in(item, (*path, index))
+            yield from iter_templates(item, (*path, index))
 
 
-def _short(source: str, limit: int = 60) -> str:
+def _shorten(source: str, limit: int = 60) -> str:
     line = " ".join(source.split())
     return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -14,11 +14,11 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from IPython.display import display
 
 from pdkernel.errors import RequestError
-from pdkernel.magics.output import plain_errors, say
-from pdkernel.magics.shell import session_of
+from pdkernel.magics.notebook_context import get_session
+from pdkernel.magics.output import show_errors_as_messages, show_message
 from pdkernel.model import check_step_name
 from pdkernel.render import actions as draw
-from pdkernel.render.view import View
+from pdkernel.render.rich_output import RichOutput
 
 _NEXT = "%pdactions KEY shows the props of one and writes its cell."
 
@@ -39,14 +39,14 @@ class ActionMagics(Magics):
     @argument("--query", metavar="WORDS", help="with --options: search")
     @argument("--page", metavar="N", type=int, default=0, help="with --options: the page, counted from 0")
     @line_magic
-    @plain_errors
+    @show_errors_as_messages
     def pdactions(self, line: str) -> Any:
         """Search pre-built actions; with a key, show its props and write the cell that uses it."""
         chosen = parse_argstring(self.pdactions, line)
         if chosen.form is not None:
             from pdkernel.widgets import ActionForm
 
-            return ActionForm(session_of(self.shell), chosen.form)
+            return ActionForm(get_session(self.shell), chosen.form)
         if chosen.options is not None:
             self._options(*chosen.options, query=chosen.query, page=chosen.page)
         elif len(chosen.words) == 1 and "-" in chosen.words[0]:
@@ -56,39 +56,45 @@ class ActionMagics(Magics):
         return None
 
     def _search(self, words: str, app: str | None) -> None:
-        from pdkernel.actions.show import view_of
+        from pdkernel.actions.action_view import build_action_view
 
-        session = session_of(self.shell)
-        found = [view_of(component) for component in session.actions.search(words, app=app, progress=say)]
+        session = get_session(self.shell)
+        found = [
+            build_action_view(component) for component in session.actions.search(words, app=app, progress=show_message)
+        ]
         if not found:
-            where = session.catalog.choices.where
+            where = session.catalog.settings.source_setting
             others = "others do not run in this project" if where.source == "builtin" else f"others run from: {where}"
-            say(f"Nothing matches. Some actions are built in; {others}. See: pdkernel project set --help")
+            show_message(f"Nothing matches. Some actions are built in; {others}. See: pdkernel project set --help")
             return
-        display(View(text=f"{draw.list_text(found)}{_NEXT}\n", html=draw.list_html(found, hint=_NEXT)))
+        display(
+            RichOutput(text=f"{draw.render_list_text(found)}{_NEXT}\n", html=draw.render_list_html(found, hint=_NEXT))
+        )
 
     def _use(self, uses: str, name: str | None) -> None:
-        from pdkernel.actions.show import view_of
+        from pdkernel.actions.action_view import build_action_view
 
-        session = session_of(self.shell)
-        component, description = session.actions.describe(uses, progress=say)
-        step = check_step_name(name) if name else session.actions.free_name(component.key)
-        view = view_of(component, description, name=step)
-        display(View(text=draw.text(view), html=draw.html(view)))
-        say(f"Its cell stands below. To fill it in a form, with choices: run it, then %pdactions --form {step}")
+        session = get_session(self.shell)
+        component, description = session.actions.describe(uses, progress=show_message)
+        step = check_step_name(name) if name else session.actions.suggest_step_name(component.key)
+        view = build_action_view(component, description, name=step)
+        display(RichOutput(text=draw.render_text(view), html=draw.render_html(view)))
+        show_message(
+            f"Its cell stands below. To fill it in a form, with choices: run it, then %pdactions --form {step}"
+        )
         self.shell.set_next_input(view.cell)
 
     def _options(self, step: str, prop: str, *, query: str | None, page: int) -> None:
-        session = session_of(self.shell)
+        session = get_session(self.shell)
         if page < 0:
             raise RequestError("Pages are counted from 0.")
         # pages may build on one another: those before this one are asked for again
         context, found = None, None
         for number in range(page + 1):
-            found = session.actions.options(step, prop, query=query, page=number, context=context)
+            found = session.actions.fetch_options(step, prop, query=query, page=number, context=context)
             context = found.context
         assert found is not None
         lines = [f"{json.dumps(option.value, ensure_ascii=False)}  {option.label}" for option in found.options]
-        if found.why:
-            lines.append(found.why)
-        say("\n".join(lines) or "No choices.")
+        if found.empty_reason:
+            lines.append(found.empty_reason)
+        show_message("\n".join(lines) or "No choices.")

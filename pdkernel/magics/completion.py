@@ -16,18 +16,18 @@ from typing import Any, TypeVar
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, completion_matcher
 
-from pdkernel.directive import OPTIONS, Option
-from pdkernel.magics.cells import DirectiveCell, find_directive
-from pdkernel.magics.paths import LOOK_BACK, Completion, Item, complete_path
+from pdkernel.directive import STEP_OPTIONS, StepOption
+from pdkernel.magics.directive_cells import DirectiveCell, find_directive
+from pdkernel.magics.path_completion import LOOKBACK_CHARACTERS, Completion, CompletionItem, complete_path
 from pdkernel.model import JSON
 
-MATCHER = "pdkernel.steps"
+MATCHER_ID = "pdkernel.steps"
 """The matcher's identifier in IPython's configuration."""
 
-NOTHING = Completion()
+NO_COMPLETION = Completion()
 """Nothing fits, Python names included."""
 
-MEMBERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+LANGUAGE_MEMBERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "node": {"$": ("context", "export", "flow", "respond"), "$.flow": ("exit",)},
     "go": {
         "pd": ("Accounts", "Export", "MustUnmarshal", "Respond", "Steps", "Unmarshal"),
@@ -36,7 +36,7 @@ MEMBERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """What a step is given besides `steps`, by language."""
 
-FILES = ("PIPEDREAM_STEPS", "PIPEDREAM_EXPORTS", "PIPEDREAM_ACCOUNTS", "PIPEDREAM_RESPONSE")
+BASH_FILE_VARIABLES = ("PIPEDREAM_STEPS", "PIPEDREAM_EXPORTS", "PIPEDREAM_ACCOUNTS", "PIPEDREAM_RESPONSE")
 """The variables that name a Bash step's files."""
 
 _MEMBER = re.compile(r"(?<![\w$.])(?P<owner>\$|pd)(?P<deeper>\.flow)?\.(?P<part>\w*)\Z")
@@ -45,7 +45,7 @@ _VARIABLE = re.compile(r"\$\{?(?P<part>\w*)\Z")
 _JQ = re.compile(r"\bjq\b(?P<program>(?:[^\n']|'[^']*')*(?:'[^']*)?)\Z")
 """A call of jq up to the cursor; its program may go over several lines between single quotes."""
 _WORD = re.compile(r"""(?:[^\s"']|"[^"]*"?|'[^']*'?)+""")
-Known = TypeVar("Known")
+ProvidedT = TypeVar("ProvidedT")
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +63,7 @@ class Vocabulary:
         steps: Names of the notebook's steps.
     """
 
-    options: Sequence[Option] = OPTIONS
+    options: Sequence[StepOption] = STEP_OPTIONS
     apps: Sequence[str] = ()
     accounts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     stores: Sequence[str] = ()
@@ -76,7 +76,7 @@ StepsProvider = Callable[[], Mapping[str, JSON]]
 VocabularyProvider = Callable[[], Vocabulary]
 
 
-def complete(full_text: str, cursor: int, steps: Mapping[str, JSON], words: Vocabulary) -> Completion | None:
+def complete_cell(full_text: str, cursor: int, steps: Mapping[str, JSON], vocabulary: Vocabulary) -> Completion | None:
     """
     What may stand at *cursor* in a cell.
 
@@ -84,7 +84,7 @@ def complete(full_text: str, cursor: int, steps: Mapping[str, JSON], words: Voca
         full_text: The whole cell.
         cursor: Offset of the cursor in it.
         steps: The exports by step, in the notebook's order; those of steps below this one are not offered.
-        words: What may stand on the directive's line.
+        vocabulary: What may stand on the directive's line.
 
     Returns:
         None where this is IPython's affair: not a step's cell, or Python code that reads no `pd.steps`. A completion
@@ -94,12 +94,12 @@ def complete(full_text: str, cursor: int, steps: Mapping[str, JSON], words: Voca
     if cell is None or cursor < cell.start + len("%%") + len(cell.magic) + 1:
         return None
     if cell.magic != "pdstep":
-        return NOTHING
+        return NO_COMPLETION
     above = _above(cell, steps)
     after = full_text[cursor:]
     if cursor <= cell.end:
         before = full_text[cell.start : cursor].partition(" ")[2]
-        return _in_template(before, after, above) or _directive(before, above, words)
+        return _in_template(before, after, above) or _directive(before, above, vocabulary)
     return _body(_language(cell), full_text[cell.end + 1 : cursor], after, above)
 
 
@@ -126,25 +126,25 @@ def _body(language: str, before: str, after: str, steps: Mapping[str, JSON]) -> 
                 complete_path(before, after, steps, "node")
                 or _member(language, before)
                 or _root(before, ("steps",))
-                or NOTHING
+                or NO_COMPLETION
             )
         case "python":
             return complete_path(before, after, steps, "python") or _member(language, before)
         case "yaml":
-            return _in_template(before, after, steps) or NOTHING
+            return _in_template(before, after, steps) or NO_COMPLETION
         case "bash":
-            return _bash(before, after, steps) or NOTHING
+            return _bash(before, after, steps) or NO_COMPLETION
         case "go":
-            return complete_path(before, after, steps, "go") or _member(language, before) or NOTHING
+            return complete_path(before, after, steps, "go") or _member(language, before) or NO_COMPLETION
         case _:
-            return NOTHING
+            return NO_COMPLETION
 
 
 def _member(language: str, before: str) -> Completion | None:
     """What `$.` and `pd.` have."""
     found = _MEMBER.search(before[-80:])
-    names = MEMBERS[language].get(found["owner"] + (found["deeper"] or ""), ()) if found else ()
-    return _of(names, found["part"], "property") if found and names else None
+    names = LANGUAGE_MEMBERS[language].get(found["owner"] + (found["deeper"] or ""), ()) if found else ()
+    return _completion_of(names, found["part"], "property") if found and names else None
 
 
 def _root(before: str, names: Sequence[str], *, anything: bool = False) -> Completion | None:
@@ -152,7 +152,7 @@ def _root(before: str, names: Sequence[str], *, anything: bool = False) -> Compl
     found = _ROOT.search(before[-80:])
     if found is None or not (found["part"] or anything):
         return None
-    return _of(names, found["part"], "variable")
+    return _completion_of(names, found["part"], "variable")
 
 
 def _in_template(before: str, after: str, steps: Mapping[str, JSON]) -> Completion | None:
@@ -164,15 +164,15 @@ def _in_template(before: str, after: str, steps: Mapping[str, JSON]) -> Completi
     return (
         complete_path(expression, after, steps, "node")
         or _root(expression, ("steps", "process.env"), anything=not expression.strip())
-        or NOTHING
+        or NO_COMPLETION
     )
 
 
 def _bash(before: str, after: str, steps: Mapping[str, JSON]) -> Completion | None:
     """The files of a Bash step, and paths into the first one in a command that calls jq."""
     if found := _VARIABLE.search(before[-80:]):
-        return _of(FILES, found["part"], "variable")
-    called = _JQ.search(before[-LOOK_BACK:])
+        return _completion_of(BASH_FILE_VARIABLES, found["part"], "variable")
+    called = _JQ.search(before[-LOOKBACK_CHARACTERS:])
     return complete_path(called["program"], after, steps, "jq") if called else None
 
 
@@ -191,36 +191,38 @@ def _directive(before: str, steps: Mapping[str, JSON], words: Vocabulary) -> Com
         for index, text in enumerate(found)
     )
     if not named and not word.startswith("-"):
-        return _of(dict.fromkeys([*(name for name in steps if name != "trigger"), *words.steps]), word, "step")
+        return _completion_of(
+            dict.fromkeys([*(name for name in steps if name != "trigger"), *words.steps]), word, "step"
+        )
     used = {text.partition("=")[0] for text in found}
-    return _of(
-        [option.flag for option in words.options if option.repeatable or option.flag not in used], word, "option"
+    return _completion_of(
+        [option.flag for option in words.options if option.is_repeatable or option.flag not in used], word, "option"
     )
 
 
-def _value(option: Option, text: str, words: Vocabulary) -> Completion:
+def _value(option: StepOption, text: str, words: Vocabulary) -> Completion:
     left, equals, right = text.partition("=")
     slug = left.rpartition(":")[2]
     match option.flag:
         case _ if option.choices:
-            return _of(option.choices, text, "choice")
+            return _completion_of(option.choices, text, "choice")
         case "--uses":
-            return _of(words.actions, text, "action")
+            return _completion_of(words.actions, text, "action")
         case "--app" if equals:
-            return _of(words.accounts.get(slug, ()), right, "account")
+            return _completion_of(words.accounts.get(slug, ()), right, "account")
         case "--app":
-            return _of(words.apps, slug, "app")
+            return _completion_of(words.apps, slug, "app")
         case "--data-store" if equals:
-            return _of(words.stores, right, "store")
+            return _completion_of(words.stores, right, "store")
         case _:
-            return NOTHING
+            return NO_COMPLETION
 
 
-def _of(names: Sequence[str] | Mapping[str, Any], part: str, kind: str) -> Completion:
-    return Completion(part, tuple(Item(name, kind) for name in names if name.startswith(part)))
+def _completion_of(names: Sequence[str] | Mapping[str, Any], part: str, kind: str) -> Completion:
+    return Completion(part, tuple(CompletionItem(name, kind) for name in names if name.startswith(part)))
 
 
-class _Silence(Sized):
+class _SuppressOthers(Sized):
     """
     No completion, in a form that keeps the other matchers out.
 
@@ -242,7 +244,7 @@ class StepsMatcher:
         self._words = words
 
     # First of all matchers, so that what it suppresses is not even computed: jedi takes seconds in a Bash body.
-    @completion_matcher(identifier=MATCHER, priority=1_000, api_version=2)
+    @completion_matcher(identifier=MATCHER_ID, priority=1_000, api_version=2)
     def match(self, context: CompletionContext) -> dict[str, Any]:
         """A matcher's result, as IPython's matcher API 2 has it."""
         text = context.full_text
@@ -250,20 +252,20 @@ class StepsMatcher:
         if cell is None:
             return {"completions": [], "suppress": False}
         cursor = sum(len(line) + 1 for line in text.split("\n")[: context.cursor_line]) + context.cursor_position
-        words = _asked(self._words, Vocabulary()) if cursor <= cell.end else Vocabulary()
-        found = complete(text, cursor, _asked(self._steps, {}), words)
+        words = _call_provider(self._words, Vocabulary()) if cursor <= cell.end else Vocabulary()
+        found = complete_cell(text, cursor, _call_provider(self._steps, {}), words)
         if found is None:
             return {"completions": [], "suppress": False}
         items = [SimpleCompletion(item.text, type=item.type) for item in found.items]
         return {
-            "completions": items or _Silence(),
+            "completions": items or _SuppressOthers(),
             "matched_fragment": found.fragment,
             "suppress": True,
             "ordered": True,
         }
 
 
-def _asked(provider: Callable[[], Known], otherwise: Known) -> Known:
+def _call_provider(provider: Callable[[], ProvidedT], otherwise: ProvidedT) -> ProvidedT:
     """What *provider* says, or *otherwise*: a project that cannot be opened must not break the Tab key."""
     try:
         return provider()
@@ -272,10 +274,10 @@ def _asked(provider: Callable[[], Known], otherwise: Known) -> Known:
         return otherwise
 
 
-def register_matchers(ip: Any, steps: StepsProvider, words: VocabularyProvider = Vocabulary) -> None:
+def register_matchers(ip: Any, steps: StepsProvider, vocabulary: VocabularyProvider = Vocabulary) -> None:
     """Have the shell *ip* complete in step cells from now on; an earlier registration is replaced."""
     unregister_matchers(ip)
-    ip.Completer.custom_matchers.append(StepsMatcher(steps, words).match)
+    ip.Completer.custom_matchers.append(StepsMatcher(steps, vocabulary).match)
 
 
 def unregister_matchers(ip: Any) -> None:
@@ -290,4 +292,4 @@ def has_matchers(ip: Any) -> bool:
 
 
 def _is_ours(matcher: object) -> bool:
-    return getattr(matcher, "matcher_identifier", None) == MATCHER
+    return getattr(matcher, "matcher_identifier", None) == MATCHER_ID

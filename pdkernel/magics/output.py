@@ -20,8 +20,8 @@ from IPython.display import DisplayHandle, display
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import ErrorRecord, Execution
 from pdkernel.render import note
-from pdkernel.render.view import View
-from pdkernel.session import Session, picture
+from pdkernel.render.rich_output import RichOutput
+from pdkernel.session import Session, render_timeline
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,7 +29,7 @@ R = TypeVar("R")
 REFRESH_S = 0.1
 """Seconds between two drawings of a growing timeline."""
 
-_LATER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-drawing")
+_DRAW_EXECUTOR = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-drawing")
 """
 Draws what was put off, for all timelines: each is due later than those before it.
 
@@ -37,7 +37,7 @@ A thread of its own, which belongs to no cell: what the engine's thread displays
 """
 
 
-def later(seconds: float, draw: Callable[[], object]) -> None:
+def schedule_draw(seconds: float, draw: Callable[[], object]) -> None:
     """Call *draw* in *seconds*, which are `REFRESH_S` at most; from any thread."""
     due = time.monotonic() + seconds
 
@@ -45,12 +45,12 @@ def later(seconds: float, draw: Callable[[], object]) -> None:
         time.sleep(max(0.0, due - time.monotonic()))
         draw()
 
-    _LATER.submit(wait)
+    _DRAW_EXECUTOR.submit(wait)
 
 
-def say(text: str) -> None:
+def show_message(text: str) -> None:
     """Show a message."""
-    display(View(text=text, html=note.html(text)))
+    display(RichOutput(text=text, html=note.render_message_html(text)))
 
 
 class CellError(Exception):
@@ -69,7 +69,7 @@ class CellError(Exception):
         return [f"{self.title}: {self.message}"]
 
 
-def plain_errors(function: Callable[P, R]) -> Callable[P, R]:
+def show_errors_as_messages(function: Callable[P, R]) -> Callable[P, R]:
     """Show our own errors as messages."""
 
     @functools.wraps(function)
@@ -102,7 +102,7 @@ class LiveTimeline:
         self._latest: Execution | None = None
         self._due = False
         self._finished = False
-        self._view: View | None = None
+        self._view: RichOutput | None = None
 
     def update(self, execution: Execution) -> None:
         """Draw *execution*, in a moment if it was drawn just now; from any thread."""
@@ -114,7 +114,7 @@ class LiveTimeline:
             if wait > 0:
                 # the last of a burst of changes is drawn, too: a step may print once and then work for minutes
                 self._due = True
-                later(wait, self._catch_up)
+                schedule_draw(wait, self._catch_up)
                 return
             self._draw_latest()
 
@@ -125,7 +125,7 @@ class LiveTimeline:
             self._latest = execution
             self._draw_latest()
 
-    def draw_again(self) -> None:
+    def redraw(self) -> None:
         """Draw what was drawn last, with the marks of now, where it stands."""
         with self._lock:
             self._draw_latest()
@@ -139,9 +139,9 @@ class LiveTimeline:
     def _draw_latest(self) -> None:
         if self._latest is not None:
             self._drawn = time.monotonic()
-            self._draw(picture(self._session, self._latest, only=self._only))
+            self._draw(render_timeline(self._session, self._latest, only=self._only))
 
-    def _draw(self, view: View) -> None:
+    def _draw(self, view: RichOutput) -> None:
         if view == self._view:
             return
         self._view = view
@@ -151,42 +151,42 @@ class LiveTimeline:
             self._handle.update(view)
 
 
-def show_saving(shell: Any, session: Session, execution: Execution) -> None:
+def offer_save_test(shell: Any, session: Session, execution: Execution) -> None:
     """Offer to save *execution* as a test if steps of it ran, where there is a front end with buttons."""
     if getattr(shell, "kernel", None) is None:
         return
-    from pdkernel.widgets import SaveRun
+    from pdkernel.widgets import SaveTestButton
 
-    if SaveRun.fits(execution):
-        _offer(shell, SaveRun(session, execution))
+    if SaveTestButton.can_save(execution):
+        _show_button(shell, SaveTestButton(session, execution))
 
 
-def show_proving(shell: Any, session: Session, folder: Path, line: str, *, into: bool) -> None:
+def offer_proof(shell: Any, session: Session, folder: Path, line: str, *, into: bool) -> None:
     """Offer to prove what `%pdexport` *line* wrote to *folder*, where there is a front end with buttons."""
     if getattr(shell, "kernel", None) is not None:
-        from pdkernel.widgets import ProveExport
+        from pdkernel.widgets import ProveExportButton
 
-        _offer(shell, ProveExport(session, folder, line, into=into))
+        _show_button(shell, ProveExportButton(session, folder, line, into=into))
 
 
-def _offer(shell: Any, button: Any) -> None:
+def _show_button(shell: Any, button: Any) -> None:
     """Show *button*; those that the same cell showed when it ran before are closed."""
-    from pdkernel.magics.shell import cell_metadata
-    from pdkernel.widgets.parts import close_all
+    from pdkernel.magics.notebook_context import get_cell_metadata
+    from pdkernel.widgets.components import close_tree
 
-    cell = str(cell_metadata(shell).get("cellId"))
+    cell = str(get_cell_metadata(shell).get("cellId"))
     offered: dict[str, tuple[int, list[Any]]] = shell.__dict__.setdefault("_pdkernel_offered", {})
     count, buttons = offered.get(cell, (0, []))
     if count != shell.execution_count:  # the cell has run before: those are off the screen
         for old in buttons:
-            close_all(old)
+            close_tree(old)
         buttons = []
     buttons.append(button)
     offered[cell] = (shell.execution_count, buttons)
     display(button)
 
 
-def raise_for(execution: Execution) -> None:
+def raise_on_failure(execution: Execution) -> None:
     """Stop Run All where *execution* failed; the timeline above has the details."""
     if execution.status == "cancelled":
         raise CellError("Cancelled", "The run was interrupted; its processes are ended.")

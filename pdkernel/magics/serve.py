@@ -19,18 +19,18 @@ from IPython.display import DisplayHandle, display
 
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.execution import Execution
-from pdkernel.magics.output import REFRESH_S, later, plain_errors, say
-from pdkernel.magics.shell import session_of
+from pdkernel.magics.notebook_context import get_session
+from pdkernel.magics.output import REFRESH_S, schedule_draw, show_errors_as_messages, show_message
 from pdkernel.render import note, timeline
-from pdkernel.render.view import View
-from pdkernel.session import Session, picture
+from pdkernel.render.rich_output import RichOutput
+from pdkernel.session import Session, render_timeline
 
 if TYPE_CHECKING:
-    from pdkernel.widgets.use_requests import UseRequests
+    from pdkernel.widgets.request_buttons import RequestButtons
 
-LISTED = 10
+MAX_LISTED_REQUESTS = 10
 """Requests that are listed, and can be used by a button; the latest is shown whole."""
-STDERR = 2
+STDERR_FD = 2
 
 
 @magics_class
@@ -43,25 +43,25 @@ class ServeMagics(Magics):
     @argument("run", nargs="?", help="with use: the run's id; without it, the latest request")
     @argument("--port", type=int, default=0, help="default: any free one")
     @line_magic
-    @plain_errors
+    @show_errors_as_messages
     def pdserve(self, line: str) -> None:
         """Serve the draft beside the kernel: each request is a run, shown here as it goes; `endpoint` names the URL."""
         chosen = parse_argstring(self.pdserve, line)
-        session = session_of(self.shell)
+        session = get_session(self.shell)
         match chosen.what:
             case None:
                 _start(self.shell, session, chosen.port)
             case "stop":
-                say("The draft is served no more." if session.server.stop() else "The draft is not served.")
+                show_message("The draft is served no more." if session.server.stop() else "The draft is not served.")
             case "use":
-                say(f"The test event is now {_use(self.shell, session, chosen.run)}.")
+                show_message(f"The test event is now {_use(self.shell, session, chosen.run)}.")
             case other:
                 raise RequestError(
                     f"%pdserve {other} means nothing.", fix="%pdserve, %pdserve stop, %pdserve use [RUN]"
                 )
 
 
-class Requests:
+class RequestListOutput:
     """
     The cell's output: where the draft is served, the latest requests, a button for each, and the latest of them whole.
 
@@ -70,7 +70,7 @@ class Requests:
         buttons: Offer the requests as test events; None where there is no front end that has buttons.
     """
 
-    def __init__(self, session: Session, buttons: UseRequests | None = None) -> None:
+    def __init__(self, session: Session, buttons: RequestButtons | None = None) -> None:
         self._session = session
         self._buttons = buttons
         self._lock = threading.Lock()
@@ -80,26 +80,26 @@ class Requests:
         self._due = False
         self._head = ""
 
-    def show(self, url: str) -> None:
+    def display_at(self, url: str) -> None:
         """Show where it is served; from the cell."""
         with self._lock:
             self._head = f"The draft is served at {url}\nTo end that: %pdserve stop"
             self._list = display(self._listed(), display_id=True)
             if self._buttons is not None:
                 display(self._buttons)
-            self._whole = display(_words("No request has come yet."), display_id=True)
+            self._whole = display(_message_output("No request has come yet."), display_id=True)
 
     def update(self, execution: Execution) -> None:
         """Take what a run has done, and show it in a moment; from any thread."""
         with self._lock:
             self._runs[execution.id] = execution
-            if len(self._runs) > LISTED:
+            if len(self._runs) > MAX_LISTED_REQUESTS:
                 # not whatever came in first: a long run's end comes in anew after its request was dropped
                 del self._runs[min(self._runs, key=lambda run_id: self._runs[run_id].started_at)]
             if self._due:
                 return
             self._due = True
-        later(REFRESH_S, self._draw)
+        schedule_draw(REFRESH_S, self._draw)
 
     def _draw(self) -> None:
         with self._lock:
@@ -109,26 +109,26 @@ class Requests:
             runs = list(self._runs.values())
             self._list.update(self._listed())
             if self._buttons is not None:
-                self._buttons.show(runs)
+                self._buttons.update(runs)
             self._whole.update(self._picture(runs[-1]))
 
-    def _listed(self) -> View:
+    def _listed(self) -> RichOutput:
         runs = list(self._runs.values())
         lines = [self._head, *(_line(run) for run in runs)]
         if runs and self._buttons is None:
             lines.append(
                 f"To use a request as the test event: %pdserve use [RUN], for example %pdserve use {runs[-1].id}"
             )
-        return _words("\n".join(lines))
+        return _message_output("\n".join(lines))
 
-    def _picture(self, execution: Execution) -> View:
+    def _picture(self, execution: Execution) -> RichOutput:
         with suppress(PdkernelError):  # a draft that cannot be read is said where it is written
-            return picture(self._session, execution, requested=True)
-        return View(timeline.text(execution), timeline.html(execution))
+            return render_timeline(self._session, execution, is_http_request=True)
+        return RichOutput(timeline.render_text(execution), timeline.render_html(execution))
 
 
-def _words(text: str) -> View:
-    return View(text=text, html=note.html(text))
+def _message_output(text: str) -> RichOutput:
+    return RichOutput(text=text, html=note.render_message_html(text))
 
 
 def _line(run: Execution) -> str:
@@ -138,30 +138,30 @@ def _line(run: Execution) -> str:
 
 
 def _use(shell: Any, session: Session, run_id: str | None = None) -> str:
-    name = session.server.use(run_id)
+    name = session.server.choose_event_of(run_id)
     shell.user_ns["event"] = session.event
     return name
 
 
 def _start(shell: Any, session: Session, port: int) -> None:
-    requests = Requests(session, _buttons(shell, session))
+    requests = RequestListOutput(session, _buttons(shell, session))
     terminal = _terminal()
 
     def line(text: str) -> None:
         with suppress(OSError):  # the terminal may be closed by now
             os.write(terminal, f"{text}\n".encode())
 
-    url = session.server.start(port=port, on_run=requests.update, say=line)
+    url = session.server.start(port=port, on_run=requests.update, log_line=line)
     shell.user_ns["endpoint"] = url
-    requests.show(url)
+    requests.display_at(url)
 
 
-def _buttons(shell: Any, session: Session) -> UseRequests | None:
+def _buttons(shell: Any, session: Session) -> RequestButtons | None:
     if getattr(shell, "kernel", None) is None:
         return None
-    from pdkernel.widgets.use_requests import UseRequests
+    from pdkernel.widgets.request_buttons import RequestButtons
 
-    return UseRequests(lambda run_id: _use(shell, session, run_id))
+    return RequestButtons(lambda run_id: _use(shell, session, run_id))
 
 
 def _terminal() -> int:
@@ -169,4 +169,4 @@ def _terminal() -> int:
     try:
         return sys.stderr.fileno()  # ipykernel's gives the one that it does not show
     except (AttributeError, OSError):
-        return STDERR
+        return STDERR_FD

@@ -11,11 +11,11 @@ from typing import Any
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 
 from pdkernel import readiness
-from pdkernel.directive import OPTIONS, parse_step_cell, parse_workflow_cell
-from pdkernel.magics.cells import original_cell
-from pdkernel.magics.output import LiveTimeline, plain_errors, raise_for, say
-from pdkernel.magics.shell import as_sent, cell_metadata, session_of
-from pdkernel.variables import project_variables
+from pdkernel.directive import STEP_OPTIONS, parse_step_cell, parse_workflow_cell
+from pdkernel.magics.directive_cells import get_cell_source
+from pdkernel.magics.notebook_context import get_cell_metadata, get_session, remove_added_newline
+from pdkernel.magics.output import LiveTimeline, raise_on_failure, show_errors_as_messages, show_message
+from pdkernel.variables import load_variables
 
 
 @magics_class
@@ -28,26 +28,26 @@ class StepMagics(Magics):
 
     @no_var_expand
     @cell_magic
-    @plain_errors
+    @show_errors_as_messages
     def pdstep(self, line: str, cell: str) -> None:
         """Doc string set below, from the directive's own options."""
-        text = as_sent(self.shell, original_cell("pdstep", line, cell))
+        text = remove_added_newline(self.shell, get_cell_source("pdstep", line, cell))
         parsed = parse_step_cell(text)
-        self._take(text)
-        session = session_of(self.shell)
+        self._register_cell(text)
+        session = get_session(self.shell)
         name = parsed.step.name
         if parsed.no_run or parsed.step.disabled or name in session.pins or session.event is None:
-            self._say_registered(name, parsed.no_run)
+            self._show_registered(name, parsed.no_run)
             return
         timeline = LiveTimeline(session, only=[name])
         execution = session.run(only=frozenset({name}), on_change=timeline.update)
         timeline.finish(execution)
         self._mark_stale(name, timeline)
-        raise_for(execution)
+        raise_on_failure(execution)
 
     @no_var_expand
     @cell_magic
-    @plain_errors
+    @show_errors_as_messages
     def pdworkflow(self, line: str, cell: str) -> None:
         """
         The workflow's header, as YAML: name, trigger (or triggers), settings.
@@ -63,44 +63,44 @@ class StepMagics(Magics):
             settings:
               lambda_timeout: 40
         """
-        text = as_sent(self.shell, original_cell("pdworkflow", line, cell))
+        text = remove_added_newline(self.shell, get_cell_source("pdworkflow", line, cell))
         parse_workflow_cell(text)
-        self._take(text)
-        workflow = session_of(self.shell).workflow
+        self._register_cell(text)
+        workflow = get_session(self.shell).workflow
         trigger = workflow.trigger
-        say(f"Workflow {workflow.name!r}: {trigger.type} trigger, {_trigger_words(trigger)}.")
+        show_message(f"Workflow {workflow.name!r}: {trigger.type} trigger, {_trigger_words(trigger)}.")
 
     def _mark_stale(self, name: str, timeline: LiveTimeline) -> None:
         """Mark the steps below that are stale now where they were shown; name those that were not."""
-        session = session_of(self.shell)
+        session = get_session(self.shell)
         self._shown[name] = timeline
-        stale = [step.name for step in session.workflow.after(name) if step.name in session.stale]
+        stale = [step.name for step in session.workflow.steps_after(name) if step.name in session.stale_steps]
         for below in stale:
             if below in self._shown:
-                self._shown[below].draw_again()
+                self._shown[below].redraw()
         unseen = [below for below in stale if below not in self._shown]
         if unseen:
-            say(f"Stale now: {', '.join(unseen)}. Run them again with %pdrun --from {stale[0]}.")
+            show_message(f"Stale now: {', '.join(unseen)}. Run them again with %pdrun --from {stale[0]}.")
 
-    def _take(self, text: str) -> None:
-        session = session_of(self.shell)
-        metadata = cell_metadata(self.shell)
+    def _register_cell(self, text: str) -> None:
+        session = get_session(self.shell)
+        metadata = get_cell_metadata(self.shell)
         first = not getattr(self.shell, "_pdkernel_greeted", False)
-        session.cells_deleted(list(metadata.get("deletedCells") or ()))
-        session.cell_ran(text, cell_id=metadata.get("cellId"))
+        session.remove_cells(list(metadata.get("deletedCells") or ()))
+        session.record_cell(text, cell_id=metadata.get("cellId"))
         if first:
             self.shell._pdkernel_greeted = True  # noqa: SLF001 (our own mark on the shell)
-            self._say_missing()
+            self._show_missing_requirements()
 
-    def _say_missing(self) -> None:
+    def _show_missing_requirements(self) -> None:
         """Once a kernel: what this project lacks, so that a colleague's clone says what it needs."""
-        session = session_of(self.shell)
+        session = get_session(self.shell)
         named = session.sidecar.test_users if session.sidecar else ()
-        missing = readiness.find_missing(
+        missing = readiness.find_missing_requirements(
             session.workflow,
             directory=session.directory,
             catalog=session.catalog,
-            variables=project_variables(session.project, session.folder),
+            variables=load_variables(session.project, session.folder),
             users=tuple(
                 dict.fromkeys(named if session.external_user_id is None else (*named, session.external_user_id))
             ),
@@ -109,10 +109,10 @@ class StepMagics(Magics):
         if missing:
             accounts = any(each.kind in ("external_user", "account") for each in missing)
             form = "\nAccounts can also be connected in the form of %pduser." if accounts else ""
-            say("This project still needs:\n" + readiness.describe_missing(missing) + form)
+            show_message("This project still needs:\n" + readiness.format_missing_requirements(missing) + form)
 
-    def _say_registered(self, name: str, no_run: bool) -> None:
-        session = session_of(self.shell)
+    def _show_registered(self, name: str, no_run: bool) -> None:
+        session = get_session(self.shell)
         workflow = session.workflow
         place = [step.name for step in workflow.steps].index(name) + 1
         if workflow.step(name).disabled:
@@ -123,7 +123,7 @@ class StepMagics(Magics):
             why = "It was not run (--no-run)."
         else:
             why = "Choose an event with %pdevent to run it."
-        say(f"Step {name} is step {place} of {len(workflow.steps)}. {why}")
+        show_message(f"Step {name} is step {place} of {len(workflow.steps)}. {why}")
 
 
 def _trigger_words(trigger: Any) -> str:
@@ -135,7 +135,7 @@ def _trigger_words(trigger: Any) -> str:
 
 
 def _usage() -> str:
-    rows = "\n".join(f"      {f'{each.flag} {each.metavar or str()}'.strip():<32} {each.help}" for each in OPTIONS)
+    rows = "\n".join(f"      {f'{each.flag} {each.metavar or str()}'.strip():<32} {each.help}" for each in STEP_OPTIONS)
     return f"""
     One step of the workflow: the cell below this line is exactly what the step's file holds.
 

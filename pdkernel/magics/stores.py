@@ -12,12 +12,12 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel.clock import iso
-from pdkernel.magics.output import plain_errors
-from pdkernel.magics.shell import session_of
+from pdkernel.clock import format_iso
+from pdkernel.magics.notebook_context import get_session
+from pdkernel.magics.output import show_errors_as_messages
 from pdkernel.render import stores as drawn
-from pdkernel.render.view import View
-from pdkernel.session import project_redactor
+from pdkernel.render.rich_output import RichOutput
+from pdkernel.session import build_project_redactor
 
 MAX_ROWS = 200
 
@@ -31,28 +31,30 @@ class StoreMagics(Magics):
     @argument("name", nargs="?", help="the store whose records are shown; without it, the stores")
     @argument("--rows", type=int, default=MAX_ROWS, help=f"how many records are shown (default: {MAX_ROWS})")
     @line_magic
-    @plain_errors
+    @show_errors_as_messages
     def pdstore(self, line: str) -> None:
         """Show the project's data stores, or the records of one: key, value, expires."""
         chosen = parse_argstring(self.pdstore, line)
-        session = session_of(self.shell)
-        table = session.project.stores
+        session = get_session(self.shell)
+        table = session.project.data_stores
         if chosen.name is None:
-            found = [drawn.StoreLine(each.name, each.keys, each.characters) for each in table.list()]
-            display(View(text=drawn.stores_text(found), html=drawn.stores_html(found)))
+            found = [drawn.StoreSummary(each.name, each.record_count, each.characters) for each in table.list_stores()]
+            display(RichOutput(text=drawn.render_stores_text(found), html=drawn.render_stores_html(found)))
             return
         table.require(chosen.name)
-        redactor = project_redactor(session)
+        redactor = build_project_redactor(session)
         records = [
-            drawn.RecordLine(
-                redactor.text(record.key), redactor.value(record.value), iso(record.expires) if record.expires else ""
+            drawn.RecordRow(
+                redactor.redact_text(record.key),
+                redactor.redact_value(record.value),
+                format_iso(record.expires) if record.expires else "",
             )
-            for record in islice(table.records(chosen.name), max(chosen.rows, 0))
+            for record in islice(table.iter_records(chosen.name), max(chosen.rows, 0))
         ]
         total = table.count(chosen.name)
         display(
-            View(
-                text=drawn.records_text(chosen.name, records, total=total),
-                html=drawn.records_html(chosen.name, records, total=total),
+            RichOutput(
+                text=drawn.render_records_text(chosen.name, records, total=total),
+                html=drawn.render_records_html(chosen.name, records, total=total),
             )
         )

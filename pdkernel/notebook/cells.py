@@ -21,12 +21,12 @@ from pdkernel.model import JSON
 METADATA_KEY = "pdkernel"
 """Where a cell's metadata holds what its text cannot show; `hidden` and `write` say what that is."""
 
-_CURRENT = 4
+_NBFORMAT_VERSION = 4
 CellType = Literal["code", "markdown", "raw"]
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class NotebookCell:
     """
     One cell.
 
@@ -35,23 +35,23 @@ class Cell:
         type: Only code cells can be steps.
         id: The notebook's id for it, or None in an old notebook.
         metadata: As the file has it.
-        place: Its place among all cells of the file, from 0; None if it is in none.
+        index: Its place among all cells of the file, from 0; None if it is in none.
     """
 
     source: str
     type: CellType = "code"
     id: str | None = None
     metadata: Mapping[str, JSON] = field(default_factory=dict)
-    place: int | None = field(default=None, compare=False)
+    index: int | None = field(default=None, compare=False)
 
     @property
-    def hidden(self) -> Mapping[str, Any]:
+    def pdkernel_metadata(self) -> Mapping[str, Any]:
         """What the metadata says under `pdkernel`."""
         hidden = self.metadata.get(METADATA_KEY)
         return hidden if isinstance(hidden, dict) else {}
 
 
-def read_cells(path: Path) -> tuple[Cell, ...]:
+def read_cells(path: Path) -> tuple[NotebookCell, ...]:
     """
     The cells of the notebook at *path*, in the file's order.
 
@@ -59,14 +59,14 @@ def read_cells(path: Path) -> tuple[Cell, ...]:
         NotebookError: There is no such file, or it is not a notebook; the message says why.
     """
     found = enumerate(_read(path).get("cells", ()))
-    return tuple(replace(_cell(cell), place=place) for place, cell in found)
+    return tuple(replace(_cell(cell), index=place) for place, cell in found)
 
 
-def placed(cells: Iterable[Cell]) -> Iterator[tuple[int, Cell]]:
+def enumerate_cells(cells: Iterable[NotebookCell]) -> Iterator[tuple[int, NotebookCell]]:
     """*cells* with their places; one that is in no file stands after the cell before it."""
     place = -1
     for cell in cells:
-        place = place + 1 if cell.place is None else cell.place
+        place = place + 1 if cell.index is None else cell.index
         yield place, cell
 
 
@@ -115,23 +115,23 @@ def _as_version_4(path: Path, data: JSON, text: str) -> Mapping[str, Any]:
             raise NotebookError(f"{path} is not a notebook: the source of its cell {number} is not text.")
     if not isinstance(data.get("nbformat"), int):
         raise NotebookError(f"{path} is not a notebook: it does not say its nbformat.")
-    if data["nbformat"] == _CURRENT:
+    if data["nbformat"] == _NBFORMAT_VERSION:
         # Read as it is: nbformat would only validate it, and a fault in an output is no fault of the workflow.
         return data
     import nbformat
 
     try:
-        return cast("Mapping[str, Any]", nbformat.convert(nbformat.reader.reads(text), _CURRENT))
+        return cast("Mapping[str, Any]", nbformat.convert(nbformat.reader.reads(text), _NBFORMAT_VERSION))
     except (nbformat.ValidationError, ValueError, KeyError, AttributeError, TypeError) as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise NotebookError(f"{path} is not a notebook that can be read: {reason}.") from None
 
 
-def _cell(cell: Mapping[str, Any]) -> Cell:
+def _cell(cell: Mapping[str, Any]) -> NotebookCell:
     source = cell.get("source", "")
     metadata = cell.get("metadata")
     kind = cell.get("cell_type")
-    return Cell(
+    return NotebookCell(
         source="".join(source),
         type=kind if kind in {"code", "markdown"} else "raw",
         id=cell.get("id"),

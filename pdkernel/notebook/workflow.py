@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pdkernel.analysis.combined_errors import raise_combined, with_message
 from pdkernel.directive import (
     WorkflowHeader,
     is_step_cell,
@@ -19,10 +20,9 @@ from pdkernel.directive import (
     parse_workflow_cell,
 )
 from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError
-from pdkernel.inspection.problems import raise_together, restated
-from pdkernel.model import KeptEntry, Step, Workflow
-from pdkernel.notebook.cells import Cell, placed, read_cells
-from pdkernel.notebook.hidden import step_of, unpacked, with_kept_values
+from pdkernel.model import Step, UnsupportedEntry, Workflow
+from pdkernel.notebook.cell_metadata import decode_mapping, merge_stored_values, restore_step
+from pdkernel.notebook.cells import NotebookCell, enumerate_cells, read_cells
 
 
 def read_notebook(path: Path) -> Workflow:
@@ -36,7 +36,7 @@ def read_notebook(path: Path) -> Workflow:
     return workflow_from_cells(read_cells(path), name=path.stem, source=str(path))
 
 
-def workflow_from_cells(cells: Sequence[Cell], *, name: str, source: str | None = None) -> Workflow:
+def workflow_from_cells(cells: Sequence[NotebookCell], *, name: str, source: str | None = None) -> Workflow:
     """
     The workflow in *cells*.
 
@@ -53,9 +53,13 @@ def workflow_from_cells(cells: Sequence[Cell], *, name: str, source: str | None 
     headers: list[tuple[int, WorkflowHeader]] = []
     hidden: Mapping[str, Any] = {}
     problems: list[DefinitionError] = []
-    notes = {str(cell.hidden["note"]): cell.source for cell in cells if cell.type != "code" and "note" in cell.hidden}
-    kept: list[KeptEntry] = []
-    for index, cell in placed(cells):
+    notes = {
+        str(cell.pdkernel_metadata["note"]): cell.source
+        for cell in cells
+        if cell.type != "code" and "note" in cell.pdkernel_metadata
+    }
+    kept: list[UnsupportedEntry] = []
+    for index, cell in enumerate_cells(cells):
         if cell.type != "code":
             kept += _kept(cell, steps)
             continue
@@ -64,10 +68,10 @@ def workflow_from_cells(cells: Sequence[Cell], *, name: str, source: str | None 
                 steps.append(_step(cell, index, notes))
             elif is_workflow_cell(cell.source):
                 headers.append((index, parse_workflow_cell(cell.source)))
-                hidden = cell.hidden
+                hidden = cell.pdkernel_metadata
         except DefinitionError as error:
             problems.append(_in_cell(error, index))
-    problems += _duplicates(steps)
+    problems += _find_duplicates(steps)
     if len(headers) > 1:
         numbers = " and ".join(str(index + 1) for index, _ in headers)
         problems.append(
@@ -75,16 +79,16 @@ def workflow_from_cells(cells: Sequence[Cell], *, name: str, source: str | None 
                 f"Cells {numbers} are both %%pdworkflow.", fix="A notebook has one such cell: remove the other."
             )
         )
-    raise_together(problems)
+    raise_combined(problems)
     header = headers[0][1] if headers else WorkflowHeader()
     return Workflow(
         name=_name(header, hidden) or name,
         triggers=header.triggers,
         steps=tuple(steps),
-        settings=with_kept_values(header.settings, hidden.get("settings")),
-        source=source,
-        extra=unpacked(hidden.get("extra")) or {},
-    ).with_kept(kept)
+        settings=merge_stored_values(header.settings, hidden.get("settings")),
+        origin=source,
+        extra=decode_mapping(hidden.get("extra")) or {},
+    ).with_unsupported_entries(kept)
 
 
 def _name(header: WorkflowHeader, hidden: Mapping[str, Any]) -> str | None:
@@ -95,29 +99,29 @@ def _name(header: WorkflowHeader, hidden: Mapping[str, Any]) -> str | None:
     return header.name
 
 
-def _step(cell: Cell, index: int, notes: Mapping[str, str]) -> Step:
+def _step(cell: NotebookCell, index: int, notes: Mapping[str, str]) -> Step:
     step = parse_step_cell(cell.source, cell=index).step
-    return step_of(step, cell.hidden, note=notes.get(step.name)) if cell.hidden else step
+    return restore_step(step, cell.pdkernel_metadata, note=notes.get(step.name)) if cell.pdkernel_metadata else step
 
 
-def _kept(cell: Cell, steps: Sequence[Step]) -> list[KeptEntry]:
+def _kept(cell: NotebookCell, steps: Sequence[Step]) -> list[UnsupportedEntry]:
     """The entry that is no step, if *cell* shows one; it stands below the last of *steps*."""
-    entry = unpacked(cell.hidden.get("kept"))
-    return [] if entry is None else [KeptEntry(steps[-1].name if steps else None, entry)]
+    entry = decode_mapping(cell.pdkernel_metadata.get("kept"))
+    return [] if entry is None else [UnsupportedEntry(steps[-1].name if steps else None, entry)]
 
 
 def _in_cell(error: DefinitionError, index: int) -> DefinitionError:
     """*error*, saying which cell it is about."""
-    return restated(error, f"Cell {index + 1}: {error.message}")
+    return with_message(error, f"Cell {index + 1}: {error.message}")
 
 
-def _duplicates(steps: Sequence[Step]) -> list[DefinitionError]:
+def _find_duplicates(steps: Sequence[Step]) -> list[DefinitionError]:
     by_name: dict[str, list[Step]] = {}
     for step in steps:
         by_name.setdefault(step.name, []).append(step)
     return [
         DuplicateStepError(
-            f"Cells {' and '.join(str((step.cell or 0) + 1) for step in same)} are both called {name!r}: "
+            f"Cells {' and '.join(str((step.cell_index or 0) + 1) for step in same)} are both called {name!r}: "
             f"steps.{name} would be ambiguous.",
             fix="Rename one of them.",
             step=name,

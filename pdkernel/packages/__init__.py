@@ -9,20 +9,20 @@ Packages that steps import, installed into the project.
     pip           running pip, and its failures in words
 """
 
-from pdkernel.packages.npm import LOCK_NAME, NpmPackages, NpmSpec, NpmTree
 from pdkernel.packages.npm_lock import NpmLock
-from pdkernel.packages.pip import Progress, PythonInstallError
-from pdkernel.packages.python import PythonEnvironment, PythonPackages
-from pdkernel.packages.python_lock import LOCK_NAME as PYTHON_LOCK_NAME
+from pdkernel.packages.npm_packages import NPM_LOCK_NAME, NpmPackages, NpmSpec, NpmTree
+from pdkernel.packages.pip import ProgressCallback, PythonInstallError
+from pdkernel.packages.python_environments import PythonEnvironment, PythonPackages
+from pdkernel.packages.python_lock import PYTHON_LOCK_NAME as PYTHON_LOCK_NAME
 
 __all__ = [
-    "LOCK_NAME",
+    "NPM_LOCK_NAME",
     "PYTHON_LOCK_NAME",
     "NpmLock",
     "NpmPackages",
     "NpmSpec",
     "NpmTree",
-    "Progress",
+    "ProgressCallback",
     "PythonEnvironment",
     "PythonInstallError",
     "PythonPackages",

@@ -40,18 +40,18 @@ _OPTIONS = (
     "--fetch-retry-maxtimeout=2000",
 )
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+|\S+@\S+\.\S+/\S*", re.IGNORECASE)
-_NOT_THERE = re.compile(r"'(@?[^'@\s]+@?[^']*)' (?:could not be found|is not in)")
+_MISSING_PACKAGE = re.compile(r"'(@?[^'@\s]+@?[^']*)' (?:could not be found|is not in)")
 _NO_VERSION = re.compile(r"^No (?:matching )?versions? (?:found|available) for (.+?)\.?(?:\n|$)")
-_WAIT_S = 5.0
+_PROGRESS_INTERVAL_S = 5.0
 _NETWORK_CODES = (
     "EAI_AGAIN EAI_FAIL ECONNABORTED ECONNREFUSED ECONNRESET EHOSTUNREACH ENETDOWN ENETUNREACH ENOTFOUND EPIPE "
     "ERR_SOCKET_TIMEOUT ETIMEDOUT FETCH_ERROR UND_ERR_CONNECT_TIMEOUT"
 )
 _NO_NETWORK = frozenset(_NETWORK_CODES.split())
-_REFUSED = frozenset({"E401", "E403", "ENEEDAUTH", "EOTP"})
-_NOT_TRUSTED = re.compile(r"CERT|SELF_SIGNED|UNABLE_TO_(GET|VERIFY)")
+_ACCESS_DENIED_CODES = frozenset({"E401", "E403", "ENEEDAUTH", "EOTP"})
+_CERTIFICATE_CODE = re.compile(r"CERT|SELF_SIGNED|UNABLE_TO_(GET|VERIFY)")
 _DISK_FULL = frozenset({"ENOSPC", "EDQUOT"})
-_NOT_ALLOWED = frozenset({"EACCES", "EPERM", "EROFS"})
+_PERMISSION_CODES = frozenset({"EACCES", "EPERM", "EROFS"})
 
 
 class NpmFailedError(Exception):
@@ -61,14 +61,14 @@ class NpmFailedError(Exception):
     Attributes:
         code: npm's or the system's word for it: `E404`, `ETARGET`, `ENOSPC`; or the empty string.
         summary: What npm says, in a line without addresses; may be empty.
-        package: The package that is not there, as far as npm says so: `name@range`; or the empty string.
+        missing_package: The package that is not there, as far as npm says so: `name@range`; or the empty string.
     """
 
     def __init__(self, code: str, summary: str = "", detail: str = "") -> None:
         super().__init__(code)
         self.code = code
-        found = _NOT_THERE.search(detail) or _NO_VERSION.search(summary)
-        self.package = found[1] if found else ""
+        found = _MISSING_PACKAGE.search(detail) or _NO_VERSION.search(summary)
+        self.missing_package = found[1] if found else ""
         self.summary = _ADDRESS.sub("(address left out)", summary.strip().split("\n")[0])[:300].rstrip(".")
 
 
@@ -79,7 +79,7 @@ async def run_npm(
     arguments: Sequence[str] = (),
     node: Path,
     environ: Mapping[str, str],
-    waiting: Callable[[float], None] = lambda _: None,
+    on_waiting: Callable[[float], None] = lambda _: None,
 ) -> bytes:
     """
     Run npm in *folder* and return what it printed, which is JSON. If the task is cancelled, npm is ended first.
@@ -90,7 +90,7 @@ async def run_npm(
         arguments: What follows the command.
         node: The Node.js whose npm it is.
         environ: Its environment: the person's own, with their registry and proxy.
-        waiting: Told the seconds so far, every few seconds.
+        on_waiting: Told the seconds so far, every few seconds.
 
     Raises:
         NpmFailedError: It failed.
@@ -110,8 +110,8 @@ async def run_npm(
     began = time.monotonic()
     reading = asyncio.ensure_future(process.communicate())
     try:
-        while not (await asyncio.wait([reading], timeout=_WAIT_S))[0]:
-            waiting(time.monotonic() - began)
+        while not (await asyncio.wait([reading], timeout=_PROGRESS_INTERVAL_S))[0]:
+            on_waiting(time.monotonic() - began)
         output, _ = reading.result()
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
@@ -145,7 +145,9 @@ def find_npm(node: Path, environ: Mapping[str, str]) -> Path:
     )
 
 
-def explained(failure: NpmFailedError, wanted: Sequence[str], suggestion: Callable[[str], str]) -> PackageInstallError:
+def explain_failure(
+    failure: NpmFailedError, wanted: Sequence[str], suggestion: Callable[[str], str]
+) -> PackageInstallError:
     """
     What to tell a person about *failure*.
 
@@ -155,7 +157,7 @@ def explained(failure: NpmFailedError, wanted: Sequence[str], suggestion: Callab
         suggestion: A sentence that helps with a name that no package has, or the empty string.
     """
     cannot = f"{', '.join(wanted)} cannot be installed"
-    code, package = failure.code, failure.package
+    code, package = failure.code, failure.missing_package
     name = re.sub(r"(?<=.)@.*", "", package, flags=re.DOTALL)
     near = [each for each in wanted if each == name or each.startswith(f"{name}@")]
     ours = next((each for each in near if each == package), near[0] if near else None)
@@ -185,31 +187,31 @@ def explained(failure: NpmFailedError, wanted: Sequence[str], suggestion: Callab
                 f"{cannot}: what the registry gave is not what the lock file has the hash of.",
                 fix="Ask whoever runs your registry. Only if the change is right: delete the lock file and run again.",
             )
-    return _of_the_machine(code, cannot) or PackageInstallError(
+    return _build_machine_error(code, cannot) or PackageInstallError(
         f"{cannot}: npm failed{f' with {code}' if code else ''}{f': {failure.summary}' if failure.summary else ''}.",
         fix=f"Try it by hand: npm install {' '.join(wanted)}",
     )
 
 
-def _of_the_machine(code: str, cannot: str) -> PackageInstallError | None:
+def _build_machine_error(code: str, cannot: str) -> PackageInstallError | None:
     if code in _NO_NETWORK:
         return PackageInstallError(
             f"{cannot}: the npm registry does not answer ({code}). Is there a network?",
             fix="Run again when there is. npm's own settings (registry, proxy) are used.",
         )
-    if code in _REFUSED:
+    if code in _ACCESS_DENIED_CODES:
         return PackageInstallError(
             f"{cannot}: the npm registry refuses access ({code}).",
             fix="Log in to it (npm login), or look at the token in your .npmrc.",
         )
-    if _NOT_TRUSTED.search(code):
+    if _CERTIFICATE_CODE.search(code):
         return PackageInstallError(
             f"{cannot}: the npm registry's certificate is not trusted ({code}).",
             fix="Name your organisation's certificates: npm config set cafile FILE, or NODE_EXTRA_CA_CERTS=FILE.",
         )
     if code in _DISK_FULL:
         return PackageInstallError(f"{cannot}: the disk is full.", fix="Make room and run again.")
-    if code in _NOT_ALLOWED:
+    if code in _PERMISSION_CODES:
         return PackageInstallError(
             f"{cannot}: permission to write the project's folder or npm's cache is denied ({code}).",
             fix="Give yourself permission to write in both.",
@@ -217,12 +219,12 @@ def _of_the_machine(code: str, cannot: str) -> PackageInstallError | None:
     return None
 
 
-def disk_failure(fault: OSError, wanted: Sequence[str]) -> PackageInstallError:
+def build_disk_error(fault: OSError, wanted: Sequence[str]) -> PackageInstallError:
     """What to tell a person when *fault* kept us from writing a folder or the lock file."""
     code = errno.errorcode.get(fault.errno or 0, "")
     cannot = f"{', '.join(wanted)} cannot be installed"
     reason = (fault.strerror or type(fault).__name__).lower()
-    return _of_the_machine(code, cannot) or PackageInstallError(f"{cannot}: {fault.filename}: {reason}.")
+    return _build_machine_error(code, cannot) or PackageInstallError(f"{cannot}: {fault.filename}: {reason}.")
 
 
 def _error_in(output: bytes) -> Mapping[str, Any]:

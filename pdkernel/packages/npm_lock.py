@@ -24,13 +24,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pdkernel.analysis import package_fault
 from pdkernel.errors import ProjectError
 from pdkernel.files import read_file
-from pdkernel.inspection import package_fault
 
-VERSION = 1
-ABOUT = "Versions and hashes of the npm packages that steps import. Made by pdkernel; commit it."
-_OURS = frozenset({"about", "lockVersion", "sets"})
+LOCK_VERSION = 1
+DEFAULT_ABOUT = "Versions and hashes of the npm packages that steps import. Made by pdkernel; commit it."
+_KNOWN_KEYS = frozenset({"about", "lockVersion", "sets"})
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ class NpmLock:
         about: What it says of itself.
     """
 
-    def __init__(self, path: Path, *, about: str = ABOUT) -> None:
+    def __init__(self, path: Path, *, about: str = DEFAULT_ABOUT) -> None:
         self.path = path
         self._about = about
         self._read_at: object = None
         self._sets: tuple[LockedSet, ...] = ()
-        self._facts: Mapping[str, Any] = {}
+        self._extra: Mapping[str, Any] = {}
 
     def sets(self) -> tuple[LockedSet, ...]:
         """
@@ -89,10 +89,10 @@ class NpmLock:
             facts = self.path.stat()
             stamp = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
             if stamp != self._read_at:
-                self._sets, self._facts = self._parsed(read_file(self.path))
+                self._sets, self._extra = self._parsed(read_file(self.path))
                 self._read_at = stamp
         except FileNotFoundError:
-            self._sets, self._facts, self._read_at = (), {}, None
+            self._sets, self._extra, self._read_at = (), {}, None
         except OSError as fault:
             raise ProjectError(
                 f"{self.path} cannot be read: {(fault.strerror or type(fault).__name__).lower()}.",
@@ -100,10 +100,10 @@ class NpmLock:
             ) from None
         return self._sets
 
-    def facts(self) -> Mapping[str, Any]:
+    def load_extra(self) -> Mapping[str, Any]:
         """What is kept beside the packages, by name. Raises as `sets`."""
         self.sets()
-        return self._facts
+        return self._extra
 
     def version(self, imported: str) -> str | None:
         """The version that the project has for *imported*, or None."""
@@ -116,27 +116,27 @@ class NpmLock:
         Raises:
             OSError: The file cannot be written; it is as it was.
         """
-        with self._alone():
+        with self._write_lock():
             kept = [each for each in self.sets() if not new.holds(each.imports)]
-            self._write([*kept, new], self._facts)
+            self._write([*kept, new], self._extra)
 
-    def put(self, name: str, value: Callable[[], Mapping[str, Any]]) -> None:
+    def set_extra(self, name: str, build_value: Callable[[], Mapping[str, Any]]) -> None:
         """
         Keep a fact beside the packages.
 
         Args:
             name: Its name.
-            value: Gives it, while nobody else writes the file.
+            build_value: Gives it, while nobody else writes the file.
 
         Raises:
             ProjectError: The file is not a lock file.
             OSError: The file cannot be written; it is as it was.
         """
-        with self._alone():
-            self._write(self.sets(), {**self.facts(), name: dict(sorted(value().items()))})
+        with self._write_lock():
+            self._write(self.sets(), {**self.load_extra(), name: dict(sorted(build_value().items()))})
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _write_lock(self) -> Iterator[None]:
         """No other process writes the file meanwhile: each writes it whole."""
         descriptor = os.open(self.path.parent, os.O_RDONLY)
         try:
@@ -148,7 +148,7 @@ class NpmLock:
     def _write(self, sets: Iterable[LockedSet], facts: Mapping[str, Any]) -> None:
         value = {
             "about": self._about,
-            "lockVersion": VERSION,
+            "lockVersion": LOCK_VERSION,
             **dict(sorted(facts.items())),
             "sets": [
                 {"imports": dict(sorted(each.imports.items())), "packages": each.packages}
@@ -165,7 +165,7 @@ class NpmLock:
     def _parsed(self, text: bytes) -> tuple[tuple[LockedSet, ...], Mapping[str, Any]]:
         try:
             value = json.loads(text)
-            if value["lockVersion"] != VERSION:
+            if value["lockVersion"] != LOCK_VERSION:
                 raise ValueError(value["lockVersion"])
             sets = [LockedSet(dict(each["imports"]), dict(each["packages"])) for each in value["sets"]]
             for each in sets:
@@ -175,7 +175,7 @@ class NpmLock:
                 f"{self.path} is not a lock file that this version can read. It was left as it is.",
                 fix="Take it from your version control again, or delete it: the next run installs the newest versions.",
             ) from None
-        facts = {name: fact for name, fact in value.items() if name not in _OURS}
+        facts = {name: fact for name, fact in value.items() if name not in _KNOWN_KEYS}
         return tuple(sorted(sets, key=lambda each: (len(each.imports), each.key))), facts
 
 

@@ -15,14 +15,14 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pdkernel.analysis import PythonRequirement
 from pdkernel.errors import PackageInstallError
-from pdkernel.inspection import PythonRequirement
-from pdkernel.packages.python_lock import LOCK_NAME
+from pdkernel.packages.python_lock import PYTHON_LOCK_NAME
 
-Progress = Callable[[str], None]
+ProgressCallback = Callable[[str], None]
 
-_SAID = re.compile(r"(Collecting|Downloading|Installing collected packages)\b")
-_NOT_OURS = frozenset(
+_PROGRESS_LINE = re.compile(r"(Collecting|Downloading|Installing collected packages)\b")
+_DROPPED_VARIABLES = frozenset(
     "PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_REPORT PIP_REQUIREMENT PIP_PYTHON PIP_QUIET PYTHONPATH PYTHONHOME".split()  # noqa: SIM905
 )
 _NO_NETWORK = re.compile(
@@ -33,9 +33,9 @@ _MISSING = re.compile(
     r"Could not find a version that satisfies the requirement (?P<name>[A-Za-z0-9._-]+)(?P<asked>[^ ]*)"
     r".*\(from versions: (?P<versions>[^)]*)\)"
 )
-_ADVICE = re.compile(r"To fix this|\d+\. |ERROR: ResolutionImpossible")
+_ADVICE_LINE = re.compile(r"To fix this|\d+\. |ERROR: ResolutionImpossible")
 _URL = re.compile(r"\b[a-z+]+://\S+")
-_MOST_LINES = 8
+_MAX_ERROR_LINES = 8
 
 
 class PythonInstallError(PackageInstallError):
@@ -43,14 +43,16 @@ class PythonInstallError(PackageInstallError):
     Packages of Python steps cannot be installed.
 
     Attributes:
-        names: The requirements that are to blame, as `PythonRequirement.name`; empty if none in particular is.
-        retry: The versions that a lock file holds may be to blame: without them it may go.
+        failed_names: The requirements that are to blame, as `PythonRequirement.name`; empty if none in particular is.
+        retry_without_lock: The versions that a lock file holds may be to blame: without them it may go.
     """
 
-    def __init__(self, message: str, *, fix: str = "", names: Iterable[str] = (), retry: bool = False) -> None:
+    def __init__(
+        self, message: str, *, fix: str = "", failed_names: Iterable[str] = (), retry_without_lock: bool = False
+    ) -> None:
         super().__init__(message, fix=fix)
-        self.names = frozenset(names)
-        self.retry = retry
+        self.failed_names = frozenset(failed_names)
+        self.retry_without_lock = retry_without_lock
 
 
 class Pip:
@@ -63,11 +65,11 @@ class Pip:
         progress: Told a line for each thing that pip does.
     """
 
-    def __init__(self, python: Path, environ: Mapping[str, str], progress: Progress) -> None:
+    def __init__(self, python: Path, environ: Mapping[str, str], progress: ProgressCallback) -> None:
         self._python = python
         self._environ = {
             "PIP_RETRIES": "2",  # what is not there after two more tries is not there
-            **{name: value for name, value in environ.items() if name not in _NOT_OURS},
+            **{name: value for name, value in environ.items() if name not in _DROPPED_VARIABLES},
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_INPUT": "1",
             "NO_COLOR": "1",
@@ -91,7 +93,7 @@ class Pip:
             raise await self._explain(output, wanted)
 
     async def _explain(self, output: str, wanted: Sequence[PythonRequirement]) -> PythonInstallError:
-        names = ", ".join(dict.fromkeys(requirement.text for requirement in wanted))
+        names = ", ".join(dict.fromkeys(requirement.specifier for requirement in wanted))
         if "No space left on device" in output:
             return PythonInstallError(f"There is no room on the disk to install {names}.", fix="Make room, run again.")
         if _NO_NETWORK.search(output):
@@ -100,18 +102,18 @@ class Pip:
             return PythonInstallError(
                 f"{names}: what the registry has is not what the lock file says. Nothing was installed.\n"
                 f"{_errors(output)}",
-                fix=f"If you expect that, delete their lines in {LOCK_NAME} and run again.",
+                fix=f"If you expect that, delete their lines in {PYTHON_LOCK_NAME} and run again.",
             )
         if "ResolutionImpossible" in output or "conflicting dependencies" in output:
             return PythonInstallError(
                 f"{names} cannot be installed together: all Python steps of a workflow share one environment.\n"
                 f"{_errors(output)}",
                 fix="Change the versions in `# pipedream add-package NAME==VERSION`.",
-                retry=True,
+                retry_without_lock=True,
             )
         if match := _MISSING.search(output):
             return await self._missing(match, wanted)
-        return PythonInstallError(f"{names} could not be installed:\n{_errors(output)}", retry=True)
+        return PythonInstallError(f"{names} could not be installed:\n{_errors(output)}", retry_without_lock=True)
 
     async def _missing(self, match: re.Match[str], wanted: Sequence[PythonRequirement]) -> PythonInstallError:
         name, asked = match["name"], match["asked"]
@@ -126,8 +128,8 @@ class Pip:
                 f"The package {name} has no version {asked or 'that fits'} for {here}. "
                 f"The latest: {', '.join(versions[-5:])}.",
                 fix=f"Write one of them: # pipedream add-package {name}=={versions[-1]}",
-                names=names,
-                retry=True,
+                failed_names=names,
+                retry_without_lock=True,
             )
         status, output = await self._run("index", "versions", "-vv", name)
         if status and _NO_NETWORK.search(output):  # without tries to follow, `pip install` keeps it to itself
@@ -137,7 +139,7 @@ class Pip:
                 f"The package {name}{asked} has no wheel for {here} on this machine, only source, and installing that "
                 "would run its own code.",
                 fix=f"Build it once if you trust it: pip wheel --no-deps {name} -w FOLDER, then set PIP_FIND_LINKS.",
-                names=names,
+                failed_names=names,
             )
         module = next((requirement.module for requirement in blamed if requirement.module), "")
         asks = f", which `import {module}` asks for" if module else ""
@@ -146,7 +148,7 @@ class Pip:
             fix=f"If another package provides {module}, write in the step: # pipedream add-package NAME"
             if module
             else f"Look at the spelling of {name} in `# pipedream add-package`.",
-            names=names,
+            failed_names=names,
         )
 
     async def _run(self, *arguments: str) -> tuple[int, str]:
@@ -166,7 +168,7 @@ class Pip:
             async for raw in process.stdout:
                 line = raw.decode("utf-8", "replace").strip()
                 lines.append(line)
-                if _SAID.match(line) and "://" not in line:
+                if _PROGRESS_LINE.match(line) and "://" not in line:
                     self._progress(line.partition(" (from ")[0])
             return await process.wait(), "\n".join(lines)
         finally:
@@ -186,8 +188,10 @@ def _no_network(names: str) -> PythonInstallError:
 def _errors(output: str) -> str:
     """The lines of pip's output that say what is wrong, without addresses."""
     lines = [line for line in output.splitlines() if line]
-    first = next((index for index, line in enumerate(lines) if line.startswith("ERROR:")), len(lines) - _MOST_LINES)
-    said = [line for line in lines[max(first, 0) :] if not _ADVICE.match(line)][:_MOST_LINES]
+    first = next(
+        (index for index, line in enumerate(lines) if line.startswith("ERROR:")), len(lines) - _MAX_ERROR_LINES
+    )
+    said = [line for line in lines[max(first, 0) :] if not _ADVICE_LINE.match(line)][:_MAX_ERROR_LINES]
     return "\n".join(_URL.sub("(address)", line.removeprefix("ERROR: ")) for line in said)
 
 

@@ -18,11 +18,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pdkernel.analysis import PythonRequirement
 from pdkernel.errors import ProjectError
 from pdkernel.files import read_file
-from pdkernel.inspection import PythonRequirement
 
-LOCK_NAME = "pdkernel-python.lock"
+PYTHON_LOCK_NAME = "pdkernel-python.lock"
 """What the lock file is called, beside the project's folder; the user's to commit."""
 
 _ABOUT = (
@@ -30,7 +30,7 @@ _ABOUT = (
     "# For newer versions, delete the lines of a block and run again.",
 )
 _PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;]+)(?P<hashes>(?: --hash=sha256:[0-9a-f]{64})+)")
-_MOST_BLOCKS = 60
+_MAX_BLOCKS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ class Pin:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class LockBlock:
     """What a set of requirements was answered with on one kind of machine."""
 
-    wanted: str
+    requirements: str
     machine: str
     pins: tuple[Pin, ...]
 
@@ -64,12 +64,12 @@ class Block:
         return hashlib.sha256(f"{self.machine}\n{self.text}".encode()).hexdigest()[:16]
 
 
-def this_machine() -> str:
+def describe_machine() -> str:
     """The kind of machine, as blocks name it: `Python 3.12, linux x86_64`."""
     return f"Python {sys.version_info[0]}.{sys.version_info[1]}, {sys.platform} {platform.machine()}"
 
 
-def words_of(requirements: Iterable[PythonRequirement]) -> str:
+def format_requirements(requirements: Iterable[PythonRequirement]) -> str:
     """*requirements* as a block names them."""
     return ", ".join(sorted({str(requirement) for requirement in requirements}))
 
@@ -88,7 +88,7 @@ class PythonLock:
             return None
         return found.st_mtime_ns, found.st_size
 
-    def read(self) -> tuple[Block, ...]:
+    def read(self) -> tuple[LockBlock, ...]:
         """
         Its blocks.
 
@@ -104,11 +104,11 @@ class PythonLock:
             raise ProjectError(f"{self.path.name} cannot be read: {why}.", fix="Mend or delete it.") from None
         return tuple(self._blocks(lines))
 
-    def write(self, block: Block) -> None:
+    def write(self, block: LockBlock) -> None:
         """Put *block* in the place of the one for the same requirements and machine. Raises `OSError`."""
-        others = [old for old in self.read() if (old.wanted, old.machine) != (block.wanted, block.machine)]
-        blocks = sorted([*others[-_MOST_BLOCKS + 1 :], block], key=lambda each: (each.wanted, each.machine))
-        parts = [*_ABOUT, *(f"\n# {each.wanted} | {each.machine}\n{each.text.rstrip()}" for each in blocks)]
+        others = [old for old in self.read() if (old.requirements, old.machine) != (block.requirements, block.machine)]
+        blocks = sorted([*others[-_MAX_BLOCKS + 1 :], block], key=lambda each: (each.requirements, each.machine))
+        parts = [*_ABOUT, *(f"\n# {each.requirements} | {each.machine}\n{each.text.rstrip()}" for each in blocks)]
         aside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         try:
             aside.write_text("\n".join(parts) + "\n", encoding="utf-8")
@@ -116,13 +116,13 @@ class PythonLock:
         finally:
             aside.unlink(missing_ok=True)
 
-    def _blocks(self, lines: Sequence[str]) -> Iterator[Block]:
+    def _blocks(self, lines: Sequence[str]) -> Iterator[LockBlock]:
         header: tuple[str, str] | None = None
         pins: list[Pin] = []
         for number, line in enumerate(lines, 1):
             if line.startswith("# ") and " | " in line:
                 if header and pins:
-                    yield Block(*header, tuple(pins))
+                    yield LockBlock(*header, tuple(pins))
                 wanted, _, machine = line[2:].rpartition(" | ")
                 header, pins = (wanted.strip(), machine.strip()), []
             elif (match := _PIN.fullmatch(line.strip())) and header:
@@ -134,4 +134,4 @@ class PythonLock:
                     fix="Mend the line, or delete the file: it is written again at the next installation.",
                 )
         if header and pins:
-            yield Block(*header, tuple(pins))
+            yield LockBlock(*header, tuple(pins))

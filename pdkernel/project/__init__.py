@@ -20,35 +20,35 @@ Knows nothing of workflows, runs or HTTP.
 """
 
 from pdkernel.project.connect_tokens import ConnectToken
+from pdkernel.project.data_stores import DEFAULT_DATA_STORE, DataStoreSummary, DataStoreTable, StoreRecord, check_key
 from pdkernel.project.deployed_triggers import DeployedTrigger, DeployedTriggerTable, Webhook
 from pdkernel.project.folder import find_project
 from pdkernel.project.grants import Grant
-from pdkernel.project.link_visits import LinkVisit
+from pdkernel.project.idempotency import IdempotencyTable
 from pdkernel.project.login import Login
-from pdkernel.project.notebooks import NotebookTable
+from pdkernel.project.notebook_states import NotebookStateTable
+from pdkernel.project.pending_sign_ins import PendingSignIn
 from pdkernel.project.project import Project
 from pdkernel.project.schedule import Schedule
-from pdkernel.project.sent import SentTable
 from pdkernel.project.source_states import SourceStateTable
-from pdkernel.project.stores import DEFAULT_STORE, Record, StoreSummary, StoreTable, check_key
 from pdkernel.project.vault import Vault
 
 __all__ = [
-    "DEFAULT_STORE",
+    "DEFAULT_DATA_STORE",
     "ConnectToken",
+    "DataStoreSummary",
+    "DataStoreTable",
     "DeployedTrigger",
     "DeployedTriggerTable",
     "Grant",
-    "LinkVisit",
+    "IdempotencyTable",
     "Login",
-    "NotebookTable",
+    "NotebookStateTable",
+    "PendingSignIn",
     "Project",
-    "Record",
     "Schedule",
-    "SentTable",
     "SourceStateTable",
-    "StoreSummary",
-    "StoreTable",
+    "StoreRecord",
     "Vault",
     "Webhook",
     "check_key",

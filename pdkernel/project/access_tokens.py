@@ -22,20 +22,20 @@ from sqlalchemy import Connection, delete, insert, or_, select, update
 
 from pdkernel.clock import Clock
 from pdkernel.project.database import Database
-from pdkernel.project.rows import put_once
 from pdkernel.project.schema import clients, revoked_tokens, signing_keys
+from pdkernel.project.upsert import insert_if_absent
 from pdkernel.project.vault import Vault
 
 if TYPE_CHECKING:
     from jwt.types import Options
 
-LIFE_S = 3600
+TOKEN_LIFETIME_S = 3600
 """Seconds that a token is good for; the platform says the same as `expires_in`."""
 
-FRESH_S = 5.0
+CACHE_TTL_S = 5.0
 """Seconds for which a token may still pass after another process has revoked it."""
 
-_MOST_READ = 1000
+_MAX_VERIFIED_TOKENS = 1000
 """Tokens whose signature is not checked again; by their SHA-256, so that no token is held."""
 
 _ALGORITHM = "EdDSA"
@@ -68,7 +68,7 @@ class AccessToken:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _DatabaseSnapshot:
     """What the database said, and when."""
 
     at: float
@@ -78,7 +78,7 @@ class _Known:
 
 
 @dataclass(frozen=True)
-class _Signer:
+class _SigningKey:
     id: str
     key: Ed25519PrivateKey = field(repr=False)
 
@@ -91,7 +91,7 @@ class AccessTokens:
         self._vault = vault
         self._clock = clock
         self._project_id = project_id
-        self._known: _Known | None = None
+        self._known: _DatabaseSnapshot | None = None
         self._read: dict[bytes, AccessToken] = {}
         self._lock = threading.Lock()
 
@@ -106,27 +106,27 @@ class AccessTokens:
             "jti": secrets.token_hex(16),
             "iat": now,
             "nbf": now,
-            "exp": now + LIFE_S,
+            "exp": now + TOKEN_LIFETIME_S,
             "token_type": "oauth_access_token",
             "scope": list(scopes),
         }
         return jwt.encode(claims, signer.key, algorithm=_ALGORITHM, headers={"kid": signer.id})
 
-    def read(self, token: str) -> AccessToken | None:
+    def verify(self, token: str) -> AccessToken | None:
         """What *token* says, or None if it is not ours, has expired, was revoked, or its client was removed."""
-        known = self._recent()
+        known = self._snapshot()
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         found = self._read.get(digest) or self._verified(token, known)
         if found is None or found.expires <= self._clock.now().timestamp():
             return None
-        if len(self._read) >= _MOST_READ:
+        if len(self._read) >= _MAX_VERIFIED_TOKENS:
             self._read.clear()
         self._read[digest] = found
         if found.client_id not in known.clients:
             known = self._refresh()  # another process may have just made the client
         return found if found.client_id in known.clients and found.id not in known.revoked else None
 
-    def _verified(self, token: str, known: _Known) -> AccessToken | None:
+    def _verified(self, token: str, known: _DatabaseSnapshot) -> AccessToken | None:
         """What *token* says, if one of our keys has signed it."""
         try:
             unchecked = jwt.decode(token, options={"verify_signature": False})
@@ -151,18 +151,18 @@ class AccessTokens:
         """Refuse *token* from now on: here at once, in other processes within `FRESH_S` seconds."""
         now = self._clock.now().timestamp()
         with self._database.write() as connection:
-            put_once(connection, revoked_tokens, id=token.id, expires=token.expires)
+            insert_if_absent(connection, revoked_tokens, id=token.id, expires=token.expires)
             connection.execute(delete(revoked_tokens).where(revoked_tokens.c.expires < now))
         self._refresh()
 
-    def rotate(self) -> str:
+    def rotate_signing_key(self) -> str:
         """Sign with a new key from now on; returns its name. Tokens that are out stay good until they expire."""
         with self._database.write() as connection:
             signer = self._make_signer(connection)
         self._refresh()
         return signer.id
 
-    def _signer(self) -> _Signer:
+    def _signer(self) -> _SigningKey:
         query = select(signing_keys).where(signing_keys.c.expires.is_(None)).order_by(signing_keys.c.number.desc())
         with self._database.read() as connection:
             row = connection.execute(query.limit(1)).first()
@@ -171,27 +171,29 @@ class AccessTokens:
                 row = connection.execute(query.limit(1)).first()  # again: another process may have been first
                 if row is None:
                     return self._make_signer(connection)
-        return _Signer(row.id, self._open(row))
+        return _SigningKey(row.id, self._decrypt_key(row))
 
-    def _make_signer(self, connection: Connection) -> _Signer:
+    def _make_signer(self, connection: Connection) -> _SigningKey:
         now = self._clock.now().timestamp()
-        signer = _Signer(secrets.token_hex(8), Ed25519PrivateKey.generate())
+        signer = _SigningKey(secrets.token_hex(8), Ed25519PrivateKey.generate())
         text = base64.b64encode(signer.key.private_bytes_raw()).decode("ascii")
         connection.execute(delete(signing_keys).where(signing_keys.c.expires < now))
         retired = update(signing_keys).where(signing_keys.c.expires.is_(None))
-        connection.execute(retired.values(expires=now + LIFE_S))
+        connection.execute(retired.values(expires=now + TOKEN_LIFETIME_S))
         connection.execute(
-            insert(signing_keys).values(id=signer.id, sealed_key=self._vault.seal(text, _place(signer.id)), created=now)
+            insert(signing_keys).values(
+                id=signer.id, sealed_key=self._vault.seal(text, _vault_context(signer.id)), created=now
+            )
         )
         return signer
 
-    def _recent(self) -> _Known:
+    def _snapshot(self) -> _DatabaseSnapshot:
         known = self._known
-        if known is not None and self._clock.monotonic() - known.at < FRESH_S:
+        if known is not None and self._clock.monotonic() - known.at < CACHE_TTL_S:
             return known
         return self._refresh()
 
-    def _refresh(self) -> _Known:
+    def _refresh(self) -> _DatabaseSnapshot:
         with self._lock:
             now = self._clock.now().timestamp()
             at = self._clock.monotonic()
@@ -203,14 +205,14 @@ class AccessTokens:
                 revoked = connection.execute(
                     select(revoked_tokens.c.id).where(revoked_tokens.c.expires > now)
                 ).scalars().all()  # fmt: skip
-            keys = {row.id: known_keys.get(row.id) or self._open(row).public_key() for row in rows}
-            self._known = _Known(at, keys, frozenset(active), frozenset(revoked))
+            keys = {row.id: known_keys.get(row.id) or self._decrypt_key(row).public_key() for row in rows}
+            self._known = _DatabaseSnapshot(at, keys, frozenset(active), frozenset(revoked))
             return self._known
 
-    def _open(self, row: Any) -> Ed25519PrivateKey:
-        raw = base64.b64decode(self._vault.open(row.sealed_key, _place(row.id)))
+    def _decrypt_key(self, row: Any) -> Ed25519PrivateKey:
+        raw = base64.b64decode(self._vault.unseal(row.sealed_key, _vault_context(row.id)))
         return Ed25519PrivateKey.from_private_bytes(raw)
 
 
-def _place(key_id: str) -> str:
+def _vault_context(key_id: str) -> str:
     return f"signing_keys/{key_id}/key"

@@ -17,10 +17,9 @@ from sqlalchemy.exc import IntegrityError
 
 from pdkernel.errors import AccountExistsError
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, AccountGoneError, Credentials, Environment, ExternalUser
+from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
-from pdkernel.project.endpoints import TRIGGER
-from pdkernel.project.prepared import Prepared
-from pdkernel.project.rows import put_once
+from pdkernel.project.endpoint_keys import TRIGGER_SOURCE_PREFIX
 from pdkernel.project.schema import (
     account_grants,
     accounts,
@@ -29,7 +28,8 @@ from pdkernel.project.schema import (
     endpoints,
     external_users,
 )
-from pdkernel.project.source_states import forget_sources_of
+from pdkernel.project.source_states import delete_source_states
+from pdkernel.project.upsert import insert_if_absent
 from pdkernel.project.vault import Vault
 
 _COLUMNS = (
@@ -45,7 +45,7 @@ _COLUMNS = (
 _NEWEST_FIRST = (accounts.c.created.desc(), accounts.c.number.desc())
 
 
-def _newest_of() -> Select[Any]:
+def _build_newest_accounts_query() -> Select[Any]:
     """The statement behind `newest_of`."""
     place = func.row_number().over(
         partition_by=(accounts.c.external_user, accounts.c.environment, accounts.c.app), order_by=_NEWEST_FIRST
@@ -63,8 +63,8 @@ def _newest_of() -> Select[Any]:
     return newest.order_by(theirs.c.created.desc(), theirs.c.number.desc())
 
 
-_NEWEST_OF = Prepared(_newest_of())
-_SEALED = Prepared(select(accounts.c.sealed_credentials).where(accounts.c.id == bindparam("account")))
+_NEWEST_OF = CompiledQuery(_build_newest_accounts_query())
+_SEALED = CompiledQuery(select(accounts.c.sealed_credentials).where(accounts.c.id == bindparam("account")))
 
 
 class AccountTable:
@@ -90,21 +90,21 @@ class AccountTable:
             environment=account.environment,
             created=created,
             healthy=account.healthy,
-            fields=json.dumps(account.fields),
-            sealed_credentials=self._vault.seal_json(dict(credentials), _place(account.id)),
+            fields=json.dumps(account.credential_fields),
+            sealed_credentials=self._vault.seal_json(dict(credentials), _vault_context(account.id)),
         )
         user = {"external_user": account.external_user_id, "environment": account.environment, "created": created}
         try:
             with self._database.write() as connection:
                 connection.execute(row)
                 if account.external_user_id is not None:
-                    put_once(connection, external_users, **user)
+                    insert_if_absent(connection, external_users, **user)
         except IntegrityError:
             raise AccountExistsError(
                 f"There is an account {account.id} already.", fix="Choose another id, or remove that one first."
             ) from None
 
-    def list(
+    def list_accounts(
         self,
         *,
         external_user_id: str | None = None,
@@ -118,7 +118,7 @@ class AccountTable:
         with self._database.read() as connection:
             return [_account(row) for row in connection.execute(query.order_by(*_NEWEST_FIRST).limit(limit))]
 
-    def ids(
+    def account_ids(
         self,
         *,
         external_user_id: str | None = None,
@@ -131,12 +131,12 @@ class AccountTable:
         with self._database.read() as connection:
             return connection.execute(query.order_by(*_NEWEST_FIRST)).scalars().all()
 
-    def apps(self) -> Collection[str]:
+    def connected_apps(self) -> Collection[str]:
         """Slugs of the apps that there are accounts of."""
         with self._database.read() as connection:
             return set(connection.execute(select(accounts.c.app).distinct()).scalars())
 
-    def newest(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
+    def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """The account of *app* that this user connected last, or None."""
         query = select(*_COLUMNS).where(
             accounts.c.external_user == external_user_id,
@@ -147,13 +147,13 @@ class AccountTable:
             row = connection.execute(query.order_by(*_NEWEST_FIRST).limit(1)).first()
         return _account(row) if row else None
 
-    def newest_of(
+    def newest_accounts(
         self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
     ) -> Sequence[Account]:
         """The newest accounts, *limit* at most, of each of those users and apps, newest first."""
         given = {"users": list(external_user_ids), "environment": environment, "apps": list(apps), "limit": limit}
         with self._database.read() as connection:
-            return [_account(row) for row in _NEWEST_OF.all(connection, **given)]
+            return [_account(row) for row in _NEWEST_OF.fetch_all(connection, **given)]
 
     def find(self, account_id: str) -> Account | None:
         """The account of that id, or None."""
@@ -169,25 +169,27 @@ class AccountTable:
             AccountGoneError: There is no such account.
         """
         with self._database.read() as connection:
-            row = _SEALED.first(connection, account=account_id)
+            row = _SEALED.fetch_first(connection, account=account_id)
         if row is None:
             raise AccountGoneError(account_id)
         sealed = row.sealed_credentials
-        return Credentials(cast("dict[str, str]", self._vault.open_json(sealed, _place(account_id))))
+        return Credentials(cast("dict[str, str]", self._vault.unseal_json(sealed, _vault_context(account_id))))
 
-    def renew(self, account_id: str, credentials: Mapping[str, str], *, claim: float | None = None) -> bool:
+    def replace_credentials(
+        self, account_id: str, credentials: Mapping[str, str], *, renewal_claim: float | None = None
+    ) -> bool:
         """
         Give the account these credentials in the place of those that it has, and mark it healthy; False: none.
 
-        *claim*: only while its grant is claimed so; whoever connects the account anew takes the claim away.
+        *renewal_claim*: only while its grant is claimed so; whoever connects the account anew takes the claim away.
         """
-        sealed = self._vault.seal_json(dict(credentials), _place(account_id))
+        sealed = self._vault.seal_json(dict(credentials), _vault_context(account_id))
         values = {"sealed_credentials": sealed, "fields": json.dumps(list(credentials)), "healthy": True}
-        return self._change(account_id, claim, values)
+        return self._change(account_id, renewal_claim, values)
 
-    def mark_unhealthy(self, account_id: str, *, claim: float | None = None) -> bool:
-        """Its credentials are known not to work; *claim* as for `renew`."""
-        return self._change(account_id, claim, {"healthy": False})
+    def mark_unhealthy(self, account_id: str, *, renewal_claim: float | None = None) -> bool:
+        """Its credentials are known not to work; *renewal_claim* as for `renew`."""
+        return self._change(account_id, renewal_claim, {"healthy": False})
 
     def _change(self, account_id: str, claim: float | None, values: Mapping[str, Any]) -> bool:
         with self._database.write() as connection:
@@ -232,8 +234,8 @@ class AccountTable:
             theirs = select(deployed_triggers.c.id).filter_by(**key)
             connection.execute(delete(deployed_events).where(deployed_events.c.trigger.in_(theirs)))
             for trigger in connection.execute(select(deployed_triggers.c.id).filter_by(**key)).scalars().all():
-                forget_sources_of(connection, trigger)
-            theirs = select(literal(TRIGGER) + deployed_triggers.c.id).filter_by(**key)
+                delete_source_states(connection, trigger)
+            theirs = select(literal(TRIGGER_SOURCE_PREFIX) + deployed_triggers.c.id).filter_by(**key)
             connection.execute(delete(endpoints).where(endpoints.c.source.in_(theirs)))
             connection.execute(delete(deployed_triggers).filter_by(**key))
         return found
@@ -267,7 +269,7 @@ def _account(row: Any) -> Account:
         environment=row.environment,
         created_at=datetime.fromtimestamp(row.created, UTC),
         healthy=bool(row.healthy),
-        fields=tuple(json.loads(row.fields)),
+        credential_fields=tuple(json.loads(row.fields)),
     )
 
 
@@ -275,5 +277,5 @@ def _user(row: Any) -> ExternalUser:
     return ExternalUser(row.external_user, row.environment, datetime.fromtimestamp(row.created, UTC))
 
 
-def _place(account_id: str) -> str:
+def _vault_context(account_id: str) -> str:
     return f"accounts/{account_id}/credentials"

@@ -20,7 +20,7 @@ from pdkernel.project.database import Database
 from pdkernel.project.schema import client_keys, used_assertions
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
-_LEAST_RSA_BITS = 2048
+_MIN_RSA_BITS = 2048
 
 
 class ClientKeyTable:
@@ -35,9 +35,9 @@ class ClientKeyTable:
         query = select(client_keys.c.public_key).where(client_keys.c.client == client_id)
         with self._database.read() as connection:
             text = connection.execute(query).scalar_one_or_none()
-        return None if text is None else read_public_key(text)
+        return None if text is None else parse_public_key(text)
 
-    def use(self, client_id: str, assertion_id: str, expires: float) -> bool:
+    def consume_assertion(self, client_id: str, assertion_id: str, expires: float) -> bool:
         """Take the assertion of that id, which is good until *expires* (seconds since 1970); False if it was taken before."""
         mark = hashlib.sha256(f"{client_id}\n{assertion_id}".encode("utf-8", "surrogatepass")).hexdigest()
         now = self._clock.now().timestamp()
@@ -50,13 +50,13 @@ class ClientKeyTable:
         return True
 
 
-def keep_key(connection: Connection, client_id: str, key: PublicKey) -> None:
+def insert_key(connection: Connection, client_id: str, key: PublicKey) -> None:
     """Keep the key of a client that is made in the same transaction."""
     pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
     connection.execute(insert(client_keys).values(client=client_id, public_key=pem))
 
 
-def read_public_key(text: str) -> PublicKey:
+def parse_public_key(text: str) -> PublicKey:
     """
     The key in a PEM text: EC on P-256 (signs ES256) or RSA (RS256).
 
@@ -72,7 +72,7 @@ def read_public_key(text: str) -> PublicKey:
         ) from None
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
         return key
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _LEAST_RSA_BITS:
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA_BITS:
         return key
     raise RequestError(
         "A client's key is an EC key on P-256, or an RSA key of 2048 bits or more.",

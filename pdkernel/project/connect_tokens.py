@@ -20,12 +20,12 @@ from pdkernel.project.database import Database
 from pdkernel.project.schema import connect_tokens
 from pdkernel.project.vault import Vault
 
-KEPT_S = 24 * 3600.0
+EXPIRED_RETENTION_S = 24 * 3600.0
 """Seconds that an expired token is still known, so that its holder can be told that it has expired."""
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class TokenTerms:
     """
     What was agreed when a token was made.
 
@@ -66,11 +66,11 @@ class ConnectToken:
     environment: Environment
     created_at: datetime
     expires_at: datetime
-    terms: Terms
+    terms: TokenTerms
     used_at: datetime | None = None
 
 
-def digest_of(token: str) -> str:
+def hash_token(token: str) -> str:
     """What is kept of a token. Fast on purpose: a token has 128 random bits, which no list of guesses holds."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -83,39 +83,39 @@ class ConnectTokenTable:
         self._vault = vault
         self._clock = clock
 
-    def add(self, made: ConnectToken) -> None:
+    def add(self, token: ConnectToken) -> None:
         """Keep it; those that expired long ago go."""
         now = self._clock.now().timestamp()
         row = insert(connect_tokens).values(
-            digest=made.digest,
-            external_user=made.external_user_id,
-            environment=made.environment,
-            created=made.created_at.timestamp(),
-            expires=made.expires_at.timestamp(),
-            sealed_terms=self._vault.seal_json(asdict(made.terms), _place(made.digest)),
+            digest=token.digest,
+            external_user=token.external_user_id,
+            environment=token.environment,
+            created=token.created_at.timestamp(),
+            expires=token.expires_at.timestamp(),
+            sealed_terms=self._vault.seal_json(asdict(token.terms), _vault_context(token.digest)),
         )
         with self._database.write() as connection:
-            connection.execute(delete(connect_tokens).where(connect_tokens.c.expires < now - KEPT_S))
+            connection.execute(delete(connect_tokens).where(connect_tokens.c.expires < now - EXPIRED_RETENTION_S))
             connection.execute(row)
 
     def find(self, token: str) -> ConnectToken | None:
         """What is known of that token, expired or used as it may be, or None."""
-        return self.find_digest(digest_of(token))
+        return self.find_by_digest(hash_token(token))
 
-    def find_digest(self, digest: str) -> ConnectToken | None:
+    def find_by_digest(self, digest: str) -> ConnectToken | None:
         """What is known of the token of that digest, or None."""
         with self._database.read() as connection:
             row = connection.execute(select(connect_tokens).where(connect_tokens.c.digest == digest)).first()
         if row is None or not hmac.compare_digest(row.digest, digest):
             return None
-        terms = cast("dict[str, Any]", self._vault.open_json(row.sealed_terms, _place(digest)))
+        terms = cast("dict[str, Any]", self._vault.unseal_json(row.sealed_terms, _vault_context(digest)))
         return ConnectToken(
             digest=row.digest,
             external_user_id=row.external_user,
             environment=row.environment,
             created_at=datetime.fromtimestamp(row.created, UTC),
             expires_at=datetime.fromtimestamp(row.expires, UTC),
-            terms=Terms(**{**terms, "allowed_origins": tuple(terms["allowed_origins"])}),
+            terms=TokenTerms(**{**terms, "allowed_origins": tuple(terms["allowed_origins"])}),
             used_at=None if row.used is None else datetime.fromtimestamp(row.used, UTC),
         )
 
@@ -131,7 +131,7 @@ class ConnectTokenTable:
         with self._database.write() as connection:
             connection.execute(update(connect_tokens).where(connect_tokens.c.digest == digest).values(used=None))
 
-    def made_since(self, external_user_id: str, environment: Environment, moment: datetime) -> int:
+    def count_since(self, external_user_id: str, environment: Environment, moment: datetime) -> int:
         """How many were made for that user from *moment* on."""
         query = select(func.count()).where(
             connect_tokens.c.external_user == external_user_id,
@@ -142,5 +142,5 @@ class ConnectTokenTable:
             return connection.execute(query).scalar_one()
 
 
-def _place(digest: str) -> str:
+def _vault_context(digest: str) -> str:
     return f"connect_tokens/{digest}/terms"

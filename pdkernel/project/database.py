@@ -20,10 +20,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 
 from pdkernel.errors import ProjectError
 from pdkernel.project import sqlite
-from pdkernel.project.schema import SCHEMA_VERSION, SINCE, meta, metadata
+from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, meta, metadata
 
-_LOCK = 0x70646B31  # any number: names our creation among Postgres's advisory locks
-_READS = "pdkernel_reads"
+_ADVISORY_LOCK_ID = 0x70646B31  # any number: names our creation among Postgres's advisory locks
+_READ_ONLY_OPTION = "pdkernel_reads"
 
 T = TypeVar("T")
 
@@ -35,20 +35,20 @@ class Database:
     Attributes:
         engine: SQLAlchemy's; on SQLite its transactions take the write lock when they begin.
         sqlite_path: The SQLite file, or None on Postgres.
-        where: The file, or the URL without its password.
+        location: The file, or the URL without its password.
     """
 
     def __init__(self, engine: Engine, *, sqlite_path: Path | None, where: str) -> None:
         self.engine = engine
         self.sqlite_path = sqlite_path
-        self.where = where
-        self._held = threading.local()
-        self._reads = engine.execution_options(**{_READS: True})
-        self._kept: list[Connection] = []  # one at most
+        self.location = where
+        self._thread_state = threading.local()
+        self._reads = engine.execution_options(**{_READ_ONLY_OPTION: True})
+        self._idle_connections: list[Connection] = []  # one at most
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"Database({self.where})"
+        return f"Database({self.location})"
 
     @classmethod
     def open(cls, folder: Path, url: str | None) -> Database:
@@ -76,47 +76,47 @@ class Database:
 
     def read(self) -> AbstractContextManager[Connection]:
         """A connection to read with: never waits for writers."""
-        held: Connection | None = getattr(self._held, "connection", None)
-        return self._connected() if held is None else _Explained(self, held)
+        held: Connection | None = getattr(self._thread_state, "connection", None)
+        return self._read_connection() if held is None else _TranslateErrors(self, held)
 
     @contextmanager
-    def reads(self) -> Iterator[None]:
+    def shared_read_connection(self) -> Iterator[None]:
         """Have all that this thread reads meanwhile read with one connection, which takes a while to get."""
-        if hasattr(self._held, "connection"):
+        if hasattr(self._thread_state, "connection"):
             yield
             return
-        with self._kept_connection() as connection:
-            self._held.connection = connection
+        with self._pooled_connection() as connection:
+            self._thread_state.connection = connection
             try:
                 yield
             finally:
-                del self._held.connection
+                del self._thread_state.connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction: all of it, or after an exception nothing."""
-        with _Explained(self, None), self.engine.begin() as connection:
+        with _TranslateErrors(self, None), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        with _Explained(self, None), self._reads.connect() as connection:
+    def _read_connection(self) -> Iterator[Connection]:
+        with _TranslateErrors(self, None), self._reads.connect() as connection:
             yield connection
 
     @contextmanager
-    def _kept_connection(self) -> Iterator[Connection]:
+    def _pooled_connection(self) -> Iterator[Connection]:
         """
         A connection to read with, on SQLite the one of the last time, with its statements.
 
         On Postgres it would be held in a transaction, or cut off by a server that ends what is idle.
         """
         if self.sqlite_path is None:
-            with self._connected() as connection:
+            with self._read_connection() as connection:
                 yield connection
             return
-        with _Explained(self, None):
+        with _TranslateErrors(self, None):
             try:
-                connection = self._kept.pop()
+                connection = self._idle_connections.pop()
             except IndexError:
                 connection = self._reads.connect()
             try:
@@ -126,29 +126,29 @@ class Database:
                 raise
             if connection.in_transaction():
                 connection.rollback()
-            if self._closed or self._kept:
+            if self._closed or self._idle_connections:
                 connection.close()
             else:
-                self._kept.append(connection)
+                self._idle_connections.append(connection)
 
-    def explained(self, fault: BaseException) -> ProjectError | None:
+    def translate_error(self, fault: BaseException) -> ProjectError | None:
         """What people are told of *fault*, or None if it is none of the database's own."""
         if isinstance(fault, sqlite3.Error):  # of a `Prepared`
-            return None if self.sqlite_path is None else sqlite.explain(fault, self.sqlite_path)
+            return None if self.sqlite_path is None else sqlite.translate_error(fault, self.sqlite_path)
         if not isinstance(fault, DBAPIError):
             return None
         if isinstance(fault.orig, sqlite3.Error) and self.sqlite_path is not None:
             if isinstance(fault.orig, sqlite3.IntegrityError):
                 return None
-            return sqlite.explain(fault.orig, self.sqlite_path)
+            return sqlite.translate_error(fault.orig, self.sqlite_path)
         if isinstance(fault, OperationalError):
             return ProjectError(
-                f"The project's database {self.where} cannot be reached: {_first_line(fault.orig, self.engine.url)}",
+                f"The project's database {self.location} cannot be reached: {_first_line(fault.orig, self.engine.url)}",
                 fix="Check that the server runs and that the URL in --database (PDKERNEL_DATABASE) is right.",
             )
         return None
 
-    def facts(self) -> Mapping[str, str] | None:
+    def read_meta(self) -> Mapping[str, str] | None:
         """What `meta` holds, or None if this database holds no project yet."""
         try:
             with self.read() as connection:
@@ -156,9 +156,9 @@ class Database:
         except ProgrammingError:  # Postgres: no such table
             return None
 
-    def create(self, facts: Mapping[str, str]) -> bool:
+    def create(self, meta_values: Mapping[str, str]) -> bool:
         """
-        Make the tables and write *facts*, in one transaction; False if another process was first.
+        Make the tables and write *meta_values*, in one transaction; False if another process was first.
 
         Raises:
             ProjectError: The database has a table of somebody else's under one of our names.
@@ -167,9 +167,9 @@ class Database:
             self._lock(connection)
             if "meta" in _table_names(connection) and _facts(connection) is not None:
                 return False
-            self._refuse_strangers(connection, set(metadata.tables))
+            self._refuse_foreign_tables(connection, set(metadata.tables))
             metadata.create_all(connection, checkfirst=False)
-            connection.execute(insert(meta), [{"name": name, "value": value} for name, value in facts.items()])
+            connection.execute(insert(meta), [{"name": name, "value": value} for name, value in meta_values.items()])
         return True
 
     def migrate(self) -> None:
@@ -186,9 +186,9 @@ class Database:
             added = {
                 name: table
                 for name, table in metadata.tables.items()
-                if table.info.get(SINCE, 1) > int(facts["schema_version"])
+                if table.info.get(INTRODUCED_IN, 1) > int(facts["schema_version"])
             }
-            self._refuse_strangers(connection, set(added))
+            self._refuse_foreign_tables(connection, set(added))
             metadata.create_all(connection, tables=list(added.values()), checkfirst=False)
             version = update(meta).where(meta.c.name == "schema_version")
             connection.execute(version.values(value=str(SCHEMA_VERSION)))
@@ -196,25 +196,25 @@ class Database:
     def close(self) -> None:
         """Give up every connection."""
         self._closed = True
-        while self._kept:
-            self._kept.pop().close()
+        while self._idle_connections:
+            self._idle_connections.pop().close()
         self.engine.dispose()
 
     def _lock(self, connection: Connection) -> None:
         if connection.dialect.name == "postgresql":
-            connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK_ID})
 
-    def _refuse_strangers(self, connection: Connection, names: set[str]) -> None:
+    def _refuse_foreign_tables(self, connection: Connection, names: set[str]) -> None:
         taken = sorted(_table_names(connection) & names)
         if taken:
             raise ProjectError(
-                f"The database {self.where} is not a project of pdkernel and has tables under its names: "
+                f"The database {self.location} is not a project of pdkernel and has tables under its names: "
                 f"{', '.join(taken)}. It was left as it is.",
                 fix="Give the project a database of its own.",
             )
 
 
-class _Explained(Generic[T]):
+class _TranslateErrors(Generic[T]):
     """*given*, with faults of the database that are raised while it is used as sentences; every look of a run is in one."""
 
     def __init__(self, database: Database, given: T) -> None:
@@ -227,24 +227,24 @@ class _Explained(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if fault is not None and (told := self._database.explained(fault)) is not None:
+        if fault is not None and (told := self._database.translate_error(fault)) is not None:
             raise told from fault
 
 
 _URLS = "Use sqlite:////absolute/path.db or postgresql://user@server/name."
 
 
-def check_version(facts: Mapping[str, str], where: str) -> None:
+def check_schema_version(meta_values: Mapping[str, str], location: str) -> None:
     """
     Refuse a project that a newer pdkernel wrote.
 
     Raises:
         ProjectError: It is newer than this version knows.
     """
-    version = int(facts["schema_version"])
+    version = int(meta_values["schema_version"])
     if version > SCHEMA_VERSION:
         raise ProjectError(
-            f"The project's database {where} was written by a newer pdkernel (tables of version {version}, this one "
+            f"The project's database {location} was written by a newer pdkernel (tables of version {version}, this one "
             f"knows {SCHEMA_VERSION}). It was left as it is.",
             fix="Upgrade: pip install --upgrade pdkernel",
         )
@@ -278,7 +278,7 @@ def _sqlite(path: Path) -> Database:
 def _begin(connection: Connection) -> None:
     # A transaction that reads first and writes later fails at once when another process wrote in between,
     # however long the busy timeout is: take the write lock at the beginning. Reads need no transaction.
-    if not connection.get_execution_options().get(_READS):
+    if not connection.get_execution_options().get(_READ_ONLY_OPTION):
         connection.exec_driver_sql("begin immediate")
 
 

@@ -17,12 +17,12 @@ from pdkernel.clock import Clock
 from pdkernel.identity import Environment
 from pdkernel.model import JSON
 from pdkernel.project.database import Database
-from pdkernel.project.endpoints import endpoint_source
+from pdkernel.project.endpoint_keys import format_trigger_source
 from pdkernel.project.schedule import Schedule
 from pdkernel.project.schema import deployed_events, deployed_triggers, endpoints
 from pdkernel.project.vault import Vault
 
-MOST_EVENTS = 100
+MAX_EVENTS_PER_TRIGGER = 100
 """Events that are kept of each."""
 
 
@@ -34,9 +34,9 @@ class Webhook:
     Attributes:
         id: `wh_...`.
         url: Where.
-        key: What a request is signed with.
+        signing_key: What a request is signed with.
         created: Seconds since 1970.
-        updated: When the key was made.
+        key_created: When the key was made.
         failures: Events that it has not taken since it last took one.
         failing_since: When the first of these was sent, in seconds since 1970; or None.
         last_error: Why it did not take the last of these, or None.
@@ -45,9 +45,9 @@ class Webhook:
 
     id: str
     url: str = field(repr=False)
-    key: str = field(repr=False)
+    signing_key: str = field(repr=False)
     created: float
-    updated: float
+    key_created: float
     failures: int = 0
     failing_since: float | None = None
     last_error: str | None = None
@@ -119,7 +119,7 @@ class DeployedTriggerTable:
                 )
             )
 
-    def put(self, trigger: DeployedTrigger) -> DeployedTrigger:
+    def update(self, trigger: DeployedTrigger) -> DeployedTrigger:
         """Keep what was changed; it counts as changed now."""
         changed = replace(trigger, updated_at=self._clock.now())
         with self._database.write() as connection:
@@ -133,7 +133,7 @@ class DeployedTriggerTable:
             row = connection.execute(select(deployed_triggers).where(deployed_triggers.c.id == trigger_id)).first()
         return self._trigger(row) if row else None
 
-    def list(self, external_user_id: str, environment: Environment) -> Sequence[DeployedTrigger]:
+    def list_triggers(self, external_user_id: str, environment: Environment) -> Sequence[DeployedTrigger]:
         """Those of that user, newest first."""
         query = select(deployed_triggers).where(
             deployed_triggers.c.external_user == external_user_id, deployed_triggers.c.environment == environment
@@ -146,7 +146,7 @@ class DeployedTriggerTable:
         """Remove it with its events; False if there was none."""
         with self._database.write() as connection:
             connection.execute(delete(deployed_events).where(deployed_events.c.trigger == trigger_id))
-            connection.execute(delete(endpoints).where(endpoints.c.source == endpoint_source(trigger_id)))
+            connection.execute(delete(endpoints).where(endpoints.c.source == format_trigger_source(trigger_id)))
             found = connection.execute(delete(deployed_triggers).where(deployed_triggers.c.id == trigger_id))
             return found.rowcount > 0
 
@@ -175,7 +175,7 @@ class DeployedTriggerTable:
             due = connection.execute(query.order_by(deployed_triggers.c.due).limit(1)).scalar_one_or_none()
         return None if due is None else datetime.fromtimestamp(due, UTC)
 
-    def note_delivery(self, trigger_id: str, webhook_id: str, error: str | None) -> None:
+    def record_delivery(self, trigger_id: str, webhook_id: str, error: str | None) -> None:
         """Keep that a webhook has taken an event, or why it has not; nothing if either is gone."""
         query = select(deployed_triggers).where(deployed_triggers.c.id == trigger_id).with_for_update()
         with self._database.write() as connection:
@@ -201,19 +201,22 @@ class DeployedTriggerTable:
         table = deployed_events
         with self._database.write() as connection:
             for event in events:
-                sealed = self._vault.seal_json(dict(event), _events_place(trigger_id))
+                sealed = self._vault.seal_json(dict(event), _events_vault_context(trigger_id))
                 connection.execute(insert(table).values(trigger=trigger_id, sealed_event=sealed))
             kept = select(table.c.number).where(table.c.trigger == trigger_id).order_by(table.c.number.desc())
-            oldest = connection.execute(kept.offset(MOST_EVENTS - 1).limit(1)).scalar_one_or_none()
+            oldest = connection.execute(kept.offset(MAX_EVENTS_PER_TRIGGER - 1).limit(1)).scalar_one_or_none()
             if oldest is not None:
                 connection.execute(delete(table).where(table.c.trigger == trigger_id, table.c.number < oldest))
 
-    def events(self, trigger_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
+    def list_events(self, trigger_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
         """Its newest events, newest first."""
         query = select(deployed_events.c.sealed_event).where(deployed_events.c.trigger == trigger_id)
         with self._database.read() as connection:
             found = connection.execute(query.order_by(deployed_events.c.number.desc()).limit(limit)).scalars().all()
-        return [cast("dict[str, Any]", self._vault.open_json(sealed, _events_place(trigger_id))) for sealed in found]
+        return [
+            cast("dict[str, Any]", self._vault.unseal_json(sealed, _events_vault_context(trigger_id)))
+            for sealed in found
+        ]
 
     def _values(self, trigger: DeployedTrigger) -> dict[str, Any]:
         return {
@@ -237,10 +240,10 @@ class DeployedTriggerTable:
             "webhooks": [list(astuple(hook)) for hook in trigger.webhooks],
             "public_only": trigger.public_only,
         }
-        return self._vault.seal_json(cast("JSON", settings), _place(trigger.id))
+        return self._vault.seal_json(cast("JSON", settings), _settings_vault_context(trigger.id))
 
     def _trigger(self, row: Any) -> DeployedTrigger:
-        settings = cast("dict[str, Any]", self._vault.open_json(row.sealed_settings, _place(row.id)))
+        settings = cast("dict[str, Any]", self._vault.unseal_json(row.sealed_settings, _settings_vault_context(row.id)))
         interval = settings.pop("interval_s", None)  # what earlier versions kept instead of a schedule
         return DeployedTrigger(
             id=row.id,
@@ -259,13 +262,13 @@ class DeployedTriggerTable:
 
 
 def _due(trigger: DeployedTrigger, moment: datetime) -> float | None:
-    found = trigger.schedule.after(moment)
+    found = trigger.schedule.next_after(moment)
     return None if found is None else found.timestamp()
 
 
-def _place(trigger_id: str) -> str:
+def _settings_vault_context(trigger_id: str) -> str:
     return f"deployed_triggers/{trigger_id}/settings"
 
 
-def _events_place(trigger_id: str) -> str:
+def _events_vault_context(trigger_id: str) -> str:
     return f"deployed_triggers/{trigger_id}/events"

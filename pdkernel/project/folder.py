@@ -29,7 +29,7 @@ def find_project(start: Path) -> Path:
     return start / FOLDER_NAME
 
 
-def make_folder(folder: Path) -> None:
+def ensure_folder(folder: Path) -> None:
     """
     Make the project's folder if it is not there: for its owner only, and ignored by Git as a whole.
 
@@ -43,7 +43,7 @@ def make_folder(folder: Path) -> None:
         if not ignore.exists():
             ignore.write_text("*\n")
     except OSError as fault:
-        raise unusable_folder(folder, fault) from fault
+        raise folder_error(folder, fault) from fault
 
 
 def read_key(path: Path) -> bytes | None:
@@ -74,7 +74,7 @@ def read_key(path: Path) -> bytes | None:
     return key
 
 
-def make_key(path: Path) -> bytes:
+def ensure_key(path: Path) -> bytes:
     """
     The key in *path*, made now if nobody has made it yet.
 
@@ -109,7 +109,7 @@ def make_key(path: Path) -> bytes:
     return key
 
 
-def unusable_folder(folder: Path, fault: OSError) -> ProjectError:
+def folder_error(folder: Path, fault: OSError) -> ProjectError:
     """What to say when *folder* cannot be the project's folder."""
     return ProjectError(
         f"The project folder {folder} cannot be used: {_reason(fault)}.",

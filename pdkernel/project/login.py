@@ -20,14 +20,14 @@ from pdkernel.model import JSON
 from pdkernel.project.settings import SettingsTable
 from pdkernel.project.vault import Vault
 
-API = "https://api.pipedream.com"
-SETTING = "login"
-SERVICE = "pdkernel"
+PIPEDREAM_API_URL = "https://api.pipedream.com"
+LOGIN_SETTING = "login"
+KEYRING_SERVICE = "pdkernel"
 """What the keyring calls us."""
-_PLACE = "settings/login/client_secret"
+_VAULT_CONTEXT = "settings/login/client_secret"
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
-Kept = Literal["keyring", "project"]
+SecretLocation = Literal["keyring", "project"]
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,17 @@ class Login:
     client_secret: str = field(repr=False)
     project_id: str
     environment: Environment = DEFAULT_ENVIRONMENT
-    base_url: str = API
+    base_url: str = PIPEDREAM_API_URL
 
 
-def named(environ: Mapping[str, str], name: str) -> str | None:
+def read_setting(environ: Mapping[str, str], name: str) -> str | None:
     """The value of `PDKERNEL_<name>` in *environ*, else of `PIPEDREAM_<name>`, which the SDK reads; None if empty."""
     return environ.get(f"PDKERNEL_{name}") or environ.get(f"PIPEDREAM_{name}") or None
 
 
-def environment_named(environ: Mapping[str, str]) -> Environment:
+def read_environment(environ: Mapping[str, str]) -> Environment:
     """The environment that *environ* names; development if it names none."""
-    return parse_environment(named(environ, "PROJECT_ENVIRONMENT") or named(environ, "ENVIRONMENT"))
+    return parse_environment(read_setting(environ, "PROJECT_ENVIRONMENT") or read_setting(environ, "ENVIRONMENT"))
 
 
 def check_base_url(url: str) -> str:
@@ -73,7 +73,9 @@ def check_base_url(url: str) -> str:
     except ValueError:
         host = None
     if not host or parts.scheme not in ("http", "https") or parts.username or parts.query or parts.fragment:
-        raise RequestError(f"{url!r} is not the address of an API.", fix=f"For Pipedream's own leave it out: {API}")
+        raise RequestError(
+            f"{url!r} is not the address of an API.", fix=f"For Pipedream's own leave it out: {PIPEDREAM_API_URL}"
+        )
     if parts.scheme == "http" and host not in _LOOPBACK:
         raise RequestError(
             f"{url!r} is not encrypted, and the client's secret would be sent there.", fix="Use an https address."
@@ -88,15 +90,15 @@ class LoginTable:
     Args:
         settings: Where all but the secret is kept.
         vault: Seals the secret where there is no keyring.
-        owner: The local project's id: one entry of the keyring each.
+        keyring_user: The local project's id: one entry of the keyring each.
     """
 
-    def __init__(self, settings: SettingsTable, vault: Vault, owner: str) -> None:
+    def __init__(self, settings: SettingsTable, vault: Vault, keyring_user: str) -> None:
         self._settings = settings
         self._vault = vault
-        self._owner = owner
+        self._owner = keyring_user
 
-    def find(self, environ: Mapping[str, str]) -> Login | None:
+    def load(self, environ: Mapping[str, str]) -> Login | None:
         """
         The login that counts, or None for a project of this machine only.
 
@@ -107,10 +109,10 @@ class LoginTable:
             RequestError: Environment or address in *environ* cannot be used.
         """
         project_id = environ.get("PDKERNEL_PROJECT_ID")
-        client_id, secret = named(environ, "CLIENT_ID"), named(environ, "CLIENT_SECRET")
+        client_id, secret = read_setting(environ, "CLIENT_ID"), read_setting(environ, "CLIENT_SECRET")
         if project_id and client_id and secret:
-            base_url = check_base_url(named(environ, "BASE_URL") or API)
-            return Login(client_id, secret, project_id, environment_named(environ), base_url)
+            base_url = check_base_url(read_setting(environ, "BASE_URL") or PIPEDREAM_API_URL)
+            return Login(client_id, secret, project_id, read_environment(environ), base_url)
         kept = self._kept()
         if kept is None:
             return None
@@ -122,10 +124,10 @@ class LoginTable:
             str(kept["base_url"]),
         )
 
-    def keep(self, login: Login) -> Kept:
+    def save(self, login: Login) -> SecretLocation:
         """Keep *login* in the place of another; says where its secret is: the keyring if there is one."""
         self.remove()
-        where: Kept = "keyring" if _into_keyring(self._owner, login.client_secret) else "project"
+        where: SecretLocation = "keyring" if _into_keyring(self._owner, login.client_secret) else "project"
         value: dict[str, JSON] = {
             "client_id": login.client_id,
             "project_id": login.project_id,
@@ -134,8 +136,8 @@ class LoginTable:
             "kept": where,
         }
         if where == "project":
-            value["secret"] = base64.b64encode(self._vault.seal(login.client_secret, _PLACE)).decode()
-        self._settings.set(SETTING, value)
+            value["secret"] = base64.b64encode(self._vault.seal(login.client_secret, _VAULT_CONTEXT)).decode()
+        self._settings.set(LOGIN_SETTING, value)
         return where
 
     def remove(self) -> bool:
@@ -145,15 +147,15 @@ class LoginTable:
             return False
         if kept.get("kept") == "keyring":
             _out_of_keyring(self._owner)
-        return self._settings.remove(SETTING)
+        return self._settings.remove(LOGIN_SETTING)
 
     def _kept(self) -> dict[str, JSON] | None:
-        kept = self._settings.get(SETTING)
+        kept = self._settings.get(LOGIN_SETTING)
         return kept if isinstance(kept, dict) else None
 
     def _secret(self, kept: Mapping[str, JSON]) -> str:
         if kept.get("kept") == "project":
-            return self._vault.open(base64.b64decode(cast("str", kept["secret"])), _PLACE)
+            return self._vault.unseal(base64.b64decode(cast("str", kept["secret"])), _VAULT_CONTEXT)
         secret = _from_keyring(self._owner)
         if secret is None:
             raise ConnectSettingsError(
@@ -174,8 +176,8 @@ def _into_keyring(owner: str, secret: str) -> bool:
 
         if keyring.get_keyring().priority <= 0:
             return False
-        keyring.set_password(SERVICE, owner, secret)
-        return keyring.get_password(SERVICE, owner) == secret
+        keyring.set_password(KEYRING_SERVICE, owner, secret)
+        return keyring.get_password(KEYRING_SERVICE, owner) == secret
     return False
 
 
@@ -183,7 +185,7 @@ def _from_keyring(owner: str) -> str | None:
     with contextlib.suppress(Exception):
         import keyring
 
-        return keyring.get_password(SERVICE, owner)
+        return keyring.get_password(KEYRING_SERVICE, owner)
     return None
 
 
@@ -191,4 +193,4 @@ def _out_of_keyring(owner: str) -> None:
     with contextlib.suppress(Exception):
         import keyring
 
-        keyring.delete_password(SERVICE, owner)
+        keyring.delete_password(KEYRING_SERVICE, owner)

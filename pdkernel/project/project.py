@@ -16,30 +16,30 @@ from typing import Self, cast, get_args
 
 from sqlalchemy import Engine, select, update
 
-from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
+from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.identity import Plan
 from pdkernel.model import JSON
 from pdkernel.project.access_tokens import AccessTokens
 from pdkernel.project.accounts import AccountTable
 from pdkernel.project.client_keys import ClientKeyTable
-from pdkernel.project.clients import ClientTable
 from pdkernel.project.connect_tokens import ConnectTokenTable
-from pdkernel.project.database import Database, check_version
+from pdkernel.project.data_stores import DataStoreTable
+from pdkernel.project.database import Database, check_schema_version
 from pdkernel.project.deployed_triggers import DeployedTriggerTable
-from pdkernel.project.endpoints import EndpointTable
-from pdkernel.project.folder import KEY_NAME, make_folder, make_key, read_key
+from pdkernel.project.endpoint_keys import EndpointKeyTable
+from pdkernel.project.folder import KEY_NAME, ensure_folder, ensure_key, read_key
 from pdkernel.project.grants import GrantTable
-from pdkernel.project.issued_tokens import IssuedTokenTable
-from pdkernel.project.link_visits import LinkVisitTable
+from pdkernel.project.idempotency import IdempotencyTable
 from pdkernel.project.login import LoginTable
-from pdkernel.project.notebooks import NotebookTable
+from pdkernel.project.notebook_states import NotebookStateTable
+from pdkernel.project.oauth_clients import OAuthClientTable
+from pdkernel.project.pending_sign_ins import PendingSignInTable
+from pdkernel.project.pipedream_tokens import PipedreamTokenTable
+from pdkernel.project.project_secrets import SecretTable
 from pdkernel.project.schema import SCHEMA_VERSION, meta
-from pdkernel.project.secrets import SecretTable
-from pdkernel.project.sent import SentTable
 from pdkernel.project.settings import SettingsTable
 from pdkernel.project.source_states import SourceStateTable
-from pdkernel.project.stores import StoreTable
 from pdkernel.project.variables import VariableTable
 from pdkernel.project.vault import Vault
 
@@ -54,15 +54,23 @@ class Project:
     Attributes:
         folder: `.../.pdkernel`.
         project_id: `proj_...`.
-        created: Whether this call made the project.
+        is_new: Whether this call made the project.
     """
 
     def __init__(
-        self, folder: Path, project_id: str, database: Database, vault: Vault, *, created: bool, clock: Clock, ids: Ids
+        self,
+        folder: Path,
+        project_id: str,
+        database: Database,
+        vault: Vault,
+        *,
+        created: bool,
+        clock: Clock,
+        ids: IdGenerator,
     ) -> None:
         self.folder = folder
         self.project_id = project_id
-        self.created = created
+        self.is_new = created
         self.clock = clock
         self.ids = ids
         self._database = database
@@ -78,17 +86,17 @@ class Project:
         cls,
         folder: Path,
         *,
-        database: str | None = None,
+        database_url: str | None = None,
         key_file: Path | None = None,
         clock: Clock = SYSTEM_CLOCK,
-        ids: Ids = RANDOM_IDS,
+        ids: IdGenerator = RANDOM_IDS,
     ) -> Self:
         """
         Open the project in *folder* (`.../.pdkernel`); make it if there is none.
 
         Args:
-            folder: Its folder; holds caches only when *database* names a server.
-            database: A URL (`sqlite:///...`, `postgresql://...`), or None for `project.db` in the folder.
+            folder: Its folder; holds caches only when *database_url* names a server.
+            database_url: A URL (`sqlite:///...`, `postgresql://...`), or None for `project.db` in the folder.
             key_file: The file with the key, or None for `key` in the folder.
             clock: Tells the time.
             ids: Makes ids.
@@ -97,16 +105,16 @@ class Project:
             ProjectError: Folder, key or database cannot be used; all three are left as they are.
         """
         folder = folder.absolute()
-        make_folder(folder)
+        ensure_folder(folder)
         key_path = (key_file or folder / KEY_NAME).absolute()
-        opened = Database.open(folder, database)
+        opened = Database.open(folder, database_url)
         try:
             key = read_key(key_path)
-            facts = opened.facts()
+            facts = opened.read_meta()
             if facts is not None:
-                check_version(facts, opened.where)
+                check_schema_version(facts, opened.location)
             if key is None:
-                key = _missing_key(key_path, opened)
+                key = _create_key(key_path, opened)
             vault = Vault(key)
             created = False
             if facts is None:
@@ -117,10 +125,10 @@ class Project:
                     "key_fingerprint": vault.fingerprint,
                 }
                 created = opened.create(fresh)
-                facts = fresh if created else opened.facts()
+                facts = fresh if created else opened.read_meta()
             if facts is None:
-                raise ProjectError(f"The project in {opened.where} vanished while it was opened.", fix="Try again.")
-            _check_key(vault, facts["key_fingerprint"], key_path, opened.where)
+                raise ProjectError(f"The project in {opened.location} vanished while it was opened.", fix="Try again.")
+            _check_key(vault, facts["key_fingerprint"], key_path, opened.location)
             if int(facts["schema_version"]) < SCHEMA_VERSION:
                 opened.migrate()
         except BaseException:
@@ -129,7 +137,7 @@ class Project:
         return cls(folder, facts["project_id"], opened, vault, created=created, clock=clock, ids=ids)
 
     def __repr__(self) -> str:
-        return f"Project({self.project_id}, {self._database.where})"
+        return f"Project({self.project_id}, {self._database.location})"
 
     def __enter__(self) -> Self:
         return self
@@ -140,7 +148,7 @@ class Project:
         self.close()
 
     @property
-    def database(self) -> Engine:
+    def sqlalchemy_engine(self) -> Engine:
         """SQLAlchemy's engine; on SQLite its transactions take the write lock when they begin."""
         return self._database.engine
 
@@ -149,9 +157,9 @@ class Project:
         """The SQLite file that the journal shares, or None on Postgres."""
         return self._database.sqlite_path
 
-    def reads(self) -> AbstractContextManager[None]:
+    def shared_read_connection(self) -> AbstractContextManager[None]:
         """While it lasts, this thread's questions share a connection, which takes longer to get than most answers."""
-        return self._database.reads()
+        return self._database.shared_read_connection()
 
     @property
     def plan(self) -> Plan:
@@ -197,14 +205,14 @@ class Project:
         return VariableTable(self._database, self._vault, self.clock)
 
     @cached_property
-    def notebooks(self) -> NotebookTable:
+    def notebook_states(self) -> NotebookStateTable:
         """What each notebook's session remembers."""
-        return NotebookTable(self._database, self._vault, self.clock)
+        return NotebookStateTable(self._database, self._vault, self.clock)
 
     @cached_property
-    def sent(self) -> SentTable:
+    def idempotency(self) -> IdempotencyTable:
         """Answers to outside requests that are sent once."""
-        return SentTable(self._database, self._vault, self.clock)
+        return IdempotencyTable(self._database, self._vault, self.clock)
 
     @cached_property
     def source_states(self) -> SourceStateTable:
@@ -222,9 +230,9 @@ class Project:
         return LoginTable(self.settings, self._vault, self.project_id)
 
     @cached_property
-    def stores(self) -> StoreTable:
+    def data_stores(self) -> DataStoreTable:
         """Data stores."""
-        return StoreTable(self._database, self.clock)
+        return DataStoreTable(self._database, self.clock)
 
     @cached_property
     def secrets(self) -> SecretTable:
@@ -237,9 +245,9 @@ class Project:
         return ConnectTokenTable(self._database, self._vault, self.clock)
 
     @cached_property
-    def link_visits(self) -> LinkVisitTable:
+    def pending_sign_ins(self) -> PendingSignInTable:
         """People who are at an app's own sign-in page."""
-        return LinkVisitTable(self._database, self._vault, self.clock)
+        return PendingSignInTable(self._database, self._vault, self.clock)
 
     @cached_property
     def grants(self) -> GrantTable:
@@ -252,9 +260,9 @@ class Project:
         return DeployedTriggerTable(self._database, self._vault, self.clock)
 
     @cached_property
-    def clients(self) -> ClientTable:
+    def oauth_clients(self) -> OAuthClientTable:
         """OAuth clients of the endpoint."""
-        return ClientTable(self._database, self.clock, self.ids)
+        return OAuthClientTable(self._database, self.clock, self.ids)
 
     @cached_property
     def client_keys(self) -> ClientKeyTable:
@@ -267,29 +275,29 @@ class Project:
         return AccessTokens(self._database, self._vault, self.clock, project_id=self.project_id)
 
     @cached_property
-    def issued_tokens(self) -> IssuedTokenTable:
+    def pipedream_tokens(self) -> PipedreamTokenTable:
         """Tokens that a real project's API gave out through this one's server."""
-        return IssuedTokenTable(self._database, self.clock)
+        return PipedreamTokenTable(self._database, self.clock)
 
     @cached_property
-    def endpoints(self) -> EndpointTable:
+    def endpoint_keys(self) -> EndpointKeyTable:
         """Keys of endpoints: workflows' and deployed triggers'."""
-        return EndpointTable(self._database, self.clock, self.folder.parent)
+        return EndpointKeyTable(self._database, self.clock, self.folder.parent)
 
     def close(self) -> None:
         """Give up every connection."""
         self._database.close()
 
 
-def _missing_key(path: Path, database: Database) -> bytes:
+def _create_key(path: Path, database: Database) -> bytes:
     """A new key, unless the database holds values that only another key opens."""
-    facts = database.facts()
+    facts = database.read_meta()
     if facts is None:
-        return make_key(path)
+        return ensure_key(path)
     key = read_key(path)  # again: a process that started with us makes the key first, then the database
     if key is None:
         raise ProjectError(
-            f"The project's key file {path} is missing, and the database {database.where} holds values that only "
+            f"The project's key file {path} is missing, and the database {database.location} holds values that only "
             "that key opens. No new key was made.",
             fix="Put the key file back, or name it in PDKERNEL_KEY_FILE. If it is lost, move the database away: a new "
             "project is made, and accounts and variables are entered again.",

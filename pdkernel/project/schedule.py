@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pdkernel.errors import RequestError
 
-UTC_NAME = "UTC"
+DEFAULT_TIMEZONE = "UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class Schedule:
 
     interval_s: float | None = None
     cron: str | None = None
-    timezone: str = UTC_NAME
+    timezone: str = DEFAULT_TIMEZONE
 
-    def after(self, moment: datetime) -> datetime | None:
+    def next_after(self, moment: datetime) -> datetime | None:
         """The first time after *moment*; None if there is none."""
         if self.cron is not None:
             return _after(self.cron, self.timezone, moment)

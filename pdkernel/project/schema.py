@@ -26,7 +26,7 @@ from sqlalchemy import (
 SCHEMA_VERSION = 5
 """Goes up with every change to a table; an older database is migrated, a newer one refused."""
 
-SINCE = "since"
+INTRODUCED_IN = "since"
 """In a table's `info`: the version that it came with, unless that was the first."""
 
 metadata = MetaData()
@@ -103,7 +103,7 @@ stores = Table(
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("name", Text, nullable=False, unique=True),
     Column("created", Double, nullable=False),
-    info={SINCE: 2},
+    info={INTRODUCED_IN: 2},
 )
 
 store_records = Table(
@@ -119,7 +119,7 @@ store_records = Table(
     UniqueConstraint("store", "key"),
     Index("store_records_pages", "store", "number"),
     Index("store_records_expired", "expires"),
-    info={SINCE: 2},
+    info={INTRODUCED_IN: 2},
 )
 
 source_state = Table(
@@ -129,7 +129,7 @@ source_state = Table(
     Column("source", Text, primary_key=True),
     Column("sealed_state", LargeBinary, nullable=False),
     Column("updated", Double, nullable=False),
-    info={SINCE: 2},
+    info={INTRODUCED_IN: 2},
 )
 
 secrets = Table(
@@ -138,7 +138,7 @@ secrets = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("sealed_value", LargeBinary, nullable=False),
-    info={SINCE: 3},
+    info={INTRODUCED_IN: 3},
 )
 
 connect_tokens = Table(
@@ -153,7 +153,7 @@ connect_tokens = Table(
     Column("sealed_terms", LargeBinary, nullable=False),  # redirects, webhook, origins: URLs may hold secrets
     Index("connect_tokens_user", "external_user", "environment", "created"),
     Index("connect_tokens_expired", "expires"),
-    info={SINCE: 3},
+    info={INTRODUCED_IN: 3},
 )
 
 link_visits = Table(
@@ -163,7 +163,7 @@ link_visits = Table(
     Column("digest", Text, primary_key=True),  # SHA-256 of OAuth's state
     Column("expires", Double, nullable=False),
     Column("sealed_visit", LargeBinary, nullable=False),
-    info={SINCE: 3},
+    info={INTRODUCED_IN: 3},
 )
 
 account_grants = Table(
@@ -177,7 +177,7 @@ account_grants = Table(
     Column("claimed", Double),  # when a process began to renew it
     Column("error", Text),
     Column("sealed_refresh_token", LargeBinary),
-    info={SINCE: 3},
+    info={INTRODUCED_IN: 3},
 )
 
 clients = Table(
@@ -190,7 +190,7 @@ clients = Table(
     Column("scope", Text, nullable=False),  # scopes with spaces between
     Column("created", Double, nullable=False),
     Column("removed", Double),  # null: it may ask for tokens
-    info={SINCE: 3},
+    info={INTRODUCED_IN: 3},
 )
 
 signing_keys = Table(
@@ -202,7 +202,7 @@ signing_keys = Table(
     Column("sealed_key", LargeBinary, nullable=False),
     Column("created", Double, nullable=False),
     Column("expires", Double),  # null: it signs
-    info={SINCE: 3},
+    info={INTRODUCED_IN: 3},
 )
 
 client_keys = Table(
@@ -211,7 +211,7 @@ client_keys = Table(
     metadata,
     Column("client", Text, primary_key=True),
     Column("public_key", Text, nullable=False),  # PEM
-    info={SINCE: 5},
+    info={INTRODUCED_IN: 5},
 )
 used_assertions = Table(
     # what such clients have proved themselves with, until it is good for nothing more
@@ -219,14 +219,14 @@ used_assertions = Table(
     metadata,
     Column("id", Text, primary_key=True),  # a digest of the client's id and the assertion's
     Column("expires", Double, nullable=False),
-    info={SINCE: 5},
+    info={INTRODUCED_IN: 5},
 )
 revoked_tokens = Table(
     "revoked_tokens",
     metadata,
     Column("id", Text, primary_key=True),  # the token's jti, not the token
     Column("expires", Double, nullable=False),
-    info={SINCE: 3},
+    info={INTRODUCED_IN: 3},
 )
 
 issued_tokens = Table(
@@ -238,7 +238,7 @@ issued_tokens = Table(
     Column("workspace", Text),
     Column("scope", Text, nullable=False),  # scopes with spaces between
     Column("expires", Double, nullable=False),
-    info={SINCE: 4},
+    info={INTRODUCED_IN: 4},
 )
 
 endpoints = Table(
@@ -248,7 +248,7 @@ endpoints = Table(
     Column("source", Text, primary_key=True),
     Column("key", Text, nullable=False, unique=True),
     Column("created", Double, nullable=False),
-    info={SINCE: 3},
+    info={INTRODUCED_IN: 3},
 )
 
 deployed_triggers = Table(
@@ -266,7 +266,7 @@ deployed_triggers = Table(
     Column("sealed_settings", LargeBinary, nullable=False),
     Index("deployed_triggers_user", "external_user", "environment"),
     Index("deployed_triggers_due", "due"),
-    info={SINCE: 3},
+    info={INTRODUCED_IN: 3},
 )
 
 deployed_events = Table(
@@ -277,5 +277,5 @@ deployed_events = Table(
     Column("trigger", Text, nullable=False),
     Column("sealed_event", LargeBinary, nullable=False),
     Index("deployed_events_trigger", "trigger", "number"),
-    info={SINCE: 3},
+    info={INTRODUCED_IN: 3},
 )

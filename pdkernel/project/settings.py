@@ -8,8 +8,8 @@ from sqlalchemy import delete, select
 
 from pdkernel.model import JSON
 from pdkernel.project.database import Database
-from pdkernel.project.rows import put
 from pdkernel.project.schema import settings
+from pdkernel.project.upsert import upsert_row
 
 
 class SettingsTable:
@@ -27,14 +27,14 @@ class SettingsTable:
     def set(self, name: str, value: JSON) -> None:
         """Store *value* in the place of what was there."""
         with self._database.write() as connection:
-            put(connection, settings, "name", name=name, value=json.dumps(value))
+            upsert_row(connection, settings, "name", name=name, value=json.dumps(value))
 
     def remove(self, name: str) -> bool:
         """Back to the default; False if it was not set."""
         with self._database.write() as connection:
             return connection.execute(delete(settings).where(settings.c.name == name)).rowcount > 0
 
-    def all(self) -> dict[str, JSON]:
+    def all_settings(self) -> dict[str, JSON]:
         """Every setting that was set, by name."""
         with self._database.read() as connection:
             rows = connection.execute(select(settings.c.name, settings.c.value).order_by(settings.c.name)).all()

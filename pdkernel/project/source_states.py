@@ -15,8 +15,8 @@ from sqlalchemy import Connection, delete, select
 
 from pdkernel.clock import Clock
 from pdkernel.project.database import Database
-from pdkernel.project.rows import put
 from pdkernel.project.schema import source_state
+from pdkernel.project.upsert import upsert_row
 from pdkernel.project.vault import Vault
 
 T = TypeVar("T")
@@ -30,19 +30,19 @@ class SourceStateTable:
         self._vault = vault
         self._clock = clock
 
-    def load(self, source: str) -> dict[str, Any]:
+    def load(self, state_key: str) -> dict[str, Any]:
         """What is remembered of that source; empty if nothing is."""
         with self._database.read() as connection:
-            return self._load(connection, source)
+            return self._load(connection, state_key)
 
-    def change(self, source: str, change: Callable[[dict[str, Any]], T]) -> T:
+    def update(self, state_key: str, change: Callable[[dict[str, Any]], T]) -> T:
         """Let *change* alter what is remembered of that source, in one transaction; returns what it returns."""
         with self._database.write() as connection:
-            state = self._load(connection, source)
+            state = self._load(connection, state_key)
             result = change(state)
-            sealed = self._vault.seal_json(state, _place(source))
+            sealed = self._vault.seal_json(state, _vault_context(state_key))
             now = self._clock.now().timestamp()
-            put(connection, source_state, "source", source=source, sealed_state=sealed, updated=now)
+            upsert_row(connection, source_state, "source", source=state_key, sealed_state=sealed, updated=now)
         return result
 
     def remove(self, source: str) -> bool:
@@ -53,14 +53,14 @@ class SourceStateTable:
     def _load(self, connection: Connection, source: str) -> dict[str, Any]:
         query = select(source_state.c.sealed_state).where(source_state.c.source == source)
         sealed = connection.execute(query).scalar_one_or_none()
-        return {} if sealed is None else cast("dict[str, Any]", self._vault.open_json(sealed, _place(source)))
+        return {} if sealed is None else cast("dict[str, Any]", self._vault.unseal_json(sealed, _vault_context(source)))
 
 
-def forget_sources_of(connection: Connection, owner: str) -> None:
+def delete_source_states(connection: Connection, owner: str) -> None:
     """Forget every source of that workflow or deployed trigger, in the caller's transaction."""
     begin = f"{json.dumps([owner])[:-1]}, "
     connection.execute(delete(source_state).where(source_state.c.source.startswith(begin, autoescape=True)))
 
 
-def _place(source: str) -> str:
+def _vault_context(source: str) -> str:
     return f"sources/{source}/state"

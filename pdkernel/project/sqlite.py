@@ -14,9 +14,9 @@ from errno import EISDIR
 from pathlib import Path
 
 from pdkernel.errors import ProjectError
-from pdkernel.project.folder import unusable_folder
+from pdkernel.project.folder import folder_error
 
-BUSY_S = 10.0
+BUSY_TIMEOUT_S = 10.0
 """Seconds to wait for another process's write."""
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -40,24 +40,24 @@ def connect(path: Path) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         if path.is_dir():
-            raise unusable_folder(path.parent, IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))) from None
+            raise folder_error(path.parent, IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))) from None
         if not os.access(path, os.R_OK | os.W_OK):
             raise _read_only(path) from None
     except PermissionError as fault:
         raise _read_only(path) from fault
     except OSError as fault:
-        raise unusable_folder(path.parent, fault) from fault
-    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        raise folder_error(path.parent, fault) from fault
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
         _prepare(connection)
     except sqlite3.Error as fault:
         connection.close()
-        raise explain(fault, path) from fault
+        raise translate_error(fault, path) from fault
     return connection
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    deadline = time.monotonic() + BUSY_S
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
             # Going over to WAL needs the file alone, and SQLite does not call its busy handler for that
@@ -73,12 +73,12 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 def is_busy(fault: sqlite3.Error) -> bool:
     """Whether *fault* says that another connection is writing."""
-    return _primary(fault) in _BUSY
+    return _primary_code(fault) in _BUSY
 
 
-def explain(fault: sqlite3.Error, path: Path) -> ProjectError:
+def translate_error(fault: sqlite3.Error, path: Path) -> ProjectError:
     """What *fault* means to a person."""
-    code = _primary(fault)
+    code = _primary_code(fault)
     if code in _DAMAGED:
         return ProjectError(
             f"The project's database {path} is damaged or is not a database ({fault}). It was left as it is.",
@@ -89,7 +89,7 @@ def explain(fault: sqlite3.Error, path: Path) -> ProjectError:
         return _read_only(path)
     if code in _BUSY:
         return ProjectError(
-            f"The project's database {path} was locked by another process for {BUSY_S:.0f} seconds.",
+            f"The project's database {path} was locked by another process for {BUSY_TIMEOUT_S:.0f} seconds.",
             fix="End the process that holds it (a stopped debugger, a database browser), then try again.",
         )
     if code == sqlite3.SQLITE_FULL:
@@ -111,6 +111,6 @@ def _read_only(path: Path) -> ProjectError:
     )
 
 
-def _primary(fault: sqlite3.Error) -> int:
+def _primary_code(fault: sqlite3.Error) -> int:
     """The primary result code: the extended ones hold it in their low byte."""
     return getattr(fault, "sqlite_errorcode", 0) & 0xFF

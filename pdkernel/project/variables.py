@@ -14,8 +14,8 @@ from sqlalchemy import delete, select
 from pdkernel.clock import Clock
 from pdkernel.errors import RequestError
 from pdkernel.project.database import Database
-from pdkernel.project.rows import put
 from pdkernel.project.schema import variables
+from pdkernel.project.upsert import upsert_row
 from pdkernel.project.vault import Vault
 
 MAX_VALUE_BYTES = 64 * 1024
@@ -41,9 +41,11 @@ class VariableTable:
             RequestError: Not a name, a reserved one, or a value that no process environment can hold.
         """
         check_variable(name, value)
-        sealed = self._vault.seal(value, _place(name))
+        sealed = self._vault.seal(value, _vault_context(name))
         with self._database.write() as connection:
-            put(connection, variables, "name", name=name, sealed_value=sealed, updated=self._clock.now().timestamp())
+            upsert_row(
+                connection, variables, "name", name=name, sealed_value=sealed, updated=self._clock.now().timestamp()
+            )
 
     def remove(self, name: str) -> bool:
         """Remove the variable; False if there was none."""
@@ -59,7 +61,7 @@ class VariableTable:
         """Every variable with its value."""
         with self._database.read() as connection:
             rows = connection.execute(_ALL).all()
-        return {name: self._vault.open(sealed, _place(name)) for name, sealed in rows}
+        return {name: self._vault.unseal(sealed, _vault_context(name)) for name, sealed in rows}
 
 
 def check_variable(name: str, value: str) -> None:
@@ -89,5 +91,5 @@ def check_variable(name: str, value: str) -> None:
         )
 
 
-def _place(name: str) -> str:
+def _vault_context(name: str) -> str:
     return f"variables/{name}/value"

@@ -36,15 +36,15 @@ class Vault:
     def __repr__(self) -> str:
         return f"Vault(fingerprint={self.fingerprint[:8]}...)"
 
-    def seal(self, text: str, context: str) -> bytes:
-        """*text* sealed for the place *context*; sealing twice gives two different results."""
+    def seal(self, text: str, location: str) -> bytes:
+        """*text* sealed for the place *location*; sealing twice gives two different results."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         # surrogatepass: a lone surrogate in a value from JSON is kept, not an error
-        return _FORMAT + nonce + self._cipher.encrypt(nonce, text.encode("utf-8", "surrogatepass"), context.encode())
+        return _FORMAT + nonce + self._cipher.encrypt(nonce, text.encode("utf-8", "surrogatepass"), location.encode())
 
-    def open(self, sealed: bytes, context: str) -> str:
+    def unseal(self, sealed: bytes, location: str) -> str:
         """
-        The text that was sealed for the place *context*.
+        The text that was sealed for the place *location*.
 
         Raises:
             ProjectError: Sealed with another key or for another place, or damaged.
@@ -53,18 +53,18 @@ class Vault:
         try:
             if sealed[:1] != _FORMAT or len(nonce) != _NONCE_BYTES:
                 raise InvalidTag
-            return self._cipher.decrypt(nonce, body, context.encode()).decode("utf-8", "surrogatepass")
+            return self._cipher.decrypt(nonce, body, location.encode()).decode("utf-8", "surrogatepass")
         except InvalidTag:
             raise ProjectError(
-                f"A stored value cannot be decrypted ({context}): it is damaged, or was sealed with another key.",
+                f"A stored value cannot be decrypted ({location}): it is damaged, or was sealed with another key.",
                 fix="Set the value again, or restore the project's database from a copy.",
             ) from None
 
-    def seal_json(self, value: JSON, context: str) -> bytes:
+    def seal_json(self, value: JSON, location: str) -> bytes:
         """*value* as JSON, sealed."""
-        return self.seal(json.dumps(value, separators=(",", ":")), context)
+        return self.seal(json.dumps(value, separators=(",", ":")), location)
 
-    def open_json(self, sealed: bytes, context: str) -> JSON:
+    def unseal_json(self, sealed: bytes, location: str) -> JSON:
         """The reverse of `seal_json`."""
-        value: JSON = json.loads(self.open(sealed, context))
+        value: JSON = json.loads(self.unseal(sealed, location))
         return value

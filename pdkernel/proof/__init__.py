@@ -14,7 +14,7 @@ An export, proven: the written files are read back and run beside the notebook's
 Nothing goes out and nothing of the project changes. Knows nothing of notebooks' sessions, commands or widgets.
 """
 
-from pdkernel.proof.cases import recording_of
-from pdkernel.proof.prove import Exported, prove
+from pdkernel.proof.cases import resolve_recording_path
+from pdkernel.proof.prover import ExportedNotebook, run_proof
 
-__all__ = ["Exported", "prove", "recording_of"]
+__all__ = ["ExportedNotebook", "resolve_recording_path", "run_proof"]

@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pdkernel.analysis import find_app_bindings
 from pdkernel.errors import EventError
 from pdkernel.event import Event
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment, parse_environment
-from pdkernel.inspection import apps_of
 from pdkernel.model import Step, Workflow
 
-MOST_USERS = 5
+MAX_USERS_PER_EVENT = 5
 """Of those that nobody has named."""
 
 _NAMES_USER = re.compile(r"external[-_]?user", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class ProofCase:
     """
     One event, run for one external user.
 
@@ -43,19 +43,19 @@ class Case:
     environment: Environment = DEFAULT_ENVIRONMENT
 
     @property
-    def recording(self) -> Path:
+    def recording_path(self) -> Path:
         """Where its outside calls are recorded."""
-        return recording_of(self.file)
+        return resolve_recording_path(self.file)
 
 
-def recording_of(event: Path) -> Path:
+def resolve_recording_path(event: Path) -> Path:
     """The file of recorded calls that belongs to the file of an event: `NAME.recorded.jsonl` beside `NAME.json`."""
     return event.with_name(f"{event.stem}.recorded.jsonl")
 
 
 def find_cases(
     events: Path, workflow: Workflow, directory: Directory, *, users: Sequence[str] = ()
-) -> tuple[list[Case], list[str]]:
+) -> tuple[list[ProofCase], list[str]]:
     """
     Each saved event with whom it is run for, and sentences on what is left out.
 
@@ -65,23 +65,23 @@ def find_cases(
         directory: Says which users there are, where none is named.
         users: Test users. Without any, the first of the directory's in development.
     """
-    cases: list[Case] = []
+    cases: list[ProofCase] = []
     notes: list[str] = []
     known: Sequence[str] | None = users or None
     matters = _user_matters(workflow)
     for file in sorted(events.glob("*.json")) if events.is_dir() else ():
         try:
-            event = Event.parse(file.read_bytes(), name=file.name, http=workflow.trigger.type == "http")
+            event = Event.parse(file.read_bytes(), label=file.name, is_http=workflow.trigger.type == "http")
             environment = parse_environment(event.environment)
         except (EventError, OSError) as fault:
             notes.append(f"Not an event, and left out: {fault}")
             continue
         if event.external_user_id is not None or not matters:
-            cases.append(Case(file.stem, file, event, event.external_user_id, environment))
+            cases.append(ProofCase(file.stem, file, event, event.external_user_id, environment))
             continue
         if known is None:
-            known = [user.external_id for user in directory.users(DEFAULT_ENVIRONMENT, limit=MOST_USERS)]
-        cases += [Case(file.stem, file, event, user, environment) for user in known or (None,)]
+            known = [user.external_id for user in directory.users(DEFAULT_ENVIRONMENT, limit=MAX_USERS_PER_EVENT)]
+        cases += [ProofCase(file.stem, file, event, user, environment) for user in known or (None,)]
     if not cases:
         notes.append(
             f"There is no saved event in {events.name}/, so nothing was run: only the workflows' texts were compared. "
@@ -95,6 +95,6 @@ def _user_matters(workflow: Workflow) -> bool:
 
 
 def _asks_for_user(step: Step) -> bool:
-    if step.uses is not None or any(app.account is None for app in apps_of(step)):
+    if step.uses is not None or any(app.account is None for app in find_app_bindings(step)):
         return True
     return any(map(_NAMES_USER.search, (step.source, str(dict(step.props)))))

@@ -8,19 +8,26 @@ Knows workflows and a directory. Whose account a step gets is `engine.lookup`'s 
     findings  what `doctor` says of a workflow
 """
 
-from pdkernel.readiness.findings import Findings
-from pdkernel.readiness.matrix import MAX_USERS, matrix, what_if
-from pdkernel.readiness.missing import Kind, Missing, app_readiness, describe_missing, find_missing, own_readiness
+from pdkernel.readiness.doctor_report import DoctorReport
+from pdkernel.readiness.matrix import MAX_MATRIX_USERS, build_matrix, preview_lookup
+from pdkernel.readiness.requirements import (
+    MissingRequirement,
+    RequirementKind,
+    check_app_accounts,
+    check_own_accounts,
+    find_missing_requirements,
+    format_missing_requirements,
+)
 
 __all__ = [
-    "MAX_USERS",
-    "Findings",
-    "Kind",
-    "Missing",
-    "app_readiness",
-    "describe_missing",
-    "find_missing",
-    "matrix",
-    "own_readiness",
-    "what_if",
+    "MAX_MATRIX_USERS",
+    "DoctorReport",
+    "MissingRequirement",
+    "RequirementKind",
+    "build_matrix",
+    "check_app_accounts",
+    "check_own_accounts",
+    "find_missing_requirements",
+    "format_missing_requirements",
+    "preview_lookup",
 ]

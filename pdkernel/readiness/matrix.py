@@ -9,18 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pdkernel.actions import Catalog
-from pdkernel.engine.facts import Facts
-from pdkernel.engine.lookup import Bindings, Caller, Found, apps_of_external_user, look_up
+from pdkernel.engine.account_lookup import (
+    BindingsByStep,
+    LookupResult,
+    RunIdentity,
+    look_up_accounts,
+    steps_by_external_user_app,
+)
+from pdkernel.engine.directory_snapshot import DirectorySnapshot
 from pdkernel.identity import Directory, Environment
 from pdkernel.lookup import Lookup
 from pdkernel.model import Workflow
-from pdkernel.render.matrix import Cell, Matrix, Row
+from pdkernel.render.matrix import MatrixCell, MatrixRow, ReadinessMatrix
 
-MAX_USERS = 100
+MAX_MATRIX_USERS = 100
 """External users in a matrix that names none."""
 
 
-def matrix(
+def build_matrix(
     workflow: Workflow,
     *,
     directory: Directory,
@@ -28,7 +34,7 @@ def matrix(
     environment: Environment,
     users: Sequence[str] = (),
     test_users: Sequence[str] = (),
-) -> Matrix:
+) -> ReadinessMatrix:
     """
     What a run of each step, and of the whole workflow, would come to for each user.
 
@@ -43,61 +49,69 @@ def matrix(
     Returns:
         A row for each user; where there are no users, one for a caller that names nobody.
     """
-    bindings = bindings_of(workflow, catalog)
-    known = users or _known(directory, environment, test_users)
-    chosen: list[str] = list(dict.fromkeys(known))[: None if users else MAX_USERS]
-    facts = Facts(directory, environment, chosen, apps_of_external_user(bindings))
+    bindings = collect_app_bindings(workflow, catalog)
+    known = users or _list_matrix_users(directory, environment, test_users)
+    chosen: list[str] = list(dict.fromkeys(known))[: None if users else MAX_MATRIX_USERS]
+    facts = DirectorySnapshot(directory, environment, chosen, steps_by_external_user_app(bindings))
     callers: Sequence[str | None] = chosen or [None]
-    rows = [_row(bindings, Caller(user, environment), facts) for user in callers]
-    return Matrix(workflow.name, environment, tuple(bindings), tuple(rows), more=not users and len(known) > MAX_USERS)
+    rows = [_row(bindings, RunIdentity(user, environment), facts) for user in callers]
+    return ReadinessMatrix(
+        workflow.name,
+        environment,
+        tuple(bindings),
+        tuple(rows),
+        has_more_users=not users and len(known) > MAX_MATRIX_USERS,
+    )
 
 
-def what_if(
+def preview_lookup(
     workflow: Workflow,
     *,
     directory: Directory,
     catalog: Catalog,
     environment: Environment,
     external_user_id: str | None,
-) -> Found:
+) -> LookupResult:
     """
     How the accounts of *workflow* would be looked up for a caller who sends both headers.
 
     The `lookup` of the answer is None where no step uses an external user's account.
     """
-    bindings = bindings_of(workflow, catalog)
+    bindings = collect_app_bindings(workflow, catalog)
     users = () if external_user_id is None else (external_user_id,)
-    facts = Facts(directory, environment, users, apps_of_external_user(bindings))
-    as_sent = Caller(external_user_id, environment, header=external_user_id, environment_header=environment)
-    return look_up(bindings, as_sent, facts)
+    facts = DirectorySnapshot(directory, environment, users, steps_by_external_user_app(bindings))
+    as_sent = RunIdentity(external_user_id, environment, header=external_user_id, environment_header=environment)
+    return look_up_accounts(bindings, as_sent, facts)
 
 
-def bindings_of(workflow: Workflow, catalog: Catalog) -> Bindings:
+def collect_app_bindings(workflow: Workflow, catalog: Catalog) -> BindingsByStep:
     """The app props of each step that is not disabled, as they are known without running code."""
-    return {step.name: catalog.apps_of(step) for step in workflow.steps if not step.disabled}
+    return {step.name: catalog.find_app_bindings(step) for step in workflow.steps if not step.disabled}
 
 
-def _known(directory: Directory, environment: Environment, test_users: Sequence[str]) -> list[str]:
+def _list_matrix_users(directory: Directory, environment: Environment, test_users: Sequence[str]) -> list[str]:
     """The workflow's test users, then the environment's, one more at most than a matrix has."""
-    theirs = [user.external_id for user in directory.users(environment, limit=MAX_USERS + 1)]
+    theirs = [user.external_id for user in directory.users(environment, limit=MAX_MATRIX_USERS + 1)]
     return list(dict.fromkeys((*test_users, *theirs)))
 
 
-def _row(bindings: Bindings, caller: Caller, facts: Facts) -> Row:
-    whole = _cell("", look_up(bindings, caller, facts))
-    cells = tuple(_cell(step, look_up({step: apps}, caller, facts)) for step, apps in bindings.items())
-    return Row(caller.external_user_id, whole, cells)
+def _row(bindings: BindingsByStep, caller: RunIdentity, facts: DirectorySnapshot) -> MatrixRow:
+    whole = _cell("", look_up_accounts(bindings, caller, facts))
+    cells = tuple(_cell(step, look_up_accounts({step: apps}, caller, facts)) for step, apps in bindings.items())
+    return MatrixRow(caller.external_user_id, whole, cells)
 
 
-def _cell(step: str, found: Found) -> Cell:
+def _cell(step: str, found: LookupResult) -> MatrixCell:
     if found.error is not None:
         message, fix = found.error.message, found.error.fix
-        return Cell(step, "error", apps=_lacking(found.lookup), code=found.error.code, message=message, fix=fix)
+        return MatrixCell(
+            step, "error", apps=_missing_apps(found.lookup), code=found.error.code, message=message, fix=fix
+        )
     accounts = {account.id: account for account in found.accounts.values()}
     withheld = any(account.withheld for account in accounts.values())
     tired = tuple(account.id for account in accounts.values() if not account.healthy)
-    return Cell(step, "proxy" if withheld else "ready", accounts=tuple(accounts), unhealthy=tired)
+    return MatrixCell(step, "proxy" if withheld else "ready", accounts=tuple(accounts), unhealthy=tired)
 
 
-def _lacking(lookup: Lookup | None) -> tuple[str, ...]:
+def _missing_apps(lookup: Lookup | None) -> tuple[str, ...]:
     return tuple(app.app for app in lookup.apps if app.chosen is None) if lookup else ()

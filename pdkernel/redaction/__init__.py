@@ -11,7 +11,7 @@ hidden only where a key names their own field.
 
 from __future__ import annotations
 
-from pdkernel.redaction.redactor import Redactor, Secret, masked, redactor_of
-from pdkernel.redaction.scanner import MIN_LENGTH, StreamRedactor
+from pdkernel.redaction.redactor import Redactor, Secret, get_redactor, mask_values
+from pdkernel.redaction.scanner import MIN_SECRET_CHARS, StreamRedactor
 
-__all__ = ["MIN_LENGTH", "Redactor", "Secret", "StreamRedactor", "masked", "redactor_of"]
+__all__ = ["MIN_SECRET_CHARS", "Redactor", "Secret", "StreamRedactor", "get_redactor", "mask_values"]

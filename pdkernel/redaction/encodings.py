@@ -12,30 +12,30 @@ import re
 from collections.abc import Callable, Iterator
 from urllib.parse import quote, quote_plus
 
-from pdkernel.redaction.scanner import MIN_LENGTH
+from pdkernel.redaction.scanner import MIN_SECRET_CHARS
 
-_MIN_LINE = 16
+_MIN_SECRET_LINE_CHARS = 16
 _BASE64_COLUMNS = 76
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
-def forms_of(value: str) -> Iterator[tuple[str, str]]:
+def iter_encoded_forms(value: str) -> Iterator[tuple[str, str]]:
     """Every form of *value* to search for, each with its name; the plain one has the empty name."""
     yield "", value
-    yield from _encoded(value, "")
+    yield from _iter_encodings(value, "")
     trimmed = value.strip()
-    if trimmed != value and len(trimmed) >= MIN_LENGTH:
+    if trimmed != value and len(trimmed) >= MIN_SECRET_CHARS:
         yield "trimmed", trimmed
-        yield from _encoded(trimmed, "trimmed-")
+        yield from _iter_encodings(trimmed, "trimmed-")
     lines = value.splitlines()
     if len(lines) > 1:
         # Node.js prints a text of several lines as one literal per line; a key's lines are secret one by one.
         for number, line in enumerate(lines, start=1):
-            if len(line) >= _MIN_LINE and not line.startswith("-----"):
+            if len(line) >= _MIN_SECRET_LINE_CHARS and not line.startswith("-----"):
                 yield f"line{number}", line
 
 
-def _encoded(value: str, prefix: str) -> Iterator[tuple[str, str]]:
+def _iter_encodings(value: str, prefix: str) -> Iterator[tuple[str, str]]:
     data = value.encode("utf-8", "surrogatepass")
     for name, encode in _TEXT_ENCODINGS.items():
         yield prefix + name, encode(value)

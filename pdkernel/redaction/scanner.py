@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
-MIN_LENGTH = 8
+MIN_SECRET_CHARS = 8
 """Characters from which on a secret is searched for everywhere (design, decision 8)."""
-OPEN = "⟦secret:"
+PLACEHOLDER_START = "⟦secret:"
 """How every placeholder begins."""
 
 
@@ -27,34 +27,34 @@ class StreamRedactor:
     at once, so that a log can be read while it is written.
     """
 
-    def __init__(self, scanner: Scanner) -> None:
+    def __init__(self, scanner: PatternScanner) -> None:
         self._scanner = scanner
-        self._pending = _Pending()
+        self._pending = _ScanState()
 
     def feed(self, text: str) -> str:
         """Take the next piece; return what is certain by now."""
         if self._scanner.is_empty:
             return text
         self._pending.buffer += text
-        return self._scanner.advance(self._pending, self._scanner.settled(self._pending.buffer))
+        return self._scanner.replace_until(self._pending, self._scanner.find_safe_end(self._pending.buffer))
 
     def close(self) -> str:
         """The end: return what was still held back."""
         if not self._pending.buffer:
             return ""
-        return self._scanner.advance(self._pending, len(self._pending.buffer))
+        return self._scanner.replace_until(self._pending, len(self._pending.buffer))
 
 
 @dataclass(slots=True)
-class _Pending:
-    """A text in the middle of being scanned: searched up to `searched`, given out up to `given`."""
+class _ScanState:
+    """A text in the middle of being scanned: searched up to `searched`, given out up to `emitted`."""
 
     buffer: str = ""
     searched: int = 0
-    given: int = 0
+    emitted: int = 0
 
 
-class Scanner:
+class PatternScanner:
     """Searches for many fixed texts at once; `patterns` maps each text to its label."""
 
     def __init__(self, patterns: Mapping[str, str]) -> None:
@@ -69,16 +69,16 @@ class Scanner:
                 self._by_prefix.setdefault(text[:length], []).append(text)
         self._by_head: dict[str, list[str]] = {}
         for text in ordered:
-            self._by_head.setdefault(text[:MIN_LENGTH], []).append(text)
+            self._by_head.setdefault(text[:MIN_SECRET_CHARS], []).append(text)
         self._overlapping: dict[str, bool] = {}
 
     def replace(self, text: str) -> str:
         """*text* with a placeholder for each pattern."""
-        if self.is_empty or len(text) < MIN_LENGTH or not self.may_be_in(text):
+        if self.is_empty or len(text) < MIN_SECRET_CHARS or not self.can_match(text):
             return text
-        return self.advance(_Pending(text), len(text))
+        return self.replace_until(_ScanState(text), len(text))
 
-    def may_be_in(self, text: str | bytes) -> bool:
+    def can_match(self, text: str | bytes) -> bool:
         """
         False if no pattern is in *text*, which may be in UTF-8; a cheap test, as most texts hold none.
 
@@ -88,7 +88,7 @@ class Scanner:
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
         return not self._words.isdisjoint(memoryview(data)[: len(data) & ~3].cast("I"))
 
-    def settled(self, buffer: str) -> int:
+    def find_safe_end(self, buffer: str) -> int:
         """The position in *buffer* from which on more text could still complete a pattern."""
         for start in range(max(0, len(buffer) - self._longest + 1), len(buffer)):
             for pattern in self._by_prefix.get(buffer[start : start + 3], ()):
@@ -96,30 +96,30 @@ class Scanner:
                     return start
         return len(buffer)
 
-    def advance(self, pending: _Pending, limit: int) -> str:
+    def replace_until(self, pending: _ScanState, limit: int) -> str:
         """Replace what begins before *limit* in the pending text, and drop what is done."""
         buffer, out = pending.buffer, list[str]()
         for start, found in self._matches(buffer, pending.searched, limit):
             end = start + len(found)
-            if start >= pending.given:
-                out += [buffer[pending.given : start], f"{OPEN}{self._labels[found]}⟧"]
-            elif end > pending.given:
+            if start >= pending.emitted:
+                out += [buffer[pending.emitted : start], f"{PLACEHOLDER_START}{self._labels[found]}⟧"]
+            elif end > pending.emitted:
                 # Two secrets overlap: the second one's placeholder stands for the rest of it.
-                out.append(f"{OPEN}{self._labels[found]}[{pending.given - start}:]⟧")
-            pending.given = max(pending.given, end)
+                out.append(f"{PLACEHOLDER_START}{self._labels[found]}[{pending.emitted - start}:]⟧")
+            pending.emitted = max(pending.emitted, end)
             pending.searched = self._next_start(start, found)
-        if limit > pending.given:
-            out.append(buffer[pending.given : limit])
-            pending.given = limit
+        if limit > pending.emitted:
+            out.append(buffer[pending.emitted : limit])
+            pending.emitted = limit
         pending.searched = max(pending.searched, limit)
-        done = min(pending.searched, pending.given)
+        done = min(pending.searched, pending.emitted)
         pending.buffer = buffer[done:]
         pending.searched -= done
-        pending.given -= done
+        pending.emitted -= done
         return "".join(out)
 
     def _matches(self, buffer: str, position: int, limit: int) -> Iterator[tuple[int, str]]:
-        if not self.may_be_in(buffer):
+        if not self.can_match(buffer):
             return
         while (match := self._heads.search(buffer, position)) is not None and match.start() < limit:
             start = match.start()

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pdkernel.render import words
-from pdkernel.render.markup import VIEW, Html, lines, pill, printable, quiet, tag
+from pdkernel.render import formatting
+from pdkernel.render.markup import CONTAINER_STYLE, Html, escape_control_characters, join_lines, muted, pill, tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class AppReadiness:
         return self.account_id is not None and self.healthy
 
 
-def text(apps: Sequence[AppReadiness], *, external_user: str | None, environment: str) -> str:
+def render_text(apps: Sequence[AppReadiness], *, external_user: str | None, environment: str) -> str:
     """The readiness of *apps* for that user as text."""
     made = [_title(apps, external_user, environment)]
     width = max((len(app.app) for app in apps), default=0)
@@ -52,16 +52,16 @@ def text(apps: Sequence[AppReadiness], *, external_user: str | None, environment
         made.append(f"  {mark} {app.app:<{width}}  {_account(app)}  ({_needed_by(app)})")
         if app.fix and not app.is_ready:
             made += [f"      {line}" for line in app.fix.split("\n")]
-    return printable("".join(f"{line}\n" for line in made))
+    return escape_control_characters("".join(f"{line}\n" for line in made))
 
 
-def html(apps: Sequence[AppReadiness], *, external_user: str | None, environment: str) -> str:
+def render_html(apps: Sequence[AppReadiness], *, external_user: str | None, environment: str) -> str:
     """The readiness of *apps* for that user as HTML."""
     parts = [tag("strong", _title(apps, external_user, environment))]
     rows = [tag("li", *_row(app), style="margin:2px 0;list-style-type:none") for app in apps]
     if rows:
-        parts.append(tag("ul", lines(rows), style="margin:4px 0;padding:0;list-style-type:none"))
-    return tag("div", lines(parts), style=VIEW, class_="pd-view pd-accounts")
+        parts.append(tag("ul", join_lines(rows), style="margin:4px 0;padding:0;list-style-type:none"))
+    return tag("div", join_lines(parts), style=CONTAINER_STYLE, class_="pd-view pd-accounts")
 
 
 def _row(app: AppReadiness) -> list[Html]:
@@ -71,7 +71,7 @@ def _row(app: AppReadiness) -> list[Html]:
         else pill("✗ missing" if app.account_id is None else "✗ not working", "bad")
     )
     parts = [state, Html(" "), tag("strong", app.app, style="margin-right:8px"), Html(" "), tag("span", _account(app))]
-    parts += [Html(" "), quiet(f"({_needed_by(app)})")]
+    parts += [Html(" "), muted(f"({_needed_by(app)})")]
     if app.fix and not app.is_ready:
         parts.append(tag("div", app.fix, style="white-space:pre-wrap;margin-left:24px"))
     return parts
@@ -83,7 +83,7 @@ def _title(apps: Sequence[AppReadiness], external_user: str | None, environment:
     if not apps:
         return f"{who}, {environment}: no step needs an account."
     if missing:
-        return f"{who}, {environment}: {words.counted(missing, 'account')} to connect."
+        return f"{who}, {environment}: {formatting.format_count(missing, 'account')} to connect."
     return f"{who}, {environment}: every account is there."
 
 
@@ -96,4 +96,4 @@ def _account(app: AppReadiness) -> str:
 
 
 def _needed_by(app: AppReadiness) -> str:
-    return f"needed by {words.listed(app.steps)}"
+    return f"needed by {formatting.format_list(app.steps)}"

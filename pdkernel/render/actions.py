@@ -11,10 +11,19 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pdkernel.render import words
-from pdkernel.render.markup import CODE, VIEW, Html, lines, pill, printable, quiet, tag
+from pdkernel.render import formatting
+from pdkernel.render.markup import (
+    CODE_STYLE,
+    CONTAINER_STYLE,
+    Html,
+    escape_control_characters,
+    join_lines,
+    muted,
+    pill,
+    tag,
+)
 
-MOST = 50
+MAX_LISTED_ACTIONS = 50
 """Actions in a list; who searches wants few."""
 
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
@@ -44,7 +53,7 @@ class PropRow:
     default: str | None = None
 
     @property
-    def kind(self) -> str:
+    def type_label(self) -> str:
         """Its type, whether it must be given, and what it is otherwise."""
         if self.required:
             return f"{self.type}, required"
@@ -77,18 +86,18 @@ class ActionView:
     note: str = ""
 
 
-def list_text(found: Sequence[ActionView]) -> str:
+def render_list_text(found: Sequence[ActionView]) -> str:
     """What was found, as text: two lines each, and how many more there are."""
     made = []
-    for each in found[:MOST]:
+    for each in found[:MAX_LISTED_ACTIONS]:
         made.append(f"{each.uses}  {each.name}  [{each.source}]")
         if each.description:
-            made.append(f"    {words.clipped(_first_line(each.description), words.WIDTH - 4)}")
+            made.append(f"    {formatting.truncate_line(_first_line(each.description), formatting.TEXT_COLUMNS - 4)}")
     made += _more(found)
-    return printable("".join(f"{line}\n" for line in made))
+    return escape_control_characters("".join(f"{line}\n" for line in made))
 
 
-def list_html(found: Sequence[ActionView], *, hint: str = "") -> str:
+def render_list_html(found: Sequence[ActionView], *, hint: str = "") -> str:
     """What was found, as HTML, and below it *hint*: what to do next."""
     rows = [
         tag(
@@ -97,47 +106,53 @@ def list_html(found: Sequence[ActionView], *, hint: str = "") -> str:
             " ",
             tag("strong", each.name),
             " ",
-            quiet(each.source),
-            tag("div", quiet(words.clipped(_first_line(each.description), 200))) if each.description else Html(""),
+            muted(each.source),
+            tag("div", muted(formatting.truncate_line(_first_line(each.description), 200)))
+            if each.description
+            else Html(""),
             style="margin:4px 0;list-style-type:none",
         )
-        for each in found[:MOST]
+        for each in found[:MAX_LISTED_ACTIONS]
     ]
-    found_html = tag("ul", lines(rows), style="margin:0;padding:0")
-    parts = [found_html, *(tag("div", quiet(line)) for line in (*_more(found), hint) if line)]
-    return tag("div", lines(parts), style=VIEW, class_="pd-view pd-actions")
+    found_html = tag("ul", join_lines(rows), style="margin:0;padding:0")
+    parts = [found_html, *(tag("div", muted(line)) for line in (*_more(found), hint) if line)]
+    return tag("div", join_lines(parts), style=CONTAINER_STYLE, class_="pd-view pd-actions")
 
 
-def text(action: ActionView) -> str:
+def render_text(action: ActionView) -> str:
     """One action with its props, as text."""
     made = [f"{action.uses}  {action.name}", f"  from: {action.source}"]
-    made += textwrap.wrap(_first_line(action.description), words.WIDTH, initial_indent="  ", subsequent_indent="  ")
+    made += textwrap.wrap(
+        _first_line(action.description), formatting.TEXT_COLUMNS, initial_indent="  ", subsequent_indent="  "
+    )
     if action.apps:
         made.append(
             f"  accounts: {', '.join(action.apps)} (the external user's, unless the cell names one of your own)"
         )
     for prop in action.props:
-        made.append(f"  {prop.name}: {prop.kind}")
+        made.append(f"  {prop.name}: {prop.type_label}")
         said = ". ".join(part.rstrip(".") for part in (prop.label, _first_line(prop.description)) if part)
         for line in (said, prop.choices):
             made += (
-                textwrap.wrap(line, words.WIDTH, initial_indent="      ", subsequent_indent="      ") if line else []
+                textwrap.wrap(line, formatting.TEXT_COLUMNS, initial_indent="      ", subsequent_indent="      ")
+                if line
+                else []
             )
     if action.note:
-        made += textwrap.wrap(action.note, words.WIDTH, initial_indent="  ! ", subsequent_indent="    ")
+        made += textwrap.wrap(action.note, formatting.TEXT_COLUMNS, initial_indent="  ! ", subsequent_indent="    ")
     if action.cell:
         made += ["", *action.cell.rstrip("\n").split("\n")]
-    return printable("\n".join(made) + "\n")
+    return escape_control_characters("\n".join(made) + "\n")
 
 
-def html(action: ActionView) -> str:
+def render_html(action: ActionView) -> str:
     """One action with its props, as HTML."""
     parts = [
-        tag("div", tag("strong", action.name), " ", tag("code", action.uses), " ", quiet(action.source)),
+        tag("div", tag("strong", action.name), " ", tag("code", action.uses), " ", muted(action.source)),
         tag("div", _first_line(action.description)),
     ]
     if action.apps:
-        parts.append(tag("div", quiet(f"accounts: {', '.join(action.apps)}")))
+        parts.append(tag("div", muted(f"accounts: {', '.join(action.apps)}")))
     rows = [
         tag(
             "li",
@@ -145,25 +160,25 @@ def html(action: ActionView) -> str:
             " ",
             pill("required", "warn") if prop.required else Html(""),
             " ",
-            quiet(prop.type if prop.required else prop.kind),
+            muted(prop.type if prop.required else prop.type_label),
             tag("div", ". ".join(part.rstrip(".") for part in (prop.label, _first_line(prop.description)) if part)),
-            tag("div", quiet(prop.choices)) if prop.choices else Html(""),
+            tag("div", muted(prop.choices)) if prop.choices else Html(""),
             style="margin:4px 0;list-style-type:none",
         )
         for prop in action.props
     ]
     if rows:
-        parts.append(tag("ul", lines(rows), style="margin:4px 0;padding:0;list-style-type:none"))
+        parts.append(tag("ul", join_lines(rows), style="margin:4px 0;padding:0;list-style-type:none"))
     if action.note:
         parts.append(tag("div", action.note))
     if action.cell:
-        parts.append(tag("pre", action.cell, style=CODE))
-    return tag("div", lines(parts), style=VIEW, class_="pd-view pd-actions")
+        parts.append(tag("pre", action.cell, style=CODE_STYLE))
+    return tag("div", join_lines(parts), style=CONTAINER_STYLE, class_="pd-view pd-actions")
 
 
 def _more(found: Sequence[ActionView]) -> list[str]:
     """A sentence about those that are not shown."""
-    left = len(found) - MOST
+    left = len(found) - MAX_LISTED_ACTIONS
     return [f"... and {left} more. To see fewer: more words, or --app SLUG."] if left > 0 else []
 
 

@@ -9,16 +9,38 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pdkernel.contract import Compared, Contract, Drift, Field, Finding, Place, Reader, Use, order_of, path_of
+from pdkernel.analysis import (
+    Contract,
+    ContractViolation,
+    Drift,
+    EventComparison,
+    Field,
+    FieldPath,
+    FieldReader,
+    ObjectUse,
+    format_path,
+    reader_sort_key,
+)
 from pdkernel.model import JSON
-from pdkernel.render import words
-from pdkernel.render.markup import MARGIN_WARN, QUIET, VIEW, Html, code_block, folded, lines, pill, printable, tag
-from pdkernel.render.shape import ROOT
-from pdkernel.render.view import View
-from pdkernel.shape import node_path
+from pdkernel.render import formatting
+from pdkernel.render.markup import (
+    CONTAINER_STYLE,
+    MUTED_STYLE,
+    WARNING_MARGIN_STYLE,
+    Html,
+    code_block,
+    collapsible,
+    escape_control_characters,
+    join_lines,
+    pill,
+    tag,
+)
+from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.shape import EVENT_PATH
+from pdkernel.shape import format_node_path
 
 MAX_ROWS = 300
-MAX_LINES = 4
+MAX_READER_LINES = 4
 _CELL = "padding:2px 8px;text-align:left;vertical-align:top"
 _TYPES = {"numeric": "number, or text that is one"}
 
@@ -28,84 +50,102 @@ class _Row(NamedTuple):
 
     kind: str
     path: str
-    said: str
+    description: str
     readers: str
-    copied: str
+    copy_path: str
 
 
-def view(
-    contract: Contract, *, name: str, compared: Sequence[Compared] = (), example: JSON = None, most: int = MAX_ROWS
-) -> View:
+def render_output(
+    contract: Contract,
+    *,
+    name: str,
+    comparisons: Sequence[EventComparison] = (),
+    example: JSON = None,
+    max_rows: int = MAX_ROWS,
+) -> RichOutput:
     """The contract of the workflow *name*, what it says of events, and an *example*."""
-    given = (contract, name, compared, example, most)
-    return View(text(*given), html(*given))
+    given = (contract, name, comparisons, example, max_rows)
+    return RichOutput(render_text(*given), render_html(*given))
 
 
-def text(
-    contract: Contract, name: str, compared: Sequence[Compared] = (), example: JSON = None, most: int = MAX_ROWS
+def render_text(
+    contract: Contract,
+    name: str,
+    comparisons: Sequence[EventComparison] = (),
+    example: JSON = None,
+    max_rows: int = MAX_ROWS,
 ) -> str:
     """As text."""
     rows = list(_rows(contract))
-    shown = rows[:most]
+    shown = rows[:max_rows]
     widths = [min(48, max((len(row[place]) for row in shown), default=0)) for place in range(3)]
     made = [_title(contract, name)]
     for row in shown:
         columns = zip(row[:3], widths, strict=True)
         made.append("  " + "  ".join([*(f"{said:<{width}}" for said, width in columns), row.readers]))
-    made += [f"  … {words.counted(len(rows) - most, 'more line')} not shown"] if len(rows) > most else []
-    made += [f"  {_not_read(reader)}" for reader in contract.unread]
-    for names, said in _together(compared):
+    made += (
+        [f"  … {formatting.format_count(len(rows) - max_rows, 'more line')} not shown"] if len(rows) > max_rows else []
+    )
+    made += [f"  {_format_unread(reader)}" for reader in contract.unparsed_steps]
+    for names, said in _group_by_violations(comparisons):
         made += _event_lines(names, said)
     if example is not None:
-        made += ["An event that keeps it:", words.pretty(example)]
-    return printable("".join(f"{line.rstrip()}\n" for line in made))
+        made += ["An event that keeps it:", formatting.format_json(example)]
+    return escape_control_characters("".join(f"{line.rstrip()}\n" for line in made))
 
 
-def html(
-    contract: Contract, name: str, compared: Sequence[Compared] = (), example: JSON = None, most: int = MAX_ROWS
+def render_html(
+    contract: Contract,
+    name: str,
+    comparisons: Sequence[EventComparison] = (),
+    example: JSON = None,
+    max_rows: int = MAX_ROWS,
 ) -> str:
     """As a table, events and the example below it."""
     rows = list(_rows(contract))
     parts = [tag("strong", _title(contract, name))]
     if rows:
-        parts.append(tag("table", lines(_tr(row) for row in rows[:most])))
-    if len(rows) > most:
-        parts.append(tag("div", f"… {words.counted(len(rows) - most, 'more line')} not shown", style=QUIET))
-    parts += [tag("div", _not_read(reader)) for reader in contract.unread]
-    parts += [_event_html(names, said) for names, said in _together(compared)]
+        parts.append(tag("table", join_lines(_tr(row) for row in rows[:max_rows])))
+    if len(rows) > max_rows:
+        parts.append(
+            tag("div", f"… {formatting.format_count(len(rows) - max_rows, 'more line')} not shown", style=MUTED_STYLE)
+        )
+    parts += [tag("div", _format_unread(reader)) for reader in contract.unparsed_steps]
+    parts += [_event_html(names, said) for names, said in _group_by_violations(comparisons)]
     if example is not None:
-        parts.append(folded(tag("span", "An event that keeps it"), code_block(words.pretty(example))))
-    return tag("div", lines(parts), style=f"{VIEW};overflow-x:auto", class_="pd-view pd-contract")
+        parts.append(collapsible(tag("span", "An event that keeps it"), code_block(formatting.format_json(example))))
+    return tag("div", join_lines(parts), style=f"{CONTAINER_STYLE};overflow-x:auto", class_="pd-view pd-contract")
 
 
-def event_view(compared: Compared) -> View | None:
+def render_event_output(comparison: EventComparison) -> RichOutput | None:
     """What is wrong with one event, or None where nothing is."""
-    if compared.holds:
+    if comparison.is_compatible:
         return None
-    said = sentences(compared)
-    body = lines([_event_html(compared.name, said)])
-    return View(
-        "\n".join(_event_lines(compared.name, said)), tag("div", body, style=MARGIN_WARN, class_="pd-view pd-drift")
+    said = describe_violations(comparison)
+    body = join_lines([_event_html(comparison.name, said)])
+    return RichOutput(
+        "\n".join(_event_lines(comparison.name, said)),
+        tag("div", body, style=WARNING_MARGIN_STYLE, class_="pd-view pd-drift"),
     )
 
 
-def sentences(compared: Compared) -> list[str]:
+def describe_violations(comparison: EventComparison) -> list[str]:
     """What is wrong with one event, a sentence for each field."""
-    drifted: dict[tuple[str, Place], list[Drift]] = {}
-    for drift in compared.drifts:
-        drifted.setdefault((drift.kind, drift.at), []).append(drift)
+    drifted: dict[tuple[str, FieldPath], list[Drift]] = {}
+    for drift in comparison.drifts:
+        drifted.setdefault((drift.kind, drift.changed_segments), []).append(drift)
     told = {place for _, place in drifted}
-    found = [finding for finding in compared.findings if finding.place not in told]
-    return [*(_drift_said(place, drifts) for (_, place), drifts in drifted.items()), *map(_finding_said, found)]
+    found = [finding for finding in comparison.violations if finding.segments not in told]
+    return [*(_describe_drift(place, drifts) for (_, place), drifts in drifted.items()), *map(_describe_finding, found)]
 
 
 def _title(contract: Contract, name: str) -> str:
-    required = len(contract.required)
+    required = len(contract.required_fields)
     optional = len(contract.fields) - required
-    if not contract.fields and not contract.whole and not contract.unknown:
+    if not contract.fields and not contract.passed_on and not contract.dynamic:
         return f"{name}: no step reads the event."
     has = (
-        f"has {words.counted(required, 'field')} that the steps count on"
+        f"has {formatting.format_count(required, 'field')} that the steps count on"
         if required
         else "has no field that it must have"
     )
@@ -113,28 +153,30 @@ def _title(contract: Contract, name: str) -> str:
     return f"{name}: its event {has}{more}. No code was run."
 
 
-def _not_read(reader: Reader) -> str:
+def _format_unread(reader: FieldReader) -> str:
     return f"Not read: {reader}. Its code is not read as a whole; it may need more of the event."
 
 
 def _rows(contract: Contract) -> Iterator[_Row]:
     yield from (_field_row(each) for each in contract.fields if each.required)
     yield from (_field_row(each) for each in contract.fields if not each.required)
-    yield from (_use_row("whole", "given on as it is", use) for use in contract.whole)
-    yield from (_use_row("unknown", "keys that only a run knows", use) for use in contract.unknown)
+    yield from (_use_row("whole", "given on as it is", use) for use in contract.passed_on)
+    yield from (_use_row("unknown", "keys that only a run knows", use) for use in contract.dynamic)
 
 
 def _field_row(field: Field) -> _Row:
     types = " or ".join(_TYPES.get(name, name) for name in field.types)
     need = "required" if field.required else "optional"
-    return _Row(need, field.path, types, readers(field.readers), node_path((*ROOT, *field.place)))
+    return _Row(
+        need, field.path, types, format_readers(field.readers), format_node_path((*EVENT_PATH, *field.segments))
+    )
 
 
-def _use_row(kind: str, said: str, use: Use) -> _Row:
-    return _Row(kind, use.path, said, readers(use.readers), node_path((*ROOT, *use.place)))
+def _use_row(kind: str, said: str, use: ObjectUse) -> _Row:
+    return _Row(kind, use.path, said, format_readers(use.readers), format_node_path((*EVENT_PATH, *use.segments)))
 
 
-def readers(found: Sequence[Reader]) -> str:
+def format_readers(found: Sequence[FieldReader]) -> str:
     """Steps that read a field, each with its cell and its lines."""
     by_place: dict[tuple[str, int | None, str, str], list[str]] = {}
     for reader in found:
@@ -151,24 +193,30 @@ def readers(found: Sequence[Reader]) -> str:
 
 
 def _lines(numbers: Sequence[str]) -> str:
-    more = f" and {len(numbers) - MAX_LINES} more" if len(numbers) > MAX_LINES else ""
-    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(numbers[:MAX_LINES])}{more}"
+    more = f" and {len(numbers) - MAX_READER_LINES} more" if len(numbers) > MAX_READER_LINES else ""
+    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(numbers[:MAX_READER_LINES])}{more}"
 
 
 def _tr(row: _Row) -> Html:
     tone = {"required": "busy", "optional": "quiet", "unknown": "warn"}.get(row.kind, "quiet")
     path = tag(
-        "code", row.path, style="cursor:pointer", class_="pd-k", role="button", tabindex="0", title=f"Copy {row.copied}"
+        "code",
+        row.path,
+        style="cursor:pointer",
+        class_="pd-k",
+        role="button",
+        tabindex="0",
+        title=f"Copy {row.copy_path}",
     )
-    cells = [pill(row.kind, tone), path, row.said, tag("span", row.readers, style=QUIET)]  # type: ignore[arg-type]
+    cells = [pill(row.kind, tone), path, row.description, tag("span", row.readers, style=MUTED_STYLE)]  # type: ignore[arg-type]
     return tag("tr", *(tag("td", cell, style=_CELL) for cell in cells))
 
 
-def _together(compared: Sequence[Compared]) -> Iterator[tuple[str, list[str]]]:
+def _group_by_violations(compared: Sequence[EventComparison]) -> Iterator[tuple[str, list[str]]]:
     """What is said of each event; those of which the same is wrong stand together."""
     names: dict[tuple[str, ...], list[str]] = {}
     for each in compared:
-        said = tuple(sentences(each))
+        said = tuple(describe_violations(each))
         if said:
             names.setdefault(said, []).append(each.name)
         else:
@@ -186,23 +234,23 @@ def _event_html(names: str, said: Sequence[str]) -> Html:
     if not said:
         return tag("div", f"✓ {names} keeps it.")
     items = [tag("li", line) for line in said]
-    return tag("div", tag("strong", f"! {names}"), tag("ul", lines(items), style="margin:0"))
+    return tag("div", tag("strong", f"! {names}"), tag("ul", join_lines(items), style="margin:0"))
 
 
-def _drift_said(place: Place, drifts: Sequence[Drift]) -> str:
+def _describe_drift(place: FieldPath, drifts: Sequence[Drift]) -> str:
     drift = drifts[0]
-    who = readers(sorted({reader for each in drifts for reader in each.readers}, key=order_of))
+    who = format_readers(sorted({reader for each in drifts for reader in each.readers}, key=reader_sort_key))
     if drift.kind == "gone":
-        inside = [each.path for each in drifts if each.place != place]
-        more = f", and with it {words.listed(inside)}" if inside else ""
-        return f"{path_of(place)} is gone{more}: the events before had it. Read by {who}."
-    before, after = " or ".join(drift.before), " or ".join(drift.after)
-    return f"{path_of(place)} is now {after}, and was {before}. Read by {who}."
+        inside = [each.path for each in drifts if each.segments != place]
+        more = f", and with it {formatting.format_list(inside)}" if inside else ""
+        return f"{format_path(place)} is gone{more}: the events before had it. Read by {who}."
+    before, after = " or ".join(drift.types_before), " or ".join(drift.types_after)
+    return f"{format_path(place)} is now {after}, and was {before}. Read by {who}."
 
 
-def _finding_said(finding: Finding) -> str:
-    who = readers(finding.readers)
+def _describe_finding(finding: ContractViolation) -> str:
+    who = format_readers(finding.readers)
     if finding.kind == "missing":
         return f"{finding.path} is missing. Read by {who}."
-    expected = " or ".join(_TYPES.get(name, name) for name in finding.expected)
-    return f"{finding.path} is {finding.found}; the steps take it for {expected}. Read by {who}."
+    expected = " or ".join(_TYPES.get(name, name) for name in finding.expected_types)
+    return f"{finding.path} is {finding.actual_type}; the steps take it for {expected}. Read by {who}."

@@ -10,8 +10,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from pdkernel.render import words
-from pdkernel.render.markup import CODE, VIEW, Html, Tone, folded, join, lines, pill, printable, spoken, tag
+from pdkernel.render import formatting
+from pdkernel.render.markup import (
+    CODE_STYLE,
+    CONTAINER_STYLE,
+    Html,
+    Tone,
+    collapsible,
+    escape_control_characters,
+    inline_code,
+    join,
+    join_lines,
+    pill,
+    tag,
+)
 
 FileState = Literal["new", "changed", "unchanged", "left alone"]
 MAX_DIFF_LINES = 300
@@ -61,7 +73,7 @@ class Finding:
     file: str | None = None
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where to look: `cell 3, line 2, step send`; empty for the whole workflow."""
         parts = [
             f"cell {self.cell}" if self.cell is not None else "",
@@ -76,7 +88,7 @@ class Finding:
         return asdict(self)
 
 
-def text(
+def render_text(
     folder: str,
     files: Sequence[FileChange],
     *,
@@ -91,18 +103,18 @@ def text(
         if file.state == "changed" and file.diff:
             made += ["", *_diff_lines(file)]
     if findings:
-        made += ["", _FINDINGS, *findings_lines(findings)]
+        made += ["", _FINDINGS, *format_findings(findings)]
     if checklist:
         made += ["", _CHECKLIST, *(f"  [ ] {sentence}" for sentence in checklist)]
-    return printable("".join(f"{line}\n" for line in made))
+    return escape_control_characters("".join(f"{line}\n" for line in made))
 
 
-def findings_lines(findings: Sequence[Finding]) -> list[str]:
+def format_findings(findings: Sequence[Finding]) -> list[str]:
     """*findings* as lines of text, one each."""
-    return [f"  {each.rule:<11}  {_said(each)}" for each in findings]
+    return [f"  {each.rule:<11}  {_format_finding(each)}" for each in findings]
 
 
-def html(
+def render_html(
     folder: str,
     files: Sequence[FileChange],
     *,
@@ -115,31 +127,35 @@ def html(
     if note:
         parts.append(tag("div", note))
     rows = [tag("li", _file(file), style="margin:2px 0;list-style-type:none") for file in files]
-    parts.append(tag("ul", lines(rows), style="margin:4px 0;padding:0;list-style-type:none"))
+    parts.append(tag("ul", join_lines(rows), style="margin:4px 0;padding:0;list-style-type:none"))
     if findings:
         seen = [
-            tag("li", join([pill(each.rule, "warn"), Html(" "), spoken(_said(each))]), style="list-style-type:none")
+            tag(
+                "li",
+                join([pill(each.rule, "warn"), Html(" "), inline_code(_format_finding(each))]),
+                style="list-style-type:none",
+            )
             for each in findings
         ]
         parts += [
             tag("strong", _FINDINGS),
-            tag("ul", lines(seen), style="margin:4px 0;padding:0;list-style-type:none"),
+            tag("ul", join_lines(seen), style="margin:4px 0;padding:0;list-style-type:none"),
         ]
     if checklist:
-        sentences = [tag("li", "☐ ", spoken(sentence), style="list-style-type:none") for sentence in checklist]
+        sentences = [tag("li", "☐ ", inline_code(sentence), style="list-style-type:none") for sentence in checklist]
         parts += [
             tag("strong", _CHECKLIST),
-            tag("ul", lines(sentences), style="margin:4px 0;padding:0;list-style-type:none"),
+            tag("ul", join_lines(sentences), style="margin:4px 0;padding:0;list-style-type:none"),
         ]
-    return tag("div", lines(parts), style=VIEW, class_="pd-view pd-files")
+    return tag("div", join_lines(parts), style=CONTAINER_STYLE, class_="pd-view pd-files")
 
 
 _FINDINGS = "To look at before it is deployed:"
 _CHECKLIST = "To do by hand, as Git sync does not carry it:"
 
 
-def _said(finding: Finding) -> str:
-    place = f"{finding.place}: " if finding.place else ""
+def _format_finding(finding: Finding) -> str:
+    place = f"{finding.location}: " if finding.location else ""
     fix = "" if "\n" in finding.fix else finding.fix  # code to paste has no place in a list
     return " ".join(f"{place}{finding.message} {fix}".split())
 
@@ -155,7 +171,9 @@ def _file(file: FileChange) -> Html:
     if not file.diff:
         return head
     drawn = [_diff_line(line) for line in _diff_lines(file)]
-    return folded(head, tag("pre", lines(drawn), style=CODE), open_=file.state == "changed" and len(drawn) <= 40)
+    return collapsible(
+        head, tag("pre", join_lines(drawn), style=CODE_STYLE), open_=file.state == "changed" and len(drawn) <= 40
+    )
 
 
 def _diff_line(line: str) -> Html:
@@ -168,4 +186,4 @@ def _diff_lines(file: FileChange) -> list[str]:
     hidden = len(all_lines) - MAX_DIFF_LINES
     if hidden <= 1:
         return all_lines
-    return [*all_lines[:MAX_DIFF_LINES], f"… {words.counted(hidden, 'line')} more not shown"]
+    return [*all_lines[:MAX_DIFF_LINES], f"… {formatting.format_count(hidden, 'line')} more not shown"]

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pdkernel.render.markup import printable
+from pdkernel.render.markup import escape_control_characters
 
 
 @dataclass(frozen=True, slots=True)
-class ActionPlace:
+class ActionSource:
     """Where the pre-built action of a step comes from, in words (`built in`, `npm`, ...); *runs* is False if from nowhere."""
 
     step: str
@@ -25,7 +25,7 @@ class ActionPlace:
 
 
 @dataclass(frozen=True, slots=True)
-class AccountUse:
+class AccountAssignment:
     """Whose account fills an app prop: `external_user`, `unanswered` or an id; *synced* is the id in Git, or None."""
 
     step: str
@@ -73,7 +73,7 @@ class PackageUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Cannot:
+class UnsupportedItem:
     """What cannot run here, and why, as a sentence without its subject."""
 
     name: str
@@ -103,18 +103,18 @@ class ImportReport:
     workflow: str
     ready: tuple[str, ...] = ()
     disabled: tuple[str, ...] = ()
-    actions: tuple[ActionPlace, ...] = ()
-    accounts: tuple[AccountUse, ...] = ()
+    actions: tuple[ActionSource, ...] = ()
+    accounts: tuple[AccountAssignment, ...] = ()
     variables: tuple[VariableRead, ...] = ()
     stores: tuple[StoreUse, ...] = ()
     triggers: tuple[TriggerUse, ...] = ()
     packages: tuple[PackageUse, ...] = ()
     gone: tuple[str, ...] = ()
-    cannot: tuple[Cannot, ...] = ()
+    cannot: tuple[UnsupportedItem, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
-    def unanswered(self) -> tuple[AccountUse, ...]:
+    def unanswered(self) -> tuple[AccountAssignment, ...]:
         """App props of which nobody has said whose account they mean."""
         return tuple(use for use in self.accounts if use.account == "unanswered")
 
@@ -123,15 +123,15 @@ class ImportReport:
         return asdict(self)
 
 
-def text(report: ImportReport) -> str:
+def render_text(report: ImportReport) -> str:
     """The report as text: a heading and a line for each thing under it."""
     made: list[str] = []
     for heading, lines in _parts(report):
         made += [f"  {heading}", *(f"    - {line.replace('`', '')}" for line in lines)]
-    return printable("".join(f"{line}\n" for line in made))
+    return escape_control_characters("".join(f"{line}\n" for line in made))
 
 
-def markdown(report: ImportReport) -> str:
+def render_markdown(report: ImportReport) -> str:
     """The report as Markdown, for the notebook's top."""
     made = ["## What this workflow needs here"]
     for heading, lines in _parts(report):
@@ -157,7 +157,7 @@ def _parts(report: ImportReport) -> Iterator[tuple[str, list[str]]]:
     return ((heading, lines) for heading, lines in parts if lines)
 
 
-def _account(use: AccountUse) -> str:
+def _account(use: AccountAssignment) -> str:
     whose = {
         "external_user": "the external user's",
         "unanswered": "**unanswered**: say it in the notebook's `pdkernel.yaml` (external_user, or an id)",

@@ -20,17 +20,19 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 # JupyterLab's sanitizer drops declarations with var(). So each colour is written twice: a plain one that is readable
 # on light and dark, then the theme's own.
 _LINE = "rgba(127,127,127,0.35)"
-BORDER: Final = f"border:1px solid {_LINE};border-color:var(--jp-border-color2,{_LINE})"
-VIEW: Final = f"{BORDER};border-radius:4px;padding:8px 12px;max-width:1100px;line-height:1.5;overflow-wrap:break-word"
-QUIET: Final = "opacity:0.75"
-ROW: Final = "display:flex;flex-wrap:wrap;align-items:center"
-BODY: Final = "margin:2px 0 6px 24px"
-CODE: Final = (
+BORDER_STYLE: Final = f"border:1px solid {_LINE};border-color:var(--jp-border-color2,{_LINE})"
+CONTAINER_STYLE: Final = (
+    f"{BORDER_STYLE};border-radius:4px;padding:8px 12px;max-width:1100px;line-height:1.5;overflow-wrap:break-word"
+)
+MUTED_STYLE: Final = "opacity:0.75"
+ROW_STYLE: Final = "display:flex;flex-wrap:wrap;align-items:center"
+BODY_STYLE: Final = "margin:2px 0 6px 24px"
+CODE_STYLE: Final = (
     "margin:2px 0;padding:4px 8px;max-height:320px;overflow:auto;white-space:pre-wrap;overflow-wrap:break-word;"
     "background-color:rgba(127,127,127,0.1);font-size:90%"
 )
-MARGIN_BAD: Final = "border-left:3px solid #cf222e;padding-left:8px"
-MARGIN_WARN: Final = "border-left:3px solid #9a6700;padding-left:8px"
+ERROR_MARGIN_STYLE: Final = "border-left:3px solid #cf222e;padding-left:8px"
+WARNING_MARGIN_STYLE: Final = "border-left:3px solid #9a6700;padding-left:8px"
 
 _PILL: dict[Tone, str] = {"good": "#1a7f37", "bad": "#cf222e", "warn": "#9a6700", "busy": "#0969da", "quiet": "#636c76"}
 
@@ -45,22 +47,27 @@ def tag(name: str, *children: str, style: str = "", **attributes: str) -> Html:
     """An element; children that are no `Html` are escaped. `class_` stands for `class`, `open="open"` for a flag."""
     given = {**attributes, "style": style} if style else attributes
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(printable(value))}"' for key, value in given.items()
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(escape_control_characters(value))}"'
+        for key, value in given.items()
     )
     return Html(f"<{name}{written}>{join(children)}</{name}>")
 
 
 def join(children: Iterable[str]) -> Html:
     """*children* one after the other; those that are no `Html` are escaped."""
-    return Html("".join(child if isinstance(child, Html) else html.escape(printable(child)) for child in children))
+    return Html(
+        "".join(
+            child if isinstance(child, Html) else html.escape(escape_control_characters(child)) for child in children
+        )
+    )
 
 
-def lines(children: Iterable[Html]) -> Html:
+def join_lines(children: Iterable[Html]) -> Html:
     """*children* one a line, which changes nothing but the source's legibility."""
     return Html("\n".join(child for child in children if child))
 
 
-def spoken(text: str) -> Html:
+def inline_code(text: str) -> Html:
     """A sentence in which what stands between backticks is code."""
     parts = text.split("`")
     if len(parts) % 2 == 0:
@@ -68,7 +75,7 @@ def spoken(text: str) -> Html:
     return join(tag("code", part) if number % 2 else part for number, part in enumerate(parts))
 
 
-def printable(text: str) -> str:
+def escape_control_characters(text: str) -> str:
     """*text* without colour codes, other control characters written out: nothing in it can move a cursor."""
     text = _ANSI.sub("", text.replace("\r\n", "\n"))
     return _CONTROL.sub(
@@ -87,20 +94,20 @@ def pill(text: str, tone: Tone) -> Html:
 
 def badge(text: str) -> Html:
     """A word in a frame, for what is noted beside a name."""
-    return tag("span", text, style=f"{BORDER};border-radius:3px;padding:0 5px;margin-right:8px;font-size:85%")
+    return tag("span", text, style=f"{BORDER_STYLE};border-radius:3px;padding:0 5px;margin-right:8px;font-size:85%")
 
 
-def quiet(text: str) -> Html:
+def muted(text: str) -> Html:
     """A text in the second row of importance."""
-    return tag("span", text, style=f"{QUIET};margin-right:8px")
+    return tag("span", text, style=f"{MUTED_STYLE};margin-right:8px")
 
 
 def code_block(text: str, *, style: str = "") -> Html:
     """A text kept as it is, in a scrolling block."""
-    return tag("pre", text, style=f"{CODE};{style}" if style else CODE)
+    return tag("pre", text, style=f"{CODE_STYLE};{style}" if style else CODE_STYLE)
 
 
-def folded(summary: Html, body: Html, *, open_: bool = False) -> Html:
+def collapsible(summary: Html, body: Html, *, open_: bool = False) -> Html:
     """A part that opens and closes."""
     attributes = {"open": "open"} if open_ else {}
     return tag("details", tag("summary", summary, style="cursor:pointer"), body, **attributes)

@@ -10,23 +10,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pdkernel.render import words
-from pdkernel.render.markup import VIEW, Tone, lines, pill, printable, tag
+from pdkernel.render import formatting
+from pdkernel.render.markup import CONTAINER_STYLE, Tone, escape_control_characters, join_lines, pill, tag
 
 CellState = Literal["ready", "proxy", "error"]
 
-_SHORT = {
+_ERROR_LABELS = {
     "external_user_required": "no user",
     "external_user_not_found": "no such user",
     "production_plan": "plan",
 }
 _TONES: dict[CellState, Tone] = {"ready": "good", "proxy": "busy", "error": "bad"}
 _CELL = "padding:2px 8px;text-align:left;vertical-align:top"
-_WHOLE = "whole workflow"
+_WORKFLOW_HEADING = "whole workflow"
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class MatrixCell:
     """
     What a run of one step would come to.
 
@@ -62,7 +62,7 @@ class Cell:
         }
 
     @property
-    def word(self) -> str:
+    def label(self) -> str:
         """The cell in a word or two."""
         if self.state == "proxy":
             return "ready by proxy"
@@ -70,35 +70,35 @@ class Cell:
             return "not working" if self.unhealthy else "ready"
         if self.code == "account_not_found":
             return f"no {' or '.join(self.apps)}"
-        return _SHORT.get(self.code or "", "own account")
+        return _ERROR_LABELS.get(self.code or "", "own account")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MatrixRow:
     """One external user (None: a caller that names nobody): the whole workflow, and each of its steps."""
 
     external_user: str | None
-    whole: Cell
-    cells: tuple[Cell, ...]
+    workflow_cell: MatrixCell
+    cells: tuple[MatrixCell, ...]
 
     def to_json(self) -> dict[str, Any]:
         """`{"external_user", "workflow", "steps"}`."""
         return {
             "external_user": self.external_user,
-            "workflow": self.whole.to_json(),
+            "workflow": self.workflow_cell.to_json(),
             "steps": [cell.to_json() for cell in self.cells],
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Matrix:
-    """The rows of some external users; *more* says that others were not looked at."""
+class ReadinessMatrix:
+    """The rows of some external users; *has_more_users* says that others were not looked at."""
 
     workflow: str
     environment: str
     steps: tuple[str, ...]
-    rows: tuple[Row, ...]
-    more: bool = False
+    rows: tuple[MatrixRow, ...]
+    has_more_users: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """`{"workflow", "environment", "steps", "users", "more"}`."""
@@ -107,53 +107,57 @@ class Matrix:
             "environment": self.environment,
             "steps": list(self.steps),
             "users": [row.to_json() for row in self.rows],
-            "more": self.more,
+            "more": self.has_more_users,
         }
 
 
-def text(matrix: Matrix) -> str:
+def render_text(matrix: ReadinessMatrix) -> str:
     """The matrix as text; what to do about each error is said below."""
-    heads = ["external user", _WHOLE, *matrix.steps]
-    table = [heads, *([_user(row), *(cell.word for cell in (row.whole, *row.cells))] for row in matrix.rows)]
+    heads = ["external user", _WORKFLOW_HEADING, *matrix.steps]
+    table = [heads, *([_user(row), *(cell.label for cell in (row.workflow_cell, *row.cells))] for row in matrix.rows)]
     widths = [max(len(line[place]) for line in table) for place in range(len(heads))]
     made = [_title(matrix)]
     made += ["  " + "  ".join(f"{word:<{width}}" for word, width in zip(line, widths, strict=True)) for line in table]
-    made += [f"  {line}" for said in _said(matrix) for line in ("", *said.split("\n"))]
-    return printable("".join(f"{line.rstrip()}\n" for line in made))
+    made += [f"  {line}" for said in _footnotes(matrix) for line in ("", *said.split("\n"))]
+    return escape_control_characters("".join(f"{line.rstrip()}\n" for line in made))
 
 
-def html(matrix: Matrix) -> str:
+def render_html(matrix: ReadinessMatrix) -> str:
     """The matrix as a table; what to do about each error is said below."""
-    heads = [tag("th", head, style=_CELL) for head in ("external user", _WHOLE, *matrix.steps)]
+    heads = [tag("th", head, style=_CELL) for head in ("external user", _WORKFLOW_HEADING, *matrix.steps)]
     rows = [tag("tr", *heads)]
     for row in matrix.rows:
-        cells = [tag("td", pill(cell.word, _tone(cell)), style=_CELL) for cell in (row.whole, *row.cells)]
+        cells = [tag("td", pill(cell.label, _tone(cell)), style=_CELL) for cell in (row.workflow_cell, *row.cells)]
         rows.append(tag("tr", tag("th", _user(row), style=_CELL), *cells))
-    parts = [tag("strong", _title(matrix)), tag("table", lines(rows))]
-    parts += [tag("div", said, style="white-space:pre-wrap;margin-top:4px") for said in _said(matrix)]
-    return tag("div", lines(parts), style=f"{VIEW};overflow-x:auto", class_="pd-view pd-matrix")
+    parts = [tag("strong", _title(matrix)), tag("table", join_lines(rows))]
+    parts += [tag("div", said, style="white-space:pre-wrap;margin-top:4px") for said in _footnotes(matrix)]
+    return tag("div", join_lines(parts), style=f"{CONTAINER_STYLE};overflow-x:auto", class_="pd-view pd-matrix")
 
 
-def _said(matrix: Matrix) -> Iterator[str]:
+def _footnotes(matrix: ReadinessMatrix) -> Iterator[str]:
     """Each error of a whole run once, with what to do; and who was left out."""
-    seen = {f"{row.whole.message}\n{row.whole.fix}" for row in matrix.rows if row.whole.state == "error"}
-    shown = [said for row in matrix.rows if (said := f"{row.whole.message}\n{row.whole.fix}") in seen]
+    seen = {
+        f"{row.workflow_cell.message}\n{row.workflow_cell.fix}"
+        for row in matrix.rows
+        if row.workflow_cell.state == "error"
+    }
+    shown = [said for row in matrix.rows if (said := f"{row.workflow_cell.message}\n{row.workflow_cell.fix}") in seen]
     yield from dict.fromkeys(shown)
-    if matrix.more:
+    if matrix.has_more_users:
         yield "There are more external users. Name one: %pduser ID --matrix, or --external-user ID."
 
 
-def _title(matrix: Matrix) -> str:
-    ready = sum(row.whole.state != "error" for row in matrix.rows)
+def _title(matrix: ReadinessMatrix) -> str:
+    ready = sum(row.workflow_cell.state != "error" for row in matrix.rows)
     if matrix.rows[0].external_user is None:
         return f"{matrix.workflow}, {matrix.environment}: there are no external users yet. No code was run."
-    users = words.counted(len(matrix.rows), "external user")
+    users = formatting.format_count(len(matrix.rows), "external user")
     return f"{matrix.workflow}, {matrix.environment}: {ready} of {users} can run it. No code was run."
 
 
-def _user(row: Row) -> str:
-    return "(nobody)" if row.external_user is None else words.clipped(row.external_user, 40)
+def _user(row: MatrixRow) -> str:
+    return "(nobody)" if row.external_user is None else formatting.truncate_line(row.external_user, 40)
 
 
-def _tone(cell: Cell) -> Tone:
+def _tone(cell: MatrixCell) -> Tone:
     return "warn" if cell.unhealthy else _TONES[cell.state]

@@ -9,6 +9,6 @@ from __future__ import annotations
 from pdkernel.render.markup import Html, tag
 
 
-def html(text: str) -> Html:
+def render_message_html(text: str) -> Html:
     """*text* as a quiet block; its lines and blanks are kept."""
     return tag("div", text, style="white-space:pre-wrap;margin:2px 0", class_="pd-view pd-note")

@@ -10,17 +10,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pdkernel.render import words
-from pdkernel.render.markup import CODE, VIEW, Html, Tone, folded, join, lines, pill, printable, tag
+from pdkernel.render import formatting
+from pdkernel.render.markup import (
+    CODE_STYLE,
+    CONTAINER_STYLE,
+    Html,
+    Tone,
+    collapsible,
+    escape_control_characters,
+    join,
+    join_lines,
+    pill,
+    tag,
+)
 
 Verdict = Literal["same", "differs", "not compared"]
 Grade = Literal["documented", "observed", "inferred", "ours"]
 GRADES: tuple[Grade, ...] = ("documented", "observed", "inferred", "ours")
 
-WHOLE = "whole run"
-ENDED_ABOVE = "The run ends above it on this event."
+WHOLE_RUN = "whole run"
+RUN_ENDED_EARLIER = "The run ends above it on this event."
 """Why a step that ran on neither side was not compared; it is drawn as *not run*."""
-MOST_SHOWN = 20
+MAX_SHOWN_DIFFERENCES = 20
 """Differences that a picture shows; the JSON has all."""
 
 _TONES: dict[Verdict, Tone] = {"same": "good", "differs": "bad", "not compared": "warn"}
@@ -60,23 +71,23 @@ class StepVerdict:
         step: The step.
         verdict: `same`, `differs`, or `not compared`.
         differences: Where it differs.
-        why: For `not compared`, why, and what to do.
+        reason: For `not compared`, why, and what to do.
     """
 
     step: str
     verdict: Verdict = "same"
     differences: tuple[Difference, ...] = ()
-    why: str = ""
+    reason: str = ""
 
     @property
-    def word(self) -> str:
+    def label(self) -> str:
         """What stands in the table."""
-        return NOT_RUN if self.why == ENDED_ABOVE else self.verdict
+        return NOT_RUN if self.reason == RUN_ENDED_EARLIER else self.verdict
 
     @property
     def tone(self) -> Tone:
         """Its colour."""
-        return "quiet" if self.why == ENDED_ABOVE else _TONES[self.verdict]
+        return "quiet" if self.reason == RUN_ENDED_EARLIER else _TONES[self.verdict]
 
     def to_json(self) -> dict[str, Any]:
         """`{"step", "verdict", "differences", "why"}`."""
@@ -84,7 +95,7 @@ class StepVerdict:
             "step": self.step,
             "verdict": self.verdict,
             "differences": [difference.to_json() for difference in self.differences],
-            "why": self.why or None,
+            "why": self.reason or None,
         }
 
 
@@ -95,7 +106,7 @@ class CaseVerdict:
     event: str
     external_user: str | None
     steps: tuple[StepVerdict, ...]
-    whole: StepVerdict
+    run_verdict: StepVerdict
 
     def to_json(self) -> dict[str, Any]:
         """`{"event", "external_user", "steps", "whole"}`."""
@@ -103,7 +114,7 @@ class CaseVerdict:
             "event": self.event,
             "external_user": self.external_user,
             "steps": [step.to_json() for step in self.steps],
-            "whole": self.whole.to_json(),
+            "whole": self.run_verdict.to_json(),
         }
 
 
@@ -137,7 +148,7 @@ class Proof:
     Attributes:
         folder: The files.
         steps: Names of the notebook's steps, in order.
-        definition: Where the workflow that was read back is not the notebook's.
+        definition_differences: Where the workflow that was read back is not the notebook's.
         cases: Each event and external user.
         fields: The fields of the files and how they are known.
         notes: What else is to be said, as sentences.
@@ -145,7 +156,7 @@ class Proof:
 
     folder: str
     steps: tuple[str, ...]
-    definition: tuple[Difference, ...]
+    definition_differences: tuple[Difference, ...]
     cases: tuple[CaseVerdict, ...]
     fields: tuple[GradedField, ...]
     notes: tuple[str, ...] = ()
@@ -153,8 +164,8 @@ class Proof:
     @property
     def verdict(self) -> Verdict:
         """`differs` if anything does; `not compared` if no step was compared."""
-        found = {step.verdict for case in self.cases for step in (*case.steps, case.whole)}
-        if self.definition or "differs" in found:
+        found = {step.verdict for case in self.cases for step in (*case.steps, case.run_verdict)}
+        if self.definition_differences or "differs" in found:
             return "differs"
         return "same" if "same" in {step.verdict for case in self.cases for step in case.steps} else "not compared"
 
@@ -162,67 +173,71 @@ class Proof:
         """`{"verdict", "definition", "cases", "fields", "notes"}`."""
         return {
             "verdict": self.verdict,
-            "definition": [difference.to_json() for difference in self.definition],
+            "definition": [difference.to_json() for difference in self.definition_differences],
             "cases": [case.to_json() for case in self.cases],
             "fields": [field.to_json() for field in self.fields],
             "notes": list(self.notes),
         }
 
 
-def text(proof: Proof) -> str:
+def render_text(proof: Proof) -> str:
     """The proof as text: a table, each difference, why something was not compared, what nobody has seen."""
     made = [_title(proof), *(f"  {line}" for line in _table(proof))]
     for where, difference in _shown(proof):
         made += ["", f"{where}: {difference.path}", *(f"  {side}" for side in _sides(difference))]
-    made += [line for said in _said(proof) for line in ("", *said.split("\n"))]
-    return printable("".join(f"{line.rstrip()}\n" for line in made))
+    made += [line for said in _footnotes(proof) for line in ("", *said.split("\n"))]
+    return escape_control_characters("".join(f"{line.rstrip()}\n" for line in made))
 
 
-def html(proof: Proof) -> str:
+def render_html(proof: Proof) -> str:
     """The proof as HTML; the fields with their grades open and close."""
     parts = [join([pill(proof.verdict, _TONES[proof.verdict]), tag("strong", _title(proof))])]
     if proof.cases:
         rows = [tag("tr", *(tag("th", _breakable(head), style=_CELL) for head in _heads(proof)))]
         for case in proof.cases:
-            cells = [tag("td", pill(found.word, found.tone), style=_CELL) for found in _row(proof, case)]
+            cells = [tag("td", pill(found.label, found.tone), style=_CELL) for found in _row(proof, case)]
             rows.append(tag("tr", tag("th", _event(case), style=f"{_CELL};white-space:nowrap"), *cells))
-        parts.append(tag("table", lines(rows)))
+        parts.append(tag("table", join_lines(rows)))
     for where, difference in _shown(proof):
         parts.append(tag("div", where, ": ", tag("code", difference.path), style="margin-top:4px"))
-        parts.append(tag("pre", "\n".join(_sides(difference)), style=CODE))
-    parts += [tag("div", said, style="white-space:pre-wrap;margin-top:4px") for said in _said(proof)]
-    parts.append(folded(tag("span", "How each field is known"), _fields(proof)))
-    return tag("div", lines(parts), style=f"{VIEW};overflow-x:auto", class_="pd-view pd-proof")
+        parts.append(tag("pre", "\n".join(_sides(difference)), style=CODE_STYLE))
+    parts += [tag("div", said, style="white-space:pre-wrap;margin-top:4px") for said in _footnotes(proof)]
+    parts.append(collapsible(tag("span", "How each field is known"), _fields(proof)))
+    return tag("div", join_lines(parts), style=f"{CONTAINER_STYLE};overflow-x:auto", class_="pd-view pd-proof")
 
 
 def _table(proof: Proof) -> Iterator[str]:
     """Events down, steps across; where that is too wide, each event with the steps of each verdict."""
     if not proof.cases:
         return
-    table = [_heads(proof), *([_event(case), *(found.word for found in _row(proof, case))] for case in proof.cases)]
+    table = [_heads(proof), *([_event(case), *(found.label for found in _row(proof, case))] for case in proof.cases)]
     widths = [max(len(line[place]) for line in table) for place in range(len(table[0]))]
-    if sum(widths) + 2 * len(widths) <= words.WIDTH:
+    if sum(widths) + 2 * len(widths) <= formatting.TEXT_COLUMNS:
         yield from ("  ".join(f"{word:<{width}}" for word, width in zip(line, widths, strict=True)) for line in table)
         return
     for case in proof.cases:
         yield f"{_event(case)}:"
         for word in _WORDS:
-            named = [found.step for found in _row(proof, case) if found.word == word]
+            named = [found.step for found in _row(proof, case) if found.label == word]
             if named:
                 yield f"  {word}: {', '.join(named)}"
 
 
 def _title(proof: Proof) -> str:
     steps = [step for case in proof.cases for step in case.steps]
-    counts = [(word, sum(step.word == word for step in steps)) for word in _WORDS]
+    counts = [(word, sum(step.label == word for step in steps)) for word in _WORDS]
     said = ", ".join(f"{count} {word}" for word, count in counts if count)
-    files = f"differs in {words.counted(len(proof.definition), 'place')}" if proof.definition else "same"
-    runs = f"{words.counted(len(proof.cases), 'run')}, steps: {said}" if steps else "no run"
+    files = (
+        f"differs in {formatting.format_count(len(proof.definition_differences), 'place')}"
+        if proof.definition_differences
+        else "same"
+    )
+    runs = f"{formatting.format_count(len(proof.cases), 'run')}, steps: {said}" if steps else "no run"
     return f"Proof of {proof.folder}: workflow {files}; {runs}."
 
 
 def _heads(proof: Proof) -> list[str]:
-    return ["event", *proof.steps, WHOLE]
+    return ["event", *proof.steps, WHOLE_RUN]
 
 
 def _breakable(name: str) -> Html:
@@ -232,44 +247,44 @@ def _breakable(name: str) -> Html:
 
 def _event(case: CaseVerdict) -> str:
     who = "" if case.external_user is None else f" as {case.external_user}"
-    return words.clipped(f"{case.event}{who}", 40)
+    return formatting.truncate_line(f"{case.event}{who}", 40)
 
 
 def _row(proof: Proof, case: CaseVerdict) -> list[StepVerdict]:
     found = {step.step: step for step in case.steps}
-    return [*(found[name] for name in proof.steps), case.whole]
+    return [*(found[name] for name in proof.steps), case.run_verdict]
 
 
 def _differences(proof: Proof) -> Iterator[tuple[str, Difference]]:
-    for difference in proof.definition:
+    for difference in proof.definition_differences:
         yield "Workflow", difference
     for case in proof.cases:
-        for step in (*case.steps, case.whole):
+        for step in (*case.steps, case.run_verdict):
             for difference in step.differences:
-                yield f"{_event(case)}, {WHOLE if step.step == WHOLE else f'step {step.step}'}", difference
+                yield f"{_event(case)}, {WHOLE_RUN if step.step == WHOLE_RUN else f'step {step.step}'}", difference
 
 
 def _shown(proof: Proof) -> list[tuple[str, Difference]]:
-    return list(_differences(proof))[:MOST_SHOWN]
+    return list(_differences(proof))[:MAX_SHOWN_DIFFERENCES]
 
 
 def _sides(difference: Difference) -> list[str]:
     return [
-        f"{side:<8}  {'nothing' if value is None else words.clipped(value, _WIDTH)}"
+        f"{side:<8}  {'nothing' if value is None else formatting.truncate_line(value, _WIDTH)}"
         for side, value in (("notebook", difference.notebook), ("files", difference.files))
     ]
 
 
-def _said(proof: Proof) -> Iterator[str]:
+def _footnotes(proof: Proof) -> Iterator[str]:
     """What is said below: differences that are not shown, why something was not compared, what nobody has seen."""
-    hidden = sum(1 for _ in _differences(proof)) - MOST_SHOWN
+    hidden = sum(1 for _ in _differences(proof)) - MAX_SHOWN_DIFFERENCES
     if hidden > 0:
-        yield f"{words.counted(hidden, 'difference')} more: --json has them all."
+        yield f"{formatting.format_count(hidden, 'difference')} more: --json has them all."
     reasons: dict[str, list[str]] = {}
     for case in proof.cases:
-        for step in (*case.steps, case.whole):
-            if step.why and step.word != NOT_RUN:
-                reasons.setdefault(step.why, []).append(f"{_event(case)}: {step.step}")
+        for step in (*case.steps, case.run_verdict):
+            if step.reason and step.label != NOT_RUN:
+                reasons.setdefault(step.reason, []).append(f"{_event(case)}: {step.step}")
     for why, where in reasons.items():
         more = f" and {len(where) - 4} more" if len(where) > 4 else ""
         yield f"Not compared ({', '.join(where[:4])}{more}): {why}"
@@ -298,4 +313,4 @@ def _fields(proof: Proof) -> Html:
                         tag("td", ", ".join(field.steps), style=_CELL),
                     )
                 )
-    return tag("table", lines(rows))
+    return tag("table", join_lines(rows))

@@ -10,30 +10,43 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from pdkernel.render import words
-from pdkernel.render.markup import QUIET, VIEW, Html, folded, join, lines, printable, tag
-from pdkernel.shape import Segment, Shape, node_path, python_path
+from pdkernel.render import formatting
+from pdkernel.render.markup import (
+    CONTAINER_STYLE,
+    MUTED_STYLE,
+    Html,
+    collapsible,
+    escape_control_characters,
+    join,
+    join_lines,
+    tag,
+)
+from pdkernel.shape import Segment, Shape, format_node_path, format_python_path
 
-ROOT = ("steps", "trigger", "event")
+EVENT_PATH = ("steps", "trigger", "event")
 MAX_CHILDREN = 200
 MAX_NODES = 2000
 _OPEN_LEVELS = 2
 _LIST = "margin:0;padding:0;padding-left:16px;list-style-type:none"
 
 
-def text(shape: Shape, *, root: Sequence[Segment] = ROOT, max_children: int = MAX_CHILDREN) -> str:
+def render_text(shape: Shape, *, root: Sequence[Segment] = EVENT_PATH, max_children: int = MAX_CHILDREN) -> str:
     """*shape* as an indented tree: key, types, presence, samples."""
     shown = _shown(shape, max_children)
-    lines_ = list(_text_lines(shape, node_path((*root, *shape.path)), 0, shown, _events(shape)))
+    lines_ = list(_text_lines(shape, format_node_path((*root, *shape.path)), 0, shown, _events(shape)))
     width = min(48, max(len(name) for name, _ in lines_))
-    room = words.WIDTH - width - 2
-    return printable("".join(f"{f'{name:<{width}}  {words.clipped(said, room)}'.rstrip()}\n" for name, said in lines_))
+    room = formatting.TEXT_COLUMNS - width - 2
+    return escape_control_characters(
+        "".join(f"{f'{name:<{width}}  {formatting.truncate_line(said, room)}'.rstrip()}\n" for name, said in lines_)
+    )
 
 
-def html(shape: Shape, *, root: Sequence[Segment] = ROOT, max_children: int = MAX_CHILDREN) -> str:
+def render_html(shape: Shape, *, root: Sequence[Segment] = EVENT_PATH, max_children: int = MAX_CHILDREN) -> str:
     """*shape* as nested parts that open and close, each key to be copied for Node.js or Python."""
     shown = _shown(shape, max_children)
-    return tag("div", _node(shape, tuple(root), 0, shown, _events(shape)), style=VIEW, class_="pd-view pd-shape")
+    return tag(
+        "div", _node(shape, tuple(root), 0, shown, _events(shape)), style=CONTAINER_STYLE, class_="pd-view pd-shape"
+    )
 
 
 def _shown(shape: Shape, max_children: int) -> set[tuple[Segment, ...]]:
@@ -49,7 +62,7 @@ def _shown(shape: Shape, max_children: int) -> set[tuple[Segment, ...]]:
 
 def _left_out(shape: Shape, shown: set[tuple[Segment, ...]]) -> str:
     hidden = sum(child.path not in shown for child in shape.children)
-    return f"… {words.counted(hidden, 'more key')} not shown" if hidden else ""
+    return f"… {formatting.format_count(hidden, 'more key')} not shown" if hidden else ""
 
 
 def _types(shape: Shape) -> str:
@@ -60,23 +73,25 @@ def _types(shape: Shape) -> str:
 
 def _events(shape: Shape) -> int:
     """How many values were merged into *shape*, if that is a whole event's; 1 for a part of one."""
-    return 1 if shape.path else shape.total
+    return 1 if shape.path else shape.possible_count
 
 
 def _presence(shape: Shape, events: int) -> str:
     if events > 1 and not any(isinstance(segment, int) for segment in shape.path):
         # of the events, not of those that have what stands around it: that is what decides whether a step can rely on it
-        missing = shape.present < events
-        return f"in {shape.present:,} of {events:,} events ({shape.present / events:.0%})" if missing else ""
-    return f"in {shape.present:,} of {shape.total:,}" if shape.is_optional else ""
+        missing = shape.present_count < events
+        return (
+            f"in {shape.present_count:,} of {events:,} events ({shape.present_count / events:.0%})" if missing else ""
+        )
+    return f"in {shape.present_count:,} of {shape.possible_count:,}" if shape.is_optional else ""
 
 
-def _said(shape: Shape, events: int) -> str:
+def _describe_node(shape: Shape, events: int) -> str:
     counted = ""
     if shape.path and isinstance(shape.path[-1], int):
-        counted = words.counted(shape.total, "item")
+        counted = formatting.format_count(shape.possible_count, "item")
     elif not shape.path and events > 1:
-        counted = words.counted(events, "event")
+        counted = formatting.format_count(events, "event")
     return ", ".join(part for part in (counted, _types(shape), _presence(shape, events)) if part)
 
 
@@ -87,8 +102,8 @@ def _key(shape: Shape) -> str:
 def _text_lines(
     shape: Shape, name: str, level: int, shown: set[tuple[Segment, ...]], events: int
 ) -> Iterator[tuple[str, str]]:
-    said = ": ".join(part for part in (_said(shape, events), ", ".join(shape.samples)) if part)
-    yield f"{'  ' * level}{words.clipped(name, 40)}", said
+    said = ": ".join(part for part in (_describe_node(shape, events), ", ".join(shape.samples)) if part)
+    yield f"{'  ' * level}{formatting.truncate_line(name, 40)}", said
     for child in shape.children:
         if child.path in shown:
             yield from _text_lines(child, _key(child), level + 1, shown, events)
@@ -102,39 +117,39 @@ def _node(shape: Shape, root: tuple[Segment, ...], level: int, shown: set[tuple[
         return tag("div", head, style="padding-left:16px")
     below = [_node(child, root, level + 1, shown, events) for child in shape.children if child.path in shown]
     if left_out := _left_out(shape, shown):
-        below.append(tag("div", left_out, style=f"padding-left:16px;{QUIET}"))
+        below.append(tag("div", left_out, style=f"padding-left:16px;{MUTED_STYLE}"))
     items = [tag("li", node, style="margin:0;list-style-type:none") for node in below]
-    return folded(head, tag("ul", lines(items), style=_LIST), open_=level < _OPEN_LEVELS)
+    return collapsible(head, tag("ul", join_lines(items), style=_LIST), open_=level < _OPEN_LEVELS)
 
 
 def _head(shape: Shape, root: tuple[Segment, ...], events: int) -> Html:
     path = (*root, *shape.path)
-    name = _key(shape) if shape.path else node_path(root)
+    name = _key(shape) if shape.path else format_node_path(root)
     parts = [
-        _copied(name or '""', node_path(path), "font-weight:bold"),
-        _copied("Python", python_path(path), f"{QUIET};font-size:80%"),
-        tag("span", _said(shape, events), style=QUIET),
+        _copyable(name or '""', format_node_path(path), "font-weight:bold"),
+        _copyable("Python", format_python_path(path), f"{MUTED_STYLE};font-size:80%"),
+        tag("span", _describe_node(shape, events), style=MUTED_STYLE),
         *(tag("code", sample) for sample in shape.samples),
     ]
     return join([piece for part in parts for piece in (part, Html(" "))][:-1])
 
 
-def _copied(shown: str, path: str, style: str) -> Html:
+def _copyable(shown: str, path: str, style: str) -> Html:
     return tag(
         "code", shown, style=f"cursor:pointer;{style}", class_="pd-k", role="button", tabindex="0", title=f"Copy {path}"
     )
 
 
-def rows(shape: Shape, *, root: Sequence[Segment] = ROOT) -> list[dict[str, object]]:
+def build_rows(shape: Shape, *, root: Sequence[Segment] = EVENT_PATH) -> list[dict[str, object]]:
     """*shape* as rows for programs: the path in both languages, types with counts, samples, presence."""
     return [
         {
-            "path": node_path((*root, *shape.path)),
-            "python": python_path((*root, *shape.path)),
+            "path": format_node_path((*root, *shape.path)),
+            "python": format_python_path((*root, *shape.path)),
             "types": dict(shape.types),
             "samples": list(shape.samples),
-            "present": shape.present,
-            "total": shape.total,
+            "present": shape.present_count,
+            "total": shape.possible_count,
         },
-        *(row for child in shape.children for row in rows(child, root=root)),
+        *(row for child in shape.children for row in build_rows(child, root=root)),
     ]

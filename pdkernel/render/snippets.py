@@ -15,20 +15,30 @@ from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
 from pdkernel.model import JSON
-from pdkernel.render.markup import VIEW, code_block, folded, join, lines, pill, printable, quiet, tag
+from pdkernel.render.markup import (
+    CONTAINER_STYLE,
+    code_block,
+    collapsible,
+    escape_control_characters,
+    join,
+    join_lines,
+    muted,
+    pill,
+    tag,
+)
 
-Kind = Literal["curl", "python", "typescript-1", "typescript-3"]
-PIPEDREAM = "https://api.pipedream.com"
-CLIENT_ID, CLIENT_SECRET = "PIPEDREAM_CLIENT_ID", "PIPEDREAM_CLIENT_SECRET"  # variables' names
-WORKFLOW_TOKEN = "WORKFLOW_TOKEN"  # noqa: S105  # a variable's name
-DROPS_QUERY = "this SDK drops the query"
-CHANGES_PATH = "this SDK writes the path in small letters, and without what is no letter, digit, -, _ or ."
+SnippetKind = Literal["curl", "python", "typescript-1", "typescript-3"]
+PIPEDREAM_API_URL = "https://api.pipedream.com"
+CLIENT_ID_VARIABLE, CLIENT_SECRET_VARIABLE = "PIPEDREAM_CLIENT_ID", "PIPEDREAM_CLIENT_SECRET"  # variables' names
+WORKFLOW_TOKEN_VARIABLE = "WORKFLOW_TOKEN"  # noqa: S105  # a variable's name
+QUERY_DROPPED_NOTE = "this SDK drops the query"
+PATH_CHANGED_NOTE = "this SDK writes the path in small letters, and without what is no letter, digit, -, _ or ."
 SDK_VERSIONS = {"typescript-1": "1.8.0", "typescript-3": "3.1.6"}
 """The releases of `@pipedream/sdk` that the TypeScript snippets were written for."""
 
-_LOST = re.compile(r"[^a-z0-9_\-./:]")
+_CHANGED_BY_SDK = re.compile(r"[^a-z0-9_\-./:]")
 """What both SDKs' `buildWorkflowUrl` changes in a URL (its source, 1.8.0 to 3.1.6)."""
-_TITLES: dict[Kind, str] = {
+_TITLES: dict[SnippetKind, str] = {
     "curl": "curl",
     "python": "Python",
     "typescript-1": "TypeScript, @pipedream/sdk 1.x",
@@ -47,10 +57,10 @@ class Invocation:
         environment: Theirs.
         project_id: The Connect project's.
         body: Sent as JSON; None sends no body.
-        api: Where tokens are had: `https://api.pipedream.com`, or the address of `pdkernel serve`.
+        api_url: Where tokens are had: `https://api.pipedream.com`, or the address of `pdkernel serve`.
         method: Upper case.
         query: Names and values.
-        bearer: Whether the endpoint asks for a token of its own, and not for one of an OAuth client.
+        uses_bearer_token: Whether the endpoint asks for a token of its own, and not for one of an OAuth client.
     """
 
     url: str
@@ -58,13 +68,13 @@ class Invocation:
     environment: str
     project_id: str
     body: JSON
-    api: str = PIPEDREAM
+    api_url: str = PIPEDREAM_API_URL
     method: str = "POST"
     query: tuple[tuple[str, str], ...] = ()
-    bearer: bool = False
+    uses_bearer_token: bool = False
 
     @property
-    def whole_url(self) -> str:
+    def url_with_query(self) -> str:
         """The URL with the query."""
         return f"{self.url}?{urlencode(self.query)}" if self.query else self.url
 
@@ -77,87 +87,87 @@ class Snippet:
     Attributes:
         kind: Which.
         code: Its text.
-        works: Whether it was run and succeeded; None where it was not run.
-        said: Why it was not run or did not succeed.
+        succeeded: Whether it was run and succeeded; None where it was not run.
+        problem: Why it was not run or did not succeed.
     """
 
-    kind: Kind
+    kind: SnippetKind
     code: str
-    works: bool | None = None
-    said: str = ""
+    succeeded: bool | None = None
+    problem: str = ""
 
     @property
     def title(self) -> str:
         """What it is called, with a tick only if it was run and succeeded."""
-        mark = "✓ " if self.works else "✗ " if self.works is False else ""
+        mark = "✓ " if self.succeeded else "✗ " if self.succeeded is False else ""
         return f"{mark}{_TITLES[self.kind]}"
 
 
-def snippets(call: Invocation) -> tuple[Snippet, ...]:
+def build_snippets(call: Invocation) -> tuple[Snippet, ...]:
     """The programs that make *call*; none was run."""
     return (
         Snippet("curl", _curl(call)),
         Snippet("python", _python(call)),
-        Snippet("typescript-1", _typescript_1(call), said=DROPS_QUERY if call.query else _changed(call)),
-        Snippet("typescript-3", _typescript_3(call), said=_changed(call)),
+        Snippet("typescript-1", _typescript_1(call), problem=QUERY_DROPPED_NOTE if call.query else _path_problem(call)),
+        Snippet("typescript-3", _typescript_3(call), problem=_path_problem(call)),
     )
 
 
-def _changed(call: Invocation) -> str:
-    return CHANGES_PATH if _LOST.search(urlsplit(call.url).path) else ""
+def _path_problem(call: Invocation) -> str:
+    return PATH_CHANGED_NOTE if _CHANGED_BY_SDK.search(urlsplit(call.url).path) else ""
 
 
-def text(made: tuple[Snippet, ...]) -> str:
+def render_text(snippets: tuple[Snippet, ...]) -> str:
     """The programs one after the other."""
-    parts = [f"── {each.title}{f': {each.said}' if each.said else ''}\n{each.code}" for each in made]
-    return printable("\n".join(parts))
+    parts = [f"── {each.title}{f': {each.problem}' if each.problem else ''}\n{each.code}" for each in snippets]
+    return escape_control_characters("\n".join(parts))
 
 
-def html(made: tuple[Snippet, ...]) -> str:
+def render_html(snippets: tuple[Snippet, ...]) -> str:
     """The programs, each folded away under its name."""
-    tones = {True: pill("✓ was run", "good"), False: pill("✗ failed", "bad"), None: quiet("not run")}
+    tones = {True: pill("✓ was run", "good"), False: pill("✗ failed", "bad"), None: muted("not run")}
     parts = []
-    for each in made:
-        head = join([tag("strong", _TITLES[each.kind], style="margin-right:8px"), tones[each.works]])
-        said = [quiet(each.said)] if each.said else []
-        parts.append(folded(join([head, *said]), code_block(each.code)))
-    return tag("div", lines(parts), style=VIEW, class_="pd-view pd-snippets")
+    for each in snippets:
+        head = join([tag("strong", _TITLES[each.kind], style="margin-right:8px"), tones[each.succeeded]])
+        said = [muted(each.problem)] if each.problem else []
+        parts.append(collapsible(join([head, *said]), code_block(each.code)))
+    return tag("div", join_lines(parts), style=CONTAINER_STYLE, class_="pd-view pd-snippets")
 
 
 def _curl(call: Invocation) -> str:
     fetched = f"""\
-token=$(curl -fsS {shlex.quote(f"{call.api}/v1/oauth/token")} \\
+token=$(curl -fsS {shlex.quote(f"{call.api_url}/v1/oauth/token")} \\
   -H 'Content-Type: application/json' \\
   -d @- <<JSON | sed -E 's/.*"access_token" *: *"([^"]+)".*/\\1/'
-{{"grant_type":"client_credentials","client_id":"${CLIENT_ID}","client_secret":"${CLIENT_SECRET}"}}
+{{"grant_type":"client_credentials","client_id":"${CLIENT_ID_VARIABLE}","client_secret":"${CLIENT_SECRET_VARIABLE}"}}
 JSON
 )
 
 """
     words = [
-        f"curl -fsS -X {shlex.quote(call.method)} {shlex.quote(call.whole_url)}",
-        f'-H "Authorization: Bearer ${WORKFLOW_TOKEN if call.bearer else "token"}"',
+        f"curl -fsS -X {shlex.quote(call.method)} {shlex.quote(call.url_with_query)}",
+        f'-H "Authorization: Bearer ${WORKFLOW_TOKEN_VARIABLE if call.uses_bearer_token else "token"}"',
         *(["-H 'Content-Type: application/json'"] if call.body is not None else []),
         f"-H {shlex.quote(f'X-PD-External-User-ID: {call.external_user_id}')}",
         f"-H {shlex.quote(f'X-PD-Environment: {call.environment}')}",
         *([f"--data-binary {shlex.quote(json.dumps(call.body))}"] if call.body is not None else []),
     ]
     asked = " \\\n  ".join(words)
-    return f"set -euo pipefail\n{'' if call.bearer else fetched}{asked}\n"
+    return f"set -euo pipefail\n{'' if call.uses_bearer_token else fetched}{asked}\n"
 
 
 def _python(call: Invocation) -> str:
-    base = "" if call.api == PIPEDREAM else f"    base_url={call.api!r},\n"
+    base = "" if call.api_url == PIPEDREAM_API_URL else f"    base_url={call.api_url!r},\n"
     client = f"""\
 pd = Pipedream(
 {base}    project_id={call.project_id!r},
     project_environment={call.environment!r},
-    client_id=os.environ["{CLIENT_ID}"],
-    client_secret=os.environ["{CLIENT_SECRET}"],
+    client_id=os.environ["{CLIENT_ID_VARIABLE}"],
+    client_secret=os.environ["{CLIENT_SECRET_VARIABLE}"],
 )
 # not pd.workflows.invoke_for_external_user: releases since 1.1.12 call a wrong URL, and send the body as a form
 """
-    token = f"os.environ['{WORKFLOW_TOKEN}']" if call.bearer else "pd.raw_access_token"
+    token = f"os.environ['{WORKFLOW_TOKEN_VARIABLE}']" if call.uses_bearer_token else "pd.raw_access_token"
     # any method may have a body, which httpx takes in `request` alone
     ask = "post(" if call.method == "POST" else f"request(\n    {call.method!r},"
     body = "" if call.body is None else f"    json={_python_value(call.body)},\n"
@@ -165,9 +175,9 @@ pd = Pipedream(
 import os
 
 import httpx
-{"" if call.bearer else "from pipedream import Pipedream"}
-{"" if call.bearer else f"{chr(10)}{client}"}answer = httpx.{ask}
-    {call.whole_url!r},
+{"" if call.uses_bearer_token else "from pipedream import Pipedream"}
+{"" if call.uses_bearer_token else f"{chr(10)}{client}"}answer = httpx.{ask}
+    {call.url_with_query!r},
     headers={{
         "Authorization": f"Bearer {{{token}}}",
         "X-PD-External-User-ID": {call.external_user_id!r},
@@ -182,10 +192,10 @@ print(answer.text)
 
 def _typescript_1(call: Invocation) -> str:
     local = ""
-    if call.api != PIPEDREAM:
+    if call.api_url != PIPEDREAM_API_URL:
         host = urlsplit(call.url).hostname or ""
-        local = f"  apiHost: {_js(urlsplit(call.api).netloc)},\n  workflowDomain: {_js(host)},\n"
-    who = "" if call.bearer else f"\n  {_js(call.external_user_id)},"
+        local = f"  apiHost: {_js(urlsplit(call.api_url).netloc)},\n  workflowDomain: {_js(host)},\n"
+    who = "" if call.uses_bearer_token else f"\n  {_js(call.external_user_id)},"
     return f"""\
 import {{ createBackendClient, HTTPAuthType }} from "@pipedream/sdk/server";
 
@@ -193,16 +203,16 @@ const pd = createBackendClient({{
 {local}  environment: {_js(call.environment)},
   projectId: {_js(call.project_id)},
   credentials: {{
-    clientId: process.env.{CLIENT_ID} ?? "",
-    clientSecret: process.env.{CLIENT_SECRET} ?? "",
+    clientId: process.env.{CLIENT_ID_VARIABLE} ?? "",
+    clientSecret: process.env.{CLIENT_SECRET_VARIABLE} ?? "",
   }},
 }});
 
-const answer = await pd.{"invokeWorkflow" if call.bearer else "invokeWorkflowForExternalUser"}(
+const answer = await pd.{"invokeWorkflow" if call.uses_bearer_token else "invokeWorkflowForExternalUser"}(
   {_js(call.url)},{who}
   {{
 {_js_request(call)}  }},
-  HTTPAuthType.{"StaticBearer" if call.bearer else "OAuth"},
+  HTTPAuthType.{"StaticBearer" if call.uses_bearer_token else "OAuth"},
 );
 console.log(answer);
 """
@@ -210,29 +220,29 @@ console.log(answer);
 
 def _typescript_3(call: Invocation) -> str:
     local = ""
-    if call.api != PIPEDREAM:
+    if call.api_url != PIPEDREAM_API_URL:
         host = urlsplit(call.url).hostname or ""
-        local = f"  baseUrl: {_js(call.api)},\n  workflowDomain: {_js(host)},\n"
-    who = "" if call.bearer else f"    externalUserId: {_js(call.external_user_id)},\n"
+        local = f"  baseUrl: {_js(call.api_url)},\n  workflowDomain: {_js(host)},\n"
+    who = "" if call.uses_bearer_token else f"    externalUserId: {_js(call.external_user_id)},\n"
     # what stands in the URL itself the SDK takes apart; a name that stands several times has a list
     several = {name: [value for each, value in call.query if each == name] for name, _ in call.query}
     query = {name: values if len(values) > 1 else values[0] for name, values in several.items()}
     options = f"maxRetries: 0, queryParams: {_js(query)}" if query else "maxRetries: 0"
     return f"""\
-import {{ {"HTTPAuthType, " if call.bearer else ""}PipedreamClient }} from "@pipedream/sdk";
+import {{ {"HTTPAuthType, " if call.uses_bearer_token else ""}PipedreamClient }} from "@pipedream/sdk";
 
 const pd = new PipedreamClient({{
 {local}  projectId: {_js(call.project_id)},
   projectEnvironment: {_js(call.environment)},
-  clientId: process.env.{CLIENT_ID} ?? "",
-  clientSecret: process.env.{CLIENT_SECRET} ?? "",
+  clientId: process.env.{CLIENT_ID_VARIABLE} ?? "",
+  clientSecret: process.env.{CLIENT_SECRET_VARIABLE} ?? "",
 }});
 
 // not retried: a POST that failed may have run
-const answer = await pd.workflows.{"invoke" if call.bearer else "invokeForExternalUser"}(
+const answer = await pd.workflows.{"invoke" if call.uses_bearer_token else "invokeForExternalUser"}(
   {{
     urlOrEndpoint: {_js(call.url)},
-{who}{_js_request(call)}  }},{f"{chr(10)}  HTTPAuthType.StaticBearer," if call.bearer else ""}
+{who}{_js_request(call)}  }},{f"{chr(10)}  HTTPAuthType.StaticBearer," if call.uses_bearer_token else ""}
   {{ {options} }},
 );
 console.log(answer);
@@ -242,10 +252,10 @@ console.log(answer);
 def _js_request(call: Invocation) -> str:
     """Method, body and, for an endpoint with a token of its own, headers, as properties of an object."""
     parts = [f"    method: {_js(call.method)},\n"]
-    if call.bearer:
+    if call.uses_bearer_token:
         parts.append(
             "    headers: {\n"
-            f"      Authorization: `Bearer ${{process.env.{WORKFLOW_TOKEN}}}`,\n"
+            f"      Authorization: `Bearer ${{process.env.{WORKFLOW_TOKEN_VARIABLE}}}`,\n"
             f'      "X-PD-External-User-ID": {_js(call.external_user_id)},\n'
             f'      "X-PD-Environment": {_js(call.environment)},\n'
             "    },\n"

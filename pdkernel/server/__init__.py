@@ -11,6 +11,6 @@ The endpoint: Connect's API, workflow endpoints and Connect Link over HTTP.
 """
 
 from pdkernel.server.app import create_app
-from pdkernel.server.serving import ServeSettings, Serving
+from pdkernel.server.app_context import AppContext, ServeSettings
 
-__all__ = ["ServeSettings", "Serving", "create_app"]
+__all__ = ["AppContext", "ServeSettings", "create_app"]

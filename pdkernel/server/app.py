@@ -13,46 +13,50 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from pdkernel.server import api, endpoint, link, oauth, passthrough, runs
+from pdkernel.server import api, endpoint, link, oauth, passthrough, run_pages
+from pdkernel.server.app_context import AppContext, LinkOnlyContext
 from pdkernel.server.endpoint.throttle import Throttle
-from pdkernel.server.endpoint.uploads import Uploads
-from pdkernel.server.guard import Guard, HostCheck, Lines
-from pdkernel.server.hosts import HostNames
-from pdkernel.server.running import Runs
-from pdkernel.server.serving import LinkSite, Serving
+from pdkernel.server.endpoint.uploads import UploadFolder
+from pdkernel.server.host_names import HostNames
+from pdkernel.server.middleware import AccessLogMiddleware, EndpointRoutingMiddleware, HostCheckMiddleware
+from pdkernel.server.run_registry import RunRegistry
 
 
-def create_link_app(site: LinkSite) -> Starlette:
+def create_link_app(context: LinkOnlyContext) -> Starlette:
     """The application that serves the pages of Connect Link, and nothing else."""
-    app = Starlette(routes=link.pages(), middleware=[Middleware(HostCheck, names=HostNames(site.settings))])
-    app.state.serving = site
+    app = Starlette(
+        routes=link.pages(), middleware=[Middleware(HostCheckMiddleware, names=HostNames(context.settings))]
+    )
+    app.state.context = context
     return app
 
 
-def create_app(serving: Serving) -> Starlette:
+def create_app(context: AppContext) -> Starlette:
     """
-    The application that serves *serving*; it opens and closes nothing.
+    The application that serves *context*; it opens and closes nothing.
 
-    What handlers find in `app.state`: `serving`; `runs`, the runs under way; `stopping`, whether the server is told to stop.
+    What handlers find in `app.state`: `context`; `runs`, the runs under way; `stopping`, whether the server is told to stop.
     """
-    middleware = [Middleware(Guard, serving=serving, endpoint=endpoint.Endpoint())]
-    if serving.say is not None:
-        middleware.insert(0, Middleware(Lines, say=serving.say))
-    connect = passthrough.routes() if serving.pipedream else [*api.routes(), *link.routes(), *api.unserved()]
-    app = Starlette(
-        routes=[*runs.routes(), *oauth.routes(), *connect, *endpoint.routes()],
-        middleware=middleware,
-        exception_handlers={ClientDisconnect: _gone},
+    middleware = [Middleware(EndpointRoutingMiddleware, context=context, endpoint=endpoint.Endpoint())]
+    if context.write_line is not None:
+        middleware.insert(0, Middleware(AccessLogMiddleware, write_line=context.write_line))
+    connect = (
+        passthrough.routes() if context.passthrough else [*api.routes(), *link.routes(), *api.unsupported_routes()]
     )
-    app.state.serving = serving
-    app.state.runs = Runs(serving)
-    app.state.names = HostNames(serving.settings)
-    app.state.uploads = Uploads(serving.project.folder / "uploads", serving.settings.url, serving.clock)
-    app.state.throttle = Throttle(serving.clock)
+    app = Starlette(
+        routes=[*run_pages.routes(), *oauth.routes(), *connect, *endpoint.routes()],
+        middleware=middleware,
+        exception_handlers={ClientDisconnect: _on_client_disconnect},
+    )
+    app.state.context = context
+    app.state.runs = RunRegistry(context)
+    app.state.names = HostNames(context.settings)
+    app.state.uploads = UploadFolder(context.project.folder / "uploads", context.settings.base_url, context.clock)
+    app.state.throttle = Throttle(context.clock)
     app.state.stopping = False
     return app
 
 
-async def _gone(*_: Any) -> Response:
+async def _on_client_disconnect(*_: Any) -> Response:
     """For a caller who went away before the body was whole; nobody reads it."""
     return Response(status_code=400)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from pdkernel.errors import RequestError
 from pdkernel.project import Project
-from pdkernel.server.serving import ServedWorkflow
+from pdkernel.server.app_context import ServedWorkflow
 
 
 def is_loopback(host: str) -> bool:
@@ -30,7 +30,7 @@ def check_exposure(
     workflows: Sequence[ServedWorkflow],
     project: Project,
     *,
-    real: bool = False,
+    has_pipedream_login: bool = False,
     public_url: str | None = None,
 ) -> list[str]:
     """
@@ -40,7 +40,7 @@ def check_exposure(
         host: Where the server listens.
         workflows: What is served.
         project: Whose clients may call.
-        real: Whether clients of a real project at Pipedream may, too.
+        has_pipedream_login: Whether clients of a real project at Pipedream may, too.
         public_url: Where others reach it by a proxy or a tunnel of one's own, or None.
 
     Raises:
@@ -69,7 +69,7 @@ def check_exposure(
             f"--host {host} lets other machines call, and anybody could start {names}: the trigger asks for no auth.",
             fix="Write `auth: oauth`, or `auth: bearer` and `token_env: NAME`, in the workflow's trigger.",
         )
-    if not real and not project.clients.list():
+    if not has_pipedream_login and not project.oauth_clients.list_clients():
         raise RequestError(
             f"--host {host} lets other machines call, and there is no OAuth client that may.",
             fix="Make one: pdkernel clients create",
@@ -78,5 +78,5 @@ def check_exposure(
 
 
 def _assumptions(served: ServedWorkflow) -> str:
-    said = "; ".join(served.source.assumed) or "nothing, as it uses no accounts"
+    said = "; ".join(served.source.assumed_settings) or "nothing, as it uses no accounts"
     return f"{served.source.path} has no pdkernel.yaml. Assumed: {said}."

@@ -19,38 +19,38 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from pdkernel.clock import Clock
-from pdkernel.egress.message import end_to_end
+from pdkernel.egress.message import end_to_end_headers
 from pdkernel.project import Login
-from pdkernel.project.issued_tokens import IssuedTokenTable
-from pdkernel.server.guard import note
-from pdkernel.server.http1 import passed_on
-from pdkernel.server.oauth.access import bearer_token
-from pdkernel.server.paths import rest
-from pdkernel.server.pipedreams_tokens import PipedreamsTokens, told_by
-from pdkernel.server.serving import Serving
+from pdkernel.project.pipedream_tokens import PipedreamTokenTable
+from pdkernel.server.app_context import AppContext
+from pdkernel.server.http_protocol import filter_response_headers
+from pdkernel.server.middleware import add_access_log_note
+from pdkernel.server.oauth.authorization import parse_bearer_token
+from pdkernel.server.path_params import rest_of_path
+from pdkernel.server.pipedream_tokens import PipedreamTokenVerifier, parse_json_object
 
 if TYPE_CHECKING:
     import httpx
 
-TIMEOUT_S = 330.0
+READ_TIMEOUT_S = 330.0
 """Seconds between two pieces of an answer: longer than anything that Connect does; a caller gives up sooner."""
-CONNECT_S = 20.0
-MOST = 200
+CONNECT_TIMEOUT_S = 20.0
+MAX_CONNECTIONS = 200
 """Requests under way; one more waits for `CONNECT_S` seconds at most."""
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # cookies are this host's, whoever set them; the server says `date` itself, and has asked for the body already
 _NOT_SENT = frozenset({b"host", b"cookie", b"expect"})
 _NOT_RETURNED = frozenset({b"date"})
-_MOST_WHOLE = 1 << 18
+_MAX_PARSED_BYTES = 1 << 18
 
 
-class Pipedream:
+class PipedreamPassthrough:
     """
     The API of the real project. One event loop's.
 
     Args:
         login: Which project.
-        table: Tokens that were given out through us.
+        token_table: Tokens that were given out through us.
         clock: Tells for how long a token is known to be good.
         timeout_s: Seconds that pass between two pieces of an answer at most.
 
@@ -58,29 +58,31 @@ class Pipedream:
         tokens: Which of its tokens open endpoints here.
     """
 
-    def __init__(self, login: Login, table: IssuedTokenTable, clock: Clock, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, login: Login, token_table: PipedreamTokenTable, clock: Clock, *, timeout_s: float = READ_TIMEOUT_S
+    ) -> None:
         self.login = login
-        self.tokens = PipedreamsTokens(self, table, clock)
+        self.tokens = PipedreamTokenVerifier(self, token_table, clock)
         self._timeout_s = timeout_s
         self._made: httpx.AsyncClient | None = None
 
-    async def answer(self, request: Request) -> Response:
+    async def forward(self, request: Request) -> Response:
         """Pipedream's own answer to *request*, or a 502 that says why there is none."""
-        got = await self._ask(request)
-        return got if isinstance(got, Response) else _Passed(got)
+        got = await self._send(request)
+        return got if isinstance(got, Response) else _UpstreamResponse(got)
 
-    async def whole_answer(self, request: Request) -> tuple[Response, dict[str, Any]]:
+    async def forward_and_parse(self, request: Request) -> tuple[Response, dict[str, Any]]:
         """As `answer`, and the JSON object in it; an answer that is large is not looked into."""
         import httpx
 
-        got = await self._ask(request)
+        got = await self._send(request)
         if isinstance(got, Response):
             return got, {}
         raw = bytearray()
         try:
             async for chunk in got.aiter_raw():
                 raw += chunk
-                if len(raw) > _MOST_WHOLE:
+                if len(raw) > _MAX_PARSED_BYTES:
                     return JSONResponse({"error": "Pipedream's answer is too large."}, status_code=502), {}
         except httpx.HTTPError as fault:
             return self._unreachable(fault), {}
@@ -92,9 +94,9 @@ class Pipedream:
             plain = httpx.Response(got.status_code, headers=got.headers, content=bytes(raw)).content
         except httpx.DecodingError:
             plain = b""
-        return answer, told_by(plain)
+        return answer, parse_json_object(plain)
 
-    async def status_of_accounts(self, token: str, *, timeout_s: float) -> int | None:
+    async def probe_accounts(self, token: str, *, timeout_s: float) -> int | None:
         """The status with which Pipedream lists the project's accounts to the holder of *token*; None if it says none."""
         import httpx
 
@@ -109,7 +111,7 @@ class Pipedream:
             return None
         return answer.status_code
 
-    async def own_token(self, *, timeout_s: float) -> str | None:
+    async def fetch_own_token(self, *, timeout_s: float) -> str | None:
         """A token of the login's client, or None if there is none to be had."""
         import httpx
 
@@ -122,7 +124,7 @@ class Pipedream:
             answer = await self._client.post(f"{self.login.base_url}/v1/oauth/token", json=asked, timeout=timeout_s)
         except (httpx.HTTPError, OSError):
             return None
-        token = told_by(answer.content).get("access_token") if answer.status_code == 200 else None
+        token = parse_json_object(answer.content).get("access_token") if answer.status_code == 200 else None
         return token if isinstance(token, str) else None
 
     async def close(self) -> None:
@@ -130,13 +132,13 @@ class Pipedream:
         if self._made is not None:
             await self._made.aclose()
 
-    async def _ask(self, request: Request) -> httpx.Response | Response:
+    async def _send(self, request: Request) -> httpx.Response | Response:
         """The answer, its body still to come; ours if there is none. A caller who goes away ends it."""
         import httpx
 
         read = asyncio.Event()
         sending = asyncio.ensure_future(self._client.send(self._outgoing(request, read), stream=True))
-        gone = asyncio.ensure_future(_gone(request, read))
+        gone = asyncio.ensure_future(_wait_for_disconnect(request, read))
         try:
             await asyncio.wait([sending, gone], return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
@@ -156,7 +158,9 @@ class Pipedream:
         raw_path = request.scope.get("raw_path") or request.url.path.encode()
         query = request.scope.get("query_string", b"")
         target = raw_path.partition(b"?")[0] + (b"?" + query if query else b"")
-        headers = [(name, value) for name, value in end_to_end(request.headers.raw) if name.lower() not in _NOT_SENT]
+        headers = [
+            (name, value) for name, value in end_to_end_headers(request.headers.raw) if name.lower() not in _NOT_SENT
+        ]
         framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in request.headers.raw)
         if not framed:
             read.set()
@@ -177,8 +181,8 @@ class Pipedream:
             # one caller's cookies are not the next one's
             nobodys = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
             self._made = httpx.AsyncClient(
-                timeout=httpx.Timeout(self._timeout_s, connect=CONNECT_S, pool=CONNECT_S),
-                limits=httpx.Limits(max_connections=MOST, max_keepalive_connections=20),
+                timeout=httpx.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S),
+                limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=20),
                 cookies=nobodys,
             )
         return self._made
@@ -192,11 +196,11 @@ class Pipedream:
 
 
 def routes() -> list[BaseRoute]:
-    """Every route of Connect; handlers find `Serving`, whose `pipedream` is there, in `request.app.state.serving`."""
-    return [Route(f"/v1/{rest()}", _pass_on, methods=_METHODS)]
+    """Every route of Connect; handlers find `Serving`, whose `pipedream` is there, in `request.app.state.context`."""
+    return [Route(f"/v1/{rest_of_path()}", _forward, methods=_METHODS)]
 
 
-class _Passed(StreamingResponse):
+class _UpstreamResponse(StreamingResponse):
     """An answer as it comes, encoded as it was; one that breaks off breaks off here, too."""
 
     def __init__(self, got: httpx.Response) -> None:
@@ -211,18 +215,18 @@ class _Passed(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         except* httpx.HTTPError:
-            note(scope, "Pipedream's answer broke off")
+            add_access_log_note(scope, "Pipedream's answer broke off")
         finally:
             await asyncio.shield(self._got.aclose())
 
 
-async def _pass_on(request: Request) -> Response:
-    serving: Serving = request.app.state.serving
-    token = bearer_token(request.headers.get("authorization"))
-    if token is not None and serving.project.access_tokens.read(token) is not None:
+async def _forward(request: Request) -> Response:
+    serving: AppContext = request.app.state.context
+    token = parse_bearer_token(request.headers.get("authorization"))
+    if token is not None and serving.project.access_tokens.verify(token) is not None:
         return JSONResponse({"error": _OURS}, status_code=401)
-    assert serving.pipedream is not None
-    return await serving.pipedream.answer(request)
+    assert serving.passthrough is not None
+    return await serving.passthrough.forward(request)
 
 
 _OURS = (
@@ -231,7 +235,7 @@ _OURS = (
 )
 
 
-async def _gone(request: Request, read: asyncio.Event) -> None:
+async def _wait_for_disconnect(request: Request, read: asyncio.Event) -> None:
     """Return when the caller has gone away; what it sends is for somebody else to read first."""
     await read.wait()
     while (await request.receive())["type"] != "http.disconnect":
@@ -251,4 +255,4 @@ def _chunked(request: Request, *, framed: bool) -> list[tuple[bytes, bytes]]:
 
 
 def _headers_of(got: httpx.Response) -> list[tuple[bytes, bytes]]:
-    return passed_on(end_to_end(got.headers.raw), status=got.status_code, without=_NOT_RETURNED)
+    return filter_response_headers(end_to_end_headers(got.headers.raw), status=got.status_code, excluded=_NOT_RETURNED)

@@ -19,9 +19,9 @@ A notebook's session: the draft workflow, the person's choices, and what has hap
     secrets       everything secret that the project holds
 """
 
-from pdkernel.session.events import EventLibrary, TestEvent
-from pdkernel.session.picture import picture
-from pdkernel.session.secrets import project_redactor
+from pdkernel.session.event_library import EventLibrary, TestEvent
+from pdkernel.session.secrets import build_project_redactor
 from pdkernel.session.session import Session
+from pdkernel.session.timeline_output import render_timeline
 
-__all__ = ["EventLibrary", "Session", "TestEvent", "picture", "project_redactor"]
+__all__ = ["EventLibrary", "Session", "TestEvent", "build_project_redactor", "render_timeline"]

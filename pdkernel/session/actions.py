@@ -11,21 +11,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pdkernel.actions import Uses
-from pdkernel.actions.keys import step_name
-from pdkernel.connect.apps import told_apps
-from pdkernel.egress import parse_mode
+from pdkernel.actions import ActionReference
+from pdkernel.actions.action_reference import suggest_step_name
+from pdkernel.connect.registered_apps import load_registered_apps
+from pdkernel.egress import parse_policy
 from pdkernel.engine.action_forms import FormRequest
 from pdkernel.errors import RequestError
 from pdkernel.model import JSON, Step
-from pdkernel.variables import project_variables
+from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
     from pdkernel.actions import Component
-    from pdkernel.hosts import Description, OptionsPage, PropDeclaration
     from pdkernel.session.session import Session
+    from pdkernel.workers import ComponentDescription, PropDeclaration, PropOptionsPage
 
-Progress = Callable[[str], None]
+ProgressListener = Callable[[str], None]
 
 
 def _silent(_: str) -> None:
@@ -43,12 +43,12 @@ class SessionActions:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def search(self, words: str, *, app: str | None = None, progress: Progress = _silent) -> list[Component]:
+    def search(self, words: str, *, app: str | None = None, progress: ProgressListener = _silent) -> list[Component]:
         """Actions whose key, name or description holds every word. Raises `ActionSourceError`."""
         catalog = self._session.catalog
-        return self._session.wait_for(lambda _: catalog.search(words, app=app, progress=progress))
+        return self._session.call_engine(lambda _: catalog.search(words, app=app, progress=progress))
 
-    def describe(self, uses: str, *, progress: Progress = _silent) -> tuple[Component, Description]:
+    def describe(self, uses: str, *, progress: ProgressListener = _silent) -> tuple[Component, ComponentDescription]:
         """
         An action and what it declares; installed if need be.
 
@@ -57,13 +57,13 @@ class SessionActions:
             ActionSourceError: Its source cannot be reached.
             StepError: Its module cannot be loaded.
         """
-        wanted = Uses.parse(uses)
+        wanted = ActionReference.parse(uses)
         catalog = self._session.catalog
-        return self._session.wait_for(
+        return self._session.call_engine(
             lambda runtime: runtime.forms.describe(wanted, catalog=catalog, progress=progress)
         )
 
-    def options(
+    def fetch_options(
         self,
         step: Step | str,
         prop: str,
@@ -72,7 +72,7 @@ class SessionActions:
         page: int = 0,
         context: JSON = None,
         query: str | None = None,
-    ) -> OptionsPage:
+    ) -> PropOptionsPage:
         """
         A page of what *prop* of an action step may be, with the chosen external user's account.
 
@@ -90,27 +90,27 @@ class SessionActions:
             ActionNotFoundError: No source has its action.
         """
         request = self._form(step, values)
-        return self._session.wait_for(
-            lambda runtime: runtime.forms.options(request, prop, page=page, context=context, query=query)
+        return self._session.call_engine(
+            lambda runtime: runtime.forms.load_options(request, prop, page=page, context=context, query=query)
         )
 
-    def additional_props(
+    def fetch_additional_props(
         self, step: Step | str, *, values: Mapping[str, JSON] | None = None
     ) -> tuple[PropDeclaration, ...]:
         """The props that the step's action adds for its values. Raises as `options`, and `StepError`."""
         request = self._form(step, values)
-        return self._session.wait_for(lambda runtime: runtime.forms.additional(request))
+        return self._session.call_engine(lambda runtime: runtime.forms.load_additional_props(request))
 
-    def apps(self) -> tuple[str, ...]:
+    def list_apps(self) -> tuple[str, ...]:
         """The apps that are known here: of accounts, steps and components, and those that were told of; sorted."""
         session = self._session
-        known = {account.app for account in session.directory.accounts()} | set(session.apps_needed())
-        return tuple(sorted(known | set(told_apps(session.project)) | set(session.catalog.apps())))
+        known = {account.app for account in session.directory.accounts()} | set(session.find_needed_apps())
+        return tuple(sorted(known | set(load_registered_apps(session.project)) | set(session.catalog.list_apps())))
 
-    def free_name(self, key: str) -> str:
+    def suggest_step_name(self, key: str) -> str:
         """What a new step of that action is called: as the platform's builder would, numbered if that is taken."""
         taken = {step.name for step in self._session.workflow.steps}
-        base = name = step_name(key)
+        base = name = suggest_step_name(key)
         number = 1
         while name in taken:
             name = f"{base}_{number}"
@@ -127,12 +127,12 @@ class SessionActions:
         event = session.event
         return FormRequest(
             step=found,
-            policy=parse_mode(session.egress),
+            policy=parse_policy(session.egress),
             external_user_id=session.external_user_id,
             environment=session.environment,
             event=dict(event.data) if event else {},
-            exports=session.exports(),
-            variables=project_variables(session.project, session.folder),
+            exports=session.get_exports(),
+            variables=load_variables(session.project, session.folder),
             folder=session.folder,
-            actions=session.actions_from,
+            actions_source=session.action_source,
         )

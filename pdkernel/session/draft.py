@@ -22,13 +22,13 @@ from typing import Any
 from pdkernel.directive import is_step_cell, is_workflow_cell, parse_step_cell
 from pdkernel.errors import DefinitionError, DuplicateStepError
 from pdkernel.model import Workflow
-from pdkernel.notebook import Cell, read_cells, workflow_from_cells
+from pdkernel.notebook import NotebookCell, read_cells, workflow_from_cells
 
-HEADER = "%%pdworkflow"
+HEADER_CELL_NAME = "%%pdworkflow"
 
 
 @dataclass(frozen=True)
-class _Ran:
+class _ExecutedCell:
     """A cell that was run: its text, its id if Lab told it, and when (wall time, seconds)."""
 
     source: str
@@ -49,12 +49,12 @@ class Draft:
     def __init__(self, path: Path | None = None, *, name: str = "notebook") -> None:
         self.path = path
         self._name = path.stem if path else name
-        self._ran: dict[str, _Ran] = {}
+        self._executed_cells: dict[str, _ExecutedCell] = {}
         self._deleted: set[str] = set()
         self._changes = 0
         self._read: tuple[object, Workflow] | None = None  # the last workflow, and what it was read from
 
-    def ran(self, source: str, *, cell_id: str | None, at: float) -> None:
+    def record_cell(self, source: str, *, cell_id: str | None, at: float) -> None:
         """
         Take note that a step or header cell was run.
 
@@ -65,13 +65,13 @@ class Draft:
         self._changes += 1
         if cell_id is not None:
             self._deleted.discard(cell_id)
-            self._refuse_second(name, cell_id)
-        self._ran[cell_id or name] = _Ran(source, cell_id, name, at)
+            self._check_unique_name(name, cell_id)
+        self._executed_cells[cell_id or name] = _ExecutedCell(source, cell_id, name, at)
 
-    def forget(self, cell_ids: Iterable[str]) -> None:
+    def remove_cells(self, cell_ids: Iterable[str]) -> None:
         """Drop cells that were deleted from the notebook."""
         for cell_id in cell_ids:
-            self._ran.pop(cell_id, None)
+            self._executed_cells.pop(cell_id, None)
             self._deleted.add(cell_id)
         self._changes += 1
 
@@ -81,11 +81,13 @@ class Draft:
 
         None without a file or without ids: nothing would ever say that such a cell is gone.
         """
-        return [asdict(ran) for ran in self._ran.values() if self.path is not None and ran.cell_id is not None]
+        return [
+            asdict(ran) for ran in self._executed_cells.values() if self.path is not None and ran.cell_id is not None
+        ]
 
-    def restore(self, kept: Iterable[Mapping[str, Any]]) -> None:
+    def restore(self, saved_cells: Iterable[Mapping[str, Any]]) -> None:
         """Take what an earlier kernel of this notebook has run (`to_json`); what this one has run counts more."""
-        self._ran = {**{ran["cell_id"]: _Ran(**ran) for ran in kept}, **self._ran}
+        self._executed_cells = {**{ran["cell_id"]: _ExecutedCell(**ran) for ran in saved_cells}, **self._executed_cells}
         self._changes += 1
 
     def workflow(self) -> Workflow:
@@ -95,28 +97,28 @@ class Draft:
         Raises:
             DefinitionError: A cell that was run cannot be read, or two cells have one step name.
         """
-        state = (self._changes, self._stamp())
+        state = (self._changes, self._file_version())
         if self._read is None or self._read[0] != state:
             workflow = workflow_from_cells(self.cells(), name=self._name, source=str(self.path) if self.path else None)
             self._read = (state, workflow)
         return self._read[1]
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[NotebookCell]:
         """The step and header cells that count."""
         found_in_file = self._saved()
         saved = [cell for cell in found_in_file or () if cell.id is None or cell.id not in self._deleted]
         ids = {cell.id for cell in saved}
         saved_at = self.path.stat().st_mtime if self.path is not None and found_in_file is not None else 0.0
-        unplaced = dict(self._ran)
-        found: list[Cell] = []
+        unplaced = dict(self._executed_cells)
+        found: list[NotebookCell] = []
         for cell in saved:
             key = self._key_of(cell, ids)
             ran = unplaced.pop(key, None) if key else None
             found.append(cell if ran is None or ran.at < saved_at else replace(cell, source=ran.source))
         new = (ran for ran in unplaced.values() if ran.cell_id is None or ran.at >= saved_at)
-        return found + [Cell(source=ran.source, id=ran.cell_id) for ran in new]
+        return found + [NotebookCell(source=ran.source, id=ran.cell_id) for ran in new]
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _file_version(self) -> tuple[int, int, int] | None:
         """What changes when the file is saved; None without a file."""
         try:
             found = self.path.stat() if self.path is not None else None
@@ -124,7 +126,7 @@ class Draft:
             return None
         return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
 
-    def _saved(self) -> list[Cell] | None:
+    def _saved(self) -> list[NotebookCell] | None:
         """Step and header cells of the file; one that cannot be read and was not run is left out. None without a file."""
         if self.path is None or not self.path.is_file():
             return None
@@ -132,29 +134,33 @@ class Draft:
             cells = read_cells(self.path)
         except DefinitionError:
             return None  # half-written, or not saved as a notebook yet: what was run is all that we know
-        return [cell for cell in cells if _is_kept(cell) or (_is_ours(cell.source) and self._counts(cell))]
+        return [
+            cell
+            for cell in cells
+            if _is_preserved_cell(cell) or (_is_directive_cell(cell.source) and self._is_valid_or_executed(cell))
+        ]
 
-    def _counts(self, cell: Cell) -> bool:
-        return cell.id in self._ran or _readable(cell.source)
+    def _is_valid_or_executed(self, cell: NotebookCell) -> bool:
+        return cell.id in self._executed_cells or _readable(cell.source)
 
-    def _key_of(self, cell: Cell, ids: set[str | None]) -> str | None:
-        if cell.id is not None and cell.id in self._ran:
+    def _key_of(self, cell: NotebookCell, ids: set[str | None]) -> str | None:
+        if cell.id is not None and cell.id in self._executed_cells:
             return cell.id
         if not _readable(cell.source):
             return None
         name = _name_of(cell.source)
-        for key, ran in self._ran.items():
+        for key, ran in self._executed_cells.items():
             # a file without cell ids: the step's name tells
             if ran.name == name and (ran.cell_id is None or ran.cell_id not in ids):
                 return key
         return None
 
-    def _refuse_second(self, name: str, cell_id: str) -> None:
-        others = {ran.cell_id for key, ran in self._ran.items() if ran.name == name and key != cell_id}
+    def _check_unique_name(self, name: str, cell_id: str) -> None:
+        others = {ran.cell_id for key, ran in self._executed_cells.items() if ran.name == name and key != cell_id}
         still_there = others & {
             cell.id for cell in self.cells() if _readable(cell.source) and _name_of(cell.source) == name
         }
-        if still_there and name != HEADER:
+        if still_there and name != HEADER_CELL_NAME:
             raise DuplicateStepError(
                 f"Another cell is the step {name!r} already: steps.{name} would be ambiguous.",
                 fix="Rename one of the two, or delete the other cell. If it is deleted, save the notebook.",
@@ -162,17 +168,17 @@ class Draft:
             )
 
 
-def _is_kept(cell: Cell) -> bool:
+def _is_preserved_cell(cell: NotebookCell) -> bool:
     """Whether it is no code, and holds a part of an imported workflow."""
-    return cell.type != "code" and bool(cell.hidden)
+    return cell.type != "code" and bool(cell.pdkernel_metadata)
 
 
-def _is_ours(source: str) -> bool:
+def _is_directive_cell(source: str) -> bool:
     return is_step_cell(source) or is_workflow_cell(source)
 
 
 def _name_of(source: str) -> str:
-    return HEADER if is_workflow_cell(source) else parse_step_cell(source).step.name
+    return HEADER_CELL_NAME if is_workflow_cell(source) else parse_step_cell(source).step.name
 
 
 def _readable(source: str) -> bool:

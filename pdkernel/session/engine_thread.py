@@ -11,13 +11,13 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from pdkernel.clock import Clock, Ids
+from pdkernel.clock import Clock, IdGenerator
 from pdkernel.errors import RequestError
-from pdkernel.session.local import LocalProject
-from pdkernel.session.loop import LoopThread, Task
+from pdkernel.loop_thread import LoopThread, ThreadTask
+from pdkernel.session.lazy_project import LazyProject
 
 if TYPE_CHECKING:
-    from pdkernel.engine.runtime import Runtime
+    from pdkernel.engine.workflow_engine import WorkflowEngine
 
 T = TypeVar("T")
 
@@ -32,16 +32,16 @@ class EngineThread:
         ids: For run ids.
     """
 
-    def __init__(self, local: LocalProject, *, clock: Clock, ids: Ids) -> None:
+    def __init__(self, local: LazyProject, *, clock: Clock, ids: IdGenerator) -> None:
         self._local = local
         self._clock = clock
         self._ids = ids
         self._loop = LoopThread()
         self._running = threading.Lock()
         self._starting = asyncio.Lock()
-        self._runtime: Runtime | None = None
+        self._runtime: WorkflowEngine | None = None
 
-    def start(self, act: Callable[[Runtime], Awaitable[T]]) -> Task[T]:
+    def start(self, operation: Callable[[WorkflowEngine], Awaitable[T]]) -> ThreadTask[T]:
         """
         Start a run and return at once.
 
@@ -53,7 +53,7 @@ class EngineThread:
 
         async def run() -> T:
             try:
-                return await act(await self._engine())
+                return await operation(await self._engine())
             finally:
                 self._running.release()
 
@@ -63,11 +63,11 @@ class EngineThread:
             self._running.release()
             raise
 
-    def wait_for(self, act: Callable[[Runtime], Awaitable[T]]) -> T:
+    def call(self, operation: Callable[[WorkflowEngine], Awaitable[T]]) -> T:
         """Do something with the engine that is not a run, and wait for it."""
 
         async def do() -> T:
-            return await act(await self._engine())
+            return await operation(await self._engine())
 
         return self._loop.run(do())
 
@@ -78,13 +78,13 @@ class EngineThread:
             self._runtime = None
         self._loop.close()
 
-    async def _engine(self) -> Runtime:
+    async def _engine(self) -> WorkflowEngine:
         async with self._starting:
             if self._runtime is None:
-                from pdkernel.engine.runtime import Runtime
+                from pdkernel.engine.workflow_engine import WorkflowEngine
 
                 local = self._local
-                self._runtime = await Runtime.start(
-                    local.project, local.directory, clock=self._clock, ids=self._ids, size=1
+                self._runtime = await WorkflowEngine.start(
+                    local.project, local.directory, clock=self._clock, ids=self._ids, max_active_runs=1
                 )
             return self._runtime

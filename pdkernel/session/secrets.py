@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pdkernel.redaction import Redactor
 from pdkernel.session.session import Session
-from pdkernel.variables import secrets_of
+from pdkernel.variables import collect_secrets
 
 
-def project_redactor(session: Session) -> Redactor:
+def build_project_redactor(session: Session) -> Redactor:
     """A redactor of every variable and every account's credentials that *session*'s project holds."""
-    return Redactor(secrets_of(session.project, session.folder))
+    return Redactor(collect_secrets(session.project, session.folder))

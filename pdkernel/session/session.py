@@ -17,36 +17,42 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
-from pdkernel.definition import Sidecar, apply_sidecar, notebook_sidecar_path, read_sidecar
+from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
+from pdkernel.definition import Sidecar, apply_sidecar, get_notebook_sidecar_path, read_sidecar
 from pdkernel.egress import default_mode
-from pdkernel.engine.request import OnChange, RunRequest
+from pdkernel.engine.run_request import OnChange, RunRequest
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
 from pdkernel.identity import Directory, Environment
+from pdkernel.loop_thread import ThreadTask
 from pdkernel.model import JSON, Workflow
-from pdkernel.session.choices import Choices
 from pdkernel.session.draft import Draft
 from pdkernel.session.engine_thread import EngineThread
-from pdkernel.session.events import EventLibrary, TestEvent
-from pdkernel.session.kept import Kept
-from pdkernel.session.latest import LatestRuns
-from pdkernel.session.local import LocalProject
-from pdkernel.session.loop import Task
-from pdkernel.session.requests import debugged, example_context, may_install, run_request, source_request
-from pdkernel.session.results import Results
+from pdkernel.session.event_library import EventLibrary, TestEvent
+from pdkernel.session.lazy_project import LazyProject
+from pdkernel.session.recent_runs import RecentRuns
+from pdkernel.session.run_requests import (
+    build_example_context,
+    build_run_request,
+    build_source_request,
+    find_debug_steps,
+    is_install_allowed,
+)
+from pdkernel.session.run_settings import RunSettings
+from pdkernel.session.state_store import SessionStateStore
+from pdkernel.session.step_results import LastStepResults
 
 if TYPE_CHECKING:
     from pdkernel.actions import Catalog
-    from pdkernel.engine.runtime import Runtime
-    from pdkernel.engine.sources import SourceRun
+    from pdkernel.engine.event_sources import SourceResult
+    from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.project import Project
-    from pdkernel.server.serving import Serving
+    from pdkernel.server.app_context import AppContext
     from pdkernel.session.actions import SessionActions
-    from pdkernel.session.debugging import KernelDebugger
-    from pdkernel.session.linking import Links
-    from pdkernel.session.serving import NotebookServer
+    from pdkernel.session.connect_links import ConnectLinks
+    from pdkernel.session.debugger import KernelDebugger
+    from pdkernel.session.notebook_server import NotebookServer
 
 Listener = Callable[[], None]
 T = TypeVar("T")
@@ -75,27 +81,27 @@ class Session:
         environ: Mapping[str, str] | None = None,
         code_name: Callable[[str], str] | None = None,
         clock: Clock = SYSTEM_CLOCK,
-        ids: Ids = RANDOM_IDS,
+        ids: IdGenerator = RANDOM_IDS,
     ) -> None:
         self.folder = folder
         self.notebook = notebook
         self.draft = Draft(notebook, name=folder.name or "notebook")
         self.events = EventLibrary(folder)
         environ = dict(environ or {})
-        self._may_install = may_install(environ)
+        self._may_install = is_install_allowed(environ)
         self._code_name = code_name
         self._public_url = environ.get("PDKERNEL_PUBLIC_URL")
         self._debugger: KernelDebugger | None = None
         self._clock = clock
         self._lock = threading.RLock()
         self._listeners: list[Listener] = []
-        self._local = LocalProject(folder, project=project, environ=environ, clock=clock, ids=ids)
+        self._local = LazyProject(folder, project=project, environ=environ, clock=clock, ids=ids)
         self._engine = EngineThread(self._local, clock=clock, ids=ids)
-        self._keeper: Kept | None = None
+        self._opened_state_store: SessionStateStore | None = None
         self._loaded = False
-        self._choices = Choices(egress=default_mode(environ))
-        self._results = Results()
-        self._latest = LatestRuns()
+        self._run_settings = RunSettings(egress=default_mode(environ))
+        self._results = LastStepResults()
+        self._latest = RecentRuns()
 
     # ── the project ────────────────────────────────────────────────────────────────
 
@@ -112,7 +118,7 @@ class Session:
     @property
     def catalog(self) -> Catalog:
         """The pre-built actions that the project can run."""
-        return self._local.catalog.at(self.actions_from, base=self.folder)
+        return self._local.catalog.with_source(self.action_source, base=self.folder)
 
     @cached_property
     def actions(self) -> SessionActions:
@@ -124,21 +130,21 @@ class Session:
     @cached_property
     def server(self) -> NotebookServer:
         """The draft behind an endpoint of its own; nothing is served before its `start`."""
-        from pdkernel.session.serving import NotebookServer
+        from pdkernel.session.notebook_server import NotebookServer
 
         return NotebookServer(self, public_url=self._public_url)
 
     @property
-    def serving(self) -> Serving | None:
+    def app_context(self) -> AppContext | None:
         """How the draft is served, or None while it is not."""
-        return self.server.serving if "server" in vars(self) else None
+        return self.server.app_context if "server" in vars(self) else None
 
     @cached_property
-    def links(self) -> Links:
+    def links(self) -> ConnectLinks:
         """Links where a person connects an account; nothing is served before the first."""
-        from pdkernel.session.linking import Links
+        from pdkernel.session.connect_links import ConnectLinks
 
-        return Links(self, public_url=self._public_url)
+        return ConnectLinks(self, public_url=self._public_url)
 
     # ── what the notebook holds ────────────────────────────────────────────────────
 
@@ -150,46 +156,46 @@ class Session:
             return apply_sidecar(self.draft.workflow(), self.sidecar)
 
     @property
-    def exported(self) -> Workflow:
+    def workflow_for_export(self) -> Workflow:
         """As `workflow`, for an export: it goes on where nobody has said whose account is meant."""
         with self._lock:
             self._load()
-            return apply_sidecar(self.draft.workflow(), self.sidecar, unanswered="keep")
+            return apply_sidecar(self.draft.workflow(), self.sidecar, unanswered_policy="keep")
 
     @property
     def sidecar(self) -> Sidecar | None:
         """The `NAME.pdkernel.yaml` beside the notebook, or None."""
-        return read_sidecar(notebook_sidecar_path(self.notebook)) if self.notebook else None
+        return read_sidecar(get_notebook_sidecar_path(self.notebook)) if self.notebook else None
 
     @property
-    def actions_from(self) -> str | None:
+    def action_source(self) -> str | None:
         """Where actions come from, if the notebook's `pdkernel.yaml` says it; None as the project says."""
         sidecar = self.sidecar
         return sidecar.actions if sidecar else None
 
-    def cell_ran(self, source: str, *, cell_id: str | None) -> None:
+    def record_cell(self, source: str, *, cell_id: str | None) -> None:
         """Take a step or header cell that was run. Raises `DefinitionError`."""
         with self._lock:
             self._load()
-            self.draft.ran(source, cell_id=cell_id, at=time.time())
-        self._changed()
+            self.draft.record_cell(source, cell_id=cell_id, at=time.time())
+        self._notify()
 
-    def cells_deleted(self, cell_ids: list[str]) -> None:
+    def remove_cells(self, cell_ids: list[str]) -> None:
         """Drop cells that were deleted."""
         if not cell_ids:
             return
         with self._lock:
             self._load()
-            self.draft.forget(cell_ids)
-        self._changed()
+            self.draft.remove_cells(cell_ids)
+        self._notify()
 
-    def apps_needed(self) -> dict[str, list[str]]:
+    def find_needed_apps(self) -> dict[str, list[str]]:
         """Apps whose account the external user must have, and the steps that need it. Runs no code."""
         needed: dict[str, list[str]] = {}
         for step in self.workflow.steps:
             if step.disabled:
                 continue
-            for binding in self.catalog.apps_of(step):
+            for binding in self.catalog.find_app_bindings(step):
                 if binding.account is None:
                     needed.setdefault(binding.app, []).append(step.name)
         return needed
@@ -200,36 +206,36 @@ class Session:
     def event(self) -> TestEvent | None:
         """The chosen event, its `x-pd-*` headers as the picker has them; or None."""
         with self._lock:
-            return self._chosen.event
+            return self._loaded_settings.event
 
     @property
     def event_name(self) -> str | None:
         """What the chosen event is called."""
-        return self._chosen.event_name
+        return self._loaded_settings.event_name
 
     @property
     def external_user_id(self) -> str | None:
         """On whose behalf steps run."""
-        return self._chosen.external_user_id
+        return self._loaded_settings.external_user_id
 
     @property
     def environment(self) -> Environment:
         """The external user's environment."""
-        return self._chosen.environment
+        return self._loaded_settings.environment
 
     @property
     def egress(self) -> str:
         """What becomes of outside calls, as `%pdegress` takes it."""
-        return self._chosen.egress
+        return self._loaded_settings.egress
 
     @property
     def pins(self) -> Mapping[str, Mapping[str, JSON]]:
         """Exports that are fixed, by step."""
-        return dict(self._chosen.pins)
+        return dict(self._loaded_settings.pins)
 
     def choose_user(self, external_user_id: str | None, environment: Environment | None = None) -> None:
         """Run as *external_user_id* from now on; None for nobody."""
-        with self._choosing() as chosen:
+        with self._change_settings() as chosen:
             chosen.choose_user(external_user_id, environment)
 
     def choose_event(self, event: Event, name: str = "event") -> None:
@@ -238,28 +244,28 @@ class Session:
 
         An event that names an external user or an environment in its headers chooses those too.
         """
-        with self._choosing() as chosen:
+        with self._change_settings() as chosen:
             chosen.choose_event(event, name)
 
     def choose_egress(self, mode: str) -> None:
         """Set what becomes of outside calls. Raises `EgressModeError`."""
-        with self._choosing() as chosen:
+        with self._change_settings() as chosen:
             chosen.choose_egress(mode)
 
     def load_event(self, name: str) -> TestEvent:
         """Choose an event from the library or a file. Raises `EventError`."""
-        stem, event = self.events.load(name, http=self._takes_requests())
+        stem, event = self.events.load(name, http=self._is_http_triggered())
         self.choose_event(event, stem)
         return event
 
-    def _takes_requests(self) -> bool:
+    def _is_http_triggered(self) -> bool:
         """Whether events are requests, as far as the header can be read."""
         try:
             return self.workflow.trigger.type == "http"
         except DefinitionError:
             return True
 
-    def poll_source(self, *, on_event: bool = False) -> SourceRun:
+    def poll_source(self, *, on_event: bool = False) -> SourceResult:
         """
         Run the event source that is the workflow's trigger once; choose the newest of its new events.
 
@@ -269,8 +275,8 @@ class Session:
             RequestError: The workflow's trigger is no source, or a run is going on.
             PdkernelError: The source cannot be run.
         """
-        request = source_request(self, on_event=on_event)
-        ran = self._engine.start(lambda runtime: runtime.sources.run(request)).result()
+        request = build_source_request(self, on_event=on_event)
+        ran = self._engine.start(lambda runtime: runtime.source_runner.run(request)).result()
         if ran.events:
             newest = ran.events[-1]
             self.choose_event(newest.event, newest.summary or str(newest.id or "event"))
@@ -282,7 +288,7 @@ class Session:
         if event is None:
             raise RequestError("There is no event to save.", fix="Choose one: %pdevent FILE")
         path = self.events.save(name, event)
-        with self._choosing() as chosen:
+        with self._change_settings() as chosen:
             chosen.event_name = path.stem
         return path
 
@@ -294,67 +300,69 @@ class Session:
             UnknownStepError: There is no such step.
             RequestError: Nothing to take: the step has not run.
         """
-        with self._choosing() as chosen:
+        with self._change_settings() as chosen:
             step = self.workflow.step(name)
             if exports is None:
-                exports = self._results.pinnable(name)
+                exports = self._results.get_pinnable_exports(name)
             chosen.pins[name] = dict(exports)
-            self._results.note(step, StepResult(name, "pinned", exports=dict(exports)), self.scope)
+            self._results.record(step, StepResult(name, "pinned", exports=dict(exports)), self.result_scope)
         return exports
 
     def unpin(self, name: str) -> bool:
         """Release step *name*; False if it was not pinned."""
         with self._lock:
-            held = self._chosen.pins.pop(name, None) is not None
+            held = self._loaded_settings.pins.pop(name, None) is not None
             if held:
-                self._results.forget(name)
+                self._results.discard(name)
                 self._save()
-        self._changed()
+        self._notify()
         return held
 
     # ── what has happened ──────────────────────────────────────────────────────────
 
     @property
-    def scope(self) -> str:
+    def result_scope(self) -> str:
         """Event and external user that results belong to."""
-        return self._chosen.scope
+        return self._loaded_settings.result_scope
 
     @property
-    def last(self) -> Execution | None:
+    def last_execution(self) -> Execution | None:
         """The last execution in this kernel."""
-        return self._latest.last
+        return self._latest.last_execution
 
-    def request_of(self, execution_id: str) -> RunRequest:
+    def get_request(self, execution_id: str) -> RunRequest:
         """
         What was run, its outside calls on tape: for saving the run as a test.
 
         Raises:
             RequestError: Not one of the latest runs of this kernel.
         """
-        return self._latest.request_of(execution_id)
+        return self._latest.get_request(execution_id)
 
-    def result(self, name: str) -> StepResult | None:
+    def get_result(self, name: str) -> StepResult | None:
         """What step *name* did last, or None."""
         self._load()
         return self._results.get(name)
 
     @property
-    def stale(self) -> set[str]:
+    def stale_steps(self) -> set[str]:
         """Steps whose last result no longer holds."""
         self._load()
-        return self._results.stale(self.workflow, self.scope)
+        return self._results.find_stale_steps(self.workflow, self.result_scope)
 
-    def stale_in(self, execution: Execution) -> set[str]:
+    def find_stale_steps(self, execution: Execution) -> set[str]:
         """Steps of *execution* whose result there no longer holds: those that are stale, and those edited since."""
-        stale = set() if self._latest.is_aside(execution.id) else self.stale
-        return stale | self._latest.edited(execution.id, self.workflow)
+        stale = set() if self._latest.is_detached(execution.id) else self.stale_steps
+        return stale | self._latest.find_edited_steps(execution.id, self.workflow)
 
-    def steps_value(self) -> dict[str, Any]:
+    def build_steps_value(self) -> dict[str, Any]:
         """`steps` as the next step would see it, redacted: for completion and previews."""
         event = self.event
-        trigger: dict[str, Any] = {"event": dict(event.masked().data) if event else {}}
+        trigger: dict[str, Any] = {"event": dict(event.with_masked_headers().data) if event else {}}
         if event is not None:
-            trigger["context"] = self.last.context if self.last else example_context(self, event, self._clock)
+            trigger["context"] = (
+                self.last_execution.context if self.last_execution else build_example_context(self, event, self._clock)
+            )
         return {"trigger": trigger, **self._results.exports()}
 
     # ── running ────────────────────────────────────────────────────────────────────
@@ -363,7 +371,7 @@ class Session:
         self,
         *,
         only: frozenset[str] | None = None,
-        send: bool = False,
+        resend: bool = False,
         external_user_id: str | None = None,
         on_change: OnChange | None = None,
     ) -> Execution:
@@ -376,30 +384,30 @@ class Session:
             DefinitionError: The workflow is wrong.
             RequestError: No event is chosen.
         """
-        request = self._request(only, send, external_user_id, on_change)
+        request = self._request(only, resend, external_user_id, on_change)
         debugger = self._debugger_for(request)
         if debugger is None:
             return self._start(request).result()
-        return debugger.serve(self._start(replace(request, debugger=debugger)))
+        return debugger.run_in_main_thread(self._start(replace(request, debugger=debugger)))
 
     def start(
         self,
         *,
         only: frozenset[str] | None = None,
-        send: bool = False,
+        resend: bool = False,
         external_user_id: str | None = None,
         on_change: OnChange | None = None,
-    ) -> Task[Execution]:
+    ) -> ThreadTask[Execution]:
         """As `run`, but return at once; steps with `--debug` run like any other."""
-        return self._start(self._request(only, send, external_user_id, on_change))
+        return self._start(self._request(only, resend, external_user_id, on_change))
 
-    def _start(self, request: RunRequest) -> Task[Execution]:
+    def _start(self, request: RunRequest) -> ThreadTask[Execution]:
         # a run for somebody who is not chosen leaves what the chosen user's cells show
         aside = request.external_user_id != self.external_user_id
 
-        async def run(runtime: Runtime) -> Execution:
+        async def run(runtime: WorkflowEngine) -> Execution:
             execution = await runtime.run(request)
-            self._remember(request, execution, aside=aside)
+            self._record_run(request, execution, aside=aside)
             return execution
 
         return self._engine.start(run)
@@ -407,10 +415,10 @@ class Session:
     def _request(
         self, only: frozenset[str] | None, send: bool, external_user_id: str | None, on_change: OnChange | None
     ) -> RunRequest:
-        return run_request(
+        return build_run_request(
             self,
             only=only,
-            send=send,
+            resend=send,
             external_user_id=external_user_id,
             on_change=on_change,
             install=self._may_install,
@@ -418,46 +426,48 @@ class Session:
 
     def _debugger_for(self, request: RunRequest) -> KernelDebugger | None:
         """The debugger, if *request* runs a step for it and this is a notebook."""
-        steps = debugged(request)
+        steps = find_debug_steps(request)
         if not steps or self._code_name is None:
             return None
-        from pdkernel.session.debugging import KernelDebugger
-        from pdkernel.session.secrets import project_redactor
+        from pdkernel.session.debugger import KernelDebugger
+        from pdkernel.session.secrets import build_project_redactor
 
         if self._debugger is None:
             self._debugger = KernelDebugger()
-        self._debugger.prepare(steps, self.draft.cells(), code_name=self._code_name, redactor=project_redactor(self))
+        self._debugger.prepare(
+            steps, self.draft.cells(), debug_filename=self._code_name, redactor=build_project_redactor(self)
+        )
         return self._debugger
 
-    def wait_for(self, act: Callable[[Runtime], Awaitable[T]]) -> T:
+    def call_engine(self, operation: Callable[[WorkflowEngine], Awaitable[T]]) -> T:
         """Do something with the engine that is not a run, and wait for it."""
-        return self._engine.wait_for(act)
+        return self._engine.call(operation)
 
-    def exports(self) -> Mapping[str, Mapping[str, JSON]]:
+    def get_exports(self) -> Mapping[str, Mapping[str, JSON]]:
         """What steps have exported last, with placeholders for secrets."""
         self._load()
         return self._results.exports()
 
-    def _remember(self, request: RunRequest, execution: Execution, *, aside: bool) -> None:
+    def _record_run(self, request: RunRequest, execution: Execution, *, aside: bool) -> None:
         with self._lock:
             for result in execution.steps:
                 if not aside and result.status in ("success", "error", "pinned"):
-                    self._results.note(request.workflow.step(result.name), result, request.scope)
-            self._latest.note(request, execution, aside=aside)
-            self._kept.save_later(self._state())
-        self._changed()
+                    self._results.record(request.workflow.step(result.name), result, request.idempotency_scope)
+            self._latest.add(request, execution, is_detached=aside)
+            self._state_store.schedule_save(self._state())
+        self._notify()
 
     # ── listening, keeping, closing ────────────────────────────────────────────────
 
-    def listen(self, listener: Listener) -> Callable[[], None]:
+    def add_listener(self, listener: Listener) -> Callable[[], None]:
         """Call *listener* after every change, from whichever thread made it; returns how to stop that."""
         with self._lock:
             self._listeners.append(listener)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
-    def accounts_changed(self) -> None:
+    def notify_accounts_changed(self) -> None:
         """Say to every listener that users or accounts of the project have changed."""
-        self._changed()
+        self._notify()
 
     def close(self) -> None:
         """End every process of the session."""
@@ -466,25 +476,25 @@ class Session:
         if "server" in vars(self):
             self.server.stop()
         self._engine.close()
-        if self._keeper is not None:
-            self._keeper.settle()
+        if self._opened_state_store is not None:
+            self._opened_state_store.flush()
         self._local.close()
 
     @property
-    def _chosen(self) -> Choices:
+    def _loaded_settings(self) -> RunSettings:
         """What is chosen; what an earlier kernel remembered is read first."""
         self._load()
-        return self._choices
+        return self._run_settings
 
     @contextlib.contextmanager
-    def _choosing(self) -> Iterator[Choices]:
+    def _change_settings(self) -> Iterator[RunSettings]:
         """Change what is chosen: it is kept, and then told, unless the change fails."""
         with self._lock:
-            yield self._chosen
+            yield self._loaded_settings
             self._save()
-        self._changed()
+        self._notify()
 
-    def _changed(self) -> None:
+    def _notify(self) -> None:
         for listener in list(self._listeners):
             listener()
 
@@ -493,21 +503,23 @@ class Session:
             if self._loaded:
                 return
             self._loaded = True
-            kept = self._kept.load()
+            kept = self._state_store.load()
             if kept is None:
                 return
-            self._choices.restore(kept)
-            self._results = Results.from_json(kept["results"])
+            self._run_settings.restore(kept)
+            self._results = LastStepResults.from_json(kept["results"])
             self.draft.restore(kept.get("cells", ()))
 
     @property
-    def _kept(self) -> Kept:
-        if self._keeper is None:
-            self._keeper = Kept(self.project.notebooks, str(self.notebook or self.folder))
-        return self._keeper
+    def _state_store(self) -> SessionStateStore:
+        if self._opened_state_store is None:
+            self._opened_state_store = SessionStateStore(
+                self.project.notebook_states, str(self.notebook or self.folder)
+            )
+        return self._opened_state_store
 
     def _save(self) -> None:
-        self._kept.save(self._state())
+        self._state_store.save(self._state())
 
     def _state(self) -> dict[str, Any]:
-        return {**self._choices.to_json(), "results": self._results.to_json(), "cells": self.draft.to_json()}
+        return {**self._run_settings.to_json(), "results": self._results.to_json(), "cells": self.draft.to_json()}

@@ -7,20 +7,20 @@ secrets: samples are shown as they are, so hand in `event.masked().data`, never 
 
 from __future__ import annotations
 
-from pdkernel.shape.frame import frame
-from pdkernel.shape.paths import Segment, node_path, parse_path, python_path
-from pdkernel.shape.schema import schema, schema_of
-from pdkernel.shape.tree import MAX_DEPTH, Shape, shape_of
+from pdkernel.shape.data_frame import build_data_frame
+from pdkernel.shape.inference import MAX_SHAPE_DEPTH, Shape, infer_shape
+from pdkernel.shape.path_syntax import Segment, format_node_path, format_python_path, parse_path
+from pdkernel.shape.schema import build_schema, infer_schema
 
 __all__ = [
-    "MAX_DEPTH",
+    "MAX_SHAPE_DEPTH",
     "Segment",
     "Shape",
-    "frame",
-    "node_path",
+    "build_data_frame",
+    "build_schema",
+    "format_node_path",
+    "format_python_path",
+    "infer_schema",
+    "infer_shape",
     "parse_path",
-    "python_path",
-    "schema",
-    "schema_of",
-    "shape_of",
 ]

@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from pdkernel.model import JSON
-from pdkernel.shape.tree import Shape, shape_of
+from pdkernel.shape.inference import Shape, infer_shape
 
-_STAND_FOR: dict[str, JSON] = {"null": None, "boolean": True, "integer": 0, "number": 0.5, "string": ""}
+_SAMPLE_BY_TYPE: dict[str, JSON] = {"null": None, "boolean": True, "integer": 0, "number": 0.5, "string": ""}
 
 
-def schema(value: JSON | Mapping[str, JSON]) -> dict[str, Any]:
+def infer_schema(value: JSON | Mapping[str, JSON]) -> dict[str, Any]:
     """The JSON Schema of *value*, equal to what `genson.SchemaBuilder` makes of it (down to `MAX_DEPTH` levels)."""
-    return schema_of(shape_of(value))
+    return build_schema(infer_shape(value))
 
 
-def schema_of(shape: Shape) -> dict[str, Any]:
+def build_schema(shape: Shape) -> dict[str, Any]:
     """The JSON Schema of the values whose shape *shape* is."""
     from genson import SchemaBuilder
 
@@ -42,7 +42,7 @@ def _exemplars(shape: Shape) -> list[JSON]:
             items = [child for child in shape.children if isinstance(child.path[-1], int)]
             made.append(_exemplars(items[0]) if items else [])
         else:
-            made.append(_STAND_FOR[name])
+            made.append(_SAMPLE_BY_TYPE[name])
     return made
 
 

@@ -16,20 +16,20 @@ fails, the timeline of each of its runs is in the report. Knows pytest; how runs
 
 from __future__ import annotations
 
-from pdkernel.testing.fixtures import MakeEvent, Run, pd_bench, pd_clock, pd_event, pd_project, pd_run
-from pdkernel.testing.timelines import pytest_runtest_makereport
-from pdkernel.trial import TrialClock, TrialProject, differs
+from pdkernel.snapshot_tests import SettableClock, TemporaryProject, differs
+from pdkernel.testing.failure_report import pytest_runtest_makereport
+from pdkernel.testing.fixtures import MakeEvent, RunWorkflow, pd_clock, pd_event, pd_project, pd_run, pd_runtime_factory
 
 __all__ = [
     "MakeEvent",
-    "Run",
-    "TrialClock",
-    "TrialProject",
+    "RunWorkflow",
+    "SettableClock",
+    "TemporaryProject",
     "differs",
-    "pd_bench",
     "pd_clock",
     "pd_event",
     "pd_project",
     "pd_run",
+    "pd_runtime_factory",
     "pytest_runtest_makereport",
 ]

@@ -16,13 +16,13 @@ from pdkernel.errors import EventError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.model import JSON, Workflow
-from pdkernel.testing.timelines import note_run
-from pdkernel.trial import Bench, TrialClock, TrialProject
+from pdkernel.snapshot_tests import RuntimeFactory, SettableClock, TemporaryProject
+from pdkernel.testing.failure_report import record_run
 
-_WITH_A_FILE = ("record", "replay")
+_MODES_WITH_FILE = ("record", "replay")
 
 
-class Run(Protocol):
+class RunWorkflow(Protocol):
     """What `pd_run` is."""
 
     def __call__(
@@ -70,15 +70,15 @@ class MakeEvent(Protocol):
 
 
 @pytest.fixture(scope="session")
-def pd_bench() -> Iterator[Bench]:
+def pd_runtime_factory() -> Iterator[RuntimeFactory]:
     """What all tests of this process share: warm processes for steps. Nothing starts before the first run."""
-    bench = Bench()
+    bench = RuntimeFactory()
     yield bench
     bench.close()
 
 
 @pytest.fixture
-def pd_clock(pd_bench: Bench) -> Iterator[TrialClock]:
+def pd_clock(pd_bench: RuntimeFactory) -> Iterator[SettableClock]:
     """The time of runs and accounts: `set("2026-11-24T10:00:00Z")`, `move(60)`. Steps' own clocks are the machine's."""
     pd_bench.clock.reset()
     yield pd_bench.clock
@@ -87,17 +87,17 @@ def pd_clock(pd_bench: Bench) -> Iterator[TrialClock]:
 
 @pytest.fixture
 def pd_project(
-    pd_bench: Bench,
-    pd_clock: TrialClock,  # noqa: ARG001 - reset before the project takes its first time stamp
+    pd_bench: RuntimeFactory,
+    pd_clock: SettableClock,  # noqa: ARG001 - reset before the project takes its first time stamp
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
-) -> Iterator[TrialProject]:
+) -> Iterator[TemporaryProject]:
     """An empty local project of the test's own, in a temporary folder."""
 
     def note(execution: Execution, workflow: Workflow) -> None:
-        note_run(request.node, execution, workflow)
+        record_run(request.node, execution, workflow)
 
-    project = TrialProject(pd_bench, tmp_path_factory.mktemp("pd_project"), on_run=note)
+    project = TemporaryProject(pd_bench, tmp_path_factory.mktemp("pd_project"), on_run=note)
     yield project
     project.close()
 
@@ -109,7 +109,7 @@ def pd_event(request: pytest.FixtureRequest) -> MakeEvent:
 
 
 @pytest.fixture
-def pd_run(pd_project: TrialProject, pd_event: MakeEvent, request: pytest.FixtureRequest) -> Run:
+def pd_run(pd_project: TemporaryProject, pd_event: MakeEvent, request: pytest.FixtureRequest) -> RunWorkflow:
     """Runs workflows in `pd_project`."""
     here = request.path.parent
 
@@ -132,7 +132,7 @@ def pd_run(pd_project: TrialProject, pd_event: MakeEvent, request: pytest.Fixtur
             environment=environment,
             pins=pins,
             only=only,
-            egress=_from(here, egress),
+            egress=_resolve_recording_path(here, egress),
             variables=variables,
             wait=wait,
         )
@@ -140,9 +140,9 @@ def pd_run(pd_project: TrialProject, pd_event: MakeEvent, request: pytest.Fixtur
     return run
 
 
-def _from(here: Path, egress: str) -> str:
+def _resolve_recording_path(here: Path, egress: str) -> str:
     word, equals, value = egress.partition("=")
-    return f"{word}={here / value}" if equals and word.strip() in _WITH_A_FILE else egress
+    return f"{word}={here / value}" if equals and word.strip() in _MODES_WITH_FILE else egress
 
 
 def _events_at(here: Path) -> MakeEvent:
@@ -153,7 +153,7 @@ def _events_at(here: Path) -> MakeEvent:
             return Event.from_body(body)
         if isinstance(of, str | Path):
             path = _find(of, here)
-            return Event.parse(path.read_bytes(), name=path.name)
+            return Event.parse(path.read_bytes(), label=path.name)
         return Event.from_json(dict(of or {}))
 
     return make

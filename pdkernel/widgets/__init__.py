@@ -17,10 +17,10 @@ Forms of a notebook: core ipywidgets, each a view of the session.
 A form calls the session and listens to it; it holds nothing of its own but what is being typed.
 """
 
-from pdkernel.widgets.action_props import ActionForm
+from pdkernel.widgets.action_form import ActionForm
 from pdkernel.widgets.event_composer import EventComposer
-from pdkernel.widgets.prove_export import ProveExport
-from pdkernel.widgets.save_run import SaveRun
+from pdkernel.widgets.prove_export_button import ProveExportButton
+from pdkernel.widgets.save_test_button import SaveTestButton
 from pdkernel.widgets.user_picker import UserPicker
 
-__all__ = ["ActionForm", "EventComposer", "ProveExport", "SaveRun", "UserPicker"]
+__all__ = ["ActionForm", "EventComposer", "ProveExportButton", "SaveTestButton", "UserPicker"]

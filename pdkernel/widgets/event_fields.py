@@ -13,8 +13,16 @@ from typing import Any
 import ipywidgets as ipw
 
 from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
-from pdkernel.widgets.event_texts import EventTexts
-from pdkernel.widgets.parts import COLUMN, DESCRIPTION, WIDE, field, row, set_value, text_html
+from pdkernel.widgets.components import (
+    DESCRIPTION_STYLE,
+    FIELD_LEFT_MARGIN,
+    WIDE_LAYOUT,
+    build_field_layout,
+    build_field_row,
+    format_message_html,
+    set_value,
+)
+from pdkernel.widgets.event_field_text import EventFieldTexts
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
@@ -33,14 +41,14 @@ class EventFields:
             value="",
             description="method",
             tooltip="The HTTP method",
-            style=DESCRIPTION,
+            style=DESCRIPTION_STYLE,
             layout={"width": "240px"},
         )
         self.path = ipw.Text(
             description="path",
             tooltip="The path of the request",
             style={"description_width": "40px"},
-            layout=field(490, least=180),
+            layout=build_field_layout(490, min_width_px=180),
         )
         self.query = _lines("query", "page: 2", "Parameters of the query, one `name: value` a line", rows=2)
         self.headers = _lines("headers", "content-type: application/json", "Headers, one `name: value` a line", rows=5)
@@ -48,15 +56,15 @@ class EventFields:
             description="client_ip",
             placeholder="optional",
             tooltip="The caller's address; may stay empty",
-            style=DESCRIPTION,
-            layout=field(380),
+            style=DESCRIPTION_STYLE,
+            layout=build_field_layout(380),
         )
         for each in self._all:
             each.observe(edited, "value")
-        self.identity = ipw.HTML(layout={"margin": f"2px 2px 2px {COLUMN}"})
+        self.identity = ipw.HTML(layout={"margin": f"2px 2px 2px {FIELD_LEFT_MARGIN}"})
         self.view = ipw.VBox(
             [
-                row(self.method, self.path),
+                build_field_row(self.method, self.path),
                 self.query,
                 self.headers,
                 self.identity,
@@ -65,11 +73,11 @@ class EventFields:
         )
 
     @property
-    def texts(self) -> EventTexts:
+    def field_texts(self) -> EventFieldTexts:
         """What stands in the fields."""
-        return EventTexts(*(each.value for each in self._all))
+        return EventFieldTexts(*(each.value for each in self._all))
 
-    def fill(self, texts: EventTexts) -> None:
+    def set_texts(self, texts: EventFieldTexts) -> None:
         """Put *texts* into the fields."""
         if texts.method not in dict(self.method.options).values():
             self.method.options = _methods(texts.method)
@@ -85,7 +93,7 @@ class EventFields:
             headers[EXTERNAL_USER_HEADER] = external_user_id
         nobody = "" if external_user_id is not None else f"No {EXTERNAL_USER_HEADER}: no external user is picked. "
         lines = "".join(f"<code>{html.escape(f'{name}: {value}')}</code><br>" for name, value in headers.items())
-        note = text_html(f"{nobody}Sent with the headers above; %pduser sets them.")
+        note = format_message_html(f"{nobody}Sent with the headers above; %pduser sets them.")
         set_value(self.identity, f'<div style="line-height: 1.5">{lines}{note}</div>')
 
     @property
@@ -101,5 +109,10 @@ def _methods(extra: str) -> list[tuple[str, str]]:
 
 def _lines(name: str, example: str, tooltip: str, *, rows: int) -> Any:
     return ipw.Textarea(
-        description=name, placeholder=example, tooltip=tooltip, rows=rows, style=DESCRIPTION, layout=dict(WIDE)
+        description=name,
+        placeholder=example,
+        tooltip=tooltip,
+        rows=rows,
+        style=DESCRIPTION_STYLE,
+        layout=dict(WIDE_LAYOUT),
     )

@@ -20,20 +20,27 @@ import ipywidgets as ipw
 from IPython.display import display
 
 from pdkernel.errors import PdkernelError
-from pdkernel.render.view import View
+from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
-from pdkernel.widgets.kept import Kept
-from pdkernel.widgets.parts import close_all, copy_html, note, say, set_value, show
+from pdkernel.widgets.components import (
+    build_copyable_html,
+    close_tree,
+    create_message,
+    set_value,
+    set_visible,
+    show_message,
+)
+from pdkernel.widgets.saved_output import SavedOutput
 
 VIEW_TYPE = "application/vnd.jupyter.widget-view+json"
 
 
-class Form(ipw.VBox):
+class SessionForm(ipw.VBox):
     """
     A form that shows a session and changes it.
 
-    Subclasses fill the widgets in `_fill`, say in `_keep` what a reader without a kernel sees, and wrap every
-    handler in `_when_asked`.
+    Subclasses fill the widgets in `_update_widgets`, say in `_build_saved_output` what a reader without a kernel sees, and wrap every
+    handler in `_user_handler`.
     """
 
     _title = "A form"
@@ -42,76 +49,76 @@ class Form(ipw.VBox):
         self._session = session
         self._guard = threading.RLock()
         self._filler: int | None = None
-        self._ended = False
-        self._unfilled = False
-        self._kept = Kept()
-        self._problem = note()
+        self._is_closed = False
+        self._has_error = False
+        self._saved_output = SavedOutput()
+        self._problem = create_message()
         self._line = ipw.HTML()
         super().__init__(
             children=(*children, self._problem, self._line), layout={"width": "100%", "max_width": "1100px"}
         )
         self.refresh()
-        self._unlisten = session.listen(self.refresh)
+        self._unlisten = session.add_listener(self.refresh)
 
     @property
-    def kept(self) -> View:
+    def saved_output(self) -> RichOutput:
         """What the saved notebook shows of the form."""
-        return self._kept.view
+        return self._saved_output.output
 
     def refresh(self) -> None:
         """Show the session as it is now; from any thread. A fault is shown in the form."""
         with self._filling():
-            if self._ended:
+            if self._is_closed:
                 return
             try:
-                self._fill()
-                self._kept.draw(self._keep())
+                self._update_widgets()
+                self._saved_output.update(self._build_saved_output())
             except PdkernelError as fault:
-                self._unfilled = True
-                self._complain(fault)
+                self._has_error = True
+                self._show_error(fault)
                 return
-            if self._unfilled:
-                self._unfilled = False
-                say(self._problem, "")
+            if self._has_error:
+                self._has_error = False
+                show_message(self._problem, "")
 
     def close(self) -> None:
         """Stop following the session and take the form off the screen."""
         if not getattr(self, "_ended", True):
-            self._ended = True
+            self._is_closed = True
             self._unlisten()
-            self._end()
+            self._release()
             for child in self.children:
-                close_all(child)
+                close_tree(child)
             self.layout.close()
         super().close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}: {self._kept.view.text}"
+        return f"{type(self).__name__}: {self._saved_output.output.text}"
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         bundle = super()._repr_mimebundle_(**options)
-        return {**bundle, "text/plain": self.kept.text, "text/html": self.kept.html}
+        return {**bundle, "text/plain": self.saved_output.text, "text/html": self.saved_output.html}
 
     def _ipython_display_(self, **_: Any) -> None:
         # without a kernel the form cannot be read, and the output below it can: so the form's own says only what it is
         bare = f"{self._title}: a form, which needs a running kernel. What was chosen stands below."
         bundle = super()._repr_mimebundle_()
-        show(self._line, visible=False)  # it stands in the output below
+        set_visible(self._line, visible=False)  # it stands in the output below
         display({**bundle, "text/plain": bare, "text/html": f"<small>{bare}</small>"}, raw=True)
-        self._kept.display()
+        self._saved_output.display()
 
-    def _fill(self) -> None:
+    def _update_widgets(self) -> None:
         """Set every widget from the session."""
 
-    def _keep(self) -> View:
+    def _build_saved_output(self) -> RichOutput:
         """What is chosen now, for a reader."""
-        return View("", "")
+        return RichOutput("", "")
 
     def _show_line(self, line: str) -> None:
         """Show the line that does the same as the form."""
-        set_value(self._line, f"<small>as a line: {copy_html(line)}</small>")
+        set_value(self._line, f"<small>as a line: {build_copyable_html(line)}</small>")
 
-    def _end(self) -> None:
+    def _release(self) -> None:
         """Let go of what the form holds beside widgets."""
 
     @contextmanager
@@ -125,24 +132,24 @@ class Form(ipw.VBox):
                 self._filler = filler
 
     @property
-    def _fills_now(self) -> bool:
+    def _is_filling(self) -> bool:
         """Whether a change of a widget is this thread's own filling."""
         return self._filler == threading.get_ident()
 
-    def _when_asked(self, act: Callable[[], None]) -> Callable[..., None]:
+    def _user_handler(self, act: Callable[[], None]) -> Callable[..., None]:
         """*act* as a handler: not called for changes that `_fill` makes, its faults shown in the form."""
 
         @functools.wraps(act)
         def handle(*_: object) -> None:
-            if self._fills_now:
+            if self._is_filling:
                 return
-            say(self._problem, "")
+            show_message(self._problem, "")
             try:
                 act()
             except PdkernelError as fault:
-                self._complain(fault)
+                self._show_error(fault)
 
         return handle
 
-    def _complain(self, fault: PdkernelError) -> None:
-        say(self._problem, str(fault), kind="error")
+    def _show_error(self, fault: PdkernelError) -> None:
+        show_message(self._problem, str(fault), kind="error")

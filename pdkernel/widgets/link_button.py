@@ -17,14 +17,21 @@ import ipywidgets as ipw
 
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account, Environment
-from pdkernel.session.linking import Links
-from pdkernel.widgets.parts import note, say, say_html, set_value, show, text_html
+from pdkernel.session.connect_links import ConnectLinks
+from pdkernel.widgets.components import (
+    create_message,
+    format_message_html,
+    set_value,
+    set_visible,
+    show_message,
+    show_message_html,
+)
 
 if TYPE_CHECKING:
-    from pdkernel.server.serving import LinkNews
+    from pdkernel.server.app_context import LinkEvent
 
 _KINDS = {"connected": "success", "failed": "error"}
-CONNECT, RECONNECT = "Connect with Link", "Reconnect with Link"
+CONNECT_LABEL, RECONNECT_LABEL = "Connect with Link", "Reconnect with Link"
 
 
 class LinkButton:
@@ -37,68 +44,68 @@ class LinkButton:
         changed: Called after an account was connected, from another thread.
     """
 
-    def __init__(self, app: str, links: Callable[[], Links], changed: Callable[[], None]) -> None:
+    def __init__(self, app: str, links: Callable[[], ConnectLinks], changed: Callable[[], None]) -> None:
         self._app = app
         self._links = links
         self._changed = changed
         self._lock = threading.Lock()
-        self._whose: tuple[str, Environment] | None = None
+        self._user: tuple[str, Environment] | None = None
         self._account: str | None = None
         self._asked = 0
-        self.button = ipw.Button(description=CONNECT, layout={"width": "auto"})
+        self.button = ipw.Button(description=CONNECT_LABEL, layout={"width": "auto"})
         self.button.add_class("pd-link")  # the Lab extension knows it by this
         self.button.on_click(lambda _: self._open())
-        self.said = note()
+        self.message = create_message()
 
-    def show(self, external_user_id: str | None, environment: Environment, account: Account | None) -> None:
+    def update(self, external_user_id: str | None, environment: Environment, account: Account | None) -> None:
         """Connect for this user from now on; *account* is the one that a run would use, if there is any."""
         whose = None if external_user_id is None else (external_user_id, environment)
         with self._lock:
-            if whose != self._whose:
-                self._whose = whose
+            if whose != self._user:
+                self._user = whose
                 self._asked += 1  # what becomes of links until now is no news for this user
-                say(self.said, "")
+                show_message(self.message, "")
             self._account = account.id if account is not None else None
-        set_value(self.button, RECONNECT if account else CONNECT, "description")
+        set_value(self.button, RECONNECT_LABEL if account else CONNECT_LABEL, "description")
         set_value(self.button, _tooltip(self._app, account), "tooltip")
-        show(self.button, visible=whose is not None)
+        set_visible(self.button, visible=whose is not None)
 
     def _open(self) -> None:
         with self._lock:
-            whose, account = self._whose, self._account
+            whose, account = self._user, self._account
             self._asked += 1
             asked = self._asked
         if whose is None:
             return
         try:
-            url = self._links().open(
+            url = self._links().create(
                 self._app,
                 external_user_id=whose[0],
                 environment=whose[1],
                 account_id=account,
-                told=lambda news: self._hear(asked, news),
+                on_event=lambda news: self._handle_event(asked, news),
             )
         except PdkernelError as fault:
-            say(self.said, str(fault), kind="error")
+            show_message(self.message, str(fault), kind="error")
             return
-        say_html(self.said, _link_html(url, self._app))
+        show_message_html(self.message, _link_html(url, self._app))
 
-    def _hear(self, asked: int, news: LinkNews) -> None:
+    def _handle_event(self, asked: int, news: LinkEvent) -> None:
         with self._lock:
             if asked == self._asked:
-                say(self.said, _words(self._app, news), kind=_KINDS.get(news.what, "muted"))
-        if news.what == "connected":
+                show_message(self.message, _describe_event(self._app, news), kind=_KINDS.get(news.status, "muted"))
+        if news.status == "connected":
             self._changed()
 
 
-def _words(app: str, news: LinkNews) -> str:
+def _describe_event(app: str, news: LinkEvent) -> str:
     return {
         "opened": f"Go on in the page that has opened. This form follows once {app} is connected.",
-        "connected": f"Connected: {news.said}.",
-        "failed": f"Not connected: {news.said}",
+        "connected": f"Connected: {news.detail}.",
+        "failed": f"Not connected: {news.detail}",
         "cancelled": f"Cancelled in the page: {app} was not connected.",
         "expired": f"The link's time is over: {app} was not connected.",
-    }[news.what]
+    }[news.status]
 
 
 def _tooltip(app: str, account: Account | None) -> str:
@@ -121,4 +128,4 @@ def _link_html(url: str, app: str) -> str:
         f"The page is served where the kernel runs, at 127.0.0.1, port {parts.port}. From another machine: "
         f"ssh -L {parts.port}:127.0.0.1:{parts.port} HOST, or name its address in PDKERNEL_PUBLIC_URL."
     )
-    return f'{link}<div class="pd-elsewhere">{text_html(hint)}</div>'
+    return f'{link}<div class="pd-elsewhere">{format_message_html(hint)}</div>'

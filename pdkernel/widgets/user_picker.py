@@ -13,33 +13,33 @@ import ipywidgets as ipw
 
 from pdkernel.errors import DefinitionError
 from pdkernel.identity import ENVIRONMENTS, Account, Environment, parse_environment
-from pdkernel.readiness import own_readiness
-from pdkernel.render.view import View
+from pdkernel.readiness import check_own_accounts
+from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
-from pdkernel.widgets.accounts import AccountList, AppRow, describe
-from pdkernel.widgets.form import Form
-from pdkernel.widgets.kept import sentence
-from pdkernel.widgets.parts import (
-    DESCRIPTION,
-    ROW,
-    close_all,
-    field,
-    note,
-    row,
-    say,
+from pdkernel.widgets.account_forms import AccountList, AppRow, format_account
+from pdkernel.widgets.components import (
+    DESCRIPTION_STYLE,
+    ROW_LAYOUT,
+    build_field_layout,
+    build_field_row,
+    close_tree,
+    create_message,
+    format_message_html,
     set_children,
     set_value,
-    text_html,
+    show_message,
 )
-from pdkernel.widgets.what_if import WhatIf
+from pdkernel.widgets.form import SessionForm
+from pdkernel.widgets.saved_output import build_line_output
+from pdkernel.widgets.what_if import LookupPreview
 
-NOBODY = ""
+NO_USER = ""
 """The dropdown's value for nobody: an external user's id is never blank."""
 
 _HINT = "A user exists once their first account is connected: choose the id here, then connect an account below."
 
 
-class UserPicker(Form):
+class UserPicker(SessionForm):
     """
     Picks environment and external user, and connects the accounts that the steps need.
 
@@ -54,56 +54,58 @@ class UserPicker(Form):
             options=ENVIRONMENTS,
             description="environment",
             tooltip="Where the external user and their accounts are looked up",
-            style=DESCRIPTION,
-            layout=field(300),
+            style=DESCRIPTION_STYLE,
+            layout=build_field_layout(300),
         )
         self.user = ipw.Dropdown(
-            options=[("nobody", NOBODY)],
-            value=NOBODY,
+            options=[("nobody", NO_USER)],
+            value=NO_USER,
             description="external user",
             tooltip="On whose behalf the steps run",
-            style=DESCRIPTION,
-            layout=field(420),
+            style=DESCRIPTION_STYLE,
+            layout=build_field_layout(420),
         )
         self.new_user = ipw.Text(
             description="new user",
             placeholder="the id that your product gives them",
             tooltip=_HINT,
-            style=DESCRIPTION,
-            layout=field(420, least=260),
+            style=DESCRIPTION_STYLE,
+            layout=build_field_layout(420, min_width_px=260),
         )
-        self.use_new = ipw.Button(description="Use", tooltip="Run as this external user", layout={"width": "80px"})
+        self.use_new_button = ipw.Button(
+            description="Use", tooltip="Run as this external user", layout={"width": "80px"}
+        )
         self._rows: dict[str, AppRow] = {}
         self._apps = ipw.VBox()
-        self._needs = note()
-        self._accounts = AccountList(session.accounts_changed, self._when_asked)
-        self.what_if = WhatIf(session)
+        self._needs = create_message()
+        self._accounts = AccountList(session.notify_accounts_changed, self._user_handler)
+        self.lookup_preview = LookupPreview(session)
         self._connect_handlers()
         super().__init__(
             session,
             [
-                ipw.HBox([self.environment, self.user], layout=ROW),
-                row(self.new_user, self.use_new, ipw.HTML(text_html(_HINT))),
+                ipw.HBox([self.environment, self.user], layout=ROW_LAYOUT),
+                build_field_row(self.new_user, self.use_new_button, ipw.HTML(format_message_html(_HINT))),
                 self._needs,
                 self._apps,
                 self._accounts.view,
-                self.what_if.view,
+                self.lookup_preview.view,
             ],
         )
 
     @property
-    def line(self) -> str:
+    def magic_line(self) -> str:
         """The line that makes the same choice without the form."""
         user = self._session.external_user_id
         who = shlex.quote(user) if user is not None else "--clear"
         return f"%pduser {who} --environment {self._session.environment}"
 
     def _connect_handlers(self) -> None:
-        choose = self._when_asked(self._choose)
+        choose = self._user_handler(self._choose)
         self.environment.observe(choose, "value")
         self.user.observe(choose, "value")
-        use_new = self._when_asked(self._choose_new)
-        self.use_new.on_click(use_new)
+        use_new = self._user_handler(self._choose_new)
+        self.use_new_button.on_click(use_new)
         self.new_user.on_msg(lambda _, content, __: use_new() if content.get("event") == "submit" else None)
 
     def _choose(self) -> None:
@@ -122,30 +124,30 @@ class UserPicker(Form):
         set_value(self.environment, environment)
         users = [known.external_id for known in directory.users(environment)]
         self._fill_users(user, users)
-        self.what_if.show(users)
+        self.lookup_preview.set_users(users)
         accounts = directory.accounts(external_user_id=user, environment=environment) if user is not None else ()
         self._fill_apps(user, environment, accounts)
-        self._accounts.show(directory, user, accounts)
-        self._show_line(self.line)
+        self._accounts.update(directory, user, accounts)
+        self._show_line(self.magic_line)
 
     def _fill_users(self, chosen: str | None, known: Sequence[str]) -> None:
-        options = [("nobody", NOBODY), *((user, user) for user in known)]
+        options = [("nobody", NO_USER), *((user, user) for user in known)]
         if chosen is not None and chosen not in known:
             options.append((f"{chosen} (no account yet)", chosen))
         if list(self.user.options) != options:
             self.user.options = options
-        set_value(self.user, chosen or NOBODY)
+        set_value(self.user, chosen or NO_USER)
 
     def _fill_apps(self, user: str | None, environment: Environment, accounts: Sequence[Account]) -> None:
-        needed = self._needed()
+        needed = self._find_needed_apps()
         for app in [app for app in self._rows if app not in needed]:
             row = self._rows.pop(app)
             set_children(self._apps, [view for view in self._apps.children if view is not row.view])
-            close_all(row.view)
+            close_tree(row.view)
         for app, steps in needed.items():
             if app not in self._rows:
-                self._rows[app] = AppRow(app, lambda: self._session.links, self._session.accounts_changed)
-            self._rows[app].show(
+                self._rows[app] = AppRow(app, lambda: self._session.links, self._session.notify_accounts_changed)
+            self._rows[app].update(
                 self._session.directory,
                 user,
                 environment,
@@ -154,29 +156,29 @@ class UserPicker(Form):
             )
         set_children(self._apps, [self._rows[app].view for app in needed])
 
-    def _needed(self) -> Mapping[str, Sequence[str]]:
+    def _find_needed_apps(self) -> Mapping[str, Sequence[str]]:
         """What the steps need; nothing where the cells cannot be read as a workflow, which is said."""
         try:
-            needed, workflow = self._session.apps_needed(), self._session.workflow
+            needed, workflow = self._session.find_needed_apps(), self._session.workflow
         except DefinitionError as fault:
-            say(self._needs, f"Which accounts the steps need cannot be told: {fault}", kind="warn")
+            show_message(self._needs, f"Which accounts the steps need cannot be told: {fault}", kind="warn")
             return {}
-        rows = own_readiness(workflow, directory=self._session.directory, catalog=self._session.catalog)
+        rows = check_own_accounts(workflow, directory=self._session.directory, catalog=self._session.catalog)
         missing = [f"No account of your own for {row.app}. {row.fix}" for row in rows if not row.is_ready]
         if missing:
-            say(self._needs, " ".join(missing), kind="warn")
+            show_message(self._needs, " ".join(missing), kind="warn")
         else:
-            say(self._needs, "" if needed else "No step that was run needs an external user's account.")
+            show_message(self._needs, "" if needed else "No step that was run needs an external user's account.")
         return needed
 
-    def _keep(self) -> View:
+    def _keep(self) -> RichOutput:
         user, environment = self._session.external_user_id, self._session.environment
         if user is None:
-            return sentence(f"Steps run on nobody's behalf, in {environment}.", self.line)
-        have = [self._have(app, user, environment) for app in self._rows]
+            return build_line_output(f"Steps run on nobody's behalf, in {environment}.", self.magic_line)
+        have = [self._format_app_account(app, user, environment) for app in self._rows]
         accounts = f" Accounts: {', '.join(have)}." if have else ""
-        return sentence(f"Steps run as {user} in {environment}.{accounts}", self.line)
+        return build_line_output(f"Steps run as {user} in {environment}.{accounts}", self.magic_line)
 
-    def _have(self, app: str, user: str, environment: Environment) -> str:
+    def _format_app_account(self, app: str, user: str, environment: Environment) -> str:
         account = self._session.directory.newest_account(user, environment, app)
-        return f"{app} {describe(account)}" if account else f"{app} MISSING"
+        return f"{app} {format_account(account)}" if account else f"{app} MISSING"

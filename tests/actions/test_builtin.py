@@ -144,7 +144,7 @@ async def test_delay(run: Run, unit: str, ms: int) -> None:
     """The delay action pauses the workflow for the given time, and returns the two URLs."""
     step = action("delay-delay-workflow@0.0.1", f"delayDurationValue: 5\ndelayDurationUnit: {unit}\n")
 
-    execution = await run(step, pauses="skip")
+    execution = await run(step, pause_mode="skip")
 
     value: Any = execution.step("act").return_value
     assert set(value) == {"resume_url", "cancel_url"}

@@ -28,7 +28,7 @@ async def returned(run: Run, uses: str, body: str = "") -> JSON:
 
 def records(project: Project) -> dict[str, JSON]:
     """What is in the store `cache`."""
-    return {record.key: record.value for record in project.stores.page("cache").records}
+    return {record.key: record.value for record in project.data_stores.read_page("cache").records}
 
 
 async def test_add_update_record(run: Run, project: Project) -> None:
@@ -48,7 +48,7 @@ async def test_add_update_multiple_records(run: Run, project: Project) -> None:
 
 async def test_get_record(run: Run, project: Project) -> None:
     """A record's value is returned, and nothing where there is none."""
-    project.stores.set("cache", "a", {"x": 1})
+    project.data_stores.set("cache", "a", {"x": 1})
 
     assert await returned(run, "get-record", "key: a\n") == {"x": 1}
     assert await returned(run, "get-record", "key: b\n") is None
@@ -65,7 +65,7 @@ async def test_get_record_or_create(run: Run, project: Project, add: str, stored
 
 async def test_get_record_that_is_there(run: Run, project: Project) -> None:
     """What is there is returned as it is."""
-    project.stores.set("cache", "models", ["m1"])
+    project.data_stores.set("cache", "models", ["m1"])
 
     value = await returned(run, "get-record-or-create", "key: models\naddRecordIfNotFound: 'Yes'\nvalue: '[]'\n")
 
@@ -82,7 +82,7 @@ async def test_has_key_or_create(run: Run, project: Project) -> None:
 
 async def test_delete_single_record(run: Run, project: Project) -> None:
     """A record is deleted and its last value returned."""
-    project.stores.set("cache", "a", 1)
+    project.data_stores.set("cache", "a", 1)
 
     assert await returned(run, "delete-single-record", "key: a\n") == 1
     assert records(project) == {}
@@ -90,8 +90,8 @@ async def test_delete_single_record(run: Run, project: Project) -> None:
 
 async def test_list_and_clear(run: Run, project: Project) -> None:
     """Keys and records are listed, and all are deleted."""
-    project.stores.set("cache", "a", 1)
-    project.stores.set("cache", "b", 2)
+    project.data_stores.set("cache", "a", 1)
+    project.data_stores.set("cache", "b", 2)
 
     assert sorted(await returned(run, "list-keys")) == ["a", "b"]  # type: ignore[arg-type]
     assert await returned(run, "list-records") == {"a": 1, "b": 2}
@@ -109,12 +109,12 @@ async def test_append_to_record(run: Run, project: Project) -> None:
 
 async def test_update_ttl(run: Run, project: Project) -> None:
     """A record's time to live is set; one that is not there is an error."""
-    project.stores.set("cache", "a", 1)
+    project.data_stores.set("cache", "a", 1)
     await returned(run, "update-ttl", "key: a\nttl: 60\n")
 
     execution = await run(action("data_stores-update-ttl@0.0.1", STORE + "key: b\nttl: 60\n"))
 
-    assert project.stores.page("cache").records[0].expires is not None
+    assert project.data_stores.read_page("cache").records[0].expires is not None
     assert execution.status == "error"
 
 
@@ -123,7 +123,7 @@ async def test_default_store(run: Run, project: Project) -> None:
     execution = await run(action("data_stores-add-update-record@0.0.9", "key: a\nvalue: 1\n"))
 
     assert execution.status == "success", execution.error
-    assert project.stores.names() == ["default"]
+    assert project.data_stores.names() == ["default"]
 
 
 class _Echo(BaseHTTPRequestHandler):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.actions import Catalog, Uses, step_name
-from pdkernel.actions.choices import Choices
-from pdkernel.actions.component import read_header
+from pdkernel.actions import ActionReference, Catalog, suggest_step_name
+from pdkernel.actions.builtin_source import load_builtin_actions
+from pdkernel.actions.component import parse_header
 from pdkernel.actions.lock import LOCK_NAME, ActionsLock
-from pdkernel.actions.npm import NpmSource
-from pdkernel.actions.own import own_actions
-from pdkernel.actions.registry import Registry
+from pdkernel.actions.npm_registry import NpmRegistry
+from pdkernel.actions.npm_source import NpmSource
+from pdkernel.actions.source_settings import ActionSettings
 from pdkernel.errors import (
     ActionNotFoundError,
     ActionSourceError,
@@ -47,16 +47,16 @@ def npm_environ(tmp_path: Path, url: str) -> dict[str, str]:
 @pytest.fixture
 def catalog(project: Project, registry: PackageServer, tmp_path: Path) -> Catalog:
     """The catalogue of a project that has chosen npm."""
-    made = Catalog.of(project, environ=npm_environ(tmp_path, registry.url))
-    made.choices.accept_licence()
-    made.choices.choose("npm", base=tmp_path)
+    made = Catalog.for_project(project, environ=npm_environ(tmp_path, registry.url))
+    made.settings.accept_licence()
+    made.settings.set_source("npm", base=tmp_path)
     return made
 
 
 @pytest.mark.parametrize(("version", "package"), [(None, "0.10.0"), ("0.1.2", "0.10.0"), ("0.0.9", "0.1.0")])
 async def test_a_version_of_an_action_is_found_on_npm(catalog: Catalog, version: str | None, package: str) -> None:
     """The package version that holds the asked version of an action is found and installed."""
-    component = await catalog.obtain(Uses("depot-put-thing", version))
+    component = await catalog.resolve_or_install(ActionReference("depot-put-thing", version))
 
     assert component.source == f"npm {PACKAGE} {package}"
     assert component.file is not None
@@ -65,8 +65,8 @@ async def test_a_version_of_an_action_is_found_on_npm(catalog: Catalog, version:
 
 async def test_two_versions_side_by_side(catalog: Catalog) -> None:
     """Two versions of one action are installed beside one another."""
-    old = await catalog.obtain(Uses("depot-put-thing", "0.0.9"))
-    new = await catalog.obtain(Uses("depot-put-thing", "0.1.2"))
+    old = await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.0.9"))
+    new = await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.1.2"))
 
     assert (old.version, new.version) == ("0.0.9", "0.1.2")
     assert catalog.resolve("depot-put-thing", "0.0.9").file == old.file
@@ -75,7 +75,7 @@ async def test_two_versions_side_by_side(catalog: Catalog) -> None:
 async def test_a_version_that_npm_does_not_have(catalog: Catalog) -> None:
     """The message names the versions that packages hold, and how to run another from now on."""
     with pytest.raises(ActionVersionError) as caught:
-        await catalog.obtain(Uses("depot-put-thing", "0.1.7"))
+        await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.1.7"))
 
     assert "0.1.2" in caught.value.message
     assert "pdkernel actions add depot-put-thing@0.1.2 --instead-of depot-put-thing@0.1.7" in caught.value.fix
@@ -108,7 +108,7 @@ async def test_a_version_is_found_wherever_it_is(
     """An action that was taken out for a while, or for good, or whose versions do not grow."""
     history(registry, *held)
 
-    component = await catalog.obtain(Uses("depot-put-thing", "0.0.2"))
+    component = await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.0.2"))
 
     assert component.source == f"npm {PACKAGE} {package}"
 
@@ -119,7 +119,7 @@ async def test_a_version_that_is_nowhere_was_looked_for_everywhere(catalog: Cata
     told: list[str] = []
 
     with pytest.raises(ActionVersionError) as caught:
-        await catalog.obtain(Uses("depot-put-thing", "0.0.2"), progress=told.append)
+        await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.0.2"), progress=told.append)
 
     downloads = [path for path in registry.asked if path.endswith(".tgz")]
     assert sorted(downloads) == [f"{PACKAGE}/-/1.{minor}.0.tgz" for minor in range(6)]
@@ -133,12 +133,12 @@ async def test_a_search_has_an_end_and_goes_on_next_time(
     """It says how many of how many it has looked at; what it knows is not downloaded again."""
     history(registry, None, "0.0.2", *[None] * 4)
     folder, lock = tmp_path / "components", ActionsLock(tmp_path / LOCK_NAME)
-    packages = Registry(npm_environ(tmp_path, registry.url), folder=folder / "installed", lock=lock.path)
-    source = NpmSource(folder, packages, lock, looks=3)
+    packages = NpmRegistry(npm_environ(tmp_path, registry.url), folder=folder / "installed", lock=lock.path)
+    source = NpmSource(folder, packages, lock, max_downloads=3)
 
     with pytest.raises(ActionNotFoundError) as caught:
-        await source.obtain(Uses("depot-put-thing", "0.0.2"), lambda _: None)
-    found = await source.obtain(Uses("depot-put-thing", "0.0.2"), lambda _: None)
+        await source.install_component(ActionReference("depot-put-thing", "0.0.2"), lambda _: None)
+    found = await source.install_component(ActionReference("depot-put-thing", "0.0.2"), lambda _: None)
 
     assert "in none of 3 versions of @pipedream/depot that were looked at, of 6" in caught.value.message
     assert caught.value.fix == "To look at more of them: pdkernel actions add depot-put-thing@0.0.2"
@@ -149,7 +149,7 @@ async def test_a_long_history_is_looked_at_in_few_steps(catalog: Catalog, regist
     """Where versions grow, halves find it."""
     history(registry, *(f"0.0.{minor}" for minor in range(30)))
 
-    component = await catalog.obtain(Uses("depot-put-thing", "0.0.11"))
+    component = await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.0.11"))
 
     looked = {path for path in registry.asked if path.endswith(".tgz")}
     assert component.source == f"npm {PACKAGE} 1.11.0"
@@ -159,7 +159,7 @@ async def test_a_long_history_is_looked_at_in_few_steps(catalog: Catalog, regist
 async def test_an_action_that_the_package_does_not_have(catalog: Catalog) -> None:
     """A key that is not in the package names its neighbours there."""
     with pytest.raises(ActionNotFoundError) as caught:
-        await catalog.obtain(Uses("depot-put-things", None))
+        await catalog.resolve_or_install(ActionReference("depot-put-things", None))
 
     assert "depot-put-thing@0.1.2" in caught.value.message
 
@@ -167,7 +167,7 @@ async def test_an_action_that_the_package_does_not_have(catalog: Catalog) -> Non
 async def test_a_package_that_npm_does_not_have(catalog: Catalog) -> None:
     """An app without a package says what else could run it."""
     with pytest.raises(ActionNotFoundError) as caught:
-        await catalog.obtain(Uses("hangar-open", "0.0.1"))
+        await catalog.resolve_or_install(ActionReference("hangar-open", "0.0.1"))
 
     assert "@pipedream/hangar" in caught.value.message
     assert "a folder with the layout of a components checkout" in caught.value.fix
@@ -175,10 +175,10 @@ async def test_a_package_that_npm_does_not_have(catalog: Catalog) -> None:
 
 async def test_installed_once(catalog: Catalog, registry: PackageServer) -> None:
     """What is installed is found again without asking the registry."""
-    await catalog.obtain(Uses("depot-put-thing", "0.1.2"))
+    await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.1.2"))
     registry.asked.clear()
 
-    again = await catalog.obtain(Uses("depot-put-thing", "0.1.2"))
+    again = await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.1.2"))
 
     assert again.file is not None
     assert registry.asked == []
@@ -187,7 +187,7 @@ async def test_installed_once(catalog: Catalog, registry: PackageServer) -> None
 async def test_no_install(catalog: Catalog, registry: PackageServer) -> None:
     """Where installing is forbidden the message names the command, and nothing is asked."""
     with pytest.raises(ActionNotFoundError) as caught:
-        await catalog.obtain(Uses("depot-put-thing", "0.1.2"), install=False)
+        await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.1.2"), install=False)
 
     assert "pdkernel actions add depot-put-thing@0.1.2" in caught.value.fix
     assert registry.asked == []
@@ -195,12 +195,12 @@ async def test_no_install(catalog: Catalog, registry: PackageServer) -> None:
 
 async def test_no_network(project: Project, tmp_path: Path) -> None:
     """A registry that cannot be reached is told apart from an action that is not there."""
-    catalog = Catalog.of(project, environ=npm_environ(tmp_path, "http://127.0.0.1:1/"))
-    catalog.choices.accept_licence()
-    catalog.choices.choose("npm", base=tmp_path)
+    catalog = Catalog.for_project(project, environ=npm_environ(tmp_path, "http://127.0.0.1:1/"))
+    catalog.settings.accept_licence()
+    catalog.settings.set_source("npm", base=tmp_path)
 
     with pytest.raises(ActionSourceError):
-        await catalog.obtain(Uses("depot-put-thing", "0.1.2"))
+        await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.1.2"))
 
 
 async def test_search_on_npm(catalog: Catalog) -> None:
@@ -212,7 +212,7 @@ async def test_search_on_npm(catalog: Catalog) -> None:
 
 async def test_search_among_the_built_in(project: Project) -> None:
     """Every word must be there; a hit in the name comes before one in the description."""
-    found = await Catalog.of(project, environ={}).search("record")
+    found = await Catalog.for_project(project, environ={}).search("record")
 
     assert all("record" in f"{each.key} {each.name} {each.description}".lower() for each in found)
     assert "data_stores-get-record@0.0.10" in [each.uses for each in found]
@@ -221,7 +221,7 @@ async def test_search_among_the_built_in(project: Project) -> None:
 def test_npm_needs_its_licence(project: Project, tmp_path: Path) -> None:
     """The components on npm cannot be chosen before its components' licence is accepted, and the message names the command."""
     with pytest.raises(LicenceError) as caught:
-        Choices(project.settings).choose("npm", base=tmp_path)
+        ActionSettings(project.settings).set_source("npm", base=tmp_path)
 
     assert "pdkernel project set actions npm --accept-licence" in caught.value.fix
 
@@ -229,17 +229,17 @@ def test_npm_needs_its_licence(project: Project, tmp_path: Path) -> None:
 def test_a_folder_without_components(project: Project, tmp_path: Path) -> None:
     """A folder that holds no components is refused."""
     with pytest.raises(RequestError):
-        Choices(project.settings).choose(".", base=tmp_path)
+        ActionSettings(project.settings).set_source(".", base=tmp_path)
 
 
 def test_a_checkout_or_its_components(project: Project, tmp_path: Path) -> None:
     """The folder may be a checkout or the `components` in it."""
     write_checkout(tmp_path / "checkout")
-    catalog = Catalog.of(project, environ={})
+    catalog = Catalog.for_project(project, environ={})
     found = []
 
     for text in ("checkout", "checkout/components"):
-        catalog.choices.choose(text, base=tmp_path)
+        catalog.settings.set_source(text, base=tmp_path)
         found.append(catalog.resolve("depot-put-thing", "0.1.2").uses)
 
     assert found == ["depot-put-thing@0.1.2"] * 2
@@ -248,8 +248,8 @@ def test_a_checkout_or_its_components(project: Project, tmp_path: Path) -> None:
 def test_an_edited_component_is_read_again(project: Project, tmp_path: Path) -> None:
     """A folder is the author's: what is changed there counts at once."""
     write_checkout(tmp_path / "checkout")
-    catalog = Catalog.of(project, environ={})
-    catalog.choices.choose("checkout", base=tmp_path)
+    catalog = Catalog.for_project(project, environ={})
+    catalog.settings.set_source("checkout", base=tmp_path)
     catalog.resolve("depot-put-thing", "0.1.2")
 
     changed = (
@@ -263,21 +263,21 @@ def test_an_edited_component_is_read_again(project: Project, tmp_path: Path) -> 
 @pytest.mark.parametrize("version", ["0.0.1", "0.0.99", None])
 def test_built_in_versions(project: Project, version: str | None) -> None:
     """A built-in action stands for every version with the same first number, and the record says which it is."""
-    component = Catalog.of(project, environ={}).resolve("filter-continue-based-on-condition", version)
+    component = Catalog.for_project(project, environ={}).resolve("filter-continue-based-on-condition", version)
 
     assert component.version == "0.0.2"
-    assert version is None or version in component.told
+    assert version is None or version in component.source_summary
 
 
 def test_built_in_other_version(project: Project) -> None:
     """A first number that differs is refused: its props may be others."""
     with pytest.raises(ActionVersionError):
-        Catalog.of(project, environ={}).resolve("http-custom-request", "0.2.0")
+        Catalog.for_project(project, environ={}).resolve("http-custom-request", "0.2.0")
 
 
 def test_every_built_in_action_is_complete() -> None:
     """Each of our modules that is a component has a name, a description and its key as the file's name."""
-    own = own_actions()
+    own = load_builtin_actions()
 
     assert len(own) == 18
     for key, component in own.items():
@@ -298,14 +298,14 @@ def test_every_built_in_action_is_complete() -> None:
 )
 def test_default_step_name(key: str, name: str) -> None:
     """A step is called what the platform's builder calls it."""
-    assert step_name(key) == name
+    assert suggest_step_name(key) == name
 
 
 @pytest.mark.parametrize("text", ["slack", "slack-send@x", "@0.0.1", "Slack-send@0.0.1", ""])
 def test_not_a_key(text: str) -> None:
     """What is no key is refused with an example."""
     with pytest.raises(RequestError):
-        Uses.parse(text)
+        ActionReference.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_not_a_key(text: str) -> None:
 )
 def test_header_without_running(text: str) -> None:
     """Key and version are read from the module's text, however it exports its component."""
-    header = read_header(text)
+    header = parse_header(text)
 
     assert header is not None
     assert (header.key, header.version, header.kind) == ("a-b", "1.0.0", "action")
@@ -330,4 +330,4 @@ def test_header_without_running(text: str) -> None:
 )
 def test_not_a_component(text: str) -> None:
     """A module that says no key is none."""
-    assert read_header(text) is None
+    assert parse_header(text) is None

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.actions import Catalog, Uses
+from pdkernel.actions import ActionReference, Catalog
 from pdkernel.actions.lock import LOCK_NAME, ActionsLock
 from pdkernel.errors import ActionSourceError, ProjectError
 from pdkernel.project import Project
 from tests.actions.registry_server import PackageServer, archive, depot, serving
 from tests.actions.test_catalog import PACKAGE, npm_environ
 
-PUT = Uses("depot-put-thing", "0.1.2")
-FILL = Uses("depot-fill-form", "0.0.1")
+PUT = ActionReference("depot-put-thing", "0.1.2")
+FILL = ActionReference("depot-fill-form", "0.0.1")
 
 Clone = Callable[[str], Catalog]
 
@@ -41,9 +41,9 @@ def clone(registry: PackageServer, tmp_path: Path) -> Iterator[Clone]:
         if (tmp_path / "ours" / LOCK_NAME).exists():
             shutil.copy(tmp_path / "ours" / LOCK_NAME, folder)
         opened.append(Project.open(folder / ".pdkernel"))
-        catalog = Catalog.of(opened[-1], environ=npm_environ(folder, registry.url))
-        catalog.choices.accept_licence()
-        catalog.choices.choose("npm", base=folder)
+        catalog = Catalog.for_project(opened[-1], environ=npm_environ(folder, registry.url))
+        catalog.settings.accept_licence()
+        catalog.settings.set_source("npm", base=folder)
         return catalog
 
     yield open_project
@@ -58,7 +58,7 @@ def publish(registry: PackageServer, package: str, action: str) -> None:
 
 async def test_the_lock_file_has_hashes_and_no_address(clone: Clone, registry: PackageServer, tmp_path: Path) -> None:
     """It names the package version of each action, and each package's hash."""
-    await clone("ours").obtain(PUT)
+    await clone("ours").resolve_or_install(PUT)
 
     text = (tmp_path / "ours" / LOCK_NAME).read_text()
     kept = json.loads(text)
@@ -70,12 +70,12 @@ async def test_the_lock_file_has_hashes_and_no_address(clone: Clone, registry: P
 async def test_a_clone_gets_the_same_package(clone: Clone, registry: PackageServer) -> None:
     """A newer package with the same version of an action is not taken, nor looked at."""
     ours = clone("ours")
-    await ours.obtain(PUT)
-    await ours.obtain(FILL)
+    await ours.resolve_or_install(PUT)
+    await ours.resolve_or_install(FILL)
     publish(registry, "0.11.0", "0.1.2")
 
     theirs = clone("theirs")
-    found = [await theirs.obtain(FILL), await theirs.obtain(PUT)]
+    found = [await theirs.resolve_or_install(FILL), await theirs.resolve_or_install(PUT)]
 
     assert [component.source for component in found] == [f"npm {PACKAGE} 0.10.0"] * 2
     assert f"{PACKAGE}/-/0.11.0.tgz" not in registry.asked
@@ -85,56 +85,56 @@ async def test_without_the_lock_file_the_newest_is_taken(clone: Clone, registry:
     """The other side of the test above."""
     publish(registry, "0.11.0", "0.1.2")
 
-    found = await clone("ours").obtain(PUT)
+    found = await clone("ours").resolve_or_install(PUT)
 
     assert found.source == f"npm {PACKAGE} 0.11.0"
 
 
 async def test_the_lock_file_counts_more_than_what_is_installed(clone: Clone, registry: PackageServer) -> None:
     """Who takes a colleague's lock file runs the colleague's package from then on."""
-    await clone("ours").obtain(PUT)
+    await clone("ours").resolve_or_install(PUT)
     publish(registry, "0.11.0", "0.1.2")
     theirs = clone("theirs")
     path = theirs.lock.path
     committed = path.read_bytes()
     path.unlink()
-    before = await theirs.obtain(PUT)
+    before = await theirs.resolve_or_install(PUT)
 
     path.write_bytes(committed)
-    after = await theirs.obtain(PUT)
+    after = await theirs.resolve_or_install(PUT)
 
     assert (before.source, after.source) == (f"npm {PACKAGE} 0.11.0", f"npm {PACKAGE} 0.10.0")
 
 
 async def test_other_bytes_than_the_lock_file_knows_are_refused(clone: Clone, registry: PackageServer) -> None:
     """A registry that gives another package under the same version."""
-    await clone("ours").obtain(PUT)
+    await clone("ours").resolve_or_install(PUT)
     publish(registry, "0.10.0", '0.1.2", name: "other')
 
     with pytest.raises(ActionSourceError, match="not what the lock file has the hash of"):
-        await clone("theirs").obtain(PUT)
+        await clone("theirs").resolve_or_install(PUT)
 
 
 async def test_a_lock_file_that_names_the_wrong_package(clone: Clone, registry: PackageServer) -> None:
     """What was merged wrongly is told, with what to do."""
     publish(registry, "0.9.0", "0.1.1")
     ours = clone("ours")
-    await ours.obtain(PUT)
-    ours.lock.pin(str(PUT), "0.9.0")
+    await ours.resolve_or_install(PUT)
+    ours.lock.lock_package_version(str(PUT), "0.9.0")
 
     with pytest.raises(ProjectError, match=r"says that @pipedream/depot 0.9.0 has depot-put-thing@0.1.2") as told:
-        await clone("theirs").obtain(PUT)
+        await clone("theirs").resolve_or_install(PUT)
 
     assert LOCK_NAME in told.value.fix
 
 
 async def test_a_clone_has_the_choice_of_another_version(clone: Clone) -> None:
     """`--instead-of` is part of what is committed."""
-    clone("ours").lock.use_instead("depot-put-thing@0.1.7", "0.1.2")
+    clone("ours").lock.override_version("depot-put-thing@0.1.7", "0.1.2")
 
-    found = await clone("theirs").obtain(Uses("depot-put-thing", "0.1.7"))
+    found = await clone("theirs").resolve_or_install(ActionReference("depot-put-thing", "0.1.7"))
 
-    assert found.told == f"npm {PACKAGE} 0.10.0, version 0.1.2 instead of 0.1.7"
+    assert found.source_summary == f"npm {PACKAGE} 0.10.0, version 0.1.2 instead of 0.1.7"
 
 
 def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
@@ -142,9 +142,9 @@ def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / LOCK_NAME
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: ActionsLock(path).use_instead(f"a-b@0.0.{n}", "1.0.0"), range(40)))
+        list(pool.map(lambda n: ActionsLock(path).override_version(f"a-b@0.0.{n}", "1.0.0"), range(40)))
 
-    assert len(ActionsLock(path).instead) == 40
+    assert len(ActionsLock(path).version_overrides) == 40
 
 
 def test_a_lock_file_that_is_none(tmp_path: Path) -> None:
@@ -153,6 +153,6 @@ def test_a_lock_file_that_is_none(tmp_path: Path) -> None:
     path.write_text("<<<<<<< HEAD\n")
 
     with pytest.raises(ProjectError):
-        ActionsLock(path).use_instead("a-b@0.0.1", "0.0.2")
+        ActionsLock(path).override_version("a-b@0.0.1", "0.0.2")
 
     assert path.read_text() == "<<<<<<< HEAD\n"

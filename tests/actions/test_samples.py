@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.actions import Catalog, Uses
+from pdkernel.actions import ActionReference, Catalog
 from pdkernel.errors import ActionNotFoundError
 from pdkernel.project import Project
 
@@ -27,17 +27,17 @@ NAMED = [
 @pytest.mark.parametrize("uses", RUNS)
 def test_built_in(project: Project, uses: str) -> None:
     """It is built in."""
-    wanted = Uses.parse(uses)
+    wanted = ActionReference.parse(uses)
 
-    assert Catalog.of(project, environ={}).resolve(wanted.key, wanted.version).source == "built in"
+    assert Catalog.for_project(project, environ={}).resolve(wanted.key, wanted.version).source == "built in"
 
 
 @pytest.mark.parametrize(("uses", "source"), NAMED)
 def test_named(project: Project, uses: str, source: str) -> None:
     """It is not, and the message names a source that would run it."""
-    wanted = Uses.parse(uses)
+    wanted = ActionReference.parse(uses)
 
     with pytest.raises(ActionNotFoundError) as caught:
-        Catalog.of(project, environ={}).resolve(wanted.key, wanted.version)
+        Catalog.for_project(project, environ={}).resolve(wanted.key, wanted.version)
 
     assert source in caught.value.fix

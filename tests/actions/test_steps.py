@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.actions import Catalog
-from pdkernel.actions.choices import Choices
+from pdkernel.actions.source_settings import ActionSettings
 from pdkernel.project import Project
 from tests.actions.checkout import write_checkout
 from tests.actions.test_builtin import action
@@ -22,7 +22,7 @@ PUT = "shelf: s1\nthing: box\n"
 def folder(project: Project, tmp_path: Path) -> Path:
     """A checkout that the project has chosen as its source of actions."""
     checkout = write_checkout(tmp_path / "checkout")
-    Choices(project.settings).choose(str(checkout), base=tmp_path)
+    ActionSettings(project.settings).set_source(str(checkout), base=tmp_path)
     return checkout
 
 
@@ -147,7 +147,7 @@ async def test_another_version_is_refused(run: Run, folder: Path) -> None:
 
 async def test_another_version_by_choice(run: Run, folder: Path, ada: str, project: Project) -> None:
     """A version that was chosen for another runs, and the record says so."""
-    Catalog.of(project, environ={}).lock.use_instead("depot-put-thing@0.1.1", "0.1.2")
+    Catalog.for_project(project, environ={}).lock.override_version("depot-put-thing@0.1.1", "0.1.2")
 
     execution = await run(action("depot-put-thing@0.1.1", PUT), external_user_id="ada")
 
@@ -182,7 +182,7 @@ async def test_disabled_and_pinned_actions_are_not_looked_for(run: Run) -> None:
         python_step("last"),
     )
 
-    execution = await run(workflow, pins={"fixed": {"$return_value": 1}})
+    execution = await run(workflow, pinned_exports={"fixed": {"$return_value": 1}})
 
     assert execution.status == "success"
 
@@ -191,15 +191,15 @@ async def test_the_workflow_says_where_its_actions_run(run: Run, project: Projec
     """What a workflow's `pdkernel.yaml` says counts more than the project's choice; a folder is relative to its own."""
     write_checkout(tmp_path / "beside")
 
-    execution = await run(action("depot-put-thing@0.1.2", PUT), external_user_id="ada", actions="beside")
+    execution = await run(action("depot-put-thing@0.1.2", PUT), external_user_id="ada", actions_source="beside")
 
     assert execution.step("act").source == "folder components/depot"
-    assert str(Choices(project.settings).where) == "builtin"
+    assert str(ActionSettings(project.settings).source_setting) == "builtin"
 
 
 async def test_the_workflow_says_npm(run: Run) -> None:
     """A workflow that says npm does not accept the licence for the project."""
-    execution = await run(python_step("first"), action("depot-put-thing@0.1.2", PUT), actions="npm")
+    execution = await run(python_step("first"), action("depot-put-thing@0.1.2", PUT), actions_source="npm")
 
     assert execution.error is not None
     assert execution.error.code == "licence"

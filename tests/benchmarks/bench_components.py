@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pdkernel.hosts import ComponentFile, Hosts, RunGuests, RunSetup, StepCall, find_node
 from pdkernel.model import Step
+from pdkernel.workers import ComponentFile, RunSetup, RunWorkers, StepCall, WorkerPool, find_node
 
 PACKAGE = Path("node_modules/@pipedream/slack")
 ACTION = PACKAGE / "actions/verify-slack-signature/verify-slack-signature.mjs"
@@ -27,9 +27,9 @@ PLAIN = "const t = performance.now(); await import(process.argv[1]); console.log
 WARM = 'export default { key: "bench-one", version: "1", type: "action", props: { a: "string" }, async run() { return this.a } };'
 
 
-class _Nobody:
+class _NullListener:
     def log(self, stream: Any, text: str) -> None: ...
-    def say(self, text: str) -> None:
+    def report_progress(self, text: str) -> None:
         """Not kept."""
 
     def export(self, name: str, value: Any) -> None: ...
@@ -42,11 +42,11 @@ def plain_import(action: Path) -> float:
     return float(subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout)
 
 
-async def opened(hosts: Hosts, folder: Path, scratch: Path, name: str) -> RunGuests:
+async def opened(hosts: WorkerPool, folder: Path, scratch: Path, name: str) -> RunWorkers:
     """A run whose Node.js is up."""
     place = scratch / name
     place.mkdir()
-    guests = await hosts.open(RunSetup(name, name, {"event": {}, "context": {}}, {}, folder, place))
+    guests = await hosts.open_run(RunSetup(name, name, {"event": {}, "context": {}}, {}, folder, place))
     await guests.evaluate(["1"], {})
     return guests
 
@@ -56,7 +56,7 @@ async def main(folder: Path) -> None:
     action = (folder / ACTION).resolve()
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        hosts = Hosts()
+        hosts = WorkerPool()
         if action.is_file():
             file = ComponentFile(action, "slack-verify-slack-signature", "0.0.17", "action", "npm")
             plain, ours = [], []
@@ -86,7 +86,7 @@ async def main(folder: Path) -> None:
         times = []
         for _ in range(CALLS):
             began = time.perf_counter()
-            await guests.run(call, _Nobody())
+            await guests.run_step(call, _NullListener())
             times.append((time.perf_counter() - began) * 1000)
         print(f"warm call of an action that does nothing {statistics.median(times[10:]):4.2f} ms   (goal <= 1)")
         await guests.release()

@@ -19,9 +19,9 @@ import tree_sitter_go
 import tree_sitter_javascript
 from tree_sitter import Language, Parser
 
-from pdkernel.contract import contract_of
+from pdkernel.analysis import derive_contract
 from pdkernel.model import Step, Workflow
-from tests.contract.labelled import cases
+from tests.analysis.labelled import cases
 
 STEPS = 20
 ROUNDS = 5
@@ -57,7 +57,7 @@ def best(act: Callable[[], object]) -> float:
 def main() -> None:
     """Print the figures."""
     workflow = a_workflow()
-    whole = best(lambda: contract_of(workflow))
+    whole = best(lambda: derive_contract(workflow))
     parsed = best(lambda: [parse(step) for step in workflow.steps])
     print(f"contract of {STEPS} steps: {whole:.1f} ms, {whole / parsed:.1f} x parsing them alone")
 

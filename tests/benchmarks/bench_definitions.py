@@ -18,10 +18,10 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from pdkernel.actions import Catalog
-from pdkernel.definition import export, export_into, read_folder
-from pdkernel.importing import AccountQuestion, import_folder
+from pdkernel.definition import export_to_folder, export_to_synced_folder, read_folder_workflow
+from pdkernel.importer import AccountQuestion, import_folder
 from pdkernel.model import Step, Workflow
-from pdkernel.source import read_source
+from pdkernel.source import load_source
 
 WORKFLOWS = 100
 RUNS = 5
@@ -86,7 +86,7 @@ def ruamel_alone(folders: list[Path]) -> float:
 
 def no_answers(asked: Sequence[AccountQuestion]) -> dict[tuple[str, str], str]:
     """Every account unanswered."""
-    return {(question.app, question.synced): "unanswered" for question in asked}
+    return {(question.app, question.account_id): "unanswered" for question in asked}
 
 
 def import_all(folders: list[Path], notebooks: list[Path]) -> float:
@@ -94,7 +94,7 @@ def import_all(folders: list[Path], notebooks: list[Path]) -> float:
     began = time.perf_counter()
     for folder, notebook in zip(folders, notebooks, strict=True):
         catalog = Catalog.without_project(folder, environ={})
-        made = import_folder(folder, notebook, catalog=lambda _, found=catalog: found, answers=no_answers)  # type: ignore[misc]
+        made = import_folder(folder, notebook, build_catalog=lambda _, found=catalog: found, ask_accounts=no_answers)  # type: ignore[misc]
         assert made.state == "new", made.error
     return time.perf_counter() - began
 
@@ -103,8 +103,8 @@ def export_all(folders: list[Path], notebooks: list[Path]) -> float:
     """Seconds for the export of each notebook into its folder, in which nothing changes."""
     began = time.perf_counter()
     for folder, notebook in zip(folders, notebooks, strict=True):
-        source = read_source(notebook, unanswered="keep")
-        result = export_into(source.workflow, folder, sidecar=source.sidecar)
+        source = load_source(notebook, unanswered="keep")
+        result = export_to_synced_folder(source.workflow, folder, sidecar=source.sidecar)
         assert not result.paths("new", "changed")
     return time.perf_counter() - began
 
@@ -114,7 +114,7 @@ def export_one(root: Path, workflow: Workflow) -> float:
     times = []
     for run in range(RUNS):
         began = time.perf_counter()
-        export(workflow, root / f"new-{run}")
+        export_to_folder(workflow, root / f"new-{run}")
         times.append((time.perf_counter() - began) * 1000)
     return statistics.median(times)
 
@@ -126,7 +126,7 @@ def patch_one(folder: Path, workflow: Workflow) -> float:
         step = workflow.step("remember_2")
         changed = workflow.with_step(replace(step, props={**step.props, "key": f"last {run}"}))
         began = time.perf_counter()
-        export_into(changed, folder)
+        export_to_synced_folder(changed, folder)
         times.append((time.perf_counter() - began) * 1000)
     return statistics.median(times)
 
@@ -144,7 +144,7 @@ def main() -> None:
         alone = ruamel_alone(folders)
         imported = import_all(folders, notebooks)
         exported = export_all(folders, notebooks)
-        workflow = read_folder(folders[0], accounts="own")
+        workflow = read_folder_workflow(folders[0], assumed_account="own")
         by_hand = Workflow(
             "flow",
             steps=tuple(Step(s.name, s.language, s.source, s.uses, s.apps, s.stores, s.props) for s in workflow.steps),

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pdkernel.connect import LocalDirectory
-from pdkernel.egress import parse_mode
-from pdkernel.engine.request import RunRequest
-from pdkernel.engine.runtime import Runtime
-from pdkernel.hosts import find_go
+from pdkernel.egress import parse_policy
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.project import Project
+from pdkernel.workers import find_go
 from tests.builders import a_workflow, an_event, bash_step, go_step
 
 RUNS = 50
@@ -74,10 +74,10 @@ async def main() -> None:
         first_plain = timed(lambda: plain.build(0))
         bare = statistics.median(timed(plain.run) for _ in range(RUNS))
 
-        async with await Runtime.start(project, LocalDirectory(project)) as runtime:
+        async with await WorkflowEngine.start(project, LocalDirectory(project)) as runtime:
 
             async def run(step: object) -> float:
-                request = RunRequest(a_workflow(step), an_event(), parse_mode("deny"), folder=folder)  # type: ignore[arg-type]
+                request = RunRequest(a_workflow(step), an_event(), parse_policy("deny"), folder=folder)  # type: ignore[arg-type]
                 began = time.perf_counter()
                 execution = await runtime.run(request)
                 assert execution.status == "success", execution.error

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pdkernel.hosts import Hosts, RunSetup, StepCall, find_node
 from pdkernel.model import JSON, Step
 from pdkernel.packages import NpmTree
+from pdkernel.workers import RunSetup, StepCall, WorkerPool, find_node
 
 RUNS = 15
 FILES = 300
@@ -25,7 +25,7 @@ FILES = 300
 EMPTY = "export default { run() {} }"
 
 
-class Nobody:
+class NullListener:
     """Listens to nothing."""
 
     def log(self, *_: Any) -> None:
@@ -37,7 +37,7 @@ class Nobody:
     def respond(self, *_: Any) -> None:
         """Not kept."""
 
-    def say(self, *_: Any) -> None:
+    def report_progress(self, *_: Any) -> None:
         """Not kept."""
 
 
@@ -59,13 +59,15 @@ def make_package(folder: Path) -> None:
 
 async def in_a_step(tree: NpmTree, scratch: Path) -> float:
     """Milliseconds from asking for the step to its end, in a guest that is up."""
-    hosts = Hosts()
+    hosts = WorkerPool()
     trigger: dict[str, JSON] = {"event": {}, "context": {}}
     setup = RunSetup("run", "bench@1", trigger, {}, scratch, scratch, node_packages={"work": tree})
-    guests = await hosts.open(setup)
-    await guests.run(StepCall(Step("first", "node", EMPTY)), Nobody())
+    guests = await hosts.open_run(setup)
+    await guests.run_step(StepCall(Step("first", "node", EMPTY)), NullListener())
     began = time.perf_counter()
-    outcome = await guests.run(StepCall(Step("work", "node", f"import big from 'big@1';\n{EMPTY}")), Nobody())
+    outcome = await guests.run_step(
+        StepCall(Step("work", "node", f"import big from 'big@1';\n{EMPTY}")), NullListener()
+    )
     taken = (time.perf_counter() - began) * 1000
     assert outcome.error is None, outcome.error
     await guests.release()

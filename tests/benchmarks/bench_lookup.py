@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from pdkernel.actions import Catalog
 from pdkernel.connect import LocalDirectory
-from pdkernel.engine.facts import Facts
-from pdkernel.engine.lookup import Caller, apps_of_external_user, look_up
+from pdkernel.engine.account_lookup import RunIdentity, look_up_accounts, steps_by_external_user_app
+from pdkernel.engine.directory_snapshot import DirectorySnapshot
 from pdkernel.project import Project
-from pdkernel.readiness import matrix
-from pdkernel.readiness.matrix import bindings_of
+from pdkernel.readiness import build_matrix
+from pdkernel.readiness.matrix import collect_app_bindings
 from tests.builders import a_workflow, python_step
 from tests.lookup_projects import fill
 
@@ -45,13 +45,13 @@ def milliseconds(act: Callable[[], Any], rounds: int) -> list[float]:
 def look_ups(project: Project, users: int) -> float:
     """Median milliseconds of a look-up of two apps for a user taken at random."""
     directory = LocalDirectory(project)
-    bindings = bindings_of(_workflow(2), Catalog.of(project, environ={}))
+    bindings = collect_app_bindings(_workflow(2), Catalog.for_project(project, environ={}))
     chance = random.Random(4815162342)
 
     def act() -> None:
         user = f"user-{chance.randrange(users)}"
-        facts = Facts(directory, "development", [user], apps_of_external_user(bindings))
-        assert look_up(bindings, Caller(user, "development"), facts).error is None
+        facts = DirectorySnapshot(directory, "development", [user], steps_by_external_user_app(bindings))
+        assert look_up_accounts(bindings, RunIdentity(user, "development"), facts).error is None
 
     act()
     return statistics.median(milliseconds(act, ROUNDS))
@@ -59,11 +59,11 @@ def look_ups(project: Project, users: int) -> float:
 
 def matrices(project: Project) -> float:
     """Median milliseconds of a matrix of 100 users and 20 steps, every fifth of which cannot be run."""
-    directory, catalog, workflow = LocalDirectory(project), Catalog.of(project, environ={}), _workflow(20)
+    directory, catalog, workflow = LocalDirectory(project), Catalog.for_project(project, environ={}), _workflow(20)
     users = [f"user-{number}" for number in range(90)] + [f"stranger-{number}" for number in range(10)]
 
     def act() -> None:
-        table = matrix(workflow, directory=directory, catalog=catalog, environment="development", users=users)
+        table = build_matrix(workflow, directory=directory, catalog=catalog, environment="development", users=users)
         assert (len(table.rows), len(table.steps)) == (100, 20)
 
     act()

@@ -29,11 +29,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pdkernel.connect import LocalDirectory
-from pdkernel.egress import parse_mode
-from pdkernel.engine.request import RunRequest
-from pdkernel.engine.runtime import Runtime
+from pdkernel.egress import parse_policy
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.project import Project
-from pdkernel.source import read_source
+from pdkernel.source import load_source
 from tests.builders import an_event
 from tests.notebook_files import notebook_of
 
@@ -151,18 +151,18 @@ def echoing() -> Iterator[str]:
 
 async def without_http(project: Project, notebook: Path) -> float:
     """p50 of the same run in this process, in ms."""
-    source = read_source(notebook)
+    source = load_source(notebook)
     directory = LocalDirectory(project)
     request = RunRequest(
         source.workflow,
         an_event(),
-        parse_mode("deny"),
+        parse_policy("deny"),
         external_user_id="ada",
         folder=notebook.parent,
         test=False,
     )
     times = []
-    async with await Runtime.start(project, directory) as runtime:
+    async with await WorkflowEngine.start(project, directory) as runtime:
         for _ in range(CALLS):
             began = time.perf_counter()
             execution = await runtime.run(replace(request))
@@ -173,8 +173,8 @@ async def without_http(project: Project, notebook: Path) -> float:
 
 async def complete(project: Project) -> tuple[int, int]:
     """Runs in the reopened database that are complete, and all of them."""
-    async with await Runtime.start(project, LocalDirectory(project)) as runtime:
-        kept = await runtime.journal.executions(limit=100_000)
+    async with await WorkflowEngine.start(project, LocalDirectory(project)) as runtime:
+        kept = await runtime.journal.list_executions(limit=100_000)
     whole = sum(
         each.status == "success" and len(each.steps) == 3 and all(step.status == "success" for step in each.steps)
         for each in kept
@@ -193,7 +193,7 @@ def main() -> None:
             LocalDirectory(project).add_account(
                 app="slack", credentials={"oauth_access_token": "xoxb-0123456789"}, external_user_id="ada"
             )
-            token = project.access_tokens.issue(project.clients.create("bench").client.id, ("*",))
+            token = project.access_tokens.issue(project.oauth_clients.create("bench").client.id, ("*",))
         headers = {"authorization": f"Bearer {token}", "x-pd-external-user-id": "ada"}
         with served(folder, notebook) as (said, start_s):
             workflows = said["workflows"]

@@ -18,7 +18,7 @@ from genson import SchemaBuilder
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from pdkernel.shape import frame, schema_of, shape_of
+from pdkernel.shape import build_data_frame, build_schema, infer_shape
 
 SIZE_MB = 10
 ROUNDS = 3
@@ -85,11 +85,11 @@ def genson_alone(event: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Print the figures."""
     event = an_event(SIZE_MB)
-    equal = schema_of(shape_of(event)) == genson_alone(event)
-    both = best_of(lambda: schema_of(shape_of(event)))
+    equal = build_schema(infer_shape(event)) == genson_alone(event)
+    both = best_of(lambda: build_schema(infer_shape(event)))
     genson = best_of(lambda: genson_alone(event))
-    table = best_of(lambda: frame(event))
-    rows = best_of(lambda: frame(event, at="body.items"))
+    table = best_of(lambda: build_data_frame(event))
+    rows = best_of(lambda: build_data_frame(event, list_path="body.items"))
     print(f"event of {SIZE_MB} MB, {len(event['body']['items'])} records; schemas equal: {equal}")
     print(f"shape + schema {both * 1e3:.0f} ms, genson alone {genson * 1e3:.0f} ms: ratio {both / genson:.2f}")
     print(f"frame(event) {table * 1e3:.0f} ms, frame(event, at='body.items') {rows * 1e3:.0f} ms")

@@ -21,13 +21,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pdkernel.connect import LocalDirectory
-from pdkernel.egress import parse_mode
-from pdkernel.engine.request import RunRequest
-from pdkernel.engine.runtime import Runtime
-from pdkernel.hosts import Hosts, RunSetup, StepCall, find_node
+from pdkernel.egress import parse_policy
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import JSON
 from pdkernel.project import Project
-from tests.benchmarks.bench_import import Nobody
+from pdkernel.workers import RunSetup, StepCall, WorkerPool, find_node
+from tests.benchmarks.bench_import import NullListener
 from tests.builders import a_workflow, an_event, node_step, python_step
 
 NODE_WORK = "let t = 0; for (let n = 0; n < 2000; n++) t += n * n; return t;"
@@ -78,9 +78,9 @@ async def in_our_processes(folder: Path) -> float:
         began = time.perf_counter()
         exports: dict[str, Mapping[str, JSON]] = {}
         for step in (python_step("one", WORK), node_step("node", NODE_WORK), python_step("two", WORK)):
-            hosts = Hosts()
-            guests = await hosts.open(RunSetup("run", "bench@1", trigger, {}, folder, folder))
-            outcome = await guests.run(StepCall(step, exports), Nobody())
+            hosts = WorkerPool()
+            guests = await hosts.open_run(RunSetup("run", "bench@1", trigger, {}, folder, folder))
+            outcome = await guests.run_step(StepCall(step, exports), NullListener())
             assert outcome.error is None, outcome.error
             exports[step.name] = outcome.exports
             await guests.release()
@@ -89,7 +89,7 @@ async def in_our_processes(folder: Path) -> float:
     return statistics.median(times)
 
 
-async def p50(runtime: Runtime, request: RunRequest) -> tuple[float, list[str]]:
+async def p50(runtime: WorkflowEngine, request: RunRequest) -> tuple[float, list[str]]:
     """p50 of a run in ms, and the ids of the runs."""
     times, ids = [], []
     for _ in range(RUNS):
@@ -110,11 +110,11 @@ async def main() -> None:
         directory = LocalDirectory(project)
 
         def request(*steps: object) -> RunRequest:
-            return RunRequest(a_workflow(*steps), an_event(), parse_mode("deny"), folder=Path(folder))  # type: ignore[arg-type]
+            return RunRequest(a_workflow(*steps), an_event(), parse_policy("deny"), folder=Path(folder))  # type: ignore[arg-type]
 
         ours_ms = await in_our_processes(Path(folder))
         node = node_step("node", NODE_WORK)
-        async with await Runtime.start(project, directory) as runtime:
+        async with await WorkflowEngine.start(project, directory) as runtime:
             began = time.perf_counter()
             await runtime.run(request(node))
             first_node = (time.perf_counter() - began) * 1000
@@ -123,8 +123,8 @@ async def main() -> None:
             empty_ms, _ = await p50(runtime, request())
             three = request(python_step("one", WORK), node, python_step("two", WORK))
             three_ms, ids = await p50(runtime, three)
-        async with await Runtime.start(project, directory) as reopened:
-            kept = [await reopened.journal.execution(run_id) for run_id in ids]
+        async with await WorkflowEngine.start(project, directory) as reopened:
+            kept = [await reopened.journal.get_execution(run_id) for run_id in ids]
         complete = sum(
             each is not None and each.status == "success" and all(step.status == "success" for step in each.steps)
             for each in kept

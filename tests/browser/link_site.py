@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 
-from pdkernel.connect import LocalDirectory, providers
-from pdkernel.connect.apps import tell_app
-from pdkernel.connect.providers import tell_provider
+from pdkernel.connect import LocalDirectory, oauth_providers
+from pdkernel.connect.oauth_providers import register_provider
+from pdkernel.connect.registered_apps import register_app
 from pdkernel.project import Project
 from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, oauth_provider
 from tests.serve_process import serving
@@ -59,10 +59,10 @@ class Site:
 def link_site(folder: Path, *words: str) -> Iterator[Site]:
     """The site, in *folder*; *words* are options of `pdkernel serve`."""
     with Project.open(folder / ".pdkernel") as project, oauth_provider() as provider:
-        tell_app(project, "my_crm", ["subdomain", "api_key"])
+        register_app(project, "my_crm", ["subdomain", "api_key"])
         authorize, token = f"{provider.url}/authorize", f"{provider.url}/token"
-        tell_provider(project, "my_mail", providers.Provider(authorize, token, CLIENT_ID, CLIENT_SECRET))
-        client = project.clients.create("tests")
+        register_provider(project, "my_mail", oauth_providers.OAuthProvider(authorize, token, CLIENT_ID, CLIENT_SECRET))
+        client = project.oauth_clients.create("tests")
         with serving(folder, *words) as (told, _):
             asked = {"client_id": client.client.id, "client_secret": client.secret, "grant_type": "client_credentials"}
             answer = httpx.post(f"{told['url']}/v1/oauth/token", json=asked, verify=False)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from pdkernel.connect import LocalDirectory, providers
-from pdkernel.connect.apps import tell_app
-from pdkernel.connect.providers import tell_provider
+from pdkernel.connect import LocalDirectory, oauth_providers
+from pdkernel.connect.oauth_providers import register_provider
+from pdkernel.connect.registered_apps import register_app
 from pdkernel.project import Project
 from tests.browser.harness import LabPage
 from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, oauth_provider
@@ -65,9 +65,9 @@ def notebook(page: LabPage, browser: BrowserContext) -> Iterator[Notebook]:
     folder = page.lab.root / FOLDER
     folder.mkdir(exist_ok=True)
     with Project.open(folder / ".pdkernel") as project, oauth_provider() as provider:
-        tell_app(project, "my_crm", ["subdomain", "api_key"])
+        register_app(project, "my_crm", ["subdomain", "api_key"])
         endpoints = (f"{provider.url}/authorize", f"{provider.url}/token")
-        tell_provider(project, "my_mail", providers.Provider(*endpoints, CLIENT_ID, CLIENT_SECRET))
+        register_provider(project, "my_mail", oauth_providers.OAuthProvider(*endpoints, CLIENT_ID, CLIENT_SECRET))
         LocalDirectory(project).delete_user("ada", "development")
         page.new_notebook(["%load_ext pdkernel\n%pduser ada", STEP, "%pduser"], name=f"{FOLDER}/work.ipynb")
         page.run_all()

@@ -118,7 +118,7 @@ def test_requests_are_told_in_the_terminal_alone(connected: Notebook, saved: str
 def test_no_secret_is_saved(connected: Notebook, saved: str) -> None:
     """Neither the client's secret nor what was filled in is in the saved notebook, and the client is gone."""
     with Project.open(connected.page.lab.root / FOLDER / ".pdkernel") as project:
-        left = project.clients.list()
+        left = project.oauth_clients.list_clients()
 
     assert TOKEN not in saved
     assert re.findall(r"\bpds_\w+", saved) == []

@@ -77,7 +77,7 @@ def handler(pd):
     raise ValueError("no good: " + token)
 """
 CONTROL = """import hashlib
-from pdkernel.magics.shell import session_of
+from pdkernel.magics.notebook_context import session_of
 async def sent(runtime):
     return runtime.gateway.stand_ins["slack"].received
 received = session_of(get_ipython()).wait_for(sent)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pdkernel.directive import parse_step_cell
 from pdkernel.model import Step, Trigger, Workflow
-from pdkernel.source import open_source
+from pdkernel.source import load_workflow
 
 FOLDER = Path(__file__).parent / "cases"
 ABOVE = "above"
@@ -30,7 +30,7 @@ def sections(name: str) -> dict[str, str]:
 def workflow_of(name: str, language: str, trigger: Trigger) -> Workflow:
     """The workflow of a case in *language*, started by *trigger*."""
     if (FOLDER / name).is_dir():
-        whole = open_source(FOLDER / name)
+        whole = load_workflow(FOLDER / name)
         languages = {"node", "python", "action"} - {language}
         return replace(
             whole, triggers=(trigger,), steps=tuple(step for step in whole.steps if step.name not in languages)

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import pytest
 
-from pdkernel.clock import CountingIds, FrozenClock
+from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.connect import LocalDirectory
-from pdkernel.egress import parse_mode
-from pdkernel.engine.request import RunRequest
-from pdkernel.engine.runtime import Runtime
+from pdkernel.egress import parse_policy
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
 from pdkernel.model import Trigger
@@ -74,34 +74,34 @@ def wheels(tmp_path: Path) -> WheelFolder:
 
 
 @pytest.fixture
-def clock() -> FrozenClock:
+def clock() -> ManualClock:
     """A clock that moves only when a run waits."""
-    return FrozenClock()
+    return ManualClock()
 
 
 @pytest.fixture
 async def runtime(
     project: Project,
     directory: LocalDirectory,
-    clock: FrozenClock,
+    clock: ManualClock,
     go_cache: Path,
     npm: NpmRegistry,
     wheels: WheelFolder,
     tmp_path: Path,
-) -> AsyncIterator[Runtime]:
+) -> AsyncIterator[WorkflowEngine]:
     """An engine on that clock, whose packages come from those two."""
     cache = project.folder / "cache"
     cache.mkdir(exist_ok=True)
     (cache / "go").symlink_to(go_cache)
     environ = {**npm.environ(tmp_path / "home"), **wheels.environ()}
-    async with await Runtime.start(
-        project, directory, clock=clock, ids=CountingIds(), size=1, environ=environ
+    async with await WorkflowEngine.start(
+        project, directory, clock=clock, ids=SequentialIds(), max_active_runs=1, environ=environ
     ) as started:
         yield started
 
 
 @pytest.fixture
-def check(runtime: Runtime, directory: LocalDirectory, tmp_path: Path) -> Check:
+def check(runtime: WorkflowEngine, directory: LocalDirectory, tmp_path: Path) -> Check:
     """Runs a case with outside calls denied and compares the record with its golden file."""
 
     async def run_and_compare(
@@ -115,7 +115,7 @@ def check(runtime: Runtime, directory: LocalDirectory, tmp_path: Path) -> Check:
     ) -> Execution:
         workflow = workflow_of(name, language, trigger)
         folder = FOLDER / name if (FOLDER / name).is_dir() else tmp_path
-        request = RunRequest(workflow, event or an_event(), parse_mode("deny"), folder=folder, **choices)
+        request = RunRequest(workflow, event or an_event(), parse_policy("deny"), folder=folder, **choices)
         execution = await runtime.run(request)
         drawn = json.dumps(relevant(execution), indent=1, ensure_ascii=False) + "\n"
         for text, stands_for in (

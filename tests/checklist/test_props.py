@@ -62,7 +62,7 @@ async def test_values_of_a_synced_file(
 ) -> None:
     """6.5: `__lv` is its value, `authProvisionId` gives `$auth`, `storeId` a store; in Python through `__configurableProps`."""
     connect(None, account_id="apn_own0001")
-    project.stores.set("ds_l6ujg2", "k", {"kept": True})
+    project.data_stores.set("ds_l6ujg2", "k", {"kept": True})
     await check("prop-values", language)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pdkernel.guests import process_tree
+from pdkernel.runtimes import process_tree
 from tests.cli.conftest import Ended, Shell
 
 LANGUAGES = ("python", "node", "bash")
@@ -237,7 +237,7 @@ def test_ctrl_c_ends_the_step_and_is_recorded(pdkernel: Shell, tmp_path: Path, l
     assert ended.status == 1
     assert ended.json["status"] == "cancelled"
     assert ended.json["steps"][0]["error"]["message"] == "The run was cancelled while this step ran."
-    assert process_tree.members([], [mark]) == set()
+    assert process_tree.find_processes([], [mark]) == set()
 
 
 def mark_in(file: Path) -> str:
@@ -246,4 +246,4 @@ def mark_in(file: Path) -> str:
     while not (file.exists() and file.read_text()):
         assert time.monotonic() < deadline, "the step did not start"
         time.sleep(0.02)
-    return psutil.Process(int(file.read_text())).environ()[process_tree.MARK]
+    return psutil.Process(int(file.read_text())).environ()[process_tree.PROCESS_TAG_VARIABLE]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pdkernel.packages import LOCK_NAME
+from pdkernel.packages import NPM_LOCK_NAME
 from tests.cli.conftest import Shell
 from tests.npm_registry import NpmRegistry, npm_registry
 
@@ -100,7 +100,7 @@ def test_list_says_what_is_locked_and_what_is_here(pdkernel: Shell, environ: dic
     after = pdkernel("packages", "list", "--json")
     other = pdkernel.folder / "other"
     other.mkdir()
-    (other / LOCK_NAME).write_text((pdkernel.folder / LOCK_NAME).read_text())
+    (other / NPM_LOCK_NAME).write_text((pdkernel.folder / NPM_LOCK_NAME).read_text())
     fresh = pdkernel("packages", "list", "--project", "other")
 
     assert before.stdout.startswith("No packages.")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.definition import plan, read_folder
+from pdkernel.definition import plan_files, read_folder_workflow
 from tests.cli.conftest import Shell
 from tests.cli.kiosk import Kiosk, open_kiosk
 
@@ -238,15 +238,15 @@ def test_a_synced_folder_runs_as_it_is(pdkernel: Shell, synced: Path, desk: Kios
 
 def test_an_edited_value_has_no_old_label(pdkernel: Shell, synced: Path) -> None:
     """The same file is written again; a value that is another now is written, and given to the step, without the label."""
-    workflow = read_folder(synced, accounts="own")
+    workflow = read_folder_workflow(synced, assumed_account="own")
     code = workflow.steps[2]
     edited = replace(code, props={**code.props, "choice": "two"})
 
-    same = plan(workflow)[0]
-    other = plan(replace(workflow, steps=(*workflow.steps[:2], edited, workflow.steps[3])))[0]
+    same = plan_files(workflow)[0]
+    other = plan_files(replace(workflow, steps=(*workflow.steps[:2], edited, workflow.steps[3])))[0]
 
     assert same.text == WORKFLOW
     assert "label: First" in same.text
     assert "    choice: two\n" in other.text
-    assert list(code.picked) == ["choice", "many"]
-    assert list(edited.picked) == ["many"]
+    assert list(code.picked_options) == ["choice", "many"]
+    assert list(edited.picked_options) == ["many"]

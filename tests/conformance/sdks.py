@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdkernel.hosts.interpreters import find_node
 from pdkernel.packages.npm_command import find_npm
+from pdkernel.workers.interpreters import find_node
 
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("PDKERNEL_SDK_CACHE") or Path(__file__).parents[2] / ".venv" / "sdks")

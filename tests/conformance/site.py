@@ -111,10 +111,10 @@ def site(folder: Path) -> Iterator[Site]:
             )
         project.set_plan("free")
         project.settings.set("actions", str(folder / "checkout"))
-        client = project.clients.create("conformance")
+        client = project.oauth_clients.create("conformance")
         key = ec.generate_private_key(ec.SECP256R1())
         public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-        keyed = project.clients.create_with_key(public, "conformance, by its key")
+        keyed = project.oauth_clients.create_with_key(public, "conformance, by its key")
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     options = (str(notebook), "--egress", "stand-in=slack")
     with ExitStack() as stack:

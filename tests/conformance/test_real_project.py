@@ -26,7 +26,7 @@ def behind(served: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     notebook = notebook_of(folder / "greet.ipynb", TRIGGER, STEP)
     with Project.open(folder / ".pdkernel") as project:
         first = served.plain
-        project.login.keep(Login(served.client_id, served.client_secret, first["project_id"], base_url=first["url"]))
+        project.login.save(Login(served.client_id, served.client_secret, first["project_id"], base_url=first["url"]))
         project.set_plan("free")
     options = (str(notebook), "--egress", "stand-in=slack")
     with ExitStack() as stack:

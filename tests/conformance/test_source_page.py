@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.hosts.interpreters import find_node
+from pdkernel.workers.interpreters import find_node
 from tests.conformance.sdks import GATE
 from tests.conformance.site import Site
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import CountingIds, FrozenClock
+from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.project import Project
 from tests.connect.upstream import Upstream, running_upstream
 
@@ -20,13 +20,13 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture
-def moving() -> FrozenClock:
+def moving() -> ManualClock:
     """A clock that a test moves."""
-    return FrozenClock()
+    return ManualClock()
 
 
 @pytest.fixture
-def home(tmp_path: Path, moving: FrozenClock) -> Iterator[Project]:
+def home(tmp_path: Path, moving: ManualClock) -> Iterator[Project]:
     """A fresh local project."""
-    with Project.open(tmp_path / ".pdkernel", clock=moving, ids=CountingIds()) as project:
+    with Project.open(tmp_path / ".pdkernel", clock=moving, ids=SequentialIds()) as project:
         yield project

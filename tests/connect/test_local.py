@@ -8,26 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import CountingIds, FrozenClock
+from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.connect import LocalDirectory
-from pdkernel.connect.apps import tell_app
+from pdkernel.connect.registered_apps import register_app
 from pdkernel.errors import AccountExistsError, RequestError
-from pdkernel.identity import Account, Directory, ExternalUser, NotAtHandError
+from pdkernel.identity import Account, Directory, ExternalUser, WouldBlockError
 from pdkernel.project import Grant, Project
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def clock() -> FrozenClock:
+def clock() -> ManualClock:
     """A clock that a test moves."""
-    return FrozenClock(START)
+    return ManualClock(START)
 
 
 @pytest.fixture
-def project(tmp_path: Path, clock: FrozenClock) -> Iterator[Project]:
+def project(tmp_path: Path, clock: ManualClock) -> Iterator[Project]:
     """A fresh project."""
-    with Project.open(tmp_path / ".pdkernel", clock=clock, ids=CountingIds()) as project:
+    with Project.open(tmp_path / ".pdkernel", clock=clock, ids=SequentialIds()) as project:
         yield project
 
 
@@ -73,7 +73,7 @@ def test_account_comes_back(directory: Directory) -> None:
         environment="production",
         created_at=START,
         healthy=True,
-        fields=("host", "password"),
+        credential_fields=("host", "password"),
     )
     assert directory.find_account("apn_0000001") == account
     assert directory.find_account("apn_0000002") is None
@@ -90,20 +90,20 @@ def test_at_hand_it_gives_what_it_has(directory: Directory) -> None:
     """Who cannot wait gets the same accounts and credentials, as long as no token has to be renewed."""
     account = connect(directory, "ada")
 
-    with directory.at_hand() as at_hand:
+    with directory.nonblocking() as at_hand:
         assert at_hand is not None
         assert at_hand.newest_account("ada", "development", "slack") == account
         assert at_hand.credentials(account.id) == directory.credentials(account.id)
 
 
-def test_at_hand_no_provider_is_waited_for(directory: Directory, project: Project, clock: FrozenClock) -> None:
+def test_at_hand_no_provider_is_waited_for(directory: Directory, project: Project, clock: ManualClock) -> None:
     """Where the token is due, who cannot wait is told so, instead of being made to wait for the app's provider."""
     account = connect(directory, "ada")
-    project.grants.put(account.id, Grant("refresh-0123456789", clock.now(), clock.now()))
+    project.grants.set(account.id, Grant("refresh-0123456789", clock.now(), clock.now()))
 
-    with directory.at_hand() as at_hand:
+    with directory.nonblocking() as at_hand:
         assert at_hand is not None
-        with pytest.raises(NotAtHandError):
+        with pytest.raises(WouldBlockError):
             at_hand.credentials(account.id)
 
 
@@ -113,12 +113,12 @@ def test_credentials_of_nobody(directory: Directory) -> None:
         directory.credentials("apn_none")
 
 
-def test_user_exists_from_first_account(directory: Directory, clock: FrozenClock) -> None:
+def test_user_exists_from_first_account(directory: Directory, clock: ManualClock) -> None:
     """A user exists from the first account on, in that environment only, and keeps the time of the first."""
     assert directory.find_user("ada", "development") is None
 
     connect(directory, "ada")
-    clock.move(60)
+    clock.advance(60)
     connect(directory, "ada", app="github")
 
     assert directory.find_user("ada", "development") == ExternalUser("ada", "development", START)
@@ -161,12 +161,12 @@ def test_deleting_nobody(directory: Directory) -> None:
     assert not directory.delete_user("ada", "development")
 
 
-def test_newest_account_wins(directory: Directory, clock: FrozenClock) -> None:
+def test_newest_account_wins(directory: Directory, clock: ManualClock) -> None:
     """Of several accounts of an app, the one most recently created is the user's."""
     connect(directory, "ada", account_id="apn_old")
-    clock.move(1)
+    clock.advance(1)
     connect(directory, "ada", account_id="apn_new")
-    clock.move(-2)
+    clock.advance(-2)
     connect(directory, "ada", account_id="apn_clock_went_back")
 
     newest = directory.newest_account("ada", "development", "slack")
@@ -199,12 +199,12 @@ def test_newest_account_is_nobody_elses(directory: Directory, user: str, environ
     assert directory.newest_account(user, "production" if environment == "production" else "development", app) is None
 
 
-def test_newest_accounts_of_many_are_those_of_each(directory: Directory, clock: FrozenClock) -> None:
+def test_newest_accounts_of_many_are_those_of_each(directory: Directory, clock: ManualClock) -> None:
     """Asked for several users and apps at once, it gives what `newest_account` chooses, and at most so many of each."""
     for app in ("slack", "github"):
         for user in ("ada", "grace"):
             for _ in range(3):
-                clock.move(1)
+                clock.advance(1)
                 connect(directory, user, app)
     connect(directory, "ada", environment="production")
     connect(directory, None)
@@ -312,40 +312,40 @@ def test_what_cannot_be_connected(directory: Directory, wrong: dict[str, object]
 )
 def test_known_fields(directory: Directory, app: str, fields: list[str]) -> None:
     """A form asks for what accounts of that app usually hold."""
-    assert list(directory.known_fields(app)) == fields
+    assert list(directory.credential_fields(app)) == fields
 
 
-def test_fields_of_the_newest_account_are_asked_for(directory: Directory, clock: FrozenClock) -> None:
+def test_fields_of_the_newest_account_are_asked_for(directory: Directory, clock: ManualClock) -> None:
     """An app that has accounts is asked for what the newest of them holds."""
     directory.add_account(app="slack", credentials={"bot_token": "1", "team": "2"}, external_user_id="ada")
-    clock.move(timedelta(days=1).total_seconds())
+    clock.advance(timedelta(days=1).total_seconds())
     directory.add_account(app="slack", credentials={"bot_token": "1"}, external_user_id=None)
 
-    assert list(directory.known_fields("slack")) == ["bot_token"]
+    assert list(directory.credential_fields("slack")) == ["bot_token"]
 
 
 def test_a_field_that_was_left_empty_is_asked_for_again(directory: Directory) -> None:
     """An account that holds less than accounts of that app usually do takes no field from the form."""
     directory.add_account(app="supabase", credentials={"subdomain": "acme"}, external_user_id="ada")
 
-    assert list(directory.known_fields("supabase")) == ["subdomain", "service_key"]
+    assert list(directory.credential_fields("supabase")) == ["subdomain", "service_key"]
 
 
 def test_what_was_told_of_an_app_is_asked_for(directory: Directory, project: Project) -> None:
     """What the project was told that an account holds goes before what the newest account does."""
-    tell_app(project, "my_crm", ["subdomain", "api_key"])
+    register_app(project, "my_crm", ["subdomain", "api_key"])
     directory.add_account(app="my_crm", credentials={"subdomain": "acme"}, external_user_id="ada")
 
-    assert list(directory.known_fields("my_crm")) == ["subdomain", "api_key"]
+    assert list(directory.credential_fields("my_crm")) == ["subdomain", "api_key"]
 
 
-def test_ids_and_apps_of_accounts(directory: Directory, clock: FrozenClock) -> None:
+def test_ids_and_apps_of_accounts(directory: Directory, clock: ManualClock) -> None:
     """The ids are those of the accounts in their order, whatever is asked for; the apps are theirs."""
     for user, app in (("ada", "slack"), ("bob", "github"), (None, "slack"), ("ada", "slack")):
-        clock.move(1)
+        clock.advance(1)
         directory.add_account(app=app, credentials={"api_key": "k-12345678"}, external_user_id=user)
     for asked in ({}, {"environment": "development"}, {"external_user_id": "ada"}, {"app": "slack"}, {"own": False}):
         found = directory.accounts(**asked)
         assert found
         assert list(directory.account_ids(**asked)) == [account.id for account in found]
-    assert set(directory.account_apps()) == {account.app for account in directory.accounts()}
+    assert set(directory.connected_apps()) == {account.app for account in directory.accounts()}

@@ -11,15 +11,15 @@ from urllib.parse import quote_plus
 
 import pytest
 
-from pdkernel.connect.oauth import ProviderError, refresh
-from pdkernel.connect.providers import Provider
+from pdkernel.connect.oauth import ProviderError, refresh_tokens
+from pdkernel.connect.oauth_providers import OAuthProvider
 
 SECRET = "secret/of=ours +0123456789"
 REFRESH = "refresh-token-0123456789"
 
 
 @contextmanager
-def provider(*pieces: bytes) -> Iterator[Provider]:
+def provider(*pieces: bytes) -> Iterator[OAuthProvider]:
     """A provider that takes one request, and says a piece every tenth of a second; nothing for two seconds if there is none."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -36,7 +36,7 @@ def provider(*pieces: bytes) -> Iterator[Provider]:
 
         Thread(target=serve, daemon=True).start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        yield Provider(f"{url}/authorize", f"{url}/token", "client", SECRET)
+        yield OAuthProvider(f"{url}/authorize", f"{url}/token", "client", SECRET)
 
 
 def answer(body: bytes, status: str = "200 OK") -> bytes:
@@ -63,10 +63,10 @@ def test_provider_that_hangs(pieces: tuple[bytes, ...]) -> None:
         provider(*pieces) as hanging,
         pytest.raises(ProviderError, match=r"did not answer within 0\.5 s") as caught,
     ):
-        refresh(hanging, REFRESH, timeout_s=0.5)
+        refresh_tokens(hanging, REFRESH, timeout_s=0.5)
 
     assert time.monotonic() - began < 2
-    assert caught.value.final is False
+    assert caught.value.is_permanent is False
 
 
 @pytest.mark.parametrize(
@@ -89,16 +89,16 @@ def test_provider_that_hangs(pieces: tuple[bytes, ...]) -> None:
 def test_whether_asking_again_is_of_use(said: bytes, final: bool) -> None:
     """It is not where the provider says that the refresh token is no good; a page that is out of order says nothing of it."""
     with provider(said) as refusing, pytest.raises(ProviderError, match="gave no token") as caught:
-        refresh(refusing, REFRESH)
+        refresh_tokens(refusing, REFRESH)
 
-    assert caught.value.final is final
+    assert caught.value.is_permanent is final
 
 
 @pytest.mark.parametrize("lasting", [b"1" + b"0" * 400, b"Infinity", b"-1", b'"soon"', b"null"])
 def test_odd_lifetime(lasting: bytes) -> None:
     """A token whose life is said in a way that nobody understands is taken as one of unknown life."""
     with provider(answer(b'{"access_token": "access-0123456789", "error": null, "expires_in": %s}' % lasting)) as odd:
-        tokens = refresh(odd, REFRESH)
+        tokens = refresh_tokens(odd, REFRESH)
 
     assert (tokens.access_token, tokens.expires_in) == ("access-0123456789", None)
 
@@ -108,6 +108,6 @@ def test_reason_shows_no_secret(shown: str) -> None:
     """Neither encoded as it was sent, nor the first half of it where the reason is cut short."""
     said = answer(f'{{"error": "invalid_grant", "error_description": "{shown}"}}'.encode(), "400 Bad Request")
     with provider(said) as telling, pytest.raises(ProviderError, match="invalid_grant") as caught:
-        refresh(telling, REFRESH)
+        refresh_tokens(telling, REFRESH)
 
     assert not any(secret in str(caught.value) for secret in (quote_plus(SECRET), "refresh-token"))

@@ -9,13 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pdkernel.actions.choices import Choices
-from pdkernel.clock import FrozenClock
+from pdkernel.actions.source_settings import ActionSettings
+from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory, open_directory
-from pdkernel.connect.remote import KNOWN_S, RemoteDirectory
+from pdkernel.connect.remote import CACHE_TTL_S, RemoteDirectory
 from pdkernel.connect.sdk import Sdk
-from pdkernel.engine.end_users import resolve_accounts
-from pdkernel.engine.lookup import Caller
+from pdkernel.engine.account_lookup import RunIdentity
+from pdkernel.engine.account_resolution import resolve_accounts
 from pdkernel.errors import ConnectSettingsError, PdkernelError, ProjectError, RequestError
 from pdkernel.identity import Directory, WithheldCredentials
 from pdkernel.model import AppBinding
@@ -84,9 +84,9 @@ def test_withheld_credentials_name_the_proxy(directory: Directory, upstream: Ups
     credentials = directory.credentials("apn_held")
 
     assert isinstance(credentials, WithheldCredentials)
-    assert (dict(credentials), credentials.names) == ({}, ("oauth_access_token",))
+    assert (dict(credentials), credentials.withheld_names) == ({}, ("oauth_access_token",))
     assert credentials.proxy.url == f"{upstream.url}/v1/connect/{PROJECT}/proxy"
-    assert credentials.proxy.token() == TOKEN
+    assert credentials.proxy.fetch_token() == TOKEN
     assert TOKEN not in repr(credentials.proxy)
 
 
@@ -99,10 +99,10 @@ def test_one_question_for_a_run(directory: Directory, upstream: Upstream) -> Non
     assert [each["path"].rpartition("/")[2] for each in upstream.asked] == ["token", "accounts"]
 
 
-def test_answers_are_good_for_a_moment(directory: Directory, upstream: Upstream, moving: FrozenClock) -> None:
+def test_answers_are_good_for_a_moment(directory: Directory, upstream: Upstream, moving: ManualClock) -> None:
     """What changed at Pipedream is seen after some seconds."""
     directory.newest_account("ada", "development", "slack")
-    moving.move(KNOWN_S + 1)
+    moving.advance(CACHE_TTL_S + 1)
     directory.newest_account("ada", "development", "slack")
 
     assert [each["path"].rpartition("/")[2] for each in upstream.asked] == ["token", "accounts", "accounts"]
@@ -123,7 +123,7 @@ def test_key_based_account_is_connected_at_pipedream(directory: Directory) -> No
     directory.users("development")
     made = directory.add_account(app="openai", credentials={"api_key": "sk-1"}, external_user_id="cyd")
 
-    assert directory.newest_account("cyd", "development", "openai") == replace(made, fields=())
+    assert directory.newest_account("cyd", "development", "openai") == replace(made, credential_fields=())
     assert [user.external_id for user in directory.users("development")] == ["ada", "bob", "cyd"]
 
 
@@ -133,7 +133,7 @@ def test_account_is_connected_again(directory: Directory) -> None:
     made = directory.reconnect_account("apn_keys", {"api_key": "sk-a-newer-key-0123456789"})
 
     assert old is not None
-    assert (made.id, made.created_at, made.fields) == ("apn_keys", old.created_at, ("api_key",))
+    assert (made.id, made.created_at, made.credential_fields) == ("apn_keys", old.created_at, ("api_key",))
     assert dict(directory.credentials("apn_keys")) == {"api_key": "sk-a-newer-key-0123456789"}
     with pytest.raises(RequestError, match="There is no account 'apn_none'"):
         directory.reconnect_account("apn_none", {"api_key": "sk-a-newer-key-0123456789"})
@@ -257,10 +257,10 @@ def test_nobody_is_there(home: Project) -> None:
         directory.users("development")
 
 
-def test_revoked_token_is_replaced(directory: Directory, upstream: Upstream, moving: FrozenClock) -> None:
+def test_revoked_token_is_replaced(directory: Directory, upstream: Upstream, moving: ManualClock) -> None:
     """A token that Pipedream takes no more is asked for anew, once."""
     directory.users("development")
-    moving.move(60)
+    moving.advance(60)
     httpx.post(f"{upstream.url}/v1/oauth/revoke", json={"token": TOKEN})
 
     assert [user.external_id for user in directory.users("development")] == ["ada", "bob"]
@@ -280,7 +280,7 @@ def test_failure_is_not_remembered(directory: Directory, upstream: Upstream) -> 
 def test_login_decides_which_directory(home: Project, upstream: Upstream) -> None:
     """One place decides: without a login the local project, with one the real one, and nobody is asked yet."""
     before = open_directory(home, {})
-    home.login.keep(upstream.login)
+    home.login.save(upstream.login)
     after = open_directory(home, {})
 
     assert [type(each).__name__ for each in (before, after)] == ["LocalDirectory", "RemoteDirectory"]
@@ -304,11 +304,11 @@ def test_sdks_own_variables_change_nothing(home: Project, upstream: Upstream, mo
 
 def test_actions_run_at_pipedream_unless_chosen(home: Project, upstream: Upstream, tmp_path: Path) -> None:
     """With a real project the default for actions that are not built in is Connect; a choice stays."""
-    home.login.keep(upstream.login)
-    default = str(Choices(home.settings).where)
-    Choices(home.settings).choose("builtin", base=tmp_path)
+    home.login.save(upstream.login)
+    default = str(ActionSettings(home.settings).source_setting)
+    ActionSettings(home.settings).set_source("builtin", base=tmp_path)
 
-    assert (default, str(Choices(home.settings).where)) == ("connect", "builtin")
+    assert (default, str(ActionSettings(home.settings).source_setting)) == ("connect", "builtin")
 
 
 HEADERS = {"authorization": f"Bearer {TOKEN}", "x-pd-environment": "development"}
@@ -320,17 +320,17 @@ def test_account_removed_since_it_was_listed(directory: Directory, upstream: Ups
     directory.newest_account("ada", "development", "slack")
     httpx.delete(f"{upstream.url}/v1/connect/{PROJECT}/accounts/apn_new", headers=HEADERS).raise_for_status()
 
-    found = resolve_accounts(BINDINGS, Caller("ada", "development"), directory=directory)
+    found = resolve_accounts(BINDINGS, RunIdentity("ada", "development"), directory=directory)
 
     assert found.error is None
-    assert [use.id for use in found.of("notify").uses] == ["apn_old"]
+    assert [use.id for use in found.for_step("notify").uses] == ["apn_old"]
 
 
 def test_account_listed_and_not_there(directory: Directory, upstream: Upstream) -> None:
     """What Pipedream lists and does not have ends the run with a sentence."""
     upstream.set(fault={"within": "/accounts/apn", "kind": "status", "status": 404})
 
-    found = resolve_accounts(BINDINGS, Caller("ada", "development"), directory=directory)
+    found = resolve_accounts(BINDINGS, RunIdentity("ada", "development"), directory=directory)
 
     assert found.error is not None
     assert found.error.message == "The account apn_new is listed, but not there any more."
@@ -342,4 +342,4 @@ def test_ids_and_apps_of_accounts(directory: Directory) -> None:
         found = directory.accounts(**asked)
         assert found
         assert list(directory.account_ids(**asked)) == [account.id for account in found]
-    assert set(directory.account_apps()) == {account.app for account in directory.accounts()}
+    assert set(directory.connected_apps()) == {account.app for account in directory.accounts()}

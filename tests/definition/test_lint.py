@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.definition import UNANSWERED, AccountChoice, Sidecar, StepSidecar, export, lint, read_folder
-from pdkernel.model import AppBinding, KeptEntry, Step, Trigger, Workflow
+from pdkernel.definition import (
+    UNANSWERED,
+    AccountChoice,
+    Sidecar,
+    StepSidecar,
+    export_to_folder,
+    lint_workflow,
+    read_folder_workflow,
+)
+from pdkernel.model import AppBinding, Step, Trigger, UnsupportedEntry, Workflow
 from pdkernel.render.files import Finding
 from tests.definition.builders import PYTHON
 
@@ -18,19 +26,19 @@ PROJECTS = Path(__file__).parent / "projects"
 def python(*lines: str, name: str = "a", cell: int = 1) -> Step:
     """A Python step whose handler has *lines*."""
     body = "".join(f"    {line}\n" for line in lines)
-    return Step(name, source=f"def handler(pd):\n{body}", line_offset=1, cell=cell)
+    return Step(name, source=f"def handler(pd):\n{body}", line_offset=1, cell_index=cell)
 
 
 def node(code: str, name: str = "a", cell: int = 1) -> Step:
     """A Node.js step whose `run` has *code*."""
     source = f"export default defineComponent({{\n  async run({{ steps, $ }}) {{\n{code}\n  }}\n}})"
-    return Step(name, "node", source, line_offset=1, cell=cell)
+    return Step(name, "node", source, line_offset=1, cell_index=cell)
 
 
 def found(rule: str, *steps: Step, sidecar: Sidecar | None = None, **more: object) -> list[Finding]:
     """What *rule* finds in a workflow of *steps*."""
     workflow = Workflow("w", steps=steps, **more)  # type: ignore[arg-type]
-    return [finding for finding in lint(workflow, sidecar) if finding.rule == rule]
+    return [finding for finding in lint_workflow(workflow, sidecar) if finding.rule == rule]
 
 
 def test_a_finding_names_its_place(tmp_path: Path) -> None:
@@ -38,7 +46,7 @@ def test_a_finding_names_its_place(tmp_path: Path) -> None:
     step = python("return pd.steps['later']['x']")
     workflow = Workflow("w", steps=(step, python("return 1", name="later", cell=2)))
 
-    result = export(workflow, tmp_path / "w")
+    result = export_to_folder(workflow, tmp_path / "w")
 
     assert result.findings == (
         Finding(
@@ -47,20 +55,22 @@ def test_a_finding_names_its_place(tmp_path: Path) -> None:
             "Move later above a.",
         ),
     )  # fmt: skip
-    assert result.findings[0].place == "cell 2, line 3, step a"
+    assert result.findings[0].location == "cell 2, line 3, step a"
     assert result.to_json()["findings"] == [result.findings[0].to_json()]
 
 
 def test_a_folders_findings_name_its_files() -> None:
     """In a synced folder the place is a file and its line."""
     places = {
-        (finding.rule, finding.place)
-        for finding in lint(read_folder(PROJECTS / "nightly-report-p_xYz9876", require_code=False))
+        (finding.rule, finding.location)
+        for finding in lint_workflow(read_folder_workflow(PROJECTS / "nightly-report-p_xYz9876", require_code=False))
     }
 
     assert ("git-form", "workflow.yaml, step fetch") in places
     stale = [
-        finding for finding in lint(read_folder(PROJECTS / "order-alerts-p_Ab12Cd3")) if finding.rule == "reference"
+        finding
+        for finding in lint_workflow(read_folder_workflow(PROJECTS / "order-alerts-p_Ab12Cd3"))
+        if finding.rule == "reference"
     ]
     text = (PROJECTS / "order-alerts-p_Ab12Cd3" / "workflow.yaml").read_text().splitlines()
     assert [finding.file for finding in stale] == ["workflow.yaml"]
@@ -69,7 +79,7 @@ def test_a_folders_findings_name_its_files() -> None:
 
 def test_references_in_props_of_a_synced_workflow() -> None:
     """A stale reference is found in a synced workflow, too."""
-    findings = lint(read_folder(PROJECTS / "order-alerts-p_Ab12Cd3"))
+    findings = lint_workflow(read_folder_workflow(PROJECTS / "order-alerts-p_Ab12Cd3"))
 
     assert [(finding.step, "steps.gone_since" in finding.message) for finding in findings if finding.rule == "reference"] == [
         ("pick", True)
@@ -124,7 +134,7 @@ def test_an_account_that_nobody_has_answered_for_is_nobodys() -> None:
     step = Step("a", source=PYTHON, apps=(AppBinding("slack", "slack"),))
     sidecar = Sidecar(steps={"a": StepSidecar(accounts={"slack": AccountChoice(UNANSWERED)})})
 
-    findings = lint(Workflow("W", steps=(step,)), sidecar)
+    findings = lint_workflow(Workflow("W", steps=(step,)), sidecar)
 
     assert [(finding.rule, finding.message) for finding in findings] == [
         ("own-account", "Whose account fills slack is not decided.")
@@ -199,7 +209,7 @@ def test_a_step_whose_code_is_not_read_may_respond(step: Step) -> None:
 def test_a_step_above_may_end_the_workflow_before_it_responds() -> None:
     """A filter above the first step that responds is reported; one below is not."""
     sends = python(SENT, name="sends")
-    gate = Step("gate", "node", uses="filter-continue-based-on-condition@0.0.2", cell=3)
+    gate = Step("gate", "node", uses="filter-continue-based-on-condition@0.0.2", cell_index=3)
 
     assert [finding.step for finding in found("response", gate, sends, triggers=CUSTOM)] == ["gate"]
     assert found("response", sends, gate, triggers=CUSTOM) == []
@@ -229,9 +239,9 @@ def test_what_has_no_form_in_git() -> None:
             Step("send", source=PYTHON, apps=(AppBinding("slack", "slack"),)),
             Step("own", source=PYTHON, apps=(AppBinding("slack", "slack", "apn_1"),)),
         ),
-    ).with_kept([KeptEntry("own", {"namespace": "branch", "type": "switch"})])
+    ).with_unsupported_entries([UnsupportedEntry("own", {"namespace": "branch", "type": "switch"})])
 
-    findings = [finding for finding in lint(workflow) if finding.rule == "git-form"]
+    findings = [finding for finding in lint_workflow(workflow) if finding.rule == "git-form"]
 
     assert [finding.step for finding in findings] == ["shell", "compiled", "send", None]
     for finding, word in zip(findings, ("Bash", "Go", "external user's account", "branch"), strict=True):
@@ -243,8 +253,8 @@ def test_names() -> None:
     steps = (Step("send", source=PYTHON), Step("Send", source=PYTHON))
 
     assert [finding.step for finding in found("name", *steps)] == ["send", "Send"]
-    assert [finding.rule for finding in lint(Workflow("…/…"))] == ["name"]
-    assert lint(Workflow("Reports / nightly")) == ()
+    assert [finding.rule for finding in lint_workflow(Workflow("…/…"))] == ["name"]
+    assert lint_workflow(Workflow("Reports / nightly")) == ()
 
 
 def test_limits() -> None:
@@ -259,14 +269,14 @@ def test_limits() -> None:
 def test_packages() -> None:
     """Packages without an exact version are found with their line; the platform's own and exact ones are not."""
     python_step = Step(
-        "a", source=f"# pipedream add-package PyYAML==6.0.1\nimport yaml\nimport requests\n{PYTHON}", cell=0
+        "a", source=f"# pipedream add-package PyYAML==6.0.1\nimport yaml\nimport requests\n{PYTHON}", cell_index=0
     )
     node_step = Step(
         "b",
         "node",
         'import { axios } from "@pipedream/platform"\nimport a from "lodash@4.17.21"\nimport b from "dayjs@^1.11"\nimport c from "zod"',
         line_offset=1,
-        cell=1,
+        cell_index=1,
     )
 
     findings = found("package", python_step, node_step)

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pdkernel.definition import export_into, plan, read_folder
-from pdkernel.directive import dump, read_yaml
+from pdkernel.definition import export_to_synced_folder, plan_files, read_folder_workflow
+from pdkernel.directive import dump_yaml, parse_yaml
 from pdkernel.model import Step, Workflow
 from tests.definition.builders import text_of
-from tests.definition.test_read import TEXT, VALUES, workflows
+from tests.definition.test_synced_folder import TEXT, VALUES, workflows
 
 STYLES = st.fixed_dictionaries(
     {
@@ -34,12 +34,12 @@ STYLES = st.fixed_dictionaries(
 
 def written(workflow: Workflow, style: dict[str, Any]) -> str:
     """The `workflow.yaml` of *workflow* as somebody may have written it."""
-    text = text_of(plan(workflow), "workflow.yaml")
+    text = text_of(plan_files(workflow), "workflow.yaml")
     if not style["by_psych"]:
         yaml = YAML(typ="safe", pure=True)
         yaml.default_flow_style, yaml.width, yaml.allow_unicode = style["flow"], style["width"], True
         stream = io.StringIO()
-        yaml.dump(read_yaml(text, expressions=False, psych=True).value, stream)
+        yaml.dump(parse_yaml(text, allow_expressions=False, as_psych=True).value, stream)
         text = stream.getvalue()
     if style["comment"]:
         text = f"# somebody's\n{text}"
@@ -53,12 +53,12 @@ def folder_of(workflow: Workflow, style: dict[str, Any]) -> Iterator[tuple[Path,
     """A synced folder of *workflow*, and what is read from it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for file in plan(workflow):
+        for file in plan_files(workflow):
             if "/" in file.path:
                 (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / file.path).write_bytes(file.text.encode())
         (folder / "workflow.yaml").write_bytes(written(workflow, style).encode())
-        yield folder, read_folder(folder, accounts="own")
+        yield folder, read_folder_workflow(folder, assumed_account="own")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -73,7 +73,7 @@ def test_an_unchanged_workflow_is_the_same_folder(workflow: Workflow, style: dic
     with folder_of(workflow, style) as (folder, there):
         before = contents(folder)
 
-        result = export_into(there, folder)
+        result = export_to_synced_folder(there, folder)
 
         assert {file.state for file in result.files} <= {"unchanged"}
         assert contents(folder) == before
@@ -92,9 +92,9 @@ def test_a_changed_workflow_is_what_the_folder_says(
         step = changeable[-1]
         changed = replace(step, props={**step.props, "zz_new": value}, notes=notes or None)
 
-        export_into(there.with_step(changed), folder)
+        export_to_synced_folder(there.with_step(changed), folder)
 
-        back = read_folder(folder, accounts="own")
+        back = read_folder_workflow(folder, assumed_account="own")
         assert plain(back.step(step.name)) == plain(changed)
         assert [plain(each) for each in back.steps if each.name != step.name] == [
             plain(each) for each in there.steps if each.name != step.name
@@ -109,9 +109,11 @@ def test_steps_in_any_order(workflow: Workflow, style: dict[str, Any], data: st.
         kept = data.draw(st.permutations(there.steps))[: data.draw(st.integers(0, len(there.steps)))]
         steps = [*kept, Step("zz_new", "node", "export default {}")]
 
-        export_into(replace(there, steps=tuple(steps)), folder)
+        export_to_synced_folder(replace(there, steps=tuple(steps)), folder)
 
-        assert [plain(step) for step in read_folder(folder, accounts="own").steps] == [plain(step) for step in steps]
+        assert [plain(step) for step in read_folder_workflow(folder, assumed_account="own").steps] == [
+            plain(step) for step in steps
+        ]
 
 
 def plain(step: Step) -> Step:
@@ -128,7 +130,7 @@ def test_the_platforms_style_is_what_is_written() -> None:
         folder,
         there,
     ):
-        export_into(there.with_step(replace(there.steps[0], notes="Yes")), folder)
+        export_to_synced_folder(there.with_step(replace(there.steps[0], notes="Yes")), folder)
 
         assert "  notes: 'Yes'\n" in (folder / "workflow.yaml").read_text()
-        assert dump({"notes": "Yes"}) == "notes: 'Yes'\n"
+        assert dump_yaml({"notes": "Yes"}) == "notes: 'Yes'\n"

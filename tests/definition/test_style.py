@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdkernel.directive import dump, read_yaml
+from pdkernel.directive import dump_yaml, parse_yaml
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 LONG = st.lists(
@@ -32,10 +32,10 @@ VALUES: Any = st.recursive(
 @given(st.dictionaries(STRINGS, VALUES, max_size=5))
 def test_written_is_read(value: dict[str, Any]) -> None:
     """What is written is read back, as YAML 1.2 and as the platform's."""
-    text = dump(value)
+    text = dump_yaml(value)
 
-    assert read_yaml(text, expressions=False).value == value
-    assert read_yaml(text, expressions=False, psych=True).value == value
+    assert parse_yaml(text, allow_expressions=False).value == value
+    assert parse_yaml(text, allow_expressions=False, as_psych=True).value == value
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_written_is_read(value: dict[str, Any]) -> None:
 )
 def test_scalars(value: Any, text: str) -> None:
     """Each value is quoted as Psych quotes it."""
-    assert dump({"k": value}) == f"k: {text}\n"
+    assert dump_yaml({"k": value}) == f"k: {text}\n"
 
 
 def test_blocks_and_folds() -> None:
@@ -86,7 +86,7 @@ def test_blocks_and_folds() -> None:
         ]
     }
 
-    assert dump(value) == (
+    assert dump_yaml(value) == (
         "steps:\n"
         "- notes: |-\n"
         "    # hi\n"
@@ -104,5 +104,5 @@ def test_blocks_and_folds() -> None:
 
 def test_plain_text_that_looks_like_a_number() -> None:
     """Psych leaves `0899` plain: in the platform's files it is text, in a cell a number."""
-    assert read_yaml("a: 0899", expressions=False, psych=True).value == {"a": "0899"}
-    assert read_yaml("a: 0899", expressions=False).value == {"a": 899}
+    assert parse_yaml("a: 0899", allow_expressions=False, as_psych=True).value == {"a": "0899"}
+    assert parse_yaml("a: 0899", allow_expressions=False).value == {"a": 899}

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pdkernel.directive import dump, patch_yaml, read_yaml
+from pdkernel.directive import dump_yaml, parse_yaml, patch_yaml
 from pdkernel.errors import DefinitionError, UnsupportedError
 
 WORDS = st.sampled_from(
@@ -27,7 +27,7 @@ DOCUMENTS = st.dictionaries(KEYS, VALUES, min_size=1, max_size=4)
 
 def read(text: str) -> Any:
     """What *text* says."""
-    return read_yaml(text, expressions=False, psych=True).value
+    return parse_yaml(text, allow_expressions=False, as_psych=True).value
 
 
 def by_ruamel(value: Any, style: dict[str, Any]) -> str:
@@ -55,7 +55,7 @@ def texts(draw: st.DrawFn) -> str:
     """A document in the platform's style or another, with either line break, with or without one at its end."""
     value = draw(DOCUMENTS)
     style = {"flow": draw(st.sampled_from([False, None, True])), "width": draw(st.sampled_from([40, 80, 1000]))}
-    text = dump(value) + "\n" if draw(st.booleans()) else by_ruamel(value, style)
+    text = dump_yaml(value) + "\n" if draw(st.booleans()) else by_ruamel(value, style)
     if draw(st.booleans()):
         text = text.replace("\n", "\r\n")
     if draw(st.booleans()) and "|" not in text:
@@ -105,9 +105,9 @@ def test_one_scalar_changes_its_own_lines_alone(text: str, data: st.DataObject) 
 
     patched = patch_yaml(text, old, new)
 
-    located = read_yaml(text, expressions=False, psych=True)
+    located = parse_yaml(text, allow_expressions=False, as_psych=True)
     starts = sorted({line for other, line in located.lines.items() if len(other) > 0})
-    first = located.line(path) or 1
+    first = located.get_line(path) or 1
     following = next((line for line in starts if line > first), len(text.splitlines()) + 1)
     top, bottom = same_ends(text, patched)
     assert read(patched) == new
@@ -133,7 +133,7 @@ def test_items_keep_their_text_wherever_they_go(items: list[Any], data: st.DataO
     """Items of a list that is rearranged keep their text, and the line above that tells of them."""
     items = [{**item, "id": number} for number, item in enumerate(items)]
     text = "top: 1\nitems:\n"
-    parts = [dump({"items": [item]}).removeprefix("items:\n") for item in items]
+    parts = [dump_yaml({"items": [item]}).removeprefix("items:\n") for item in items]
     text += "".join(f"# about {number}\n{part}" for number, part in enumerate(parts)) + "end: 2\n"
     order = data.draw(st.permutations(range(len(items))))[: data.draw(st.integers(1, len(items)))]
     new = {"top": 1, "items": [items[index] for index in order], "end": 2}

@@ -81,7 +81,7 @@ def gateway(
     resolve = {(host, 443): ("127.0.0.1", secure_outside.port) for host in HOSTS}
     resolve |= {(host, 80): ("127.0.0.1", plain_outside.port) for host in HOSTS}
     folder = tmp_path_factory.mktemp("project") / "egress"
-    started = loop.run(Gateway.start(folder, resolve=resolve, upstream_ca=outside_ca, environ={}))
+    started = loop.run(Gateway.start(folder, host_overrides=resolve, extra_ca_file=outside_ca, environ={}))
     yield started
     loop.run(started.close())
 
@@ -111,9 +111,9 @@ def ledger() -> Ledger:
 @pytest.fixture
 def bound(gateway: Gateway, ledger: Ledger) -> Iterator[str]:
     """A ticket whose step's mode is deny; the guard works here."""
-    if gateway.guard != "redirect":
-        pytest.skip(f"this system has no seccomp listener for us (guard: {gateway.guard})")
-    ticket = gateway.open_ticket()
+    if gateway.sandbox_kind != "redirect":
+        pytest.skip(f"this system has no seccomp listener for us (guard: {gateway.sandbox_kind})")
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("deny"))
     yield ticket
-    gateway.close_ticket(ticket)
+    gateway.revoke_token(ticket)

@@ -49,7 +49,7 @@ def run_guarded(
             command, env={"PATH": os.environ["PATH"]}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    process = gateway.guarded(ticket, start) if guard else start()
+    process = gateway.start_sandboxed(ticket, start) if guard else start()
     out, error = process.communicate(timeout=30)
     return subprocess.CompletedProcess(command, process.returncode, out, error)
 

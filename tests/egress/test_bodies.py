@@ -86,7 +86,7 @@ def test_a_client_that_asks_before_its_body_is_told_to_go_on(
     gateway: Gateway, outside: OutsideServer, ledger: Ledger
 ) -> None:
     """`Expect: 100-continue` is answered with 100, then with the answer."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("live"))
     with knock(gateway, ticket, HOST, 443, secure=True) as sock:
         sock.sendall(
@@ -105,7 +105,7 @@ def test_a_client_that_asks_before_its_body_is_told_to_go_on(
 
 def test_a_body_in_pieces_goes_out_in_pieces(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """A chunked request arrives whole."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("live"))
     with knock(gateway, ticket, HOST, 443, secure=True) as sock:
         sock.sendall(
@@ -132,7 +132,7 @@ def test_events_arrive_as_they_are_sent(
     gateway: Gateway, outside: OutsideServer, ledger: Ledger, tmp_path: Path, mode: str
 ) -> None:
     """The first event is here before the host sends the second; the call is in the ledger at the end."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding(mode.format(tmp_path)))
     with knock(gateway, ticket, HOST, 443, secure=True) as sock:
         sock.sendall(GET_EVENTS)
@@ -148,12 +148,12 @@ def test_events_arrive_as_they_are_sent(
 
 def test_a_client_that_leaves_has_made_the_call(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """Its row is written when the rest of the answer has nobody to go to."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("live"))
     with knock(gateway, ticket, HOST, 443, secure=True) as sock:
         sock.sendall(GET_EVENTS)
         read_until(sock, b"one")
-    gateway.close_ticket(ticket)
+    gateway.revoke_token(ticket)
 
     wait_until(lambda: bool(ledger.calls))
     outside.go_on.set()

@@ -13,8 +13,8 @@ import pytest
 import trustme
 
 from pdkernel.egress import Gateway
-from pdkernel.egress.tls.certificates import Authority
-from pdkernel.egress.tls.hello import hello_is_complete, read_hello
+from pdkernel.egress.tls.certificates import CertificateAuthority
+from pdkernel.egress.tls.client_hello import hello_is_complete, parse_client_hello
 from pdkernel.errors import ProjectError
 
 START = """
@@ -24,7 +24,7 @@ from pdkernel.egress import Gateway, parse_mode
 async def main():
     gateway = await Gateway.start(Path(sys.argv[1]))
     gateway.open_ticket()
-    print(sorted({"httpx", "httpcore", "h11", "trustme", "cryptography", "certifi", "pdkernel.egress.desk"} & set(sys.modules)))
+    print(sorted({"httpx", "httpcore", "h11", "trustme", "cryptography", "certifi", "pdkernel.egress.router"} & set(sys.modules)))
     await gateway.close()
 asyncio.run(main())
 """
@@ -42,7 +42,7 @@ def test_a_gateway_that_nobody_calls_loads_nothing_heavy(tmp_path: Path) -> None
 async def test_the_authoritys_key_is_its_owners_alone(tmp_path: Path) -> None:
     """Key and folder can be read by nobody else."""
     gateway = await Gateway.start(tmp_path / "egress", environ={})
-    gateway.environment(gateway.open_ticket(), "node")
+    gateway.build_environment(gateway.issue_token(), "node")
     await gateway.close()
 
     assert stat.S_IMODE((tmp_path / "egress").stat().st_mode) == 0o700
@@ -53,14 +53,14 @@ async def test_the_authoritys_key_is_its_owners_alone(tmp_path: Path) -> None:
 
 def test_the_authority_is_kept(tmp_path: Path) -> None:
     """A second start, or a second process, has the same certificate."""
-    one = Authority(tmp_path, environ={}).certificate_file.read_bytes()
+    one = CertificateAuthority(tmp_path, environ={}).certificate_file.read_bytes()
 
-    assert Authority(tmp_path, environ={}).certificate_file.read_bytes() == one
+    assert CertificateAuthority(tmp_path, environ={}).certificate_file.read_bytes() == one
 
 
 def test_a_leaf_is_trusted_by_the_bundle(tmp_path: Path) -> None:
     """What the gateway shows for a host is accepted by a client with the project's bundle."""
-    authority = Authority(tmp_path, environ={})
+    authority = CertificateAuthority(tmp_path, environ={})
     client = ssl.create_default_context(cafile=str(authority.bundle_file))
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     one = client.wrap_bio(to_client, to_server, server_hostname="slack.com")
@@ -80,7 +80,9 @@ def test_the_users_own_roots_are_in_the_bundle(tmp_path: Path) -> None:
     own = trustme.CA().cert_pem.bytes()
     (tmp_path / "own.pem").write_bytes(own)
 
-    bundle = Authority(tmp_path / "e", environ={"SSL_CERT_FILE": str(tmp_path / "own.pem")}).bundle_file.read_bytes()
+    bundle = CertificateAuthority(
+        tmp_path / "e", environ={"SSL_CERT_FILE": str(tmp_path / "own.pem")}
+    ).bundle_file.read_bytes()
 
     assert own.strip() in bundle
     assert bundle.count(b"BEGIN CERTIFICATE") > 50
@@ -89,8 +91,8 @@ def test_the_users_own_roots_are_in_the_bundle(tmp_path: Path) -> None:
 async def test_the_environment_leads_every_client_here(tmp_path: Path) -> None:
     """Proxy variables in both cases, certificates by every name, the hook for Node.js."""
     gateway = await Gateway.start(tmp_path / "a folder", environ={})
-    ticket = gateway.open_ticket()
-    environment = gateway.environment(ticket, "bash")
+    ticket = gateway.issue_token()
+    environment = gateway.build_environment(ticket, "bash")
     await gateway.close()
 
     proxy = f"http://{ticket}:x@127.0.0.1:{gateway.port}"
@@ -106,7 +108,7 @@ async def test_the_environment_leads_every_client_here(tmp_path: Path) -> None:
 async def test_closing_ends_every_connection(tmp_path: Path) -> None:
     """After close, nobody listens and no connection is left open."""
     gateway = await Gateway.start(tmp_path, environ={})
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(f'PDK1 {{"host": "a.test", "port": 443, "tls": true, "ticket": "{ticket}"}}\n'.encode())
     writer.write(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
@@ -146,15 +148,15 @@ def test_a_hello_names_its_host_and_protocols() -> None:
 
     assert hello_is_complete(data)
     assert not hello_is_complete(data[:-1])
-    said = read_hello(data)
+    said = parse_client_hello(data)
     assert (said.server_name, said.protocols, said.speaks_http1) == ("api.example.test", ("h2", "http/1.1"), True)
 
 
 def test_a_hello_may_say_nothing() -> None:
     """No ALPN means HTTP/1.1; h2 alone does not."""
-    assert read_hello(hello("a.test", [])).speaks_http1
-    assert not read_hello(hello("a.test", ["h2"])).speaks_http1
-    assert read_hello(b"\x16\x03\x01\x00\x02\x01\x00").server_name is None
+    assert parse_client_hello(hello("a.test", [])).speaks_http1
+    assert not parse_client_hello(hello("a.test", ["h2"])).speaks_http1
+    assert parse_client_hello(b"\x16\x03\x01\x00\x02\x01\x00").server_name is None
 
 
 def test_a_damaged_authority_says_what_to_do(tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_a_damaged_authority_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "authority.pem").write_text("nothing")
 
     with pytest.raises(ProjectError, match="is damaged") as caught:
-        _ = Authority(tmp_path, environ={}).bundle_file
+        _ = CertificateAuthority(tmp_path, environ={}).bundle_file
 
     assert "Delete it" in caught.value.fix
 
@@ -172,4 +174,4 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with pytest.raises(ProjectError, match="cannot be kept"):
-        _ = Authority(tmp_path / "file" / "egress", environ={}).bundle_file
+        _ = CertificateAuthority(tmp_path / "file" / "egress", environ={}).bundle_file

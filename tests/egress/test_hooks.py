@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.egress import Gateway
-from pdkernel.egress.variables import NODE_HOOK, PYTHON_HOOK
+from pdkernel.egress.gateway_environment import NODE_HOOK, PYTHON_HOOK
 from tests.egress.kit import Ledger, OutsideServer, node_paths, program
 
 LOAD_HOOK = f"""
@@ -123,7 +123,7 @@ server.close();
 
 def test_python_resolves_no_name(gateway: Gateway, ledger: Ledger) -> None:
     """A name becomes an address that stands for it, the same each time, and is never looked up."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("deny"))
     code = """
 import socket
@@ -133,7 +133,7 @@ print(one == again, one[0][4][1], one[0][4][0].startswith("198.18."), socket.get
 six = socket.getaddrinfo("api.example.test", 443, socket.AF_INET6, socket.SOCK_STREAM)
 print(six[0][4][0].startswith("::ffff:"), socket.getaddrinfo("other.example.test", 1)[0][4][0] != one[0][4][0])
 """
-    assert run_python(code, gateway.environment(ticket, "python")).split() == [
+    assert run_python(code, gateway.build_environment(ticket, "python")).split() == [
         "True",
         "443",
         "True",
@@ -147,7 +147,7 @@ def test_python_sockets_of_either_family_reach_the_gateway(
     gateway: Gateway, ledger: Ledger, plain_outside: OutsideServer
 ) -> None:
     """IPv6 sockets, sockets that do not wait and `connect_ex` all say where they meant to go."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("deny"))
     code = """
 import socket
@@ -164,7 +164,7 @@ waiting_not.setblocking(False)
 ask(waiting_not, lambda sock: sock.connect_ex(("api.example.test", 80)))
 ask(socket.socket(), lambda sock: sock.connect(("203.0.113.9", 80)))
 """
-    out = run_python(code, gateway.environment(ticket, "python"))
+    out = run_python(code, gateway.build_environment(ticket, "python"))
 
     assert out.splitlines() == ["HTTP/1.1 403"] * 3
     hosts = [call.url for call in ledger.calls]
@@ -173,7 +173,7 @@ ask(socket.socket(), lambda sock: sock.connect(("203.0.113.9", 80)))
 
 def test_node_forms_of_connect_reach_the_gateway(gateway: Gateway, ledger: Ledger, node_path: Path) -> None:
     """Every way to write a connect call is led to the gateway, and what is written at once comes after the line."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("deny"))
     code = """
 import net, { Socket, connect as named } from "node:net"; import tls, { connect as namedSecure } from "node:tls";
@@ -193,7 +193,7 @@ await new Promise((resolve) => secure.once("secureConnect", resolve));
 console.log(secure.encrypted, secure.authorized, secure.alpnProtocol, secure.getProtocol());
 secure.destroy();
 """
-    environment = gateway.environment(ticket, "node")
+    environment = gateway.build_environment(ticket, "node")
 
     out = run_node(node_path, code, environment)
 
@@ -216,10 +216,10 @@ def test_a_process_without_the_variables_is_left_alone(plain_outside: OutsideSer
 
 def test_a_child_of_bash_is_caught(gateway: Gateway, ledger: Ledger, node_path: Path, outside: OutsideServer) -> None:
     """A Bash step's Node.js, and its curl, lead to the gateway."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("deny"))
     script = 'curl -s -o /dev/null -w "%{http_code}\\n" https://api.example.test/; "$0" -e "fetch(\'https://api.example.test/\').then((r) => console.log(r.status))"'
-    environment = {"PATH": os.environ["PATH"]} | gateway.environment(ticket, "bash")
+    environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(ticket, "bash")
 
     out = subprocess.run(
         ["bash", "-c", script, str(node_path)], env=environment, capture_output=True, text=True, check=True, timeout=30
@@ -242,9 +242,9 @@ def test_a_program_that_reads_the_proxy_variables_is_caught(
 ) -> None:
     """What reads the proxy variables in a step of any language meets the gateway, by its certificate too."""
     program(command[0])
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("deny"))
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | gateway.environment(ticket, "bash")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | gateway.build_environment(ticket, "bash")
 
     subprocess.run(command, env=environment, capture_output=True, check=False, timeout=30)
 

@@ -23,7 +23,7 @@ _CHARACTERS = "abcXYZ019-._~!$'()*+,;=:@/%"
 
 def test_path_query_and_headers_leave_as_written(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """Nothing is decoded or added: `%2F` stays, a GET gets no length, the connection's own headers stay behind."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("live"))
     with knock(gateway, ticket, HOST, 443, secure=True) as sock:
         sock.sendall(
@@ -41,7 +41,7 @@ def test_requests_one_behind_the_other_are_answered_in_order(
     gateway: Gateway, outside: OutsideServer, ledger: Ledger
 ) -> None:
     """A client need not wait for one answer before it asks again."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("live"))
     with knock(gateway, ticket, HOST, 443, secure=True) as sock:
         sock.sendall(b"GET /one HTTP/1.1\r\nHost: a\r\n\r\nGET /two HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
@@ -53,7 +53,7 @@ def test_requests_one_behind_the_other_are_answered_in_order(
 
 def test_what_cannot_be_read_is_a_bad_request(gateway: Gateway, ledger: Ledger) -> None:
     """A request that is not HTTP after its first line is answered 400."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("live"))
     with knock(gateway, ticket, HOST, 443, secure=True) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nnot a header\r\n\r\n")
@@ -93,7 +93,7 @@ def test_this_machine_is_not_outside_at_any_door(
 ) -> None:
     """A client that asks the gateway for loopback gets there, in deny too, and the ledger has no row."""
     plain_outside.seen.clear()
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("deny"))
     user = base64.b64encode(f"{ticket}:x".encode()).decode()
     place = f"127.0.0.1:{plain_outside.port}"
@@ -119,7 +119,7 @@ def test_this_machine_is_not_outside_at_any_door(
 
 def test_many_at_once_are_each_answered(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """Forty connections at the same time get forty answers."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("live"))
     socks = [knock(gateway, ticket, HOST, 443, secure=True) for _ in range(40)]
     for number, sock in enumerate(socks):
@@ -141,7 +141,7 @@ def test_any_target_leaves_as_written(
 ) -> None:
     """Behind the hook and in absolute form, path and query go out to the byte."""
     ledger = Ledger()
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("live"))
     plain_outside.seen.clear()
     target = f"/x{path}" + ("" if query is None else f"?{query}")
@@ -157,6 +157,6 @@ def test_any_target_leaves_as_written(
         with sock:
             sock.sendall((start + head).encode())
             read_all(sock)
-    gateway.close_ticket(ticket)
+    gateway.revoke_token(ticket)
 
     assert [seen.path for seen in plain_outside.seen] == [target, target]

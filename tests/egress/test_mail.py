@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pdkernel.egress.variables import PYTHON_HOOK
+from pdkernel.egress.gateway_environment import PYTHON_HOOK
 from tests.egress.hosts import Play, gateway_to, host
 from tests.egress.kit import Ledger, Loop, node_paths, outside_context, read_until
 
@@ -83,7 +83,7 @@ def test_mail_leaves_where_calls_do(
         gateway_to(loop, tmp_path, port, meant=587) as (gateway, ticket),
     ):
         gateway.bind(ticket, ledger.binding(mode))
-        environment = {"PATH": os.environ["PATH"]} | gateway.environment(ticket, "node")
+        environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(ticket, "node")
         done = subprocess.run(client, env=environment, capture_output=True, text=True, check=True, timeout=30)
 
     assert done.stdout.strip() == "250"
@@ -101,7 +101,7 @@ def test_mail_is_refused_elsewhere(loop: Loop, tmp_path: Path, ledger: Ledger, c
     (tmp_path / "b.jsonl").touch()
     with gateway_to(loop, tmp_path, 9, meant=587) as (gateway, ticket):
         gateway.bind(ticket, ledger.binding(mode.format(tmp_path)))
-        environment = {"PATH": os.environ["PATH"]} | gateway.environment(ticket, "node")
+        environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(ticket, "node")
         done = subprocess.run(client, env=environment, capture_output=True, text=True, check=True, timeout=30)
 
     assert done.stdout.strip() in ("SMTPServerDisconnected", "ConnectionResetError", "closed", "read ECONNRESET")

@@ -37,7 +37,7 @@ def processes(gateway: Gateway) -> Iterator[dict[str, ClientProcess]]:
     """One process a runtime."""
     found = {"python": python_process(gateway)}
     found |= {f"node-{name}": node_process(gateway, path) for name, path in node_paths().items()}
-    if gateway.guard == "redirect":  # neither hooks nor proxy variables: the operating system alone
+    if gateway.sandbox_kind == "redirect":  # neither hooks nor proxy variables: the operating system alone
         found["python-guard"] = bare_python_process(gateway)
         found["node-guard"] = node_process(gateway, node_paths()["wheel"], guarded=True)
     yield found

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pdkernel.egress import Gateway, Recorded
+from pdkernel.egress import Gateway, StoredResponse
 from tests.egress.hosts import gateway_to, host
 from tests.egress.kit import (
     ClientProcess,
@@ -29,9 +29,9 @@ URL = "https://api.example.test/messages"
 def test_a_second_run_sends_nothing(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
     """The same request of the same step gets the recorded answer, and the ledger says since when."""
     sent = SentMemory()
-    python.bind(ledger.binding("live", sent=sent))
+    python.bind(ledger.binding("live", sent_requests=sent))
     first = python.request("requests", "POST", URL, "hello")
-    python.bind(ledger.binding("live", sent=sent))
+    python.bind(ledger.binding("live", sent_requests=sent))
 
     second = python.request("requests", "POST", URL, "hello")
 
@@ -45,9 +45,9 @@ def test_a_second_run_sends_nothing(python: ClientProcess, outside: OutsideServe
 def test_an_edited_body_is_sent(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
     """A message that was changed is another request."""
     sent = SentMemory()
-    python.bind(ledger.binding("live", sent=sent))
+    python.bind(ledger.binding("live", sent_requests=sent))
     python.request("requests", "POST", URL, "hello")
-    python.bind(ledger.binding("live", sent=sent))
+    python.bind(ledger.binding("live", sent_requests=sent))
 
     python.request("requests", "POST", URL, "hello, edited")
 
@@ -57,9 +57,9 @@ def test_an_edited_body_is_sent(python: ClientProcess, outside: OutsideServer, l
 def test_repeats_of_a_loop_are_sent(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
     """Equal requests of one run are told apart by their count; each gets its own answer in the next run."""
     sent = SentMemory()
-    python.bind(ledger.binding("live", sent=sent))
+    python.bind(ledger.binding("live", sent_requests=sent))
     first = [python.request("httpx", "POST", URL, "tick").body for _ in range(3)]
-    python.bind(ledger.binding("live", sent=sent))
+    python.bind(ledger.binding("live", sent_requests=sent))
 
     second = [python.request("httpx", "POST", URL, "tick").body for _ in range(3)]
 
@@ -72,11 +72,11 @@ def test_send_sends_again_and_keeps_the_new_answer(
 ) -> None:
     """With `send`, the request leaves again; a later run gets the newer answer."""
     sent = SentMemory()
-    python.bind(ledger.binding("live", sent=sent))
+    python.bind(ledger.binding("live", sent_requests=sent))
     first = python.request("requests", "POST", URL, "hello").json()
-    python.bind(ledger.binding("live", sent=sent, send=True))
+    python.bind(ledger.binding("live", sent_requests=sent, send_again=True))
     again = python.request("requests", "POST", URL, "hello").json()
-    python.bind(ledger.binding("live", sent=sent))
+    python.bind(ledger.binding("live", sent_requests=sent))
 
     later = python.request("requests", "POST", URL, "hello").json()
 
@@ -89,7 +89,7 @@ def test_a_safe_request_is_sent_each_time(python: ClientProcess, outside: Outsid
     """Reading changes nothing, so it is done again."""
     sent = SentMemory()
     for _ in range(2):
-        python.bind(ledger.binding("live", sent=sent))
+        python.bind(ledger.binding("live", sent_requests=sent))
         python.request("requests", "GET", URL)
 
     assert len(outside.seen) == 2
@@ -100,7 +100,7 @@ def test_another_event_user_or_step_sends(python: ClientProcess, outside: Outsid
     """Once is once for one scope and step."""
     sent = SentMemory()
     for scope, step in (("a", "send"), ("b", "send"), ("a", "notify")):
-        python.bind(ledger.binding("live", sent=sent, scope=scope, step=step))
+        python.bind(ledger.binding("live", sent_requests=sent, send_once_scope=scope, step=step))
         python.request("requests", "POST", URL, "hello")
 
     assert len(outside.seen) == 3
@@ -113,7 +113,7 @@ def test_a_stand_in_is_another_target(
     sent = SentMemory()
     stand_in = f"stand-in=http://127.0.0.1:{plain_outside.port}"
     for mode in (stand_in, stand_in, "live"):
-        python.bind(ledger.binding(mode, sent=sent))
+        python.bind(ledger.binding(mode, sent_requests=sent))
         python.request("requests", "POST", URL, "hello")
 
     assert (len(plain_outside.seen), len(outside.seen)) == (1, 1)
@@ -124,7 +124,7 @@ def test_allow_and_live_are_one_target(python: ClientProcess, outside: OutsideSe
     """Narrowing live to a list of hosts sends nothing twice."""
     sent = SentMemory()
     for mode in ("live", "allow=api.example.test"):
-        python.bind(ledger.binding(mode, sent=sent))
+        python.bind(ledger.binding(mode, sent_requests=sent))
         python.request("requests", "POST", URL, "hello")
 
     assert len(outside.seen) == 1
@@ -137,7 +137,7 @@ def test_a_request_that_was_turned_away_is_sent_again(
     """A receiver that refused has done nothing: the next run asks again."""
     sent = SentMemory()
     for _ in range(2):
-        python.bind(ledger.binding("live", sent=sent))
+        python.bind(ledger.binding("live", sent_requests=sent))
         assert python.request("requests", "POST", f"https://api.example.test/status/{status}", "hello").status == status
 
     assert len(outside.seen) == 2
@@ -151,7 +151,7 @@ def test_a_request_after_which_the_host_failed_is_not_sent_again(
     """A host that answers 5xx may have acted: the answer is given again, and both rows say that the outcome is unknown."""
     sent = SentMemory()
     for _ in range(2):
-        python.bind(ledger.binding("live", sent=sent))
+        python.bind(ledger.binding("live", sent_requests=sent))
         assert python.request("requests", "POST", f"https://api.example.test/status/{status}", "hello").status == status
 
     assert len(outside.seen) == 1
@@ -166,7 +166,7 @@ def test_a_request_after_which_the_host_failed_is_repeated_on_request(
     """With `send` it leaves again, and its newer answer is the one that is kept."""
     sent = SentMemory()
     for send in (False, True):
-        python.bind(ledger.binding("live", sent=sent, send=send))
+        python.bind(ledger.binding("live", sent_requests=sent, send_again=send))
         python.request("requests", "POST", "https://api.example.test/status/500", "hello")
 
     assert len(outside.seen) == 2
@@ -179,7 +179,7 @@ def test_an_answer_that_would_come_again_is_remembered(
     """What the receiver took, or would judge the same again, is not sent twice."""
     sent = SentMemory()
     for _ in range(2):
-        python.bind(ledger.binding("live", sent=sent))
+        python.bind(ledger.binding("live", sent_requests=sent))
         python.request("http.client", "POST", f"https://api.example.test/status/{status}", "hello")
 
     assert len(outside.seen) == 1
@@ -192,7 +192,7 @@ def test_a_request_without_a_whole_answer_is_not_sent_again(
     sent = SentMemory()
     errors = []
     for _ in range(2):
-        python.bind(ledger.binding("live", sent=sent))
+        python.bind(ledger.binding("live", sent_requests=sent))
         errors.append(python.ask("requests", "POST", "https://api.example.test/cut", "hello")["error"])
 
     assert len(outside.seen) == 1
@@ -210,7 +210,7 @@ def test_a_request_that_is_repeated_after_no_answer(
     """With `send` it leaves again though its outcome is unknown."""
     sent = SentMemory()
     for send in (False, True):
-        python.bind(ledger.binding("live", sent=sent, send=send))
+        python.bind(ledger.binding("live", sent_requests=sent, send_again=send))
         assert "error" in python.ask("requests", "POST", "https://api.example.test/cut", "hello")
 
     assert len(outside.seen) == 2
@@ -220,7 +220,7 @@ def test_a_request_of_a_failed_connection_was_not_done(python: ClientProcess, le
     """Before a byte of it was sent nothing was done: nothing is remembered, and the outcome is known."""
     sent = SentMemory()
     for mode in ("live", "stand-in=http://127.0.0.1:9"):
-        python.bind(ledger.binding(mode, sent=sent))
+        python.bind(ledger.binding(mode, sent_requests=sent))
         assert "error" in python.ask("requests", "POST", "https://nowhere.invalid/messages", "hello")
 
     assert sent.kept == {}
@@ -263,11 +263,11 @@ def test_a_remembered_answer_needs_no_connection(
         gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, _),
     ):
         process = python_process(gateway)
-        process.bind(ledger.binding("live", sent=sent))
+        process.bind(ledger.binding("live", sent_requests=sent))
         first = process.request("urllib", "POST", "https://slack.com/messages", "hello")
-        process.bind(ledger.binding("live", sent=sent))
+        process.bind(ledger.binding("live", sent_requests=sent))
         second = process.request("urllib", "POST", "https://slack.com/messages", "hello")
-        process.bind(ledger.binding("live", sent=sent, step="other"))
+        process.bind(ledger.binding("live", sent_requests=sent, step="other"))
         third = process.ask("urllib", "POST", "https://slack.com/messages", "hello")
         process.stop()
 
@@ -290,7 +290,7 @@ def test_node_sends_once_too(node: ClientProcess, outside: OutsideServer, ledger
     sent = SentMemory()
     bodies = []
     for _ in range(2):
-        node.bind(ledger.binding("live", sent=sent))
+        node.bind(ledger.binding("live", sent_requests=sent))
         bodies.append(node.request("fetch", "POST", URL, "hello").body)
 
     assert len(outside.seen) == 1
@@ -303,17 +303,17 @@ def test_what_went_out_is_remembered_when_the_client_leaves(
     """A step that is stopped while it waits for its answer does not send twice."""
     sent = SentMemory()
     request = b"POST /events HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
-    ticket = gateway.open_ticket()
-    gateway.bind(ticket, ledger.binding("live", sent=sent))
+    ticket = gateway.issue_token()
+    gateway.bind(ticket, ledger.binding("live", sent_requests=sent))
     with knock(gateway, ticket, "api.example.test", 443, secure=True) as sock:
         sock.sendall(request)
         wait_until(lambda: bool(outside.seen))
-    gateway.close_ticket(ticket)
+    gateway.revoke_token(ticket)
     outside.go_on.set()
     wait_until(lambda: bool(sent.kept))
 
-    again = gateway.open_ticket()
-    gateway.bind(again, ledger.binding("live", sent=sent))
+    again = gateway.issue_token()
+    gateway.bind(again, ledger.binding("live", sent_requests=sent))
     with knock(gateway, again, "api.example.test", 443, secure=True) as sock:
         sock.sendall(request)
         answer = read_all(sock)
@@ -326,7 +326,7 @@ def test_what_went_out_is_remembered_when_the_client_leaves(
 class FullTable(SentMemory):
     """A table that takes no more."""
 
-    def add(self, key: str, recorded: Recorded) -> None:
+    def add(self, key: str, recorded: StoredResponse) -> None:
         """Fail, as a full disk does."""
         raise OSError("no space left")
 
@@ -335,7 +335,7 @@ def test_what_went_out_is_told_when_it_cannot_be_remembered(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger
 ) -> None:
     """A table that fails loses the answer, and not the row of the call that was made."""
-    python.bind(ledger.binding("live", sent=FullTable()))
+    python.bind(ledger.binding("live", sent_requests=FullTable()))
 
     out = python.ask("http.client", "POST", URL, "hello")
 

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdkernel.egress import parse_mode
-from pdkernel.egress.cassette import Cassette, Hiding, RecordedAnswer, RecordedCall, given_back
+from pdkernel.egress import parse_policy
+from pdkernel.egress.recording import CallRedactor, RecordedCall, RecordedResponse, RecordingFile, restore_secrets
 from pdkernel.errors import EgressModeError, RecordingError
 from tests.egress.kit import REF, TOKEN, ClientProcess, Ledger, OutsideServer, SentMemory, redactor
 
@@ -57,22 +57,22 @@ def test_no_credential_is_in_the_file(
 
 def test_a_value_met_under_a_telling_name_is_hidden_everywhere() -> None:
     """A secret that a server echoes under another name is not kept either."""
-    hiding = Hiding()
-    hiding.request("POST", "https://a/", [], b"client_secret=s3cr3t-value&x=1", redactor())
+    hiding = CallRedactor()
+    hiding.redact_request("POST", "https://a/", [], b"client_secret=s3cr3t-value&x=1", redactor())
 
-    answer = hiding.answer(200, b"OK", [], b'{"you_said": "s3cr3t-value"}', redactor())
+    answer = hiding.redact_response(200, b"OK", [], b'{"you_said": "s3cr3t-value"}', redactor())
 
     assert answer.body == b'{"you_said": "{{redacted}}"}'
 
 
 def test_a_hidden_value_that_is_sent_on_finds_its_answer() -> None:
     """A token that a recorded answer gave is hidden; a replayed step sends the hiding place, and is understood."""
-    recording, replaying = Hiding(), Hiding()
-    given = recording.answer(200, b"OK", [], b'{"access_token": "made-up-token"}', redactor())
-    recorded = recording.request("GET", "https://a/for/made-up-token?t=made-up-token", [], b"", redactor())
+    recording, replaying = CallRedactor(), CallRedactor()
+    given = recording.redact_response(200, b"OK", [], b'{"access_token": "made-up-token"}', redactor())
+    recorded = recording.redact_request("GET", "https://a/for/made-up-token?t=made-up-token", [], b"", redactor())
 
     sent_on = quote(json.loads(given.body)["access_token"])
-    asked = replaying.request("GET", f"https://a/for/{sent_on}?t={sent_on}", [], b"", redactor())
+    asked = replaying.redact_request("GET", f"https://a/for/{sent_on}?t={sent_on}", [], b"", redactor())
 
     assert "made-up-token" not in recorded.url
     assert asked.key == recorded.key
@@ -83,8 +83,10 @@ def test_another_persons_credentials_find_the_answer(tmp_path: Path) -> None:
     mine = redactor({"slack/apn_1/bot_token": "token-of-mine"})
     theirs = redactor({"slack/apn_2/bot_token": "token-of-theirs"})
 
-    one = Hiding().request("POST", "https://a/?t=token-of-mine", [], b'{"auth": "token-of-mine"}', mine)
-    two = Hiding().request("POST", "https://a/?t=token-of-theirs", [], b'{"auth": "token-of-theirs"}', theirs)
+    one = CallRedactor().redact_request("POST", "https://a/?t=token-of-mine", [], b'{"auth": "token-of-mine"}', mine)
+    two = CallRedactor().redact_request(
+        "POST", "https://a/?t=token-of-theirs", [], b'{"auth": "token-of-theirs"}', theirs
+    )
 
     assert one.key == two.key
 
@@ -104,7 +106,9 @@ def test_two_spellings_of_a_body_have_one_key(content_type: str, one: str, two: 
     )
 
     keys = [
-        Hiding().request("POST", "https://a/", [(b"Content-Type", kind.encode())], body.encode(), redactor()).key
+        CallRedactor()
+        .redact_request("POST", "https://a/", [(b"Content-Type", kind.encode())], body.encode(), redactor())
+        .key
         for kind, body in ((content_type, one), (other_type, other))
     ]
 
@@ -114,7 +118,7 @@ def test_two_spellings_of_a_body_have_one_key(content_type: str, one: str, two: 
 def test_another_body_has_another_key() -> None:
     """Nothing that changes the request is left out."""
     calls = [
-        Hiding().request(method, url, [], body, redactor()).key
+        CallRedactor().redact_request(method, url, [], body, redactor()).key
         for method, url, body in (
             ("POST", "https://a/", b"1"),
             ("POST", "https://a/", b"2"),
@@ -207,10 +211,10 @@ def test_a_call_that_is_not_sent_again_is_recorded(
 ) -> None:
     """A recording that was deleted is made again without sending again."""
     sent, file = SentMemory(), tmp_path / "calls.jsonl"
-    python.bind(ledger.binding(f"record={file}", sent=sent))
+    python.bind(ledger.binding(f"record={file}", sent_requests=sent))
     first = python.request("requests", "POST", URL, "x").body
     file.unlink()
-    python.bind(ledger.binding(f"record={file}", sent=sent))
+    python.bind(ledger.binding(f"record={file}", sent_requests=sent))
     python.request("requests", "POST", URL, "x")
     python.bind(ledger.binding(f"replay={file}"))
 
@@ -234,14 +238,14 @@ def test_a_large_body_stands_beside_the_file(
 
 def test_bytes_that_are_no_text_come_back(tmp_path: Path) -> None:
     """A body that is not UTF-8 is kept as base64."""
-    cassette = Cassette(tmp_path / "calls.jsonl")
-    call = cassette.hiding.request("GET", "https://a/", [], b"", redactor())
-    answer = cassette.hiding.answer(200, b"OK", [], b"\xff\x00\xfe", redactor())
+    cassette = RecordingFile(tmp_path / "calls.jsonl")
+    call = cassette.call_redactor.redact_request("GET", "https://a/", [], b"", redactor())
+    answer = cassette.call_redactor.redact_response(200, b"OK", [], b"\xff\x00\xfe", redactor())
 
     cassette.add("send", 0, call, answer, 1.0)
 
     assert lines(cassette.file)[0]["response"]["body"] == {"base64": base64.b64encode(b"\xff\x00\xfe").decode()}
-    assert Cassette(cassette.file).find("send", 0, call, safe=True) == answer
+    assert RecordingFile(cassette.file).find("send", 0, call, safe=True) == answer
 
 
 @pytest.mark.parametrize(
@@ -266,9 +270,9 @@ def test_secret_in_a_body_that_is_not_utf8_is_replaced(
 ) -> None:
     """A token in such a body, of a request or an answer, is not in the file; a replay gives the present run's token."""
     mine, theirs = redactor({REF: TOKEN}), redactor({REF.replace("apn_1", "apn_2"): "xoxb-of-somebody-else"})
-    cassette = Cassette(tmp_path / "calls.jsonl")
-    call = cassette.hiding.request("POST", "https://a/", headers, body, mine)
-    cassette.add("send", 0, call, cassette.hiding.answer(200, b"OK", headers, body, mine), 1.0)
+    cassette = RecordingFile(tmp_path / "calls.jsonl")
+    call = cassette.call_redactor.redact_request("POST", "https://a/", headers, body, mine)
+    cassette.add("send", 0, call, cassette.call_redactor.redact_response(200, b"OK", headers, body, mine), 1.0)
 
     found = cassette.find("send", 0, call, safe=False)
 
@@ -279,7 +283,7 @@ def test_secret_in_a_body_that_is_not_utf8_is_replaced(
         assert TOKEN.encode().hex().encode() not in text
     assert not isinstance(found, str)
     assert "content-encoding" not in dict(found.headers)
-    given = given_back(found, theirs).body.replace(b"\0", b"")
+    given = restore_secrets(found, theirs).body.replace(b"\0", b"")
     assert b"xoxb-of-somebody-else" in given or b"xoxb-of-somebody-else".hex().encode() in given
 
 
@@ -288,7 +292,7 @@ def test_field_of_a_multipart_body_with_a_telling_name_is_hidden() -> None:
     body = b'--XX\r\nContent-Disposition: form-data; name="password"\r\n\r\nhunter2\r\n--XX--\r\n\xff'
     headers = [(b"Content-Type", b"multipart/form-data; boundary=XX")]
 
-    call = Hiding().request("POST", "https://a/", headers, body, redactor())
+    call = CallRedactor().redact_request("POST", "https://a/", headers, body, redactor())
 
     assert call.body == body.replace(b"hunter2", b"{{redacted}}")
 
@@ -306,9 +310,9 @@ def test_body_that_cannot_be_searched_is_left_out(
     tmp_path: Path, headers: list[tuple[bytes, bytes]], body: bytes, why: str
 ) -> None:
     """A marker with the reason stands in the file in the body's place, and a replay says the reason."""
-    cassette = Cassette(tmp_path / "calls.jsonl")
-    call = cassette.hiding.request("POST", "https://a/", headers, body, redactor())
-    cassette.add("send", 0, call, cassette.hiding.answer(200, b"OK", headers, body, redactor()), 1.0)
+    cassette = RecordingFile(tmp_path / "calls.jsonl")
+    call = cassette.call_redactor.redact_request("POST", "https://a/", headers, body, redactor())
+    cassette.add("send", 0, call, cassette.call_redactor.redact_response(200, b"OK", headers, body, redactor()), 1.0)
 
     found = cassette.find("send", 0, call, safe=False)
 
@@ -319,10 +323,10 @@ def test_body_that_cannot_be_searched_is_left_out(
 
 def test_secret_in_a_reason_or_a_kept_header_of_a_request_is_replaced() -> None:
     """A token is not kept in the answer's reason phrase, nor in the request's content type."""
-    hiding = Hiding()
+    hiding = CallRedactor()
 
-    call = hiding.request("GET", "https://a/", [(b"accept", f"text/{TOKEN}".encode())], b"", redactor())
-    answer = hiding.answer(200, f"OK {TOKEN}".encode(), [], b"", redactor())
+    call = hiding.redact_request("GET", "https://a/", [(b"accept", f"text/{TOKEN}".encode())], b"", redactor())
+    answer = hiding.redact_response(200, f"OK {TOKEN}".encode(), [], b"", redactor())
 
     assert TOKEN not in str(call)
     assert TOKEN not in answer.reason
@@ -337,15 +341,15 @@ def test_a_call_is_written_below_a_line_cut_short(tmp_path: Path) -> None:
     cassette.add("send", 1, call, answer, 1.0)
 
     with pytest.raises(RecordingError, match="line 2, is not a recorded call"):
-        Cassette(cassette.file).check(replay=True)
+        RecordingFile(cassette.file).check(replay=True)
     assert json.loads(cassette.file.read_text().splitlines()[2])["nth"] == 1
 
 
-def recorded(folder: Path, body: bytes = b"hi") -> tuple[Cassette, RecordedCall, RecordedAnswer]:
+def recorded(folder: Path, body: bytes = b"hi") -> tuple[RecordingFile, RecordedCall, RecordedResponse]:
     """A file with one call of step `send`, the call, and the answer."""
-    cassette = Cassette(folder / "calls.jsonl")
-    call = cassette.hiding.request("GET", "https://a/", [], b"", redactor())
-    answer = cassette.hiding.answer(200, b"OK", [], body, redactor())
+    cassette = RecordingFile(folder / "calls.jsonl")
+    call = cassette.call_redactor.redact_request("GET", "https://a/", [], b"", redactor())
+    answer = cassette.call_redactor.redact_response(200, b"OK", [], body, redactor())
     cassette.add("send", 0, call, answer, 1.0)
     return cassette, call, answer
 
@@ -436,7 +440,7 @@ def test_a_bent_line_is_named(tmp_path: Path, bend: Callable[[dict[str, Any]], s
 @pytest.mark.parametrize("content", [b"", b"\n\n"], ids=["empty", "blank"])
 def test_a_file_without_calls_can_be_added_to_only(tmp_path: Path, content: bytes) -> None:
     """A recording without a call is refused for a replay, and taken for a recording."""
-    cassette = Cassette(tmp_path / "calls.jsonl")
+    cassette = RecordingFile(tmp_path / "calls.jsonl")
     cassette.file.write_bytes(content)
 
     cassette.check(replay=False)
@@ -464,7 +468,7 @@ def test_a_body_is_read_from_its_own_file_only(tmp_path: Path, kind: str) -> Non
 
     assert "the file of its answer's body cannot be read" in str(cassette.find("send", 0, call, safe=True))
     with pytest.raises(RecordingError, match=r"line 1, .* the file of its body in calls\.jsonl\.bodies cannot be read"):
-        Cassette(cassette.file).check(replay=True)
+        RecordingFile(cassette.file).check(replay=True)
 
 
 def test_a_body_takes_the_place_of_a_link(tmp_path: Path) -> None:
@@ -475,7 +479,7 @@ def test_a_body_takes_the_place_of_a_link(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("as it was")
     body.symlink_to("../outside")
 
-    Cassette(tmp_path / "calls.jsonl").add("send", 1, call, answer, 1.0)
+    RecordingFile(tmp_path / "calls.jsonl").add("send", 1, call, answer, 1.0)
 
     assert (tmp_path / "outside").read_text() == "as it was"
     assert body.read_bytes() == BIG
@@ -497,7 +501,7 @@ def test_a_recording_that_is_not_a_file(tmp_path: Path, mode: str, kind: str) ->
     path.mkdir() if kind == "folder" else os.mkfifo(path)
 
     with pytest.raises(EgressModeError, match="it is not a file"):
-        parse_mode(f"{mode}={path}")
+        parse_policy(f"{mode}={path}")
 
 
 def test_a_call_that_cannot_be_recorded_is_told(python: ClientProcess, ledger: Ledger, tmp_path: Path) -> None:
@@ -517,9 +521,9 @@ def test_a_call_that_cannot_be_recorded_is_told(python: ClientProcess, ledger: L
 def test_a_body_comes_back_to_the_byte(body: bytes) -> None:
     """Whatever an answer holds is replayed as it was, unless it was hidden or is a damaged archive."""
     with TemporaryDirectory() as folder:
-        cassette = Cassette(Path(folder) / "calls.jsonl")
-        call = cassette.hiding.request("GET", "https://a/", [], b"", redactor())
-        answer = cassette.hiding.answer(200, b"OK", [], body, redactor())
+        cassette = RecordingFile(Path(folder) / "calls.jsonl")
+        call = cassette.call_redactor.redact_request("GET", "https://a/", [], b"", redactor())
+        answer = cassette.call_redactor.redact_response(200, b"OK", [], body, redactor())
         cassette.add("send", 0, call, answer, 1.0)
 
         assert cassette.find("send", 0, call, safe=True) == answer

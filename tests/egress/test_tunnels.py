@@ -53,7 +53,7 @@ def test_a_database_is_not_reached_elsewhere(
     gateway: Gateway, ledger: Ledger, tmp_path: Path, mode: str, first: bytes
 ) -> None:
     """In other modes the connection is closed, and the run is told why."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding(mode.format(tmp_path)))
     with knock(gateway, ticket, "db.example.test", 5432, secure=False) as sock:
         sock.sendall(first)
@@ -92,7 +92,7 @@ def test_a_client_that_rejects_the_certificate_is_named(
     gateway: Gateway, ledger: Ledger, outside_ca: Path, mode: str, outcome: str
 ) -> None:
     """The ledger says which host, and what can be done."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding(mode))
     with knock(gateway, ticket, "slack.com", 443, secure=False) as plain, pytest.raises(ssl.SSLError):
         client_context(outside_ca, "http/1.1").wrap_socket(plain, server_hostname="slack.com")
@@ -111,7 +111,7 @@ def test_tls_that_is_no_http_is_carried_on(
         gateway_to(loop, tmp_path, port, meant=993, ca=outside_ca) as (gateway, ticket),
     ):
         gateway.bind(ticket, ledger.binding("live"))
-        project_ca = gateway.environment(ticket, "python")["NODE_EXTRA_CA_CERTS"]
+        project_ca = gateway.build_environment(ticket, "python")["NODE_EXTRA_CA_CERTS"]
         context = ssl.create_default_context(cafile=project_ca)
         with (
             knock(gateway, ticket, "slack.com", 993, secure=False) as plain,

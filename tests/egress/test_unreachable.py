@@ -50,7 +50,7 @@ def nowhere(loop: Loop, untrusted: OutsideServer, tmp_path_factory: pytest.TempP
     resolve = {("refused.test", number): ("127.0.0.1", port) for number in (80, 443, 5432)}
     resolve["slack.com", 443] = ("127.0.0.1", untrusted.port)
     folder = tmp_path_factory.mktemp("project") / "egress"
-    started = loop.run(Gateway.start(folder, resolve=resolve, environ={}))
+    started = loop.run(Gateway.start(folder, host_overrides=resolve, environ={}))
     yield started
     loop.run(started.close())
 
@@ -148,9 +148,9 @@ def test_a_name_that_does_not_exist_in_python(lost: ClientProcess, ledger: Ledge
 @pytest.mark.parametrize("name", ["-a.example.test", "a_b.example.test"])
 def test_a_name_without_a_certificate(nowhere: Gateway, ledger: Ledger, name: str) -> None:
     """A host for whose name no certificate can be made is a failed connection with a row, not a fault of the gateway."""
-    ticket = nowhere.open_ticket()
+    ticket = nowhere.issue_token()
     nowhere.bind(ticket, ledger.binding("stand-in=slack"))
-    context = ssl.create_default_context(cafile=nowhere.environment(ticket, "python")["NODE_EXTRA_CA_CERTS"])
+    context = ssl.create_default_context(cafile=nowhere.build_environment(ticket, "python")["NODE_EXTRA_CA_CERTS"])
     context.check_hostname = False
     with knock(nowhere, ticket, name, 443, secure=False) as plain, pytest.raises(ConnectionResetError):
         context.wrap_socket(plain, server_hostname=name)
@@ -209,7 +209,7 @@ def test_a_host_that_hangs_up(
 
 def test_a_database_that_cannot_be_reached(nowhere: Gateway, ledger: Ledger) -> None:
     """What is passed through unread fails as a connection, too."""
-    ticket = nowhere.open_ticket()
+    ticket = nowhere.issue_token()
     nowhere.bind(ticket, ledger.binding("live"))
     with knock(nowhere, ticket, "refused.test", 5432, secure=False) as sock, pytest.raises(ConnectionResetError):
         sock.recv(100)
@@ -232,7 +232,7 @@ def test_the_connection_that_was_tried_carries_the_request(
         gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, ticket),
     ):
         gateway.bind(ticket, ledger.binding("live"))
-        ours = Path(gateway.environment(ticket, "python")["NODE_EXTRA_CA_CERTS"])
+        ours = Path(gateway.build_environment(ticket, "python")["NODE_EXTRA_CA_CERTS"])
         with (
             knock(gateway, ticket, "slack.com", 443, secure=False) as plain,
             client_context(ours, "http/1.1").wrap_socket(plain, server_hostname="slack.com") as sock,
@@ -246,7 +246,7 @@ def test_the_connection_that_was_tried_carries_the_request(
 
 def test_the_cause_is_for_the_process_whose_call_it_was(nowhere: Gateway, ledger: Ledger) -> None:
     """A hook asks with its ticket and the port of its connection; another ticket, or another port, has no answer."""
-    ticket, other = nowhere.open_ticket(), nowhere.open_ticket()
+    ticket, other = nowhere.issue_token(), nowhere.issue_token()
     nowhere.bind(ticket, ledger.binding("live"))
     with knock(nowhere, ticket, "refused.test", 5432, secure=False) as sock:
         port = sock.getsockname()[1]

@@ -43,7 +43,7 @@ def test_a_websocket_works_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -
 @pytest.mark.parametrize("mode", ["deny", "stand-in=slack", "record={}/calls.jsonl"])
 def test_a_websocket_is_refused_before_it_begins(gateway: Gateway, ledger: Ledger, tmp_path: Path, mode: str) -> None:
     """Elsewhere the request for it is answered 403."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding(mode.format(tmp_path)))
     with knock(gateway, ticket, "db.example.test", 443, secure=True) as sock:
         sock.sendall(ASK)
@@ -56,9 +56,9 @@ def test_a_websocket_is_refused_before_it_begins(gateway: Gateway, ledger: Ledge
 
 def test_a_host_is_known_by_its_name(gateway: Gateway, ledger: Ledger, outside: OutsideServer) -> None:
     """A client that looked the name up itself says it in its TLS: rows, lists and recordings have that name."""
-    ticket = gateway.open_ticket()
+    ticket = gateway.issue_token()
     gateway.bind(ticket, ledger.binding("allow=slack.com"))
-    project_ca = gateway.environment(ticket, "python")["NODE_EXTRA_CA_CERTS"]
+    project_ca = gateway.build_environment(ticket, "python")["NODE_EXTRA_CA_CERTS"]
     with (
         knock(gateway, ticket, "203.0.113.5", 443, secure=False) as plain,
         ssl.create_default_context(cafile=project_ca).wrap_socket(plain, server_hostname="slack.com") as sock,

@@ -40,11 +40,11 @@ def test_two_gateways_in_a_row(
 ) -> None:
     """An upstream proxy with a name and a password is asked for https too, and never learns the first one's ticket."""
     behind = Ledger()
-    second = gateway.open_ticket()
+    second = gateway.issue_token()
     gateway.bind(second, behind.binding("live"))
-    ca = Path(gateway.environment(second, "python")["NODE_EXTRA_CA_CERTS"])
-    first = loop.run(Gateway.start(tmp_path, upstream_ca=ca, environ={}))
-    ticket = first.open_ticket()
+    ca = Path(gateway.build_environment(second, "python")["NODE_EXTRA_CA_CERTS"])
+    first = loop.run(Gateway.start(tmp_path, extra_ca_file=ca, environ={}))
+    ticket = first.issue_token()
     first.bind(ticket, ledger.binding("live", via=f"http://{second}:x@127.0.0.1:{gateway.port}"))
     with knock(first, ticket, "api.example.test", 443, secure=True) as sock:
         sock.sendall(b"GET /far HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n")

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import pytest
 
 from pdkernel.connect import LocalDirectory
-from pdkernel.egress import parse_mode
-from pdkernel.engine.request import RunRequest
-from pdkernel.engine.runtime import Runtime
+from pdkernel.egress import parse_policy
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.model import Step, Workflow
@@ -42,20 +42,20 @@ def directory(project: Project) -> LocalDirectory:
 
 
 @pytest.fixture
-async def runtime(project: Project, directory: LocalDirectory) -> AsyncIterator[Runtime]:
+async def runtime(project: Project, directory: LocalDirectory) -> AsyncIterator[WorkflowEngine]:
     """A running engine."""
-    async with await Runtime.start(project, directory) as started:
+    async with await WorkflowEngine.start(project, directory) as started:
         yield started
 
 
 @pytest.fixture
-def run(runtime: Runtime, tmp_path: Path) -> Run:
+def run(runtime: WorkflowEngine, tmp_path: Path) -> Run:
     """Runs a workflow with outside calls denied."""
 
     async def run_workflow(*what: Workflow | Step, event: Event | None = None, **choices: Any) -> Execution:
         workflow = what[0] if isinstance(what[0], Workflow) else a_workflow(*(s for s in what if isinstance(s, Step)))
         mode = choices.pop("egress", "deny")
-        request = RunRequest(workflow, event or an_event(), parse_mode(mode), folder=tmp_path, **choices)
+        request = RunRequest(workflow, event or an_event(), parse_policy(mode), folder=tmp_path, **choices)
         return await runtime.run(request)
 
     return run_workflow

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from pdkernel.engine.dedupe import new_events
-from pdkernel.hosts import Emitted
+from pdkernel.engine.dedupe import drop_repeated_events
+from pdkernel.workers import Emitted
 
 
 def ids(strategy: str | None, *batches: list[Any]) -> list[list[Any]]:
     """Ids of the new events of each batch of ids, one batch after the other."""
     state: dict[str, Any] = {}
-    return [[e.id for e in new_events(strategy, [Emitted({}, id=i) for i in batch], state)] for batch in batches]
+    return [
+        [e.id for e in drop_repeated_events(strategy, [Emitted({}, id=i) for i in batch], state)] for batch in batches
+    ]
 
 
 @pytest.mark.parametrize(
@@ -47,4 +49,4 @@ def test_events_are_put_in_the_order_of_their_times() -> None:
     """Oldest first; those without a time after them, as they came."""
     emitted = [Emitted("c"), Emitted("b", ts=2), Emitted("a", ts=1), Emitted("d")]
 
-    assert [event.event for event in new_events(None, emitted, {})] == ["a", "b", "c", "d"]
+    assert [event.event for event in drop_repeated_events(None, emitted, {})] == ["a", "b", "c", "d"]

@@ -12,8 +12,8 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from pdkernel.engine.mail import mail_of, message
-from pdkernel.engine.runtime import Runtime
+from pdkernel.engine.mail import message, parse_mail_settings
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import Step
 from pdkernel.project import Project
 from tests.builders import a_workflow, node_step, python_step
@@ -102,7 +102,7 @@ async def test_a_failed_step_after_it_does_not_lose_it(run: Run, server: Server)
     assert execution.sends[0].outcome == "sent"
 
 
-async def test_what_nobody_takes_here_is_shown(run: Run, runtime: Runtime) -> None:
+async def test_what_nobody_takes_here_is_shown(run: Run, runtime: WorkflowEngine) -> None:
     """Emitted events, S3 objects and server-sent events are in the record with their payload and the reason."""
     execution = await run(python_step("a", "pd.send.emit({'n': 1})\npd.send.s3('b', 'p', 'x')\npd.send.sse('c', 1)"))
     assert [(sent.kind, sent.outcome) for sent in execution.sends] == [
@@ -111,7 +111,7 @@ async def test_what_nobody_takes_here_is_shown(run: Run, runtime: Runtime) -> No
         ("sse", "shown"),
     ]
     assert execution.sends[0].payload == {"event": {"n": 1}, "channel": ""}
-    kept = await runtime.journal.execution(execution.id)
+    kept = await runtime.journal.get_execution(execution.id)
     assert kept is not None
     assert kept.sends == execution.sends
 
@@ -169,8 +169,8 @@ def test_a_subject_of_several_lines_cannot_add_headers() -> None:
 
 def test_mail_needs_an_address_and_a_server() -> None:
     """With half of the settings nothing is sent."""
-    assert mail_of({"mail_to": "me@x"}, {}) is None
-    full = mail_of({"mail_to": "me@x", "mail_server": "h:465"}, {"PDKERNEL_MAIL_PASSWORD": "secret"})
+    assert parse_mail_settings({"mail_to": "me@x"}, {}) is None
+    full = parse_mail_settings({"mail_to": "me@x", "mail_server": "h:465"}, {"PDKERNEL_MAIL_PASSWORD": "secret"})
     assert full is not None
     assert (full.host, full.port) == ("h", 465)
     assert "secret" not in repr(full)

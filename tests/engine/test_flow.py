@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import FrozenClock
+from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory
-from pdkernel.engine.runtime import Runtime
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import Workflow
 from pdkernel.project import Project
 from tests.builders import a_workflow, node_step, python_step
@@ -21,44 +21,44 @@ COUNTS = "pd.export('runs', pd.context['run']['runs']); pd.export('had', pd.cont
 
 
 @pytest.fixture
-def clock() -> FrozenClock:
+def clock() -> ManualClock:
     """A clock that moves only when something waits for it."""
-    return FrozenClock()
+    return ManualClock()
 
 
 @pytest.fixture
-async def runtime(project: Project, directory: LocalDirectory, clock: FrozenClock) -> AsyncIterator[Runtime]:
+async def runtime(project: Project, directory: LocalDirectory, clock: ManualClock) -> AsyncIterator[WorkflowEngine]:
     """An engine on that clock."""
-    async with await Runtime.start(project, directory, clock=clock, size=1) as started:
+    async with await WorkflowEngine.start(project, directory, clock=clock, max_active_runs=1) as started:
         yield started
 
 
 class TestDelay:
     """`$.flow.delay` pauses after its step."""
 
-    async def test_waiting_takes_the_time_and_goes_on(self, run: Run, clock: FrozenClock) -> None:
+    async def test_waiting_takes_the_time_and_goes_on(self, run: Run, clock: ManualClock) -> None:
         """With `wait` the next step runs when the time is over."""
         before = clock.now()
-        execution = await run(node_step("a", "$.flow.delay(90_000)"), python_step("b"), pauses="wait")
+        execution = await run(node_step("a", "$.flow.delay(90_000)"), python_step("b"), pause_mode="wait")
         assert execution.status == "success"
         assert execution.step("b").status == "success"
         assert (clock.now() - before).total_seconds() == 90
 
-    async def test_skipping_goes_on_at_once_and_says_so(self, run: Run, clock: FrozenClock) -> None:
+    async def test_skipping_goes_on_at_once_and_says_so(self, run: Run, clock: ManualClock) -> None:
         """With `skip` nothing waits, and the step's log says what would have."""
         before = clock.now()
-        execution = await run(node_step("a", "$.flow.delay(90_000)"), python_step("b"), pauses="skip")
+        execution = await run(node_step("a", "$.flow.delay(90_000)"), python_step("b"), pause_mode="skip")
         assert execution.step("b").status == "success"
         assert clock.now() == before
         assert "90 seconds: not waited for" in execution.step("a").logs[0].text
 
-    async def test_parking_ends_as_paused(self, run: Run, runtime: Runtime) -> None:
+    async def test_parking_ends_as_paused(self, run: Run, runtime: WorkflowEngine) -> None:
         """With `park` the run is paused, in the record too, and the steps below have not run."""
-        execution = await run(node_step("a", "$.flow.delay(60_000); return 1"), python_step("b"), pauses="park")
+        execution = await run(node_step("a", "$.flow.delay(60_000); return 1"), python_step("b"), pause_mode="park")
         assert execution.status == "paused"
         assert execution.finished_at is None
         assert [step.status for step in execution.steps] == ["success", "not_run"]
-        kept = await runtime.journal.execution(execution.id)
+        kept = await runtime.journal.get_execution(execution.id)
         assert kept is not None
         assert kept.status == "paused"
         assert kept.step("a").return_value == 1
@@ -68,7 +68,7 @@ class TestDelay:
         seen: list[str] = []
         await run(
             node_step("a", "$.flow.delay(1000)"),
-            pauses="wait",
+            pause_mode="wait",
             on_change=lambda execution: seen.append(execution.status),
         )
         assert "paused" in seen
@@ -76,17 +76,17 @@ class TestDelay:
 
     async def test_waiting_can_be_cancelled(self, project: Project, directory: LocalDirectory, run: Run) -> None:
         """A run that waits ends when it is cancelled (on the machine's own clock)."""
-        async with await Runtime.start(project, directory) as runtime:
-            from pdkernel.egress import parse_mode
-            from pdkernel.engine.request import RunRequest
+        async with await WorkflowEngine.start(project, directory) as runtime:
+            from pdkernel.egress import parse_policy
+            from pdkernel.engine.run_request import RunRequest
             from tests.builders import an_event
 
             paused = asyncio.Event()
             request = RunRequest(
                 a_workflow(node_step("a", "$.flow.delay(3_600_000)"), python_step("b")),
                 an_event(),
-                parse_mode("deny"),
-                pauses="wait",
+                parse_policy("deny"),
+                pause_mode="wait",
                 on_change=lambda execution: paused.set() if execution.status == "paused" else None,
             )
             task = asyncio.ensure_future(runtime.run(request))
@@ -100,17 +100,17 @@ class TestDelay:
 class TestSuspend:
     """`$.flow.suspend` waits for somebody to resume the run."""
 
-    async def test_its_end_cancels_the_run(self, run: Run, clock: FrozenClock) -> None:
+    async def test_its_end_cancels_the_run(self, run: Run, clock: ManualClock) -> None:
         """Nobody resumed it: the run is cancelled when the time is over."""
         before = clock.now()
-        execution = await run(node_step("a", "$.flow.suspend(60_000)"), python_step("b"), pauses="wait")
+        execution = await run(node_step("a", "$.flow.suspend(60_000)"), python_step("b"), pause_mode="wait")
         assert execution.status == "cancelled"
         assert execution.step("b").status == "skipped"
         assert (clock.now() - before).total_seconds() == 60
 
     async def test_the_step_gets_the_two_urls(self, run: Run) -> None:
         """Code may send them on; without a server they name a host that cannot exist."""
-        execution = await run(node_step("a", "return $.flow.suspend(1)"), pauses="skip")
+        execution = await run(node_step("a", "return $.flow.suspend(1)"), pause_mode="skip")
         returned = execution.step("a").return_value
         assert isinstance(returned, dict)
         assert returned["resume_url"] == f"https://not-served.invalid/resume/{execution.id}/a"
@@ -135,7 +135,7 @@ class TestRerun:
             if pd.context["run"]["runs"] < 3:
                 pd.flow.rerun(1000, {{"page": pd.context["run"]["runs"]}}, 5)
             """
-        execution = await run(python_step("again", body), python_step("after"), pauses=mode)
+        execution = await run(python_step("again", body), python_step("after"), pause_mode=mode)
         again = execution.step("again")
         assert again.exports["runs"] == 3
         assert again.exports["had"] == {"page": 2}
@@ -150,7 +150,7 @@ class TestRerun:
             if n < 3:
                 pd.flow.rerun(0)
             """
-        execution = await run(python_step("again", body), pauses="skip")
+        execution = await run(python_step("again", body), pause_mode="skip")
 
         assert execution.step("again").output.splitlines() == [
             "page 1",
@@ -174,7 +174,7 @@ class TestRerun:
             if n < 2:
                 pd.flow.rerun(0)
             """
-        execution = await run(python_step("again", body), pauses="skip", egress="stand-in=http://127.0.0.1:9")
+        execution = await run(python_step("again", body), pause_mode="skip", egress="stand-in=http://127.0.0.1:9")
 
         assert [call.url for call in execution.step("again").requests] == [
             "http://hooks.example.test/1",
@@ -228,11 +228,11 @@ class TestTrigger:
         execution = await run(caller, find_workflow=beside(tmp_path, p_other=other))
         assert execution.step("call").return_value == {"one": {"x": 1, "$return_value": 2}, "$context": None}
 
-    async def test_the_other_run_has_its_own_record(self, run: Run, runtime: Runtime, tmp_path: Path) -> None:
+    async def test_the_other_run_has_its_own_record(self, run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
         """Both are in the journal."""
         other = a_workflow(python_step("one"), name="Other")
         await run(python_step("call", "pd.flow.trigger('o')"), find_workflow=beside(tmp_path, o=other))
-        kept = await runtime.journal.executions(limit=10)
+        kept = await runtime.journal.list_executions(limit=10)
         assert {execution.workflow for execution in kept} == {"Test", "Other"}
 
     async def test_its_failure_is_an_exception(self, run: Run, tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ import pytest
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.engine.journal import SqliteJournal
-from pdkernel.engine.runtime import Runtime
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.project import Project
 from tests.builders import python_step
 from tests.engine.conftest import Run
 
 
 @pytest.fixture
-async def full(runtime: Runtime) -> Runtime:
+async def full(runtime: WorkflowEngine) -> WorkflowEngine:
     """An engine whose database cannot grow."""
     journal = runtime.journal
     assert isinstance(journal, SqliteJournal)
@@ -44,7 +44,7 @@ async def test_a_run_that_cannot_be_recorded_at_its_end_says_so(run: Run) -> Non
 
 
 async def test_files_of_a_run_that_cannot_be_made_are_a_clear_error(
-    project: Project, directory: LocalDirectory, runtime: Runtime, run: Run, tmp_path: Path
+    project: Project, directory: LocalDirectory, runtime: WorkflowEngine, run: Run, tmp_path: Path
 ) -> None:
     """Where the temporary folder is gone, the run names what to do."""
     runtime._scratch.rmdir()

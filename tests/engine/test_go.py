@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from pdkernel.connect import LocalDirectory
-from pdkernel.egress import available_guard, parse_mode
-from pdkernel.engine.request import RunRequest
-from pdkernel.engine.runtime import Runtime
+from pdkernel.egress import available_guard, parse_policy
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import Step
 from pdkernel.project import Project
 from tests.builders import a_workflow, an_event, bash_step, go_step, node_step, python_step
@@ -260,8 +260,8 @@ async def test_modules_that_cannot_be_had_fail_their_step(
     """The steps above it run, and the error is at the line of the import, of the kind of any missing package."""
     environ = {**os.environ, "GOPROXY": tmp_path.as_uri(), "GONOSUMDB": "*"}
     workflow = a_workflow(python_step("zero"), Step("one", "go", ELSEWHERE))
-    async with await Runtime.start(project, directory, environ=environ) as runtime:
-        execution = await runtime.run(RunRequest(workflow, an_event(), parse_mode("deny"), folder=tmp_path))
+    async with await WorkflowEngine.start(project, directory, environ=environ) as runtime:
+        execution = await runtime.run(RunRequest(workflow, an_event(), parse_policy("deny"), folder=tmp_path))
 
     assert (execution.step("zero").status, execution.step("one").status) == ("success", "error")
     error = execution.step("one").error

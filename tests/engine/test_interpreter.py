@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pdkernel.egress import parse_mode
-from pdkernel.engine.request import RunRequest
-from pdkernel.engine.runtime import Runtime
+from pdkernel.egress import parse_policy
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.model import Step
@@ -101,7 +101,7 @@ async def test_disabled_and_pinned_steps_do_not_run(run: Run) -> None:
         python_step("off", 'raise ValueError("ran")', options="--disabled"),
         python_step("fixed", 'raise ValueError("ran")'),
         python_step("last", 'return [pd.steps["fixed"]["$return_value"], "off" in pd.steps]'),
-        pins={"fixed": {"$return_value": 7}},
+        pinned_exports={"fixed": {"$return_value": 7}},
     )
 
     assert statuses(execution) == {"off": "disabled", "fixed": "pinned", "last": "success"}
@@ -113,8 +113,8 @@ async def test_one_step_runs_on_earlier_exports(run: Run) -> None:
     execution = await run(
         python_step("one", 'raise ValueError("ran")'),
         python_step("two", 'return pd.steps["one"]["$return_value"] + 1'),
-        only=frozenset({"two"}),
-        exports={"one": {"$return_value": 41}},
+        only_steps=frozenset({"two"}),
+        previous_exports={"one": {"$return_value": 41}},
     )
 
     assert statuses(execution) == {"one": "not_run", "two": "success"}
@@ -251,23 +251,23 @@ async def test_what_is_not_built_refuses_the_run(run: Run, cell: str, word: str)
     assert statuses(execution) == {"one": "not_run"}
 
 
-async def test_record_in_the_journal_is_the_execution(run: Run, runtime: Runtime) -> None:
+async def test_record_in_the_journal_is_the_execution(run: Run, runtime: WorkflowEngine) -> None:
     """What the journal gives back is what the run returned."""
     execution = await run(python_step("one", 'print("hi")\nreturn {"a": [1, None, "ü"]}'), node_step("two"))
 
-    kept = await runtime.journal.execution(execution.id)
+    kept = await runtime.journal.get_execution(execution.id)
 
     assert kept is not None
     assert kept.to_json()["steps"] == execution.to_json()["steps"]
     assert kept.status == execution.status
 
 
-async def test_cancelling_ends_the_step_and_keeps_the_record(runtime: Runtime) -> None:
+async def test_cancelling_ends_the_step_and_keeps_the_record(runtime: WorkflowEngine) -> None:
     """A cancelled run returns its execution; the step says so and later steps are skipped."""
     request = RunRequest(
         a_workflow(python_step("one", 'import time\nprint("on", flush=True)\ntime.sleep(60)'), python_step("two")),
         an_event(),
-        parse_mode("deny"),
+        parse_policy("deny"),
     )
     task = asyncio.create_task(runtime.run(request))
     await asyncio.sleep(0.5)
@@ -279,11 +279,11 @@ async def test_cancelling_ends_the_step_and_keeps_the_record(runtime: Runtime) -
     assert statuses(execution) == {"one": "error", "two": "skipped"}
 
 
-async def test_growing_record_is_told(runtime: Runtime) -> None:
+async def test_growing_record_is_told(runtime: WorkflowEngine) -> None:
     """While a run goes on its record is told as it grows: first the running step, last the whole."""
     told: list[Execution] = []
     request = RunRequest(
-        a_workflow(python_step("one"), python_step("two")), an_event(), parse_mode("deny"), on_change=told.append
+        a_workflow(python_step("one"), python_step("two")), an_event(), parse_policy("deny"), on_change=told.append
     )
 
     execution = await runtime.run(request)
@@ -293,7 +293,7 @@ async def test_growing_record_is_told(runtime: Runtime) -> None:
     assert told[-1] == execution
 
 
-async def test_print_is_told_while_its_step_goes_on(runtime: Runtime) -> None:
+async def test_print_is_told_while_its_step_goes_on(runtime: WorkflowEngine) -> None:
     """A step that prints once, right after its start, and then works on has its print in the growing record."""
     printed = asyncio.Event()
 
@@ -302,7 +302,7 @@ async def test_print_is_told_while_its_step_goes_on(runtime: Runtime) -> None:
             printed.set()
 
     talk = python_step("two", 'import time\nprint("on", flush=True)\ntime.sleep(60)', options="--timeout 60")
-    request = RunRequest(a_workflow(python_step("one"), talk), an_event(), parse_mode("deny"), on_change=on_change)
+    request = RunRequest(a_workflow(python_step("one"), talk), an_event(), parse_policy("deny"), on_change=on_change)
     task = asyncio.create_task(runtime.run(request))
 
     await asyncio.wait_for(printed.wait(), 20)
@@ -357,15 +357,15 @@ async def test_secret_header_of_the_event_is_in_no_record(run: Run) -> None:
     assert "header-token" not in json.dumps(execution.to_json())
 
 
-async def test_a_run_that_is_refused_at_once_has_its_end_in_the_journal(run: Run, runtime: Runtime) -> None:
+async def test_a_run_that_is_refused_at_once_has_its_end_in_the_journal(run: Run, runtime: WorkflowEngine) -> None:
     """The end of a run is written after its beginning, however soon it comes: the first of a workflow writes that too."""
     refused = [await run(a_workflow(python_step(options="--app slack"), name=f"W{number}")) for number in range(10)]
-    kept = [await runtime.journal.execution(execution.id) for execution in refused]
+    kept = [await runtime.journal.get_execution(execution.id) for execution in refused]
 
     assert [execution and execution.status for execution in kept] == ["error"] * 10
 
 
-async def test_watchers_are_told_when_a_run_is_on_disk_and_what_it_answers(run: Run, runtime: Runtime) -> None:
+async def test_watchers_are_told_when_a_run_is_on_disk_and_what_it_answers(run: Run, runtime: WorkflowEngine) -> None:
     """A caller is told once that its run is kept, and the first response as the step made it."""
     told: list[Any] = []
     execution = await run(
@@ -373,7 +373,7 @@ async def test_watchers_are_told_when_a_run_is_on_disk_and_what_it_answers(run: 
         python_step("two", "pd.respond(status=500, body='second')"),
         variables={"TOKEN": "TOKEN-0123456789"},
         run_ids=("run-1", "trace-1"),
-        on_accepted=lambda: told.append("accepted"),
+        on_recorded=lambda: told.append("accepted"),
         on_respond=told.append,
     )
 
@@ -381,12 +381,12 @@ async def test_watchers_are_told_when_a_run_is_on_disk_and_what_it_answers(run: 
     assert told == ["accepted", {"status": 200, "headers": {}, "body": "TOKEN-0123456789"}]
 
 
-async def test_a_run_that_is_not_to_be_stored(run: Run, runtime: Runtime) -> None:
+async def test_a_run_that_is_not_to_be_stored(run: Run, runtime: WorkflowEngine) -> None:
     """It runs as any other, and the journal does not know it."""
-    execution = await run(python_step("one", "return 1"), store=False)
+    execution = await run(python_step("one", "return 1"), keep_in_journal=False)
 
     assert execution.step("one").return_value == 1
-    assert await runtime.journal.execution(execution.id) is None
+    assert await runtime.journal.get_execution(execution.id) is None
 
 
 async def test_a_step_that_forges_a_reply_fails_the_run(run: Run) -> None:

@@ -6,10 +6,17 @@ from typing import Any
 
 import pytest
 
-from pdkernel.engine.limits import DEFAULT_MEMORY_MB, PAYLOAD_BYTES, PROP_BYTES, Payload, near_limits, raise_timeout
+from pdkernel.engine.limits import (
+    DEFAULT_MEMORY_MB,
+    MAX_PAYLOAD_BYTES,
+    MAX_PROP_BYTES,
+    PayloadCounter,
+    suggest_longer_timeout,
+    warn_near_limits,
+)
 from pdkernel.execution import Execution, Log
-from pdkernel.hosts import StepOutcome
 from pdkernel.model import Step
+from pdkernel.workers import StepOutcome
 from tests.builders import a_workflow, an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run
 
@@ -58,8 +65,8 @@ async def test_nearly_six_megabytes_are_said(run: Run) -> None:
 
 def test_logs_and_letters_count_by_their_bytes() -> None:
     """A letter of two bytes counts as two, in logs and in exports."""
-    payload = Payload({})
-    error, near = payload.add({"a": "ä" * 1_000_000}, [Log("stdout", "ä" * (PAYLOAD_BYTES // 2 - 1_000_000))])
+    payload = PayloadCounter({})
+    error, near = payload.add({"a": "ä" * 1_000_000}, [Log("stdout", "ä" * (MAX_PAYLOAD_BYTES // 2 - 1_000_000))])
 
     assert near is None
     assert error is not None
@@ -101,8 +108,8 @@ async def test_too_large_a_prop_refuses_the_run(run: Run) -> None:
     """A static prop holds 64 KB; nothing runs with a larger one."""
     step = node_step(props="{ text: 'string' }")
 
-    refused = await run(Step("code", "node", step.source, props={"text": "ä" * (PROP_BYTES // 2 + 1)}))
-    taken = await run(Step("code", "node", step.source, props={"text": "x" * PROP_BYTES}))
+    refused = await run(Step("code", "node", step.source, props={"text": "ä" * (MAX_PROP_BYTES // 2 + 1)}))
+    taken = await run(Step("code", "node", step.source, props={"text": "x" * MAX_PROP_BYTES}))
 
     assert refused.error is not None
     assert "The prop text of step 'code' has 65,538 bytes" in refused.error.message
@@ -144,7 +151,7 @@ def test_a_time_out_by_default_says_whose_default_it_is() -> None:
     """The trigger's; both ways to set another are named."""
     step = python_step()
 
-    assert raise_timeout(a_workflow(step), step).startswith("It is the default for the trigger (type: http): ")
+    assert suggest_longer_timeout(a_workflow(step), step).startswith("It is the default for the trigger (type: http): ")
 
 
 async def test_a_step_near_its_time_limit_says_so(run: Run) -> None:
@@ -198,17 +205,17 @@ async def test_more_than_the_platforms_default_is_warned_of(run: Run) -> None:
 @pytest.mark.parametrize(
     ("outcome", "memory_mb", "words"),
     [
-        (StepOutcome(seconds=7.9), None, []),
-        (StepOutcome(seconds=9.1), None, ["91% of the time limit (9.1 of 10 s)"]),
-        (StepOutcome(seconds=10.4), None, ["100% of the time limit"]),
-        (StepOutcome(memory_mb=470), 512, ["92% of the memory limit (470 of 512 MB)"]),
-        (StepOutcome(memory_mb=300), 512, []),
-        (StepOutcome(memory_mb=DEFAULT_MEMORY_MB), None, []),
+        (StepOutcome(duration_s=7.9), None, []),
+        (StepOutcome(duration_s=9.1), None, ["91% of the time limit (9.1 of 10 s)"]),
+        (StepOutcome(duration_s=10.4), None, ["100% of the time limit"]),
+        (StepOutcome(peak_memory_mb=470), 512, ["92% of the memory limit (470 of 512 MB)"]),
+        (StepOutcome(peak_memory_mb=300), 512, []),
+        (StepOutcome(peak_memory_mb=DEFAULT_MEMORY_MB), None, []),
     ],
 )
 def test_what_is_near_is_said(outcome: StepOutcome, memory_mb: int | None, words: list[Any]) -> None:
     """From four fifths of a limit on, a step says how much it used."""
-    found = list(near_limits(outcome, timeout_s=10, memory_mb=memory_mb))
+    found = list(warn_near_limits(outcome, timeout_s=10, memory_mb=memory_mb))
 
     assert len(found) == len(words)
     assert all(word in sentence for word, sentence in zip(words, found, strict=True))

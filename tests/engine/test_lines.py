@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.definition import read_folder
+from pdkernel.definition import read_folder_workflow
 from pdkernel.execution import Execution
 from pdkernel.model import Step
 from tests.builders import a_step, node_step, python_step
@@ -107,8 +107,8 @@ async def test_a_synced_folder_names_its_own_files(run: Run, tmp_path: Path) -> 
         '  uses: "./code/entry.js"\n  props:\n    other: "{{ steps.trigger.x.y }}"\n',
         code__entry_DOT_js=NEEDS_CHANNEL,
     )
-    workflow = read_folder(folder)
-    missing = workflow.with_step(Step("code", "node", NEEDS_CHANNEL, props_in="workflow.yaml"))
+    workflow = read_folder_workflow(folder)
+    missing = workflow.with_step(Step("code", "node", NEEDS_CHANNEL, props_file="workflow.yaml"))
 
     thrown = await run(workflow)
     absent = await run(missing)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pdkernel.connect import open_directory
-from pdkernel.egress import Recorded
-from pdkernel.engine.runtime import Runtime
+from pdkernel.egress import StoredResponse
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.model import Step
 from pdkernel.project import Project
@@ -41,10 +41,10 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture
-async def runtime(project: Project, upstream: Upstream) -> AsyncIterator[Runtime]:
+async def runtime(project: Project, upstream: Upstream) -> AsyncIterator[WorkflowEngine]:
     """An engine whose project is logged in."""
-    await asyncio.to_thread(project.login.keep, upstream.login)
-    async with await Runtime.start(project, open_directory(project, {})) as started:
+    await asyncio.to_thread(project.login.save, upstream.login)
+    async with await WorkflowEngine.start(project, open_directory(project, {})) as started:
         yield started
 
 
@@ -300,13 +300,13 @@ class Memory:
     """Answers of what was sent once, in memory."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, Recorded] = {}
+        self._kept: dict[str, StoredResponse] = {}
 
-    def find(self, key: str) -> Recorded | None:
+    def find(self, key: str) -> StoredResponse | None:
         """The answer that was kept."""
         return self._kept.get(key)
 
-    def add(self, key: str, recorded: Recorded) -> None:
+    def add(self, key: str, recorded: StoredResponse) -> None:
         """Keep it."""
         self._kept[key] = recorded
 
@@ -319,7 +319,7 @@ async def test_sent_once_all_the_same(run: Run, upstream: Upstream) -> None:
     sent = Memory()
 
     for _ in range(2):
-        assert returned(await run(step, external_user_id="ada", egress="live", sent=sent)) == 201
+        assert returned(await run(step, external_user_id="ada", egress="live", idempotency=sent)) == 201
 
     assert len(proxied(upstream)) == 1
 

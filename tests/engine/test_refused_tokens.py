@@ -56,7 +56,7 @@ async def test_a_refused_token_is_noted(
     """A 401 to a call that carried the account's token has it renewed before the next run; another 401 has not."""
     account = connect("ada")
     now = datetime.now(UTC)
-    project.grants.put(account, Grant("refresh-0123456789", None, now))
+    project.grants.set(account, Grant("refresh-0123456789", None, now))
     event = an_event({"carried": carried})
 
     done = await run(
@@ -69,4 +69,4 @@ async def test_a_refused_token_is_noted(
     grant = project.grants.find(account)
     assert done.step("call").exports == {"$return_value": 401}
     assert grant is not None
-    assert grant.refused == carried
+    assert grant.is_refused == carried

@@ -52,7 +52,7 @@ async def test_a_step_that_runs_again_says_it_once(run: Run) -> None:
     """At its first attempt only."""
     step = node_step(body="if ($.context.run.runs < 3) $.flow.rerun(0);", options="--prop q=x")
 
-    execution = await run(step, pauses="skip")
+    execution = await run(step, pause_mode="skip")
 
     assert execution.step("code").attempt == 3
     assert execution.step("code").output.count("declares no props") == 1

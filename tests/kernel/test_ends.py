@@ -14,9 +14,9 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from pdkernel.guests import process_tree
 from pdkernel.model import Language
-from pdkernel.session.kept import PAUSE_S
+from pdkernel.runtimes import process_tree
+from pdkernel.session.state_store import SAVE_DELAY_S
 from tests.kernel.conftest import RunningKernel, running_kernels, text_of
 
 Start = Callable[..., RunningKernel]
@@ -82,15 +82,15 @@ def start_step(kernel: RunningKernel, kind: str, language: Language) -> tuple[It
     for text in shown:
         seen.append(text)
         if "is up" in text and (pid := PID.search(text)):
-            mark = psutil.Process(int(pid[1])).environ()[process_tree.MARK]
-            return shown, mark, process_tree.members([], [mark])
+            mark = psutil.Process(int(pid[1])).environ()[process_tree.PROCESS_TAG_VARIABLE]
+            return shown, mark, process_tree.find_processes([], [mark])
     raise AssertionError(f"the step ended by itself: {seen}")
 
 
 def left_of(mark: str) -> set[int]:
     """Processes with *mark* that are there after a second."""
     deadline = time.monotonic() + GONE_WITHIN_S
-    while (left := process_tree.members([], [mark])) and time.monotonic() < deadline:
+    while (left := process_tree.find_processes([], [mark])) and time.monotonic() < deadline:
         time.sleep(0.01)
     return left
 
@@ -188,7 +188,7 @@ def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKerne
         kernel.run("%pdevent word")
         for cell in FIRST_THREE:
             kernel.run(cell)
-        time.sleep(10 * PAUSE_S)  # nobody kills faster
+        time.sleep(10 * SAVE_DELAY_S)  # nobody kills faster
         kernel.manager.restart_kernel(now=True)
         kernel.client.wait_for_ready(timeout=60)
         yield kernel

@@ -23,7 +23,7 @@ async def history(folder: Path) -> list[Execution]:
     with Project.open(folder) as project:
         assert project.sqlite_path is not None
         journal = SqliteJournal.open(project.sqlite_path)
-        found = await journal.executions(limit=1000)
+        found = await journal.list_executions(limit=1000)
         await journal.close()
     return found
 

@@ -13,7 +13,7 @@ from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
 from pdkernel import load_ipython_extension, unload_ipython_extension
-from pdkernel.magics.shell import session_of
+from pdkernel.magics.notebook_context import get_session
 from pdkernel.session import Session
 from tests.builders import an_event
 
@@ -28,7 +28,7 @@ class Notebook:
     @property
     def session(self) -> Session:
         """The notebook's session."""
-        return session_of(self.shell)
+        return get_session(self.shell)
 
     def run(self, cell: str) -> str:
         """Run *cell*; its text output, and its error's message at the end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.magics.completion import NOTHING, Vocabulary, complete
+from pdkernel.magics.completion import NO_COMPLETION, Vocabulary, complete_cell
 from pdkernel.model import JSON
 
 STEPS: dict[str, JSON] = {
@@ -40,7 +40,7 @@ BASH = "%%pdstep new --lang bash\n"
 def offered(marked: str) -> tuple[str, list[str]] | None:
     """The fragment and the texts for a cell with its cursor marked; None where IPython is left alone."""
     cursor = marked.index("|")
-    found = complete(marked.replace("|", "", 1), cursor, STEPS, WORDS)
+    found = complete_cell(marked.replace("|", "", 1), cursor, STEPS, WORDS)
     return None if found is None else (found.fragment, [item.text for item in found.items])
 
 
@@ -213,12 +213,12 @@ def test_other_cells_are_left_alone(cell: str) -> None:
 
 def test_workflow_header_is_silent() -> None:
     """A `%%pdworkflow` cell is YAML: Python names are kept out of it."""
-    assert complete("%%pdworkflow\nna", 15, STEPS, WORDS) == NOTHING
+    assert complete_cell("%%pdworkflow\nna", 15, STEPS, WORDS) == NO_COMPLETION
 
 
 def test_kind_of_value_is_told() -> None:
     """Each key comes with the kind of its value, for the front end to show."""
-    found = complete(NODE + "steps.trigger.event.", len(NODE) + 20, STEPS, WORDS)
+    found = complete_cell(NODE + "steps.trigger.event.", len(NODE) + 20, STEPS, WORDS)
 
     assert found is not None
     assert [item.type for item in found.items] == ["string", "object", "object"]

@@ -77,7 +77,7 @@ def test_an_endpoint_with_a_token_of_its_own(served: Notebook) -> None:
     shown = served.run("%pdinvoke")
     assert served.error is None
     snippets = served.run("%pdinvoke --snippets")
-    elsewhere = served.run(f"%pdinvoke {str(served.session.server.here).replace('127.0.0.1', 'localhost')}")
+    elsewhere = served.run(f"%pdinvoke {str(served.session.server.local_url).replace('127.0.0.1', 'localhost')}")
 
     assert "200 OK" in shown
     assert 'Authorization: Bearer $WORKFLOW_TOKEN"' in snippets

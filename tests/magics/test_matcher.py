@@ -9,7 +9,7 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 
 from pdkernel.magics.completion import Vocabulary, register_matchers
-from pdkernel.magics.shell import session_of
+from pdkernel.magics.notebook_context import get_session
 from pdkernel.model import JSON
 
 STEPS: dict[str, JSON] = {"trigger": {"event": {"body": {"title": "x", "a-b": 1}}}}
@@ -94,6 +94,6 @@ def test_steps_above_are_offered_before_they_run(shell: Any, tmp_path: Path, mon
     """The extension's own provider knows the notebook's steps as soon as their cells are registered."""
     monkeypatch.chdir(tmp_path)
     for name in ("first", "second", "third"):
-        session_of(shell).cell_ran(f"%%pdstep {name}\ndef handler(pd): ...", cell_id=None)
+        get_session(shell).record_cell(f"%%pdstep {name}\ndef handler(pd): ...", cell_id=None)
 
     assert completions(shell, "%%pdstep second --lang node\nsteps.") == ["steps.trigger", "steps.first"]

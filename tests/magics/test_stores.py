@@ -9,8 +9,8 @@ from tests.magics.conftest import Notebook
 
 def test_stores_and_records_are_shown(notebook: Notebook) -> None:
     """Without a name the stores, with one its records, and how many are left out."""
-    notebook.session.project.stores.set("orders", "last", {"id": 1})
-    notebook.session.project.stores.set("orders", "short", 2, ttl=3600)
+    notebook.session.project.data_stores.set("orders", "last", {"id": 1})
+    notebook.session.project.data_stores.set("orders", "short", 2, ttl=3600)
 
     assert "orders  2 records" in notebook.run("%pdstore")
     shown = notebook.run("%pdstore orders")
@@ -21,7 +21,7 @@ def test_stores_and_records_are_shown(notebook: Notebook) -> None:
 
 def test_an_unknown_store_names_those_that_there_are(notebook: Notebook) -> None:
     """A store that there is not is an error in words."""
-    notebook.session.project.stores.set("orders", "last", 1)
+    notebook.session.project.data_stores.set("orders", "last", 1)
 
     assert "Stores that there are: orders." in notebook.run("%pdstore order")
 
@@ -33,7 +33,7 @@ def test_a_secret_in_a_store_is_not_shown(notebook: Notebook) -> None:
     session.directory.add_account(
         app="slack", credentials={"oauth_access_token": "xoxb-9876543210"}, external_user_id="ada"
     )
-    session.project.stores.set("s", "key tok-0123456789", {"t": "Bearer xoxb-9876543210"})
+    session.project.data_stores.set("s", "key tok-0123456789", {"t": "Bearer xoxb-9876543210"})
 
     shown = notebook.run("%pdstore s")
 
@@ -44,7 +44,7 @@ def test_a_secret_in_a_store_is_not_shown(notebook: Notebook) -> None:
 
 def test_names_of_stores_are_completed(notebook: Notebook) -> None:
     """Tab after --data-store PROP= offers the stores that there are."""
-    notebook.session.project.stores.set("orders", "last", 1)
+    notebook.session.project.data_stores.set("orders", "last", 1)
     cell = "%%pdstep one --data-store s=o"
 
     with provisionalcompleter():

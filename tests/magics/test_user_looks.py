@@ -28,7 +28,7 @@ def test_the_matrix_shows_every_user_and_step(notebook: Notebook) -> None:
     assert "1 of 1 external user can run it. No code was run." in said
     assert ["ada", "ready", "ready"] in [line.split() for line in said.splitlines()]
     assert notebook.session.external_user_id is None
-    assert notebook.session.last is None
+    assert notebook.session.last_execution is None
 
 
 def test_the_matrix_shows_the_test_users_beside_the_notebook(
@@ -58,7 +58,7 @@ def test_what_if_explains_another_user_and_environment(notebook: Notebook) -> No
     assert "✗ external user  ada does not exist in production" in said
     assert "'ada' exists in development" in said
     assert (notebook.session.external_user_id, notebook.session.environment) == ("ada", "development")
-    assert notebook.session.last is None
+    assert notebook.session.last_execution is None
 
 
 def test_what_if_without_accounts_says_so(notebook: Notebook) -> None:

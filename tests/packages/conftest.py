@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.hosts import find_node
-from pdkernel.packages import LOCK_NAME, NpmPackages
+from pdkernel.packages import NPM_LOCK_NAME, NpmPackages
+from pdkernel.workers import find_node
 from tests.npm_registry import NpmRegistry, npm_registry
 
 Open = Callable[..., NpmPackages]
@@ -28,7 +28,7 @@ def opened(registry: NpmRegistry, tmp_path: Path) -> Open:
     def open_packages(folder: str = "packages", **environ: str) -> NpmPackages:
         return NpmPackages(
             tmp_path / folder,
-            lock=tmp_path / LOCK_NAME,
+            lock=tmp_path / NPM_LOCK_NAME,
             node=find_node,
             environ={**registry.environ(tmp_path), **environ},
         )

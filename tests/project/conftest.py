@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import CountingIds, FrozenClock
+from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.project import Project
 
 
 @pytest.fixture
-def clock() -> FrozenClock:
+def clock() -> ManualClock:
     """A clock that a test moves."""
-    return FrozenClock()
+    return ManualClock()
 
 
 @pytest.fixture
-def project(tmp_path: Path, clock: FrozenClock) -> Iterator[Project]:
+def project(tmp_path: Path, clock: ManualClock) -> Iterator[Project]:
     """A fresh project."""
-    with Project.open(tmp_path / ".pdkernel", clock=clock, ids=CountingIds()) as project:
+    with Project.open(tmp_path / ".pdkernel", clock=clock, ids=SequentialIds()) as project:
         yield project

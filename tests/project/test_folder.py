@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from pdkernel.project import Project, find_project
-from pdkernel.project.folder import make_key, read_key
+from pdkernel.project.folder import ensure_key, read_key
 
 
 def mode(path: Path) -> int:
@@ -80,8 +80,8 @@ def test_key_file_may_be_elsewhere(tmp_path: Path) -> None:
 
 def test_key_that_is_there_is_kept(tmp_path: Path) -> None:
     """Making a key where there is one returns that one, and leaves no draft behind."""
-    first = make_key(tmp_path / "key")
+    first = ensure_key(tmp_path / "key")
 
-    assert make_key(tmp_path / "key") == first
+    assert ensure_key(tmp_path / "key") == first
     assert read_key(tmp_path / "key") == first
     assert [path.name for path in tmp_path.iterdir()] == ["key"]

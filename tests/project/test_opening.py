@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from pdkernel.clock import CountingIds
+from pdkernel.clock import SequentialIds
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.project import Project
 
@@ -15,7 +15,7 @@ from pdkernel.project import Project
 def test_first_opening_makes_the_project(tmp_path: Path) -> None:
     """Only the call that made the project says so."""
     with Project.open(tmp_path / "deep" / ".pdkernel") as first, Project.open(first.folder) as second:
-        assert (first.created, second.created) == (True, False)
+        assert (first.is_new, second.is_new) == (True, False)
         assert first.project_id == second.project_id
 
 
@@ -26,7 +26,7 @@ def test_project_has_an_id(project: Project) -> None:
 
 def test_database_is_durable(project: Project) -> None:
     """The database is in WAL mode and syncs at every commit."""
-    with project.database.connect() as connection:
+    with project.sqlalchemy_engine.connect() as connection:
         assert connection.execute(text("pragma journal_mode")).scalar() == "wal"
         assert connection.execute(text("pragma synchronous")).scalar() == 2  # FULL
 
@@ -51,7 +51,7 @@ def test_database_may_be_another_file(tmp_path: Path) -> None:
     """With a database URL the folder holds no database."""
     url = f"sqlite:///{tmp_path}/elsewhere.db"
 
-    with Project.open(tmp_path / ".pdkernel", database=url) as project:
+    with Project.open(tmp_path / ".pdkernel", database_url=url) as project:
         assert project.sqlite_path == tmp_path / "elsewhere.db"
         assert not (project.folder / "project.db").exists()
 
@@ -61,8 +61,8 @@ def test_two_folders_may_share_a_database(tmp_path: Path) -> None:
     url, key = f"sqlite:///{tmp_path}/shared.db", tmp_path / "key"
 
     with (
-        Project.open(tmp_path / "a" / ".pdkernel", database=url, key_file=key) as one,
-        Project.open(tmp_path / "b" / ".pdkernel", database=url, key_file=key) as two,
+        Project.open(tmp_path / "a" / ".pdkernel", database_url=url, key_file=key) as one,
+        Project.open(tmp_path / "b" / ".pdkernel", database_url=url, key_file=key) as two,
     ):
         one.variables.set("A", "1")
 
@@ -72,7 +72,7 @@ def test_two_folders_may_share_a_database(tmp_path: Path) -> None:
 
 def test_closing_twice_is_fine(tmp_path: Path) -> None:
     """A project can be closed again, and what it holds is there for the next one."""
-    project = Project.open(tmp_path / ".pdkernel", ids=CountingIds())
+    project = Project.open(tmp_path / ".pdkernel", ids=SequentialIds())
     project.variables.set("A", "1")
 
     project.close()
@@ -86,7 +86,7 @@ def test_closing_twice_is_fine(tmp_path: Path) -> None:
 def test_other_databases_are_refused(tmp_path: Path, url: str) -> None:
     """A database that cannot hold a project is refused with the two kinds that can, and no password is shown."""
     with pytest.raises(ProjectError) as caught:
-        Project.open(tmp_path / ".pdkernel", database=url)
+        Project.open(tmp_path / ".pdkernel", database_url=url)
 
     assert caught.value.fix == "Use sqlite:////absolute/path.db or postgresql://user@server/name."
     assert "pw-4711" not in str(caught.value)
@@ -95,7 +95,7 @@ def test_other_databases_are_refused(tmp_path: Path, url: str) -> None:
 def test_postgres_without_its_driver_names_the_extra(tmp_path: Path) -> None:
     """Without the driver a Postgres URL names the command that installs it; with it, the server that is not there."""
     with pytest.raises(ProjectError) as caught:
-        Project.open(tmp_path / ".pdkernel", database="postgresql://ada:pw-4711@127.0.0.1:1/db")
+        Project.open(tmp_path / ".pdkernel", database_url="postgresql://ada:pw-4711@127.0.0.1:1/db")
 
     assert "pip install 'pdkernel[postgres]'" in caught.value.fix or "cannot be reached" in caught.value.message
     assert "pw-4711" not in str(caught.value)

@@ -11,7 +11,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
-from pdkernel.project.schema import SINCE, accounts, meta, metadata
+from pdkernel.project.schema import INTRODUCED_IN, accounts, meta, metadata
 
 
 def test_tables_compile_for_postgres() -> None:
@@ -47,25 +47,25 @@ def test_an_older_project_gets_the_new_tables(tmp_path: Path) -> None:
     folder = tmp_path / ".pdkernel"
     with Project.open(folder) as project:
         project.variables.set("KEPT", "1")
-        with project.database.begin() as connection:
+        with project.sqlalchemy_engine.begin() as connection:
             for table in reversed(metadata.sorted_tables):
-                if table.info.get(SINCE, 1) > 1:
+                if table.info.get(INTRODUCED_IN, 1) > 1:
                     table.drop(connection)
             connection.execute(update(meta).where(meta.c.name == "schema_version").values(value="1"))
 
     with Project.open(folder) as project:
-        project.stores.set("new", "key", 1)
+        project.data_stores.set("new", "key", 1)
 
         assert project.variables.values() == {"KEPT": "1"}
-        assert project.stores.names() == ["new"]
+        assert project.data_stores.names() == ["new"]
 
 
 def test_a_strange_table_stops_the_migration(tmp_path: Path) -> None:
     """A database that has a table of somebody else's under a name that is new is left as it is."""
     folder = tmp_path / ".pdkernel"
-    with Project.open(folder) as project, project.database.begin() as connection:
+    with Project.open(folder) as project, project.sqlalchemy_engine.begin() as connection:
         for table in reversed(metadata.sorted_tables):
-            if table.info.get(SINCE, 1) > 1:
+            if table.info.get(INTRODUCED_IN, 1) > 1:
                 table.drop(connection)
         connection.exec_driver_sql("create table stores (mine text)")
         connection.execute(update(meta).where(meta.c.name == "schema_version").values(value="1"))

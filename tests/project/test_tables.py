@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.clock import FrozenClock
+from pdkernel.clock import ManualClock
 from pdkernel.errors import RequestError
-from pdkernel.execution import Recorded
-from pdkernel.project import Project, SentTable
-from pdkernel.project.sent import KEPT_S
+from pdkernel.execution import StoredResponse
+from pdkernel.project import IdempotencyTable, Project
+from pdkernel.project.idempotency import ANSWER_RETENTION_S
 
 
 def test_variables_come_back(project: Project) -> None:
@@ -61,41 +61,41 @@ def test_variable_with_nul_is_refused(project: Project) -> None:
 
 def test_notebook_state_comes_back(project: Project) -> None:
     """What a notebook's session saved last is what its next kernel loads."""
-    project.notebooks.save("/home/ada/a.ipynb", {"event": {"body": {"é": [1, None]}}, "pins": {}})
-    project.notebooks.save("/home/ada/a.ipynb", {"event": {"body": "\ud800"}})
-    project.notebooks.save("/home/ada/b.ipynb", {})
+    project.notebook_states.save("/home/ada/a.ipynb", {"event": {"body": {"é": [1, None]}}, "pins": {}})
+    project.notebook_states.save("/home/ada/a.ipynb", {"event": {"body": "\ud800"}})
+    project.notebook_states.save("/home/ada/b.ipynb", {})
 
-    assert project.notebooks.load("/home/ada/a.ipynb") == {"event": {"body": "\ud800"}}
-    assert project.notebooks.load("/home/ada/b.ipynb") == {}
-    assert project.notebooks.load("/work/c.ipynb") is None
+    assert project.notebook_states.load("/home/ada/a.ipynb") == {"event": {"body": "\ud800"}}
+    assert project.notebook_states.load("/home/ada/b.ipynb") == {}
+    assert project.notebook_states.load("/work/c.ipynb") is None
 
 
 def test_notebook_is_forgotten(project: Project) -> None:
     """A notebook that was removed is as one that was never saved."""
-    project.notebooks.save("a", {})
+    project.notebook_states.save("a", {})
 
-    assert (project.notebooks.remove("a"), project.notebooks.remove("a")) == (True, False)
-    assert project.notebooks.load("a") is None
+    assert (project.notebook_states.remove("a"), project.notebook_states.remove("a")) == (True, False)
+    assert project.notebook_states.load("a") is None
 
 
 def test_recorded_answer_comes_back(project: Project) -> None:
     """A recorded answer is found with every byte of its body and its headers in order."""
-    answer = Recorded(
+    answer = StoredResponse(
         200, "OK", (("a", "1"), ("set-cookie", "x"), ("set-cookie", "y")), b"\xff\0body", "2026-01-01T00:00:00.000Z"
     )
 
-    project.sent.add("key", answer)
+    project.idempotency.add("key", answer)
 
-    assert project.sent.find("key") == answer
-    assert project.sent.find("other") is None
+    assert project.idempotency.find("key") == answer
+    assert project.idempotency.find("other") is None
 
 
 def test_answer_is_recorded_anew(project: Project) -> None:
     """Sending again replaces the recorded answer."""
-    project.sent.add("key", Recorded(500, "", (), b"", "2026-01-01T00:00:00.000Z"))
-    project.sent.add("key", Recorded(200, "", (), b"", "2026-01-01T00:00:01.000Z"))
+    project.idempotency.add("key", StoredResponse(500, "", (), b"", "2026-01-01T00:00:00.000Z"))
+    project.idempotency.add("key", StoredResponse(200, "", (), b"", "2026-01-01T00:00:01.000Z"))
 
-    found = project.sent.find("key")
+    found = project.idempotency.find("key")
 
     assert found is not None
     assert found.status == 200
@@ -103,28 +103,28 @@ def test_answer_is_recorded_anew(project: Project) -> None:
 
 def test_answer_is_forgotten(project: Project) -> None:
     """A forgotten answer is not given again."""
-    project.sent.add("key", Recorded(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
+    project.idempotency.add("key", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
 
-    assert (project.sent.remove("key"), project.sent.remove("key")) == (True, False)
-    assert project.sent.find("key") is None
+    assert (project.idempotency.remove("key"), project.idempotency.remove("key")) == (True, False)
+    assert project.idempotency.find("key") is None
 
 
-def test_an_old_answer_is_forgotten(project: Project, clock: FrozenClock) -> None:
+def test_an_old_answer_is_forgotten(project: Project, clock: ManualClock) -> None:
     """After ninety days an answer goes with the next one that comes."""
-    project.sent.add("old", Recorded(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
-    clock.move(KEPT_S + 1)
+    project.idempotency.add("old", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
+    clock.advance(ANSWER_RETENTION_S + 1)
 
-    project.sent.add("new", Recorded(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
+    project.idempotency.add("new", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
 
-    assert (project.sent.find("old"), project.sent.find("new") is not None) == (None, True)
+    assert (project.idempotency.find("old"), project.idempotency.find("new") is not None) == (None, True)
 
 
-def test_no_more_answers_are_kept_than_fit(project: Project, clock: FrozenClock) -> None:
+def test_no_more_answers_are_kept_than_fit(project: Project, clock: ManualClock) -> None:
     """The oldest answers go when there are too many."""
-    table = SentTable(project._database, project._vault, clock, most=3)
+    table = IdempotencyTable(project._database, project._vault, clock, max_answers=3)
     for number in range(5):
-        clock.move(1)
-        table.add(f"key{number}", Recorded(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
+        clock.advance(1)
+        table.add(f"key{number}", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
 
     assert [number for number in range(5) if table.find(f"key{number}")] == [2, 3, 4]
 
@@ -137,7 +137,7 @@ def test_settings_come_back(project: Project) -> None:
     assert project.settings.get("actions") == {"npm": True}
     assert project.settings.get("nothing", "default") is None
     assert project.settings.get("other", "default") == "default"
-    assert project.settings.all() == {"actions": {"npm": True}, "nothing": None}
+    assert project.settings.all_settings() == {"actions": {"npm": True}, "nothing": None}
 
 
 def test_setting_is_removed(project: Project) -> None:

@@ -20,7 +20,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 with Project.open(Path(sys.argv[1])) as project:
     project.variables.set(sys.argv[2], "from " + sys.argv[2])
-    print(json.dumps([project.project_id, project.created]))
+    print(json.dumps([project.project_id, project.is_new]))
 """
 
 WRITE = """
@@ -35,7 +35,7 @@ with Project.open(Path(sys.argv[1])) as project:
     for number in range(25):
         directory.add_account(app="slack", credentials={"t": sys.argv[2]}, external_user_id=f"u{number}",
                               account_id=f"apn_{sys.argv[2]}{number}")
-        project.notebooks.save("same", {"by": sys.argv[2], "number": number})
+        project.notebook_states.save("same", {"by": sys.argv[2], "number": number})
 """
 
 
@@ -84,7 +84,7 @@ def test_two_kernels_write_to_one_project(tmp_path: Path) -> None:
         directory = LocalDirectory(project)
         assert len(directory.accounts()) == 50
         assert len(directory.users("development")) == 25
-        state = project.notebooks.load("same")
+        state = project.notebook_states.load("same")
         assert state is not None
         assert state["number"] == 24
 
@@ -105,7 +105,7 @@ def test_threads_share_a_project(tmp_path: Path) -> None:
 def test_one_threads_reads_share_a_connection_and_see_others_writes(project: Project) -> None:
     """Questions that are asked together are no snapshot: what another thread wrote in between is in the next answer."""
     directory = LocalDirectory(project)
-    with project.reads(), ThreadPoolExecutor(1) as other:
+    with project.shared_read_connection(), ThreadPoolExecutor(1) as other:
         before = directory.newest_account("u", "development", "slack")
         added = other.submit(
             directory.add_account, app="slack", credentials={"t": "value"}, external_user_id="u"

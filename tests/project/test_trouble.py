@@ -11,7 +11,7 @@ import pytest
 
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
-from pdkernel.project.folder import make_key
+from pdkernel.project.folder import ensure_key
 from pdkernel.project.schema import SCHEMA_VERSION
 from tests.privileges import drop_override
 
@@ -90,7 +90,7 @@ def test_folder_that_is_read_only(existing: Path) -> None:
 
 def test_folder_that_turns_read_only(existing: Path) -> None:
     """A write to a file that became unwritable after opening is refused in the same words."""
-    with Project.open(existing) as project, project.database.connect() as connection:
+    with Project.open(existing) as project, project.sqlalchemy_engine.connect() as connection:
         connection.exec_driver_sql("pragma query_only = on")
         connection.close()
 
@@ -193,7 +193,7 @@ def test_database_with_a_damaged_middle(existing: Path) -> None:
 
 def test_wrong_key(existing: Path, tmp_path: Path) -> None:
     """A database that was made with another key is refused; key and database are kept."""
-    make_key(tmp_path / "other")
+    ensure_key(tmp_path / "other")
 
     error = refusal(existing, key_file=tmp_path / "other")
 
@@ -249,7 +249,7 @@ def test_somebody_elses_database(tmp_path: Path) -> None:
     connection.close()
 
     with pytest.raises(ProjectError) as caught:
-        Project.open(tmp_path / ".pdkernel", database=f"sqlite:///{path}")
+        Project.open(tmp_path / ".pdkernel", database_url=f"sqlite:///{path}")
 
     assert "is not a project of pdkernel and has tables under its names: accounts" in caught.value.message
 
@@ -258,7 +258,7 @@ def test_row_that_was_moved(existing: Path) -> None:
     """A sealed value that was copied to another name does not open there."""
     with Project.open(existing) as project:
         project.variables.set("B", "2")
-        with project.database.begin() as connection:
+        with project.sqlalchemy_engine.begin() as connection:
             connection.exec_driver_sql(
                 "update variables set sealed_value = (select sealed_value from variables where name = 'A')"
             )

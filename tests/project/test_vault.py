@@ -17,7 +17,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()))
 @given(ANY_TEXT)
 def test_what_is_sealed_opens(text: str) -> None:
     """Any text comes back, lone surrogates and NUL included."""
-    assert VAULT.open(VAULT.seal(text, "place"), "place") == text
+    assert VAULT.unseal(VAULT.seal(text, "place"), "place") == text
 
 
 def test_sealing_twice_differs() -> None:
@@ -34,13 +34,13 @@ def test_damaged_value_is_refused(damage: object) -> None:
     sealed = damage(VAULT.seal("value", "place"))
 
     with pytest.raises(ProjectError, match=r"cannot be decrypted \(place\): it is damaged"):
-        VAULT.open(sealed, "place")
+        VAULT.unseal(sealed, "place")
 
 
 def test_other_place_is_refused() -> None:
     """A value sealed for one place does not open at another."""
     with pytest.raises(ProjectError, match="cannot be decrypted"):
-        VAULT.open(VAULT.seal("value", "accounts/apn_1"), "accounts/apn_2")
+        VAULT.unseal(VAULT.seal("value", "accounts/apn_1"), "accounts/apn_2")
 
 
 def test_repr_shows_no_key() -> None:

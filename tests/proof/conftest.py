@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from pdkernel.connect import LocalDirectory
-from pdkernel.definition import DefinitionFile, Sidecar, dump_sidecar, plan
+from pdkernel.definition import DefinitionFile, Sidecar, dump_sidecar, plan_files
 from pdkernel.project import Project
-from pdkernel.proof import Exported, prove
+from pdkernel.proof import ExportedNotebook, run_proof
 from pdkernel.render.proof import Proof, StepVerdict
-from pdkernel.source import read_source
+from pdkernel.source import load_source
 from tests.builders import an_event
 from tests.notebook_files import notebook_of
 
@@ -53,22 +53,22 @@ class Notebook:
 
     def record(self, event: str, *calls: Mapping[str, Any]) -> None:
         """Write recorded calls of *event*: `{"step", "method", "url", "body"}` and what was answered, `answer`."""
-        from pdkernel.egress.cassette import Cassette, Hiding
+        from pdkernel.egress.recording import CallRedactor, RecordingFile
         from pdkernel.redaction import Redactor
 
-        cassette = Cassette(self.folder / "events" / f"{event}.recorded.jsonl")
-        hiding, nobody = Hiding(), Redactor()
+        cassette = RecordingFile(self.folder / "events" / f"{event}.recorded.jsonl")
+        hiding, nobody = CallRedactor(), Redactor()
         for call in calls:
             headers = [(b"content-type", b"application/json")]
             body = json.dumps(call["body"]).encode() if "body" in call else b""
-            asked = hiding.request(call["method"], call["url"], headers if body else [], body, nobody)
-            answer = hiding.answer(200, b"OK", headers, json.dumps(call["answer"]).encode(), nobody)
+            asked = hiding.redact_request(call["method"], call["url"], headers if body else [], body, nobody)
+            answer = hiding.redact_response(200, b"OK", headers, json.dumps(call["answer"]).encode(), nobody)
             cassette.add(call["step"], call.get("nth", 0), asked, answer, 1.0)
 
     def export(self, change: Mutation = unchanged) -> None:
         """Write the files that a plan makes, with *change* made to them."""
-        opened = read_source(self.path)
-        for file in change(plan(opened.workflow, sidecar=opened.sidecar)):
+        opened = load_source(self.path)
+        for file in change(plan_files(opened.workflow, sidecar=opened.sidecar)):
             path = self.flow / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(file.text.encode())
@@ -80,15 +80,15 @@ class Notebook:
 
     def prove_again(self, **choices: Any) -> Proof:
         """Prove what was exported."""
-        opened = read_source(self.path)
-        exported = Exported(self.path, opened.workflow, opened.sidecar, self.project, self.directory, **choices)
-        return asyncio.run(prove(exported, self.flow))
+        opened = load_source(self.path)
+        exported = ExportedNotebook(self.path, opened.workflow, opened.sidecar, self.project, self.directory, **choices)
+        return asyncio.run(run_proof(exported, self.flow))
 
 
 def verdicts(proof: Proof) -> dict[str, list[str]]:
     """The verdicts of each run, by event and user, the whole run last."""
     return {
-        f"{case.event}/{case.external_user or ''}": [step.verdict for step in (*case.steps, case.whole)]
+        f"{case.event}/{case.external_user or ''}": [step.verdict for step in (*case.steps, case.run_verdict)]
         for case in proof.cases
     }
 
@@ -96,7 +96,7 @@ def verdicts(proof: Proof) -> dict[str, list[str]]:
 def found_in(proof: Proof, step: str) -> StepVerdict:
     """What was found of *step* in the first run."""
     case = proof.cases[0]
-    return next(each for each in (*case.steps, case.whole) if each.step == step)
+    return next(each for each in (*case.steps, case.run_verdict) if each.step == step)
 
 
 @pytest.fixture

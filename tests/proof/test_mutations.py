@@ -244,7 +244,7 @@ def test_the_true_files_are_the_same(orders: Notebook, tmp_path: Path) -> None:
     """Nothing differs, clock and chance included, and every step that runs is compared."""
     proof = prove(orders, tmp_path)
 
-    assert (proof.verdict, proof.definition) == ("same", ())
+    assert (proof.verdict, proof.definition_differences) == ("same", ())
     assert verdicts(proof) == {"order/ada": ["same"] * 6}
 
 
@@ -254,8 +254,8 @@ def test_what_a_run_shows(orders: Notebook, tmp_path: Path, name: str) -> None:
     proof = prove(orders, tmp_path, SEEN_BY_A_RUN[name])
 
     assert proof.verdict == "differs"
-    assert proof.definition
-    assert all(place.notebook != place.files for place in proof.definition)
+    assert proof.definition_differences
+    assert all(place.notebook != place.files for place in proof.definition_differences)
     assert any("differs" in row for row in verdicts(proof).values())
 
 
@@ -265,7 +265,7 @@ def test_what_no_run_shows(unseen: Notebook, tmp_path: Path, name: str) -> None:
     proof = prove(unseen, tmp_path, SEEN_BY_READING[name])
 
     assert proof.verdict == "differs"
-    assert proof.definition
+    assert proof.definition_differences
 
 
 def test_stores_and_actions_are_the_same(visits: Notebook, tmp_path: Path) -> None:
@@ -279,5 +279,5 @@ def test_stores_and_actions(visits: Notebook, tmp_path: Path, name: str) -> None
     proof = prove(visits, tmp_path, OTHER_BUGS[name])
 
     assert proof.verdict == "differs"
-    assert proof.definition
+    assert proof.definition_differences
     assert "differs" in verdicts(proof)["visit/"]

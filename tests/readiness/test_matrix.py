@@ -14,21 +14,21 @@ from hypothesis import strategies as st
 
 from pdkernel.actions import Catalog
 from pdkernel.connect import LocalDirectory
-from pdkernel.egress import parse_mode
-from pdkernel.engine.request import RunRequest
-from pdkernel.engine.runtime import Runtime
+from pdkernel.egress import parse_policy
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.identity import Account, Directory, Environment, Plan
 from pdkernel.model import Step, Workflow
 from pdkernel.project import Project
-from pdkernel.readiness import matrix, what_if
-from pdkernel.render.matrix import Cell, Matrix
+from pdkernel.readiness import build_matrix, preview_lookup
+from pdkernel.render.matrix import MatrixCell, ReadinessMatrix
 from tests.builders import a_workflow, an_event, go_step, node_step, python_step
 from tests.engine.conftest import Run
 
 Connect = Callable[..., str]
 Settle = Callable[[RunRequest], Execution]
-DENY = parse_mode("deny")
+DENY = parse_policy("deny")
 
 NONE, SLACK, GITHUB, BOTH = (), ("slack",), ("github",), ("slack", "github")
 
@@ -63,7 +63,7 @@ def test_a_cell_is_the_error_of_the_table(
 
     row = table_of(project, users=[user], environment=environment).rows[0]
 
-    assert [cell.code for cell in (*row.cells, row.whole)] == [slack, github, None, whole]
+    assert [cell.code for cell in (*row.cells, row.workflow_cell)] == [slack, github, None, whole]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_plan_comes_last(
         connect("ada", app=app, environment="production")
     project.set_plan(plan)
 
-    assert table_of(project, users=["ada"], environment="production").rows[0].whole.code == code
+    assert table_of(project, users=["ada"], environment="production").rows[0].workflow_cell.code == code
 
 
 def test_without_users_a_caller_who_names_nobody_is_shown(project: Project) -> None:
@@ -101,7 +101,7 @@ def test_test_users_come_first(project: Project, connect: Connect) -> None:
 
     rows = table_of(project, workflow, test_users=["grace", "bob"]).rows
 
-    assert [(row.external_user, row.whole.code) for row in rows] == [
+    assert [(row.external_user, row.workflow_cell.code) for row in rows] == [
         ("grace", "external_user_not_found"),
         ("bob", None),
         ("ada", None),
@@ -115,7 +115,7 @@ def test_withheld_credentials_are_ready_by_proxy(project: Project, connect: Conn
 
     row = table_of(project, users=["ada"], directory=Withholding(project, "github")).rows[0]
 
-    assert [cell.state for cell in (*row.cells, row.whole)] == ["ready", "proxy", "ready", "proxy"]
+    assert [cell.state for cell in (*row.cells, row.workflow_cell)] == ["ready", "proxy", "ready", "proxy"]
 
 
 def test_own_account_that_is_missing_is_an_error(project: Project, connect: Connect) -> None:
@@ -149,7 +149,7 @@ def test_a_hundred_users_are_shown_of_more(project: Project, connect: Connect) -
 
     table = table_of(project)
 
-    assert (len(table.rows), table.rows[-1].external_user, table.more) == (100, "user-099", True)
+    assert (len(table.rows), table.rows[-1].external_user, table.has_more_users) == (100, "user-099", True)
 
 
 async def test_what_if_is_what_a_run_keeps(project: Project, connect: Connect, run: Run) -> None:
@@ -157,10 +157,10 @@ async def test_what_if_is_what_a_run_keeps(project: Project, connect: Connect, r
     connect("ada", app="slack")
     connect("ada", app="github")
 
-    told = what_if(
+    told = preview_lookup(
         WORKFLOW,
         directory=LocalDirectory(project),
-        catalog=Catalog.of(project, environ={}),
+        catalog=Catalog.for_project(project, environ={}),
         environment="development",
         external_user_id="ada",
     ).lookup
@@ -232,8 +232,8 @@ def test_a_fault_in_the_look_up_is_a_disagreement(project: Project, settled: Set
     assert found
 
 
-async def _engine(project: Project) -> Runtime:
-    return await Runtime.start(project, LocalDirectory(project))
+async def _engine(project: Project) -> WorkflowEngine:
+    return await WorkflowEngine.start(project, LocalDirectory(project))
 
 
 def disagreements(world: World, project: Project, settled: Settle, *, looking: Directory) -> list[str]:
@@ -257,9 +257,9 @@ def disagreements(world: World, project: Project, settled: Settle, *, looking: D
         users = [mark + user for user in USERS]
         table = table_of(project, workflow, users=users, environment=environment, directory=looking)
         for row in table.rows:
-            for cell in (row.whole, *row.cells):
+            for cell in (row.workflow_cell, *row.cells):
                 only = frozenset({cell.step}) if cell.step else None
-                request = RunRequest(workflow, an_event(), DENY, row.external_user, environment, only=only)
+                request = RunRequest(workflow, an_event(), DENY, row.external_user, environment, only_steps=only)
                 execution = settled(request)
                 if _came_to(execution) != _told(cell):
                     found.append(f"{row.external_user} {environment} {cell.step}: {_told(cell)}, {_came_to(execution)}")
@@ -282,7 +282,7 @@ def _came_to(execution: Execution) -> tuple[str | None, str, frozenset[str]]:
     return (error.code, error.message, used) if error else (None, "", used)
 
 
-def _told(cell: Cell) -> tuple[str | None, str, frozenset[str]]:
+def _told(cell: MatrixCell) -> tuple[str | None, str, frozenset[str]]:
     if cell.state == "error":
         return cell.code, f"{cell.message}\n{cell.fix}", frozenset()
     return None, "", frozenset(cell.accounts)
@@ -302,12 +302,12 @@ def table_of(
     directory: Directory | None = None,
     environment: Environment = "development",
     **choices: Any,
-) -> Matrix:
+) -> ReadinessMatrix:
     """The matrix of *workflow* in *project*."""
-    return matrix(
+    return build_matrix(
         workflow,
         directory=directory or LocalDirectory(project),
-        catalog=Catalog.of(project, environ={}),
+        catalog=Catalog.for_project(project, environ={}),
         environment=environment,
         **choices,
     )

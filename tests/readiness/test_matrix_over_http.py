@@ -10,8 +10,8 @@ import pytest
 from pdkernel.actions import Catalog
 from pdkernel.identity import Environment
 from pdkernel.model import Workflow
-from pdkernel.readiness import matrix
-from pdkernel.render.matrix import Cell
+from pdkernel.readiness import build_matrix
+from pdkernel.render.matrix import MatrixCell
 from tests.builders import a_workflow, python_step
 from tests.server.site import Site, site_of
 
@@ -62,13 +62,13 @@ def _connect(site: Site, chance: random.Random) -> None:
                 )
 
 
-def _table(site: Site, workflow: Workflow, environment: Environment) -> list[tuple[str, Cell]]:
-    catalog = Catalog.of(site.serving.project, environ={})
-    table = matrix(workflow, directory=site.directory, catalog=catalog, environment=environment, users=USERS)
-    return [(row.external_user or "", row.whole) for row in table.rows]
+def _table(site: Site, workflow: Workflow, environment: Environment) -> list[tuple[str, MatrixCell]]:
+    catalog = Catalog.for_project(site.serving.project, environ={})
+    table = build_matrix(workflow, directory=site.directory, catalog=catalog, environment=environment, users=USERS)
+    return [(row.external_user or "", row.workflow_cell) for row in table.rows]
 
 
-def _expected(cell: Cell) -> tuple[int, str]:
+def _expected(cell: MatrixCell) -> tuple[int, str]:
     # the rest of the text names other users, and is for the record only
     return (400, cell.message) if cell.state == "error" else (200, "done")
 

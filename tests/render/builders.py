@@ -11,7 +11,7 @@ from pdkernel.execution import (
     ErrorRecord,
     Execution,
     Log,
-    OutsideCall,
+    OutboundCall,
     Response,
     StepResult,
 )
@@ -29,9 +29,9 @@ KeyError: 'titel'
 """
 
 
-def a_call(**changes: object) -> OutsideCall:
+def a_call(**changes: object) -> OutboundCall:
     """A message sent with the external user's Slack account."""
-    call = OutsideCall(
+    call = OutboundCall(
         method="POST",
         url=URL,
         status=200,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pdkernel.contract import Contract, compare, contract_of, example
+from pdkernel.analysis import Contract, build_example_event, compare_event, derive_contract
 from pdkernel.render import contract as drawn
 from tests.builders import a_step, a_workflow, an_event, bash_step, node_step, python_step
 from tests.render.golden_files import assert_golden
@@ -27,12 +27,12 @@ STEPS = (
     ),
     bash_step("broken", "if [ ; then"),
 )
-CONTRACT = contract_of(a_workflow(*(replace(step, cell=index) for index, step in enumerate(STEPS, start=1))))
+CONTRACT = derive_contract(a_workflow(*(replace(step, cell_index=index) for index, step in enumerate(STEPS, start=1))))
 GOOD = {"issue": {"labels": [{"name": "a"}], "number": 1, "title": "t"}, "n": "3", "note": "x"}
 SAVED = {"good": {**an_event(GOOD).data, "headers": {"x-kind": "k"}}}
 COMPARED = [
-    compare(CONTRACT, "good", SAVED["good"], SAVED),
-    compare(
+    compare_event(CONTRACT, "good", SAVED["good"], SAVED),
+    compare_event(
         CONTRACT,
         "now",
         {**an_event({"issue": {"labels": "a", "number": "1"}, "n": "x"}).data, "headers": {"x-kind": "k"}},
@@ -44,19 +44,19 @@ COMPARED = [
 @pytest.mark.parametrize("form", ["txt", "html"])
 def test_the_contract_is_as_it_was_looked_at(form: str) -> None:
     """Fields, whole and unknown objects, a step that was not read, two events, and an example."""
-    draw = drawn.text if form == "txt" else drawn.html
-    shown = draw(CONTRACT, "Issues", COMPARED, example(CONTRACT, list(SAVED.values())))
+    draw = drawn.render_text if form == "txt" else drawn.render_html
+    shown = draw(CONTRACT, "Issues", COMPARED, build_example_event(CONTRACT, list(SAVED.values())))
     assert_golden(f"contract.{form}", shown)
 
 
 def test_an_event_that_keeps_the_contract_is_not_worth_a_word() -> None:
     """Where nothing is wrong with the chosen event there is nothing to show."""
-    assert drawn.event_view(COMPARED[0]) is None
+    assert drawn.render_event_output(COMPARED[0]) is None
 
 
 def test_each_place_is_said_once() -> None:
     """What drifted and is wrong as well is one sentence; what is gone around several fields is one, too."""
-    said = drawn.sentences(COMPARED[1])
+    said = drawn.describe_violations(COMPARED[1])
     assert [line.split(" ")[0] for line in said] == [
         "body.issue.labels",
         "body.issue.number",
@@ -68,14 +68,14 @@ def test_each_place_is_said_once() -> None:
 
 def test_a_workflow_that_reads_nothing_says_so() -> None:
     """Without reads there is one sentence."""
-    assert drawn.text(Contract(), "Idle") == "Idle: no step reads the event.\n"
+    assert drawn.render_text(Contract(), "Idle") == "Idle: no step reads the event.\n"
 
 
 def test_names_in_an_event_are_no_html() -> None:
     """Field names and event names are text, whatever is in them."""
     step = python_step("read", "return pd.steps['trigger']['event']['body']['<b>x</b>']")
-    contract = contract_of(a_workflow(step))
-    page = Page(drawn.html(contract, "<i>W</i>", [compare(contract, "<u>e</u>", {}, {})], {"<b>": 1}))
+    contract = derive_contract(a_workflow(step))
+    page = Page(drawn.render_html(contract, "<i>W</i>", [compare_event(contract, "<u>e</u>", {}, {})], {"<b>": 1}))
     assert "<i>W</i>" in page.text
     assert "<u>e</u>" in page.text
     assert 'body["<b>x</b>"]' in page.text
@@ -84,11 +84,11 @@ def test_names_in_an_event_are_no_html() -> None:
 def test_a_long_contract_is_cut() -> None:
     """Rows beyond the limit are counted, not drawn."""
     body = "body = pd.steps['trigger']['event']['body']\n" + "\n".join(f"print(body['f{n}'])" for n in range(12))
-    shown = drawn.text(contract_of(a_workflow(python_step("read", body))), "Many", most=10)
+    shown = drawn.render_text(derive_contract(a_workflow(python_step("read", body))), "Many", max_rows=10)
     assert "… 2 more lines not shown" in shown
 
 
-@pytest.mark.parametrize("draw", [drawn.text, drawn.html])
+@pytest.mark.parametrize("draw", [drawn.render_text, drawn.render_html])
 def test_events_of_which_the_same_is_wrong_stand_together(draw: Callable[..., str]) -> None:
     """What is wrong with several events in the same way is said once, with their names."""
     named = [replace(COMPARED[1], name=name) for name in ("one", "two")]

@@ -34,7 +34,7 @@ CHECKLIST = ("Set the environment variable CHANNEL in the workflow's settings.",
 @pytest.mark.parametrize("form", ["txt", "html"])
 def test_accounts_are_as_they_were_looked_at(form: str) -> None:
     """Each app says whether its account is there, which steps need it, and what to do if not."""
-    draw = accounts.text if form == "txt" else accounts.html
+    draw = accounts.render_text if form == "txt" else accounts.render_html
 
     assert_golden(f"accounts.{form}", draw(APPS, external_user="ada", environment="development"))
 
@@ -42,7 +42,7 @@ def test_accounts_are_as_they_were_looked_at(form: str) -> None:
 @pytest.mark.parametrize("form", ["txt", "html"])
 def test_files_are_as_they_were_looked_at(form: str) -> None:
     """Each file says what became of it, with its diff, and what is left to do by hand."""
-    draw = files.text if form == "txt" else files.html
+    draw = files.render_text if form == "txt" else files.render_html
 
     assert_golden(
         f"files.{form}", draw("build/open-issue", FILES, checklist=CHECKLIST, note="Pins are ignored: build.")
@@ -51,8 +51,8 @@ def test_files_are_as_they_were_looked_at(form: str) -> None:
 
 def test_nothing_to_connect() -> None:
     """A user with every account, and a workflow that needs none, are told so."""
-    ready = accounts.text(APPS[:1], external_user="ada", environment="production")
-    none = accounts.text([], external_user=None, environment="development")
+    ready = accounts.render_text(APPS[:1], external_user="ada", environment="production")
+    none = accounts.render_text([], external_user=None, environment="development")
 
     assert ready.startswith("External user ada, production: every account is there.\n")
     assert none == "No external user, development: no step needs an account.\n"
@@ -62,7 +62,7 @@ def test_a_long_diff_says_how_much_is_not_shown() -> None:
     """Of a very long diff the beginning is shown."""
     change = FileChange("a/entry.py", "changed", "".join(f"+line {number}\n" for number in range(1000)))
 
-    drawn = files.html("build", [change])
+    drawn = files.render_html("build", [change])
 
     assert "… 700 lines more not shown" in Page(drawn).text
 
@@ -70,9 +70,9 @@ def test_a_long_diff_says_how_much_is_not_shown() -> None:
 @pytest.mark.parametrize(
     ("draw", "arguments"),
     [
-        (accounts.html, {"apps": [AppReadiness(EVIL, (EVIL,), account_name=EVIL, fix=EVIL)], "external_user": EVIL, "environment": EVIL}),
-        (accounts.html, {"apps": [AppReadiness(EVIL, (EVIL,), account_id=EVIL, account_name=EVIL)], "external_user": EVIL, "environment": EVIL}),
-        (files.html, {"folder": EVIL, "files": [FileChange(EVIL, "new", EVIL)], "checklist": [EVIL], "note": EVIL}),
+        (accounts.render_html, {"apps": [AppReadiness(EVIL, (EVIL,), account_name=EVIL, fix=EVIL)], "external_user": EVIL, "environment": EVIL}),
+        (accounts.render_html, {"apps": [AppReadiness(EVIL, (EVIL,), account_id=EVIL, account_name=EVIL)], "external_user": EVIL, "environment": EVIL}),
+        (files.render_html, {"folder": EVIL, "files": [FileChange(EVIL, "new", EVIL)], "checklist": [EVIL], "note": EVIL}),
     ],
 )  # fmt: skip
 def test_markup_in_any_field_is_shown_as_text(draw: Callable[..., str], arguments: dict[str, Any]) -> None:

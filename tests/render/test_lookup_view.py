@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 
 from pdkernel.execution import AccountUse, StepResult
-from pdkernel.lookup import AppLookup, Candidate, FailedLink, Lookup
+from pdkernel.lookup import AccountCandidate, AppLookup, Lookup, LookupFailure
 from pdkernel.render import lookup, matrix, timeline
-from pdkernel.render.matrix import Cell, Matrix, Row
+from pdkernel.render.matrix import MatrixCell, MatrixRow, ReadinessMatrix
 from tests.render import builders
 from tests.render.golden_files import assert_golden
 from tests.render.reading import Page
 
-NEW = Candidate("apn_0000009", "Ada's Slack", "2026-11-24T09:00:00.000Z")
-OLD = Candidate("apn_0000001", "", "2026-11-01T09:00:00.000Z")
+NEW = AccountCandidate("apn_0000009", "Ada's Slack", "2026-11-24T09:00:00.000Z")
+OLD = AccountCandidate("apn_0000001", "", "2026-11-01T09:00:00.000Z")
 FOUND = Lookup(
     external_user="ada",
     environment="production",
@@ -35,7 +35,7 @@ REFUSED = replace(
     environment_header=None,
     plan=None,
     apps=(FOUND.apps[0], AppLookup("notion", ("check", "build"))),
-    failed=FailedLink(
+    failed=LookupFailure(
         "account",
         "account_not_found",
         "Pipedream Connect Error: Required account for notion not found for external user ID ada in development",
@@ -47,22 +47,32 @@ NOBODY = replace(
     external_user=None,
     user_exists=None,
     apps=(AppLookup("slack", ("send",)),),
-    failed=FailedLink("header", "external_user_required", "Pipedream Connect Error: No external user ID", "Pick one."),
+    failed=LookupFailure(
+        "header", "external_user_required", "Pipedream Connect Error: No external user ID", "Pick one."
+    ),
 )
-TABLE = Matrix(
+TABLE = ReadinessMatrix(
     "Open issue to Slack",
     "development",
     ("check", "send"),
     (
-        Row("ada", Cell("", "ready", ("apn_1",)), (Cell("check", "ready"), Cell("send", "ready", ("apn_1",)))),
-        Row("grace", Cell("", "proxy", ("apn_2",)), (Cell("check", "ready"), Cell("send", "proxy", ("apn_2",)))),
-        Row(
+        MatrixRow(
+            "ada",
+            MatrixCell("", "ready", ("apn_1",)),
+            (MatrixCell("check", "ready"), MatrixCell("send", "ready", ("apn_1",))),
+        ),
+        MatrixRow(
+            "grace",
+            MatrixCell("", "proxy", ("apn_2",)),
+            (MatrixCell("check", "ready"), MatrixCell("send", "proxy", ("apn_2",))),
+        ),
+        MatrixRow(
             "<b>joan",
-            Cell("", "error", apps=("slack",), code="account_not_found", message="No slack.", fix="Connect one."),
-            (Cell("check", "ready"), Cell("send", "error", apps=("slack",), code="account_not_found")),
+            MatrixCell("", "error", apps=("slack",), code="account_not_found", message="No slack.", fix="Connect one."),
+            (MatrixCell("check", "ready"), MatrixCell("send", "error", apps=("slack",), code="account_not_found")),
         ),
     ),
-    more=True,
+    has_more_users=True,
 )
 
 
@@ -70,7 +80,7 @@ TABLE = Matrix(
 @pytest.mark.parametrize(("name", "value"), [("found", FOUND), ("refused", REFUSED), ("nobody", NOBODY)])
 def test_look_ups_are_as_they_were_looked_at(name: str, value: Lookup, form: str) -> None:
     """Each link says whether it held and what it came to; a failed one ends the list, with what to do."""
-    view = lookup.view(value)
+    view = lookup.render_output(value)
 
     assert_golden(f"lookup-{name}.{form}", view.text if form == "txt" else view.html)
 
@@ -78,12 +88,12 @@ def test_look_ups_are_as_they_were_looked_at(name: str, value: Lookup, form: str
 @pytest.mark.parametrize("form", ["txt", "html"])
 def test_a_matrix_is_as_it_was_looked_at(form: str) -> None:
     """Users down, steps across, each cell in a word, each error once with what to do."""
-    assert_golden(f"matrix.{form}", matrix.text(TABLE) if form == "txt" else matrix.html(TABLE))
+    assert_golden(f"matrix.{form}", matrix.render_text(TABLE) if form == "txt" else matrix.render_html(TABLE))
 
 
 def test_the_matrix_has_no_foreign_html() -> None:
     """A user's id is text, whatever it looks like."""
-    assert "<b>joan" in Page(matrix.html(TABLE)).text
+    assert "<b>joan" in Page(matrix.render_html(TABLE)).text
 
 
 def test_the_timeline_folds_the_look_up_away() -> None:
@@ -92,18 +102,18 @@ def test_the_timeline_folds_the_look_up_away() -> None:
     step = StepResult("send", "success", duration_ms=1.0, accounts=(use,))
     execution = replace(builders.succeeded(), steps=(step,), lookup=FOUND)
 
-    drawn = timeline.html(execution)
+    drawn = timeline.render_html(execution)
 
     assert "how the account was found</summary>" in drawn
     assert "<details open" not in drawn
     assert OLD.id in drawn
-    assert OLD.id not in timeline.text(execution)
-    assert OLD.id in timeline.text(execution, explain=True)
+    assert OLD.id not in timeline.render_text(execution)
+    assert OLD.id in timeline.render_text(execution, explain_lookup=True)
 
 
 def test_a_failed_look_up_is_always_told() -> None:
     """A run that the look-up refused says in text, too, how far it came."""
     execution = replace(builders.succeeded(), lookup=NOBODY, status="error", steps=())
 
-    assert "✗ header" in timeline.text(execution)
-    assert "how the accounts were looked up" in timeline.html(execution)
+    assert "✗ header" in timeline.render_text(execution)
+    assert "how the accounts were looked up" in timeline.render_html(execution)

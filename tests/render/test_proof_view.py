@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pdkernel.render import proof
-from pdkernel.render.proof import WHOLE, CaseVerdict, Difference, GradedField, Proof, StepVerdict
+from pdkernel.render.proof import WHOLE_RUN, CaseVerdict, Difference, GradedField, Proof, StepVerdict
 from tests.render.golden_files import assert_golden
 from tests.render.reading import Page
 
@@ -23,16 +23,16 @@ FOUND = Proof(
             "ada",
             (
                 StepVerdict("read", "differs", (Difference("exports.$return_value.items[1].name", '"Ada"', '"Bob"'),)),
-                StepVerdict("send", "not compared", why=WHY),
+                StepVerdict("send", "not compared", reason=WHY),
                 StepVerdict("tell"),
             ),
-            StepVerdict(WHOLE, "not compared", why="Not every step was compared."),
+            StepVerdict(WHOLE_RUN, "not compared", reason="Not every step was compared."),
         ),
         CaseVerdict(
             "order",
             "grace",
-            (StepVerdict("read"), StepVerdict("send", "not compared", why=WHY), StepVerdict("tell")),
-            StepVerdict(WHOLE),
+            (StepVerdict("read"), StepVerdict("send", "not compared", reason=WHY), StepVerdict("tell")),
+            StepVerdict(WHOLE_RUN),
         ),
     ),
     (
@@ -44,21 +44,21 @@ FOUND = Proof(
     ("Pins are ignored: read ran.",),
 )
 SAME = replace(
-    FOUND, definition=(), notes=(), cases=(CaseVerdict("order", None, (StepVerdict("read"), StepVerdict("send"), StepVerdict("tell")), StepVerdict(WHOLE)),)
+    FOUND, definition_differences=(), notes=(), cases=(CaseVerdict("order", None, (StepVerdict("read"), StepVerdict("send"), StepVerdict("tell")), StepVerdict(WHOLE_RUN)),)
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("form", ["txt", "html"])
 def test_proofs_are_as_they_were_looked_at(form: str) -> None:
     """A table of events and steps, each difference with both sides, why something was not compared, what nobody has seen."""
-    draw = proof.text if form == "txt" else proof.html
+    draw = proof.render_text if form == "txt" else proof.render_html
 
     assert_golden(f"proof.{form}", draw(FOUND))
 
 
 def test_the_same() -> None:
     """Where nothing differs the text is short."""
-    drawn = proof.text(SAME)
+    drawn = proof.render_text(SAME)
 
     assert drawn.splitlines()[:3] == [
         "Proof of flow: workflow same; 1 run, steps: 3 same.",
@@ -70,12 +70,12 @@ def test_the_same() -> None:
 def test_one_verdict() -> None:
     """One difference anywhere makes the proof differ; without one it is the same if a step was compared."""
     unseen = CaseVerdict(
-        "order", None, (StepVerdict("read", "not compared", why="w"),), StepVerdict(WHOLE, "not compared")
+        "order", None, (StepVerdict("read", "not compared", reason="w"),), StepVerdict(WHOLE_RUN, "not compared")
     )
-    answer = replace(SAME.cases[0], whole=StepVerdict(WHOLE, "differs", (Difference("response", "1", "2"),)))
+    answer = replace(SAME.cases[0], run_verdict=StepVerdict(WHOLE_RUN, "differs", (Difference("response", "1", "2"),)))
 
     assert FOUND.verdict == replace(SAME, cases=(answer,)).verdict == "differs"
-    assert replace(SAME, definition=FOUND.definition).verdict == "differs"
+    assert replace(SAME, definition_differences=FOUND.definition_differences).verdict == "differs"
     assert SAME.verdict == "same"
     assert replace(SAME, steps=("read",), cases=(unseen,)).verdict == replace(SAME, cases=()).verdict == "not compared"
 
@@ -84,22 +84,24 @@ def test_many_steps() -> None:
     """A table that is too wide for a terminal becomes a list: each event, and which steps have which verdict."""
     names = tuple(f"a_step_called_{number}" for number in range(9))
     steps = tuple(StepVerdict(name) for name in names[1:])
-    case = CaseVerdict("order", "ada", (StepVerdict(names[0], "not compared", why="w"), *steps), StepVerdict(WHOLE))
+    case = CaseVerdict(
+        "order", "ada", (StepVerdict(names[0], "not compared", reason="w"), *steps), StepVerdict(WHOLE_RUN)
+    )
 
-    drawn = proof.text(replace(SAME, steps=names, cases=(case,))).splitlines()
+    drawn = proof.render_text(replace(SAME, steps=names, cases=(case,))).splitlines()
 
     assert drawn[1:4] == [
         "  order as ada:",
-        f"    same: {', '.join((*names[1:], WHOLE))}",
+        f"    same: {', '.join((*names[1:], WHOLE_RUN))}",
         "    not compared: a_step_called_0",
     ]
 
 
 def test_many_differences() -> None:
     """Of very many differences some are shown, and the number of the others."""
-    many = replace(FOUND, definition=tuple(Difference(f"steps[{n}]", "1", "2") for n in range(50)))
+    many = replace(FOUND, definition_differences=tuple(Difference(f"steps[{n}]", "1", "2") for n in range(50)))
 
-    drawn = proof.text(many)
+    drawn = proof.render_text(many)
 
     assert "steps[19]" in drawn
     assert "steps[20]" not in drawn
@@ -128,22 +130,22 @@ def test_markup_in_any_field_is_shown_as_text() -> None:
         EVIL,
         (EVIL,),
         (Difference(EVIL, EVIL, EVIL),),
-        (CaseVerdict(EVIL, EVIL, (StepVerdict(EVIL, "not compared", why=EVIL),), StepVerdict(WHOLE)),),
+        (CaseVerdict(EVIL, EVIL, (StepVerdict(EVIL, "not compared", reason=EVIL),), StepVerdict(WHOLE_RUN)),),
         (GradedField(EVIL, EVIL, "ours", (EVIL,)),),
         (EVIL,),
     )
 
-    for drawn in (proof.html(evil), proof.text(evil)):
+    for drawn in (proof.render_html(evil), proof.render_text(evil)):
         assert "\x1b" not in drawn
-    assert "<b>bold</b></script>" in Page(proof.html(evil)).text
+    assert "<b>bold</b></script>" in Page(proof.render_html(evil)).text
 
 
 def test_a_step_that_neither_side_reached() -> None:
     """Where a run ends above a step on both sides, the step stands there as not run, and no reason is given."""
-    steps = (StepVerdict("read"), StepVerdict("send", "not compared", why=proof.ENDED_ABOVE))
-    case = CaseVerdict("order", None, steps, StepVerdict(WHOLE))
+    steps = (StepVerdict("read"), StepVerdict("send", "not compared", reason=proof.RUN_ENDED_EARLIER))
+    case = CaseVerdict("order", None, steps, StepVerdict(WHOLE_RUN))
 
-    drawn = proof.text(replace(SAME, steps=("read", "send"), cases=(case,)))
+    drawn = proof.render_text(replace(SAME, steps=("read", "send"), cases=(case,)))
 
     assert drawn.splitlines()[:3] == [
         "Proof of flow: workflow same; 1 run, steps: 1 same, 1 not run.",

@@ -8,7 +8,7 @@ import pytest
 
 from pdkernel.model import JSON
 from pdkernel.render import shape as shape_view
-from pdkernel.shape import shape_of
+from pdkernel.shape import infer_shape
 from tests.render.golden_files import assert_golden
 from tests.render.reading import Page
 
@@ -31,17 +31,17 @@ def titles(page: Page) -> list[str]:
 
 def test_text_is_as_it_was_looked_at() -> None:
     """The text of a made-up event's shape is the one that was looked at."""
-    assert_golden("shape.txt", shape_view.text(shape_of(EVENT)))
+    assert_golden("shape.txt", shape_view.render_text(infer_shape(EVENT)))
 
 
 def test_html_is_as_it_was_looked_at() -> None:
     """The HTML of a made-up event's shape is the one that was looked at."""
-    assert_golden("shape.html", shape_view.html(shape_of(EVENT)))
+    assert_golden("shape.html", shape_view.render_html(infer_shape(EVENT)))
 
 
 def test_every_key_copies_its_path_for_both_languages() -> None:
     """A key's titles hold the expressions to paste into a Node.js and into a Python step."""
-    page = Page(shape_view.html(shape_of(EVENT)))
+    page = Page(shape_view.render_html(infer_shape(EVENT)))
 
     copied = titles(page)
 
@@ -53,17 +53,17 @@ def test_every_key_copies_its_path_for_both_languages() -> None:
 
 def test_keys_can_be_reached_without_a_mouse() -> None:
     """Each key is a button to a screen reader and a stop of the tab key."""
-    page = Page(shape_view.html(shape_of(EVENT)))
+    page = Page(shape_view.render_html(infer_shape(EVENT)))
 
     keys = [element for element in page.attributes if element.get("class") == "pd-k"]
 
     assert {(key["role"], key["tabindex"]) for key in keys} == {("button", "0")}
 
 
-@pytest.mark.parametrize("draw", [shape_view.text, shape_view.html])
+@pytest.mark.parametrize("draw", [shape_view.render_text, shape_view.render_html])
 def test_presence_and_types_are_said(draw: Callable[..., str]) -> None:
     """A key that some records lack says in how many it stands; a path of several types names each."""
-    drawn = draw(shape_of(EVENT))
+    drawn = draw(infer_shape(EVENT))
 
     assert "in 1 of 2" in drawn
     assert "integer ×1, number ×1, string ×1, object ×1" in drawn
@@ -71,16 +71,16 @@ def test_presence_and_types_are_said(draw: Callable[..., str]) -> None:
 
 def test_markup_in_keys_and_values_is_shown_as_text() -> None:
     """An event with markup in keys and values is shown as it is and does nothing."""
-    page = Page(shape_view.html(shape_of({EVIL: {EVIL: EVIL}})))
+    page = Page(shape_view.render_html(infer_shape({EVIL: {EVIL: EVIL}})))
 
     assert page.text.count("<b>bold</b></script>") == 3
     assert any("onclick" in title for title in titles(page))
 
 
-@pytest.mark.parametrize("draw", [shape_view.text, shape_view.html])
+@pytest.mark.parametrize("draw", [shape_view.render_text, shape_view.render_html])
 def test_a_wide_object_says_how_many_keys_are_left_out(draw: Callable[..., str]) -> None:
     """Of very many keys the first are shown and the others counted."""
-    drawn = draw(shape_of({f"key{number}": number for number in range(1250)}))
+    drawn = draw(infer_shape({f"key{number}": number for number in range(1250)}))
 
     assert "key199" in drawn
     assert "key200" not in drawn
@@ -91,7 +91,7 @@ def test_a_huge_tree_is_shown_level_by_level() -> None:
     """A huge branch does not hide what stands beside it, and the drawing stays small."""
     branch = {f"k{number}": {f"k{inner}": {"leaf": inner} for inner in range(100)} for number in range(100)}
 
-    drawn = shape_view.html(shape_of({"first": branch, "last": {"seen": True}}))
+    drawn = shape_view.render_html(infer_shape({"first": branch, "last": {"seen": True}}))
 
     assert "Copy steps.trigger.event.last.seen" in drawn
     assert len(drawn) < 1_500_000
@@ -99,7 +99,7 @@ def test_a_huge_tree_is_shown_level_by_level() -> None:
 
 def test_another_root_can_be_given() -> None:
     """Exports of a step have a shape too: its paths begin at that step."""
-    drawn = shape_view.html(shape_of({"ok": True}), root=("steps", "send", "$return_value"))
+    drawn = shape_view.render_html(infer_shape({"ok": True}), root=("steps", "send", "$return_value"))
 
     assert "Copy steps.send.$return_value.ok" in drawn
     assert "Copy pd.steps[&quot;send&quot;][&quot;$return_value&quot;][&quot;ok&quot;]" in drawn
@@ -111,7 +111,7 @@ def test_several_events_say_how_often_each_path_is_present() -> None:
         {"n": 1, "maybe": {"deep": number}, "items": [{"a": 1}, {}]} if number else {"n": "x"} for number in range(4)
     ]
 
-    drawn = shape_view.text(shape_of(*events))
+    drawn = shape_view.render_text(infer_shape(*events))
 
     lines = [" ".join(line.split()) for line in drawn.splitlines()]
     assert lines == [
@@ -123,4 +123,4 @@ def test_several_events_say_how_often_each_path_is_present() -> None:
         "[0] 6 items, object",
         "a integer, in 3 of 6: 1",
     ]
-    assert "in 3 of 4 events (75%)" in shape_view.html(shape_of(*events))
+    assert "in 3 of 4 events (75%)" in shape_view.render_html(infer_shape(*events))

@@ -5,49 +5,49 @@ from __future__ import annotations
 import pytest
 
 from pdkernel.render import stores
-from pdkernel.render.stores import RecordLine, StoreLine
+from pdkernel.render.stores import RecordRow, StoreSummary
 from tests.render.golden_files import assert_golden
 from tests.render.reading import Page
 
 EVIL = "<b>bold</b></script>\" onclick='x'\x1b[2J"
-STORES = (StoreLine("default", 1, 5), StoreLine("ds_l6ujg2", 1234, 567_890))
+STORES = (StoreSummary("default", 1, 5), StoreSummary("ds_l6ujg2", 1234, 567_890))
 RECORDS = (
-    RecordLine("counter", 41),
-    RecordLine("token", "abc", "2026-11-24T10:00:00.000Z"),
-    RecordLine("order/17", {"items": ["a", "b"], "paid": True, "note": "x" * 80}),
+    RecordRow("counter", 41),
+    RecordRow("token", "abc", "2026-11-24T10:00:00.000Z"),
+    RecordRow("order/17", {"items": ["a", "b"], "paid": True, "note": "x" * 80}),
 )
 
 
 @pytest.mark.parametrize("form", ["txt", "html"])
 def test_stores_are_as_they_were_looked_at(form: str) -> None:
     """Each store says how much it holds."""
-    assert_golden(f"stores.{form}", (stores.stores_text if form == "txt" else stores.stores_html)(STORES))
+    assert_golden(f"stores.{form}", (stores.render_stores_text if form == "txt" else stores.render_stores_html)(STORES))
 
 
 @pytest.mark.parametrize("form", ["txt", "html"])
 def test_records_are_as_they_were_looked_at(form: str) -> None:
     """Each record shows key, value and its end, and how many are not shown."""
-    draw = stores.records_text if form == "txt" else stores.records_html
+    draw = stores.render_records_text if form == "txt" else stores.render_records_html
 
     assert_golden(f"records.{form}", draw("orders", RECORDS, total=5))
 
 
 def test_without_a_store_it_says_how_one_is_made() -> None:
     """An empty project says what makes a store."""
-    assert "--data-store PROP=NAME" in stores.stores_text([])
-    assert "--data-store PROP=NAME" in Page(stores.stores_html([])).text
+    assert "--data-store PROP=NAME" in stores.render_stores_text([])
+    assert "--data-store PROP=NAME" in Page(stores.render_stores_html([])).text
 
 
 def test_an_empty_store_says_so() -> None:
     """A store without records is shown as empty, with no table."""
-    assert stores.records_text("s", [], total=0) == "Data store s: empty\n"
-    assert Page(stores.records_html("s", [], total=0)).text == "Data store s: empty"
+    assert stores.render_records_text("s", [], total=0) == "Data store s: empty\n"
+    assert Page(stores.render_records_html("s", [], total=0)).text == "Data store s: empty"
 
 
 def test_nothing_in_a_store_becomes_markup() -> None:
     """Names, keys and values are text, whatever they hold."""
-    page = Page(stores.records_html(EVIL, [RecordLine(EVIL, EVIL, EVIL)], total=9))
-    text = stores.records_text(EVIL, [RecordLine(EVIL, EVIL, EVIL)], total=9)
+    page = Page(stores.render_records_html(EVIL, [RecordRow(EVIL, EVIL, EVIL)], total=9))
+    text = stores.render_records_text(EVIL, [RecordRow(EVIL, EVIL, EVIL)], total=9)
 
     assert page.text.count("<b>bold</b>") == 4 + 1
     assert "\x1b" not in page.text + text

@@ -13,8 +13,8 @@ from pdkernel.execution import (
     ErrorRecord,
     Execution,
     Log,
-    OutsideCall,
-    OutsideRules,
+    OutboundCall,
+    OutboundEnforcement,
     Response,
     StepResult,
 )
@@ -39,7 +39,9 @@ CASES: dict[str, Callable[[], Execution]] = {
 def evil_execution() -> Execution:
     """An execution with markup in every field that holds a text."""
     error = ErrorRecord(EVIL, EVIL, EVIL, step=EVIL, line=5, stack=EVIL)
-    call = OutsideCall(EVIL, EVIL, 200, 1.0, safe=False, outcome="not_sent", app=EVIL, at=EVIL, same_as=EVIL, note=EVIL)
+    call = OutboundCall(
+        EVIL, EVIL, 200, 1.0, safe=False, outcome="not_sent", app=EVIL, at=EVIL, same_as=EVIL, note=EVIL
+    )
     step = StepResult(
         name=EVIL,
         status="error",
@@ -70,7 +72,7 @@ def test_sealed_event_is_named_as_one() -> None:
     """Text and HTML say that the event is sealed, in the place of its method and path."""
     execution = builders.an_execution(event={}, sealed=True)
 
-    shown = timeline.text(execution), timeline.html(execution)
+    shown = timeline.render_text(execution), timeline.render_html(execution)
 
     assert all("a sealed event (it is shown once the accounts of the run are known)" in each for each in shown)
 
@@ -78,7 +80,9 @@ def test_sealed_event_is_named_as_one() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_text_is_as_it_was_looked_at(name: str) -> None:
     """The text of each made-up execution is the one that was looked at."""
-    drawn = timeline.text(CASES[name](), languages=builders.LANGUAGES, stale=["send"], event_name="issues-opened")
+    drawn = timeline.render_text(
+        CASES[name](), languages=builders.LANGUAGES, stale=["send"], event_name="issues-opened"
+    )
 
     assert_golden(f"timeline-{name}.txt", drawn)
 
@@ -86,14 +90,16 @@ def test_text_is_as_it_was_looked_at(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_html_is_as_it_was_looked_at(name: str) -> None:
     """The HTML of each made-up execution is the one that was looked at."""
-    drawn = timeline.html(CASES[name](), languages=builders.LANGUAGES, stale=["send"], event_name="issues-opened")
+    drawn = timeline.render_html(
+        CASES[name](), languages=builders.LANGUAGES, stale=["send"], event_name="issues-opened"
+    )
 
     assert_golden(f"timeline-{name}.html", drawn)
 
 
 def test_markup_in_any_field_is_shown_as_text() -> None:
     """A field that holds markup, quotes or control characters is shown and does nothing."""
-    drawn = timeline.html(
+    drawn = timeline.render_html(
         evil_execution(),
         stale=[EVIL],
         pinned=[EVIL],
@@ -112,7 +118,7 @@ def test_markup_in_any_field_is_shown_as_text() -> None:
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
     """The text form holds no character that moves a cursor or changes a colour."""
-    drawn = timeline.text(evil_execution(), event_name=EVIL, warnings=[EVIL], note=EVIL)
+    drawn = timeline.render_text(evil_execution(), event_name=EVIL, warnings=[EVIL], note=EVIL)
 
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", drawn)
     assert "<b>bold</b>" in drawn
@@ -121,13 +127,13 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_lines_fit_a_terminal(name: str) -> None:
     """What can be wrapped or cut is at most a hundred columns wide."""
-    lines = timeline.text(CASES[name](), languages=builders.LANGUAGES).splitlines()
+    lines = timeline.render_text(CASES[name](), languages=builders.LANGUAGES).splitlines()
 
     own_frames = [line for line in lines if "event = {" in line]
     assert max(len(line) for line in lines if line not in own_frames) <= 100
 
 
-@pytest.mark.parametrize("draw", [timeline.text, timeline.html])
+@pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
 @pytest.mark.parametrize(
     ("execution", "shown"),
     [
@@ -160,11 +166,11 @@ def test_both_forms_say_it_in_words(
     """Nothing is said by colour alone: text and HTML hold the same words."""
     drawn = draw(execution())
 
-    text = Page(drawn).text if draw is timeline.html else drawn
+    text = Page(drawn).text if draw is timeline.render_html else drawn
     assert shown in text
 
 
-@pytest.mark.parametrize("draw", [timeline.text, timeline.html])
+@pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
 def test_what_the_notebook_knows_is_marked(draw: Callable[..., str]) -> None:
     """Stale and pinned steps, warnings and a note stand beside what the execution says."""
     drawn = draw(
@@ -189,14 +195,14 @@ def test_the_running_step_can_be_named() -> None:
         status="executing", steps=(StepResult("one", "not_run"), StepResult("two", "not_run"))
     )
 
-    drawn = timeline.text(execution, running="two")
+    drawn = timeline.render_text(execution, running="two")
 
     assert [line.split() for line in drawn.splitlines()[-2:]] == [["·", "waiting", "one"], ["▶", "running", "two"]]
 
 
 def test_a_workflow_without_a_request_has_no_response() -> None:
     """What no HTTP request starts is not said to answer one."""
-    drawn = timeline.text(builders.an_execution(event={}), responds=False)
+    drawn = timeline.render_text(builders.an_execution(event={}), has_response=False)
 
     assert "response" not in drawn
 
@@ -206,7 +212,7 @@ def test_the_caller_of_a_refused_run_does_not_hear_of_it() -> None:
     for_its_user = builders.refused()
     for_its_text = replace(for_its_user, error=ErrorRecord("step_order", "StepOrderError", "Step a reads steps.b"))
 
-    drawn, other = timeline.text(for_its_user), timeline.text(for_its_text)
+    drawn, other = timeline.render_text(for_its_user), timeline.render_text(for_its_text)
 
     assert "response: 200, the default response, sent at once: the caller does not hear of the refusal" in drawn
     assert "response" not in other
@@ -214,12 +220,12 @@ def test_the_caller_of_a_refused_run_does_not_hear_of_it() -> None:
 
 def test_a_running_execution_has_no_response_yet() -> None:
     """The default response is spoken of when the run is over."""
-    drawn = timeline.html(builders.running())
+    drawn = timeline.render_html(builders.running())
 
     assert "Response to the caller" not in drawn
 
 
-@pytest.mark.parametrize("draw", [timeline.text, timeline.html])
+@pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
 def test_a_long_export_says_how_much_is_not_shown(draw: Callable[[Execution], str]) -> None:
     """A large export is shown in part, and the rest is counted."""
     execution = builders.with_step(builders.succeeded(), "check", exports={"rows": list(range(5000))})
@@ -230,7 +236,7 @@ def test_a_long_export_says_how_much_is_not_shown(draw: Callable[[Execution], st
     assert len(drawn) < 20_000
 
 
-@pytest.mark.parametrize("draw", [timeline.text, timeline.html])
+@pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
 def test_of_a_huge_export_the_size_is_said(draw: Callable[[Execution], str]) -> None:
     """Of a very large export the beginning is shown, and how large it is."""
     rows = [{"number": number} for number in range(50_000)]
@@ -244,7 +250,7 @@ def test_of_a_huge_export_the_size_is_said(draw: Callable[[Execution], str]) -> 
     assert len(drawn) < 30_000
 
 
-@pytest.mark.parametrize("draw", [timeline.text, timeline.html])
+@pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
 def test_a_long_log_keeps_its_beginning_and_end(draw: Callable[[Execution], str]) -> None:
     """A long log shows its first and last lines, and how many are not shown."""
     log = Log("stdout", "".join(f"line number {number}\n" for number in range(10_000)))
@@ -263,7 +269,7 @@ def test_bars_follow_one_another() -> None:
         steps=tuple(StepResult(name, "success", duration_ms=time) for name, time in [("a", 10.0), ("b", 30.0)])
     )
 
-    drawn = timeline.html(execution)
+    drawn = timeline.render_html(execution)
 
     assert re.findall(r"margin-left:([\d.]+)%;width:([\d.]+)%", drawn) == [("0.0", "25.0"), ("25.0", "75.0")]
 
@@ -272,7 +278,7 @@ def test_a_progress_bar_is_shown_as_it_ended() -> None:
     """Of a line that was written over again and again, the last state is shown."""
     log = Log("stderr", "10 %\r50 %\r100 %\ndone\r\n")
 
-    drawn = timeline.text(builders.with_step(builders.succeeded(), "check", logs=(log,)))
+    drawn = timeline.render_text(builders.with_step(builders.succeeded(), "check", logs=(log,)))
 
     assert "| 100 %\n" in drawn
     assert "| done\n" in drawn
@@ -284,7 +290,7 @@ def test_notes_of_ours_are_no_output_of_the_step() -> None:
     logs = (Log("stderr", "mine\n"), Log("stderr", "[pdkernel] one\n[pdkernel] two\n"), Log("stderr", "mine too\n"))
     execution = builders.with_step(builders.succeeded(), "check", logs=logs)
 
-    drawn, html = timeline.text(execution), timeline.html(execution)
+    drawn, html = timeline.render_text(execution), timeline.render_html(execution)
 
     assert "stderr   | mine\n      note     one\n               two\n      stderr   | mine too\n" in drawn
     assert ">note</span>" in html
@@ -293,13 +299,14 @@ def test_notes_of_ours_are_no_output_of_the_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "said"), [(OutsideRules("deny", "none"), 1), (OutsideRules("deny", "redirect"), 0), (None, 0)]
+    ("rules", "said"),
+    [(OutboundEnforcement("deny", "none"), 1), (OutboundEnforcement("deny", "redirect"), 0), (None, 0)],
 )
-def test_a_run_without_a_guard_says_so(rules: OutsideRules | None, said: int) -> None:
+def test_a_run_without_a_guard_says_so(rules: OutboundEnforcement | None, said: int) -> None:
     """Where the operating system could not stop what goes around us, the timeline warns, in both forms."""
-    execution = builders.an_execution(outside_calls=rules)
+    execution = builders.an_execution(outbound_enforcement=rules)
 
-    shown = [" ".join(form.split()) for form in (timeline.text(execution), timeline.html(execution))]
+    shown = [" ".join(form.split()) for form in (timeline.render_text(execution), timeline.render_html(execution))]
 
     assert [form.count("hooks and proxy variables was not stopped") for form in shown] == [said, said]
 
@@ -309,5 +316,5 @@ def test_action_names_its_source() -> None:
     source = "npm @pipedream/slack 0.10.3, version 0.0.20 instead of 0.0.18"
     execution = replace(builders.succeeded(), steps=(replace(builders.steps()[0], source=source),))
 
-    assert f"action   {source}" in timeline.text(execution)
-    assert source in timeline.html(execution)
+    assert f"action   {source}" in timeline.render_text(execution)
+    assert source in timeline.render_html(execution)

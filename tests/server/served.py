@@ -10,14 +10,14 @@ from typing import Any
 
 import httpx
 
-from pdkernel.clock import RANDOM_IDS, FrozenClock
+from pdkernel.clock import RANDOM_IDS, ManualClock
 from pdkernel.connect import LocalDirectory
-from pdkernel.egress import Gateway, parse_mode
-from pdkernel.engine.runtime import Runtime
+from pdkernel.egress import Gateway, parse_policy
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.project import Project
-from pdkernel.project.clients import NewClient
-from pdkernel.server import ServeSettings, Serving, create_app
-from pdkernel.server.serving import ServedWorkflow
+from pdkernel.project.oauth_clients import NewClient
+from pdkernel.server import AppContext, ServeSettings, create_app
+from pdkernel.server.app_context import ServedWorkflow
 
 
 class Workflows:
@@ -26,13 +26,13 @@ class Workflows:
     def __init__(self, *workflows: ServedWorkflow) -> None:
         self._workflows = workflows
 
-    def list(self) -> tuple[ServedWorkflow, ...]:
+    def list_workflows(self) -> tuple[ServedWorkflow, ...]:
         """All of them."""
         return self._workflows
 
     def find(self, key: str) -> ServedWorkflow | None:
         """By endpoint."""
-        return next((each for each in self._workflows if key.lower() == each.endpoint.lower()), None)
+        return next((each for each in self._workflows if key.lower() == each.endpoint_key.lower()), None)
 
     def find_id(self, workflow_id: str) -> ServedWorkflow | None:
         """By id."""
@@ -50,7 +50,7 @@ class Served:
         client: An OAuth client that may do everything.
     """
 
-    serving: Serving
+    serving: AppContext
     http: httpx.AsyncClient
     client: NewClient
 
@@ -91,19 +91,21 @@ async def served(
     folder: Path, *workflows: ServedWorkflow, egress: str = "deny", gateway: Gateway | None = None, **settings: Any
 ) -> AsyncIterator[Served]:
     """Serve a fresh project in *folder*."""
-    clock = FrozenClock()
+    clock = ManualClock()
     with Project.open(folder / ".pdkernel", clock=clock) as project:
         directory = LocalDirectory(project)
-        async with await Runtime.start(project, directory, clock=clock, size=2, gateway=gateway) as runtime:
-            serving = Serving(
+        async with await WorkflowEngine.start(
+            project, directory, clock=clock, max_active_runs=2, gateway=gateway
+        ) as runtime:
+            serving = AppContext(
                 project=project,
                 directory=directory,
-                runtime=runtime,
+                engine=runtime,
                 workflows=Workflows(*workflows),
-                settings=ServeSettings(url="http://127.0.0.1:4000", policy=parse_mode(egress), **settings),
+                settings=ServeSettings(base_url="http://127.0.0.1:4000", policy=parse_policy(egress), **settings),
                 clock=clock,
                 ids=RANDOM_IDS,
             )
             transport = httpx.ASGITransport(create_app(serving))
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:4000") as http:
-                yield Served(serving, http, project.clients.create("tests"))
+                yield Served(serving, http, project.oauth_clients.create("tests"))

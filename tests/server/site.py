@@ -14,15 +14,15 @@ import httpx
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.definition import Sidecar
-from pdkernel.egress import parse_mode
-from pdkernel.engine.runtime import Runtime
+from pdkernel.egress import parse_policy
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.model import Workflow
 from pdkernel.project import Project
-from pdkernel.server import ServeSettings, Serving, create_app
-from pdkernel.server.served import SourceWorkflows
-from pdkernel.server.sockets import Server, bind, url_of
-from pdkernel.source import Source
+from pdkernel.server import AppContext, ServeSettings, create_app
+from pdkernel.server.source_workflows import SourceWorkflows
+from pdkernel.server.uvicorn_server import Server, listen, local_url
+from pdkernel.source import WorkflowSource
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Site:
     """
 
     url: str
-    serving: Serving
+    serving: AppContext
     http: httpx.AsyncClient
     server: Server
     lines: list[str] = field(default_factory=list)
@@ -52,7 +52,11 @@ class Site:
 
     def path(self, name: str = "Test") -> str:
         """`/KEY` of the workflow of that name."""
-        return next(f"/{each.endpoint}" for each in self.serving.workflows.list() if each.source.workflow.name == name)
+        return next(
+            f"/{each.endpoint_key}"
+            for each in self.serving.workflows.list_workflows()
+            if each.source.workflow.name == name
+        )
 
     def key(self, name: str = "Test") -> str:
         """Its key."""
@@ -61,7 +65,7 @@ class Site:
     def token(self, *scopes: str) -> dict[str, str]:
         """The header of a client with a token for *scopes*."""
         project = self.serving.project
-        client = project.clients.create("tests").client
+        client = project.oauth_clients.create("tests").client
         return {"Authorization": f"Bearer {project.access_tokens.issue(client.id, scopes or ('*',))}"}
 
     async def said(self, count: int) -> list[str]:
@@ -75,7 +79,7 @@ class Site:
     async def runs(self) -> list[Execution]:
         """Runs in the journal that have ended, oldest first; waits for those under way."""
         for _ in range(500):
-            kept = await self.serving.runtime.journal.executions(limit=1000)
+            kept = await self.serving.engine.journal.list_executions(limit=1000)
             if all(each.finished_at is not None for each in kept):
                 return kept[::-1]
             await asyncio.sleep(0.02)
@@ -95,21 +99,21 @@ async def site_of(
     lines: list[str] = []
     with Project.open(folder / ".pdkernel") as project:
         directory = LocalDirectory(project)
-        opened = bind("127.0.0.1", 0)
-        url = url_of(opened, "127.0.0.1", tls=tls is not None)
-        async with await Runtime.start(project, directory, size=settings.pop("size", 4)) as runtime:
-            serving = Serving(
+        opened = listen("127.0.0.1", 0)
+        url = local_url(opened, "127.0.0.1", tls=tls is not None)
+        async with await WorkflowEngine.start(project, directory, max_active_runs=settings.pop("size", 4)) as runtime:
+            serving = AppContext(
                 project=project,
                 directory=directory,
-                runtime=runtime,
+                engine=runtime,
                 workflows=SourceWorkflows(
                     project,
-                    [Source(folder / f"{each.name}.ipynb", "notebook", each, sidecar) for each in workflows],
+                    [WorkflowSource(folder / f"{each.name}.ipynb", "notebook", each, sidecar) for each in workflows],
                 ),
-                settings=ServeSettings(url=settings.pop("url", url), policy=parse_mode("deny"), **settings),
+                settings=ServeSettings(base_url=settings.pop("url", url), policy=parse_policy("deny"), **settings),
                 clock=project.clock,
                 ids=project.ids,
-                say=lines.append,
+                write_line=lines.append,
             )
             server = Server(create_app(serving), tls=tls, on_ready=lambda: None)
             task = asyncio.ensure_future(server.serve(sockets=[opened]))

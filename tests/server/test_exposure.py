@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from pdkernel.definition import Sidecar
-from pdkernel.engine.context import stable_id
+from pdkernel.engine.run_context import derive_id
 from pdkernel.errors import RequestError
 from pdkernel.model import Trigger
 from pdkernel.project import Project
+from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.exposure import check_exposure
-from pdkernel.server.served import SourceWorkflows, check_tokens
-from pdkernel.server.serving import ServedWorkflow
-from pdkernel.source import Source
+from pdkernel.server.source_workflows import SourceWorkflows, check_bearer_tokens
+from pdkernel.source import WorkflowSource
 from tests.builders import a_workflow, python_step
 
 OPEN = a_workflow(python_step())
@@ -32,12 +32,16 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 def notebook(workflow: object) -> ServedWorkflow:
     """*workflow* as a notebook's."""
-    return ServedWorkflow("p_1", "eo1", Source(Path("a.ipynb"), "notebook", workflow))  # type: ignore[arg-type]
+    return ServedWorkflow("p_1", "eo1", WorkflowSource(Path("a.ipynb"), "notebook", workflow))  # type: ignore[arg-type]
 
 
 def folder(workflow: object, sidecar: Sidecar | None = None) -> ServedWorkflow:
     """*workflow* as a synced folder's."""
-    return ServedWorkflow("p_1", "eo1", Source(Path("a-p_1"), "folder", workflow, sidecar, ("nothing is asked",)))  # type: ignore[arg-type]
+    return ServedWorkflow(
+        "p_1",
+        "eo1",
+        WorkflowSource(Path("a-p_1"), "folder", workflow, sidecar, ("nothing is asked",)),  # type: ignore[arg-type]
+    )
 
 
 def test_loopback_serves_what_is_open(project: Project) -> None:
@@ -57,7 +61,7 @@ def test_an_open_endpoint_behind_a_public_url_is_said(project: Project) -> None:
 
 def test_an_open_endpoint_stays_on_this_machine(project: Project) -> None:
     """A trigger without auth is refused at another address."""
-    project.clients.create("one")
+    project.oauth_clients.create("one")
     with pytest.raises(RequestError, match="asks for no auth"):
         check_exposure("0.0.0.0", [notebook(CLOSED), notebook(OPEN)], project)
 
@@ -70,14 +74,14 @@ def test_auth_without_anybody_who_has_it(project: Project) -> None:
 
 def test_auth_and_a_client(project: Project) -> None:
     """With both it is served."""
-    project.clients.create("one")
+    project.oauth_clients.create("one")
 
     assert check_exposure("0.0.0.0", [notebook(CLOSED), folder(CLOSED, Sidecar())], project) == []
 
 
 def test_a_folder_without_its_file(project: Project) -> None:
     """A synced folder without pdkernel.yaml is served on loopback with a warning, and nowhere else."""
-    project.clients.create("one")
+    project.oauth_clients.create("one")
     (warning,) = check_exposure("127.0.0.1", [folder(CLOSED)], project)
     with pytest.raises(RequestError, match="on this machine only"):
         check_exposure("192.0.2.1", [folder(CLOSED)], project)
@@ -87,9 +91,9 @@ def test_a_folder_without_its_file(project: Project) -> None:
 
 def test_keys_stay(project: Project, tmp_path: Path) -> None:
     """A workflow's endpoint is the same the next time, and not another's."""
-    sources = [Source(tmp_path / name, "notebook", OPEN) for name in ("a.ipynb", "b.ipynb")]
-    first = [each.endpoint for each in SourceWorkflows(project, sources).list()]
-    second = [each.endpoint for each in SourceWorkflows(project, sources).list()]
+    sources = [WorkflowSource(tmp_path / name, "notebook", OPEN) for name in ("a.ipynb", "b.ipynb")]
+    first = [each.endpoint_key for each in SourceWorkflows(project, sources).list_workflows()]
+    second = [each.endpoint_key for each in SourceWorkflows(project, sources).list_workflows()]
 
     assert first == second
     assert len(set(first)) == 2
@@ -97,7 +101,9 @@ def test_keys_stay(project: Project, tmp_path: Path) -> None:
 
 def test_key_of_the_file(project: Project, tmp_path: Path) -> None:
     """A key in pdkernel.yaml is the endpoint's; two of one key are refused."""
-    sources = [Source(tmp_path / name, "notebook", OPEN, Sidecar(endpoint="eomine")) for name in ("a.ipynb", "b.ipynb")]
+    sources = [
+        WorkflowSource(tmp_path / name, "notebook", OPEN, Sidecar(endpoint="eomine")) for name in ("a.ipynb", "b.ipynb")
+    ]
     served = SourceWorkflows(project, sources[:1])
 
     assert served.find("EOMINE") is not None
@@ -107,23 +113,23 @@ def test_key_of_the_file(project: Project, tmp_path: Path) -> None:
 
 def test_id_of_a_synced_folder(project: Project, tmp_path: Path) -> None:
     """A synced folder's workflow has the id that the folder's name ends with."""
-    served = SourceWorkflows(project, [Source(tmp_path / "greet-p_AbC123", "folder", OPEN, Sidecar())])
+    served = SourceWorkflows(project, [WorkflowSource(tmp_path / "greet-p_AbC123", "folder", OPEN, Sidecar())])
 
-    assert [each.id for each in served.list()] == ["p_AbC123"]
+    assert [each.id for each in served.list_workflows()] == ["p_AbC123"]
     assert served.find_id("p_AbC123") is not None
     assert served.find("p_AbC123") is None
 
 
 def test_ids_are_random_and_stay(project: Project, tmp_path: Path) -> None:
     """Workflows of one name have ids of their own, not made from it and the same the next time."""
-    sources = [Source(tmp_path / name, "notebook", OPEN) for name in ("a.ipynb", "b.ipynb")]
+    sources = [WorkflowSource(tmp_path / name, "notebook", OPEN) for name in ("a.ipynb", "b.ipynb")]
     first, second = (SourceWorkflows(project, sources) for _ in range(2))
-    ids = [each.id for each in first.list()]
+    ids = [each.id for each in first.list_workflows()]
     with Project.open(tmp_path / "other" / ".pdkernel") as other:
-        (elsewhere,) = SourceWorkflows(other, sources[:1]).list()
+        (elsewhere,) = SourceWorkflows(other, sources[:1]).list_workflows()
 
-    assert ids == [each.id for each in second.list()]
-    assert len({*ids, elsewhere.id, stable_id("p_", OPEN.name)}) == 4
+    assert ids == [each.id for each in second.list_workflows()]
+    assert len({*ids, elsewhere.id, derive_id("p_", OPEN.name)}) == 4
     assert all(each.startswith("p_") for each in ids)
     found = first.find_id(ids[1])
     assert found is not None
@@ -133,9 +139,9 @@ def test_ids_are_random_and_stay(project: Project, tmp_path: Path) -> None:
 def test_a_token_that_is_not_set(project: Project, tmp_path: Path) -> None:
     """A bearer trigger whose variable is not set is refused at the start; once set, it is found without a restart."""
     workflow = replace(OPEN, triggers=(Trigger(auth="bearer", token_env="HOOK"),))
-    source = Source(tmp_path / "a.ipynb", "notebook", workflow)
+    source = WorkflowSource(tmp_path / "a.ipynb", "notebook", workflow)
     with pytest.raises(RequestError, match="pdkernel env set HOOK"):
-        check_tokens(SourceWorkflows(project, [source]).list())
+        check_bearer_tokens(SourceWorkflows(project, [source]).list_workflows())
     project.variables.set("HOOK", "token")
 
-    check_tokens(SourceWorkflows(project, [source]).list())
+    check_bearer_tokens(SourceWorkflows(project, [source]).list_workflows())

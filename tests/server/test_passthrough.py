@@ -14,7 +14,7 @@ import pytest
 
 from pdkernel.project import Login
 from pdkernel.server import create_app
-from pdkernel.server.passthrough import Pipedream
+from pdkernel.server.passthrough import PipedreamPassthrough
 from tests.server.served import Served, served
 
 
@@ -39,8 +39,8 @@ async def hanging(start: bytes) -> AsyncIterator[str]:
 async def logged_in(site: Served, url: str, timeout_s: float) -> AsyncIterator[httpx.AsyncClient]:
     """A caller of *site*, whose real project is at *url*."""
     login = Login("client", "a-secret-0123456789", "proj_1", base_url=url)
-    pipedream = Pipedream(login, site.project.issued_tokens, site.serving.clock, timeout_s=timeout_s)
-    app = create_app(replace(site.serving, pipedream=pipedream))
+    pipedream = PipedreamPassthrough(login, site.project.pipedream_tokens, site.serving.clock, timeout_s=timeout_s)
+    app = create_app(replace(site.serving, passthrough=pipedream))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:4000") as http:
         yield http
     await pipedream.close()

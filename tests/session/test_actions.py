@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.connect.apps import tell_app
+from pdkernel.connect.registered_apps import register_app
 from pdkernel.errors import LicenceError, RequestError
 from pdkernel.session import Session
 from tests.actions.checkout import write_checkout
@@ -22,8 +22,8 @@ def session(make_session: Callable[..., Session], tmp_path: Path) -> Session:
     """A session whose project takes actions from a checkout, with a step that uses one, run as Ada."""
     session = make_session()
     write_checkout(tmp_path / "checkout")
-    session.catalog.choices.choose("checkout", base=tmp_path)
-    session.cell_ran(PUT, cell_id="c1")
+    session.catalog.settings.set_source("checkout", base=tmp_path)
+    session.record_cell(PUT, cell_id="c1")
     session.choose_user("ada")
     return session
 
@@ -37,9 +37,9 @@ def test_choices_come_from_the_account(session: Session) -> None:
     """Choices of a prop are fetched by the action's own code with the chosen user's account."""
     connect(session)
 
-    page = session.actions.options("put", "shelf")
+    page = session.actions.fetch_options("put", "shelf")
 
-    assert page.why is None
+    assert page.empty_reason is None
     assert [option.value for option in page.options] == ["s00", "s01", "s02"]
 
 
@@ -47,8 +47,8 @@ def test_pages_and_search(session: Session) -> None:
     """A page is asked for by its number, and a search by its words."""
     connect(session)
 
-    second = session.actions.options("put", "shelf", page=1)
-    searched = session.actions.options("put", "shelf", query="Shelf 02")
+    second = session.actions.fetch_options("put", "shelf", page=1)
+    searched = session.actions.fetch_options("put", "shelf", query="Shelf 02")
 
     assert [option.value for option in second.options] == ["s10", "s11", "s12"]
     assert [option.value for option in searched.options] == ["s02"]
@@ -56,29 +56,29 @@ def test_pages_and_search(session: Session) -> None:
 
 def test_no_account_says_why(session: Session) -> None:
     """Without an account there are no choices, and the sentence says whose account is missing and what to do."""
-    page = session.actions.options("put", "shelf")
+    page = session.actions.fetch_options("put", "shelf")
 
     assert page.options == ()
-    assert page.why is not None
-    assert "ada's depot account" in page.why
-    assert "pdkernel accounts add --external-user ada --app depot" in page.why
+    assert page.empty_reason is not None
+    assert "ada's depot account" in page.empty_reason
+    assert "pdkernel accounts add --external-user ada --app depot" in page.empty_reason
 
 
 def test_no_user_says_why(session: Session) -> None:
     """Without an external user the sentence says to choose one."""
     session.choose_user(None)
 
-    page = session.actions.options("put", "shelf")
+    page = session.actions.fetch_options("put", "shelf")
 
-    assert page.why is not None
-    assert "%pduser" in page.why
+    assert page.empty_reason is not None
+    assert "%pduser" in page.empty_reason
 
 
 def test_prop_without_choices(session: Session) -> None:
     """A prop where anything may stand says so."""
-    page = session.actions.options("put", "thing")
+    page = session.actions.fetch_options("put", "thing")
 
-    assert page.why == "thing is string: there is nothing to choose from."
+    assert page.empty_reason == "thing is string: there is nothing to choose from."
 
 
 PICK = """
@@ -110,55 +110,55 @@ def test_choices_that_depend_on_another_prop(
     place.parent.mkdir()
     place.write_text(PICK)
     session.choose_event(an_event({"shelf": "top"}), "hello")
-    session.cell_ran(f"%%pdstep pick --uses depot-pick@0.0.1\n{shelf}\n", cell_id="c2")
+    session.record_cell(f"%%pdstep pick --uses depot-pick@0.0.1\n{shelf}\n", cell_id="c2")
 
-    page = session.actions.options("pick", "slot")
+    page = session.actions.fetch_options("pick", "slot")
 
     assert [option.value for option in page.options] == options
-    assert (why is None) == (page.why is None)
-    assert (why or "") in (page.why or "")
+    assert (why is None) == (page.empty_reason is None)
+    assert (why or "") in (page.empty_reason or "")
 
 
 def test_added_props(session: Session) -> None:
     """The props that an action adds for the values so far, expressions evaluated."""
     connect(session)
-    session.cell_ran("%%pdstep fill --uses depot-fill-form@0.0.1\ncolumns: '{{1 + 1}}'\n", cell_id="c2")
+    session.record_cell("%%pdstep fill --uses depot-fill-form@0.0.1\ncolumns: '{{1 + 1}}'\n", cell_id="c2")
 
-    added = session.actions.additional_props("fill")
+    added = session.actions.fetch_additional_props("fill")
 
     assert [prop.name for prop in added] == ["col_0", "col_1"]
 
 
 def test_a_step_of_code_has_no_form(session: Session) -> None:
     """Only steps with an action have props to choose."""
-    session.cell_ran("%%pdstep code\ndef handler(pd): pass\n", cell_id="c2")
+    session.record_cell("%%pdstep code\ndef handler(pd): pass\n", cell_id="c2")
 
     with pytest.raises(RequestError):
-        session.actions.options("code", "x")
+        session.actions.fetch_options("code", "x")
 
 
 def test_apps_of_action_steps_are_needed(session: Session) -> None:
     """An action's app is among those that the external user needs, before and after the action was looked at."""
-    before = session.apps_needed()
+    before = session.find_needed_apps()
     session.actions.describe("depot-put-thing@0.1.2")
 
-    assert before == session.apps_needed() == {"depot": ["put"]}
+    assert before == session.find_needed_apps() == {"depot": ["put"]}
 
 
 def test_helper_apps_need_no_account(session: Session) -> None:
     """Built-in actions and helper apps need nobody's account."""
-    session.cell_ran("%%pdstep off --uses filter-end-workflow@0.0.1\n", cell_id="c2")
-    session.cell_ran("%%pdstep wait --uses helper_functions-delay@0.0.1\n", cell_id="c3")
+    session.record_cell("%%pdstep off --uses filter-end-workflow@0.0.1\n", cell_id="c2")
+    session.record_cell("%%pdstep wait --uses helper_functions-delay@0.0.1\n", cell_id="c3")
 
-    assert session.apps_needed() == {"depot": ["put"]}
+    assert session.find_needed_apps() == {"depot": ["put"]}
 
 
 def test_apps_that_are_known(session: Session) -> None:
     """The apps offered are those of steps and components, and those that the project was told of."""
-    tell_app(session.project, "my_crm", ["token"])
+    register_app(session.project, "my_crm", ["token"])
 
-    assert session.actions.apps() == ("depot", "my_crm")
-    assert session.directory.known_fields("my_crm") == ("token",)
+    assert session.actions.list_apps() == ("depot", "my_crm")
+    assert session.directory.credential_fields("my_crm") == ("token",)
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def unlicensed(make_session: Callable[..., Session], save_notebook: Callable[...
 
 def test_steps_that_need_nothing_of_npm_run_without_its_licence(unlicensed: Session) -> None:
     """The licence is asked for by the steps that need it: other cells run, built-in actions among them."""
-    unlicensed.cell_ran("%%pdstep store --uses data_stores-list-keys@0.0.1 --data-store dataStore=s\n", cell_id="c3")
+    unlicensed.record_cell("%%pdstep store --uses data_stores-list-keys@0.0.1 --data-store dataStore=s\n", cell_id="c3")
 
     code = unlicensed.run(only=frozenset({"first"}))
     own = unlicensed.run(only=frozenset({"store"}))

@@ -30,7 +30,7 @@ def test_first_runs_make_the_order_without_a_file() -> None:
     draft = Draft()
 
     for name in ("one", "two", "one"):
-        draft.ran(cell(name), cell_id=None, at=time.time())
+        draft.record_cell(cell(name), cell_id=None, at=time.time())
 
     assert names(draft) == ["one", "two"]
 
@@ -39,8 +39,8 @@ def test_file_makes_the_order(save_notebook: Save) -> None:
     """With a file, its order counts, whatever order the cells ran in."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
 
-    draft.ran(cell("two"), cell_id="b", at=time.time())
-    draft.ran(cell("one"), cell_id="a", at=time.time())
+    draft.record_cell(cell("two"), cell_id="b", at=time.time())
+    draft.record_cell(cell("one"), cell_id="a", at=time.time())
 
     assert names(draft) == ["one", "two"]
 
@@ -49,7 +49,7 @@ def test_cells_that_did_not_run_belong_to_the_workflow(save_notebook: Save) -> N
     """Steps of the file that did not run in this kernel are part of the workflow."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
 
-    draft.ran(cell("two"), cell_id="b", at=time.time())
+    draft.record_cell(cell("two"), cell_id="b", at=time.time())
 
     assert names(draft) == ["one", "two"]
 
@@ -58,8 +58,8 @@ def test_running_twice_takes_the_second_text(save_notebook: Save) -> None:
     """A cell that runs again has its new text, at its place."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
 
-    draft.ran(cell("one", 1), cell_id="a", at=time.time())
-    draft.ran(cell("one", 2), cell_id="a", at=time.time())
+    draft.record_cell(cell("one", 1), cell_id="a", at=time.time())
+    draft.record_cell(cell("one", 2), cell_id="a", at=time.time())
 
     assert "return 2" in draft.workflow().step("one").source
 
@@ -67,9 +67,9 @@ def test_running_twice_takes_the_second_text(save_notebook: Save) -> None:
 def test_renaming_drops_the_old_name(save_notebook: Save) -> None:
     """The same cell under another name is another step in the same place; the old one is gone."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
-    draft.ran(cell("one"), cell_id="a", at=time.time())
+    draft.record_cell(cell("one"), cell_id="a", at=time.time())
 
-    draft.ran(cell("first"), cell_id="a", at=time.time())
+    draft.record_cell(cell("first"), cell_id="a", at=time.time())
 
     assert names(draft) == ["first", "two"]
 
@@ -77,9 +77,9 @@ def test_renaming_drops_the_old_name(save_notebook: Save) -> None:
 def test_deleted_cell_is_gone(save_notebook: Save) -> None:
     """A cell that Lab says was deleted is no step any more, saved or not."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
-    draft.ran(cell("one"), cell_id="a", at=time.time())
+    draft.record_cell(cell("one"), cell_id="a", at=time.time())
 
-    draft.forget(["a"])
+    draft.remove_cells(["a"])
 
     assert names(draft) == ["two"]
 
@@ -88,7 +88,7 @@ def test_cell_missing_from_a_later_save_is_gone(save_notebook: Save) -> None:
     """A cell that ran and is not in the file saved after that is gone."""
     path = save_notebook(("a", cell("one")), ("b", cell("two")))
     draft = Draft(path)
-    draft.ran(cell("one"), cell_id="a", at=time.time())
+    draft.record_cell(cell("one"), cell_id="a", at=time.time())
 
     save_notebook(("b", cell("two")))
     os.utime(path, (time.time() + 5, time.time() + 5))
@@ -102,7 +102,7 @@ def test_new_cell_counts_before_it_is_saved(save_notebook: Save) -> None:
     os.utime(path, (time.time() - 5, time.time() - 5))
     draft = Draft(path)
 
-    draft.ran(cell("new"), cell_id="c", at=time.time())
+    draft.record_cell(cell("new"), cell_id="c", at=time.time())
 
     assert names(draft) == ["one", "new"]
 
@@ -111,7 +111,7 @@ def test_text_saved_after_the_run_counts(save_notebook: Save) -> None:
     """A cell edited and saved but not run has its saved text."""
     path = save_notebook(("a", cell("one", 1)))
     draft = Draft(path)
-    draft.ran(cell("one", 1), cell_id="a", at=time.time())
+    draft.record_cell(cell("one", 1), cell_id="a", at=time.time())
 
     save_notebook(("a", cell("one", 2)))
     os.utime(path, (time.time() + 5, time.time() + 5))
@@ -125,7 +125,7 @@ def test_nothing_is_read_again_that_has_not_changed(save_notebook: Save) -> None
     first = draft.workflow()
 
     again = draft.workflow()
-    draft.ran(cell("one", 2), cell_id="a", at=time.time() + 10)
+    draft.record_cell(cell("one", 2), cell_id="a", at=time.time() + 10)
     run = draft.workflow()
     save_notebook(("a", cell("one")), ("b", cell("two")))
     saved = draft.workflow()
@@ -138,19 +138,19 @@ def test_nothing_is_read_again_that_has_not_changed(save_notebook: Save) -> None
 def test_two_cells_of_one_name_are_refused(save_notebook: Save) -> None:
     """A second cell with a step's name is refused while the first is there."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", "x = 1")))
-    draft.ran(cell("one"), cell_id="a", at=time.time())
+    draft.record_cell(cell("one"), cell_id="a", at=time.time())
 
     with pytest.raises(DuplicateStepError, match="ambiguous"):
-        draft.ran(cell("one"), cell_id="b", at=time.time())
+        draft.record_cell(cell("one"), cell_id="b", at=time.time())
 
 
 def test_name_is_free_again_after_its_cell_is_deleted() -> None:
     """A step's name can be used by another cell once its first cell is deleted."""
     draft = Draft()
-    draft.ran(cell("one"), cell_id="a", at=time.time())
-    draft.forget(["a"])
+    draft.record_cell(cell("one"), cell_id="a", at=time.time())
+    draft.remove_cells(["a"])
 
-    draft.ran(cell("one", 2), cell_id="b", at=time.time())
+    draft.record_cell(cell("one", 2), cell_id="b", at=time.time())
 
     assert names(draft) == ["one"]
 
@@ -159,7 +159,7 @@ def test_notebook_saved_without_any_step_has_none(save_notebook: Save) -> None:
     """Once the last step's cell is deleted and the file saved, the workflow is empty."""
     path = save_notebook(("a", cell("one")))
     draft = Draft(path)
-    draft.ran(cell("one"), cell_id="a", at=time.time())
+    draft.record_cell(cell("one"), cell_id="a", at=time.time())
 
     save_notebook()
     os.utime(path, (time.time() + 5, time.time() + 5))
@@ -172,11 +172,11 @@ def test_next_kernel_knows_cells_that_are_not_saved_yet(save_notebook: Save) -> 
     path = save_notebook(("a", cell("one")))
     os.utime(path, (time.time() - 5, time.time() - 5))
     before = Draft(path)
-    before.ran(cell("two"), cell_id="b", at=time.time())
-    before.ran(cell("three"), cell_id="c", at=time.time())
+    before.record_cell(cell("two"), cell_id="b", at=time.time())
+    before.record_cell(cell("three"), cell_id="c", at=time.time())
 
     after = Draft(path)
-    after.ran(cell("third"), cell_id="c", at=time.time())
+    after.record_cell(cell("third"), cell_id="c", at=time.time())
     after.restore(before.to_json())
 
     assert names(after) == ["one", "two", "third"]
@@ -186,7 +186,7 @@ def test_next_kernel_forgets_cells_that_were_deleted_and_the_file_saved(save_not
     """What an earlier kernel ran and a later save does not hold is no step."""
     path = save_notebook(("a", cell("one")))
     before = Draft(path)
-    before.ran(cell("two"), cell_id="b", at=time.time())
+    before.record_cell(cell("two"), cell_id="b", at=time.time())
     os.utime(path, (time.time() + 5, time.time() + 5))
 
     after = Draft(path)
@@ -198,7 +198,7 @@ def test_next_kernel_forgets_cells_that_were_deleted_and_the_file_saved(save_not
 def test_next_kernel_of_a_folder_starts_anew() -> None:
     """Without a notebook's file nothing would ever say that a cell is gone, so none is kept."""
     before = Draft()
-    before.ran(cell("one"), cell_id="a", at=time.time())
+    before.record_cell(cell("one"), cell_id="a", at=time.time())
 
     assert before.to_json() == []
 
@@ -207,6 +207,6 @@ def test_a_steps_cell_is_its_place_in_the_file(save_notebook: Save) -> None:
     """Every cell of the file is counted, as commands do that read it; a cell that is in no file comes after them."""
     draft = Draft(save_notebook(("a", "import os"), ("b", cell("one")), ("c", "1 + 1"), ("d", cell("two"))))
 
-    draft.ran(cell("three"), cell_id="e", at=time.time() + 1)
+    draft.record_cell(cell("three"), cell_id="e", at=time.time() + 1)
 
-    assert [step.cell for step in draft.workflow().steps] == [1, 3, 4]
+    assert [step.cell_index for step in draft.workflow().steps] == [1, 3, 4]

@@ -44,7 +44,7 @@ def ready(session: Session) -> Session:
 def prepare(session: Session) -> Session:
     """Give *session* three steps, a user and an event."""
     for name, source in (("check", CHECK), ("send", SEND), ("last", LAST)):
-        session.cell_ran(source, cell_id=name)
+        session.record_cell(source, cell_id=name)
     if not session.directory.users("development"):
         session.directory.add_account(app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="ada")
     session.choose_user("ada")
@@ -54,8 +54,8 @@ def prepare(session: Session) -> Session:
 
 def outcomes(session: Session) -> list[str]:
     """What became of the last run's outside calls."""
-    assert session.last is not None
-    return [call.outcome for step in session.last.steps for call in step.requests]
+    assert session.last_execution is not None
+    return [call.outcome for step in session.last_execution.steps for call in step.requests]
 
 
 def test_run_all_then_send_posts_once(ready: Session) -> None:
@@ -75,7 +75,7 @@ def test_send_again_on_request(ready: Session) -> None:
     """`send=True` makes the call again."""
     ready.run()
 
-    ready.run(send=True)
+    ready.run(resend=True)
 
     assert outcomes(ready) == ["stand_in"]
 
@@ -95,7 +95,7 @@ def test_edited_message_is_sent(ready: Session) -> None:
     """A call with another body is another call."""
     ready.run()
 
-    ready.cell_ran(SEND.replace('"#general"', '"#random"'), cell_id="send")
+    ready.record_cell(SEND.replace('"#general"', '"#random"'), cell_id="send")
     ready.run(only=frozenset({"send"}))
 
     assert outcomes(ready) == ["stand_in"]
@@ -104,20 +104,20 @@ def test_edited_message_is_sent(ready: Session) -> None:
 def test_running_one_step_marks_the_steps_below_stale(ready: Session) -> None:
     """After one step ran, the steps below it are stale; those above are not."""
     ready.run()
-    assert ready.stale == set()
+    assert ready.stale_steps == set()
 
     ready.run(only=frozenset({"send"}))
 
-    assert ready.stale == {"last"}
+    assert ready.stale_steps == {"last"}
 
 
 def test_edited_step_is_stale_with_those_below(ready: Session) -> None:
     """A step whose text changed since it ran is stale, and so is what comes after."""
     ready.run()
 
-    ready.cell_ran(SEND + "// edited\n", cell_id="send")
+    ready.record_cell(SEND + "// edited\n", cell_id="send")
 
-    assert ready.stale == {"send", "last"}
+    assert ready.stale_steps == {"send", "last"}
 
 
 def test_another_event_makes_all_stale(ready: Session) -> None:
@@ -126,7 +126,7 @@ def test_another_event_makes_all_stale(ready: Session) -> None:
 
     ready.choose_event(an_event({"name": "Grace"}), "other")
 
-    assert ready.stale == {"check", "send", "last"}
+    assert ready.stale_steps == {"check", "send", "last"}
 
 
 def test_restarted_kernel_goes_on(ready: Session, make_session: Make) -> None:
@@ -135,7 +135,7 @@ def test_restarted_kernel_goes_on(ready: Session, make_session: Make) -> None:
 
     after = make_session()
     for name, source in (("check", CHECK), ("send", SEND)):
-        after.cell_ran(source, cell_id=name)
+        after.record_cell(source, cell_id=name)
     execution = after.run(only=frozenset({"send"}))
 
     assert after.event_name == "hello"
@@ -152,11 +152,11 @@ def test_restarted_kernel_knows_cells_that_are_not_saved(
     os.utime(path, (time.time() - 5, time.time() - 5))
     before = make_session(path.name)
     before.choose_event(Event.from_body({}))
-    before.cell_ran("%%pdstep one\ndef handler(pd):\n    return 'kept'\n", cell_id="1")
+    before.record_cell("%%pdstep one\ndef handler(pd):\n    return 'kept'\n", cell_id="1")
     before.run(only=frozenset({"one"}))
 
     after = make_session(path.name)
-    after.cell_ran("%%pdstep two\ndef handler(pd):\n    return pd.steps['one']['$return_value']\n", cell_id="2")
+    after.record_cell("%%pdstep two\ndef handler(pd):\n    return pd.steps['one']['$return_value']\n", cell_id="2")
     execution = after.run(only=frozenset({"two"}))
 
     assert execution.step("two").return_value == "kept", execution.error
@@ -204,7 +204,7 @@ def test_event_that_names_a_user_chooses_them(session: Session) -> None:
 
 def test_no_event_is_said(session: Session) -> None:
     """Running without an event says how to choose one."""
-    session.cell_ran(CHECK, cell_id="check")
+    session.record_cell(CHECK, cell_id="check")
 
     with pytest.raises(RequestError, match="No event is chosen"):
         session.run()
@@ -212,21 +212,21 @@ def test_no_event_is_said(session: Session) -> None:
 
 def test_steps_value_is_redacted(ready: Session) -> None:
     """What completion looks at never holds a credential."""
-    ready.cell_ran(
+    ready.record_cell(
         SEND.replace("return (await", "return this.slack.$auth.oauth_access_token || (await"), cell_id="send"
     )
 
     ready.run()
 
-    assert TOKEN not in str(ready.steps_value())
-    assert "secret:slack" in str(ready.steps_value()["send"])
+    assert TOKEN not in str(ready.build_steps_value())
+    assert "secret:slack" in str(ready.build_steps_value()["send"])
 
 
 def test_apps_are_known_without_running(session: Session) -> None:
     """Which apps the steps need is read from their cells."""
-    session.cell_ran(SEND, cell_id="send")
+    session.record_cell(SEND, cell_id="send")
 
-    assert session.apps_needed() == {"slack": ["send"]}
+    assert session.find_needed_apps() == {"slack": ["send"]}
 
 
 def test_saved_event_is_masked_and_found_again(session: Session, tmp_path: Path) -> None:
@@ -244,7 +244,9 @@ def test_dotenv_beside_the_notebook_is_seen(session: Session, tmp_path: Path) ->
     """A `.env` in the notebook's folder wins over the project's variables."""
     session.project.variables.set("GREETING", "from the project")
     (tmp_path / ".env").write_text("GREETING=from the file\n")
-    session.cell_ran('%%pdstep say\nimport os\ndef handler(pd):\n    return len(os.environ["GREETING"])\n', cell_id="s")
+    session.record_cell(
+        '%%pdstep say\nimport os\ndef handler(pd):\n    return len(os.environ["GREETING"])\n', cell_id="s"
+    )
     session.choose_event(Event({}))
 
     execution = session.run()
@@ -255,7 +257,7 @@ def test_dotenv_beside_the_notebook_is_seen(session: Session, tmp_path: Path) ->
 def test_listeners_hear_of_changes(session: Session) -> None:
     """Whoever listens hears of each change until it stops listening."""
     heard: list[int] = []
-    stop = session.listen(lambda: heard.append(1))
+    stop = session.add_listener(lambda: heard.append(1))
 
     session.choose_user("ada")
     stop()
@@ -277,7 +279,9 @@ def test_a_session_installs_nothing_where_that_is_forbidden(tmp_path: Path) -> N
     """`PDKERNEL_NO_INSTALL` counts in a notebook too."""
     session = Session(folder=tmp_path, notebook=tmp_path / "my work.ipynb", environ={"PDKERNEL_NO_INSTALL": "1"})
     session.choose_event(an_event())
-    session.cell_ran("%%pdstep code --lang node\nimport x from 'tiny';\nexport default { run: () => x }", cell_id="c")
+    session.record_cell(
+        "%%pdstep code --lang node\nimport x from 'tiny';\nexport default { run: () => x }", cell_id="c"
+    )
 
     error = session.run().error
     session.close()
@@ -290,7 +294,9 @@ def test_a_steps_package_is_installed_at_its_first_run(session: Session, monkeyp
     """What is going on stands in the growing record, as the cell shows it."""
     seen: list[str] = []
     session.choose_event(an_event())
-    session.cell_ran("%%pdstep code --lang node\nimport x from 'tiny';\nexport default { run: () => x }", cell_id="c")
+    session.record_cell(
+        "%%pdstep code --lang node\nimport x from 'tiny';\nexport default { run: () => x }", cell_id="c"
+    )
     with npm_registry() as registry:
         registry.publish("tiny", "1.0.0")
         for name, value in registry.environ(session.folder).items():
@@ -306,10 +312,10 @@ def test_a_steps_package_is_installed_at_its_first_run(session: Session, monkeyp
 def test_own_accounts_are_known_without_running(session: Session) -> None:
     """Each once, with the steps that use it; they are not among what the external user must have."""
     cell = '%%pdstep {} --app {}=apn_own1\ndef handler(pd):\n    return pd.inputs["{}"]\n'
-    session.cell_ran(cell.format("one", "slack", "slack"), cell_id="one")
-    session.cell_ran(cell.format("two", "chat:slack", "chat"), cell_id="two")
+    session.record_cell(cell.format("one", "slack", "slack"), cell_id="one")
+    session.record_cell(cell.format("two", "chat:slack", "chat"), cell_id="two")
 
-    assert session.apps_needed() == {}
+    assert session.find_needed_apps() == {}
 
 
 def test_a_run_for_another_user_leaves_the_chosen_users_results(ready: Session) -> None:
@@ -319,4 +325,4 @@ def test_a_run_for_another_user_leaves_the_chosen_users_results(ready: Session) 
     own, other = ready.run(), ready.run(external_user_id="grace")
 
     assert other.external_user == "grace"
-    assert ready.stale_in(own) == ready.stale_in(other) == set()
+    assert ready.find_stale_steps(own) == ready.find_stale_steps(other) == set()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pdkernel.hosts import PropDeclaration
 from pdkernel.model import JSON
+from pdkernel.workers import PropDeclaration
 
 _FIELDS = """oauth_access_token oauth_refresh_token oauth_client_id oauth_client_secret oauth_uid api_key api_token
   access_token bot_token token key secret password user username email account_id shop_id store_name domain subdomain

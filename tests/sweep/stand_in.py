@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pdkernel import guests
+from pdkernel import runtimes
 from pdkernel.model import Language
 
-Started = TypeVar("Started")
+StartedT = TypeVar("StartedT")
 
-HOOK = Path(guests.__file__).parent / "egress_hook.mjs"
+HOOK = Path(runtimes.__file__).parent / "node" / "egress_hook.mjs"
 MARKS = Path(__file__).parent / "marks.mjs"
 
 SILENCE_S = 2.0
@@ -65,38 +65,38 @@ class StandIn:
         while self._open:
             await asyncio.sleep(0.01)
 
-    def open_ticket(self, *, public_only: bool = False) -> str:
+    def issue_token(self, *, public_only: bool = False) -> str:
         """Every guest has the same."""
         return "sweep"
 
     async def check(self, policy: Any) -> None:
         """No mode has a file."""
 
-    def bind(self, ticket: str, binding: Any) -> None:
+    def bind(self, token: str, context: Any) -> None:
         """Nothing is booked on a step."""
 
-    def unbind(self, ticket: str) -> None:
+    def unbind(self, token: str) -> None:
         """Nothing is booked on a step."""
 
-    def close_ticket(self, ticket: str) -> None:
+    def revoke_token(self, token: str) -> None:
         """Every guest has the same."""
 
     @property
-    def guard(self) -> str:
+    def sandbox_kind(self) -> str:
         """Nothing is kept from going around: there is no network to go to."""
         return "none"
 
-    def guarded(self, ticket: str, start: Callable[[], Started]) -> Started:
+    def start_sandboxed(self, token: str, start_process: Callable[[], StartedT]) -> StartedT:
         """As it is."""
-        return start()
+        return start_process()
 
-    def environment(self, ticket: str, language: Language) -> dict[str, str]:
+    def build_environment(self, token: str, language: Language) -> dict[str, str]:
         """Lead a Node.js process here, and have its marks written."""
         preloads = f"--import {HOOK.as_uri()} --import {MARKS.as_uri()}"
         return {
             "NODE_OPTIONS": preloads,
             "PDK_EGRESS": self._address,
-            "PDK_TICKET": ticket,
+            "PDK_TICKET": token,
             "SWEEP_MARKS": str(self._marks),
         }
 

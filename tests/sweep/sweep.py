@@ -24,9 +24,9 @@ from typing import Any
 
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
-from pdkernel.hosts import ComponentFile, Hosts, RunGuests, RunSetup, StepCall, StepOutcome, find_node
 from pdkernel.model import JSON, Step
 from pdkernel.packages.npm_command import find_npm
+from pdkernel.workers import ComponentFile, RunSetup, RunWorkers, StepCall, StepOutcome, WorkerPool, find_node
 from tests.sweep.apps import APPS, UNDECLARED
 from tests.sweep.dummy import CREDENTIALS, values_for
 from tests.sweep.stand_in import StandIn
@@ -66,7 +66,7 @@ class _Listener:
     def log(self, stream: Stream, text: str) -> None:
         """Not kept."""
 
-    def say(self, text: str) -> None:
+    def report_progress(self, text: str) -> None:
         """Not kept."""
 
     def export(self, name: str, value: JSON) -> None:
@@ -115,9 +115,9 @@ async def sweep_package(row: Row, package: Path, folder: Path, *, step_s: float)
     with tempfile.TemporaryDirectory(prefix="sweep-") as scratch:
         marks = Path(scratch) / "marks"
         async with StandIn(marks) as outside:
-            hosts = Hosts(gateway=outside, size=1)
+            hosts = WorkerPool(gateway=outside, max_active_runs=1)
             setup = RunSetup("sweep", row.app, {"event": {}, "context": {"id": "1"}}, {}, folder, Path(scratch))
-            guests = await hosts.open(setup)
+            guests = await hosts.open_run(setup)
             try:
                 for one in found:
                     if one["kind"] == "action" and "error" not in one:
@@ -129,7 +129,7 @@ async def sweep_package(row: Row, package: Path, folder: Path, *, step_s: float)
     return row
 
 
-async def _try(guests: RunGuests, one: dict[str, Any], marks: Path, row: Row, step_s: float) -> None:
+async def _try(guests: RunWorkers, one: dict[str, Any], marks: Path, row: Row, step_s: float) -> None:
     file = ComponentFile(Path(one["path"]), one["key"], one["version"], "action", "npm")
     try:
         described = await guests.describe(file)
@@ -149,8 +149,8 @@ async def _try(guests: RunGuests, one: dict[str, Any], marks: Path, row: Row, st
             row.trouble.append(f"{file.key} adds no props: {error.message.splitlines()[0]}")
     marks.write_text("")
     step = Step("work", "node", uses=f"{file.key}@{file.version}")
-    call = StepCall(step, component=file, props=values, auth=auth, timeout_s=step_s)
-    outcome = await guests.run(call, _Listener())
+    call = StepCall(step, component=file, props=values, account_fields=auth, timeout_s=step_s)
+    outcome = await guests.run_step(call, _Listener())
     if was_entered(one["run"], marks):
         row.entered += 1
     else:

@@ -12,9 +12,9 @@ import trustme
 
 from pdkernel.actions import Catalog
 from pdkernel.connect import LocalDirectory
-from pdkernel.egress import Gateway, parse_mode
-from pdkernel.engine.request import RunRequest
-from pdkernel.engine.runtime import Runtime
+from pdkernel.egress import Gateway, parse_policy
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import AppBinding, Step
 from pdkernel.project import Project
 from tests.builders import a_workflow, an_event
@@ -75,11 +75,14 @@ async def test_a_token_that_an_action_prints_is_not_in_the_record(
     credentials = {"oauth_access_token": TOKEN, "base_api_url": "gitlab.example"}
     directory.add_account(external_user_id="ada", app="gitlab", credentials=credentials)
     gateway = await Gateway.start(
-        tmp_path / "egress", resolve={("gitlab.example", 443): ("127.0.0.1", port)}, upstream_ca=authority, environ={}
+        tmp_path / "egress",
+        host_overrides={("gitlab.example", 443): ("127.0.0.1", port)},
+        extra_ca_file=authority,
+        environ={},
     )
-    choices = Catalog.of(project, environ={}).choices
+    choices = Catalog.for_project(project, environ={}).settings
     choices.accept_licence()
-    choices.choose("npm", base=tmp_path)
+    choices.set_source("npm", base=tmp_path)
     imported = written == "import"
     step = Step(
         "issue",
@@ -89,9 +92,9 @@ async def test_a_token_that_an_action_prints_is_not_in_the_record(
         apps=(AppBinding("gitlab", "gitlab"),),
         props={"projectId": 7, "title": "Broken"},
     )
-    request = RunRequest(a_workflow(step), an_event(), parse_mode("live"), external_user_id="ada", folder=installed)
+    request = RunRequest(a_workflow(step), an_event(), parse_policy("live"), external_user_id="ada", folder=installed)
 
-    async with await Runtime.start(project, directory, gateway=gateway) as runtime:
+    async with await WorkflowEngine.start(project, directory, gateway=gateway) as runtime:
         execution = await runtime.run(request)
     project.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.errors import EventError, NotebookError, RequestError, UnknownStepError
-from pdkernel.testing import MakeEvent, Run, TrialClock, TrialProject
+from pdkernel.testing import MakeEvent, RunWorkflow, SettableClock, TemporaryProject
 from tests.builders import a_workflow, node_step, python_step
 
 pytest_plugins = ["pdkernel.testing"]
@@ -18,7 +18,7 @@ TOKEN = "xoxb-made-up-for-a-test"
 POST = 'import urllib.request\nreturn urllib.request.urlopen("https://api.example.test/things", data=b"1").status'
 
 
-def test_the_record_of_a_run(pd_run: Run) -> None:
+def test_the_record_of_a_run(pd_run: RunWorkflow) -> None:
     """Return value, exports, output, response and requests of a run are at hand by the step's name."""
     step = python_step(
         "build", 'print("hello")\npd.export("size", 2)\npd.respond({"status": 201, "body": "ok"})\nreturn [1]'
@@ -32,7 +32,7 @@ def test_the_record_of_a_run(pd_run: Run) -> None:
     assert (execution.response.status, execution.response.body, execution.requests) == (201, "ok", ())
 
 
-def test_a_step_that_is_not_there_is_named_with_those_that_are(pd_run: Run) -> None:
+def test_a_step_that_is_not_there_is_named_with_those_that_are(pd_run: RunWorkflow) -> None:
     """Asking for an unknown step names the steps of the run."""
     execution = pd_run(a_workflow(python_step("build"), python_step("send")))
 
@@ -40,7 +40,7 @@ def test_a_step_that_is_not_there_is_named_with_those_that_are(pd_run: Run) -> N
         execution.step("sent")
 
 
-def test_outside_calls_are_refused(pd_run: Run) -> None:
+def test_outside_calls_are_refused(pd_run: RunWorkflow) -> None:
     """Without a recording or a stand-in a call fails its step, and the ledger names the call and the mode."""
     execution = pd_run(a_workflow(python_step("post", POST)))
 
@@ -49,7 +49,7 @@ def test_outside_calls_are_refused(pd_run: Run) -> None:
     assert call.note == "POST https://api.example.test/things was not sent: the mode for outside calls is deny."
 
 
-def test_a_step_gets_the_users_account(pd_run: Run, pd_project: TrialProject) -> None:
+def test_a_step_gets_the_users_account(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
     """A connected account reaches the step that asks for it, and the record does not hold its credential."""
     pd_project.connect("ada", "slack", oauth_access_token=TOKEN)
     step = python_step("send", 'return len(pd.inputs["slack"]["$auth"]["oauth_access_token"])', options="--app slack")
@@ -60,7 +60,7 @@ def test_a_step_gets_the_users_account(pd_run: Run, pd_project: TrialProject) ->
     assert [use.app for use in execution.step("send").accounts] == ["slack"]
 
 
-def test_users_of_one_environment_are_none_of_the_other(pd_run: Run, pd_project: TrialProject) -> None:
+def test_users_of_one_environment_are_none_of_the_other(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
     """A run in production does not find a user of development, and says so as the platform does."""
     pd_project.connect("ada", "slack", oauth_access_token=TOKEN)
 
@@ -70,12 +70,12 @@ def test_users_of_one_environment_are_none_of_the_other(pd_run: Run, pd_project:
     assert "No matching external user ID: ada in production" in execution.error.message
 
 
-def test_each_test_has_a_project_of_its_own(pd_project: TrialProject) -> None:
+def test_each_test_has_a_project_of_its_own(pd_project: TemporaryProject) -> None:
     """Nothing of another test is left: no user, no account."""
     assert list(pd_project.directory.users("development")) == []
 
 
-def test_variables(pd_run: Run, pd_project: TrialProject) -> None:
+def test_variables(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
     """A step sees the project's variables and those of its run; their values are hidden in the record."""
     pd_project.set_variables(GREETING="a greeting of the project")
     step = python_step("say", 'import os\nreturn [os.environ["GREETING"], len(os.environ["NAME"])]')
@@ -85,7 +85,7 @@ def test_variables(pd_run: Run, pd_project: TrialProject) -> None:
     assert execution.step("say").return_value == ["⟦secret:env/GREETING⟧", 12]
 
 
-def test_a_env_file_beside_the_notebook_is_not_read(pd_run: Run, pd_project: TrialProject) -> None:
+def test_a_env_file_beside_the_notebook_is_not_read(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
     """The person's own `.env` stays out of tests: a variable that the test does not set is missing."""
     (pd_project.folder / ".env").write_text("OWN=of the person")
 
@@ -95,7 +95,7 @@ def test_a_env_file_beside_the_notebook_is_not_read(pd_run: Run, pd_project: Tri
     assert execution.error.code == "variable_missing"
 
 
-def test_a_store_is_filled_and_looked_at(pd_run: Run, pd_project: TrialProject) -> None:
+def test_a_store_is_filled_and_looked_at(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
     """What a test puts into a data store, a step reads; what the step puts there, the test reads."""
     pd_project.stores.set("seen", "a", 1)
     body = 'pd.inputs["seen"]["b"] = pd.inputs["seen"]["a"] + 1'
@@ -107,7 +107,7 @@ def test_a_store_is_filled_and_looked_at(pd_run: Run, pd_project: TrialProject) 
     assert found.value == 2
 
 
-def test_nothing_is_installed(pd_run: Run) -> None:
+def test_nothing_is_installed(pd_run: RunWorkflow) -> None:
     """A package that is not there refuses the run, and the message has the command that installs it."""
     step = python_step("one")
     other = node_step("two", "return missing")
@@ -121,7 +121,7 @@ def test_nothing_is_installed(pd_run: Run) -> None:
     assert execution.step("one").status == "not_run"
 
 
-def test_pinned_steps_do_not_run(pd_run: Run) -> None:
+def test_pinned_steps_do_not_run(pd_run: RunWorkflow) -> None:
     """A pin is what the step exports: an object of exports, or what it would have returned."""
     steps = (
         python_step("one", "1 / 0"),
@@ -135,13 +135,13 @@ def test_pinned_steps_do_not_run(pd_run: Run) -> None:
     assert execution.step("one").status == "pinned"
 
 
-def test_a_pin_of_no_step_is_refused(pd_run: Run) -> None:
+def test_a_pin_of_no_step_is_refused(pd_run: RunWorkflow) -> None:
     """A pin for a step that the workflow does not have is an error of the test."""
     with pytest.raises(UnknownStepError):
         pd_run(a_workflow(python_step("one")), pins={"oen": 1})
 
 
-def test_a_set_clock_is_in_the_run(pd_run: Run, pd_clock: TrialClock) -> None:
+def test_a_set_clock_is_in_the_run(pd_run: RunWorkflow, pd_clock: SettableClock) -> None:
     """Time stamps of the run and `context.ts` are those of the clock that was set."""
     pd_clock.set("2026-11-24T10:00:00Z")
 
@@ -151,7 +151,7 @@ def test_a_set_clock_is_in_the_run(pd_run: Run, pd_clock: TrialClock) -> None:
     assert execution.started_at == "2026-11-24T10:00:00.000Z"
 
 
-def test_a_pause_takes_no_time_on_a_set_clock(pd_run: Run, pd_clock: TrialClock) -> None:
+def test_a_pause_takes_no_time_on_a_set_clock(pd_run: RunWorkflow, pd_clock: SettableClock) -> None:
     """A run that waits a day is over at once where the clock is set, and ends a day later on it."""
     pd_clock.set("2026-11-24T10:00:00Z")
 
@@ -162,13 +162,13 @@ def test_a_pause_takes_no_time_on_a_set_clock(pd_run: Run, pd_clock: TrialClock)
     assert execution.finished_at.startswith("2026-11-25T10:00:00")
 
 
-def test_the_clock_is_the_machines_again(pd_clock: TrialClock) -> None:
+def test_the_clock_is_the_machines_again(pd_clock: SettableClock) -> None:
     """A clock that another test has set does not stay set."""
     assert pd_clock.now() != pd_clock.now()
 
 
 @pytest.mark.parametrize("moment", ["2026-11-24T10:00:00", "tomorrow"])
-def test_a_clock_takes_moments_with_a_zone(pd_clock: TrialClock, moment: str) -> None:
+def test_a_clock_takes_moments_with_a_zone(pd_clock: SettableClock, moment: str) -> None:
     """What is no moment, or has no time zone, is refused with an example."""
     with pytest.raises(RequestError):
         pd_clock.set(moment)
@@ -191,20 +191,20 @@ def test_an_event_that_is_not_there(pd_event: MakeEvent) -> None:
         pd_event("nothing-of-this-name")
 
 
-def test_a_source_that_is_not_there(pd_run: Run) -> None:
+def test_a_source_that_is_not_there(pd_run: RunWorkflow) -> None:
     """An unknown notebook is named with the folder where it was looked for: that of the test."""
     with pytest.raises(NotebookError, match=r"testing.nowhere\.ipynb"):
         pd_run("nowhere.ipynb")
 
 
-async def test_a_coroutine_may_run_workflows(pd_run: Run) -> None:
+async def test_a_coroutine_may_run_workflows(pd_run: RunWorkflow) -> None:
     """A test that is a coroutine uses the same fixture."""
     execution = pd_run(a_workflow(python_step("one", "return 1")))
 
     assert execution.step("one").return_value == 1
 
 
-def test_processes_are_shared_by_the_runs_of_a_worker(pd_run: Run) -> None:
+def test_processes_are_shared_by_the_runs_of_a_worker(pd_run: RunWorkflow) -> None:
     """A second run of a workflow finds the process of the first one warm."""
     workflow = a_workflow(python_step("pid", "import os\nreturn os.getppid(), os.getpid()"))
 

@@ -10,7 +10,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from pdkernel.clock import CountingIds
+from pdkernel.clock import SequentialIds
 from pdkernel.event import Event
 from pdkernel.session import Session
 from pdkernel.widgets import EventComposer, UserPicker
@@ -30,7 +30,7 @@ ISSUE = Event(
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
     """A session on a new project, outside calls refused, ids counting up."""
-    session = Session(folder=tmp_path, environ={"PDKERNEL_EGRESS": "deny"}, ids=CountingIds())
+    session = Session(folder=tmp_path, environ={"PDKERNEL_EGRESS": "deny"}, ids=SequentialIds())
     yield session
     session.close()
 
@@ -65,7 +65,7 @@ def picker(make_picker: Callable[[], UserPicker]) -> UserPicker:
 @pytest.fixture
 def slack_picker(session: Session, make_picker: Callable[[], UserPicker]) -> UserPicker:
     """A picker of a session whose step `send` needs the external user's Slack account."""
-    session.cell_ran(NEEDS_SLACK, cell_id="cell-1")
+    session.record_cell(NEEDS_SLACK, cell_id="cell-1")
     return make_picker()
 
 

@@ -25,7 +25,7 @@ def identity(composer: EventComposer) -> list[str]:
 
 def test_starts_as_a_json_post(composer: EventComposer, session: Session) -> None:
     """Without an event the form starts as a JSON POST without a body, and nothing is chosen."""
-    assert composer.event().data == {
+    assert composer.build_event().data == {
         "method": "POST",
         "path": "/",
         "query": {},
@@ -45,7 +45,7 @@ def test_use_chooses_without_running(composer: EventComposer, session: Session) 
     assert session.event is not None
     assert session.event.data["path"] == "/hook"
     assert session.event.data["body"] == {"a": 1}
-    assert session.last is None
+    assert session.last_execution is None
 
 
 def test_identity_follows_the_session(composer: EventComposer, session: Session) -> None:
@@ -89,14 +89,14 @@ def test_library_is_offered(issue: Event, make_composer: Callable[[], EventCompo
 
 def test_loading(issue: Event, composer: EventComposer, session: Session) -> None:
     """Loading shows a saved event and makes it the session's."""
-    session.accounts_changed()
+    session.notify_accounts_changed()
     pick(composer.library, "issue")
 
     press(composer, "Load")
 
-    assert composer.event().data == issue.data
+    assert composer.build_event().data == issue.data
     assert session.event_name == "issue"
-    assert composer.line == "%pdevent issue --send"
+    assert composer.magic_line == "%pdevent issue --send"
     assert "The chosen event: issue." in screen(composer)
 
 
@@ -170,7 +170,7 @@ def test_saving(composer: EventComposer, session: Session, tmp_path: Path) -> No
 
     assert json.loads((tmp_path / "events" / "mine.json").read_text())["body"] == [1]
     assert [value for _, value in composer.library.options] == ["", "mine"]
-    assert composer.line == "%pdevent mine --send"
+    assert composer.magic_line == "%pdevent mine --send"
 
 
 def test_saving_without_a_name_is_told(composer: EventComposer) -> None:
@@ -221,7 +221,7 @@ def test_changed_event_is_not_called_by_its_name(issue: Event, composer: EventCo
     press(composer, "Use as the event")
 
     assert session.event_name == "issue (changed)"
-    assert composer.line == "%pdevent --send"
+    assert composer.magic_line == "%pdevent --send"
 
 
 def test_secret_header_is_not_shown(composer: EventComposer, session: Session) -> None:
@@ -245,7 +245,7 @@ def test_typed_secret_header_is_hidden_when_used(composer: EventComposer, sessio
 
     assert session.event is not None
     assert session.event.header("authorization") == "Bearer planted-token"
-    assert "planted-token" not in everything_in_state() + composer.kept.html
+    assert "planted-token" not in everything_in_state() + composer.saved_output.html
 
 
 def test_masked_header_is_told(session: Session, composer: EventComposer) -> None:
@@ -261,7 +261,7 @@ def test_follows_an_event_chosen_elsewhere(issue: Event, composer: EventComposer
     """An event that is chosen elsewhere is shown."""
     session.load_event("issue")
 
-    assert composer.event().data == issue.data
+    assert composer.build_event().data == issue.data
 
 
 def test_what_is_typed_is_not_lost(issue: Event, composer: EventComposer, session: Session) -> None:
@@ -291,7 +291,7 @@ def test_choosing_a_user_does_not_touch_what_is_typed(composer: EventComposer, s
 def test_using_tells_the_listeners_once(composer: EventComposer, session: Session) -> None:
     """Using an event is one change for whoever listens."""
     told = []
-    session.listen(lambda: told.append(session.event_name))
+    session.add_listener(lambda: told.append(session.event_name))
 
     press(composer, "Use as the event")
 
@@ -333,52 +333,52 @@ def test_closed_form_does_not_follow(issue: Event, composer: EventComposer, sess
 
 def test_sending(composer: EventComposer, session: Session) -> None:
     """Sending runs the workflow in the background; the output beside the form ends as the whole timeline."""
-    session.cell_ran(STEP, cell_id="cell-1")
+    session.record_cell(STEP, cell_id="cell-1")
     type_into(composer.body.text, '{"a": 1}')
 
     press(composer, "Send")
     while_running = composer.send_button.description
-    composer.join()
+    composer.wait()
 
     assert while_running == "Stop"
     assert composer.send_button.description == "Send"
-    assert session.last is not None
-    assert session.last.steps[0].return_value == {"a": 1}
-    assert "shape" in composer.kept.text
-    assert "success" in composer.kept.text
+    assert session.last_execution is not None
+    assert session.last_execution.steps[0].return_value == {"a": 1}
+    assert "shape" in composer.saved_output.text
+    assert "success" in composer.saved_output.text
 
 
 def test_sending_as_the_user(composer: EventComposer, session: Session) -> None:
     """A run that was sent is the picked user's."""
-    session.cell_ran(STEP, cell_id="cell-1")
+    session.record_cell(STEP, cell_id="cell-1")
     session.choose_user("ada")
 
     press(composer, "Send")
-    composer.join()
+    composer.wait()
 
-    assert session.last is not None
-    assert session.last.external_user == "ada"
-    assert "as ada in development" in composer.kept.text
+    assert session.last_execution is not None
+    assert session.last_execution.external_user == "ada"
+    assert "as ada in development" in composer.saved_output.text
 
 
 def test_stopping(composer: EventComposer, session: Session) -> None:
     """Stop ends a run that would go on for ever, and the form can send again."""
-    session.cell_ran("%%pdstep wait\nimport time\ndef handler(pd):\n    time.sleep(600)\n", cell_id="cell-1")
+    session.record_cell("%%pdstep wait\nimport time\ndef handler(pd):\n    time.sleep(600)\n", cell_id="cell-1")
 
     press(composer, "Send")
     press(composer, "Stop")
-    composer.join()
+    composer.wait()
 
     assert composer.send_button.description == "Send"
     assert not composer.send_button.disabled
-    assert "cancelled" in composer.kept.text or "stopped" in composer.kept.text
+    assert "cancelled" in composer.saved_output.text or "stopped" in composer.saved_output.text
 
 
 def test_second_run_is_refused_in_the_form(
     composer: EventComposer, session: Session, make_composer: Callable[[], EventComposer]
 ) -> None:
     """While a run goes on, another form says that it has to wait."""
-    session.cell_ran("%%pdstep wait\nimport time\ndef handler(pd):\n    time.sleep(600)\n", cell_id="cell-1")
+    session.record_cell("%%pdstep wait\nimport time\ndef handler(pd):\n    time.sleep(600)\n", cell_id="cell-1")
     other = make_composer()
 
     press(composer, "Send")
@@ -387,13 +387,13 @@ def test_second_run_is_refused_in_the_form(
     assert "A run is going on in this notebook." in screen(other)
     assert other.send_button.description == "Send"
     press(composer, "Stop")
-    composer.join()
+    composer.wait()
 
 
 def test_workflow_that_cannot_run_is_told(composer: EventComposer, session: Session) -> None:
     """A workflow that is wrong is told in the form, and no run starts."""
-    session.cell_ran("%%pdworkflow\nname: a", cell_id="one")
-    session.cell_ran("%%pdworkflow\nname: b", cell_id="two")
+    session.record_cell("%%pdworkflow\nname: a", cell_id="one")
+    session.record_cell("%%pdworkflow\nname: b", cell_id="two")
 
     press(composer, "Send")
 
@@ -403,12 +403,12 @@ def test_workflow_that_cannot_run_is_told(composer: EventComposer, session: Sess
 
 def test_missing_account_is_drawn(composer: EventComposer, session: Session) -> None:
     """A refusal of the run is in the output beside the form."""
-    session.cell_ran(NEEDS_SLACK, cell_id="cell-1")
+    session.record_cell(NEEDS_SLACK, cell_id="cell-1")
 
     press(composer, "Send")
-    composer.join()
+    composer.wait()
 
-    assert "No external user ID passed" in composer.kept.text
+    assert "No external user ID passed" in composer.saved_output.text
 
 
 @pytest.mark.parametrize("value", [1, True])
@@ -418,7 +418,7 @@ def test_event_that_python_takes_for_equal(composer: EventComposer, session: Ses
 
     session.choose_event(Event({"body": True} if value is True else {"body": 1}))
 
-    assert composer.event().data["body"] is value
+    assert composer.build_event().data["body"] is value
 
 
 READS = "%%pdstep read\ndef handler(pd):\n    body = pd.steps['trigger']['event']['body']\n    return [body['title'].upper(), body['user']['id'], body.get('note')]\n"
@@ -426,7 +426,7 @@ READS = "%%pdstep read\ndef handler(pd):\n    body = pd.steps['trigger']['event'
 
 def test_missing_fields_are_named_while_typing(composer: EventComposer, session: Session) -> None:
     """What the steps count on and the body lacks is named with its step, and goes as it is typed."""
-    session.cell_ran(READS, cell_id="cell-1")
+    session.record_cell(READS, cell_id="cell-1")
     type_into(composer.body.text, '{"title": "a"}')
     before = screen(composer)
 
@@ -439,7 +439,7 @@ def test_missing_fields_are_named_while_typing(composer: EventComposer, session:
 
 def test_a_type_that_no_step_takes_is_named(composer: EventComposer, session: Session) -> None:
     """A number where a step takes a text is said before anything is sent."""
-    session.cell_ran(READS, cell_id="cell-1")
+    session.record_cell(READS, cell_id="cell-1")
 
     type_into(composer.body.text, '{"title": 1, "user": {"id": 1}}')
 
@@ -448,7 +448,7 @@ def test_a_type_that_no_step_takes_is_named(composer: EventComposer, session: Se
 
 def test_the_example_is_written_on_demand(composer: EventComposer, session: Session) -> None:
     """A button writes a body with what the steps count on; it asks before it drops what was typed."""
-    session.cell_ran(READS, cell_id="cell-1")
+    session.record_cell(READS, cell_id="cell-1")
     press(composer, "Write the example")
     written = json.loads(composer.body.text.value)
     type_into(composer.body.text, '{"title": "mine"}')
@@ -465,7 +465,7 @@ def test_the_example_is_written_on_demand(composer: EventComposer, session: Sess
 
 def test_drift_is_said_in_the_form(composer: EventComposer, session: Session) -> None:
     """A body that differs from saved events in what steps read says so."""
-    session.cell_ran(READS, cell_id="cell-1")
+    session.record_cell(READS, cell_id="cell-1")
     session.events.save("old", Event.from_body({"title": "a", "user": {"id": 1}}))
     session.choose_user("ada")
 

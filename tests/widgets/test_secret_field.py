@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from comm.base_comm import BaseComm
 
-from pdkernel.widgets.parts import SecretField
+from pdkernel.widgets.components import SecretField
 from tests.widgets.front_end import type_into
 
 TOKEN = "xoxb-planted-token"
@@ -42,17 +42,17 @@ def field(comm: RecordingComm) -> SecretField:
 
 def test_take_forgets(field: SecretField) -> None:
     """Taking what was typed hands it over once."""
-    taken = field.take()
+    taken = field.take_value()
 
     assert taken == TOKEN
-    assert not field.holds
-    assert field.take() == ""
+    assert not field.has_value
+    assert field.take_value() == ""
     assert TOKEN not in str(vars(field))
 
 
 def test_front_end_is_emptied_at_once(field: SecretField, comm: RecordingComm) -> None:
     """The field on the screen is emptied as soon as what was typed has arrived, and says that it has."""
-    assert field.holds
+    assert field.has_value
     assert field.value == ""
     assert {"method": "update", "state": {"value": ""}, "buffer_paths": []} in comm.said
     assert field.placeholder.startswith("typed")
@@ -62,14 +62,14 @@ def test_closing_forgets(field: SecretField) -> None:
     """A field that is closed holds nothing."""
     field.close()
 
-    assert not field.holds
+    assert not field.has_value
 
 
 def test_typing_again_replaces(field: SecretField) -> None:
     """What is typed later takes the place of what was typed before."""
     type_into(field, "xoxb-second")
 
-    assert field.take() == "xoxb-second"
+    assert field.take_value() == "xoxb-second"
 
 
 def test_kernel_never_says_the_value(field: SecretField, comm: RecordingComm) -> None:
@@ -77,7 +77,7 @@ def test_kernel_never_says_the_value(field: SecretField, comm: RecordingComm) ->
     field._handle_msg({"content": {"data": {"method": "request_state"}}, "buffers": []})
     field.placeholder = "again"
     field.value = TOKEN + "2"
-    field.take()
+    field.take_value()
 
     assert comm.said
     assert TOKEN not in json.dumps(comm.said)

@@ -28,12 +28,12 @@ def test_nobody_at_first(picker: UserPicker, session: Session) -> None:
     """A new session runs on nobody's behalf, in development."""
     assert (picker.user.value, picker.environment.value) == ("", "development")
     assert session.external_user_id is None
-    assert picker.line == "%pduser --clear --environment development"
+    assert picker.magic_line == "%pduser --clear --environment development"
 
 
 def test_an_own_account_that_is_missing_is_said(session: Session, make_picker: Callable[[], UserPicker]) -> None:
     """With the command that adds it; it is nobody's to connect here."""
-    session.cell_ran("%%pdstep a --app slack=apn_own1\ndef handler(pd):\n    return 1\n", cell_id="a")
+    session.record_cell("%%pdstep a --app slack=apn_own1\ndef handler(pd):\n    return 1\n", cell_id="a")
 
     assert "pdkernel accounts add --own --app slack --id apn_own1" in screen(make_picker())
 
@@ -61,7 +61,7 @@ def test_picking_chooses(session: Session, ada: str, make_picker: Callable[[], U
     pick(picker.user, "ada")
 
     assert session.external_user_id == "ada"
-    assert picker.line == "%pduser ada --environment development"
+    assert picker.magic_line == "%pduser ada --environment development"
     assert "%pduser ada --environment development" in screen(picker)
 
 
@@ -118,7 +118,7 @@ def test_line_quotes_an_odd_id(picker: UserPicker, session: Session) -> None:
     """An id with a space is quoted in the line form."""
     session.choose_user("ada l")
 
-    assert picker.line == "%pduser 'ada l' --environment development"
+    assert picker.magic_line == "%pduser 'ada l' --environment development"
 
 
 def test_markup_in_an_id_is_text(slack_picker: UserPicker, session: Session) -> None:
@@ -126,13 +126,13 @@ def test_markup_in_an_id_is_text(slack_picker: UserPicker, session: Session) -> 
     session.choose_user("<img src=x>")
 
     assert all("<img" not in getattr(each, "value", "") for each in slack_picker._apps.children[0].children[0].children)
-    assert "<img" not in slack_picker.kept.html
+    assert "<img" not in slack_picker.saved_output.html
 
 
 def test_follows_the_session(picker: UserPicker, session: Session, ada: str) -> None:
     """A choice made elsewhere is shown, and makes no choice of its own."""
     told = []
-    session.listen(lambda: told.append(session.external_user_id))
+    session.add_listener(lambda: told.append(session.external_user_id))
 
     session.choose_user("ada", "production")
 
@@ -145,7 +145,7 @@ def test_one_choice_is_one_change(session: Session, ada: str, make_picker: Calla
     picker = make_picker()
     make_picker()
     told = []
-    session.listen(lambda: told.append(session.external_user_id))
+    session.add_listener(lambda: told.append(session.external_user_id))
 
     pick(picker.user, "ada")
 
@@ -179,7 +179,7 @@ def test_no_fields_for_nobody(slack_picker: UserPicker) -> None:
 
 def test_account_is_told(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
     """An account is shown by id and name; of several, the newest is the one used."""
-    session.cell_ran(NEEDS_SLACK, cell_id="cell-1")
+    session.record_cell(NEEDS_SLACK, cell_id="cell-1")
     newer = session.directory.add_account(
         app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="ada", name="Second"
     )
@@ -194,10 +194,10 @@ def test_account_is_told(session: Session, ada: str, make_picker: Callable[[], U
 def test_step_that_appears_is_followed(picker: UserPicker, session: Session) -> None:
     """A cell that is run later brings its app's row, one that is deleted takes it away."""
     session.choose_user("ada")
-    session.cell_ran(NEEDS_SLACK, cell_id="cell-1")
+    session.record_cell(NEEDS_SLACK, cell_id="cell-1")
     with_step = screen(picker)
 
-    session.cells_deleted(["cell-1"])
+    session.remove_cells(["cell-1"])
 
     assert "slack: needed by send" in with_step
     assert "slack" not in screen(picker)
@@ -316,7 +316,7 @@ def test_typed_value_survives_a_change_elsewhere(slack_picker: UserPicker, sessi
     field = secrets(slack_picker)[0]
     type_into(field, TOKEN)
 
-    session.cell_ran("%%pdstep other\ndef handler(pd):\n    pass\n", cell_id="cell-2")
+    session.record_cell("%%pdstep other\ndef handler(pd):\n    pass\n", cell_id="cell-2")
 
     assert secrets(slack_picker) == [field]
     assert field.holds
@@ -349,9 +349,9 @@ def test_all_accounts_are_listed(slack_picker: UserPicker, session: Session, ada
 
 def test_unreadable_workflow_is_told(picker: UserPicker, session: Session) -> None:
     """Where the cells are no workflow, the form says so and can still be used."""
-    session.cell_ran(NEEDS_SLACK, cell_id=None)
-    session.cell_ran("%%pdworkflow\nname: a", cell_id="one")
-    session.cell_ran("%%pdworkflow\nname: b", cell_id="two")
+    session.record_cell(NEEDS_SLACK, cell_id=None)
+    session.record_cell("%%pdworkflow\nname: a", cell_id="one")
+    session.record_cell("%%pdworkflow\nname: b", cell_id="two")
 
     seen = screen(picker)
     session.choose_user("ada")

@@ -24,7 +24,7 @@ def test_another_user(slack_picker: UserPicker, session: Session) -> None:
     connect(session, "ada", "apn_second")
     session.choose_user("grace")
     press(slack_picker, "What if …")
-    type_into(slack_picker.what_if.user, "ada")
+    type_into(slack_picker.lookup_preview.user, "ada")
     press(slack_picker, "Look up")
 
     said = screen(slack_picker)
@@ -33,7 +33,7 @@ def test_another_user(slack_picker: UserPicker, session: Session) -> None:
     assert "is the newest and is used; needed by send" in said
     assert "Older: apn_first" in said
     assert "%pduser ada --environment development --what-if" in said
-    assert (session.external_user_id, session.last) == ("grace", None)
+    assert (session.external_user_id, session.last_execution) == ("grace", None)
 
 
 def test_the_first_link_that_fails(slack_picker: UserPicker, session: Session) -> None:
@@ -41,8 +41,8 @@ def test_the_first_link_that_fails(slack_picker: UserPicker, session: Session) -
     connect(session, "ada", "apn_first")
     session.choose_user("ada")
     press(slack_picker, "What if …")
-    pick(slack_picker.what_if.environment, "production")
-    enter(slack_picker.what_if.user)
+    pick(slack_picker.lookup_preview.environment, "production")
+    enter(slack_picker.lookup_preview.user)
 
     said = screen(slack_picker)
     assert "Pipedream Connect Error: No matching external user ID: ada in production" in said
@@ -61,11 +61,11 @@ def test_a_caller_who_names_nobody(slack_picker: UserPicker) -> None:
 def test_it_follows_the_accounts(slack_picker: UserPicker, session: Session) -> None:
     """What was looked up is looked up again once an account is there."""
     press(slack_picker, "What if …")
-    type_into(slack_picker.what_if.user, "ada")
+    type_into(slack_picker.lookup_preview.user, "ada")
     press(slack_picker, "Look up")
     before = screen(slack_picker)
     connect(session, "ada", "apn_first")
-    session.accounts_changed()
+    session.notify_accounts_changed()
 
     assert "the look-up fails" in before
     assert "every account is found" in screen(slack_picker)
@@ -73,7 +73,7 @@ def test_it_follows_the_accounts(slack_picker: UserPicker, session: Session) -> 
 
 def test_where_no_account_is_needed(session: Session, make_picker: Callable[[], UserPicker]) -> None:
     """It says so."""
-    session.cell_ran("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="a")
+    session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="a")
     picker = make_picker()
     press(picker, "What if …")
     press(picker, "Look up")

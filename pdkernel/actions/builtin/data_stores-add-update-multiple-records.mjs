@@ -1,6 +1,6 @@
 // @ts-check
 import { dataStore, ttl } from "./shared_props.mjs";
-import { lifetime, parsed } from "./shared_values.mjs";
+import { toTtlOptions, parseJsonText } from "./shared_values.mjs";
 
 export default {
   key: "data_stores-add-update-multiple-records",
@@ -19,12 +19,12 @@ export default {
   },
   /** @this {any} @param {any} given */
   async run({ $ }) {
-    const data = parsed(this.data);
+    const data = parseJsonText(this.data);
     if (typeof data !== "object" || data === null || Array.isArray(data)) {
       throw new Error("data is not an object of keys and values.");
     }
-    const records = Object.fromEntries(Object.entries(data).map(([key, value]) => [key, parsed(value)]));
-    for (const [key, value] of Object.entries(records)) await this.dataStore.set(key, value, lifetime(this.ttl));
+    const records = Object.fromEntries(Object.entries(data).map(([key, value]) => [key, parseJsonText(value)]));
+    for (const [key, value] of Object.entries(records)) await this.dataStore.set(key, value, toTtlOptions(this.ttl));
     $.export("$summary", `${Object.keys(records).length} records are stored.`);
     return records;
   },

@@ -1,6 +1,6 @@
 // @ts-check
 import { dataStore, key, ttl } from "./shared_props.mjs";
-import { lifetime, parsed } from "./shared_values.mjs";
+import { toTtlOptions, parseJsonText } from "./shared_values.mjs";
 
 export default {
   key: "data_stores-add-update-record",
@@ -16,9 +16,9 @@ export default {
   },
   /** @this {any} @param {any} given */
   async run({ $ }) {
-    const value = parsed(this.value);
+    const value = parseJsonText(this.value);
     const known = await this.dataStore.has(this.key);
-    await this.dataStore.set(this.key, value, lifetime(this.ttl));
+    await this.dataStore.set(this.key, value, toTtlOptions(this.ttl));
     $.export("$summary", `The record ${this.key} is ${known ? "updated" : "added"}.`);
     return { key: this.key, value };
   },

@@ -1,6 +1,6 @@
 // @ts-check
 import { dataStore, key } from "./shared_props.mjs";
-import { parsed } from "./shared_values.mjs";
+import { parseJsonText } from "./shared_values.mjs";
 
 export default {
   key: "data_stores-append-to-record",
@@ -17,7 +17,7 @@ export default {
   async run({ $ }) {
     const known = (await this.dataStore.get(this.key)) ?? [];
     if (!Array.isArray(known)) throw new Error(`The record ${this.key} is not a list: nothing can be appended to it.`);
-    const value = [...known, parsed(this.value)];
+    const value = [...known, parseJsonText(this.value)];
     await this.dataStore.set(this.key, value);
     $.export("$summary", `The record ${this.key} has ${value.length} values now.`);
     return { key: this.key, value };

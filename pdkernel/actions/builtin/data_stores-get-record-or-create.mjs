@@ -1,6 +1,6 @@
 // @ts-check
-import { dataStore, key, orCreate } from "./shared_props.mjs";
-import { isYes, lifetime, parsed } from "./shared_values.mjs";
+import { dataStore, key, createIfMissingProps } from "./shared_props.mjs";
+import { isYes, toTtlOptions, parseJsonText } from "./shared_values.mjs";
 
 export default {
   key: "data_stores-get-record-or-create",
@@ -11,7 +11,7 @@ export default {
   props: {
     dataStore,
     key,
-    ...orCreate,
+    ...createIfMissingProps,
   },
   /** @this {any} @param {any} given */
   async run({ $ }) {
@@ -23,9 +23,9 @@ export default {
       $.export("$summary", `There is no record ${this.key}.`);
       return undefined;
     }
-    const value = parsed(this.value);
+    const value = parseJsonText(this.value);
     if (value === undefined) throw new Error("There is no record to return, and no value to create it with.");
-    await this.dataStore.set(this.key, value, lifetime(this.ttl));
+    await this.dataStore.set(this.key, value, toTtlOptions(this.ttl));
     $.export("$summary", `The record ${this.key} is created.`);
     return value;
   },

@@ -1,6 +1,6 @@
 // @ts-check
-import { dataStore, key, orCreate } from "./shared_props.mjs";
-import { isYes, lifetime, parsed } from "./shared_values.mjs";
+import { dataStore, key, createIfMissingProps } from "./shared_props.mjs";
+import { isYes, toTtlOptions, parseJsonText } from "./shared_values.mjs";
 
 export default {
   key: "data_stores-has-key-or-create",
@@ -11,7 +11,7 @@ export default {
   props: {
     dataStore,
     key,
-    ...orCreate,
+    ...createIfMissingProps,
   },
   /** @this {any} @param {any} given */
   async run({ $ }) {
@@ -20,9 +20,9 @@ export default {
       $.export("$summary", `The key ${this.key} is ${known ? "" : "not "}there.`);
       return known;
     }
-    const value = parsed(this.value);
+    const value = parseJsonText(this.value);
     if (value === undefined) throw new Error("The key is not there, and there is no value to create it with.");
-    await this.dataStore.set(this.key, value, lifetime(this.ttl));
+    await this.dataStore.set(this.key, value, toTtlOptions(this.ttl));
     $.export("$summary", `The key ${this.key} was not there and is created.`);
     return false;
   },

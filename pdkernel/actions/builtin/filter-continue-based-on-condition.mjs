@@ -1,5 +1,5 @@
 // @ts-check
-import { conditionProps, holds } from "./shared_conditions.mjs";
+import { conditionProps, isConditionMet } from "./shared_conditions.mjs";
 
 export default {
   key: "filter-continue-based-on-condition",
@@ -10,7 +10,7 @@ export default {
   props: conditionProps,
   /** @this {any} @param {any} given */
   async run({ $ }) {
-    if (!holds(this)) return $.flow.exit(this.messageOnEnd);
+    if (!isConditionMet(this)) return $.flow.exit(this.messageOnEnd);
     return this.messageOnContinue;
   },
 };

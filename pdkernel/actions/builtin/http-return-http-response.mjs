@@ -1,7 +1,7 @@
 // @ts-check
 // parity[return-http-response-immediate]: the documentation says that this action answers at once, what is published
 // of it answers at the end of the workflow: so does this one.
-import { parsed } from "./shared_values.mjs";
+import { parseJsonText } from "./shared_values.mjs";
 
 export default {
   key: "http-return-http-response",
@@ -32,7 +32,7 @@ export default {
   async run({ $ }) {
     const response = {
       status: Number(this.resStatusCode ?? 200),
-      headers: parsed(this.resHeaders) ?? {},
+      headers: parseJsonText(this.resHeaders) ?? {},
       body: this.resBody ?? { success: true },
     };
     await $.respond(response);

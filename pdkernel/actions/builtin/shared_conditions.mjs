@@ -6,7 +6,7 @@
  * platform compares values of different kinds is not documented.
  */
 
-import { parsed } from "./shared_values.mjs";
+import { parseJsonText } from "./shared_values.mjs";
 
 const isMissing = (/** @type {any} */ value) => value === null || value === undefined;
 const text = (/** @type {any} */ value) =>
@@ -22,14 +22,14 @@ function contains(a, b) {
 
 /** @param {any} a @param {any} b */
 function inArray(a, b) {
-  const [list, item] = Array.isArray(parsed(b)) ? [parsed(b), a] : [parsed(a), b];
+  const [list, item] = Array.isArray(parseJsonText(b)) ? [parseJsonText(b), a] : [parseJsonText(a), b];
   return Array.isArray(list) && list.some((each) => text(each) === text(item));
 }
 
 /** @param {any} a @param {any} b */
 function hasKey(a, b) {
   const isObject = (/** @type {any} */ value) => typeof value === "object" && value !== null;
-  const [object, key] = isObject(parsed(a)) ? [parsed(a), b] : [parsed(b), a];
+  const [object, key] = isObject(parseJsonText(a)) ? [parseJsonText(a), b] : [parseJsonText(b), a];
   return isObject(object) && Object.hasOwn(object, text(key));
 }
 
@@ -96,7 +96,7 @@ export const conditionProps = {
  * @param {any} filter the action: its props
  * @returns {boolean}
  */
-export function holds(filter) {
+export function isConditionMet(filter) {
   const condition = CONDITIONS[String(filter.condition).toUpperCase()]; // TRUE without quotes is a boolean in YAML
   if (!condition) {
     throw new Error(`${filter.condition} is not a condition. Conditions: ${Object.keys(CONDITIONS).join(", ")}`);

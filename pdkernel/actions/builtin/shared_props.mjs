@@ -13,7 +13,7 @@ export const ttl = {
 };
 
 /** Of what stores a record where there is none. */
-export const orCreate = {
+export const createIfMissingProps = {
   addRecordIfNotFound: {
     type: "string",
     label: "Create the record if it is not there",

@@ -11,7 +11,7 @@
  *
  * @param {any} value
  */
-export function parsed(value) {
+export function parseJsonText(value) {
   if (typeof value !== "string") return value;
   try {
     return JSON.parse(value);
@@ -34,7 +34,7 @@ export function isYes(value) {
  *
  * @param {any} ttl
  */
-export function lifetime(ttl) {
+export function toTtlOptions(ttl) {
   const seconds = Number(ttl);
   return Number.isFinite(seconds) && seconds > 0 ? { ttl: seconds } : undefined;
 }

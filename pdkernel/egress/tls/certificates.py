@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 AUTHORITY_FILE = "authority.pem"
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\r?\n?", re.DOTALL)
-_LEAVES = 256
+_MAX_CACHED_CONTEXTS = 256
 
 
-class Authority:
+class CertificateAuthority:
     """
     A certificate authority kept in a folder, and a server context for each host that a step calls.
 
@@ -72,7 +72,7 @@ class Authority:
             context.set_alpn_protocols(["http/1.1"])
             self._authority.issue_cert(*hosts).configure_cert(context)
             self._contexts[hosts] = context
-            if len(self._contexts) > _LEAVES:
+            if len(self._contexts) > _MAX_CACHED_CONTEXTS:
                 self._contexts.popitem(last=False)
         self._contexts.move_to_end(hosts)
         return context

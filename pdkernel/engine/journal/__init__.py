@@ -18,21 +18,29 @@ A run is owned by one executor, whose every write names the owner and the fence 
        '- reaped: the owner is dead, attempt + 1
 """
 
-from pdkernel.engine.journal.memory import MemoryJournal, MemoryStore
+from pdkernel.engine.journal.memory import MemoryJournal, MemoryTables
 from pdkernel.engine.journal.protocol import Journal
-from pdkernel.engine.journal.records import Claim, FinalStatus, LastStep, NewRun, output_text, step_text, trigger_text
+from pdkernel.engine.journal.records import (
+    Claim,
+    FinalStatus,
+    NewRun,
+    StepRow,
+    encode_event,
+    encode_output,
+    encode_step,
+)
 from pdkernel.engine.journal.sqlite import SqliteJournal
 
 __all__ = [
     "Claim",
     "FinalStatus",
     "Journal",
-    "LastStep",
     "MemoryJournal",
-    "MemoryStore",
+    "MemoryTables",
     "NewRun",
     "SqliteJournal",
-    "output_text",
-    "step_text",
-    "trigger_text",
+    "StepRow",
+    "encode_event",
+    "encode_output",
+    "encode_step",
 ]

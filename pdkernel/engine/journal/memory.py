@@ -14,18 +14,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Self
 
-from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
+from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.engine.journal.records import (
     Claim,
+    ExecutionQuery,
     FinalStatus,
-    LastStep,
     NewRun,
-    Query,
     RunRow,
     RunStatus,
-    definition_text,
-    execution,
-    stored_status,
+    StepRow,
+    build_execution,
+    encode_definition,
+    to_row_status,
 )
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution, Status
@@ -62,7 +62,7 @@ class _Limit:
     starts: list[float] = field(default_factory=list)
 
 
-class MemoryStore:
+class MemoryTables:
     """What the executors of one memory share."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class MemoryStore:
 class MemoryJournal:
     """The journal of one executor in memory; implements `Journal`."""
 
-    def __init__(self, store: MemoryStore, *, executor_id: str, clock: Clock, lease_s: float) -> None:
+    def __init__(self, store: MemoryTables, *, executor_id: str, clock: Clock, lease_s: float) -> None:
         self.executor_id = executor_id
         self.lease_s = lease_s
         self._store = store
@@ -87,27 +87,27 @@ class MemoryJournal:
     @classmethod
     def open(
         cls,
-        store: MemoryStore | None = None,
+        store: MemoryTables | None = None,
         *,
         clock: Clock = SYSTEM_CLOCK,
-        ids: Ids = RANDOM_IDS,
+        ids: IdGenerator = RANDOM_IDS,
         lease_s: float = LEASE_S,
     ) -> Self:
         """Become an executor of *store*, or of a fresh one."""
-        return cls(store or MemoryStore(), executor_id=ids.new("exec_", 20), clock=clock, lease_s=lease_s)
+        return cls(store or MemoryTables(), executor_id=ids.new("exec_", 20), clock=clock, lease_s=lease_s)
 
-    async def deploy(self, workflow: Workflow) -> int:
+    async def deploy_definition(self, workflow: Workflow) -> int:
         """The version number of this definition; the same text has the same number."""
-        definition = definition_text(workflow)
-        with self._open() as store:
+        definition = encode_definition(workflow)
+        with self._locked() as store:
             versions = store.definitions.setdefault(workflow.name, [])
             if definition not in versions:
                 versions.append(definition)
             return versions.index(definition) + 1
 
-    async def accept(self, run: NewRun) -> bool:
+    async def accept_run(self, run: NewRun) -> bool:
         """Record the run, owned by this executor with fence 1; with a queue, ready and owned by nobody."""
-        with self._open() as store:
+        with self._locked() as store:
             if run.id in store.runs or self.executor_id not in store.leases:
                 return False
             created = self._now() if run.created is None else run.created
@@ -118,21 +118,21 @@ class MemoryJournal:
             )
             return True
 
-    async def append(
+    async def append_step(
         self,
         run_id: str,
-        seq: int,
+        position: int,
         name: str,  # noqa: ARG002
-        data: str,
+        result_text: str,
         *,
         fence: int = 1,
         event: str | None = None,
     ) -> bool:
         """Record a finished step; False if the run is no longer ours, or has that step."""
-        with self._mine(run_id, fence) as run:
-            if run is None or seq in run.steps:
+        with self._owned_run(run_id, fence) as run:
+            if run is None or position in run.steps:
                 return False
-            run.steps[seq] = data
+            run.steps[position] = result_text
             run.replace_event(event)
             return True
 
@@ -142,17 +142,17 @@ class MemoryJournal:
         status: FinalStatus,
         output: str,
         *,
-        last: LastStep | None = None,
+        last_step: StepRow | None = None,
         fence: int = 1,
         event: str | None = None,
         wait: bool = True,  # noqa: ARG002
     ) -> bool:
-        """End the run; False if it is no longer ours, or has its *last* step. There is nothing to wait for."""
-        with self._mine(run_id, fence) as run:
-            if run is None or (last is not None and last.seq in run.steps):
+        """End the run; False if it is no longer ours, or has its *last_step* step. There is nothing to wait for."""
+        with self._owned_run(run_id, fence) as run:
+            if run is None or (last_step is not None and last_step.seq in run.steps):
                 return False
-            if last is not None:
-                run.steps[last.seq] = last.data
+            if last_step is not None:
+                run.steps[last_step.seq] = last_step.data
             run.replace_event(event)
             run.status, run.output, run.ended, run.owner = status, output, self._now(), None
             return True
@@ -168,56 +168,61 @@ class MemoryJournal:
         event: str | None = None,
     ) -> bool:
         """Pause the run in step *seq*; False if it is no longer ours."""
-        with self._mine(run_id, fence) as run:
+        with self._owned_run(run_id, fence) as run:
             if run is None:
                 return False
             run.replace_event(event)
             run.status, run.wake_at, run.owner = "paused", wake_at, None
             return True
 
-    async def resolve(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:  # noqa: ARG002
+    async def resolve_wait(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:  # noqa: ARG002
         """Make the paused run ready; False if somebody was first."""
-        with self._open() as store:
+        with self._locked() as store:
             run = store.runs.get(run_id)
             return run is not None and run.fence == fence and _wake(run)
 
-    async def due(self, limit: int = 500) -> int:
+    async def wake_due(self, limit: int = 500) -> int:
         """Make ready what was paused until now; how many."""
         now = self._now()
-        with self._open() as store:
+        with self._locked() as store:
             waiting = [run for run in store.runs.values() if run.wake_at is not None and run.wake_at <= now]
             waiting.sort(key=lambda run: run.wake_at or 0.0)
             return sum(_wake(run) for run in waiting[:limit])
 
     async def claim(self, run_id: str) -> Claim | None:
         """Take that ready run, or None if somebody was first."""
-        with self._open() as store:
+        with self._locked() as store:
             run = store.runs.get(run_id)
             return None if run is None else self._claim(run)
 
-    async def take(self, queue: str | None = None, limit: int = 1) -> Sequence[Claim]:
+    async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[Claim]:
         """Take the oldest ready runs of *queue*, no more than its limits allow."""
-        with self._open() as store:
+        with self._locked() as store:
             ready = sorted(
                 (run for run in store.runs.values() if run.status == "ready" and run.new.queue == queue),
                 key=lambda run: (run.created, run.new.id),
             )
-            free = self._free(store, queue, limit)
+            free = self._count_free(store, queue, limit)
             claims = [claim for run in ready[:free] if (claim := self._claim(run)) is not None]
             if queue in store.limits:
                 store.limits[queue].starts.extend([self._now()] * len(claims))
             return claims
 
-    async def limit(
-        self, queue: str, *, concurrency: int | None = None, per: int | None = None, period: float | None = None
+    async def set_queue_limits(
+        self,
+        queue: str,
+        *,
+        concurrency: int | None = None,
+        max_starts: int | None = None,
+        period_s: float | None = None,
     ) -> None:
         """Set the limits of *queue*."""
-        with self._open() as store:
-            store.limits[queue] = _Limit(concurrency, per, period)
+        with self._locked() as store:
+            store.limits[queue] = _Limit(concurrency, max_starts, period_s)
 
     async def cancel(self, run_id: str) -> bool:
         """End a run that has not ended, whoever owns it; False if it has."""
-        with self._open() as store:
+        with self._locked() as store:
             run = store.runs.get(run_id)
             if run is None or run.status not in ("ready", "paused", "running"):
                 return False
@@ -226,16 +231,16 @@ class MemoryJournal:
 
     async def heartbeat(self) -> bool:
         """Prolong this executor's lease; False if it was declared dead."""
-        with self._open() as store:
+        with self._locked() as store:
             if self.executor_id not in store.leases:
                 return False
             store.leases[self.executor_id] = self._now() + self.lease_s
             return True
 
-    async def reap(self) -> int:
+    async def reap_expired(self) -> int:
         """Declare dead whose lease is over, and free their runs; how many runs."""
         now = self._now()
-        with self._open() as store:
+        with self._locked() as store:
             dead = {executor for executor, until in store.leases.items() if until < now}
             store.leases = {executor: until for executor, until in store.leases.items() if executor not in dead}
             orphans = [run for run in store.runs.values() if run.owner in dead]
@@ -243,13 +248,13 @@ class MemoryJournal:
                 run.status, run.owner, run.attempt = "ready", None, run.attempt + 1
             return len(orphans)
 
-    async def execution(self, run_id: str) -> Execution | None:
+    async def get_execution(self, run_id: str) -> Execution | None:
         """The run as it stands, or None."""
-        with self._open() as store:
+        with self._locked() as store:
             run = store.runs.get(run_id)
             return None if run is None else _execution(store, run)
 
-    async def executions(
+    async def list_executions(
         self,
         *,
         workflow: str | None = None,
@@ -262,8 +267,8 @@ class MemoryJournal:
         before: str | None = None,
     ) -> list[Execution]:
         """Runs that match everything given, newest first, from below *before* (an id) on."""
-        query = Query(workflow, external_user, environment, status, since, until, limit, before)
-        with self._open() as store:
+        query = ExecutionQuery(workflow, external_user, environment, status, since, until, limit, before)
+        with self._locked() as store:
             found = [run for run in store.runs.values() if _matches(store, run, query)]
             found.sort(key=lambda run: (run.created, run.new.id), reverse=True)
             return [_execution(store, run) for run in found[:limit]]
@@ -276,16 +281,16 @@ class MemoryJournal:
                 self._store.leases.pop(self.executor_id, None)
 
     @contextmanager
-    def _open(self) -> Iterator[MemoryStore]:
+    def _locked(self) -> Iterator[MemoryTables]:
         if self._closed:
             raise ProjectError("The journal in memory is closed.", fix="Open the project again.")
         with self._store.lock:
             yield self._store
 
     @contextmanager
-    def _mine(self, run_id: str, fence: int) -> Iterator[_Run | None]:
+    def _owned_run(self, run_id: str, fence: int) -> Iterator[_Run | None]:
         """The run, if this executor owns it with that fence."""
-        with self._open() as store:
+        with self._locked() as store:
             run = store.runs.get(run_id)
             alive = self.executor_id in store.leases
             mine = run is not None and alive and run.fence == fence and run.owner == self.executor_id
@@ -300,7 +305,7 @@ class MemoryJournal:
             new.id, run.fence, run.attempt, new.workflow, new.version, new.event, new.external_user, new.environment
         )
 
-    def _free(self, store: MemoryStore, queue: str | None, free: int) -> int:
+    def _count_free(self, store: MemoryTables, queue: str | None, free: int) -> int:
         allowed = store.limits.get(queue)
         if allowed is None:
             return free
@@ -323,7 +328,7 @@ def _wake(run: _Run) -> bool:
     return True
 
 
-def _execution(store: MemoryStore, run: _Run) -> Execution:
+def _execution(store: MemoryTables, run: _Run) -> Execution:
     new = run.new
     versions = store.definitions.get(new.workflow, [])
     row = RunRow(
@@ -341,10 +346,10 @@ def _execution(store: MemoryStore, run: _Run) -> Execution:
         ended=run.ended,
         output=run.output,
     )
-    return execution(row, [run.steps[seq] for seq in sorted(run.steps)])
+    return build_execution(row, [run.steps[seq] for seq in sorted(run.steps)])
 
 
-def _matches(store: MemoryStore, run: _Run, query: Query) -> bool:
+def _matches(store: MemoryTables, run: _Run, query: ExecutionQuery) -> bool:
     given = (
         (query.workflow, run.new.workflow),
         (query.external_user, run.new.external_user),
@@ -353,14 +358,14 @@ def _matches(store: MemoryStore, run: _Run, query: Query) -> bool:
     if any(wanted is not None and wanted != value for wanted, value in given):
         return False
     if query.status is not None:
-        status, claimed = stored_status(query.status)
+        status, claimed = to_row_status(query.status)
         if run.status != status or (claimed is not None and (run.fence > 0) != claimed):
             return False
     if query.since is not None and run.created < query.since.timestamp():
         return False
     if query.until is not None and run.created >= query.until.timestamp():
         return False
-    if query.before is None:
+    if query.before_id is None:
         return True
-    last = store.runs.get(query.before)
+    last = store.runs.get(query.before_id)
     return last is not None and (run.created, run.new.id) < (last.created, last.new.id)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from pdkernel.engine.journal.records import Claim, FinalStatus, LastStep, NewRun
+from pdkernel.engine.journal.records import Claim, FinalStatus, NewRun, StepRow
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 
@@ -25,19 +25,19 @@ class Journal(Protocol):
         """Who this process is in the record; new at every start."""
         ...
 
-    async def deploy(self, workflow: Workflow) -> int:
+    async def deploy_definition(self, workflow: Workflow) -> int:
         """The version number of this definition; the same text has the same number."""
         ...
 
-    async def accept(self, run: NewRun) -> bool:
+    async def accept_run(self, run: NewRun) -> bool:
         """Record the run, owned by this executor with fence 1; with a queue, ready and owned by nobody."""
         ...
 
-    def append(
-        self, run_id: str, seq: int, name: str, data: str, *, fence: int = 1, event: str | None = None
+    def append_step(
+        self, run_id: str, position: int, name: str, result_text: str, *, fence: int = 1, event: str | None = None
     ) -> Awaitable[bool]:
         """
-        Record a finished step; *seq* is its place in the workflow, *data* its result (`step_text`).
+        Record a finished step; *position* is its place in the workflow, *result_text* its result (`step_text`).
 
         Here and in `finish` and `park`, *event* replaces the `runs.event` text that the run was accepted with, in the
         same commit; None keeps that text.
@@ -52,13 +52,13 @@ class Journal(Protocol):
         status: FinalStatus,
         output: str,
         *,
-        last: LastStep | None = None,
+        last_step: StepRow | None = None,
         fence: int = 1,
         event: str | None = None,
         wait: bool = True,
     ) -> Awaitable[bool]:
         """
-        End the run; on its way when this returns, like `append`. The step that was its *last* is recorded with it.
+        End the run; on its way when this returns, like `append`. The step that was its *last_step* is recorded with it.
 
         Without *wait* it returns True before the commit. If that is lost, the run is claimed again, finds its steps
         recorded and finishes.
@@ -78,11 +78,11 @@ class Journal(Protocol):
         """Pause the run in step *seq* until *wake_at* (seconds since 1970) or `resolve`; it has no owner then."""
         ...
 
-    async def resolve(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:
+    async def resolve_wait(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:
         """Make the paused run ready; False if somebody was first."""
         ...
 
-    async def due(self, limit: int = 500) -> int:
+    async def wake_due(self, limit: int = 500) -> int:
         """Make ready what was paused until now, with the outcome `timeout`; how many."""
         ...
 
@@ -90,14 +90,19 @@ class Journal(Protocol):
         """Take that ready run, or None if somebody was first."""
         ...
 
-    async def take(self, queue: str | None = None, limit: int = 1) -> Sequence[Claim]:
+    async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[Claim]:
         """Take the oldest ready runs of *queue*, no more than its limits allow."""
         ...
 
-    async def limit(
-        self, queue: str, *, concurrency: int | None = None, per: int | None = None, period: float | None = None
+    async def set_queue_limits(
+        self,
+        queue: str,
+        *,
+        concurrency: int | None = None,
+        max_starts: int | None = None,
+        period_s: float | None = None,
     ) -> None:
-        """Let *queue* have *concurrency* running at once and *per* starts in *period* seconds; None: any number."""
+        """Let *queue* have *concurrency* running at once and *max_starts* starts in *period_s* seconds; None: any number."""
         ...
 
     async def cancel(self, run_id: str) -> bool:
@@ -108,15 +113,15 @@ class Journal(Protocol):
         """Prolong this executor's lease; False if it was declared dead."""
         ...
 
-    async def reap(self) -> int:
+    async def reap_expired(self) -> int:
         """Declare dead whose lease is over; their running runs become ready, one attempt on. How many runs."""
         ...
 
-    async def execution(self, run_id: str) -> Execution | None:
+    async def get_execution(self, run_id: str) -> Execution | None:
         """The run as it stands, or None."""
         ...
 
-    async def executions(
+    async def list_executions(
         self,
         *,
         workflow: str | None = None,

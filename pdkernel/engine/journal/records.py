@@ -22,9 +22,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
-from pdkernel.clock import iso
-from pdkernel.encode import json_bytes
-from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideRules, Response, Status, StepResult, StepStatus
+from pdkernel.clock import format_iso
+from pdkernel.encode import encode_json
+from pdkernel.execution import (
+    Delivery,
+    ErrorRecord,
+    Execution,
+    OutboundEnforcement,
+    Response,
+    Status,
+    StepResult,
+    StepStatus,
+)
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON, Workflow
 
@@ -35,7 +44,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class LastStep:
+class StepRow:
     """The row of a step that is written with the end of its run: its place in the workflow, its name, its `step_text`."""
 
     seq: int
@@ -117,7 +126,7 @@ class RunRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class ExecutionQuery:
     """
     Which executions, newest first.
 
@@ -129,7 +138,7 @@ class Query:
         since: Started at or after this moment.
         until: Started before this moment.
         limit: How many at most.
-        before: The id of the last execution of the page before: pages go by key, not by offset.
+        before_id: The id of the last execution of the page before: pages go by key, not by offset.
     """
 
     workflow: str | None = None
@@ -139,33 +148,33 @@ class Query:
     since: datetime | None = None
     until: datetime | None = None
     limit: int = 50
-    before: str | None = None
+    before_id: str | None = None
 
 
-def definition_text(workflow: Workflow) -> str:
+def encode_definition(workflow: Workflow) -> str:
     """The `deployments.definition` text of *workflow*."""
     return json.dumps(workflow.to_json(), sort_keys=True)
 
 
-def trigger_text(
+def encode_event(
     event: Mapping[str, JSON] | bytes,
     context: Mapping[str, JSON],
     *,
     replay_of: str | None = None,
-    outside_calls: OutsideRules | None = None,
+    outbound_enforcement: OutboundEnforcement | None = None,
 ) -> str:
     """The `runs.event` text: event (masked and redacted, or sealed: bytes), context, and how the run was begun."""
     kept = {"sealed": base64.b64encode(event).decode()} if isinstance(event, bytes) else {"event": event}
-    begun = {"replay_of": replay_of, "outside_calls": outside_calls.to_json() if outside_calls else None}
+    begun = {"replay_of": replay_of, "outside_calls": outbound_enforcement.to_json() if outbound_enforcement else None}
     return _text({**kept, "context": context} | {name: value for name, value in begun.items() if value})
 
 
-def step_text(result: StepResult) -> str:
+def encode_step(result: StepResult) -> str:
     """The `steps.data` text of a step's result."""
     return _text(result.to_json())
 
 
-def output_text(
+def encode_output(
     *,
     response: Response | None = None,
     error: ErrorRecord | None = None,
@@ -185,21 +194,21 @@ def output_text(
     )
 
 
-def safe_json(text: str) -> str:
+def escape_json_text(text: str) -> str:
     """JSON text with NUL and lone surrogates escaped: what a database cannot hold as text, and JSON can."""
     if text.isascii() and "\0" not in text:
         return text
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\0", "\\u0000"))
 
 
-def safe_text(text: str) -> str:
+def replace_unstorable(text: str) -> str:
     """Plain text with NUL and lone surrogates replaced by U+FFFD."""
     if text.isascii() and "\0" not in text:
         return text
     return _SURROGATE.sub("\ufffd", text.replace("\0", "\ufffd"))
 
 
-def stored_status(status: Status) -> tuple[RunStatus, bool | None]:
+def to_row_status(status: Status) -> tuple[RunStatus, bool | None]:
     """The row's status for an execution's, and whether it was claimed before (None: either)."""
     match status:
         case "queued":
@@ -212,7 +221,7 @@ def stored_status(status: Status) -> tuple[RunStatus, bool | None]:
             return status, None
 
 
-def execution(run: RunRow, steps: Sequence[str]) -> Execution:
+def build_execution(run: RunRow, steps: Sequence[str]) -> Execution:
     """
     The run as an `Execution`.
 
@@ -231,7 +240,7 @@ def execution(run: RunRow, steps: Sequence[str]) -> Execution:
         trace_id=run.trace_id,
         workflow=run.workflow,
         version=hashlib.sha256(run.definition.encode()).hexdigest()[:12] if run.definition else "",
-        status=_shown_status(run),
+        status=_to_execution_status(run),
         external_user=run.external_user,
         environment=run.environment,
         started_at=_iso(run.created),
@@ -245,7 +254,7 @@ def execution(run: RunRow, steps: Sequence[str]) -> Execution:
         response=Response(**response) if response else None,
         error=ErrorRecord(**error) if error else None,
         sends=tuple(Delivery.from_json(send) for send in output.get("sends", ())),
-        outside_calls=OutsideRules(**outside) if outside else None,
+        outbound_enforcement=OutboundEnforcement(**outside) if outside else None,
         lookup=Lookup.from_json(output["lookup"]) if output.get("lookup") else None,
     )
 
@@ -262,7 +271,7 @@ def _in_order(
     return tuple({**ordered, **results}.values())
 
 
-def _shown_status(run: RunRow) -> Status:
+def _to_execution_status(run: RunRow) -> Status:
     match run.status:
         case "running":
             return "executing"
@@ -273,8 +282,8 @@ def _shown_status(run: RunRow) -> Status:
 
 
 def _iso(seconds: float) -> str:
-    return iso(datetime.fromtimestamp(seconds, UTC))
+    return format_iso(datetime.fromtimestamp(seconds, UTC))
 
 
 def _text(value: Any) -> str:
-    return json_bytes(value).decode()
+    return encode_json(value).decode()

@@ -16,15 +16,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, Ids
-from pdkernel.engine.journal.history import History
-from pdkernel.engine.journal.records import Claim, FinalStatus, LastStep, NewRun, Query, definition_text
+from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
+from pdkernel.engine.journal.reader import JournalReader
+from pdkernel.engine.journal.records import Claim, ExecutionQuery, FinalStatus, NewRun, StepRow, encode_definition
 from pdkernel.engine.journal.statements import Statements
-from pdkernel.engine.journal.writer import QUICK_S, Writer
+from pdkernel.engine.journal.writer import MAX_INLINE_COMMIT_S, JournalWriter
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
-from pdkernel.project.sqlite import connect, explain
+from pdkernel.project.sqlite import connect, translate_error
 
 LEASE_S = 10.0
 """Seconds for which a heartbeat is good."""
@@ -37,12 +37,12 @@ class SqliteJournal:
         self.executor_id = executor_id
         self.lease_s = lease_s
         self._clock = clock
-        self._do = Statements(executor_id)
-        self._writer = Writer(path, quick_s=quick_s)
-        self._history = History(path)
+        self._statements = Statements(executor_id)
+        self._writer = JournalWriter(path, max_inline_commit_s=quick_s)
+        self._history = JournalReader(path)
         self._versions: dict[tuple[str, str], int] = {}
         self._unawaited = False
-        self._under_way: set[str] = set()
+        self._active_run_ids: set[str] = set()
 
     @classmethod
     def open(
@@ -50,10 +50,10 @@ class SqliteJournal:
         path: Path,
         *,
         clock: Clock = SYSTEM_CLOCK,
-        ids: Ids = RANDOM_IDS,
+        ids: IdGenerator = RANDOM_IDS,
         slot: str | None = None,
         lease_s: float = LEASE_S,
-        quick_s: float = QUICK_S,
+        max_inline_commit_s: float = MAX_INLINE_COMMIT_S,
     ) -> Self:
         """
         Become an executor of the journal in *path*; its tables are made if they are not there.
@@ -64,7 +64,7 @@ class SqliteJournal:
             ids: Makes the executor's id.
             slot: Which of the machine's processes this is, or None for machine and process id.
             lease_s: Seconds for which a heartbeat is good.
-            quick_s: Seconds; while commits take less, a lone run's are made without a thread.
+            max_inline_commit_s: Seconds; while commits take less, a lone run's are made without a thread.
 
         Raises:
             ProjectError: The file cannot be used, or was written by a newer version.
@@ -74,10 +74,12 @@ class SqliteJournal:
         with closing(connect(path)) as connection:
             try:
                 _create(connection, path)
-                Statements(executor_id).register(connection, slot or f"{platform.node()}:{os.getpid()}", lease_until)
+                Statements(executor_id).register_executor(
+                    connection, slot or f"{platform.node()}:{os.getpid()}", lease_until
+                )
             except sqlite3.Error as fault:
-                raise explain(fault, path) from fault
-        return cls(path, executor_id=executor_id, clock=clock, lease_s=lease_s, quick_s=quick_s)
+                raise translate_error(fault, path) from fault
+        return cls(path, executor_id=executor_id, clock=clock, lease_s=lease_s, quick_s=max_inline_commit_s)
 
     def __repr__(self) -> str:
         return f"SqliteJournal({self.executor_id})"
@@ -87,32 +89,35 @@ class SqliteJournal:
         """Transactions so far: fewer than writes when writes come together."""
         return self._writer.commits
 
-    async def deploy(self, workflow: Workflow) -> int:
+    async def deploy_definition(self, workflow: Workflow) -> int:
         """The version number of this definition; the same text has the same number."""
         key = (workflow.name, workflow.version)
         if key not in self._versions:
-            definition = definition_text(workflow)
+            definition = encode_definition(workflow)
             self._versions[key] = await self._writer.write(
-                lambda connection: self._do.deploy(connection, workflow.name, definition), many=True
+                lambda connection: self._statements.deploy_definition(connection, workflow.name, definition),
+                is_compound=True,
             )
         return self._versions[key]
 
-    async def accept(self, run: NewRun) -> bool:
+    async def accept_run(self, run: NewRun) -> bool:
         """Record the run, owned by this executor with fence 1; with a queue, ready and owned by nobody."""
         now = self._now()
         if run.queue is None:
-            self._under_way.add(run.id)
-        return await self._writer.write(lambda connection: self._do.accept(connection, run, now))
+            self._active_run_ids.add(run.id)
+        return await self._writer.write(lambda connection: self._statements.accept_run(connection, run, now))
 
-    def append(
-        self, run_id: str, seq: int, name: str, data: str, *, fence: int = 1, event: str | None = None
+    def append_step(
+        self, run_id: str, position: int, name: str, result_text: str, *, fence: int = 1, event: str | None = None
     ) -> Awaitable[bool]:
         """Record a finished step, handed in at once; False if the run is no longer ours, or has that step."""
         now = self._now()
         return self._writer.write(
-            lambda connection: self._do.append(connection, run_id, fence, seq, name, data, now, event=event),
-            many=event is not None,
-            alone=self._is_alone(run_id),
+            lambda connection: self._statements.append_step(
+                connection, run_id, fence, position, name, result_text, now, event=event
+            ),
+            is_compound=event is not None,
+            commit_now=self._is_alone(run_id),
         )
 
     def finish(
@@ -121,29 +126,31 @@ class SqliteJournal:
         status: FinalStatus,
         output: str,
         *,
-        last: LastStep | None = None,
+        last_step: StepRow | None = None,
         fence: int = 1,
         event: str | None = None,
         wait: bool = True,
     ) -> Awaitable[bool]:
         """
-        End the run, handed in at once, with its *last* step; False if it is no longer ours, or has that step.
+        End the run, handed in at once, with its *last_step* step; False if it is no longer ours, or has that step.
 
         Without *wait*, True before the commit.
         """
         now = self._now()
 
         def act(connection: sqlite3.Connection) -> bool:
-            if last is not None and not self._do.append(connection, run_id, fence, last.seq, last.name, last.data, now):
+            if last_step is not None and not self._statements.append_step(
+                connection, run_id, fence, last_step.seq, last_step.name, last_step.data, now
+            ):
                 return False
-            return self._do.finish(connection, run_id, fence, status, output, now, event=event)
+            return self._statements.finish(connection, run_id, fence, status, output, now, event=event)
 
         alone = self._is_alone(run_id)
-        self._under_way.discard(run_id)
+        self._active_run_ids.discard(run_id)
         if wait:
-            return self._writer.write(act, many=last is not None, alone=alone)
+            return self._writer.write(act, is_compound=last_step is not None, commit_now=alone)
         self._unawaited = True
-        self._writer.write_later(act)
+        self._writer.write_unawaited(act)
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         done.set_result(True)
         return done
@@ -159,60 +166,74 @@ class SqliteJournal:
         event: str | None = None,
     ) -> bool:
         """Pause the run in step *seq*; False if it is no longer ours."""
-        self._under_way.discard(run_id)
+        self._active_run_ids.discard(run_id)
         return await self._writer.write(
-            lambda connection: self._do.park(connection, run_id, fence, seq, wake_at, token_hash, event=event),
-            many=True,
+            lambda connection: self._statements.park(connection, run_id, fence, seq, wake_at, token_hash, event=event),
+            is_compound=True,
         )
 
-    async def resolve(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:
+    async def resolve_wait(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:
         """Make the paused run ready; False if somebody was first."""
         now = self._now()
         return await self._writer.write(
-            lambda connection: self._do.resolve(connection, run_id, fence, outcome, payload, now), many=True
+            lambda connection: self._statements.resolve_wait(connection, run_id, fence, outcome, payload, now),
+            is_compound=True,
         )
 
-    async def due(self, limit: int = 500) -> int:
+    async def wake_due(self, limit: int = 500) -> int:
         """Make ready what was paused until now; how many."""
         now = self._now()
-        return await self._writer.write(lambda connection: self._do.due(connection, now, limit), many=True)
+        return await self._writer.write(
+            lambda connection: self._statements.wake_due(connection, now, limit), is_compound=True
+        )
 
     async def claim(self, run_id: str) -> Claim | None:
         """Take that ready run, or None if somebody was first."""
-        return await self._writer.write(lambda connection: self._do.claim(connection, run_id))
+        return await self._writer.write(lambda connection: self._statements.claim(connection, run_id))
 
-    async def take(self, queue: str | None = None, limit: int = 1) -> Sequence[Claim]:
+    async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[Claim]:
         """Take the oldest ready runs of *queue*, no more than its limits allow."""
         now = self._now()
-        return await self._writer.write(lambda connection: self._do.take(connection, queue, limit, now), many=True)
+        return await self._writer.write(
+            lambda connection: self._statements.claim_next(connection, queue, limit, now), is_compound=True
+        )
 
-    async def limit(
-        self, queue: str, *, concurrency: int | None = None, per: int | None = None, period: float | None = None
+    async def set_queue_limits(
+        self,
+        queue: str,
+        *,
+        concurrency: int | None = None,
+        max_starts: int | None = None,
+        period_s: float | None = None,
     ) -> None:
         """Set the limits of *queue*."""
-        await self._writer.write(lambda connection: self._do.limit(connection, queue, concurrency, per, period))
+        await self._writer.write(
+            lambda connection: self._statements.set_queue_limits(connection, queue, concurrency, max_starts, period_s)
+        )
 
     async def cancel(self, run_id: str) -> bool:
         """End a run that has not ended, whoever owns it; False if it has."""
         now = self._now()
-        return await self._writer.write(lambda connection: self._do.cancel(connection, run_id, now))
+        return await self._writer.write(lambda connection: self._statements.cancel(connection, run_id, now))
 
     async def heartbeat(self) -> bool:
         """Prolong this executor's lease; False if it was declared dead."""
         until = self._now() + self.lease_s
-        return await self._writer.write(lambda connection: self._do.heartbeat(connection, until))
+        return await self._writer.write(lambda connection: self._statements.heartbeat(connection, until))
 
-    async def reap(self) -> int:
+    async def reap_expired(self) -> int:
         """Declare dead whose lease is over, and free their runs; how many runs."""
         now = self._now()
-        return await self._writer.write(lambda connection: self._do.reap(connection, now), many=True)
+        return await self._writer.write(
+            lambda connection: self._statements.reap_expired(connection, now), is_compound=True
+        )
 
-    async def execution(self, run_id: str) -> Execution | None:
+    async def get_execution(self, run_id: str) -> Execution | None:
         """The run as it stands, or None."""
-        await self._settle()
+        await self._flush_unawaited()
         return await self._history.execution(run_id)
 
-    async def executions(
+    async def list_executions(
         self,
         *,
         workflow: str | None = None,
@@ -225,9 +246,9 @@ class SqliteJournal:
         before: str | None = None,
     ) -> list[Execution]:
         """Runs that match everything given, newest first, from below *before* (an id) on."""
-        await self._settle()
+        await self._flush_unawaited()
         return await self._history.executions(
-            Query(workflow, external_user, environment, status, since, until, limit, before)
+            ExecutionQuery(workflow, external_user, environment, status, since, until, limit, before)
         )
 
     async def close(self) -> None:
@@ -235,14 +256,14 @@ class SqliteJournal:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        self._writer.close(last=self._do.retire)
+        self._writer.close(final_write=self._statements.unregister_executor)
         self._history.close()
 
     def _is_alone(self, run_id: str) -> bool:
         """Whether no other run waits for the loop while this one writes."""
-        return self._under_way <= {run_id}
+        return self._active_run_ids <= {run_id}
 
-    async def _settle(self) -> None:
+    async def _flush_unawaited(self) -> None:
         """A reader of this journal sees also what it handed in without waiting."""
         if self._unawaited:
             self._unawaited = False

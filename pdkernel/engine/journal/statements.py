@@ -12,29 +12,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
 
-from pdkernel.engine.journal.records import Claim, NewRun, safe_json, safe_text
+from pdkernel.engine.journal.records import Claim, NewRun, escape_json_text, replace_unstorable
 
-_ME = "exists (select 1 from executors where executors.id = :me and alive)"
-_MINE = f"id = :run and fence = :fence and owner = :me and {_ME}"
-_CLAIMED = "id, fence, attempt, workflow, version, event, external_user, environment"
+_EXECUTOR_ALIVE = "exists (select 1 from executors where executors.id = :me and alive)"
+_OWNED = f"id = :run and fence = :fence and owner = :me and {_EXECUTOR_ALIVE}"
+_CLAIM_COLUMNS = "id, fence, attempt, workflow, version, event, external_user, environment"
 
 # Made of our own words only; every value is a parameter.
 _ACCEPT = (
     "insert into runs (id, trace_id, workflow, version, event, external_user, environment, status, owner,"
     " fence, attempt, queue, created)"
     " select :run, :trace, :workflow, :version, :event, :user, :environment, :status, :owner,"
-    f" :fence, 1, :queue, :created where {_ME} on conflict do nothing"
+    f" :fence, 1, :queue, :created where {_EXECUTOR_ALIVE} on conflict do nothing"
 )
 _APPEND = (
     "insert into steps select :run, :seq, :name, :fence, :data, :at"  # noqa: S608
-    f" from runs where {_MINE} on conflict do nothing"
+    f" from runs where {_OWNED} on conflict do nothing"
 )
 _EVENT = "event = coalesce(:event, event)"
-_FINISH = f"update runs set status = :status, output = :output, ended = :at, owner = null, {_EVENT} where {_MINE}"  # noqa: S608
-_PARK = f"update runs set status = 'paused', wake_at = :wake_at, owner = null, {_EVENT} where {_MINE}"  # noqa: S608
+_FINISH = f"update runs set status = :status, output = :output, ended = :at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
+_PARK = f"update runs set status = 'paused', wake_at = :wake_at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
 _CLAIM = (
     "update runs set status = 'running', owner = :me, fence = fence + 1"  # noqa: S608
-    f" where id = :run and status = 'ready' and {_ME} returning {_CLAIMED}"
+    f" where id = :run and status = 'ready' and {_EXECUTOR_ALIVE} returning {_CLAIM_COLUMNS}"
 )
 
 
@@ -44,33 +44,35 @@ class Statements:
     The writes of one executor.
 
     Attributes:
-        me: The executor's id.
+        executor_id: The executor's id.
     """
 
-    me: str
+    executor_id: str
 
-    def register(self, connection: Connection, slot: str, lease_until: float) -> bool:
+    def register_executor(self, connection: Connection, slot: str, lease_until: float) -> bool:
         """Begin to be an executor."""
-        connection.execute("insert into executors values (?, ?, ?, true)", (self.me, slot, lease_until))
+        connection.execute("insert into executors values (?, ?, ?, true)", (self.executor_id, slot, lease_until))
         return True
 
-    def retire(self, connection: Connection) -> bool:
+    def unregister_executor(self, connection: Connection) -> bool:
         """Stop being an executor that owns nothing; one that owns runs stays, for the reaper."""
         done = connection.execute(
             "delete from executors where id = :me"
             " and not exists (select 1 from runs where owner = :me and status = 'running')",
-            {"me": self.me},
+            {"me": self.executor_id},
         )
         return done.rowcount == 1
 
     def heartbeat(self, connection: Connection, lease_until: float) -> bool:
         """Prolong the lease, unless declared dead."""
-        done = connection.execute("update executors set lease_until = ? where id = ? and alive", (lease_until, self.me))
+        done = connection.execute(
+            "update executors set lease_until = ? where id = ? and alive", (lease_until, self.executor_id)
+        )
         return done.rowcount == 1
 
-    def deploy(self, connection: Connection, workflow: str, definition: str) -> int:
+    def deploy_definition(self, connection: Connection, workflow: str, definition: str) -> int:
         """The number of this definition, a new one if it has none yet."""
-        name = safe_text(workflow)
+        name = replace_unstorable(workflow)
         row = connection.execute(
             "select version from deployments where workflow = ? and definition = ? order by version desc limit 1",
             (name, definition),
@@ -83,7 +85,7 @@ class Statements:
             ).fetchone()
         return int(row[0])
 
-    def accept(self, connection: Connection, run: NewRun, now: float) -> bool:
+    def accept_run(self, connection: Connection, run: NewRun, now: float) -> bool:
         """Insert the run: owned, or ready if it has a queue. Refused if the id is known or this executor dead."""
         queued = run.queue is not None
         done = connection.execute(
@@ -91,22 +93,22 @@ class Statements:
             {
                 "run": run.id,
                 "trace": run.trace_id,
-                "workflow": safe_text(run.workflow),
+                "workflow": replace_unstorable(run.workflow),
                 "version": run.version,
-                "event": safe_json(run.event),
-                "user": None if run.external_user is None else safe_text(run.external_user),
+                "event": escape_json_text(run.event),
+                "user": None if run.external_user is None else replace_unstorable(run.external_user),
                 "environment": run.environment,
                 "status": "ready" if queued else "running",
-                "owner": None if queued else self.me,
+                "owner": None if queued else self.executor_id,
                 "fence": 0 if queued else 1,
                 "queue": run.queue,
                 "created": now if run.created is None else run.created,
-                "me": self.me,
+                "me": self.executor_id,
             },
         )
         return done.rowcount == 1
 
-    def append(
+    def append_step(
         self,
         connection: Connection,
         run_id: str,
@@ -124,17 +126,17 @@ class Statements:
             {
                 "run": run_id,
                 "seq": seq,
-                "name": safe_text(name),
+                "name": replace_unstorable(name),
                 "fence": fence,
-                "data": safe_json(data),
+                "data": escape_json_text(data),
                 "at": now,
-                "me": self.me,
+                "me": self.executor_id,
             },
         )
         if done.rowcount != 1:
             return False
         if event is not None:
-            connection.execute("update runs set event = ? where id = ?", (safe_json(event), run_id))
+            connection.execute("update runs set event = ? where id = ?", (escape_json_text(event), run_id))
         return True
 
     def finish(
@@ -155,10 +157,10 @@ class Statements:
                 "run": run_id,
                 "fence": fence,
                 "status": status,
-                "output": safe_json(output),
+                "output": escape_json_text(output),
                 "at": now,
-                "event": None if event is None else safe_json(event),
-                "me": self.me,
+                "event": None if event is None else escape_json_text(event),
+                "me": self.executor_id,
             },
         )
         return done.rowcount == 1
@@ -181,8 +183,8 @@ class Statements:
                 "run": run_id,
                 "fence": fence,
                 "wake_at": wake_at,
-                "event": None if event is None else safe_json(event),
-                "me": self.me,
+                "event": None if event is None else escape_json_text(event),
+                "me": self.executor_id,
             },
         )
         if done.rowcount != 1:
@@ -192,7 +194,7 @@ class Statements:
         )
         return True
 
-    def resolve(
+    def resolve_wait(
         self, connection: Connection, run_id: str, fence: int, outcome: str, payload: str | None, now: float
     ) -> bool:
         """The first one wins on the run's status, and only then writes the wait."""
@@ -204,27 +206,27 @@ class Statements:
             return False
         connection.execute(
             "update waits set outcome = ?, payload = ?, at = ? where run_id = ? and fence = ?",
-            (outcome, None if payload is None else safe_json(payload), now, run_id, fence),
+            (outcome, None if payload is None else escape_json_text(payload), now, run_id, fence),
         )
         return True
 
-    def due(self, connection: Connection, now: float, limit: int) -> int:
+    def wake_due(self, connection: Connection, now: float, limit: int) -> int:
         """`resolve` with `timeout` for what was to be woken by now."""
         rows = connection.execute(
             "select id, fence from runs where status = 'paused' and wake_at <= ? order by wake_at limit ?",
             (now, limit),
         ).fetchall()
-        return sum(self.resolve(connection, run_id, fence, "timeout", None, now) for run_id, fence in rows)
+        return sum(self.resolve_wait(connection, run_id, fence, "timeout", None, now) for run_id, fence in rows)
 
     def claim(self, connection: Connection, run_id: str) -> Claim | None:
         """Own that ready run."""
         row = connection.execute(
             _CLAIM,
-            {"run": run_id, "me": self.me},
+            {"run": run_id, "me": self.executor_id},
         ).fetchone()
         return None if row is None else Claim(*row)
 
-    def take(self, connection: Connection, queue: str | None, limit: int, now: float) -> Sequence[Claim]:
+    def claim_next(self, connection: Connection, queue: str | None, limit: int, now: float) -> Sequence[Claim]:
         """Own the oldest ready runs of the queue, as many as its limits leave free."""
         free = self._free(connection, queue, limit, now)
         ids = connection.execute(
@@ -255,7 +257,7 @@ class Statements:
             limit = min(limit, per - started)
         return max(limit, 0)
 
-    def limit(
+    def set_queue_limits(
         self, connection: Connection, queue: str, concurrency: int | None, per: int | None, period: float | None
     ) -> None:
         """Set the queue's limits."""
@@ -270,7 +272,7 @@ class Statements:
         )
         return done.rowcount == 1
 
-    def reap(self, connection: Connection, now: float) -> int:
+    def reap_expired(self, connection: Connection, now: float) -> int:
         """Declare dead whose lease is over, and free their runs."""
         dead = connection.execute(
             "update executors set alive = false where alive and lease_until < ? returning id", (now,)

@@ -6,8 +6,8 @@ Knows executions. `text` and `html` draw the same view (`view`), while it runs a
 
 from __future__ import annotations
 
-from pdkernel.render.timeline.as_html import html
-from pdkernel.render.timeline.as_text import text
-from pdkernel.render.timeline.view import Kind
+from pdkernel.render.timeline.as_html import render_html
+from pdkernel.render.timeline.as_text import render_text
+from pdkernel.render.timeline.view_model import StepKind
 
-__all__ = ["Kind", "html", "text"]
+__all__ = ["StepKind", "render_html", "render_text"]

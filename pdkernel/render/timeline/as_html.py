@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideCall, Response
+from pdkernel.execution import Delivery, ErrorRecord, Execution, OutboundCall, Response
 from pdkernel.model import JSON
-from pdkernel.render import lookup, words
+from pdkernel.render import formatting, lookup
 from pdkernel.render.markup import (
-    BODY,
-    BORDER,
-    MARGIN_BAD,
-    MARGIN_WARN,
-    ROW,
-    VIEW,
+    BODY_STYLE,
+    BORDER_STYLE,
+    CONTAINER_STYLE,
+    ERROR_MARGIN_STYLE,
+    ROW_STYLE,
+    WARNING_MARGIN_STYLE,
     Html,
     Tone,
     badge,
     code_block,
-    folded,
+    collapsible,
     join,
-    lines,
+    join_lines,
+    muted,
     pill,
-    quiet,
     tag,
 )
-from pdkernel.render.timeline import view
+from pdkernel.render.timeline import view_model
 
 _PREVIEW = 90
 _FEW_LINES = 12
@@ -33,103 +33,105 @@ _LABEL_PX = 90
 _MARKER_PX = 20
 """What the arrow of a part that opens takes before its label, so that the columns line up all the same."""
 _SPACE = Html(" ")
-_GROWS = "flex:1 1 auto;min-width:0;overflow-wrap:break-word"
-_STEP = f"{BORDER};border-left:0;border-right:0;border-bottom:0;margin:0;padding:5px 0;list-style-type:none"
+_GROWING_STYLE = "flex:1 1 auto;min-width:0;overflow-wrap:break-word"
+_STEP = f"{BORDER_STYLE};border-left:0;border-right:0;border-bottom:0;margin:0;padding:5px 0;list-style-type:none"
 
 
-def html(
+def render_html(
     execution: Execution,
     *,
     stale: Collection[str] = (),
     pinned: Collection[str] = (),
     running: str | None = None,
-    languages: Mapping[str, view.Kind] | None = None,
+    languages: Mapping[str, view_model.StepKind] | None = None,
     event_name: str | None = None,
-    responds: bool = True,
+    has_response: bool = True,
     warnings: Sequence[str] = (),
     note: str | None = None,
 ) -> str:
     """The timeline of *execution* as HTML; the other arguments are those of `view.Notes`."""
-    notes = view.Notes(stale, pinned, running, languages or {}, event_name, responds, warnings, note)
+    notes = view_model.TimelineContext(
+        stale, pinned, running, languages or {}, event_name, has_response, warnings, note
+    )
     parts = [*_head(execution, notes), _steps(execution, notes)]
     if execution.sends:
         parts.append(_sends(execution.sends))
-    if view.shows_response(execution, notes):
-        parts.append(_response(execution.response, refused=view.is_refused(execution)))
-    return tag("div", Html("\n"), lines(parts), Html("\n"), style=VIEW, class_="pd-view pd-timeline")
+    if view_model.should_show_response(execution, notes):
+        parts.append(_response(execution.response, refused=view_model.is_refused(execution)))
+    return tag("div", Html("\n"), join_lines(parts), Html("\n"), style=CONTAINER_STYLE, class_="pd-view pd-timeline")
 
 
-def _head(execution: Execution, notes: view.Notes) -> list[Html]:
-    label = words.EXECUTION[execution.status]
+def _head(execution: Execution, notes: view_model.TimelineContext) -> list[Html]:
+    label = formatting.EXECUTION_LABELS[execution.status]
     title = [
         tag("strong", execution.workflow, style="margin-right:8px"),
         pill(str(label), label.tone),
-        quiet(view.took(execution)),
+        muted(view_model.format_total_duration(execution)),
     ]
     parts = [
-        tag("div", *(_spaced(title)), style=f"{ROW};font-size:110%"),
-        tag("div", view.source(execution, notes)),
-        tag("div", view.identity(execution)),
-        tag("div", view.ran_when(execution), style="opacity:0.75;margin-bottom:6px"),
+        tag("div", *(_spaced(title)), style=f"{ROW_STYLE};font-size:110%"),
+        tag("div", view_model.format_event_source(execution, notes)),
+        tag("div", view_model.format_identity(execution)),
+        tag("div", view_model.format_start(execution), style="opacity:0.75;margin-bottom:6px"),
     ]
     if notes.note:
-        parts.append(tag("div", notes.note, style=f"{MARGIN_WARN};margin-bottom:6px"))
+        parts.append(tag("div", notes.note, style=f"{WARNING_MARGIN_STYLE};margin-bottom:6px"))
     parts += [
-        tag("div", tag("strong", "Warning: "), warning, style=f"{MARGIN_WARN};margin-bottom:6px")
-        for warning in view.warnings(execution, notes)
+        tag("div", tag("strong", "Warning: "), warning, style=f"{WARNING_MARGIN_STYLE};margin-bottom:6px")
+        for warning in view_model.collect_warnings(execution, notes)
     ]
     if execution.error and execution.error.step is None:
         parts.append(_error(execution.error))
-    failed = view.failed_lookup(execution)
+    failed = view_model.find_failed_lookup(execution)
     if failed is not None:
-        parts.append(folded(Html("how the accounts were looked up"), lookup.html(failed)))
+        parts.append(collapsible(Html("how the accounts were looked up"), lookup.render_html(failed)))
     return parts
 
 
-def _steps(execution: Execution, notes: view.Notes) -> Html:
-    steps = [tag("li", _row(row), _details(row), style=_STEP) for row in view.rows(execution, notes)]
-    return tag("ol", lines(steps), style="margin:0;padding:0;list-style-type:none", class_="pd-steps")
+def _steps(execution: Execution, notes: view_model.TimelineContext) -> Html:
+    steps = [tag("li", _row(row), _details(row), style=_STEP) for row in view_model.build_rows(execution, notes)]
+    return tag("ol", join_lines(steps), style="margin:0;padding:0;list-style-type:none", class_="pd-steps")
 
 
-def _row(row: view.StepRow) -> Html:
+def _row(row: view_model.StepRow) -> Html:
     parts = [
         tag("span", pill(str(row.label), row.label.tone), style="display:inline-block;min-width:100px"),
         tag("strong", row.result.name, style="display:inline-block;margin-right:8px;min-width:100px"),
-        *([quiet(row.language)] if row.language else []),
-        *(pill(mark, "warn") if mark == "stale" else badge(mark) for mark in row.marks),
+        *([muted(row.language)] if row.language else []),
+        *(pill(mark, "warn") if mark == "stale" else badge(mark) for mark in row.badges),
         tag("span", row.summary, style="flex:1 1 200px;margin-right:8px") if row.summary else Html(""),
     ]
     if row.duration:
         taken = tag("span", row.duration, style="margin-right:8px;min-width:70px;text-align:right")
         parts.append(tag("span", taken, _SPACE, _bar(row), style="margin-left:auto;display:flex;align-items:center"))
-    return tag("div", *_spaced([part for part in parts if part]), style=ROW)
+    return tag("div", *_spaced([part for part in parts if part]), style=ROW_STYLE)
 
 
-def _bar(row: view.StepRow) -> Html:
-    start = min(99.0, row.start * 100)
-    width = max(1.0, min(100 - start, row.share * 100))
+def _bar(row: view_model.StepRow) -> Html:
+    start = min(99.0, row.bar_start * 100)
+    width = max(1.0, min(100 - start, row.bar_width * 100))
     colour = "background-color:#0969da;background-color:var(--jp-brand-color1,#0969da)"
     filled = tag("span", style=f"display:block;height:6px;margin-left:{start:.1f}%;width:{width:.1f}%;{colour}")
     ground = "display:inline-block;width:120px;background-color:rgba(127,127,127,0.2)"
     return tag("span", filled, style=ground, aria_hidden="true")
 
 
-def _details(row: view.StepRow) -> Html:
+def _details(row: view_model.StepRow) -> Html:
     parts = [_error(row.result.error)] if row.result.error else []
     parts += [_labelled("action", tag("span", row.result.source))] if row.result.source else []
-    parts += [_labelled("account", tag("span", words.account(use))) for use in row.result.accounts]
+    parts += [_labelled("account", tag("span", formatting.format_account(use))) for use in row.result.accounts]
     if row.lookup is not None and row.result.accounts:
         label = _label("look-up", width=_LABEL_PX - _MARKER_PX)
-        parts.append(folded(join([label, _SPACE, "how the account was found"]), _lookup(row)))
+        parts.append(collapsible(join([label, _SPACE, "how the account was found"]), _lookup(row)))
     parts += [_labelled("outside call", _call(call)) for call in row.result.requests]
     parts += [_export(name, value) for name, value in row.exports]
     if row.logs:
         parts.append(_logs(row.logs))
-    return tag("div", lines(parts), style=BODY) if parts else Html("")
+    return tag("div", join_lines(parts), style=BODY_STYLE) if parts else Html("")
 
 
-def _lookup(row: view.StepRow) -> Html:
-    return lookup.html(row.lookup, step=row.result.name) if row.lookup else Html("")
+def _lookup(row: view_model.StepRow) -> Html:
+    return lookup.render_html(row.lookup, step=row.result.name) if row.lookup else Html("")
 
 
 def _labelled(label: str, content: Html) -> Html:
@@ -142,58 +144,60 @@ def _label(label: str, *, width: int = _LABEL_PX) -> Html:
 
 
 def _export(name: str, value: JSON) -> Html:
-    short = words.one_line(value)
+    short = formatting.format_json_line(value)
     named = tag("code", name)
     if len(short) <= _PREVIEW:
         return _labelled("export", tag("span", named, _SPACE, tag("code", short)))
-    preview = tag("span", words.clipped(short, _PREVIEW), style="opacity:0.75;font-size:90%")
-    whole = code_block(words.pretty(value, max_lines=200, max_characters=8000))
-    return folded(join([_label("export", width=_LABEL_PX - _MARKER_PX), _SPACE, named, _SPACE, preview]), whole)
+    preview = tag("span", formatting.truncate_line(short, _PREVIEW), style="opacity:0.75;font-size:90%")
+    whole = code_block(formatting.format_json(value, max_lines=200, max_characters=8000))
+    return collapsible(join([_label("export", width=_LABEL_PX - _MARKER_PX), _SPACE, named, _SPACE, preview]), whole)
 
 
-def _call(call: OutsideCall) -> Html:
+def _call(call: OutboundCall) -> Html:
     app = f" with the {call.app} account" if call.app else ""
-    said = words.outcome(call)
+    said = formatting.format_outcome(call)
     parts = [
-        join([tag("code", f"{call.method} {call.url}"), f" {words.answer(call)}{app}"]),
-        pill(said, words.outcome_tone(call)) if said else Html(""),
+        join([tag("code", f"{call.method} {call.url}"), f" {formatting.format_call_response(call)}{app}"]),
+        pill(said, formatting.select_outcome_tone(call)) if said else Html(""),
         tag("span", call.note or "") if call.note else Html(""),
     ]
-    return tag("span", *_spaced([part for part in parts if part]), style=_GROWS)
+    return tag("span", *_spaced([part for part in parts if part]), style=_GROWING_STYLE)
 
 
-def _logs(logs: Sequence[view.Printed]) -> Html:
+def _logs(logs: Sequence[view_model.LogBlock]) -> Html:
     kinds = {"stdout": "line of stdout", "stderr": "line of stderr", "note": "note"}
     counts = {label: sum(len(log.lines) for log in logs if log.label == label) for label in kinds}
-    blocks = lines([_log(log) for log in logs])
+    blocks = join_lines([_log(log) for log in logs])
     if sum(counts.values()) <= _FEW_LINES:
         return blocks
     said = ", ".join(_counted(counts[label], noun) for label, noun in kinds.items() if counts[label])
-    return folded(join([_label("logs", width=_LABEL_PX - _MARKER_PX), _SPACE, said]), blocks)
+    return collapsible(join([_label("logs", width=_LABEL_PX - _MARKER_PX), _SPACE, said]), blocks)
 
 
 def _counted(number: int, noun: str) -> str:
     first, _, rest = noun.partition(" ")
-    return f"{words.counted(number, first)} {rest}".rstrip()
+    return f"{formatting.format_count(number, first)} {rest}".rstrip()
 
 
-def _log(log: view.Printed) -> Html:
-    shown = "\n".join(words.middle_left_out(log.lines, head=50, tail=150))
+def _log(log: view_model.LogBlock) -> Html:
+    shown = "\n".join(formatting.elide_middle(log.lines, head=50, tail=150))
     if log.label == "note":
-        return _labelled(log.label, tag("span", shown, style=f"{_GROWS};white-space:pre-wrap"))
-    look = f"{_GROWS};{MARGIN_WARN}" if log.label == "stderr" else _GROWS
-    return _labelled(log.label, code_block(words.shortened(shown, max_lines=1000, max_characters=20_000), style=look))
+        return _labelled(log.label, tag("span", shown, style=f"{_GROWING_STYLE};white-space:pre-wrap"))
+    look = f"{_GROWING_STYLE};{WARNING_MARGIN_STYLE}" if log.label == "stderr" else _GROWING_STYLE
+    return _labelled(
+        log.label, code_block(formatting.truncate_text(shown, max_lines=1000, max_characters=20_000), style=look)
+    )
 
 
 def _error(error: ErrorRecord) -> Html:
-    where = words.place(error)
+    where = formatting.format_error_location(error)
     parts = [
         tag("div", tag("strong", error.name), f" at {where}" if where else ""),
         tag("div", error.message, style="white-space:pre-wrap;overflow-wrap:break-word"),
     ]
     if error.stack:
-        parts.append(folded(Html("stack"), code_block(error.stack.strip("\n")), open_=len(error.stack) < 2000))
-    return tag("div", lines(parts), style=f"{MARGIN_BAD};margin:4px 0", role="alert")
+        parts.append(collapsible(Html("stack"), code_block(error.stack.strip("\n")), open_=len(error.stack) < 2000))
+    return tag("div", join_lines(parts), style=f"{ERROR_MARGIN_STYLE};margin:4px 0", role="alert")
 
 
 def _sends(sends: Sequence[Delivery]) -> Html:
@@ -201,24 +205,31 @@ def _sends(sends: Sequence[Delivery]) -> Html:
     shown = []
     for sent in sends:
         said = join(
-            [pill(sent.outcome, tones[sent.outcome]), _SPACE, tag("strong", sent.step), f" {words.delivery(sent)}"]
+            [
+                pill(sent.outcome, tones[sent.outcome]),
+                _SPACE,
+                tag("strong", sent.step),
+                f" {formatting.format_delivery(sent)}",
+            ]
         )
-        payload = code_block(words.pretty(sent.payload, max_lines=200, max_characters=8000))
-        shown.append(folded(said, payload))
-    return tag("div", tag("strong", "After the run: "), lines(shown), style="margin-top:6px")
+        payload = code_block(formatting.format_json(sent.payload, max_lines=200, max_characters=8000))
+        shown.append(collapsible(said, payload))
+    return tag("div", tag("strong", "After the run: "), join_lines(shown), style="margin-top:6px")
 
 
 def _response(response: Response | None, *, refused: bool) -> Html:
-    head = join([tag("strong", "Response to the caller: "), words.response(response, refused=refused)])
+    head = join([tag("strong", "Response to the caller: "), formatting.format_response(response, refused=refused)])
     if response is None:
         return tag("div", head, style="margin-top:6px")
     headers = "\n".join(f"{name}: {value}" for name, value in response.headers.items())
     body = (
         response.body
         if isinstance(response.body, str)
-        else words.pretty(response.body, max_lines=200, max_characters=8000)
+        else formatting.format_json(response.body, max_lines=200, max_characters=8000)
     )
-    block = code_block(words.shortened(f"{headers}\n\n{body}".lstrip("\n"), max_lines=240, max_characters=12_000))
+    block = code_block(
+        formatting.truncate_text(f"{headers}\n\n{body}".lstrip("\n"), max_lines=240, max_characters=12_000)
+    )
     return tag("div", head, block, style="margin-top:6px")
 
 

@@ -5,63 +5,65 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from pdkernel.execution import Delivery, ErrorRecord, Execution, OutsideCall, Response
+from pdkernel.execution import Delivery, ErrorRecord, Execution, OutboundCall, Response
 from pdkernel.model import JSON
-from pdkernel.render import lookup, words
-from pdkernel.render.markup import printable
-from pdkernel.render.timeline import view
+from pdkernel.render import formatting, lookup
+from pdkernel.render.markup import escape_control_characters
+from pdkernel.render.timeline import view_model
 
 _BAR = 20
 _INDENT = " " * 6
 _LABEL = 9
 
 
-def text(
+def render_text(
     execution: Execution,
     *,
     stale: Collection[str] = (),
     pinned: Collection[str] = (),
     running: str | None = None,
-    languages: Mapping[str, view.Kind] | None = None,
+    languages: Mapping[str, view_model.StepKind] | None = None,
     event_name: str | None = None,
-    responds: bool = True,
+    has_response: bool = True,
     warnings: Sequence[str] = (),
     note: str | None = None,
-    explain: bool = False,
+    explain_lookup: bool = False,
 ) -> str:
     """The timeline of *execution* as text; the other arguments are those of `view.Notes`."""
-    notes = view.Notes(stale, pinned, running, languages or {}, event_name, responds, warnings, note, explain)
-    return printable("\n".join(_lines(execution, notes)) + "\n")
+    notes = view_model.TimelineContext(
+        stale, pinned, running, languages or {}, event_name, has_response, warnings, note, explain_lookup
+    )
+    return escape_control_characters("\n".join(_lines(execution, notes)) + "\n")
 
 
-def _lines(execution: Execution, notes: view.Notes) -> Iterator[str]:
-    label = words.EXECUTION[execution.status]
-    time = view.took(execution)
-    yield f"{words.clipped(execution.workflow, 70)}: {label}{f', {time}' if time else ''}"
-    yield f"  {words.clipped(view.source(execution, notes), 96)}"
-    yield f"  {words.clipped(view.identity(execution), 96)}"
-    yield f"  {view.ran_when(execution)}"
-    for sentence in [*([notes.note] if notes.note else []), *view.warnings(execution, notes)]:
+def _lines(execution: Execution, notes: view_model.TimelineContext) -> Iterator[str]:
+    label = formatting.EXECUTION_LABELS[execution.status]
+    time = view_model.format_total_duration(execution)
+    yield f"{formatting.truncate_line(execution.workflow, 70)}: {label}{f', {time}' if time else ''}"
+    yield f"  {formatting.truncate_line(view_model.format_event_source(execution, notes), 96)}"
+    yield f"  {formatting.truncate_line(view_model.format_identity(execution), 96)}"
+    yield f"  {view_model.format_start(execution)}"
+    for sentence in [*([notes.note] if notes.note else []), *view_model.collect_warnings(execution, notes)]:
         yield from _wrapped(sentence, "  ! ")
     if execution.error and execution.error.step is None:
         yield ""
         yield from _error(execution.error, indent="  ")
-    failed = view.failed_lookup(execution)
+    failed = view_model.find_failed_lookup(execution)
     if failed is not None:
         yield ""
-        yield from (f"  {line}" for line in lookup.text(failed).splitlines())
+        yield from (f"  {line}" for line in lookup.render_text(failed).splitlines())
     yield ""
     yield from _steps(execution, notes)
     if execution.sends:
         yield ""
         yield from _sends(execution.sends)
-    if view.shows_response(execution, notes):
+    if view_model.should_show_response(execution, notes):
         yield ""
-        yield from _response(execution.response, refused=view.is_refused(execution))
+        yield from _response(execution.response, refused=view_model.is_refused(execution))
 
 
-def _steps(execution: Execution, notes: view.Notes) -> Iterator[str]:
-    rows = view.rows(execution, notes)
+def _steps(execution: Execution, notes: view_model.TimelineContext) -> Iterator[str]:
+    rows = view_model.build_rows(execution, notes)
     names = max((len(row.result.name) for row in rows), default=0)
     languages = max((len(row.language) for row in rows), default=0)
     for row in rows:
@@ -69,25 +71,27 @@ def _steps(execution: Execution, notes: view.Notes) -> Iterator[str]:
         if row.duration:
             width = 16 + names + languages
             head = f"{head:<{width}} {row.duration:>9}  {_bar(row)}"
-        yield "  ".join([head, *(f"[{mark}]" for mark in row.marks)]).rstrip()
-        yield from _details(row, explain=notes.explain)
+        yield "  ".join([head, *(f"[{mark}]" for mark in row.badges)]).rstrip()
+        yield from _details(row, explain=notes.explain_lookup)
 
 
-def _bar(row: view.StepRow) -> str:
-    start = min(_BAR - 1, int(row.start * _BAR))
-    length = max(1, min(_BAR - start, round(row.share * _BAR)))
+def _bar(row: view_model.StepRow) -> str:
+    start = min(_BAR - 1, int(row.bar_start * _BAR))
+    length = max(1, min(_BAR - start, round(row.bar_width * _BAR)))
     return f"|{' ' * start}{'█' * length}".ljust(_BAR + 1) + "|"
 
 
-def _details(row: view.StepRow, *, explain: bool) -> Iterator[str]:
+def _details(row: view_model.StepRow, *, explain: bool) -> Iterator[str]:
     if row.summary:
-        yield from _labelled("summary", [words.clipped(row.summary, words.WIDTH - 16)])
+        yield from _labelled("summary", [formatting.truncate_line(row.summary, formatting.TEXT_COLUMNS - 16)])
     if row.result.source:
-        yield from _labelled("action", textwrap.wrap(row.result.source, words.WIDTH - len(_INDENT) - _LABEL))
+        yield from _labelled(
+            "action", textwrap.wrap(row.result.source, formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL)
+        )
     for use in row.result.accounts:
-        yield from _labelled("account", [words.account(use)])
+        yield from _labelled("account", [formatting.format_account(use)])
     if explain and row.lookup is not None and row.result.accounts:
-        yield from _labelled("look-up", lookup.text(row.lookup, step=row.result.name).splitlines())
+        yield from _labelled("look-up", lookup.render_text(row.lookup, step=row.result.name).splitlines())
     for name, value in row.exports:
         yield from _labelled("export", _export(name, value))
     for call in row.result.requests:
@@ -104,66 +108,70 @@ def _labelled(label: str, content: list[str]) -> Iterator[str]:
 
 
 def _export(name: str, value: JSON) -> list[str]:
-    short = f"{name}: {words.one_line(value)}"
-    if len(short) <= words.WIDTH - len(_INDENT) - _LABEL:
+    short = f"{name}: {formatting.format_json_line(value)}"
+    if len(short) <= formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL:
         return [short]
-    return f"{name}: {words.pretty(value, max_lines=16, max_characters=1200)}".split("\n")
+    return f"{name}: {formatting.format_json(value, max_lines=16, max_characters=1200)}".split("\n")
 
 
-def _call(call: OutsideCall) -> list[str]:
+def _call(call: OutboundCall) -> list[str]:
     app = f", with the {call.app} account" if call.app else ""
     content = [
-        words.clipped(f"{call.method} {call.url}", words.WIDTH - len(_INDENT) - _LABEL),
-        f"-> {words.answer(call)}{app}",
+        formatting.truncate_line(f"{call.method} {call.url}", formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL),
+        f"-> {formatting.format_call_response(call)}{app}",
     ]
-    said = ": ".join(part for part in (words.outcome(call), call.note or "") if part)
-    return [*content, *textwrap.wrap(printable(said), words.WIDTH - len(_INDENT) - _LABEL)]
+    said = ": ".join(part for part in (formatting.format_outcome(call), call.note or "") if part)
+    return [*content, *textwrap.wrap(escape_control_characters(said), formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL)]
 
 
-def _log(log: view.Printed) -> list[str]:
-    shown = words.middle_left_out(log.lines)
+def _log(log: view_model.LogBlock) -> list[str]:
+    shown = formatting.elide_middle(log.lines)
     if log.label != "note":
         return [f"| {line}" for line in shown]
-    width = words.WIDTH - len(_INDENT) - _LABEL
-    return [piece for line in shown for piece in textwrap.wrap(printable(line), width, break_long_words=False)]
+    width = formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL
+    return [
+        piece
+        for line in shown
+        for piece in textwrap.wrap(escape_control_characters(line), width, break_long_words=False)
+    ]
 
 
 def _error(error: ErrorRecord, *, indent: str) -> Iterator[str]:
-    where = words.place(error)
-    yield f"{indent}{words.clipped(error.name, 60)}{f' at {where}' if where else ''}:"
+    where = formatting.format_error_location(error)
+    yield f"{indent}{formatting.truncate_line(error.name, 60)}{f' at {where}' if where else ''}:"
     for line in error.message.split("\n"):
         yield from _wrapped(line, f"{indent}  ")
     if error.stack:
         yield ""
-        for line in words.middle_left_out(error.stack.strip("\n").split("\n"), head=15, tail=15):
+        for line in formatting.elide_middle(error.stack.strip("\n").split("\n"), head=15, tail=15):
             yield f"{indent}    {line}".rstrip()
 
 
 def _sends(sends: Sequence[Delivery]) -> Iterator[str]:
     yield "  after the run:"
     for sent in sends:
-        yield from _wrapped(f"{sent.outcome:<6} {sent.step}: {words.delivery(sent)}", "    ")
-        text = words.one_line(sent.payload)
-        if len(text) > words.WIDTH - 6:
-            text = words.pretty(sent.payload, max_lines=8, max_characters=800)
+        yield from _wrapped(f"{sent.outcome:<6} {sent.step}: {formatting.format_delivery(sent)}", "    ")
+        text = formatting.format_json_line(sent.payload)
+        if len(text) > formatting.TEXT_COLUMNS - 6:
+            text = formatting.format_json(sent.payload, max_lines=8, max_characters=800)
         for line in text.split("\n"):
             yield f"      {line}".rstrip()
 
 
 def _response(response: Response | None, *, refused: bool) -> Iterator[str]:
-    yield f"  response: {words.response(response, refused=refused)}"
+    yield f"  response: {formatting.format_response(response, refused=refused)}"
     if response is not None:
         for name, value in response.headers.items():
-            yield f"    {words.clipped(f'{name}: {value}', 96)}"
-        body = response.body if isinstance(response.body, str) else words.pretty(response.body, max_lines=16)
-        for line in words.shortened(body, max_lines=20, max_characters=1200).split("\n"):
+            yield f"    {formatting.truncate_line(f'{name}: {value}', 96)}"
+        body = response.body if isinstance(response.body, str) else formatting.format_json(response.body, max_lines=16)
+        for line in formatting.truncate_text(body, max_lines=20, max_characters=1200).split("\n"):
             yield f"    {line}".rstrip()
 
 
 def _wrapped(sentence: str, indent: str) -> Iterator[str]:
     yield from textwrap.wrap(
-        printable(sentence),
-        words.WIDTH,
+        escape_control_characters(sentence),
+        formatting.TEXT_COLUMNS,
         initial_indent=indent,
         subsequent_indent=" " * len(indent),
         break_long_words=False,

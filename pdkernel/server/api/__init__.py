@@ -14,6 +14,6 @@ Connect's routes: users, accounts, apps, components, deployed triggers, the prox
     routing       which path is whose, and what is not served
 """
 
-from pdkernel.server.api.routing import routes, unserved
+from pdkernel.server.api.routing import routes, unsupported_routes
 
-__all__ = ["routes", "unserved"]
+__all__ = ["routes", "unsupported_routes"]

@@ -13,50 +13,50 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from pdkernel.connect.apps import check_app
+from pdkernel.connect.registered_apps import check_app_slug
 from pdkernel.errors import RequestError
 from pdkernel.identity import Account
 from pdkernel.model import JSON
-from pdkernel.server.api.apps import slug_of
-from pdkernel.server.api.door import ApiError, Call
-from pdkernel.server.api.pages import Page
-from pdkernel.server.api.shapes import account_json
+from pdkernel.server.api.api_call import ApiCall, ApiError
+from pdkernel.server.api.apps import resolve_app_slug
+from pdkernel.server.api.pagination import Page
+from pdkernel.server.api.serializers import serialize_account
 from pdkernel.server.link import webhooks
-from pdkernel.server.link.connecting import connect_account
+from pdkernel.server.link.account_connection import connect_account
 from pdkernel.server.link.tokens import find_token
-from pdkernel.server.oauth.access import bearer_token
+from pdkernel.server.oauth.authorization import parse_bearer_token
 
 
-async def list_accounts(call: Call) -> JSON:
+async def list_accounts(call: ApiCall) -> JSON:
     """`GET .../accounts`, newest first."""
-    user = call.query("external_user_id")
+    user = call.query_param("external_user_id")
     if call.token is not None:
-        user = call.user(user)
-    page = Page(call, await _ids(call, user, call.query("app")), str)
-    found = [await call.ask(call.serving.directory.find_account, each) for each in page.items]
-    return page.answer([await _shown(call, account) for account in found if account is not None])
+        user = call.resolve_user(user)
+    page = Page(call, await _ids(call, user, call.query_param("app")), str)
+    found = [await call.run_in_thread(call.context.directory.find_account, each) for each in page.items]
+    return page.to_json([await _serialize(call, account) for account in found if account is not None])
 
 
-async def list_of_user(call: Call) -> JSON:
+async def list_user_accounts(call: ApiCall) -> JSON:
     """`GET .../users/{external_user_id}/accounts`: a bare list."""
-    ids = await _ids(call, call.user(call.path("external_user_id")), call.query("app"))
-    found = [await call.ask(call.serving.directory.find_account, each) for each in ids]
-    return [await _shown(call, account) for account in found if account is not None]
+    ids = await _ids(call, call.resolve_user(call.path_param("external_user_id")), call.query_param("app"))
+    found = [await call.run_in_thread(call.context.directory.find_account, each) for each in ids]
+    return [await _serialize(call, account) for account in found if account is not None]
 
 
-async def retrieve(call: Call) -> JSON:
+async def retrieve(call: ApiCall) -> JSON:
     """`GET .../accounts/{account_id}`."""
-    return await _shown(call, await find_account(call, call.path("account_id")))
+    return await _serialize(call, await find_account(call, call.path_param("account_id")))
 
 
-async def create(call: Call) -> Response:
+async def create(call: ApiCall) -> Response:
     """`POST .../accounts`: connects an account of a key-based app for a Connect token's user."""
-    body = await call.body()
-    token, text = call.token, bearer_token(call.request.headers.get("authorization")) or ""
+    body = await call.read_json()
+    token, text = call.token, parse_bearer_token(call.request.headers.get("authorization")) or ""
     given = body.get("connect_token")
     if token is None or given is not None:
         text = given if isinstance(given, str) else ""
-        token = await call.ask(find_token, call.serving, text)
+        token = await call.run_in_thread(find_token, call.context, text)
     if token is None:
         raise ApiError(400, "connect_token is missing, not valid here, or has expired.")
     call.check_user(token.external_user_id)
@@ -69,42 +69,42 @@ async def create(call: Call) -> Response:
         raise ApiError(400, "name is a text.")
     if again is not None and not isinstance(again, str):
         raise ApiError(400, "account_id is a text: the account that is connected anew.")
-    account = await call.ask(
+    account = await call.run_in_thread(
         connect_account,
-        call.serving,
+        call.context,
         token,
-        app=check_app(app),
+        app=check_app_slug(app),
         credentials=_credentials(body),
         name=name,
         account_id=again,
     )
-    telling = webhooks.telling(call.serving, token, webhooks.connected(token, text, account))
-    return JSONResponse(await _shown(call, account), background=telling)
+    telling = webhooks.webhook_task(call.context, token, webhooks.build_success_event(token, text, account))
+    return JSONResponse(await _serialize(call, account), background=telling)
 
 
-async def delete(call: Call) -> Response:
+async def delete(call: ApiCall) -> Response:
     """`DELETE .../accounts/{account_id}`."""
-    account = await find_account(call, call.path("account_id"))
-    await call.ask(call.serving.directory.remove_account, account.id)
+    account = await find_account(call, call.path_param("account_id"))
+    await call.run_in_thread(call.context.directory.remove_account, account.id)
     return Response(status_code=204)
 
 
-async def delete_of_app(call: Call) -> Response:
+async def delete_app_accounts(call: ApiCall) -> Response:
     """`DELETE .../apps/{app_id}/accounts`: all accounts of an app, by its id or slug, of the caller's environment."""
-    slug = await slug_of(call, call.path("app_id"))
+    slug = await resolve_app_slug(call, call.path_param("app_id"))
     for account in await _ids(call, None, slug):
-        await call.ask(call.serving.directory.remove_account, account)
+        await call.run_in_thread(call.context.directory.remove_account, account)
     return Response(status_code=204)
 
 
-async def find_account(call: Call, account_id: str) -> Account:
+async def find_account(call: ApiCall, account_id: str) -> Account:
     """
     The external user's account of that id, of the caller's environment.
 
     Raises:
         ApiError: There is none that the caller may see; whether somebody else has it is not said.
     """
-    account = await call.ask(call.serving.directory.find_account, account_id)
+    account = await call.run_in_thread(call.context.directory.find_account, account_id)
     if (
         account is None
         or account.external_user_id is None
@@ -115,22 +115,22 @@ async def find_account(call: Call, account_id: str) -> Account:
     return account
 
 
-async def _ids(call: Call, user: str | None, app: str | None) -> Sequence[str]:
+async def _ids(call: ApiCall, user: str | None, app: str | None) -> Sequence[str]:
     """Newest first. A page's accounts are looked up by these: all that there are would take seconds where there are many."""
-    slug = None if app is None else await slug_of(call, app)
-    directory = call.serving.directory
-    found = await call.ask(
+    slug = None if app is None else await resolve_app_slug(call, app)
+    directory = call.context.directory
+    found = await call.run_in_thread(
         directory.account_ids, external_user_id=user, environment=call.environment, app=slug, own=False
     )
     # a client registered at an app by oneself (`oa_...`) is what no account here was connected with
-    return [] if call.query("oauth_app_id") else found
+    return [] if call.query_param("oauth_app_id") else found
 
 
-async def _shown(call: Call, account: Account) -> dict[str, Any]:
+async def _serialize(call: ApiCall, account: Account) -> dict[str, Any]:
     credentials = None
-    if call.flag("include_credentials") and call.token is None:
-        credentials = await call.ask(call.serving.directory.credentials, account.id)
-    return await call.ask(account_json, call.serving, account, credentials=credentials)
+    if call.query_flag("include_credentials") and call.token is None:
+        credentials = await call.run_in_thread(call.context.directory.credentials, account.id)
+    return await call.run_in_thread(serialize_account, call.context, account, credentials=credentials)
 
 
 def _credentials(body: dict[str, Any]) -> dict[str, str]:

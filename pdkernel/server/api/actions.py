@@ -9,26 +9,26 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pdkernel.engine.request import RunRequest
+from pdkernel.engine.run_request import RunRequest
 from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, ErrorRecord, StepResult
 from pdkernel.model import JSON, Workflow
-from pdkernel.server.api.configured import STEP, Configured, read_configured
-from pdkernel.server.api.door import ApiError, Call
+from pdkernel.server.api.api_call import ApiCall, ApiError
+from pdkernel.server.api.component_request import ACTION_STEP_NAME, ComponentRequest, parse_component_request
 
-_KEYS = {"stdout": "console.log", "stderr": "console.error"}
+_OBSERVATION_KINDS = {"stdout": "console.log", "stderr": "console.error"}
 _NOT_FOUND = frozenset({"action_not_found", "action_version"})
 
 
-async def run(call: Call) -> JSON:
+async def run(call: ApiCall) -> JSON:
     """Run an action; an error of its own is told in `os`, with status 200, as the platform does."""
-    body = await call.body()
+    body = await call.read_json()
     if body.get("stash_id"):
         # parity[file-stash]: the platform keeps files that actions write, and hands them to the next
         raise ApiError(400, "Files of actions are not kept here: leave stash_id out.")
-    configured = await read_configured(call, body, "action")
-    execution = await call.serving.runtime.run(_request(call, configured))
-    step = execution.step(STEP)
+    configured = await parse_component_request(call, body, "action")
+    execution = await call.context.engine.run(_request(call, configured))
+    step = execution.step(ACTION_STEP_NAME)
     if step.status == "not_run":
         raise _refusal(execution.error)
     exports = dict(step.exports)
@@ -37,19 +37,19 @@ async def run(call: Call) -> JSON:
     return {"exports": exports, "os": _observations(step), "ret": value, "stash_id": None}
 
 
-def _request(call: Call, configured: Configured) -> RunRequest:
+def _request(call: ApiCall, configured: ComponentRequest) -> RunRequest:
     name = f"action {configured.component.key}"
     return RunRequest(
-        workflow=Workflow(name=name, steps=(configured.step(),)),
-        event=Event(configured.event, http=False),
+        workflow=Workflow(name=name, steps=(configured.to_step(),)),
+        event=Event(configured.event_data, is_http=False),
         policy=call.policy,
-        variables=configured.secrets,
+        variables=configured.secret_variables,
         external_user_id=configured.external_user_id,
         environment=call.environment,
-        folder=call.serving.project.folder,
+        folder=call.context.project.folder,
         test=False,
         source=name,
-        accounts=configured.accounts,
+        account_overrides=configured.accounts,
     )
 
 
@@ -63,7 +63,9 @@ def _refusal(error: ErrorRecord | None) -> ApiError:
 
 def _observations(step: StepResult) -> list[dict[str, Any]]:
     at = _milliseconds(step.started_at)
-    found: list[dict[str, Any]] = [{"k": _KEYS[log.stream], "msg": log.text, "ts": at} for log in step.logs]
+    found: list[dict[str, Any]] = [
+        {"k": _OBSERVATION_KINDS[log.stream], "msg": log.text, "ts": at} for log in step.logs
+    ]
     if step.error is not None:
         error = {"name": step.error.name, "message": step.error.message, "stack": step.error.stack or ""}
         found.append({"k": "error", "err": error, "ts": at + (step.duration_ms or 0)})

@@ -11,68 +11,70 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from pdkernel.actions import Component, Uses
-from pdkernel.actions.component import KINDS, Kind
+from pdkernel.actions import ActionReference, Component
+from pdkernel.actions.component import COMPONENT_KINDS, ComponentKind
 from pdkernel.errors import StepError
-from pdkernel.hosts import Description
 from pdkernel.model import JSON
-from pdkernel.server.api.component_shapes import TYPES, component_json, props_json
-from pdkernel.server.api.configured import find_component, read_configured
-from pdkernel.server.api.door import ApiError, Call, Handler, said
-from pdkernel.server.api.pages import Page
+from pdkernel.server.api.api_call import ApiCall, ApiError, ApiHandler, public_message
+from pdkernel.server.api.component_request import find_component, parse_component_request
+from pdkernel.server.api.component_serializers import API_COMPONENT_TYPES, serialize_component, serialize_props
+from pdkernel.server.api.pagination import Page
+from pdkernel.workers import ComponentDescription
 
 T = TypeVar("T")
 
-_NAMES: dict[Kind, str] = {"action": "actions", "source": "triggers"}
+_NAMES: dict[ComponentKind, str] = {"action": "actions", "source": "triggers"}
 
 _REGISTRIES = ("public", "private", "all")
-_ALL = 100_000
+_MAX_LISTED = 100_000
 
 
-def scopes(kind: Kind | None, act: str) -> tuple[str, ...]:
+def required_scopes(kind: ComponentKind | None, act: str) -> tuple[str, ...]:
     """What a token must be good for, one of them, to do *act* with components of *kind*, or of any."""
     return tuple(f"connect:{name}:{act}" for each, name in _NAMES.items() if kind in (None, each))
 
 
-def listing(kind: Kind | None) -> Handler:
+def list_handler(kind: ComponentKind | None) -> ApiHandler:
     """`GET .../{components,actions,triggers}`."""
 
-    async def list_components(call: Call) -> JSON:
+    async def list_components(call: ApiCall) -> JSON:
         wanted = _kinds(call, kind)
         if kind is None:  # those that its own route would list
-            wanted = tuple(each for each in wanted if call.may(*scopes(each, "list")))
-        if call.query("registry") not in (None, *_REGISTRIES):
+            wanted = tuple(each for each in wanted if call.has_scope(*required_scopes(each, "list")))
+        if call.query_param("registry") not in (None, *_REGISTRIES):
             raise ApiError(400, f"registry is one of {', '.join(_REGISTRIES)}.")
-        catalog = call.serving.runtime.catalog
+        catalog = call.context.engine.catalog
         found: list[Component] = []
-        if call.query("registry") != "private":  # a workspace's own components are Pipedream's alone
+        if call.query_param("registry") != "private":  # a workspace's own components are Pipedream's alone
             for each in wanted:
-                found += await catalog.search(call.query("q") or "", app=call.query("app"), kind=each, most=_ALL)
+                found += await catalog.search(
+                    call.query_param("q") or "", app=call.query_param("app"), kind=each, limit=_MAX_LISTED
+                )
         page = Page(call, found, lambda component: component.key)
-        return page.answer([component_json(each, await _known(call, each)) for each in page.items])
+        return page.to_json([serialize_component(each, await _describe_if_loaded(call, each)) for each in page.items])
 
     return list_components
 
 
-def retrieving(kind: Kind | None) -> Handler:
+def retrieve_handler(kind: ComponentKind | None) -> ApiHandler:
     """`GET .../{components,actions,triggers}/{key}`."""
 
-    async def retrieve(call: Call) -> JSON:
-        uses, found = await find_component(call, call.path("key"), call.query("version"), kind)
-        call.check_scope(*scopes(found.kind, "retrieve"))
-        component, description = await call.serving.runtime.forms.describe(uses)
-        return {"data": component_json(component, description)}
+    async def retrieve(call: ApiCall) -> JSON:
+        uses, found = await find_component(call, call.path_param("key"), call.query_param("version"), kind)
+        call.check_scope(*required_scopes(found.kind, "retrieve"))
+        component, description = await call.context.engine.forms.describe(uses)
+        return {"data": serialize_component(component, description)}
 
     return retrieve
 
 
-def configuring(kind: Kind | None) -> Handler:
+def configure_handler(kind: ComponentKind | None) -> ApiHandler:
     """`POST .../configure`: a page of what a prop may be."""
 
-    async def configure(call: Call) -> JSON:
-        body = await call.body()
-        configured = await read_configured(call, body, kind, whole=False)
-        call.check_scope(*scopes(configured.component.kind, "configure"))
+    async def configure(call: ApiCall) -> JSON:
+        body = await call.read_json()
+        configured = await parse_component_request(call, body, kind, whole=False)
+        call.check_scope(*required_scopes(configured.component.kind, "configure"))
         prop, page, query = body.get("prop_name"), body.get("page", 0), body.get("query")
         if not isinstance(prop, str):
             raise ApiError(400, "prop_name is missing: which prop is asked about.")
@@ -85,10 +87,14 @@ def configuring(kind: Kind | None) -> Handler:
             or (query is not None and not isinstance(query, str))
         ):
             raise ApiError(400, "page is a number, and query a text.")
-        ask = call.serving.runtime.forms.options
-        found, errors = await _asked(
+        ask = call.context.engine.forms.load_options
+        found, errors = await _call_component(
             lambda: ask(
-                configured.form(call), prop, page=int(page or 0), context=body.get("prev_context") or None, query=query
+                configured.to_form_request(call),
+                prop,
+                page=int(page or 0),
+                context=body.get("prev_context") or None,
+                query=query,
             )
         )
         if found is None:
@@ -98,20 +104,22 @@ def configuring(kind: Kind | None) -> Handler:
             "stringOptions": None,
             "observations": [],
             "context": found.context if isinstance(found.context, dict) else None,
-            "errors": [found.why] if found.why else [],
+            "errors": [found.empty_reason] if found.empty_reason else [],
         }
 
     return configure
 
 
-def reloading(kind: Kind | None) -> Handler:
+def reload_props_handler(kind: ComponentKind | None) -> ApiHandler:
     """`POST .../props`: the props for the values so far."""
 
-    async def reload(call: Call) -> JSON:
-        configured = await read_configured(call, await call.body(), kind, whole=False)
-        call.check_scope(*scopes(configured.component.kind, "props"))
-        added, errors = await _asked(lambda: call.serving.runtime.forms.additional(configured.form(call)))
-        props = props_json(configured.description, added or ())
+    async def reload(call: ApiCall) -> JSON:
+        configured = await parse_component_request(call, await call.read_json(), kind, whole=False)
+        call.check_scope(*required_scopes(configured.component.kind, "props"))
+        added, errors = await _call_component(
+            lambda: call.context.engine.forms.load_additional_props(configured.to_form_request(call))
+        )
+        props = serialize_props(configured.description, added or ())
         # which props a component adds is asked again when it runs: the id says only which they were
         mark = hashlib.sha256(json.dumps([configured.component.uses, props], sort_keys=True).encode()).hexdigest()
         return {
@@ -123,32 +131,32 @@ def reloading(kind: Kind | None) -> Handler:
     return reload
 
 
-async def _asked(ask: Callable[[], Awaitable[T]]) -> tuple[T | None, list[str]]:
+async def _call_component(ask: Callable[[], Awaitable[T]]) -> tuple[T | None, list[str]]:
     """What a component answers, or why it does not."""
     try:
         return await ask(), []
     except StepError as fault:
-        return None, [said(fault)]
+        return None, [public_message(fault)]
 
 
-async def _known(call: Call, component: Component) -> Description | None:
+async def _describe_if_loaded(call: ApiCall, component: Component) -> ComponentDescription | None:
     """What *component* declares, where it is here; one that cannot be loaded declares nothing."""
     if component.file is None:
         return None
     try:
-        _, description = await call.serving.runtime.forms.describe(Uses(component.key, component.version))
+        _, description = await call.context.engine.forms.describe(ActionReference(component.key, component.version))
     except StepError:
         return None
     return description
 
 
-def _kinds(call: Call, kind: Kind | None) -> tuple[Kind, ...]:
-    asked = call.query("component_type")
+def _kinds(call: ApiCall, kind: ComponentKind | None) -> tuple[ComponentKind, ...]:
+    asked = call.query_param("component_type")
     if kind is not None:
         return (kind,)
     if asked is None:
-        return KINDS
-    found: Any = tuple(each for each, name in TYPES.items() if asked in (each, name))
+        return COMPONENT_KINDS
+    found: Any = tuple(each for each, name in API_COMPONENT_TYPES.items() if asked in (each, name))
     if not found:
         raise ApiError(400, "component_type is action or trigger.")
     return tuple(found)

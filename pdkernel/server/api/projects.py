@@ -5,36 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 from pdkernel.model import JSON
-from pdkernel.server.api.apps import known_apps
-from pdkernel.server.api.door import ApiError, Call
-from pdkernel.server.api.pages import Page
-from pdkernel.server.app_shapes import app_id
+from pdkernel.server.api.api_call import ApiCall, ApiError
+from pdkernel.server.api.apps import list_known_apps
+from pdkernel.server.api.pagination import Page
+from pdkernel.server.app_serializers import derive_app_id
 
 
-async def info(call: Call) -> JSON:
+async def info(call: ApiCall) -> JSON:
     """`GET .../projects/info`: the project's apps."""
-    slugs = sorted(await call.ask(known_apps, call.serving))
-    return {"apps": [{"id": app_id(slug), "name_slug": slug} for slug in slugs]}
+    slugs = sorted(await call.run_in_thread(list_known_apps, call.context))
+    return {"apps": [{"id": derive_app_id(slug), "name_slug": slug} for slug in slugs]}
 
 
-async def list_projects(call: Call) -> JSON:
+async def list_projects(call: ApiCall) -> JSON:
     """`GET /v1/connect/projects`."""
     page = Page(call, [_project(call)], lambda project: str(project["id"]))
-    return page.answer(page.items)
+    return page.to_json(page.items)
 
 
-async def retrieve(call: Call) -> JSON:
+async def retrieve(call: ApiCall) -> JSON:
     """`GET /v1/connect/projects/{id}`."""
     project = _project(call)
-    if call.path("wanted") != project["id"]:
-        raise ApiError(404, f"There is no project {call.path('wanted')[:40]!r} here; it is {project['id']}.")
+    if call.path_param("wanted") != project["id"]:
+        raise ApiError(404, f"There is no project {call.path_param('wanted')[:40]!r} here; it is {project['id']}.")
     return project
 
 
-def _project(call: Call) -> dict[str, Any]:
+def _project(call: ApiCall) -> dict[str, Any]:
     return {
-        "id": call.serving.directory.project_id,
-        "name": call.serving.project.folder.parent.name or "pdkernel",
+        "id": call.context.directory.project_id,
+        "name": call.context.project.folder.parent.name or "pdkernel",
         "app_name": None,
         "support_email": None,
         "connect_require_key_auth_test": False,

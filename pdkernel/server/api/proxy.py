@@ -19,65 +19,69 @@ from urllib.parse import SplitResult, urlsplit
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from pdkernel.connect.app_calls import APPS, AppCalls, any_bearer
-from pdkernel.egress import Binding, Policy, is_loopback
-from pdkernel.egress.client import client_for
-from pdkernel.egress.policy import is_host_name
-from pdkernel.egress.public import is_inside
-from pdkernel.egress.refusals import MARK
-from pdkernel.engine.end_users import account_secrets
+from pdkernel.connect.app_apis import APP_APIS, AppApi, default_auth_headers
+from pdkernel.egress import CallContext, OutboundPolicy, is_loopback
+from pdkernel.egress.gateway_client import open_client
+from pdkernel.egress.outbound_policy import is_host_name
+from pdkernel.egress.public_addresses import is_inside
+from pdkernel.egress.refusals import REFUSAL_HEADER
+from pdkernel.engine.account_resolution import list_account_secrets
 from pdkernel.identity import Account, Credentials
 from pdkernel.redaction import Redactor
 from pdkernel.server.api.accounts import find_account
-from pdkernel.server.api.door import ApiError, Call, read_body
-from pdkernel.server.guard import note
-from pdkernel.server.http1 import passed_on
+from pdkernel.server.api.api_call import ApiCall, ApiError, read_body
+from pdkernel.server.http_protocol import filter_response_headers
+from pdkernel.server.middleware import add_access_log_note
 
 if TYPE_CHECKING:
     import httpx
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-PREFIX = "x-pd-proxy-"
+PROXY_HEADER_PREFIX = "x-pd-proxy-"
 TIMEOUT_S = 30.0
 """Seconds that an app may take; then the answer is 504 (platform documentation)."""
-MAX_BODY = 32 << 20
+MAX_BODY_BYTES = 32 << 20
 
-_NOT_SENT = frozenset({"host", "content-length", "connection", "transfer-encoding", "proxy-authorization", "te"})
-_NOT_RETURNED = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"set-cookie", b"trailer", b"upgrade"})
+_DROPPED_REQUEST_HEADERS = frozenset(
+    {"host", "content-length", "connection", "transfer-encoding", "proxy-authorization", "te"}
+)
+_DROPPED_RESPONSE_HEADERS = frozenset(
+    {b"connection", b"keep-alive", b"transfer-encoding", b"set-cookie", b"trailer", b"upgrade"}
+)
 
 
-async def proxy(call: Call) -> Response:
+async def proxy(call: ApiCall) -> Response:
     """`{METHOD} .../proxy/{url_64}?external_user_id=&account_id=`."""
-    user, account_id = call.user(call.query("external_user_id")), call.query("account_id")
+    user, account_id = call.resolve_user(call.query_param("external_user_id")), call.query_param("account_id")
     if account_id is None:
         raise ApiError(400, "account_id is missing: whose account the request is made with.")
     account = await find_account(call, account_id)
     if account.external_user_id != user:
         raise ApiError(404, f"There is no account {account_id[:80]!r} of this external user.")
-    url = _decoded(call.path("url_64"))
+    url = _decoded(call.path_param("url_64"))
     policy = call.policy
     calls = _calls_of(account, _checked(url, policy), policy)
-    body = await read_body(call.request, MAX_BODY)
-    directory = call.serving.directory
-    credentials = await call.ask(directory.credentials, account.id)
-    since = call.serving.clock.now()
+    body = await read_body(call.request, MAX_BODY_BYTES)
+    directory = call.context.directory
+    credentials = await call.run_in_thread(directory.credentials, account.id)
+    since = call.context.clock.now()
     answer, stack = await _send(call, url, calls, account, credentials, body)
     # an app that refuses a token that can be renewed is asked once more, with a new one
-    if answer.status_code == 401 and await call.ask(directory.refuse_token, account.id, since):
+    if answer.status_code == 401 and await call.run_in_thread(directory.report_unauthorized, account.id, since):
         await stack.aclose()
-        credentials = await call.ask(directory.credentials, account.id)
+        credentials = await call.run_in_thread(directory.credentials, account.id)
         answer, stack = await _send(call, url, calls, account, credentials, body)
-    return _Passed(answer, stack)
+    return _AppResponse(answer, stack)
 
 
 async def _send(
-    call: Call, url: str, calls: AppCalls, account: Account, credentials: Credentials, body: bytes
+    call: ApiCall, url: str, calls: AppApi, account: Account, credentials: Credentials, body: bytes
 ) -> tuple[httpx.Response, contextlib.AsyncExitStack]:
     """The app's answer, its body still to come, and what ends the connection."""
     import httpx
 
     try:
-        carried = calls.headers(credentials)
+        carried = calls.build_headers(credentials)
     except KeyError as missing:
         raise ApiError(400, f"The {account.app} account {account.id} has no credential {missing}.") from None
     try:
@@ -89,12 +93,12 @@ async def _send(
     stack = contextlib.AsyncExitStack()
     try:
         client = await stack.enter_async_context(
-            client_for(url, call.serving.runtime.gateway, binding, timeout_s=TIMEOUT_S)
+            open_client(url, call.context.engine.gateway, binding, timeout_s=TIMEOUT_S)
         )
         # not followed: a redirect may lead away from the app, with the account
         answer = await client.send(request, stream=True, follow_redirects=False)
         stack.push_async_callback(answer.aclose)
-        if MARK.decode() in answer.headers:
+        if REFUSAL_HEADER.decode() in answer.headers:
             raise ApiError(answer.status_code, await _refusal(answer))
     except httpx.TimeoutException:
         await stack.aclose()
@@ -109,12 +113,14 @@ async def _send(
     return answer, stack
 
 
-class _Passed(StreamingResponse):
+class _AppResponse(StreamingResponse):
     """An app's answer as it comes, encoded as it was; one that breaks off breaks off here, too."""
 
     def __init__(self, answer: httpx.Response, stack: contextlib.AsyncExitStack) -> None:
         super().__init__(answer.aiter_raw(), status_code=answer.status_code)
-        self.raw_headers = passed_on(answer.headers.raw, status=answer.status_code, without=_NOT_RETURNED)
+        self.raw_headers = filter_response_headers(
+            answer.headers.raw, status=answer.status_code, excluded=_DROPPED_RESPONSE_HEADERS
+        )
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,7 +130,7 @@ class _Passed(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         except* httpx.HTTPError:
-            note(scope, "the app's answer broke off")
+            add_access_log_note(scope, "the app's answer broke off")
         finally:
             await asyncio.shield(self._stack.aclose())
 
@@ -146,7 +152,7 @@ def _decoded(text: str) -> str:
         raise ApiError(400, "The URL in the path is not base64.") from None
 
 
-def _checked(url: str, policy: Policy) -> str:
+def _checked(url: str, policy: OutboundPolicy) -> str:
     """The host of *url*, lower case."""
     import httpx
 
@@ -162,7 +168,7 @@ def _checked(url: str, policy: Policy) -> str:
         raise ApiError(400, "The URL in the path is not a whole http or https URL.")
     if ":" not in host and not is_host_name(written):
         raise ApiError(400, f"The URL in the path is not a whole http or https URL: {host[:80]!r} is not a host name.")
-    named = policy.mode == "allow" and policy.goes_out(host)
+    named = policy.mode == "allow" and policy.allows_host(host)
     if policy.public_only and is_inside(host):
         raise ApiError(403, f"The proxy does not call {host} for a Connect token: it is not a public address.")
     if not named and (is_loopback(host) or _is_address(host)):
@@ -181,22 +187,24 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _calls_of(account: Account, host: str, policy: Policy) -> AppCalls:
-    calls = APPS.get(account.app)
+def _calls_of(account: Account, host: str, policy: OutboundPolicy) -> AppApi:
+    calls = APP_APIS.get(account.app)
     if calls is None:
         if policy.mode not in ("allow", "stand-in", "replay"):
             # parity[proxy-apps]: the platform knows the hosts and the auth of every app
             raise ApiError(400, f"Which hosts are {account.app}'s is not known here: its account is sent nowhere.")
-        return AppCalls((host,), any_bearer)
-    if not calls.reaches(host):
+        return AppApi((host,), default_auth_headers)
+    if not calls.has_host(host):
         raise ApiError(403, f"{host} is no host of {account.app}: its account is not sent there.")
     return calls
 
 
-def _headers(call: Call, carried: Mapping[str, str]) -> dict[str, str]:
-    kept = _NOT_SENT | {name.lower() for name in carried}
+def _headers(call: ApiCall, carried: Mapping[str, str]) -> dict[str, str]:
+    kept = _DROPPED_REQUEST_HEADERS | {name.lower() for name in carried}
     given = {
-        name[len(PREFIX) :]: value for name, value in call.request.headers.items() if name.lower().startswith(PREFIX)
+        name[len(PROXY_HEADER_PREFIX) :]: value
+        for name, value in call.request.headers.items()
+        if name.lower().startswith(PROXY_HEADER_PREFIX)
     }
     kind = call.request.headers.get("content-type")
     headers = {"content-type": kind} if kind else {}
@@ -204,16 +212,16 @@ def _headers(call: Call, carried: Mapping[str, str]) -> dict[str, str]:
 
 
 def _binding(
-    policy: Policy, account: Account, credentials: Mapping[str, str], on_failed: Callable[[str], None]
-) -> Binding:
-    secrets = account_secrets(account, credentials)
-    return Binding(
+    policy: OutboundPolicy, account: Account, credentials: Mapping[str, str], on_failed: Callable[[str], None]
+) -> CallContext:
+    secrets = list_account_secrets(account, credentials)
+    return CallContext(
         step="proxy",
         policy=policy,
         redactor=Redactor(secrets),
-        on_call=lambda _: None,
-        on_refused=lambda _: None,
+        on_call_finished=lambda _: None,
+        on_call_refused=lambda _: None,
         on_failed=on_failed,
         external_user=account.external_user_id,
-        apps={secret.ref: account.app for secret in secrets},
+        app_by_secret_ref={secret.ref: account.app for secret in secrets},
     )

@@ -13,20 +13,30 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from pdkernel.actions.component import Kind
-from pdkernel.server.api import accounts, actions, apps, components, deployed, projects, proxy, triggers, users
-from pdkernel.server.api.browsers import preflight
-from pdkernel.server.api.door import Endpoint, Handler, door
-from pdkernel.server.api.rates import Bucket, Rates
-from pdkernel.server.paths import part, rest
+from pdkernel.actions.component import ComponentKind
+from pdkernel.server.api import (
+    accounts,
+    actions,
+    apps,
+    components,
+    deployed_triggers,
+    projects,
+    proxy,
+    trigger_deployment,
+    users,
+)
+from pdkernel.server.api.api_call import ApiHandler, Endpoint, authenticated_endpoint
+from pdkernel.server.api.cors import preflight
+from pdkernel.server.api.rate_limits import Bucket, RateLimiter
+from pdkernel.server.path_params import path_segment, rest_of_path
 
-PREFIX = "/v1/connect"
-PROJECT = f"/v1/connect/{part('project_id')}"
+CONNECT_PATH = "/v1/connect"
+PROJECT_PATH = f"/v1/connect/{path_segment('project_id')}"
 """Of a project; JS SDKs' proxy leaves its place empty, with a Connect token."""
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _RouteSpec:
     """
     A route.
 
@@ -41,138 +51,163 @@ class _Entry:
 
     method: str
     path: str
-    handler: Handler
+    handler: ApiHandler
     scopes: tuple[str, ...] = ()
     backend: bool = False
     bucket: Bucket | None = None
 
-    def routes(self, rates: Rates) -> list[BaseRoute]:
+    def routes(self, rates: RateLimiter) -> list[BaseRoute]:
         """The route, and the one without a project."""
-        endpoint = door(self.handler, scopes=self.scopes, backend=self.backend, rates=rates, bucket=self.bucket)
+        endpoint = authenticated_endpoint(
+            self.handler, scopes=self.scopes, backend_only=self.backend, rate_limiter=rates, bucket=self.bucket
+        )
         if self.path.startswith("/v1"):
             return [self._route(self.path, endpoint)]
-        return [self._route(PROJECT + self.path, endpoint), self._route(PREFIX + self.path, endpoint)]
+        return [self._route(PROJECT_PATH + self.path, endpoint), self._route(CONNECT_PATH + self.path, endpoint)]
 
     def _route(self, path: str, endpoint: Endpoint) -> Route:
         return Route(path, endpoint, methods=self.method.split())
 
 
 # an id that holds a slash is one that nothing has, not another route: what follows one stands first
-_USER, _KEY, _URL = rest("external_user_id"), rest("key"), rest("url_64")
-_ACCOUNT, _APP = rest("account_id"), rest("app_id")
+_USER, _KEY, _URL = rest_of_path("external_user_id"), rest_of_path("key"), rest_of_path("url_64")
+_ACCOUNT, _APP = rest_of_path("account_id"), rest_of_path("app_id")
 _READ, _WRITE = ("connect:accounts:read",), ("connect:accounts:write",)
 _ACCOUNTS = (
-    _Entry("GET", f"/users/{_USER}/accounts", accounts.list_of_user, _READ, bucket="accounts"),
-    _Entry("GET", "/accounts", accounts.list_accounts, _READ, bucket="accounts"),
-    _Entry("POST", "/accounts", accounts.create, _WRITE, bucket="accounts"),
-    _Entry("GET", f"/accounts/{_ACCOUNT}", accounts.retrieve, _READ, bucket="accounts"),
-    _Entry("DELETE", f"/accounts/app/{_APP}", accounts.delete_of_app, _WRITE, backend=True, bucket="accounts"),
-    _Entry("DELETE", f"/accounts/{_ACCOUNT}", accounts.delete, _WRITE, bucket="accounts"),
-    _Entry("DELETE", f"/apps/{_APP}/accounts", accounts.delete_of_app, _WRITE, backend=True, bucket="accounts"),
-    _Entry("GET", "/users", users.list_users, ("connect:users:read",), backend=True),
-    _Entry("DELETE", f"/users/{_USER}", users.delete_user, ("connect:users:write",), backend=True),
+    _RouteSpec("GET", f"/users/{_USER}/accounts", accounts.list_user_accounts, _READ, bucket="accounts"),
+    _RouteSpec("GET", "/accounts", accounts.list_accounts, _READ, bucket="accounts"),
+    _RouteSpec("POST", "/accounts", accounts.create, _WRITE, bucket="accounts"),
+    _RouteSpec("GET", f"/accounts/{_ACCOUNT}", accounts.retrieve, _READ, bucket="accounts"),
+    _RouteSpec(
+        "DELETE", f"/accounts/app/{_APP}", accounts.delete_app_accounts, _WRITE, backend=True, bucket="accounts"
+    ),
+    _RouteSpec("DELETE", f"/accounts/{_ACCOUNT}", accounts.delete, _WRITE, bucket="accounts"),
+    _RouteSpec(
+        "DELETE", f"/apps/{_APP}/accounts", accounts.delete_app_accounts, _WRITE, backend=True, bucket="accounts"
+    ),
+    _RouteSpec("GET", "/users", users.list_users, ("connect:users:read",), backend=True),
+    _RouteSpec("DELETE", f"/users/{_USER}", users.delete_user, ("connect:users:write",), backend=True),
 )
 _APPS = tuple(
     # the platform has no narrower scope for these (its staff, in its forum)
-    _Entry("GET", path, handler, ("connect:apps:*",))
+    _RouteSpec("GET", path, handler, ("connect:apps:*",))
     for path, handler in (
         ("/v1/connect/apps", apps.list_apps),
         (f"/v1/connect/apps/{_APP}", apps.retrieve),
         ("/v1/apps", apps.list_apps),
         (f"/v1/apps/{_APP}", apps.retrieve),
         ("/v1/connect/app_categories", apps.list_categories),
-        (f"/v1/connect/app_categories/{rest('category_id')}", apps.retrieve_category),
+        (f"/v1/connect/app_categories/{rest_of_path('category_id')}", apps.retrieve_category),
     )
 )
 _PROJECTS_READ = ("connect:projects:read",)
 _PROJECTS = (
-    _Entry("GET", "/v1/connect/projects", projects.list_projects, _PROJECTS_READ, backend=True),
-    _Entry("GET", "/projects/info", projects.info, _PROJECTS_READ),
-    _Entry("GET", f"/v1/connect/projects/{rest('wanted')}", projects.retrieve, _PROJECTS_READ, backend=True),
+    _RouteSpec("GET", "/v1/connect/projects", projects.list_projects, _PROJECTS_READ, backend=True),
+    _RouteSpec("GET", "/projects/info", projects.info, _PROJECTS_READ),
+    _RouteSpec(
+        "GET", f"/v1/connect/projects/{rest_of_path('wanted')}", projects.retrieve, _PROJECTS_READ, backend=True
+    ),
 )
-_KINDS: tuple[tuple[str, Kind | None], ...] = (("components", None), ("actions", "action"), ("triggers", "source"))
+_KINDS: tuple[tuple[str, ComponentKind | None], ...] = (
+    ("components", None),
+    ("actions", "action"),
+    ("triggers", "source"),
+)
 _COMPONENTS = tuple(
     entry
     for name, kind in _KINDS
     for entry in (
-        _Entry("GET", f"/{name}", components.listing(kind), components.scopes(kind, "list"), bucket="components"),
-        _Entry(
+        _RouteSpec(
+            "GET",
+            f"/{name}",
+            components.list_handler(kind),
+            components.required_scopes(kind, "list"),
+            bucket="components",
+        ),
+        _RouteSpec(
             "POST",
             f"/{name}/configure",
-            components.configuring(kind),
-            components.scopes(kind, "configure"),
+            components.configure_handler(kind),
+            components.required_scopes(kind, "configure"),
             bucket="runs",
         ),
-        _Entry("POST", f"/{name}/props", components.reloading(kind), components.scopes(kind, "props"), bucket="runs"),
-        _Entry(
+        _RouteSpec(
+            "POST",
+            f"/{name}/props",
+            components.reload_props_handler(kind),
+            components.required_scopes(kind, "props"),
+            bucket="runs",
+        ),
+        _RouteSpec(
             "GET",
             f"/{name}/{_KEY}",
-            components.retrieving(kind),
-            components.scopes(kind, "retrieve"),
+            components.retrieve_handler(kind),
+            components.required_scopes(kind, "retrieve"),
             bucket="components",
         ),
     )
 )
 _RUNS = (
-    _Entry("POST", "/actions/run", actions.run, ("connect:actions:run",), bucket="runs"),
-    _Entry(" ".join(proxy.METHODS), f"/proxy/{_URL}", proxy.proxy, ("connect:proxy",), bucket="proxy"),
+    _RouteSpec("POST", "/actions/run", actions.run, ("connect:actions:run",), bucket="runs"),
+    _RouteSpec(" ".join(proxy.METHODS), f"/proxy/{_URL}", proxy.proxy, ("connect:proxy",), bucket="proxy"),
 )
 
-_ONE, _WEBHOOK = f"/deployed-triggers/{rest('trigger_id')}", rest("webhook_id")
+_ONE, _WEBHOOK = f"/deployed-triggers/{rest_of_path('trigger_id')}", rest_of_path("webhook_id")
 _SEEN, _CHANGED = ("connect:deployed_triggers:read",), ("connect:deployed_triggers:write",)
 _DEPLOYED = (
-    _Entry("POST", "/triggers/deploy", triggers.deploy, ("connect:triggers:deploy",), bucket="runs"),
+    _RouteSpec("POST", "/triggers/deploy", trigger_deployment.deploy, ("connect:triggers:deploy",), bucket="runs"),
     *(
-        _Entry(method, path, handler, _SEEN if method == "GET" else _CHANGED)
+        _RouteSpec(method, path, handler, _SEEN if method == "GET" else _CHANGED)
         for method, path, handler in (
-            ("GET", "/deployed-triggers", deployed.list_triggers),
-            ("GET", f"{_ONE}/events", deployed.list_events),
-            ("GET", f"{_ONE}/pipelines", deployed.list_workflows),
-            ("PUT", f"{_ONE}/pipelines", deployed.update_workflows),
-            ("GET", f"{_ONE}/webhooks", deployed.list_webhooks),
-            ("PUT", f"{_ONE}/webhooks", deployed.update_webhooks),
-            ("GET", f"{_ONE}/webhooks/{_WEBHOOK}", deployed.retrieve_webhook),
-            ("POST", f"{_ONE}/webhooks/{_WEBHOOK}/regenerate_signing_key", deployed.regenerate_key),
-            ("POST", f"{_ONE}/webhooks/{_WEBHOOK}/reset_delivery_state", deployed.reset_delivery_state),
-            ("GET", _ONE, deployed.retrieve),
-            ("PUT", _ONE, deployed.update),
-            ("DELETE", _ONE, deployed.delete),
+            ("GET", "/deployed-triggers", deployed_triggers.list_triggers),
+            ("GET", f"{_ONE}/events", deployed_triggers.list_events),
+            ("GET", f"{_ONE}/pipelines", deployed_triggers.list_workflows),
+            ("PUT", f"{_ONE}/pipelines", deployed_triggers.update_workflows),
+            ("GET", f"{_ONE}/webhooks", deployed_triggers.list_webhooks),
+            ("PUT", f"{_ONE}/webhooks", deployed_triggers.update_webhooks),
+            ("GET", f"{_ONE}/webhooks/{_WEBHOOK}", deployed_triggers.retrieve_webhook),
+            ("POST", f"{_ONE}/webhooks/{_WEBHOOK}/regenerate_signing_key", deployed_triggers.regenerate_key),
+            ("POST", f"{_ONE}/webhooks/{_WEBHOOK}/reset_delivery_state", deployed_triggers.reset_delivery_state),
+            ("GET", _ONE, deployed_triggers.retrieve),
+            ("PUT", _ONE, deployed_triggers.update),
+            ("DELETE", _ONE, deployed_triggers.delete),
         )
     ),
 )
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-_UNSERVED = (
-    ("webhook", f"/webhook{rest()}"),
-    ("oauth_apps", f"/oauth_apps{rest()}"),
-    ("app_overrides", f"/app_overrides{rest()}"),
-    ("file_stash", f"/file_stash{rest()}"),
+_UNSUPPORTED_PATHS = (
+    ("webhook", f"/webhook{rest_of_path()}"),
+    ("oauth_apps", f"/oauth_apps{rest_of_path()}"),
+    ("app_overrides", f"/app_overrides{rest_of_path()}"),
+    ("file_stash", f"/file_stash{rest_of_path()}"),
     ("usage", "/usage"),
     ("rate_limits", "/rate_limits"),
 )
 
 
 def routes() -> list[BaseRoute]:
-    """This room's routes; handlers find `Serving` in `request.app.state.serving`."""
-    rates = Rates()
+    """This room's routes; handlers find `Serving` in `request.app.state.context`."""
+    rates = RateLimiter()
     entries = (*_PROJECTS, *_APPS, *_ACCOUNTS, *_RUNS, *_DEPLOYED, *_COMPONENTS)
     asked_first = [
-        Route(path, preflight, methods=["OPTIONS"]) for path in (f"/v1/connect/{rest()}", f"/v1/apps{rest()}")
+        Route(path, preflight, methods=["OPTIONS"])
+        for path in (f"/v1/connect/{rest_of_path()}", f"/v1/apps{rest_of_path()}")
     ]
     return [*asked_first, *(route for entry in entries for route in entry.routes(rates))]
 
 
-def unserved() -> list[BaseRoute]:
+def unsupported_routes() -> list[BaseRoute]:
     """Everything else under /v1: 501 with the route's name. It comes after every other route under /v1."""
     named = [
-        Route(prefix + path, _not_served(name), methods=_METHODS)
-        for name, path in _UNSERVED
-        for prefix in (PROJECT, PREFIX)
+        Route(prefix + path, _unsupported_endpoint(name), methods=_METHODS)
+        for name, path in _UNSUPPORTED_PATHS
+        for prefix in (PROJECT_PATH, CONNECT_PATH)
     ]
-    return [*named, Route(f"/v1/{rest()}", _not_served(None), methods=_METHODS)]
+    return [*named, Route(f"/v1/{rest_of_path()}", _unsupported_endpoint(None), methods=_METHODS)]
 
 
-def _not_served(name: str | None) -> Endpoint:
+def _unsupported_endpoint(name: str | None) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         what = name or f"{request.method} {request.url.path[:200]}"
         text = f"{what} is a part of Connect's API that pdkernel does not serve."

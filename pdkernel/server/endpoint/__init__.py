@@ -16,14 +16,17 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute, Route
 
-from pdkernel.server.endpoint.invoke import Endpoint
-from pdkernel.server.endpoint.uploads import PATH, upload
-from pdkernel.server.paths import rest
+from pdkernel.server.endpoint.handler import Endpoint
+from pdkernel.server.endpoint.uploads import UPLOADS_PATH, serve_upload
+from pdkernel.server.path_params import rest_of_path
 
 
 def routes() -> list[BaseRoute]:
     """This room's routes, to be asked last: any path may name an endpoint."""
-    return [Route(f"{PATH}/{{name}}", upload, methods=["GET"]), Route("/" + rest("path"), Endpoint())]
+    return [
+        Route(f"{UPLOADS_PATH}/{{name}}", serve_upload, methods=["GET"]),
+        Route("/" + rest_of_path("path"), Endpoint()),
+    ]
 
 
 __all__ = ["Endpoint", "routes"]

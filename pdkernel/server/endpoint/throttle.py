@@ -9,7 +9,7 @@ from __future__ import annotations
 from pdkernel.clock import Clock
 
 PER_SECOND = 10.0
-BURST = 100.0
+BUCKET_CAPACITY = 100.0
 
 
 class Throttle:
@@ -19,11 +19,11 @@ class Throttle:
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
 
-    def passes(self, endpoint: str) -> bool:
+    def try_acquire(self, endpoint: str) -> bool:
         """Count a request; False if it is one too many."""
         now = self._clock.monotonic()
-        level, since = self._buckets.get(endpoint, (BURST, now))
-        level = min(BURST, level + (now - since) * PER_SECOND)
+        level, since = self._buckets.get(endpoint, (BUCKET_CAPACITY, now))
+        level = min(BUCKET_CAPACITY, level + (now - since) * PER_SECOND)
         passes = level >= 1
         self._buckets[endpoint] = (level - 1 if passes else level, now)
         return passes

@@ -22,16 +22,16 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from pdkernel.clock import Clock
 
-KEPT_S = 30 * 60
+UPLOAD_LIFETIME_S = 30 * 60
 """Seconds for which a file's URL is good (platform documentation)."""
-PATH = "/-/uploads"
+UPLOADS_PATH = "/-/uploads"
 _NAME_BYTES = 32
-_SWEPT_S = 60.0
+_SWEEP_INTERVAL_S = 60.0
 """Seconds between two searches for files whose time is over."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredFile:
     """A file that is kept."""
 
     filename: str
@@ -39,7 +39,7 @@ class Stored:
     url: str
 
 
-class Uploads:
+class UploadFolder:
     """
     The files of one project.
 
@@ -53,11 +53,11 @@ class Uploads:
         self._folder = folder
         self._url = url
         self._clock = clock
-        self._swept = -_SWEPT_S
+        self._swept = -_SWEEP_INTERVAL_S
 
-    async def store(self, chunks: AsyncIterator[bytes], *, filename: str = "", mimetype: str) -> Stored:
+    async def store_stream(self, chunks: AsyncIterator[bytes], *, filename: str = "", mimetype: str) -> StoredFile:
         """Keep what *chunks* give, as it comes."""
-        name = await asyncio.to_thread(self._name)
+        name = await asyncio.to_thread(self._new_name)
         place = self._folder / name
         try:
             with place.open("xb") as file:
@@ -66,13 +66,13 @@ class Uploads:
         except BaseException:
             place.unlink(missing_ok=True)
             raise
-        return await asyncio.to_thread(self._described, name, filename, mimetype)
+        return await asyncio.to_thread(self._write_metadata, name, filename, mimetype)
 
-    async def keep(self, file: IO[Any], *, filename: str, mimetype: str) -> Stored:
+    async def store_copy(self, file: IO[Any], *, filename: str, mimetype: str) -> StoredFile:
         """Keep a copy of *file*."""
 
-        def copy() -> Stored:
-            name = self._name()
+        def copy() -> StoredFile:
+            name = self._new_name()
             file.seek(0)
             try:
                 with (self._folder / name).open("xb") as place:
@@ -80,7 +80,7 @@ class Uploads:
             except BaseException:
                 (self._folder / name).unlink(missing_ok=True)
                 raise
-            return self._described(name, filename, mimetype)
+            return self._write_metadata(name, filename, mimetype)
 
         return await asyncio.to_thread(copy)
 
@@ -92,26 +92,26 @@ class Uploads:
             told = json.loads((self._folder / f"{name}.json").read_text())
         except (OSError, ValueError):
             return None
-        if told["made"] + KEPT_S < self._clock.now().timestamp():
+        if told["made"] + UPLOAD_LIFETIME_S < self._clock.now().timestamp():
             return None
         return self._folder / name, told["filename"], told["mimetype"]
 
-    def _name(self) -> str:
+    def _new_name(self) -> str:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._forget_old()
         return secrets.token_urlsafe(_NAME_BYTES)
 
-    def _described(self, name: str, filename: str, mimetype: str) -> Stored:
+    def _write_metadata(self, name: str, filename: str, mimetype: str) -> StoredFile:
         told = {"filename": filename, "mimetype": mimetype, "made": self._clock.now().timestamp()}
         (self._folder / f"{name}.json").write_text(json.dumps(told))
-        return Stored(filename, mimetype, f"{self._url}{PATH}/{name}")
+        return StoredFile(filename, mimetype, f"{self._url}{UPLOADS_PATH}/{name}")
 
     def _forget_old(self) -> None:
         now = self._clock.monotonic()
-        if now - self._swept < _SWEPT_S:
+        if now - self._swept < _SWEEP_INTERVAL_S:
             return
         self._swept = now
-        over = self._clock.now().timestamp() - KEPT_S
+        over = self._clock.now().timestamp() - UPLOAD_LIFETIME_S
         for place in self._folder.iterdir():
             # what a process that was killed had not yet received whole is described by nothing
             with suppress(OSError):
@@ -124,9 +124,9 @@ class Uploads:
                     told.unlink()
 
 
-async def upload(request: Request) -> Response:
+async def serve_upload(request: Request) -> Response:
     """GET `/-/uploads/{name}`: the file."""
-    uploads: Uploads = request.app.state.uploads
+    uploads: UploadFolder = request.app.state.uploads
     found = await asyncio.to_thread(uploads.find, request.path_params["name"])
     if found is None:
         return PlainTextResponse("There is no such file, or its thirty minutes are over.\n", status_code=404)

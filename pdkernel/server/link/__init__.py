@@ -18,23 +18,23 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute, Route
 
-from pdkernel.server.link import api, callback, page, tokens
+from pdkernel.server.link import connect_page, oauth_callback, token_routes, tokens
 
 
 def routes() -> list[BaseRoute]:
-    """This room's routes; handlers find `Serving` in `request.app.state.serving`."""
+    """This room's routes; handlers find `Serving` in `request.app.state.context`."""
     return [
         *pages(),
-        Route("/v1/connect/tokens/{token}/validate", api.validate, methods=["GET"]),
-        Route("/v1/connect/{project_id}/tokens/{token}/validate", api.validate, methods=["GET"]),
-        Route("/v1/connect/{project_id}/tokens", api.create, methods=["POST"]),
+        Route("/v1/connect/tokens/{token}/validate", token_routes.validate_token_route, methods=["GET"]),
+        Route("/v1/connect/{project_id}/tokens/{token}/validate", token_routes.validate_token_route, methods=["GET"]),
+        Route("/v1/connect/{project_id}/tokens", token_routes.create_token_route, methods=["POST"]),
     ]
 
 
 def pages() -> list[BaseRoute]:
-    """The pages alone; handlers find `Linking` in `request.app.state.serving`."""
+    """The pages alone; handlers find `Linking` in `request.app.state.context`."""
     return [
-        Route(tokens.PAGE, page.show, methods=["GET"]),
-        Route(tokens.PAGE, page.submit, methods=["POST"]),
-        Route(page.CALLBACK, callback.callback, methods=["GET"]),
+        Route(tokens.PAGE_PATH, connect_page.show, methods=["GET"]),
+        Route(tokens.PAGE_PATH, connect_page.submit, methods=["POST"]),
+        Route(connect_page.CALLBACK_PATH, oauth_callback.handle_oauth_callback, methods=["GET"]),
     ]

@@ -13,42 +13,42 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from pdkernel.connect.providers import origin_of
+from pdkernel.connect.oauth_providers import format_origin
 from pdkernel.errors import RequestError
 from pdkernel.identity import Environment, check_external_user_id
 from pdkernel.project import ConnectToken
-from pdkernel.project.connect_tokens import Terms, digest_of
-from pdkernel.server.link.wish import ACCOUNT, APP, TOKEN
-from pdkernel.server.serving import Linking, LinkNews, What
+from pdkernel.project.connect_tokens import TokenTerms, hash_token
+from pdkernel.server.app_context import LinkContext, LinkEvent, LinkStatus
+from pdkernel.server.link.link_request import ACCOUNT_PARAM, APP_PARAM, TOKEN_PARAM
 
-LASTS_S = 4 * 3600
+MAX_TOKEN_LIFETIME_S = 4 * 3600
 """Seconds that a token is good for, and the most that can be asked for (platform documentation)."""
-INVALID = "The Pipedream Connect token is invalid. Please generate a new one and try again."
-EXPIRED = "This link has expired. Please request a new one and try again."
-USED = "This session has expired. Please request a new link and try again."
-APP_NOT_FOUND = "App not found. Please check your app id."
-PAGE = "/_static/connect.html"
+INVALID_MESSAGE = "The Pipedream Connect token is invalid. Please generate a new one and try again."
+EXPIRED_MESSAGE = "This link has expired. Please request a new one and try again."
+USED_MESSAGE = "This session has expired. Please request a new link and try again."
+APP_NOT_FOUND_MESSAGE = "App not found. Please check your app id."
+PAGE_PATH = "/_static/connect.html"
 
 _MAX_URL = 2000
 _MAX_ORIGINS = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class CreatedToken:
     """A token as its maker gets it, which is the only time that its text is known."""
 
     text: str = field(repr=False)
     token: ConnectToken
 
-    def url(self, base: str, app: str | None = None, account_id: str | None = None) -> str:
+    def link_url(self, base: str, app: str | None = None, account_id: str | None = None) -> str:
         """The page where a person connects an account with it, of *app*, or the one of that id anew."""
-        query = {TOKEN: self.text, "connectLink": "true"}
-        chosen = {APP: app, ACCOUNT: account_id}
-        return f"{base}{PAGE}?{urlencode({**query, **{name: value for name, value in chosen.items() if value}})}"
+        query = {TOKEN_PARAM: self.text, "connectLink": "true"}
+        chosen = {APP_PARAM: app, ACCOUNT_PARAM: account_id}
+        return f"{base}{PAGE_PATH}?{urlencode({**query, **{name: value for name, value in chosen.items() if value}})}"
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ConnectLink:
     """
     A link that was made here.
 
@@ -61,9 +61,14 @@ class Link:
     digest: str
 
 
-def make_token(
-    serving: Linking, *, external_user_id: str, environment: Environment, terms: Terms, lasts_s: float = LASTS_S
-) -> Made:
+def create_token(
+    context: LinkContext,
+    *,
+    external_user_id: str,
+    environment: Environment,
+    terms: TokenTerms,
+    lifetime_s: float = MAX_TOKEN_LIFETIME_S,
+) -> CreatedToken:
     """
     A fresh token; its digest is kept.
 
@@ -71,74 +76,76 @@ def make_token(
         RequestError: The user's id cannot be used.
     """
     check_external_user_id(external_user_id)
-    text = "ctok_" + hashlib.sha256(serving.ids.new("", 43).encode()).hexdigest()[:32]
-    now = serving.clock.now()
-    token = ConnectToken(digest_of(text), external_user_id, environment, now, now + timedelta(seconds=lasts_s), terms)
-    serving.project.connect_tokens.add(token)
-    return Made(text, token)
+    text = "ctok_" + hashlib.sha256(context.ids.new("", 43).encode()).hexdigest()[:32]
+    now = context.clock.now()
+    token = ConnectToken(
+        hash_token(text), external_user_id, environment, now, now + timedelta(seconds=lifetime_s), terms
+    )
+    context.project.connect_tokens.add(token)
+    return CreatedToken(text, token)
 
 
-def make_link(
-    serving: Linking,
+def create_link(
+    context: LinkContext,
     *,
     external_user_id: str,
     environment: Environment,
     app: str | None = None,
     account_id: str | None = None,
-    lasts_s: float = LASTS_S,
-) -> Link:
+    lifetime_s: float = MAX_TOKEN_LIFETIME_S,
+) -> ConnectLink:
     """
     A fresh link where that user connects an account, of *app* or of one that is chosen there, or the one of that id anew.
 
     Raises:
         RequestError: The user's id cannot be used.
     """
-    made = make_token(
-        serving,
+    made = create_token(
+        context,
         external_user_id=external_user_id,
         environment=environment,
-        terms=Terms(session=new_session(serving)),
-        lasts_s=lasts_s,
+        terms=TokenTerms(session=new_session_id(context)),
+        lifetime_s=lifetime_s,
     )
-    return Link(made.url(serving.settings.url, app, account_id), made.token.digest)
+    return ConnectLink(made.link_url(context.settings.base_url, app, account_id), made.token.digest)
 
 
-def tell(serving: Linking, token: ConnectToken, what: What, said: str = "") -> None:
+def publish_link_event(context: LinkContext, token: ConnectToken, status: LinkStatus, detail: str = "") -> None:
     """Tell whoever serves the link in this process what became of *token*."""
-    if serving.on_link is not None:
-        serving.on_link(LinkNews(token.digest, what, said))
+    if context.on_link_event is not None:
+        context.on_link_event(LinkEvent(token.digest, status, detail))
 
 
-def new_session(serving: Linking) -> str:
+def new_session_id(context: LinkContext) -> str:
     """Names a session to the product's back end."""
-    return serving.ids.new("cs_", 12)
+    return context.ids.new("cs_", 12)
 
 
-def find_token(serving: Linking, token: str) -> ConnectToken | None:
+def find_token(context: LinkContext, token: str) -> ConnectToken | None:
     """
     The token of that text, or None if there is none or it has expired.
 
     One that an account was connected with is found, too: it reads until it expires, and connects no more.
     """
-    found = serving.project.connect_tokens.find(token)
-    return found if found is not None and not expired(serving, found) else None
+    found = context.project.connect_tokens.find(token)
+    return found if found is not None and not is_expired(context, found) else None
 
 
-def expired(serving: Linking, token: ConnectToken) -> bool:
+def is_expired(context: LinkContext, token: ConnectToken) -> bool:
     """Whether its time is over."""
-    return token.expires_at <= serving.clock.now()
+    return token.expires_at <= context.clock.now()
 
 
-def fault_of(serving: Linking, token: ConnectToken | None) -> str | None:
+def find_token_problem(context: LinkContext, token: ConnectToken | None) -> str | None:
     """Why no account can be connected with *token*, in the platform's words, or None."""
     if token is None:
-        return INVALID
-    if expired(serving, token):
-        return EXPIRED
-    return None if token.used_at is None else USED
+        return INVALID_MESSAGE
+    if is_expired(context, token):
+        return EXPIRED_MESSAGE
+    return None if token.used_at is None else USED_MESSAGE
 
 
-def read_terms(serving: Linking, body: Mapping[str, Any]) -> tuple[Terms, float]:
+def parse_terms(context: LinkContext, body: Mapping[str, Any]) -> tuple[TokenTerms, float]:
     """
     What a request for a token asks for, and for how many seconds.
 
@@ -150,9 +157,9 @@ def read_terms(serving: Linking, body: Mapping[str, Any]) -> tuple[Terms, float]
         raise RequestError("allowed_origins is a list of origins, for example https://example.com.")
     if len(origins) > _MAX_ORIGINS:
         raise RequestError(f"allowed_origins has at most {_MAX_ORIGINS} entries.")
-    terms = Terms(
-        session=new_session(serving),
-        allowed_origins=tuple(origin_of(_checked_url(origin, "allowed_origins")) for origin in origins),
+    terms = TokenTerms(
+        session=new_session_id(context),
+        allowed_origins=tuple(format_origin(_checked_url(origin, "allowed_origins")) for origin in origins),
         success_redirect_uri=_url(body, "success_redirect_uri"),
         error_redirect_uri=_url(body, "error_redirect_uri"),
         webhook_uri=_url(body, "webhook_uri"),
@@ -163,9 +170,9 @@ def read_terms(serving: Linking, body: Mapping[str, Any]) -> tuple[Terms, float]
 
 def _life(asked: object) -> float:
     if asked is None:
-        return LASTS_S
-    if isinstance(asked, bool) or not isinstance(asked, int | float) or not 1 <= asked <= LASTS_S:
-        raise RequestError(f"expires_in is a number of seconds from 1 to {LASTS_S}.")
+        return MAX_TOKEN_LIFETIME_S
+    if isinstance(asked, bool) or not isinstance(asked, int | float) or not 1 <= asked <= MAX_TOKEN_LIFETIME_S:
+        raise RequestError(f"expires_in is a number of seconds from 1 to {MAX_TOKEN_LIFETIME_S}.")
     return float(asked)
 
 

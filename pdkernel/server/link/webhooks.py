@@ -20,36 +20,36 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.background import BackgroundTask
 
-from pdkernel.clock import RANDOM_IDS, iso
+from pdkernel.clock import RANDOM_IDS, format_iso
 from pdkernel.identity import Account
 from pdkernel.project import ConnectToken, Project
-from pdkernel.server.app_shapes import app_name
-from pdkernel.server.serving import Linking
+from pdkernel.server.app_context import LinkContext
+from pdkernel.server.app_serializers import format_app_name
 
 if TYPE_CHECKING:
     import httpx
 
-KEY = "webhook_signing_key"
-SIGNATURE = "x-pd-signature"
+SIGNING_KEY_SECRET = "webhook_signing_key"  # noqa: S105 - the name of a secret
+SIGNATURE_HEADER = "x-pd-signature"
 TIMEOUT_S = 10.0
 # parity[link-webhooks]: how often the platform asks, and for how long, is not documented
-PAUSES_S = (0.5, 2.0)
+RETRY_DELAYS_S = (0.5, 2.0)
 
 _log = logging.getLogger(__name__)
 
 
-def signing_key(project: Project) -> str:
+def get_signing_key(project: Project) -> str:
     """The project's key, made when it is first asked for."""
-    return project.secrets.get_or_set(KEY, RANDOM_IDS.new("whsec_", 43))
+    return project.secrets.get_or_set(SIGNING_KEY_SECRET, RANDOM_IDS.new("whsec_", 43))
 
 
-def signature(key: str, at: int, body: bytes) -> str:
+def sign_body(key: str, at: int, body: bytes) -> str:
     """The header's value for *body*, sent at *at* (seconds since 1970)."""
     digest = hmac.new(key.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={at},v1={digest}"
 
 
-def connected(token: ConnectToken, text: str, account: Account) -> dict[str, Any]:
+def build_success_event(token: ConnectToken, text: str, account: Account) -> dict[str, Any]:
     """The event of an account that was connected."""
     return {
         "event": "CONNECTION_SUCCESS",
@@ -60,22 +60,22 @@ def connected(token: ConnectToken, text: str, account: Account) -> dict[str, Any
             "external_id": account.external_user_id,
             "healthy": account.healthy,
             "dead": not account.healthy,
-            "app": {"name_slug": account.app, "name": app_name(account.app)},
-            "created_at": iso(account.created_at),
-            "updated_at": iso(account.created_at),
+            "app": {"name_slug": account.app, "name": format_app_name(account.app)},
+            "created_at": format_iso(account.created_at),
+            "updated_at": format_iso(account.created_at),
         },
     }
 
 
-def failed(token: ConnectToken, text: str, error: str) -> dict[str, Any]:
+def build_error_event(token: ConnectToken, text: str, error: str) -> dict[str, Any]:
     """The event of an account that could not be connected."""
     return {"event": "CONNECTION_ERROR", **_session(token, text), "error": error}
 
 
-def telling(serving: Linking, token: ConnectToken, event: Mapping[str, Any]) -> BackgroundTask | None:
+def webhook_task(context: LinkContext, token: ConnectToken, event: Mapping[str, Any]) -> BackgroundTask | None:
     """What tells the token's webhook of *event* once the caller has its answer; None if it has no webhook."""
     hook = token.terms.webhook_uri
-    return None if hook is None else BackgroundTask(send, serving, hook, event)
+    return None if hook is None else BackgroundTask(send_webhook, context, hook, event)
 
 
 def _session(token: ConnectToken, text: str) -> dict[str, Any]:
@@ -86,20 +86,20 @@ def _session(token: ConnectToken, text: str) -> dict[str, Any]:
     }
 
 
-async def send(serving: Linking, url: str, event: Mapping[str, Any]) -> bool:
+async def send_webhook(context: LinkContext, url: str, event: Mapping[str, Any]) -> bool:
     """Tell *url* of *event*; False if it never answered with a 2xx. Does not raise."""
     import httpx
 
     body = json.dumps(event).encode()
-    key = await asyncio.to_thread(signing_key, serving.project)
+    key = await asyncio.to_thread(get_signing_key, context.project)
     async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False) as client:
-        for pause in (*PAUSES_S, None):
-            said = await _post(client, url, body, key, int(serving.clock.now().timestamp()))
+        for pause in (*RETRY_DELAYS_S, None):
+            said = await _post(client, url, body, key, int(context.clock.now().timestamp()))
             if said is None:
                 return True
             if pause is None:
                 break
-            await serving.clock.sleep(pause)
+            await context.clock.sleep(pause)
     _log.warning("The webhook of a Connect token did not take %s: %s", event["event"], said)
     return False
 
@@ -108,7 +108,7 @@ async def _post(client: httpx.AsyncClient, url: str, body: bytes, key: str, at: 
     """Why the webhook did not take it, or None."""
     import httpx
 
-    headers = {"content-type": "application/json", SIGNATURE: signature(key, at, body), "user-agent": "pdkernel"}
+    headers = {"content-type": "application/json", SIGNATURE_HEADER: sign_body(key, at, body), "user-agent": "pdkernel"}
     try:
         answer = await client.post(url, content=body, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL) as fault:

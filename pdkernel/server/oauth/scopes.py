@@ -12,6 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-def covers(held: Iterable[str], wanted: str) -> bool:
+def scope_covers(held: Iterable[str], wanted: str) -> bool:
     """Whether one of the *held* scopes is *wanted* or stands for it."""
     return any(scope in ("*", wanted) or (scope.endswith(":*") and wanted.startswith(scope[:-1])) for scope in held)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import CountingIds, FrozenClock
-from pdkernel.engine.journal import Journal, MemoryJournal, MemoryStore, NewRun, SqliteJournal, trigger_text
+from pdkernel.clock import ManualClock, SequentialIds
+from pdkernel.engine.journal import Journal, MemoryJournal, MemoryTables, NewRun, SqliteJournal, encode_event
 from pdkernel.model import Step, Workflow
 
 Open = Callable[[], Journal]
@@ -23,7 +23,7 @@ def new_run(run_id: str = "run", *, version: int = 1, queue: str | None = None, 
         trace_id=f"trace-{run_id}",
         workflow=more.get("workflow", WORKFLOW.name),
         version=version,
-        event=trigger_text({"body": {"name": run_id}}, {"id": run_id}),
+        event=encode_event({"body": {"name": run_id}}, {"id": run_id}),
         external_user=more.get("external_user"),
         environment=more.get("environment", "development"),
         queue=queue,
@@ -31,16 +31,16 @@ def new_run(run_id: str = "run", *, version: int = 1, queue: str | None = None, 
 
 
 @pytest.fixture
-def clock() -> FrozenClock:
+def clock() -> ManualClock:
     """A clock that a test moves."""
-    return FrozenClock()
+    return ManualClock()
 
 
 @pytest.fixture(params=["sqlite", "memory"])
-async def open_journal(request: pytest.FixtureRequest, tmp_path: Path, clock: FrozenClock) -> AsyncIterator[Open]:
+async def open_journal(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> AsyncIterator[Open]:
     """Opens one more executor's journal; all of them are closed at the end."""
     opened: list[Journal] = []
-    store, ids = MemoryStore(), CountingIds()
+    store, ids = MemoryTables(), SequentialIds()
 
     def open_one() -> Journal:
         journal: Journal = (
@@ -61,5 +61,5 @@ async def open_journal(request: pytest.FixtureRequest, tmp_path: Path, clock: Fr
 async def journal(open_journal: Open) -> Journal:
     """One executor's journal, with `WORKFLOW` deployed."""
     journal = open_journal()
-    await journal.deploy(WORKFLOW)
+    await journal.deploy_definition(WORKFLOW)
     return journal

@@ -7,26 +7,26 @@ from dataclasses import replace
 
 import pytest
 
-from pdkernel.clock import FrozenClock
-from pdkernel.engine.journal import Journal, LastStep, output_text, step_text
+from pdkernel.clock import ManualClock
+from pdkernel.engine.journal import Journal, StepRow, encode_output, encode_step
 from pdkernel.errors import ProjectError
 from pdkernel.execution import StepResult
 from tests.engine.journal.conftest import WORKFLOW, Open, new_run
 
-STEP = step_text(StepResult("one", "success"))
-OUTPUT = output_text()
+STEP = encode_step(StepResult("one", "success"))
+OUTPUT = encode_output()
 
 
 async def status(journal: Journal, run_id: str = "run") -> str:
     """The run's status as it is shown."""
-    execution = await journal.execution(run_id)
+    execution = await journal.get_execution(run_id)
     assert execution is not None
     return execution.status
 
 
 async def steps_run(journal: Journal, run_id: str = "run") -> list[str]:
     """Steps of the run that have a row."""
-    execution = await journal.execution(run_id)
+    execution = await journal.get_execution(run_id)
     assert execution is not None
     return [step.name for step in execution.steps if step.status == "success"]
 
@@ -36,11 +36,11 @@ async def test_same_definition_same_version(open_journal: Open) -> None:
     one, other = open_journal(), open_journal()
 
     numbers = [
-        await one.deploy(WORKFLOW),
-        await other.deploy(WORKFLOW),
-        await one.deploy(replace(WORKFLOW, settings={"memory": 256})),
-        await other.deploy(WORKFLOW),
-        await other.deploy(replace(WORKFLOW, name="Other")),
+        await one.deploy_definition(WORKFLOW),
+        await other.deploy_definition(WORKFLOW),
+        await one.deploy_definition(replace(WORKFLOW, settings={"memory": 256})),
+        await other.deploy_definition(WORKFLOW),
+        await other.deploy_definition(replace(WORKFLOW, name="Other")),
     ]
 
     assert numbers == [1, 1, 2, 1, 1]
@@ -48,8 +48,8 @@ async def test_same_definition_same_version(open_journal: Open) -> None:
 
 async def test_run_from_accept_to_finish(journal: Journal) -> None:
     """A run that was accepted takes steps, and ends."""
-    assert await journal.accept(new_run())
-    assert await journal.append("run", 0, "one", STEP)
+    assert await journal.accept_run(new_run())
+    assert await journal.append_step("run", 0, "one", STEP)
     assert await status(journal) == "executing"
     assert await journal.finish("run", "success", OUTPUT)
 
@@ -61,19 +61,19 @@ async def test_accept_twice_is_refused(open_journal: Open) -> None:
     """An id that is known is refused, whoever brings it, and the first run is as it was."""
     one, other = open_journal(), open_journal()
 
-    assert await one.accept(new_run())
-    assert not await one.accept(new_run())
-    assert not await other.accept(new_run(external_user="ada"))
+    assert await one.accept_run(new_run())
+    assert not await one.accept_run(new_run())
+    assert not await other.accept_run(new_run(external_user="ada"))
 
-    assert await one.append("run", 0, "one", STEP)
+    assert await one.append_step("run", 0, "one", STEP)
 
 
 async def test_same_step_twice_is_refused(journal: Journal) -> None:
     """A step's place in a run is written once; the first result stays."""
-    await journal.accept(new_run())
-    await journal.append("run", 0, "one", STEP)
+    await journal.accept_run(new_run())
+    await journal.append_step("run", 0, "one", STEP)
 
-    assert not await journal.append("run", 0, "one", step_text(StepResult("one", "error")))
+    assert not await journal.append_step("run", 0, "one", encode_step(StepResult("one", "error")))
 
     assert await steps_run(journal) == ["one"]
 
@@ -81,9 +81,9 @@ async def test_same_step_twice_is_refused(journal: Journal) -> None:
 @pytest.mark.parametrize("fence", [0, 2])
 async def test_wrong_fence_is_refused(journal: Journal, fence: int) -> None:
     """A write that names another fence than the run's is refused."""
-    await journal.accept(new_run())
+    await journal.accept_run(new_run())
 
-    assert not await journal.append("run", 0, "one", STEP, fence=fence)
+    assert not await journal.append_step("run", 0, "one", STEP, fence=fence)
     assert not await journal.finish("run", "success", OUTPUT, fence=fence)
     assert not await journal.park("run", 0, fence=fence)
 
@@ -92,33 +92,33 @@ async def test_wrong_fence_is_refused(journal: Journal, fence: int) -> None:
 
 async def test_unknown_run_is_refused(journal: Journal) -> None:
     """A write to a run that was never accepted is refused."""
-    assert not await journal.append("none", 0, "one", STEP)
+    assert not await journal.append_step("none", 0, "one", STEP)
     assert not await journal.finish("none", "success", OUTPUT)
     assert not await journal.park("none", 0)
-    assert not await journal.resolve("none", 1, "resumed")
+    assert not await journal.resolve_wait("none", 1, "resumed")
     assert not await journal.cancel("none")
     assert await journal.claim("none") is None
-    assert await journal.execution("none") is None
+    assert await journal.get_execution("none") is None
 
 
 async def test_another_owner_is_refused(open_journal: Open) -> None:
     """A write of an executor that does not own the run is refused, though it names the right fence."""
     owner, other = open_journal(), open_journal()
-    await owner.accept(new_run())
+    await owner.accept_run(new_run())
 
-    assert not await other.append("run", 0, "one", STEP)
+    assert not await other.append_step("run", 0, "one", STEP)
     assert not await other.finish("run", "success", OUTPUT)
     assert not await other.park("run", 0)
 
-    assert await owner.append("run", 0, "one", STEP)
+    assert await owner.append_step("run", 0, "one", STEP)
 
 
 async def test_finished_run_takes_no_more(journal: Journal) -> None:
     """A run that has ended takes no step, and ends once."""
-    await journal.accept(new_run())
+    await journal.accept_run(new_run())
     await journal.finish("run", "error", OUTPUT)
 
-    assert not await journal.append("run", 0, "one", STEP)
+    assert not await journal.append_step("run", 0, "one", STEP)
     assert not await journal.finish("run", "success", OUTPUT)
 
     assert await status(journal) == "error"
@@ -126,7 +126,7 @@ async def test_finished_run_takes_no_more(journal: Journal) -> None:
 
 async def test_finish_without_waiting(journal: Journal) -> None:
     """A run that was finished without waiting is finished for the next reader of this journal."""
-    await journal.accept(new_run())
+    await journal.accept_run(new_run())
 
     assert await journal.finish("run", "success", OUTPUT, wait=False)
 
@@ -136,124 +136,124 @@ async def test_finish_without_waiting(journal: Journal) -> None:
 async def test_cancelled_run_takes_no_more(open_journal: Open) -> None:
     """Anybody may cancel a run that has not ended, once; its owner's next write is refused."""
     owner, other = open_journal(), open_journal()
-    await owner.accept(new_run())
+    await owner.accept_run(new_run())
 
     assert await other.cancel("run")
 
-    assert not await owner.append("run", 0, "one", STEP)
+    assert not await owner.append_step("run", 0, "one", STEP)
     assert not await owner.finish("run", "success", OUTPUT)
     assert not await other.cancel("run")
     assert await status(owner) == "cancelled"
 
 
-async def test_heartbeat_keeps_the_lease(open_journal: Open, clock: FrozenClock) -> None:
+async def test_heartbeat_keeps_the_lease(open_journal: Open, clock: ManualClock) -> None:
     """An executor that goes on telling that it lives is not declared dead."""
     owner, reaper = open_journal(), open_journal()
-    await owner.accept(new_run())
+    await owner.accept_run(new_run())
 
     for _ in range(3):
-        clock.move(8)
+        clock.advance(8)
         assert await owner.heartbeat()
         assert await reaper.heartbeat()
-        assert await reaper.reap() == 0
+        assert await reaper.reap_expired() == 0
 
-    assert await owner.append("run", 0, "one", STEP)
+    assert await owner.append_step("run", 0, "one", STEP)
 
 
-async def test_lapsed_lease_alone_loses_nothing(open_journal: Open, clock: FrozenClock) -> None:
+async def test_lapsed_lease_alone_loses_nothing(open_journal: Open, clock: ManualClock) -> None:
     """Until it is declared dead, an executor whose lease is over still owns its runs, and may prolong it."""
     owner = open_journal()
-    await owner.accept(new_run())
-    clock.move(60)
+    await owner.accept_run(new_run())
+    clock.advance(60)
 
-    assert await owner.append("run", 0, "one", STEP)
+    assert await owner.append_step("run", 0, "one", STEP)
     assert await owner.heartbeat()
 
 
-async def test_dead_owner_is_refused(open_journal: Open, clock: FrozenClock) -> None:
+async def test_dead_owner_is_refused(open_journal: Open, clock: ManualClock) -> None:
     """Whoever was declared dead can write nothing: not to its runs, not even with the fence that they have now."""
     owner = open_journal()
-    await owner.accept(new_run())
-    clock.move(60)
+    await owner.accept_run(new_run())
+    clock.advance(60)
     reaper = open_journal()
 
-    assert await reaper.reap() == 1
+    assert await reaper.reap_expired() == 1
     claim = await reaper.claim("run")
 
     assert claim is not None
-    assert not await owner.append("run", 0, "one", STEP)
-    assert not await owner.append("run", 0, "one", STEP, fence=claim.fence)
+    assert not await owner.append_step("run", 0, "one", STEP)
+    assert not await owner.append_step("run", 0, "one", STEP, fence=claim.fence)
     assert not await owner.finish("run", "success", OUTPUT, fence=claim.fence)
     assert not await owner.park("run", 0, fence=claim.fence)
-    assert not await owner.accept(new_run("another"))
+    assert not await owner.accept_run(new_run("another"))
     assert not await owner.heartbeat()
     assert await owner.claim("run") is None
 
 
-async def test_taken_over_run_goes_on(open_journal: Open, clock: FrozenClock) -> None:
+async def test_taken_over_run_goes_on(open_journal: Open, clock: ManualClock) -> None:
     """A dead owner's run is ready again, one attempt and, once claimed, one fence on, with its steps recorded."""
     owner = open_journal()
-    await owner.deploy(WORKFLOW)
-    await owner.accept(new_run(external_user="ada"))
-    await owner.append("run", 0, "one", STEP)
-    clock.move(60)
+    await owner.deploy_definition(WORKFLOW)
+    await owner.accept_run(new_run(external_user="ada"))
+    await owner.append_step("run", 0, "one", STEP)
+    clock.advance(60)
     reaper = open_journal()
 
-    await reaper.reap()
+    await reaper.reap_expired()
     ready = await status(reaper)
     claim = await reaper.claim("run")
 
     assert ready == "resumed"
     assert claim is not None
     assert (claim.run_id, claim.fence, claim.attempt, claim.external_user) == ("run", 2, 2, "ada")
-    assert await reaper.append("run", 1, "two", step_text(StepResult("two", "success")), fence=2)
+    assert await reaper.append_step("run", 1, "two", encode_step(StepResult("two", "success")), fence=2)
     assert await steps_run(reaper) == ["one", "two"]
 
 
-async def test_reaping_twice_takes_once(open_journal: Open, clock: FrozenClock) -> None:
+async def test_reaping_twice_takes_once(open_journal: Open, clock: ManualClock) -> None:
     """A dead executor's runs become ready once."""
     owner = open_journal()
-    await owner.accept(new_run())
-    clock.move(60)
+    await owner.accept_run(new_run())
+    clock.advance(60)
     reaper = open_journal()
 
-    assert [await reaper.reap(), await reaper.reap()] == [1, 0]
+    assert [await reaper.reap_expired(), await reaper.reap_expired()] == [1, 0]
 
 
 async def test_paused_run_takes_no_more(journal: Journal) -> None:
     """A paused run has no owner: a write to it is refused, and so is a second pause."""
-    await journal.accept(new_run())
+    await journal.accept_run(new_run())
 
     assert await journal.park("run", 0)
 
     assert await status(journal) == "paused"
-    assert not await journal.append("run", 0, "one", STEP)
+    assert not await journal.append_step("run", 0, "one", STEP)
     assert not await journal.finish("run", "success", OUTPUT)
     assert not await journal.park("run", 0)
 
 
 async def test_resumed_run_is_claimed_with_the_next_fence(journal: Journal) -> None:
     """A run that was resumed is ready; whoever claims it first has it, with the next fence."""
-    await journal.accept(new_run())
+    await journal.accept_run(new_run())
     await journal.park("run", 0)
 
-    assert await journal.resolve("run", 1, "resumed", '{"answer":42}')
+    assert await journal.resolve_wait("run", 1, "resumed", '{"answer":42}')
     ready = await status(journal)
     claims = [await journal.claim("run"), await journal.claim("run")]
 
     assert ready == "resumed"
     assert [claim and (claim.fence, claim.attempt) for claim in claims] == [(2, 1), None]
-    assert not await journal.append("run", 0, "one", STEP, fence=1)
-    assert await journal.append("run", 0, "one", STEP, fence=2)
+    assert not await journal.append_step("run", 0, "one", STEP, fence=1)
+    assert await journal.append_step("run", 0, "one", STEP, fence=2)
 
 
-async def test_first_to_wake_wins(journal: Journal, clock: FrozenClock) -> None:
+async def test_first_to_wake_wins(journal: Journal, clock: ManualClock) -> None:
     """Of a timer and two resumes exactly one wakes a run."""
-    await journal.accept(new_run())
+    await journal.accept_run(new_run())
     await journal.park("run", 0, wake_at=clock.now().timestamp())
 
     woken = await asyncio.gather(
-        journal.resolve("run", 1, "resumed"), journal.due(), journal.resolve("run", 1, "cancelled")
+        journal.resolve_wait("run", 1, "resumed"), journal.wake_due(), journal.resolve_wait("run", 1, "cancelled")
     )
 
     assert sorted(map(int, woken)) == [0, 0, 1]
@@ -261,23 +261,23 @@ async def test_first_to_wake_wins(journal: Journal, clock: FrozenClock) -> None:
 
 async def test_wrong_fence_wakes_nothing(journal: Journal) -> None:
     """A resume that belongs to an earlier pause of the run wakes nothing."""
-    await journal.accept(new_run())
+    await journal.accept_run(new_run())
     await journal.park("run", 0)
 
-    assert not await journal.resolve("run", 2, "resumed")
+    assert not await journal.resolve_wait("run", 2, "resumed")
 
     assert await status(journal) == "paused"
 
 
-async def test_timer_wakes_what_is_due(journal: Journal, clock: FrozenClock) -> None:
+async def test_timer_wakes_what_is_due(journal: Journal, clock: ManualClock) -> None:
     """A timer wakes runs whose time has come, and only those."""
     now = clock.now().timestamp()
     for number, wake_at in enumerate([now + 1, now + 2, now + 60, None]):
-        await journal.accept(new_run(f"run{number}"))
+        await journal.accept_run(new_run(f"run{number}"))
         await journal.park(f"run{number}", 0, wake_at=wake_at)
 
-    clock.move(2)
-    woken = await journal.due()
+    clock.advance(2)
+    woken = await journal.wake_due()
 
     assert woken == 2
     assert [await status(journal, f"run{number}") for number in range(4)] == [
@@ -288,82 +288,82 @@ async def test_timer_wakes_what_is_due(journal: Journal, clock: FrozenClock) -> 
     ]
 
 
-async def test_timer_takes_the_longest_overdue_first(journal: Journal, clock: FrozenClock) -> None:
+async def test_timer_takes_the_longest_overdue_first(journal: Journal, clock: ManualClock) -> None:
     """With more due than asked for, the earliest are woken."""
     now = clock.now().timestamp()
     for run_id, wake_at in (("late", now - 1), ("later", now), ("latest", now - 5)):
-        await journal.accept(new_run(run_id))
+        await journal.accept_run(new_run(run_id))
         await journal.park(run_id, 0, wake_at=wake_at)
 
-    assert await journal.due(limit=1) == 1
+    assert await journal.wake_due(limit=1) == 1
 
     assert await status(journal, "latest") == "resumed"
 
 
-async def test_cancelled_pause_is_never_due(journal: Journal, clock: FrozenClock) -> None:
+async def test_cancelled_pause_is_never_due(journal: Journal, clock: ManualClock) -> None:
     """A paused run that was cancelled stays so."""
-    await journal.accept(new_run())
+    await journal.accept_run(new_run())
     await journal.park("run", 0, wake_at=clock.now().timestamp())
 
     assert await journal.cancel("run")
 
-    assert await journal.due() == 0
+    assert await journal.wake_due() == 0
     assert await status(journal) == "cancelled"
 
 
-async def test_queued_run_is_taken_once(open_journal: Open, clock: FrozenClock) -> None:
+async def test_queued_run_is_taken_once(open_journal: Open, clock: ManualClock) -> None:
     """A run with a queue waits there, owned by nobody, until one executor takes it."""
     one, other = open_journal(), open_journal()
     for run_id in "ab":
-        await one.accept(new_run(run_id, queue="mail"))
-        clock.move(1)
+        await one.accept_run(new_run(run_id, queue="mail"))
+        clock.advance(1)
     waiting = await status(one, "a")
 
-    first, second = await one.take("mail"), await other.take("mail", limit=5)
+    first, second = await one.claim_next("mail"), await other.claim_next("mail", limit=5)
 
     assert waiting == "queued"
     assert [(claim.run_id, claim.fence, claim.attempt) for claim in (*first, *second)] == [("a", 1, 1), ("b", 1, 1)]
-    assert not await one.append("b", 0, "one", STEP)
-    assert await other.append("b", 0, "one", STEP)
+    assert not await one.append_step("b", 0, "one", STEP)
+    assert await other.append_step("b", 0, "one", STEP)
 
 
 async def test_queues_do_not_mix(journal: Journal) -> None:
     """Taking from one queue leaves the others, and runs without a queue, where they are."""
-    await journal.accept(new_run("mail", queue="mail"))
-    await journal.accept(new_run("woken"))
+    await journal.accept_run(new_run("mail", queue="mail"))
+    await journal.accept_run(new_run("woken"))
     await journal.park("woken", 0)
-    await journal.resolve("woken", 1, "resumed")
+    await journal.resolve_wait("woken", 1, "resumed")
 
-    assert [claim.run_id for claim in await journal.take("other", limit=5)] == []
-    assert [claim.run_id for claim in await journal.take(None, limit=5)] == ["woken"]
-    assert [claim.run_id for claim in await journal.take("mail", limit=5)] == ["mail"]
+    assert [claim.run_id for claim in await journal.claim_next("other", limit=5)] == []
+    assert [claim.run_id for claim in await journal.claim_next(None, limit=5)] == ["woken"]
+    assert [claim.run_id for claim in await journal.claim_next("mail", limit=5)] == ["mail"]
 
 
 async def test_no_more_at_once_than_allowed(journal: Journal) -> None:
     """A queue of two has two running; one that pauses or ends makes room."""
-    await journal.limit("mail", concurrency=2)
+    await journal.set_queue_limits("mail", concurrency=2)
     for number in range(5):
-        await journal.accept(new_run(f"run{number}", queue="mail"))
+        await journal.accept_run(new_run(f"run{number}", queue="mail"))
 
-    first = await journal.take("mail", limit=5)
-    full = await journal.take("mail", limit=5)
+    first = await journal.claim_next("mail", limit=5)
+    full = await journal.claim_next("mail", limit=5)
     await journal.park(first[0].run_id, 0)
     await journal.finish(first[1].run_id, "success", OUTPUT)
-    second = await journal.take("mail", limit=5)
+    second = await journal.claim_next("mail", limit=5)
 
     assert (len(first), len(full), len(second)) == (2, 0, 2)
 
 
-async def test_no_more_starts_than_allowed(journal: Journal, clock: FrozenClock) -> None:
+async def test_no_more_starts_than_allowed(journal: Journal, clock: ManualClock) -> None:
     """A queue of two starts in ten seconds starts no third before the first is ten seconds ago."""
-    await journal.limit("mail", per=2, period=10)
+    await journal.set_queue_limits("mail", max_starts=2, period_s=10)
     for number in range(5):
-        await journal.accept(new_run(f"run{number}", queue="mail"))
+        await journal.accept_run(new_run(f"run{number}", queue="mail"))
 
     started = []
     for wait in (0, 5, 4.5, 0.5, 10):
-        clock.move(wait)
-        started.append(len(await journal.take("mail", limit=5)))
+        clock.advance(wait)
+        started.append(len(await journal.claim_next("mail", limit=5)))
 
     assert started == [2, 0, 0, 2, 1]
 
@@ -374,29 +374,29 @@ async def test_closed_journal_takes_nothing(open_journal: Open) -> None:
     await journal.close()
 
     with pytest.raises(ProjectError, match=r"The journal in .* is closed"):
-        await journal.accept(new_run())
+        await journal.accept_run(new_run())
 
     await journal.close()
 
 
-async def test_run_of_a_closed_executor_is_taken_over(open_journal: Open, clock: FrozenClock) -> None:
+async def test_run_of_a_closed_executor_is_taken_over(open_journal: Open, clock: ManualClock) -> None:
     """An executor that ended in the middle of a run is found by the reaper when its lease is over."""
     owner = open_journal()
-    await owner.accept(new_run())
+    await owner.accept_run(new_run())
     await owner.close()
-    clock.move(60)
+    clock.advance(60)
 
-    assert await open_journal().reap() == 1
+    assert await open_journal().reap_expired() == 1
 
 
 async def test_last_step_is_recorded_with_the_end(open_journal: Open) -> None:
     """A run's end takes its last step along; of a run that is no longer ours neither is written."""
     journal = open_journal()
-    await journal.accept(new_run())
-    row = LastStep(0, "one", STEP)
+    await journal.accept_run(new_run())
+    row = StepRow(0, "one", STEP)
 
-    answers = [await journal.finish("run", "success", OUTPUT, last=row) for _ in range(2)]
-    found = await journal.execution("run")
+    answers = [await journal.finish("run", "success", OUTPUT, last_step=row) for _ in range(2)]
+    found = await journal.get_execution("run")
 
     assert answers == [True, False]
     assert found is not None

@@ -19,8 +19,8 @@ import pytest
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from pdkernel.clock import FrozenClock
-from pdkernel.engine.journal import NewRun, SqliteJournal, output_text, step_text
+from pdkernel.clock import ManualClock
+from pdkernel.engine.journal import NewRun, SqliteJournal, encode_output, encode_step
 from pdkernel.engine.journal.schema import metadata
 from pdkernel.errors import ProjectError
 from pdkernel.execution import StepResult
@@ -28,7 +28,7 @@ from pdkernel.project import Project
 from pdkernel.project.sqlite import connect
 from tests.engine.journal.conftest import WORKFLOW, new_run
 
-STEP = step_text(StepResult("one", "success"))
+STEP = encode_step(StepResult("one", "success"))
 
 WRITER = """
 import asyncio, sys
@@ -75,7 +75,7 @@ async def journal(path: Path) -> AsyncIterator[SqliteJournal]:
 @pytest.fixture
 async def prompt_journal(path: Path) -> AsyncIterator[SqliteJournal]:
     """A journal on that file that takes any disk for a quick one."""
-    journal = SqliteJournal.open(path, quick_s=math.inf)
+    journal = SqliteJournal.open(path, max_inline_commit_s=math.inf)
     yield journal
     await journal.close()
 
@@ -142,9 +142,9 @@ async def test_journal_shares_the_projects_file(tmp_path: Path) -> None:
     with Project.open(tmp_path / ".pdkernel") as project:
         assert project.sqlite_path is not None
         journal = SqliteJournal.open(project.sqlite_path)
-        await journal.accept(new_run())
+        await journal.accept_run(new_run())
         project.variables.set("A", "1")
-        await journal.append("run", 0, "one", STEP)
+        await journal.append_step("run", 0, "one", STEP)
         await journal.close()
 
         assert rows(project.sqlite_path, "select name from variables union all select name from steps") == [
@@ -157,9 +157,9 @@ async def test_journal_shares_the_projects_file(tmp_path: Path) -> None:
 
 async def test_step_of_a_lone_run_is_on_disk_when_it_is_handed_in(prompt_journal: SqliteJournal, path: Path) -> None:
     """With no other run under way a step's row is written at once: nothing is gained by waiting for a thread."""
-    await prompt_journal.accept(new_run())
+    await prompt_journal.accept_run(new_run())
 
-    answer = prompt_journal.append("run", 0, "one", STEP)
+    answer = prompt_journal.append_step("run", 0, "one", STEP)
 
     assert rows(path, "select name from steps") == [("one",)]
     assert await answer
@@ -167,10 +167,10 @@ async def test_step_of_a_lone_run_is_on_disk_when_it_is_handed_in(prompt_journal
 
 async def test_step_of_one_run_of_several_is_written_beside_them(prompt_journal: SqliteJournal, path: Path) -> None:
     """With another run under way a step's row goes through the thread, so that commits are shared."""
-    await prompt_journal.accept(new_run())
-    await prompt_journal.accept(new_run("other"))
+    await prompt_journal.accept_run(new_run())
+    await prompt_journal.accept_run(new_run("other"))
 
-    answer = asyncio.ensure_future(prompt_journal.append("run", 0, "one", STEP))
+    answer = asyncio.ensure_future(prompt_journal.append_step("run", 0, "one", STEP))
 
     assert not answer.done()
     assert await answer
@@ -179,11 +179,11 @@ async def test_step_of_one_run_of_several_is_written_beside_them(prompt_journal:
 
 async def test_other_process_that_writes_does_not_hold_up_the_loop(prompt_journal: SqliteJournal, path: Path) -> None:
     """A lone run's step waits for another writer in the thread, not in the event loop."""
-    await prompt_journal.accept(new_run())
+    await prompt_journal.accept_run(new_run())
     with closing(connect(path)) as other:
         other.execute("begin immediate")
 
-        answer = asyncio.ensure_future(prompt_journal.append("run", 0, "one", STEP))
+        answer = asyncio.ensure_future(prompt_journal.append_step("run", 0, "one", STEP))
 
         assert not answer.done()
         other.execute("rollback")
@@ -192,21 +192,21 @@ async def test_other_process_that_writes_does_not_hold_up_the_loop(prompt_journa
 
 async def test_write_that_fails_at_once_fails_its_caller_alone(prompt_journal: SqliteJournal, path: Path) -> None:
     """A lone run's step that cannot be written raises where it is awaited, and the journal goes on."""
-    await prompt_journal.accept(new_run())
+    await prompt_journal.accept_run(new_run())
     with closing(connect(path)) as other:
         other.execute("alter table steps rename to elsewhere")
         with pytest.raises(ProjectError, match="no such table"):
-            await prompt_journal.append("run", 0, "one", STEP)
+            await prompt_journal.append_step("run", 0, "one", STEP)
         other.execute("alter table elsewhere rename to steps")
 
-    assert await prompt_journal.append("run", 0, "one", STEP)
+    assert await prompt_journal.append_step("run", 0, "one", STEP)
 
 
 async def test_writes_that_come_together_share_a_commit(journal: SqliteJournal) -> None:
     """A hundred runs accepted at once take far fewer commits than a hundred, and every one is answered."""
     before = journal.commits
 
-    answers = await asyncio.gather(*(journal.accept(new_run(f"run{number}")) for number in range(100)))
+    answers = await asyncio.gather(*(journal.accept_run(new_run(f"run{number}")) for number in range(100)))
 
     assert answers == [True] * 100
     assert journal.commits - before < 50
@@ -224,7 +224,7 @@ async def test_loop_commits_what_was_asked_for_in_one_turn(prompt_journal: Sqlit
 
 async def test_slow_disk_is_waited_for_in_the_thread(path: Path) -> None:
     """Where commits hold up the loop for longer than they may, the next ones are made in the journal's thread."""
-    journal = SqliteJournal.open(path, quick_s=1e-9)
+    journal = SqliteJournal.open(path, max_inline_commit_s=1e-9)
 
     where = [await writing_thread(journal) for _ in range(3)]
 
@@ -234,8 +234,8 @@ async def test_slow_disk_is_waited_for_in_the_thread(path: Path) -> None:
 
 async def test_closing_keeps_what_this_turn_asked_for(path: Path) -> None:
     """A write that the loop has not come to yet is committed before the file is given up."""
-    journal = SqliteJournal.open(path, quick_s=math.inf)
-    accepting = asyncio.ensure_future(journal.accept(new_run()))
+    journal = SqliteJournal.open(path, max_inline_commit_s=math.inf)
+    accepting = asyncio.ensure_future(journal.accept_run(new_run()))
     await asyncio.sleep(0)
 
     await journal.close()
@@ -247,14 +247,14 @@ async def test_closing_keeps_what_this_turn_asked_for(path: Path) -> None:
 async def test_each_write_of_a_batch_has_its_own_answer(journal: SqliteJournal, path: Path) -> None:
     """Of a batch with good rows, a wrong fence, a repeat, an unknown run and a row no database takes, the good stay."""
     for number in range(20):
-        await journal.accept(new_run(f"run{number}"))
+        await journal.accept_run(new_run(f"run{number}"))
 
     answers = await asyncio.gather(
-        *(journal.append(f"run{number}", 0, "one", STEP) for number in range(20)),
-        journal.append("run0", 1, "two", STEP, fence=7),
-        journal.append("run0", 0, "one", STEP),
-        journal.append("none", 0, "one", STEP),
-        journal.append("run0", 2**70, "three", STEP),
+        *(journal.append_step(f"run{number}", 0, "one", STEP) for number in range(20)),
+        journal.append_step("run0", 1, "two", STEP, fence=7),
+        journal.append_step("run0", 0, "one", STEP),
+        journal.append_step("none", 0, "one", STEP),
+        journal.append_step("run0", 2**70, "three", STEP),
         return_exceptions=True,
     )
 
@@ -266,7 +266,7 @@ async def test_each_write_of_a_batch_has_its_own_answer(journal: SqliteJournal, 
 async def test_failed_write_of_several_statements_is_undone_alone(journal: SqliteJournal, path: Path) -> None:
     """A pause whose wait cannot be written leaves the run as it was, and the rest of the batch stands."""
     for run_id in ("bad", "good"):
-        await journal.accept(new_run(run_id))
+        await journal.accept_run(new_run(run_id))
 
     answers = await asyncio.gather(journal.park("bad", 2**70), journal.park("good", 0), return_exceptions=True)
 
@@ -280,13 +280,15 @@ async def test_failed_write_of_several_statements_is_undone_alone(journal: Sqlit
 
 async def test_odd_text_is_recorded(journal: SqliteJournal) -> None:
     """NUL and lone surrogates, in JSON or in a name, are recorded and do not stop the writer."""
-    await journal.deploy(WORKFLOW)
+    await journal.deploy_definition(WORKFLOW)
     run = NewRun("run", "trace", "Greet", 1, '{"event":{"body":"a\ud800\0"},"context":{}}', "ada\udfff\0")
-    assert await journal.accept(run)
-    assert await journal.append("run", 0, "n\ud800", step_text(StepResult("one", "success", exports={"x": "\ud83d\0"})))
-    assert await journal.finish("run", "success", output_text())
+    assert await journal.accept_run(run)
+    assert await journal.append_step(
+        "run", 0, "n\ud800", encode_step(StepResult("one", "success", exports={"x": "\ud83d\0"}))
+    )
+    assert await journal.finish("run", "success", encode_output())
 
-    execution = await journal.execution("run")
+    execution = await journal.get_execution("run")
 
     assert execution is not None
     assert execution.event == {"body": "a\ud800\0"}
@@ -298,10 +300,10 @@ async def test_any_loop_may_write(journal: SqliteJournal) -> None:
     """One journal answers callers of several event loops, each on its own."""
 
     def other_loop(name: str) -> bool:
-        return asyncio.run(journal.accept(new_run(name)))
+        return asyncio.run(journal.accept_run(new_run(name)))
 
     answers = await asyncio.gather(
-        asyncio.to_thread(other_loop, "a"), asyncio.to_thread(other_loop, "b"), journal.accept(new_run("c"))
+        asyncio.to_thread(other_loop, "a"), asyncio.to_thread(other_loop, "b"), journal.accept_run(new_run("c"))
     )
 
     assert all(answers)
@@ -309,18 +311,18 @@ async def test_any_loop_may_write(journal: SqliteJournal) -> None:
 
 async def test_cancelled_caller_harms_nobody(journal: SqliteJournal) -> None:
     """A caller that was cancelled gets no answer; the others do."""
-    task = asyncio.create_task(journal.accept(new_run("a")))
+    task = asyncio.create_task(journal.accept_run(new_run("a")))
     await asyncio.sleep(0)
     task.cancel()
 
-    assert await journal.accept(new_run("b"))
+    assert await journal.accept_run(new_run("b"))
 
 
 async def test_closing_writes_what_was_handed_in(path: Path) -> None:
     """A finish that nobody waited for is on disk when the journal has closed."""
     journal = SqliteJournal.open(path)
-    await journal.accept(new_run())
-    await journal.finish("run", "success", output_text(), wait=False)
+    await journal.accept_run(new_run())
+    await journal.finish("run", "success", encode_output(), wait=False)
 
     await journal.close()
 
@@ -340,9 +342,9 @@ async def test_executor_that_ended_well_leaves_no_row(path: Path) -> None:
 
 async def test_wait_is_written_with_its_pause(journal: SqliteJournal, path: Path) -> None:
     """A pause records its wait, and waking it the outcome and the payload."""
-    await journal.accept(new_run())
+    await journal.accept_run(new_run())
     await journal.park("run", 3, wake_at=5.0, token_hash="hash")
-    await journal.resolve("run", 1, "resumed", '{"a":1}')
+    await journal.resolve_wait("run", 1, "resumed", '{"a":1}')
 
     assert rows(path, "select run_id, fence, seq, token_hash, outcome, payload from waits") == [
         ("run", 1, 3, "hash", "resumed", '{"a":1}')
@@ -373,12 +375,12 @@ async def test_damaged_journal_is_refused(path: Path) -> None:
 async def test_write_that_the_disk_refuses_is_an_error(path: Path) -> None:
     """When the file cannot grow, every caller of the batch is told why, and what was acknowledged stays."""
     journal = SqliteJournal.open(path)
-    await journal.accept(new_run("kept"))
+    await journal.accept_run(new_run("kept"))
     pages = rows(path, "pragma page_count")[0][0]
     await journal._writer.write(lambda connection: connection.execute(f"pragma max_page_count = {pages}").fetchone())
 
     answers = await asyncio.gather(
-        *(journal.append("kept", seq, "one", "x" * 100_000) for seq in range(3)), return_exceptions=True
+        *(journal.append_step("kept", seq, "one", "x" * 100_000) for seq in range(3)), return_exceptions=True
     )
     await journal.close()
 
@@ -387,24 +389,24 @@ async def test_write_that_the_disk_refuses_is_an_error(path: Path) -> None:
     assert rows(path, "select id from runs") == [("kept",)]
 
 
-async def test_take_over_in_the_middle_of_appends(path: Path, clock: FrozenClock) -> None:
+async def test_take_over_in_the_middle_of_appends(path: Path, clock: ManualClock) -> None:
     """With runs appending as fast as they can, a take-over loses no acknowledged step and lets none in after it."""
     owner = SqliteJournal.open(path, clock=clock)
     for number in range(50):
-        await owner.accept(new_run(f"run{number}"))
-    clock.move(60)
+        await owner.accept_run(new_run(f"run{number}"))
+    clock.advance(60)
     reaper = SqliteJournal.open(path, clock=clock)
 
     async def append_until_refused(run_id: str) -> int:
         seq = 0
-        while await owner.append(run_id, seq, "one", STEP):
+        while await owner.append_step(run_id, seq, "one", STEP):
             seq += 1
         return seq
 
     async def take_over() -> list[tuple[Any, ...]]:
         await asyncio.sleep(0.05)
-        await reaper.reap()
-        assert len(await reaper.take(limit=50)) == 50
+        await reaper.reap_expired()
+        assert len(await reaper.claim_next(limit=50)) == 50
         return rows(path, "select run_id, count(*) from steps group by run_id")
 
     *acknowledged, at_claim = await asyncio.gather(
@@ -433,14 +435,14 @@ async def test_processes_write_to_one_journal(path: Path) -> None:
 async def test_second_connection_keeps_the_first_ones_locks(path: Path) -> None:
     """Opening the file again in one process does not let another process remove the log under a writer."""
     journal = SqliteJournal.open(path)
-    await journal.accept(new_run("before"))
+    await journal.accept_run(new_run("before"))
     connect(path).close()
 
     subprocess.run(
         [sys.executable, "-c", f"import sqlite3; sqlite3.connect({str(path)!r}).execute('select 1 from runs').close()"],
         check=True,
     )
-    await journal.accept(new_run("after"))
+    await journal.accept_run(new_run("after"))
 
     assert rows(path, "select id from runs order by id") == [("after",), ("before",)]
     await journal.close()
@@ -456,7 +458,7 @@ async def test_acknowledged_steps_survive_kill_9(path: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     acknowledged += process.communicate()[0].splitlines(keepends=True)
     journal = SqliteJournal.open(path)
-    execution = await journal.execution("run0")
+    execution = await journal.get_execution("run0")
     await journal.close()
 
     told = {tuple(line.split()) for line in acknowledged if line.endswith("\n")}

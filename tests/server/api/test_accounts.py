@@ -6,7 +6,7 @@ import json
 from datetime import timedelta
 
 from pdkernel.project import Grant
-from pdkernel.server.link.tokens import make_token, read_terms
+from pdkernel.server.link.tokens import create_token, parse_terms
 from tests.server.served import Served
 
 SECRET = "xoxb-7d1e90c2a4"
@@ -25,8 +25,10 @@ def connect(site: Served, user: str | None = "ada", app: str = "slack", **choice
 
 def connect_token(site: Served, user: str = "ada", **terms: object) -> str:
     """A Connect token of that user."""
-    agreed, lasts_s = read_terms(site.serving, terms)
-    made = make_token(site.serving, external_user_id=user, environment="development", terms=agreed, lasts_s=lasts_s)
+    agreed, lasts_s = parse_terms(site.serving, terms)
+    made = create_token(
+        site.serving, external_user_id=user, environment="development", terms=agreed, lifetime_s=lasts_s
+    )
     return made.text
 
 
@@ -66,7 +68,7 @@ async def test_credentials_on_request(site: Served) -> None:
 async def test_renewal_of_an_account_by_oauth(site: Served) -> None:
     """With the credentials comes when the token ends, when it was got and when it is got anew."""
     account, now = connect(site), site.serving.clock.now()
-    site.project.grants.put(account, Grant("refresh-0123456789", now + timedelta(hours=1), now))
+    site.project.grants.set(account, Grant("refresh-0123456789", now + timedelta(hours=1), now))
 
     answer = (await site.call("GET", f"/accounts/{account}", params={"include_credentials": "true"})).json()
 

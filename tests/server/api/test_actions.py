@@ -55,7 +55,7 @@ async def lookup(host: str, port: int) -> Sequence[str]:
 async def site(request: pytest.FixtureRequest, tmp_path: Path, service: str) -> AsyncIterator[Served]:
     """A project whose outbound calls are denied, and one where they are not; AWAY is where the service is."""
     here = ("127.0.0.1", int(service.rpartition(":")[2]))
-    gateway = await Gateway.start(tmp_path / "egress", environ={}, resolve={(PUBLIC, 80): here}, lookup=lookup)
+    gateway = await Gateway.start(tmp_path / "egress", environ={}, host_overrides={(PUBLIC, 80): here}, lookup=lookup)
     async with served(tmp_path, egress=request.param, gateway=gateway) as site:
         yield site
 
@@ -129,7 +129,7 @@ async def stores(tmp_path: Path) -> AsyncIterator[Served]:
     """A project with records in two stores, of which none is open to Connect tokens."""
     async with served(tmp_path) as site:
         for store in ("orders", "default"):
-            site.project.stores.set(store, "a", f"kept in {store}")
+            site.project.data_stores.set(store, "a", f"kept in {store}")
         yield site
 
 
@@ -151,7 +151,7 @@ async def test_a_connect_token_uses_no_data_store(stores: Served, act: str, stor
     assert "is not open to Connect tokens" in answer.json()["error"]
     assert "kept in" not in answer.text
     for name in ("orders", "default"):
-        record = stores.project.stores.find(name, "a")
+        record = stores.project.data_stores.find(name, "a")
         assert record is not None
         assert record.value == f"kept in {name}"
 

@@ -184,7 +184,8 @@ async def test_the_newest_account_runs_unless_one_is_chosen(depot: Served) -> No
     await post(depot, "/actions/run", id="depot-put-thing", configured_props={**values, "depot": ADA})
 
     used = [
-        execution.step("action").accounts[0].id for execution in await depot.serving.runtime.journal.executions(limit=2)
+        execution.step("action").accounts[0].id
+        for execution in await depot.serving.engine.journal.list_executions(limit=2)
     ]
     assert used == ["apn_ada", "apn_newer"]
 
@@ -247,7 +248,7 @@ async def test_a_secret_value_is_not_kept(depot: Served, tmp_path: Path) -> None
 
     answer = await post(depot, "/actions/run", id="depot-sign-in", configured_props={"pin": KEY, "who": "ada-marked"})
 
-    kept = str(await depot.serving.runtime.journal.executions(limit=10))
+    kept = str(await depot.serving.engine.journal.list_executions(limit=10))
     assert answer["ret"]["length"] == len(KEY)
     assert "ada-marked" in kept
     assert KEY not in kept

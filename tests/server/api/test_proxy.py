@@ -15,9 +15,9 @@ import httpx
 import pytest
 from starlette.types import Message
 
-from pdkernel.connect.oauth import Tokens
-from pdkernel.connect.providers import Provider, tell_provider
-from pdkernel.connect.renewal import keep_grant
+from pdkernel.connect.oauth import OAuthTokens
+from pdkernel.connect.oauth_providers import OAuthProvider, register_provider
+from pdkernel.connect.token_refresh import store_grant
 from pdkernel.egress import Gateway
 from pdkernel.server import create_app
 from tests.server.api.test_accounts import bearer, connect_token
@@ -286,8 +286,8 @@ async def test_an_app_that_is_not_listed(site: Served, tmp_path: Path) -> None:
 
 async def test_a_token_that_the_app_refuses_is_renewed(site: Served, outside: str) -> None:
     """An account that was connected by OAuth gets a new token, and the request is made once more; no other does."""
-    tell_provider(site.project, "slack", Provider(f"{outside}/authorize", f"{outside}/token", "client-1"))
-    keep_grant(site.project, "apn_ada", Tokens("old", "refresh-token-1", 3600.0))
+    register_provider(site.project, "slack", OAuthProvider(f"{outside}/authorize", f"{outside}/token", "client-1"))
+    store_grant(site.project, "apn_ada", OAuthTokens("old", "refresh-token-1", 3600.0))
 
     renewed = await send(site, "https://slack.com/api/guarded")
     other = await site.call(
@@ -331,7 +331,7 @@ async def test_a_connect_token_does_not_reach_this_machine(tmp_path: Path, outsi
 
     port = int(outside.rpartition(":")[2])
     resolve = {} if host != "inside.test" else {(host, port + 1): ("127.0.0.1", port)}
-    gateway = await Gateway.start(tmp_path / "egress", environ={}, resolve=resolve, lookup=lookup)
+    gateway = await Gateway.start(tmp_path / "egress", environ={}, host_overrides=resolve, lookup=lookup)
     async with served(tmp_path, egress=f"allow={host}", gateway=gateway) as site:
         site.directory.add_account(
             app="depot", credentials={"api_key": TOKEN}, external_user_id="ada", account_id="apn_ada"

@@ -192,7 +192,7 @@ async def test_endpoints_go_with_their_trigger(site: Served) -> None:
     await site.call("DELETE", "/users/ada")
 
     assert (await site.http.get(path_of(made))).status_code == 404
-    assert site.project.endpoints.find_trigger(path_of(made)[1:]) is None
+    assert site.project.endpoint_keys.find_trigger_id(path_of(made)[1:]) is None
     assert (await of(site, "GET", "")).json()["data"] == []
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pdkernel.engine.context import stable_id
+from pdkernel.engine.run_context import derive_id
 from tests.builders import a_workflow, python_step
 from tests.server.site import Site
 
@@ -76,8 +76,8 @@ async def test_by_mangled_path(echo: Site, mangled: str, path: str, query: dict[
 )
 async def test_a_workflow_id_opens_nothing(echo: Site, path: str) -> None:
     """A workflow's id in a path is 404, and starts nothing: neither the one that it has nor one made from its name."""
-    (served,) = echo.serving.workflows.list()
-    for known in (served.id, stable_id("p_", served.source.workflow.name)):
+    (served,) = echo.serving.workflows.list_workflows()
+    for known in (served.id, derive_id("p_", served.source.workflow.name)):
         answer = await echo.http.post(path.format(id=known))
         assert answer.status_code == 404
 
@@ -86,8 +86,8 @@ async def test_a_workflow_id_opens_nothing(echo: Site, path: str) -> None:
 
 async def test_a_workflow_id_as_a_host_opens_nothing(echo: Site) -> None:
     """A host that begins with a workflow's id is no endpoint."""
-    (served,) = echo.serving.workflows.list()
-    for known in (served.id, stable_id("p_", served.source.workflow.name)):
+    (served,) = echo.serving.workflows.list_workflows()
+    for known in (served.id, derive_id("p_", served.source.workflow.name)):
         answer = await echo.http.post("/", headers={"host": f"{known}.m.pipedream.net"})
         assert answer.status_code == 404
 

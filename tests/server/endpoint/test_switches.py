@@ -59,7 +59,7 @@ async def test_a_switch_that_is_off(echo: Site) -> None:
 
 async def test_rate_limit(serve: Serve) -> None:
     """Where limits are applied, a burst passes and more is 429 with the time to wait."""
-    site = await serve(python_step("quick"), response="default", rate_limits=True)
+    site = await serve(python_step("quick"), response="default", applies_rate_limits=True)
     for _ in range(200):
         answer = await site.http.post(site.path(), headers={"x-pd-nostore": "1"})
         if answer.status_code == 429:

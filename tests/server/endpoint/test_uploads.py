@@ -6,21 +6,21 @@ import io
 import os
 from pathlib import Path
 
-from pdkernel.clock import FrozenClock
-from pdkernel.server.endpoint.uploads import KEPT_S, Uploads
+from pdkernel.clock import ManualClock
+from pdkernel.server.endpoint.uploads import UPLOAD_LIFETIME_S, UploadFolder
 
 
 async def test_thirty_minutes(tmp_path: Path) -> None:
     """A file is there for as long, and removed from disk when another comes after that."""
-    clock = FrozenClock()
-    uploads = Uploads(tmp_path, "http://localhost", clock)
-    stored = await uploads.keep(io.BytesIO(b"mine"), filename="a.txt", mimetype="text/plain")
+    clock = ManualClock()
+    uploads = UploadFolder(tmp_path, "http://localhost", clock)
+    stored = await uploads.store_copy(io.BytesIO(b"mine"), filename="a.txt", mimetype="text/plain")
     name = stored.url.rpartition("/")[2]
-    clock.move(KEPT_S - 1)
+    clock.advance(UPLOAD_LIFETIME_S - 1)
     there = uploads.find(name)
-    clock.move(2)
+    clock.advance(2)
     gone = uploads.find(name)
-    await uploads.keep(io.BytesIO(b"other"), filename="b.txt", mimetype="text/plain")
+    await uploads.store_copy(io.BytesIO(b"other"), filename="b.txt", mimetype="text/plain")
 
     assert there == (tmp_path / name, "a.txt", "text/plain")
     assert gone is None
@@ -30,13 +30,13 @@ async def test_thirty_minutes(tmp_path: Path) -> None:
 
 async def test_what_a_killed_server_left(tmp_path: Path) -> None:
     """A file that was not received whole is removed after the same time; one that is being received stays."""
-    clock = FrozenClock()
-    uploads = Uploads(tmp_path, "http://localhost", clock)
-    for name, age in (("left", KEPT_S + 1), ("coming", 1)):
+    clock = ManualClock()
+    uploads = UploadFolder(tmp_path, "http://localhost", clock)
+    for name, age in (("left", UPLOAD_LIFETIME_S + 1), ("coming", 1)):
         (tmp_path / name).write_bytes(b"half")
         written = clock.now().timestamp() - age
         os.utime(tmp_path / name, (written, written))
-    await uploads.keep(io.BytesIO(b"other"), filename="b.txt", mimetype="text/plain")
+    await uploads.store_copy(io.BytesIO(b"other"), filename="b.txt", mimetype="text/plain")
 
     assert not (tmp_path / "left").exists()
     assert (tmp_path / "coming").exists()

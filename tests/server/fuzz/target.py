@@ -208,7 +208,7 @@ def refill(project: Project) -> None:
         if found is None:
             project.deployed_triggers.add(trigger)
         elif found.webhooks != trigger.webhooks:
-            project.deployed_triggers.put(trigger)
+            project.deployed_triggers.update(trigger)
 
 
 def _trigger(project: Project, environment: Environment) -> DeployedTrigger:
@@ -231,8 +231,11 @@ def _trigger(project: Project, environment: Environment) -> DeployedTrigger:
 
 
 def _credentials(project: Project, other: Project) -> tuple[dict[str, str], str, str]:
-    full, limited = project.clients.create("full"), project.clients.create("limited", ("connect:accounts:read",))
-    stranger = other.clients.create("stranger")
+    full, limited = (
+        project.oauth_clients.create("full"),
+        project.oauth_clients.create("limited", ("connect:accounts:read",)),
+    )
+    stranger = other.oauth_clients.create("stranger")
     issued = {
         "full": project.access_tokens.issue(full.client.id, ("*",)),
         "limited": project.access_tokens.issue(limited.client.id, ("connect:accounts:read",)),

@@ -14,8 +14,8 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
-from pdkernel.connect import providers
-from pdkernel.connect.providers import tell_provider
+from pdkernel.connect import oauth_providers
+from pdkernel.connect.oauth_providers import register_provider
 from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, Provider, oauth_provider
 from tests.server.link.conftest import Visitor, make
 from tests.server.link.reading import Page
@@ -33,10 +33,10 @@ def provider() -> Iterator[Provider]:
 
 def tell(site: Served, provider: Provider, **more: str) -> None:
     """Have the project know it."""
-    tell_provider(
+    register_provider(
         site.project,
         APP,
-        providers.Provider(
+        oauth_providers.OAuthProvider(
             f"{provider.url}/authorize",
             f"{provider.url}/token",
             CLIENT_ID,
@@ -264,12 +264,12 @@ async def test_a_refused_token_is_renewed(site: Served, visitor: Visitor, provid
     account = await connected(site, visitor, provider)
     first = site.directory.credentials(account)["oauth_access_token"]
 
-    assert site.directory.refuse_token(account, site.serving.clock.now())
+    assert site.directory.report_unauthorized(account, site.serving.clock.now())
     second = site.directory.credentials(account)["oauth_access_token"]
 
     assert second != first
     assert site.directory.credentials(account)["oauth_access_token"] == second
-    assert not site.directory.refuse_token("apn_unknown", site.serving.clock.now())
+    assert not site.directory.report_unauthorized("apn_unknown", site.serving.clock.now())
 
 
 async def test_two_who_were_refused_the_same_token(site: Served, visitor: Visitor, provider: Provider) -> None:
@@ -278,9 +278,9 @@ async def test_two_who_were_refused_the_same_token(site: Served, visitor: Visito
     since = site.serving.clock.now()
     site.serving.clock.move(1)  # type: ignore[attr-defined]
 
-    assert site.directory.refuse_token(account, since)
+    assert site.directory.report_unauthorized(account, since)
     first = site.directory.credentials(account)["oauth_access_token"]
-    assert site.directory.refuse_token(account, since)
+    assert site.directory.report_unauthorized(account, since)
     second = site.directory.credentials(account)["oauth_access_token"]
 
     assert first == second

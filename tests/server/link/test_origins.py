@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.connect.providers import origin_of
+from pdkernel.connect.oauth_providers import format_origin
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,4 @@ from pdkernel.connect.providers import origin_of
 )
 def test_origins_are_written_as_browsers_do(given: str, origin: str) -> None:
     """A URL may be given where an origin is meant."""
-    assert origin_of(given) == origin
+    assert format_origin(given) == origin

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from pdkernel.clock import FrozenClock
-from pdkernel.server.link.tokens import find_token, make_link
+from pdkernel.clock import ManualClock
+from pdkernel.server.link.tokens import create_link, find_token
 from tests.server.link.conftest import Visitor, make, token_of
 from tests.server.served import Served, served
 
 
-def moved(site: Served) -> FrozenClock:
+def moved(site: Served) -> ManualClock:
     """The clock of the project."""
-    assert isinstance(site.serving.clock, FrozenClock)
+    assert isinstance(site.serving.clock, ManualClock)
     return site.serving.clock
 
 
@@ -67,9 +67,9 @@ async def test_a_token_ends(site: Served) -> None:
     """After its time it is not found any more."""
     made = await make(site, expires_in=60)
 
-    moved(site).move(59)
+    moved(site).advance(59)
     assert find_token(site.serving, made["token"]) is not None
-    moved(site).move(1)
+    moved(site).advance(1)
     assert find_token(site.serving, made["token"]) is None
 
 
@@ -183,7 +183,7 @@ async def test_validate_says_what_is_wrong(site: Served) -> None:
 
     unknown = await site.http.get("/v1/connect/tokens/ctok_0/validate")
     no_app = await site.http.get(url, params={"app_id": "No App!"})
-    moved(site).move(61)
+    moved(site).advance(61)
     late = await site.http.get(url)
 
     assert [answer.status_code for answer in (unknown, no_app, late)] == [200, 200, 200]
@@ -215,10 +215,10 @@ async def test_validate_an_account_to_be_connected_again(site: Served) -> None:
 
 async def test_rate_limit(tmp_path: Path) -> None:
     """Where rate limits are applied, a user gets 100 tokens a minute; others are not concerned."""
-    async with served(tmp_path, rate_limits=True) as site:
+    async with served(tmp_path, applies_rate_limits=True) as site:
         answers = [await site.call("POST", "/tokens", json={"external_user_id": "ada"}) for _ in range(101)]
         other = await site.call("POST", "/tokens", json={"external_user_id": "bob"})
-        moved(site).move(61)
+        moved(site).advance(61)
         later = await site.call("POST", "/tokens", json={"external_user_id": "ada"})
 
     assert [answer.status_code for answer in answers] == [200] * 100 + [429]
@@ -229,7 +229,7 @@ async def test_rate_limit(tmp_path: Path) -> None:
 
 async def test_a_link_for_the_notebook(site: Served) -> None:
     """A link can be had without the API, for one app."""
-    url = make_link(site.serving, external_user_id="ada", environment="production", app="slack").url
+    url = create_link(site.serving, external_user_id="ada", environment="production", app="slack").url
 
     found = find_token(site.serving, token_of(url))
     assert url.endswith("&connectLink=true&app=slack")

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pdkernel.project import Project
-from pdkernel.server.link.webhooks import signing_key
+from pdkernel.server.link.webhooks import get_signing_key
 from tests.oauth_provider import running
 from tests.server.link.conftest import Visitor, make
 from tests.server.served import Served, served
@@ -81,7 +81,7 @@ async def test_signature(site: Served, visitor: Visitor, back_end: BackEnd) -> N
     header, body = back_end.got[0]
     stamp, _, signed = header.partition(",v1=")
     at = stamp.removeprefix("t=")
-    expected = hmac.new(signing_key(site.project).encode(), at.encode() + b"." + body, hashlib.sha256).hexdigest()
+    expected = hmac.new(get_signing_key(site.project).encode(), at.encode() + b"." + body, hashlib.sha256).hexdigest()
     assert signed == expected
     assert int(at) == int(site.serving.clock.now().timestamp())
 
@@ -89,14 +89,14 @@ async def test_signature(site: Served, visitor: Visitor, back_end: BackEnd) -> N
 async def test_the_key_stays(tmp_path: Path) -> None:
     """The key is the project's: the same whenever it is opened."""
     with Project.open(tmp_path / ".pdkernel") as project:
-        first = signing_key(project)
+        first = get_signing_key(project)
     with Project.open(tmp_path / ".pdkernel") as project:
-        assert signing_key(project) == first
+        assert get_signing_key(project) == first
 
 
 async def test_failure(tmp_path: Path, back_end: BackEnd) -> None:
     """A connection that is refused for good is told of with its reason."""
-    async with served(tmp_path, user_cap=0) as site:
+    async with served(tmp_path, max_development_users=0) as site:
         await connect(site, Visitor(site), back_end)
 
     [event] = back_end.events

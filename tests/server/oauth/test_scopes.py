@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.server.oauth.scopes import covers
+from pdkernel.server.oauth.scopes import scope_covers
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ from pdkernel.server.oauth.scopes import covers
 )
 def test_covers(held: list[str], wanted: str, covered: bool) -> None:
     """A star stands for whatever follows; nothing else stands for more than itself."""
-    assert covers(held, wanted) is covered
+    assert scope_covers(held, wanted) is covered

@@ -1,0 +1,78 @@
+"""
+The names of actions: `slack-send-message@0.0.20`, and what follows from them.
+
+Knows the platform's rule that a component's key starts with its app's slug. Knows nothing of where components are.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pdkernel.errors import RequestError
+
+_KEY = re.compile(r"(?:@[\w.-]+/)?[a-z0-9_]+(?:-[a-z0-9_.]+)+\Z")
+_VERSION = re.compile(r"\d+\.\d+\.\d+[\w.+-]*\Z")
+
+
+ACCOUNTLESS_APPS = frozenset(
+    {"ai", "data_stores", "delay", "email", "filter", "formatting", "go", "helper_functions", "http", "node"}
+    | {"bash", "pipedream_utils", "python", "rss", "schedule"}
+)
+"""Apps that the platform lists and that nobody has an account of: an app prop of one needs none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActionReference:
+    """What a step's `uses` says: a key, and a version unless any will do."""
+
+    key: str
+    version: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> ActionReference:
+        """
+        Read `KEY` or `KEY@VERSION`, either with `@WORKSPACE/` before it.
+
+        Raises:
+            RequestError: It is neither.
+        """
+        head, at, version = text.rpartition("@")
+        key = head if at and head else text
+        if not _KEY.match(key) or (at and head and not _VERSION.match(version)):
+            raise RequestError(
+                f"{text!r} is not an action's key.",
+                fix="Write KEY or KEY@VERSION, for example slack-send-message@0.0.20.",
+            )
+        return cls(key, version if at and head else None)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it is a workspace's own component (`@WORKSPACE/KEY`)."""
+        return self.key.startswith("@")
+
+    @property
+    def app(self) -> str:
+        """The slug of the app that the key starts with."""
+        return get_app_slug(self.key)
+
+    def __str__(self) -> str:
+        return f"{self.key}@{self.version}" if self.version else self.key
+
+
+def get_app_slug(key: str) -> str:
+    """`google_sheets` of `google_sheets-add-single-row`."""
+    return key.rpartition("/")[2].partition("-")[0]
+
+
+def suggest_step_name(key: str) -> str:
+    """What the platform's builder calls a step of that action: `send_message` of `slack-send-message`."""
+    words = key.rpartition("/")[2].partition("-")[2]
+    name = re.sub(r"\W+", "_", words, flags=re.ASCII).strip("_") or "step"
+    return f"step_{name}" if name[0].isdigit() else name
+
+
+def version_sort_key(version: str) -> tuple[tuple[int, str], ...]:
+    """A key that sorts versions: numbers by value, `0.10.0` after `0.9.0`."""
+    parts = re.split(r"[.+-]", version)
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)

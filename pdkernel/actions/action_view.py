@@ -1,0 +1,111 @@
+"""
+An action as a person looks it up, and the cell that uses it.
+
+Knows how declarations become words, and a cell's form. Drawing is `render.actions`'.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+from pdkernel.actions.action_reference import ACCOUNTLESS_APPS, suggest_step_name
+from pdkernel.actions.component import Component
+from pdkernel.directive import format_step_line
+from pdkernel.model import AppBinding, Step
+from pdkernel.render.actions import ActionView, PropRow
+from pdkernel.workers import ComponentDescription, PropDeclaration
+
+_MAX_LISTED_CHOICES = 12
+_HIDDEN_PROP_TYPES = frozenset({"alert", "dir"})
+_VALUE_HINTS: Mapping[str, str] = {"data_store": "the name of a data store; none is the project's default store"}
+
+
+def build_action_view(
+    component: Component, description: ComponentDescription | None = None, *, name: str | None = None
+) -> ActionView:
+    """
+    *component* for showing.
+
+    Args:
+        component: The action.
+        description: What it declares, or None where only the list is shown.
+        name: What its step is to be called; by default what the platform's builder calls it.
+    """
+    if description is None:
+        return ActionView(component.uses, component.name, component.description, component.source)
+    shown = [prop for prop in description.props if _is_shown(prop)]
+    return ActionView(
+        uses=component.uses,
+        name=component.name,
+        description=component.description or description.description or "",
+        source=component.source_summary,
+        apps=tuple(dict.fromkeys(app.app for app in description.apps if app.app not in ACCOUNTLESS_APPS)),
+        props=tuple(_row(prop) for prop in shown),
+        cell=build_action_cell(component, description, name=name),
+        note="It has more props once these have values." if description.additional else "",
+    )
+
+
+def build_action_cell(component: Component, description: ComponentDescription, *, name: str | None = None) -> str:
+    """A cell that uses *component*: its required props to be filled in, the others as comments."""
+    apps = tuple(AppBinding(app.app, app.app) for app in description.apps if app.app not in ACCOUNTLESS_APPS)
+    # the directive's form of an app whose prop has another name is the slug alone: the prop is found by the app
+    step = Step(name or suggest_step_name(component.key), "node", uses=component.uses, apps=tuple(dict.fromkeys(apps)))
+    lines = [format_step_line(step)]
+    for prop in description.props:
+        if _is_shown(prop):
+            lines += _prop_lines(prop)
+    return "\n".join(lines) + "\n"
+
+
+def _prop_lines(prop: PropDeclaration) -> list[str]:
+    row = _row(prop)
+    said = ". ".join(part.rstrip(".") for part in (row.label, " ".join(row.description.split())) if part)
+    said = said.replace("{{", "{ {")  # in a cell that would start an expression, even in a comment
+    comment = f"# {row.type_label}: {said}" if said else f"# {row.type_label}"
+    lines = [comment[:200]]
+    if row.choices:
+        lines.append(f"# {row.choices}"[:200])
+    lines.append(f"{prop.name}:" if row.required else f"# {prop.name}: {row.default or ''}".rstrip())
+    return lines
+
+
+def _is_shown(prop: PropDeclaration) -> bool:
+    return prop.type not in _HIDDEN_PROP_TYPES and not prop.type.startswith("$.") and not prop.definition.get("hidden")
+
+
+def _row(prop: PropDeclaration) -> PropRow:
+    given = prop.definition
+    default = given.get("default")
+    return PropRow(
+        name=prop.name,
+        type=prop.type,
+        required=not prop.optional and prop.type != "data_store",
+        label=str(given.get("label") or ""),
+        description=str(given.get("description") or ""),
+        choices=_choices(prop),
+        default=None if default is None else json.dumps(default, ensure_ascii=False),
+    )
+
+
+def _choices(prop: PropDeclaration) -> str:
+    if prop.definition.get("dynamic"):
+        return "Choices are looked up with the external user's account: %pdactions --form STEP"
+    listed = prop.definition.get("options")
+    if isinstance(listed, list) and listed:
+        return f"One of: {_join_first(_choice(each) for each in listed)}"
+    return _VALUE_HINTS.get(prop.type, "")
+
+
+def _choice(option: object) -> str:
+    if isinstance(option, dict):
+        value, label = option.get("value"), option.get("label")
+        return f"{value} ({label})" if label and label != value else str(value)
+    return str(option)
+
+
+def _join_first(words: Iterable[str]) -> str:
+    listed = list(words)
+    more = f" and {len(listed) - _MAX_LISTED_CHOICES} more" if len(listed) > _MAX_LISTED_CHOICES else ""
+    return ", ".join(listed[:_MAX_LISTED_CHOICES]) + more

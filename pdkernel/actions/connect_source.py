@@ -1,0 +1,346 @@
+"""
+Actions that Pipedream runs: a Connect project's API for looking actions up, filling their props and running them.
+
+Knows that API (paths, shapes, how an answer tells a failure). Which project is for `project.login` to know. Written on httpx: the API is small, and a failed run must not be repeated by itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from pdkernel.actions.component import Component, ComponentHeader, build_component
+from pdkernel.errors import ActionNotFoundError, ActionSourceError, ConnectSettingsError
+from pdkernel.model import JSON, AppBinding
+from pdkernel.workers import ComponentDescription, PropDeclaration, PropOption, PropOptionsPage
+
+if TYPE_CHECKING:
+    import httpx
+
+    from pdkernel.project import Login, Project
+
+CONNECT_LIMITATIONS = (
+    "Pipedream runs it: no $.flow, data stores or files of this run, and its own outside calls are not seen here"
+)
+_NO_VALUE = frozenset({"alert", "dir", "$.service.db", "$.interface.http", "$.interface.timer", "$.interface.apphook"})
+_TOKEN_RENEWAL_MARGIN_S = 60
+"""A token is replaced this long before it ends."""
+_MAX_SEARCH_PAGES = 10
+"""Of a search: who finds more than that has to name an app or more words."""
+
+
+def resolve_connect_login(project: Project, environ: Mapping[str, str]) -> Login:
+    """
+    The Connect project that runs actions for *project*: the one it is logged in to, else the one that *environ* names.
+
+    Raises:
+        ConnectSettingsError: Neither; the message names what is missing.
+    """
+    from pdkernel.project.login import PIPEDREAM_API_URL, Login, check_base_url, read_environment, read_setting
+
+    found = project.login.load(environ)
+    if found is not None:
+        return found
+    names = ("CLIENT_ID", "CLIENT_SECRET", "PROJECT_ID")
+    client_id, secret, project_id = (read_setting(environ, name) for name in names)
+    if not (client_id and secret and project_id):
+        missing = [f"PIPEDREAM_{name}" for name in names if not read_setting(environ, name)]
+        raise ConnectSettingsError(
+            f"Actions run at Pipedream Connect in this project, and {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not set in the environment.",
+            fix="Log in: pdkernel login. Or set the id and secret of an OAuth client of your workspace and the project's id, "
+            "or choose another source: pdkernel project set actions builtin",
+        )
+    base_url = check_base_url(read_setting(environ, "BASE_URL") or PIPEDREAM_API_URL)
+    return Login(client_id, secret, project_id, read_environment(environ), base_url)
+
+
+@dataclass(frozen=True)
+class ActionRunResult:
+    """
+    What Pipedream says of a run of an action.
+
+    Attributes:
+        exports: By name.
+        return_value: What it returned.
+        logs: What it printed.
+        error: Name and message of its failure, or None.
+        http_status: Of the HTTP answer.
+    """
+
+    exports: Mapping[str, JSON]
+    return_value: JSON
+    logs: tuple[str, ...]
+    error: tuple[str, str] | None
+    http_status: int
+
+
+class ConnectSource:
+    """
+    The actions of a Connect project. One event loop's.
+
+    Args:
+        login: Which project.
+    """
+
+    name = "connect"
+
+    def __init__(self, login: Login) -> None:
+        self.login = login
+        self._token: tuple[str, float] | None = None
+
+    def __str__(self) -> str:
+        return f"Pipedream Connect ({self.login.project_id})"
+
+    @property
+    def host(self) -> str:
+        """The API's host name."""
+        return urlsplit(self.login.base_url).hostname or ""
+
+    @property
+    def run_url(self) -> str:
+        """Where a run is asked for."""
+        return f"{self.login.base_url}/v1/connect/{self.login.project_id}/actions/run"
+
+    async def fetch_action(self, key: str, version: str | None) -> tuple[Component, ComponentDescription]:
+        """
+        An action and its props.
+
+        Raises:
+            ActionNotFoundError: Pipedream has no such action in that version.
+            ActionSourceError: The API cannot be reached or refuses us.
+        """
+        answer = await self._request("GET", f"actions/{key}", params={"version": version} if version else {})
+        if answer.status_code == 404:
+            raise ActionNotFoundError(f"Pipedream has no action {key}{f' in version {version}' if version else ''}.")
+        data = self._data(answer)
+        return self._component(data), _description(data)
+
+    async def search(self, query: str, app: str | None) -> list[Component]:
+        """Actions that match, from the first pages if there are very many. Raises `ActionSourceError`."""
+        params = {"q": query, "app": app, "limit": "100"}
+        found: list[Component] = []
+        for _ in range(_MAX_SEARCH_PAGES):
+            answer = await self._request(
+                "GET", "actions", params={key: value for key, value in params.items() if value}
+            )
+            told = self._data(answer, bare=True)
+            found += (self._component(each) for each in told["data"])
+            params["after"] = (told.get("page_info") or {}).get("end_cursor")
+            if not told["data"] or not params["after"]:
+                break
+        return found
+
+    async def fetch_newest_account(self, app: str, external_user_id: str, environment: str) -> str | None:
+        """The id of the external user's newest account of *app* in the Connect project, or None."""
+        answer = await self._request(
+            "GET",
+            "accounts",
+            params={"external_user_id": external_user_id, "app": app, "limit": "100"},
+            environment=environment,
+        )
+        accounts: list[dict[str, Any]] = self._data(answer)
+        newest = max(accounts, key=lambda account: str(account.get("created_at") or ""), default=None)
+        return None if newest is None else str(newest["id"])
+
+    async def run_action(
+        self,
+        component: Component,
+        *,
+        props: Mapping[str, JSON],
+        external_user_id: str,
+        environment: str,
+        timeout_s: float,
+        has_dynamic_props: bool = False,
+    ) -> ActionRunResult:
+        """
+        Run an action once; it is never asked for again by itself.
+
+        Args:
+            component: Which.
+            props: Values of its props, accounts as `{"authProvisionId": ID}`.
+            external_user_id: For whom.
+            environment: Of the external user.
+            timeout_s: Seconds that it may take.
+            has_dynamic_props: Whether its props depend on values, so that Pipedream must be asked for them first.
+
+        Raises:
+            ActionSourceError: The API cannot be reached or refuses the call.
+        """
+        body: dict[str, JSON] = {
+            "id": component.key,
+            "version": component.version,
+            "external_user_id": external_user_id,
+            "configured_props": dict(props),
+        }
+        if has_dynamic_props:
+            answer = await self._request(
+                "POST", "actions/props", json=body, environment=environment, timeout_s=timeout_s
+            )
+            dynamic = self._data(answer, bare=True).get("dynamicProps") or {}
+            if dynamic.get("id"):
+                body["dynamic_props_id"] = dynamic["id"]
+        answer = await self._request("POST", "actions/run", json=body, environment=environment, timeout_s=timeout_s)
+        return _answer(self._data(answer, bare=True), answer.status_code)
+
+    async def fetch_options(
+        self,
+        component: Component,
+        prop: str,
+        *,
+        props: Mapping[str, JSON],
+        external_user_id: str,
+        environment: str,
+        page: int = 0,
+        context: JSON = None,
+        query: str | None = None,
+    ) -> PropOptionsPage:
+        """Values of a prop to choose from. Raises `ActionSourceError`."""
+        body: dict[str, JSON] = {
+            "id": component.key,
+            "version": component.version,
+            "external_user_id": external_user_id,
+            "prop_name": prop,
+            "configured_props": dict(props),
+            "page": page,
+            "prev_context": context or {},
+            "query": query,
+        }
+        answer = await self._request("POST", "actions/configure", json=body, environment=environment)
+        data = self._data(answer, bare=True)
+        errors = data.get("errors") or []
+        found = data.get("options") or data.get("stringOptions") or []
+        return PropOptionsPage(
+            tuple(
+                PropOption(str(each.get("label", each.get("value"))), each.get("value"))
+                if isinstance(each, dict)
+                else PropOption(str(each), each)
+                for each in found
+            ),
+            data.get("context"),
+            str(errors[0]) if errors else None,
+        )
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        json: Mapping[str, JSON] | None = None,
+        environment: str | None = None,
+        timeout_s: float = 60.0,
+    ) -> httpx.Response:
+        import httpx  # a notebook that never asks Pipedream does without
+
+        settings = self.login
+        try:
+            async with httpx.AsyncClient(base_url=settings.base_url, timeout=timeout_s) as client:
+                token = await self._access(client)
+                return await client.request(
+                    method,
+                    f"/v1/connect/{settings.project_id}/{path}",
+                    params=params,
+                    json=json,
+                    headers={
+                        "authorization": f"Bearer {token}",
+                        "x-pd-environment": environment or settings.environment,
+                    },
+                )
+        except httpx.HTTPError as fault:
+            raise ActionSourceError(
+                f"Pipedream Connect cannot be reached at {self.host}: {str(fault) or type(fault).__name__}.",
+                fix="Look at the network, then run it again.",
+            ) from None
+
+    async def _access(self, client: httpx.AsyncClient) -> str:
+        if self._token is not None and self._token[1] > time.monotonic():
+            return self._token[0]
+        answer = await client.post(
+            "/v1/oauth/token",
+            json={
+                "grant_type": "client_credentials",
+                "client_id": self.login.client_id,
+                "client_secret": self.login.client_secret,
+            },
+        )
+        if answer.status_code != 200:
+            raise ActionSourceError(
+                f"Pipedream does not accept the OAuth client {self.login.client_id} (HTTP {answer.status_code}).",
+                fix="Log in again: pdkernel login, or look at PIPEDREAM_CLIENT_ID and PIPEDREAM_CLIENT_SECRET.",
+            )
+        data = answer.json()
+        self._token = (
+            str(data["access_token"]),
+            time.monotonic() + float(data.get("expires_in", 3600)) - _TOKEN_RENEWAL_MARGIN_S,
+        )
+        return self._token[0]
+
+    def _data(self, answer: httpx.Response, *, bare: bool = False) -> Any:
+        if answer.status_code >= 400:
+            raise ActionSourceError(
+                f"Pipedream Connect answers {answer.status_code} to {answer.request.method} {answer.request.url.path}: "
+                f"{_get_error_message(answer)}"
+            )
+        try:
+            data = answer.json()
+        except ValueError:
+            raise ActionSourceError("Pipedream Connect did not answer with JSON.") from None
+        return data if bare else data.get("data")
+
+    def _component(self, data: Mapping[str, Any]) -> Component:
+        header = ComponentHeader(
+            str(data["key"]), str(data["version"]), str(data.get("name") or ""), str(data.get("description") or "")
+        )
+        found = build_component(header, source=str(self))
+        return replace(found, limitations=CONNECT_LIMITATIONS)
+
+
+def _get_error_message(answer: httpx.Response) -> str:
+    try:
+        data = answer.json()
+    except ValueError:
+        return answer.text[:300] or answer.reason_phrase
+    said = data.get("error") or data.get("message") or data if isinstance(data, dict) else data
+    return str(said)[:300]
+
+
+def _description(data: Mapping[str, Any]) -> ComponentDescription:
+    apps: list[AppBinding] = []
+    props: list[PropDeclaration] = []
+    declared: Sequence[dict[str, Any]] = data.get("configurable_props") or ()
+    for each in declared:
+        name, kind = str(each["name"]), str(each["type"])
+        if kind == "app":
+            apps.append(AppBinding(name, str(each.get("app") or name)))
+        elif kind not in _NO_VALUE:
+            definition = {**each, "dynamic": True} if each.get("remoteOptions") else dict(each)
+            optional = bool(each.get("optional")) or "default" in each
+            props.append(PropDeclaration(name, kind, optional, cast("dict[str, JSON]", definition)))
+    return ComponentDescription(
+        apps=tuple(apps),
+        props=tuple(props),
+        key=str(data["key"]),
+        name=str(data.get("name") or ""),
+        description=str(data.get("description") or ""),
+        version=str(data["version"]),
+        additional=any(each.get("reloadProps") for each in declared),
+    )
+
+
+def _answer(data: Mapping[str, Any], status: int) -> ActionRunResult:
+    logs: list[str] = []
+    error: tuple[str, str] | None = None
+    for observation in data.get("os") or ():
+        if not isinstance(observation, dict):
+            continue
+        if observation.get("k") == "error":
+            told = observation.get("err") or {}
+            error = error or (str(told.get("name") or "Error"), str(told.get("message") or "The action failed."))
+        else:
+            logs.append(str(observation.get("msg", observation)))
+    exports = data.get("exports") or {}
+    return ActionRunResult(dict(exports), data.get("ret"), tuple(logs), error, status)

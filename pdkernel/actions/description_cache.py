@@ -1,0 +1,72 @@
+"""
+What components were found to declare, kept so that nobody has to load them again to know.
+
+Knows the form on disk. Loading a component is the work of a step's process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pdkernel.model import AppBinding
+from pdkernel.workers import ComponentDescription, ComponentFile, PropDeclaration
+
+
+class DescriptionCache:
+    """
+    Descriptions of components by file.
+
+    Args:
+        folder: Where they are kept; made at the first one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._descriptions: dict[str, ComponentDescription] = {}
+
+    def get(self, file: ComponentFile) -> ComponentDescription | None:
+        """What the component at *file* declares, if that is known of the file as it is now."""
+        name = self._name(file)
+        if name not in self._descriptions:
+            try:
+                self._descriptions[name] = _parse_description(
+                    json.loads((self._folder / name).read_text(encoding="utf-8"))
+                )
+            except (OSError, ValueError, TypeError, KeyError):
+                return None  # not described yet, or by another version of pdkernel
+        return self._descriptions[name]
+
+    def put(self, file: ComponentFile, description: ComponentDescription) -> None:
+        """Keep what it declares. A disk that takes nothing more costs the next process a load, no more."""
+        name = self._name(file)
+        self._descriptions[name] = description
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft = self._folder / f".{name}.draft"
+            draft.write_text(json.dumps(asdict(description)), encoding="utf-8")
+            draft.replace(self._folder / name)
+        except OSError:
+            return
+
+    def _name(self, file: ComponentFile) -> str:
+        """A name that changes with the module, and in a folder that a person edits with every module of the app."""
+        modules = [file.path]
+        if file.origin == "folder":
+            modules = sorted(path for path in file.path.parents[2].rglob("*.mjs") if "node_modules" not in path.parts)
+        marks = [f"{path}:{path.stat().st_mtime_ns}:{path.stat().st_size}" for path in modules if path.exists()]
+        return f"{file.key}-{hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:16]}.json"
+
+
+def _parse_description(data: dict[str, Any]) -> ComponentDescription:
+    return ComponentDescription(
+        **{
+            **data,
+            "apps": tuple(AppBinding(**app) for app in data["apps"]),
+            "props": tuple(PropDeclaration(**prop) for prop in data["props"]),
+            "hooks": tuple(data["hooks"]),
+        }
+    )

@@ -1,0 +1,65 @@
+"""
+Components in a folder with the layout of a components checkout: `components/APP/actions/NAME/NAME.mjs`, and `sources`.
+
+Knows the layout. What a module imports is found from there, as Node.js finds it: installing that is its owner's
+affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pdkernel.actions.component import (
+    Component,
+    build_component,
+    build_component_file,
+    iter_component_modules,
+    parse_header,
+)
+from pdkernel.actions.source_settings import find_components_folder
+
+
+class FolderSource:
+    """
+    One such folder.
+
+    Args:
+        folder: It, or the folder above `components`.
+    """
+
+    name = "folder"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = find_components_folder(folder) or folder
+        self._cache: dict[str, tuple[float, Mapping[str, Component]]] = {}
+
+    def __str__(self) -> str:
+        return f"folder {self._folder}"
+
+    def list_apps(self) -> list[str]:
+        """The apps that it has components of."""
+        kinds = ("actions", "sources")
+        return sorted({path.parent.name for kind in kinds for path in self._folder.glob(f"*/{kind}") if path.is_dir()})
+
+    def load_components(self, app: str) -> Mapping[str, Component]:
+        """The components of *app*, by key."""
+        place = self._folder / app
+        if not place.is_dir():
+            return {}
+        modules = list(iter_component_modules(place))
+        changed = max((path.stat().st_mtime for path in modules), default=0.0)
+        known = self._cache.get(app)
+        if known is not None and known[0] == changed and len(known[1]) <= len(modules):
+            return known[1]
+        found = {}
+        for path in modules:
+            header = parse_header(path.read_text(encoding="utf-8", errors="replace"))
+            if header is not None:
+                found[header.key] = build_component(
+                    header,
+                    source=f"folder {self._folder.name}/{app}",
+                    file=build_component_file(header, path, "folder"),
+                )
+        self._cache[app] = (changed, found)
+        return found

@@ -1,0 +1,160 @@
+"""
+How a step and the component that it uses fit together: whose accounts, which stores, which props are missing.
+
+Knows what a component declares and what a step says. Looks nothing up and runs nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pdkernel.actions.action_reference import ACCOUNTLESS_APPS, get_app_slug
+from pdkernel.actions.component import Component
+from pdkernel.analysis import merge_app_bindings
+from pdkernel.errors import ActionPropsError
+from pdkernel.expression import add_missing_braces
+from pdkernel.model import JSON, AppBinding, Step, StoreBinding
+from pdkernel.workers import ComponentDescription, PropDeclaration
+
+_ACCOUNT = "authProvisionId"
+_STORE = "storeId"
+_VALUELESS_PROP_TYPES = frozenset({"alert", "data_store", "dir", "app"})
+"""Types of props that nobody writes a value for: shown, or filled by the project."""
+
+
+@dataclass(frozen=True)
+class BoundStep:
+    """
+    A step whose directive and component have been put together.
+
+    Attributes:
+        step: With every app and store of the component bound, and the other props as values.
+        warnings: Sentences for people.
+    """
+
+    step: Step
+    warnings: tuple[str, ...] = ()
+
+
+def guess_app_bindings(step: Step, component: Component | None) -> tuple[AppBinding, ...]:
+    """
+    The app props of an action step whose component nobody has loaded: its key starts with its app.
+
+    The prop's own name is not known then; the directive's is kept, and the slug stands for the rest.
+    """
+    app = component.app if component is not None else get_app_slug(step.uses or "")
+    return merge_app_bindings(step.apps, _with_account((AppBinding(app, app),) if app else ()))
+
+
+def resolve_app_bindings(step: Step, description: ComponentDescription) -> tuple[AppBinding, ...]:
+    """The app props of an action step: the directive's and the body's, then the component's as the external user's."""
+    written = tuple(
+        AppBinding(declared.prop, declared.app, str(value[_ACCOUNT]) if value.get(_ACCOUNT) else None)
+        for declared in description.apps
+        if isinstance(value := step.props.get(declared.prop), dict) and _ACCOUNT in value
+    )
+    named = {binding.prop for binding in written}
+    directive = tuple(binding for binding in step.apps if binding.prop not in named)
+    return merge_app_bindings((*directive, *written), _with_account(description.apps))
+
+
+def bind_step(step: Step, component: Component, description: ComponentDescription) -> BoundStep:
+    """
+    Put *step* and what its component declares together.
+
+    Args:
+        step: As it is written.
+        component: What runs.
+        description: What that declares.
+
+    Raises:
+        ActionPropsError: A required prop has no value, or a built-in action does not know one that is given.
+    """
+    apps = resolve_app_bindings(step, description)
+    stores, values = _stores(step, description)
+    values = {name: value for name, value in values.items() if name not in {binding.prop for binding in apps}}
+    values = add_prop_braces(values, description.props)
+    unknown = [] if description.additional else _unknown(values, description)
+    own = component.file is not None and component.file.origin == "builtin"
+    if unknown and own:
+        line, where = step.locate_prop(unknown[0])
+        raise ActionPropsError(
+            f"Step {step.name}{where}: the built-in {component.uses} has no prop {' or '.join(map(repr, unknown))}"
+            + (f", which {component.key} {component.requested_version} may have" if component.requested_version else "")
+            + f".{_format_suggestions(unknown, description)}",
+            fix=f"Its props: {_format_props(description)}.",
+            step=step.name,
+            line=line,
+        )
+    missing = [
+        prop
+        for prop in description.props
+        if not prop.optional
+        and not prop.definition.get("hidden")
+        and prop.type not in _VALUELESS_PROP_TYPES
+        and not prop.type.startswith("$.")
+        and values.get(prop.name) is None
+    ]
+    if missing:
+        line, where = step.locate_prop(missing[0].name)
+        raise ActionPropsError(
+            f"Step {step.name}{where}: {component.uses} needs "
+            + " and ".join(f"{prop.name} ({_format_prop_type(prop)})" for prop in missing)
+            + f", and the cell gives no value.{_format_suggestions(unknown, description)}",
+            fix=f"Write it in the cell's body, one a line: {missing[0].name}: VALUE, or an expression "
+            f"{{{{steps.trigger.event.body...}}}}. All its props: pdkernel actions show {component.uses}",
+            step=step.name,
+            line=line,
+        )
+    warnings = [f"{component.uses} has no prop {name!r}.{_format_suggestions([name], description)}" for name in unknown]
+    return BoundStep(replace(step, apps=apps, stores=stores, props=values), tuple(warnings))
+
+
+def add_prop_braces(values: Mapping[str, JSON], declarations: Sequence[PropDeclaration]) -> dict[str, JSON]:
+    """*values* with braces around those of `any` and `object` props that are JavaScript without them."""
+    types = {prop.name: prop.type for prop in declarations}
+    return {
+        name: add_missing_braces(value) if types.get(name) in {"any", "object"} else value
+        for name, value in values.items()
+    }
+
+
+def _with_account(apps: tuple[AppBinding, ...]) -> tuple[AppBinding, ...]:
+    return tuple(binding for binding in apps if binding.app not in ACCOUNTLESS_APPS)
+
+
+def _stores(step: Step, description: ComponentDescription) -> tuple[tuple[StoreBinding, ...], dict[str, JSON]]:
+    """The stores of the step, each store prop of the component among them, and the values that are not stores."""
+    values = dict(step.props)
+    stores = {store.prop: store for store in step.stores}
+    for prop in description.props:
+        if prop.type != "data_store":
+            continue
+        written = values.pop(prop.name, None)
+        name = written.get(_STORE) if isinstance(written, dict) else written
+        if prop.name not in stores:
+            stores[prop.name] = StoreBinding(prop.name, str(name) if name else None)
+    return tuple(stores.values()), values
+
+
+def _unknown(values: Mapping[str, JSON], description: ComponentDescription) -> list[str]:
+    known = {prop.name for prop in description.props} | {binding.prop for binding in description.apps}
+    return [name for name in values if name not in known]
+
+
+def _format_suggestions(unknown: list[str], description: ComponentDescription) -> str:
+    names = [prop.name for prop in description.props]
+    near = {name: difflib.get_close_matches(name, names, n=1, cutoff=0.6) for name in unknown}
+    sentences = [f" {name!r}: did you mean {found[0]!r}?" for name, found in near.items() if found]
+    return "".join(sentences)
+
+
+def _format_props(description: ComponentDescription) -> str:
+    return ", ".join(f"{prop.name} ({_format_prop_type(prop)})" for prop in description.props)
+
+
+def _format_prop_type(prop: PropDeclaration) -> str:
+    label = prop.definition.get("label")
+    return f"{prop.type}, {label}" if label and str(label).lower() != prop.name.lower() else prop.type

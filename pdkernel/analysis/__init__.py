@@ -1,0 +1,81 @@
+"""
+Static reading of step code: what steps read, declare, import and respond, and the contract of a workflow's events.
+
+Python is read by `ast`, Node.js and `{{ }}` expressions by tree-sitter. No code runs. Literal names count; what only a run
+determines, and the event fields that Bash and Go steps read, are reported as unknown.
+"""
+
+from pdkernel.analysis.abstract_values import FieldPath
+from pdkernel.analysis.app_bindings import find_app_bindings, find_declared_apps, merge_app_bindings
+from pdkernel.analysis.combined_errors import raise_combined, with_message
+from pdkernel.analysis.contract import Contract, Field, FieldReader, ObjectUse, format_path, reader_sort_key
+from pdkernel.analysis.contract_check import ContractViolation, check_event
+from pdkernel.analysis.contract_derivation import derive_contract
+from pdkernel.analysis.contract_examples import build_contract_schema, build_example_body, build_example_event
+from pdkernel.analysis.custom_response import MissingResponse, missing_responses, responds
+from pdkernel.analysis.drift import Drift, detect_drift
+from pdkernel.analysis.event_comparison import EventComparison, compare_event
+from pdkernel.analysis.node_code import PackageImport, package_fault
+from pdkernel.analysis.node_code import find_packages as node_packages
+from pdkernel.analysis.python_requirements import (
+    PythonRequirement,
+    find_python_requirements,
+    find_unreadable_requirements,
+)
+from pdkernel.analysis.source_locations import find_return_line, locate_missing_prop
+from pdkernel.analysis.step_references import STANDARD_VARIABLES, find_step_references, find_workflow_variables
+from pdkernel.analysis.workflow_checks import (
+    check_import_complete,
+    check_packages,
+    check_step_order,
+    check_workflow,
+    find_order_warnings,
+    find_reference_errors,
+    is_synced,
+)
+
+__all__ = [
+    "STANDARD_VARIABLES",
+    "Contract",
+    "ContractViolation",
+    "Drift",
+    "EventComparison",
+    "Field",
+    "FieldPath",
+    "FieldReader",
+    "MissingResponse",
+    "ObjectUse",
+    "PackageImport",
+    "PythonRequirement",
+    "build_contract_schema",
+    "build_example_body",
+    "build_example_event",
+    "check_event",
+    "check_import_complete",
+    "check_packages",
+    "check_step_order",
+    "check_workflow",
+    "compare_event",
+    "derive_contract",
+    "detect_drift",
+    "find_app_bindings",
+    "find_declared_apps",
+    "find_order_warnings",
+    "find_python_requirements",
+    "find_reference_errors",
+    "find_return_line",
+    "find_step_references",
+    "find_unreadable_requirements",
+    "find_workflow_variables",
+    "format_path",
+    "is_synced",
+    "locate_missing_prop",
+    "merge_app_bindings",
+    "missing_responses",
+    "node_packages",
+    "package_fault",
+    "raise_combined",
+    "reader_sort_key",
+    "responds",
+    "with_message",
+]

@@ -1,0 +1,107 @@
+"""
+A contract and an event: what is missing, what is of another type.
+
+Knows JSON. Says nothing of fields that no step reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pdkernel.analysis.abstract_values import LIST_ITEM, FieldPath
+from pdkernel.analysis.contract import Contract, FieldReader, format_path
+from pdkernel.model import JSON
+from pdkernel.shape.inference import get_type_name
+
+
+@dataclass(frozen=True, slots=True)
+class ContractViolation:
+    """
+    What is wrong with an event.
+
+    Attributes:
+        kind: `missing`, or `type`: something else stands there than the steps take it for.
+        segments: Below the event.
+        expected_types: Types that the steps take it for.
+        actual_type: The type that stands there; empty where nothing does.
+        readers: Who reads it, or what is in it.
+    """
+
+    kind: Literal["missing", "type"]
+    segments: FieldPath
+    expected_types: tuple[str, ...]
+    actual_type: str
+    readers: tuple[FieldReader, ...]
+
+    @property
+    def path(self) -> str:
+        """`body.labels[].name`."""
+        return format_path(self.segments)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "kind": self.kind,
+            "path": self.path,
+            "expected": list(self.expected_types),
+            "found": self.actual_type or None,
+            "readers": [reader.to_json() for reader in self.readers],
+        }
+
+
+def check_event(contract: Contract, event: Mapping[str, JSON]) -> tuple[ContractViolation, ...]:
+    """What in *event*, an event's data, the steps will not find; each place once."""
+    found: dict[tuple[str, FieldPath], ContractViolation] = {}
+    for finding in _check_children(contract, (), dict(event)):
+        found.setdefault((finding.kind, finding.segments), finding)
+    return tuple(found.values())
+
+
+def _check_children(contract: Contract, place: FieldPath, value: JSON) -> Iterator[ContractViolation]:
+    for child in contract.child_paths.get(place, ()):
+        expected = contract.expectations[child]
+        key = child[-1]
+        if key == LIST_ITEM and isinstance(value, list):
+            for item in value:
+                yield from _check_value(contract, child, item)
+            if not value and expected.is_required:
+                yield _finding(contract, "missing", child, "")
+        elif isinstance(key, str) and isinstance(value, dict):
+            if key in value:
+                yield from _check_value(contract, child, value[key])
+            elif expected.is_required:
+                yield _finding(contract, "missing", child, "")
+
+
+def _check_value(contract: Contract, place: FieldPath, value: JSON) -> Iterator[ContractViolation]:
+    expected = contract.expectations[place]
+    if value is None:
+        if expected.is_required and expected.types and place[-1] != LIST_ITEM:
+            yield _finding(contract, "type", place, "null")
+        return
+    if expected.types and not any(is_of_type(value, name) for name in expected.types):
+        yield _finding(contract, "type", place, get_type_name(value))
+        return
+    yield from _check_children(contract, place, value)
+
+
+def is_of_type(value: JSON, expected_type: str) -> bool:
+    """Whether *value* is what steps take it for."""
+    kind = get_type_name(value)
+    if expected_type == "numeric":
+        return kind in {"integer", "number"} or (isinstance(value, str) and _is_numeric(value))
+    return kind == expected_type or (expected_type == "number" and kind == "integer")
+
+
+def _is_numeric(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _finding(contract: Contract, kind: Literal["missing", "type"], place: FieldPath, found: str) -> ContractViolation:
+    return ContractViolation(kind, place, contract.expectations[place].types, found, contract.readers_below(place))

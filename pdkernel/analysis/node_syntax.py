@@ -1,0 +1,70 @@
+"""
+Small questions about JavaScript's syntax trees.
+
+Knows tree-sitter's names for nodes. Follows nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tree_sitter import Node
+
+from pdkernel.analysis import node_builtins as words
+from pdkernel.expression import javascript
+
+
+def get_code_children(node: Node) -> list[Node]:
+    """The children of *node* that say something."""
+    return [child for child in node.named_children if child.type != "comment"]
+
+
+def get_field(node: Node, field: str) -> Node | None:
+    """A part of *node* by its name in the grammar."""
+    return node.child_by_field_name(field)
+
+
+def get_source(node: Node | None) -> str:
+    """The source of *node*."""
+    return "" if node is None else javascript.get_source(node)
+
+
+def unwrap(node: Node) -> Node:
+    """*node* without parentheses and `await`."""
+    while node.type in {"parenthesized_expression", "await_expression"} and get_code_children(node):
+        node = get_code_children(node)[0]
+    return node
+
+
+def get_member_object(node: Node) -> Node:
+    """What the member *node* is looked up in."""
+    return get_field(node, "object") or node
+
+
+def infer_default_type(node: Node | None) -> tuple[str, ...]:
+    """What a default tells of the value in whose place it stands; a number may be written as text."""
+    return tuple("numeric" if name == "number" else name for name in infer_literal_type(node))
+
+
+def infer_literal_type(node: Node | None) -> tuple[str, ...]:
+    """What a literal tells of the value that it is compared with or stands in for."""
+    if node is None:
+        return ()
+    kind = unwrap(node).type
+    if kind == "string":
+        return ("string",) if get_source(node) not in words.EMPTY_LITERALS else ()
+    kinds = {
+        "template_string": "string",
+        "number": "number",
+        "true": "boolean",
+        "false": "boolean",
+        "array": "array",
+        "object": "object",
+    }
+    return (kinds[kind],) if kind in kinds else ()
+
+
+def get_arguments(node: Node) -> Sequence[Node]:
+    """The arguments of a call."""
+    given = get_field(node, "arguments")
+    return [] if given is None else [given] if given.type == "template_string" else get_code_children(given)

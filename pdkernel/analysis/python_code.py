@@ -1,0 +1,146 @@
+"""
+Python step code, read through `ast`.
+
+Knows `def handler(pd)`, `pd.steps["NAME"]` and `os.environ`. Code with a syntax error says nothing here:
+running it gives the better message.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Iterator
+
+from pdkernel.analysis.environment_variables import VariableReferences
+
+ENTRY_FUNCTION = "handler"
+ENTRY_POINT_TEMPLATE = 'def handler(pd: "pipedream"):\n    return pd.steps["trigger"]["event"]'
+LEGACY_HELPER_MODULE = "pipedream.script_helpers"
+"""The platform's old helper module, which every Python step has without installing anything."""
+
+
+def parse_source(source: str) -> ast.Module | None:
+    """*source* parsed, or None if it cannot be."""
+    try:
+        with warnings.catch_warnings():
+            # An escape that Python dislikes is told of when the step runs.
+            warnings.simplefilter("ignore")
+            return ast.parse(source.removeprefix("\ufeff"))  # a byte order mark, which a file may have
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def has_entry_point(source: str) -> bool:
+    """Whether *source* binds `handler` at its top level, is of the old kind that needs none, or cannot be read."""
+    tree = parse_source(source)
+    if tree is None or any(ENTRY_FUNCTION in _get_bound_names(node) for node in _top_level(tree.body)):
+        return True
+    return any(isinstance(node, ast.ImportFrom) and node.module == LEGACY_HELPER_MODULE for node in ast.walk(tree))
+
+
+def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements of the module, those in `if`, `try` and `with` too."""
+    for statement in body:
+        yield statement
+        for name in ("body", "orelse", "finalbody"):
+            if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield from _top_level(getattr(statement, name, []))
+        for handler in getattr(statement, "handlers", []):
+            yield from _top_level(handler.body)
+
+
+def _get_bound_names(statement: ast.stmt) -> set[str]:
+    match statement:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return {name}
+        case ast.Assign(targets=targets):
+            return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            return {name}
+        case ast.Import(names=names) | ast.ImportFrom(names=names):
+            return {alias.asname or alias.name for alias in names}
+    return set()
+
+
+def find_step_references(source: str) -> dict[str, int]:
+    """Steps that *source* reads by a literal name, each with the line where it first does."""
+    tree = parse_source(source)
+    if tree is None:
+        return {}
+    nodes = list(ast.walk(tree))
+    pds = {"pd"} | {name for node in nodes for name in _first_parameter(node)}
+    aliases = {name for node in nodes for name in _aliases(node, pds)}
+    lines: dict[str, int] = {}
+    for node in nodes:
+        name = _step_name(node, pds, aliases)
+        if name is not None:
+            line = getattr(node, "lineno", 1)
+            lines[name] = min(line, lines.get(name, line))
+    return lines
+
+
+def _first_parameter(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == ENTRY_FUNCTION:
+        return [parameter.arg for parameter in (*node.args.posonlyargs, *node.args.args)][:1]
+    return []
+
+
+def _aliases(node: ast.AST, pds: set[str]) -> Iterator[str]:
+    """Names for `pd.steps`: `steps = pd.steps`, or the import of the old helper module."""
+    if isinstance(node, ast.Assign) and _is_steps(node.value, pds, set()):
+        yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+    elif isinstance(node, ast.ImportFrom) and node.module == LEGACY_HELPER_MODULE:
+        yield from (alias.asname or alias.name for alias in node.names if alias.name == "steps")
+
+
+def _is_steps(node: ast.expr, pds: set[str], aliases: set[str]) -> bool:
+    if isinstance(node, ast.Attribute):
+        return node.attr == "steps" and isinstance(node.value, ast.Name) and node.value.id in pds
+    return isinstance(node, ast.Name) and node.id in aliases
+
+
+def _step_name(node: ast.AST, pds: set[str], aliases: set[str]) -> str | None:
+    match node:
+        case ast.Subscript(value=value, slice=ast.Constant(value=str(name)), ctx=ast.Load()):
+            return name if _is_steps(value, pds, aliases) else None
+        case ast.Call(func=ast.Attribute(value=value, attr="get"), args=[ast.Constant(value=str(name)), *_]):
+            return name if _is_steps(value, pds, aliases) else None
+    return None
+
+
+def find_variables(source: str) -> VariableReferences:
+    """Environment variables that *source* reads; `os.environ["X"]` needs X, `os.getenv("X")` does not."""
+    tree = parse_source(source)
+    if tree is None:
+        return VariableReferences()
+    required: set[str] = set()
+    optional: set[str] = set()
+    assigned: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Subscript(value=value, slice=ast.Constant(value=str(name)), ctx=context) if _is_environ(value):
+                (required if isinstance(context, ast.Load) else assigned).add(name)
+            case ast.Call(func=func, args=[ast.Constant(value=str(name)), *_]) if _is_lookup(func):
+                optional.add(name)
+            case ast.Call(func=ast.Attribute(value=value, attr="setdefault"), args=[ast.Constant(value=str(name)), *_]):
+                if _is_environ(value):
+                    assigned.add(name)
+            case ast.Compare(left=ast.Constant(value=str(name)), comparators=[right, *_]) if _is_environ(right):
+                assigned.add(name)  # `"X" in os.environ`: the code looks for itself
+    return VariableReferences(frozenset(required - assigned), frozenset(optional))
+
+
+def _is_environ(node: ast.expr) -> bool:
+    match node:
+        case ast.Attribute(value=ast.Name(id="os"), attr="environ") | ast.Name(id="environ"):
+            return True
+    return False
+
+
+def _is_lookup(func: ast.expr) -> bool:
+    match func:
+        case ast.Attribute(value=ast.Name(id="os"), attr="getenv") | ast.Name(id="getenv"):
+            return True
+        case ast.Attribute(value=value, attr="get"):
+            return _is_environ(value)
+    return False

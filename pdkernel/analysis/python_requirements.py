@@ -1,0 +1,182 @@
+"""
+What Python steps need installed: the packages that their code imports and those that its comments add.
+
+Knows imports, `# pipedream add-package` and which names are the standard library's. Knows nothing of registries or of what
+is installed; a name may turn out to be nobody's.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pdkernel.analysis.python_code import LEGACY_HELPER_MODULE, parse_source
+from pdkernel.analysis.python_distributions import NAMESPACE_PACKAGES, REMOVED_STDLIB_MODULES, resolve_distribution
+
+_COMMENT = re.compile(r"^[ \t]*#[ \t]*pipedream[ \t]+add-package\b[ \t]*(.*)$", re.MULTILINE)
+_IGNORED_WORDS = frozenset({"pip", "pip3", "install", "add", "python", "python3", "and"})
+_TAKES_A_FILE = frozenset({"-r", "--requirement", "-c", "--constraint", "-e", "--editable"})
+"""Options of pip; what follows one is not a package."""
+
+_FILE = re.compile(r"\.(?:whl|egg|zip|tar|tgz|tbz|txz|tlz|tar\.\w+)$", re.IGNORECASE)
+"""The end of a name that pip takes for a file, if there is one."""
+_OPERATOR_SPACES = re.compile(r"\s*(===|==|~=|!=|<=|>=|<|>|,(?=\s*[=~!<>]))\s*")
+_SEPARATOR = re.compile(r"\s+|,(?![=~!<>])\s*")
+_IMPORT_GUARD_ERRORS = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PythonRequirement:
+    """
+    One thing to be installed.
+
+    Attributes:
+        specifier: As a requirement: `PyYAML`, `requests[socks]==2.31.0`.
+        module: The import that it is for; empty if a comment asks for it. What a comment adds may provide the
+            module too, and then nothing is installed for the import.
+        is_optional: The code does without it: its import is guarded.
+        line: Of the source, where it is first asked for; not part of what is asked for.
+    """
+
+    specifier: str
+    module: str = ""
+    is_optional: bool = False
+    line: int = field(default=1, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The distribution's name as registries compare names: lower case, `-` for `_` and `.`."""
+        return normalize_name(re.split(r"[\[=~!<>]", self.specifier, maxsplit=1)[0])
+
+    @property
+    def version(self) -> str:
+        """Which versions may be taken, as written (`==2.31.0`); empty for any."""
+        return self.specifier[re.match(r"[^=~!<>]*", self.specifier).end() :]  # type: ignore[union-attr]  # it always matches
+
+    def __str__(self) -> str:
+        return f"{self.specifier} for {self.module}" if self.module else self.specifier
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableRequirement:
+    """Words after `# pipedream add-package` that name no package."""
+
+    words: str
+    line: int
+
+
+def normalize_name(name: str) -> str:
+    """*name* of a distribution as registries compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def find_python_requirements(source: str) -> tuple[PythonRequirement, ...]:
+    """What *source* needs installed, comments first, each distribution once. Empty for most steps."""
+    found: dict[str, PythonRequirement] = {}
+    if "add-package" in source:
+        for asked in _find_comment_requirements(source):
+            if isinstance(asked, PythonRequirement):
+                found.setdefault(asked.name, asked)
+    if "import" in source:
+        for requirement in _find_import_requirements(source):
+            known = found.get(requirement.name)
+            if known is None or (known.is_optional and not requirement.is_optional):
+                found[requirement.name] = requirement
+    return tuple(found.values())
+
+
+def find_unreadable_requirements(source: str) -> tuple[UnreadableRequirement, ...]:
+    """The comments of *source* that ask for a package and name none."""
+    if "add-package" not in source:
+        return ()
+    return tuple(asked for asked in _find_comment_requirements(source) if isinstance(asked, UnreadableRequirement))
+
+
+def _find_comment_requirements(source: str) -> Iterator[PythonRequirement | UnreadableRequirement]:
+    for match in _COMMENT.finditer(source):
+        line = source.count("\n", 0, match.start()) + 1
+        words = match[1].split("#")[0].replace('"', " ").replace("'", " ").strip()
+        joined = _OPERATOR_SPACES.sub(r"\1", words)  # `requests == 2.31` is one requirement
+        wanted = [
+            word
+            for word in _SEPARATOR.split(joined)
+            if word and word.lower() not in _IGNORED_WORDS and not word.startswith("-")
+        ]
+        if not wanted or not all(map(_is_package, wanted)) or not _TAKES_A_FILE.isdisjoint(words.split()):
+            yield UnreadableRequirement(_mask_urls(words), line)
+            continue
+        for word in wanted:
+            yield PythonRequirement(word, line=line)
+
+
+def _is_package(word: str) -> bool:
+    """Whether *word* is a name with versions, and nothing that pip would look for elsewhere than in a registry."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        requirement = Requirement(word)
+    except InvalidRequirement:
+        return False
+    is_name = requirement.url is None and requirement.marker is None and word[0].isalnum()
+    return is_name and not _FILE.search(requirement.name)
+
+
+def _mask_urls(words: str) -> str:
+    shown = re.sub(r"://\S*", "://...", words)[:100]  # a URL may hold a password
+    return "".join(character if character.isprintable() else "?" for character in shown)
+
+
+def _find_import_requirements(source: str) -> Iterator[PythonRequirement]:
+    for module, optional, line in _imports(source):
+        top = module.partition(".")[0]
+        if top in sys.stdlib_module_names or top in REMOVED_STDLIB_MODULES or module in NAMESPACE_PACKAGES:
+            continue
+        if module == LEGACY_HELPER_MODULE or module.startswith(LEGACY_HELPER_MODULE + "."):
+            continue
+        distribution, provided = resolve_distribution(module)
+        yield PythonRequirement(distribution, provided, optional, line)
+
+
+def _imports(source: str) -> Iterator[tuple[str, bool, int]]:
+    """Modules that *source* imports, dotted, whether it does without, and the line."""
+    tree = parse_source(source)
+    if tree is not None:
+        yield from _imports_of(tree, optional=False)
+
+
+def _imports_of(node: ast.AST, *, optional: bool) -> Iterator[tuple[str, bool, int]]:
+    match node:
+        case ast.Import(names=names):
+            for alias in names:
+                yield alias.name, optional, node.lineno
+        case ast.ImportFrom(module=str(module), names=names, level=0):
+            if module in NAMESPACE_PACKAGES or module == "pipedream":
+                for alias in names:
+                    yield f"{module}.{alias.name}", optional, node.lineno
+            else:
+                yield module, optional, node.lineno
+        case ast.If(test=test) if _is_type_checking(test):
+            for child in node.orelse:
+                yield from _imports_of(child, optional=optional)
+        case ast.Try() if any(_is_import_guard(handler) for handler in node.handlers):
+            for child in node.body:
+                yield from _imports_of(child, optional=True)
+            rest: list[ast.AST] = [*node.handlers, *node.orelse, *node.finalbody]
+            for other in rest:
+                yield from _imports_of(other, optional=optional)
+        case _:
+            for inside in ast.iter_child_nodes(node):
+                yield from _imports_of(inside, optional=optional)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name | ast.Attribute) and "TYPE_CHECKING" in ast.dump(test)
+
+
+def _is_import_guard(handler: ast.ExceptHandler) -> bool:
+    if handler.type is None:
+        return True
+    return any(isinstance(node, ast.Name) and node.id in _IMPORT_GUARD_ERRORS for node in ast.walk(handler.type))

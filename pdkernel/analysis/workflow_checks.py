@@ -1,0 +1,206 @@
+"""
+What is wrong with a workflow before any step has run.
+
+Knows the order of steps and that code needs an entry point. All problems are told at once. A workflow
+that the platform synced is taken as it is: what is stale in it is a warning, since it ran there like that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from pdkernel.analysis import go_code, node_code, python_code
+from pdkernel.analysis.combined_errors import raise_combined
+from pdkernel.analysis.python_requirements import find_unreadable_requirements
+from pdkernel.analysis.step_references import find_step_references
+from pdkernel.errors import (
+    DefinitionError,
+    EntryPointError,
+    ExpressionError,
+    PackageNameError,
+    StepOrderError,
+    UnknownStepError,
+    UnsupportedError,
+)
+from pdkernel.model import RESERVED_STEP_NAMES, Step, Workflow
+
+
+def check_workflow(workflow: Workflow, *, to_run: bool = True) -> None:
+    """
+    Refuse a workflow that cannot run: order of steps, entry points, expressions.
+
+    Args:
+        workflow: What to look at.
+        to_run: False is for an export: what the platform synced is taken as it is, whatever code and expressions it has.
+
+    Raises:
+        DefinitionError: One problem, in its own class; of several the first one's class, with all in its message.
+    """
+    lenient = not to_run and is_synced(workflow)
+    problems: list[DefinitionError] = []
+    for step in _enabled(workflow):
+        problems += [] if lenient else _entry_point_problems(step)
+        problems += _order_problems(workflow, step, lenient=lenient)
+    raise_combined(problems)
+
+
+def check_import_complete(workflow: Workflow) -> None:
+    """
+    Refuse to run a workflow of which an import could not take everything.
+
+    Raises:
+        EntryPointError: The code of an enabled step was not there.
+        UnsupportedError: It has entries that are no steps known here.
+    """
+    problems: list[DefinitionError] = [
+        EntryPointError(
+            f"Step {step.name}{_where(step, None)} has no code: its entry file was missing where it was imported from.",
+            fix="Write the code into its cell, or disable the step.",
+            step=step.name,
+            line=step.line_offset + 1,
+        )
+        for step in _enabled(workflow)
+        if step.is_code_missing
+    ]
+    problems += [
+        UnsupportedError(
+            f"{kept.name} {kept.unsupported_reason}.",
+            fix="It is kept for export; take it out to run the steps around it.",
+        )
+        for kept in workflow.unsupported_entries
+    ]
+    raise_combined(problems)
+
+
+def check_packages(workflow: Workflow) -> None:
+    """
+    Refuse a workflow whose steps ask for a package by a path, a URL, a file, or another text that names none.
+
+    Raises:
+        PackageNameError: Names the step and the line.
+    """
+    raise_combined([problem for step in _enabled(workflow) if not step.uses for problem in _package_problems(step)])
+
+
+def check_step_order(workflow: Workflow) -> None:
+    """
+    Refuse a workflow in which a step reads itself, a step below it, or one that there is not.
+
+    Raises:
+        StepOrderError: It reads itself or a step below.
+        UnknownStepError: It reads a step that there is not.
+        ExpressionError: A prop's expression cannot be read.
+    """
+    raise_combined([problem for step in _enabled(workflow) for problem in _order_problems(workflow, step)])
+
+
+def find_reference_errors(workflow: Workflow) -> tuple[DefinitionError, ...]:
+    """Every reference of an enabled step to one that is not there or comes later, of a synced workflow too."""
+    problems: list[DefinitionError] = []
+    for step in _enabled(workflow):
+        try:
+            problems += _iter_reference_errors(workflow, step)
+        except ExpressionError as error:
+            problems.append(error)
+    return tuple(problems)
+
+
+def find_order_warnings(workflow: Workflow) -> tuple[str, ...]:
+    """For a synced workflow, a sentence for each step that reads what is not there yet."""
+    if not is_synced(workflow):
+        return ()
+    # parity[references]: the platform does not check references when it syncs; real workflows have stale ones.
+    return tuple(fault.message for step in _enabled(workflow) for fault in _iter_reference_errors(workflow, step))
+
+
+def is_synced(workflow: Workflow) -> bool:
+    """Whether the workflow was read from a synced folder."""
+    return "schema" in workflow.extra
+
+
+def _enabled(workflow: Workflow) -> Iterator[Step]:
+    return (step for step in workflow.steps if not step.disabled)
+
+
+def _order_problems(workflow: Workflow, step: Step, *, lenient: bool = False) -> list[DefinitionError]:
+    try:
+        misplaced = list(_iter_reference_errors(workflow, step))
+    except ExpressionError as error:
+        return [] if lenient else [error]
+    return [] if is_synced(workflow) else misplaced
+
+
+def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[DefinitionError]:
+    above = {other.name for other in workflow.steps_before(step.name)} | RESERVED_STEP_NAMES
+    known = {other.name for other in workflow.steps}
+    for name, line in find_step_references(step).items():
+        if name in above:
+            continue
+        where = _where(step, line)
+        if name == step.name:
+            yield StepOrderError(
+                f"Step {step.name}{where} reads steps.{name}: its own exports, which are not there before it ends.",
+                fix="Read a step above it.",
+                step=step.name,
+                line=line,
+            )
+        elif name in known:
+            yield StepOrderError(
+                f"Step {step.name}{where} reads steps.{name}, which stands below it and has not run by then.",
+                fix=f"Move {name} above {step.name}.",
+                step=step.name,
+                line=line,
+            )
+        else:
+            yield UnknownStepError(
+                f"Step {step.name}{where} reads steps.{name}, and the workflow has no such step.",
+                fix=f"Steps above it: {', '.join(sorted(above - RESERVED_STEP_NAMES)) or 'none'}.",
+                step=step.name,
+                line=line,
+            )
+
+
+def _package_problems(step: Step) -> Iterator[PackageNameError]:
+    faults: Iterable[tuple[str, int]] = ()
+    fix = ""
+    if step.language == "node":
+        faults = ((f"cannot import its package: {why}", line) for why, line in node_code.import_faults(step.source))
+        fix = 'Write import x from "NAME", "NAME@1.2.3", "NAME@^1" or "@SCOPE/NAME".'
+    elif step.language == "python":
+        faults = (
+            (f"has `# pipedream add-package {asked.words}`, which does not name a package", asked.line)
+            for asked in find_unreadable_requirements(step.source)
+        )
+        fix = "Write # pipedream add-package NAME or NAME==VERSION."
+    for why, line in faults:
+        yield PackageNameError(
+            f"Step {step.name}{_where(step, line + step.line_offset)} {why}.",
+            fix=fix,
+            step=step.name,
+            line=line + step.line_offset,
+        )
+
+
+def _where(step: Step, line: int | None) -> str:
+    parts = [f"cell {step.cell_index + 1}"] if step.cell_index is not None else []
+    parts += [f"line {line}"] if line is not None else []
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _entry_point_problems(step: Step) -> Iterator[EntryPointError]:
+    if step.uses or step.is_code_missing:  # the engine refuses the latter; a definition of it is whole without the file
+        return
+    if step.language == "python" and not python_code.has_entry_point(step.source):
+        what, template = "no `def handler(pd)` at its top level", python_code.ENTRY_POINT_TEMPLATE
+    elif step.language == "node" and not node_code.has_entry_point(step.source):
+        what, template = "no default export", node_code.ENTRY_POINT_TEMPLATE
+    elif step.language == "go" and not go_code.has_entry_point(step.source):
+        what, template = "no `func main()` in a `package main`", go_code.ENTRY_POINT_TEMPLATE
+    else:
+        return
+    yield EntryPointError(
+        f"Step {step.name}{_where(step, None)} has {what}: there is nothing to call.",
+        fix=f"Write\n{template}",
+        step=step.name,
+        line=step.line_offset + 1,
+    )

@@ -1,0 +1,234 @@
+"""
+`pdkernel users` and `pdkernel accounts`: who workflows run for.
+
+Knows how a credential is taken without standing on a command line. Storing it is the project's work.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pdkernel.cli.app import CliContext, command, env_option, json_option, pdkernel, print_json
+
+if TYPE_CHECKING:
+    from pdkernel.identity import Account, ExternalUser
+
+
+@pdkernel.group()
+def users() -> None:
+    """External users of the project."""
+
+
+@pdkernel.group()
+def accounts() -> None:
+    """Connected accounts: the external users' and your own."""
+
+
+@command(users, name="list")
+@env_option("--environment", metavar="ENV", help="development or production; both without it.")
+@json_option
+def list_users(state: CliContext, environment: str | None, as_json: bool) -> int:
+    """List external users."""
+    from pdkernel.identity import ENVIRONMENTS, parse_environment
+
+    directory = state.open_directory()
+    environments = [parse_environment(environment)] if environment else list(ENVIRONMENTS)
+    found = [(user, directory.accounts(external_user_id=user.external_id, environment=user.environment, own=False))
+             for each in environments for user in directory.users(each)]  # fmt: skip
+    if as_json:
+        print_json([{**encode_user(user), "accounts": len(theirs)} for user, theirs in found])
+    elif found:
+        for user, theirs in found:
+            apps = ", ".join(sorted({account.app for account in theirs})) or "no accounts"
+            click.echo(f"{user.external_id}  {user.environment}  {apps}")
+    else:
+        click.echo("No external users yet. The first connected account makes one:")
+        click.echo("  pdkernel accounts add --external-user ID --app APP --credential KEY")
+    return 0
+
+
+@command(users, name="delete")
+@click.argument("external_user_id", metavar="ID")
+@env_option("--environment", metavar="ENV", help="development (default) or production.")
+@json_option
+def delete_user(state: CliContext, external_user_id: str, environment: str | None, as_json: bool) -> int:
+    """Delete an external user and their accounts."""
+    from pdkernel.errors import RequestError
+    from pdkernel.identity import parse_environment
+
+    where = parse_environment(environment)
+    if not state.open_directory().delete_user(external_user_id, where):
+        raise RequestError(
+            f"There is no external user {external_user_id!r} in {where}.", fix="See: pdkernel users list"
+        )
+    if as_json:
+        print_json({"external_user_id": external_user_id, "environment": where, "deleted": True})
+    else:
+        click.echo(f"Deleted {external_user_id} and their accounts in {where}.")
+    return 0
+
+
+@command(accounts, name="list")
+@env_option("--external-user", metavar="ID", help="Only this external user's.")
+@env_option("--environment", metavar="ENV", help="Only those of development or production.")
+@env_option("--app", metavar="SLUG", help="Only accounts of this app.")
+@click.option("--own", is_flag=True, help="Only your own.")
+@json_option
+def list_accounts(state: CliContext, external_user: str | None, environment: str | None, app: str | None, own: bool, as_json: bool) -> int:  # fmt: skip
+    """List accounts, newest first; never their credentials."""
+    from pdkernel.identity import parse_environment
+
+    found = state.open_directory().accounts(
+        external_user_id=external_user,
+        environment=parse_environment(environment) if environment else None,
+        app=app,
+        own=True if own else None,
+    )
+    if as_json:
+        print_json([encode_account(account) for account in found])
+    else:
+        for account in found:
+            click.echo(format_account(account))
+        if not found:
+            click.echo("No accounts.")
+    return 0
+
+
+@command(accounts, name="show")
+@click.argument("account_id", metavar="ID")
+@json_option
+def show_account(state: CliContext, account_id: str, as_json: bool) -> int:
+    """Show an account; never its credentials."""
+    account = _require(state, account_id)
+    if as_json:
+        print_json(encode_account(account))
+    else:
+        click.echo(format_account(account))
+        click.echo(f"  credentials: {', '.join(account.credential_fields)} (values are never shown)")
+    return 0
+
+
+@command(accounts, name="remove")
+@click.argument("account_id", metavar="ID")
+@json_option
+def remove_account(state: CliContext, account_id: str, as_json: bool) -> int:
+    """Remove an account and its credentials."""
+    account = _require(state, account_id)
+    state.open_directory().remove_account(account_id)
+    if as_json:
+        print_json(encode_account(account))
+    else:
+        click.echo(f"Removed {format_account(account)}")
+    return 0
+
+
+@command(accounts, name="add")
+@env_option("--external-user", metavar="ID", help="Whose account it is.")
+@click.option("--own", is_flag=True, help="It is an account of your own.")
+@env_option("--app", metavar="SLUG", required=True, help="The app, such as slack.")
+@env_option("--environment", metavar="ENV", help="development (default) or production.")
+@env_option("--id", "account_id", metavar="apn_...", help="Its id; made up without it.")
+@env_option("--name", metavar="NAME", help="A name for people.")
+@click.option(
+    "--credential", "credentials", metavar="KEY[=VALUE|=@FILE|=-]", multiple=True, required=True,
+    help="A credential: a bare KEY prompts, @FILE reads a file, - reads standard input.",
+)  # fmt: skip
+@json_option
+def add_account(
+    state: CliContext,
+    external_user: str | None,
+    own: bool,
+    app: str,
+    environment: str | None,
+    account_id: str | None,
+    name: str | None,
+    credentials: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Connect an account; the external user exists from their first account on."""
+    from pdkernel.errors import RequestError
+    from pdkernel.identity import check_external_user_id, parse_environment
+
+    if own == (external_user is not None):
+        raise RequestError("Say whose account it is: --external-user ID, or --own.")
+    where = parse_environment(environment)
+    if external_user is not None:
+        check_external_user_id(external_user)
+    values = dict(_credential(text) for text in credentials)
+    account = state.open_directory().add_account(
+        app=app, credentials=values, external_user_id=external_user, environment=where, account_id=account_id, name=name
+    )
+    if as_json:
+        print_json(encode_account(account))
+    else:
+        click.echo(f"Connected {format_account(account)}")
+    return 0
+
+
+def _credential(text: str) -> tuple[str, str]:
+    from pdkernel.errors import RequestError
+
+    key, separator, value = text.partition("=")
+    if not key:
+        raise RequestError("A credential has a name.", fix="Write --credential KEY, and the value is asked for.")
+    if not separator:
+        value = click.prompt(key, hide_input=True) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    elif value == "-":
+        value = sys.stdin.read().rstrip("\n")
+    elif value.startswith("@"):
+        try:
+            value = Path(value[1:]).read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError) as fault:
+            why = getattr(fault, "strerror", None) or "it is not UTF-8 text"
+            raise RequestError(f"The credential {key} cannot be read from {value[1:]}: {why}.") from None
+    if not value:
+        raise RequestError(f"The credential {key} is empty.")
+    return key, value
+
+
+def _require(state: CliContext, account_id: str) -> Account:
+    from pdkernel.errors import RequestError
+
+    account = state.open_directory().find_account(account_id)
+    if account is None:
+        raise RequestError(f"There is no account {account_id!r}.", fix="See: pdkernel accounts list")
+    return account
+
+
+def encode_user(user: ExternalUser) -> dict[str, Any]:
+    """An external user as JSON."""
+    from pdkernel.clock import format_iso
+
+    return {
+        "external_user_id": user.external_id,
+        "environment": user.environment,
+        "created_at": format_iso(user.created_at),
+    }
+
+
+def encode_account(account: Account) -> dict[str, Any]:
+    """An account as JSON, without credentials."""
+    from pdkernel.clock import format_iso
+
+    return {
+        "id": account.id,
+        "app": account.app,
+        "name": account.name,
+        "owner": account.owner,
+        "external_user_id": account.external_user_id,
+        "environment": account.environment,
+        "created_at": format_iso(account.created_at),
+        "healthy": account.healthy,
+        "fields": list(account.credential_fields),
+    }
+
+
+def format_account(account: Account) -> str:
+    """An account in one line."""
+    whose = "your own" if account.external_user_id is None else f"{account.external_user_id} in {account.environment}"
+    broken = "" if account.healthy else "  does not work any more: connect it again"
+    return f"{account.id}  {account.app}  {whose}  {account.name}".rstrip() + broken

@@ -1,0 +1,208 @@
+"""
+`pdkernel new`, `demo`, `doctor`, `lab`: how a person begins, and what is missing when something does not run.
+
+Knows the templates that the package ships. Never overwrites a file.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pdkernel.cli.app import CliContext, command, env_option, json_option, print_json
+from pdkernel.cli.new import resolve_test_path, write_notebook_template, write_starter_test
+from pdkernel.errors import PdkernelError
+from pdkernel.version import VERSION
+
+if TYPE_CHECKING:
+    from pdkernel.readiness import DoctorReport
+
+
+@command(name="new")
+@click.argument("name")
+def new(_: CliContext, name: str) -> int:
+    """Make NAME.ipynb, a workflow to start from, an event for it, and a test of it."""
+    from pdkernel.errors import RequestError
+
+    path = Path(name if name.endswith(".ipynb") else f"{name}.ipynb")
+    for file in (path, resolve_test_path(path)):
+        if file.exists():
+            raise RequestError(f"{file} exists already; nothing was changed.", fix="Choose another name.")
+    notebook, event = write_notebook_template(path, template="new.ipynb", use_file_name=True)
+    test = write_starter_test(path)
+    for each in (notebook, event, test):
+        click.echo(f"Made {each}")
+    click.echo(f"Run it:  pdkernel run {path} --event {event}")
+    click.echo(f"Test it: pytest {test}")
+    click.echo("Open it: pdkernel lab " + str(path))
+    return 0
+
+
+@command(name="demo")
+@env_option("--keep", metavar="FOLDER", help="Work in this new folder and keep it; default: a temporary one.")
+def demo(_: CliContext, keep: str | None) -> int:
+    """Do the whole job in the terminal: pick a user, send an event, look at it, edit a step, export."""
+    from pdkernel.cli.demo import run_demo
+
+    return run_demo(Path(keep) if keep else None)
+
+
+@command(name="lab", context_settings={"ignore_unknown_options": True})
+@click.argument("notebook", required=False, type=click.Path(path_type=Path))
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def lab(state: CliContext, notebook: Path | None, options: tuple[str, ...]) -> int:
+    """Open JupyterLab on NOTEBOOK with the workflow kernel; further options go to JupyterLab."""
+    from pdkernel.cli.lab import run_lab
+    from pdkernel.errors import RequestError
+    from pdkernel.project import find_project
+
+    if notebook is not None and not notebook.is_file():
+        raise RequestError(f"There is no notebook {notebook}.", fix=f"Make one: pdkernel new {notebook.stem}")
+    # kernels work in their notebook's folder: without this they would look for, or make, a project there
+    folder = Path(state.project_folder).resolve() if state.project_folder else find_project(Path.cwd()).parent
+    os.environ.setdefault("PDKERNEL_PROJECT", str(folder))
+    if state.database_url:
+        os.environ.setdefault("PDKERNEL_DATABASE", state.database_url)
+    return run_lab(list(options), notebook.parent if notebook else Path.cwd(), notebook)
+
+
+@command(name="doctor")
+@click.argument("source", required=False, type=click.Path(path_type=Path))
+@env_option("--environment", metavar="ENV", help="development (default) or production.")
+@env_option(
+    "--external-user", metavar="ID", help="Look at this external user only, and say how their accounts are looked up."
+)
+@click.option("--matrix", is_flag=True, help="Say for each external user and step of SOURCE whether it could run.")
+@json_option
+def doctor(
+    state: CliContext,
+    source: Path | None,
+    environment: str | None,
+    external_user: str | None,
+    matrix: bool,
+    as_json: bool,
+) -> int:
+    """
+    Say what this machine and this project have, and what SOURCE still needs, with the command for each.
+
+    SOURCE may be a folder of workflows: each of them is looked at.
+    """
+    from pdkernel.source import find_sources
+
+    project = state.open_project()
+    machine = _machine(project.folder)
+    places = find_sources(source) if source else ()
+    look = partial(_check_source, state, environment=environment, external_user=external_user, matrix=matrix)
+    several = {place: _check_or_error(look, place) for place in places} if len(places) > 1 else {}
+    found = look(source) if source and not several else None
+    if as_json:
+        print_json(
+            {
+                "machine": machine,
+                "project": {"project_id": project.project_id, "folder": str(project.folder), "plan": project.plan},
+                "source": str(source) if source else None,
+                **(found.to_json() if found else {"ready": all(map(_is_ready, several.values())), "missing": []}),
+                **(
+                    {"workflows": [{"source": str(place), **_as_json(each)} for place, each in several.items()]}
+                    if several
+                    else {}
+                ),
+            }
+        )
+        return 0
+    for key, value in machine.items():
+        click.echo(f"{key}: {value}")
+    click.echo(f"project: {project.project_id} in {project.folder} (plan {project.plan})")
+    if found is not None:
+        click.echo(found.format_text(str(source)), nl=False)
+    for place, each in several.items():
+        click.echo(
+            f"\n{place} cannot be read: {each}"
+            if isinstance(each, PdkernelError)
+            else f"\n{each.format_text(str(place))}".rstrip()
+        )
+    return 0
+
+
+def _check_or_error(look: Callable[[Path], DoctorReport], source: Path) -> DoctorReport | PdkernelError:
+    """What is found at one of several places; one that cannot be read does not keep the others from being looked at."""
+    try:
+        return look(source)
+    except PdkernelError as error:
+        return error
+
+
+def _is_ready(found: DoctorReport | PdkernelError) -> bool:
+    return not isinstance(found, PdkernelError) and not found.missing_requirements
+
+
+def _as_json(found: DoctorReport | PdkernelError) -> dict[str, Any]:
+    if isinstance(found, PdkernelError):
+        return {"ready": False, "missing": [], "error": {"code": found.code, "message": str(found)}}
+    return found.to_json()
+
+
+def _machine(project: Path) -> dict[str, Any]:
+    from pdkernel.errors import InterpreterMissingError
+    from pdkernel.workers import describe_step_tmp, find_go, find_node
+
+    def found(find: Callable[[], object]) -> str:
+        try:
+            return str(find())
+        except InterpreterMissingError as fault:
+            return str(fault).replace("\n", " ")
+
+    import shutil
+
+    from pdkernel.egress import GUARDS, available_guard
+
+    return {
+        "pdkernel": VERSION,
+        "python": platform.python_version(),
+        "node": found(find_node),
+        "go": found(lambda: find_go().command),
+        "bash": shutil.which("bash") or "not found",
+        "kernel": "installed" if _kernel_installed() else "not installed: pip install --force-reinstall pdkernel",
+        "chromium": shutil.which("chromium")
+        or shutil.which("google-chrome")
+        or "not found (only our own tests need it)",
+        "outside_calls": GUARDS[available_guard()],
+        "tmp": describe_step_tmp(project),
+    }
+
+
+def _kernel_installed() -> bool:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    return "pdkernel" in KernelSpecManager().find_kernel_specs()
+
+
+def _check_source(
+    state: CliContext, source: Path, *, environment: str | None, external_user: str | None, matrix: bool
+) -> DoctorReport:
+    from pdkernel.actions import Catalog
+    from pdkernel.identity import check_external_user_id, parse_environment
+    from pdkernel.readiness import DoctorReport
+    from pdkernel.source import load_source
+    from pdkernel.variables import load_variables
+
+    opened = load_source(source, unanswered="keep")
+    return DoctorReport.collect(
+        opened.workflow,
+        directory=state.open_directory(),
+        catalog=Catalog.for_project(state.open_project(), environ=os.environ).with_source(
+            opened.sidecar.actions if opened.sidecar else None, base=opened.folder.resolve()
+        ),
+        variables=load_variables(state.open_project(), opened.folder.resolve()),
+        environment=parse_environment(environment),
+        external_user_id=check_external_user_id(external_user) if external_user is not None else None,
+        test_users=opened.sidecar.test_users if opened.sidecar else (),
+        include_matrix=matrix,
+        sidecar=opened.sidecar,
+    )

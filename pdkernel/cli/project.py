@@ -1,0 +1,158 @@
+"""
+`pdkernel env` and `pdkernel project`: variables and settings of the project.
+
+Knows that a value is never on a command line and never printed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from pdkernel.cli.app import CliContext, command, json_option, pdkernel, print_json
+
+MAIL_SETTINGS = ("mail_to", "mail_server", "mail_user")
+"""Settings that are plain words."""
+
+
+@pdkernel.group()
+def env() -> None:
+    """Environment variables: encrypted, seen by steps that name them, redacted like credentials."""
+
+
+@pdkernel.group()
+def project() -> None:
+    """The local project's settings."""
+
+
+@command(env, name="set")
+@click.argument("name")
+def set_variable(state: CliContext, name: str) -> int:
+    """Set NAME; its value is asked for, or read from standard input."""
+    from pdkernel.errors import RequestError
+
+    if "=" in name:
+        raise RequestError(
+            "A value does not belong on a command line: others can read it there.",
+            fix=f"pdkernel env set {name.split('=', maxsplit=1)[0]} asks for it, or reads it from standard input.",
+        )
+    value = click.prompt(name, hide_input=True) if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
+    state.open_project().variables.set(name, value)
+    click.echo(f"{name} is set.")
+    return 0
+
+
+@command(env, name="list")
+@json_option
+def list_variables(state: CliContext, as_json: bool) -> int:
+    """List the names; values are never shown."""
+    names = state.open_project().variables.list()
+    if as_json:
+        print_json([{"name": name} for name in names])
+    else:
+        click.echo("\n".join(names) or "No environment variables. Set one: pdkernel env set NAME")
+    return 0
+
+
+@command(env, name="remove")
+@click.argument("name")
+def remove_variable(state: CliContext, name: str) -> int:
+    """Remove NAME."""
+    from pdkernel.errors import RequestError
+
+    if not state.open_project().variables.remove(name):
+        raise RequestError(f"There is no environment variable {name}.", fix="See: pdkernel env list")
+    click.echo(f"{name} is removed.")
+    return 0
+
+
+@command(project, name="show")
+@json_option
+def show_project(state: CliContext, as_json: bool) -> int:
+    """Show the project."""
+    from pdkernel.cli.login import encode_login
+
+    opened = state.open_project()
+    login = opened.login.load(os.environ)
+    value = {
+        "project_id": opened.project_id,
+        "folder": str(opened.folder),
+        "plan": opened.plan,
+        **opened.settings.all_settings(),
+        "login": encode_login(login) if login is not None else None,
+    }
+    if as_json:
+        print_json(value)
+    else:
+        for key, text in value.items():
+            if key != "login":
+                click.echo(f"{key}: {', '.join(map(str, text)) if isinstance(text, list) else text}")
+        if login is None:
+            click.echo("users and accounts: of this project (a real one: pdkernel login)")
+        else:
+            click.echo(f"users and accounts: of {login.project_id} at {login.base_url}, as client {login.client_id}")
+    return 0
+
+
+@command(project, name="set")
+@click.argument("setting", type=click.Choice(["plan", "actions", "connect_data_stores", *MAIL_SETTINGS]))
+@click.argument("value")
+@click.option("--accept-licence", is_flag=True, help="Accept the licence of the components on npm, for this project.")
+def set_project(state: CliContext, setting: str, value: str, accept_licence: bool) -> int:
+    """
+    Set one of the project's settings; an empty VALUE takes it back.
+
+    \b
+    actions      builtin (default), npm, connect, or a FOLDER of components: where
+                 pre-built actions run that are not built in
+    plan         business (default), or free to rehearse the fourth end-user error
+    connect_data_stores
+                 NAME,...: data stores that actions and triggers of a Connect token
+                 may read, write and empty (default: none)
+    mail_to      your own address: what $.send.email goes to
+    mail_server  HOST or HOST:PORT of the server that takes it (465 speaks TLS)
+    mail_user    to log in as; the password is the variable PDKERNEL_MAIL_PASSWORD
+    """  # noqa: D301 - it is click's mark for text that is not to be wrapped
+    from pdkernel.errors import RequestError
+
+    if setting == "actions":
+        return _set_actions(state, value, accept_licence)
+    if setting == "connect_data_stores":
+        return _set_connect_data_stores(state, value)
+    if setting != "plan":
+        if value:
+            state.open_project().settings.set(setting, value)
+        else:
+            state.open_project().settings.remove(setting)
+        click.echo(f"{setting} is {value or 'not set'}.")
+        return 0
+    if value not in ("free", "business"):
+        raise RequestError(f"{value!r} is not a plan.", fix="Use free or business.")
+    state.open_project().set_plan(value)
+    click.echo(f"{setting} is {value}.")
+    return 0
+
+
+def _set_connect_data_stores(state: CliContext, value: str) -> int:
+    names = sorted({name.strip() for name in value.split(",")} - {""})
+    state.open_project().set_connect_data_stores(names)
+    click.echo(f"Data stores that Connect tokens may use: {', '.join(names) or 'none'}.")
+    return 0
+
+
+def _set_actions(state: CliContext, value: str, accept_licence: bool) -> int:
+    from pdkernel.actions.source_settings import LICENCE_NAME, LICENCE_TEXT, ActionSettings
+
+    choices = ActionSettings(state.open_project().settings)
+    if value == "npm" and not choices.is_licence_accepted:
+        if not accept_licence and sys.stdin.isatty():
+            click.echo(LICENCE_TEXT)
+            accept_licence = click.confirm(f"Accept the {LICENCE_NAME} for this project?")
+        if accept_licence:
+            choices.accept_licence()
+    where = choices.set_source(value or "builtin", base=Path.cwd())
+    click.echo(f"Actions that are not built in run from: {where}.")
+    return 0

@@ -1,0 +1,146 @@
+"""
+The questions that a directory asks a Connect project, over the SDK.
+
+Knows the calls and their pages. For how long an answer is good is `remote`'s to know.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from pdkernel.connect.account_parsing import has_withheld_credentials, parse_account, parse_time, unwrap_account
+from pdkernel.connect.sdk import PAGE_SIZE, JsonObject, Sdk, to_json_object
+from pdkernel.identity import ENVIRONMENTS, Account, Environment, ExternalUser
+
+
+class ConnectClient:
+    """
+    The users and accounts of a project, as it answers now; every call may raise what `Sdk.call` raises.
+
+    Args:
+        sdk: The project.
+    """
+
+    def __init__(self, sdk: Sdk) -> None:
+        self._sdk = sdk
+
+    def list_users(self, environment: Environment) -> tuple[ExternalUser, ...]:
+        """External users, by id."""
+        options = self._sdk.build_request_options(environment)
+        items = self._sdk.iter_items(
+            lambda client, cursor: client.users.list(limit=PAGE_SIZE, request_options=options, **_after(cursor))
+        )
+        users = [
+            ExternalUser(str(item["external_id"]), environment, parse_time(item.get("created_at")))
+            for item in items
+            if item.get("external_id")
+        ]
+        return tuple(sorted(users, key=lambda user: user.external_id))
+
+    def list_accounts(self, external_user_id: str | None, environment: Environment) -> tuple[Account, ...]:
+        """A user's accounts, or everybody's, newest first."""
+        options = self._sdk.build_request_options(environment)
+        whose = {} if external_user_id is None else {"external_user_id": external_user_id}
+        items: Iterator[JsonObject] = self._sdk.iter_items(
+            lambda client, cursor: client.accounts.list(
+                limit=PAGE_SIZE, request_options=options, **whose, **_after(cursor)
+            )
+        )
+        found = [parse_account(item, environment, external_user_id=external_user_id) for item in items]
+        return tuple(sorted(found, key=lambda account: account.created_at, reverse=True))
+
+    def list_withheld_ids(self, environment: Environment) -> frozenset[str]:
+        """Ids of the accounts whose credentials Connect keeps to itself."""
+        options = self._sdk.build_request_options(environment)
+        items: Iterator[JsonObject] = self._sdk.iter_items(
+            lambda client, cursor: client.accounts.list(
+                limit=PAGE_SIZE, include_credentials=True, request_options=options, **_after(cursor)
+            )
+        )
+        return frozenset(str(item["id"]) for item in items if has_withheld_credentials(item))
+
+    def find_account(self, account_id: str) -> Account | None:
+        """The account of that id, in whichever environment, or None."""
+        first = self._sdk.login.environment
+        for environment in (first, *(other for other in ENVIRONMENTS if other != first)):
+            item = self._retrieve(account_id, environment)
+            if item is not None:
+                return parse_account(item, environment)
+        return None
+
+    def find_account_with_credentials(self, account_id: str, environment: Environment) -> JsonObject | None:
+        """The account as the API writes it, with its credentials as far as they are given out; None if there is none."""
+        return self._retrieve(account_id, environment, include_credentials=True)
+
+    def create_account(
+        self,
+        app: str,
+        credentials: Mapping[str, str],
+        name: str | None,
+        external_user_id: str,
+        environment: Environment,
+        *,
+        account_id: str | None = None,
+    ) -> JsonObject:
+        """Connect an account with these credentials, or give them to the one of *account_id*."""
+        options = self._sdk.build_request_options(environment)
+        token = str(self.create_connect_token(external_user_id, environment)["token"])
+        create = partial(_create, app, credentials, name, external_user_id, token, options, account_id=account_id)
+        return to_json_object(self._sdk.call(create, secrets=(token, *credentials.values())))
+
+    def create_connect_token(self, external_user_id: str, environment: Environment) -> JsonObject:
+        """A fresh Connect token of that user's, `{"token", "connect_link_url", ...}`."""
+        options = self._sdk.build_request_options(environment)
+        return to_json_object(
+            self._sdk.call(
+                lambda client: client.tokens.create(external_user_id=external_user_id, request_options=options)
+            )
+        )
+
+    def delete_account(self, account_id: str, environment: Environment) -> None:
+        """Remove an account; one that is gone is no error."""
+        options = self._sdk.build_request_options(environment)
+        self._sdk.call(lambda client: client.accounts.delete(account_id, request_options=options), default=False)
+
+    def delete_user(self, external_user_id: str, environment: Environment) -> None:
+        """Remove a user, their accounts and their deployed triggers; one who is gone is no error."""
+        options = self._sdk.build_request_options(environment)
+        self._sdk.call(
+            lambda client: client.users.delete_external_user(external_user_id, request_options=options), default=False
+        )
+
+    def _retrieve(self, account_id: str, environment: Environment, **more: bool) -> JsonObject | None:
+        options = self._sdk.build_request_options(environment)
+        item = self._sdk.call(
+            lambda client: client.accounts.retrieve(account_id, request_options=options, **more), default=False
+        )
+        return None if item is False else unwrap_account(item)
+
+
+def _create(
+    app: str,
+    credentials: Mapping[str, str],
+    name: str | None,
+    external_user_id: str,
+    token: str,
+    options: JsonObject,
+    client: Any,
+    *,
+    account_id: str | None = None,
+) -> Any:
+    return client.accounts.create(
+        app_slug=app,
+        cfmap_json=json.dumps(dict(credentials)),
+        connect_token=token,
+        external_user_id=external_user_id,
+        request_options=options,
+        **({"name": name} if name else {}),
+        **({"account_id": account_id} if account_id else {}),
+    )
+
+
+def _after(cursor: str | None) -> dict[str, str]:
+    return {"after": cursor} if cursor else {}

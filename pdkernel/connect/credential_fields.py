@@ -1,0 +1,60 @@
+"""
+What an account of an app usually holds: the names of its credentials, for forms that ask for them.
+
+Names are those that components read from `$auth` (the platform calls them so for OAuth apps and for the custom
+fields of key-based ones). A guess, not a rule: any other name can be given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+OAUTH_FIELDS = ("oauth_access_token",)
+API_KEY_FIELDS = ("api_key",)
+DEFAULT_FIELDS = ("oauth_access_token", "api_key")
+"""For an app that is not listed."""
+
+FIELDS_BY_APP: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        (
+            "airtable_oauth",
+            "asana",
+            "discord",
+            "dropbox",
+            "github",
+            "gitlab",
+            "gmail",
+            "google_calendar",
+            "google_docs",
+            "google_drive",
+            "google_sheets",
+            "hubspot",
+            "jira",
+            "linear_app",
+            "linkedin",
+            "microsoft_outlook",
+            "microsoft_teams",
+            "notion",
+            "salesforce_rest_api",
+            "slack",
+            "slack_v2",
+            "spotify",
+            "xero_accounting_api",
+            "zoom",
+        ),
+        OAUTH_FIELDS,
+    ),
+    **dict.fromkeys(("anthropic", "clickup", "openai", "pipedrive", "sendgrid", "stripe"), API_KEY_FIELDS),
+    "aws": ("accessKeyId", "secretAccessKey"),
+    "mongodb": ("hostname", "username", "password", "database"),
+    "mysql": ("host", "port", "username", "password", "database"),
+    "postgresql": ("host", "port", "user", "password", "database"),
+    "supabase": ("subdomain", "service_key"),
+    "telegram_bot_api": ("token",),
+    "twilio": ("AccountSid", "AuthToken"),
+}
+
+
+def guess_credential_fields(app: str) -> tuple[str, ...]:
+    """Names of the credentials that an account of *app* usually holds, best guess first."""
+    return FIELDS_BY_APP.get(app, DEFAULT_FIELDS)

@@ -1,0 +1,117 @@
+"""
+Access tokens of accounts that were connected by OAuth: kept, and renewed before they end or once they are refused.
+
+Knows which of them are due and that one process renews at a time. Renewing blocks for as long as the provider takes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from pdkernel.connect.oauth import OAuthTokens, ProviderError, refresh_tokens
+from pdkernel.connect.oauth_providers import find_provider
+from pdkernel.identity import Account, Credentials
+from pdkernel.project import Grant, Project
+
+REFRESH_MARGIN = timedelta(minutes=5)
+"""So long before its end a token is renewed: a run that starts now is to end with it."""
+ACCESS_TOKEN_FIELD = "oauth_access_token"  # noqa: S105 - a field's name
+_MAX_WAIT_S = 20.0
+
+_log = logging.getLogger(__name__)
+
+
+def build_oauth_credentials(tokens: OAuthTokens) -> dict[str, str]:
+    """An account's credentials; what renews them stays with us."""
+    # parity[oauth-credentials]: the platform's also hold the refresh token and the client's id
+    return {ACCESS_TOKEN_FIELD: tokens.access_token}
+
+
+def store_grant(project: Project, account_id: str, tokens: OAuthTokens) -> None:
+    """Keep what renews the token of an account that was just connected."""
+    project.grants.set(account_id, _grant(project, tokens))
+
+
+def refresh_due_at(grant: Grant) -> datetime | None:
+    """From when on its token is renewed before it is handed out; None for one that is not, or has no end."""
+    if grant.refresh_token is None or grant.expires_at is None:
+        return None
+    # a token that never lasts as long as our margin is renewed in the last fifth of its life
+    return grant.expires_at - min(REFRESH_MARGIN, (grant.expires_at - grant.renewed_at) / 5)
+
+
+def is_refresh_due(project: Project, account_id: str, credentials: Credentials) -> bool:
+    """Whether `renewed` would ask a provider for a new access token, or wait for who asks."""
+    if ACCESS_TOKEN_FIELD not in credentials:
+        return False
+    grant = project.grants.find(account_id)
+    return grant is not None and _is_due(project, grant)
+
+
+def refresh_credentials(project: Project, account_id: str, credentials: Credentials) -> Credentials:
+    """
+    *credentials* of that account, which are due, with a new access token.
+
+    A provider that cannot be reached changes nothing; one that refuses marks the account as unhealthy.
+    """
+    grant = project.grants.find(account_id)
+    if grant is None:
+        return credentials
+    claim = project.grants.claim_renewal(account_id)
+    if claim is None:
+        return _wait_for_refresh(project, account_id)
+    # another process may have renewed it between our look and our claim
+    grant = project.grants.find(account_id) or grant
+    account = project.accounts.find(account_id)
+    if account is None or not _is_due(project, grant):
+        project.grants.finish_renewal(account_id, claim, grant)
+        return project.accounts.credentials(account_id)
+    return _renew(project, account, grant, claim, credentials)
+
+
+def _is_due(project: Project, grant: Grant) -> bool:
+    if grant.refresh_token is None or grant.error is not None:
+        return False
+    due = refresh_due_at(grant)
+    return grant.is_refused or (due is not None and project.clock.now() >= due)
+
+
+def _renew(project: Project, account: Account, grant: Grant, claim: float, credentials: Credentials) -> Credentials:
+    provider = find_provider(project, account.app)
+    last = grant.refresh_token
+    if provider is None or last is None:
+        project.grants.finish_renewal(account.id, claim, grant)
+        return credentials
+    try:
+        tokens = refresh_tokens(provider, last)
+    except ProviderError as fault:
+        _log.warning("The token of %s (%s) could not be renewed: %s", account.id, account.app, fault)
+        if fault.is_permanent:
+            project.accounts.mark_unhealthy(account.id, renewal_claim=claim)
+            grant = replace(grant, error=str(fault))
+        settled = project.grants.finish_renewal(account.id, claim, grant)
+        return credentials if settled else project.accounts.credentials(account.id)
+    fresh = {**credentials, **build_oauth_credentials(tokens)}
+    # the account may have been removed meanwhile, or connected anew: what was asked for before is nobody's then
+    if not project.accounts.replace_credentials(account.id, fresh, renewal_claim=claim):
+        return project.accounts.credentials(account.id)
+    project.grants.finish_renewal(account.id, claim, _grant(project, tokens, last=last))
+    return Credentials(fresh)
+
+
+def _grant(project: Project, tokens: OAuthTokens, *, last: str | None = None) -> Grant:
+    now = project.clock.now()
+    ends = None if tokens.expires_in is None else now + timedelta(seconds=tokens.expires_in)
+    return Grant(tokens.refresh_token or last, ends, now)
+
+
+def _wait_for_refresh(project: Project, account_id: str) -> Credentials:
+    """The account's credentials once the process that renews them is done, or what there is after a while."""
+    for _ in range(round(_MAX_WAIT_S / 0.05)):
+        time.sleep(0.05)
+        if not project.grants.is_renewing(account_id):
+            break
+    return project.accounts.credentials(account_id)

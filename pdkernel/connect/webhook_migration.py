@@ -1,0 +1,230 @@
+"""
+Webhooks of sources that are deployed at Pipedream, led to another endpoint.
+
+Knows which of a source's webhooks are replaced: those of Pipedream's own workflow endpoints, and those that are named; others
+stay, and a source that has none of these is left alone unless it is named itself. Looking changes nothing. What was changed is
+kept in the project, to be undone. Who is asked before anything changes is the command's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+from urllib.parse import SplitResult, urlsplit
+
+from pdkernel.connect.sdk import PAGE_SIZE, JsonObject, Sdk, to_json_object
+from pdkernel.errors import RequestError
+from pdkernel.identity import Environment
+from pdkernel.model import JSON
+from pdkernel.project.settings import SettingsTable
+
+MIGRATION_SETTING = "moved_triggers"
+WORKFLOW_DOMAIN = "m.pipedream.net"
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True)
+class WebhookMigration:
+    """
+    What would change of one deployed source.
+
+    Attributes:
+        id: Its id, `dc_...`.
+        name: For people.
+        external_user: Whose it is.
+        environment: Where it is deployed.
+        urls_before: The webhooks that it has.
+        urls_after: Those that it would have.
+    """
+
+    id: str
+    name: str
+    external_user: str
+    environment: Environment
+    urls_before: tuple[str, ...]
+    urls_after: tuple[str, ...]
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether anything would be another."""
+        return self.urls_before != self.urls_after
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """By which it is the same source's."""
+        return self.id, self.environment
+
+
+class WebhookMigrator:
+    """
+    The webhooks of the sources of a Connect project; calls raise what `Sdk.call` raises.
+
+    Args:
+        sdk: The project.
+        settings: Of the local project, where changes are kept.
+    """
+
+    def __init__(self, sdk: Sdk, settings: SettingsTable) -> None:
+        self._sdk = sdk
+        self._settings = settings
+
+    def plan_migrations(
+        self,
+        users: Sequence[str],
+        environment: Environment,
+        *,
+        target_url: str,
+        replaced_urls: Collection[str],
+        source_ids: Collection[str] = (),
+    ) -> list[WebhookMigration]:
+        """
+        What leading sources to another endpoint would change.
+
+        Args:
+            users: Whose sources.
+            environment: Where they are deployed.
+            target_url: The endpoint.
+            replaced_urls: URLs to replace, besides Pipedream's own.
+            source_ids: Ids of sources, which are led there even if they have nothing to replace; empty for all sources.
+        """
+        return [
+            self._move(source, user, environment, target_url, replaced_urls, named=bool(source_ids))
+            for user in users
+            for source in self._sources(user, environment)
+            if not source_ids or source["id"] in source_ids
+        ]
+
+    def plan_undo(self) -> list[WebhookMigration]:
+        """What takes the changes back that are kept; a source whose webhooks are others since then is left as it is."""
+        moves = []
+        for kept in self._changes():
+            now = self._urls(kept.id, kept.external_user, kept.environment)
+            moves.append(replace(kept, urls_before=now, urls_after=kept.urls_before if now == kept.urls_after else now))
+        return moves
+
+    def apply(self, migration: WebhookMigration) -> None:
+        """Make the change, and keep it."""
+        self._update(migration)
+        others = [kept for kept in self._changes() if kept.key != migration.key]
+        first = next((kept for kept in self._changes() if kept.key == migration.key), None)
+        # of two moves one after the other, undoing goes back to what was there before the first
+        chained = first is not None and first.urls_after == migration.urls_before
+        self._store_changes(
+            [*others, replace(migration, urls_before=first.urls_before) if chained and first is not None else migration]
+        )
+
+    def undo(self, migration: WebhookMigration) -> None:
+        """Take a change back, and forget it."""
+        self._update(migration)
+        self._store_changes([kept for kept in self._changes() if kept.key != migration.key])
+
+    def _update(self, move: WebhookMigration) -> None:
+        options = self._sdk.build_request_options(move.environment)
+        self._sdk.call(
+            lambda client: client.deployed_triggers.update_webhooks(
+                move.id,
+                external_user_id=move.external_user,
+                webhook_urls=list(move.urls_after),
+                request_options=options,
+            )
+        )
+
+    def _sources(self, user: str, environment: Environment) -> list[JsonObject]:
+        options = self._sdk.build_request_options(environment)
+
+        def ask(client: Any, cursor: str | None) -> Any:
+            after = {"after": cursor} if cursor else {}
+            return client.deployed_triggers.list(
+                external_user_id=user, limit=PAGE_SIZE, request_options=options, **after
+            )
+
+        return [each for each in self._sdk.iter_items(ask) if each.get("type") in (None, "DeployedComponent")]
+
+    def _move(
+        self,
+        source: JsonObject,
+        user: str,
+        environment: Environment,
+        to: str,
+        instead_of: Collection[str],
+        *,
+        named: bool,
+    ) -> WebhookMigration:
+        key = str(source["id"])
+        before = self._urls(key, user, environment)
+        kept = [url for url in before if not _is_replaced(url, instead_of) and url != to]
+        replaced = len(before) - len(kept) - (to in before)
+        after = (*kept, to) if replaced or (named and to not in before) else before
+        return WebhookMigration(key, str(source.get("name") or key), user, environment, before, after)
+
+    def _urls(self, key: str, user: str, environment: Environment) -> tuple[str, ...]:
+        options = self._sdk.build_request_options(environment)
+        answer = self._sdk.call(
+            lambda client: client.deployed_triggers.list_webhooks(key, external_user_id=user, request_options=options)
+        )
+        return tuple(map(str, to_json_object(answer).get("webhook_urls") or ()))
+
+    def _changes(self) -> list[WebhookMigration]:
+        """The changes that are kept, of this Connect project."""
+        kept = self._settings.get(MIGRATION_SETTING)
+        rows = kept.get(self._sdk.login.project_id) if isinstance(kept, dict) else None
+        return [
+            WebhookMigration(
+                row["id"], row["name"], row["user"], row["environment"], tuple(row["before"]), tuple(row["after"])
+            )
+            for row in cast("list[dict[str, Any]]", rows or [])
+        ]
+
+    def _store_changes(self, moves: Sequence[WebhookMigration]) -> None:
+        kept = self._settings.get(MIGRATION_SETTING)
+        rows: list[JSON] = [
+            {
+                "id": each.id,
+                "name": each.name,
+                "user": each.external_user,
+                "environment": each.environment,
+                "before": list(each.urls_before),
+                "after": list(each.urls_after),
+            }
+            for each in moves
+        ]
+        project = self._sdk.login.project_id
+        self._settings.set(MIGRATION_SETTING, {**(kept if isinstance(kept, dict) else {}), project: rows})
+
+
+def check_target_url(url: str, *, api_url: str) -> str:
+    """
+    Return *url* if Pipedream, whose API is at *api_url*, can call it.
+
+    Raises:
+        RequestError: No URL, or one of this machine only.
+    """
+    parts = _parts(url)
+    odd = any(not 32 < ord(letter) < 127 or letter in '"<>\\^`{|}' for letter in url)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.username or odd:
+        raise RequestError(
+            f"{url!r} is not an endpoint's URL.", fix="Take it from the first lines of: pdkernel serve --public-url URL"
+        )
+    if parts.hostname in _LOOPBACK and urlsplit(api_url).hostname not in _LOOPBACK:
+        raise RequestError(
+            f"Pipedream cannot call {url}: it is this machine's own.",
+            fix="Serve under an address that others reach: pdkernel serve --public-url URL",
+        )
+    return url
+
+
+def _parts(url: str) -> SplitResult | None:
+    """*url* taken apart, or None if it is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def _is_replaced(url: str, instead_of: Collection[str]) -> bool:
+    parts = _parts(url)
+    host = (parts.hostname or "").lower() if parts else ""
+    return url in instead_of or host == WORKFLOW_DOMAIN or host.endswith("." + WORKFLOW_DOMAIN)

@@ -1,0 +1,125 @@
+"""
+Files put into a folder, all of them or none.
+
+Knows links, ways out of the folder, and that each rename may fail: what was there before is kept aside until all
+are done, and put back if one fails. Knows nothing of workflows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from pdkernel.errors import RequestError
+
+_NEW_MODE = 0o644
+
+
+def check_write_paths(paths: Iterable[str], folder: Path) -> None:
+    """
+    Refuse paths that are not the folder's own.
+
+    Args:
+        paths: Below the folder, with slashes.
+        folder: It need not be there yet.
+
+    Raises:
+        RequestError: The folder is a file; or a path is a link, a folder, or leads out of the folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file, and an export needs a folder.")
+    root = folder.resolve()
+    for path in paths:
+        target = folder / path
+        if target.is_symlink() or not target.resolve().is_relative_to(root):
+            raise RequestError(
+                f"{target} is a link or leads out of {folder}, and an export writes inside its folder only.",
+                fix="Remove the link, or export to another folder.",
+            )
+        if target.is_dir():
+            raise RequestError(f"{target} is a folder, and the export writes a file there.")
+
+
+def write_files_atomically(files: Mapping[str, bytes], folder: Path) -> None:
+    """
+    Write *files*, contents by path below *folder*; made and replaced are all of them, or none.
+
+    Raises:
+        RequestError: One could not be written; the folder is as it was.
+    """
+    placing = _AtomicWrite(folder)
+    try:
+        for path, content in files.items():
+            placing.write_temporary(path, content)
+        placing.rename()
+    except OSError as error:
+        placing.undo()
+        raise RequestError(f"{folder} cannot be written: {error.strerror or error}. It is as it was.") from None
+    except BaseException:  # an interrupt between two renames
+        placing.undo()
+        raise
+    placing.clean()
+
+
+class _AtomicWrite:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: list[Path] = []
+        self._temporaries: list[tuple[Path, Path]] = []
+        self._backups: dict[Path, Path | None] = {}
+
+    def write_temporary(self, path: str, content: bytes) -> None:
+        target = self._folder / path
+        self._make_folders(target.parent)
+        aside = self._make_temporary(target)
+        self._temporaries.append((aside, target))
+        aside.write_bytes(content)
+        if target.exists():
+            shutil.copymode(target, aside)
+            self._backups[target] = self._make_temporary(target)
+            shutil.copy2(target, self._backups[target] or "")
+        else:
+            aside.chmod(_NEW_MODE)
+            self._backups[target] = None
+
+    def rename(self) -> None:
+        for aside, target in self._temporaries:
+            aside.replace(target)
+
+    def undo(self) -> None:
+        """Put back what was there. Nothing here may hide the error that led here."""
+        for aside, target in self._temporaries:
+            with suppress(OSError):
+                if aside.exists():
+                    continue  # its rename was never reached
+                before = self._backups.get(target)
+                if before is None:
+                    target.unlink(missing_ok=True)
+                else:
+                    before.replace(target)
+        self.clean()
+        for folder in reversed(self._made):
+            with suppress(OSError):
+                folder.rmdir()
+
+    def clean(self) -> None:
+        for path in (*(aside for aside, _ in self._temporaries), *self._backups.values()):
+            if path is not None:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+    def _make_folders(self, folder: Path) -> None:
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
+        for each in reversed(missing):
+            each.mkdir()
+            self._made.append(each)
+
+    @staticmethod
+    def _make_temporary(target: Path) -> Path:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(descriptor)
+        return Path(name)

@@ -1,0 +1,111 @@
+"""
+Credentials written into a workflow, which must not get into its files.
+
+Knows what well-known credentials look like; only forms that are hardly ever anything else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pdkernel.errors import DefinitionError
+from pdkernel.model import Step, Workflow
+
+_CREDENTIAL_PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("a Slack token", re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{20,}|\bxapp-\d-[A-Za-z0-9-]{20,}")),
+    ("a GitHub token", re.compile(r"\b(?:gh[oprsu]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})")),
+    ("an AWS access key", re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")),
+    ("a Google API key", re.compile(r"\bAIza[A-Za-z0-9_-]{35}\b")),
+    ("a Stripe key", re.compile(r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{20,}")),
+    ("an API key", re.compile(r"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,}")),
+    ("a SendGrid key", re.compile(r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{32,}")),
+    ("a signed token", re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")),
+    ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
+)
+
+_CREDENTIAL_NAME = re.compile(r"password|passwd|secret|token\Z|api_?-?key\Z|private_?key", re.IGNORECASE)
+_MIN_CREDENTIAL_CHARS = 8
+"""Of a text that is taken for a credential; shorter ones are words such as a kind of token."""
+
+
+def check_no_credentials(workflow: Workflow, *, existing: Workflow | None = None) -> None:
+    """
+    Refuse a workflow in which a credential is written out.
+
+    Args:
+        workflow: What is to be written.
+        existing: What stands in the folder already: a credential that it has is no news to its Git history.
+
+    Raises:
+        DefinitionError: The message names the step and the prop or line, never the text.
+    """
+    known = frozenset() if existing is None else frozenset(_credentials(existing))
+    for fault in find_credential_errors(workflow, known_texts=known):
+        raise fault
+
+
+def find_credential_errors(
+    workflow: Workflow, *, known_texts: frozenset[str] = frozenset()
+) -> Iterator[DefinitionError]:
+    """What `check_literals` refuses, one for each place; texts that are *known_texts* are passed over."""
+    for step in workflow.steps:
+        for path, text in iter_texts(step.props):
+            if (what := _find_credential(text, known_texts)) is not None:
+                yield _fault(step, f"the prop {'.'.join(map(str, path))} holds what looks like {what[0]}", None)
+        if (found := _find_credential(step.source, known_texts)) is not None:
+            line = step.source.count("\n", 0, found[1]) + 1 + step.line_offset
+            yield _fault(step, f"its code holds what looks like {found[0]} (line {line})", line)
+
+
+def find_credential_named_props(step: Step) -> Iterator[tuple[str | int, ...]]:
+    """Paths of props that are called like a credential and hold text, no expression, that looks like nothing known."""
+    for path, text in iter_texts(step.props):
+        if (
+            _CREDENTIAL_NAME.search(str(path[-1]))
+            and len(text) >= _MIN_CREDENTIAL_CHARS
+            and "{{" not in text
+            and _find_credential(text) is None
+        ):
+            yield path
+
+
+def _fault(step: Step, what: str, line: int | None) -> DefinitionError:
+    return DefinitionError(
+        f"Step {step.name}: {what}, and these files are made for a Git repository.",
+        fix="Store it with `pdkernel env set NAME` and read it there: {{process.env.NAME}} in a prop.",
+        step=step.name,
+        line=line,
+    )
+
+
+def _find_credential(text: str, known: frozenset[str] = frozenset()) -> tuple[str, int] | None:
+    if text in known:
+        return None
+    return next(((what, start) for what, start, found in _iter_credentials(text) if found not in known), None)
+
+
+def _iter_credentials(text: str) -> Iterator[tuple[str, int, str]]:
+    for what, form in _CREDENTIAL_PATTERNS:
+        yield from ((what, match.start(), match[0]) for match in form.finditer(text))
+
+
+def _credentials(workflow: Workflow) -> Iterator[str]:
+    for step in workflow.steps:
+        for text in (step.source, *(text for _, text in iter_texts(step.props))):
+            yield text
+            # the head of a private key is the same in all of them, and says nothing of which one it is
+            yield from (found for _, _, found in _iter_credentials(text) if not found.startswith("-----"))
+
+
+def iter_texts(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every text in *value*, with its path below *path*."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from iter_texts(item, (*path, str(key)))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from iter_texts(item, (*path, index))

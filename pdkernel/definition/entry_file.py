@@ -1,0 +1,47 @@
+"""
+The file that an entry of `workflow.yaml` names, read with care.
+
+Knows that it may lead out of the workflow's folder, be no file, or be far too large. Knows no steps.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+MAX_ENTRY_FILE_BYTES = 32 * 1024 * 1024
+"""Of one entry file; the platform's own limit for a step's code is not known, and is surely lower."""
+
+
+class EntryFileError(Exception):
+    """Why an entry file cannot be read: words that go on from its name."""
+
+
+def read_entry_file(folder: Path, uses: str) -> str | None:
+    """
+    The text of the file that *uses* names in *folder*, byte for byte as UTF-8; None if there is no such file.
+
+    Raises:
+        EntryCodeError: It leads out of the folder, is no file, is too large, or is not UTF-8.
+    """
+    path = folder / uses
+    try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise EntryFileError("which is outside the folder")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise EntryFileError("which is not a file")
+        if found.st_size > MAX_ENTRY_FILE_BYTES:
+            raise EntryFileError(f"which has {found.st_size} bytes, more than the {MAX_ENTRY_FILE_BYTES} that are read")
+        return path.read_bytes().decode("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnicodeDecodeError as fault:
+        raise EntryFileError(f"which is not UTF-8 text (its line {get_error_line(fault)})") from None
+    except (OSError, ValueError, RuntimeError) as fault:  # a name with a NUL; a link to itself
+        raise EntryFileError(f"which cannot be read ({getattr(fault, 'strerror', None) or fault})") from None
+
+
+def get_error_line(fault: UnicodeDecodeError) -> int:
+    """The line, first is 1, of the byte that *fault* is about."""
+    return fault.object.count(b"\n", 0, fault.start) + 1

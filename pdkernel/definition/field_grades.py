@@ -1,0 +1,154 @@
+"""
+How well each field of a definition's files is known to be what the platform reads.
+
+Knows every key that a plan can write. `documented`: the platform's documentation says it; `observed`: it stands so in synced
+repositories (runtime reference, "Every key observed"); `inferred`: nobody has seen it; `ours`: only this program reads it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from pdkernel.definition.file_plan import WORKFLOW_FILE, DefinitionFile, get_entry_path
+from pdkernel.definition.languages import INFERRED_LANGUAGES, detect_language
+from pdkernel.definition.sidecar import SIDECAR_FILE_NAME
+from pdkernel.definition.step_props import ACCOUNT_KEY, CONFIGURABLE_PROPS_KEY, LABELLED_VALUE_KEY, STORE_KEY
+from pdkernel.directive import parse_yaml
+from pdkernel.model import ROUND_TRIP_KEY, Step, Workflow
+from pdkernel.render.proof import Grade, GradedField
+
+_TOP = frozenset({"schema", "name", "inactive", "settings", "triggers", "steps"})
+_SETTINGS = frozenset({"error_notification", "lambda_timeout"})
+_TRIGGER = frozenset({"id"})
+_STEP = frozenset({"namespace", "disabled", "note", "notes", "runtime", "_props_cursor", "props"})
+_DEFINED = frozenset({"app", "name", "type", "authType", "appId"})
+
+
+def grade_fields(files: Sequence[DefinitionFile], workflow: Workflow) -> tuple[GradedField, ...]:
+    """
+    Every field of *files* with its grade; fields of steps that are graded alike are one.
+
+    Args:
+        files: The files of a definition.
+        workflow: What they were written from: what it has kept of a synced file was observed there.
+
+    Raises:
+        LookupError: A key that has no grade: a plan must not write what nobody has graded.
+        NotebookError: A file cannot be read.
+    """
+    found: dict[tuple[str, str, Grade], dict[str, None]] = {}
+    for file in files:
+        for field, grade, step in _fields(file, workflow):
+            name = PurePosixPath(file.path).name
+            found.setdefault((name, field, grade), {}).update({step: None} if step else {})
+    return tuple(GradedField(file, field, grade, tuple(steps)) for (file, field, grade), steps in found.items())
+
+
+_Field = tuple[str, Grade, str]
+"""A field, its grade, and its step or the empty string."""
+
+
+def _fields(file: DefinitionFile, workflow: Workflow) -> Iterator[_Field]:
+    match file.path:
+        case _ if file.path == WORKFLOW_FILE:
+            yield from _workflow(
+                parse_yaml(file.text, allow_expressions=False, document_name=file.path, as_psych=True).value, workflow
+            )
+        case _ if file.path == SIDECAR_FILE_NAME:
+            value = parse_yaml(file.text, allow_expressions=False, document_name=file.path).value
+            yield from ((key, "ours", "") for key in (value if isinstance(value, dict) else {}))
+        case _:
+            steps = [
+                each
+                for each in workflow.steps
+                if not each.uses and posixpath.normpath(get_entry_path(each)) == file.path
+            ]
+            if not steps:
+                raise LookupError(f"{file.path} has no grade")
+            yield from (
+                ("", "inferred" if step.language in INFERRED_LANGUAGES else "observed", step.name) for step in steps
+            )
+
+
+def _workflow(data: Any, workflow: Workflow) -> Iterator[_Field]:
+    for key, value in data.items():
+        yield key, _grade_key(key, _TOP, workflow.extra, WORKFLOW_FILE), ""
+        match key:
+            case "settings":
+                kept = workflow.settings if "schema" in workflow.extra else {}
+                for name in value or {}:
+                    yield f"settings.{name}", _grade_key(name, _SETTINGS, kept, key), ""
+            case "triggers":
+                kept = {name: 1 for trigger in _maps(workflow.extra.get("triggers")) for name in trigger}
+                for name in dict.fromkeys(name for trigger in value or () for name in trigger):
+                    yield f"triggers[].{name}", _grade_key(name, _TRIGGER, kept, key), ""
+            case "steps":
+                steps = {step.name: step for step in workflow.steps}
+                kept_entries = [dict(entry.entry) for entry in workflow.unsupported_entries]
+                for raw in value or ():
+                    if raw in kept_entries:
+                        yield "steps[], as it was read", "observed", ""
+                    else:
+                        yield from _step(raw, steps.get(raw["namespace"]))
+
+
+def _step(raw: Mapping[str, Any], step: Step | None) -> Iterator[_Field]:
+    name = str(raw["namespace"])
+    kept = step.extra if step is not None else {}
+    for key, value in raw.items():
+        if key == "uses":
+            yield "steps[].uses", _grade_uses(str(value)), name
+            continue
+        yield f"steps[].{key}", _grade_key(key, _STEP, kept, "steps[]"), name
+        if key == "props":
+            for field, grade in _props(value or {}, step):
+                yield f"steps[].props{field}", grade, name
+
+
+def _grade_uses(value: str) -> Grade:
+    if value.startswith("@"):
+        return "documented"  # private components: `@<workspace>/<key>@<version>`
+    return "inferred" if value.startswith("./") and detect_language(value) in INFERRED_LANGUAGES else "observed"
+
+
+def _props(props: Mapping[str, Any], step: Step | None) -> Iterator[tuple[str, Grade]]:
+    for prop, value in props.items():
+        if prop == CONFIGURABLE_PROPS_KEY:
+            yield f".{CONFIGURABLE_PROPS_KEY}", "observed"
+            yield from _grade_definitions(value, step)
+        elif isinstance(value, dict) and ACCOUNT_KEY in value:
+            yield f".*.{ACCOUNT_KEY}", "observed"
+        elif isinstance(value, dict) and STORE_KEY in value:
+            yield f".*.{STORE_KEY}", "observed"
+        elif isinstance(value, dict) and LABELLED_VALUE_KEY in value:
+            yield f".*.{LABELLED_VALUE_KEY}", "observed"
+        else:
+            # values of props were seen at Node.js steps and actions only
+            yield ".*", "observed" if step is None or step.uses or step.language == "node" else "inferred"
+
+
+def _grade_definitions(definitions: Any, step: Step | None) -> Iterator[tuple[str, Grade]]:
+    bookkeeping = step.extra.get(ROUND_TRIP_KEY) if step is not None else None
+    kept = _maps(bookkeeping.get("configurable") if isinstance(bookkeeping, dict) else None)
+    for item in definitions:
+        for key in item:
+            grade = "observed" if item in kept else _grade_key(key, _DEFINED, {}, CONFIGURABLE_PROPS_KEY)
+            # a definition of a data store was never seen
+            yield (
+                f".{CONFIGURABLE_PROPS_KEY}[].{key}",
+                grade if item in kept or item.get("type") == "app" else "inferred",
+            )
+
+
+def _grade_key(key: str, seen: frozenset[str], kept: Mapping[str, Any], where: str) -> Grade:
+    """Observed in general, or in the very file that was read."""
+    if key in seen or key in kept:
+        return "observed"
+    raise LookupError(f"{where}: {key} has no grade")
+
+
+def _maps(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -1,0 +1,193 @@
+"""
+Planned files, compared with a folder and written there.
+
+Knows what an export may overwrite: what an export of the same workflow wrote. Decides nothing about the
+files' content.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pdkernel.definition.atomic_write import check_write_paths, write_files_atomically
+from pdkernel.definition.file_plan import STATE_FILE, WORKFLOW_FILE, DefinitionFile
+from pdkernel.definition.sidecar import SIDECAR_FILE_NAME
+from pdkernel.directive import parse_yaml
+from pdkernel.errors import DefinitionError, RequestError, UnsupportedError
+from pdkernel.render.files import FileChange, FileState, Finding
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """
+    What an export did, or would do.
+
+    Attributes:
+        folder: Where.
+        files: The definition's files in their order, then what was left alone.
+        checklist: What is to be done by hand, as sentences.
+        is_written: False for a comparison.
+        findings: What to look at before it is deployed.
+    """
+
+    folder: Path
+    files: tuple[FileChange, ...]
+    checklist: tuple[str, ...] = ()
+    is_written: bool = False
+    findings: tuple[Finding, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """As JSON: folder, files with state and diff, checklist, findings."""
+        return {
+            "folder": str(self.folder),
+            "written": self.is_written,
+            "files": [{"path": file.path, "state": file.state, "diff": file.diff} for file in self.files],
+            "checklist": list(self.checklist),
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+    def paths(self, *states: FileState) -> tuple[str, ...]:
+        """Paths of the files in any of *states*."""
+        return tuple(file.path for file in self.files if file.state in states)
+
+
+def compare_files(files: Sequence[DefinitionFile], folder: Path, *, checklist: Sequence[str] = ()) -> ExportResult:
+    """
+    What writing *files* to *folder* would do.
+
+    Raises:
+        RequestError: It may not be done: the message says what stands in the way.
+        UnsupportedError: The folder holds another workflow, or one that Pipedream synced.
+    """
+    try:
+        _check_folder(files, folder)
+        changes = [diff_file(file, folder) for file in files]
+        _check_foreign_files(changes, folder)
+        left = [FileChange(path, "left alone") for path in _list_other_files(files, folder)]
+    except OSError as error:
+        raise RequestError(f"{folder} cannot be read: {error.strerror or error}.") from None
+    return ExportResult(folder, (*changes, *left), tuple(checklist))
+
+
+def write_files(files: Sequence[DefinitionFile], folder: Path, *, checklist: Sequence[str] = ()) -> ExportResult:
+    """
+    Write *files* to *folder*, all of them or none.
+
+    Raises:
+        RequestError: As `compare`; or the folder cannot be written.
+        UnsupportedError: As `compare`.
+    """
+    return apply_changes(compare_files(files, folder, checklist=checklist), files)
+
+
+def apply_changes(result: ExportResult, files: Sequence[DefinitionFile]) -> ExportResult:
+    """
+    Write those of *files* that *result*, a comparison, says are new or changed.
+
+    Raises:
+        RequestError: The folder cannot be written; it is as it was.
+    """
+    due = set(result.paths("new", "changed"))
+    write_definition_files([file for file in files if file.path in due], result.folder)
+    return replace(result, is_written=True)
+
+
+def write_definition_files(files: Sequence[DefinitionFile], folder: Path) -> None:
+    """
+    Write *files* to *folder*, all of them or none.
+
+    Raises:
+        RequestError: The folder cannot be written; it is as it was.
+    """
+    write_files_atomically({file.path: _encode_text(file.text) for file in files}, folder)
+
+
+def _encode_text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _check_folder(files: Sequence[DefinitionFile], folder: Path) -> None:
+    check_write_paths((file.path for file in files), folder)
+    if (folder / STATE_FILE).exists():
+        raise UnsupportedError(
+            f"{folder} is a folder that Pipedream synced (it has {STATE_FILE}), and --to writes folders of its own.",
+            fix="Patch it with --into FOLDER, or export to another folder.",
+        )
+    _check_same_workflow(files, folder)
+
+
+def _check_same_workflow(files: Sequence[DefinitionFile], folder: Path) -> None:
+    path = folder / WORKFLOW_FILE
+    if not path.exists():
+        return
+    if not (folder / SIDECAR_FILE_NAME).exists():
+        raise UnsupportedError(
+            f"{path} was not written by an export: there is no {SIDECAR_FILE_NAME} beside it.",
+            fix="Patch it with --into FOLDER, or export to another folder.",
+        )
+    ours = next((_name_in(file.text) for file in files if file.path == WORKFLOW_FILE), None)
+    theirs = _name_in(path.read_text(encoding="utf-8", errors="replace"))
+    if theirs != ours:
+        raise UnsupportedError(
+            f"{path} is of another workflow: it is called {theirs!r}, and this one {ours!r}.",
+            fix="Export to another folder. If you have renamed the workflow, remove the old folder first.",
+        )
+
+
+def _name_in(text: str) -> object:
+    try:
+        value = parse_yaml(text, allow_expressions=False, as_psych=True).value
+    except DefinitionError:
+        return None
+    return value.get("name") if isinstance(value, dict) else None
+
+
+def _check_foreign_files(changes: Sequence[FileChange], folder: Path) -> None:
+    """Without a `workflow.yaml` of ours in it, nothing in the folder is ours to change."""
+    if (folder / WORKFLOW_FILE).exists():
+        return
+    for change in changes:
+        if change.state == "changed":
+            raise RequestError(
+                f"{folder / change.path} exists and was not written by an export: it would be overwritten.",
+                fix="Export to an empty folder.",
+            )
+
+
+def diff_file(file: DefinitionFile, folder: Path) -> FileChange:
+    """What writing *file* to *folder* changes there."""
+    try:
+        before: bytes | None = (folder / file.path).read_bytes()
+    except FileNotFoundError:
+        before = None
+    if before == _encode_text(file.text):
+        return FileChange(file.path, "unchanged")
+    diff = _diff(file, "" if before is None else before.decode("utf-8", "replace"), is_new=before is None)
+    return FileChange(file.path, "new" if before is None else "changed", diff)
+
+
+def _diff(file: DefinitionFile, before: str, *, is_new: bool) -> str:
+    lines = difflib.unified_diff(
+        before.splitlines(keepends=True),
+        file.text.splitlines(keepends=True),
+        "/dev/null" if is_new else f"a/{file.path}",
+        f"b/{file.path}",
+    )
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+
+def _list_other_files(files: Sequence[DefinitionFile], folder: Path) -> Iterator[str]:
+    """What else stands in the folder and in the steps' folders, one level deep."""
+    ours = {file.path for file in files}
+    parents = {path.rpartition("/")[0] for path in ours} | {""}
+    for parent in sorted(parents):
+        place = folder / parent
+        if not place.is_dir():
+            continue
+        for entry in sorted(place.iterdir()):
+            path = f"{parent}/{entry.name}" if parent else entry.name
+            if entry.name != ".git" and path not in ours and path not in parents:
+                yield f"{path}/" if entry.is_dir() else path

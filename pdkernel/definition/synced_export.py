@@ -1,0 +1,162 @@
+"""
+One call for an export into a folder that Pipedream synced: read it, patch it, compare or write, checklist.
+
+Knows which files an export may add there: a new step's entry file; `pdkernel.yaml` only where there is one already, or
+where it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from pdkernel.definition.atomic_write import check_write_paths
+from pdkernel.definition.checklist import build_checklist, list_omissions
+from pdkernel.definition.file_plan import WORKFLOW_FILE, DefinitionFile, build_sidecar, find_inferred_steps
+from pdkernel.definition.folder_patch import FolderPatch, build_folder_patch
+from pdkernel.definition.folder_write import ExportResult, apply_changes, diff_file
+from pdkernel.definition.lint import lint_workflow
+from pdkernel.definition.readme import README, build_readme, check_readme_replaceable
+from pdkernel.definition.sidecar import (
+    SIDECAR_FILE_NAME,
+    UNANSWERED,
+    AccountChoice,
+    Sidecar,
+    StepSidecar,
+    apply_sidecar,
+    merge_sidecars,
+)
+from pdkernel.definition.sidecar_yaml import build_sidecar_mapping, dump_sidecar, read_sidecar
+from pdkernel.definition.step_merge import merge_value
+from pdkernel.definition.synced_folder import WorkflowDocument, build_workflow, read_document
+from pdkernel.directive import parse_yaml, patch_yaml
+from pdkernel.errors import NotebookError, RequestError
+from pdkernel.model import Workflow
+from pdkernel.render.files import FileChange
+
+
+def export_to_synced_folder(
+    workflow: Workflow,
+    folder: Path,
+    *,
+    sidecar: Sidecar | None = None,
+    pinned_steps: Collection[str] = (),
+    include_readme: bool = False,
+    dry_run: bool = False,
+) -> ExportResult:
+    """
+    Patch the synced *folder*: what the notebook has not changed stays to the byte.
+
+    Entry files of steps are written over with their cells; what the folder's Git history holds is the way back.
+
+    Args:
+        workflow: The notebook's; check it first (`inspection.check`).
+        folder: It holds `workflow.yaml`.
+        sidecar: The `pdkernel.yaml` beside the notebook, or None.
+        pinned_steps: Steps that are pinned in the notebook.
+        include_readme: Write `pdkernel.yaml` and `README.md` also where there are none.
+        dry_run: Compare only.
+
+    Raises:
+        DefinitionError: The workflow cannot be written, or the folder not be read.
+        RequestError: The folder cannot be written to; it is as it was.
+        UnsupportedError: The folder is of another workflow, or written in a way that cannot be patched.
+    """
+    check_write_paths((WORKFLOW_FILE, SIDECAR_FILE_NAME), folder)
+    document = _document(folder)
+    made = build_folder_patch(workflow, document, sidecar=sidecar)
+    existing = read_sidecar(folder / SIDECAR_FILE_NAME)
+    own = _own_sidecar(made, sidecar, existing)
+    todo = [
+        *build_checklist(made.workflow, pinned_steps=pinned_steps, kept_accounts=made.kept_accounts),
+        *([] if existing is not None or include_readme else list_omissions(own)),
+        *(
+            f"{path} belongs to no step any more: remove it from the folder when you commit."
+            for path in made.unused_entry_paths
+        ),
+    ]
+    files = [*made.files[:1], *_sidecar_files(document, made, own, existing, docs=include_readme), *made.files[1:]]
+    if include_readme:
+        check_readme_replaceable(folder)
+        files.append(DefinitionFile(README, build_readme(made.workflow, todo)))
+    check_write_paths((file.path for file in files), folder)
+    try:
+        changes = [diff_file(file, folder) for file in files]
+    except OSError as error:
+        raise RequestError(f"{folder} cannot be read: {error.strerror or error}.") from None
+    _check_unused_files(changes, made, folder)
+    left = [FileChange(path, "left alone") for path in made.unused_entry_paths if (folder / path).exists()]
+    findings = lint_workflow(replace(made.workflow, steps=workflow.steps), sidecar)
+    result = ExportResult(folder, (*changes, *left), tuple(todo), findings=findings)
+    return result if dry_run else apply_changes(result, files)
+
+
+def _document(folder: Path) -> WorkflowDocument:
+    try:
+        return read_document(folder)
+    except NotebookError as error:
+        if (folder / WORKFLOW_FILE).exists():
+            raise
+        raise NotebookError(
+            error.message, fix="--into patches a folder that Pipedream synced; --to FOLDER writes a new one."
+        ) from None
+
+
+def _check_unused_files(changes: list[FileChange], made: FolderPatch, folder: Path) -> None:
+    """A new step's entry file must not take the place of a file that no step of the folder uses."""
+    known = {WORKFLOW_FILE, SIDECAR_FILE_NAME, README, *made.previous_entry_paths}
+    for change in changes:
+        if change.state == "changed" and change.path not in known:
+            raise RequestError(
+                f"{folder / change.path} exists, and no step of the folder uses it: it would be overwritten.",
+                fix="Move it away, or call the new step's cell otherwise.",
+            )
+
+
+def _own_sidecar(made: FolderPatch, sidecar: Sidecar | None, existing: Sidecar | None) -> Sidecar:
+    """What the folder's `pdkernel.yaml` would say: without the ids that its `workflow.yaml` holds itself."""
+    base = merge_sidecars(sidecar or Sidecar(), existing)
+    if existing is not None and existing.actions:
+        base = replace(base, actions=existing.actions)  # a path in it starts at its own folder
+    return _for_folder(build_sidecar(made.workflow, base), existing or Sidecar())
+
+
+def _for_folder(sidecar: Sidecar, existing: Sidecar) -> Sidecar:
+    steps = {}
+    for name, said in sidecar.steps.items():
+        known = existing.steps.get(name, StepSidecar()).accounts
+        accounts = {
+            prop: AccountChoice(choice.account, choice.app)
+            for prop, choice in said.accounts.items()
+            # What nobody has answered is no news to a folder that does not ask it.
+            if choice.account != UNANSWERED or prop in known
+        }
+        steps[name] = replace(said, accounts=accounts)
+    return replace(sidecar, steps=steps)
+
+
+def _sidecar_files(
+    document: WorkflowDocument, made: FolderPatch, own: Sidecar, existing: Sidecar | None, *, docs: bool
+) -> Iterator[DefinitionFile]:
+    inferred = find_inferred_steps(made.workflow)
+    if existing is None:
+        if docs:
+            yield DefinitionFile(SIDECAR_FILE_NAME, dump_sidecar(own, inferred_steps=inferred))
+        return
+    path = document.folder / SIDECAR_FILE_NAME
+    text = path.read_bytes().decode("utf-8")
+    raw = parse_yaml(text, allow_expressions=False, error_class=NotebookError, document_name=str(path)).value or {}
+    there = apply_sidecar(
+        build_workflow(document, existing, require_code=False, unanswered_policy="keep"),
+        existing,
+        unanswered_policy="keep",
+    )
+    base = build_sidecar_mapping(
+        _for_folder(build_sidecar(there, existing), existing), inferred_steps=find_inferred_steps(there)
+    )
+    new = merge_value(raw, base, build_sidecar_mapping(own, inferred_steps=inferred))
+    if not raw:
+        yield DefinitionFile(SIDECAR_FILE_NAME, dump_sidecar(own, inferred_steps=inferred) if new else text)
+        return
+    yield DefinitionFile(SIDECAR_FILE_NAME, patch_yaml(text, raw, new, name=str(path), psych=False))

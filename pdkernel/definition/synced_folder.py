@@ -1,0 +1,468 @@
+"""
+A workflow's folder, as Pipedream synced it, read as a workflow.
+
+Knows every shape seen in synced repositories; unknown keys are kept. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pdkernel.analysis import find_declared_apps, responds
+from pdkernel.definition.entry_file import EntryFileError, get_error_line, read_entry_file
+from pdkernel.definition.file_plan import STATE_FILE, WORKFLOW_FILE, WORKFLOW_SCHEMA
+from pdkernel.definition.languages import RUNTIME_NAMES, default_entry_path, detect_language
+from pdkernel.definition.sidecar import (
+    SIDECAR_FILE_NAME,
+    Sidecar,
+    StepSidecar,
+    UnansweredPolicy,
+    apply_sidecar,
+    resolve_account,
+)
+from pdkernel.definition.sidecar_yaml import read_sidecar
+from pdkernel.definition.step_props import PROPS_CURSOR_KEY, parse_props
+from pdkernel.directive import LocatedYaml, is_action_reference, parse_yaml
+from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, StepNameError, UnsupportedError
+from pdkernel.model import (
+    JSON,
+    ROUND_TRIP_KEY,
+    AppBinding,
+    Language,
+    Step,
+    Trigger,
+    TriggerType,
+    UnsupportedEntry,
+    Workflow,
+)
+
+AssumedAccount = Literal["external_user", "own"]
+_STATE_ID = re.compile(r"^id:[ \t]*[\"']?(p_\w+)", re.MULTILINE)
+MAX_WORKFLOW_FILE_BYTES = 4 * 1024 * 1024
+"""Of a `workflow.yaml`; the longest one seen has a few thousand."""
+
+BYTE_ORDER_MARK = "\ufeff"
+"""The byte order mark, which some editors put at the start of a file."""
+
+_FILE = ("./", "../", "/")
+_STEP_KEYS = frozenset({"namespace", "uses", "props"})
+_WORKFLOW_KEYS = frozenset({"name", "settings", "triggers", "steps"})
+_TRIGGER_IDS: Mapping[str, TriggerType] = {
+    "hi": "http",
+    "ti": "schedule",
+    "ei": "email",
+    "dc": "source",
+    "sub": "source",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SyncedFolder:
+    """
+    What a synced folder holds.
+
+    Attributes:
+        workflow: With what its `pdkernel.yaml` adds.
+        sidecar: That file, or None if there is none.
+        accounts: The account id that `workflow.yaml` holds, or None, by step and app prop.
+    """
+
+    workflow: Workflow
+    sidecar: Sidecar | None
+    accounts: Mapping[tuple[str, str], str | None]
+
+
+def read_folder_workflow(
+    folder: Path,
+    *,
+    require_code: bool = True,
+    assumed_account: AssumedAccount = "external_user",
+    unanswered_policy: UnansweredPolicy = "refuse",
+) -> Workflow:
+    """
+    The workflow in *folder*; entries that are no steps known here are its `kept` ones.
+
+    Args:
+        folder: It holds `workflow.yaml`, perhaps `pdkernel.yaml`, and an entry file for each code step.
+        require_code: False takes a missing entry file as empty code.
+        assumed_account: Whose accounts fill app props of which no `pdkernel.yaml` says it. Never `own` for a run:
+            that would use your own account for someone else's request.
+        unanswered_policy: As for `apply_sidecar`.
+
+    Raises:
+        NotebookError: Not such a folder, or a file in it cannot be read; the message names file and line.
+        UnsupportedError: A format that this version does not know.
+        RequestError: `pdkernel.yaml` leaves unanswered whose account a step uses.
+    """
+    return read_synced_folder(
+        folder, require_code=require_code, assumed_account=assumed_account, unanswered_policy=unanswered_policy
+    ).workflow
+
+
+def read_synced_folder(
+    folder: Path, *, require_code: bool, assumed_account: AssumedAccount, unanswered_policy: UnansweredPolicy
+) -> SyncedFolder:
+    """The workflow in *folder* with what was read beside it; arguments and errors are those of `read_folder`."""
+    document = read_document(folder)
+    sidecar = read_sidecar(folder / SIDECAR_FILE_NAME)
+    reader = _StepReader(
+        document, sidecar, require_code=require_code, accounts=assumed_account, unanswered=unanswered_policy
+    )
+    workflow = _workflow(document, sidecar, reader)
+    return SyncedFolder(
+        apply_sidecar(workflow, sidecar, unanswered_policy=unanswered_policy), sidecar, reader.account_ids
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowDocument:
+    """
+    A folder's `workflow.yaml`.
+
+    Attributes:
+        folder: Where it stands.
+        text: As it is, without a byte order mark.
+        byte_order_mark: The byte order mark, or nothing.
+        located: What it says; its value is a mapping.
+        id: The workflow's id (`p_...`) that `.workflow.state` says, or None.
+    """
+
+    folder: Path
+    text: str
+    byte_order_mark: str
+    located: LocatedYaml
+    id: str | None = None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the file says."""
+        return cast("dict[str, Any]", self.located.value)
+
+
+def read_document(folder: Path) -> WorkflowDocument:
+    """
+    The `workflow.yaml` in *folder*.
+
+    Raises:
+        NotebookError: There is none, or it cannot be read; the message names file and line.
+        UnsupportedError: A format that this version does not know.
+    """
+    path = folder / WORKFLOW_FILE
+    whole = _text(path, folder)
+    text = whole.removeprefix(BYTE_ORDER_MARK)
+    located = parse_yaml(
+        text, allow_expressions=False, error_class=NotebookError, document_name=str(path), as_psych=True
+    )
+    if not isinstance(located.value, dict):
+        raise NotebookError(
+            f"{path} is not a workflow: it is not a mapping of keys (line {located.get_line(()) or 1})."
+        )
+    _check_format(located.value, path, located)
+    return WorkflowDocument(folder, text, whole[: len(whole) - len(text)], located, _state_id(folder))
+
+
+def build_workflow(
+    document: WorkflowDocument,
+    sidecar: Sidecar | None = None,
+    *,
+    require_code: bool = True,
+    assumed_account: AssumedAccount = "external_user",
+    unanswered_policy: UnansweredPolicy = "refuse",
+) -> Workflow:
+    """
+    The workflow of *document*; arguments and errors as for `read_folder`.
+
+    *sidecar* answers whose accounts its props use, and is not applied any further.
+    """
+    reader = _StepReader(
+        document, sidecar, require_code=require_code, accounts=assumed_account, unanswered=unanswered_policy
+    )
+    return _workflow(document, sidecar, reader)
+
+
+def _workflow(document: WorkflowDocument, sidecar: Sidecar | None, reader: _StepReader) -> Workflow:
+    data, located, folder = document.data, document.located, document.folder
+    path = folder / WORKFLOW_FILE
+    steps, kept = reader.read(_list(data, "steps", path, located))
+    return Workflow(
+        name=str(data.get("name") or folder.name),
+        triggers=_triggers(_list(data, "triggers", path, located), sidecar, steps),
+        steps=steps,
+        settings=_settings(data, path, located),
+        origin=str(folder),
+        extra=_extra(data, document.id),
+    ).with_unsupported_entries(kept)
+
+
+def _state_id(folder: Path) -> str | None:
+    """The id in `.workflow.state`; a folder without that file, or with one that says nothing, has none."""
+    path = folder / STATE_FILE
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as stream:
+            found = _STATE_ID.search(stream.read(10_000).decode("utf-8", "replace"))
+    except OSError:
+        return None
+    return None if found is None else found[1]
+
+
+def describe_assumptions(folder: Path, workflow: Workflow) -> tuple[str, ...]:
+    """What is assumed of a synced *folder* that has no `pdkernel.yaml`, as sentences; nothing if it has one."""
+    if (folder / SIDECAR_FILE_NAME).exists():
+        return ()
+    sentences = []
+    if any(trigger.type == "http" for trigger in workflow.triggers):
+        custom = any(trigger.response == "custom" for trigger in workflow.triggers)
+        answer = "lets the workflow answer, since a step responds" if custom else "gives the default response"
+        sentences.append(f"its HTTP trigger asks for no authorization and {answer}")
+    props = [f"{step.name}.{app.prop}" for step in workflow.steps for app in step.apps if app.account is None]
+    if props:
+        sentences.append(f"the external user's account fills {', '.join(props)}, never an account of your own")
+    return tuple(sentences)
+
+
+def _text(path: Path, folder: Path) -> str:
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise NotebookError(f"{path} is not a file.")
+        if found.st_size > MAX_WORKFLOW_FILE_BYTES:
+            raise NotebookError(
+                f"{path} has {found.st_size} bytes, and no more than {MAX_WORKFLOW_FILE_BYTES} are read."
+            )
+        return path.read_bytes().decode("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotebookError(f"{folder} is not a workflow's folder: it has no {WORKFLOW_FILE}.") from None
+    except UnicodeDecodeError as fault:
+        line = get_error_line(fault)
+        raise NotebookError(f"{path} is not UTF-8 text (byte {fault.start + 1}, line {line}).", line=line) from None
+    except OSError as fault:
+        raise NotebookError(f"{path} cannot be read: {fault.strerror or fault}.") from None
+
+
+def _check_format(data: Mapping[str, Any], path: Path, located: LocatedYaml) -> None:
+    found = data.get("schema", WORKFLOW_SCHEMA)
+    if found != WORKFLOW_SCHEMA:
+        line = located.get_line(("schema",))
+        raise UnsupportedError(
+            f"{path} has the schema {found!r}, and this version reads {WORKFLOW_SCHEMA!r} (line {line}).", line=line
+        )
+
+
+def _list(data: Mapping[str, Any], key: str, path: Path, located: LocatedYaml) -> list[dict[str, Any]]:
+    value = data.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise NotebookError(f"{path}: {key} is not a list of mappings (line {located.get_line((key,))}).")
+    return value
+
+
+def _settings(data: Mapping[str, Any], path: Path, located: LocatedYaml) -> dict[str, JSON]:
+    settings = data.get("settings") or {}
+    if not isinstance(settings, dict):
+        raise NotebookError(f"{path}: settings is not a mapping (line {located.get_line(('settings',))}).")
+    return settings
+
+
+def _extra(data: Mapping[str, Any], state_id: str | None) -> dict[str, JSON]:
+    extra = {"schema": WORKFLOW_SCHEMA, **{key: value for key, value in data.items() if key not in _WORKFLOW_KEYS}}
+    if any(set(trigger) != {"id"} for trigger in data.get("triggers") or ()):
+        extra["triggers"] = data["triggers"]
+    if state_id is not None:
+        extra[ROUND_TRIP_KEY] = {"id": state_id}
+    return extra
+
+
+def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None, steps: Sequence[Step]) -> tuple[Trigger, ...]:
+    """The triggers of both files: ids from `workflow.yaml`, configuration from `pdkernel.yaml`, by id, else by position."""
+    configured = sidecar.triggers if sidecar is not None else ()
+    named = {trigger.config["id"] for trigger in configured if "id" in trigger.config}
+    ids = [str(trigger["id"]) for trigger in raw if trigger.get("id")]
+    left = [id_ for id_ in ids if id_ not in named]
+    result: list[Trigger] = []
+    for trigger in configured:
+        given = {} if "id" in trigger.config or not left else {"id": left.pop(0)}
+        result.append(replace(trigger, config={**given, **trigger.config}))
+    known = {trigger.config.get("id") for trigger in result}
+    result += [
+        replace(assume_trigger(_TRIGGER_IDS.get(id_.partition("_")[0], "source"), steps), config={"id": id_})
+        for id_ in ids
+        if id_ not in known
+    ]
+    return tuple(result) or (Trigger(),)
+
+
+def assume_trigger(type_: TriggerType, steps: Sequence[Step]) -> Trigger:
+    """What is assumed of a trigger of which only the kind is known: the workflow answers if one of its *steps* may."""
+    custom = type_ == "http" and any(not step.disabled and responds(step) != "never" for step in steps)
+    return Trigger(type_, response="custom" if custom else "default")
+
+
+def _is_step_attribute(key: str, value: Any, raw: Mapping[str, Any]) -> bool:
+    """Whether the step's own attributes say what *key* says."""
+    match key:
+        case "disabled":
+            return value is True
+        case "notes":
+            return isinstance(value, str)
+        case "note":
+            return isinstance(value, str) and "notes" not in raw
+    return key in _STEP_KEYS
+
+
+class _StepReader:
+    """Reads the steps of one folder."""
+
+    def __init__(
+        self,
+        document: WorkflowDocument,
+        sidecar: Sidecar | None,
+        *,
+        require_code: bool,
+        accounts: AssumedAccount,
+        unanswered: UnansweredPolicy,
+    ) -> None:
+        self._folder = document.folder
+        self._located = document.located
+        self._sidecar = sidecar
+        self._require_code = require_code
+        self._accounts = accounts
+        self._unanswered: UnansweredPolicy = unanswered
+        self.account_ids: dict[tuple[str, str], str | None] = {}
+
+    def read(self, raw_steps: list[dict[str, Any]]) -> tuple[tuple[Step, ...], list[UnsupportedEntry]]:
+        """The steps, and the entries that are none."""
+        steps: dict[str, Step] = {}
+        kept: list[UnsupportedEntry] = []
+        for index, raw in enumerate(raw_steps):
+            if not self._is_step(raw):
+                kept.append(UnsupportedEntry(next(reversed(steps), None), raw))
+                continue
+            step = self._step(index, raw)
+            if step.name in steps:
+                first = self._located.get_line(
+                    (
+                        "steps",
+                        next(
+                            n for n, one in enumerate(raw_steps) if one is not raw and one.get("namespace") == step.name
+                        ),
+                    )
+                )
+                raise self._fault(
+                    DuplicateStepError,
+                    index,
+                    f"two steps are called {step.name!r}, the other in line {first}: steps.{step.name} would be ambiguous",
+                    step.name,
+                )
+            steps[step.name] = step
+        return tuple(steps.values()), kept
+
+    def _is_step(self, raw: Mapping[str, Any]) -> bool:
+        """Whether *raw* is code in a language that is known, or an action with its version."""
+        uses = raw.get("uses")
+        if not isinstance(uses, str):
+            return False
+        if uses.startswith(_FILE):
+            return self._language(uses, raw.get("namespace")) is not None
+        return is_action_reference(uses)
+
+    def _step(self, index: int, raw: Mapping[str, Any]) -> Step:
+        """The step that *raw*, item *index* of `steps`, describes."""
+        name = raw.get("namespace")
+        if not isinstance(name, str):
+            raise self._fault(NotebookError, index, "a step has no namespace")
+        uses = str(raw["uses"])
+        is_file = uses.startswith(_FILE)
+        language = (self._language(uses, name) if is_file else None) or "node"
+        kept: dict[str, JSON] = {}
+        if is_file and uses != f"./{default_entry_path(name, language)}":
+            kept["entry"] = uses
+        code = self._code(uses, index, name) if is_file else ""
+        if code is None:
+            kept["missing"] = True
+        notes = raw.get("notes", raw.get("note"))
+        try:
+            step = Step(
+                name=name,
+                language=language,
+                source=code or "",
+                uses=None if is_file else uses,
+                disabled=raw.get("disabled") is True,
+                notes=notes if isinstance(notes, str) else None,
+                extra=self._extra(raw, language),
+            )
+        except StepNameError as error:
+            raise self._fault(StepNameError, index, error.message.removesuffix("."), name) from None
+        return self._with_props(step, raw.get("props") or {}, index, kept)
+
+    def _fault(self, kind: type[DefinitionError], index: int, what: str, step: str | None = None) -> DefinitionError:
+        line = self._located.get_line(("steps", index))
+        return kind(f"{self._folder / WORKFLOW_FILE}: {what} (line {line}).", step=step, line=line)
+
+    def _language(self, uses: str, name: object) -> Language | None:
+        said = self._get_step_sidecar(name).language if isinstance(name, str) else None
+        return said or detect_language(uses)
+
+    def _get_step_sidecar(self, name: str) -> StepSidecar:
+        steps = self._sidecar.steps if self._sidecar is not None else {}
+        return steps.get(name, StepSidecar())
+
+    def _code(self, uses: str, index: int, name: str) -> str | None:
+        try:
+            code = read_entry_file(self._folder, uses)
+        except EntryFileError as error:
+            raise self._fault(NotebookError, index, f"step {name} uses {uses}, {error}", name) from None
+        if code is None and self._require_code:
+            what = f"step {name} uses {uses}, and there is no such file"
+            raise self._fault(NotebookError, index, what, name)
+        return code
+
+    @staticmethod
+    def _extra(raw: Mapping[str, Any], language: Language) -> dict[str, JSON]:
+        extra = {key: value for key, value in raw.items() if not _is_step_attribute(key, value, raw)}
+        if extra.get("runtime") == RUNTIME_NAMES.get(language):
+            extra.pop("runtime", None)
+        return extra
+
+    def _with_props(self, step: Step, raw: Any, index: int, kept: Mapping[str, JSON]) -> Step:
+        if not isinstance(raw, dict):
+            raise self._fault(NotebookError, index, f"the props of step {step.name} are not a mapping", step.name)
+        slugs = {app.prop: app.app for app in find_declared_apps(step)}
+        props = parse_props(raw, slugs=slugs, action=step.uses)
+        self.account_ids |= {(step.name, app.prop): app.account for app in props.apps}
+        kept = {**props.bookkeeping, **kept, **({"cursor_of": step.uses} if PROPS_CURSOR_KEY in step.extra else {})}
+        extra = {**step.extra, ROUND_TRIP_KEY: cast("JSON", kept)} if kept else step.extra
+        return replace(
+            step,
+            apps=tuple(self._resolve_account(step, app) for app in props.apps),
+            stores=tuple(
+                props.stores if not self._get_step_sidecar(step.name).stores else self._stores(step, props.stores)
+            ),
+            props=props.values,
+            prop_lines=self._prop_lines(index),
+            props_file=WORKFLOW_FILE,
+            extra=extra,
+        )
+
+    def _prop_lines(self, index: int) -> dict[tuple[str | int, ...], int]:
+        above = ("steps", index, "props")
+        return {path[3:]: line for path, line in self._located.lines.items() if path[:3] == above and len(path) > 3}
+
+    def _stores(self, step: Step, stores: Any) -> Any:
+        named = self._get_step_sidecar(step.name).stores
+        return tuple(replace(store, store=named.get(store.prop, store.store)) for store in stores)
+
+    def _resolve_account(self, step: Step, app: AppBinding) -> AppBinding:
+        """*app* with the account that `pdkernel.yaml` says, or the one to assume."""
+        choice = self._get_step_sidecar(step.name).accounts.get(app.prop)
+        if choice is not None and self._sidecar is not None:
+            account = resolve_account(
+                choice, step=step, prop=app.prop, sidecar=self._sidecar, unanswered_policy=self._unanswered
+            )
+            return AppBinding(app.prop, choice.app or app.app, account)
+        return app if self._accounts == "own" else replace(app, account=None)

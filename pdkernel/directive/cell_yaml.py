@@ -1,0 +1,88 @@
+"""
+Props as a cell shows them: YAML as the platform writes it, but `{{ }}` without quotes.
+
+Knows that a cell's `{{ }}` is read before YAML is. Whatever would not read back the same keeps its quotes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pdkernel.directive.located_yaml import parse_yaml
+from pdkernel.directive.psych_scalar import ScalarStyle, choose_style
+from pdkernel.directive.psych_yaml import dump_yaml
+from pdkernel.errors import DefinitionError
+from pdkernel.expression import find_closing_braces
+from pdkernel.expression.template import CLOSING_BRACES, OPENING_BRACES
+from pdkernel.model import JSON
+
+
+def dump_cell_yaml(value: Mapping[str, JSON]) -> str:
+    """*value* as a cell's YAML, which `read_yaml(..., expressions=True)` reads back where a cell can hold it."""
+    return "".join(_dump_item(key, item) for key, item in value.items()) or dump_yaml(value)
+
+
+def _dump_item(key: str, item: JSON) -> str:
+    plain = dump_yaml({key: item})
+    if OPENING_BRACES not in plain:
+        return plain
+    stand_ins = _ExpressionTokens(plain)
+    text = stand_ins.restore(dump_yaml({key: stand_ins.tokenize(item)}))
+    # What stands bare reads back by how it was cut; what kept its quotes beside it may change how the rest is read.
+    return text if (stand_ins.all_hidden and OPENING_BRACES not in key) or _reads_as(text, {key: item}) else plain
+
+
+def _reads_as(text: str, value: Mapping[str, JSON]) -> bool:
+    try:
+        return parse_yaml(text, allow_expressions=True).value == value
+    except DefinitionError:
+        return False
+
+
+class _ExpressionTokens:
+    """Words for expressions, none of which stands in *text*."""
+
+    def __init__(self, text: str) -> None:
+        mark = "q"
+        while re.search(rf"x{mark}\d+x", text):
+            mark += "q"
+        self._mark = mark
+        self._hidden: list[str] = []
+        self.all_hidden = True
+
+    def tokenize(self, value: Any) -> Any:
+        """*value* with the expressions of its strings hidden, where these can stand without quotes."""
+        if isinstance(value, dict):
+            return {key: self.tokenize(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.tokenize(item) for item in value]
+        if not isinstance(value, str) or OPENING_BRACES not in value:
+            return value
+        bare = self._bare(value)
+        self.all_hidden = self.all_hidden and bare is not None
+        return value if bare is None else bare
+
+    def restore(self, text: str) -> str:
+        """*text* with its expressions."""
+        return re.sub(rf"x{self._mark}(\d+)x", lambda match: self._hidden[int(match[1])], text)
+
+    def _bare(self, text: str) -> str | None:
+        if "\n" in text or not text.isprintable():
+            return None
+        parts: list[str] = []
+        found: list[str] = []
+        position = 0
+        while (opening := text.find(OPENING_BRACES, position)) != -1:
+            end = find_closing_braces(text, opening + len(OPENING_BRACES))
+            if end is None:
+                return None
+            parts += [text[position:opening], f"x{self._mark}{len(self._hidden) + len(found)}x"]
+            found.append(text[opening : end + len(CLOSING_BRACES)])
+            position = end + len(CLOSING_BRACES)
+        bare = "".join([*parts, text[position:]])
+        if choose_style(bare) is not ScalarStyle.PLAIN:
+            return None
+        self._hidden += found
+        return bare

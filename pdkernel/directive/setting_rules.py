@@ -1,0 +1,48 @@
+"""
+A workflow's settings: their names and what each may hold.
+
+Knows the platform's limits. Knows nothing of where settings are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pdkernel.model import JSON
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRule:
+    """What a key may hold, as a test and in words (`a whole number from 1 to 750`)."""
+
+    is_valid: Callable[[JSON], bool]
+    description: str
+
+
+def integer_range(low: int, high: int, unit: str = "") -> SettingRule:
+    """A whole number from *low* to *high*."""
+    return SettingRule(
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
+        f"a whole number{' of ' + unit if unit else ''} from {low} to {high}",
+    )
+
+
+BOOLEAN_RULE = SettingRule(lambda value: isinstance(value, bool), "true or false")
+
+SETTING_RULES: dict[str, SettingRule] = {
+    "lambda_timeout": integer_range(1, 750, "seconds"),
+    "memory": integer_range(256, 10_240, "megabytes"),
+    "concurrency": integer_range(1, 10_000),
+    "throttle": SettingRule(lambda value: isinstance(value, dict), "a mapping of limit and interval"),
+    "queue": integer_range(1, 10_000, "events"),
+    "auto_retry": BOOLEAN_RULE,
+    "retention": BOOLEAN_RULE,
+    "error_notification": BOOLEAN_RULE,
+}
+"""Ranges: the platform's settings and limits pages; `concurrency` has no documented ceiling."""
+
+THROTTLE_RULES: dict[str, SettingRule] = {
+    "limit": integer_range(0, 10_000),
+    "interval": integer_range(1, 10_000 * 3600, "seconds"),
+}

@@ -1,0 +1,30 @@
+"""
+"Did you mean ...?" for words that nobody knows.
+
+Knows spelling. Knows nothing of what the words are for.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+_MAX_LISTED_WORDS = 20
+"""Words that a message may list."""
+
+
+def did_you_mean(word: str, known: Iterable[str], *, aliases: Mapping[str, str] | None = None) -> str:
+    """
+    A sentence that helps with *word*: the nearest known words, or all of them if they are few.
+
+    Args:
+        word: What was written.
+        known: What could have been written.
+        aliases: Other names that people use, and the known word for each.
+    """
+    words = list(known)
+    meant = (aliases or {}).get(word.lower())
+    near = [meant] if meant else difflib.get_close_matches(word.lower(), words, n=3, cutoff=0.6)
+    if near:
+        return f"Did you mean {' or '.join(near)}?"
+    return f"Known: {', '.join(words)}." if len(words) <= _MAX_LISTED_WORDS else ""

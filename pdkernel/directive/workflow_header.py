@@ -1,0 +1,120 @@
+"""
+The `%%pdworkflow` cell: name, triggers, settings.
+
+Knows their keys and what each may hold. Knows nothing of what they make the platform do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from pdkernel.directive.cell import split_workflow_cell
+from pdkernel.directive.located_yaml import LocatedYaml, ValuePath, parse_yaml
+from pdkernel.directive.setting_rules import SETTING_RULES, THROTTLE_RULES
+from pdkernel.directive.triggers import parse_trigger
+from pdkernel.directive.yaml_checks import YamlChecker, check_keys
+from pdkernel.errors import DirectiveError
+from pdkernel.model import JSON, Trigger
+
+WORKFLOW_MAGIC = "%%pdworkflow"
+HEADER_KEYS = ("name", "trigger", "triggers", "settings")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowHeader:
+    """
+    What a `%%pdworkflow` cell says.
+
+    Attributes:
+        name: The workflow's, or None: then it is called like its file.
+        triggers: At least one.
+        settings: As written.
+    """
+
+    name: str | None = None
+    triggers: tuple[Trigger, ...] = (Trigger(),)
+    settings: Mapping[str, JSON] = field(default_factory=dict)
+
+
+def parse_workflow_cell(text: str) -> WorkflowHeader:
+    """
+    Read the header's whole cell.
+
+    Raises:
+        DirectiveError: It is none, or a key or value is wrong; the message and `line` say where.
+    """
+    found = split_workflow_cell(text)
+    if found is None:
+        raise DirectiveError(f"This is not a workflow's header: it does not start with {WORKFLOW_MAGIC}.", line=1)
+    if found.line:
+        raise DirectiveError(
+            f"{WORKFLOW_MAGIC} takes nothing on its line, and this one says {found.line!r}.",
+            fix="Write it below, as YAML: name, trigger or triggers, settings.",
+            line=found.body_offset,
+        )
+    located = parse_yaml(
+        found.body, allow_expressions=True, line_offset=found.body_offset, document_name=WORKFLOW_MAGIC
+    )
+    if located.value is None:
+        return WorkflowHeader()
+    check = YamlChecker(located, DirectiveError, WORKFLOW_MAGIC)
+    data = check.require_mapping(())
+    check_keys(check, (), HEADER_KEYS)
+    return WorkflowHeader(
+        name=check.require_text(("name",)).strip() if data.get("name") is not None else None,
+        triggers=_triggers(check, data),
+        settings=parse_settings(located),
+    )
+
+
+def _triggers(check: YamlChecker, data: Mapping[str, JSON]) -> tuple[Trigger, ...]:
+    if "trigger" in data and "triggers" in data:
+        raise check.build_error(("triggers",), "has both trigger and triggers", fix="Keep one of the two.")
+    if "trigger" in data:
+        return (parse_trigger(check.document, ("trigger",)),)
+    if data.get("triggers") is None:
+        return (Trigger(),)
+    count = len(check.require_list(("triggers",)))
+    if count == 0:
+        raise check.build_error(
+            ("triggers",), "has no trigger under triggers", fix="Remove triggers for a plain HTTP one."
+        )
+    return tuple(parse_trigger(check.document, ("triggers", index)) for index in range(count))
+
+
+def parse_settings(
+    located: LocatedYaml, path: ValuePath = ("settings",), *, document_name: str = WORKFLOW_MAGIC
+) -> dict[str, JSON]:
+    """
+    The settings at *path*, checked; empty if there are none.
+
+    Raises:
+        DirectiveError: An unknown key (the message has the nearest), or a value that the key cannot hold.
+    """
+    check = YamlChecker(located, DirectiveError, document_name)
+    if check.get_value(path) is None:
+        return {}
+    settings = check.require_mapping(path)
+    check_keys(check, path, SETTING_RULES)
+    for key, value in settings.items():
+        if not SETTING_RULES[key].is_valid(value):
+            raise check.build_error(
+                (*path, key), f"has {key}: {check.format_value(value)}, and it is {SETTING_RULES[key].description}"
+            )
+        if key == "throttle":
+            _check_throttle(check, (*path, key))
+    return cast("dict[str, JSON]", dict(settings))
+
+
+def _check_throttle(check: YamlChecker, path: ValuePath) -> None:
+    throttle = check.require_mapping(path)
+    check_keys(check, path, THROTTLE_RULES)
+    for key, rule in THROTTLE_RULES.items():
+        if key not in throttle:
+            raise check.build_error(path, f"has a throttle without {key}", fix="Write limit and interval, in seconds.")
+        if not rule.is_valid(throttle[key]):
+            raise check.build_error(
+                (*path, key), f"has {key}: {check.format_value(throttle[key])}, and it is {rule.description}"
+            )

@@ -1,0 +1,237 @@
+"""
+What becomes of a step's outside calls: the mode, as a person writes it, and as a value.
+
+Knows the spelling of modes, which hosts count as outside and which of them a mode lets through.
+Knows nothing of sockets or HTTP.
+
+What a mode is able to promise: the calls of Node.js and of Python steps (their own sockets lead to the
+gateway), and of every program that reads the proxy variables (curl, wget, git, Go's default client). What ignores both
+(a static binary with its own transport, a C extension, UDP) is stopped by the operating system in every mode but live where
+`guard` has a way to do so, on Linux. A mode is a guard against accidents, not a sandbox.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pdkernel.errors import EgressModeError
+
+OutboundMode = Literal["live", "deny", "allow", "record", "replay", "stand-in"]
+
+BUILT_IN_STAND_INS = ("slack", "github", "google_sheets", "openai")
+MODES_HELP = "live, deny, allow=HOST[,HOST], record=FILE, replay=FILE, stand-in=URL or stand-in=slack[,github,...]"
+_OPTION = re.compile(r"\s+(via|unopened)=(\S+)$")
+_LONGEST_NAME = 253
+# names of storage buckets have underscores, though host names of RFC 952 do not
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+MODE_VARIABLE = "PDKERNEL_EGRESS"
+_MODES = ("live", "deny", "allow", "record", "replay", "stand-in")
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundPolicy:
+    """
+    What becomes of outside calls.
+
+    Attributes:
+        mode: The kind.
+        mode_text: The mode as it was written, without `via` and `unopened`.
+        allowed_hosts: For `allow`: exact names and `*.domain`, lower case.
+        recording_file: For `record` and `replay`: the file of recorded calls, absolute.
+        stand_in_url: For `stand-in=URL`: the URL without a slash at its end.
+        stand_in_names: For built-in stand-ins: their names, with commas between.
+        via: An upstream proxy's URL for calls that go out, or None.
+        unopened: Hosts whose TLS is passed through unread where calls go out: clients that pin a
+            certificate or show one of their own.
+        public_only: Refuse calls to this machine and to private networks, whatever the mode: for what a Connect token
+            starts.
+    """
+
+    mode: OutboundMode
+    mode_text: str
+    allowed_hosts: tuple[str, ...] = ()
+    recording_file: Path | None = None
+    stand_in_url: str | None = None
+    stand_in_names: str | None = None
+    via: str | None = None
+    unopened: tuple[str, ...] = ()
+    public_only: bool = False
+
+    @property
+    def guarded(self) -> bool:
+        """Whether the operating system stops what goes around the gateway."""
+        return self.mode != "live" or self.public_only
+
+    @property
+    def send_once_target(self) -> str:
+        """
+        Where unsafe requests end up, as part of "sent once".
+
+        `live` and `allow=...` reach the same service, so that going from one to the other sends nothing twice.
+        """
+        return "live" if self.mode in ("live", "allow") else self.mode_text
+
+    def allows_host(self, host: str) -> bool:
+        """Whether a call to *host* is let out to the host itself."""
+        if self.mode == "allow":
+            return _matches(host, self.allowed_hosts)
+        return self.mode in ("live", "record")
+
+    def allows_tunnel(self, host: str) -> bool:
+        """Whether what is not HTTP/1.1 may pass to *host*, unread."""
+        return self.mode != "record" and self.allows_host(host)
+
+    def passes_tls_through(self, host: str) -> bool:
+        """Whether the TLS of *host* is passed through unread."""
+        return _matches(host, self.unopened)
+
+
+def parse_policy(text: str, *, via: str | None = None, unopened: tuple[str, ...] = ()) -> OutboundPolicy:
+    """
+    Read a mode for outside calls.
+
+    Args:
+        text: `live`, `deny`, `allow=HOST[,HOST]`, `record=FILE`, `replay=FILE`, `stand-in=URL` or `stand-in=slack`; then, after
+            a blank, `via=PROXY` and `unopened=HOST[,HOST]`, which have the meaning of the arguments.
+        via: An upstream proxy's URL, for `live`, `allow` and `record`.
+        unopened: Hosts (exact or `*.domain`) whose TLS is passed through unread.
+
+    Raises:
+        EgressModeError: Not a mode; the message names the modes.
+    """
+    text, more = _split_options(text.strip())
+    via = via or more.get("via")
+    unopened = (*unopened, *(_check_host(host) for host in more.get("unopened", "").split(",") if host.strip()))
+    word, equals, value = text.partition("=")
+    value = value.strip()
+    if word not in _MODES:
+        near = get_close_matches(word, _MODES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise EgressModeError(f"{text!r} is not a mode for outside calls.{hint}", fix=f"The modes are {MODES_HELP}.")
+    if (word in ("live", "deny")) == bool(equals) or (equals and not value):
+        takes = "takes no value" if word in ("live", "deny") else "needs a value"
+        raise EgressModeError(f"The mode {word!r} for outside calls {takes}.", fix=f"The modes are {MODES_HELP}.")
+    if via is not None:
+        _check_via(via, word)
+    hosts: tuple[str, ...] = ()
+    file = base = stand_in = None
+    if word == "allow":
+        hosts = tuple(_check_host(host) for host in value.split(",") if host.strip())
+    elif word in ("record", "replay"):
+        file = _check_file(word, value)
+    elif word == "stand-in":
+        base, stand_in = _check_stand_in(value)
+    return OutboundPolicy(
+        mode=word,  # type: ignore[arg-type]  # one of _MODES
+        mode_text=text,
+        allowed_hosts=hosts,
+        recording_file=file,
+        stand_in_url=base,
+        stand_in_names=stand_in,
+        via=via,
+        unopened=tuple(host.lower() for host in unopened),
+    )
+
+
+def default_mode(environ: Mapping[str, str]) -> str:
+    """The mode when none is given: `PDKERNEL_EGRESS`, else `deny` under pytest, else `live`."""
+    chosen = environ.get(MODE_VARIABLE, "").strip()
+    if chosen:
+        return chosen
+    return "deny" if "PYTEST_CURRENT_TEST" in environ else "live"
+
+
+def is_ip_address(host: str) -> bool:
+    """Whether *host* is an address and not a name."""
+    try:
+        ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def is_host_name(host: str) -> bool:
+    """Whether *host*, in ASCII, is a name that can be looked up: labels of 1 to 63 characters, 253 in all (RFC 1035)."""
+    return len(host) <= _LONGEST_NAME and all(map(_LABEL.fullmatch, host.split(".")))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* (a name or an address) is this machine: never outside, in any mode."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback or address.is_unspecified
+
+
+def _split_options(text: str) -> tuple[str, dict[str, str]]:
+    """The mode, which may hold blanks (a file's name), and the words after it."""
+    more: dict[str, str] = {}
+    while found := _OPTION.search(text):
+        more.setdefault(found[1], found[2])
+        text = text[: found.start()]
+    return text, more
+
+
+def _matches(host: str, patterns: tuple[str, ...]) -> bool:
+    name = host.rstrip(".").lower()
+    return any(name.endswith(p[1:]) if p.startswith("*.") else name == p for p in patterns)
+
+
+def _check_host(text: str) -> str:
+    host = text.strip().lower().rstrip(".")
+    if not host or any(sign in host for sign in "/: \t") or "*" in host.removeprefix("*."):
+        raise EgressModeError(
+            f"{text.strip()!r} is not a host that outside calls could be allowed to.",
+            fix="Write names without scheme, port or path: allow=slack.com,*.slack.com",
+        )
+    return host
+
+
+def _check_file(word: str, value: str) -> Path:
+    file = Path(value).expanduser().absolute()
+    if file.exists() and not file.is_file():
+        raise EgressModeError(f"There are no recorded calls at {value}: it is not a file.", fix="Name a file.")
+    if word == "replay" and not file.exists():
+        raise EgressModeError(
+            f"There are no recorded calls at {value}: the file does not exist.",
+            fix=f"Record them first: record={value}",
+        )
+    if not file.parent.is_dir():
+        raise EgressModeError(
+            f"Recorded calls cannot be kept at {value}: its folder does not exist.", fix=f"Make {file.parent} first."
+        )
+    return file
+
+
+def _check_stand_in(value: str) -> tuple[str | None, str | None]:
+    names = [name.strip() for name in value.split(",")]
+    if all(name in BUILT_IN_STAND_INS for name in names):
+        return None, ",".join(names)
+    if urlsplit(value).scheme in ("http", "https") and urlsplit(value).hostname:
+        return value.rstrip("/"), None
+    raise EgressModeError(
+        f"{value!r} is neither a URL nor a stand-in that comes with pdkernel.",
+        fix=f"Write stand-in=http://127.0.0.1:PORT, or one or more of: {', '.join(BUILT_IN_STAND_INS)}.",
+    )
+
+
+def _check_via(via: str, word: str) -> None:
+    if word not in ("live", "allow", "record"):
+        raise EgressModeError(
+            f"An upstream proxy means nothing with {word!r}: no call goes out.", fix="Leave the proxy away."
+        )
+    if urlsplit(via).scheme not in ("http", "https") or not urlsplit(via).hostname:
+        raise EgressModeError("The upstream proxy is not a URL.", fix="Write http://HOST:PORT.")

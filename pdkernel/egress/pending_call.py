@@ -1,0 +1,114 @@
+"""
+One outside call on its way to becoming a row of the ledger.
+
+Knows what is written of a call and that it is written once, redacted, before the step sees the end of the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pdkernel.clock import Clock, format_iso
+from pdkernel.egress.caller_tokens import CallContext
+from pdkernel.egress.message import Request, Response
+from pdkernel.egress.refusals import Refusal
+from pdkernel.egress.send_once import is_safe_method
+from pdkernel.execution import CallOutcome, OutboundCall
+from pdkernel.redaction.secret_patterns import redact_url
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """How a call ended: the fields of `OutsideCall` that are known only then."""
+
+    outcome: CallOutcome
+    status: int | None = None
+    note: str | None = None
+    recorded_at: str | None = None
+    body_bytes: int | None = None
+
+
+class PendingCall:
+    """
+    A call that a step makes.
+
+    Attributes:
+        context: The step's binding when the call began.
+        method: As in the ledger.
+        url: Redacted.
+        started_at: ISO time it began.
+    """
+
+    def __init__(
+        self, context: CallContext, method: str, url: str, clock: Clock, request: Request | None = None
+    ) -> None:
+        self.context = context
+        self.method = method
+        self.url = redact_url(context.redactor.redact_text(url))
+        self.started_at = format_iso(clock.now())
+        self._plain_url = url
+        self._clock = clock
+        self._began = clock.monotonic()
+        self._request = request
+        self._finished = False
+
+    @property
+    def duration_ms(self) -> float:
+        """Milliseconds since it began."""
+        return (self._clock.monotonic() - self._began) * 1000
+
+    def finish(self, result: CallResult) -> None:
+        """Write the row; only the first time counts."""
+        if self._finished:
+            return
+        self._finished = True
+        self.context.on_call_finished(
+            OutboundCall(
+                method=self.method,
+                url=self.url,
+                status=result.status,
+                duration_ms=self.duration_ms,
+                safe=is_safe_method(self.method),
+                outcome=result.outcome,
+                app=self._app(),
+                at=self.started_at,
+                same_as=result.recorded_at,
+                step=self.context.step,
+                external_user=self.context.external_user,
+                bytes=result.body_bytes,
+                note=None if result.note is None else self.context.redactor.redact_text(result.note),
+            )
+        )
+
+    def fail(self, why: str, *, status: int | None = None) -> None:
+        """
+        Write the row of a call that got no whole answer, and tell the step's run; only the first time counts.
+
+        Args:
+            why: The cause; what is said of the outcome may follow.
+            status: That of the answer that broke off, or None.
+        """
+        if self._finished:
+            return
+        what = "got no answer" if status is None else "got no whole answer"
+        self.finish(CallResult("failed", status, note=f"{what.removeprefix('got ')}: {why}"))
+        self.context.on_failed(f"{self.method} {self.url} {what}: {self.context.redactor.redact_text(why)}")
+
+    def refuse(self, refusal: Refusal) -> Response:
+        """Write the row, tell the step's run, and answer."""
+        self.finish(CallResult("denied", refusal.status, note=refusal.message.partition("\n")[0]))
+        self.context.on_call_refused(refusal.message)
+        return refusal.to_response(method=self.method, url=self.url)
+
+    def _app(self) -> str | None:
+        """The app whose account's credential the call carried."""
+        if not self.context.app_by_secret_ref:
+            return None
+        texts = [self._plain_url]
+        if self._request is not None:
+            texts += [value.decode("latin-1") for _, value in self._request.headers]
+            texts.append(self._request.body.prefix.decode("utf-8", "replace"))
+        refs = self.context.redactor.find_secrets("\n".join(texts))
+        return next(
+            (self.context.app_by_secret_ref[ref] for ref in refs if ref in self.context.app_by_secret_ref), None
+        )

@@ -1,0 +1,61 @@
+"""
+Socket addresses as the kernel has them.
+
+Knows their bytes, and which of them are this machine's own affair. Knows nothing of processes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+
+from pdkernel.egress.outbound_policy import is_loopback
+
+_LOCAL_FAMILIES = frozenset({socket.AF_UNSPEC, socket.AF_UNIX, 16})  # 16: netlink, which speaks with the kernel
+_RESOLVERS = (b"/var/run/nscd/socket", b"/run/nscd/socket", b"/run/systemd/resolve/", b"/var/run/systemd/resolve/")
+
+
+@dataclass(frozen=True, slots=True)
+class SocketAddress:
+    """An internet address and port."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is this machine."""
+        return is_loopback(self.host)
+
+
+def parse_sockaddr(address: bytes, *, for_datagram: bool = False) -> SocketAddress | None:
+    """
+    The place that *address* names, or None if it is nowhere outside: a Unix socket, the kernel, a disconnection.
+
+    Args:
+        address: A `sockaddr`.
+        for_datagram: It goes with a datagram, where Linux takes an unspecified family for IPv4.
+
+    Raises:
+        ValueError: A kind of address that leads who knows where.
+    """
+    family = int.from_bytes(address[:2], "little")
+    if family == socket.AF_INET or (family == socket.AF_UNSPEC and for_datagram and len(address) >= 8):
+        return SocketAddress(str(ipaddress.IPv4Address(address[4:8])), int.from_bytes(address[2:4], "big"))
+    if family == socket.AF_INET6:
+        six = ipaddress.IPv6Address(address[8:24])
+        return SocketAddress(str(six.ipv4_mapped or six), int.from_bytes(address[2:4], "big"))
+    if family not in _LOCAL_FAMILIES:
+        raise ValueError(f"an address of family {family}")
+    return None
+
+
+def is_unix(address: bytes) -> bool:
+    """Whether *address* is a Unix socket's."""
+    return int.from_bytes(address[:2], "little") == socket.AF_UNIX
+
+
+def is_resolver_socket(address: bytes) -> bool:
+    """Whether *address* is the Unix socket of a service that would look names up outside."""
+    return is_unix(address) and address[2:].startswith(_RESOLVERS)

@@ -1,0 +1,170 @@
+"""
+Which guard this machine can have, found out by trying it.
+
+Knows how each is put on and how to see that it works. Knows nothing of gateways or steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import select
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+from pdkernel.egress.sandbox import linux_syscalls
+from pdkernel.egress.sandbox.addresses import SocketAddress
+from pdkernel.egress.sandbox.seccomp_filters import SYSCALL_TABLES, build_notify_filter, build_refuse_filter
+from pdkernel.egress.sandbox.supervisor import Supervisor
+
+SandboxKind = Literal["redirect", "landlock", "none"]
+
+SANDBOX_DESCRIPTIONS: dict[SandboxKind, str] = {
+    "redirect": "the operating system leads to the gateway, or refuses, what the hooks and proxy variables miss",
+    "landlock": "the operating system refuses what the hooks and proxy variables miss, and to programs that are not "
+    "led to the gateway also the other ports of this machine (its seccomp listener is not available)",
+    "none": "hooks and proxy variables only: a program that goes around them is not caught on this system",
+}
+
+_T = TypeVar("_T")
+_TEST_ADDRESS = ("192.0.2.1", 7)  # set aside for documentation (RFC 5737): nobody is there
+_TEST_S = 5.0
+_TEST_CODE = f"""
+import _socket
+sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+try:
+    sock.connect({_TEST_ADDRESS!r})
+except PermissionError:
+    raise SystemExit(13)
+"""
+_REFUSED = 13
+
+
+@functools.cache
+def detect_sandbox() -> SandboxKind:
+    """The best guard that works here; tried once a process, which takes some 20 ms."""
+    if sys.platform != "linux" or platform.machine() not in SYSCALL_TABLES:
+        return "none"
+    for guard, works in (("redirect", can_redirect), ("landlock", can_use_landlock)):
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            if works():
+                return guard  # type: ignore[return-value]  # mypy widens the literals of the tuple
+    return "none"
+
+
+def start_with_seccomp_listener(start: Callable[[], _T]) -> tuple[_T, int]:
+    """*start*'s result, and the listener that asks about what the processes that it started connect to."""
+    machine = platform.machine()
+    listener = -1
+
+    def restricted() -> _T:
+        nonlocal listener
+        listener = linux_syscalls.install_notify_filter(machine, build_notify_filter(SYSCALL_TABLES[machine]))
+        return start()
+
+    try:
+        return _run_in_thread(restricted), listener
+    except BaseException:
+        if listener >= 0:
+            os.close(listener)
+        raise
+
+
+def start_with_landlock(start: Callable[[], _T], allowed_port: int) -> _T:
+    """*start*'s result; the processes that it started connect to *allowed_port* only."""
+    machine = platform.machine()
+
+    def restricted() -> _T:
+        linux_syscalls.restrict_connect_to_port(allowed_port)
+        linux_syscalls.install_filter(machine, build_refuse_filter(SYSCALL_TABLES[machine]))
+        return start()
+
+    return _run_in_thread(restricted)
+
+
+def can_redirect() -> bool:
+    """Whether a process that connects somewhere arrives at a listener of ours. Raises `OSError` if it cannot be tried."""
+    with socket.create_server(("127.0.0.1", 0)) as gateway:
+        gateway.settimeout(_TEST_S)
+        port = gateway.getsockname()[1]
+        process, listener = start_with_seccomp_listener(_try_to_connect)
+        supervisor = Supervisor(
+            listener,
+            SYSCALL_TABLES[platform.machine()],
+            gateway=port,
+            name_server=port,
+            token="self-test",  # noqa: S106 - opens nothing
+            on_blocked=_ignore_blocked,
+        )
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        try:
+            # the interpreter may ask for more than our connection while it starts
+            while poll.poll(_TEST_S * 1000) and supervisor.answer_next():
+                pass
+            done = process.wait(_TEST_S) == 0
+            gateway.setblocking(False)
+            client, _ = gateway.accept()
+            with client:
+                client.settimeout(_TEST_S)
+                return done and b"self-test" in client.recv(1000)
+        finally:
+            process.kill()
+            process.wait()
+            os.close(listener)
+
+
+def can_use_landlock() -> bool:
+    """Whether a process that connects somewhere is refused. Raises `OSError` if it cannot be tried."""
+    if linux_syscalls.landlock_version() < linux_syscalls.MIN_LANDLOCK_VERSION:
+        return False
+    process = start_with_landlock(_try_to_connect, 1)
+    try:
+        return process.wait(_TEST_S) == _REFUSED
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _try_to_connect() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _TEST_CODE],
+        env={},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def _run_in_thread(work: Callable[[], _T]) -> _T:
+    """
+    *work*'s result, done in a thread of its own.
+
+    What a thread restricts itself to is kept by the processes that it starts, and by nobody else: no program in between,
+    which would take a start of its own, and nothing of ours is ever restricted.
+    """
+    results: list[_T] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001  # raised again where it was asked for
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="pdkernel-guard")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+def _ignore_blocked(what: str, place: SocketAddress) -> None:
+    """The self-test's refusals are nobody's."""

@@ -1,0 +1,105 @@
+"""
+Starts processes under the guard, and answers for them as long as one of them lives.
+
+Knows event loops and who listens to which process tree. What may go where is `supervisor`'s to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from collections.abc import Callable
+from typing import TypeVar
+
+from pdkernel.egress.sandbox.addresses import SocketAddress
+from pdkernel.egress.sandbox.detection import (
+    SandboxKind,
+    detect_sandbox,
+    start_with_landlock,
+    start_with_seccomp_listener,
+)
+from pdkernel.egress.sandbox.name_server import NameServer
+from pdkernel.egress.sandbox.seccomp_filters import SYSCALL_TABLES
+from pdkernel.egress.sandbox.supervisor import Supervisor
+
+_T = TypeVar("_T")
+
+
+class SandboxLauncher:
+    """The guard of one gateway."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        port: int,
+        on_blocked: Callable[[str, str, SocketAddress], None],
+        kind: SandboxKind | None = None,
+    ) -> None:
+        """
+        Nothing is tried or opened before it is needed.
+
+        Args:
+            loop: Where questions are answered.
+            port: Of the gateway.
+            on_blocked: Told the ticket, what was refused, and where it wanted to go.
+            kind: Which guard to use; the best that works here if not given.
+        """
+        self._loop = loop
+        self._port = port
+        self._refused = on_blocked
+        self._requested_kind = kind
+        self._name_server: NameServer | None = None
+        self._supervisors: set[Supervisor] = set()
+
+    @property
+    def kind(self) -> SandboxKind:
+        """Which guard is in force."""
+        return self._requested_kind or detect_sandbox()
+
+    def resolve_name(self, host: str) -> str:
+        """The name that *host*, an address, was given out for; any other host as it is."""
+        return host if self._name_server is None else self._name_server.name(host)
+
+    def start(self, token: str, start: Callable[[], _T], *, public_only: bool = False) -> _T:
+        """*start*'s result; the processes that it starts, and theirs, are guarded; with *public_only*, from this machine."""
+        guard = self.kind
+        if guard == "none":
+            return start()
+        if guard == "landlock":
+            return start_with_landlock(start, self._port)
+        if self._name_server is None:
+            self._name_server = NameServer()
+            self._loop.call_soon_threadsafe(self._loop.add_reader, self._name_server.socket, self._name_server.answer)
+        result, listener = start_with_seccomp_listener(start)
+        supervisor = Supervisor(
+            listener,
+            SYSCALL_TABLES[platform.machine()],
+            gateway=self._port,
+            name_server=self._name_server.port,
+            token=token,
+            on_blocked=lambda what, place: self._refused(token, what, place),
+            public_only=public_only,
+        )
+        self._supervisors.add(supervisor)
+        self._loop.call_soon_threadsafe(self._loop.add_reader, listener, self._answer, supervisor)
+        return result
+
+    def close(self) -> None:
+        """Answer nobody any more: what is still running gets no connection."""
+        for supervisor in list(self._supervisors):
+            self._stop_supervisor(supervisor)
+        if self._name_server is not None:
+            self._loop.remove_reader(self._name_server.socket)
+            self._name_server.close()
+
+    def _answer(self, supervisor: Supervisor) -> None:
+        if not supervisor.answer_next():
+            self._stop_supervisor(supervisor)
+
+    def _stop_supervisor(self, supervisor: Supervisor) -> None:
+        if supervisor in self._supervisors:
+            self._supervisors.discard(supervisor)
+            self._loop.remove_reader(supervisor.listener)
+            os.close(supervisor.listener)

@@ -1,0 +1,169 @@
+"""
+The Linux kernel's calls that the guard needs and Python does not have.
+
+Knows numbers and layouts (ctypes). Knows nothing of what may go where. What is restricted here is the *calling thread* and
+the processes that it starts from then on: the other threads of this process stay as they are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+from dataclasses import dataclass
+
+_PR_SET_NO_NEW_PRIVS = 38
+_SECCOMP = {"x86_64": 317, "aarch64": 277}
+_SET_MODE_FILTER, _NEW_LISTENER, _WAIT_KILLABLE = 1, 8, 32
+_RECEIVE, _ANSWER, _STILL_VALID = 0xC0502100, 0xC0182101, 0x40082102
+_CONTINUE = 1
+_PIDFD_GETFD = 438
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_LANDLOCK_VERSION, _LANDLOCK_NET_PORT, _CONNECT_TCP = 1, 2, 2
+_NOTIFICATION = struct.Struct("=QIIiIQ6Q")
+_REPLY = struct.Struct("=QqiI")
+
+MIN_LANDLOCK_VERSION = 4
+"""The version of Landlock that knows TCP ports (Linux 6.7)."""
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("count", ctypes.c_ushort), ("lines", ctypes.c_void_p))
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A system call that waits for an answer."""
+
+    id: int
+    thread_id: int
+    syscall_number: int
+    arguments: tuple[int, ...]
+
+
+def install_notify_filter(architecture: str, program: bytes) -> int:
+    """Put *program* on the calling thread; the descriptor on which it asks. Raises `OSError`."""
+    try:
+        # A call that has been looked at is not interrupted by signals: Go's runtime sends itself many.
+        return _filter(architecture, program, _NEW_LISTENER | _WAIT_KILLABLE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # before Linux 5.19
+            raise
+        return _filter(architecture, program, _NEW_LISTENER)
+
+
+def install_filter(architecture: str, program: bytes) -> None:
+    """Put *program*, which asks nobody, on the calling thread. Raises `OSError`."""
+    _filter(architecture, program, 0)
+
+
+def landlock_version() -> int:
+    """The version of Landlock, 0 if there is none."""
+    try:
+        return _call(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(_LANDLOCK_VERSION))
+    except OSError:
+        return 0
+
+
+def restrict_connect_to_port(port: int) -> None:
+    """From now on the calling thread's TCP sockets connect to *port* only, of any machine. Raises `OSError`."""
+    attributes = struct.pack("=QQ", 0, _CONNECT_TCP)
+    rules = _call(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
+    try:
+        rule = struct.pack("=QQ", _CONNECT_TCP, port)
+        _call(_LANDLOCK_ADD, ctypes.c_int(rules), ctypes.c_int(_LANDLOCK_NET_PORT), rule, ctypes.c_uint(0))
+        _no_new_privileges()
+        _call(_LANDLOCK_RESTRICT, ctypes.c_int(rules), ctypes.c_uint(0))
+    finally:
+        os.close(rules)
+
+
+def receive_notification(listener: int) -> Notification | None:
+    """The next call that waits, or None if whoever made it is gone. To be called when *listener* is readable."""
+    buffer = bytearray(_NOTIFICATION.size)
+    try:
+        fcntl.ioctl(listener, _RECEIVE, buffer, True)
+    except (FileNotFoundError, InterruptedError):
+        return None
+    number_of, thread, _, number, _, _, *arguments = _NOTIFICATION.unpack(buffer)
+    return Notification(number_of, thread, number, tuple(arguments))
+
+
+def continue_syscall(listener: int, notification: Notification) -> None:
+    """Let the call be carried out as it is."""
+    _answer(listener, _REPLY.pack(notification.id, 0, 0, _CONTINUE))
+
+
+def reply_with_errno(listener: int, notification: Notification, errno_value: int) -> None:
+    """End the call with *errno_value*, or with success for 0, as if it had been carried out."""
+    _answer(listener, _REPLY.pack(notification.id, 0, -errno_value, 0))
+
+
+def is_pending(listener: int, notification: Notification) -> bool:
+    """Whether whoever made the call is still there: if not, what was read of it may be another's."""
+    try:
+        fcntl.ioctl(listener, _STILL_VALID, struct.pack("=Q", notification.id))
+    except OSError:
+        return False
+    return True
+
+
+def read_process_memory(thread: int, address: int, length: int) -> bytes:
+    """Bytes of a process's memory. Raises `OSError`."""
+    descriptor = os.open(f"/proc/{thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(descriptor, length, address)
+    finally:
+        os.close(descriptor)
+
+
+def duplicate_socket(thread: int, descriptor: int) -> socket.socket:
+    """Another process's socket, as one of ours for the same connection. Raises `OSError`."""
+    process = os.pidfd_open(_process_of(thread))
+    try:
+        fetched = _call(_PIDFD_GETFD, ctypes.c_int(process), ctypes.c_int(descriptor), ctypes.c_uint(0))
+    finally:
+        os.close(process)
+    flags = fcntl.fcntl(fetched, fcntl.F_GETFL)
+    found = socket.socket(fileno=fetched)
+    # Whether it waits is shared with its owner, and a default timeout of ours would have changed it.
+    fcntl.fcntl(fetched, fcntl.F_SETFL, flags)
+    return found
+
+
+def _process_of(thread: int) -> int:
+    with open(f"/proc/{thread}/status", "rb") as file:  # noqa: PTH123
+        return next(int(line.split()[1]) for line in file if line.startswith(b"Tgid:"))
+
+
+def _filter(machine: str, program: bytes, flags: int) -> int:
+    lines = ctypes.create_string_buffer(program, len(program))
+    told = _Program(len(program) // 8, ctypes.addressof(lines))
+    _no_new_privileges()
+    return _call(_SECCOMP[machine], ctypes.c_uint(_SET_MODE_FILTER), ctypes.c_uint(flags), ctypes.byref(told))
+
+
+def _no_new_privileges() -> None:
+    if _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def _answer(listener: int, reply: bytes) -> None:
+    try:
+        fcntl.ioctl(listener, _ANSWER, reply)
+    except FileNotFoundError:
+        return  # whoever asked is gone
+
+
+def _call(number: int, *arguments: object) -> int:
+    result = int(_libc().syscall(ctypes.c_long(number), *arguments))
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)

@@ -1,0 +1,89 @@
+"""
+A name server that asks nobody: it answers with an address that stands for the name.
+
+Knows DNS messages and which address stands for which name. Knows nothing of who asks. Programs that look a name up
+themselves are led here, and when they connect to the address, the gateway hears the name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import struct
+
+_FIRST = int(ipaddress.IPv4Address("198.19.0.1"))
+_COUNT = 65_000
+_HEAD = struct.Struct("!6H")
+_A, _INTERNET = 1, 1
+_ANSWERED = 0x8180  # an answer, to a question that asked for recursion, which there is
+_NAME_OF_QUESTION = b"\xc0\x0c"
+_TTL_S = 1
+
+
+class NameServer:
+    """
+    Addresses of 198.19.0.0/16 (set aside for tests, RFC 2544) that stand for names, and the socket that says so.
+
+    Attributes:
+        socket: UDP, on this machine, not blocking; `answer` is to be called when it is readable.
+    """
+
+    def __init__(self) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.setblocking(False)
+        self._address_of: dict[str, str] = {}
+        self._name_of: dict[str, str] = {}
+        self._assigned = 0
+
+    @property
+    def port(self) -> int:
+        """Where it listens on 127.0.0.1."""
+        return int(self.socket.getsockname()[1])
+
+    def name(self, address: str) -> str:
+        """The name that *address* stands for, or *address*."""
+        return self._name_of.get(address, address)
+
+    def answer(self) -> None:
+        """Answer the question that waits."""
+        with contextlib.suppress(OSError, ValueError, IndexError, struct.error):
+            question, asker = self.socket.recvfrom(4096)
+            self.socket.sendto(self._reply(question), asker)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.socket.close()
+
+    def _reply(self, question: bytes) -> bytes:
+        number, _, count, *_ = _HEAD.unpack_from(question)
+        name, end = _read_name(question)
+        kind, group = struct.unpack_from("!2H", question, end)
+        asked = question[_HEAD.size : end + 4]
+        if count != 1 or (kind, group) != (_A, _INTERNET):
+            return _HEAD.pack(number, _ANSWERED, 1, 0, 0, 0) + asked
+        address = ipaddress.IPv4Address(self._address(name)).packed
+        record = _NAME_OF_QUESTION + struct.pack("!HHIH", _A, _INTERNET, _TTL_S, 4) + address
+        return _HEAD.pack(number, _ANSWERED, 1, 1, 0, 0) + asked + record
+
+    def _address(self, name: str) -> str:
+        known = self._address_of.get(name)
+        if known is None:
+            known = str(ipaddress.IPv4Address(_FIRST + self._assigned % _COUNT))
+            self._assigned += 1
+            self._address_of.pop(self._name_of.get(known, ""), None)
+            self._address_of[name] = known
+            self._name_of[known] = name
+        return known
+
+
+def _read_name(question: bytes) -> tuple[str, int]:
+    """The name that is asked for, and where it ends. Raises `ValueError` or `IndexError`."""
+    at, labels = _HEAD.size, []
+    while length := question[at]:
+        if length > 63 or at + length >= len(question):
+            raise ValueError(length)
+        labels.append(question[at + 1 : at + 1 + length].decode("ascii").lower())
+        at += 1 + length
+    return ".".join(labels), at + 1

@@ -1,0 +1,310 @@
+"""
+Slack's Web API, as far as sending, changing and finding messages needs it.
+
+Knows the methods below as Slack's documentation describes them, by GET or POST. Slack says "no" with status 200 and
+`"ok": false`, to a method that it does not know as well. A message that is changed or deleted is believed to be there,
+since an earlier run may have sent it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from pdkernel.egress.stand_ins.base import ReceivedRequest, StandInAnswer, new_request_log, shorten
+from pdkernel.egress.stand_ins.slack_workspace import (
+    SlackObject,
+    SlackWorkspace,
+    derive_id,
+    derive_timestamp,
+    is_timestamp,
+)
+
+_SCOPES = "channels:history,channels:read,chat:write,groups:read,im:read,reactions:write,search:read,users:read"
+_PAGE = 100
+_TYPES = {"public_channel": "is_channel", "private_channel": "is_group", "im": "is_im", "mpim": "is_mpim"}
+
+
+class SlackError(Exception):
+    """What Slack refuses, in its own word."""
+
+
+class SlackStandIn:
+    """
+    Answers for slack.com.
+
+    Attributes:
+        received: The latest requests, oldest first.
+    """
+
+    hosts = ("slack.com",)
+
+    def __init__(self) -> None:
+        self.received: deque[ReceivedRequest] = new_request_log()
+        self._workspace = SlackWorkspace()
+        self._methods: Mapping[str, Callable[[SlackObject], tuple[SlackObject, str | None]]] = {
+            "auth.test": self._auth_test,
+            "chat.delete": self._delete,
+            "chat.postMessage": self._post,
+            "chat.scheduleMessage": self._schedule,
+            "chat.update": self._update,
+            "conversations.history": self._history,
+            "conversations.info": self._info,
+            "conversations.list": self._list,
+            "conversations.members": self._members,
+            "conversations.replies": self._replies,
+            "reactions.add": self._react,
+            "search.messages": self._search,
+            "users.conversations": self._list,
+            "users.info": self._user,
+            "users.list": self._users,
+            "users.profile.get": self._profile,
+        }
+
+    def answer(self, request: ReceivedRequest) -> StandInAnswer:
+        """Answer *request* as Slack would, and remember it."""
+        self.received.append(request)
+        named = request.path.removeprefix("/api/")
+        unknown = f"{request.method} {request.host}{request.path} is not known to the Slack stand-in"
+        if not _is_slack(request.host) or named == request.path or request.method not in ("GET", "POST"):
+            return StandInAnswer(404, {"ok": False, "error": "not_found"}, note=unknown)
+        method = self._methods.get(named)
+        if method is None:
+            return StandInAnswer(200, {"ok": False, "error": "unknown_method", "req_method": named}, note=unknown)
+        try:
+            if request.token is None:
+                raise SlackError("not_authed")
+            body, note = method(_arguments(request))
+        except SlackError as refused:
+            return StandInAnswer(200, {"ok": False, "error": str(refused)}, note=f"Slack {named}: {refused}")
+        return StandInAnswer(200, {"ok": True, **body}, note=note, headers={"x-oauth-scopes": _SCOPES})
+
+    def _auth_test(self, _: SlackObject) -> tuple[SlackObject, str | None]:
+        return {
+            "url": "https://stand-in.slack.com/",
+            "team": "Stand-in",
+            "user": "stand-in",
+            "team_id": self._workspace.team_id,
+            "user_id": self._workspace.own_user_id,
+        }, None
+
+    def _post(self, given: SlackObject) -> tuple[SlackObject, str | None]:
+        where, (text, more) = self._conversation(given), _content(given)
+        if given.get("thread_ts"):
+            more["thread_ts"] = str(given["thread_ts"])
+        message = self._workspace.post(where, text, more, given.get("username"))
+        said = (
+            f'Slack message to {_format_channel(str(given["channel"]))}: "{shorten(_first_visible_text(text, more))}"'
+        )
+        return {"channel": where["id"], "ts": message["ts"], "message": message}, said
+
+    def _schedule(self, given: SlackObject) -> tuple[SlackObject, str | None]:
+        where, (text, more) = self._conversation(given), _content(given)
+        if not str(given.get("post_at") or "").isdigit():
+            raise SlackError("invalid_time")
+        at = int(given["post_at"])
+        answer = {
+            "channel": where["id"],
+            "scheduled_message_id": derive_id("Q", derive_timestamp(where["id"], text, more, at)),
+            "post_at": at,
+            "message": {"type": "delayed_message", "text": text, "bot_id": derive_id("B", "bot"), **more},
+        }
+        return (
+            answer,
+            f'Slack message to {_format_channel(str(given["channel"]))}, scheduled: "{shorten(_first_visible_text(text, more))}"',
+        )
+
+    def _update(self, given: SlackObject) -> tuple[SlackObject, str | None]:
+        where, stamp = self._conversation(given), _stamp(given)
+        text, more = _content(given)
+        known = self._workspace.messages.get((where["id"], stamp), {"type": "message", "ts": stamp})
+        edited = {"user": self._workspace.own_user_id, "ts": stamp}
+        message = {**known, "text": text, **more, "edited": edited}
+        self._workspace.messages[where["id"], stamp] = message
+        said = f'Slack message {stamp} in {_format_channel(str(given["channel"]))} changed: "{shorten(_first_visible_text(text, more))}"'
+        return {"channel": where["id"], "ts": stamp, "text": text, "message": message}, said
+
+    def _delete(self, given: SlackObject) -> tuple[SlackObject, str | None]:
+        where, stamp = self._conversation(given), _stamp(given)
+        self._workspace.messages.pop((where["id"], stamp), None)
+        answer = {"channel": where["id"], "ts": stamp}
+        return answer, f"Slack message {stamp} in {_format_channel(str(given['channel']))} deleted"
+
+    def _react(self, given: SlackObject) -> tuple[SlackObject, str | None]:
+        self._conversation(given)
+        name = str(given.get("name") or "").strip(":")
+        if not name:
+            raise SlackError("invalid_name")
+        return {}, f"Slack reaction :{name}: to the message {_stamp(given, 'timestamp')}"
+
+    def _info(self, given: SlackObject) -> tuple[SlackObject, str | None]:
+        return {"channel": self._conversation(given, named=False)}, None
+
+    def _list(self, given: SlackObject) -> tuple[SlackObject, str | None]:
+        wanted = [_TYPES.get(word.strip()) for word in str(given.get("types") or "public_channel").split(",")]
+        if None in wanted:
+            raise SlackError("invalid_types")
+        found = [each for each in self._workspace.channels.values() if any(each.get(flag) for flag in wanted if flag)]
+        return _page("channels", found, given), None
+
+    def _history(self, given: SlackObject) -> tuple[SlackObject, str | None]:
+        latest_first = self._workspace.messages_in(self._conversation(given, named=False))[::-1]
+        top = [each for each in latest_first if each.get("thread_ts", each["ts"]) == each["ts"]]
+        answer = _page("messages", top, given)
+        return {**answer, "has_more": bool(answer["response_metadata"]["next_cursor"])}, None
+
+    def _replies(self, given: SlackObject) -> tuple[SlackObject, str | None]:
+        there = self._workspace.messages_in(self._conversation(given, named=False))
+        stamp = _stamp(given)
+        thread = [each for each in there if stamp in (each["ts"], each.get("thread_ts"))]
+        if not thread:
+            raise SlackError("thread_not_found")
+        answer = _page("messages", thread, given)
+        return {**answer, "has_more": bool(answer["response_metadata"]["next_cursor"])}, None
+
+    def _members(self, given: SlackObject) -> tuple[SlackObject, str | None]:
+        where = self._conversation(given, named=False)
+        return _page(
+            "members",
+            list(dict.fromkeys([self._workspace.own_user_id, where.get("user", self._workspace.own_user_id)])),
+            given,
+        ), None
+
+    def _users(self, given: SlackObject) -> tuple[SlackObject, str | None]:
+        return _page("members", list(self._workspace.users.values()), given), None
+
+    def _user(self, given: SlackObject) -> tuple[SlackObject, str | None]:
+        user = self._workspace.find_user(str(given.get("user") or ""))
+        if user is None:
+            raise SlackError("user_not_found")
+        return {"user": user}, None
+
+    def _profile(self, given: SlackObject) -> tuple[SlackObject, str | None]:
+        user = self._workspace.find_user(str(given.get("user") or self._workspace.own_user_id))
+        if user is None:
+            raise SlackError("user_not_found")
+        return {"profile": user["profile"]}, None
+
+    def _search(self, given: SlackObject) -> tuple[SlackObject, str | None]:
+        words = str(given.get("query") or "").lower().split()
+        if not words:
+            raise SlackError("no_query")
+        found = [
+            self._match(where, message)
+            for (where, _), message in self._workspace.messages.items()
+            if all(word in message["text"].lower() for word in words)
+        ]
+        found.sort(key=lambda match: match["ts"], reverse=given.get("sort_dir") != "asc")
+        count, page = min(_number(given, "count", 20), _PAGE), _number(given, "page", 1)
+        paging = {"count": count, "total": len(found), "page": page, "pages": -(-len(found) // count)}
+        matches = found[(page - 1) * count : page * count]
+        return {
+            "query": given["query"],
+            "messages": {"total": len(found), "paging": paging, "matches": matches},
+        }, None
+
+    def _match(self, where: str, message: SlackObject) -> SlackObject:
+        channel = self._workspace.channels[where]
+        return {
+            "type": "message",
+            "team": self._workspace.team_id,
+            "channel": {"id": where, "name": channel.get("name", channel.get("user"))},
+            "ts": message["ts"],
+            "text": message["text"],
+            "username": message.get("username", ""),
+            "permalink": f"https://stand-in.slack.com/archives/{where}/p{message['ts'].replace('.', '')}",
+        }
+
+    def _conversation(self, given: SlackObject, *, named: bool = True) -> SlackObject:
+        """The conversation of a call; *named*: whether it may be called by its name."""
+        text = str(given.get("channel") or "")
+        known = text if named or text in self._workspace.channels or text[:1] in ("C", "D", "G") else ""
+        found = self._workspace.find_conversation(known)
+        if found is None:
+            raise SlackError("channel_not_found")
+        return found
+
+
+def _is_slack(host: str) -> bool:
+    name = host.rstrip(".").lower()
+    return name == "slack.com" or name.endswith(".slack.com")
+
+
+def _arguments(request: ReceivedRequest) -> SlackObject:
+    """The call's arguments: the query, then JSON or a form, whichever it says it is; a form's blocks are JSON text."""
+    given: SlackObject = dict(parse_qsl(request.query, keep_blank_values=True))
+    text = request.body.decode("utf-8", "replace") if request.method == "POST" else ""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
+        try:
+            found = json.loads(text or "{}")
+        except ValueError:
+            return given
+        return given | (found if isinstance(found, dict) else {})
+    given |= dict(parse_qsl(text, keep_blank_values=True))
+    for name in ("blocks", "attachments", "metadata"):
+        try:
+            given[name] = json.loads(given.get(name) or "null")
+        except ValueError:
+            given[name] = None
+    return given
+
+
+def _content(given: SlackObject) -> tuple[str, SlackObject]:
+    """Text, and blocks and attachments where there are some. Raises `SlackError` if there is nothing to read."""
+    text = str(given.get("text") or "")
+    more = {name: given[name] for name in ("blocks", "attachments") if given.get(name)}
+    if not text and not more:
+        raise SlackError("no_text")
+    return text, more
+
+
+def _stamp(given: SlackObject, name: str = "ts") -> str:
+    stamp = str(given.get(name) or "")
+    if not is_timestamp(stamp):
+        raise SlackError("message_not_found")
+    return stamp
+
+
+def _page(name: str, everything: list[Any], given: SlackObject) -> SlackObject:
+    """A page of *everything*, from the cursor on."""
+    start = 0
+    if given.get("cursor"):
+        try:
+            start = int(base64.b64decode(str(given["cursor"])).decode().removeprefix("next:"))
+        except ValueError:
+            raise SlackError("invalid_cursor") from None
+    end = start + _number(given, "limit", _PAGE)
+    following = base64.b64encode(f"next:{end}".encode()).decode() if end < len(everything) else ""
+    return {name: everything[start:end], "response_metadata": {"next_cursor": following}}
+
+
+def _number(given: SlackObject, name: str, default: int) -> int:
+    text = str(given.get(name) or "")
+    return max(int(text), 1) if text.isdigit() else default
+
+
+def _format_channel(channel: str) -> str:
+    channel = channel.strip()
+    plain = channel[:1] in "#@" or (channel.isupper() and channel.isalnum() and len(channel) > len("C1234567"))
+    return channel if plain else f"#{channel}"
+
+
+def _first_visible_text(text: str, more: SlackObject) -> str:
+    """What a reader would see first."""
+    return text or _first_text(more.get("blocks")) or _first_text(more.get("attachments")) or "(blocks without text)"
+
+
+def _first_text(value: Any) -> str:
+    """The first text in blocks or attachments, wherever it stands."""
+    if isinstance(value, dict):
+        for name in ("text", "fallback", "pretext"):
+            if isinstance(value.get(name), str) and value[name]:
+                return str(value[name])
+        value = list(value.values())
+    if isinstance(value, list):
+        return next(filter(None, map(_first_text, value)), "")
+    return ""

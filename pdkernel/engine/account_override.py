@@ -1,0 +1,58 @@
+"""
+Accounts that a caller chose, in the place of the newest of their apps.
+
+Knows how to make a directory look as if the user had those only. Whether they are the user's is the caller's to check,
+and checked again here: an account of another user is not found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
+
+from pdkernel.identity import Account, Directory, Environment
+
+
+def override_accounts(directory: Directory, account_ids: Mapping[str, str]) -> Directory:
+    """*directory*, in which external users have of each app in *account_ids* that account only."""
+    return cast("Directory", _AccountOverrideDirectory(directory, account_ids)) if account_ids else directory
+
+
+class _AccountOverrideDirectory:
+    """A directory that hides accounts; all else is the other's."""
+
+    def __init__(self, directory: Directory, chosen: Mapping[str, str]) -> None:
+        self._directory = directory
+        self._chosen = chosen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._directory, name)
+
+    def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
+        """The chosen account of *app*, else the newest."""
+        found = self.accounts(external_user_id=external_user_id, environment=environment, app=app, own=False)
+        return found[0] if found else None
+
+    def newest_accounts(
+        self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
+    ) -> Sequence[Account]:
+        """The chosen account of each app, however old it is, else the newest."""
+        free = [app for app in apps if app not in self._chosen]
+        found = [
+            account
+            for app in apps
+            if app in self._chosen
+            for user in external_user_ids
+            for account in self.accounts(external_user_id=user, environment=environment, app=app, own=False)
+        ]
+        if free:
+            found += self._directory.newest_accounts(external_user_ids, environment, free, limit=limit)
+        return found
+
+    def accounts(self, **asked: Any) -> Sequence[Account]:
+        """Accounts that match, without those that others of their app were chosen for."""
+        return [
+            account
+            for account in self._directory.accounts(**asked)
+            if account.external_user_id is None or self._chosen.get(account.app, account.id) == account.id
+        ]

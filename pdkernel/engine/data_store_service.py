@@ -1,0 +1,132 @@
+"""
+Data stores for a running step: which it may reach, and the answers to what it asks of them.
+
+Knows that a step reaches only the stores that it declares, in its directive, its props or its code. What is in a
+store is `project.stores`' to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping
+
+from pdkernel.errors import RequestError, StepError, StoreValueError
+from pdkernel.model import JSON, Step
+from pdkernel.project import DEFAULT_DATA_STORE, DataStoreTable
+from pdkernel.workers import PropDeclaration
+
+DATA_STORE_PROP_TYPE = "data_store"
+"""The type of a prop that is a data store."""
+
+
+def resolve_data_stores(step: Step, declared: Iterable[PropDeclaration] = ()) -> dict[str, str]:
+    """
+    The data stores that *step* may reach: prop to the store's name.
+
+    Args:
+        step: Its directive's stores come first; a prop that names none is the project's default store.
+        declared: Props that its code declares. The value of one of type `data_store` is a store's name, or
+            `{"storeId": "ds_..."}` as a synced folder has it.
+    """
+    stores = {binding.prop: binding.store or DEFAULT_DATA_STORE for binding in step.stores}
+    for prop in declared:
+        if prop.type == DATA_STORE_PROP_TYPE and prop.name not in stores:
+            value = step.props.get(prop.name)
+            name = value.get("storeId") if isinstance(value, dict) else value
+            stores[prop.name] = name if isinstance(name, str) and name else DEFAULT_DATA_STORE
+    return stores
+
+
+class DataStoreService:
+    """
+    Answers one step's `store.*`; every answer is one transaction, so nothing is half done.
+
+    Args:
+        table: The project's stores.
+        declared_names: Names of those that the step declares.
+    """
+
+    # parity[store-transactions]: the platform promises no atomicity; here each single operation is atomic and durable
+    def __init__(self, table: DataStoreTable, declared_names: Collection[str]) -> None:
+        self._table = table
+        self._reachable = frozenset(declared_names)
+
+    async def answer(self, operation: str, args: Mapping[str, JSON]) -> JSON:
+        """
+        The answer to *operation*.
+
+        `get` is `{"value": ...}` or null; `keys` and `entries` are pages `{"keys" | "entries": [...], "after": ...}`,
+        where a number in `after` asks for the next one; `set_ttl`, `has` and `delete` say whether there is such a
+        record; `count` and `clear` are numbers.
+
+        Raises:
+            StoreValueError: A key, value or time to live that no store can hold.
+            StepError: The step does not declare that store.
+        """
+        try:
+            return await asyncio.to_thread(self._answer, operation, args)  # the disk is waited for
+        except RequestError as wrong:
+            raise StoreValueError(wrong.message, name="StoreValueError", fix=wrong.fix) from None
+
+    def _answer(self, operation: str, args: Mapping[str, JSON]) -> JSON:
+        table, store = self._table, self._declared(args)
+        match operation:
+            case "set":
+                table.set(store, _text(args, "key"), args.get("value"), ttl=_number(args, "ttl"))
+                return None
+            case "clear":
+                return table.clear(store)
+            case "count":
+                return table.count(store)
+            case "keys":
+                keys, after = table.read_keys(store, _cursor(args))
+                return {"keys": list(keys), "after": after}
+            case "entries":
+                page = table.read_page(store, _cursor(args))
+                return {"entries": [[record.key, record.value] for record in page.records], "after": page.next_cursor}
+            case _:
+                return self._answer_record(operation, store, _text(args, "key"), args)
+
+    def _answer_record(self, operation: str, store: str, key: str, args: Mapping[str, JSON]) -> JSON:
+        table = self._table
+        match operation:
+            case "get":
+                record = table.find(store, key)
+                return {"value": record.value} if record else None
+            case "has":
+                return table.find(store, key) is not None
+            case "set_ttl":
+                return table.set_ttl(store, key, _number(args, "ttl"))
+            case "delete":
+                return table.delete(store, key)
+            case _:
+                raise StepError(f"A data store has no {operation}.", name="NotRunHereError")
+
+    def _declared(self, args: Mapping[str, JSON]) -> str:
+        store = args.get("store")
+        if not isinstance(store, str) or store not in self._reachable:
+            raise StepError(
+                f"This step does not declare the data store {store!r}.",
+                name="StoreNotDeclared",
+                fix="Declare it: --data-store PROP=STORE in its %%pdstep line.",
+            )
+        return store
+
+
+def _text(args: Mapping[str, JSON], name: str) -> str:
+    value = args.get(name)
+    if not isinstance(value, str):
+        raise RequestError(f"A key of a data store is a text, not {value!r:.60}.", fix="Make a text of it.")
+    return value
+
+
+def _number(args: Mapping[str, JSON], name: str) -> float | None:
+    value = args.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise RequestError(f"A record's time to live is a number of seconds, not {value!r:.60}.")
+    return value
+
+
+def _cursor(args: Mapping[str, JSON]) -> int | None:
+    after = args.get("after")
+    return after if isinstance(after, int) else None

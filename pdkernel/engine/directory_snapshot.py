@@ -1,0 +1,122 @@
+"""
+What a directory says about some external users, each thing asked once.
+
+Knows the commands that would mend it. What follows from it is for `lookup` to say. Never asks for a credential.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from functools import cached_property
+
+from pdkernel.clock import format_iso
+from pdkernel.identity import Account, Directory, Environment, Plan
+from pdkernel.lookup import MAX_CANDIDATES, AccountCandidate
+from pdkernel.model import AppBinding
+
+_MAX_NAMED_USERS = 10
+"""External users that a message names."""
+
+
+class DirectorySnapshot:
+    """
+    Users and accounts as they are now.
+
+    Args:
+        directory: Who is asked; once for all accounts of *users*.
+        environment: Of the users.
+        users: External users that may be asked about.
+        apps: Apps that may be asked about.
+    """
+
+    def __init__(
+        self, directory: Directory, environment: Environment, users: Collection[str], apps: Collection[str]
+    ) -> None:
+        self._directory = directory
+        self.environment: Environment = environment
+        self.other_environment: Environment = "production" if environment == "development" else "development"
+        self._accounts: dict[tuple[str, str], list[Account]] = defaultdict(list)
+        self._candidates: dict[tuple[str, str], tuple[AccountCandidate, ...]] = {}
+        self._own: dict[str, Account | None] = {}
+        self._fields: dict[str, str] = {}
+        self._exists: dict[tuple[str, Environment], bool] = {}
+        if users and apps:
+            for account in directory.newest_accounts(users, environment, apps, limit=MAX_CANDIDATES):
+                user = account.external_user_id or ""
+                self._accounts[user, account.app].append(account)
+                self._exists[user, environment] = True  # a user exists from their first account on
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The project's plan."""
+        return self._directory.plan
+
+    @cached_property
+    def describe_known_users(self) -> str:
+        """A sentence that names the external users of the environment."""
+        users = [user.external_id for user in self._directory.users(self.environment, limit=_MAX_NAMED_USERS + 1)]
+        listed = ", ".join(users[:_MAX_NAMED_USERS]) + (" and more" if len(users) > _MAX_NAMED_USERS else "")
+        if not users:
+            return f"{self.environment} has no external users yet."
+        return f"External users in {self.environment}: {listed}."
+
+    def has_user(self, external_user_id: str) -> bool:
+        """Whether they exist in the environment."""
+        return self._has(external_user_id, self.environment)
+
+    def has_user_in_other_environment(self, external_user_id: str) -> bool:
+        """Whether they exist in the other environment."""
+        return self._has(external_user_id, self.other_environment)
+
+    def accounts(self, external_user_id: str, app: str) -> Sequence[Account]:
+        """Their accounts of *app*, newest first, `CANDIDATES` at most."""
+        return self._accounts.get((external_user_id, app), ())
+
+    def candidates(self, external_user_id: str, app: str) -> tuple[AccountCandidate, ...]:
+        """The same, as a record holds them."""
+        key = (external_user_id, app)
+        if key not in self._candidates:
+            self._candidates[key] = tuple(
+                AccountCandidate(each.id, each.name, format_iso(each.created_at), each.healthy, each.withheld)
+                for each in self.accounts(*key)
+            )
+        return self._candidates[key]
+
+    def find_account(self, account_id: str) -> Account | None:
+        """The account of that id, or None."""
+        if account_id not in self._own:
+            self._own[account_id] = self._directory.find_account(account_id)
+        return self._own[account_id]
+
+    def format_connect_command(self, app: str, external_user_id: str) -> str:
+        """The command that connects an account of *app*; it asks for the credentials, so none stands in it."""
+        where = "" if self.environment == "development" else f" --environment {self.environment}"
+        user = shlex.quote(external_user_id)
+        return f"pdkernel accounts add --external-user {user} --app {app}{where}{self._credentials(app)}"
+
+    def format_own_account_command(self, binding: AppBinding) -> str:
+        """The command that adds the account of one's own that *binding* names; it asks for the credentials."""
+        return f"pdkernel accounts add --own --app {binding.app} --id {binding.account}{self._credentials(binding.app)}"
+
+    def _credentials(self, app: str) -> str:
+        if app not in self._fields:
+            fields = self._directory.credential_fields(app) or ("api_key",)
+            # an account with a token has other fields, too, which most steps do without
+            asked = fields[:1] if fields[0] == "oauth_access_token" else fields
+            self._fields[app] = "".join(f" --credential {name}" for name in asked)
+        return self._fields[app]
+
+    def _has(self, external_user_id: str, environment: Environment) -> bool:
+        key = (external_user_id, environment)
+        if key not in self._exists:
+            self._exists[key] = self._directory.find_user(*key) is not None
+        return self._exists[key]
+
+
+def format_connect_account_command(
+    app: str, external_user_id: str, environment: Environment, directory: Directory
+) -> str:
+    """The command that connects an account of *app*; it asks for the credentials, so none stands in it."""
+    return DirectorySnapshot(directory, environment, (), ()).format_connect_command(app, external_user_id)

@@ -1,0 +1,359 @@
+"""
+Event sources: running one as the external user, and turning what is new into events that start a workflow.
+
+Knows that a source has an account, a database and ids it has emitted, kept for each workflow and external user. What a
+source may answer and emit is `hosts`' to know; when it runs is its caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pdkernel.actions import ActionReference, Catalog, Component
+from pdkernel.actions.prop_binding import resolve_app_bindings
+from pdkernel.clock import Clock
+from pdkernel.egress import CallContext, OutboundPolicy
+from pdkernel.engine.account_lookup import RunIdentity
+from pdkernel.engine.account_override import override_accounts
+from pdkernel.engine.account_resolution import AccountResolution, resolve_accounts
+from pdkernel.engine.dedupe import drop_repeated_events
+from pdkernel.engine.run_context import derive_id
+from pdkernel.engine.step_actions import describe_component
+from pdkernel.engine.step_recorder import StepRecorder
+from pdkernel.errors import RequestError, UnsupportedError
+from pdkernel.event import Event
+from pdkernel.execution import StepResult
+from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment
+from pdkernel.model import JSON, Step, Trigger
+from pdkernel.project import SourceStateTable
+from pdkernel.redaction import Redactor
+from pdkernel.runtimes.file_tree import temporary_folder
+from pdkernel.workers import (
+    ComponentDescription,
+    Emitted,
+    RunSetup,
+    RunWorkers,
+    SourceCall,
+    SourceOutcome,
+    WorkerPool,
+)
+
+SourceAct = Literal["run", "deploy", "activate", "deactivate"]
+SOURCE_STEP_NAME = "source"
+"""What a source is called where steps have names: in the ledger and in errors."""
+
+_DEFAULT_INTERVAL_S = 900
+_REQUEST_KEYS = frozenset({"method", "path", "query", "headers", "body", "bodyRaw"})
+
+
+@dataclass(frozen=True)
+class SourceRequest:
+    """
+    One run of a workflow's event source.
+
+    Attributes:
+        trigger: The workflow's, of type `source`.
+        owner_key: By which the source is known: its notebook's or folder's path.
+        policy: What becomes of outside calls.
+        act: `run`, or a hook.
+        event: What the source's interface got; None is a timer's tick.
+        external_user_id: Whose account it uses, or None.
+        environment: Of the external user.
+        folder: The workflow's folder.
+        timeout_s: Seconds that it may run.
+        install: Whether the source may be installed.
+        endpoint_url: Where its HTTP interface is reached from outside, or None.
+        account_overrides: Accounts of the external user by app, in the place of the newest of each.
+        on_respond: Told what the source answers by its HTTP interface, when it does.
+    """
+
+    trigger: Trigger
+    owner_key: str
+    policy: OutboundPolicy
+    act: SourceAct = "run"
+    event: JSON = None
+    external_user_id: str | None = None
+    environment: Environment = DEFAULT_ENVIRONMENT
+    folder: Path = field(default_factory=Path.cwd)
+    timeout_s: float = 60.0
+    install: bool = True
+    endpoint_url: str | None = None
+    account_overrides: Mapping[str, str] = field(default_factory=dict)
+    on_respond: Callable[[Mapping[str, Any]], None] = lambda _: None
+
+    @property
+    def uses(self) -> ActionReference:
+        """The source's key and version."""
+        return ActionReference.parse(str(self.trigger.config.get("uses") or ""))
+
+    @property
+    def state_key(self) -> str:
+        """By which its state is kept; whose it is comes first."""
+        return json.dumps([self.owner_key, self.uses.key, self.environment, self.external_user_id])
+
+
+@dataclass(frozen=True)
+class SourceEvent:
+    """An event that a source emitted and that was not emitted before, secrets replaced."""
+
+    event: Event
+    id: str | int | float | None
+    summary: str | None
+    ts: float | None
+
+
+@dataclass(frozen=True)
+class SourceResult:
+    """
+    What a source did.
+
+    Attributes:
+        component: What ran.
+        events: The new events, oldest first.
+        repeated_count: How many were emitted before.
+        had_hook: Whether the source has what was to be run.
+        record: Logs, outside calls and error, as of a step.
+        response: What it answered by its HTTP interface, or None.
+    """
+
+    component: Component
+    events: tuple[SourceEvent, ...]
+    repeated_count: int
+    had_hook: bool
+    record: StepResult
+    response: Mapping[str, Any] | None
+
+
+class SourceRunner:
+    """
+    Runs the event sources of a project.
+
+    Args:
+        directory: Users and accounts.
+        hosts: The processes that run them.
+        catalog: The project's components.
+        states: What sources remember.
+        clock: For time stamps and the timer's tick.
+        scratch: A folder for temporary folders.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        hosts: WorkerPool,
+        catalog: Catalog,
+        states: SourceStateTable,
+        clock: Clock,
+        scratch: Path,
+    ) -> None:
+        self._directory = directory
+        self._hosts = hosts
+        self._catalog = catalog
+        self._states = states
+        self._clock = clock
+        self._scratch = scratch
+
+    async def run(self, request: SourceRequest) -> SourceResult:
+        """
+        Run a source once. What it writes to its database, and the ids of what it emits, are kept even if it fails.
+
+        Raises:
+            ActionNotFoundError: No source of components has it.
+            EndUserError: Whose account it would use.
+            UnsupportedError: It is no source, or Pipedream runs it.
+            StepError: Its module cannot be loaded.
+            RequestError: It waits for a request or a message, and was given none.
+        """
+        component = await self._component(request)
+        context = {"id": derive_id("dc_", request.state_key)}
+        with temporary_folder("source-", inside=self._scratch) as scratch:
+            setup = RunSetup(
+                context["id"],
+                f"source {request.uses}",
+                {"event": {}, "context": context},
+                {},
+                request.folder,
+                scratch,
+                is_sandboxed=request.policy.guarded,
+                public_only=request.policy.public_only,
+                extra_code_folders=(component.file.path,) if component.file else (),
+            )
+            guests = await self._hosts.open_run(setup)
+            try:
+                description = await describe_component(component, guests, self._catalog)
+                return await self._run(request, component, description, guests, context["id"])
+            finally:
+                await guests.release()
+
+    async def _component(self, request: SourceRequest) -> Component:
+        component = await self._catalog.resolve_or_install(request.uses, install=request.install)
+        if component.kind != "source":
+            raise UnsupportedError(
+                f"{component.uses} is an action, and the trigger of a workflow is a source.",
+                fix="Write the action as a step: %%pdstep NAME --uses " + component.uses,
+            )
+        if component.file is None:
+            raise UnsupportedError(
+                f"{component.uses} runs at Pipedream, and this machine cannot run it.",
+                fix="Give the workflow a saved event: --event FILE.",
+            )
+        return component
+
+    async def _run(
+        self,
+        request: SourceRequest,
+        component: Component,
+        description: ComponentDescription,
+        guests: RunWorkers,
+        identity: str,
+    ) -> SourceResult:
+        assert component.file is not None
+        if request.act == "run" and request.event is None:
+            _check_has_timer(component, description)
+        props = request.trigger.config.get("props")
+        step = Step(SOURCE_STEP_NAME, "node", uses=component.uses, props=props if isinstance(props, dict) else {})
+        apps = resolve_app_bindings(step, description)
+        resolution = AccountResolution()
+        if apps:
+            resolution = await asyncio.to_thread(
+                resolve_accounts,
+                {SOURCE_STEP_NAME: apps},
+                RunIdentity(request.external_user_id, request.environment),
+                directory=override_accounts(self._directory, request.account_overrides),
+            )
+            if resolution.error is not None:
+                raise resolution.error
+        redactor = Redactor(resolution.secrets)
+        recorder = StepRecorder(
+            SOURCE_STEP_NAME,
+            redactor=redactor,
+            clock=self._clock,
+            accounts=resolution.for_step(SOURCE_STEP_NAME).uses,
+            on_change=None,
+            on_respond=request.on_respond,
+            call_later=asyncio.get_running_loop().call_later,
+        )
+        state = await asyncio.to_thread(self._states.load, request.state_key)
+        bound = {app.prop for app in apps}
+        call = SourceCall(
+            component.file,
+            identity,
+            operation=request.act,
+            event=self._timer_event(step, description)
+            if request.event is None
+            else _received(request.event, description),
+            endpoint=request.endpoint_url,
+            props={name: value for name, value in step.props.items() if name not in bound},
+            account_fields=resolution.for_step(SOURCE_STEP_NAME).auth,
+            service_db=state.get("db", {}),
+            timeout_s=request.timeout_s,
+            call_context=CallContext(
+                step=SOURCE_STEP_NAME,
+                policy=request.policy,
+                redactor=redactor,
+                app_by_secret_ref=resolution.app_by_secret,
+                proxy_by_secret_ref=resolution.proxy_by_secret,
+                on_call_finished=recorder.add_outbound_call,
+                on_call_refused=recorder.add_note,
+            ),
+        )
+        outcome = await guests.run_source(call, recorder)
+        new, repeated = await asyncio.to_thread(self._store_state, request.state_key, description, outcome)
+        for warning in outcome.warnings:
+            recorder.add_note(warning)
+        return SourceResult(
+            component,
+            events=tuple(_event(emitted, redactor) for emitted in new),
+            repeated_count=repeated,
+            had_hook=outcome.is_implemented,
+            record=recorder.finish("error" if outcome.error else "success", exports={}, error=outcome.error),
+            response=redactor.redact_value(outcome.response) if outcome.response else None,  # type: ignore[arg-type]
+        )
+
+    def _store_state(
+        self, key: str, description: ComponentDescription, outcome: SourceOutcome
+    ) -> tuple[list[Emitted], int]:
+        def change(state: dict[str, Any]) -> list[Emitted]:
+            state["db"] = dict(outcome.service_db)
+            return drop_repeated_events(description.dedupe, outcome.emitted_events, state.setdefault("dedupe", {}))
+
+        new = self._states.update(key, change)
+        return new, len(outcome.emitted_events) - len(new)
+
+    def _timer_event(self, step: Step, description: ComponentDescription) -> JSON:
+        """What a timer's interface hands over."""
+        tick: dict[str, JSON] = {"timestamp": int(self._clock.now().timestamp())}
+        for prop in description.props:
+            if prop.type == "$.interface.timer":
+                given = step.props.get(prop.name) or prop.definition.get("default") or prop.definition.get("static")
+                if isinstance(given, dict) and given.get("cron"):
+                    # parity[source-cron]: what a source with a cron timer is given is documented nowhere
+                    return tick | {name: given[name] for name in ("cron", "timezone") if given.get(name)}
+                if isinstance(given, dict) and given.get("intervalSeconds"):
+                    return tick | {"interval_seconds": given["intervalSeconds"]}
+        return tick | {"interval_seconds": _DEFAULT_INTERVAL_S}
+
+
+def _check_has_timer(component: Component, description: ComponentDescription) -> None:
+    """Raise `RequestError` if only a request or an app's message wakes the source, and none was given."""
+    interfaces = {prop.type for prop in description.props if prop.type.startswith("$.interface.")}
+    if "$.interface.timer" in interfaces or not interfaces:
+        return
+    if "$.interface.http" in interfaces:
+        what, given = "an HTTP request", 'its request as JSON: {"method": "POST", "headers": {...}, "body": {...}}'
+    else:
+        what, given = "a message of its app", "such a message as JSON"
+    raise RequestError(
+        f"{component.uses} is woken by {what}, and none was given.",
+        fix=f"Give {given}: pdkernel source poll SOURCE --event FILE, in a notebook %pdevent FILE --emit.",
+    )
+
+
+def _received(event: JSON, description: ComponentDescription) -> JSON:
+    """*event*, with what an HTTP interface hands over besides, if it is a request (component API page)."""
+    is_request = isinstance(event, dict) and not event.keys().isdisjoint(_REQUEST_KEYS)
+    if not is_request or not any(prop.type == "$.interface.http" for prop in description.props):
+        return event
+    assert isinstance(event, dict)
+    body, raw = event.get("body"), event.get("bodyRaw")
+    if raw is None and body is not None:
+        raw = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    elif isinstance(raw, str) and "body" not in event:
+        try:
+            body = json.loads(raw)
+        except ValueError:
+            body = raw
+    headers = event.get("headers")
+    lower = {name.lower(): value for name, value in headers.items()} if isinstance(headers, dict) else {}
+    method = "GET" if body is None else "POST"
+    return {"method": method, "path": "/", "query": {}, **event, "headers": lower, "bodyRaw": raw, "body": body}
+
+
+def _event(emitted: Emitted, redactor: Redactor) -> SourceEvent:
+    data = redactor.redact_value(emitted.event)
+    if not isinstance(data, dict):
+        # parity[source-text]: an emitted text or list starts a workflow on the platform; steps here are given an object
+        data = {"value": data}
+    summary = redactor.redact_text(str(emitted.summary)) if emitted.summary is not None else None
+    return SourceEvent(Event(data, is_http=False), emitted.id, summary, emitted.ts)
+
+
+def require_source_trigger(trigger: Trigger) -> Trigger:
+    """
+    *trigger*, if an event source is one.
+
+    Raises:
+        RequestError: The workflow is started by something else.
+    """
+    if trigger.type != "source" or not trigger.config.get("uses"):
+        raise RequestError(
+            f"The workflow's trigger is {trigger.type}, and has no source that could be asked for events.",
+            fix="Write in %%pdworkflow: trigger: {type: source, uses: KEY@VERSION, props: {...}}",
+        )
+    return trigger

@@ -1,0 +1,109 @@
+"""
+Reading the journal on SQLite: a thread and a connection of its own, so that history never delays a commit.
+
+Pages go by key (created, id), never by offset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import sqlite3
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pdkernel.engine.journal.records import ExecutionQuery, RunRow, build_execution, to_row_status
+from pdkernel.execution import Execution
+from pdkernel.project.sqlite import connect, translate_error
+
+_RUN = (
+    "select r.id, r.trace_id, r.workflow, d.definition, r.event, r.external_user, r.environment, r.status, r.fence,"
+    " r.attempt, r.created, r.ended, r.output from runs r"
+    " left join deployments d on d.workflow = r.workflow and d.version = r.version"
+)
+
+
+class JournalReader:
+    """Runs as they stand in one SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = connect(path)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-history")
+
+    async def execution(self, run_id: str) -> Execution | None:
+        """The run as it stands, or None."""
+        found = await self._in_thread([run_id])
+        return found[0] if found else None
+
+    async def executions(self, query: ExecutionQuery) -> list[Execution]:
+        """Runs that match, newest first."""
+        return await self._in_thread(query)
+
+    def close(self) -> None:
+        """Give up the file, after what is being read."""
+        self._thread.shutdown(wait=True)
+        self._connection.close()
+
+    async def _in_thread(self, wanted: ExecutionQuery | Sequence[str]) -> list[Execution]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, wanted)
+
+    def _read(self, wanted: ExecutionQuery | Sequence[str]) -> list[Execution]:
+        connection = self._connection
+        try:
+            connection.execute("begin")  # one snapshot for all of it
+            try:
+                ids = _newest(connection, wanted) if isinstance(wanted, ExecutionQuery) else wanted
+                return _load(connection, ids)
+            finally:
+                connection.execute("rollback")
+        except sqlite3.Error as fault:
+            raise translate_error(fault, self._path) from fault
+
+
+def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Execution]:
+    found = []
+    for run_id in ids:
+        row = connection.execute(f"{_RUN} where r.id = ?", (run_id,)).fetchone()
+        if row is not None:
+            steps = connection.execute("select data from steps where run_id = ? order by seq", (run_id,)).fetchall()
+            found.append(build_execution(RunRow(*row), [data for (data,) in steps]))
+    return found
+
+
+def _newest(connection: sqlite3.Connection, query: ExecutionQuery) -> list[str]:
+    """Ids of the matching runs; without a workflow, the newest of each workflow's own index are merged."""
+    conditions, values = _conditions(connection, query)
+    statement = f"select created, id from runs where workflow = ? {conditions} order by created desc, id desc limit ?"  # noqa: S608
+    workflows = (
+        connection.execute("select distinct workflow from deployments").fetchall()
+        if query.workflow is None
+        else [(query.workflow,)]
+    )
+    pages = [connection.execute(statement, (*name, *values, query.limit)).fetchall() for name in workflows]
+    return [run_id for _, run_id in islice(heapq.merge(*pages, reverse=True), query.limit)]
+
+
+def _conditions(connection: sqlite3.Connection, query: ExecutionQuery) -> tuple[str, list[Any]]:
+    """SQL of our own words and the values that go with it."""
+    parts: list[tuple[str, Sequence[Any]]] = []
+    if query.external_user is not None:
+        parts.append(("external_user = ?", [query.external_user]))
+    if query.environment is not None:
+        parts.append(("environment = ?", [query.environment]))
+    if query.status is not None:
+        status, claimed = to_row_status(query.status)
+        parts.append(("status = ?", [status]))
+        if claimed is not None:
+            parts.append(("(fence > 0) = ?", [claimed]))
+    if query.since is not None:
+        parts.append(("created >= ?", [query.since.timestamp()]))
+    if query.until is not None:
+        parts.append(("created < ?", [query.until.timestamp()]))
+    if query.before_id is not None:
+        row = connection.execute("select created, id from runs where id = ?", (query.before_id,)).fetchone()
+        parts.append(("(created, id) < (?, ?)", row) if row else ("false", []))
+    return "".join(f" and {sql}" for sql, _ in parts), [value for _, given in parts for value in given]

@@ -1,0 +1,287 @@
+"""
+The action steps of one run: which component each uses, what it declares, and how one that Pipedream runs is run.
+
+Knows that everything about them which can be wrong is said before any step runs. Where components come from is
+`actions`' affair, running a module is `hosts`'.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pdkernel.actions import Catalog, Component, ConnectSource
+from pdkernel.actions.action_reference import ActionReference
+from pdkernel.actions.prop_binding import BoundStep, bind_step, resolve_app_bindings
+from pdkernel.egress import OutboundPolicy, is_loopback
+from pdkernel.engine.account_resolution import StepAccounts
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.errors import (
+    AccountNotFoundError,
+    ActionNotFoundError,
+    ActionSourceError,
+    ExternalUserRequiredError,
+    LicenceError,
+    OutboundCallRefusedError,
+    StepError,
+)
+from pdkernel.execution import RETURN_VALUE, AccountUse, OutboundCall, Stream
+from pdkernel.model import JSON, AppBinding, Step
+from pdkernel.workers import ComponentDescription, ComponentFile, StepOutcome
+
+
+class ComponentDescriber(Protocol):
+    """Says what a module declares (`hosts.RunGuests`)."""
+
+    async def describe(self, target: ComponentFile) -> ComponentDescription:
+        """What it declares. Raises `StepError`."""
+        ...
+
+
+class RemoteStepListener(Protocol):
+    """Is told what a step that runs elsewhere did (`recorder.StepRecorder`)."""
+
+    def log(self, stream: Stream, text: str) -> None:
+        """It printed *text*."""
+        ...
+
+    def add_outbound_call(self, call: OutboundCall) -> None:
+        """An outside call was made for it."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepAction:
+    """
+    An action step.
+
+    Attributes:
+        component: What runs.
+        fitted_step: The step with what the component declares, or None if it could not be loaded.
+        accounts: For one that Pipedream runs: prop to account.
+        has_dynamic_props: For one that Pipedream runs: whether its props depend on values.
+    """
+
+    component: Component
+    fitted_step: BoundStep | None = None
+    accounts: Mapping[str, AccountUse] = field(default_factory=dict)
+
+    has_dynamic_props: bool = False
+
+    @property
+    def remote(self) -> bool:
+        """Whether Pipedream runs it."""
+        return self.component.file is None
+
+
+class StepActions:
+    """
+    The action steps of one run, by step.
+
+    Args:
+        catalog: The project's actions.
+        request: The run.
+    """
+
+    def __init__(self, catalog: Catalog, request: RunRequest) -> None:
+        self._catalog = catalog
+        self._request = request
+        self._found: dict[str, StepAction] = {}
+
+    async def install(self) -> None:
+        """
+        Find the component of every action step that is to run, installing what the project has chosen to.
+
+        Raises:
+            ActionNotFoundError: No source has it.
+            LicenceError: It is npm's, and nobody has accepted the licence.
+            ActionSourceError: A source cannot be reached.
+        """
+        for step in self._request.workflow.steps:
+            if (
+                step.uses is None
+                or step.disabled
+                or step.name in self._request.pinned_exports
+                or not self._request.is_selected(step.name)
+            ):
+                continue
+            self._found[step.name] = StepAction(await self._component(step))
+
+    async def _component(self, step: Step) -> Component:
+        request = self._request
+        try:
+            component = await self._catalog.resolve_or_install(
+                ActionReference.parse(step.uses or ""),
+                install=request.install,
+                progress=request.on_progress or _ignore_progress,
+            )
+        except ActionNotFoundError as fault:
+            fault.step = fault.step or step.name
+            fault.line = fault.line or step.line_offset or None
+            fault.message = f"Step {step.name}: {fault.message}"
+            raise
+        except LicenceError as fault:
+            fault.message = f"Step {step.name}: {fault.message}"
+            raise
+        return component
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The modules of the actions that run here."""
+        return tuple(found.component.file.path for found in self._found.values() if found.component.file is not None)
+
+    def find(self, step: Step) -> StepAction | None:
+        """The action of *step*, or None for a step of code."""
+        return self._found.get(step.name)
+
+    def accounts(self, step: Step) -> StepAccounts | None:
+        """The accounts of an action that Pipedream runs, for the record; None for any other step."""
+        action = self._found.get(step.name)
+        return StepAccounts(uses=tuple(action.accounts.values())) if action is not None and action.remote else None
+
+    async def load_declaration(self, step: Step, workers: ComponentDescriber) -> tuple[AppBinding, ...]:
+        """
+        Load the action of *step* to know what it declares; returns the accounts that this machine must give it.
+
+        Raises:
+            ActionPropsError: The step does not give it what it needs.
+            EndUserError: Pipedream has no account for it, where Pipedream runs it.
+        """
+        action = self._found[step.name]
+        if action.remote:
+            description = (
+                await self._catalog.connect_source.fetch_action(action.component.key, action.component.version)
+            )[1]
+            accounts = await self._accounts(step, resolve_app_bindings(step, description))
+            fitted = bind_step(step, action.component, description)
+            self._found[step.name] = StepAction(
+                action.component, fitted, accounts, has_dynamic_props=description.additional
+            )
+            return ()
+        try:
+            description = await describe_component(action.component, workers, self._catalog)
+        except StepError:
+            return ()  # the step itself fails with the same error, at its place in the record
+        fitted = bind_step(step, action.component, description)
+        self._found[step.name] = StepAction(action.component, fitted)
+        return fitted.step.apps
+
+    async def _accounts(self, step: Step, apps: tuple[AppBinding, ...]) -> dict[str, AccountUse]:
+        request, found = self._request, {}
+        user = request.external_user_id
+        if user is None:
+            raise ExternalUserRequiredError(
+                "No external user ID passed, but one or more steps require it",
+                fix=f"Step {step.name} runs at Pipedream Connect, for an external user. Pick one with %pduser, or pass "
+                "--external-user ID.",
+                external_user_id=None,
+                environment=request.environment,
+            )
+        for binding in apps:
+            account = binding.account or await self._catalog.connect_source.fetch_newest_account(
+                binding.app, user, request.environment
+            )
+            if account is None:
+                raise AccountNotFoundError(
+                    f"Required account for {binding.app} not found for external user ID {user} in {request.environment}",
+                    fix=f"Step {step.name} runs at Pipedream Connect and needs it there: connect one in your product, "
+                    "with a Connect token of this project.",
+                    external_user_id=user,
+                    environment=request.environment,
+                    app=binding.app,
+                    steps=(step.name,),
+                )
+            owner = "own" if binding.account else "external_user"
+            found[binding.prop] = AccountUse(binding.prop, binding.app, account, owner)  # type: ignore[arg-type]  # one of the two
+        return found
+
+    async def run_remote(
+        self,
+        step: Step,
+        action: StepAction,
+        props: Mapping[str, JSON],
+        listener: RemoteStepListener,
+        *,
+        timeout_s: float,
+    ) -> StepOutcome:
+        """Have Pipedream run *action* once."""
+        source, request = self._catalog.connect_source, self._request
+        _check_allowed(step, source, request.policy)
+        assert request.external_user_id is not None
+        assert action.fitted_step is not None
+        began = time.monotonic()
+        status: int | None = None
+        try:
+            answer = await source.run_action(
+                action.component,
+                props={
+                    **props,
+                    **{prop: {"authProvisionId": use.id} for prop, use in action.accounts.items()},
+                },
+                external_user_id=request.external_user_id,
+                environment=request.environment,
+                timeout_s=timeout_s,
+                has_dynamic_props=action.has_dynamic_props,
+            )
+            status = answer.http_status
+        except ActionSourceError as fault:
+            return StepOutcome(error=StepError(fault.message, name="ConnectError", fix=fault.fix))
+        finally:
+            listener.add_outbound_call(
+                OutboundCall(
+                    method="POST",
+                    url=source.run_url,
+                    status=status,
+                    duration_ms=(time.monotonic() - began) * 1000,
+                    safe=False,
+                    outcome="sent" if status is not None else "failed",
+                    app=action.component.app,
+                    note="Pipedream ran the action",
+                )
+            )
+        for text in answer.logs:
+            listener.log("stdout", f"{text}\n")
+        exports = dict(answer.exports)
+        if answer.return_value is not None:
+            exports[RETURN_VALUE] = answer.return_value
+        error = StepError(answer.error[1], name=answer.error[0]) if answer.error else None
+        return StepOutcome(exports=exports, warnings=action.fitted_step.warnings, error=error)
+
+
+async def describe_component(
+    component: Component, workers: ComponentDescriber, catalog: Catalog
+) -> ComponentDescription:
+    """
+    What *component*, a module on this machine, declares; loaded once for each state of its files.
+
+    Raises:
+        StepError: Its module cannot be loaded.
+    """
+    assert component.file is not None
+    known = catalog.descriptions.get(component.file)
+    if known is None:
+        known = await workers.describe(component.file)
+        catalog.descriptions.put(component.file, known)
+    return known
+
+
+def is_connect_call_allowed(source: ConnectSource, policy: OutboundPolicy) -> bool:
+    """Whether *policy* lets us call Pipedream's API: loopback is never outside."""
+    return policy.allows_host(source.host) or is_loopback(source.host)
+
+
+def _check_allowed(step: Step, source: ConnectSource, policy: OutboundPolicy) -> None:
+    if is_connect_call_allowed(source, policy):
+        return
+    raise OutboundCallRefusedError(
+        f"Step {step.name} runs at Pipedream Connect, and outside calls do not go out ({policy.mode_text}).",
+        name="OutsideCallRefused",
+        fix=f"Let them: --egress live, or --egress allow={source.host}. Or pin its exports.",
+    )
+
+
+def _ignore_progress(_: str) -> None:
+    """Says nothing."""

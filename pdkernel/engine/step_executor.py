@@ -1,0 +1,214 @@
+"""
+One attempt at one step: its props, its process, its record, its limits.
+
+Knows what a step is given and what is said of what it did. Whether the run goes on afterwards, and whether the step is
+run again, is for `step_run` to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+
+from pdkernel.analysis import find_return_line, locate_missing_prop
+from pdkernel.clock import Clock
+from pdkernel.engine.account_resolution import StepAccounts
+from pdkernel.engine.data_store_service import DATA_STORE_PROP_TYPE, DataStoreService, resolve_data_stores
+from pdkernel.engine.deliveries import find_send_problem
+from pdkernel.engine.json_limits import describe_inexact_number
+from pdkernel.engine.limits import check_export_depth, memory_limit_mb, suggest_longer_timeout, warn_near_limits
+from pdkernel.engine.outbound_calls import build_call_binding, with_calls_explained
+from pdkernel.engine.pauses import RerunState, build_flow_urls, decide_pause
+from pdkernel.engine.props import add_option_labels, evaluate_props, warn_undeclared_props
+from pdkernel.engine.run_context import build_step_context
+from pdkernel.engine.run_state import RunState, scratch_write_error
+from pdkernel.engine.step_actions import StepAction
+from pdkernel.engine.step_recorder import StepRecorder
+from pdkernel.engine.step_services import StepServiceRouter
+from pdkernel.engine.workflow_trigger import WorkflowRunner, WorkflowTriggerService
+from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTimeoutError
+from pdkernel.execution import RETURN_VALUE, StepResult, StepStatus
+from pdkernel.model import Step, Workflow
+from pdkernel.project import DataStoreTable
+from pdkernel.workers import StepCall, StepConfigurationError, StepOutcome
+
+
+class StepExecutor:
+    """
+    Runs single steps, once each.
+
+    Args:
+        clock: For every time stamp and duration.
+        stores: Data stores.
+        run_workflow: Runs a workflow that a step triggers.
+    """
+
+    def __init__(self, *, clock: Clock, stores: DataStoreTable, run_workflow: WorkflowRunner) -> None:
+        self._clock = clock
+        self._stores = stores
+        self._run_other = run_workflow
+
+    async def execute(
+        self, run: RunState, step: Step, rerun_state: RerunState
+    ) -> tuple[StepResult, StepOutcome | None]:
+        """Run *step* once: its result, and what it did unless it could not be started."""
+        action = run.actions.find(step)
+        accounts = run.actions.accounts(step) or run.resolution.for_step(step.name)
+        recorder = StepRecorder(
+            step.name,
+            redactor=run.record.redactor,
+            clock=self._clock,
+            accounts=accounts.uses,
+            on_change=run.record.notify if run.record.has_watcher else None,
+            on_respond=run.record.set_response,
+            call_later=asyncio.get_running_loop().call_later,
+            attempt=rerun_state.run_number,
+            previous_result=rerun_state.previous_result,
+            source=action.component.source_summary if action else None,
+        )
+        for line in run.packages.messages.pop(step.name, ()):
+            recorder.add_note(line)
+        if run.record.has_watcher:
+            run.record.notify(recorder.snapshot())
+        try:
+            run.packages.raise_failure(step.name)
+            outcome = await self._outcome(run, step, recorder, accounts, rerun_state)
+        except asyncio.CancelledError:
+            cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
+            run.record.record_step(recorder.finish("error", exports={}, error=cancelled))
+            raise
+        except PdkernelError as error:  # its packages, its props or its process cannot be had
+            if error is run.record.write_error:
+                run.record.notify(StepResult(step.name, "not_run"))
+                raise
+            _locate_error(error if isinstance(error, StepError) else None, run.request.workflow, step)
+            return recorder.finish("error", exports={}, error=error), None
+        except OSError as fault:
+            return recorder.finish("error", exports={}, error=scratch_write_error(fault)), None
+        _locate_error(outcome.error, run.request.workflow, step)
+        _say_warnings(run, step, recorder, outcome, rerun_state)
+        outcome = _limited(run, step, recorder, outcome)
+        run.queued_sends += ((step.name, effect) for effect in outcome.queued_sends)
+        status: StepStatus = "error" if outcome.error else "success"
+        return recorder.finish(status, exports=outcome.exports, error=outcome.error), outcome
+
+    async def _outcome(
+        self, run: RunState, step: Step, recorder: StepRecorder, accounts: StepAccounts, again: RerunState
+    ) -> StepOutcome:
+        timeout_s = run.request.workflow.timeout_s(step)
+        action = run.actions.find(step)
+        written = step
+        step = action.fitted_step.step if action and action.fitted_step else step
+        if action and action.remote:
+            props = await evaluate_props(step, run.workers, run.exports, timeout_s=timeout_s)
+            await run.record.flush()
+            return await run.actions.run_remote(step, action, props, recorder, timeout_s=timeout_s)
+        if again.run_number == 1:
+            fitted = action.fitted_step.warnings if action and action.fitted_step else ()
+            for warning in (*fitted, *await warn_undeclared_props(step, run.workers)):
+                recorder.add_note(warning)
+        stores = await _reachable_stores(run, step, action)
+        call = StepCall(
+            step=step,
+            steps=run.exports,
+            props=add_option_labels(written, await evaluate_props(step, run.workers, run.exports, timeout_s=timeout_s)),
+            account_fields=accounts.auth,
+            context=build_step_context(
+                run.request, self._clock, timeout_s=timeout_s, run_number=again.run_number, rerun_context=again.context
+            ),
+            timeout_s=timeout_s,
+            memory_limit_mb=memory_limit_mb(run.request.workflow),
+            call_context=build_call_binding(run, step.name, recorder.add_outbound_call),
+            store_names=stores,
+            services=self._services(run, stores),
+            flow_urls=build_flow_urls(run.request.base_url, run_id=run.record.run_id, step=step.name),
+            component=action.component.file if action else None,
+            before_start=run.record.flush,
+        )
+        run.running_step = step.name
+        try:
+            outcome = await _runner(run, step, recorder)(call, recorder)
+        finally:
+            run.running_step = None
+        return with_calls_explained(run, step.name, outcome)
+
+    def _services(self, run: RunState, stores: Mapping[str, str]) -> StepServiceRouter:
+        return StepServiceRouter(
+            {
+                "flow": WorkflowTriggerService(run.request, self._run_other),
+                "store": DataStoreService(self._stores, stores.values()),
+            }
+        )
+
+
+def _locate_error(error: StepError | None, workflow: Workflow, step: Step) -> None:
+    """Say what only the workflow's text knows: where a limit is set, the line of an error that no line of code raised."""
+    if isinstance(error, StepTimeoutError):
+        error.fix = suggest_longer_timeout(workflow, step)
+    if error is None or error.line is not None:
+        return
+    if isinstance(error, StepConfigurationError) and error.prop:
+        error.line = locate_missing_prop(step, error.prop)[0]
+    elif isinstance(error, ExportNotJSONError) and RETURN_VALUE in error.message:
+        error.line = find_return_line(step)
+
+
+def _runner(run: RunState, step: Step, recorder: StepRecorder) -> Callable[..., Awaitable[StepOutcome]]:
+    """What runs *step*: a process of its language, or the kernel for a debugger."""
+    debugger = run.request.debugger
+    if not step.debug:
+        return run.workers.run_step
+    if debugger is None:
+        recorder.add_note("--debug is for running the step's cell in a notebook: here the step ran like any other.")
+        return run.workers.run_step
+
+    async def in_kernel(call: StepCall, listener: StepRecorder) -> StepOutcome:
+        await run.record.flush()
+        return await debugger.run_step(call, run.worker_setup, listener)
+
+    return in_kernel
+
+
+async def _reachable_stores(run: RunState, step: Step, action: StepAction | None) -> dict[str, str]:
+    if action and action.component.file:
+        return resolve_data_stores(step, (await run.workers.describe(action.component.file)).props)
+    if step.language != "node" or step.uses is not None or DATA_STORE_PROP_TYPE not in step.source:
+        return resolve_data_stores(step)
+    return resolve_data_stores(step, (await run.workers.describe(step)).props)
+
+
+def _say_warnings(run: RunState, step: Step, recorder: StepRecorder, outcome: StepOutcome, again: RerunState) -> None:
+    for warning in outcome.warnings:
+        recorder.add_note(warning)
+    for effect in outcome.queued_sends:
+        if said := find_send_problem(effect, dollar_name=step.dollar_name):
+            recorder.add_note(said)
+    if outcome.pause_request is not None and outcome.error is None:
+        recorder.add_note(
+            decide_pause(
+                outcome.pause_request, run.request.pause_mode, run_number=again.run_number, dollar_name=step.dollar_name
+            ).message
+        )
+    if outcome.has_exited and outcome.exit_reason and outcome.error is None:
+        recorder.add_note(f"The run ends after this step: {outcome.exit_reason}")
+    if outcome.response is None:
+        return
+    run.record.set_response(outcome.response)
+    if run.request.workflow.trigger.response != "custom":
+        recorder.add_note(
+            "The response is not sent: the trigger answers by itself (response: default). "
+            "Write `response: custom` in %%pdworkflow."
+        )
+
+
+def _limited(run: RunState, step: Step, recorder: StepRecorder, outcome: StepOutcome) -> StepOutcome:
+    """*outcome*, failed if it is over a limit; one that it came near is said."""
+    workflow = run.request.workflow
+    near = warn_near_limits(outcome, timeout_s=workflow.timeout_s(step), memory_mb=memory_limit_mb(workflow))
+    over, payload = run.payload.add(outcome.exports, recorder.logs)
+    for warning in (*near, payload, describe_inexact_number(workflow, step, outcome.exports)):
+        if warning is not None:
+            recorder.add_note(warning)
+    error = outcome.error or check_export_depth(step, outcome.exports) or over
+    return outcome if error is outcome.error else replace(outcome, error=error)

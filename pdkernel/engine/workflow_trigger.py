@@ -1,0 +1,96 @@
+"""
+`$.flow.trigger`: a step runs another workflow and waits for what it returns.
+
+Knows the platform's two forms of result. Which workflow a name means is for whoever asked for the run to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.errors import RequestError, StepError
+from pdkernel.event import Event
+from pdkernel.execution import RETURN_VALUE, Execution
+from pdkernel.model import JSON
+
+MAX_TRIGGER_DEPTH = 10
+"""Workflows that trigger each other; more is a circle."""
+
+
+WorkflowRunner = Callable[[RunRequest], Awaitable[tuple[Execution, Mapping[str, Mapping[str, JSON]]]]]
+"""Runs a request and returns the raw exports by step, beside the record."""
+
+
+class WorkflowTriggerService:
+    """
+    Runs other workflows for the steps of a run.
+
+    Args:
+        request: The run whose step asks.
+        run: Runs the other workflow.
+    """
+
+    def __init__(self, request: RunRequest, run: WorkflowRunner) -> None:
+        self._request = request
+        self._run = run
+
+    async def answer(self, operation: str, args: Mapping[str, JSON]) -> JSON:
+        """
+        What the triggered workflow returned.
+
+        Raises:
+            RequestError: There is no such workflow, or the payload is not an object.
+            StepError: It failed.
+        """
+        name = args.get("workflow")
+        if operation != "trigger" or not isinstance(name, str) or not name:
+            raise RequestError(
+                "$.flow.trigger takes the id of a workflow first.", fix="await $.flow.trigger('p_...', { ... })"
+            )
+        payload = args.get("payload")
+        if payload is not None and not isinstance(payload, dict):
+            raise RequestError("$.flow.trigger takes an object as the payload: it is the other workflow's event.")
+        execution, exports = await self._run(self._callee(name, payload or {}))
+        if execution.status not in ("success", "exited"):
+            why = execution.error.message if execution.error else f"it is {execution.status}"
+            raise StepError(f"The workflow {execution.workflow!r} did not finish: {why}", name="TriggeredWorkflowError")
+        options = args.get("options")
+        if isinstance(options, dict) and options.get("result_type") == "all_exports":
+            return {**{step: dict(values) for step, values in exports.items()}, "$context": None}
+        returned = [values[RETURN_VALUE] for values in exports.values() if RETURN_VALUE in values]
+        return returned[-1] if returned else None
+
+    def _callee(self, name: str, payload: dict[str, JSON]) -> RunRequest:
+        request = self._request
+        if request.depth >= MAX_TRIGGER_DEPTH:
+            raise RequestError(f"{MAX_TRIGGER_DEPTH} workflows have triggered each other; {name} is not started.")
+        found = request.find_workflow(name) if request.find_workflow else None
+        if found is None:
+            raise RequestError(
+                f"There is no workflow {name} here.",
+                fix="Put its notebook or synced folder beside this one, and name it by its id (the folder's "
+                "name ends with it), its file's name or its path.",
+            )
+        event = Event(payload)
+        # parity[trigger-user]: whether a triggered workflow keeps the external user is not documented; here its event says
+        user, environment = event.external_user_id, event.environment
+        return replace(
+            request,
+            workflow=found.workflow,
+            folder=found.folder,
+            event=event,
+            external_user_id=user,
+            environment="production" if environment == "production" else "development",
+            pinned_exports={},
+            only_steps=None,
+            previous_exports={},
+            on_change=None,
+            on_paused=None,
+            workflow_id=None,
+            run_ids=None,
+            on_recorded=None,
+            on_respond=None,
+            depth=request.depth + 1,
+        )

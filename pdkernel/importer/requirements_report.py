@@ -1,0 +1,224 @@
+"""
+What a workflow needs here before its first run, found without running anything.
+
+Knows which source of actions a project has, and what Git leaves out. How it is told is for `render` to know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+
+from pdkernel.actions import ActionReference, Catalog
+from pdkernel.actions.npm_source import APPS_ON_NPM
+from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
+from pdkernel.analysis import (
+    check_workflow,
+    find_app_bindings,
+    find_order_warnings,
+    find_python_requirements,
+    node_packages,
+)
+from pdkernel.analysis.step_references import find_step_variables
+from pdkernel.definition import EXTERNAL_USER, UNANSWERED, AccountChoice
+from pdkernel.errors import (
+    ActionNotFoundError,
+    ActionVersionError,
+    EntryPointError,
+    ExpressionError,
+    LicenceError,
+    RequestError,
+)
+from pdkernel.model import Step, Trigger, Workflow
+from pdkernel.render.import_report import (
+    AccountAssignment,
+    ActionSource,
+    ImportReport,
+    PackageUse,
+    StoreUse,
+    TriggerUse,
+    UnsupportedItem,
+    VariableRead,
+)
+
+ChoicesByStep = Mapping[str, Mapping[str, AccountChoice]]
+
+
+def build_import_report(
+    workflow: Workflow,
+    catalog: Catalog,
+    *,
+    choices: ChoicesByStep | None = None,
+    assumed_triggers: Collection[str] = (),
+    notes: tuple[str, ...] = (),
+) -> ImportReport:
+    """
+    The report on *workflow*.
+
+    Args:
+        workflow: As it would run here.
+        catalog: The pre-built actions that would run.
+        choices: Whose account fills which prop, where it is known; else what the steps say.
+        assumed_triggers: Ids of triggers whose settings are assumed.
+        notes: Sentences of the caller's own.
+    """
+    readable, faults = _drop_unreadable_props(workflow)
+    actions = tuple(_action(step, catalog) for step in workflow.steps if step.uses)
+    cannot = (*_find_blockers(workflow, actions), *faults)
+    accounts = tuple(_accounts(workflow, choices or {}))
+    stopped = {item.name for item in cannot} | {use.step for use in accounts if use.account == UNANSWERED}
+    enabled = [step.name for step in workflow.steps if not step.disabled]
+    return ImportReport(
+        workflow=workflow.name,
+        ready=tuple(name for name in enabled if name not in stopped),
+        disabled=tuple(step.name for step in workflow.steps if step.disabled),
+        actions=actions,
+        accounts=accounts,
+        variables=_variables(readable),
+        stores=_stores(workflow),
+        triggers=tuple(_trigger(trigger, assumed_triggers) for trigger in workflow.triggers),
+        packages=_packages(workflow),
+        gone=find_order_warnings(readable),
+        cannot=cannot,
+        notes=notes,
+    )
+
+
+def _drop_unreadable_props(workflow: Workflow) -> tuple[Workflow, list[UnsupportedItem]]:
+    """*workflow* without the props of steps of which a prop holds a `{{` that is no expression; and these steps."""
+    faults: list[UnsupportedItem] = []
+    steps: list[Step] = []
+    for step in workflow.steps:
+        try:
+            find_step_variables(step)
+            steps.append(step)
+        except ExpressionError as fault:
+            faults.append(UnsupportedItem(step.name, f"has a prop that cannot be read: {_sentence(fault.message)}"))
+            steps.append(replace(step, props={}))
+    return replace(workflow, steps=tuple(steps)), faults
+
+
+def _sentence(message: str) -> str:
+    return " ".join(message.split())
+
+
+def _action(step: Step, catalog: Catalog) -> ActionSource:
+    said = step.uses or ""
+    try:
+        uses = ActionReference.parse(said)
+    except RequestError:
+        return ActionSource(step.name, said, "which is not an action's key", runs=False)
+    if uses.is_private:
+        return ActionSource(step.name, said, "a private component, whose code only Pipedream has", runs=False)
+    where = catalog.settings.source_setting
+    try:
+        found = catalog.resolve(uses.key, uses.version)
+    except LicenceError:
+        return ActionSource(
+            step.name, said, f"which npm may have, once its licence is accepted: {ACCEPT_LICENCE_COMMAND}", runs=False
+        )
+    except ActionVersionError as fault:
+        return ActionSource(
+            step.name, said, f"of which there is another version only: {_sentence(fault.message)}", runs=False
+        )
+    except ActionNotFoundError:
+        if where.source in ("npm", "connect"):
+            name = "npm, looked for at the first run" if where.source == "npm" else "run by Pipedream Connect"
+            return ActionSource(step.name, said, name)
+        way = f"; npm may have it: {ACCEPT_LICENCE_COMMAND}" if uses.app in APPS_ON_NPM else ""
+        return ActionSource(step.name, said, f"which no source of this project has{way}", runs=False)
+    instead = f", in version {found.version}" if found.version != uses.version else ""
+    return ActionSource(step.name, said, f"{found.source}{instead}")
+
+
+def _find_blockers(workflow: Workflow, actions: tuple[ActionSource, ...]) -> Iterator[UnsupportedItem]:
+    disabled = {step.name for step in workflow.steps if step.disabled}
+    for action in actions:
+        if not action.runs and action.step not in disabled:
+            yield UnsupportedItem(action.step, f"uses {action.uses}, {action.source}")
+    for step in workflow.steps:
+        if step.is_code_missing:
+            yield UnsupportedItem(step.name, "has no code: its entry file is missing")
+        elif not step.disabled and _lacks_entry_point(step):
+            yield UnsupportedItem(step.name, "has nothing to call: no default export, no handler or no main function")
+        elif step.stores and step.language in ("bash", "go") and not step.disabled:
+            yield UnsupportedItem(step.name, "is a Bash or Go step with a data store, which these do not have")
+    for kept in workflow.unsupported_entries:
+        yield UnsupportedItem(kept.name, f"{kept.unsupported_reason}; it is kept for export")
+
+
+def _lacks_entry_point(step: Step) -> bool:
+    try:
+        check_workflow(Workflow(step.name, steps=(replace(step, props={}),), extra={"schema": None}))
+    except EntryPointError:
+        return True
+    return False
+
+
+def _accounts(workflow: Workflow, choices: ChoicesByStep) -> Iterator[AccountAssignment]:
+    for step in workflow.steps:
+        for app in find_app_bindings(step):
+            choice = choices.get(step.name, {}).get(app.prop)
+            account = choice.account if choice is not None else app.account or EXTERNAL_USER
+            yield AccountAssignment(
+                step.name, app.prop, app.app, account, choice.synced if choice is not None else None
+            )
+
+
+def _stores(workflow: Workflow) -> tuple[StoreUse, ...]:
+    props: dict[str | None, list[str]] = {}
+    for step in workflow.steps:
+        for binding in step.stores:
+            props.setdefault(binding.store, []).append(f"{step.name}.{binding.prop}")
+    return tuple(StoreUse(name, tuple(found)) for name, found in props.items())
+
+
+def _variables(workflow: Workflow) -> tuple[VariableRead, ...]:
+    places: dict[str, list[str]] = {}
+    required: set[str] = set()
+    for step in workflow.steps:
+        found = find_step_variables(step)
+        required |= found.required
+        for name in sorted(found.required | found.optional):
+            places.setdefault(name, []).append(_locate_variable(step, name))
+    return tuple(VariableRead(name, tuple(places[name]), name in required) for name in sorted(places))
+
+
+def _locate_variable(step: Step, name: str) -> str:
+    for number, line in enumerate(step.source.split("\n"), start=1):
+        if re.search(rf"\b{re.escape(name)}\b", line):
+            return f"{step.name}, line {number}"
+    return step.name
+
+
+def _trigger(trigger: Trigger, assumed: Collection[str]) -> TriggerUse:
+    config = trigger.config
+    match trigger.type:
+        case "http":
+            auth = {"none": "anybody may call it", "bearer": "a token is needed", "oauth": "OAuth clients may call it"}
+            answer = "the workflow answers" if trigger.response == "custom" else "the default response"
+            settings = f"{auth[trigger.auth]}, {answer}"
+        case "schedule":
+            every = f"every {config['interval_seconds']} seconds" if "interval_seconds" in config else None
+            settings = str(config.get("cron") or every or "when it fires is not known")
+        case "email":
+            settings = "an email starts it"
+        case "source":
+            settings = str(config.get("uses") or "which event source it is, is not known")
+    held = config.get("id")
+    return TriggerUse(held if isinstance(held, str) else None, trigger.type, settings, held in assumed)
+
+
+def _packages(workflow: Workflow) -> tuple[PackageUse, ...]:
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for step in workflow.steps:
+        if step.uses:
+            continue
+        if step.language == "node":
+            for package in node_packages(step.source):
+                found.setdefault(("Node.js", package.name, package.version or ""), []).append(step.name)
+        elif step.language == "python":
+            for asked in find_python_requirements(step.source):
+                found.setdefault(("Python", asked.name, asked.version), []).append(step.name)
+    return tuple(PackageUse(*key, tuple(steps)) for key, steps in sorted(found.items()))

@@ -1,0 +1,190 @@
+"""
+`%pdrun`, `%pdshape`, `%pdexport`: run the workflow, look at the event, write the files.
+
+Knows the line forms. What they do is the session's, `shape`'s and `definition`'s work.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.display import display
+
+from pdkernel import definition, shape
+from pdkernel.analysis import check_workflow
+from pdkernel.errors import RequestError
+from pdkernel.magics.contract_output import build_contract_output
+from pdkernel.magics.live_output import keep_updated
+from pdkernel.magics.notebook_context import get_session
+from pdkernel.magics.output import (
+    LiveTimeline,
+    offer_proof,
+    offer_save_test,
+    raise_on_failure,
+    show_errors_as_messages,
+    show_message,
+)
+from pdkernel.model import Workflow
+from pdkernel.render import files
+from pdkernel.render import proof as proofs
+from pdkernel.render import shape as render_shape
+from pdkernel.render.rich_output import RichOutput
+from pdkernel.session import Session
+
+if TYPE_CHECKING:
+    from pdkernel.render.proof import Proof
+
+
+@magics_class
+class RunMagics(Magics):
+    """Running, looking, exporting."""
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("step", nargs="?", help="run this step alone, on the exports of the steps above")
+    @argument("--from", dest="first", metavar="STEP", help="run from this step on")
+    @argument("--to", dest="last", metavar="STEP", help="run up to and with this step")
+    @argument("--send", action="store_true", help="make outside calls again that were made for this event already")
+    @argument("--users", metavar="A,B", help="run once for each of these external users")
+    @argument("--save-test", metavar="NAME", help="save the run as a test beside the notebook: tests/test_NAME.py")
+    @argument("--plain", metavar="NAME,APP.FIELD", help="with --save-test: these are no secrets, write their values")
+    @line_magic
+    @show_errors_as_messages
+    def pdrun(self, line: str) -> None:
+        """Run the workflow, or a part of it, on the chosen event as the chosen external user."""
+        chosen = parse_argstring(self.pdrun, line)
+        session = get_session(self.shell)
+        only = select_steps(session.workflow, step=chosen.step, first=chosen.first, last=chosen.last)
+        users = [user.strip() for user in chosen.users.split(",") if user.strip()] if chosen.users else [None]
+        if chosen.save_test is not None:
+            from pdkernel.session.snapshot_test import save_snapshot_test
+            from pdkernel.snapshot_tests.saver import normalize_test_name
+
+            normalize_test_name(chosen.save_test)
+            if len(users) > 1:
+                raise RequestError("--save-test saves one run.", fix="Name one external user.")
+        executions = []
+        for user in users:
+            timeline = LiveTimeline(session, only=only)
+            execution = session.run(only=only, resend=chosen.send, external_user_id=user, on_change=timeline.update)
+            timeline.finish(execution)
+            keep_updated(self.shell, f"%pdrun {line} {user}", timeline.redraw)
+            executions.append(execution)
+            if chosen.save_test is None:
+                offer_save_test(self.shell, session, execution)
+        if chosen.save_test is not None:
+            plain = [name.strip() for name in (chosen.plain or "").split(",") if name.strip()]
+            show_message(save_snapshot_test(session, executions[0], chosen.save_test, non_secret_names=plain))
+        for execution in executions:
+            raise_on_failure(execution)
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("file", nargs="*", help="event files or saved events; without any, the chosen event")
+    @argument(
+        "--contract", action="store_true", help="instead, what the steps read of an event, and whether events have it"
+    )
+    @line_magic
+    @show_errors_as_messages
+    def pdshape(self, line: str) -> None:
+        """Show an event's shape: every path with types and samples; click a path to copy it."""
+        chosen = parse_argstring(self.pdshape, line)
+        session = get_session(self.shell)
+        if chosen.contract:
+            display(build_contract_output(session, chosen.file))
+            return
+        if chosen.file:
+            events = [session.events.load(name)[1] for name in chosen.file]
+        elif session.event is not None:
+            events = [session.event]
+        else:
+            raise RequestError("No event is chosen.", fix="Choose or write one: %pdevent")
+        found = shape.infer_shape(*(dict(event.with_masked_headers().data) for event in events))
+        display(RichOutput(text=render_shape.render_text(found), html=render_shape.render_html(found)))
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("--to", metavar="FOLDER", help="write the workflow's folder")
+    @argument("--into", metavar="FOLDER", help="patch a folder that Pipedream synced; look first with --dry-run")
+    @argument("--docs", action="store_true", help="write README.md, too; with --into also pdkernel.yaml")
+    @argument("--dry-run", action="store_true", help="write nothing, show what would change")
+    @argument("--prove", action="store_true", help="run the written files beside the notebook on every saved event")
+    @argument("--json", action="store_true", dest="as_json", help="print it as JSON")
+    @line_magic
+    @show_errors_as_messages
+    def pdexport(self, line: str) -> Any:
+        """Write the notebook as the files that Pipedream deploys; without --to or --into, show what would be written."""
+        chosen = parse_argstring(self.pdexport, line)
+        session = get_session(self.shell)
+        workflow = session.workflow if chosen.prove else session.workflow_for_export
+        check_workflow(workflow, to_run=False)
+        if chosen.to is not None and chosen.into is not None:
+            raise RequestError("Say --to FOLDER for a new folder or --into FOLDER for one that Pipedream synced.")
+        if chosen.prove and (chosen.dry_run or not (chosen.to or chosen.into)):
+            raise RequestError("A proof reads the files that were written.", fix="%pdexport --to FOLDER --prove")
+        act = definition.export_to_folder if chosen.into is None else definition.export_to_synced_folder
+        said = chosen.to or chosen.into
+        folder = session.folder / (said or f"exported/{definition.slugify(workflow.name)}")
+        result = act(
+            workflow,
+            folder,
+            pinned_steps=tuple(session.pins),
+            sidecar=session.sidecar,
+            include_readme=chosen.docs,
+            dry_run=said is None or chosen.dry_run,
+        )
+        proof = prove_export(session, result.folder, into=chosen.into is not None) if chosen.prove else None
+        if chosen.as_json:
+            print(json.dumps({**result.to_json(), **({"proof": proof.to_json()} if proof else {})}, indent=2))
+            return
+        note = None if result.is_written else "Nothing is written yet: %pdexport --to FOLDER writes it."
+        if chosen.dry_run:
+            note = "Nothing is written: this is what would be."
+        where = said or str(folder)
+        display(
+            RichOutput(
+                text=files.render_text(
+                    where, result.files, checklist=result.checklist, note=note, findings=result.findings
+                ),
+                html=files.render_html(
+                    where, result.files, checklist=result.checklist, note=note, findings=result.findings
+                ),
+            )
+        )
+        if proof is not None:
+            display(RichOutput(text=proofs.render_text(proof), html=proofs.render_html(proof)))
+        elif result.is_written:
+            offer_proof(self.shell, session, result.folder, line.strip(), into=chosen.into is not None)
+
+
+def prove_export(session: Session, folder: Path, *, into: bool) -> Proof:
+    """Prove what was written to *folder*; what that takes is imported no sooner."""
+    from pdkernel.session.export_proof import prove_export as proven
+
+    return proven(session, folder, into=into)
+
+
+def select_steps(
+    workflow: Workflow, *, step: str | None = None, first: str | None = None, last: str | None = None
+) -> frozenset[str] | None:
+    """
+    The steps to run, or None for all.
+
+    Raises:
+        UnknownStepError: One of the names is no step.
+        RequestError: *last* stands above *first*.
+    """
+    if step is not None:
+        return frozenset({workflow.step(step).name})
+    if first is None and last is None:
+        return None
+    names = [each.name for each in workflow.steps]
+    begin = names.index(workflow.step(first).name) if first else 0
+    end = names.index(workflow.step(last).name) if last else len(names) - 1
+    if end < begin:
+        raise RequestError(f"Step {last!r} stands above step {first!r}: there is nothing to run.")
+    return frozenset(names[begin : end + 1])

@@ -1,0 +1,325 @@
+"""
+What a person chooses: `%pduser`, `%pdevent`, `%pdenv`, `%pdegress`, `%pdpin`.
+
+Each works without a widget; without arguments `%pduser` and `%pdevent` show one.
+"""
+
+from __future__ import annotations
+
+import getpass
+from typing import Any
+from urllib.parse import urlsplit
+
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.display import display
+
+from pdkernel import readiness
+from pdkernel.analysis import find_workflow_variables
+from pdkernel.egress import parse_policy
+from pdkernel.errors import RequestError
+from pdkernel.event import parse_json
+from pdkernel.execution import RETURN_VALUE
+from pdkernel.identity import Environment, check_external_user_id, parse_environment
+from pdkernel.magics.live_output import LiveLine, keep_updated
+from pdkernel.magics.notebook_context import get_session
+from pdkernel.magics.output import (
+    LiveTimeline,
+    offer_save_test,
+    raise_on_failure,
+    show_errors_as_messages,
+    show_message,
+)
+from pdkernel.model import JSON
+from pdkernel.readiness import check_app_accounts
+from pdkernel.render import accounts, contract, lookup, matrix, note
+from pdkernel.render.rich_output import RichOutput
+from pdkernel.session import Session
+from pdkernel.session.event_contract import compare_chosen_event
+from pdkernel.variables import load_variables
+
+
+@magics_class
+class RunSettingsMagics(Magics):
+    """Who runs, what on, with which variables, and what becomes of outside calls."""
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("external_user_id", nargs="?", help="your product's id of the external user; without it, the picker")
+    @argument(
+        "--environment", "-e", choices=["development", "production"], help="default: as it was, at first development"
+    )
+    @argument("--clear", action="store_true", help="run on nobody's behalf")
+    @argument("--matrix", action="store_true", help="say for each external user and step whether it could run")
+    @argument("--what-if", action="store_true", help="say how this user's accounts would be looked up; chooses nothing")
+    @line_magic
+    @show_errors_as_messages
+    def pduser(self, line: str) -> Any:
+        """Pick the external user on whose behalf steps run."""
+        chosen = parse_argstring(self.pduser, line)
+        session = get_session(self.shell)
+        if chosen.matrix or chosen.what_if:
+            self._look(session, chosen)
+            return None
+        if chosen.clear:
+            session.choose_user(None, parse_environment(chosen.environment) if chosen.environment else None)
+            show_message("Steps run on nobody's behalf.")
+            return None
+        if chosen.external_user_id is None and chosen.environment is None:
+            from pdkernel.widgets import UserPicker
+
+            return UserPicker(session)
+        session.choose_user(
+            chosen.external_user_id or session.external_user_id,
+            parse_environment(chosen.environment) if chosen.environment else None,
+        )
+        user, environment = session.external_user_id, session.environment
+        line_shown = LiveLine(lambda: _user_output(session, user, environment))
+        keep_updated(self.shell, "%pduser", line_shown.redraw)
+        return None
+
+    def _look(self, session: Session, chosen: Any) -> None:
+        """Say who could run what, or how one user's accounts would be looked up; nothing is chosen or run."""
+        environment = parse_environment(chosen.environment) if chosen.environment else session.environment
+        user = chosen.external_user_id
+        display(_matrix(session, user, environment) if chosen.matrix else _what_if(session, user, environment))
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("file", nargs="?", help="a saved event's name or an event file; without it, the composer")
+    @argument("--send", action="store_true", help="run the whole workflow on it")
+    @argument("--save", metavar="NAME", help="save the chosen event as events/NAME.json")
+    @argument(
+        "--emit",
+        action="store_true",
+        help="run the source that is the trigger (on FILE, if given), and choose its newest new event",
+    )
+    @line_magic
+    @show_errors_as_messages
+    def pdevent(self, line: str) -> Any:
+        """Choose, write, save or send the test event."""
+        chosen = parse_argstring(self.pdevent, line)
+        session = get_session(self.shell)
+        if chosen.file is None and not (chosen.send or chosen.emit) and chosen.save is None:
+            from pdkernel.widgets import EventComposer
+
+            return EventComposer(session)
+        if chosen.file is not None:
+            session.load_event(chosen.file)
+        if chosen.emit:
+            _show_emitted_events(session.poll_source(on_event=chosen.file is not None))
+        if chosen.save is not None:
+            path = session.save_event(chosen.save)
+            show_message(f"Saved as {path.parent.name}/{path.name}.")
+        event = session.event
+        self.shell.user_ns["event"] = event
+        drifted = _drift_output(session) if chosen.send or chosen.file is not None or chosen.emit else None
+        if drifted is not None and chosen.send:
+            display(drifted)
+        if chosen.send:
+            timeline = LiveTimeline(session)
+            execution = session.run(on_change=timeline.update)
+            timeline.finish(execution)
+            keep_updated(self.shell, "%pdevent", timeline.redraw)
+            offer_save_test(self.shell, session, execution)
+            raise_on_failure(execution)
+        elif event is not None and (chosen.file is not None or chosen.emit):
+            name, summary = session.event_name, event.summary()
+            line_shown = LiveLine(lambda: _event_output(session, name, summary))
+            keep_updated(self.shell, "%pdevent", line_shown.redraw)
+            if drifted is not None:
+                display(drifted)
+        return None
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("action", nargs="?", choices=["list", "set", "remove"], default="list")
+    @argument("name", nargs="?", help="the variable's name; its value is asked for, never written in the notebook")
+    @line_magic
+    @show_errors_as_messages
+    def pdenv(self, line: str) -> None:
+        """List, set or remove environment variables of the project; steps see them, notebooks never do."""
+        chosen = parse_argstring(self.pdenv, line)
+        session = get_session(self.shell)
+        if chosen.action != "list" and not chosen.name:
+            raise RequestError("Which variable?", fix=f"%pdenv {chosen.action} NAME")
+        if chosen.action == "set":
+            if "=" in chosen.name:
+                raise RequestError(
+                    "A value does not belong on this line: it would be saved in the notebook.",
+                    fix=f"%pdenv set {chosen.name.split('=')[0]} asks for it.",
+                )
+            session.project.variables.set(chosen.name, getpass.getpass(f"{chosen.name}: "))
+            show_message(f"{chosen.name} is set.")
+        elif chosen.action == "remove":
+            removed = session.project.variables.remove(chosen.name)
+            show_message(f"{chosen.name} is removed." if removed else f"There was no {chosen.name}.")
+        else:
+            show_message(self._variables())
+
+    def _variables(self) -> str:
+        session = get_session(self.shell)
+        known = sorted(load_variables(session.project, session.folder))
+        read = find_workflow_variables(session.workflow)
+        lines = [f"{name}  set" + (f", read by {', '.join(read[name])}" if name in read else "") for name in known]
+        lines += [
+            f"{name}  NOT SET, read by {', '.join(steps)}: %pdenv set {name}"
+            for name, steps in sorted(read.items())
+            if name not in known
+        ]
+        return "\n".join(lines) or "No environment variables. Set one with %pdenv set NAME."
+
+    @no_var_expand
+    @magic_arguments()
+    @argument(
+        "mode",
+        nargs="*",
+        help="live | deny | allow=HOST,... | stand-in=URL or a name | record=FILE | replay=FILE; then via=PROXY, unopened=HOST,...",
+    )
+    @line_magic
+    @show_errors_as_messages
+    def pdegress(self, line: str) -> None:
+        """Say what becomes of the steps' outside calls in this notebook."""
+        chosen = parse_argstring(self.pdegress, line)
+        session = get_session(self.shell)
+        if chosen.mode:
+            session.choose_egress(" ".join(chosen.mode))
+        show_message(describe_egress_mode(session.egress))
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("step", nargs="?", help="the step whose exports are fixed; without it, the pins are listed")
+    @argument("exports", nargs="*", help="the exports as a JSON object; without it, what the step exported last")
+    @argument("--clear", action="store_true", help="release the step, or every step")
+    @line_magic
+    @show_errors_as_messages
+    def pdpin(self, line: str) -> None:
+        """Fix a step's exports: steps below get them, the step does not run. Export and serving ignore pins."""
+        name, _, text = line.strip().partition(" ")
+        session = get_session(self.shell)
+        if name == "--clear" or text.strip() == "--clear":
+            self._unpin(text.strip() if name == "--clear" else name)
+            return
+        if not name:
+            pins = session.pins
+            show_message(
+                "\n".join(f"{step} is pinned" for step in pins) + "\nExport and serving ignore pins."
+                if pins
+                else "No step is pinned. Pin one with %pdpin STEP, or %pdpin STEP '{\"$return_value\": 1}'."
+            )
+            return
+        session.pin(name, _exports(text.strip()) if text.strip() else None)
+        show_message(
+            f"{name} is pinned: steps below get these exports. Export and serving ignore pins. Release: %pdpin --clear {name}"
+        )
+
+    def _unpin(self, name: str) -> None:
+        session = get_session(self.shell)
+        names = [name] if name else list(session.pins)
+        released = [each for each in names if session.unpin(each)]
+        show_message(f"Released: {', '.join(released)}." if released else "Nothing was pinned.")
+
+
+def _user_output(session: Session, user: str | None, environment: Environment) -> RichOutput:
+    """The accounts that *user* has for the workflow, and who is picked if that is somebody else by now."""
+    apps = check_app_accounts(
+        session.workflow, directory=session.directory, catalog=session.catalog, user=user, environment=environment
+    )
+    view = RichOutput(
+        text=accounts.render_text(apps, external_user=user, environment=environment),
+        html=accounts.render_html(apps, external_user=user, environment=environment),
+    )
+    if (session.external_user_id, session.environment) == (user, environment):
+        return view
+    now = f"as {session.external_user_id}" if session.external_user_id else "on nobody's behalf"
+    return view + _message_output(f"Another choice was made since: steps run {now}, in {session.environment}.")
+
+
+def _matrix(session: Session, user: str | None, environment: Environment) -> RichOutput:
+    """Who could run which step, for everybody or one *user*."""
+    table = readiness.build_matrix(
+        session.workflow,
+        directory=session.directory,
+        catalog=session.catalog,
+        environment=environment,
+        users=(check_external_user_id(user),) if user is not None else (),
+        test_users=session.sidecar.test_users if session.sidecar else (),
+    )
+    return RichOutput(text=matrix.render_text(table), html=matrix.render_html(table))
+
+
+def _what_if(session: Session, user: str | None, environment: Environment) -> RichOutput:
+    """How the accounts would be looked up for *user*, or for who is picked."""
+    found = readiness.preview_lookup(
+        session.workflow,
+        directory=session.directory,
+        catalog=session.catalog,
+        environment=environment,
+        external_user_id=check_external_user_id(user) if user is not None else session.external_user_id,
+    )
+    return lookup.render_output(found.lookup)
+
+
+def _drift_output(session: Session) -> RichOutput | None:
+    """What the steps read of the chosen event that is missing, or not as in earlier events; None where nothing is."""
+    said = compare_chosen_event(session)
+    return contract.render_event_output(said) if said is not None else None
+
+
+def _event_output(session: Session, name: str | None, summary: str) -> RichOutput:
+    """The event in a line, for whom it runs now, and which one is chosen if that is another by now."""
+    who = f", as {session.external_user_id} in {session.environment}" if session.external_user_id else ""
+    if session.event_name == name:
+        return _message_output(f"Event {name}: {summary}{who}.")
+    return _message_output(f"Event {name}: {summary}. Another choice was made since: {session.event_name}{who}.")
+
+
+def _message_output(text: str) -> RichOutput:
+    return RichOutput(text=text, html=note.render_message_html(text))
+
+
+def _exports(text: str) -> dict[str, JSON]:
+    if len(text) >= 2 and text[0] == text[-1] == "'":
+        text = text[1:-1]
+    value = parse_json(text, label="the pin")
+    # a bare value is what the step would have returned
+    return value if isinstance(value, dict) and value else {RETURN_VALUE: value}
+
+
+def describe_egress_mode(mode: str) -> str:
+    """What *mode* does, in plain words."""
+    policy = parse_policy(mode)
+    value = policy.mode_text.partition("=")[2]
+    words = {
+        "live": "Outside calls go out for real.",
+        "deny": "Outside calls are refused.",
+        "allow": f"Outside calls go to {value} only; others are refused.",
+        "stand-in": f"Outside calls do not go out: {_stand_ins(value)}. Remove this line to send for real.",
+        "record": f"Outside calls go out for real and are recorded in {value}.",
+        "replay": f"Outside calls do not go out: they are answered from {value}.",
+    }
+    said = [words[policy.mode]]
+    if policy.via:
+        said.append(f"They leave through the proxy {urlsplit(policy.via).hostname}.")
+    if policy.unopened:
+        said.append(f"Calls to {', '.join(policy.unopened)} are passed through unread.")
+    return " ".join(said)
+
+
+def _show_emitted_events(ran: Any) -> None:
+    """What the source printed and emitted; raises nothing, because events before a failure count."""
+    for log in ran.record.logs:
+        show_message(log.text.rstrip("\n"))
+    for found in ran.events:
+        show_message(f"{ran.component.uses} emitted {found.summary or found.id or 'an event'}.")
+    if ran.record.error is not None:
+        show_message(f"{ran.component.uses} failed: {ran.record.error.message}")
+    elif not ran.events:
+        show_message(f"{ran.component.uses} emitted nothing new ({ran.repeated} emitted before).")
+
+
+def _stand_ins(value: str) -> str:
+    names = value.split(",")
+    if len(names) == 1:
+        return f"a local stand-in ({value}) answers them"
+    return f"local stand-ins ({', '.join(names)}) answer them"

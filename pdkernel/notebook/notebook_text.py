@@ -1,0 +1,171 @@
+"""
+A workflow, written as a notebook that reads back as it.
+
+Knows which cells there are and what their metadata keeps. Reads no files, and knows nothing of `pdkernel.yaml`, which
+says whose accounts the steps use.
+
+    title, report        Markdown; the report is text that is given
+    load, workflow       `%load_ext pdkernel`, and the header from the workflow's name, triggers and settings
+    note-STEP            the step's note, as Markdown above it: {"note": STEP}
+    about-, props-STEP   what is wrong with the step, and props that its cell cannot show: {"about": STEP}
+    step-STEP            the step: see `hidden`
+    kept-N               an entry that is no step, as Markdown: {"kept": the entry}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pdkernel.directive import dump_yaml, parse_workflow_cell
+from pdkernel.errors import DefinitionError
+from pdkernel.model import JSON, ROUND_TRIP_KEY, Step, Trigger, UnsupportedEntry, Workflow
+from pdkernel.notebook.cell_metadata import build_step_cell, encode_mapping, encode_stored_values, merge_stored_values
+from pdkernel.notebook.cells import METADATA_KEY
+
+WORKFLOW_MAGIC = "%%pdworkflow"
+_MAX_ID = 64
+_KERNEL = {
+    "kernelspec": {"display_name": "Pipedream workflow (pdkernel)", "language": "python", "name": "pdkernel"},
+    "language_info": {"name": "python"},
+}
+
+
+def format_notebook(workflow: Workflow, *, about: str = "", report: str = "") -> str:
+    """
+    The text of a notebook that `read_notebook` reads as *workflow*, but for its apps.
+
+    Args:
+        workflow: What to write.
+        about: Markdown below the title.
+        report: Markdown of a cell of its own, marked as ours; none if it is empty.
+    """
+    import nbformat
+
+    cells = [_as_cell(*cell) for cell in _cells(workflow, about, report)]
+    data = {"cells": cells, "metadata": _KERNEL, "nbformat": 4, "nbformat_minor": 5}
+    text: str = nbformat.v4.writes(nbformat.from_dict(data))
+    # YAML can name halves of surrogate pairs, which UTF-8 cannot: JSON's own escapes carry them.
+    return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
+
+
+def _as_cell(kind: str, cell_id: str, source: str, hidden: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = {METADATA_KEY: dict(hidden)} if hidden else {}
+    cell: dict[str, Any] = {"cell_type": kind, "id": cell_id, "metadata": metadata, "source": source}
+    return {**cell, "execution_count": None, "outputs": []} if kind == "code" else cell
+
+
+def _cells(workflow: Workflow, about: str, report: str) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    title = " ".join(workflow.name.split()) or "Workflow"
+    yield "markdown", "title", f"# {title}\n\n{about}".rstrip(), {}
+    if report:
+        yield "markdown", "report", report, {"report": True}
+    yield "code", "load", "%load_ext pdkernel", {}
+    yield "code", "workflow", *build_workflow_cell(workflow)
+    below: dict[str | None, list[tuple[int, UnsupportedEntry]]] = {}
+    for number, kept in enumerate(workflow.unsupported_entries, start=1):
+        below.setdefault(kept.after_step, []).append((number, kept))
+    yield from _kept(below.get(None, []))
+    for step in workflow.steps:
+        yield from _step(step)
+        yield from _kept(below.get(step.name, []))
+
+
+def _step(step: Step) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    if step.notes:
+        yield "markdown", _id("note", step.name), step.notes, {"note": step.name}
+    if step.is_code_missing:
+        text = (
+            f"**No code:** the entry file of `{step.name}` was missing where this workflow was imported from. Write the "
+            "step's code into the cell below; until then the workflow does not run."
+        )
+        yield "markdown", _id("about", step.name), text, {"about": step.name}
+    text, hidden = build_step_cell(step)
+    if "props" in hidden:
+        yield "markdown", _id("props", step.name), _hidden_props(step, hidden["props"]), {"about": step.name}
+    yield "code", _id("step", step.name), text, hidden
+
+
+def _hidden_props(step: Step, kept: object) -> str:
+    fenced = _fenced(dump_yaml(merge_stored_values({}, kept)))
+    return f"Props of `{step.name}` that cannot stand in a cell are kept beside it:\n\n{fenced}"
+
+
+def _kept(entries: list[tuple[int, UnsupportedEntry]]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    for number, kept in entries:
+        why = " ".join(f"{kept.name} {kept.unsupported_reason}".split())
+        about = f"**Not run here:** {why}. It is kept as it is, and an export writes it back at this place."
+        text = f"{about}\n\n{_fenced(dump_yaml(dict(kept.entry)))}"
+        yield "markdown", f"kept-{number}", text, {"kept": encode_mapping(kept.entry)}
+
+
+def _fenced(yaml: str) -> str:
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", yaml)), default=0))
+    return f"{fence}yaml\n{yaml}{fence}"
+
+
+def _id(kind: str, name: str) -> str:
+    text = f"{kind}-{name}"
+    if len(text) <= _MAX_ID:
+        return text
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{text[: _MAX_ID - 13]}-{digest}"
+
+
+def build_workflow_cell(workflow: Workflow) -> tuple[str, dict[str, Any]]:
+    """The text of the `%%pdworkflow` cell, and what its metadata must keep."""
+    extra = _without_kept(workflow.extra)
+    hidden: dict[str, Any] = {"extra": encode_mapping(extra)} if extra else {}
+    settings = dict(workflow.settings)
+    odd = {key: value for key, value in settings.items() if not _is_round_trip("settings", {key: value})}
+    if odd:
+        hidden["settings"] = encode_stored_values(odd, settings)
+    name = workflow.name
+    if not _is_round_trip("name", name):
+        name = " ".join(name.replace("{{", "{ {").split()) or "Workflow"
+        name = name if _is_round_trip("name", name) else "Workflow"
+        hidden["name"] = {"is": workflow.name, "shown": name}
+    mapping: dict[str, JSON] = {"name": name}
+    triggers = [_trigger(trigger) for trigger in workflow.triggers]
+    if all(trigger.type == "http" or "id" in trigger.config for trigger in workflow.triggers) or _is_round_trip(
+        "triggers", triggers
+    ):
+        mapping |= {"trigger": triggers[0]} if len(triggers) == 1 else {"triggers": triggers}
+    if shown := {key: value for key, value in settings.items() if key not in odd}:
+        mapping["settings"] = shown
+    return f"{WORKFLOW_MAGIC}\n{dump_yaml(mapping)}".rstrip("\n"), hidden
+
+
+def _without_kept(extra: Mapping[str, JSON]) -> dict[str, JSON]:
+    """*extra* without the entries that have cells of their own."""
+    bookkeeping = extra.get(ROUND_TRIP_KEY)
+    if not isinstance(bookkeeping, dict) or "kept" not in bookkeeping:
+        return dict(extra)
+    rest = {key: value for key, value in bookkeeping.items() if key != "kept"}
+    others = {key: value for key, value in extra.items() if key != ROUND_TRIP_KEY}
+    return {**others, ROUND_TRIP_KEY: rest} if rest else others
+
+
+def _is_round_trip(key: str, value: JSON) -> bool:
+    if key == "name" and isinstance(value, str) and re.fullmatch(r"[\w(][\w ().,!-]*[\w)!.]|\w", value):
+        return True  # most names: reading YAML takes long
+    try:
+        header = parse_workflow_cell(f"{WORKFLOW_MAGIC}\n{dump_yaml({key: value})}")
+    except DefinitionError:
+        return False
+    return key == "triggers" or (header.name if key == "name" else header.settings) == value
+
+
+def _trigger(trigger: Trigger) -> dict[str, JSON]:
+    mapping: dict[str, JSON] = {"type": trigger.type}
+    if "id" in trigger.config:
+        mapping["id"] = trigger.config["id"]
+    if trigger.type == "http":
+        mapping["auth"] = trigger.auth
+        if trigger.token_env is not None:
+            mapping["token_env"] = trigger.token_env
+        mapping["response"] = trigger.response
+    return json.loads(json.dumps({**mapping, **trigger.config}))  # type: ignore[no-any-return]

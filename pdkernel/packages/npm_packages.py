@@ -1,0 +1,328 @@
+"""
+npm packages of a project: which are there, installing those that are not.
+
+Knows that each set of packages that is imported together has a folder of its own, which is complete from the moment it
+has its name and never changes: steps may load from it while another process installs. Knows nothing of workflows.
+
+    .pdkernel/packages/node/KEY/node_modules/...     one set; KEY stands for its exact versions
+    pdkernel-npm.lock.json                           beside the project: the versions, for people to commit
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pdkernel.analysis import package_fault
+from pdkernel.directive.suggestions import did_you_mean
+from pdkernel.errors import PackageInstallError, PackageMissingError
+from pdkernel.packages.npm_command import NpmFailedError, build_disk_error, explain_failure, run_npm
+from pdkernel.packages.npm_lock import DEFAULT_ABOUT, LockedSet, NpmLock
+from pdkernel.runtimes.file_tree import remove_tree
+
+NPM_LOCK_NAME = "pdkernel-npm.lock.json"
+REMOVE_UNUSED_AFTER_S = 60 * 24 * 3600
+"""Seconds after which a set that no run has used is removed; the lock file brings it back."""
+
+_STAGING = ".new-"
+_DROPPED_ENTRY_KEYS = ("funding", "license", "deprecated")  # of npm's entries: nothing that installing needs
+_NAMES = (
+    "@pipedream/platform axios got node-fetch lodash lodash-es moment moment-timezone dayjs date-fns luxon uuid nanoid "
+    "cheerio jsdom puppeteer-core playwright-core express openai @anthropic-ai/sdk @slack/web-api @octokit/rest "
+    "@notionhq/client googleapis stripe twilio airtable nodemailer pg mysql2 mongodb mongoose redis ioredis "
+    "@aws-sdk/client-s3 @supabase/supabase-js firebase-admin csv-parse csv-stringify papaparse xlsx xml2js "
+    "fast-xml-parser yaml js-yaml marked turndown handlebars zod ajv jsonwebtoken bcrypt crypto-js qs form-data "
+    "rss-parser sharp pdf-lib pdf-parse ssh2-sftp-client graphql graphql-request p-limit bottleneck validator"
+)
+_WELL_KNOWN = tuple(_NAMES.split())
+
+
+@dataclass(frozen=True, slots=True)
+class NpmSpec:
+    """
+    A package as code imports it.
+
+    Attributes:
+        name: `axios`, `@scope/name`.
+        range: `0.19.2`, `~0.20.0`, `next`; None is the newest at the time of the first install.
+    """
+
+    name: str
+    range: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.range is None else f"{self.name}@{self.range}"
+
+
+@dataclass(frozen=True)
+class NpmTree:
+    """
+    Installed packages.
+
+    Attributes:
+        folder: Has them in its `node_modules`.
+        aliases: What code imports (`axios`, `axios@0.19.2`) and its folder's name under `node_modules`.
+    """
+
+    folder: Path
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+class NpmPackages:
+    """
+    The npm packages of a project.
+
+    Args:
+        folder: Where they are installed.
+        lock: The lock file.
+        node: Finds the Node.js whose npm installs; asked when something is to be installed.
+        environ: The environment of npm, with the person's registry and proxy.
+        about: What the lock file says of itself.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        lock: Path,
+        node: Callable[[], Path],
+        environ: Mapping[str, str],
+        about: str = DEFAULT_ABOUT,
+    ) -> None:
+        self._folder = folder
+        self._lock = NpmLock(lock, about=about)
+        self._node = node
+        self._environ = environ
+
+    async def ensure(
+        self,
+        specs: Iterable[NpmSpec],
+        *,
+        install: bool = True,
+        progress: Callable[[str], None] = lambda _: None,
+        command: str = "pdkernel packages install SOURCE",
+    ) -> NpmTree:
+        """
+        The folder with *specs*, which are installed together first if they are not there.
+
+        Versions are those of the lock file; what is not in it is added. Any number of processes may do this at once.
+
+        Args:
+            specs: What code imports.
+            install: False installs nothing.
+            progress: Told in short lines what goes on.
+            command: Installs the packages, for the error that says so.
+
+        Raises:
+            PackageMissingError: They are not there, and *install* is False.
+            PackageInstallError: They cannot be installed.
+            InterpreterMissingError: There is no npm.
+            ProjectError: The lock file cannot be read.
+        """
+        wanted = {str(spec): spec for spec in sorted(set(specs), key=str)}
+        tree = self._find_tree(wanted)
+        if tree is not None:
+            return tree
+        if not install:
+            raise PackageMissingError(tuple(self._missing(wanted)), command)
+        for spec in wanted.values():
+            _check(spec)
+        try:
+            async with self._installation_lock(progress):
+                return self._find_tree(wanted) or await self._install(wanted, progress)
+        except OSError as fault:
+            raise build_disk_error(fault, list(wanted)) from None
+
+    def find(self, specs: Iterable[NpmSpec]) -> NpmTree | None:
+        """The folder with *specs*, if they are there. Raises `ProjectError` for a lock file that cannot be read."""
+        return self._find_tree({str(spec): spec for spec in specs})
+
+    def locked(self) -> list[tuple[LockedSet, bool]]:
+        """
+        The sets of the lock file, each with whether it is installed here.
+
+        Raises:
+            ProjectError: The lock file cannot be read.
+        """
+        return [(each, (self._folder / each.key).is_dir()) for each in self._lock.sets()]
+
+    def _find_tree(self, wanted: Mapping[str, NpmSpec]) -> NpmTree | None:
+        if not wanted:
+            return NpmTree(self._folder)
+        for locked, is_installed in self.locked():
+            if is_installed and locked.holds(wanted):
+                return self._tree(locked, wanted)
+        return None
+
+    def _tree(self, locked: LockedSet, wanted: Iterable[str]) -> NpmTree:
+        folder = self._folder / locked.key
+        with contextlib.suppress(OSError):
+            os.utime(folder)  # used now
+        return NpmTree(folder, {each: locked.imports[each] for each in wanted})
+
+    def _missing(self, wanted: Mapping[str, NpmSpec]) -> list[str]:
+        """Those that are in no installed set; all of *wanted* if they only never were installed together."""
+        there = {imported for locked, is_installed in self.locked() if is_installed for imported in locked.imports}
+        return [each for each in wanted if each not in there] or list(wanted)
+
+    async def _install(self, wanted: Mapping[str, NpmSpec], progress: Callable[[str], None]) -> NpmTree:
+        names = ", ".join(wanted)
+        progress(f"installing {names} ...")
+        began = time.monotonic()
+        await asyncio.to_thread(self._remove_unused)
+        staging = self._folder / f"{_STAGING}{os.getpid()}-{secrets.token_hex(4)}"
+        staging.mkdir()
+        try:
+            locked = next((each for each in self._lock.sets() if each.holds(wanted)), None)
+            new = locked is None
+            if locked is None:
+                locked = await self._resolve(wanted, staging, progress)
+            else:
+                _write_package(staging, locked)
+                await self._npm("ci", staging, wanted, progress)
+            _publish(staging, self._folder / locked.key)
+        finally:
+            await asyncio.to_thread(remove_tree, staging)
+        if new:
+            self._lock.add(locked)
+        versions = ", ".join(f"{spec.name}@{locked.version(each)}" for each, spec in wanted.items())
+        progress(f"installed {versions} in {time.monotonic() - began:.1f} s")
+        return self._tree(locked, wanted)
+
+    async def _resolve(
+        self, wanted: Mapping[str, NpmSpec], staging: Path, progress: Callable[[str], None]
+    ) -> LockedSet:
+        """Install *wanted* in *staging*, with the versions that the project has already where it has any."""
+        imports = _folders(wanted.values())
+        # parity[npm-newest]: the platform takes the newest version at each deploy; here the lock file keeps it
+        versions = {each: self._lock.version(each) or spec.range or "latest" for each, spec in wanted.items()}
+        inside = [each for each in self._lock.sets() if all(imported in wanted for imported in each.imports)]
+        if inside:  # what the largest known part needs keeps its versions too
+            _write_lock(staging, inside[-1].packages)
+        _write_dependencies(
+            staging,
+            {imports[each]: _dependency(spec.name, imports[each], versions[each]) for each, spec in wanted.items()},
+        )
+        await self._npm("install", staging, wanted, progress)
+        packages = json.loads((staging / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+        exact = {
+            imports[each]: _dependency(spec.name, imports[each], packages[f"node_modules/{imports[each]}"]["version"])
+            for each, spec in wanted.items()
+        }
+        cleaned = {place: _cleaned(entry) for place, entry in packages.items() if place}
+        return LockedSet(imports, {"": {"dependencies": exact}, **cleaned})
+
+    async def _npm(
+        self, command: str, staging: Path, wanted: Mapping[str, NpmSpec], progress: Callable[[str], None]
+    ) -> None:
+        names = list(wanted)
+        settings = self._lock.path.parent / ".npmrc"
+        if settings.is_file():  # npm looks for a project's settings beside package.json only
+            (staging / ".npmrc").symlink_to(settings)
+
+        def waiting(seconds: float) -> None:
+            progress(f"still installing {', '.join(names)} ({seconds:.0f} s) ...")
+
+        try:
+            await run_npm(command, staging, node=self._node(), environ=self._environ, on_waiting=waiting)
+        except NpmFailedError as failure:
+            error = explain_failure(failure, names, did_you_mean_package)
+            if command == "ci" and failure.missing_package:  # it is the lock file that asks for what is gone
+                error.fix = f"{self._lock.path.name} asks for it. Without that file the newest versions are taken."
+            raise error from None
+
+    def _remove_unused(self) -> None:
+        """Remove what a process left that was ended, and sets that nobody uses. Only while alone."""
+        for entry in self._folder.iterdir():
+            if entry.is_dir() and (
+                entry.name.startswith(_STAGING) or entry.stat().st_mtime < time.time() - REMOVE_UNUSED_AFTER_S
+            ):
+                remove_tree(entry)
+
+    @contextlib.asynccontextmanager
+    async def _installation_lock(self, progress: Callable[[str], None]) -> AsyncIterator[None]:
+        """No other process, and no other task of this one, installs meanwhile."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            waited = False
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not waited:
+                        progress("waiting for another run that installs packages ...")
+                    waited = True
+                    await asyncio.sleep(0.05)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def did_you_mean_package(name: str) -> str:
+    """A sentence with well-known packages whose name is near *name*, or the empty string."""
+    said = did_you_mean(name, _WELL_KNOWN)
+    return said if said.startswith("Did") else ""
+
+
+def _check(spec: NpmSpec) -> None:
+    """Refuse what npm would not take for a package of a registry. Raises `PackageInstallError`."""
+    fault = package_fault(spec.name, spec.range)
+    if fault is not None:
+        raise PackageInstallError(f"{fault}.", package=str(spec))
+
+
+def _folders(specs: Iterable[NpmSpec]) -> dict[str, str]:
+    """Each import and its folder under `node_modules`: the package's own name, and an alias for a second version."""
+    folders: dict[str, str] = {}
+    for spec in sorted(specs, key=lambda spec: (spec.range is not None, str(spec))):
+        folder, number = spec.name, 1
+        while folder in folders.values():
+            number += 1
+            folder = f"{spec.name}--{number}"
+        folders[str(spec)] = folder
+    return folders
+
+
+def _dependency(name: str, folder: str, version: str) -> str:
+    return version if folder == name else f"npm:{name}@{version}"
+
+
+def _cleaned(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name not in _DROPPED_ENTRY_KEYS}
+
+
+def _write_package(staging: Path, locked: LockedSet) -> None:
+    _write_lock(staging, locked.packages)
+    _write_dependencies(staging, locked.packages[""]["dependencies"])
+
+
+def _write_lock(staging: Path, packages: Mapping[str, Any]) -> None:
+    text = json.dumps({"lockfileVersion": 3, "requires": True, "packages": packages})
+    (staging / "package-lock.json").write_text(text, encoding="utf-8")
+
+
+def _write_dependencies(staging: Path, dependencies: Mapping[str, str]) -> None:
+    text = json.dumps({"private": True, "dependencies": dict(dependencies)})
+    (staging / "package.json").write_text(text, encoding="utf-8")
+
+
+def _publish(staging: Path, place: Path) -> None:
+    """Give *staging* its name."""
+    (staging / ".npmrc").unlink(missing_ok=True)
+    (staging / "node_modules").mkdir(exist_ok=True)
+    try:
+        staging.rename(place)
+    except OSError:
+        if not place.is_dir():  # it is there: the same packages
+            raise

@@ -1,0 +1,289 @@
+"""
+Python environments for steps: one for each set of packages, never the one that runs us.
+
+Knows where they are, how one is made and kept, and the lock file beside the project. An environment is made aside and
+put in its place when it is complete, and never changed from then on. A workflow whose steps need no package has the
+bare one, which all such workflows share and which is made of links in a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import sys
+import time
+import venv
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pdkernel.analysis import PythonRequirement
+from pdkernel.errors import PackageMissingError
+from pdkernel.packages.pip import Pip, ProgressCallback, PythonInstallError
+from pdkernel.packages.python_lock import LockBlock, Pin, PythonLock, describe_machine, format_requirements
+from pdkernel.runtimes.file_tree import remove_tree
+
+INSTALL_COMMAND = "pdkernel packages install SOURCE"
+"""The command that installs what the steps of a source import."""
+
+_MAX_ENVIRONMENTS = 20
+_UNUSED_S = 24 * 3600.0
+"""Environments beyond the most recent ones are removed when they have not been used for so long."""
+
+_TOUCH_S = 600.0
+_BUILDING = "building-"
+
+
+@dataclass(frozen=True, slots=True)
+class PythonEnvironment:
+    """
+    An environment for steps.
+
+    Attributes:
+        python: Its interpreter.
+        folder: Its folder.
+    """
+
+    python: Path
+    folder: Path
+
+    @property
+    def site(self) -> Path:
+        """Where its packages are."""
+        return self.folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+
+    def packages(self) -> dict[str, str]:
+        """What is installed in it: name to version."""
+        found = importlib.metadata.distributions(path=[str(self.site)])
+        return dict(sorted((each.metadata["Name"], each.version) for each in found))
+
+
+class PythonPackages:
+    """
+    The environments of one project. Belongs to one event loop; other processes may use the same folder.
+
+    Args:
+        folder: Where they are: `.pdkernel/packages/python`.
+        lock: The lock file, the user's to commit.
+        environ: Variables for pip.
+    """
+
+    def __init__(self, folder: Path, *, lock: Path, environ: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._lock = PythonLock(lock)
+        self._environ = environ
+        self._known: dict[tuple[PythonRequirement, ...], tuple[object, PythonEnvironment]] = {}
+        self._touched: dict[Path, float] = {}
+        self._building = asyncio.Lock()
+
+    def locked(self) -> Iterator[tuple[Pin, bool]]:
+        """Each package that the lock file has for this kind of machine, and whether it is installed."""
+        for block in self._lock.read():
+            if block.machine == describe_machine():
+                is_installed = (self._folder / block.digest).exists()
+                yield from ((pin, is_installed) for pin in block.pins)
+
+    async def ensure(
+        self, requirements: Iterable[PythonRequirement], *, install: bool, progress: ProgressCallback
+    ) -> PythonEnvironment:
+        """
+        The environment that has *requirements*; made, and its packages installed, if there is none.
+
+        Args:
+            requirements: What steps need; none asks for the bare environment.
+            install: Whether packages may be installed.
+            progress: Told what is being done, a line at a time; never called if all is there. The last line is
+                `installed NAME VERSION, ... in N s`.
+
+        Raises:
+            PackageMissingError: Something is not installed, and nothing was to be.
+            PythonInstallError: Something cannot be installed.
+            ProjectError: The lock file cannot be read.
+        """
+        wanted = tuple(sorted(set(requirements)))
+        known = self._known.get(wanted)
+        if known and known[0] == self._lock.signature() and os.path.exists(known[1].python):  # noqa: PTH110 - at the start of every run
+            self._touch(known[1].folder)
+            return known[1]
+        try:
+            found = self._find(wanted) if wanted else self._bare()
+            if found is None:
+                if not install:
+                    names = tuple(sorted({requirement.specifier for requirement in wanted}))
+                    raise PackageMissingError(names, INSTALL_COMMAND)
+                async with self._building, self._installation_lock(progress):
+                    found = self._find(wanted) or await self._build(wanted, progress)
+                    self._prune(found)
+        except OSError as error:
+            texts = ", ".join(requirement.specifier for requirement in wanted)
+            raise PythonInstallError(
+                f"The Python environment{' for ' + texts if texts else ''} cannot be made: {error.strerror or error}.",
+                fix=f"Look at {self._folder}: it must be writable, and its disk have room.",
+            ) from None
+        self._known[wanted] = (self._lock.signature(), found)
+        self._touch(found.folder)
+        return found
+
+    def _find(self, wanted: Sequence[PythonRequirement]) -> PythonEnvironment | None:
+        block = self._block(wanted)
+        return self._complete(self._folder / block.digest) if block else None
+
+    def _block(self, wanted: Sequence[PythonRequirement]) -> LockBlock | None:
+        words, machine = format_requirements(wanted), describe_machine()
+        return next((each for each in self._lock.read() if (each.requirements, each.machine) == (words, machine)), None)
+
+    def _complete(self, folder: Path) -> PythonEnvironment | None:
+        found = PythonEnvironment(folder / "bin" / "python", folder)
+        if found.python.exists():
+            return found
+        if folder.exists() and not remove_tree(folder):  # the Python that it was made from has gone
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
+        return None
+
+    def _bare(self) -> PythonEnvironment:
+        base = f"{sys.version} {os.path.realpath(sys.executable)}"
+        place = self._folder / f"bare-{hashlib.sha256(base.encode()).hexdigest()[:16]}"
+        return self._complete(place) or self._publish(self._make("making-"), place)
+
+    async def _build(self, wanted: Sequence[PythonRequirement], progress: ProgressCallback) -> PythonEnvironment:
+        for left in self._folder.glob(f"{_BUILDING}*"):  # nobody else builds now: whoever made it has died
+            remove_tree(left)
+        block = self._block(wanted)
+        started = time.monotonic()
+        made = self._make(_BUILDING)
+        try:
+            pip = Pip(made.python, self._environ, progress)
+            if block is not None:
+                file = made.folder / "requirements.txt"
+                file.write_text(block.text, encoding="utf-8")
+                await pip.install(["--require-hashes", "--no-deps", "-r", str(file)], wanted)
+            else:
+                block = LockBlock(
+                    format_requirements(wanted), describe_machine(), await self._install(pip, made, wanted)
+                )
+                self._lock.write(block)
+            found = self._publish(made, self._folder / block.digest)
+            what = ", ".join(f"{pin.name} {pin.version}" for pin in block.pins)
+            progress(f"installed {what} in {time.monotonic() - started:.1f} s")
+            return found
+        finally:
+            remove_tree(made.folder)
+
+    async def _install(self, pip: Pip, made: PythonEnvironment, wanted: Sequence[PythonRequirement]) -> tuple[Pin, ...]:
+        added = [requirement for requirement in wanted if not requirement.module]
+        pins: dict[str, Pin] = {}
+        if added and len(added) < len(wanted):
+            # what a comment adds may provide what is imported: `add-package py-foo` for `import foo`
+            pins |= await self._install_some(pip, made, added)
+        rest = [requirement for requirement in wanted if not (pins and _is_provided(made.site, requirement, pins))]
+        if rest:
+            pins |= await self._install_some(pip, made, rest)
+        return tuple(pins[name] for name in sorted(pins))
+
+    async def _install_some(
+        self, pip: Pip, made: PythonEnvironment, some: Sequence[PythonRequirement]
+    ) -> dict[str, Pin]:
+        """Install *some*, in the versions that the lock file has for others as far as they go together."""
+        report, constraints = made.folder / "report.json", made.folder / "constraints.txt"
+        arguments = ["--report", str(report), *dict.fromkeys(requirement.specifier for requirement in some)]
+        lines = self._constraints(some)
+        constraints.write_text("".join(lines), encoding="utf-8")
+        try:
+            await pip.install([*arguments, "--constraint", str(constraints)], some)
+        except PythonInstallError as error:
+            if not (error.retry_without_lock and lines):
+                raise
+            await pip.install(arguments, some)
+        return _pins(json.loads(report.read_text(encoding="utf-8")))
+
+    def _constraints(self, some: Sequence[PythonRequirement]) -> list[str]:
+        blocks = self._lock.read()
+        words = format_requirements(some)
+        known: dict[str, set[str]] = {}
+        for block in [block for block in blocks if block.requirements == words] or blocks:
+            for pin in block.pins:
+                known.setdefault(pin.name, set()).add(pin.version)
+        asked = {requirement.name for requirement in some if requirement.version}
+        return [f"{name}=={min(of)}\n" for name, of in known.items() if len(of) == 1 and name not in asked]
+
+    def _make(self, prefix: str) -> PythonEnvironment:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        folder = self._folder / f"{prefix}{os.getpid()}-{time.monotonic_ns()}"
+        venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
+        return PythonEnvironment(folder / "bin" / "python", folder)
+
+    def _publish(self, made: PythonEnvironment, place: Path) -> PythonEnvironment:
+        _move_scripts(made.folder, place)
+        try:
+            made.folder.rename(place)
+        except OSError:
+            remove_tree(made.folder)
+            if not place.exists():  # if it does, another process was first
+                raise
+        return PythonEnvironment(place / "bin" / "python", place)
+
+    def _touch(self, folder: Path) -> None:
+        now = time.monotonic()
+        if now - self._touched.get(folder, -_TOUCH_S) >= _TOUCH_S:
+            self._touched[folder] = now
+            with contextlib.suppress(OSError):
+                os.utime(folder)
+
+    def _prune(self, used: PythonEnvironment) -> None:
+        others = [each for each in self._folder.iterdir() if each.is_dir() and each != used.folder]
+        aged = sorted(((each.stat().st_mtime, each) for each in others), reverse=True)
+        for at, folder in aged[_MAX_ENVIRONMENTS - 1 :]:
+            if time.time() - at > _UNUSED_S:
+                remove_tree(folder)
+
+    @contextlib.asynccontextmanager
+    async def _installation_lock(self, progress: ProgressCallback) -> AsyncIterator[None]:
+        """While no other process builds in this folder."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / ".lock").open("ab") as file:
+            said = False
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not said:
+                        progress("Waiting for another process that installs packages")
+                    said = True
+                    await asyncio.sleep(0.1)
+            yield
+
+
+def _is_provided(site: Path, requirement: PythonRequirement, pins: Mapping[str, Pin]) -> bool:
+    if not requirement.module:
+        return requirement.name in pins
+    place = site.joinpath(*requirement.module.split("."))
+    return place.is_dir() or any(place.parent.glob(f"{place.name}.*"))
+
+
+def _pins(report: Mapping[str, Any]) -> dict[str, Pin]:
+    """What pip's report says it installed, by name as registries compare names."""
+    pins = {}
+    for item in report["install"]:
+        name = PythonRequirement(item["metadata"]["name"]).name
+        digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
+        pins[name] = Pin(name, item["metadata"]["version"], (digest,))
+    return pins
+
+
+def _move_scripts(folder: Path, place: Path) -> None:
+    """Make the commands of an environment start its interpreter in the place where it is going to be."""
+    old, new = f"#!{folder}/bin/".encode(), f"#!{place}/bin/".encode()
+    for script in (folder / "bin").iterdir():
+        if script.is_symlink() or not script.is_file():
+            continue
+        data = script.read_bytes()
+        if data.startswith(old):
+            script.write_bytes(new + data[len(old) :])

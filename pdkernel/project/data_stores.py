@@ -1,0 +1,351 @@
+"""
+Data stores: JSON values by key, durable, shared by every workflow of the project.
+
+Knows names, keys, times to live and pages. A record whose time is over is absent at once and removed at a later
+write. Each call is one transaction. Values are not encrypted: they are the user's data, as a file would be.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
+
+from pdkernel.clock import Clock
+from pdkernel.errors import RequestError, StoreNotFoundError
+from pdkernel.model import JSON
+from pdkernel.project.database import Database
+from pdkernel.project.schema import store_records, stores
+from pdkernel.project.upsert import insert_if_absent, upsert_row
+
+DEFAULT_DATA_STORE = "default"
+"""The store of a prop that names none."""
+MAX_TTL_S = 63_072_000
+"""Two years (platform documentation of data stores)."""
+MAX_STORE_NAME_CHARACTERS = 200
+MAX_KEY_BYTES = 1024
+MAX_PAGE_RECORDS = 500
+"""Records that one page holds at most."""
+MAX_PAGE_CHARACTERS = 1 << 20
+"""Characters of JSON after which a page ends."""
+_MAX_SWEPT_RECORDS = 200
+
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+Ttl: TypeAlias = "float | int | None"
+
+
+@dataclass(frozen=True, slots=True)
+class DataStoreSummary:
+    """
+    A store.
+
+    Attributes:
+        name: What props and commands call it; the platform's id (`ds_...`) for one that a synced folder names.
+        record_count: How many records it holds.
+        characters: Of their values as JSON.
+        created: When.
+    """
+
+    name: str
+    record_count: int
+    characters: int
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRecord:
+    """A record: its key, its value, and when its time is over (None: never)."""
+
+    key: str
+    value: JSON
+    expires: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPage:
+    """Some records in the order in which their keys were first set; *next_cursor* asks for the next page, None is the end."""
+
+    records: tuple[StoreRecord, ...]
+    next_cursor: int | None
+
+
+class DataStoreTable:
+    """
+    The data stores of a project. A store is made by the first write to it.
+
+    Every method that takes a store's name raises `RequestError` for one that is empty or too long, and every method
+    that takes a key raises it for one that is no text, empty or too long.
+    """
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    # ── stores ─────────────────────────────────────────────────────────────────────
+
+    def list_stores(self) -> Sequence[DataStoreSummary]:
+        """Every store, by name."""
+        alive = and_(store_records.c.store == stores.c.number, self._not_expired())
+        query = (
+            select(
+                stores.c.name,
+                stores.c.created,
+                func.count(store_records.c.number).label("keys"),
+                func.coalesce(func.sum(func.length(store_records.c.value)), 0).label("characters"),
+            )
+            .select_from(stores.outerjoin(store_records, alive))
+            .group_by(stores.c.number, stores.c.name, stores.c.created)
+        )
+        with self._database.read() as connection:
+            found = [
+                DataStoreSummary(row.name, row.keys, int(row.characters), datetime.fromtimestamp(row.created, UTC))
+                for row in connection.execute(query)
+            ]
+        return sorted(found, key=lambda store: store.name)  # here: databases differ in how they sort text
+
+    def names(self) -> Sequence[str]:
+        """The stores' names, sorted."""
+        with self._database.read() as connection:
+            return sorted(connection.execute(select(stores.c.name)).scalars())
+
+    def exists(self, store: str) -> bool:
+        """Whether there is a store of that name."""
+        with self._database.read() as connection:
+            return connection.execute(select(stores.c.number).where(stores.c.name == store)).first() is not None
+
+    def require(self, store: str) -> None:
+        """Raises `StoreNotFoundError`, which names the stores that there are, if *store* is none of them."""
+        if self.exists(store):
+            return
+        known = self.names()
+        raise StoreNotFoundError(
+            f"There is no data store {store!r}.",
+            fix=f"Stores that there are: {', '.join(known)}." if known else "A store is made by the first write to it.",
+        )
+
+    def remove(self, store: str) -> bool:
+        """Remove the store with everything in it; False if there was none."""
+        with self._database.write() as connection:
+            number = self._store_number(connection, store)
+            if number is None:
+                return False
+            connection.execute(delete(store_records).where(store_records.c.store == number))
+            connection.execute(delete(stores).where(stores.c.number == number))
+            return True
+
+    # ── records ────────────────────────────────────────────────────────────────────
+
+    def find(self, store: str, key: str) -> StoreRecord | None:
+        """The record of that key, or None."""
+        query = self._records(store).where(store_records.c.key == check_key(key))
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+        return _record(row) if row else None
+
+    def set(self, store: str, key: str, value: JSON, *, ttl: Ttl = None) -> None:
+        """
+        Store *value*, which lives for *ttl* seconds from now (None: for ever; the record's earlier end is forgotten).
+
+        Raises:
+            RequestError: *value* is not JSON, or *ttl* no number of seconds.
+        """
+        row = {"key": check_key(key), "value": _text(value, key), "expires": self._expires(ttl)}
+        self._write(store, [row], self._clock.now().timestamp())
+
+    def set_ttl(self, store: str, key: str, ttl: Ttl) -> bool:
+        """
+        Let the record live for *ttl* seconds from now (None: for ever); False if there is no such record.
+
+        Raises:
+            RequestError: *ttl* is no number of seconds.
+        """
+        change = update(store_records).values(expires=self._expires(ttl))
+        with self._database.write() as connection:
+            done = connection.execute(change.where(*self._record_conditions(connection, store, key)))
+            return done.rowcount > 0
+
+    def delete(self, store: str, key: str) -> bool:
+        """Remove the record; False if there was none."""
+        with self._database.write() as connection:
+            return (
+                connection.execute(
+                    delete(store_records).where(*self._record_conditions(connection, store, key))
+                ).rowcount
+                > 0
+            )
+
+    def clear(self, store: str) -> int:
+        """Remove every record; how many there were."""
+        with self._database.write() as connection:
+            number = self._store_number(connection, store)
+            alive = select(func.count()).where(store_records.c.store == number, self._not_expired())
+            count = int(connection.execute(alive).scalar_one())
+            connection.execute(delete(store_records).where(store_records.c.store == number))
+            return count
+
+    def count(self, store: str) -> int:
+        """How many records it holds; 0 for a store that there is not."""
+        check_store_name(store)
+        joined = store_records.join(stores, store_records.c.store == stores.c.number)
+        query = select(func.count()).select_from(joined).where(stores.c.name == store, self._not_expired())
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def read_keys(self, store: str, cursor: int | None = None) -> tuple[Sequence[str], int | None]:
+        """Some keys as `page` has records: without reading a value."""
+        query = self._page_query(select(store_records.c.number, store_records.c.key), store, cursor).limit(
+            MAX_PAGE_RECORDS
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return [row.key for row in rows], rows[-1].number if len(rows) == MAX_PAGE_RECORDS else None
+
+    def read_page(self, store: str, cursor: int | None = None) -> RecordPage:
+        """The records that follow *cursor* (None: the first), at most `PAGE` of them and about `PAGE_CHARACTERS`."""
+        rows: list[Any] = []
+        size = 0
+        with self._database.read() as connection:
+            for row in connection.execute(self._page_query(_columns(), store, cursor).limit(MAX_PAGE_RECORDS)):
+                rows.append(row)
+                size += len(row.value)
+                if size > MAX_PAGE_CHARACTERS:
+                    break
+        full = len(rows) == MAX_PAGE_RECORDS or size > MAX_PAGE_CHARACTERS
+        return RecordPage(tuple(map(_record, rows)), rows[-1].number if full else None)
+
+    def iter_records(self, store: str) -> Iterator[StoreRecord]:
+        """Every record, in the order in which their keys were first set."""
+        after: int | None = None
+        while True:
+            page = self.read_page(store, after)
+            yield from page.records
+            after = page.next_cursor
+            if after is None:
+                return
+
+    # ── files ──────────────────────────────────────────────────────────────────────
+
+    def put_records(self, store: str, records: Sequence[StoreRecord], *, clear_first: bool = False) -> None:
+        """Store *records* with their own ends, in their order: all of them, or after an error none. *clear_first* first."""
+        now = self._clock.now().timestamp()
+        rows = [
+            {
+                "key": check_key(record.key),
+                "value": _text(record.value, record.key),
+                "expires": record.expires.timestamp() if record.expires else None,
+            }
+            for record in records
+        ]
+        self._write(store, rows, now, clear=clear_first)
+
+    # ── parts ──────────────────────────────────────────────────────────────────────
+
+    def _write(self, store: str, rows: Sequence[Mapping[str, Any]], now: float, *, clear: bool = False) -> None:
+        with self._database.write() as connection:
+            number = self._ensure_store(connection, store, now)
+            self._sweep(connection, now)
+            if clear:
+                connection.execute(delete(store_records).where(store_records.c.store == number))
+            for row in rows:
+                upsert_row(connection, store_records, "store", "key", store=number, updated=now, **row)
+
+    def _ensure_store(self, connection: Connection, store: str, now: float) -> int:
+        number = self._store_number(connection, store)
+        if number is None:
+            insert_if_absent(connection, stores, name=store, created=now)  # another process may be making it, too
+            number = self._store_number(connection, store)
+        assert number is not None
+        return number
+
+    def _store_number(self, connection: Connection, store: str) -> int | None:
+        query = select(stores.c.number).where(stores.c.name == check_store_name(store))
+        number: int | None = connection.execute(query).scalar_one_or_none()
+        return number
+
+    def _sweep(self, connection: Connection, now: float) -> None:
+        """Remove some records whose time is over, so that no one write pays for all."""
+        old = select(store_records.c.number).where(store_records.c.expires <= now).limit(_MAX_SWEPT_RECORDS)
+        connection.execute(delete(store_records).where(store_records.c.number.in_(old)))
+
+    def _record_conditions(self, connection: Connection, store: str, key: str) -> tuple[ColumnElement[bool], ...]:
+        number = self._store_number(connection, store)
+        return store_records.c.store == number, store_records.c.key == check_key(key), self._not_expired()
+
+    def _records(self, store: str) -> Any:
+        check_store_name(store)
+        joined = store_records.join(stores, store_records.c.store == stores.c.number)
+        return _columns().select_from(joined).where(stores.c.name == store, self._not_expired())
+
+    def _page_query(self, columns: Any, store: str, after: int | None) -> Any:
+        check_store_name(store)
+        number = select(stores.c.number).where(stores.c.name == store).scalar_subquery()
+        query = columns.where(store_records.c.store == number, self._not_expired()).order_by(store_records.c.number)
+        return query if after is None else query.where(store_records.c.number > after)
+
+    def _not_expired(self) -> ColumnElement[bool]:
+        now = self._clock.now().timestamp()
+        return or_(store_records.c.expires.is_(None), store_records.c.expires > now)
+
+    def _expires(self, ttl: Ttl) -> float | None:
+        return None if ttl is None else self._clock.now().timestamp() + check_ttl(ttl)
+
+
+def check_store_name(name: str) -> str:
+    """*name*, if a store can be called that. Raises `RequestError`."""
+    if not name or len(name) > MAX_STORE_NAME_CHARACTERS or not name.isprintable() or name != name.strip():
+        raise RequestError(
+            f"A data store cannot be called {name[:60]!r}.",
+            fix=f"Use 1 to {MAX_STORE_NAME_CHARACTERS} printable characters, without blanks at the ends.",
+        )
+    return name
+
+
+def check_key(key: object) -> str:
+    """*key*, if a record can have it. Raises `RequestError`."""
+    if not isinstance(key, str):
+        raise RequestError(f"A key of a data store is a text, not {key!r:.60}.", fix="Make a text of it.")
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise RequestError(
+            f"A key of a data store is Unicode text, and {key[:60]!r} holds half a surrogate pair."
+        ) from None
+    if not key or size > MAX_KEY_BYTES or "\0" in key:
+        raise RequestError(
+            f"The key {key[:60]!r}{'...' if len(key) > 60 else ''} of a data store has {size} bytes: 1 to "
+            f"{MAX_KEY_BYTES} are possible, none of them NUL.",
+            fix="Use a shorter key: a hash of it, for example." if size > MAX_KEY_BYTES else "",
+        )
+    return key
+
+
+def check_ttl(ttl: object) -> float:
+    """*ttl* as seconds, if a record can live that long. Raises `RequestError`."""
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= MAX_TTL_S or math.isnan(ttl):
+        raise RequestError(
+            f"A record's time to live is a number of seconds above 0 and up to {MAX_TTL_S:,} (two years), "
+            f"not {ttl!r:.60}.",
+            fix="None (null) lets it live for ever.",
+        )
+    return float(ttl)
+
+
+def _text(value: JSON, key: str) -> str:
+    try:
+        return _encode(value)
+    except (TypeError, ValueError, RecursionError) as fault:
+        raise RequestError(f"The value of {key[:60]!r} is not JSON: {fault}.") from None
+
+
+def _columns() -> Any:
+    return select(store_records.c.number, store_records.c.key, store_records.c.value, store_records.c.expires)
+
+
+def _record(row: Any) -> StoreRecord:
+    expires = None if row.expires is None else datetime.fromtimestamp(row.expires, UTC)
+    return StoreRecord(row.key, json.loads(row.value), expires)

@@ -1,0 +1,53 @@
+"""
+What each notebook's session remembers across kernels: last event, external user, exports, pins.
+
+Encrypted whole, because an event or an export may hold anything. Knows nothing of what is in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from sqlalchemy import delete, select
+
+from pdkernel.clock import Clock
+from pdkernel.project.database import Database
+from pdkernel.project.schema import notebooks
+from pdkernel.project.upsert import upsert_row
+from pdkernel.project.vault import Vault
+
+
+class NotebookStateTable:
+    """A JSON object for each notebook; the last one saved wins."""
+
+    def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+
+    def load(self, notebook_key: str) -> dict[str, Any] | None:
+        """What was saved for that notebook, or None."""
+        query = select(notebooks.c.sealed_state).where(notebooks.c.notebook == notebook_key)
+        with self._database.read() as connection:
+            sealed = connection.execute(query).scalar_one_or_none()
+        return (
+            None
+            if sealed is None
+            else cast("dict[str, Any]", self._vault.unseal_json(sealed, _vault_context(notebook_key)))
+        )
+
+    def save(self, notebook_key: str, state: dict[str, Any]) -> None:
+        """Remember *state* (JSON) for that notebook."""
+        sealed = self._vault.seal_json(state, _vault_context(notebook_key))
+        now = self._clock.now().timestamp()
+        with self._database.write() as connection:
+            upsert_row(connection, notebooks, "notebook", notebook=notebook_key, sealed_state=sealed, updated=now)
+
+    def remove(self, notebook_key: str) -> bool:
+        """Forget the notebook; False if nothing was remembered."""
+        with self._database.write() as connection:
+            return connection.execute(delete(notebooks).where(notebooks.c.notebook == notebook_key)).rowcount > 0
+
+
+def _vault_context(notebook_key: str) -> str:
+    return f"notebooks/{notebook_key}/state"

@@ -1,0 +1,77 @@
+"""
+Access tokens that Pipedream has given out through this server: whose, and what they are good for.
+
+Kept so that another process, and this one after a restart, knows them too. Of a token only its SHA-256 is kept. Who may
+do what with one is the server's to say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, select
+
+from pdkernel.clock import Clock
+from pdkernel.project.database import Database
+from pdkernel.project.schema import issued_tokens
+from pdkernel.project.upsert import upsert_row
+
+
+@dataclass(frozen=True, slots=True)
+class PipedreamToken:
+    """
+    What is known of a token.
+
+    Attributes:
+        client_id: Whom it was given to.
+        workspace: Whose it says it is (`o_...`), or None.
+        scopes: What it is good for.
+    """
+
+    client_id: str
+    workspace: str | None
+    scopes: tuple[str, ...]
+
+
+class PipedreamTokenTable:
+    """The tokens, until they have expired."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def add(self, token: str, client_id: str, workspace: str | None, scopes: Sequence[str], lifetime_s: float) -> None:
+        """Keep *token* for *lifetime_s* seconds; those that have expired go."""
+        now = self._clock.now().timestamp()
+        with self._database.write() as connection:
+            connection.execute(delete(issued_tokens).where(issued_tokens.c.expires <= now))
+            upsert_row(
+                connection,
+                issued_tokens,
+                "digest",
+                digest=_digest(token),
+                client=client_id,
+                workspace=workspace,
+                scope=" ".join(scopes),
+                expires=now + lifetime_s,
+            )
+
+    def find(self, token: str) -> PipedreamToken | None:
+        """What is known of *token*, or None."""
+        query = select(issued_tokens).where(
+            issued_tokens.c.digest == _digest(token), issued_tokens.c.expires > self._clock.now().timestamp()
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else PipedreamToken(row.client, row.workspace, tuple(row.scope.split()))
+
+    def remove(self, token: str) -> None:
+        """Know nothing of it any more."""
+        with self._database.write() as connection:
+            connection.execute(delete(issued_tokens).where(issued_tokens.c.digest == _digest(token)))
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

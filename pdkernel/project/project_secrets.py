@@ -1,0 +1,50 @@
+"""Secrets of the project's own, by name: nothing that a step may see."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select
+
+from pdkernel.project.database import Database
+from pdkernel.project.schema import secrets
+from pdkernel.project.upsert import insert_if_absent, upsert_row
+from pdkernel.project.vault import Vault
+
+
+class SecretTable:
+    """Sealed texts by name."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
+
+    def get(self, name: str) -> str | None:
+        """The secret, or None."""
+        with self._database.read() as connection:
+            query = select(secrets.c.sealed_value).where(secrets.c.name == name)
+            sealed = connection.execute(query).scalar_one_or_none()
+        return None if sealed is None else self._vault.unseal(sealed, _vault_context(name))
+
+    def set(self, name: str, value: str) -> None:
+        """Store *value* in the place of what was there."""
+        with self._database.write() as connection:
+            upsert_row(
+                connection, secrets, "name", name=name, sealed_value=self._vault.seal(value, _vault_context(name))
+            )
+
+    def get_or_set(self, name: str, value: str) -> str:
+        """The secret; *value* becomes it if there is none. Two processes that ask at once get the same."""
+        found = self.get(name)
+        if found is not None:
+            return found
+        with self._database.write() as connection:
+            insert_if_absent(connection, secrets, name=name, sealed_value=self._vault.seal(value, _vault_context(name)))
+        return self.get(name) or value
+
+    def remove(self, name: str) -> bool:
+        """Forget it; False if there was none."""
+        with self._database.write() as connection:
+            return connection.execute(delete(secrets).where(secrets.c.name == name)).rowcount > 0
+
+
+def _vault_context(name: str) -> str:
+    return f"secrets/{name}/value"

@@ -1,0 +1,85 @@
+"""
+Where two JSON values differ.
+
+Knows paths inside values, and that 1, 1.0 and true are three values. Knows nothing of what the values are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pdkernel.redaction import Redactor
+from pdkernel.render.proof import Difference
+
+_WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$-")
+
+
+class _Missing:
+    """Stands where a side has no value."""
+
+    def __repr__(self) -> str:
+        return "NOTHING"
+
+
+MISSING: Final = _Missing()
+
+
+@dataclass(frozen=True, slots=True)
+class ValueDifference:
+    """A place where two values differ: its path, and what each side has there (`NOTHING` for nothing)."""
+
+    path: str
+    notebook: Any
+    files: Any
+
+    def to_difference(self, redactor: Redactor) -> Difference:
+        """The difference in words, without secrets."""
+        return Difference(redactor.redact_text(self.path), _text(self.notebook, redactor), _text(self.files, redactor))
+
+
+def find_differences(path: str, notebook: Any, files: Any) -> Iterator[ValueDifference]:
+    """
+    Every place at which *notebook* and *files* differ, below *path*.
+
+    Texts of several lines differ in their first line that is another.
+    """
+    match notebook, files:
+        case Mapping(), Mapping():
+            for key in dict.fromkeys((*notebook, *files)):
+                yield from find_differences(_child_path(path, key), notebook.get(key, MISSING), files.get(key, MISSING))
+        case list(), list():
+            for index in range(max(len(notebook), len(files))):
+                yield from find_differences(f"{path}[{index}]", _item(notebook, index), _item(files, index))
+        case str(), str() if "\n" in notebook or "\n" in files:
+            yield from _lines(path, notebook, files)
+        case _ if type(notebook) is not type(files) or notebook != files:
+            yield ValueDifference(path, notebook, files)
+
+
+def _lines(path: str, notebook: str, files: str) -> Iterator[ValueDifference]:
+    if notebook == files:
+        return
+    one, other = notebook.splitlines(keepends=True), files.splitlines(keepends=True)
+    for number in range(max(len(one), len(other))):
+        here, there = _item(one, number), _item(other, number)
+        if here != there:
+            yield ValueDifference(f"{path} line {number + 1}", here, there)
+            return
+
+
+def _item(values: list[Any], index: int) -> Any:
+    return values[index] if index < len(values) else MISSING
+
+
+def _child_path(path: str, key: object) -> str:
+    name = str(key)
+    if name and set(name) <= _WORD:
+        return f"{path}.{name}" if path else name
+    return f"{path}[{json.dumps(name, ensure_ascii=False)}]"
+
+
+def _text(value: Any, redactor: Redactor) -> str | None:
+    return None if value is MISSING else redactor.redact_text(json.dumps(value, ensure_ascii=False))

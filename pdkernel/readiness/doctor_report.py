@@ -1,0 +1,137 @@
+"""
+What `doctor` finds out about a workflow: what is missing, one external user's look-up, everybody's matrix.
+
+Knows which of them were asked for. What each takes is for `missing` and `matrix` to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pdkernel.actions import Catalog
+from pdkernel.definition import Sidecar, lint_workflow
+from pdkernel.identity import Directory, Environment
+from pdkernel.importer import build_import_report
+from pdkernel.lookup import Lookup
+from pdkernel.model import Workflow
+from pdkernel.readiness.matrix import build_matrix, preview_lookup
+from pdkernel.readiness.requirements import (
+    MissingRequirement,
+    find_missing_requirements,
+    find_unanswered_accounts,
+    format_missing_requirements,
+)
+from pdkernel.render import import_report
+from pdkernel.render import lookup as lookup_view
+from pdkernel.render import matrix as matrix_view
+from pdkernel.render.files import Finding, format_findings
+from pdkernel.render.import_report import ImportReport
+from pdkernel.render.matrix import ReadinessMatrix
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """
+    What was found; *lookup* and *matrix* are None where they were not asked for or no account is needed.
+
+    The *lint_findings* says what to look at before it is deployed. The *import_report* says what the workflow consists of; *is_imported* that it came from a synced folder, so that it is told.
+    """
+
+    missing_requirements: Sequence[MissingRequirement]
+    import_report: ImportReport
+    is_imported: bool = False
+    lookup: Lookup | None = None
+    matrix: ReadinessMatrix | None = None
+    lint_findings: Sequence[Finding] = ()
+
+    @classmethod
+    def collect(
+        cls,
+        workflow: Workflow,
+        *,
+        directory: Directory,
+        catalog: Catalog,
+        variables: Mapping[str, str],
+        environment: Environment,
+        external_user_id: str | None = None,
+        test_users: Sequence[str] = (),
+        include_matrix: bool = False,
+        sidecar: Sidecar | None = None,
+    ) -> Self:
+        """
+        Look at *workflow*; runs no code.
+
+        Args:
+            workflow: What is to run.
+            directory: Users and accounts of the project.
+            catalog: Its pre-built actions.
+            variables: Environment variables that are set.
+            environment: Of the users.
+            external_user_id: Look at this one only, and explain their look-up.
+            test_users: The workflow's own, for where no one is named.
+            include_matrix: Make the matrix, too.
+            sidecar: The `pdkernel.yaml` beside it, which says whose accounts are unanswered.
+        """
+        named = (external_user_id,) if external_user_id is not None else ()
+        explained = None
+        if external_user_id is not None:
+            explained = preview_lookup(
+                workflow,
+                directory=directory,
+                catalog=catalog,
+                environment=environment,
+                external_user_id=external_user_id,
+            ).lookup
+        table = None
+        if include_matrix:
+            table = build_matrix(
+                workflow,
+                directory=directory,
+                catalog=catalog,
+                environment=environment,
+                users=named,
+                test_users=test_users,
+            )
+        missing = find_missing_requirements(
+            workflow,
+            directory=directory,
+            catalog=catalog,
+            variables=variables,
+            users=named or test_users,
+            environment=environment,
+        )
+        choices = {name: said.accounts for name, said in sidecar.steps.items()} if sidecar is not None else None
+        report = build_import_report(workflow, catalog, choices=choices)
+        missing += find_unanswered_accounts(report, sidecar)
+        return cls(missing, report, "schema" in workflow.extra, explained, table, lint_workflow(workflow, sidecar))
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"ready", "missing", "report", "findings"}` and, where they were asked for, "lookup" and "matrix"."""
+        return {
+            "ready": not self.missing_requirements,
+            "missing": [item.to_json() for item in self.missing_requirements],
+            "report": self.import_report.to_json(),
+            "findings": [finding.to_json() for finding in self.lint_findings],
+            **({"lookup": self.lookup.to_json()} if self.lookup else {}),
+            **({"matrix": self.matrix.to_json()} if self.matrix else {}),
+        }
+
+    def format_text(self, source: str) -> str:
+        """All of it as text, about *source*."""
+        needs = (
+            f"{source} needs:\n{format_missing_requirements(self.missing_requirements)}"
+            if self.missing_requirements
+            else f"{source} is ready to run."
+        )
+        parts = [f"{needs}\n"]
+        if self.is_imported:
+            parts.append(f"What it holds:\n{import_report.render_text(self.import_report)}")
+        if self.lint_findings:
+            parts.append("\n".join(["To look at before it is deployed:", *format_findings(self.lint_findings)]) + "\n")
+        if self.lookup is not None:
+            parts.append(lookup_view.render_output(self.lookup).text)
+        if self.matrix is not None:
+            parts.append(matrix_view.render_text(self.matrix))
+        return "\n".join(parts)

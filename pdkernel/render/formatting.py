@@ -1,0 +1,205 @@
+"""
+The words for what records hold: statuses, durations, accounts, outside calls, JSON.
+
+Knows the vocabulary for people, the same in text and HTML. Knows no layout.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from pdkernel.errors import CONNECT_PREFIX
+from pdkernel.execution import AccountUse, Delivery, ErrorRecord, OutboundCall, Response
+from pdkernel.model import JSON
+from pdkernel.render.markup import Tone, escape_control_characters
+
+TEXT_COLUMNS = 100
+"""Columns of a terminal that the text form keeps to where it can."""
+MAX_LINES = 40
+MAX_CHARACTERS = 4000
+_LARGE_JSON_CHARACTERS = 100_000
+_pretty = json.JSONEncoder(ensure_ascii=False, indent=2)
+
+StepState = Literal["success", "error", "skipped", "disabled", "pinned", "not_run", "waiting", "running"]
+
+
+class StatusLabel(NamedTuple):
+    """How a status is shown: a mark, the word, a tone."""
+
+    mark: str
+    word: str
+    tone: Tone
+
+    def __str__(self) -> str:
+        return f"{self.mark} {self.word}"
+
+
+STEP_LABELS: dict[StepState, StatusLabel] = {
+    "success": StatusLabel("✓", "success", "good"),
+    "error": StatusLabel("✗", "error", "bad"),
+    "skipped": StatusLabel("↷", "skipped", "quiet"),
+    "disabled": StatusLabel("○", "disabled", "quiet"),
+    "pinned": StatusLabel("◆", "pinned", "warn"),
+    "not_run": StatusLabel("–", "not run", "quiet"),
+    "waiting": StatusLabel("·", "waiting", "quiet"),
+    "running": StatusLabel("▶", "running", "busy"),
+}
+EXECUTION_LABELS: dict[str, StatusLabel] = {
+    "queued": StatusLabel("·", "queued", "quiet"),
+    "executing": StatusLabel("▶", "executing", "busy"),
+    "resumed": StatusLabel("▶", "resumed", "busy"),
+    "paused": StatusLabel("‖", "paused", "warn"),
+    "success": StatusLabel("✓", "success", "good"),
+    "exited": StatusLabel("↵", "exited", "good"),
+    "error": StatusLabel("✗", "error", "bad"),
+    "cancelled": StatusLabel("■", "cancelled", "warn"),
+}
+
+
+# how the texts begin that a caller gets where a custom response was promised and none came (platform documentation)
+_NO_RESPONSE_PREFIXES = ("No $.respond called", CONNECT_PREFIX)
+
+
+def format_duration(milliseconds: float) -> str:
+    """A duration with the digits that matter."""
+    if milliseconds < 100:
+        return f"{milliseconds:.1f} ms"
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:.2f} s"
+    minutes, seconds = divmod(round(milliseconds / 1000), 60)
+    return f"{minutes} min {seconds} s"
+
+
+def format_timestamp(iso: str) -> str:
+    """An ISO time as date and time."""
+    return f"{iso[:19].replace('T', ' ')} UTC"
+
+
+def format_hour_minute(iso: str) -> str:
+    """An ISO time as hour and minute, `10:32` (UTC, as the execution's own times)."""
+    return iso[11:16] or iso
+
+
+def format_account(use: AccountUse) -> str:
+    """An account that a step was given: `slack apn_123 (external user's)`."""
+    owner = "external user's" if use.owner == "external_user" else "your own"
+    prop = "" if use.prop == use.app else f"{use.prop}: "
+    return f"{prop}{use.app} {use.id} ({owner})"
+
+
+def format_outcome(call: OutboundCall) -> str:
+    """What became of an outside call, or nothing if it was sent as usual."""
+    match call.outcome:
+        case "sent":
+            return ""
+        case "not_sent":
+            return (
+                f"NOT SENT (same as {format_hour_minute(call.same_as)})" if call.same_as else "NOT SENT (sent before)"
+            )
+        case "stand_in":
+            return "STAND-IN answered, nothing left this machine"
+        case "replayed":
+            return "NOT SENT (answered from recorded calls)"
+        case "denied":
+            return "DENIED"
+        case "failed":
+            return "FAILED"
+
+
+def select_outcome_tone(call: OutboundCall) -> Tone:
+    """How loud `outcome` is said."""
+    if call.outcome == "stand_in":
+        return "busy"  # as wanted, and not to be taken for a call that was not sent again
+    return "bad" if call.outcome in ("denied", "failed") else "warn"
+
+
+def format_call_response(call: OutboundCall) -> str:
+    """The answer to an outside call: `200, 84.2 ms`."""
+    status = "no answer" if call.status is None else str(call.status)
+    return f"{status}, {format_duration(call.duration_ms)}"
+
+
+def format_delivery(sent: Delivery) -> str:
+    """Something that was queued to be sent, and what is known beside its outcome: `HTTP request POST URL: answered 200`."""
+    kinds = {"http": "HTTP request", "email": "e-mail", "emit": "event", "s3": "S3 object", "sse": "server-sent event"}
+    joint = " " if sent.kind == "http" else " to "
+    what = kinds.get(sent.kind, sent.kind) + (f"{joint}{sent.to}" if sent.to else "")
+    said = ". ".join(str(part) for part in (f"answered {sent.status}" if sent.status else "", sent.note) if part)
+    return f"{what}: {said}" if said else what
+
+
+def format_error_location(error: ErrorRecord) -> str:
+    """Where an error arose: "line 5 of the cell `build`", or nothing."""
+    if error.step is None:
+        return ""
+    return f"line {error.line} of the cell `{error.step}`" if error.line is not None else f"the cell `{error.step}`"
+
+
+def format_response(given: Response | None, *, refused: bool = False) -> str:
+    """The first line about the HTTP response that a caller gets; *refused* for a run of which no step ran."""
+    if given is None:
+        late = ", sent at once: the caller does not hear of the refusal"
+        return f"200, the default response{late if refused else ''}"
+    if isinstance(given.body, str) and given.body.startswith(_NO_RESPONSE_PREFIXES):
+        return f"{given.status}, the workflow made none"
+    return f"{given.status}, made by the workflow"
+
+
+def format_json_line(value: JSON) -> str:
+    """*value* as JSON in one line."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def format_json(value: JSON, *, max_lines: int = MAX_LINES, max_characters: int = MAX_CHARACTERS) -> str:
+    """*value* as JSON for reading; a long one ends with how much of it is not shown."""
+    size = len(format_json_line(value))
+    if size <= _LARGE_JSON_CHARACTERS:
+        return truncate_text(_pretty.encode(value), max_lines=max_lines, max_characters=max_characters)
+    # Indenting is slow: of a very large value only the beginning is.
+    beginning, length = list[str](), 0
+    for piece in _pretty.iterencode(value):
+        beginning.append(piece)
+        length += len(piece)
+        if length >= max_characters:
+            break
+    kept = "".join(beginning)[:max_characters].split("\n")[:max_lines]
+    return "\n".join([*kept, f"… the rest of {format_count(size, 'character')} not shown"])
+
+
+def truncate_text(text: str, *, max_lines: int = MAX_LINES, max_characters: int = MAX_CHARACTERS) -> str:
+    """The beginning of *text*, and how much of it is not shown."""
+    kept = text[:max_characters].split("\n")
+    shown = "\n".join(kept[:max_lines])
+    if len(shown) == len(text):
+        return text
+    hidden_lines = text.count("\n", len(shown))
+    what = format_count(hidden_lines, "line") if hidden_lines > 1 else format_count(len(text) - len(shown), "character")
+    return f"{shown}\n… {what} more not shown" if hidden_lines > 1 else f"{shown}… {what} more not shown"
+
+
+def elide_middle(text_lines: Sequence[str], *, head: int = 10, tail: int = 30) -> list[str]:
+    """The first and last of many lines, and between them how many are not shown."""
+    hidden = len(text_lines) - head - tail
+    if hidden <= 1:
+        return list(text_lines)
+    return [*text_lines[:head], f"… {format_count(hidden, 'line')} not shown …", *text_lines[-tail:]]
+
+
+def truncate_line(text: str, width: int) -> str:
+    """*text* on one line of at most *width* columns."""
+    line = " ".join(escape_control_characters(text).split())
+    return line if len(line) <= width else f"{line[: max(0, width - 1)]}…"
+
+
+def format_count(number: int, noun: str) -> str:
+    """A number and its noun: `1 line`, `2,000 lines`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def format_list(names: Sequence[str]) -> str:
+    """Names in a sentence: `a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,27 @@
+"""
+A picture: the same thing as text and as HTML.
+
+Knows how Jupyter asks for one. It survives saving, Git hosts and untrusted notebooks, which a widget does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RichOutput:
+    """Something drawn once, as text and as HTML."""
+
+    text: str
+    html: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return {"text/plain": self.text, "text/html": self.html}
+
+    def __add__(self, other: RichOutput) -> RichOutput:
+        return RichOutput(f"{self.text}\n{other.text}", self.html + other.html)

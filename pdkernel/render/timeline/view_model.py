@@ -1,0 +1,220 @@
+"""
+What a timeline says, before it is text or HTML.
+
+Knows executions and what a notebook knows besides: which steps are stale or pinned, which one is running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal
+
+from pdkernel.errors import CONNECT_PREFIX
+from pdkernel.execution import NOTE_PREFIX, SUMMARY, Execution, Log, StepResult
+from pdkernel.lookup import Lookup
+from pdkernel.model import JSON, Language
+from pdkernel.render import formatting
+
+StepKind = Language | Literal["action"]
+"""What a step is: code in a language, or a pre-built action, whose language is nobody's business."""
+_KINDS: Mapping[StepKind, str] = {"python": "Python", "node": "Node.js", "bash": "Bash", "go": "Go", "action": "action"}
+_RUNNING = frozenset({"executing", "resumed"})
+_UNFINISHED = frozenset({"queued", "executing", "paused", "resumed"})
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineContext:
+    """
+    What is known besides the execution.
+
+    Attributes:
+        stale: Steps whose result is older than something it depends on.
+        pinned: Steps whose exports are fixed.
+        running: The step that is running; None finds it: the one that has started and has no duration.
+        languages: Language of each step, or that it is an action, where it is to be shown.
+        event_name: What the event is called, or None.
+        has_response: False for a workflow that no HTTP request starts: it has no response.
+        warnings: Sentences about the run as a whole.
+        note: A sentence above everything else, or None.
+        explain_lookup: As text, say of each account how it was found. (HTML folds it away, and a failed look-up is always said.)
+    """
+
+    stale: Collection[str] = ()
+    pinned: Collection[str] = ()
+    running: str | None = None
+    languages: Mapping[str, StepKind] = field(default_factory=dict)
+    event_name: str | None = None
+    has_response: bool = True
+    warnings: Sequence[str] = ()
+    note: str | None = None
+    explain_lookup: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogBlock:
+    """Lines of a step's logs that belong together: what it printed on a stream, or notes of ours."""
+
+    label: Literal["stdout", "stderr", "note"]
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step of a timeline: its result, and what the row says about it. *bar_start* and *bar_width* are parts of the bar."""
+
+    result: StepResult
+    label: formatting.StatusLabel
+    language: str
+    badges: tuple[str, ...]
+    duration: str
+    bar_start: float
+    bar_width: float
+    summary: str
+    exports: tuple[tuple[str, JSON], ...]
+    logs: tuple[LogBlock, ...]
+    lookup: Lookup | None = None
+
+
+def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
+    """A row for each step, in their order."""
+    whole = sum(step.duration_ms or 0.0 for step in execution.steps) or 1.0
+    made: list[StepRow] = []
+    start = 0.0
+    for step in execution.steps:
+        share = (step.duration_ms or 0.0) / whole
+        summary = step.exports.get(SUMMARY)
+        made.append(
+            StepRow(
+                result=step,
+                label=formatting.STEP_LABELS[_state(step, execution, notes)],
+                language=_KINDS[notes.languages[step.name]] if step.name in notes.languages else "",
+                badges=_marks(step, notes),
+                duration="" if step.duration_ms is None else formatting.format_duration(step.duration_ms),
+                bar_start=start,
+                bar_width=share,
+                summary=""
+                if summary is None
+                else summary
+                if isinstance(summary, str)
+                else formatting.format_json_line(summary),
+                exports=tuple((name, value) for name, value in step.exports.items() if name != SUMMARY),
+                logs=_merge_logs(step.logs),
+                lookup=execution.lookup if execution.lookup and execution.lookup.apps_of_step(step.name) else None,
+            )
+        )
+        start += share
+    return made
+
+
+def format_event_source(execution: Execution, notes: TimelineContext) -> str:
+    """Where the event comes from: its name, and method and path of its request."""
+    method, path = execution.event.get("method"), execution.event.get("path")
+    request = " ".join(str(part) for part in (method, path) if part)
+    if notes.event_name and request:
+        return f"{notes.event_name} ({request})"
+    if execution.sealed:
+        return notes.event_name or "a sealed event (it is shown once the accounts of the run are known)"
+    return notes.event_name or request or "an event without a request"
+
+
+def format_identity(execution: Execution) -> str:
+    """For whom it ran."""
+    who = f"external user {execution.external_user}" if execution.external_user else "no external user"
+    return f"{who}, {execution.environment}"
+
+
+def format_total_duration(execution: Execution) -> str:
+    """How long the steps took, or nothing before one has ended."""
+    measured = [step.duration_ms for step in execution.steps if step.duration_ms is not None]
+    if not measured:
+        return ""
+    return formatting.format_duration(sum(measured)) + (" so far" if execution.status in _UNFINISHED else "")
+
+
+def format_start(execution: Execution) -> str:
+    """When it started, and which one it is."""
+    said = [f"started {formatting.format_timestamp(execution.started_at)}", f"execution {execution.id}"]
+    if execution.attempt > 1:
+        said.append(f"attempt {execution.attempt}")
+    if execution.replay_of:
+        said.append(f"replay of {execution.replay_of}")
+    return " · ".join(said)
+
+
+def collect_warnings(execution: Execution, notes: TimelineContext) -> list[str]:
+    """The sentences above the steps: the caller's, and what was not stopped where outside calls were to be."""
+    rules = execution.outbound_enforcement
+    unguarded = rules is not None and rules.guard == "none"
+    said = "A program that goes around hooks and proxy variables was not stopped: this system has no way to do so."
+    return [*notes.warnings, *([f"Outside calls: {rules.mode}. {said}"] if unguarded and rules else [])]
+
+
+def find_failed_lookup(execution: Execution) -> Lookup | None:
+    """The look-up that refused the run, or None."""
+    return execution.lookup if execution.lookup and execution.lookup.failed else None
+
+
+def should_show_response(execution: Execution, notes: TimelineContext) -> bool:
+    """
+    Whether there is a response to speak of: made already, or the default one of a finished run.
+
+    A run that was refused, but not for its external user, has none: no endpoint would have taken its request.
+    """
+    if execution.response is not None:
+        return notes.has_response
+    is_ours = is_refused(execution) and not _is_end_user_error(execution)
+    return notes.has_response and execution.status not in _UNFINISHED and not is_ours
+
+
+def is_refused(execution: Execution) -> bool:
+    """Whether the run ended before any step began."""
+    return execution.status == "error" and all(step.started_at is None for step in execution.steps)
+
+
+def _is_end_user_error(execution: Execution) -> bool:
+    return execution.error is not None and execution.error.message.startswith(CONNECT_PREFIX)
+
+
+def _state(step: StepResult, execution: Execution, notes: TimelineContext) -> formatting.StepState:
+    if step.status != "not_run" or execution.status not in _UNFINISHED:
+        return step.status
+    if notes.running == step.name:
+        return "running"
+    started = notes.running is None and step.started_at is not None and step.duration_ms is None
+    return "running" if started and execution.status in _RUNNING else "waiting"
+
+
+def _marks(step: StepResult, notes: TimelineContext) -> tuple[str, ...]:
+    marks = []
+    if step.name in notes.pinned and step.status != "pinned":
+        marks.append("pinned")
+    if step.name in notes.stale:
+        marks.append("stale")
+    if step.attempt > 1:
+        marks.append(f"attempt {step.attempt}")
+    return tuple(marks)
+
+
+def _merge_logs(logs: Sequence[Log]) -> tuple[LogBlock, ...]:
+    """Pieces of one kind that follow one another as one piece."""
+    return tuple(
+        _build_log_block(label, "".join(log.text for log in pieces)) for label, pieces in groupby(logs, key=_label_of)
+    )
+
+
+def _label_of(log: Log) -> Literal["stdout", "stderr", "note"]:
+    return "note" if log.is_note else log.stream
+
+
+def _build_log_block(label: Literal["stdout", "stderr", "note"], text: str) -> LogBlock:
+    lines = _resolve_carriage_returns(text).removesuffix("\n").split("\n")
+    return LogBlock(label, tuple(line.removeprefix(NOTE_PREFIX) for line in lines) if label == "note" else tuple(lines))
+
+
+def _resolve_carriage_returns(text: str) -> str:
+    """*text* as a terminal ends up showing it: of a line that was written over, what was written last."""
+    if "\r" not in text:
+        return text
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))

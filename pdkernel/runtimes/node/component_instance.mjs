@@ -1,0 +1,167 @@
+// @ts-check
+/**
+ * `this`, as a component sees it: bound methods, app instances, stores and the values of its props.
+ *
+ * Knows the platform's component API (its documentation). Everything is made afresh for each run, because components
+ * write to `this`. An app's `$auth` is not enumerable, so nothing that prints or returns the app carries a credential.
+ */
+
+import { UnsupportedFeatureError } from "./error_report.mjs";
+import { createHttpRequest } from "./http_request.mjs";
+import { describeProp, isRequired, resolveProps, resolveValues } from "./props.mjs";
+import { DataStore } from "./data_store.mjs";
+
+/**
+ * @typedef {import("./props.mjs").Prop} Prop
+ * @typedef {object} ComponentInput what the host says about the props of one run
+ * @property {Record<string, any>} props
+ * @property {Record<string, Record<string, string>>} auth by prop name or app slug
+ * @property {Record<string, string>} stores the name of the data store by prop
+ * @property {string[]} [configured] the names that the step gives, even if to no value
+ * @property {Prop[]} [added] the props that the component adds or changes for these values
+ * @property {boolean} [tolerant] while it is being configured: nothing is required, and an account may be missing
+ * @typedef {object} ComponentContext
+ * @property {import("./step_api.mjs").StepChannel} voice
+ * @property {string} folder for temporary files
+ * @property {any} [db] the value of `$.service.db` props
+ * @property {any} [http] the value of `$.interface.http` props; none outside of sources
+ */
+
+/** The account that a component reads while it is being configured is known at run time only. */
+export class AccountUnknownError extends Error {
+  /** @param {string} app */
+  constructor(app) {
+    super(`The ${app} account is only known at run time.`);
+    this.name = "AccountUnknownError";
+    this.pdkernelCode = "account_unknown";
+  }
+}
+
+/** `this` and what it was made of. */
+export class ComponentInstance {
+  /** @type {any} */ self = {};
+  /** @type {Map<any, any>} app definition to its instance */ #apps = new Map();
+  /** @type {ComponentInput} */ #given;
+  /** The app whose account was asked for although nobody knows it yet. */
+  /** @type {string | null} */ unknown = null;
+
+  /**
+   * @param {any} component the default export
+   * @param {ComponentInput} given
+   * @param {ComponentContext} around
+   */
+  constructor(component, given, around) {
+    const { self } = this;
+    this.#given = given;
+    const props = withAdded(resolveProps(component), given.added);
+    bind(self, component.methods);
+    for (const [name, fields] of Object.entries(given.auth)) self[name] = this.#app(undefined, name, fields);
+    const configured = given.tolerant ? props.map((prop) => prop.name) : (given.configured ?? Object.keys(given.props));
+    const warn = given.tolerant ? () => {} : around.voice.warn;
+    Object.assign(self, resolveValues(props, given.props, { configured, warn }));
+    for (const [name, store] of Object.entries(given.stores)) self[name] = new DataStore(store, around.voice);
+    for (const prop of props) this.#place(prop, around);
+  }
+
+  /**
+   * The instance of an app that a prop builds on.
+   *
+   * @param {any} definition
+   */
+  findApp(definition) {
+    const found = this.#apps.get(definition);
+    if (found) return found;
+    for (const [known, instance] of this.#apps) if (known.app === definition.app) return instance;
+    return this.#app(definition, definition.app, undefined);
+  }
+
+  /**
+   * @param {Prop} prop
+   * @param {ComponentContext} around
+   */
+  #place({ name, type, definition }, around) {
+    const { self } = this;
+    if (type === "app") self[name] = this.#app(definition, name, undefined);
+    else if (type === "data_store") {
+      if (!(self[name] instanceof DataStore)) self[name] = new DataStore("", around.voice); // the host knows of none
+    } else if (type === "http_request") {
+      if (self[name] !== undefined) self[name] = createHttpRequest({ ...definition.default, ...self[name] });
+    } else if (type === "dir") self[name] ??= around.folder;
+    else if (type === "$.service.db") self[name] = around.db;
+    else if (type === "$.interface.http" && around.http) self[name] = around.http;
+    else if (type.startsWith("$.interface.") && around.http) self[name] ??= { ...definition.default, ...definition.static };
+    else if (type.startsWith("$.") && !this.#given.tolerant) throw new UnsupportedFeatureError(`A prop of type ${type} (${name}) in a step`);
+  }
+
+  /**
+   * @param {any} definition
+   * @param {string} name
+   * @param {Record<string, string> | undefined} fields
+   */
+  #app(definition, name, fields) {
+    const self = /** @type {any} */ ({});
+    const { auth, tolerant } = this.#given;
+    bind(self, definition?.methods);
+    const known = fields ?? auth[name] ?? auth[definition?.app];
+    const value = known || !tolerant ? { ...known } : this.unknownApp(definition?.app ?? name);
+    Object.defineProperty(self, "$auth", { value, enumerable: false, writable: true, configurable: true });
+    if (definition) this.#apps.set(definition, self);
+    return self;
+  }
+
+  /** @param {string} app */
+  unknownApp(app) {
+    const refuse = () => {
+      this.unknown = app;
+      throw new AccountUnknownError(app);
+    };
+    return new Proxy(
+      {},
+      {
+        get: (_target, key) => (typeof key === "symbol" || key === "then" || key === "toJSON" ? undefined : refuse()),
+        has: refuse,
+        ownKeys: refuse,
+      },
+    );
+  }
+}
+
+/**
+ * @param {Prop[]} declared
+ * @param {Prop[]} [added] not asked for unless they were before: what the builder showed last is not known
+ */
+function withAdded(declared, added) {
+  if (!added?.length) return declared;
+  const asked = new Set(declared.filter(isRequired).map(({ name }) => name));
+  const more = added.map((prop) =>
+    asked.has(prop.name) ? prop : { ...prop, definition: { ...prop.definition, optional: true } },
+  );
+  return [...new Map([...declared, ...more].map((prop) => [prop.name, prop])).values()];
+}
+
+/**
+ * @param {any} component
+ * @returns {any} what it declares, as JSON
+ */
+export function describeComponent(component) {
+  const props = resolveProps(component);
+  const { key, name, description, version, type, dedupe, hooks } = component;
+  const words = Object.entries({ key, name, description, version, type, dedupe }).filter(([, word]) => typeof word === "string");
+  return {
+    ...Object.fromEntries(words),
+    hooks: Object.keys(hooks ?? {}),
+    additional: typeof component.additionalProps === "function",
+    apps: props.filter((prop) => prop.type === "app").map((prop) => ({ prop: prop.name, app: String(prop.definition.app) })),
+    props: props.filter((prop) => prop.type !== "app").map(describeProp),
+  };
+}
+
+/**
+ * @param {any} target
+ * @param {any} methods
+ */
+function bind(target, methods) {
+  for (const [name, method] of Object.entries(methods ?? {})) {
+    target[name] = typeof method === "function" ? method.bind(target) : method;
+  }
+}

@@ -1,0 +1,342 @@
+// @ts-check
+/**
+ * Describes what a Node.js step threw, by the user's own frames with their source lines.
+ *
+ * Knows V8's stack text. Copes with what people and packages throw: strings, errors without a stack.
+ */
+
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const MAX_FRAMES = 15;
+const RUNTIME_FOLDER_URL = new URL(".", import.meta.url).href;
+/** Our own actions: what they say is about their props, and their lines are nobody's but ours. */
+const BUILT_IN = new URL("../../actions/builtin/", import.meta.url).href;
+const NOT_BOTH = "A step uses either import or require, not both: write `import name from \"package\"`.";
+/** @type {Record<string, string>} */
+const FIXES = { "require is not defined": NOT_BOTH, "module is not defined": NOT_BOTH, "exports is not defined": NOT_BOTH };
+
+/**
+ * @typedef {object} StepCode
+ * @property {string} name
+ * @property {string} file what frames call it
+ * @property {string} source
+ * @property {number} offset lines of the cell above the source
+ * @property {string} folder of the project
+ * @property {string} [root] for a component that is a file: the folder that it came in; its lines are not a cell's
+ * @typedef {object} Fault
+ * @property {string} code
+ * @property {string} name
+ * @property {string} message
+ * @property {number | null} line in the step's cell
+ * @property {string | null} stack
+ * @property {string} fix
+ * @property {string} [prop] the prop that is at fault
+ */
+
+/** Something the step asks for that this version does not run. */
+export class UnsupportedFeatureError extends Error {
+  /** @param {string} what */
+  constructor(what) {
+    super(`${what} is not run by this version.`);
+    this.name = "NotRunHereError";
+    this.pdkernelCode = "unsupported";
+  }
+}
+
+/** The host says no to what the step asked for. Made when it asks, so that its stack names the user's line. */
+export class CallRefusedError extends Error {
+  /** @param {{name: string, message: string, code?: string, fix?: string}} fault */
+  withFault(fault) {
+    this.name = fault.name;
+    this.message = fault.message;
+    this.pdkernelCode = fault.code;
+    this.pdkernelFix = fault.fix;
+    return this;
+  }
+}
+
+const IMPORTED = Symbol("pdkernel.imported");
+
+/**
+ * Remembers which import of a step failed with *error*.
+ *
+ * @param {any} error
+ * @param {string} specifier
+ */
+export function noteFailedImport(error, specifier) {
+  if (error instanceof Error && Object.isExtensible(error)) {
+    Object.defineProperty(error, IMPORTED, { value: specifier, configurable: true });
+  }
+  return error;
+}
+
+/** The cell has no default export. */
+export class EntryPointError extends Error {
+  /** @param {string} message */
+  constructor(message) {
+    super(message);
+    this.name = "EntryPointError";
+    this.pdkernelCode = "entry_point";
+    this.pdkernelFix =
+      "Write `export default defineComponent({ async run({ steps, $ }) { ... } })`; " +
+      "what run returns is the step's $return_value.";
+  }
+}
+
+/**
+ * @param {any} error whatever was thrown
+ * @param {StepCode} step
+ * @param {import("./frame_locals.mjs").FrameLocals} locals of its frames
+ * @returns {Fault}
+ */
+export function describeError(error, step, locals) {
+  if (error instanceof SyntaxError && !placedIn(error, step)) {
+    const place = syntaxError(error, step);
+    if (place) return place;
+  }
+  const isObject = error !== null && (typeof error === "object" || typeof error === "function");
+  const { name, message } = isObject ? headline(error) : { name: "Error", message: String(error) };
+  const frames = isObject ? usersFrames(error, step) : [];
+  addLocals(frames, locals.framesFor(text(() => error?.stack, "")), step);
+  const missing = missingPackage(error, step);
+  const ofStep = (/** @type {{file: string}} */ frame) => frame.file === step.file && !step.root;
+  const causeFrames = isObject ? usersFrames(error.cause, step) : [];
+  const imported = isObject && !missing && !/^[./]|^file:/.test(error[IMPORTED]) ? error[IMPORTED] : undefined;
+  const line =
+    frames.find(ofStep)?.line ??
+    missing?.line ??
+    causeFrames.find(ofStep)?.line ??
+    (isObject && error[IMPORTED] ? importLine(step, error[IMPORTED]) : null);
+  const causes = isObject ? cause(error, step) : [];
+  const during = imported ? ` (while '${imported}' was imported)` : "";
+  const lines = [`${name}: ${missing?.message ?? message + during}`, ...shown(frames), ...causes];
+  // fetch says only "fetch failed" itself; what failed is in its cause
+  const more = causes.length && message === "fetch failed" ? `: ${text(() => error.cause.message, "")}` : "";
+  return {
+    code: String((isObject && error.pdkernelCode) || "step_failed"),
+    name,
+    message: missing?.message ?? message + more + during,
+    line,
+    // the platform's ConfigurationError is for the person who fills in the props
+    stack: lines.length > 1 && !(isObject && error.exposeStack === false) ? lines.join("\n") : null,
+    fix: missing?.fix ?? String((isObject && error.pdkernelFix) || (name === "ReferenceError" && FIXES[message]) || ""),
+    prop: isObject && error.pdkernelProp ? String(error.pdkernelProp) : undefined,
+  };
+}
+
+/**
+ * What to call the error and what it says.
+ *
+ * The platform's axios names an error "AxiosError - Request failed with status code 404" and gives the answer's body
+ * as JSON for its message; for a person that is the wrong way round.
+ *
+ * @param {any} error
+ */
+function headline(error) {
+  const name = text(() => error.name, "Error");
+  const message = text(() => error.message, text(() => JSON.stringify(error), ""));
+  const [, kind, says] = /^(\w*Error) - ([^]+)$/.exec(name) ?? [];
+  if (!kind) return { name, message };
+  const body = text(() => JSON.stringify(JSON.parse(message), null, 2), message);
+  return { name: kind, message: body && body !== "undefined" ? `${says}\n${body}` : says };
+}
+
+/**
+ * @param {any} error
+ * @param {StepCode} step
+ */
+function placedIn(error, step) {
+  // a SyntaxError with a frame of the step's was thrown by running code, as JSON.parse does
+  return usersFrames(error, step).some((frame) => frame.file === step.file);
+}
+
+/**
+ * @param {() => any} read
+ * @param {string} otherwise
+ */
+function text(read, otherwise) {
+  try {
+    const value = read();
+    return value === undefined || value === null ? otherwise : String(value);
+  } catch {
+    return otherwise;
+  }
+}
+
+/**
+ * @param {any} error
+ * @param {StepCode} step
+ */
+function usersFrames(error, step) {
+  const stack = text(() => error?.stack, "");
+  const lines = step.source.split("\n");
+  const frames = [];
+  for (const at of stack.split("\n")) {
+    const found = /^\s+at (?:(.*?) \()?(.+?):(\d+):(\d+)\)?$/.exec(at);
+    if (!found) continue;
+    const [, called, file, line, column] = found;
+    if (!isUsers(file, step)) continue;
+    const where = `    at ${called ? `${called} (${file}:${line}:${column})` : `${file}:${line}:${column}`}`;
+    const source = file === step.file ? lines[Number(line) - 1 - step.offset]?.trim() : undefined;
+    frames.push({ file, line: Number(line), text: source ? `${where}\n      ${source}` : where });
+  }
+  return frames;
+}
+
+/**
+ * @param {{file: string, line: number, text: string}[]} frames
+ * @param {import("./frame_locals.mjs").Frame[]} seen
+ * @param {StepCode} step
+ */
+function addLocals(frames, seen, step) {
+  const left = [...seen];
+  for (const frame of frames) {
+    if (frame.file !== step.file) continue;
+    const at = left.findIndex(({ line }) => line === frame.line);
+    if (at < 0) continue;
+    const [{ locals }] = left.splice(at, 1);
+    frame.text = [frame.text, ...locals.map(([name, value]) => `      ${name} = ${value}`)].join("\n");
+  }
+}
+
+/**
+ * @param {string} file
+ * @param {StepCode} step
+ */
+function isUsers(file, step) {
+  if (file.startsWith("async ")) file = file.slice(6);
+  if (file.startsWith(BUILT_IN)) return false;
+  if (file === step.file) return true;
+  if (/^(node:|<)/.test(file) || file.startsWith(RUNTIME_FOLDER_URL)) return false;
+  const path = file.startsWith("file:") ? fileURLToPath(file) : file;
+  const folder = step.root ?? step.folder;
+  return path.startsWith(folder) && !path.slice(folder.length).includes("/node_modules/");
+}
+
+/**
+ * @param {any} error
+ * @param {StepCode} step
+ * @returns {string[]}
+ */
+function cause(error, step) {
+  const inner = error?.cause;
+  if (inner === undefined || inner === null) return [];
+  const said = text(() => `${inner.name ?? "Error"}: ${inner.message ?? inner}`, "?");
+  return [`Caused by: ${said}`, ...shown(usersFrames(inner, step))];
+}
+
+/** @param {{text: string}[]} frames */
+function shown(frames) {
+  const texts = frames.slice(0, MAX_FRAMES).map((frame) => frame.text);
+  if (frames.length > MAX_FRAMES) texts.push(`    ... and ${frames.length - MAX_FRAMES} more of your frames`);
+  return texts;
+}
+
+/**
+ * @param {any} error
+ * @param {StepCode} step
+ */
+function missingPackage(error, step) {
+  if (!["ERR_MODULE_NOT_FOUND", "MODULE_NOT_FOUND"].includes(error?.code)) return undefined;
+  const said = text(() => error.message, "");
+  const found = /Cannot find (package|module) '([^']+)'(?: imported from (.+))?/.exec(said);
+  if (!found) return undefined;
+  const wanted = found[2];
+  const name = packageOf(wanted);
+  if (step.root && !/^(\.|\/|file:)/.test(wanted)) {
+    // some components import what their package does not name among its dependencies
+    const folder = step.root.split("/node_modules/")[0];
+    const fix = `Install it beside the component: npm install ${name} in ${folder}`;
+    return { message: `The package '${name}' is not installed.`, fix, line: null };
+  }
+  const importer = packageIn(error.requireStack?.[0] ?? found[3] ?? "");
+  const imported = error[IMPORTED];
+  if (importer && imported && packageOf(imported) !== name) {
+    return {
+      message: `The package '${importer}' needs '${name}', which it does not name among its dependencies.`,
+      fix: `Import that in the step, too, and it is installed beside it: import "${name}";`,
+      line: importLine(step, imported),
+    };
+  }
+  const isFile = /^(\.|\/|file:)/.test(wanted);
+  const line = importLine(step, imported ?? (isFile ? /** @type {string} */ (wanted.split("/").pop()) : name));
+  if (isFile && packageIn(wanted)) {
+    return { message: `The package '${packageIn(wanted)}' has no file for '${imported ?? wanted}'.`, fix: "", line };
+  }
+  if (isFile) return { message: `There is no file ${wanted}.`, fix: "", line };
+  return {
+    message: `The package '${name}' is not installed.`,
+    fix: "Import it by its literal name, so that it is found and installed before the run.",
+    line,
+  };
+}
+
+/** @param {string} specifier */
+function packageOf(specifier) {
+  return /^(@[^/]+\/[^/@]+|[^/@]+)/.exec(specifier)?.[1] ?? specifier;
+}
+
+/**
+ * The package that a file belongs to, or the empty string.
+ *
+ * @param {string} file
+ */
+function packageIn(file) {
+  return /^.*[/\\]node_modules[/\\](@[^/\\]+[/\\][^/\\]+|[^/\\]+)/.exec(file)?.[1] ?? "";
+}
+
+/**
+ * The line of the cell that imports *name*, or null.
+ *
+ * @param {StepCode} step
+ * @param {string} name
+ */
+function importLine(step, name) {
+  const quoted = new RegExp(`["'\`/]${name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}["'\`@/]`);
+  const at = step.source.split("\n").findIndex((line) => /\b(import|require|from)\b/.test(line) && quoted.test(line));
+  return at < 0 ? null : at + 1 + step.offset;
+}
+
+/**
+ * V8 gives no position for a syntax error in a module; `node --check` does, at some 60 ms.
+ *
+ * @param {any} error
+ * @param {StepCode} step
+ * @returns {Fault | undefined}
+ */
+function syntaxError(error, step) {
+  const folder = mkdtempSync(join(tmpdir(), "check-"));
+  try {
+    // a module first; a step in CommonJS style is no module, but its syntax is nearly the same
+    const file = join(folder, error.pdkernelCommonJS ? "step.cjs" : "step.mjs");
+    writeFileSync(file, step.source, { mode: 0o600 });
+    const { NODE_OPTIONS, ...environment } = process.env;
+    const said = spawnSync(process.execPath, ["--check", file], { encoding: "utf8", env: environment }).stderr;
+    const lines = said.split("\n");
+    const message = text(() => error.message, "");
+    const head = lines.findIndex((line) => /step\.[cm]js:\d+$/.test(line));
+    if (head < 0) {
+      // the syntax is right: a name that is imported is not there
+      const missing = /The requested module '([^']+)' does not provide an export/.exec(message);
+      if (!missing) return undefined;
+      const line = importLine(step, missing[1]);
+      return { code: "step_failed", name: "SyntaxError", message, line, stack: null, fix: "" };
+    }
+    const line = Number(/:(\d+)$/.exec(lines[head])?.[1]) + step.offset;
+    return {
+      code: "step_failed",
+      name: "SyntaxError",
+      message,
+      line: step.root ? null : line,
+      stack: [`${step.file}:${line}`, lines[head + 1], lines[head + 2], `SyntaxError: ${message}`].join("\n"),
+      fix: "",
+    };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+

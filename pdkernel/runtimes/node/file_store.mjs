@@ -1,0 +1,163 @@
+// @ts-check
+/**
+ * `$.files`: the project's file store, a folder.
+ *
+ * Knows the methods that the platform's file stores document, and that no path leaves the folder.
+ */
+
+import { createReadStream, createWriteStream } from "node:fs";
+import { copyFile, mkdir, readFile, readdir, rm, stat } from "node:fs/promises";
+import { dirname, join, posix, resolve, sep } from "node:path";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { pathToFileURL } from "node:url";
+
+const send = fetch;
+
+/**
+ * @param {string} folder where the files are; made when the first one is written
+ * @returns {{open: (path: string) => File, openDescriptor: (descriptor: any) => File, dir: (path?: string) => AsyncGenerator<Entry>}}
+ */
+export function createFileStore(folder) {
+  return {
+    open: (path) => new File(folder, path),
+    openDescriptor: (descriptor) => new File(folder, descriptor?.path),
+    dir: (path = ".") => listing(folder, path),
+  };
+}
+
+/** A file of the store, there or not yet. */
+class File {
+  #place;
+
+  /**
+   * @param {string} folder
+   * @param {any} path relative to the store's root
+   */
+  constructor(folder, path) {
+    if (typeof path !== "string" || !path) throw new TypeError("A file of the file store is opened by its path, a text.");
+    this.#place = resolvePath(folder, path);
+    this.path = posix.normalize(path.replace(/^\/+/, ""));
+  }
+
+  async delete() {
+    await rm(this.#place, { recursive: true, force: true });
+  }
+
+  async createReadStream() {
+    await stat(this.#place); // a file that is not there is said now, not by the stream
+    return createReadStream(this.#place);
+  }
+
+  /** @returns {Promise<import("node:stream").Writable>} */
+  async createWriteStream() {
+    await mkdir(dirname(this.#place), { recursive: true });
+    return createWriteStream(this.#place);
+  }
+
+  /**
+   * @param {BufferEncoding} [encoding]
+   * @param {number} [start]
+   * @param {number} [end]
+   */
+  async toEncodedString(encoding = "utf8", start, end) {
+    return (await readFile(this.#place)).toString(encoding, start, end);
+  }
+
+  // parity[file-url]: the platform makes a link that works for 30 minutes anywhere; here it is a file: URL of this machine
+  async toUrl() {
+    return pathToFileURL(this.#place).href;
+  }
+
+  /** @param {string} local */
+  async toFile(local) {
+    await mkdir(dirname(resolve(local)), { recursive: true });
+    await copyFile(this.#place, local);
+  }
+
+  async toBuffer() {
+    return readFile(this.#place);
+  }
+
+  /** @param {any} stream */
+  async fromReadableStream(stream) {
+    await pipeline(stream, await this.createWriteStream());
+    return this;
+  }
+
+  /** @param {string} local */
+  async fromFile(local) {
+    await mkdir(dirname(this.#place), { recursive: true });
+    await copyFile(local, this.#place);
+    return this;
+  }
+
+  /**
+   * @param {string | URL} url
+   * @param {RequestInit} [options]
+   */
+  async fromUrl(url, options) {
+    const response = await send(url, options);
+    if (!response.ok) throw new Error(`${url} answered with status code ${response.status}.`);
+    return this.fromReadableStream(response.body ? Readable.fromWeb(/** @type {any} */ (response.body)) : Readable.from([]));
+  }
+
+  toJSON() {
+    return { path: this.path };
+  }
+}
+
+/** What a folder of the store lists. */
+class Entry {
+  #isFolder;
+
+  /**
+   * @param {string} path
+   * @param {import("node:fs").Stats} stats
+   */
+  constructor(path, stats) {
+    this.#isFolder = stats.isDirectory();
+    this.path = path;
+    this.name = posix.basename(path);
+    this.size = stats.size;
+    this.modifiedAt = stats.mtime;
+  }
+
+  isDirectory() {
+    return this.#isFolder;
+  }
+
+  isFile() {
+    return !this.#isFolder;
+  }
+}
+
+/**
+ * @param {string} folder
+ * @param {string} path
+ * @returns {AsyncGenerator<Entry>}
+ */
+async function* listing(folder, path) {
+  const place = resolvePath(folder, path);
+  const isRoot = place === resolve(folder);
+  const names = await readdir(place).catch((error) => {
+    if (error.code === "ENOENT" && isRoot) return [];
+    throw error;
+  });
+  for (const name of names.sort()) {
+    yield new Entry(isRoot ? name : posix.join(path.replace(/^\/+/, ""), name), await stat(join(place, name)));
+  }
+}
+
+/**
+ * @param {string} folder
+ * @param {string} path
+ */
+function resolvePath(folder, path) {
+  const root = resolve(folder);
+  const place = resolve(root, path.replace(/^\/+/, ""));
+  if (place !== root && !place.startsWith(root + sep)) {
+    throw new Error(`${path} is outside of the file store: its paths are relative to the store's root.`);
+  }
+  return place;
+}

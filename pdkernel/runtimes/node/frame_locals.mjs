@@ -1,0 +1,189 @@
+// @ts-check
+/**
+ * The locals of a step's frames where it threw, as text.
+ *
+ * Knows V8's debugger protocol, in this very process: the debugger stops at a throw, reads the scopes of the frames
+ * that belong to the step's file, and goes on. Turning the debugger on takes some 7 ms (it names every script), so it is
+ * off for code that has been through the same input without a fault. Values of known secrets are replaced here. A shortened local ends
+ * with `…` and not with a part of such a value. The recorder of the run removes the other forms of a secret, and their parts before a `…`.
+ */
+
+import { createHash } from "node:crypto";
+import { Session } from "node:inspector";
+import { inspect } from "node:util";
+
+const MAX_TEXT_LENGTH = 200;
+const SHORTENED = "…";
+/** What `inspect` writes after a text that it has cut: the text before it may end with a part of a secret. */
+const CUT = /["'`]?\.{3} \d+ more characters?[^]*$/;
+const MAX_LOCALS = 20;
+const MAX_FRAMES = 5;
+/** Throws that are looked at in one step: code that throws all the time must not pay for it. */
+const MAX_PAUSES = 50;
+const MAX_ERRORS = 8;
+const SCOPES = new Set(["local", "block", "catch", "with"]);
+const LOCALS_READER = Symbol.for("pdkernel.locals");
+
+/** @typedef {{line: number, column: number, locals: [string, string][]}} Frame */
+
+/** Watches for throws while a step runs. */
+export class FrameLocals {
+  constructor() {
+    this.session = new Session();
+    /** @type {string | null} */
+    this.file = null;
+    /** @type {string[]} */
+    this.secrets = [];
+    /** @type {WeakSet<object>} */
+    this.hidden = new WeakSet();
+    this.left = 0;
+    this.input = "";
+    /** @type {Map<string, string>} source to the input on which it has ended well */
+    this.known = new Map();
+    /** @type {Map<string, string>} */
+    this.scripts = new Map();
+    /** @type {Map<string, Frame[]>} by the text that V8 gives of the error */
+    this.seen = new Map();
+    const read = (/** @type {any} */ scope) => this.read(scope);
+    Object.defineProperty(globalThis, LOCALS_READER, { value: read, enumerable: false, configurable: false, writable: false });
+    this.session.connect();
+    this.session.on("Debugger.paused", ({ params }) => this.paused(params));
+    // a frame names its script by number; of a file that is no URL it names nothing else
+    this.session.on("Debugger.scriptParsed", ({ params }) => {
+      if (params.url.startsWith("<step ")) this.scripts.set(params.scriptId, params.url);
+    });
+  }
+
+  /**
+   * @param {import("./error_report.mjs").StepCode} step
+   * @param {Iterable<string>} input everything that it reads, as text
+   * @param {string[]} secrets values to replace
+   * @param {object[]} hidden objects that are not the user's own: `steps`, `$`
+   */
+  start(step, input, secrets, hidden) {
+    const hash = createHash("sha1");
+    for (const text of input) hash.update(text);
+    this.input = hash.digest("base64");
+    this.seen.clear();
+    if (this.known.get(step.source) === this.input) return;
+    this.file = step.file;
+    this.secrets = secrets.filter((secret) => secret.length >= 4).sort((a, b) => b.length - a.length);
+    this.hidden = new WeakSet(hidden);
+    this.left = MAX_PAUSES;
+    this.scripts.clear();
+    this.session.post("Debugger.enable"); // names every script that is loaded
+    this.session.post("Debugger.setPauseOnExceptions", { state: "all" });
+  }
+
+  /**
+   * The step has ended; what was seen is kept until the next.
+   *
+   * @param {import("./error_report.mjs").StepCode} step
+   * @param {boolean} well
+   */
+  stop(step, well) {
+    if (well && this.input) this.known.set(step.source, this.input);
+    else this.known.delete(step.source);
+    if (this.file !== null) this.session.post("Debugger.disable");
+    this.file = null;
+    this.input = "";
+  }
+
+  /**
+   * @param {string} stack of an error, as V8 wrote it
+   * @returns {Frame[]} of the step's file, innermost first
+   */
+  framesFor(stack) {
+    return this.seen.get(stack) ?? [];
+  }
+
+  /** @param {any} params */
+  paused(params) {
+    const file = this.file;
+    const stack = params.data?.description;
+    if (file !== null && typeof stack === "string" && !this.seen.has(stack)) {
+      const ofStep = (/** @type {any} */ frame) => this.scripts.get(frame.location.scriptId) === file;
+      const frames = params.callFrames.filter(ofStep).slice(0, MAX_FRAMES);
+      if (frames.length) {
+        this.seen.set(stack, frames.map((/** @type {any} */ frame) => this.frame(frame)));
+        if (this.seen.size > MAX_ERRORS) this.seen.delete(/** @type {string} */ (this.seen.keys().next().value));
+      }
+    }
+    if (--this.left === 0) this.session.post("Debugger.setPauseOnExceptions", { state: "none" });
+  }
+
+  /**
+   * @param {any} frame
+   * @returns {Frame}
+   */
+  frame(frame) {
+    /** @type {Map<string, string>} */
+    const locals = new Map();
+    for (const scope of frame.scopeChain) {
+      if (!SCOPES.has(scope.type)) break;
+      for (const [name, text] of this.scope(scope.object.objectId)) {
+        if (!locals.has(name) && locals.size < MAX_LOCALS) locals.set(name, text);
+      }
+    }
+    return { line: frame.location.lineNumber + 1, column: frame.location.columnNumber + 1, locals: [...locals] };
+  }
+
+  /**
+   * @param {string} objectId
+   * @returns {[string, string][]}
+   */
+  scope(objectId) {
+    /** @type {[string, string][]} */
+    let found = [];
+    const functionDeclaration = 'function () { return globalThis[Symbol.for("pdkernel.locals")](this); }';
+    const ask = { objectId, functionDeclaration, returnByValue: true, silent: true };
+    this.session.post("Runtime.callFunctionOn", ask, (error, answer) => {
+      const value = /** @type {any} */ (answer)?.result?.value;
+      if (!error && Array.isArray(value)) found = value;
+    });
+    return found;
+  }
+
+  /**
+   * @param {any} scope its variables as properties
+   * @returns {[string, string][]}
+   */
+  read(scope) {
+    /** @type {[string, string][]} */
+    const found = [];
+    for (const name of Object.keys(scope)) {
+      try {
+        const value = scope[name];
+        const kind = typeof value;
+        if (kind === "function" || value === undefined || (value !== null && kind === "object" && this.hidden.has(value))) continue;
+        found.push([name, this.text(value)]);
+      } catch {
+        // a variable before its declaration, or an object that does not want to be looked at
+      }
+    }
+    return found;
+  }
+
+  /** @param {any} value */
+  text(value) {
+    let text = inspect(value, { depth: 3, breakLength: Infinity, maxArrayLength: 20, maxStringLength: 20_000 });
+    for (const secret of this.secrets) text = text.replaceAll(secret, "***");
+    const shown = text.replace(CUT, "").slice(0, MAX_TEXT_LENGTH);
+    return shown === text ? text : shown.slice(0, shown.length - partOfSecret(shown, this.secrets)) + SHORTENED;
+  }
+}
+
+/**
+ * @param {string} text
+ * @param {string[]} secrets
+ * @returns {number} of characters at the end of the text that begin one of the secrets
+ */
+function partOfSecret(text, secrets) {
+  let longest = 0;
+  for (const secret of secrets) {
+    for (let length = Math.min(secret.length - 1, text.length); length > longest; length--) {
+      if (text.endsWith(secret.slice(0, length))) longest = length;
+    }
+  }
+  return longest;
+}

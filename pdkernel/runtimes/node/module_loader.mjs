@@ -1,0 +1,311 @@
+// @ts-check
+/**
+ * Loads a step's source as a module, fresh each time, with packages from the folder that they are installed in.
+ *
+ * Knows vm.SourceTextModule (so that frames carry the cell's lines and an edit leaks nothing) and CommonJS-style steps.
+ * What a package itself imports is loaded by Node.js alone.
+ */
+
+import Module, { createRequire, isBuiltin } from "node:module";
+import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { types } from "node:util";
+import vm from "node:vm";
+import { compileModule } from "./module_compiler.mjs";
+import { EntryPointError, noteFailedImport } from "./error_report.mjs";
+
+const SPECIFIER = /^((?:@[^/@\s]+\/)?[^/@\s][^/@]*(?:@[^/]+)?)(\/.*)?$/s;
+const OWN_FILE = /^(\.|\/|file:)/;
+const COMMONJS = /\bmodule\.exports\b|\bexports\.\w|\brequire\s*\(/;
+
+/** URLs and files that steps have imported in this process. */
+const loaded = new Set();
+
+/**
+ * The URL that a step would have as a file in *folder*.
+ *
+ * @param {string} folder
+ */
+function urlIn(folder) {
+  return pathToFileURL(join(folder, "step.mjs")).href;
+}
+
+/**
+ * @typedef {import("./error_report.mjs").StepCode} StepCode
+ * @typedef {{folder: string, aliases: Record<string, string>}} Tree installed packages: what code imports
+ * (`axios@0.19.2`) and its folder's name under `node_modules`
+ */
+
+/** Loads steps for one run. */
+export class ModuleLoader {
+  /**
+   * @param {string} folder where imports are resolved from that are not among the installed packages
+   * @param {() => () => void} watch is called before a package is loaded, and what it returns afterwards: what the
+   * package did to globals stays
+   * @param {Record<string, Tree>} packages by step
+   */
+  constructor(folder, watch, packages = {}) {
+    this.folder = folder;
+    this.watch = watch;
+    this.packages = packages;
+    /** Whether a file of the user's own was loaded: Node.js keeps it, so a later run would see an old one. */
+    this.ownFiles = false;
+    /** @type {Map<string, {source: string, module: vm.SourceTextModule, imports: Imports}>} by step */
+    this.prepared = new Map();
+  }
+
+  /**
+   * Compile *step* ahead of its turn; nothing of it runs, and what is wrong with it is for its turn to say.
+   *
+   * @param {StepCode} step
+   */
+  prepare(step) {
+    if (COMMONJS.test(step.source)) return;
+    const imports = new Imports(this, this.packages[step.name]);
+    try {
+      this.prepared.set(step.name, { source: step.source, module: compiled(step, imports), imports });
+    } catch {
+      // the same again at its turn
+    }
+  }
+
+  /**
+   * @param {StepCode} step
+   * @returns {Promise<any>} the default export
+   */
+  async load(step) {
+    const ahead = this.prepared.get(step.name);
+    this.prepared.delete(step.name);
+    if (ahead?.source === step.source) return checked(await evaluated(ahead.module, ahead.imports));
+    const imports = new Imports(this, this.packages[step.name]);
+    return checked(commonJS(step, imports) ?? (await evaluated(compiled(step, imports), imports)));
+  }
+}
+
+/**
+ * *exported*, which is a component.
+ *
+ * @param {any} exported
+ */
+function checked(exported) {
+  if (exported === undefined || exported === null || !["object", "function"].includes(typeof exported)) {
+    throw new EntryPointError("The step has no default export.");
+  }
+  if (typeof exported === "object" && typeof exported.run !== "function") {
+    throw new EntryPointError("The step's default export has no run method.");
+  }
+  return exported;
+}
+
+/** Where the imports of one step lead. */
+class Imports {
+  /** @type {NodeJS.Require | undefined} */ #require;
+
+  /**
+   * @param {ModuleLoader} loader
+   * @param {Tree | undefined} tree
+   */
+  constructor(loader, tree) {
+    this.loader = loader;
+    this.aliases = tree?.aliases ?? {};
+    this.url = urlIn(loader.folder);
+    this.treeUrl = tree && urlIn(tree.folder);
+  }
+
+  /** The path that the step would have as a file. */
+  get filename() {
+    return fileURLToPath(this.url);
+  }
+
+  /** `import.meta` of the step. */
+  get meta() {
+    return {
+      url: this.url,
+      filename: this.filename,
+      dirname: this.loader.folder,
+      resolve: (/** @type {string} */ specifier) => this.resolve(String(specifier)),
+    };
+  }
+
+  /** The step's `require`, made when it is asked for: modules do without. */
+  get require() {
+    this.#require ??= this.#requiring();
+    return this.#require;
+  }
+
+  #requiring() {
+    const own = createRequire(this.url);
+    const installed = this.treeUrl ? createRequire(this.treeUrl) : own;
+    const resolve = (/** @type {string} */ specifier, /** @type {any} */ options) => {
+      const inTree = this.inTree(specifier);
+      return inTree === undefined ? own.resolve(specifier, options) : installed.resolve(inTree, options);
+    };
+    return Object.assign(
+      (/** @type {string} */ specifier) => {
+        if (isBuiltin(specifier)) return own(specifier);
+        this.note(specifier);
+        const inTree = this.inTree(specifier);
+        let keep = () => {};
+        try {
+          if (!this.isLoaded(resolve(specifier))) keep = this.loader.watch();
+          return inTree === undefined ? own(specifier) : installed(inTree);
+        } catch (error) {
+          throw noteFailedImport(error, specifier);
+        } finally {
+          keep();
+        }
+      },
+      own,
+      { resolve: Object.assign(resolve, own.resolve) },
+    );
+  }
+
+  /**
+   * The specifier as the folder of installed packages has it; undefined for what is not there.
+   *
+   * @param {string} specifier
+   */
+  inTree(specifier) {
+    const [, named, rest = ""] = SPECIFIER.exec(specifier) ?? [];
+    if (named === undefined || isBuiltin(specifier) || !Object.hasOwn(this.aliases, named)) return undefined;
+    return this.aliases[named] + rest;
+  }
+
+  /** @param {string} specifier */
+  resolve(specifier) {
+    const inTree = this.inTree(specifier);
+    const { resolve } = /** @type {any} */ (import.meta);
+    return inTree === undefined ? resolve(specifier, this.url) : resolve(inTree, this.treeUrl);
+  }
+
+  /**
+   * @param {string} specifier
+   * @param {Record<string, string>} [attributes]
+   */
+  async import(specifier, attributes) {
+    this.note(specifier);
+    if (isBuiltin(specifier)) return this.builtin(await import(specifier));
+    let keep = () => {};
+    try {
+      const url = this.resolve(specifier);
+      if (!this.isLoaded(url)) keep = this.loader.watch();
+      const options = attributes && Object.keys(attributes).length ? { with: { ...attributes } } : undefined;
+      return options ? await import(url, /** @type {any} */ (options)) : await import(url);
+    } catch (error) {
+      throw noteFailedImport(error, specifier);
+    } finally {
+      keep();
+    }
+  }
+
+  /**
+   * Whether this process has been told to load it before: then it changes no globals any more.
+   *
+   * @param {string} place
+   */
+  isLoaded(place) {
+    return loaded.has(place) || !loaded.add(place);
+  }
+
+  /**
+   * `node:module` with a `createRequire` that finds the step's packages; anything else as it is.
+   *
+   * @param {any} namespace
+   */
+  builtin(namespace) {
+    if (namespace.default !== Module) return namespace;
+    const mine = (/** @type {string | URL} */ from) =>
+      [this.url, this.filename].includes(String(from)) ? this.require : createRequire(from);
+    const get = (/** @type {any} */ target, /** @type {PropertyKey} */ key) =>
+      key === "createRequire" ? mine : Reflect.get(target, key);
+    return { ...namespace, createRequire: mine, default: new Proxy(Module, { get }) };
+  }
+
+  /** @param {string} specifier */
+  note(specifier) {
+    if (OWN_FILE.test(specifier)) this.loader.ownFiles = true;
+  }
+}
+
+/**
+ * @param {StepCode} step
+ * @param {Imports} imports
+ */
+function compiled(step, imports) {
+  return compileModule(step, {
+    initializeImportMeta: (meta) => Object.assign(meta, imports.meta),
+    importModuleDynamically: dynamic(imports),
+  });
+}
+
+/**
+ * @param {vm.SourceTextModule} module
+ * @param {Imports} imports
+ */
+async function evaluated(module, imports) {
+  /** @type {any} */
+  const link = async (/** @type {string} */ specifier, /** @type {any} */ _from, /** @type {any} */ extra) => {
+    const namespace = await imports.import(specifier, extra?.attributes ?? extra?.assert);
+    return synthetic(specifier, namespace);
+  };
+  await module.link(link);
+  await module.evaluate();
+  return /** @type {any} */ (module.namespace).default;
+}
+
+/**
+ * @param {string} specifier
+ * @param {any} namespace
+ */
+function synthetic(specifier, namespace) {
+  const names = Object.keys(namespace);
+  return new vm.SyntheticModule(
+    names,
+    function () {
+      for (const name of names) this.setExport(name, namespace[name]);
+    },
+    { identifier: specifier },
+  );
+}
+
+/**
+ * What `import()` in a step does.
+ *
+ * @param {Imports} imports
+ * @returns {any}
+ */
+function dynamic(imports) {
+  return async (/** @type {string} */ specifier, /** @type {any} */ _from, /** @type {any} */ attributes) => {
+    const namespace = await imports.import(specifier, attributes);
+    if (types.isModuleNamespaceObject(namespace)) return namespace;
+    const module = synthetic(specifier, namespace);
+    await module.link(/** @type {any} */ (() => {}));
+    await module.evaluate();
+    return module;
+  };
+}
+
+/**
+ * A step in CommonJS style: no import or export, and something of require or module.exports.
+ *
+ * @param {StepCode} step
+ * @param {Imports} imports
+ */
+function commonJS(step, imports) {
+  if (!COMMONJS.test(step.source)) return undefined;
+  let body;
+  try {
+    body = vm.compileFunction(step.source, ["exports", "require", "module", "__filename", "__dirname"], {
+      filename: step.file,
+      lineOffset: step.offset,
+      importModuleDynamically: dynamic(imports),
+    });
+  } catch {
+    return undefined; // import, export or top-level await: a module, or wrong as one too
+  }
+  const module = { exports: /** @type {any} */ ({}) };
+  body.call(module.exports, module.exports, imports.require, module, step.file, process.cwd());
+  const exported = module.exports;
+  if (exported && typeof exported === "object" && "default" in exported) return exported.default;
+  return typeof exported === "object" && Object.keys(exported).length === 0 ? null : exported;
+}

@@ -1,0 +1,249 @@
+// @ts-check
+/**
+ * The props of a component: what is declared, and the values that `this` has for them.
+ *
+ * Knows the platform's prop definitions (its component API page): `propDefinition` to any depth, defaults, wrapped
+ * labels, and the few conversions of a value that was written as text. Makes no objects with behaviour.
+ */
+
+const INTEGER = /^\s*[+-]?\d+\s*$/;
+/** Types without a value that a person gives. */
+const TYPES_WITHOUT_VALUE = /^(alert|app|dir|data_store|\$\..*)$/;
+
+/**
+ * @typedef {object} Prop a prop with everything that it builds on
+ * @property {string} name
+ * @property {any} definition merged, the component's own words last
+ * @property {string} type
+ * @property {any} owner the app whose `options` it has, or null if they are the component's
+ * @property {Function[]} parameters what each `propDefinition` adds for `options`, outermost first
+ */
+
+/** A prop is not there, not as declared, or declared wrongly. */
+export class PropError extends Error {
+  /**
+   * @param {string} message
+   * @param {string} [fix]
+   * @param {string} [prop] the one that a person must look at
+   */
+  constructor(message, fix = "", prop = "") {
+    super(message);
+    this.name = "ConfigurationError";
+    this.pdkernelCode = "configuration";
+    this.pdkernelFix = fix;
+    this.pdkernelProp = prop;
+  }
+}
+
+/** @type {WeakMap<object, Prop[]>} */
+const known = new WeakMap();
+
+/**
+ * @param {any} component
+ * @returns {Prop[]} in the order of declaration
+ */
+export function resolveProps(component) {
+  const declared = component?.props;
+  if (!declared || typeof declared !== "object") return [];
+  let props = known.get(declared);
+  if (!props) {
+    props = Object.entries(declared).map(([name, definition]) => resolveProp(name, definition));
+    known.set(declared, props);
+  }
+  return props;
+}
+
+/**
+ * @param {string} name
+ * @param {any} declared as written
+ * @returns {Prop}
+ */
+export function resolveProp(name, declared) {
+  const { definition, owner, parameters } = resolved(name, declared, 0);
+  return { name, definition, owner, parameters, type: typeof definition.type === "string" ? definition.type : "any" };
+}
+
+/**
+ * @param {string} name
+ * @param {any} declared
+ * @param {number} depth
+ * @returns {{definition: any, owner: any, parameters: Function[]}}
+ */
+function resolved(name, declared, depth) {
+  if (typeof declared === "string") return { definition: { type: declared }, owner: null, parameters: [] };
+  if (!declared || typeof declared !== "object") return { definition: { type: "any" }, owner: null, parameters: [] };
+  const { propDefinition, ...own } = declared;
+  if (!Array.isArray(propDefinition)) return { definition: declared, owner: null, parameters: [] };
+  const [app, key, parameter] = propDefinition;
+  const below = app?.propDefinitions?.[key];
+  if (below === undefined || depth > 50) {
+    const what = `propDefinition [${app?.app ?? typeof app}, ${JSON.stringify(key)}]`;
+    throw new PropError(`The prop ${name} builds on ${what}, ${depth > 50 ? "which has no end" : "which is not there"}.`, "", name);
+  }
+  const inner = resolved(name, below, depth + 1);
+  const definition = { ...inner.definition, ...own };
+  if ("options" in own) return { definition, owner: null, parameters: [] };
+  const parameters = typeof parameter === "function" ? [parameter, ...inner.parameters] : inner.parameters;
+  return { definition, owner: inner.owner ?? app, parameters };
+}
+
+/**
+ * @param {Prop} prop
+ * @returns {{name: string, type: string, optional: boolean, definition: any}} as JSON
+ */
+export function describeProp(prop) {
+  const { methods, propDefinitions, propDefinition, ...told } = prop.definition;
+  const definition = JSON.parse(JSON.stringify(told, (_key, value) => (typeof value === "bigint" ? String(value) : value)));
+  if (typeof told.options === "function") definition.dynamic = true;
+  return { name: prop.name, type: prop.type, optional: !isRequired(prop), definition };
+}
+
+/** @param {Prop} prop */
+export function isRequired({ type, definition }) {
+  // parity[hidden-props]: a prop that the builder does not show is not asked for, even if it is not marked as optional
+  if (definition.optional || definition.hidden || definition.disabled) return false;
+  return !("default" in definition) && !TYPES_WITHOUT_VALUE.test(type);
+}
+
+/**
+ * The values of the props that a person gives.
+ *
+ * @param {Prop[]} props
+ * @param {Record<string, any>} given
+ * @param {{configured: string[], warn: (text: string) => void}} step the names that the step gives, even if to no value
+ * @returns {Record<string, any>} those that have one; others of *given* as they are
+ */
+export function resolveValues(props, given, { configured, warn }) {
+  /** @type {Record<string, any>} */
+  const result = {};
+  for (const [name, value] of Object.entries(given)) result[name] = unwrapLabels(value, false);
+  for (const prop of props) {
+    const { name, type, definition } = prop;
+    if (given[name] !== undefined && given[name] !== null) {
+      result[name] = convertValue(type, unwrapLabels(given[name], Boolean(definition.withLabel)));
+      misfits(prop, result[name], warn);
+      limits(prop, result[name], warn);
+    } else if (definition.default !== undefined && given[name] === undefined) {
+      result[name] = structuredClone(definition.default);
+    } else if (isRequired(prop)) {
+      if (!configured.includes(name)) throw missing(prop);
+      warn(`The prop ${name} is required, and its value came out as ${given[name] === null ? "null" : "undefined"}.`);
+    }
+  }
+  return result;
+}
+
+/** @param {Prop} prop */
+function missing({ name, type, definition }) {
+  const { label, options } = definition;
+  const called = label && label.toLowerCase() !== name.toLowerCase() ? `${name} ("${label}")` : name;
+  const first = Array.isArray(options) ? options[0] : undefined;
+  const example = first === undefined ? `<${type}>` : JSON.stringify(first?.value ?? first);
+  return new PropError(
+    `The prop ${called} is required, and the step does not give it.`,
+    `Give it among the step's props (${name}: ${example}), or on the line of a code step: --prop ${name}=VALUE`,
+    name,
+  );
+}
+
+/**
+ * A number or a boolean that is neither, said so that a mistyped prop is not looked for in the code.
+ *
+ * @param {Prop} prop
+ * @param {any} value as converted
+ * @param {(text: string) => void} warn
+ */
+function misfits({ name, type }, value, warn) {
+  const [asked, fits] =
+    type === "integer" || type === "integer[]"
+      ? ["a whole number", Number.isInteger]
+      : type === "boolean" || type === "boolean[]"
+        ? ["true or false", (/** @type {any} */ one) => typeof one === "boolean"]
+        : ["", () => true];
+  for (const one of type.endsWith("[]") && Array.isArray(value) ? value : [value]) {
+    if (!fits(one)) warn(`The prop ${name} asks for ${asked}, and is given ${typeof one === "string" ? JSON.stringify(one.slice(0, 50)) : `a value of type ${typeof one}`}.`);
+  }
+}
+
+/**
+ * parity[prop-limits]: a warning only, because the platform does not check what an expression gives.
+ *
+ * @param {Prop} prop
+ * @param {any} value
+ * @param {(text: string) => void} warn
+ */
+function limits({ name, definition: { min, max } }, value, warn) {
+  for (const number of Array.isArray(value) ? value : [value]) {
+    if (typeof number !== "number") continue;
+    if (typeof min === "number" && number < min) warn(`The prop ${name} is ${number}, and at least ${min} is asked for.`);
+    if (typeof max === "number" && number > max) warn(`The prop ${name} is ${number}, and at most ${max} is asked for.`);
+  }
+}
+
+/**
+ * A value without the label that a dropdown wrapped around it, or, if the prop asks for labels, always with one.
+ *
+ * @param {any} value
+ * @param {boolean} withLabel
+ * @returns {any}
+ */
+export function unwrapLabels(value, withLabel) {
+  if (Array.isArray(value)) return value.map((item) => unwrapLabels(item, withLabel));
+  const wrapped = value && typeof value === "object" ? value.__lv : undefined;
+  if (wrapped === undefined) {
+    if (!withLabel || value === null || (typeof value === "object" && "value" in value)) return value;
+    return { label: String(value), value };
+  }
+  if (Array.isArray(wrapped)) return wrapped.map((item) => (withLabel ? item : (item?.value ?? item)));
+  if (!Array.isArray(wrapped?.value) || !Array.isArray(wrapped?.label)) return withLabel ? wrapped : wrapped?.value;
+  const { label, value: values } = wrapped;
+  return withLabel ? values.map((/** @type {any} */ one, /** @type {number} */ i) => ({ label: label[i], value: one })) : values;
+}
+
+/**
+ * A value as its type asks for it, where it was written as text or as a list of one expression.
+ *
+ * parity[value-types]: assumed of the platform, whose documentation is silent; what is not listed is passed on as it is.
+ *
+ * @param {string} type
+ * @param {any} value
+ * @returns {any}
+ */
+export function convertValue(type, value) {
+  if (type.endsWith("[]")) {
+    const list = typeof value === "string" ? (json(value, Array.isArray) ?? [value]) : value;
+    if (!Array.isArray(list)) return typeof list === "object" && list !== null && !("value" in list) ? list : [list];
+    // `["{{steps.x.list}}"]`: one expression gives the whole list
+    const flat = list.length === 1 && Array.isArray(list[0]) ? list[0] : list;
+    return flat.map((item) => convertValue(type.slice(0, -2), item));
+  }
+  if (typeof value !== "string") return value;
+  switch (type) {
+    case "integer":
+      return INTEGER.test(value) && Number.isSafeInteger(Number(value)) ? Number(value) : value;
+    case "boolean":
+      return value === "true" ? true : value === "false" ? false : value;
+    case "object":
+    case "http_request":
+      return json(value, (found) => typeof found === "object" && found !== null) ?? value;
+    case "sql":
+      return json(value, (found) => typeof found?.query === "string") ?? { query: value, params: [] };
+    default:
+      return value;
+  }
+}
+
+/**
+ * @param {string} text
+ * @param {(found: any) => boolean} fits
+ * @returns {any} undefined if the text is not JSON of that kind
+ */
+function json(text, fits) {
+  if (!/^\s*[[{]/.test(text)) return undefined;
+  try {
+    const found = JSON.parse(text);
+    return fits(found) ? found : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,196 @@
+// @ts-check
+/**
+ * `steps` and `$`, as a Node.js step sees them.
+ *
+ * Knows the platform's `$` (its documentation and types). What a call of `$` leads to is for the host to know.
+ */
+
+import { inspect } from "node:util";
+import { UnsupportedFeatureError } from "./error_report.mjs";
+import { encodeJson } from "./export_encoding.mjs";
+import { createFileStore } from "./file_store.mjs";
+
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+/**
+ * @typedef {object} StepChannel how a step reaches the host
+ * @property {(name: string, text: string) => void} export
+ * @property {(text: string) => void} respond
+ * @property {(reason: string | null) => void} exit
+ * @property {(text: string) => void} warn
+ * @property {(kind: string, text: string) => void} effect
+ * @property {(kind: string, text: string) => void} pause
+ * @property {(call: string, text: string) => Promise<any>} ask
+ * @property {(text: string) => void} emit
+ */
+
+/**
+ * `steps`, whose values are parsed when they are first read: every step has its own copy of what it reads.
+ *
+ * @param {string[]} names
+ * @param {Map<string, string>} texts JSON by name
+ */
+export function createSteps(names, texts) {
+  const steps = /** @type {any} */ ({});
+  for (const name of names) {
+    const text = /** @type {string} */ (texts.get(name));
+    Object.defineProperty(steps, name, {
+      enumerable: true,
+      configurable: true,
+      get() {
+        const value = JSON.parse(text);
+        replace(steps, name, value);
+        return value;
+      },
+      set(value) {
+        replace(steps, name, value);
+      },
+    });
+  }
+  Object.defineProperty(steps, inspect.custom, { value: () => ({ ...steps }) });
+  return steps;
+}
+
+/**
+ * @param {any} steps
+ * @param {string} name
+ * @param {any} value
+ */
+function replace(steps, name, value) {
+  Object.defineProperty(steps, name, { value, enumerable: true, configurable: true, writable: true });
+}
+
+/**
+ * @param {any} context
+ * @param {StepChannel} voice
+ * @param {Record<string, string>} urls `resume_url` and `cancel_url` of this step
+ * @param {string | null} files the folder of the project's file store
+ * @returns {any} `$`
+ */
+export function createStepApi(context, voice, urls, files) {
+  return {
+    context,
+    send: sends(voice),
+    flow: flow(voice, urls),
+    get files() {
+      if (!files) throw new UnsupportedFeatureError("$.files without a project");
+      return createFileStore(files);
+    },
+    export(/** @type {any} */ name, /** @type {any} */ value) {
+      if (typeof name !== "string" || !name) {
+        throw new TypeError(`$.export takes a name first, and ${inspect(name)} is not one`);
+      }
+      const text = encodeJson(value, name, voice.warn);
+      if (text !== undefined) voice.export(name, text);
+    },
+    respond: createResponder(voice),
+  };
+}
+
+/**
+ * `$.respond`, and what answers a request to a source.
+ *
+ * @param {StepChannel} voice
+ * @returns {(response: any) => Promise<void>}
+ */
+export function createResponder(voice) {
+  return (response) => {
+    const { status, headers, body, immediate } = response ?? {};
+    if (!Number.isInteger(status) || status < 100 || status > 599) {
+      throw new TypeError("$.respond needs a status, a whole number from 100 to 599: { status: 200, body: ... }");
+    }
+    // a list is a header that stands several times, as in Node.js: Set-Cookie
+    const texts = Object.entries(headers ?? {}).map(([key, value]) => [key, Array.isArray(value) ? value.map(String) : String(value)]);
+    const tell = (/** @type {any} */ content) => {
+      const answer = { status, headers: Object.fromEntries(texts), body: bodyOf(content), ...(immediate ? { immediate: true } : {}) };
+      voice.respond(/** @type {string} */ (encodeJson(answer, "respond", voice.warn)));
+    };
+    if (typeof body?.pipe === "function" && typeof body[Symbol.asyncIterator] === "function") {
+      return collected(body).then(tell);
+    }
+    tell(body);
+    return Promise.resolve();
+  };
+}
+
+/**
+ * `$.flow`. None of these but `trigger` waits: the host acts when the step has ended (platform documentation).
+ *
+ * @param {StepChannel} voice
+ * @param {Record<string, string>} urls
+ */
+function flow(voice, urls) {
+  const pause = (/** @type {string} */ kind, /** @type {any} */ ms, /** @type {object} */ more = {}) => {
+    if (typeof ms !== "number" || !Number.isFinite(ms) || ms < 0) {
+      throw new TypeError(`$.flow.${kind} takes a number of milliseconds, and ${inspect(ms)} is not one`);
+    }
+    voice.pause(kind, written({ ms: counted(ms), ...more }, `$.flow.${kind}`, voice));
+    return { ...urls };
+  };
+  return {
+    // parity[bare-exit]: as on the platform, only `return $.flow.exit()` ends the step too
+    exit: (/** @type {any} */ reason) => voice.exit(reason === undefined || reason === null ? null : String(reason)),
+    delay: (/** @type {any} */ ms) => pause("delay", ms),
+    suspend: (/** @type {any} */ ms = DAY_MS) => pause("suspend", ms),
+    rerun: (/** @type {any} */ ms = DAY_MS, /** @type {any} */ context = null, /** @type {any} */ most = 10) =>
+      pause("rerun", ms, { context: context ?? null, max: Number.isInteger(most) ? counted(most) : 10 }),
+    trigger: (/** @type {any} */ workflow, /** @type {any} */ payload, /** @type {any} */ options) =>
+      voice.ask("flow.trigger", written({ workflow, payload, options }, "$.flow.trigger", voice)),
+    refreshTimeout: () => {
+      throw new UnsupportedFeatureError("$.flow.refreshTimeout");
+    },
+  };
+}
+
+/** @param {number} number */
+function counted(number) {
+  return Math.max(0, Math.min(Math.round(number), Number.MAX_SAFE_INTEGER));
+}
+
+/**
+ * `$.send`: each is queued here and delivered when the run is over; code never sees what becomes of it.
+ *
+ * @param {StepChannel} voice
+ */
+function sends(voice) {
+  const effect = (/** @type {string} */ kind, /** @type {object} */ payload) =>
+    voice.effect(kind, written(payload, `$.send.${kind}`, voice));
+  return {
+    http: (/** @type {any} */ request) => effect("http", { ...request }),
+    email: (/** @type {any} */ message) => effect("email", { ...message }),
+    s3: (/** @type {any} */ object) => effect("s3", { ...object }),
+    emit: (/** @type {any} */ event, /** @type {any} */ channel = "") => effect("emit", { event: event ?? null, channel }),
+    sse: (/** @type {any} */ channel, /** @type {any} */ payload) =>
+      effect("sse", typeof channel === "object" ? { ...channel } : { channel, payload: payload ?? null }),
+  };
+}
+
+/**
+ * @param {any} value
+ * @param {string} where
+ * @param {StepChannel} voice
+ * @returns {string}
+ */
+function written(value, where, voice) {
+  return encodeJson(value, where, voice.warn) ?? "null";
+}
+
+/** @param {any} content */
+function bodyOf(content) {
+  return content instanceof Uint8Array ? { $base64: Buffer.from(content).toString("base64") } : (content ?? null);
+}
+
+/**
+ * @param {AsyncIterable<any>} stream
+ * @returns {Promise<string | Buffer>} text if it gave nothing but text
+ */
+async function collected(stream) {
+  const parts = [];
+  let isText = true;
+  for await (const part of stream) {
+    isText &&= typeof part === "string";
+    parts.push(Buffer.from(part));
+  }
+  const whole = Buffer.concat(parts);
+  return isText ? whole.toString("utf8") : whole;
+}

@@ -1,0 +1,130 @@
+"""
+A data store, as a Python step sees it (`pd.inputs["data_store"]`).
+
+Knows the platform's names (its documentation of data stores in Python). Where values are kept is the host's to know;
+each call is one question to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .export_encoding import ExportNotJSONError, encode_json
+
+CallServices = Callable[[str, dict[str, Any]], Any]
+
+
+class StoreKeyError(KeyError, TypeError):
+    """There is no record of that key. The platform's documentation says TypeError, Python's dicts KeyError: it is both."""
+
+    def __str__(self) -> str:
+        return f"The data store has no key {self.args[0]!r}. Use .get(key) for None instead of this error."
+
+
+class StoreValueError(TypeError):
+    """A data store was given what it cannot hold."""
+
+    pdkernel_code = "store_value"
+
+
+class Keys:
+    """The keys of a store, asked for as they are gone through. Not a list: make one to export them."""
+
+    def __init__(self, pages: Callable[[], Iterator[Any]]) -> None:
+        self._pages = pages
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._pages()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of a data store: list(...) reads them>"
+
+
+class Items(Keys):
+    """The records of a store as (key, value), asked for as they are gone through."""
+
+
+class DataStore:
+    """
+    One data store.
+
+    What is read is a copy: a change inside of it is not stored before it is set again.
+    """
+
+    def __init__(self, name: str, call_services: CallServices) -> None:
+        self._name = name
+        self._ask = call_services
+
+    def __getitem__(self, key: str) -> Any:
+        record = self._call("get", key=key)
+        if record is None:
+            raise StoreKeyError(key)
+        return record["value"]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.set(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        self._call("delete", key=key)
+
+    def __contains__(self, key: object) -> bool:
+        return bool(self._call("has", key=key))
+
+    def __iter__(self) -> Iterator[str]:
+        return self._pages("keys")
+
+    def __len__(self) -> int:
+        return int(self._call("count"))
+
+    def __repr__(self) -> str:
+        return f"<data store {self._name!r}>"
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of *key*, or *default*."""
+        record = self._call("get", key=key)
+        return default if record is None else record["value"]
+
+    def set(self, key: str, value: Any, ttl: float | None = None) -> None:
+        """
+        Store *value*, for *ttl* seconds from now if that is given.
+
+        Raises:
+            StoreValueError: *value* is not JSON; the message names the path.
+        """
+        try:
+            encode_json(value, f"{self._name}[{key!r:.60}]")
+        except ExportNotJSONError as wrong:
+            raise StoreValueError(str(wrong)) from None
+        self._call("set", key=key, value=value, ttl=ttl)
+
+    def set_ttl(self, key: str, ttl: float | None = None) -> None:
+        """Let the record of *key* live for *ttl* seconds from now; None: for ever. Without such a record, nothing."""
+        self._call("set_ttl", key=key, ttl=ttl)
+
+    def keys(self) -> Keys:
+        """Every key, in the order in which they were first set."""
+        return Keys(lambda: self._pages("keys"))
+
+    def items(self) -> Items:
+        """Every record as (key, value), in the order in which the keys were first set."""
+        return Items(lambda: ((key, value) for key, value in self._pages("entries")))
+
+    def clear(self) -> None:
+        """Remove every record."""
+        self._call("clear")
+
+    def _pages(self, what: str) -> Iterator[Any]:
+        after = None
+        while True:
+            page = self._call(what, after=after)
+            yield from page[what]
+            after = page["after"]
+            if after is None:
+                return
+
+    def _call(self, operation: str, **args: Any) -> Any:
+        key = args.get("key", "")
+        if not isinstance(key, str):
+            raise StoreValueError(f"A key of a data store is a text, not {key!r:.60}. Use str(...).")
+        return self._ask(f"store.{operation}", {"store": self._name, **args})

@@ -1,0 +1,120 @@
+"""
+Turns what a Python step exports into JSON, or says which part of it is not JSON.
+
+Knows JSON. Strict where `json.dumps` is lenient: NaN and keys that are not text would come back as
+something else, so they are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+_ENCODE = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_MAX_INT_BITS = 14_000  # bits; Python writes no longer ones in decimal (sys.set_int_max_str_digits)
+_SCALARS = (str, int, float, bool, type(None))
+_MAX_DEPTH = 256
+"""Levels; the platform's own limit ("JSON Nested Property Limit Exceeded")."""
+
+
+class ExportNotJSONError(TypeError):
+    """An export cannot be written as JSON."""
+
+    pdkernel_code = "export_not_json"
+
+
+def encode_json(value: Any, path: str) -> str:
+    """
+    *value* as JSON text on one line.
+
+    Raises:
+        ExportNotJSONError: It is not JSON; the message names the path, beginning with *path*.
+    """
+    try:
+        _check_keys(value, 0)
+        return _ENCODE(value)
+    except (TypeError, ValueError, RecursionError):
+        raise ExportNotJSONError(_explain(value, path, [])) from None
+
+
+def _check_keys(value: Any, depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise RecursionError
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if type(key) is not str:
+                raise TypeError
+            if type(item) not in _SCALARS:
+                _check_keys(item, depth + 1)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            if type(item) not in _SCALARS:
+                _check_keys(item, depth + 1)
+
+
+def _explain(value: Any, path: str, above: list[Any]) -> str:
+    return _fault(value, path, above) or f"{path} cannot be written as JSON."
+
+
+def _fault(value: Any, path: str, above: list[Any]) -> str | None:
+    if isinstance(value, str | bool | None):
+        return None
+    if isinstance(value, int):
+        return f"{path} is a number of too many digits; use str(...)." if value.bit_length() > _MAX_INT_BITS else None
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{path} is {value}, which JSON does not have."
+    if any(value is other for other in above):
+        return f"{path} contains itself, and JSON has no end for that."
+    if len(above) > _MAX_DEPTH:
+        return f"JSON Nested Property Limit Exceeded: {path[:80]}... is nested more than {_MAX_DEPTH} deep."
+    if isinstance(value, dict | list | tuple):
+        return _fault_inside(value, path, [*above, value])
+    return f"{path} is {_kind(value)}, which JSON does not have.{_hint(value)}"
+
+
+def _fault_inside(value: Any, path: str, above: list[Any]) -> str | None:
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                return f"{path} has the key {key!r:.60}, {_kind(key)}, and keys in JSON are text: use str(key)."
+        inside = [(_segment(key), item) for key, item in value.items()]
+    else:
+        inside = [(f"[{index}]", item) for index, item in enumerate(value)]
+    return next((said for segment, item in inside if (said := _fault(item, path + segment, above))), None)
+
+
+def _segment(key: str) -> str:
+    return f".{key}" if key.isidentifier() else f"[{json.dumps(key)}]"
+
+
+def _kind(value: Any) -> str:
+    name = type(value).__name__
+    return f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
+
+
+def _hint(value: Any) -> str:
+    name = type(value).__name__
+    if name in ("datetime", "date", "time"):
+        return " Use .isoformat()."
+    if name in (
+        "set",
+        "frozenset",
+        "generator",
+        "Keys",
+        "Items",
+        "dict_keys",
+        "dict_values",
+        "dict_items",
+        "map",
+        "filter",
+        "range",
+    ):
+        return " Use list(...)."
+    if name in ("bytes", "bytearray"):
+        return " Use .decode(), or base64."
+    if name in ("Decimal", "UUID"):
+        return " Use str(...)."
+    if name == "coroutine":
+        return " It was not awaited."
+    return ""

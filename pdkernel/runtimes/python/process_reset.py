@@ -1,0 +1,82 @@
+"""
+Puts the process back to how a Python step should find it.
+
+Knows what one step may change that the next would see: environment, working folder, standard streams, builtins,
+the import path, log handlers, signals. What packages did while they were imported is theirs to keep, because they are
+imported once.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import builtins
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+_ENVIRON = os.environ
+_BUILTINS = dict(vars(builtins))
+_SYS = frozenset(vars(sys))
+_SYS_PATH = list(sys.path)
+_SIGNALS = {
+    int(number): _signal.getsignal(number)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
+}
+
+
+def reset_process(environment: dict[str, str], folder: str) -> None:
+    """Undo what earlier steps did, and set the process up with *environment* in *folder*."""
+    _set_environment(environment)
+    os.chdir(folder)
+    sys.stdout, sys.stderr, sys.stdin = sys.__stdout__, sys.__stderr__, sys.__stdin__
+    sys.path[:] = _SYS_PATH
+    sys.argv[:] = [""]
+    vars(builtins).update(_BUILTINS)
+    if len(vars(builtins)) > len(_BUILTINS):
+        for name in vars(builtins).keys() - _BUILTINS.keys():
+            delattr(builtins, name)
+    if not _SYS.issuperset(vars(sys)):
+        for name in vars(sys).keys() - _SYS:
+            delattr(sys, name)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in _SIGNALS.items():
+        _signal.signal(number, handler)  # `signal.signal` makes enums of all of it, which takes seven times as long
+    tempfile, logging = sys.modules.get("tempfile"), sys.modules.get("logging")
+    if tempfile is not None:
+        tempfile.tempdir = None  # type: ignore[attr-defined]
+    if logging is not None:
+        _reset_logging(logging)
+
+
+class _LastEnvironment:
+    """The environment that was set last, and what `os.environ` held then."""
+
+    environment: Mapping[str, str] = MappingProxyType({})
+    encoded: Mapping[bytes, bytes] = MappingProxyType({})
+
+
+def _set_environment(environment: dict[str, str]) -> None:
+    os.environ = _ENVIRON  # noqa: B003 - a step may have put another mapping in its place
+    encoded = vars(_ENVIRON)["_data"]  # reading all of `os.environ` decodes every value of it
+    found = _LastEnvironment.environment if encoded == _LastEnvironment.encoded else dict(_ENVIRON)
+    if found != environment:
+        for name in found.keys() - environment.keys():
+            del _ENVIRON[name]
+        for name, value in environment.items():
+            if found.get(name) != value:
+                _ENVIRON[name] = value
+    _LastEnvironment.environment, _LastEnvironment.encoded = environment, dict(encoded)
+
+
+def _reset_logging(logging: Any) -> None:
+    """Take away the handlers that print to the step's streams: each run would add another."""
+    logging.root.handlers[:] = []
+    logging.root.setLevel(logging.WARNING)
+    for logger in logging.root.manager.loggerDict.values():
+        handlers = getattr(logger, "handlers", ())
+        if handlers:
+            ours = (sys.__stdout__, sys.__stderr__)
+            handlers[:] = [handler for handler in handlers if getattr(handler, "stream", None) not in ours]

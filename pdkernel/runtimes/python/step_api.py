@@ -1,0 +1,283 @@
+"""
+`pd`, as a Python step sees it.
+
+Knows the platform's names (its Python documentation). How something reaches the host is the `send` that it is given.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any, NoReturn
+
+from .export_encoding import ExportNotJSONError, encode_json
+
+SendLine = Callable[[str], object]
+CallServices = Callable[[str, dict[str, Any]], Any]
+_DAY_MS = 24 * 60 * 60 * 1000
+_MOST = 2**53 - 1  # a whole number that every language has
+
+
+class Steps(dict[str, Any]):
+    """
+    The exports of the steps above: a dict whose values are parsed when they are first read.
+
+    Every step has its own, so a change that one makes is not seen by the next.
+    """
+
+    def __init__(self, texts: Mapping[str, bytes]) -> None:
+        super().__init__(dict.fromkeys(texts))
+        self._texts = dict(texts)
+
+    def _all(self) -> Steps:
+        for name in list(self._texts):
+            self[name]
+        return self
+
+    def __getitem__(self, name: str) -> Any:
+        text = self._texts.pop(name, None)
+        if text is not None:
+            super().__setitem__(name, json.loads(text))
+        return super().__getitem__(name)
+
+    def __missing__(self, name: str) -> NoReturn:
+        known = ", ".join(self) or "none"
+        raise KeyError(f"{name} (steps that have exports here: {known})")
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._texts.pop(name, None)
+        super().__setitem__(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        self._texts.pop(name, None)
+        super().__delitem__(name)
+
+    def __iter__(self) -> Iterator[str]:  # overridden so that dict(steps) and {**steps} read through __getitem__
+        return super().__iter__()
+
+    def __eq__(self, other: object) -> bool:
+        return dict.__eq__(self._all(), other)
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return dict.__repr__(self._all())
+
+    def __or__(self, other: Any) -> Any:
+        return dict(self.items()) | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | dict(self.items())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of a dict."""
+        return self[name] if name in self else default  # noqa: SIM401 - this is get
+
+    def items(self) -> Any:
+        """As of a dict."""
+        return dict.items(self._all())
+
+    def values(self) -> Any:
+        """As of a dict."""
+        return dict.values(self._all())
+
+    def copy(self) -> dict[str, Any]:
+        """As of a dict."""
+        return dict(self.items())
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """As of a dict."""
+        if name in self:
+            self[name]
+        return super().pop(name, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        """As of a dict."""
+        return dict.popitem(self._all())
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """As of a dict."""
+        return self[name] if name in self else super().setdefault(name, default)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (dict, (dict(self.items()),))
+
+
+class RefusedError(RuntimeError):
+    """The host says no to what the step asked for."""
+
+    def __init__(self, fault: Mapping[str, Any]) -> None:
+        super().__init__(fault.get("message", ""))
+        self.pdkernel_name = fault.get("name")
+        self.pdkernel_code = fault.get("code")
+        self.pdkernel_fix = fault.get("fix")
+
+
+class Flow:
+    """`pd.flow`. None of these but `trigger` waits: the host acts when the step has ended (platform documentation)."""
+
+    pdkernel_hidden = True
+
+    def __init__(self, send: SendLine, call_services: CallServices, urls: Mapping[str, str]) -> None:
+        self._send = send
+        self._ask = call_services
+        self._urls = dict(urls)
+
+    def exit(self, reason: Any = None) -> None:
+        """
+        End the workflow after this step.
+
+        parity[bare-exit]: as on the platform, only `return pd.flow.exit()` ends the step too.
+        """
+        self._send(json.dumps({"t": "exit", "reason": None if reason is None else str(reason)}))
+
+    def delay(self, ms: float) -> dict[str, str]:
+        """Pause the run for *ms* milliseconds after this step; returns `resume_url` and `cancel_url`."""
+        return self._pause("delay", ms)
+
+    def suspend(self, ms: float = _DAY_MS) -> dict[str, str]:
+        """Pause the run after this step until its `resume_url` is called; after *ms* milliseconds it is cancelled."""
+        return self._pause("suspend", ms)
+
+    def rerun(self, ms: float = _DAY_MS, context: Any = None, max_retries: int = 10, **names: Any) -> dict[str, str]:
+        """Run this step again after *ms* milliseconds, at most *max_retries* times, with *context*."""
+        most = names.pop("maxRetries", max_retries)
+        if names:
+            raise TypeError(f"pd.flow.rerun takes no {next(iter(names))!r}")
+        return self._pause("rerun", ms, context=context, max=max(0, min(int(most), _MOST)))
+
+    def trigger(self, workflow: str, payload: Any = None, options: Any = None) -> Any:
+        """Run another workflow on *payload* and wait for what it returns."""
+        return self._ask("flow.trigger", {"workflow": workflow, "payload": payload, "options": options})
+
+    def _pause(self, kind: str, ms: Any, **more: Any) -> dict[str, str]:
+        if not isinstance(ms, int | float) or isinstance(ms, bool) or not 0 <= ms < float("inf"):
+            raise TypeError(f"pd.flow.{kind} takes a number of milliseconds, and {ms!r:.60} is not one")
+        self._send(encode_json({"t": "pause", "kind": kind, "ms": min(round(ms), _MOST), **more}, f"pd.flow.{kind}"))
+        return dict(self._urls)
+
+
+class SendApi:
+    """`pd.send`: each is queued here and delivered when the run is over; code never sees what becomes of it."""
+
+    pdkernel_hidden = True
+
+    def __init__(self, send: SendLine) -> None:
+        self._send = send
+
+    def http(self, method: str, url: str, **request: Any) -> None:
+        """Send an HTTP request: `data`, `headers`, `params`, `auth` besides."""
+        self._effect("http", {"method": method, "url": url, **request})
+
+    def email(self, subject: str = "", text: str | None = None, html: str | None = "") -> None:
+        """
+        Send an e-mail to yourself.
+
+        parity[email-html]: as on the platform, `html` is "" unless given, and then stands in the place of the text.
+        """
+        self._effect("email", {"subject": subject, "text": text, "html": html})
+
+    def emit(self, event: Any, channel: str = "") -> None:
+        """Emit *event* to whoever listens to this workflow."""
+        self._effect("emit", {"event": event, "channel": channel})
+
+    def s3(self, bucket: str, prefix: str, payload: Any) -> None:
+        """Write *payload* to a bucket."""
+        self._effect("s3", {"bucket": bucket, "prefix": prefix, "payload": payload})
+
+    def sse(self, channel: str, payload: Any) -> None:
+        """Send *payload* to whoever listens to *channel*."""
+        self._effect("sse", {"channel": channel, "payload": payload})
+
+    def _effect(self, kind: str, payload: dict[str, Any]) -> None:
+        text = encode_json(payload, f"pd.send.{kind}")
+        self._send(f'{{"t":"effect","kind":{json.dumps(kind)},"line":{json.dumps(_calling_line())},"payload":{text}}}')
+
+
+def _calling_line() -> int | None:
+    """The line of the cell that called; None for code that is not in the cell."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - `inspect` takes a tenth of a second to import
+    while frame is not None and not frame.f_code.co_filename.startswith("<step "):
+        frame = frame.f_back
+    return frame.f_lineno if frame is not None else None
+
+
+def encode_export(name: str, value: Any) -> str:
+    """What the host is told of an export. Raises `ExportNotJSONError`."""
+    return f'{{"t":"export","n":{json.dumps(name)},"v":{encode_json(value, name)}}}'
+
+
+class Pd:
+    """
+    What `handler(pd)` is given.
+
+    Attributes:
+        steps: Exports of the steps above, `pd.steps["trigger"]["event"]` among them.
+        inputs: Values of props; an app is `{"$auth": {...}}`.
+        context: The run's context.
+        flow: Exits, pauses, other workflows.
+        send_line: What is sent when the run is over.
+    """
+
+    pdkernel_hidden = True
+
+    def __init__(
+        self,
+        steps: Steps,
+        inputs: dict[str, Any],
+        context: dict[str, Any],
+        send_line: SendLine,
+        call_services: CallServices,
+        urls: Mapping[str, str],
+    ) -> None:
+        self.steps = steps
+        self.inputs = inputs
+        self.context = context
+        self.flow = Flow(send_line, call_services, urls)
+        self.send = SendApi(send_line)
+        self._send = send_line
+
+    def export(self, name: Any, value: Any) -> None:
+        """Export *value* as `steps.<this step>.<name>`, as it is now."""
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"pd.export takes a name first, and {name!r:.60} is not one")
+        self._send(encode_export(name, value))
+
+    def respond(self, response: dict[str, Any] | None = None, **parts: Any) -> None:
+        """
+        Answer the HTTP request.
+
+        Raises:
+            TypeError: No status, or not a number.
+            ExportNotJSONError: The body is not JSON.
+        """
+        answer: dict[str, Any] = {**(response or {}), **parts}
+        status = answer.get("status")
+        if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 599:
+            raise TypeError('pd.respond needs a status, a whole number from 100 to 599: {"status": 200, "body": ...}')
+        body = answer.get("body")
+        if isinstance(body, bytes | bytearray):
+            body = {"$base64": base64.b64encode(body).decode()}
+        told: dict[str, Any] = {
+            "status": status,
+            # a list is a header that stands several times: Set-Cookie
+            "headers": {
+                str(key): [_header(each) for each in value] if isinstance(value, list | tuple) else _header(value)
+                for key, value in dict(answer.get("headers") or {}).items()
+            },
+            "body": body,
+        }
+        if answer.get("immediate"):
+            told["immediate"] = True
+        self._send(f'{{"t":"respond","r":{encode_json(told, "respond")}}}')
+
+
+def _header(value: Any) -> str:
+    """A header's value as text; true and false as JSON writes them."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+__all__ = ["ExportNotJSONError", "Pd", "Steps"]

@@ -1,0 +1,58 @@
+"""
+The warden: outlives its owner by a moment, to end the owner's steps and remove their files.
+
+Run as `python -I -S warden.py` in a session of its own, with the read end of a pipe as descriptor 3.
+The owner writes `+ PID MARK` and `- PID MARK` lines (a PID below 0 stands for no process, only for the mark), and
+`> FOLDER` and `< FOLDER` lines, the folder as JSON. The pipe's end means that the owner is gone, kill -9 included: everything
+still registered is killed with its descendants, and the folders are removed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - pathlib is slow to import
+
+_DESCRIPTOR = 3
+
+
+def main() -> None:
+    """Keep the list until the owner is gone, then end what is on it."""
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
+    registered: dict[int, str] = {}
+    folders: set[str] = set()
+    with os.fdopen(_DESCRIPTOR, "rb", buffering=0) as pipe:
+        rest = b""
+        while chunk := pipe.read(65536):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                sign, what = line.decode().split(" ", 1)
+                if sign == ">":
+                    folders.add(what)
+                elif sign == "<":
+                    folders.discard(what)
+                else:
+                    pid, mark = what.split(" ")
+                    if sign == "+":
+                        registered[int(pid)] = mark
+                    else:
+                        registered.pop(int(pid), None)
+    if registered:
+        import process_tree  # type: ignore[import-not-found]
+
+        process_tree.kill_processes([pid for pid in registered if pid > 0], registered.values())
+    if folders:
+        import json
+        from pathlib import Path
+
+        import file_tree  # type: ignore[import-not-found]
+
+        for folder in folders:
+            file_tree.remove_tree(Path(json.loads(folder)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""
+What a caller sends for a component: which one, for whom, and the values of its props.
+
+Knows that values are the caller's data and never code: an expression in one stays text. Knows that an account must be
+the external user's own. Nothing is run here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pdkernel.actions import ActionReference, Component
+from pdkernel.actions.component import ComponentKind
+from pdkernel.engine.action_forms import FormRequest
+from pdkernel.engine.data_store_service import DATA_STORE_PROP_TYPE
+from pdkernel.errors import ActionNotFoundError
+from pdkernel.model import JSON, Step
+from pdkernel.project import DEFAULT_DATA_STORE
+from pdkernel.server.api.accounts import find_account
+from pdkernel.server.api.api_call import ApiCall, ApiError
+from pdkernel.workers import ComponentDescription
+
+ACTION_STEP_NAME = "action"
+_ACCOUNT_KEY = "authProvisionId"
+
+
+@dataclass(frozen=True)
+class ComponentRequest:
+    """
+    A component and what a caller gives it.
+
+    Attributes:
+        component: Which.
+        description: What it declares.
+        external_user_id: For whom.
+        accounts: The accounts that the caller chose, by app.
+        values: What the caller gives its other props.
+        uses: Which component, as the caller says it.
+        account_props: As *values*, of app props.
+    """
+
+    component: Component
+    description: ComponentDescription
+    external_user_id: str
+    accounts: Mapping[str, str]
+    values: Mapping[str, JSON] = field(repr=False)
+    uses: ActionReference
+    account_props: Mapping[str, JSON]
+
+    @property
+    def event_data(self) -> dict[str, JSON]:
+        """What a run is started with: the values, which the step's expressions take from here as they are."""
+        return {"props": list(self.values.values())}
+
+    @property
+    def props(self) -> dict[str, JSON]:
+        """The step's props, without accounts: the first of the event's values, and so on."""
+        # a store's value is its name and not an expression
+        stores = {prop.name for prop in self.description.props if prop.type == DATA_STORE_PROP_TYPE}
+        return {
+            name: value if name in stores else f"{{{{steps.trigger.event.props[{number}]}}}}"
+            for number, (name, value) in enumerate(self.values.items())
+        }
+
+    @property
+    def secret_variables(self) -> dict[str, str]:
+        """Values of props that the component calls secret, under names that no code can read as a variable's."""
+        secret = {prop.name for prop in self.description.props if prop.definition.get("secret")}
+        return {
+            f"props.{name}": value for name, value in self.values.items() if name in secret and isinstance(value, str)
+        }
+
+    def to_step(self) -> Step:
+        """A step that uses the component."""
+        return Step(ACTION_STEP_NAME, "node", uses=str(self.uses), props=self.props)
+
+    def to_form_request(self, call: ApiCall) -> FormRequest:
+        """A form for its props."""
+        remote = self.component.file is None
+        # what Pipedream itself runs is sent what it is told, and evaluates nothing
+        values = dict(self.values) if remote else self.props
+        return FormRequest(
+            step=Step(ACTION_STEP_NAME, "node", uses=str(self.uses), props={**values, **self.account_props}),
+            policy=call.policy,
+            external_user_id=self.external_user_id,
+            environment=call.environment,
+            event={} if remote else self.event_data,
+            folder=call.context.project.folder,
+        )
+
+
+async def find_component(
+    call: ApiCall, key: object, version: object, kind: ComponentKind | None
+) -> tuple[ActionReference, Component]:
+    """
+    The component of that key.
+
+    Raises:
+        ApiError: The key or the version is none.
+        ActionNotFoundError: There is no such component, or none of that kind.
+    """
+    if isinstance(key, dict):
+        key = key.get("key")
+    if not isinstance(key, str) or not key:
+        raise ApiError(400, "id is missing: the component's key, for example slack-send-message.")
+    if version is not None and not isinstance(version, str):
+        raise ApiError(400, "version is a text, for example 0.0.20.")
+    uses = ActionReference.parse(f"{key}@{version}" if version else key)
+    component = await call.context.engine.catalog.resolve_or_install(uses)
+    if kind is not None and component.kind != kind:
+        raise ActionNotFoundError(f"{component.key} is {'an action' if component.kind == 'action' else 'a trigger'}.")
+    return uses, component
+
+
+async def parse_component_request(
+    call: ApiCall, body: Mapping[str, Any], kind: ComponentKind | None, *, whole: bool = True
+) -> ComponentRequest:
+    """
+    What *body* says.
+
+    Args:
+        call: The request.
+        body: Its JSON.
+        kind: What the component must be, or None for any.
+        whole: The values are all that there will be: a data store that they do not name is the project's default store.
+
+    Raises:
+        ApiError: A field is missing or wrong, an account is not the user's, or a data store is not open to Connect tokens.
+        ActionNotFoundError: There is no such component.
+        StepError: Its module cannot be loaded.
+    """
+    user = call.resolve_user(body.get("external_user_id", body.get("external_id")))
+    uses, component = await find_component(call, body.get("id"), body.get("version"), kind)
+    _, description = await call.context.engine.forms.describe(uses)
+    given = body.get("configured_props") or {}
+    if not isinstance(given, dict):
+        raise ApiError(400, "configured_props is an object of values by prop.")
+    _check_stores(call, description, given, whole=whole)
+    apps = {binding.prop: binding.app for binding in description.apps}
+    accounts: dict[str, str] = {}
+    account_props: dict[str, JSON] = {}
+    for prop, app in apps.items():
+        chosen = _account(prop, given.get(prop))
+        if chosen is None:
+            continue
+        account = await find_account(call, chosen)
+        if account.external_user_id != user or account.app != app:
+            raise ApiError(404, f"There is no {app} account {chosen[:80]!r} of this external user.")
+        accounts[app] = chosen
+        account_props[prop] = {_ACCOUNT_KEY: chosen}
+    values = {name: value for name, value in given.items() if name not in apps and value is not None}
+    return ComponentRequest(component, description, user, accounts, values, uses, account_props)
+
+
+def _check_stores(call: ApiCall, description: ComponentDescription, given: Mapping[str, JSON], *, whole: bool) -> None:
+    """
+    Raise `ApiError` if a Connect token would use a data store that the project has not opened to Connect tokens.
+
+    Stores belong to the project and hold data of all its users. An OAuth client, the product's own back end, uses any.
+    """
+    names = {
+        prop.name: _store(prop.name, given.get(prop.name))
+        for prop in description.props
+        if prop.type == DATA_STORE_PROP_TYPE
+    }
+    if call.token is None or not names:
+        return
+    allowed = call.context.project.connect_data_stores
+    for prop, name in names.items():
+        wanted = name or (DEFAULT_DATA_STORE if whole else None)
+        if wanted is not None and wanted not in allowed:
+            raise ApiError(
+                403,
+                f"The data store {wanted[:80]!r} (prop {prop}) is not open to Connect tokens. Add it to the project's setting "
+                "connect_data_stores (pdkernel project set), or use the access token of an OAuth client.",
+            )
+
+
+def _store(prop: str, value: JSON) -> str | None:
+    """The name of the data store that *value* is, or None for none."""
+    if isinstance(value, dict):
+        value = value.get("storeId")
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise ApiError(400, f"{prop} is a data store: its name, a text.")
+    return value
+
+
+def _account(prop: str, value: object) -> str | None:
+    if isinstance(value, dict) and value.get(_ACCOUNT_KEY) is not None:
+        value = value[_ACCOUNT_KEY]
+    if value is None or value == {}:
+        return None
+    if not isinstance(value, str):
+        raise ApiError(400, f'{prop} is an account: {{"authProvisionId": "apn_..."}}.')
+    return value

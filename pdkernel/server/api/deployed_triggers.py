@@ -1,0 +1,195 @@
+"""
+Deployed triggers: listing, reading, changing, removing; their events, workflows and webhooks.
+
+Knows that a trigger is its user's: another user's, or one of the other environment, is not there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from starlette.responses import Response
+
+from pdkernel.actions import ActionReference
+from pdkernel.engine.event_sources import SourceAct
+from pdkernel.errors import PdkernelError
+from pdkernel.model import JSON
+from pdkernel.project import DeployedTrigger, Webhook
+from pdkernel.server.api.api_call import ApiCall, ApiError
+from pdkernel.server.api.component_request import parse_component_request
+from pdkernel.server.api.pagination import Page
+from pdkernel.server.api.trigger_deployment import (
+    build_webhooks,
+    generate_signing_key,
+    parse_workflow_ids,
+    resolve_wakers,
+)
+from pdkernel.server.api.trigger_serializers import serialize_trigger, serialize_webhook
+from pdkernel.server.trigger_runner import build_source_request, run_hook
+from pdkernel.workers import ComponentDescription
+
+_EMITTERS = ("email", "http", "source", "timer")
+_DEFAULT_EVENT_LIMIT = 20
+_MAX_EVENT_LIMIT = 100
+
+
+async def list_triggers(call: ApiCall) -> JSON:
+    """`GET .../deployed-triggers`, newest first."""
+    user = call.resolve_user(call.query_param("external_user_id"))
+    kind = call.query_param("emitter_type")
+    if kind not in (None, *_EMITTERS):
+        raise ApiError(400, f"emitter_type is one of {', '.join(_EMITTERS)}.")
+    found = await call.run_in_thread(call.context.project.deployed_triggers.list_triggers, user, call.environment)
+    page = Page(call, found if kind in (None, "source") else [], lambda trigger: trigger.id)
+    return page.to_json([serialize_trigger(call, each, await _description(call, each)) for each in page.items])
+
+
+async def retrieve(call: ApiCall) -> JSON:
+    """`GET .../deployed-triggers/{id}`."""
+    trigger = await _find(call)
+    return {"data": serialize_trigger(call, trigger, await _description(call, trigger))}
+
+
+async def update(call: ApiCall) -> JSON:
+    """`PUT .../deployed-triggers/{id}`: `active`, `name`, `configured_props`, `emit_on_deploy`."""
+    trigger, body = await _find(call), await call.read_json()
+    active, name = body.get("active"), body.get("name")
+    emits = body.get("emit_on_deploy")
+    if not all(each is None or isinstance(each, bool) for each in (active, emits)):
+        raise ApiError(400, "active and emit_on_deploy are true or false.")
+    if name is not None and not isinstance(name, str):
+        raise ApiError(400, "name is a text.")
+    changed = replace(
+        trigger,
+        active=trigger.active if active is None else active,
+        name=name or trigger.name,
+        emits_on_deploy=trigger.emits_on_deploy if emits is None else emits,
+    )
+    if body.get("configured_props") is not None:
+        asked = {
+            "id": f"{trigger.key}@{trigger.version}",
+            "external_user_id": trigger.external_user_id,
+            "configured_props": body["configured_props"],
+        }
+        given = await parse_component_request(call, asked, "source")
+        configured = replace(changed, props=given.values, accounts=given.accounts, public_only=call.policy.public_only)
+        changed = await resolve_wakers(call, configured, given.description)
+    if changed.active != trigger.active:
+        await _run_hook(call, changed, "activate" if changed.active else "deactivate")
+    changed = await call.run_in_thread(call.context.project.deployed_triggers.update, changed)
+    return {"data": serialize_trigger(call, changed, await _description(call, changed))}
+
+
+async def delete(call: ApiCall) -> Response:
+    """`DELETE .../deployed-triggers/{id}`: its deactivate hook runs, and stops this if it fails, unless told otherwise."""
+    trigger = await _find(call)
+    try:
+        if trigger.active:
+            await _run_hook(call, trigger, "deactivate")
+    except (ApiError, PdkernelError):
+        if not call.query_flag("ignore_hook_errors"):
+            raise
+    project = call.context.project
+    await call.run_in_thread(project.deployed_triggers.remove, trigger.id)
+    await call.run_in_thread(project.source_states.remove, build_source_request(call.context, trigger, "run").state_key)
+    return Response(status_code=204)
+
+
+async def list_events(call: ApiCall) -> JSON:
+    """`GET .../{id}/events`, the newest *n*."""
+    trigger, text = await _find(call), call.query_param("n")
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) < 9 and int(text) > 0):
+        raise ApiError(400, f"n is a number from 1 to {_MAX_EVENT_LIMIT}.")
+    most = min(int(text or _DEFAULT_EVENT_LIMIT), _MAX_EVENT_LIMIT)
+    found = await call.run_in_thread(call.context.project.deployed_triggers.list_events, trigger.id, most)
+    return {"data": [dict(event) for event in found]}
+
+
+async def list_workflows(call: ApiCall) -> JSON:
+    """`GET .../{id}/pipelines`."""
+    return {"workflow_ids": list((await _find(call)).workflows)}
+
+
+async def update_workflows(call: ApiCall) -> JSON:
+    """`PUT .../{id}/pipelines`."""
+    trigger, body = await _find(call), await call.read_json()
+    changed = replace(trigger, workflows=parse_workflow_ids(call, body.get("workflow_ids")))
+    await call.run_in_thread(call.context.project.deployed_triggers.update, changed)
+    return {"workflow_ids": list(changed.workflows)}
+
+
+async def list_webhooks(call: ApiCall) -> JSON:
+    """`GET .../{id}/webhooks`."""
+    return _webhooks(call, await _find(call))
+
+
+async def update_webhooks(call: ApiCall) -> JSON:
+    """`PUT .../{id}/webhooks`: the URLs; one that was there keeps its key."""
+    trigger, body = await _find(call), await call.read_json()
+    changed = replace(trigger, webhooks=await build_webhooks(call, body.get("webhook_urls"), trigger.webhooks))
+    await call.run_in_thread(call.context.project.deployed_triggers.update, changed)
+    return _webhooks(call, changed)
+
+
+async def retrieve_webhook(call: ApiCall) -> JSON:
+    """`GET .../{id}/webhooks/{wid}`."""
+    return {"data": serialize_webhook(call, _webhook(call, await _find(call)))}
+
+
+async def regenerate_key(call: ApiCall) -> JSON:
+    """`POST .../{id}/webhooks/{wid}/regenerate_signing_key`: the key from now on, which a back end reads here."""
+    trigger = await _find(call)
+    old = _webhook(call, trigger)
+    new = replace(old, signing_key=generate_signing_key(), key_created=call.context.clock.now().timestamp())
+    hooks = tuple(new if hook.id == old.id else hook for hook in trigger.webhooks)
+    await call.run_in_thread(call.context.project.deployed_triggers.update, replace(trigger, webhooks=hooks))
+    return {"data": serialize_webhook(call, new)}
+
+
+async def reset_delivery_state(call: ApiCall) -> JSON:
+    """`POST .../{id}/webhooks/{wid}/reset_delivery_state`: what it did not take counts no more."""
+    trigger = await _find(call)
+    old = _webhook(call, trigger)
+    await call.run_in_thread(call.context.project.deployed_triggers.record_delivery, trigger.id, old.id, None)
+    new = replace(old, failures=0, failing_since=None, last_error=None)
+    return {"data": serialize_webhook(call, new)}
+
+
+async def _find(call: ApiCall) -> DeployedTrigger:
+    user = call.resolve_user(call.query_param("external_user_id"))
+    trigger = await call.run_in_thread(call.context.project.deployed_triggers.find, call.path_param("trigger_id"))
+    if trigger is None or trigger.external_user_id != user or trigger.environment != call.environment:
+        raise ApiError(
+            404, f"There is no deployed trigger {call.path_param('trigger_id')[:80]!r} of this external user."
+        )
+    return trigger
+
+
+def _webhook(call: ApiCall, trigger: DeployedTrigger) -> Webhook:
+    found = next((hook for hook in trigger.webhooks if hook.id == call.path_param("webhook_id")), None)
+    if found is None:
+        raise ApiError(404, f"There is no webhook {call.path_param('webhook_id')[:80]!r} of this trigger.")
+    return found
+
+
+def _webhooks(call: ApiCall, trigger: DeployedTrigger) -> JSON:
+    return {
+        "webhook_urls": [hook.url for hook in trigger.webhooks],
+        "webhooks": [serialize_webhook(call, hook) for hook in trigger.webhooks],
+    }
+
+
+async def _run_hook(call: ApiCall, trigger: DeployedTrigger, name: SourceAct) -> None:
+    run = await run_hook(call.context, call.request.app.state.runs, trigger, name)
+    if run.record.error is not None:
+        raise ApiError(400, f"The {name} hook of {trigger.key} failed: {run.record.error.message}")
+
+
+async def _description(call: ApiCall, trigger: DeployedTrigger) -> ComponentDescription | None:
+    """What its source declares; None if that cannot be loaded any more."""
+    try:
+        return (await call.context.engine.forms.describe(ActionReference(trigger.key, trigger.version), install=False))[
+            1
+        ]
+    except PdkernelError:
+        return None

@@ -1,0 +1,212 @@
+"""
+`POST .../triggers/deploy`: an event source begins to run for an external user.
+
+Knows which sources can run here: those that a timer or a request wakes, and those that nothing wakes. Running one is
+`emitting`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from pdkernel.egress.public_addresses import is_inside
+from pdkernel.engine.event_sources import SourceAct, SourceEvent
+from pdkernel.model import JSON
+from pdkernel.project import DeployedTrigger, Schedule, Webhook
+from pdkernel.project.schedule import DEFAULT_TIMEZONE, check_cron
+from pdkernel.server.api.api_call import ApiCall, ApiError
+from pdkernel.server.api.component_request import ComponentRequest, parse_component_request
+from pdkernel.server.api.trigger_serializers import HTTP_INTERFACE, serialize_trigger
+from pdkernel.server.app_context import AppContext
+from pdkernel.server.trigger_runner import build_source_request, dispatch_events, find_workflow, run_hook
+from pdkernel.workers import ComponentDescription, PropDeclaration
+
+DEFAULT_INTERVAL_S = 900.0
+MIN_INTERVAL_S = 15.0
+"""Seconds between two runs at least: a timer that asks for less gets this (ours)."""
+
+_HOOKS: tuple[SourceAct, ...] = ("deploy", "activate")
+_TIMER = "$.interface.timer"
+_APPHOOK_INTERFACE = "$.interface.apphook"
+
+
+async def deploy(call: ApiCall) -> JSON:
+    """Deploy a trigger: its deploy hook runs, then its activate hook; it is kept only if neither fails."""
+    body = await call.read_json()
+    configured = await parse_component_request(call, body, "source")
+    if configured.component.file is None:
+        raise ApiError(400, f"{configured.component.uses} runs at Pipedream, and this machine cannot run it.")
+    trigger = await resolve_wakers(call, await _read(call, configured, body), configured.description)
+    # kept first: an app that is told of the endpoint by the activate hook may try it at once
+    await call.run_in_thread(call.context.project.deployed_triggers.add, trigger)
+    try:
+        told = await _run_hooks(call, trigger)
+    except BaseException:
+        await asyncio.shield(call.run_in_thread(_forget, call.context, trigger))
+        raise
+    if trigger.emits_on_deploy:
+        await dispatch_events(call.context, call.request.app.state.runs, trigger, told)
+    shown = serialize_trigger(call, trigger, configured.description)
+    keys = {"webhook_signing_key": trigger.webhooks[0].signing_key} if trigger.webhooks and call.token is None else {}
+    return {"data": {**shown, **keys}}
+
+
+async def _run_hooks(call: ApiCall, trigger: DeployedTrigger) -> list[SourceEvent]:
+    """What its hooks emit."""
+    told: list[SourceEvent] = []
+    for hook in _HOOKS:
+        run = await run_hook(call.context, call.request.app.state.runs, trigger, hook)
+        if run.record.error is not None:
+            uses = f"{trigger.key}@{trigger.version}"
+            raise ApiError(400, f"The {hook} hook of {uses} failed: {run.record.error.message}")
+        told += run.events
+    return told
+
+
+def _forget(serving: AppContext, trigger: DeployedTrigger) -> None:
+    serving.project.deployed_triggers.remove(trigger.id)
+    serving.project.source_states.remove(build_source_request(serving, trigger, "run").state_key)
+
+
+async def _read(call: ApiCall, configured: ComponentRequest, body: Mapping[str, Any]) -> DeployedTrigger:
+    workflow, url = body.get("workflow_id"), body.get("webhook_url")
+    emits = body.get("emit_on_deploy")
+    if emits is not None and not isinstance(emits, bool):
+        raise ApiError(400, "emit_on_deploy is true or false.")
+    serving, now = call.context, call.context.clock.now()
+    return DeployedTrigger(
+        id=serving.ids.new("dc_", 24),
+        external_user_id=configured.external_user_id,
+        environment=call.environment,
+        key=configured.component.key,
+        version=configured.component.version,
+        name=configured.component.name,
+        props=configured.values,
+        accounts=configured.accounts,
+        active=True,
+        created_at=now,
+        updated_at=now,
+        emits_on_deploy=emits is not False,
+        workflows=parse_workflow_ids(call, [workflow]) if workflow is not None else (),
+        webhooks=await build_webhooks(call, [url]) if url is not None else (),
+        public_only=call.policy.public_only,
+    )
+
+
+async def resolve_wakers(call: ApiCall, trigger: DeployedTrigger, description: ComponentDescription) -> DeployedTrigger:
+    """
+    *trigger*, with what wakes it: a timer, requests to an endpoint of its own, both, or nothing.
+
+    Raises:
+        ApiError: What wakes it cannot be had here.
+        RequestError: Its cron expression or time zone is none.
+    """
+    kinds = {prop.type: prop for prop in description.props}
+    if _APPHOOK_INTERFACE in kinds and not kinds.keys() & {HTTP_INTERFACE, _TIMER}:
+        # parity[deployed-wakers]: the platform registers such a source at its app, as the app's own client
+        raise ApiError(400, "This trigger is woken by messages that its app sends to Pipedream only.")
+    named = {prop.name for prop in description.props if prop.type == HTTP_INTERFACE}
+    endpoint = (
+        await call.run_in_thread(call.context.project.endpoint_keys.ensure_trigger_key, trigger.id) if named else None
+    )
+    values = {name: value for name, value in trigger.props.items() if name not in named}
+    timer = kinds.get(_TIMER)
+    schedule = Schedule() if timer is None else _schedule(call, timer, values)
+    return replace(trigger, props=values, schedule=schedule, endpoint=endpoint)
+
+
+def _schedule(call: ApiCall, timer: PropDeclaration, values: Mapping[str, JSON]) -> Schedule:
+    definition = timer.definition
+    given = values.get(timer.name) or definition.get("static") or definition.get("default") or {}
+    if not isinstance(given, dict):
+        raise ApiError(400, f'{timer.name} is a timer: {{"intervalSeconds": 900}}, or {{"cron": "0 9 * * *"}}.')
+    cron, timezone = given.get("cron"), given.get("timezone") or DEFAULT_TIMEZONE
+    if cron:
+        if not isinstance(cron, str) or not isinstance(timezone, str):
+            raise ApiError(400, f"{timer.name}: cron and timezone are texts.")
+        check_cron(cron, timezone, call.context.clock.now())
+        return Schedule(cron=cron, timezone=timezone)
+    seconds = given.get("intervalSeconds", DEFAULT_INTERVAL_S)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
+        raise ApiError(400, f"{timer.name}: intervalSeconds is a number of seconds.")
+    return Schedule(interval_s=max(float(seconds), MIN_INTERVAL_S))
+
+
+def parse_workflow_ids(call: ApiCall, given: object) -> tuple[str, ...]:
+    """
+    Ids of workflows that are served.
+
+    Raises:
+        ApiError: One is not.
+    """
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+        raise ApiError(400, "workflow_ids is a list of workflows' ids.")
+    for each in given:
+        if find_workflow(call.context, each) is None:
+            raise ApiError(404, f"There is no workflow {each[:80]!r} that is served here.")
+    return tuple(dict.fromkeys(given))
+
+
+async def build_webhooks(call: ApiCall, given: object, existing: tuple[Webhook, ...] = ()) -> tuple[Webhook, ...]:
+    """
+    Webhooks for these URLs; those of *existing* keep their keys.
+
+    A Connect token names public addresses only, now and at each delivery. A URL that an OAuth client names is the product's
+    own and may lead anywhere, also if a Connect token lists it later.
+
+    Raises:
+        ApiError: One is not a URL, or a Connect token names one that is not public.
+    """
+    if not isinstance(given, list) or len(given) > 50 or not all(isinstance(each, str) for each in given):
+        raise ApiError(400, "webhook_urls is a list of at most 50 URLs.")
+    there = {hook.url: hook for hook in existing}
+    public_only = call.policy.public_only
+    found: list[Webhook] = []
+    for url in dict.fromkeys(given):
+        hook = there.get(url)
+        if hook is None:
+            hook = _webhook(call, url)
+            await _check_public(call, url)
+        found.append(replace(hook, public_only=hook.public_only and public_only))
+    return tuple(found)
+
+
+async def _check_public(call: ApiCall, url: str) -> None:
+    """Raise `ApiError` if the call may name public addresses only and *url* is another; a name may lead elsewhere later."""
+    policy, parts = call.policy, urlsplit(url)
+    host = parts.hostname or ""
+    if not policy.public_only:
+        return
+    inside = is_inside(host)
+    if not inside and policy.allows_host(host):
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        inside = await call.context.engine.gateway.leads_inside(host, port)
+    if inside:
+        raise ApiError(
+            403, f"A Connect token cannot name the webhook {host}: it is not, or leads to no, public address."
+        )
+
+
+def _webhook(call: ApiCall, url: str) -> Webhook:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
+        good = good and (parts.port is None or parts.port > 0) and url.isascii() and url.isprintable()
+    except ValueError:
+        good = False
+    if not good:
+        raise ApiError(400, "A webhook's URL is a whole http or https URL.")
+    now = call.context.clock.now().timestamp()
+    return Webhook(
+        call.context.ids.new("wh_", 12), url, generate_signing_key(), now, now, public_only=call.policy.public_only
+    )
+
+
+def generate_signing_key() -> str:
+    """A fresh signing key."""
+    return f"whsec_{secrets.token_urlsafe(32)}"

@@ -1,0 +1,79 @@
+"""
+Deployed triggers and their webhooks as the API writes them.
+
+Knows that triggers have milliseconds where webhooks have seconds, and that a signing key is for a back end only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pdkernel.actions.action_reference import suggest_step_name
+from pdkernel.engine.run_context import derive_id
+from pdkernel.model import JSON
+from pdkernel.project import DeployedTrigger, Webhook
+from pdkernel.server.api.api_call import ApiCall
+from pdkernel.server.api.component_serializers import serialize_props
+from pdkernel.server.trigger_runner import trigger_endpoint_url
+from pdkernel.workers import ComponentDescription
+
+HTTP_INTERFACE = "$.interface.http"
+
+
+def serialize_trigger(
+    call: ApiCall, trigger: DeployedTrigger, description: ComponentDescription | None
+) -> dict[str, Any]:
+    """A trigger."""
+    accounts: dict[str, JSON] = {}
+    for app in description.apps if description is not None else ():
+        if app.app in trigger.accounts:
+            accounts[app.prop] = {"authProvisionId": trigger.accounts[app.app]}
+    return {
+        "type": "DeployedComponent",
+        "id": trigger.id,
+        "owner_id": derive_id("exu_", f"{trigger.environment}/{trigger.external_user_id}"),
+        "component_id": derive_id("sc_", trigger.key),
+        "component_key": trigger.key,
+        "configurable_props": serialize_props(description) if description is not None else [],
+        "configured_props": {**accounts, **_shown(trigger, description), **_interfaces(call, trigger, description)},
+        "active": trigger.active,
+        "created_at": int(trigger.created_at.timestamp() * 1000),
+        "updated_at": int(trigger.updated_at.timestamp() * 1000),
+        "name": trigger.name,
+        "name_slug": suggest_step_name(trigger.key).replace("_", "-"),
+        "callback_observations": None,
+        "emit_on_deploy": trigger.emits_on_deploy,
+    }
+
+
+def serialize_webhook(call: ApiCall, hook: Webhook) -> dict[str, Any]:
+    """A webhook, with its signing key if the caller is a back end (Python's SDK cannot do without)."""
+    shown: dict[str, Any] = {
+        "id": hook.id,
+        "url": hook.url,
+        "signing_key_set": True,
+        "active": True,
+        "delivery_state": {
+            "state": "penalty" if hook.failures else "happy",
+            "since": None if hook.failing_since is None else int(hook.failing_since),
+            "last_error": hook.last_error,
+            "consecutive_failures": hook.failures,
+            "sheds": 0,
+        },
+        "created_at": int(hook.created),
+        "updated_at": int(hook.key_created),
+    }
+    return shown if call.token is not None else {**shown, "signing_key": hook.signing_key}
+
+
+def _interfaces(call: ApiCall, trigger: DeployedTrigger, description: ComponentDescription | None) -> dict[str, JSON]:
+    """Its HTTP interfaces: where they are reached."""
+    url = trigger_endpoint_url(call.context, trigger)
+    props = description.props if description is not None and url is not None else ()
+    return {prop.name: {"endpoint_url": url} for prop in props if prop.type == HTTP_INTERFACE}
+
+
+def _shown(trigger: DeployedTrigger, description: ComponentDescription | None) -> dict[str, JSON]:
+    """What it was configured with, without what is secret."""
+    secret = {prop.name for prop in description.props if prop.definition.get("secret")} if description else set()
+    return {name: value for name, value in trigger.props.items() if name not in secret}

@@ -1,0 +1,80 @@
+"""
+How apps look in the Connect API and to Connect Link: one shape, one id.
+
+Knows what SDKs require of an app. Which apps there are is for others to know.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import quote
+
+from pdkernel.connect.credential_fields import FIELDS_BY_APP
+from pdkernel.connect.oauth_providers import find_provider
+from pdkernel.engine.run_context import derive_id
+from pdkernel.server.app_context import LinkContext
+
+_TOKEN_FIELD = "oauth_access_token"  # noqa: S105 - a credential's name
+_VISIBLE_FIELDS = frozenset({"hostname", "host", "port", "user", "username", "database", "subdomain", "base_url"})
+"""Credentials that are no secrets where a person enters them."""
+
+
+def derive_app_id(slug: str) -> str:
+    """The id of an app: it is made of its slug, so that it is the same everywhere."""
+    return derive_id("app_", slug)
+
+
+def resolve_slug(text: str, slugs: Callable[[], Iterable[str]]) -> str:
+    """The slug of the app whose id or slug *text* is; an id that none of *slugs* has stays what it is."""
+    if not text.startswith("app_"):
+        return text
+    return next((slug for slug in slugs() if derive_app_id(slug) == text), text)
+
+
+def serialize_app(context: LinkContext, slug: str) -> dict[str, Any]:
+    """An app; with every field, since SDKs refuse one without (`scope_profiles` in Python)."""
+    name = format_app_name(slug)
+    known = FIELDS_BY_APP.get(slug) or context.directory.credential_fields(slug)
+    is_oauth = find_provider(context.project, slug) is not None or _TOKEN_FIELD in known
+    fields = [] if is_oauth else [_field(field) for field in context.directory.credential_fields(slug)]
+    return {
+        "id": derive_app_id(slug),
+        "name_slug": slug,
+        "name": name,
+        "auth_type": "oauth" if is_oauth else "keys",
+        "description": "",
+        "img_src": _letter_icon_url(name),
+        "custom_fields_json": json.dumps(fields),
+        "categories": [],
+        "featured_weight": 0,
+        "scope_profiles": [],
+        "oauth_app_id": None,
+    }
+
+
+def format_app_name(slug: str) -> str:
+    """An app's name for people: its slug in words."""
+    return " ".join(word[:1].upper() + word[1:] for word in slug.split("_") if word)
+
+
+def _field(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "label": name.replace("_", " ").capitalize(),
+        "description": None,
+        "default": None,
+        "optional": None,
+        "type": "string" if name in _VISIBLE_FIELDS else "password",
+    }
+
+
+def _letter_icon_url(name: str) -> str:
+    """A letter in a square, as a URL that needs no network."""
+    letter = name[:1] if name[:1].isalnum() else "?"
+    drawn = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48"><rect width="48" height="48" rx="8" fill="#ddd"/>'
+        f'<text x="24" y="32" font-size="24" text-anchor="middle" font-family="sans-serif">{letter}</text></svg>'
+    )
+    return f"data:image/svg+xml,{quote(drawn)}"

@@ -1,0 +1,143 @@
+"""
+A request to the endpoint of a deployed trigger: it wakes the trigger's source.
+
+Knows what a source's HTTP interface is handed, and what the caller gets: the source's own answer where its interface says
+`customResponse`, else 200 at once. A key that nobody guesses is all that lets a request in, as on the platform.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pdkernel.actions import ActionReference
+from pdkernel.engine.event_sources import SourceResult
+from pdkernel.errors import PdkernelError
+from pdkernel.model import JSON
+from pdkernel.project import DeployedTrigger
+from pdkernel.server.api.trigger_serializers import HTTP_INTERFACE
+from pdkernel.server.app_context import AppContext
+from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
+from pdkernel.server.endpoint import responses
+from pdkernel.server.endpoint.request_body import (
+    MAX_BODY_BYTES,
+    BodyError,
+    BodyTooLargeError,
+    collect_fields,
+    read_body_and_text,
+)
+from pdkernel.server.middleware import add_access_log_note
+from pdkernel.server.run_registry import RunRegistry
+from pdkernel.server.trigger_runner import run_trigger
+
+_KEY = re.compile(r"en[a-z0-9]{16}\Z", re.IGNORECASE)
+_LOG = logging.getLogger(__name__)
+
+
+async def handle_trigger_request(request: Request) -> Response | None:
+    """The answer to *request*; None if it is to no deployed trigger."""
+    serving: AppContext = request.app.state.context
+    key, path = _key(request)
+    if key is None:
+        return None
+    trigger = await asyncio.to_thread(_find, serving, key)
+    if trigger is None:
+        return None
+    if request.method == "OPTIONS":
+        return responses.preflight(request.headers.get("access-control-request-headers"))
+    state = request.app.state
+    if state.runs.full or (serving.settings.applies_rate_limits and not state.throttle.passes(key)):
+        return responses.refusal_response(429, "Too many requests.", retry_after="1")
+    try:
+        event = await _event(request, serving, path)
+    except BodyTooLargeError:
+        return responses.refusal_response(413, f"The body is over {MAX_BODY_BYTES // 1024} KB.")
+    except BodyError as wrong:
+        return responses.refusal_response(400, str(wrong))
+    add_access_log_note(request.scope, f"wakes {trigger.key} ({trigger.external_user_id}, {trigger.environment})")
+    return await _run_and_respond(serving, state.runs, trigger, event)
+
+
+async def _run_and_respond(serving: AppContext, runs: RunRegistry, trigger: DeployedTrigger, event: JSON) -> Response:
+    said: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+
+    def on_respond(response: Mapping[str, Any]) -> None:
+        if not said.done():
+            said.set_result(response)
+
+    run = runs.start_source(_run(serving, runs, trigger, event, on_respond))
+    if not await _has_custom_response(serving, trigger):
+        return responses.trigger_response()
+    either: list[asyncio.Future[Any]] = [run, said]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if said.done():
+        return responses.workflow_response(said.result(), None)
+    # parity[source-response]: what the caller gets if the source does not respond is not documented
+    ran = None if run.cancelled() else run.result()
+    return (
+        responses.trigger_response()
+        if ran is not None and ran.record.error is None
+        else responses.workflow_response(None, None)
+    )
+
+
+async def _run(
+    serving: AppContext, runs: RunRegistry, trigger: DeployedTrigger, event: JSON, on_respond: Any
+) -> SourceResult | None:
+    try:
+        return await run_trigger(serving, runs, trigger, event, on_respond)
+    except PdkernelError as fault:
+        _LOG.warning("The deployed trigger %s did not run: %s", trigger.id, fault.message)
+        return None
+
+
+async def _has_custom_response(serving: AppContext, trigger: DeployedTrigger) -> bool:
+    """Whether the source makes the answer."""
+    try:
+        uses = ActionReference(trigger.key, trigger.version)
+        _, description = await serving.engine.forms.describe(uses, install=False)
+    except PdkernelError:
+        return False  # it cannot be loaded any more, which its run says
+    return any(prop.type == HTTP_INTERFACE and prop.definition.get("customResponse") for prop in description.props)
+
+
+def _key(request: Request) -> tuple[str | None, str]:
+    """The key that *request* is addressed to, by its host or its path, and the rest of the path."""
+    raw = (request.scope.get("raw_path") or request.scope["path"].encode()).decode("latin-1")
+    key = request.scope.get("pdkernel.key")
+    if key is None:
+        key, _, raw = raw.removeprefix("/").partition("/")
+        raw = f"/{raw}"
+    return (key if _KEY.match(key) else None), unquote(raw) or "/"
+
+
+def _find(serving: AppContext, key: str) -> DeployedTrigger | None:
+    """The trigger whose endpoint has that key, if it runs."""
+    trigger_id = serving.project.endpoint_keys.find_trigger_id(key)
+    trigger = serving.project.deployed_triggers.find(trigger_id) if trigger_id is not None else None
+    return trigger if trigger is not None and trigger.active and trigger.endpoint is not None else None
+
+
+async def _event(request: Request, serving: AppContext, path: str) -> JSON:
+    trusted = serving.settings.trusted_proxies
+    body, raw = await read_body_and_text(request)
+    scheme, host = resolve_scheme(request.scope, request.headers, trusted), request.headers.get("host", "")
+    query = request.scope.get("query_string", b"").decode("latin-1")
+    asked = (request.scope.get("raw_path") or b"").decode("latin-1")
+    return {
+        "method": request.method,
+        "path": path,
+        "query": collect_fields(parse_qsl(query, keep_blank_values=True)),
+        "headers": {name: ", ".join(request.headers.getlist(name)) for name in request.headers},
+        "bodyRaw": raw,
+        "body": body,
+        "url": f"{scheme}://{host}{asked}" + (f"?{query}" if query else ""),
+        "client_ip": resolve_client_ip(request.scope, request.headers, trusted),
+    }

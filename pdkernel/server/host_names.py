@@ -1,0 +1,88 @@
+"""
+Names by which the server may be called, and the endpoints that have names of their own.
+
+Knows that a page on another site can point a name of its own at this machine (DNS rebinding), and that an address or a
+loopback name cannot be had that way.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from pdkernel.errors import RequestError
+from pdkernel.server.app_context import ServeSettings
+
+ENDPOINT_DOMAIN = "m.pipedream.net"
+"""Endpoints of the platform are `{key}.m.pipedream.net`."""
+
+
+def parse_public_url(url: str) -> str:
+    """
+    *url* as the base of every URL that is handed out, without a slash at its end.
+
+    Raises:
+        RequestError: It cannot be one.
+    """
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without an address, a port that is none
+        fits = False
+    if not fits or parts.query or parts.fragment or parts.username:
+        told = "A URL with a name or a password in it" if "@" in url else repr(url)
+        raise RequestError(
+            f"{told} is no base of URLs (--public-url, or PDKERNEL_PUBLIC_URL).",
+            fix="For example https://flows.example.com",
+        )
+    return url.rstrip("/")
+
+
+def parse_host_name(host: str) -> str:
+    """The name in a Host header: lower case, without port."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].rstrip(".")
+
+
+class HostNames:
+    """
+    The names of one server.
+
+    Attributes:
+        base_path: The path that its public URL ends with, or "".
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        public = urlsplit(settings.base_url).hostname
+        self.base_path = urlsplit(settings.base_url).path
+        self._names = {name.lower() for name in (*settings.allowed_hosts, *((public,) if public else ()))}
+
+    def is_allowed(self, host: str) -> bool:
+        """Whether a request with that Host header is for us."""
+        name = parse_host_name(host)
+        if not name or name in self._names or self.find_endpoint_key(host) is not None:
+            return True
+        return name == "localhost" or name.endswith(".localhost") or _is_address(name)
+
+    def find_endpoint_key(self, host: str) -> str | None:
+        """The endpoint's key in a name like `{key}.m.pipedream.net`, `{key}.localhost` or `{key}.` and a name of ours."""
+        key, dot, domain = parse_host_name(host).partition(".")
+        return key if dot and (domain in (ENDPOINT_DOMAIN, "localhost") or domain in self._names) else None
+
+
+def is_loopback_name(host: str) -> bool:
+    """Whether a Host header names this very machine."""
+    name = parse_host_name(host)
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    return _is_address(name) and ipaddress.ip_address(name).is_loopback
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

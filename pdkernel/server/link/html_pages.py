@@ -1,0 +1,230 @@
+"""
+The pages of Connect Link, and the headers that go with them.
+
+Knows HTML. A page loads nothing, from us or from anyone: its style and its one script stand in it and are allowed by
+their digests. What a person typed into a secret's field never comes back in a page.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from starlette.responses import HTMLResponse
+
+from pdkernel.connect.oauth_providers import format_origin
+from pdkernel.project import ConnectToken
+from pdkernel.render.markup import Html, join, tag
+from pdkernel.server.link.link_request import APP_PARAM, FRAMED_PARAM, LinkRequest
+from pdkernel.server.link.page_assets import SCRIPT, STYLE
+
+CANCEL_BUTTON = "cancel"
+"""Name of the button that gives the wish up."""
+
+_SECRET_FIELD = re.compile("key|secret|token|password|auth|credential", re.IGNORECASE)
+_MULTILINE_FIELD = re.compile("private_?key|certificate|_json|pem", re.IGNORECASE)
+
+
+def is_secret(field: str) -> bool:
+    """Whether the value of a credential of that name is hidden as it is typed; the safe guess is that it is."""
+    return bool(_SECRET_FIELD.search(field))
+
+
+@dataclass(frozen=True, slots=True)
+class PageSubject:
+    """
+    What a page is about.
+
+    Attributes:
+        link_request: What the person comes for.
+        token: Their token.
+    """
+
+    link_request: LinkRequest
+    token: ConnectToken
+
+    @property
+    def title(self) -> str:
+        """What the page asks for."""
+        again = " again" if self.link_request.account_id else ""
+        return f"Connect your {self.link_request.app} account{again}"
+
+
+def choose_page(link_request: LinkRequest, token: ConnectToken, apps: Iterable[str]) -> HTMLResponse:
+    """Asks of which app."""
+    listed = tag("datalist", *(_void("option", value=app) for app in apps), id="apps")
+    kept = {
+        name: value
+        for name, value in link_request.to_form_fields().items()
+        if value and name not in (APP_PARAM, FRAMED_PARAM)
+    }
+    fields = (
+        *(_hidden(name, value) for name, value in kept.items()),
+        _hidden("connectLink", "true"),
+        tag("label", "App", for_="app"),
+        _void(
+            "input",
+            id="app",
+            name_="app",
+            list="apps",
+            required="required",
+            pattern="[a-z0-9_]+",
+            autofocus="autofocus",
+        ),
+        listed,
+        tag("button", "Continue"),
+        *(() if link_request.hides_close_button else (_CLOSE,)),
+    )
+    return _page("Connect an account", _who(token), tag("form", *fields, method="get", action="connect.html"), token=token)  # fmt: skip
+
+
+def credentials_page(
+    about: PageSubject, fields: Sequence[str], *, problem: str = "", values: Mapping[str, str] | None = None
+) -> HTMLResponse:
+    """Asks for an account's credentials."""
+    asked = [
+        each for number, field in enumerate(fields) for each in _field(number, field, (values or {}).get(field, ""))
+    ]
+    form = _form(about, *asked, tag("button", "Connect"))
+    return _form_page(about, form, problem)
+
+
+def sign_in_page(about: PageSubject, host: str, *, problem: str = "") -> HTMLResponse:
+    """Leads to the app's own sign-in page."""
+    form = _form(about, tag("button", f"Continue to {host}"), data_window="sign-in")
+    return _form_page(about, form, problem)
+
+
+def redirect_page(token: ConnectToken, url: str, link_text: str) -> HTMLResponse:
+    """
+    Leads elsewhere by itself.
+
+    Not a redirect: after a form, browsers hold each page that the next one redirects to against our `form-action`.
+    """
+    link = tag("p", tag("a", link_text, href=url, rel="noreferrer"))
+    return _page("One moment", link, token=token, head=_void("meta", http_equiv="refresh", content=f"0;url={url}"))
+
+
+def connected_page(token: ConnectToken, *, account_id: str, app: str, in_popup: bool = False) -> HTMLResponse:
+    """Says that the account is connected; in a *in_popup* of its own it tells the frame, and closes."""
+    words = tag("p", f"Your {app} account is connected. You can close this page.", class_="good", role="status")
+    message = {"type": "success", "authProvisionId": account_id}
+    return _page("Connected", words, token=token, message=message, window=in_popup)
+
+
+def error_page(
+    problem: str,
+    *,
+    token: ConnectToken | None = None,
+    status: int = 400,
+    has_close_button: bool = True,
+    in_popup: bool = False,
+) -> HTMLResponse:
+    """Says why no account is connected; *has_close_button*: with the button that closes a frame."""
+    parts = (_problem(problem), *((_CLOSE,) if has_close_button else ()))
+    message = {"type": "error", "error": problem}
+    return _page("Not connected", *parts, token=token, status=status, message=message, window=in_popup)
+
+
+def cancelled_page(token: ConnectToken) -> HTMLResponse:
+    """Says that nothing was connected, as the person wished."""
+    words = tag("p", "No account was connected. You can close this page.", role="status")
+    return _page("Cancelled", words, token=token, message={"type": "close"})
+
+
+def _form_page(about: PageSubject, form: Html, problem: str) -> HTMLResponse:
+    parts = (_problem(problem), _who(about.token), form, tag("p", id="said", role="status"))
+    return _page(about.title, *parts, token=about.token, status=400 if problem else 200)
+
+
+def _page(
+    title: str,
+    *parts: str,
+    token: ConnectToken | None,
+    status: int = 200,
+    message: Mapping[str, str] | None = None,
+    head: Html | None = None,
+    window: bool = False,
+) -> HTMLResponse:
+    origins = list(token.terms.allowed_origins) if token is not None else []
+    told = {"data_origins": json.dumps(origins)} if origins else {}
+    if message and origins:
+        told["data_message"] = json.dumps(message)
+    if window:
+        told["data_window"] = "sign-in"
+    top = (
+        _void("meta", charset="utf-8"),
+        _void("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        Html(f"<style>{STYLE}</style>"),
+        head or Html(""),
+    )
+    body = tag("body", tag("main", tag("h1", title), *parts), Html(f"<script>{SCRIPT}</script>"), **told)
+    page = join([Html("<!DOCTYPE html>\n"), tag("html", tag("head", *top), body, lang="en")])
+    return HTMLResponse(page, status_code=status, headers=_headers(origins))
+
+
+def _headers(origins: Sequence[str]) -> dict[str, str]:
+    policy = {
+        "default-src": "'none'",
+        "style-src": _digest(STYLE),
+        "script-src": _digest(SCRIPT),
+        "form-action": "'self'",
+        "base-uri": "'none'",
+        "frame-ancestors": " ".join(map(format_origin, origins)) or "'none'",
+    }
+    return {
+        "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "cache-control": "no-store",
+        # to other sites nothing; to our own, since a browser that sends none does not say either where a form comes from
+        "referrer-policy": "same-origin",
+        "x-content-type-options": "nosniff",
+    }
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _form(about: PageSubject, *parts: str, **attributes: str) -> Html:
+    hidden = [_hidden(name, value) for name, value in about.link_request.to_form_fields().items()]
+    cancel = {"name_": CANCEL_BUTTON, "value": "true", "formnovalidate": "formnovalidate", "class_": "quiet"}
+    ends = () if about.link_request.hides_close_button else (tag("button", "Cancel", **cancel),)
+    sent = {"method": "post", "action": "connect.html", "autocomplete": "off", **attributes}
+    return tag("form", *hidden, *parts, *ends, **sent)
+
+
+def _field(number: int, field: str, typed: str) -> tuple[str, str]:
+    label = tag("label", field, for_=f"field-{number}")
+    given = {"id": f"field-{number}", "name_": f"field:{field}", "autocomplete": "off", "spellcheck": "false"}
+    if number == 0:
+        given["autofocus"] = "autofocus"
+    if _MULTILINE_FIELD.search(field):
+        return label, tag("textarea", **given)
+    if is_secret(field):
+        return label, _void("input", type="password", **{**given, "autocomplete": "new-password"})
+    return label, _void("input", type="text", value=typed, **given)
+
+
+def _who(token: ConnectToken) -> Html:
+    return tag("p", f"For {token.external_user_id}, in {token.environment}.", class_="note")
+
+
+def _problem(text: str) -> Html:
+    return tag("p", text, class_="bad", role="alert") if text else Html("")
+
+
+def _hidden(name: str, value: str) -> Html:
+    return _void("input", type="hidden", name_=name, value=value)
+
+
+_CLOSE = tag("button", "Close", type="button", data_close="close", hidden="hidden", class_="quiet")
+
+
+def _void(name: str, **attributes: str) -> Html:
+    """An element that has no end tag."""
+    return Html(tag(name, **attributes).removesuffix(f"</{name}>"))

@@ -1,0 +1,134 @@
+"""
+`POST .../tokens` and `.../tokens/{token}/validate`.
+
+Knows their shapes and statuses. Who may make a token is `oauth.access`'s to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import timedelta
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from pdkernel.clock import format_iso
+from pdkernel.connect.registered_apps import check_app_slug
+from pdkernel.errors import RequestError
+from pdkernel.identity import parse_environment
+from pdkernel.server.app_context import AppContext
+from pdkernel.server.app_serializers import serialize_app
+from pdkernel.server.link.account_connection import NoSuchAccountError, check_reconnectable
+from pdkernel.server.link.app_choice import resolve_app
+from pdkernel.server.link.tokens import APP_NOT_FOUND_MESSAGE, create_token, find_token_problem, parse_terms
+from pdkernel.server.oauth.authorization import UnauthorizedError, authorize
+
+MAX_BODY_BYTES = 1 << 16
+SCOPE = "connect:tokens:create"
+MAX_TOKENS_PER_MINUTE = 100
+"""For one external user, where rate limits are applied (platform documentation)."""
+
+
+async def create_token_route(request: Request) -> Response:
+    """`POST /v1/connect/{project_id}/tokens`."""
+    serving: AppContext = request.app.state.context
+    try:
+        caller = await asyncio.to_thread(authorize, serving, request.headers.get("authorization"))
+    except UnauthorizedError as fault:
+        return _error(401, str(fault))
+    if not caller.has_scope(SCOPE):
+        return _error(403, f"The access token is not good for {SCOPE}.")
+    if request.path_params["project_id"] != serving.directory.project_id:
+        return _error(404, "project not found")
+    try:
+        body = await _read(request)
+        environment = parse_environment(request.headers.get("x-pd-environment"))
+        # JS SDK 1.x sends both names of the field
+        user = body.get("external_user_id", body.get("external_id"))
+        if not isinstance(user, str):
+            raise RequestError("external_user_id is missing.", fix="It is a text: your own id of the user.")
+        terms, lasts_s = parse_terms(serving, body)
+        if serving.settings.applies_rate_limits:
+            since = serving.clock.now() - timedelta(minutes=1)
+            made_so_far = await asyncio.to_thread(serving.project.connect_tokens.count_since, user, environment, since)
+            if made_so_far >= MAX_TOKENS_PER_MINUTE:
+                return _throttled(serving)
+        made = await asyncio.to_thread(
+            create_token, serving, external_user_id=user, environment=environment, terms=terms, lifetime_s=lasts_s
+        )
+    except RequestError as fault:
+        return _error(400, str(fault))
+    answer = {
+        "token": made.text,
+        "expires_at": format_iso(made.token.expires_at),
+        "connect_link_url": made.link_url(serving.settings.base_url),
+    }
+    return JSONResponse(answer, headers={"cache-control": "no-store"})
+
+
+async def validate_token_route(request: Request) -> Response:
+    """`GET /v1/connect/tokens/{token}/validate?app_id=...`: 200 also for a token that is no good; it needs no other."""
+    serving: AppContext = request.app.state.context
+    token = await asyncio.to_thread(serving.project.connect_tokens.find, request.path_params["token"])
+    fault = find_token_problem(serving, token)
+    if fault is not None or token is None:
+        return _validation_response({"success": False, "error": fault})
+    answer: dict[str, Any] = {
+        "success": True,
+        "project_id": serving.directory.project_id,
+        "project_environment": token.environment,
+        "project_app_name": "pdkernel",
+        "success_redirect_uri": token.terms.success_redirect_uri,
+        "error_redirect_uri": token.terms.error_redirect_uri,
+    }
+    app = await asyncio.to_thread(resolve_app, serving, request.query_params.get("app_id", ""))
+    if app:
+        try:
+            check_app_slug(app)
+        except RequestError:
+            return _validation_response({"success": False, "error": APP_NOT_FOUND_MESSAGE})
+        answer["app"] = await asyncio.to_thread(serialize_app, serving, app)
+    account = request.query_params.get("account_id")
+    if app and account:
+        try:
+            await asyncio.to_thread(check_reconnectable, serving, token, app, account)
+        except NoSuchAccountError as fault:
+            return _validation_response({"success": False, "error": str(fault)})
+    return _validation_response(answer)
+
+
+async def _read(request: Request) -> dict[str, Any]:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise RequestError(f"The body holds more than {MAX_BODY_BYTES} bytes.")
+    try:
+        value = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise RequestError("The body is not a JSON object.")
+    return value
+
+
+def _validation_response(answer: dict[str, Any]) -> Response:
+    # a page of the product's own asks, from the visitor's browser; the token in the path is what lets it
+    return JSONResponse(answer, headers={"cache-control": "no-store", "access-control-allow-origin": "*"})
+
+
+def _error(status: int, text: str) -> Response:
+    return JSONResponse({"error": text}, status_code=status)
+
+
+def _throttled(serving: AppContext) -> Response:
+    reset = str(int(serving.clock.now().timestamp()) + 60)
+    headers = {
+        "retry-after": "60",
+        "x-ratelimit-limit": str(MAX_TOKENS_PER_MINUTE),
+        "x-ratelimit-remaining": "0",
+        "x-ratelimit-reset": reset,
+    }
+    return JSONResponse({"error": "Throttled"}, status_code=429, headers=headers)

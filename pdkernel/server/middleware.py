@@ -1,0 +1,179 @@
+"""
+What every request passes first: the Host check, the line in the terminal, the way to endpoints with names of their own.
+
+Knows no route. Requests for another host are refused, so that a page on another site cannot reach us under its own name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pdkernel.server.app_context import AppContext
+from pdkernel.server.host_names import HostNames
+
+_KEY = re.compile(r"e[no][a-z0-9]{8,}", re.IGNORECASE)
+"""An endpoint's key, in the platform's form; others are found among the routes."""
+_NOTE_KEY, _OUTCOME_KEY = "note", "outcome"
+_LOG_STATE_KEY = "pdkernel.state"
+"""Where a handler leaves what belongs to the request's line, in the scope."""
+BASE_PATH_KEY = "pdkernel.base"
+"""Where the scope holds what was taken from the beginning of the path."""
+_TOKEN_LIKE = re.compile(r"ctok_[^\s/]*|[^\s/]{41,}|ey[A-Za-z0-9_-]{20,}[^\s/]*")
+
+
+class HostCheckMiddleware:
+    """
+    The check of Host, then *app*.
+
+    Args:
+        app: Whoever answers.
+        names: By which the server may be called.
+    """
+
+    def __init__(self, app: ASGIApp, names: HostNames) -> None:
+        self._app = app
+        self._names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, or hand on."""
+        allowed = scope["type"] != "http" or self._names.is_allowed(Headers(scope=scope).get("host", ""))
+        if allowed and self._names.base_path and scope["type"] == "http":
+            _strip_base_path(scope, self._names.base_path)
+        await (self._app if allowed else _MISDIRECTED)(scope, receive, send)
+
+
+class EndpointRoutingMiddleware:
+    """
+    The check of Host, then endpoints by host, then *app*.
+
+    Args:
+        app: Whoever answers the rest.
+        context: What is served.
+        endpoint: Answers requests whose host names an endpoint.
+    """
+
+    def __init__(self, app: ASGIApp, context: AppContext, endpoint: ASGIApp) -> None:
+        self._app = app
+        self._names = HostNames(context.settings)
+        self._workflows = context.workflows
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or hand on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if not self._names.is_allowed(host):
+            await _MISDIRECTED(scope, receive, send)
+            return
+        if self._names.base_path:
+            _strip_base_path(scope, self._names.base_path)
+        key = self._key(host) or self._key(headers.get("x-forwarded-host", ""))
+        if key is not None:
+            scope["pdkernel.key"] = key
+        elif not self._is_at_endpoint(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        await self._endpoint(scope, receive, send)
+
+    def _is_at_endpoint(self, path: str) -> bool:
+        """Whether the path begins with an endpoint's key, which no other route does: most requests do, and need no search."""
+        first = path[1:].partition("/")[0]
+        return _KEY.fullmatch(first) is not None and self._workflows.find(first) is not None
+
+    def _key(self, host: str) -> str | None:
+        key = self._names.find_endpoint_key(host) if host else None
+        if key is None or (
+            not host.lower().partition(":")[0].endswith("pipedream.net") and not self._workflows.find(key)
+        ):
+            return None
+        return key
+
+
+class AccessLogMiddleware:
+    """
+    A line for each request: what, how it was answered, how long that took; no value of a query, no token.
+
+    Of a request that starts a run, the line says how the run ended, and comes when it has, or when it pauses: the caller may
+    have had a 200 before.
+
+    Args:
+        app: Whoever answers.
+        write_line: Takes the line.
+    """
+
+    def __init__(self, app: ASGIApp, write_line: Callable[[str], None]) -> None:
+        self._app = app
+        self._say = write_line
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on, and say the line when it is answered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        status = 0
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        finally:
+            took = (time.monotonic() - began) * 1000
+            line = f"{scope['method']} {redact_path(scope)} {status or 'cut off'} {took:.0f} ms"
+            note, outcome = _state(scope).get(_NOTE_KEY), _state(scope).get(_OUTCOME_KEY)
+            if outcome is None:
+                self._say(_escape_unprintable(f"{line}  {note}") if note else line)
+            elif outcome.done():
+                self._say(_escape_unprintable(f"{line}  {note} {outcome.result()}"))
+            else:
+                outcome.add_done_callback(
+                    lambda done: self._say(_escape_unprintable(f"{line}  {note} {done.result()}"))
+                )
+
+
+def add_access_log_note(scope: Scope, words: str, outcome: asyncio.Future[str] | None = None) -> None:
+    """Leave *words* for the request's line, which waits for *outcome* where there is one."""
+    _state(scope).update({_NOTE_KEY: words, _OUTCOME_KEY: outcome})
+
+
+def redact_path(scope: Scope) -> str:
+    """The path as it may be shown: without what may be a token, and without what could move a terminal's cursor."""
+    # a whole URL as a path (some Python SDKs) may bring its query along
+    path = scope["path"].partition("?")[0]
+    return _escape_unprintable(_TOKEN_LIKE.sub("***", path)[:200])
+
+
+def _strip_base_path(scope: Scope, base: str) -> None:
+    """Take *base*, the public URL's own path, from the request's path: some proxies leave it there, others do not."""
+    raw = scope.get("raw_path") or scope["path"].encode()
+    if scope["path"].startswith(f"{base}/") and raw.startswith(f"{base}/".encode()):
+        scope.update({"path": scope["path"][len(base) :], "raw_path": raw[len(base.encode()) :], BASE_PATH_KEY: base})
+
+
+def _escape_unprintable(text: str) -> str:
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _state(scope: Scope) -> MutableMapping[str, Any]:
+    state: MutableMapping[str, Any] = scope.setdefault(_LOG_STATE_KEY, {})
+    return state
+
+
+_MISDIRECTED = PlainTextResponse(
+    "This server does not answer to that host name. If it is meant to, start it with --public-url.\n", status_code=421
+)

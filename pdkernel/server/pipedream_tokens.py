@@ -1,0 +1,167 @@
+"""
+Tokens of Pipedream's: how a caller gets one through us, and which of them open endpoints here.
+
+Knows three ways in which a token is known to be the workspace's: Pipedream gave it out through us to the client of our
+login; or to another client, and it names the workspace that our own token names; or Pipedream lists the project's accounts
+for whoever holds it. A token must be good for starting workflows, wherever what it is good for can be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pdkernel.clock import Clock
+from pdkernel.project.pipedream_tokens import PipedreamToken, PipedreamTokenTable
+from pdkernel.server.oauth.authorization import INVOKE_SCOPE
+from pdkernel.server.oauth.scopes import scope_covers
+
+if TYPE_CHECKING:
+    from pdkernel.server.passthrough import PipedreamPassthrough
+
+TokenStatus = Literal["good", "unknown", "scope", "unasked"]
+"""Good; not the project's; not good for starting workflows; Pipedream could not be asked."""
+
+GOOD_CACHE_S, BAD_CACHE_S = 60.0, 5.0
+"""Seconds for which Pipedream is not asked about a token again."""
+CHECK_TIMEOUT_S = 10.0
+"""Seconds that it may take to say."""
+_MAX_CONCURRENT_CHECKS = 8
+_MAX_CACHED_TOKENS = 1000
+_MAX_TOKEN_CHARACTERS = 8192
+_MAX_TOKEN_LIFETIME_S = 86400.0
+
+
+class PipedreamTokenVerifier:
+    """
+    The tokens of one server. One event loop's.
+
+    Args:
+        passthrough: Whoever answers.
+        token_table: Those that were given out through us.
+        clock: Tells for how long something is known.
+    """
+
+    def __init__(self, passthrough: PipedreamPassthrough, token_table: PipedreamTokenTable, clock: Clock) -> None:
+        self._pipedream = passthrough
+        self._table = token_table
+        self._clock = clock
+        self._cache: dict[bytes, tuple[float, TokenStatus]] = {}
+        self._pending_checks: dict[bytes, asyncio.Task[TokenStatus]] = {}
+        self._turns = asyncio.Semaphore(_MAX_CONCURRENT_CHECKS)
+        self._workspace: str | None = None
+
+    async def issue(self, request: Request, fields: Mapping[str, str], client_id: str) -> Response:
+        """Pipedream's answer to a request for a token; a token in it is known here from now on."""
+        answer, told = await self._pipedream.forward_and_parse(request)
+        token = told.get("access_token")
+        if answer.status_code == 200 and isinstance(token, str):
+            claims = decode_claims(token)
+            life = told.get("expires_in")
+            known = isinstance(life, int | float) and life > 0
+            await asyncio.to_thread(
+                self._table.add,
+                token,
+                client_id,
+                _workspace(claims),
+                _scopes(told.get("scope")) or _scopes(claims.get("scope")) or _scopes(fields.get("scope")) or ("*",),
+                min(float(life), _MAX_TOKEN_LIFETIME_S) if known and isinstance(life, int | float) else 0.0,
+            )
+        return answer
+
+    async def revoke(self, request: Request, token: str) -> Response:
+        """Pipedream's answer to a request to revoke *token*, which opens nothing here any more."""
+        await asyncio.to_thread(self._table.remove, token)
+        self._cache.pop(_digest(token), None)
+        return await self._pipedream.forward(request)
+
+    async def check(self, token: str) -> TokenStatus:
+        """What is known of *token*; what has to be asked is asked once for all who wait for it."""
+        if (
+            token.startswith("ctok_")
+            or not token.isascii()
+            or not token.isprintable()
+            or len(token) > _MAX_TOKEN_CHARACTERS
+        ):
+            return "unknown"  # a browser's token for one user opens Connect, not endpoints
+        key = _digest(token)
+        until, said = self._cache.get(key, (0.0, "unknown"))
+        if until > self._clock.monotonic():
+            return said
+        task = self._pending_checks.get(key)
+        if task is None:
+            task = self._pending_checks[key] = asyncio.create_task(self._find(token))
+            task.add_done_callback(lambda _: self._pending_checks.pop(key, None))
+        found = await asyncio.shield(task)
+        if found != "unasked":
+            self._cache[key] = (self._clock.monotonic() + (GOOD_CACHE_S if found == "good" else BAD_CACHE_S), found)
+        while len(self._cache) > _MAX_CACHED_TOKENS:
+            self._cache.pop(next(iter(self._cache)))
+        return found
+
+    async def _find(self, token: str) -> TokenStatus:
+        issued = await asyncio.to_thread(self._table.find, token)
+        if issued is not None:
+            if not scope_covers(issued.scopes, INVOKE_SCOPE):
+                return "scope"
+            if await self._is_ours(issued):
+                return "good"
+        async with self._turns:
+            status = await self._pipedream.probe_accounts(token, timeout_s=CHECK_TIMEOUT_S)
+        if status == 200:
+            scopes = _scopes(
+                decode_claims(token).get("scope")
+            )  # Pipedream has just taken the token: it says what is so
+            return "good" if not scopes or scope_covers(scopes, INVOKE_SCOPE) else "scope"
+        return "unknown" if status in (401, 403, 404) else "unasked"
+
+    async def _is_ours(self, issued: PipedreamToken) -> bool:
+        if issued.client_id == self._pipedream.login.client_id:
+            return True
+        if issued.workspace is None:
+            return False
+        if self._workspace is None:
+            own = await self._pipedream.fetch_own_token(timeout_s=CHECK_TIMEOUT_S)
+            self._workspace = _workspace(decode_claims(own)) if own else None
+        return issued.workspace == self._workspace
+
+
+def decode_claims(token: str) -> Mapping[str, Any]:
+    """What *token* says, unchecked; empty if it cannot be read. Only for tokens that Pipedream has handed out or taken."""
+    import jwt
+
+    try:
+        claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    except (jwt.InvalidTokenError, ValueError, TypeError):
+        return {}
+    return claims
+
+
+def _workspace(claims: Mapping[str, Any]) -> str | None:
+    whose = claims.get("sub")
+    return whose if isinstance(whose, str) and whose.startswith("o_") else None
+
+
+def _scopes(value: Any) -> tuple[str, ...]:
+    if isinstance(value, list):
+        return tuple(map(str, value))
+    return tuple(value.split()) if isinstance(value, str) else ()
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def parse_json_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in *body*; empty if there is none."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

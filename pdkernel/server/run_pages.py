@@ -1,0 +1,118 @@
+"""
+Pages of the server itself: a run, its end by `cancel_url`, and whether we are alive and ready.
+
+Knows who may see a run: this machine, and whoever has the admin token. How a run looks is `render`'s.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import html
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from pdkernel.render import timeline
+from pdkernel.server.app_context import AppContext
+from pdkernel.server.client_address import is_from_this_machine
+from pdkernel.server.host_names import is_loopback_name
+
+_UNFINISHED = frozenset({"queued", "executing", "paused", "resumed"})
+_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+def routes() -> list[BaseRoute]:
+    """This room's routes."""
+    return [
+        Route("/-/live", live, methods=["GET"]),
+        Route("/-/ready", ready, methods=["GET"]),
+        Route("/-/runs/{run_id}", run_page, methods=["GET"]),
+        Route("/cancel/{run_id}/{step}", cancel, methods=["GET", "POST"]),
+        Route("/resume/{run_id}/{step}", resume, methods=["GET", "POST"]),
+    ]
+
+
+async def live(_: Request) -> Response:
+    """GET `/-/live`: the process answers."""
+    return JSONResponse({"status": "live"})
+
+
+async def ready(request: Request) -> Response:
+    """GET `/-/ready`: requests are taken; 503 once the server is told to stop."""
+    if request.app.state.stopping:
+        return JSONResponse({"status": "stopping"}, status_code=503)
+    return JSONResponse({"status": "ready"})
+
+
+async def run_page(request: Request) -> Response:
+    """GET `/-/runs/{run_id}`: the run as a notebook shows it."""
+    serving: AppContext = request.app.state.context
+    if not _is_local_request(request, serving) and not _is_admin(serving, request.headers.get("authorization", "")):
+        return PlainTextResponse(
+            "Runs are shown on the server's own machine (not behind a proxy or with --public-url), or with the admin token "
+            "(PDKERNEL_ADMIN_TOKEN).\n",
+            status_code=401,
+            headers={**_HEADERS, "www-authenticate": 'Basic realm="pdkernel"'},
+        )
+    execution = await serving.engine.journal.get_execution(request.path_params["run_id"])
+    if execution is None:
+        return PlainTextResponse("There is no such run.\n", status_code=404, headers=_HEADERS)
+    if "application/json" in request.headers.get("accept", ""):
+        return JSONResponse(execution.to_json(), headers=_HEADERS)
+    again = '<meta http-equiv="refresh" content="2">' if execution.status in _UNFINISHED else ""
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{html.escape(execution.workflow)}</title>{again}'
+        "<style>body{font-family:system-ui,sans-serif;margin:24px;color-scheme:light dark}</style></head>"
+        f"<body>{timeline.render_html(execution)}</body></html>"
+    )
+    return HTMLResponse(page, headers=_HEADERS)
+
+
+async def cancel(request: Request) -> Response:
+    """A step's `cancel_url`: the run ends as cancelled. Whoever was given the URL may call it."""
+    found = await request.app.state.runs.cancel(request.path_params["run_id"])
+    text = "The run is cancelled.\n" if found else "There is no such run under way.\n"
+    return PlainTextResponse(text, status_code=200 if found else 404, headers=_HEADERS)
+
+
+async def resume(_: Request) -> Response:
+    """A step's `resume_url`: not in this version."""
+    return PlainTextResponse(
+        "This version of pdkernel does not resume runs; a delay goes on by itself when its time is over.\n",
+        status_code=501,
+        headers=_HEADERS,
+    )
+
+
+def _is_local_request(request: Request, serving: AppContext) -> bool:
+    """Whether this machine asks. A proxy on it may give no sign of whom it asks for, so none is believed where one is meant."""
+    settings = serving.settings
+    if settings.trusted_proxies or not is_loopback_name(urlsplit(settings.base_url).netloc):
+        return False
+    return is_from_this_machine(request.scope, request.headers)
+
+
+def _is_admin(serving: AppContext, authorization: str) -> bool:
+    expected = serving.settings.admin_token_hash
+    scheme, _, given = authorization.partition(" ")
+    if expected is None:
+        return False
+    if scheme.lower() == "basic":  # what a browser asks for; the name is not looked at
+        try:
+            given = base64.b64decode(given, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(hashlib.sha256(given.strip().encode("utf-8", "surrogatepass")).digest(), expected)

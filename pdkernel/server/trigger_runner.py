@@ -1,0 +1,225 @@
+"""
+Running deployed triggers, and what becomes of their events: kept, sent to webhooks, handed to workflows.
+
+Knows that an event is kept before it is sent, and that a webhook which does not answer stops nothing. A request to a
+webhook is an outside call like a step's, so that the mode of outside calls holds for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from pdkernel.egress import CallContext
+from pdkernel.egress.gateway_client import open_client
+from pdkernel.egress.refusals import REFUSAL_HEADER
+from pdkernel.engine.event_sources import SourceAct, SourceEvent, SourceRequest, SourceResult
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.errors import PdkernelError
+from pdkernel.model import JSON, Trigger
+from pdkernel.project import DeployedTrigger, Webhook
+from pdkernel.redaction import Redactor
+from pdkernel.server.app_context import AppContext, ServedWorkflow
+from pdkernel.server.link.webhooks import SIGNATURE_HEADER, TIMEOUT_S, sign_body
+from pdkernel.server.run_registry import RunRegistry
+from pdkernel.source import sibling_workflow_finder
+
+MAX_POLL_INTERVAL_S = 5.0
+"""Seconds after which triggers that another process deployed are seen."""
+
+_log = logging.getLogger(__name__)
+
+
+async def run_due_triggers(context: AppContext, runs: RunRegistry) -> None:
+    """Run triggers as they become due, until this is cancelled."""
+    table = context.project.deployed_triggers
+    while True:
+        try:
+            due = await asyncio.to_thread(table.claim_due)
+            if due is not None:
+                if not runs.source_lock(due.id).locked():  # one that still runs misses this time
+                    runs.start_source(_by_timer(context, runs, due))
+                continue
+            upcoming = await asyncio.to_thread(table.next_due)
+        except PdkernelError as fault:
+            _log.warning("Deployed triggers cannot be looked up: %s", fault.message)
+            upcoming = None
+        wait = MAX_POLL_INTERVAL_S if upcoming is None else (upcoming - context.clock.now()).total_seconds()
+        await asyncio.sleep(min(max(wait, 0.05), MAX_POLL_INTERVAL_S))
+
+
+async def _by_timer(serving: AppContext, runs: RunRegistry, trigger: DeployedTrigger) -> None:
+    try:
+        await run_trigger(serving, runs, trigger)
+    except PdkernelError as fault:
+        _log.warning("The deployed trigger %s did not run: %s", trigger.id, fault.message)
+
+
+async def run_trigger(
+    context: AppContext,
+    runs: RunRegistry,
+    trigger: DeployedTrigger,
+    event: JSON = None,
+    on_respond: Callable[[Mapping[str, Any]], None] | None = None,
+) -> SourceResult:
+    """
+    Run *trigger* once and pass on what is new.
+
+    Args:
+        context: What is served.
+        runs: Those under way.
+        trigger: Which.
+        event: The request that wakes it; None is its timer.
+        on_respond: Told what the source answers to that request, when it does.
+
+    Raises:
+        PdkernelError: It cannot be run; see `Sources.run`.
+    """
+    request = build_source_request(context, trigger, "run")
+    if event is not None:
+        request = replace(request, event=event, on_respond=on_respond or request.on_respond)
+    async with runs.source_lock(trigger.id):
+        ran = await context.engine.source_runner.run(request)
+    if ran.record.error is not None:
+        # redacted, as everything in a record
+        _log.warning("The deployed trigger %s failed: %s", trigger.id, ran.record.error.message)
+    await dispatch_events(context, runs, trigger, ran.events)
+    return ran
+
+
+async def run_hook(context: AppContext, runs: RunRegistry, trigger: DeployedTrigger, hook: SourceAct) -> SourceResult:
+    """
+    Have a hook of *trigger*'s source run.
+
+    Raises:
+        PdkernelError: It cannot be run; see `Sources.run`.
+    """
+    async with runs.source_lock(trigger.id):
+        return await context.engine.source_runner.run(build_source_request(context, trigger, hook))
+
+
+def trigger_endpoint_url(context: AppContext, trigger: DeployedTrigger) -> str | None:
+    """Where requests wake *trigger*, or None."""
+    return f"{context.settings.base_url}/{trigger.endpoint}" if trigger.endpoint else None
+
+
+def build_source_request(context: AppContext, trigger: DeployedTrigger, act: SourceAct) -> SourceRequest:
+    """What the engine is asked for."""
+    config: dict[str, JSON] = {"uses": f"{trigger.key}@{trigger.version}", "props": dict(trigger.props)}
+    return SourceRequest(
+        Trigger("source", config=config),
+        trigger.id,
+        replace(context.settings.policy, public_only=trigger.public_only),
+        act=act,
+        external_user_id=trigger.external_user_id,
+        environment=trigger.environment,
+        folder=context.project.folder,
+        endpoint_url=trigger_endpoint_url(context, trigger),
+        account_overrides=trigger.accounts,
+    )
+
+
+async def dispatch_events(
+    context: AppContext, runs: RunRegistry, trigger: DeployedTrigger, events: Sequence[SourceEvent]
+) -> None:
+    """
+    Keep *events*, then send them to the trigger's webhooks and start its workflows.
+
+    A workflow's steps are the project's own code, and reach what they reach for any other event.
+    """
+    if not events:
+        return
+    at = int(context.clock.now().timestamp() * 1000)
+    kept = [_serialize_event(event, at, context.ids.new("", 20)) for event in events]
+    await asyncio.to_thread(context.project.deployed_triggers.add_events, trigger.id, kept)
+    for event in events:
+        for workflow in trigger.workflows:
+            _start_workflow(context, runs, trigger, workflow, event)
+    await asyncio.gather(*(_deliver_to_webhook(context, trigger, hook, kept) for hook in trigger.webhooks))
+
+
+def _serialize_event(event: SourceEvent, at: int, fresh: str) -> dict[str, JSON]:
+    """An event as the API lists it."""
+    told: dict[str, JSON] = {"e": dict(event.event.data), "k": "emit", "ts": at, "id": fresh}
+    return told if event.summary is None else {**told, "sum": event.summary}
+
+
+def find_workflow(serving: AppContext, name: str) -> ServedWorkflow | None:
+    """The workflow of that id, or of that endpoint key, that is served; or None."""
+    return serving.workflows.find_id(name) or serving.workflows.find(name)
+
+
+def _start_workflow(
+    serving: AppContext, runs: RunRegistry, trigger: DeployedTrigger, workflow: str, event: SourceEvent
+) -> None:
+    served = find_workflow(serving, workflow)
+    if served is None:
+        _log.warning("The deployed trigger %s starts the workflow %s, which is not served.", trigger.id, workflow)
+        return
+    runs.start(
+        partial(
+            RunRequest,
+            workflow=served.source.workflow,
+            event=event.event,
+            policy=serving.settings.policy,
+            external_user_id=trigger.external_user_id,
+            environment=trigger.environment,
+            variables=served.variables,
+            folder=served.source.folder.resolve(),
+            actions_source=served.source.sidecar.actions if served.source.sidecar else None,
+            test=False,
+            source=shlex.quote(str(served.source.path)),
+            pause_mode="wait",
+            base_url=serving.settings.base_url,
+            find_workflow=sibling_workflow_finder(served.source.path),
+            workflow_id=served.id,
+        )
+    )
+
+
+async def _deliver_to_webhook(
+    serving: AppContext, trigger: DeployedTrigger, hook: Webhook, events: Sequence[Mapping[str, JSON]]
+) -> None:
+    """Send *events* in their order; one that is not taken is in the log, and in the list of events."""
+    failing = hook.failures > 0
+    for event in events:
+        said = await _post(serving, trigger, hook, json.dumps(event["e"]).encode())
+        if said is not None or failing:
+            failing = said is not None
+            await asyncio.to_thread(serving.project.deployed_triggers.record_delivery, trigger.id, hook.id, said)
+        if said is not None:
+            _log.warning("A webhook of the deployed trigger %s did not take an event: %s", trigger.id, said)
+
+
+async def _post(serving: AppContext, trigger: DeployedTrigger, hook: Webhook, body: bytes) -> str | None:
+    """Why the webhook did not take it, or None."""
+    import httpx
+
+    headers = {
+        "content-type": "application/json",
+        SIGNATURE_HEADER: sign_body(hook.signing_key, int(serving.clock.now().timestamp()), body),
+        "x-pd-emitter-id": trigger.id,
+        "x-pd-external-user-id": trigger.external_user_id,
+        "user-agent": "pdkernel",
+    }
+    binding = CallContext(
+        step="webhook",
+        policy=replace(serving.settings.policy, public_only=hook.public_only),
+        redactor=Redactor(()),
+        on_call_finished=lambda _: None,
+        on_call_refused=lambda _: None,
+    )
+    try:
+        async with open_client(hook.url, serving.engine.gateway, binding, timeout_s=TIMEOUT_S) as client:
+            answer = await client.post(hook.url, content=body, headers=headers)
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as fault:
+        return type(fault).__name__
+    if REFUSAL_HEADER.decode() in answer.headers:
+        return "not sent"
+    return None if answer.is_success else f"status {answer.status_code}"

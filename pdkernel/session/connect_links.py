@@ -1,0 +1,236 @@
+"""
+Links where a person connects an account, made from the notebook, and what becomes of them.
+
+Knows who serves such a link: the draft's own server while it runs, else one for link pages alone, which starts with the
+first link and ends with the session; with a real project, Pipedream. What the pages do is the server's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from pdkernel.errors import PdkernelError
+from pdkernel.identity import Environment
+from pdkernel.loop_thread import LoopThread
+
+if TYPE_CHECKING:
+    from pdkernel.connect.remote import RemoteDirectory
+    from pdkernel.server.app_context import LinkContext, LinkEvent, LinkOnlyContext
+    from pdkernel.server.uvicorn_server import UvicornServer
+    from pdkernel.session.session import Session
+
+LINK_LIFETIME_S = 15 * 60.0
+"""Seconds that a link from a notebook is good for."""
+ACCOUNT_POLL_INTERVAL_S = 3.0
+"""Seconds between two looks at Pipedream for the new account."""
+
+LinkListener = Callable[["LinkEvent"], None]
+
+
+class ConnectLinks:
+    """
+    The links of one session. Safe from any thread.
+
+    Args:
+        session: Whose project and people.
+        public_url: What a browser elsewhere calls our servers, `{port}` standing for the port; None: this machine's own.
+    """
+
+    def __init__(self, session: Session, *, public_url: str | None = None) -> None:
+        self._session = session
+        self._public_url = public_url
+        self._lock = threading.Lock()
+        self._listeners: dict[str, LinkListener] = {}
+        self._timers: dict[str, threading.Timer] = {}
+        self._server: LinkPageServer | None = None
+        self._closed = threading.Event()
+
+    def create(
+        self,
+        app: str,
+        *,
+        external_user_id: str,
+        environment: Environment,
+        account_id: str | None = None,
+        on_event: LinkListener,
+        lifetime_s: float = LINK_LIFETIME_S,
+    ) -> str:
+        """
+        A link where that user connects an account of *app*, or the one of *account_id* anew. It is good once; show it to nobody.
+
+        Args:
+            app: The app's slug.
+            external_user_id: Whose account it will be.
+            environment: Theirs.
+            account_id: The account that keeps its id; None for a new one.
+            on_event: Told what becomes of the link, from another thread.
+            lifetime_s: Seconds for which it is good; Pipedream's last as long as Pipedream says.
+
+        Raises:
+            PdkernelError: The user's id cannot be used, or Pipedream makes no link.
+        """
+        from pdkernel.connect.remote import RemoteDirectory
+
+        directory = self._session.directory
+        if isinstance(directory, RemoteDirectory):
+            return self._create_remote_link(directory, app, external_user_id, environment, account_id, on_event)
+        from pdkernel.server.link.tokens import create_link
+
+        made = create_link(
+            self._link_site(),
+            external_user_id=external_user_id,
+            environment=environment,
+            app=app,
+            account_id=account_id,
+            lifetime_s=lifetime_s,
+        )
+        timer = threading.Timer(lifetime_s, self._expire, (made.digest,))
+        timer.daemon = True
+        with self._lock:
+            self._listeners[made.digest] = on_event
+            self._timers[made.digest] = timer
+        timer.start()
+        return made.url
+
+    def handle_event(self, news: LinkEvent) -> None:
+        """Hand what became of a link on to whoever made it; from any thread."""
+        over = news.status not in ("opened", "failed")  # after a failure the same link can be used again
+        with self._lock:
+            told = self._listeners.pop(news.token_digest, None) if over else self._listeners.get(news.token_digest)
+            timer = self._timers.pop(news.token_digest, None) if over else None
+        if timer is not None:
+            timer.cancel()
+        if told is not None:
+            told(news)
+
+    def close(self) -> None:
+        """Serve no link any more."""
+        self._closed.set()
+        with self._lock:
+            server, self._server = self._server, None
+            timers = list(self._timers.values())
+            self._timers.clear()
+            self._listeners.clear()
+        for timer in timers:
+            timer.cancel()
+        if server is not None:
+            server.stop()
+
+    def _link_site(self) -> LinkContext:
+        serving = self._session.app_context
+        if serving is not None:
+            return serving
+        with self._lock:
+            if self._server is None:
+                self._server = LinkPageServer(self._session, public_url=self._public_url, on_link=self.handle_event)
+            return self._server.site
+
+    def _expire(self, token: str) -> None:
+        from pdkernel.server.app_context import LinkEvent
+
+        self.handle_event(LinkEvent(token, "expired"))
+
+    def _create_remote_link(
+        self,
+        directory: RemoteDirectory,
+        app: str,
+        external_user_id: str,
+        environment: Environment,
+        account_id: str | None,
+        told: LinkListener,
+    ) -> str:
+        link = directory.connect_link(external_user_id, environment)
+        query = urlencode({"app": app, **({"accountId": account_id} if account_id else {})})
+        if account_id is None:  # what is connected again looks as before, in a list
+            watched = (directory, app, external_user_id, environment, told)
+            threading.Thread(target=self._poll_for_account, args=watched, name="pdkernel-link", daemon=True).start()
+        return f"{link}{'&' if '?' in link else '?'}{query}"
+
+    def _poll_for_account(
+        self, directory: RemoteDirectory, app: str, external_user_id: str, environment: Environment, told: LinkListener
+    ) -> None:
+        """Look for the new account until it is there or the link's time is over."""
+        from pdkernel.server.app_context import LinkEvent
+
+        def ids() -> set[str]:
+            directory.clear_cache()
+            found = directory.accounts(external_user_id=external_user_id, environment=environment, app=app)
+            return {account.id for account in found}
+
+        before: set[str] | None = None
+        for _ in range(round(LINK_LIFETIME_S / ACCOUNT_POLL_INTERVAL_S)):
+            try:
+                now = ids()
+                before = now if before is None else before
+                if new := now - before:
+                    told(LinkEvent("", "connected", min(new)))
+                    return
+            except PdkernelError:  # asked again in a moment
+                pass
+            if self._closed.wait(ACCOUNT_POLL_INTERVAL_S):
+                return
+        told(LinkEvent("", "expired"))
+
+
+class LinkPageServer:
+    """
+    Serves the pages of Connect Link on this machine, from now on.
+
+    Attributes:
+        site: What the pages are given.
+    """
+
+    site: LinkOnlyContext
+
+    def __init__(self, session: Session, *, public_url: str | None, on_link: LinkListener) -> None:
+        self._loop = LoopThread()
+        self._loop.run(self._start(session, public_url, on_link))
+
+    def stop(self) -> None:
+        """Serve them no more."""
+        self._loop.run(self._stop())
+        self._loop.close()
+
+    async def _start(self, session: Session, public_url: str | None, on_link: LinkListener) -> None:
+        from pdkernel.egress import parse_policy
+        from pdkernel.server import ServeSettings
+        from pdkernel.server.app import create_link_app
+        from pdkernel.server.app_context import LinkOnlyContext
+        from pdkernel.server.uvicorn_server import UvicornServer, listen
+
+        opened = listen("127.0.0.1", 0)
+        project = session.project
+        try:
+            url = build_base_url(opened.getsockname()[1], public_url)
+        except BaseException:
+            opened.close()
+            raise
+        settings = ServeSettings(base_url=url, policy=parse_policy("deny"))
+        self.site = LinkOnlyContext(project, session.directory, settings, project.clock, project.ids, on_link)
+        ready = asyncio.Event()
+        self._server: UvicornServer = UvicornServer(create_link_app(self.site), on_ready=ready.set)
+        self._serving = asyncio.ensure_future(self._server.serve(sockets=[opened]))
+        await ready.wait()
+
+    async def _stop(self) -> None:
+        self._server.force_exit = True
+        self._server.stop()
+        await self._serving
+
+
+def build_base_url(port: int, public_url: str | None) -> str:
+    """
+    What callers call a server of ours on that port of this machine; `{port}` in *public_url* is the port.
+
+    Raises:
+        RequestError: *public_url* is no base of URLs.
+    """
+    if public_url:
+        from pdkernel.server.host_names import parse_public_url
+
+        return parse_public_url(public_url.replace("{port}", str(port)))
+    return f"http://127.0.0.1:{port}"

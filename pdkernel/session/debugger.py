@@ -1,0 +1,153 @@
+"""
+Steps with `--debug`: the engine's thread hands them to the kernel's main thread, where the debugger is.
+
+Knows the two threads and how a value crosses between them. What a step finds around itself is known by `hosts.here`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pdkernel.errors import PdkernelError, StepError
+from pdkernel.execution import Execution
+from pdkernel.loop_thread import ThreadTask
+from pdkernel.model import Step
+from pdkernel.notebook import NotebookCell, enumerate_cells
+from pdkernel.packages import PythonEnvironment
+from pdkernel.redaction import Redactor
+from pdkernel.runtimes.python.step_api import RefusedError
+from pdkernel.workers import WORKING_FOLDER_NAME, RunSetup, StepCall, StepListener, StepOutcome
+from pdkernel.workers.in_kernel import InKernelRunner, StepChannel
+from pdkernel.workers.recorder import StepRecorder
+from pdkernel.workers.replies import step_reply
+from pdkernel.workers.run_workers import build_step_input
+
+UNGUARDED_CALLS_WARNING = "With --debug the step's outside calls were made by the kernel itself: they are not listed, and each run makes them again."
+_POLL_S = 0.5  # an interrupt of a wait without end is not seen on every platform
+
+
+@dataclass(frozen=True)
+class _Job:
+    call: StepCall
+    setup: RunSetup
+    recorder: StepRecorder
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[StepError | None]
+
+
+class KernelDebugger:
+    """A `StepDebugger` for one notebook. Make it, and call `run_in_main_thread`, in the kernel's main thread."""
+
+    def __init__(self) -> None:
+        self._files: Mapping[str, str] = {}
+        self._redactor = Redactor()
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._kernel_steps = InKernelRunner()
+
+    def prepare(
+        self,
+        steps: Iterable[Step],
+        cells: Sequence[NotebookCell],
+        *,
+        debug_filename: Callable[[str], str],
+        redactor: Redactor,
+    ) -> None:
+        """
+        Get ready for a run.
+
+        Args:
+            steps: Those that it is to debug.
+            cells: The notebook's.
+            debug_filename: What the debugger calls a cell, by its text.
+            redactor: Hides secrets in what `breakpoint()` shows.
+        """
+        sources = {place: cell.source for place, cell in enumerate_cells(cells)}
+        self._files = {
+            step.name: debug_filename(sources[step.cell_index]) for step in steps if step.cell_index is not None
+        }
+        self._redactor = redactor
+
+    async def run_step(self, call: StepCall, setup: RunSetup, listener: StepListener) -> StepOutcome:
+        """Run *call* in the thread that serves, and wait."""
+        loop = asyncio.get_running_loop()
+        recorder = StepRecorder(listener)
+        recorder.warn(UNGUARDED_CALLS_WARNING)
+        job = _Job(call, setup, recorder, loop, loop.create_future())
+        self._jobs.put(job)
+        return recorder.outcome(await job.done)
+
+    def run_in_main_thread(self, task: ThreadTask[Execution]) -> Execution:
+        """Wait for *task*, and run here what it hands over; an interrupt cancels it."""
+        task.add_done_callback(lambda: self._jobs.put(None))
+        try:
+            while not task.done:
+                try:
+                    job = self._jobs.get(timeout=_POLL_S)
+                except queue.Empty:
+                    continue
+                if job is not None:
+                    self._execute_job(job)
+        except KeyboardInterrupt:
+            task.cancel()
+        return task.result()
+
+    def _execute_job(self, job: _Job) -> None:
+        try:
+            error = self._run(job)
+        except KeyboardInterrupt:
+            job.loop.call_soon_threadsafe(job.done.cancel)
+            raise
+        except BaseException as failure:  # noqa: BLE001 - ours: it goes to the run that waits
+            job.loop.call_soon_threadsafe(_resolve_future, job.done, failure)
+        else:
+            job.loop.call_soon_threadsafe(_resolve_future, job.done, error)
+
+    def _run(self, job: _Job) -> StepError | None:
+        call, setup, tell = job.call, job.setup, job.loop.call_soon_threadsafe
+        exports = {"trigger": setup.trigger, **call.steps}
+        folder = setup.ensure_scratch_folder() / WORKING_FOLDER_NAME
+        folder.mkdir(mode=0o700, exist_ok=True)
+        file = self._files.get(call.step.name, call.step.filename)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        return self._kernel_steps.run_step(
+            call.step,
+            {"step": call.step.name, "file": file, **build_step_input(call, setup)},
+            {name: json.dumps(value).encode() for name, value in exports.items()},
+            variables=setup.variables,
+            folder=folder,
+            site_packages=PythonEnvironment(setup.python, setup.python.parents[1]).site if setup.python else None,
+            channel=StepChannel(
+                send_line=lambda line: tell(job.recorder.parse_message, step_reply(line)),
+                call_services=lambda name, args: _call_service(job, name, args),
+                on_output=lambda stream, data: tell(job.recorder.output, stream, data),
+                redact=self._redactor.redact_text,
+            ),
+        )
+
+
+def _resolve_future(done: asyncio.Future[StepError | None], outcome: BaseException | None) -> None:
+    if done.done():
+        return
+    if outcome is None or isinstance(outcome, StepError):
+        done.set_result(outcome)
+    else:
+        done.set_exception(outcome)
+
+
+def _call_service(job: _Job, name: str, args: dict[str, Any]) -> Any:
+    services = job.call.services
+    if services is None:
+        raise RefusedError({"message": f"{name} cannot be asked for here."})
+    try:
+        # through JSON, as from a process: what a service keeps is not what the step goes on changing
+        return asyncio.run_coroutine_threadsafe(services.call(name, json.loads(json.dumps(args))), job.loop).result()
+    except PdkernelError as error:
+        told = {"name": getattr(error, "name", type(error).__name__), "message": error.message}
+        raise RefusedError({**told, "code": error.code, "fix": error.fix}) from None

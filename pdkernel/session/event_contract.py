@@ -1,0 +1,100 @@
+"""
+A notebook's contract with its callers, and what it says of the chosen event.
+
+Knows where earlier events are kept. What a contract is, is `contract`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pdkernel.analysis import (
+    Contract,
+    EventComparison,
+    build_example_body,
+    build_example_event,
+    compare_event,
+    derive_contract,
+)
+from pdkernel.errors import DefinitionError, EventError
+from pdkernel.event import Event
+from pdkernel.files import read_file
+from pdkernel.model import JSON
+from pdkernel.session.event_library import EventLibrary
+
+if TYPE_CHECKING:
+    from pdkernel.session.session import Session
+
+MAX_COMPARED_EVENTS = 50
+"""Saved events that are looked at: the newest."""
+MAX_EVENT_BYTES = 2_000_000
+"""Bytes of an event's file; a bigger one is not looked at."""
+
+
+def load_saved_events(library: EventLibrary, *, http: bool = True) -> dict[str, Mapping[str, JSON]]:
+    """The data of the saved events by name, masked; the newest first. One that cannot be read is none."""
+    if not library.folder.is_dir():
+        return {}
+    files = [(path.stat().st_mtime_ns, path) for path in library.folder.glob("*.json")]
+    newest = sorted(files, key=lambda pair: (-pair[0], pair[1].name))[:MAX_COMPARED_EVENTS]
+    found = {path.stem: _read(path, time, http) for time, path in newest}
+    return {name: data for name, data in found.items() if data is not None}
+
+
+@lru_cache(maxsize=4 * MAX_COMPARED_EVENTS)
+def _read(path: Path, _: int, http: bool) -> Mapping[str, JSON] | None:
+    try:
+        if path.stat().st_size > MAX_EVENT_BYTES:
+            return None
+        return dict(Event.parse(read_file(path), label=path.name, is_http=http).with_masked_headers().data)
+    except (EventError, OSError):
+        return None
+
+
+def build_contract(session: Session) -> Contract | None:
+    """The contract of the notebook as it is, or None while its workflow cannot be read."""
+    try:
+        return derive_contract(session.workflow)
+    except DefinitionError:
+        return None
+
+
+def compare_chosen_event(session: Session) -> EventComparison | None:
+    """What the contract says of the chosen event; None without one, or while the workflow cannot be read."""
+    contract, event = build_contract(session), session.event
+    if contract is None or event is None:
+        return None
+    earlier = load_saved_events(session.events, http=event.is_http)
+    return compare_event(contract, session.event_name or "the event", dict(event.data), earlier)
+
+
+def build_contract_example(session: Session) -> dict[str, JSON] | None:
+    """An event that keeps the contract, from the saved events where these have what it needs."""
+    contract = build_contract(session)
+    if contract is None:
+        return None
+    http = session.workflow.trigger.type == "http"
+    return build_example_event(contract, list(load_saved_events(session.events, http=http).values()), is_http=http)
+
+
+def build_request_body(session: Session) -> JSON:
+    """The chosen event's body with what it lacks of the contract; without an event, the example's."""
+    contract, event = build_contract(session), session.event
+    body = event.data.get("body") if event is not None else None
+    if contract is None or not contract.fields:
+        return body
+    made = build_example_body(contract, list(load_saved_events(session.events).values()), only_required=True)
+    return made if body is None else fill_missing_keys(body, made)
+
+
+def fill_missing_keys(value: JSON, defaults: JSON) -> JSON:
+    """*value* with the keys of *defaults* that it lacks, in objects that both have."""
+    if not isinstance(value, dict) or not isinstance(defaults, dict):
+        return value
+    whole: dict[str, Any] = dict(value)
+    for key, each in defaults.items():
+        whole[key] = fill_missing_keys(whole[key], each) if key in whole else each
+    return whole

@@ -1,0 +1,89 @@
+"""
+The local project that a notebook works with: opened, or made, at the first need.
+
+Knows which project a notebook belongs to. What a project holds is for `project`, `connect` and `actions` to know, which
+are imported no sooner than they are needed: a notebook starts without them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pdkernel.clock import Clock, IdGenerator
+from pdkernel.identity import Directory
+
+if TYPE_CHECKING:
+    from pdkernel.actions import Catalog
+    from pdkernel.project import Project
+
+
+class LazyProject:
+    """
+    A notebook's project. Safe from any thread.
+
+    Args:
+        folder: The notebook's folder.
+        project: The project, or None for the nearest one.
+        environ: For `PDKERNEL_PROJECT`, `PDKERNEL_DATABASE`, `PDKERNEL_KEY_FILE` and where actions come from.
+        clock: For every time stamp.
+        ids: For new ids.
+    """
+
+    def __init__(
+        self, folder: Path, *, project: Project | None, environ: Mapping[str, str], clock: Clock, ids: IdGenerator
+    ) -> None:
+        self._folder = folder
+        self._environ = environ
+        self._clock = clock
+        self._ids = ids
+        self._lock = threading.RLock()
+        self._project = project
+        self._directory: Directory | None = None
+        self._catalog: Catalog | None = None
+
+    @property
+    def project(self) -> Project:
+        """The project itself."""
+        with self._lock:
+            if self._project is None:
+                from pdkernel.project import Project, find_project
+
+                folder = self._environ.get("PDKERNEL_PROJECT")
+                place = Path(folder) / ".pdkernel" if folder else find_project(self._folder)
+                key = self._environ.get("PDKERNEL_KEY_FILE")
+                self._project = Project.open(
+                    place,
+                    database_url=self._environ.get("PDKERNEL_DATABASE"),
+                    key_file=Path(key) if key else None,
+                    clock=self._clock,
+                    ids=self._ids,
+                )
+            return self._project
+
+    @property
+    def directory(self) -> Directory:
+        """Users and accounts."""
+        with self._lock:
+            if self._directory is None:
+                from pdkernel.connect import open_directory
+
+                self._directory = open_directory(self.project, self._environ)
+            return self._directory
+
+    @property
+    def catalog(self) -> Catalog:
+        """The pre-built actions that it can run."""
+        with self._lock:
+            if self._catalog is None:
+                from pdkernel.actions import Catalog
+
+                self._catalog = Catalog.for_project(self.project, environ=self._environ)
+            return self._catalog
+
+    def close(self) -> None:
+        """Close the project if it was opened."""
+        if self._project is not None:
+            self._project.close()

@@ -1,0 +1,124 @@
+"""
+What a notebook asks the engine to do, made of what its person has chosen.
+
+Knows which choice goes where. Nothing here runs or changes anything.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pdkernel.clock import Clock
+from pdkernel.egress import parse_policy
+from pdkernel.egress.memory_recording import MemoryRecording
+from pdkernel.engine.run_context import build_trigger_context
+from pdkernel.engine.run_request import OnChange, RunRequest
+from pdkernel.errors import RequestError
+from pdkernel.event import Event
+from pdkernel.model import JSON, Step
+from pdkernel.source import sibling_workflow_finder
+from pdkernel.variables import load_variables
+
+if TYPE_CHECKING:
+    from pdkernel.engine.event_sources import SourceRequest
+    from pdkernel.session.session import Session
+
+
+def build_run_request(
+    session: Session,
+    *,
+    only: frozenset[str] | None,
+    resend: bool,
+    external_user_id: str | None,
+    on_change: OnChange | None,
+    install: bool,
+) -> RunRequest:
+    """
+    A run of the notebook's workflow.
+
+    Args:
+        session: Whose choices count.
+        only: Steps to run, pinned or not; None runs all.
+        resend: Whether what was sent before is sent again.
+        external_user_id: In the place of the chosen one, or None.
+        on_change: Told the execution as it grows.
+        install: Whether packages may be downloaded.
+
+    Raises:
+        DefinitionError: The workflow is wrong, or has no such step.
+        RequestError: No event is chosen.
+    """
+    event = session.event
+    if event is None:
+        raise RequestError("No event is chosen.", fix="Choose or write one: %pdevent")
+    user = external_user_id or session.external_user_id
+    workflow = session.workflow
+    for name in only or ():
+        workflow.step(name)
+    return RunRequest(
+        workflow=workflow,
+        event=event.with_identity(user, session.environment),
+        policy=parse_policy(session.egress),
+        external_user_id=user,
+        environment=session.environment,
+        variables=load_variables(session.project, session.folder),
+        folder=session.folder,
+        pinned_exports={name: pinned for name, pinned in session.pins.items() if only is None or name not in only},
+        only_steps=only,
+        previous_exports=session.get_exports(),
+        idempotency=session.project.idempotency,
+        resend=resend,
+        actions_source=session.action_source,
+        recording=MemoryRecording(),
+        install=install,
+        source=shlex.quote(session.notebook.name) if session.notebook else "SOURCE",
+        on_change=on_change,
+        pause_mode="skip",
+        find_workflow=sibling_workflow_finder(session.notebook or session.folder / "notebook.ipynb"),
+    )
+
+
+def is_install_allowed(environ: Mapping[str, str]) -> bool:
+    """Whether *environ* lets packages be downloaded (`PDKERNEL_NO_INSTALL`)."""
+    return environ.get("PDKERNEL_NO_INSTALL", "").lower() in ("", "0", "false", "no")
+
+
+def find_debug_steps(request: RunRequest) -> list[Step]:
+    """The steps of *request* that are to be run where a debugger can stop them."""
+    return [
+        step for step in request.workflow.steps if step.debug and not step.disabled and request.is_selected(step.name)
+    ]
+
+
+def build_source_request(session: Session, *, on_event: bool = False) -> SourceRequest:
+    """
+    A run of the event source that is the workflow's trigger, on a tick or on the chosen event.
+
+    Raises:
+        RequestError: The trigger is no source.
+    """
+    from pdkernel.engine.event_sources import SourceRequest, require_source_trigger
+
+    return SourceRequest(
+        trigger=require_source_trigger(session.workflow.trigger),
+        owner_key=str((session.notebook or session.folder).resolve()),
+        policy=parse_policy(session.egress),
+        event=dict(session.event.data) if on_event and session.event is not None else None,
+        external_user_id=session.external_user_id,
+        environment=session.environment,
+        folder=session.folder,
+    )
+
+
+def build_example_context(session: Session, event: Event, clock: Clock) -> Mapping[str, JSON]:
+    """`steps.trigger.context` as a run on *event* would have it, but for the ids of the run."""
+    request = RunRequest(
+        workflow=session.workflow,
+        event=event,
+        policy=parse_policy("deny"),
+        external_user_id=session.external_user_id,
+        environment=session.environment,
+    )
+    return build_trigger_context(request, project_id=session.project.project_id, trace_id="", run_id="", clock=clock)

@@ -1,0 +1,102 @@
+"""
+JSON values as pandas tables.
+
+Knows two forms: a row per leaf, and a row per record of a list. pandas is imported when a table is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pdkernel.errors import RequestError
+from pdkernel.model import JSON
+from pdkernel.shape.inference import Shape, get_type_name, infer_shape, to_json_value
+from pdkernel.shape.path_syntax import Segment, format_node_path, parse_path
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_EVENT = ("steps", "trigger", "event")
+
+
+def build_data_frame(value: JSON | Mapping[str, JSON], list_path: str | Sequence[Segment] | None = None) -> DataFrame:
+    """
+    *value* as a table.
+
+    Without *list_path*: one row per leaf, with the columns `path`, `type` and `value`; lists are unrolled, each item under
+    its index (`body.commits[0].message`). An empty list or object is a leaf.
+
+    With *list_path*, the path of a list: one row per record, nested objects flattened with dots (`author.name`); items that
+    are no objects stand in the column `value`. The path may be written as the shape copies it
+    (`steps.trigger.event.body.commits`) or without its beginning; a key after a list stands for that key of all its
+    items (`body.commits.added`).
+
+    Raises:
+        RequestError: There is nothing at *list_path*; the message names the lists that there are.
+    """
+    import pandas as pd
+
+    if list_path is None:
+        rows = list(_iter_leaves("", to_json_value(value)))
+        return pd.DataFrame(
+            {
+                "path": [row[0] for row in rows],
+                "type": [row[1] for row in rows],
+                "value": pd.Series([row[2] for row in rows], dtype=object),
+            }
+        )
+    records = _records(to_json_value(value), list_path)
+    return pd.json_normalize([item if isinstance(item, dict) else {"value": item} for item in records])
+
+
+def _iter_leaves(path: str, value: Any) -> Iterator[tuple[str, str, Any]]:
+    pending = [(path, value)]
+    while pending:
+        path, value = pending.pop()
+        if isinstance(value, dict) and value:
+            pending += [(_joined(path, key), item) for key, item in reversed(value.items())]
+        elif isinstance(value, list) and value:
+            pending += [(f"{path}[{index}]", value[index]) for index in reversed(range(len(value)))]
+        else:
+            yield path, get_type_name(value), value
+
+
+def _joined(path: str, key: str) -> str:
+    written = format_node_path((key,))
+    return f"{path}.{written}" if path and not written.startswith("[") else f"{path}{written}"
+
+
+def _records(value: JSON, at: str | Sequence[Segment]) -> list[Any]:
+    try:
+        path = parse_path(at) if isinstance(at, str) else tuple(at)
+    except ValueError as fault:
+        raise RequestError(str(fault), fix="Write it as the shape copies it: body.commits") from None
+    if path[:3] == _EVENT and not (isinstance(value, dict) and "steps" in value):
+        path = path[3:]
+    found: list[Any] = [value]
+    for segment in path:
+        found = [below for item in found for below in _get_children(item, segment)]
+    if not found:
+        lists = ", ".join(_paths_of_lists(infer_shape(value))) or "none"
+        raise RequestError(f"There is nothing at {format_node_path(path)}.", fix=f"Lists that there are: {lists}.")
+    return [record for item in found for record in (item if isinstance(item, list) else [item])]
+
+
+def _get_children(item: Any, segment: Segment) -> list[Any]:
+    match item, segment:
+        case dict(), str():
+            return [item[segment]] if segment in item else []
+        case list(), int():
+            return [item[segment]] if segment < len(item) else []
+        case list(), str():
+            return [below for inner in item for below in _get_children(inner, segment)]
+        case _:
+            return []
+
+
+def _paths_of_lists(shape: Shape) -> Iterator[str]:
+    if "array" in shape.type_names:
+        yield format_node_path(shape.path)
+    for child in shape.children:
+        yield from _paths_of_lists(child)

@@ -1,0 +1,300 @@
+"""
+An external user's accounts: what the steps need, connecting one, removing one.
+
+Knows the directory of the session's project. A credential goes from its field to the directory and nowhere else:
+the field is empty before anything is done with what was in it, and no message is made of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ipywidgets as ipw
+
+from pdkernel.engine.directory_snapshot import format_connect_account_command
+from pdkernel.errors import PdkernelError
+from pdkernel.identity import Account, Directory, Environment
+from pdkernel.session.connect_links import ConnectLinks
+from pdkernel.widgets.components import (
+    FIELD_MARGIN,
+    ROW_LAYOUT,
+    ConfirmButton,
+    SecretField,
+    build_copyable_html,
+    build_field_layout,
+    build_field_row,
+    close_tree,
+    create_message,
+    format_message_html,
+    set_children,
+    set_visible,
+    show_message,
+    show_message_html,
+)
+from pdkernel.widgets.link_button import LinkButton
+
+DEFAULT_CREDENTIAL_NAME = "api_key"
+"""The credential to ask for where nothing is known of an app."""
+CLICK_GRACE_S = 1.0
+"""Seconds in which what comes from a field was meant by the press of the button before it."""
+
+
+class FieldRow:
+    """The name of a credential and the field for its value."""
+
+    def __init__(self, name: str, known: Sequence[str], came: Callable[[], None]) -> None:
+        self.name = ipw.Combobox(
+            value=name,
+            options=tuple(known),
+            description="credential",
+            placeholder="its name, for example api_key",
+            tooltip="The credential's name, as steps read it from $auth",
+            style={"description_width": "110px"},
+            layout=build_field_layout(340, min_width_px=260),
+        )
+        self.secret = SecretField(
+            came=came,
+            placeholder="its value",
+            tooltip="The credential's value. It is stored encrypted; the field is emptied as soon as you leave it",
+            layout=build_field_layout(320, min_width_px=160),
+        )
+        self.view = build_field_row(self.name, self.secret)
+
+
+class ConnectForm:
+    """
+    Fields that connect an account of one app.
+
+    Args:
+        app: The app's slug.
+        connected: Called after an account was connected.
+        monotonic: Seconds that only go up.
+    """
+
+    def __init__(
+        self, app: str, connected: Callable[[], None], *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._app = app
+        self._connected = connected
+        self._monotonic = monotonic
+        self._pressed_at = -CLICK_GRACE_S
+        self._directory: Directory | None = None
+        self._user = ""
+        self._environment: Environment = "development"
+        self._known: Sequence[str] = ()
+        self._rows: list[FieldRow] = []
+        self._fields = ipw.VBox()
+        self._message = create_message()
+        self._command = ipw.HTML()
+        more = ipw.Button(description="Add a field", tooltip="For an app whose account has more than one credential")
+        more.on_click(lambda _: self._add_field())
+        connect = ipw.Button(
+            description="Connect",
+            button_style="primary",
+            tooltip=f"Store these credentials as the external user's {app} account",
+        )
+        connect.on_click(lambda _: self._connect())
+        self.view = ipw.VBox(
+            [
+                self._fields,
+                ipw.HBox([connect, more], layout={**ROW_LAYOUT, "margin": FIELD_MARGIN}),
+                ipw.VBox([self._message, self._command], layout={"margin": FIELD_MARGIN}),
+            ]
+        )
+
+    def set_user(self, directory: Directory, external_user_id: str, environment: Environment) -> None:
+        """Connect for this user from now on; what was typed for another one is dropped."""
+        self._directory = directory
+        if (external_user_id, environment) != (self._user, self._environment):
+            self._user, self._environment = external_user_id, environment
+            for row in self._rows:
+                row.secret.take_value()
+            self._pressed_at = -CLICK_GRACE_S
+            show_message(self._message, "")
+        if not self._rows:
+            self._known = directory.credential_fields(self._app) or (DEFAULT_CREDENTIAL_NAME,)
+            self._add_field()
+        command = format_connect_account_command(self._app, external_user_id, environment, directory)
+        show_message_html(self._command, f"<small>or in a terminal: {build_copyable_html(command)}</small>")
+
+    def _add_field(self) -> None:
+        used = {row.name.value for row in self._rows}
+        name = next((known for known in self._known if known not in used), "")
+        self._rows.append(FieldRow(name, self._known, self._on_input))
+        set_children(self._fields, [row.view for row in self._rows])
+
+    def _on_input(self) -> None:
+        # what is typed is sent when the field is left, which pressing the button does; on a busy machine the press may be
+        # here first, and found nothing
+        if len(self._rows) == 1 and self._monotonic() - self._pressed_at < CLICK_GRACE_S:
+            self._connect()
+
+    def _connect(self) -> None:
+        # the first thing that happens: nothing is held any more when something goes wrong
+        credentials = [(row.name.value.strip(), row.secret.take_value()) for row in self._rows]
+        fault = _fault_of(credentials) or self._store(dict(credentials))
+        self._pressed_at = self._monotonic() if not any(value for _, value in credentials) else -CLICK_GRACE_S
+        show_message(self._message, fault, kind="error")
+        if not fault:
+            self._connected()
+
+    def _store(self, credentials: Mapping[str, str]) -> str:
+        """Connect the account; what went wrong as text, or nothing."""
+        assert self._directory is not None
+        try:
+            self._directory.add_account(
+                app=self._app, credentials=credentials, external_user_id=self._user, environment=self._environment
+            )
+        except PdkernelError as fault:
+            return str(fault)
+        except Exception as fault:  # noqa: BLE001 - a traceback may print locals, and these are credentials
+            return f"The account could not be connected: {type(fault).__name__}."
+        return ""
+
+
+def _fault_of(credentials: Sequence[tuple[str, str]]) -> str:
+    """What is wrong with what was typed, or nothing; never shows a value."""
+    names = [name for name, _ in credentials]
+    again = " Type all values again: none is kept after an attempt." if len(names) > 1 else ""
+    for name, value in credentials:
+        if not name:
+            return f"A credential has no name.{again}"
+        if names.count(name) > 1:
+            return f"The credential {name} is there twice.{again}"
+        if not value.strip():
+            return f"The value of {name} is blank.{again}"
+    return ""
+
+
+class AppRow:
+    """
+    Whether the external user has an account of one app that the steps need, and the way to get one.
+
+    Args:
+        app: The app's slug.
+        links: Makes the links where an account is connected.
+        changed: Called after an account was connected.
+    """
+
+    def __init__(self, app: str, links: Callable[[], ConnectLinks], changed: Callable[[], None]) -> None:
+        self._app = app
+        self._changed = changed
+        self._form = ConnectForm(app, self._connected)
+        self._link = LinkButton(app, links, changed)
+        self._summary = ipw.HTML()
+        self._another = ipw.Button(
+            description="Connect another",
+            tooltip=f"A newer {app} account takes the place of this one: runs use the newest",
+            layout={"width": "auto"},
+        )
+        self._another.on_click(lambda _: set_visible(self._form.view, visible=True))
+        self.view = ipw.VBox(
+            [
+                ipw.HBox([self._summary, self._link.button, self._another], layout=ROW_LAYOUT),
+                ipw.VBox([self._link.message], layout={"margin": FIELD_MARGIN}),
+                self._form.view,
+            ],
+            layout={"margin": "4px 0"},
+        )
+        self._seen: tuple[object, ...] = ()
+
+    def update(
+        self,
+        directory: Directory,
+        external_user_id: str | None,
+        environment: Environment,
+        *,
+        steps: Sequence[str],
+        accounts: Sequence[Account],
+    ) -> None:
+        """Show how things are for this user; *accounts* are theirs of this app, newest first."""
+        show_message_html(self._summary, _summary(self._app, external_user_id, steps, accounts))
+        set_visible(self._another, visible=bool(accounts))
+        self._link.update(external_user_id, environment, accounts[0] if accounts else None)
+        seen = (external_user_id, environment, tuple(account.id for account in accounts))
+        if seen != self._seen:
+            self._seen = seen
+            set_visible(self._form.view, visible=external_user_id is not None and not accounts)
+        if external_user_id is not None:
+            self._form.set_user(directory, external_user_id, environment)
+
+    def _connected(self) -> None:
+        set_visible(self._form.view, visible=False)
+        self._changed()
+        self._another.focus()  # the button that was pressed is gone, and with it the place of who uses the keyboard
+
+
+def _summary(app: str, user: str | None, steps: Sequence[str], accounts: Sequence[Account]) -> str:
+    needed = f"{app}: needed by {', '.join(steps)}."
+    if user is None:
+        return format_message_html(f"{needed} Pick an external user first.", kind="warn")
+    if not accounts:
+        return format_message_html(f"{needed} {user} has no account yet. Connect one:", kind="warn")
+    newest = accounts[0]
+    more = f", the newest of {len(accounts)}" if len(accounts) > 1 else ""
+    if not newest.healthy:
+        return format_message_html(
+            f"{needed} {format_account(newest)}{more}: its credentials are known not to work.", kind="error"
+        )
+    return format_message_html(f"✓ {needed} Uses {format_account(newest)}{more}.", kind="success")
+
+
+def format_account(account: Account) -> str:
+    """Id and name of *account*."""
+    return f"{account.id} ({account.name})"
+
+
+class AccountList:
+    """
+    All accounts of the external user, each with a button that removes it.
+
+    Args:
+        changed: Called after an account was removed.
+        said: Makes of an act one whose fault is shown to the person.
+    """
+
+    def __init__(self, changed: Callable[[], None], said: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
+        self._changed = changed
+        self._with_error_message = said
+        self._shown: tuple[Account, ...] = ()
+        self._buttons: list[ConfirmButton] = []
+        self._heading = ipw.HTML()
+        self._rows = ipw.VBox()
+        self.view = ipw.VBox([self._heading, self._rows])
+
+    def update(self, directory: Directory, external_user_id: str | None, accounts: Sequence[Account]) -> None:
+        """List *accounts*, newest first."""
+        heading = "" if external_user_id is None else f"Accounts of {external_user_id}:" if accounts else ""
+        show_message(self._heading, heading)
+        if tuple(accounts) == self._shown:
+            return
+        self._shown = tuple(accounts)
+        old = self._rows.children
+        rows = [self._row(directory, account, accounts) for account in accounts]
+        set_children(self._rows, rows)
+        for gone in old:
+            close_tree(gone)
+
+    def _row(self, directory: Directory, account: Account, accounts: Sequence[Account]) -> Any:
+        others = [other for other in accounts if other.app == account.app]
+        newest = " · newest" if len(others) > 1 and others[0] is account else ""
+        when = account.created_at.strftime("%Y-%m-%d %H:%M UTC")
+        fields = f" · {', '.join(account.credential_fields)}" if account.credential_fields else ""
+
+        def remove() -> None:
+            directory.remove_account(account.id)
+            self._changed()
+
+        button = ConfirmButton(
+            "Remove",
+            act=self._with_error_message(remove),
+            question=lambda: f"Remove {account.id}?",
+            tooltip=f"Remove the {account.app} account {account.id}; a second click does it",
+            layout={"width": "auto"},
+        )
+        label = ipw.HTML(
+            format_message_html(f"{account.app} · {format_account(account)}{fields} · connected {when}{newest}")
+        )
+        return ipw.HBox([label, button.view], layout=ROW_LAYOUT)

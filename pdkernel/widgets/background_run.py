@@ -1,0 +1,124 @@
+"""
+A run in the background, its timeline drawn as it grows.
+
+Knows the session's runs and how often a picture may change. Knows nothing of forms: it tells one when the run begins
+and ends.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from pdkernel.errors import PdkernelError
+from pdkernel.execution import Execution
+from pdkernel.render import note
+from pdkernel.render.rich_output import RichOutput
+from pdkernel.session import Session, render_timeline
+
+REFRESH_S = 0.1
+"""Seconds between two drawings of a growing timeline."""
+
+
+class BackgroundRunner:
+    """
+    Runs the session's workflow, one run at a time.
+
+    Args:
+        session: Whose workflow, on its chosen event.
+        draw: Told every picture; from another thread.
+        ended: Told when a run has ended; from another thread.
+
+    Attributes:
+        last_execution: The last run that was started here and has ended, or None.
+    """
+
+    def __init__(self, session: Session, *, draw: Callable[[RichOutput], None], ended: Callable[[], None]) -> None:
+        self._session = session
+        self._draw = draw
+        self._ended = ended
+        self._has_update = threading.Event()
+        self._latest: Execution | None = None
+        self._stop: Callable[[], None] | None = None
+        self._thread: threading.Thread | None = None
+        self.is_stopping = False
+        self.last_execution: Execution | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run that was started here goes on."""
+        return self._stop is not None
+
+    def start(self) -> None:
+        """
+        Start a run and return at once.
+
+        Raises:
+            PdkernelError: The workflow or the event is wrong, or a run goes on already.
+        """
+        self._latest = None
+        self._has_update.clear()
+        task = self._session.start(on_change=self._take)
+        self._stop = task.cancel
+        self._draw(_message_output("The run has started."))
+        self._thread = threading.Thread(
+            target=self._draw_until_done, args=(task.result, lambda: task.done), name="pdkernel-timeline", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the run to end; what it did until then is drawn."""
+        stop = self._stop
+        if stop is not None:
+            self.is_stopping = True
+            stop()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until the run, if there is one, has ended and its last picture is drawn."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout_s)
+
+    def _take(self, execution: Execution) -> None:
+        # called in the engine's thread: keep it short
+        self._latest = execution
+        self._has_update.set()
+
+    def _draw_until_done(self, result: Callable[[], Execution], done: Callable[[], bool]) -> None:
+        try:
+            while not done():
+                # drawn here and not in `_take`, so that the last of a burst of changes is drawn, too
+                if self._has_update.wait(REFRESH_S) and not done():
+                    self._has_update.clear()
+                    self._draw_latest()
+                    threading.Event().wait(REFRESH_S)
+            self.last_execution = result()
+            self._draw(render_timeline(self._session, self.last_execution))
+        except KeyboardInterrupt:
+            self._draw(_message_output("The run was stopped before its first step."))
+        except PdkernelError as fault:
+            self._draw(_message_output(str(fault)))
+        except Exception as fault:  # noqa: BLE001 - nobody waits for this thread: what is not drawn is lost
+            self._draw(_message_output(_describe_failure(fault)))
+        finally:
+            self._stop = None
+            self.is_stopping = False
+            self._ended()
+
+    def _draw_latest(self) -> None:
+        latest = self._latest
+        if latest is not None:
+            self._draw(render_timeline(self._session, latest))
+
+
+def _message_output(text: str) -> RichOutput:
+    return RichOutput(text, note.render_message_html(text))
+
+
+def _describe_failure(fault: BaseException) -> str:
+    """What failed and where, without the fault's own text: nobody has searched that for secrets."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    return f"The run could not be finished: {type(fault).__name__}{place}. This is a fault of pdkernel."

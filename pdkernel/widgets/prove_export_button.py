@@ -1,0 +1,74 @@
+"""
+The button "Prove" beside the result of an export.
+
+Knows which folder it stands for and shows what was found. Proving itself is `trial`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as ipw
+from IPython.display import display
+
+from pdkernel.errors import PdkernelError
+from pdkernel.render import proof as proofs
+from pdkernel.session import Session
+from pdkernel.session.export_proof import prove_export
+from pdkernel.widgets.components import (
+    ROW_LAYOUT,
+    build_copyable_html,
+    create_message,
+    show_message,
+    show_message_html,
+)
+
+PROVE_LABEL = "Prove"
+
+
+class ProveExportButton(ipw.VBox):
+    """
+    A button; below it, the proof or why there is none.
+
+    Args:
+        session: Whose export it is.
+        folder: What was written.
+        line: What `%pdexport` was told.
+        into: Whether a synced folder was patched.
+    """
+
+    def __init__(self, session: Session, folder: Path, line: str, *, into: bool = False) -> None:
+        self._session = session
+        self._folder = folder
+        self._into = into
+        self._line = f"%pdexport {line} --prove"
+        self.button = ipw.Button(
+            description=PROVE_LABEL,
+            tooltip="Run the written files beside the notebook on every saved event, and compare; nothing is sent",
+            layout={"width": "100px"},
+        )
+        self.outcome = create_message()
+        self.button.on_click(self._prove)
+        super().__init__([ipw.HBox([self.button], layout=ROW_LAYOUT), self.outcome])
+
+    def _prove(self, _button: object) -> None:
+        self.button.disabled = True
+        show_message(self.outcome, "Running both sides on every saved event, offline ...")
+        try:
+            show_message_html(
+                self.outcome, proofs.render_html(prove_export(self._session, self._folder, into=self._into))
+            )
+        except PdkernelError as fault:
+            show_message(self.outcome, str(fault), kind="error")
+        finally:
+            self.button.disabled = False
+
+    def _ipython_display_(self, **_: Any) -> None:
+        # without a kernel the button cannot be pressed: a reader sees the line that does the same
+        bundle = super()._repr_mimebundle_()
+        readable = {
+            "text/plain": f"{PROVE_LABEL}: {self._line}",
+            "text/html": f"<small>{PROVE_LABEL}: {build_copyable_html(self._line)}</small>",
+        }
+        display({**bundle, **readable}, raw=True)

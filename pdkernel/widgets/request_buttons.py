@@ -1,0 +1,99 @@
+"""
+A button for each of the latest requests to a draft that is served: its event becomes the test event.
+
+Knows how a request is told from the others on a button, and what it is given to do. Its line form is `%pdserve use RUN`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from typing import Any
+
+import ipywidgets as ipw
+from IPython.display import display
+
+from pdkernel.errors import PdkernelError
+from pdkernel.execution import Execution
+from pdkernel.widgets.components import (
+    ROW_LAYOUT,
+    build_copyable_html,
+    close_tree,
+    create_message,
+    set_children,
+    set_visible,
+    show_message,
+    show_message_html,
+)
+
+USE_LABEL = "Use as the test event"
+_LINE = "%pdserve use"
+_PATH = 32
+"""Characters of a path that a button has room for."""
+
+
+class RequestButtons(ipw.VBox):
+    """
+    The buttons, oldest request first, and below them what was done.
+
+    A button stands for its request as long as it is there: a request more adds one and takes the oldest away, so that a press
+    never means another request than the one that was read.
+
+    Args:
+        use: Makes the event of the run of that id the test event; returns what it is called.
+    """
+
+    def __init__(self, use: Callable[[str], str]) -> None:
+        self._act = use
+        self._lock = threading.Lock()
+        self._buttons: dict[str, Any] = {}
+        self._row = ipw.HBox(layout=ROW_LAYOUT)
+        self._said = create_message()
+        self._head = ipw.HTML(f"{USE_LABEL}:")
+        super().__init__([self._head, self._row, self._said], layout={"display": "none"})
+
+    def update(self, runs: Collection[Execution]) -> None:
+        """Offer the requests that began *runs*, and no others; from any thread."""
+        with self._lock:
+            gone = [self._buttons.pop(run_id) for run_id in self._buttons.keys() - {run.id for run in runs}]
+            for run in runs:
+                if run.id not in self._buttons:
+                    self._buttons[run.id] = self._button(run)
+            set_children(self._row, [self._buttons[run.id] for run in runs])
+            set_visible(self, visible=bool(runs))
+        for button in gone:
+            close_tree(button)
+
+    def _button(self, run: Execution) -> Any:
+        tooltip = f"{USE_LABEL}; as a line: {_LINE} {run.id}"
+        button = ipw.Button(description=_name(run), tooltip=tooltip, layout={"width": "auto"})
+        button.on_click(lambda _: self._pressed(run.id))
+        return button
+
+    def _pressed(self, run_id: str) -> None:
+        try:
+            name = self._act(run_id)
+        except PdkernelError as error:
+            show_message(self._said, str(error), kind="error")
+        else:
+            show_message_html(
+                self._said, f"The test event is now {name}. As a line: {build_copyable_html(f'{_LINE} {run_id}')}"
+            )
+
+    def _ipython_display_(self, **_: Any) -> None:
+        # without a kernel no button can be pressed: a reader sees the line that does the same
+        line = f"{_LINE} RUN"
+        bundle = super()._repr_mimebundle_()
+        readable = {
+            "text/plain": f"{USE_LABEL}: {line}",
+            "text/html": f"<small>{USE_LABEL}: {build_copyable_html(line)}</small>",
+        }
+        display({**bundle, **readable}, raw=True)
+
+
+def _name(run: Execution) -> str:
+    """What tells the request from the others: its time of day (UTC, as in the list), method, path and external user."""
+    path = str(run.event.get("path") or "/")
+    short = path if len(path) <= _PATH else f"{path[:_PATH]}…"
+    who = f" as {run.external_user}" if run.external_user else ""
+    return f"{run.started_at[11:23]} {run.event.get('method')} {short}{who}"

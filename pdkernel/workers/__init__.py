@@ -1,0 +1,70 @@
+"""
+Processes that run a person's steps: Node.js and Python kept warm, Bash and compiled Go one a step.
+
+    hosts = Hosts(gateway=...)
+    guests = await hosts.open(RunSetup(...))
+    outcome = await guests.run(StepCall(step, steps={...}), listener)
+    await guests.release()
+    await hosts.close()
+"""
+
+from pdkernel.workers.calls import WORKING_FOLDER_NAME, RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
+from pdkernel.workers.declarations import (
+    ComponentDescription,
+    ComponentFile,
+    PropDeclaration,
+    PropOption,
+    PropOptionsPage,
+)
+from pdkernel.workers.determinism import Determinism
+from pdkernel.workers.go_build import GO_LOCK_NAME, GoBuildCache
+from pdkernel.workers.interpreters import find_bash, find_go, find_node
+from pdkernel.workers.pool import WorkerPool
+from pdkernel.workers.private_tmp import describe_step_tmp, make_scratch_folder
+from pdkernel.workers.protocols import OutboundGateway, StepDebugger, StepListener, StepServices
+from pdkernel.workers.replies import Effect, Emitted, Evaluation, Pause
+from pdkernel.workers.run_workers import RunWorkers
+from pdkernel.workers.step_errors import (
+    StepCompileError,
+    StepConfigurationError,
+    StepEntryPointError,
+    StepUnsupportedError,
+)
+from pdkernel.workers.warden_client import WARDEN
+
+__all__ = [
+    "GO_LOCK_NAME",
+    "WARDEN",
+    "WORKING_FOLDER_NAME",
+    "ComponentDescription",
+    "ComponentFile",
+    "Determinism",
+    "Effect",
+    "Emitted",
+    "Evaluation",
+    "GoBuildCache",
+    "OutboundGateway",
+    "Pause",
+    "PropDeclaration",
+    "PropOption",
+    "PropOptionsPage",
+    "RunSetup",
+    "RunWorkers",
+    "SourceCall",
+    "SourceOutcome",
+    "StepCall",
+    "StepCompileError",
+    "StepConfigurationError",
+    "StepDebugger",
+    "StepEntryPointError",
+    "StepListener",
+    "StepOutcome",
+    "StepServices",
+    "StepUnsupportedError",
+    "WorkerPool",
+    "describe_step_tmp",
+    "find_bash",
+    "find_go",
+    "find_node",
+    "make_scratch_folder",
+]

@@ -1,0 +1,122 @@
+"""
+What went wrong in a step, in words.
+
+Knows the codes that the guests use and the messages for what a guest cannot say itself: that it ran too
+long, or that it is dead.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pdkernel.errors import (
+    ExportNotJSONError,
+    OutboundCallRefusedError,
+    StepError,
+    StepProcessExitedError,
+    StepTimeoutError,
+    StoreValueError,
+)
+from pdkernel.workers.replies import Fault
+
+
+class StepEntryPointError(StepError):
+    """A code step has no `handler(pd)` or no default export."""
+
+    code: ClassVar[str] = "entry_point"
+
+
+class StepUnsupportedError(StepError):
+    """A step asked for something that this version does not run."""
+
+    code: ClassVar[str] = "unsupported"
+
+
+class StepCompileError(StepError):
+    """A Go step does not compile."""
+
+    code: ClassVar[str] = "compile"
+
+
+class StepConfigurationError(StepError):
+    """
+    A prop of a step is missing, or cannot be what it is.
+
+    Attributes:
+        prop: Its name, or None.
+    """
+
+    code: ClassVar[str] = "configuration"
+    prop: str | None = None
+
+
+_BY_CODE: Mapping[str, type[StepError]] = {
+    kind.code: kind
+    for kind in (
+        StepError,
+        StepProcessExitedError,
+        StepTimeoutError,
+        ExportNotJSONError,
+        StepEntryPointError,
+        StepUnsupportedError,
+        StepConfigurationError,
+        OutboundCallRefusedError,
+        StoreValueError,
+    )
+}
+
+
+def parse_step_error(data: Fault) -> StepError:
+    """The error that a worker described."""
+    error = _BY_CODE.get(data.code, StepError)(
+        data.message,
+        name=data.name or "Error",
+        line=data.line if data.line and data.line > 0 else None,
+        stack=data.stack or None,
+        fix=data.fix,
+    )
+    if isinstance(error, StepConfigurationError):
+        error.prop = data.prop or None
+    return error
+
+
+def build_timeout_error(timeout_s: float) -> StepTimeoutError:
+    """The step ran too long."""
+    return StepTimeoutError(
+        f"Timeout: the step ran longer than {timeout_s:g} second{'' if timeout_s == 1 else 's'} and was stopped.",
+        name="TimeoutError",
+        fix="Raise the limit: --timeout on the step, or settings.lambda_timeout for the workflow.",
+    )
+
+
+def build_process_died_error(exit_code: int | None, stderr_tail: str) -> StepProcessExitedError:
+    """
+    The step's process ended before the step did.
+
+    Args:
+        exit_code: As `subprocess` has it: negative for a signal; None if it is not known.
+        stderr_tail: The last lines of its stderr.
+    """
+    if exit_code is None:
+        what = "The step's process ended before the step had."
+    elif exit_code < 0:
+        what = f"The step's process was ended by {_signal_name(-exit_code)} before the step had."
+        if -exit_code in (signal.SIGKILL, signal.SIGABRT):
+            what += " It may have run out of memory."
+    else:
+        what = f"The step ended its own process with exit status {exit_code}."
+    message = f"{what} Its last words:\n{stderr_tail}" if stderr_tail else what
+    return StepProcessExitedError(
+        message,
+        name="ProcessDied",
+        fix="Return from the step, or raise an error, rather than end the process." if exit_code is not None else "",
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,200 @@
+"""Actions that Pipedream runs, against an API of ours on the loopback interface."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.actions import Catalog
+from pdkernel.actions.source_settings import ActionSettings
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_policy
+from pdkernel.engine.action_forms import FormRequest
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.errors import ConnectSettingsError
+from pdkernel.execution import Execution
+from pdkernel.model import Step
+from pdkernel.project import Project
+from tests.actions.connect_server import TOKEN, ConnectServer, connect_api
+from tests.actions.test_builtin import action
+from tests.builders import a_workflow, an_event, python_step
+
+OPEN = "hangar-open-door@1.2.3"
+RunSteps = Callable[..., Awaitable[Execution]]
+
+
+@pytest.fixture
+def api() -> Iterator[ConnectServer]:
+    """The API of a Connect project, in which Ada has two accounts."""
+    with connect_api() as server:
+        yield server
+
+
+@pytest.fixture
+async def runtime(
+    project: Project, directory: LocalDirectory, api: ConnectServer, tmp_path: Path
+) -> AsyncIterator[WorkflowEngine]:
+    """An engine whose project lets Connect run actions."""
+    ActionSettings(project.settings).set_source("connect", base=tmp_path)
+    async with await WorkflowEngine.start(project, directory, environ=api.environ) as started:
+        yield started
+
+
+@pytest.fixture
+def run(runtime: WorkflowEngine, tmp_path: Path) -> RunSteps:
+    """Runs steps as Ada."""
+
+    async def run_steps(*steps: Step, user: str | None = "ada", egress: str = "deny", **choices: Any) -> Execution:
+        request = RunRequest(
+            a_workflow(*steps), an_event(), parse_policy(egress), external_user_id=user, folder=tmp_path, **choices
+        )
+        return await runtime.run(request)
+
+    return run_steps
+
+
+async def test_pipedream_runs_the_action(run: RunSteps, api: ConnectServer) -> None:
+    """The action runs there with evaluated props and the user's newest account; exports and result come back."""
+    execution = await run(python_step("a", "return 'A'"), action(OPEN, "door: '{{steps.a.$return_value}}'\n"))
+
+    step = execution.step("act")
+    assert step.status == "success", step.error
+    assert dict(step.exports) == {"$summary": "Opened A", "$return_value": {"open": True}}
+    assert api.bodies("/actions/run") == [
+        {
+            "id": "hangar-open-door",
+            "version": "1.2.3",
+            "external_user_id": "ada",
+            "configured_props": {"door": "A", "hangar": {"authProvisionId": "apn_newer01"}},
+            "dynamic_props_id": "dyp_123",
+        }
+    ]
+
+
+async def test_the_record_says_where_it_ran(run: RunSteps) -> None:
+    """The step's record names Connect, what that cannot do, the account and the one call that was made."""
+    execution = await run(action(OPEN, "door: A\n"))
+
+    step = execution.step("act")
+    assert step.source is not None
+    assert "Pipedream Connect (proj_test123)" in step.source
+    assert "no $.flow" in step.source
+    assert [use.id for use in step.accounts] == ["apn_newer01"]
+    assert [(call.method, call.status, call.safe) for call in step.requests] == [("POST", 200, False)]
+
+
+async def test_the_users_environment_is_told(run: RunSteps, api: ConnectServer) -> None:
+    """The external user's environment is the one that the API is asked in."""
+    await run(action(OPEN, "door: A\n"), environment="production")
+
+    assert {environment for _, path, environment, _ in api.asked if path == "/actions/run"} == {"production"}
+
+
+async def test_a_failure_there_is_the_steps(run: RunSteps, api: ConnectServer) -> None:
+    """An error among the observations fails the step with its name and message, what it printed is kept."""
+    api.answer = {
+        "exports": {},
+        "os": [
+            {"k": "log", "msg": "pushing"},
+            {"k": "error", "err": {"name": "JammedError", "message": "It is jammed"}},
+        ],
+        "ret": None,
+    }
+
+    execution = await run(action(OPEN, "door: A\n"))
+
+    step = execution.step("act")
+    assert step.error is not None
+    assert (step.error.name, step.error.message) == ("JammedError", "It is jammed")
+    assert "pushing" in "".join(log.text for log in step.logs)
+
+
+async def test_an_http_error_is_not_repeated(run: RunSteps, api: ConnectServer) -> None:
+    """A status of 500 fails the step; the run is not asked for a second time."""
+    api.status = 500
+
+    execution = await run(action(OPEN, "door: A\n"))
+
+    error = execution.step("act").error
+    assert error is not None
+    assert "500" in error.message
+    assert len(api.bodies("/actions/run")) == 1
+
+
+async def test_no_account_there(run: RunSteps) -> None:
+    """A user without an account at Connect refuses the run with the platform's words."""
+    execution = await run(python_step("first"), action(OPEN, "door: A\n"), user="bob")
+
+    assert execution.error is not None
+    assert execution.error.code == "account_not_found"
+    assert execution.step("first").status == "not_run"
+
+
+async def test_no_user(run: RunSteps) -> None:
+    """Connect runs actions for an external user only."""
+    execution = await run(action(OPEN, "door: A\n"), user=None)
+
+    assert execution.error is not None
+    assert execution.error.code == "external_user_required"
+
+
+async def test_an_action_that_pipedream_does_not_have(run: RunSteps) -> None:
+    """An unknown key or version refuses the run."""
+    execution = await run(action("hangar-open-door@9.9.9", "door: A\n"))
+
+    assert execution.error is not None
+    assert execution.error.code == "action_not_found"
+
+
+async def test_missing_prop(run: RunSteps, api: ConnectServer) -> None:
+    """A required prop without a value is told before anything runs there."""
+    execution = await run(action(OPEN))
+
+    assert execution.error is not None
+    assert execution.error.code == "action_props"
+    assert api.bodies("/actions/run") == []
+
+
+async def test_neither_secret_nor_token_is_in_the_record(run: RunSteps, api: ConnectServer) -> None:
+    """The record holds no credential of the Connect project."""
+    execution = await run(action(OPEN, "door: A\n"))
+
+    text = str(execution.to_json())
+    assert TOKEN not in text
+    assert api.environ["PIPEDREAM_CLIENT_SECRET"] not in text
+
+
+async def test_options(runtime: WorkflowEngine, api: ConnectServer) -> None:
+    """What a prop may be is asked of Connect, with the user and the other props."""
+    request = FormRequest(action(OPEN, "wide: true\n"), parse_policy("deny"), external_user_id="ada")
+
+    page = await runtime.forms.load_options(request, "door", query="d")
+
+    assert [(option.label, option.value) for option in page.options] == [("Door A", "a"), ("b", "b")]
+    assert page.context == {"next": 2}
+    assert api.bodies("/actions/configure")[0]["external_user_id"] == "ada"
+
+
+async def test_missing_settings(project: Project, tmp_path: Path) -> None:
+    """Without credentials in the environment the message names the variables."""
+    catalog = Catalog.for_project(project, environ={"PIPEDREAM_CLIENT_ID": "x"})
+    catalog.settings.set_source("connect", base=tmp_path)
+
+    with pytest.raises(ConnectSettingsError) as caught:
+        await catalog.search("door")
+
+    assert "PIPEDREAM_CLIENT_SECRET and PIPEDREAM_PROJECT_ID are not set" in caught.value.message
+
+
+async def test_a_search_takes_every_page(project: Project, api: ConnectServer, tmp_path: Path) -> None:
+    """Pipedream answers in pages."""
+    catalog = Catalog.for_project(project, environ=api.environ)
+    catalog.settings.set_source("connect", base=tmp_path)
+
+    found = await catalog.search("door", app="hangar")
+
+    assert [component.key for component in found] == ["hangar-open-door", "hangar-close-door"]

@@ -1,0 +1,171 @@
+"""A workflow's contract: several steps, props, readers, what is handed on from step to step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pdkernel.analysis import Contract, derive_contract
+from pdkernel.model import Step
+from tests.builders import a_step, a_workflow, bash_step, go_step, node_step, python_step
+
+
+def paths(contract: Contract) -> dict[str, bool]:
+    """The fields, with whether each is required."""
+    return {field.path: field.required for field in contract.fields}
+
+
+def test_expressions_in_props_are_read() -> None:
+    """`{{ }}` of a step's props reads the event: whole values, parts of a text, lists and objects."""
+    step = a_step(
+        """
+        %%pdstep send --uses slack-send-message@0.0.20
+        channel: {{steps.trigger.event.body.channel}}
+        text: "Issue {{steps.trigger.event.body.issue.number}}: {{steps.trigger.event.body.issue.title ?? 'none'}}"
+        blocks:
+        - {{steps.trigger.event.headers["x-github-event"].toUpperCase()}}
+        payload: {{steps.trigger.event.body}}
+        """
+    )
+
+    contract = derive_contract(a_workflow(step))
+
+    assert paths(contract) == {
+        "body.channel": True,
+        "body.issue.number": True,
+        "body.issue.title": False,
+        'headers["x-github-event"]': True,
+    }
+    assert [use.path for use in contract.passed_on] == ["body"]
+
+
+def test_a_bare_object_in_a_prop_is_an_expression() -> None:
+    """A code step's prop that holds an object of JavaScript without braces reads what it names."""
+    step = replace(node_step(), props={"data": "{ name: steps.trigger.event.body.name }"})
+    assert paths(derive_contract(a_workflow(step))) == {"body.name": True}
+
+
+def test_a_reader_is_a_step_its_cell_and_the_line_in_it() -> None:
+    """A reader names the step, its cell counted from 1, the line of the cell, and the prop of an expression."""
+    code = replace(python_step("build", "return pd.steps['trigger']['event']['body']['title']"), cell_index=3)
+    action = replace(
+        a_step("%%pdstep send --uses slack-send-message@0.0.20\ntext: '{{steps.trigger.event.body.title}}'\n"),
+        cell_index=4,
+    )
+
+    (field,) = derive_contract(a_workflow(code, action)).fields
+
+    assert [str(reader) for reader in field.readers] == ["build (cell 4, line 3)", "send (cell 5, prop text, line 2)"]
+
+
+def test_a_field_is_required_if_one_step_requires_it() -> None:
+    """One step copes without a field and the next does not: the event must have it."""
+    copes = python_step("first", "print(pd.steps['trigger']['event']['body'].get('title'))")
+    needs = node_step("second", "return steps.trigger.event.body.title.trim();")
+
+    (field,) = derive_contract(a_workflow(copes, needs)).fields
+
+    assert field.required
+    assert field.types == ("string",)
+    assert [reader.step for reader in field.readers] == ["first", "second"]
+
+
+def test_a_step_that_returns_the_event_hands_it_on() -> None:
+    """What later steps read of a returned or exported part of the event is a field of the event."""
+    first = python_step(
+        "first", "pd.export('who', pd.steps['trigger']['event']['body']['user'])\nreturn pd.steps['trigger']['event']"
+    )
+    second = node_step("second", "return [steps.first.$return_value.body.id, steps.first.who.login];")
+
+    contract = derive_contract(a_workflow(first, second))
+
+    assert paths(contract) == {"body.id": True, "body.user": True, "body.user.login": True}
+
+
+def test_what_a_step_makes_of_the_event_is_not_followed() -> None:
+    """A result that is one of several, or computed, is nobody's field."""
+    first = python_step("first", "body = pd.steps['trigger']['event']['body']\nreturn transform(body)")
+    second = node_step("second", "return steps.first.$return_value.title;")
+
+    contract = derive_contract(a_workflow(first, second))
+
+    assert paths(contract) == {}
+    assert [use.path for use in contract.dynamic] == ["body"]
+
+
+def test_a_disabled_step_reads_nothing() -> None:
+    """A disabled step has no part in the contract."""
+    step = replace(python_step("off", "return pd.steps['trigger']['event']['body']['title']"), disabled=True)
+    assert derive_contract(a_workflow(step)) == Contract()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step("broken", "python", "def handler(pd):\n  return pd.steps[\n"),
+        Step("broken", "node", "export default defineComponent({ async run({ steps }) { return steps.trigger. } "),
+    ],
+    ids=lambda step: step.language,
+)
+def test_code_that_cannot_be_read_is_named(step: Step) -> None:
+    """A step with a syntax error stands among those that were not read."""
+    assert [reader.step for reader in derive_contract(a_workflow(step)).unparsed_steps] == ["broken"]
+
+
+@pytest.mark.parametrize(
+    "step", [bash_step("shell", "jq .trigger.event.body.x $PIPEDREAM_STEPS"), go_step("compiled")], ids=["bash", "go"]
+)
+def test_code_of_bash_and_go_steps_is_not_read(step: Step) -> None:
+    """A Bash or Go step is listed as not read: what its code needs of the event is unknown."""
+    contract = derive_contract(a_workflow(step))
+
+    assert [reader.step for reader in contract.unparsed_steps] == [step.name]
+    assert contract.fields == ()
+
+
+def test_code_that_is_nested_too_deeply_is_named() -> None:
+    """A step that no walk can follow to its end is not read, and breaks nothing."""
+    deep = node_step("deep", f"return {'(' * 3000}1{')' * 3000};")
+    assert [reader.step for reader in derive_contract(a_workflow(deep)).unparsed_steps] == ["deep"]
+
+
+def test_a_function_that_calls_itself_ends() -> None:
+    """Recursion over the event is followed once, and what it goes on with is unknown or read."""
+    step = python_step(
+        "walk",
+        "def walk(node):\n    print(node['name'])\n    for child in node['children']:\n        walk(child)\n"
+        "walk(pd.steps['trigger']['event']['body']['tree'])",
+    )
+    found = paths(derive_contract(a_workflow(step)))
+    assert found["body.tree.name"]
+    assert found["body.tree.children[].name"]
+
+
+def test_an_action_without_expressions_reads_nothing() -> None:
+    """Props that are plain values, and accounts, are no reads."""
+    step = a_step("%%pdstep send --uses slack-send-message@0.0.20 --app slack\ntext: steps.trigger.event.body.title\n")
+    assert derive_contract(a_workflow(step)) == Contract()
+
+
+def test_types_of_two_steps_are_both_told() -> None:
+    """A number in one step and a text or number in another is a number; two types that differ are both named."""
+    strict = python_step("a", "body = pd.steps['trigger']['event']['body']\nprint(body['n'] / 2, body['m'].lower())")
+    loose = node_step("b", "const { n, m } = steps.trigger.event.body;\nreturn [n * 2, m.toFixed(2)];")
+
+    found = {field.path: field.types for field in derive_contract(a_workflow(strict, loose)).fields}
+
+    assert found == {"body.n": ("number",), "body.m": ("number", "string")}
+
+
+def test_the_contract_as_json() -> None:
+    """The JSON names path, whether it is required, types and readers, and the objects that are whole or unknown."""
+    step = python_step("b", "body = pd.steps['trigger']['event']['body']\nprint(body['id'])\nreturn list(body.items())")
+    read, listed = ({"step": "b", "cell": None, "line": line, "prop": None, "file": None} for line in (4, 5))
+
+    assert derive_contract(a_workflow(step)).to_json() == {
+        "fields": [{"path": "body.id", "required": True, "types": [], "readers": [read]}],
+        "whole": [],
+        "unknown": [{"path": "body", "readers": [listed]}],
+        "unread": [],
+    }

@@ -1,0 +1,96 @@
+"""A contract against events: what is missing, what has another type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pdkernel.analysis import Contract, check_event, derive_contract
+from tests.builders import a_workflow, an_event, node_step, python_step
+
+
+def contract(body: str) -> Contract:
+    """The contract of one Python step, `body` being the event's."""
+    return derive_contract(
+        a_workflow(python_step("read", "event = pd.steps['trigger']['event']\nbody = event['body']\n" + body))
+    )
+
+
+def findings(found: Contract, body: Any) -> list[tuple[str, str, str]]:
+    """Kind, path and found type."""
+    return [(each.kind, each.path, each.actual_type) for each in check_event(found, an_event(body).data)]
+
+
+def test_an_event_that_has_everything_has_no_findings() -> None:
+    """Fields of the right types, others beside them, raise nothing."""
+    found = contract("print(body['title'].lower(), body['n'] + 1, [x['id'] for x in body['list']])")
+    assert findings(found, {"title": "a", "n": 1.5, "list": [{"id": 1}], "more": None}) == []
+
+
+def test_a_required_field_that_is_missing_is_named_once() -> None:
+    """What is missing is named where the event ends, with everybody who reads what would be in it."""
+    found = contract("issue = body['issue']\nprint(issue['title'], issue['number'])")
+
+    (finding,) = check_event(found, an_event({"other": 1}).data)
+
+    assert (finding.kind, finding.path) == ("missing", "body.issue")
+    assert [reader.line for reader in finding.readers] == [6]
+
+
+def test_an_optional_field_may_be_missing_or_null() -> None:
+    """What the code copes without is not missed."""
+    found = contract("print(body.get('title', 'x').lower())\nif body.get('user'):\n    print(body['user']['id'])")
+    assert findings(found, {}) == []
+    assert findings(found, {"title": "a", "user": None}) == []
+
+
+def test_what_is_in_an_optional_object_is_missed_only_with_the_object() -> None:
+    """An object that may be missing must be whole where it is there."""
+    found = contract("if 'user' in body:\n    print(body['user'].get('name'))")
+    assert findings(found, {"user": {}}) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(1, "integer"), (True, "boolean"), ([], "array"), ({"a": 1}, "object"), (None, "null")]
+)
+def test_another_type_is_named(value: Any, kind: str) -> None:
+    """Something else than the text that a step takes it for is a finding."""
+    found = contract("print(body['title'].lower())")
+    assert findings(found, {"title": value}) == [("type", "body.title", kind)]
+
+
+def test_an_object_that_is_a_text_is_named_and_not_looked_into() -> None:
+    """Where an object must be, a text is one finding."""
+    found = contract("print(body['user']['id'], body['user']['name'])")
+    assert findings(found, {"user": "ada"}) == [("type", "body.user", "string")]
+
+
+def test_every_item_of_a_list_is_looked_at() -> None:
+    """A field that one of several items lacks is missing, once; an empty list lacks nothing."""
+    found = contract("for x in body['list']:\n    print(x['id'])")
+    assert findings(found, {"list": [{"id": 1}, {}, {}]}) == [("missing", "body.list[].id", "")]
+    assert findings(found, {"list": []}) == []
+
+
+def test_a_list_whose_first_item_is_read_must_have_one() -> None:
+    """`body["list"][0]` fails on an empty list."""
+    assert findings(contract("print(body['list'][0]['id'])"), {"list": []}) == [("missing", "body.list[]", "")]
+
+
+def test_a_whole_body_must_be_there() -> None:
+    """A step that looks the body up fails on an event without one."""
+    assert [each.path for each in check_event(contract("return body"), {"method": "GET"})] == ["body"]
+
+
+def test_javascript_takes_a_text_that_is_a_number() -> None:
+    """JavaScript computes with `"12"`, and not with `"twelve"`."""
+    found = derive_contract(a_workflow(node_step("pay", "return steps.trigger.event.body.amount * 100;")))
+    assert findings(found, {"amount": "12"}) == []
+    assert findings(found, {"amount": "twelve"}) == [("type", "body.amount", "string")]
+
+
+def test_several_types_that_the_code_tells_apart_are_all_right() -> None:
+    """A type that the code asks for is no expectation."""
+    found = contract("tags = body['tags']\nif isinstance(tags, str):\n    tags = tags.split(',')\nprint(tags)")
+    assert findings(found, {"tags": "a"}) == findings(found, {"tags": ["a"]}) == []

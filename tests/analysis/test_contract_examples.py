@@ -1,0 +1,113 @@
+"""An event that keeps a contract, and the contract as JSON Schema."""
+
+from __future__ import annotations
+
+import jsonschema
+import pytest
+
+from pdkernel.analysis import (
+    build_contract_schema,
+    build_example_body,
+    build_example_event,
+    check_event,
+    derive_contract,
+)
+from pdkernel.model import Workflow
+from tests.analysis.labelled import Case, cases
+from tests.builders import a_workflow, an_event, python_step
+
+STEP = python_step(
+    "read",
+    "event = pd.steps['trigger']['event']\nbody = event['body']\n"
+    "print(body['title'].lower(), body['count'] + 1, event['headers']['x-kind'])\n"
+    "for item in body['items']:\n    print(item['sku'])\n"
+    "print(body.get('note'))",
+)
+CONTRACT = derive_contract(a_workflow(STEP))
+ALL = [case for language in ("python", "node") for case in cases(language)]
+
+
+def test_without_saved_events_values_are_made_up_by_type() -> None:
+    """Required fields have values of their types; what is not required is left out."""
+    assert build_example_event(CONTRACT) == {
+        "method": "POST",
+        "path": "/",
+        "query": {},
+        "headers": {"content-type": "application/json", "x-kind": "x-kind"},
+        "body": {"title": "title", "count": 1, "items": [{"sku": "sku"}]},
+    }
+
+
+def test_values_are_taken_from_saved_events() -> None:
+    """What a saved event has stands in the example, unread fields left out; what it lacks is made up."""
+    saved = an_event({"title": "Café", "note": "n", "secret": "s", "items": [{"sku": "A1", "price": 2}]}).data
+
+    made = build_example_event(CONTRACT, [saved])
+
+    assert made["body"] == {"title": "Café", "note": "n", "items": [{"sku": "A1"}], "count": 1}
+
+
+def test_the_event_without_fault_comes_first() -> None:
+    """Of several saved events the one that keeps the contract is taken."""
+    bad = an_event({"title": 7}).data
+    good = {**an_event({"title": "t", "count": 3, "items": [{"sku": "B"}]}).data, "headers": {"x-kind": "k"}}
+    assert build_example_body(CONTRACT, [bad, good]) == {"title": "t", "count": 3, "items": [{"sku": "B"}]}
+
+
+def test_only_what_is_required() -> None:
+    """The body for a caller's snippet holds nothing that may be left out."""
+    saved = an_event({"title": "t", "note": "n"}).data
+    assert build_example_body(CONTRACT, [saved], only_required=True) == {
+        "title": "t",
+        "count": 1,
+        "items": [{"sku": "sku"}],
+    }
+
+
+def test_an_event_that_is_no_request_has_no_request_line() -> None:
+    """What a source emits has only what is read of it."""
+    step = python_step("read", "print(pd.steps['trigger']['event']['timestamp'])")
+    assert build_example_event(derive_contract(a_workflow(step)), is_http=False) == {"timestamp": "timestamp"}
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: f"{case.language}: {case.name}")
+def test_every_example_keeps_its_contract(case: Case) -> None:
+    """The example has no fault, and the JSON Schema takes it."""
+    from pdkernel.model import Step
+
+    contract = derive_contract(Workflow("case", steps=(Step("case", case.language, case.code),)))
+    made = build_example_event(contract)
+
+    assert check_event(contract, made) == ()
+    jsonschema.validate(made, build_contract_schema(contract))
+
+
+def test_the_schema_refuses_what_the_check_finds() -> None:
+    """Missing fields and other types are faults by the schema, too."""
+    schema = build_contract_schema(CONTRACT)
+    good = build_example_event(CONTRACT)
+    assert isinstance(good["body"], dict)
+
+    jsonschema.validate(good, schema)
+    for body in ({**good["body"], "count": "1"}, {"title": "t"}, {**good["body"], "items": [{}]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**good, "body": body}, schema)
+
+
+def test_the_schema() -> None:
+    """Objects, lists and what is required of them."""
+    schema = build_contract_schema(CONTRACT)
+    assert schema["required"] == ["body", "headers"]
+    assert schema["properties"]["body"] == {
+        "type": "object",
+        "properties": {
+            "count": {"type": "number"},
+            "items": {
+                "type": "array",
+                "items": {"type": "object", "properties": {"sku": {}}, "required": ["sku"]},
+            },
+            "note": {},
+            "title": {"type": "string"},
+        },
+        "required": ["count", "items", "title"],
+    }

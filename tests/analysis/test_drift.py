@@ -1,0 +1,126 @@
+"""Drift: what steps read has another type than before, or is gone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pdkernel.analysis import Drift, compare_event, derive_contract, detect_drift
+from tests.builders import a_workflow, an_event, node_step, python_step
+
+CONTRACT = derive_contract(
+    a_workflow(
+        replace(
+            python_step(
+                "read",
+                "body = pd.steps['trigger']['event']['body']\n"
+                "print(body['title'], body['issue']['number'])\n"
+                "for label in body.get('labels', []):\n    print(label['name'])",
+            ),
+            cell_index=2,
+        ),
+        replace(node_step("tell", "return steps.trigger.event.body.title;"), cell_index=3),
+    )
+)
+BEFORE = {"title": "a", "issue": {"number": 1}, "labels": [{"name": "x"}], "unread": 1}
+
+
+def drifts(after: Any, *before: Any) -> tuple[Drift, ...]:
+    """The drift of a body against earlier ones."""
+    return detect_drift(CONTRACT, [an_event(each).data for each in before or (BEFORE,)], an_event(after).data)
+
+
+def test_the_same_structure_is_no_drift() -> None:
+    """Other values of the same types raise nothing; a whole number and one with a fraction are both numbers."""
+    assert drifts({"title": "b", "issue": {"number": 1.5}, "labels": [], "unread": 2}) == ()
+
+
+def test_fields_that_nobody_reads_raise_nothing() -> None:
+    """A field that no step reads may change or go, and new ones may come."""
+    after = {key: value for key, value in BEFORE.items() if key != "unread"}
+    assert drifts({**after, "new": True}) == drifts({**BEFORE, "unread": ["x"]}) == ()
+
+
+def test_a_field_that_is_gone_names_who_read_it() -> None:
+    """A read field that every earlier event had is gone: step, cell and line are named."""
+    (found,) = drifts({key: value for key, value in BEFORE.items() if key != "title"})
+
+    assert (found.kind, found.path, found.types_before, found.types_after, found.required) == (
+        "gone",
+        "body.title",
+        ("string",),
+        (),
+        True,
+    )
+    assert [str(reader) for reader in found.readers] == ["read (cell 3, line 4)", "tell (cell 4, line 4)"]
+
+
+def test_what_is_gone_around_a_field_is_named() -> None:
+    """If the object around a field is gone, the field is, and the object is named as the place."""
+    (found,) = drifts({**{key: value for key, value in BEFORE.items() if key != "issue"}})
+    assert (found.path, found.to_json()["at"]) == ("body.issue.number", "body.issue")
+
+
+def test_another_type_is_drift() -> None:
+    """A read field of a type that no earlier event had."""
+    (found,) = drifts({**BEFORE, "issue": {"number": "1"}})
+    assert (found.kind, found.path, found.types_before, found.types_after) == (
+        "type",
+        "body.issue.number",
+        ("number",),
+        ("string",),
+    )
+
+
+def test_null_is_another_type() -> None:
+    """A field that becomes null has drifted; one that was null and gets a value has not."""
+    assert [(each.kind, each.types_after) for each in drifts({**BEFORE, "title": None})] == [("type", ("null",))]
+    assert drifts(BEFORE, {**BEFORE, "title": None}) == ()
+
+
+def test_what_differs_among_earlier_events_is_no_drift() -> None:
+    """A field that some earlier events lacked may be missing, and each of its types is known."""
+    without = {key: value for key, value in BEFORE.items() if key != "labels"}
+    assert drifts(without, BEFORE, without) == ()
+    assert drifts({**BEFORE, "title": 2}, BEFORE, {**BEFORE, "title": 1}) == ()
+
+
+def test_items_of_a_list_are_looked_at_together() -> None:
+    """One item that lacks a read field, or has another type there, is drift."""
+    assert [each.kind for each in drifts({**BEFORE, "labels": [{"name": "x"}, {}]})] == ["gone"]
+    assert [each.kind for each in drifts({**BEFORE, "labels": [{"name": "x"}, {"name": 1}]})] == ["type"]
+
+
+def test_an_optional_field_that_is_gone_is_drift_too() -> None:
+    """The code copes without it, and reads it: it is said, and that it is not required."""
+    (found,) = drifts({key: value for key, value in BEFORE.items() if key != "labels"})
+    assert (found.path, found.required, found.to_json()["at"]) == ("body.labels[].name", False, "body.labels")
+
+
+def test_an_object_that_became_a_text_is_another_type() -> None:
+    """Where what held a field is something else now, that is the drift, and the field its place."""
+    (found,) = drifts({**BEFORE, "issue": "#1"})
+    assert (found.kind, found.path, found.types_before, found.types_after) == (
+        "type",
+        "body.issue.number",
+        ("object",),
+        ("string",),
+    )
+    assert found.to_json()["at"] == "body.issue"
+
+
+def test_without_earlier_events_there_is_no_drift() -> None:
+    """The first event drifts from nothing."""
+    assert detect_drift(CONTRACT, [], an_event({}).data) == ()
+
+
+def test_events_of_another_kind_and_of_the_same_name_are_not_earlier() -> None:
+    """An event is compared with others that have at least half of what steps count on, and never with itself."""
+    event = an_event({**BEFORE, "title": 1}).data
+    other = an_event({"title": "t", "pull_request": {}}).data  # lacks the issue: one of two
+
+    alone = compare_event(CONTRACT, "now", event, {"now": an_event(BEFORE).data, "push": an_event({"ref": "x"}).data})
+    against = compare_event(CONTRACT, "now", event, {"before": other, "same": event})
+
+    assert (alone.earlier_count, alone.drifts) == (0, ())
+    assert (against.earlier_count, [each.path for each in against.drifts]) == (1, ["body.title"])

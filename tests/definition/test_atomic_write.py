@@ -1,0 +1,95 @@
+"""Facts about putting files into a folder, all or none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pdkernel.definition.atomic_write import write_files_atomically
+from pdkernel.errors import RequestError
+from tests.privileges import drop_override
+
+WRITE = """
+import resource, sys
+from pathlib import Path
+from pdkernel.definition.atomic_write import place
+from pdkernel.errors import RequestError
+if {limit}:
+    import signal
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    place({{"a/one": b"new", "b/two": b"new" * 1000, "c/new": b"new"}}, Path(sys.argv[1]))
+except RequestError as error:
+    sys.exit(error.message)
+"""
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file under *folder* and its mode."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mode & 0o777)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two files, one of them a program."""
+    for name in ("a/one", "b/two"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"old")
+    (tmp_path / "b/two").chmod(0o755)
+    (tmp_path / "a/one").chmod(0o644)
+    return tmp_path
+
+
+def test_files_are_written_with_the_modes_they_had(folder: Path) -> None:
+    """A file that is replaced keeps its mode; a new one can be read by everybody. Nothing else is left."""
+    write_files_atomically({"a/one": b"1", "b/two": b"2", "new/deep/three": b"3"}, folder)
+
+    assert contents(folder) == {"a/one": (b"1", 0o644), "b/two": (b"2", 0o755), "new/deep/three": (b"3", 0o644)}
+
+
+def test_a_rename_that_fails_midway_undoes_the_others(folder: Path) -> None:
+    """If one rename fails after others were made, every file is as it was and new folders are gone."""
+    before = contents(folder)
+    (folder / "z").mkdir()  # a file cannot take a folder's place
+
+    with pytest.raises(RequestError, match="It is as it was"):
+        write_files_atomically({"a/one": b"1", "b/two": b"2", "new/deep/three": b"3", "z": b"4"}, folder)
+
+    assert contents(folder) == before
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "z"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX's")
+def test_a_full_disk_changes_nothing(folder: Path) -> None:
+    """If there is no room for a file, no file is changed and nothing is left behind."""
+    before = contents(folder)
+
+    ended = subprocess.run([sys.executable, "-c", WRITE.format(limit=1000), folder], capture_output=True, text=True)
+
+    assert "cannot be written" in ended.stderr, ended.stderr
+    assert contents(folder) == before
+    assert not (folder / "c").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX's")
+def test_a_folder_that_is_not_ours_to_write_in(folder: Path) -> None:
+    """If a step's folder may not be written in, no file is changed in the others either."""
+    before = contents(folder)
+    (folder / "b").chmod(0o555)
+
+    ended = subprocess.run(
+        [sys.executable, "-c", WRITE.format(limit=0), folder], capture_output=True, text=True, preexec_fn=drop_override
+    )
+    (folder / "b").chmod(0o755)
+
+    assert "Permission denied" in ended.stderr, ended.stderr
+    assert contents(folder) == before
+    assert not (folder / "c").exists()

@@ -1,0 +1,296 @@
+"""Facts about planning definition files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pdkernel.definition import (
+    AccountChoice,
+    Sidecar,
+    StepSidecar,
+    build_checklist,
+    plan_files,
+    read_folder_workflow,
+    slugify,
+)
+from pdkernel.definition.sidecar_yaml import parse_sidecar
+from pdkernel.errors import DefinitionError
+from pdkernel.model import AppBinding, Step, StoreBinding, Trigger, Workflow
+from tests.definition.builders import GO, NODE, PYTHON, quickstart, text_of
+
+
+def test_workflow_yaml() -> None:
+    """workflow.yaml has the platform's keys in the platform's order and style."""
+    assert text_of(plan_files(quickstart()), "workflow.yaml") == (
+        "schema: workflow/2022.04\n"
+        "name: Open issue to Slack\n"
+        "settings:\n"
+        "  error_notification: true\n"
+        "  lambda_timeout: 40\n"
+        "triggers: []\n"
+        "steps:\n"
+        "- namespace: check\n"
+        "  runtime: python3.12\n"
+        '  uses: "./check/entry.py"\n'
+        "- namespace: build\n"
+        "  runtime: nodejs20.x\n"
+        '  uses: "./build/entry.js"\n'
+        "- namespace: count\n"
+        '  uses: "./count/entry.sh"\n'
+        "- namespace: send\n"
+        "  notes: Says it\n"
+        "  runtime: nodejs20.x\n"
+        '  uses: "./send/entry.js"\n'
+        "\n"
+    )
+
+
+def test_pdkernel_yaml() -> None:
+    """pdkernel.yaml has what workflow.yaml cannot say."""
+    files = plan_files(quickstart(), sidecar=Sidecar(endpoint="eo123", test_users=("ada",), actions="npm"))
+
+    assert text_of(files, "pdkernel.yaml") == (
+        "schema: pdkernel/1\n"
+        "workflow: Open issue to Slack\n"
+        "endpoint: eo123\n"
+        "triggers:\n"
+        "- type: http\n"
+        "  auth: oauth\n"
+        "  response: custom\n"
+        "steps:\n"
+        "  count:\n"
+        "    language: bash\n"
+        "    inferred: true\n"
+        "  send:\n"
+        "    accounts:\n"
+        "      slack: external_user\n"
+        "variables:\n"
+        "- LIMIT\n"
+        "test_users:\n"
+        "- ada\n"
+        "actions: npm\n"
+    )
+
+
+def test_entry_files_are_the_cells() -> None:
+    """An entry file is the cell's text, byte for byte."""
+    files = plan_files(quickstart())
+
+    assert [file.path for file in files[2:]] == ["check/entry.py", "build/entry.js", "count/entry.sh", "send/entry.js"]
+    assert text_of(files, "check/entry.py") == PYTHON
+    assert text_of(files, "send/entry.js") == NODE
+
+
+def test_plan_is_pure() -> None:
+    """Planning twice gives the same files."""
+    assert plan_files(quickstart()) == plan_files(quickstart())
+
+
+def test_declared_apps_are_named() -> None:
+    """An app prop that only the code declares is the external user's, and pdkernel.yaml says so."""
+    workflow = Workflow("w", steps=(Step("send", "node", NODE),))
+
+    assert "    accounts:\n      slack: external_user\n" in text_of(plan_files(workflow), "pdkernel.yaml")
+
+
+def test_accounts_and_stores() -> None:
+    """Own accounts and store ids stand in workflow.yaml; names of stores and slugs in pdkernel.yaml."""
+    step = Step(
+        "send",
+        uses="slack-send-message@0.0.20",
+        language="node",
+        apps=(AppBinding("chat", "slack", "apn_1"),),
+        stores=(StoreBinding("log", "ds_1"), StoreBinding("cache", "my store"), StoreBinding("rest")),
+        props={"text": "{{steps.a.b}}", "as_user": False},
+    )
+
+    files = plan_files(Workflow("w", steps=(step,)))
+
+    assert text_of(files, "workflow.yaml").endswith(
+        "  props:\n"
+        "    chat:\n"
+        "      authProvisionId: apn_1\n"
+        "    log:\n"
+        "      storeId: ds_1\n"
+        '    text: "{{steps.a.b}}"\n'
+        "    as_user: false\n\n"
+    )
+    assert text_of(files, "pdkernel.yaml").endswith(
+        "    accounts:\n"
+        "      chat:\n"
+        "        app: slack\n"
+        "        account: apn_1\n"
+        "    stores:\n"
+        "      cache: my store\n"
+        "      rest: \n"
+    )
+    assert len(files) == 2
+
+
+def test_python_apps_are_declared_in_the_file() -> None:
+    """A Python step's apps and stores are declared in its props, since its code cannot."""
+    step = Step("a", source=PYTHON, apps=(AppBinding("slack", "slack"),), stores=(StoreBinding("data_store", "ds_1"),))
+
+    assert text_of(plan_files(Workflow("w", steps=(step,))), "workflow.yaml").endswith(
+        "  props:\n"
+        "    __configurableProps:\n"
+        "    - app: slack\n"
+        "      name: slack\n"
+        "      type: app\n"
+        "    - name: data_store\n"
+        "      type: data_store\n"
+        "    data_store:\n"
+        "      storeId: ds_1\n\n"
+    )
+
+
+def test_limits_stand_aside() -> None:
+    """Settings of which no Git key is known stand in pdkernel.yaml alone."""
+    workflow = Workflow("w", settings={"memory": 512, "throttle": {"limit": 1, "interval": 60}})
+
+    files = plan_files(workflow)
+
+    assert "memory" not in text_of(files, "workflow.yaml")
+    assert "limits:\n  memory: 512\n  throttle:\n    limit: 1\n    interval: 60\n" in text_of(files, "pdkernel.yaml")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "xoxb-" + "1234567890-abcdefghij",
+        "ghp_" + "a1" * 20,
+        "AKIA" + "A1B2C3D4" * 2,
+        "-----BEGIN " + "PRIVATE KEY-----",
+    ],
+)
+def test_credentials_are_refused(secret: str) -> None:
+    """What looks like a credential is not written into files for Git, and not repeated in the message."""
+    in_prop = Workflow("w", steps=(Step("a", "node", uses="k@1.0.0", props={"auth": {"token": [f"x {secret}"]}}),))
+    in_code = Workflow("w", steps=(Step("a", source=f"\nTOKEN = '{secret}'", line_offset=1),))
+
+    with pytest.raises(DefinitionError, match=r"Step a: the prop auth\.token\.0 holds") as prop_error:
+        plan_files(in_prop)
+    with pytest.raises(DefinitionError, match=r"its code holds what looks like .* \(line 3\)") as code_error:
+        plan_files(in_code)
+
+    assert secret not in str(prop_error.value) + str(code_error.value)
+    assert "pdkernel env set" in code_error.value.fix
+
+
+def test_checklist() -> None:
+    """The checklist says what is to be done in the builder."""
+    said = "\n".join(build_checklist(quickstart(), pinned_steps=["build"]))
+
+    for part in (
+        "Create an empty workflow 'Open issue to Slack'",
+        "Create the HTTP trigger in the builder, with Pipedream OAuth and a custom response.",
+        'Step send: for slack, choose "Use end user\'s auth via Connect"',
+        "How a Bash step stands in workflow.yaml is inferred",
+        "Set these environment variables in the project: LIMIT.",
+        "Pins are not exported: build will run.",
+    ):
+        assert part in said
+
+
+def test_checklist_of_the_rest() -> None:
+    """Whatever else Git sync leaves out has its sentence."""
+    workflow = Workflow(
+        "w",
+        triggers=(
+            Trigger(auth="bearer", token_env="TOKEN"),
+            Trigger("schedule", config={"cron": "* * * * *", "timezone": "UTC"}),
+            Trigger("schedule", config={"interval_seconds": 5}),
+            Trigger("email"),
+            Trigger("source", config={"uses": "github-new-issue@1.0.0"}),
+            Trigger(config={"id": "hi_1"}),
+        ),
+        settings={"memory": 512},
+        steps=(
+            Step("a", source=PYTHON, props={"x": 1}, timeout_s=5, debug=True, stores=(StoreBinding("s"),)),
+            Step("b", "go", GO, apps=(AppBinding("slack", "slack"),)),
+            Step("d", "bash", "echo '{}' > $PIPEDREAM_RESPONSE"),
+            Step("c", "node", apps=(AppBinding("slack", "slack", "apn_1"),)),
+        ),
+    )
+
+    said = build_checklist(workflow)
+
+    for part in (
+        "with a custom token (the value of TOKEN) and the default response",
+        "* * * * * in UTC",
+        "every 5 seconds",
+        "Create the email trigger",
+        "Create the trigger github-new-issue@1.0.0",
+        "memory: 512",
+        "only Node.js steps have props",
+        "a time limit of its own",
+        "--debug is for the notebook",
+        "choose the data store for s",
+        "Step b: on Pipedream Go steps have no accounts. slack is not exported",
+        "Step b: on Pipedream Go steps cannot respond",
+        "Step d: on Pipedream Bash steps cannot respond",
+        "apn_1 must be an account of the workspace",
+    ):
+        assert any(part in sentence for sentence in said)
+    assert sum("HTTP trigger" in sentence for sentence in said) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("Random Album Cover (Mastodon)", "random-album-cover-mastodon"),
+        ("learning_github_with_pipedream", "learning_github_with_pipedream"),
+        ("GetDepecheModeTracks", "getdepechemodetracks"),
+        ("CFX Webhooks to Slack", "cfx-webhooks-to-slack"),
+        ("a - b", "a-b"),
+        ("…", "workflow"),
+    ],
+)
+def test_slug(name: str, folder: str) -> None:
+    """A folder is called like its workflow, in the platform's way."""
+    assert slugify(name) == folder
+
+
+@pytest.mark.parametrize(
+    ("answer", "own", "in_git", "in_file"),
+    [
+        (AccountChoice("unanswered", synced="apn_git"), None, "apn_git", ["account: unanswered", "synced: apn_git"]),
+        (AccountChoice("apn_here", synced="apn_git"), "apn_here", "apn_git", ["account: apn_here", "synced: apn_git"]),
+        (AccountChoice("external_user", synced="apn_git"), None, None, ["account: external_user", "synced: apn_git"]),
+        (AccountChoice("apn_here", synced="apn_git"), "apn_new", "apn_new", ["slack: apn_new"]),
+    ],
+    ids=["unanswered", "mapped", "external user's", "named in the cell"],
+)
+def test_synced_accounts(answer: AccountChoice, own: str | None, in_git: str | None, in_file: list[str]) -> None:
+    """The id that Git held is written again unless the cell names another or it is the external user's; the answer stays."""
+    step = Step("send", "node", uses="slack-send@0.0.1", apps=(AppBinding("slack", "slack", own),))
+    sidecar = Sidecar(steps={"send": StepSidecar(accounts={"slack": answer})})
+
+    files = plan_files(Workflow("w", steps=(step,)), sidecar=sidecar)
+
+    git = text_of(files, "workflow.yaml")
+    assert (f"authProvisionId: {in_git}" in git) if in_git else ("authProvisionId" not in git)
+    assert all(line in text_of(files, "pdkernel.yaml") for line in in_file)
+    assert ("synced" in text_of(files, "pdkernel.yaml")) == (len(in_file) == 2)
+    back = parse_sidecar(text_of(files, "pdkernel.yaml"))
+    assert back.steps["send"].accounts["slack"].account in {answer.account, own}
+
+
+def test_later_trigger_keeps_its_id(tmp_path: Path) -> None:
+    """Of two triggers of which only the second stands in Git, the second has the id when the files are read back."""
+    triggers = (Trigger("http"), Trigger("http", response="custom", config={"id": "hi_2"}))
+    for file in plan_files(Workflow("W", triggers=triggers)):
+        (tmp_path / file.path).write_text(file.text)
+
+    assert read_folder_workflow(tmp_path).triggers == triggers
+
+
+def test_app_of_a_prop_that_is_called_like_another_app_is_kept(tmp_path: Path) -> None:
+    """An action's prop that takes another app's account than the action's own is read back as it was."""
+    step = Step("a", language="node", uses="slack-send@1.0.0", apps=(AppBinding("github", "github"),))
+    for file in plan_files(Workflow("W", steps=(step,))):
+        (tmp_path / file.path).write_text(file.text)
+
+    assert read_folder_workflow(tmp_path).steps[0].apps == step.apps

@@ -1,0 +1,189 @@
+"""Facts about writing definition files into a folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pdkernel.definition import (
+    DefinitionFile,
+    compare_files,
+    export_to_folder,
+    plan_files,
+    read_folder_workflow,
+    read_sidecar,
+    write_files,
+)
+from pdkernel.errors import RequestError, UnsupportedError
+from pdkernel.model import Step
+from tests.definition.builders import PYTHON, quickstart
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file under *folder* with its text."""
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_new_folder(tmp_path: Path) -> None:
+    """An export into a folder that there is not makes it and writes every file."""
+    result = export_to_folder(quickstart(), tmp_path / "new/flow")
+
+    assert contents(tmp_path / "new/flow") == {file.path: file.text for file in plan_files(quickstart())}
+    assert result.is_written
+    assert {file.state for file in result.files} == {"new"}
+    assert result.checklist
+    assert "+def handler(pd):\n" in next(file.diff for file in result.files if file.path == "check/entry.py")
+
+
+def test_same_again(tmp_path: Path) -> None:
+    """An export of the same changes nothing."""
+    export_to_folder(quickstart(), tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    result = export_to_folder(quickstart(), tmp_path)
+
+    assert {file.state for file in result.files} == {"unchanged"}
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_changed_step(tmp_path: Path) -> None:
+    """A changed step's file is changed, and its diff shown."""
+    export_to_folder(quickstart(), tmp_path)
+
+    result = export_to_folder(quickstart().with_step(Step("check", source=PYTHON.replace("hi", "ho"))), tmp_path)
+
+    assert result.paths("changed") == ("check/entry.py",)
+    diff = next(file.diff for file in result.files if file.state == "changed")
+    assert diff.startswith("--- a/check/entry.py\n+++ b/check/entry.py\n")
+    assert '-    return {"text": "hi"}\n\\ No newline at end of file\n+    return {"text": "ho"}\n' in diff
+    assert "ho" in (tmp_path / "check/entry.py").read_text()
+
+
+def test_dry_run(tmp_path: Path) -> None:
+    """A comparison writes nothing."""
+    result = export_to_folder(quickstart(), tmp_path / "flow", dry_run=True)
+
+    assert not (tmp_path / "flow").exists()
+    assert not result.is_written
+    assert len(result.paths("new")) == 6
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    """Files that an export did not write are listed and stay."""
+    export_to_folder(quickstart(), tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "app").mkdir()
+    (tmp_path / "check/helper.py").write_text("mine")
+
+    result = export_to_folder(quickstart(), tmp_path)
+
+    assert result.paths("left alone") == ("app/", "notes.txt", "check/helper.py")
+    assert (tmp_path / "check/helper.py").read_text() == "mine"
+
+
+def test_what_only_the_folder_says_outlives_an_export(tmp_path: Path) -> None:
+    """An endpoint and test users written into pdkernel.yaml by hand are kept."""
+    export_to_folder(quickstart(), tmp_path)
+    path = tmp_path / "pdkernel.yaml"
+    path.write_text(path.read_text() + "endpoint: eo123\ntest_users:\n- ada\n")
+
+    export_to_folder(quickstart(), tmp_path)
+
+    sidecar = read_sidecar(path)
+    assert sidecar is not None
+    assert (sidecar.endpoint, sidecar.test_users) == ("eo123", ("ada",))
+
+
+def test_file_of_someone_else(tmp_path: Path) -> None:
+    """A file that is in the way and was not written by an export is not overwritten."""
+    (tmp_path / "check").mkdir()
+    (tmp_path / "check/entry.py").write_text("mine")
+
+    with pytest.raises(RequestError, match=r"check/entry\.py exists and was not written by an export"):
+        export_to_folder(quickstart(), tmp_path)
+
+    assert contents(tmp_path) == {"check/entry.py": "mine"}
+
+
+def test_synced_folder(tmp_path: Path) -> None:
+    """A folder that Pipedream synced is for --into, which is not there yet."""
+    (tmp_path / ".workflow.state").write_text("id: p_1")
+
+    with pytest.raises(UnsupportedError, match="synced") as caught:
+        export_to_folder(quickstart(), tmp_path)
+
+    assert "--into" in caught.value.fix
+
+
+def test_workflow_without_our_file(tmp_path: Path) -> None:
+    """A workflow.yaml without pdkernel.yaml beside it is someone else's."""
+    (tmp_path / "workflow.yaml").write_text("name: Open issue to Slack")
+
+    with pytest.raises(UnsupportedError, match="was not written by an export"):
+        export_to_folder(quickstart(), tmp_path)
+
+
+def test_another_workflow(tmp_path: Path) -> None:
+    """A folder of another workflow is not overwritten."""
+    export_to_folder(quickstart(), tmp_path)
+
+    with pytest.raises(UnsupportedError, match="it is called 'Open issue to Slack', and this one 'Other'"):
+        export_to_folder(replace(quickstart(), name="Other"), tmp_path)
+
+
+def test_links_and_ways_out(tmp_path: Path) -> None:
+    """An export does not write through links or out of its folder."""
+    folder = tmp_path / "flow"
+    folder.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "check").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(RequestError, match="leads out of"):
+        export_to_folder(quickstart(), folder)
+    with pytest.raises(RequestError, match="leads out of"):
+        compare_files([DefinitionFile("../x", "")], folder)
+
+    assert contents(tmp_path) == {}
+
+
+def test_a_link_in_the_place_of_a_file(tmp_path: Path) -> None:
+    """A link in the place of a file is not followed, even inside the folder."""
+    (tmp_path / "target").write_text("mine")
+    (tmp_path / "workflow.yaml").symlink_to(tmp_path / "target")
+
+    with pytest.raises(RequestError, match="is a link"):
+        export_to_folder(quickstart(), tmp_path)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    """A file where the folder should be, or a folder where a file should be, is said."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "flow/workflow.yaml").mkdir(parents=True)
+
+    with pytest.raises(RequestError, match="is a file, and an export needs a folder"):
+        export_to_folder(quickstart(), tmp_path / "file")
+    with pytest.raises(RequestError, match="is a folder, and the export writes a file there"):
+        export_to_folder(quickstart(), tmp_path / "flow")
+
+
+def test_failed_write_leaves_nothing_half(tmp_path: Path) -> None:
+    """If a file cannot be written, no file is changed and nothing is left behind."""
+    export_to_folder(quickstart(), tmp_path)
+    before = contents(tmp_path)
+    (tmp_path / "late").write_text("a file where a step's folder should be")
+    workflow = quickstart().with_step(Step("check", source="changed")).with_step(Step("late", source=PYTHON))
+
+    with pytest.raises(RequestError):
+        write_files(plan_files(workflow), tmp_path)
+
+    assert contents(tmp_path) == {**before, "late": "a file where a step's folder should be"}
+
+
+def test_written_files_are_readable(tmp_path: Path) -> None:
+    """Files are as readable as a repository's, and read back as the workflow."""
+    export_to_folder(quickstart(), tmp_path)
+
+    assert (tmp_path / "workflow.yaml").stat().st_mode & 0o777 == 0o644
+    assert read_folder_workflow(tmp_path).steps[0].source == PYTHON

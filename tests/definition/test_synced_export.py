@@ -1,0 +1,506 @@
+"""Facts about patching a synced folder."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pdkernel.definition import ExportResult, Sidecar, StepSidecar, export_to_synced_folder, read_folder_workflow
+from pdkernel.definition.sidecar import AccountChoice
+from pdkernel.errors import DefinitionError, NotebookError, PdkernelError, RequestError, UnsupportedError
+from pdkernel.importer import find_workflow_folders
+from pdkernel.model import AppBinding, Step, StoreBinding, Trigger, Workflow
+from pdkernel.source import WorkflowSource, load_source
+from tests.definition.builders import NODE, PYTHON
+
+PROJECTS = Path(__file__).parent / "projects"
+FOLDERS = [
+    *find_workflow_folders(PROJECTS),
+    *find_workflow_folders(Path(__file__).parents[1] / "importing" / "projects"),
+]
+SAMPLES = os.environ.get("PDKERNEL_SAMPLES", "")
+ORDERS, NIGHTLY, TWO, EMPTY = (
+    "order-alerts-p_Ab12Cd3", "nightly-report-p_xYz9876", "two-triggers-p_Q1w2E3", "empty-p_000aaa"
+)  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a synced folder, by its name."""
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(PROJECTS / name, tmp_path / name))
+
+    return copy
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under *folder*, to the byte."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def imported(folder: Path) -> WorkflowSource:
+    """*folder* imported as a notebook beside it, and that notebook read."""
+    notebook = folder.parent / "made" / f"{folder.name}.ipynb"
+    pdkernel = importlib.import_module("pdkernel.cli.commands").pdkernel
+    ended = CliRunner().invoke(
+        pdkernel, ["--project", str(folder.parent), "import", str(folder), "--to", str(notebook)]
+    )
+    assert ended.exit_code == 0, ended.output
+    return load_source(notebook, unanswered="keep")
+
+
+def exported(source: WorkflowSource, folder: Path, **changes: Step | None) -> ExportResult:
+    """The export of *source* into *folder*, with steps replaced, or left out for None."""
+    steps = [changes.get(step.name, step) for step in source.workflow.steps]
+    workflow = replace(source.workflow, steps=tuple(step for step in steps if step is not None))
+    return export_to_synced_folder(workflow, folder, sidecar=source.sidecar)
+
+
+def read_back(folder: Path) -> Workflow:
+    """The workflow in *folder*, with the account ids of the file."""
+    return read_folder_workflow(folder, require_code=False, assumed_account="own")
+
+
+def diff_of(result: ExportResult, path: str = "workflow.yaml") -> list[str]:
+    """The lines that *path* loses and gains."""
+    diff = next(file.diff for file in result.files if file.path == path)
+    return [line for line in diff.splitlines() if line[:1] in "+-" and line[:3] not in {"+++", "---"}]
+
+
+CHANGED_BYTES: dict[str, Callable[[bytes], bytes]] = {
+    "as synced": lambda data: data,
+    "CRLF": lambda data: data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"),
+    "no final line break": lambda data: data.rstrip(),
+    "byte order mark": lambda data: b"\xef\xbb\xbf" + data,
+    "comments": lambda data: b"# top\n" + data.replace(b"settings:\n", b"settings: # all\n").replace(b"steps:\n", b"\nsteps:\n# one\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGED_BYTES)
+@pytest.mark.parametrize("synced", FOLDERS, ids=lambda folder: folder.name)
+def test_an_unchanged_notebook_changes_nothing(tmp_path: Path, synced: Path, change: str) -> None:
+    """A folder that is imported and exported into is the same to the byte, and no file is added."""
+    folder = Path(shutil.copytree(synced, tmp_path / synced.name))
+    path = folder / "workflow.yaml"
+    path.write_bytes(CHANGED_BYTES[change](path.read_bytes()))
+    before = contents(folder)
+
+    result = exported(imported(folder), folder)
+
+    assert {file.state for file in result.files} == {"unchanged"}
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", [ORDERS, NIGHTLY, TWO, EMPTY])
+def test_pdkernel_yaml_that_is_there_stays_too(project: Callable[[str], Path], name: str) -> None:
+    """A folder's own pdkernel.yaml, comments and order with it, is the same to the byte."""
+    folder = project(name)
+    (folder / "pdkernel.yaml").write_bytes(b"# ours\r\nendpoint: eo0123456789ab # kept\r\ntest_users: [ada, 'bob']\r\n")
+    before = contents(folder)
+
+    exported(imported(folder), folder)
+
+    assert contents(folder) == before
+
+
+@pytest.mark.skipif(not SAMPLES, reason="PDKERNEL_SAMPLES names no folder of real workflow.yaml files")
+def test_real_files(tmp_path: Path) -> None:
+    """Every real workflow.yaml comes through an import and an export as it was."""
+    samples = sorted(Path(SAMPLES).glob("*.workflow.yaml"))
+    for number, sample in enumerate(samples):
+        folder = tmp_path / f"{number}-p_1"
+        folder.mkdir()
+        (folder / "workflow.yaml").write_bytes(sample.read_bytes())
+
+        exported(imported(folder), folder)
+
+        assert contents(folder) == {"workflow.yaml": sample.read_bytes()}
+    assert samples
+
+
+def test_a_hand_written_notebook_keeps_what_the_builder_chose(project: Callable[[str], Path]) -> None:
+    """Triggers, accounts, labels, runtimes and keys that a notebook never saw stay as they are in the folder."""
+    folder = project(ORDERS)
+    before = contents(folder)
+    there = read_back(folder)
+    by_hand = tuple(replace(step, extra={}, apps=(), stores=()) for step in there.steps)
+
+    result = export_to_synced_folder(Workflow(there.name, steps=by_hand), folder)
+
+    assert contents(folder) == before
+    assert not any("Create" in sentence for sentence in result.checklist)
+
+
+def test_one_changed_prop_is_one_line(project: Callable[[str], Path]) -> None:
+    """A changed value changes its own line."""
+    folder = project(ORDERS)
+    source = imported(folder)
+    step = source.workflow.step("add_single_row")
+
+    result = exported(source, folder, add_single_row=replace(step, props={**step.props, "col_0003": "none"}))
+
+    assert diff_of(result) == ['-    col_0003: "+1 555 0100"', "+    col_0003: none"]
+    assert result.paths("changed") == ("workflow.yaml",)
+
+
+def test_one_changed_line_of_code_is_one_line(project: Callable[[str], Path]) -> None:
+    """A changed line of a cell is that line in the entry file, with the file's own line breaks and end."""
+    folder = project(TWO)
+    source = imported(folder)
+    step = source.workflow.step("code")
+    path = folder / "shared/main.js"
+    before = path.read_bytes()
+
+    result = exported(source, folder, code=replace(step, source=step.source.replace("\r\n", "\n").replace("1", "2")))
+
+    assert path.read_bytes() == before.replace(b"return 1", b"return 2")
+    assert result.paths("changed") == ("shared/main.js",)
+
+
+def test_settings_notes_and_switches(project: Callable[[str], Path]) -> None:
+    """Changed settings, notes and switches are lines of their own; the old key for notes keeps its name."""
+    folder = project(TWO)
+    source = imported(folder)
+    steps = {
+        "code": replace(source.workflow.step("code"), notes="Short"),
+        "after": replace(source.workflow.step("after"), disabled=True),
+    }
+    changed = replace(source, workflow=replace(source.workflow, settings={"lambda_timeout": 60, "memory": 512}))
+
+    result = exported(changed, folder, **steps)
+
+    assert diff_of(result) == [
+        "+settings:", "+  lambda_timeout: 60",
+        "-  note: |-", "-    # Why", "-", "-    Both triggers end here.", "+  note: Short",
+        "-  disabled: false", "+  disabled: true",
+    ]  # fmt: skip
+    assert any("memory: 512" in sentence for sentence in result.checklist)
+
+
+def test_steps_come_go_and_move(project: Callable[[str], Path]) -> None:
+    """A new step is written, one that is gone leaves its file behind, and one that moves keeps its text."""
+    folder = project(ORDERS)
+    source = imported(folder)
+    there = {step.name: step for step in source.workflow.steps}
+    order = ["build_message", "remember", "continue_based_on_condition", "send_message_public_channel",
+             "add_single_row", "custom_request", "pick"]  # fmt: skip
+    steps = (*(there[name] for name in order), Step("tell", source=PYTHON))
+    before = (folder / "workflow.yaml").read_text()
+
+    result = export_to_synced_folder(replace(source.workflow, steps=steps), folder, sidecar=source.sidecar)
+
+    after = (folder / "workflow.yaml").read_text()
+    assert result.paths("new") == ("tell/entry.py",)
+    assert result.paths("left alone") == ("old_check/entry.js",)
+    assert (folder / "old_check/entry.js").exists()
+    assert any("old_check/entry.js belongs to no step any more" in sentence for sentence in result.checklist)
+    assert [step.name for step in read_back(folder).steps] == [*order, "tell"]
+    assert after.endswith('    quantity: 1\n- namespace: tell\n  runtime: python3.12\n  uses: "./tell/entry.py"\n\n')
+    assert set(before.splitlines()) - set(after.splitlines()) == {
+        "- namespace: old_check", "  disabled: true", "  runtime: nodejs14.x", '  uses: "./old_check/entry.js"',
+    }  # fmt: skip
+
+
+def test_a_renamed_step(project: Callable[[str], Path]) -> None:
+    """A step under a new name is the same step: its runtime and place stay, and its code goes into a file of its name."""
+    folder = project(ORDERS)
+    source = imported(folder)
+    renamed = replace(source.workflow.step("old_check"), name="gate")
+
+    result = exported(source, folder, old_check=renamed)
+
+    assert diff_of(result) == [
+        "-- namespace: old_check", "+- namespace: gate",
+        '-  uses: "./old_check/entry.js"', '+  uses: "./gate/entry.js"',
+    ]  # fmt: skip
+    assert result.paths("new") == ("gate/entry.js",)
+    assert result.paths("left alone") == ("old_check/entry.js",)
+
+
+def test_entry_files_of_other_names_stay(project: Callable[[str], Path]) -> None:
+    """A step whose file has a name of its own keeps it, under a new name too; entries that are no steps stay in place."""
+    folder = project(TWO)
+    source = imported(folder)
+
+    result = exported(source, folder, code=replace(source.workflow.step("code"), name="main"))
+
+    assert diff_of(result) == ["-- namespace: code", "+- namespace: main"]
+
+
+def test_another_version_drops_the_props_cursor(project: Callable[[str], Path]) -> None:
+    """A props cursor goes with the version that it is of; a changed prop leaves it."""
+    folder = project(ORDERS)
+    source = imported(folder)
+    sheets = source.workflow.step("add_single_row")
+    check = source.workflow.step("continue_based_on_condition")
+
+    result = exported(
+        source,
+        folder,
+        add_single_row=replace(sheets, uses="google_sheets-add-single-row@2.1.3"),
+        continue_based_on_condition=replace(check, props={**check.props, "condition": "FALSE"}),
+    )
+
+    assert diff_of(result) == [
+        "-    condition: 'TRUE'", "+    condition: 'FALSE'",
+        "-  uses: google_sheets-add-single-row@2.1.2", "-  _props_cursor: dyp_Cd3Ab12",
+        "+  uses: google_sheets-add-single-row@2.1.3",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "on_the_step", "in_git"),
+    [
+        ("unanswered", None, "apn_Ab12Cd3"),
+        ("external_user", None, "apn_Ab12Cd3"),
+        ("apn_here", "apn_here", "apn_Ab12Cd3"),
+        ("unanswered", "apn_theirs", "apn_theirs"),
+    ],
+)
+def test_account_ids_are_the_folders(
+    project: Callable[[str], Path], answer: str, on_the_step: str | None, in_git: str
+) -> None:
+    """Whatever is answered for this project, the file keeps its id; only one that the cell itself names is written."""
+    folder = project(ORDERS)
+    source = imported(folder)
+    step = replace(
+        source.workflow.step("send_message_public_channel"), apps=(AppBinding("slack", "slack", on_the_step),)
+    )
+    choices = {"slack": AccountChoice(answer, synced="apn_Ab12Cd3")}
+    sidecar = Sidecar(steps={step.name: StepSidecar(accounts=choices)})
+
+    exported(replace(source, sidecar=sidecar), folder, send_message_public_channel=step)
+
+    assert read_back(folder).step(step.name).apps == (AppBinding("slack", "slack", in_git),)
+
+
+def test_python_apps_and_stores(project: Callable[[str], Path]) -> None:
+    """A Python step's new app and data store are declared in the file, beside what is there."""
+    folder = project(NIGHTLY)
+    source = imported(folder)
+    step = source.workflow.step("fetch")
+    more = replace(
+        step,
+        apps=(*step.apps, AppBinding("chat", "slack", "apn_1")),
+        stores=(StoreBinding("cache", "ds_1"),),
+    )
+
+    result = exported(source, folder, fetch=more)
+
+    assert diff_of(result) == [
+        "+    - app: slack", "+      name: chat", "+      type: app", "+    - name: cache", "+      type: data_store",
+        "+    chat:", "+      authProvisionId: apn_1", "+    cache:", "+      storeId: ds_1",
+    ]  # fmt: skip
+
+
+def test_a_missing_entry_file_stays_missing_until_it_is_written(project: Callable[[str], Path]) -> None:
+    """An entry file that Git did not hold is not made of nothing; code in its cell makes it."""
+    folder = project(NIGHTLY)
+    source = imported(folder)
+
+    untouched = exported(source, folder)
+    written = exported(source, folder, not_synced=replace(source.workflow.step("not_synced"), source=PYTHON))
+
+    assert not any("not_synced" in file.path for file in untouched.files)
+    assert written.paths("new") == ("not_synced/entry.py",)
+
+
+def test_another_language(project: Callable[[str], Path]) -> None:
+    """A step in another language has that language's runtime and file; what nobody knows of it stays."""
+    folder = project(TWO)
+    source = imported(folder)
+
+    result = exported(source, folder, after=Step("after", source=PYTHON))
+
+    assert diff_of(result) == [
+        "-  runtime: nodejs18.x", '-  uses: "./after/entry.js"',
+        "+  runtime: python3.12", '+  uses: "./after/entry.py"',
+    ]  # fmt: skip
+
+
+def test_the_first_and_the_last_step(project: Callable[[str], Path]) -> None:
+    """The key of the steps comes with the first one and goes with the last."""
+    folder = project(EMPTY)
+    source = imported(folder)
+    before = contents(folder)
+
+    first = export_to_synced_folder(replace(source.workflow, steps=(Step("a", source=PYTHON),)), folder)
+    last = export_to_synced_folder(source.workflow, folder)
+
+    assert diff_of(first) == ["+steps:", "+- namespace: a", "+  runtime: python3.12", '+  uses: "./a/entry.py"']
+    assert last.paths("left alone") == ("a/entry.py",)
+    assert contents(folder) == {**before, "a/entry.py": PYTHON.encode()}
+
+
+def test_what_is_left_out_is_named(project: Callable[[str], Path]) -> None:
+    """Without pdkernel.yaml in the folder, what it would hold is named; --docs writes it, and a README."""
+    folder = project(ORDERS)
+    workflow = replace(
+        imported(folder).workflow, triggers=(Trigger(auth="bearer", token_env="TOKEN"),), settings={"memory": 512}
+    )
+    sidecar = Sidecar(endpoint="eo0123456789ab", test_users=("ada",), actions="npm")
+
+    short = export_to_synced_folder(workflow, folder, sidecar=sidecar, dry_run=True)
+    whole = export_to_synced_folder(workflow, folder, sidecar=sidecar, include_readme=True)
+
+    said = " ".join(short.checklist)
+    for part in (
+        "whose account fills send_message_public_channel.slack", "the key of its endpoint", "its limits",
+        "its test users", "where actions run", "the trigger's settings", "Check in the builder that it is the HTTP trigger",
+    ):  # fmt: skip
+        assert part in said
+    assert whole.paths("new") == ("pdkernel.yaml", "README.md")
+    assert not any("Left out" in sentence for sentence in whole.checklist)
+    assert "endpoint: eo0123456789ab" in (folder / "pdkernel.yaml").read_text()
+    assert "| `send_message_public_channel` |" in (folder / "README.md").read_text()
+
+
+def test_answers_go_into_the_pdkernel_yaml_that_is_there(project: Callable[[str], Path]) -> None:
+    """A new answer is one more place in a folder's pdkernel.yaml; an open question is none."""
+    folder = project(ORDERS)
+    (folder / "pdkernel.yaml").write_text("# ours\nendpoint: eo0123456789ab # kept\n")
+    source = imported(folder)
+    step = source.workflow.step("add_single_row")
+
+    result = exported(
+        source, folder, add_single_row=replace(step, apps=(AppBinding("googleSheets", "google_sheets", "apn_9"),))
+    )
+
+    assert (folder / "pdkernel.yaml").read_text() == (
+        "# ours\nendpoint: eo0123456789ab # kept\nsteps:\n  add_single_row:\n    accounts:\n      googleSheets:\n"
+        "        app: google_sheets\n        account: apn_9\n"
+    )
+    assert result.paths("changed") == ("workflow.yaml", "pdkernel.yaml")
+
+
+def test_credentials(project: Callable[[str], Path]) -> None:
+    """A credential that the folder has already is found, and changes nothing; a new one is refused."""
+    folder = project(ORDERS)
+    path = folder / "workflow.yaml"
+    known = "ghp_" + "a1" * 20
+    path.write_text(path.read_text().replace("C0AB12CD3", known))
+    before = contents(folder)
+    source = imported(folder)
+    step = source.workflow.step("old_check")
+
+    result = exported(source, folder)
+    with pytest.raises(DefinitionError, match="Step old_check: its code holds what looks like a GitHub token"):
+        exported(source, folder, old_check=replace(step, source=f"{step.source}// {known[::-1]} ghp_{'b2' * 20}"))
+
+    assert contents(folder) == before
+    assert any(finding.rule == "secret" for finding in result.findings)
+    assert known not in str(result.to_json()["findings"])
+
+
+def test_a_dry_run_writes_nothing(project: Callable[[str], Path]) -> None:
+    """A dry run says what would change, and changes nothing."""
+    folder = project(ORDERS)
+    before = contents(folder)
+    source = imported(folder)
+    step = replace(source.workflow.step("old_check"), source=NODE)
+
+    result = export_to_synced_folder(source.workflow.with_step(step), folder, dry_run=True)
+
+    assert result.paths("changed") == ("old_check/entry.js",)
+    assert not result.is_written
+    assert contents(folder) == before
+
+
+def test_another_workflow_is_refused(project: Callable[[str], Path]) -> None:
+    """A folder of another name and id is refused with the way out; the same id under a new name is a rename."""
+    folder = project(ORDERS)
+    source = imported(folder)
+
+    with pytest.raises(UnsupportedError, match="is of another workflow") as caught:
+        export_to_synced_folder(Workflow("Something else", steps=(Step("a", source=PYTHON),)), folder)
+    result = export_to_synced_folder(replace(source.workflow, name="New name"), folder, sidecar=source.sidecar)
+
+    assert "name: Order alerts" in caught.value.fix
+    assert diff_of(result) == ["-name: Order alerts", "+name: New name"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "says"),
+    [
+        (lambda folder: (folder / "workflow.yaml").unlink(), NotebookError, "has no workflow.yaml"),
+        (lambda folder: (folder / "workflow.yaml").write_bytes(b"name: \xff\n"), NotebookError, "is not UTF-8 text"),
+        (lambda folder: (folder / "workflow.yaml").write_bytes(b"#" * 21_000_000), NotebookError, "bytes"),
+        (lambda folder: (folder / "workflow.yaml").write_text("a: [\n"), NotebookError, "is not YAML"),
+        (lambda folder: link(folder, "workflow.yaml"), RequestError, "is a link"),
+        (lambda folder: link(folder, "old_check"), DefinitionError, "is outside the folder"),
+        (lambda folder: link(folder, "old_check/entry.js"), DefinitionError, "is outside the folder"),
+        (lambda folder: link(folder, "pdkernel.yaml", make=True), RequestError, "is a link"),
+        (lambda folder: (folder / "new").write_text("a file"), RequestError, "cannot be read"),
+        (lambda folder: (folder / "new/entry.py").mkdir(parents=True), RequestError, "is a folder"),
+        (lambda folder: write(folder / "new/entry.py", "mine"), RequestError, "no step of the folder uses it"),
+    ],
+)
+def test_bad_folders(
+    project: Callable[[str], Path], spoil: Callable[[Path], object], kind: type[PdkernelError], says: str
+) -> None:
+    """What cannot be patched is refused with its name, and no file is touched, inside the folder or out of it."""
+    folder = project(ORDERS)
+    source = imported(folder)
+    workflow = replace(source.workflow, steps=(*source.workflow.steps, Step("new", source=PYTHON)))
+    spoil(folder)
+    before = contents(folder.parent)
+
+    with pytest.raises(kind) as caught:
+        export_to_synced_folder(workflow, folder, sidecar=source.sidecar)
+
+    assert says in caught.value.message
+    assert str(folder) in caught.value.message
+    assert contents(folder.parent) == before
+
+
+def link(folder: Path, path: str, *, make: bool = False) -> None:
+    """Put what is at *path* outside the folder, and a link in its place."""
+    elsewhere = folder.parent / f"elsewhere-{Path(path).name}"
+    if make:
+        elsewhere.write_text("endpoint: eo0123456789ab\n")
+    else:
+        (folder / path).rename(elsewhere)
+    (folder / path).symlink_to(elsewhere)
+
+
+def write(path: Path, text: str) -> None:
+    """Write *text* to *path*, with the folders it needs."""
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+
+
+def test_an_entry_file_outside_is_not_written(project: Callable[[str], Path]) -> None:
+    """A path out of the folder that a cell's metadata holds is refused."""
+    folder = project(ORDERS)
+    source = imported(folder)
+    stray = Step("new", source=PYTHON, extra={"pdkernel": {"entry": "./../../stray/entry.py"}})
+
+    with pytest.raises(RequestError, match="leads out of"):
+        export_to_synced_folder(replace(source.workflow, steps=(*source.workflow.steps, stray)), folder)
+
+    assert not (folder.parent.parent / "stray").exists()
+
+
+def test_an_anchor_where_something_changes_is_refused(project: Callable[[str], Path]) -> None:
+    """Anchors stay while nothing touches them; a change that does is refused with the line."""
+    folder = project(ORDERS)
+    path = folder / "workflow.yaml"
+    path.write_text(path.read_text().replace("storeId: ds_Ab12Cd", "storeId: &store ds_Ab12Cd") + "note: *store\n")
+    source = imported(folder)
+    remember = source.workflow.step("remember")
+    before = path.read_text()
+
+    result = exported(source, folder, remember=replace(remember, props={**remember.props, "key": "newest"}))
+    with pytest.raises(UnsupportedError, match=r"anchor or an alias .*\(line \d+\)"):
+        exported(source, folder, remember=replace(remember, stores=(StoreBinding("dataStore", "ds_2"),)))
+
+    assert diff_of(result) == ["-    key: last", "+    key: newest"]
+    assert path.read_text() == before.replace("key: last", "key: newest")

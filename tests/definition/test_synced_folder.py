@@ -1,0 +1,408 @@
+"""Facts about reading synced folders."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pdkernel.definition import Sidecar, describe_assumptions, plan_files, read_folder_workflow, write_files
+from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, RequestError, UnsupportedError
+from pdkernel.model import JSON, LANGUAGES, AppBinding, Step, StoreBinding, Trigger, Workflow
+from tests.definition.builders import GO, NODE, PYTHON, quickstart, synced, text_of
+
+HEAD = "schema: workflow/2022.04\nname: W\ntriggers:\n- id: hi_1\nsteps:\n"
+SAMPLES = os.environ.get("PDKERNEL_SAMPLES", "")
+
+
+def step_of(folder: Path, yaml: str, **more: Any) -> Step:
+    """The one step of a synced folder whose `steps` are *yaml*."""
+    return read_folder_workflow(synced(folder, HEAD + yaml), require_code=False, **more).steps[0]
+
+
+def test_a_synced_folder(tmp_path: Path) -> None:
+    """Steps, code, settings and triggers of a folder are read."""
+    folder = synced(
+        tmp_path / "w-p_1",
+        "schema: workflow/2022.04\nname: My flow\ninactive: true\nsettings:\n  error_notification: true\n"
+        "  lambda_timeout: 40\ntriggers:\n- id: ti_1\nsteps:\n"
+        '- namespace: a\n  runtime: python3.12\n  uses: "./a/entry.py"\n'
+        '- namespace: b\n  disabled: true\n  notes: why\n  runtime: nodejs18.x\n  uses: "./b/entry.js"\n',
+        a__entry_DOT_py=PYTHON,
+        b__entry_DOT_js=NODE,
+    )
+
+    workflow = read_folder_workflow(folder)
+
+    assert workflow == Workflow(
+        "My flow",
+        triggers=(Trigger("schedule", config={"id": "ti_1"}),),
+        steps=(
+            Step("a", source=PYTHON),
+            Step("b", "node", NODE, disabled=True, notes="why", extra={"runtime": "nodejs18.x"}),
+        ),
+        settings={"error_notification": True, "lambda_timeout": 40},
+        origin=str(folder),
+        extra={"schema": "workflow/2022.04", "inactive": True},
+    )
+    assert workflow.timeout_s(workflow.steps[0]) == 40
+
+
+def test_prop_shapes(tmp_path: Path) -> None:
+    """Accounts, stores and picked options are taken apart; all else stays as it is."""
+    step = step_of(
+        tmp_path,
+        "- namespace: a\n  uses: google_sheets-add-single-row@2.1.2\n  _props_cursor: dyp_1\n  props:\n"
+        "    googleSheets:\n      authProvisionId: apn_1\n    dataStore:\n      storeId: ds_1\n"
+        "    sheet:\n      __lv:\n        label: Guests\n        value: '12'\n"
+        "    many:\n    - __lv:\n        label: L\n        value: V\n    flag: 'Yes'\n    empty: \n"
+        "    text: \"{{steps.trigger.event.body.name.replace(/<.*?>/g,'')}}\"\n",
+        assumed_account="own",
+    )
+
+    assert step.apps == (AppBinding("googleSheets", "google_sheets", "apn_1"),)
+    assert step.stores == (StoreBinding("dataStore", "ds_1"),)
+    assert step.props == {
+        "sheet": "12",
+        "many": ["V"],
+        "flag": "Yes",
+        "empty": None,
+        "text": "{{steps.trigger.event.body.name.replace(/<.*?>/g,'')}}",
+    }
+    assert step.extra["_props_cursor"] == "dyp_1"
+
+
+def test_an_own_account_is_never_assumed(tmp_path: Path) -> None:
+    """Without pdkernel.yaml an app prop is the external user's, whatever the file says, and that is told."""
+    yaml = "- namespace: a\n  uses: slack-x@1.0.0\n  props:\n    slack:\n      authProvisionId: apn_1\n"
+
+    step = step_of(tmp_path, yaml)
+    told = describe_assumptions(tmp_path, read_folder_workflow(tmp_path))
+
+    assert step.apps == (AppBinding("slack", "slack"),)
+    assert told == (
+        "its HTTP trigger asks for no authorization and gives the default response",
+        "the external user's account fills a.slack, never an account of your own",
+    )
+
+
+@pytest.mark.parametrize(("answer", "account"), [("external_user", None), ("apn_2", "apn_2")])
+def test_pdkernel_yaml_answers(tmp_path: Path, answer: str, account: str | None) -> None:
+    """pdkernel.yaml says whose account it is."""
+    yaml = "- namespace: a\n  uses: slack-x@1.0.0\n  props:\n    slack:\n      authProvisionId: apn_1\n"
+    (tmp_path / "pdkernel.yaml").write_text(f"steps:\n  a:\n    accounts:\n      slack: {answer}\n")
+
+    assert step_of(tmp_path, yaml).apps == (AppBinding("slack", "slack", account),)
+    assert describe_assumptions(tmp_path, read_folder_workflow(tmp_path)) == ()
+
+
+def test_unanswered(tmp_path: Path) -> None:
+    """An account that is `unanswered` is refused with the place to answer it, unless the step is disabled."""
+    yaml = "- namespace: a\n  uses: slack-x@1.0.0\n  props:\n    slack:\n      authProvisionId: apn_1\n"
+    (tmp_path / "pdkernel.yaml").write_text("steps:\n  a:\n    accounts:\n      slack: unanswered\n")
+
+    with pytest.raises(RequestError, match=r"steps\.a\.accounts\.slack is unanswered") as caught:
+        step_of(tmp_path, yaml)
+
+    assert caught.value.exit_status == 2
+    assert step_of(tmp_path, yaml.replace("  uses", "  disabled: true\n  uses")).apps == (AppBinding("slack", "slack"),)
+
+
+def test_python_apps(tmp_path: Path) -> None:
+    """A Python step's apps come from the definitions in its props."""
+    step = step_of(
+        tmp_path,
+        "- namespace: a\n  runtime: python3.12\n  uses: ./a/entry.py\n  props:\n    __configurableProps:\n"
+        "    - app: spotify\n      name: music\n      type: app\n      authType: oauth\n      appId: app_1\n"
+        "    - name: cache\n      type: data_store\n    music:\n      authProvisionId: apn_1\n",
+        assumed_account="own",
+    )
+
+    assert step.apps == (AppBinding("music", "spotify", "apn_1"),)
+    assert step.stores == (StoreBinding("cache"),)
+
+
+def test_node_apps_have_the_slug_of_the_code(tmp_path: Path) -> None:
+    """In a Node.js step the code says which app a prop is."""
+    code = 'export default { props: { chat: { type: "app", app: "slack_v2" } }, run() {} }'
+    folder = synced(
+        tmp_path,
+        HEAD + "- namespace: a\n  uses: ./a/entry.js\n  props:\n    chat:\n      authProvisionId: apn_1\n",
+        a__entry_DOT_js=code,
+    )
+
+    assert read_folder_workflow(folder).steps[0].apps == (AppBinding("chat", "slack_v2"),)
+
+
+def test_old_note(tmp_path: Path) -> None:
+    """The old key `note` is read, and written as `notes`."""
+    step = step_of(tmp_path, "- namespace: a\n  uses: k-x@1.0.0\n  note: |-\n    # hi\n")
+
+    assert step.notes == "# hi"
+    assert "notes: " in text_of(plan_files(Workflow("w", steps=(step,))), "workflow.yaml")
+
+
+def test_a_props_cursor_is_its_actions_own(tmp_path: Path) -> None:
+    """A props cursor is written again with its action, and dropped with another version of it."""
+    step = step_of(tmp_path, "- namespace: a\n  uses: k-x@1.0.0\n  _props_cursor: dyp_1\n")
+
+    texts = [
+        text_of(plan_files(Workflow("w", steps=(each,))), "workflow.yaml")
+        for each in (step, replace(step, uses="k-x@1.0.1"))
+    ]
+
+    assert ["_props_cursor: dyp_1" in text for text in texts] == [True, False]
+
+
+def test_the_id_of_the_workflow(tmp_path: Path) -> None:
+    """The id in .workflow.state is kept, and is no part of workflow.yaml."""
+    folder = synced(tmp_path, HEAD)
+    (folder / ".workflow.state").write_text("# DO NOT EDIT THIS FILE\n---\nschema: workflow.state/2022.04\nid: p_1\n")
+
+    workflow = read_folder_workflow(folder)
+
+    assert workflow.extra["pdkernel"] == {"id": "p_1"}
+    assert "p_1" not in text_of(plan_files(workflow), "workflow.yaml")
+
+
+def test_little_is_needed(tmp_path: Path) -> None:
+    """Settings, steps and triggers may be missing."""
+    workflow = read_folder_workflow(synced(tmp_path / "flow", "name: x\n"))
+
+    assert (workflow.steps, workflow.triggers, workflow.settings) == ((), (Trigger(),), {})
+
+
+def test_unknown_keys_are_kept(tmp_path: Path) -> None:
+    """Keys that nobody knows are written back."""
+    yaml = HEAD.replace("- id: hi_1\n", "- id: hi_1\n  new: 1\n").replace("name: W", "name: W\nfuture: x")
+    folder = synced(tmp_path, yaml + "- namespace: a\n  runtime: nodejs20.x\n  uses: k-x@1.0.0\n  odd:\n  - 1\n")
+
+    text = text_of(plan_files(read_folder_workflow(folder)), "workflow.yaml")
+
+    for part in ("future: x\n", "- id: hi_1\n  new: 1\n", "  odd:\n  - 1\n"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("yaml", "kind", "says"),
+    [
+        ("[1]", NotebookError, "is not a workflow"),
+        ("a: [", NotebookError, "is not YAML"),
+        ("schema: workflow/2030.01", UnsupportedError, "this version reads 'workflow/2022.04'"),
+        ("steps: 5", NotebookError, "steps is not a list of mappings (line 1)"),
+        ("settings: [1]", NotebookError, "settings is not a mapping (line 1)"),
+        (HEAD + "- uses: k@1.0.0", NotebookError, "has no namespace (line 6)"),
+        (HEAD + "- namespace: a-b\n  uses: k@1.0.0", DefinitionError, "cannot be a step's name"),
+        (HEAD + "- namespace: a\n  uses: ./a/entry.js", NotebookError, "there is no such file (line 6)"),
+        (HEAD + "- namespace: a\n  uses: ./../x/entry.js", NotebookError, "outside the folder"),
+        (HEAD + "- namespace: a\n  uses: k@1.0.0\n  props: 5", NotebookError, "are not a mapping"),
+        (HEAD + "- namespace: a\n  uses: k@1.0.0\n- namespace: a\n  uses: k@1.0.0", DuplicateStepError, "in line 6: "),
+    ],
+)
+def test_wrong_files(tmp_path: Path, yaml: str, kind: type[DefinitionError], says: str) -> None:
+    """What cannot be read is refused with file and line."""
+    with pytest.raises(kind) as caught:
+        read_folder_workflow(synced(tmp_path, yaml))
+
+    assert says in caught.value.message
+
+
+def test_no_workflow(tmp_path: Path) -> None:
+    """A folder without workflow.yaml is none."""
+    with pytest.raises(NotebookError, match=r"has no workflow\.yaml"):
+        read_folder_workflow(tmp_path)
+
+
+def test_code_outside_by_a_link(tmp_path: Path) -> None:
+    """A link that leads out of the folder is not followed."""
+    (tmp_path / "secret.js").write_text("secret")
+    folder = synced(tmp_path / "w", HEAD + "- namespace: a\n  uses: ./a/entry.js\n")
+    (folder / "a").mkdir()
+    (folder / "a/entry.js").symlink_to(tmp_path / "secret.js")
+
+    with pytest.raises(NotebookError, match="outside the folder"):
+        read_folder_workflow(folder)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "says"),
+    [
+        ("endpont: eo1", "endpont: Additional properties"),
+        ("endpont: eo1", "Did you mean endpoint?"),
+        ("endpoint: xx", "endpoint: 'xx' does not match"),
+        ("steps:\n  a:\n    acounts: {}", "steps.a.acounts"),
+        ("steps:\n  a:\n    acounts: {}", "(line 3)"),
+        ("variables: [A-B]", "variables.0"),
+        ("limits:\n  memory: 5", "limits.memory: 5 is less than the minimum of 256 (line 2)"),
+        ("triggers:\n- type: http\n  auth: baerer", "Did you mean bearer?"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_wrong_pdkernel_yaml(tmp_path: Path, yaml: str, says: str) -> None:
+    """pdkernel.yaml is checked against its schema; the message names path and line."""
+    (tmp_path / "pdkernel.yaml").write_text(yaml)
+
+    with pytest.raises(NotebookError) as caught:
+        read_folder_workflow(synced(tmp_path, "name: x"))
+
+    assert says in str(caught.value)
+    assert "pdkernel.yaml" in caught.value.message
+
+
+NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name != "trigger")
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+VALUES: st.SearchStrategy[JSON] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | TEXT.filter(lambda text: "{{" not in text),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            NAMES.filter(lambda name: name not in {"__lv", "storeId", "authProvisionId"}), inner, max_size=3
+        )
+    ),
+    max_leaves=5,
+)
+
+
+@st.composite
+def steps(draw: st.DrawFn, name: str) -> Step:
+    """A step that a definition can hold."""
+    language = draw(st.sampled_from(LANGUAGES))
+    uses = "slack-send@0.0.1" if language == "node" and draw(st.booleans()) else None
+    props = draw(st.lists(NAMES, unique=True, max_size=5))
+    return Step(
+        name,
+        language,
+        "" if uses else draw(TEXT),
+        uses,
+        apps=tuple(AppBinding(prop, "slack", draw(st.sampled_from([None, "apn_1"]))) for prop in props[:1]),
+        stores=tuple(StoreBinding(prop, draw(st.sampled_from([None, "ds_1", "mine"]))) for prop in props[1:2]),
+        props={prop: draw(VALUES) for prop in props[2:]},
+        timeout_s=draw(st.none() | st.floats(0.001, 750)),
+        disabled=draw(st.booleans()),
+        notes=draw(st.none() | TEXT),
+    )
+
+
+@st.composite
+def workflows(draw: st.DrawFn) -> Workflow:
+    """A workflow that a definition can hold."""
+    names = draw(st.lists(NAMES, unique_by=str.lower, max_size=4))
+    return Workflow(
+        draw(TEXT.filter(bool)),
+        triggers=tuple(
+            draw(
+                st.lists(
+                    st.sampled_from(
+                        [
+                            Trigger(),
+                            Trigger(auth="bearer", token_env="T", response="custom"),
+                            Trigger("schedule", config={"interval_seconds": 5}),
+                            Trigger("email"),
+                        ]
+                    ),
+                    min_size=1,
+                    max_size=3,
+                )
+            )
+        ),
+        steps=tuple(draw(steps(name)) for name in names),
+        settings=draw(
+            st.fixed_dictionaries(
+                {"error_notification": st.booleans()},
+                optional={"lambda_timeout": st.integers(1, 750), "memory": st.integers(256, 10240)},
+            )
+        ),
+    )
+
+
+def carried(workflow: Workflow) -> Workflow:
+    """*workflow* without where it was read from and what was kept for writing."""
+    return replace(workflow, origin=None, extra={}, steps=tuple(replace(step, extra={}) for step in workflow.steps))
+
+
+@settings(deadline=None)
+@given(workflows())
+def test_what_is_written_is_read(workflow: Workflow) -> None:
+    """Reading a written definition gives the workflow; planning that again gives the same files."""
+    with tempfile.TemporaryDirectory() as name:
+        files = plan_files(workflow)
+        write_files(files, Path(name))
+
+        back = read_folder_workflow(Path(name))
+
+    variables = tuple(dict.fromkeys(back.variables))
+    assert carried(back) == replace(workflow, variables=variables)
+    assert plan_files(back) == files
+
+
+def test_sidecar_alone_survives(tmp_path: Path) -> None:
+    """What only pdkernel.yaml says comes back from it."""
+    files = plan_files(quickstart(), sidecar=Sidecar(endpoint="eo1", control_flow=({"if": "x"},)))
+    write_files(files, tmp_path)
+
+    back = read_folder_workflow(tmp_path)
+
+    assert back.triggers == quickstart().triggers
+    assert back.step("count").language == "bash"
+    assert back.variables == ("LIMIT",)
+
+
+def test_bash_and_go_steps_survive(tmp_path: Path) -> None:
+    """Their entry files are read in their languages; whose account they have stands in pdkernel.yaml alone."""
+    steps = (
+        Step("shell", "bash", "true\n", apps=(AppBinding("slack", "slack", "apn_1"),)),
+        Step("compiled", "go", GO, apps=(AppBinding("slack", "slack"),)),
+    )
+    files = plan_files(Workflow("w", steps=steps))
+    write_files(files, tmp_path)
+
+    back = read_folder_workflow(tmp_path)
+
+    assert back.steps == steps
+    assert (tmp_path / "compiled" / "entry.go").read_text() == GO
+    assert (tmp_path / "shell" / "entry.sh").read_text() == "true\n"
+    assert "slack" not in text_of(files, "workflow.yaml")
+
+
+@pytest.mark.skipif(not SAMPLES, reason="PDKERNEL_SAMPLES names no folder of real workflow.yaml files")
+def test_real_files(tmp_path: Path) -> None:
+    """Every real workflow.yaml is read, and written again byte for byte but for the old key `note`."""
+    samples = sorted(Path(SAMPLES).glob("*.workflow.yaml"))
+    for number, sample in enumerate(samples):
+        text = sample.read_text()
+        folder = synced(tmp_path / str(number), text)
+
+        workflow = read_folder_workflow(folder, require_code=False, assumed_account="own")
+
+        assert workflow.steps
+        if "  note: " not in text:
+            assert text_of(plan_files(workflow), "workflow.yaml") == text
+    assert samples
+
+
+@pytest.mark.parametrize(
+    ("step", "response"),
+    [
+        ("- namespace: a\n  uses: http-return-http-response@0.0.3\n", "custom"),
+        ("- namespace: a\n  disabled: true\n  uses: http-return-http-response@0.0.3\n", "default"),
+        ("- namespace: a\n  uses: slack-send-message@0.0.20\n", "default"),
+        ('- namespace: a\n  uses: "./a/entry.js"\n', "custom"),
+        ('- namespace: a\n  uses: "./a/other.js"\n', "default"),
+    ],
+)
+def test_a_workflow_that_responds_is_assumed_to_answer(tmp_path: Path, step: str, response: str) -> None:
+    """Git does not hold who answers: the workflow, if one of its steps responds."""
+    folder = synced(
+        tmp_path / "w-p_1",
+        HEAD + step,
+        a__entry_DOT_js="export default defineComponent({ async run({ $ }) { await $.respond({ status: 201 }); } })",
+        a__other_DOT_js=NODE,
+    )
+
+    assert read_folder_workflow(folder).trigger.response == response

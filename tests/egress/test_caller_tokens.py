@@ -1,0 +1,205 @@
+"""Whose call it is, and what happens to calls that are nobody's."""
+
+from __future__ import annotations
+
+import base64
+import socket
+
+import pytest
+
+from pdkernel.egress import Gateway
+from tests.egress.kit import ClientProcess, Ledger, OutsideServer, knock, read_all, read_until
+
+URL = "https://api.example.test/things"
+
+
+@pytest.mark.parametrize("client", ["requests", "httpx"])
+def test_a_kept_connection_follows_the_binding(
+    client: str, python: ClientProcess, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """Two requests of one connection belong to the two steps that made them."""
+    second = Ledger()
+    python.bind(ledger.binding("live", step="one"))
+    python.request(client, "GET", URL)
+    python.bind(second.binding("deny", step="two"))
+    refused = python.request(client, "GET", URL)
+
+    assert ([call.outcome for call in ledger.calls], [call.outcome for call in second.calls]) == (["sent"], ["denied"])
+    assert refused.status == 403
+
+
+def test_a_kept_connection_of_node_follows_the_binding(
+    node: ClientProcess, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """The same with Node's kept-alive agent."""
+    second = Ledger()
+    node.bind(ledger.binding("live", step="one"))
+    node.request("https.agent", "GET", URL)
+    node.bind(second.binding("live", step="two"))
+    node.request("https.agent", "GET", URL)
+
+    assert (len(ledger.calls), len(second.calls)) == (1, 1)
+
+
+def test_two_processes_do_not_mix(
+    python: ClientProcess, node: ClientProcess, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """Each process's calls are its own step's, whatever the mode of the other."""
+    other = Ledger()
+    python.bind(ledger.binding("live"))
+    node.bind(other.binding("deny"))
+    python.request("requests", "GET", URL)
+    node.request("fetch", "GET", URL)
+
+    assert ([call.outcome for call in ledger.calls], [call.outcome for call in other.calls]) == (["sent"], ["denied"])
+
+
+def test_a_call_after_its_step_is_refused(python: ClientProcess, gateway: Gateway, outside: OutsideServer) -> None:
+    """Code that runs on after its step cannot send anything."""
+    gateway.unbind(python.ticket)
+
+    got = python.request("requests", "POST", URL, "late")
+
+    assert (got.status, got.headers["x-pdkernel-egress"]) == (403, "no-ticket")
+    assert outside.seen == []
+
+
+def test_a_stranger_is_refused_by_the_hooks_door(gateway: Gateway, outside: OutsideServer) -> None:
+    """An unknown ticket gets 403: an answer, so that nobody retries."""
+    with knock(gateway, "guessed", "api.example.test", 443, secure=True) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n")
+        answer = read_all(sock)
+
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert b"x-pdkernel-egress: no-ticket" in answer
+    assert outside.seen == []
+
+
+@pytest.mark.parametrize("target", ["http://api.example.test/", "/"])
+def test_a_stranger_is_refused_in_absolute_form(gateway: Gateway, plain_outside: OutsideServer, target: str) -> None:
+    """A request without a ticket, to whatever place, gets 403."""
+    plain_outside.seen.clear()
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+        sock.sendall(f"GET {target} HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n".encode())
+        answer = read_all(sock)
+
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert plain_outside.seen == []
+
+
+def test_connect_is_challenged_and_may_answer_on_the_same_connection(
+    gateway: Gateway, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """An unknown ticket gets 407; git answers it without a new connection."""
+    ticket = gateway.issue_token()
+    gateway.bind(ticket, ledger.binding("live"))
+    user = base64.b64encode(f"{ticket}:x".encode()).decode()
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+        sock.sendall(b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443\r\n\r\n")
+        challenge = read_until(sock, b"\r\n\r\n")
+        sock.sendall(f"CONNECT api.example.test:443 HTTP/1.1\r\nProxy-Authorization: Basic {user}\r\n\r\n".encode())
+        established = read_until(sock, b"\r\n\r\n")
+
+    assert challenge.startswith(b"HTTP/1.1 407")
+    assert established.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"PDK1 not json\n",
+        b"PDK1 []\n",
+        b'PDK1 {"host": "x", "port": 70000, "ticket": "t"}\n',
+        b'PDK1 {"host": "x"}\n',
+        b"CONNECT nowhere HTTP/1.1\r\n\r\n",
+        b"CONNECT :443 HTTP/1.1\r\n\r\n",
+        b"CONNECT a/b:443 HTTP/1.1\r\n\r\n",
+        b"CONNECT slack.com:https HTTP/1.1\r\n\r\n",
+        b'PDK1 {"host": "a b", "port": 443, "ticket": "t"}\n',
+    ],
+)
+def test_a_door_that_cannot_be_read_is_a_bad_request(gateway: Gateway, first: bytes) -> None:
+    """A first line that says nothing is answered 400, and the gateway goes on."""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+        sock.sendall(first)
+        answer = read_all(sock)
+
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("first", [b"\x00\x01\x02\x03\x04\x05\x06\x07\x08", b"\x16\x03\x01\x00\x05hello", b""])
+def test_what_is_no_door_is_closed(gateway: Gateway, first: bytes) -> None:
+    """Bytes that are none of the three ways in get no answer."""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+        sock.sendall(first)
+        try:
+            sock.shutdown(socket.SHUT_WR)
+            answer = read_all(sock)
+        except OSError:
+            answer = b""
+
+    assert answer == b""
+
+
+def test_a_door_in_pieces_is_put_together(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
+    """The first line may arrive in several parts, with the request behind it."""
+    ticket = gateway.issue_token()
+    gateway.bind(ticket, ledger.binding("live"))
+    line = f'PDK1 {{"host": "api.example.test", "port": 443, "tls": true, "ticket": "{ticket}"}}\n'.encode()
+    request = b"GET /pieces HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in (line[:3], line[3:20], line[20:] + request[:4], request[4:]):
+            sock.sendall(part)
+        answer = read_all(sock)
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert outside.seen[0].path == "/pieces"
+
+
+def test_closing_a_ticket_ends_its_connections(gateway: Gateway, ledger: Ledger) -> None:
+    """A process that is gone leaves no connection behind."""
+    ticket = gateway.issue_token()
+    gateway.bind(ticket, ledger.binding("live"))
+    with knock(gateway, ticket, "api.example.test", 443, secure=True) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        read_until(sock, b"\r\n\r\n")
+        gateway.revoke_token(ticket)
+        rest = read_all(sock)
+
+    assert b"HTTP/1.1" not in rest
+
+
+def test_binding_a_closed_ticket_is_an_error(gateway: Gateway, ledger: Ledger) -> None:
+    """A ticket that was closed stands for nobody any more."""
+    ticket = gateway.issue_token()
+    gateway.revoke_token(ticket)
+
+    with pytest.raises(KeyError):
+        gateway.bind(ticket, ledger.binding("live"))
+
+
+@pytest.mark.parametrize("mode", ["live", "deny"])
+def test_a_proxy_of_the_steps_own_is_refused(
+    gateway: Gateway, ledger: Ledger, outside: OutsideServer, mode: str
+) -> None:
+    """A CONNECT behind the hook would hide what is called."""
+    ticket = gateway.issue_token()
+    gateway.bind(ticket, ledger.binding(mode))
+    with knock(gateway, ticket, "other.example.test", 80, secure=False) as sock:
+        sock.sendall(b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443\r\n\r\n")
+        answer = read_until(sock, b"\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert "proxy of its own" in ledger.refused[0]
+
+
+def test_a_name_in_another_script_is_reached_by_its_ascii_form(gateway: Gateway, ledger: Ledger) -> None:
+    """What the hook passes on as the step wrote it goes out as DNS has it."""
+    ticket = gateway.issue_token()
+    gateway.bind(ticket, ledger.binding("deny"))
+    with knock(gateway, ticket, "münchen.example", 443, secure=True) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        read_all(sock)
+
+    assert [call.url for call in ledger.calls] == ["https://xn--mnchen-3ya.example/"]

@@ -1,0 +1,132 @@
+"""Modes as a person writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pdkernel.egress import default_mode, is_loopback, parse_policy
+from pdkernel.errors import EgressModeError
+
+
+def test_words_after_the_mode_are_read() -> None:
+    """A proxy and hosts that stay closed stand behind the mode, and are no part of its text."""
+    policy = parse_policy("allow=a.test via=http://me:secret@proxy.test:3128 unopened=b.test,*.C.test")
+
+    assert (policy.mode_text, policy.allowed_hosts, policy.via) == (
+        "allow=a.test",
+        ("a.test",),
+        "http://me:secret@proxy.test:3128",
+    )
+    assert [policy.passes_tls_through(host) for host in ("b.test", "x.c.test", "a.test")] == [True, True, False]
+
+
+def test_a_file_may_have_blanks_in_its_name(tmp_path: Path) -> None:
+    """Only what is `via=` or `unopened=` ends a mode."""
+    assert parse_policy(f"record={tmp_path}/my calls.jsonl").recording_file == tmp_path / "my calls.jsonl"
+
+
+@pytest.mark.parametrize(
+    "text", ["live", "deny", "allow=slack.com,*.notion.com", "stand-in=http://127.0.0.1:9", "stand-in=slack"]
+)
+def test_a_mode_keeps_its_text(text: str) -> None:
+    """A mode's text reads back as the same mode."""
+    assert parse_policy(parse_policy(text).mode_text) == parse_policy(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is not a mode"),
+        ("liv", "Did you mean 'live'?"),
+        ("live=yes", "takes no value"),
+        ("allow", "needs a value"),
+        ("record=", "needs a value"),
+        ("allow=https://slack.com", "is not a host"),
+        ("allow=s*ck.com", "is not a host"),
+        ("live unopened=https://slack.com", "is not a host"),
+        ("deny via=http://proxy.test:1", "means nothing"),
+        ("stand-in=gmail", "neither a URL nor a stand-in"),
+        ("replay=nowhere.jsonl", "does not exist"),
+        ("record=/no/such/folder/calls.jsonl", "its folder does not exist"),
+    ],
+)
+def test_what_is_no_mode_is_refused(text: str, said: str) -> None:
+    """The message says what is wrong, and what to write instead."""
+    with pytest.raises(EgressModeError, match=said) as caught:
+        parse_policy(text)
+
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("mode", "via"), [("deny", "http://proxy:1"), ("live", "proxy:1"), ("stand-in=slack", "http://p:1")]
+)
+def test_an_upstream_proxy_that_means_nothing_is_refused(mode: str, via: str) -> None:
+    """A proxy is a URL, and for calls that go out."""
+    with pytest.raises(EgressModeError):
+        parse_policy(mode, via=via)
+
+
+@pytest.mark.parametrize(
+    ("host", "let_out"),
+    [
+        ("slack.com", True),
+        ("SLACK.com.", True),
+        ("api.slack.com", False),
+        ("api.notion.com", True),
+        ("notion.com", False),
+        ("evilnotion.com", False),
+    ],
+)
+def test_a_list_of_hosts_is_exact_or_by_domain(host: str, let_out: bool) -> None:
+    """`slack.com` is that host alone, `*.notion.com` every host below."""
+    assert parse_policy("allow=slack.com,*.notion.com").allows_host(host) is let_out
+
+
+def test_a_file_is_found_from_anywhere(tmp_path: Path) -> None:
+    """The file of a recording does not depend on the folder that is current later."""
+    file = parse_policy(f"record={tmp_path}/calls.jsonl").recording_file
+
+    assert file == tmp_path / "calls.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("environ", "mode"),
+    [
+        ({}, "live"),
+        ({"PYTEST_CURRENT_TEST": "x"}, "deny"),
+        ({"PDKERNEL_EGRESS": "stand-in=slack", "PYTEST_CURRENT_TEST": "x"}, "stand-in=slack"),
+    ],
+)
+def test_the_mode_without_a_word(environ: dict[str, str], mode: str) -> None:
+    """Live, deny under pytest, and what the environment says before both."""
+    assert default_mode(environ) == mode
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST.",
+        "app.localhost",
+        "127.0.0.1",
+        "127.9.8.7",
+        "::1",
+        "[::1]",
+        "::ffff:127.0.0.1",
+        "0.0.0.0",
+    ],
+)
+def test_this_machine_is_not_outside(host: str) -> None:
+    """Every way to write this machine is known."""
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["slack.com", "localhost.example.com", "128.0.0.1", "10.0.0.1", "::2", "127.0.0.1.example.com"]
+)
+def test_every_other_machine_is_outside(host: str) -> None:
+    """A name that looks like this machine is still outside."""
+    assert not is_loopback(host)

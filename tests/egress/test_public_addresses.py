@@ -1,0 +1,338 @@
+"""Public addresses only: what the gateway, the hook and the guard let a process reach that a Connect token starts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from pdkernel.egress import Gateway
+from pdkernel.egress.public_addresses import NotPublicError, is_inside, is_public, public_addresses
+from tests.egress.guarded import TCP, python, run_guarded
+from tests.egress.hosts import host
+from tests.egress.kit import (
+    ClientProcess,
+    Ledger,
+    Loop,
+    OutsideServer,
+    knock,
+    node_paths,
+    node_process,
+    read_all,
+    read_until,
+    wait_until,
+)
+
+PUBLIC = "203.0.114.7"
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+class Names:
+    """A name server that a test writes: each name's answers, one after another; the last stays."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[Sequence[str]]] = {}
+        self.asked: list[str] = []
+
+    async def lookup(self, host: str, port: int) -> Sequence[str]:
+        """The next answer; an address is its own."""
+        self.asked.append(host)
+        answers = self.answers.get(host)
+        if answers is None:
+            return [host]
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+
+@pytest.fixture
+def names() -> Names:
+    """No names yet."""
+    return Names()
+
+
+@pytest.fixture
+def public(loop: Loop, plain_outside: OutsideServer, names: Names, tmp_path: Path) -> Iterator[Gateway]:
+    """A gateway whose names are the test's, with the outside at a public address."""
+    plain_outside.seen.clear()
+    resolve = {(PUBLIC, 80): ("127.0.0.1", plain_outside.port)}
+    started = loop.run(Gateway.start(tmp_path, host_overrides=resolve, environ={}, lookup=names.lookup))
+    yield started
+    loop.run(started.close())
+
+
+@pytest.fixture
+def ticket(public: Gateway, ledger: Ledger) -> str:
+    """A ticket for public addresses only, in the mode live."""
+    ticket = public.issue_token(public_only=True)
+    public.bind(ticket, ledger.binding("live", public_only=True))
+    return ticket
+
+
+@pytest.fixture(params=[False, True], ids=["hook", "guard"])
+def process(public: Gateway, ledger: Ledger, request: pytest.FixtureRequest) -> Iterator[ClientProcess]:
+    """A Node.js process for public addresses only, with the hook alone or with the guard alone."""
+    if request.param and public.sandbox_kind != "redirect":
+        pytest.skip("this system has no seccomp listener for us")
+    started = node_process(public, node_paths()["wheel"], guarded=request.param, public_only=True)
+    started.bind(ledger.binding("live", public_only=True))
+    yield started
+    started.stop()
+
+
+def ask(gateway: Gateway, ticket: str, name: str, port: int = 80) -> bytes:
+    """The answer to a request for *name*."""
+    with knock(gateway, ticket, name, port, secure=False) as sock:
+        sock.sendall(REQUEST)
+        return read_all(sock)
+
+
+def code_of(answer: bytes) -> str:
+    """The code of a refusal."""
+    return str(json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"])
+
+
+def is_called(service: socket.socket) -> bool:
+    """Whether a client waits at *service*."""
+    return bool(select.select([service], [], [], 0)[0])
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "127.9.9.9", "0.0.0.0", "0.1.2.3", "10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1",
+        "169.254.169.254", "192.0.2.1", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255",
+        "::", "::1", "[::1]", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:a9fe:a9fe", "::127.0.0.1", "fe80::1",
+        "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1", "2001:db8::1", "2002:7f00:1::",
+        "64:ff9b::7f00:1", "64:ff9b::169.254.169.254", "64:ff9b:1::1",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_not_public(address: str) -> None:
+    """Loopback, private, link-local, shared, reserved and multicast addresses are not public, in IPv6's clothes neither."""
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "203.0.114.7", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_addresses_that_are_public(address: str) -> None:
+    """Addresses of the public internet are public, also an IPv4 address that NAT64 or a mapped address carries."""
+    assert is_public(address)
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "[::1]", "10.0.0.1"])
+def test_hosts_that_need_no_lookup(name: str) -> None:
+    """This machine's own names and addresses that are not public are inside without a lookup."""
+    assert is_inside(name)
+
+
+def test_other_names_need_a_lookup() -> None:
+    """A name that only ends like one of this machine is not known to be inside."""
+    assert not is_inside("evillocalhost")
+
+
+async def test_one_private_address_is_enough(names: Names) -> None:
+    """A name with a public and a private address is refused as a whole."""
+    names.answers["both.test"] = [[PUBLIC, "10.0.0.1"]]
+
+    with pytest.raises(NotPublicError):
+        await public_addresses("both.test", 80, names.lookup)
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1", "localhost", "0.0.0.0", "::1", "::ffff:127.0.0.1", "10.0.0.1"])
+@pytest.mark.parametrize("mode", ["live", "deny", "stand-in=slack"])
+def test_the_gateway_refuses_this_machine(public: Gateway, ledger: Ledger, mode: str, target: str) -> None:
+    """A request to an address that is not public is answered 403 in each mode, and is in the ledger."""
+    ticket = public.issue_token(public_only=True)
+    public.bind(ticket, ledger.binding(mode, public_only=True))
+
+    answer = ask(public, ticket, target)
+
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert code_of(answer) == "egress_not_public"
+    assert [call.outcome for call in ledger.calls] == ["denied"]
+    assert "public addresses only" in ledger.refused[0]
+
+
+def test_a_name_that_leads_inside_is_refused(
+    public: Gateway, names: Names, ticket: str, plain_outside: OutsideServer
+) -> None:
+    """A name is judged by its addresses when the connection is made."""
+    names.answers["inside.test"] = [["127.0.0.1"]]
+
+    answer = ask(public, ticket, "inside.test", plain_outside.port)
+
+    assert code_of(answer) == "egress_not_public"
+    assert plain_outside.seen == []
+
+
+def test_the_address_that_was_checked_is_connected_to(
+    public: Gateway, names: Names, ticket: str, plain_outside: OutsideServer
+) -> None:
+    """A name server that changes its answer changes nothing: one lookup a connection, and the next one is refused."""
+    names.answers["moves.test"] = [[PUBLIC], ["127.0.0.1"]]
+
+    first = ask(public, ticket, "moves.test")
+    asked = list(names.asked)
+    second = ask(public, ticket, "moves.test", plain_outside.port)
+
+    assert first.startswith(b"HTTP/1.1 200")
+    assert asked == ["moves.test"]
+    assert code_of(second) == "egress_not_public"
+    assert len(plain_outside.seen) == 1
+
+
+def test_connections_of_workflows_are_not_used(
+    public: Gateway, names: Names, ticket: str, ledger: Ledger, plain_outside: OutsideServer
+) -> None:
+    """A connection that a workflow has opened to a private host is not there for what may reach public addresses only."""
+    workflow = public.issue_token()
+    public.bind(workflow, ledger.binding("live"))
+    names.answers["localhost.localdomain"] = [["127.0.0.1"]]
+    port = plain_outside.port
+    assert ask(public, workflow, "127.0.0.1", port).startswith(b"HTTP/1.1 200")
+
+    assert code_of(ask(public, ticket, "localhost.localdomain", port)) == "egress_not_public"
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1", "inside.test"])
+def test_what_is_not_http_is_refused(public: Gateway, names: Names, ticket: str, ledger: Ledger, target: str) -> None:
+    """Bytes that are passed through unread do not reach this machine."""
+    names.answers["inside.test"] = [["127.0.0.1"]]
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        with (
+            knock(public, ticket, target, service.getsockname()[1], secure=False) as sock,
+            contextlib.suppress(ConnectionResetError),
+        ):
+            sock.sendall(b"\x00binary\n")
+            read_all(sock)
+        assert not is_called(service)
+
+    wait_until(lambda: [call.outcome for call in ledger.calls] == ["denied"])
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1", "inside.test"])
+def test_a_websocket_is_refused(public: Gateway, names: Names, ticket: str, ledger: Ledger, target: str) -> None:
+    """A WebSocket to this machine is answered 403."""
+    names.answers["inside.test"] = [["127.0.0.1"]]
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        with knock(public, ticket, target, service.getsockname()[1], secure=False) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+            head = read_until(sock, b"\r\n")
+        assert not is_called(service)
+
+    assert head == b"HTTP/1.1 403 Forbidden\r\n"
+    assert [call.outcome for call in ledger.calls] == ["denied"]
+
+
+def test_an_upstream_proxy_is_given_the_address(public: Gateway, names: Names, ledger: Ledger) -> None:
+    """The upstream proxy does not look the name up again, and it may be on this machine itself."""
+    names.answers["far.test"] = [[PUBLIC]]
+    names.answers["inside.test"] = [["10.0.0.1"]]
+    asked: list[bytes] = []
+
+    def proxy(sock: socket.socket) -> None:
+        asked.append(read_until(sock, b"\r\n\r\n"))
+        sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    ticket = public.issue_token(public_only=True)
+    with host(proxy) as port:
+        public.bind(ticket, ledger.binding("live", via=f"http://127.0.0.1:{port}", public_only=True))
+        answer, refused = ask(public, ticket, "far.test"), ask(public, ticket, "inside.test")
+
+    assert answer.endswith(b"ok")
+    assert code_of(refused) == "egress_not_public"
+    assert [each.partition(b" HTTP")[0] for each in asked] == [f"GET http://{PUBLIC}:80/".encode()]
+    assert b"Host: x" in asked[0]
+
+
+def test_a_process_does_not_reach_this_machine(process: ClientProcess, plain_outside: OutsideServer) -> None:
+    """Node.js gets the gateway's refusal for a service of this machine, by each of its addresses."""
+    port = plain_outside.port
+    answers = [
+        process.request("http.request", "GET", f"http://{name}:{port}/") for name in ("127.0.0.1", "localhost", "127.1")
+    ]
+    child = process.request("child", "GET", f"http://127.0.0.1:{port}/")
+
+    assert [answer.status for answer in (*answers, child)] == [403] * 4
+    assert plain_outside.seen == []
+
+
+def test_a_redirect_is_not_a_way_in(
+    process: ClientProcess, names: Names, plain_outside: OutsideServer, public: Gateway
+) -> None:
+    """A public host that redirects to this machine leads to the refusal."""
+    names.answers["away.test"] = [[PUBLIC]]
+    port = plain_outside.port
+
+    answer = process.request("fetch", "GET", f"http://away.test/away?http://127.0.0.1:{port}/secret")
+
+    assert answer.status == 403
+    assert [seen.path.partition("?")[0] for seen in plain_outside.seen] == ["/away"]
+
+
+def test_a_process_reaches_public_hosts(process: ClientProcess, names: Names) -> None:
+    """A public name is reached as before."""
+    names.answers["far.test"] = [[PUBLIC]]
+
+    assert process.request("fetch", "GET", "http://far.test/").status == 200
+
+
+def test_unix_sockets_are_refused(process: ClientProcess, tmp_path: Path) -> None:
+    """A service of this machine that listens at a Unix socket is not reached."""
+    path = str(tmp_path / "service")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+
+        answer = process.ask("unix", "GET", path)
+
+        assert "EACCES" in answer["error"]
+        assert not is_called(server)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
+def test_native_code_does_not_reach_this_machine(
+    public: Gateway, ticket: str, ledger: Ledger, plain_outside: OutsideServer
+) -> None:
+    """A program that opens sockets of its own gets the refusal by TCP, and no datagram out."""
+    if public.sandbox_kind != "redirect":
+        pytest.skip("this system has no seccomp listener for us")
+    code = f"""
+{TCP}
+try:
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"udp", ("127.0.0.1", 9))
+except PermissionError:
+    print("refused")
+"""
+    done = run_guarded(public, ticket, python(code, "127.0.0.1", plain_outside.port))
+
+    assert done.stdout.splitlines() == ["HTTP/1.1 403", "refused"]
+    assert plain_outside.seen == []
+    assert [call.outcome for call in ledger.calls] == ["denied", "denied"]
+
+
+def test_a_ticket_and_its_binding_agree(public: Gateway, ledger: Ledger) -> None:
+    """A step that may reach public addresses only is not bound to a process that reaches more, nor the other way round."""
+    for public_only in (True, False):
+        ticket = public.issue_token(public_only=not public_only)
+        with pytest.raises(ValueError, match="same addresses"):
+            public.bind(ticket, ledger.binding("live", public_only=public_only))
+
+
+async def test_where_a_name_leads(names: Names, tmp_path: Path) -> None:
+    """A gateway says whether a name leads inside now; one without an address leads nowhere."""
+    names.answers |= {"far.test": [[PUBLIC]], "inside.test": [["10.0.0.1"]]}
+
+    async def lookup(host: str, port: int) -> Sequence[str]:
+        if host == "none.test":
+            raise OSError("no address")
+        return await names.lookup(host, port)
+
+    gateway = await Gateway.start(tmp_path, environ={}, lookup=lookup)
+    found = [await gateway.leads_inside(name, 80) for name in ("far.test", "inside.test", "none.test")]
+    await gateway.close()
+
+    assert found == [False, True, False]

@@ -1,0 +1,90 @@
+"""Credentials in recorded calls: hidden under the app's name, and put back for whoever replays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdkernel.egress.recording import CallRedactor, RecordingFile, restore_secrets
+from pdkernel.egress.recording_placeholders import insert_placeholders, restore_placeholders
+from tests.egress.kit import TOKEN, redactor
+
+MINE = redactor({"slack/apn_1/bot_token": "token-of-mine-1", "env/API_KEY": "key-of-mine-123"})
+THEIRS = redactor({"slack/apn_2/bot_token": "token-of-theirs", "env/API_KEY": "key-of-theirs-4"})
+
+
+def test_a_placeholder_names_app_and_field() -> None:
+    """A reader of the recording sees which credential stood there, and no account."""
+    hidden = insert_placeholders("Bearer token-of-mine-1, key-of-mine-123", MINE)
+
+    assert hidden == "Bearer {{secret:slack.bot_token}}, {{secret:env.API_KEY}}"
+
+
+def test_who_replays_gets_their_own_secret() -> None:
+    """A recording of one person's account gives another person their own token back."""
+    assert (
+        restore_placeholders(insert_placeholders("token-of-mine-1 key-of-mine-123", MINE), THEIRS)
+        == "token-of-theirs key-of-theirs-4"
+    )
+
+
+def test_an_encoded_secret_comes_back_encoded() -> None:
+    """A token inside base64 is hidden, and is in base64 again when it is put back."""
+    import base64
+
+    text = base64.b64encode(b"user:token-of-mine-1").decode()
+
+    assert "token" not in base64.b64decode(insert_placeholders(text, MINE)[:8] + "====").decode("latin-1")
+    assert restore_placeholders(insert_placeholders(text, MINE), MINE) == text
+
+
+def test_a_secret_that_nobody_has_stays_a_placeholder() -> None:
+    """Without the account there is nothing to put back."""
+    assert restore_placeholders("{{secret:github.token}}", MINE) == "{{secret:github.token}}"
+
+
+PIECES = [*"{}|:.[]⟦⟧ab", "secret", "{{secret:", "slack.bot_token", "token-of-mine-1"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_whatever_was_recorded_comes_back(text: str) -> None:
+    """Text that only looks like a placeholder is not taken for one."""
+    assert restore_placeholders(insert_placeholders(text, MINE), MINE) == text
+
+
+def test_a_known_secret_under_a_telling_name_can_be_put_back(tmp_path: Path) -> None:
+    """A token that an answer repeats in `access_token` is replayed as the present user's; an unknown one stays hidden."""
+    cassette = RecordingFile(tmp_path / "calls.jsonl")
+    call = cassette.call_redactor.redact_request("GET", "https://a/", [], b"", MINE)
+    body = b'{"access_token": "token-of-mine-1", "refresh_token": "made-up-token"}'
+    cassette.add(
+        "send",
+        0,
+        call,
+        cassette.call_redactor.redact_response(200, b"OK", [(b"x-token", b"token-of-mine-1")], body, MINE),
+        1.0,
+    )
+
+    found = cassette.find("send", 0, call, safe=True)
+    assert not isinstance(found, str)
+    replayed = restore_secrets(found, THEIRS)
+
+    assert replayed.body == b'{"access_token": "token-of-theirs", "refresh_token": "{{redacted}}"}'
+    assert replayed.headers == (("x-token", "token-of-theirs"),)
+    assert "token-of-mine" not in cassette.file.read_text()
+
+
+def test_another_body_is_said_to_be_another_body(tmp_path: Path) -> None:
+    """A call whose URL is recorded and whose body is not is told so, with the key of what is."""
+    cassette = RecordingFile(tmp_path / "calls.jsonl")
+    recorded = cassette.call_redactor.redact_request("POST", "https://a/b", [], b"one", redactor())
+    cassette.add("send", 0, recorded, cassette.call_redactor.redact_response(200, b"OK", [], b"", redactor()), 1.0)
+
+    why = cassette.find(
+        "send", 0, CallRedactor().redact_request("POST", "https://a/b", [], b"two", redactor()), safe=False
+    )
+
+    assert f"POST https://a/b is recorded with another body (key {recorded.key[:12]})" in str(why)
+    assert TOKEN not in str(why)

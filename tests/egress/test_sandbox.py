@@ -1,0 +1,201 @@
+"""TCP that goes around hooks and proxy variables: led to the gateway by the operating system."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pdkernel.egress import Gateway
+from pdkernel.egress.sandbox.detection import detect_sandbox
+from tests.egress.guarded import HEAD, PLACE, TCP, python, run_guarded
+from tests.egress.kit import Ledger, Loop, OutsideServer, node_paths, program, wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
+
+
+def test_here_the_best_guard_works() -> None:
+    """On the machines that these tests are for, the self-test finds the seccomp listener."""
+    if os.environ.get("CI") != "true" and detect_sandbox() != "redirect":
+        pytest.skip("this system has no seccomp listener for us")
+
+    assert detect_sandbox() == "redirect"
+
+
+def test_native_code_is_answered_by_the_gateway(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+    """A program that opens a socket of its own gets the gateway's refusal, and the ledger has the call."""
+    done = run_guarded(gateway, bound, python(TCP))
+
+    assert done.stdout == "HTTP/1.1 403\n"
+    assert [(call.method, call.url, call.outcome) for call in ledger.calls] == [("GET", f"http://{PLACE}/", "denied")]
+
+
+@pytest.mark.parametrize("family", ["AF_INET6", "AF_INET"])
+def test_a_socket_that_does_not_wait_is_led_to_the_gateway(
+    gateway: Gateway, bound: str, ledger: Ledger, family: str
+) -> None:
+    """Sockets of either family, IPv6 alone too, that are told not to wait are connected all the same."""
+    host = "2001:db8::7" if family == "AF_INET6" else PLACE
+    code = f"""
+import select, socket
+sock = socket.socket(socket.{family})
+if socket.{family} == socket.AF_INET6:
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+sock.setblocking(False)
+print(sock.connect_ex((HOST, PORT)))
+select.select([], [sock], [], 10)
+sock.sendall(b"{HEAD}")
+select.select([sock], [], [], 10)
+print(sock.recv(12).decode())
+"""
+    done = run_guarded(gateway, bound, python(code, host))
+
+    assert done.stdout.splitlines() == ["0", "HTTP/1.1 403"]
+    assert [call.url for call in ledger.calls] == [f"http://[{host}]/" if ":" in host else f"http://{host}/"]
+
+
+def test_a_name_that_a_program_looks_up_itself_is_heard(
+    gateway: Gateway, bound: str, ledger: Ledger, outside: OutsideServer
+) -> None:
+    """The system's own resolver gets an address that stands for the name; nobody outside is asked."""
+    done = run_guarded(gateway, bound, python(TCP, "api.example.test"))
+
+    assert done.stdout == "HTTP/1.1 403\n"
+    assert [call.url for call in ledger.calls] == ["http://api.example.test/"]
+    assert outside.seen == []
+
+
+def test_an_allowed_host_is_reached_by_native_code(
+    gateway: Gateway, bound: str, ledger: Ledger, plain_outside: OutsideServer, outside: OutsideServer
+) -> None:
+    """What the mode lets out is not stopped: the request arrives, with its row."""
+    gateway.bind(bound, ledger.binding("allow=api.example.test"))
+
+    done = run_guarded(gateway, bound, python(TCP, "api.example.test"))
+
+    assert done.stdout == "HTTP/1.1 200\n"
+    assert len(plain_outside.seen) == 1
+    assert [call.outcome for call in ledger.calls] == ["sent"]
+
+
+def test_a_program_that_is_interrupted_is_connected_once(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+    """A signal while the operating system asks makes the call again; the gateway hears of it once, and correctly."""
+    code = f"""
+import signal, socket
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.siginterrupt(signal.SIGALRM, False)  # as Go, Node.js and libc's `signal` have it
+signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+said = []
+for _ in range(50):
+    with socket.create_connection((HOST, PORT), timeout=None) as sock:
+        sock.sendall(b"{HEAD}")
+        said.append(sock.recv(12))
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(len(said), set(said))
+"""
+    done = run_guarded(gateway, bound, python(code))
+
+    assert done.stderr == ""
+    assert done.stdout == "50 {b'HTTP/1.1 403'}\n"
+    assert len(ledger.calls) == 50
+
+
+def test_a_step_that_calls_through_a_proxy_of_its_own_is_refused(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+    """A proxy that a Bash step sets for itself would hide what is called: led to the gateway, it is told so."""
+    command = [program("curl"), "-s", "-o", "/dev/null", "-w", "%{http_connect}", "-x", f"http://{PLACE}:3128"]
+
+    done = run_guarded(gateway, bound, [*command, "https://a.test/"])
+
+    assert done.stdout == "403"
+    assert [(call.method, call.outcome) for call in ledger.calls] == [("CONNECT", "denied")]
+    assert "proxy of its own" in ledger.refused[0]
+
+
+def test_bash_opens_no_connection_of_its_own(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+    """`/dev/tcp` of Bash is caught, in a child of a child."""
+    script = f"(exec 3<>/dev/tcp/{PLACE}/80; printf '{HEAD}' >&3; head -c 12 <&3)"
+
+    done = run_guarded(gateway, bound, ["bash", "-c", f"bash -c {script!r}; echo"])
+
+    assert done.stdout.strip() == "HTTP/1.1 403"
+    assert len(ledger.calls) == 1
+
+
+def test_a_node_child_without_our_variables_is_caught(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+    """Node.js without hook and variables, as a child that was given an empty environment."""
+    node = next(iter(node_paths().values()))
+    code = f"fetch('http://{PLACE}/').then((r) => console.log(r.status))"
+
+    done = run_guarded(gateway, bound, [str(node), "-e", code])
+
+    assert done.stdout == "403\n"
+    assert len(ledger.calls) == 1
+
+
+def test_a_static_program_is_caught(gateway: Gateway, bound: str, ledger: Ledger, tmp_path: Path) -> None:
+    """A program that is linked to no library has nothing that could be preloaded, and is caught."""
+    compiler = program("cc")
+    source = tmp_path / "static.c"
+    source.write_text(
+        "#include <arpa/inet.h>\n#include <stdio.h>\n#include <string.h>\n#include <unistd.h>\n#include <sys/socket.h>\n"
+        "int main(void) { struct sockaddr_in to = {0}; char got[13] = {0}; int sock = socket(AF_INET, SOCK_STREAM, 0);\n"
+        f'to.sin_family = AF_INET; to.sin_port = htons(80); inet_pton(AF_INET, "{PLACE}", &to.sin_addr);\n'
+        "if (connect(sock, (struct sockaddr *)&to, sizeof to)) { perror(0); return 1; }\n"
+        f'const char *head = "{HEAD}"; write(sock, head, strlen(head)); read(sock, got, 12); puts(got); return 0; }}\n'
+    )
+    built = subprocess.run([compiler, "-static", "-o", tmp_path / "static", source], capture_output=True, check=False)
+    if built.returncode:
+        pytest.skip("the C compiler makes no static programs here")
+
+    done = run_guarded(gateway, bound, [str(tmp_path / "static")])
+
+    assert done.stdout == "HTTP/1.1 403\n"
+    assert len(ledger.calls) == 1
+
+
+def test_this_machine_is_left_alone(gateway: Gateway, bound: str, ledger: Ledger, plain_outside: OutsideServer) -> None:
+    """Loopback by TCP and UDP, and Unix sockets, work under the guard and have no rows."""
+    code = f"""
+{TCP}
+one, two = socket.socketpair()
+one.sendmsg([b"unix"])
+print(two.recv(4).decode())
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", 0))
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"udp", server.getsockname())
+print(server.recv(3).decode())
+"""
+    done = run_guarded(gateway, bound, python(code, "127.0.0.1", plain_outside.port))
+
+    assert done.stdout.splitlines() == ["HTTP/1.1 200", "unix", "udp"]
+    assert ledger.calls == []
+
+
+def test_a_program_that_outlives_the_gateway_gets_no_connection(loop: Loop, tmp_path: Path) -> None:
+    """Nobody answers for it any more, so nothing is let out."""
+    gateway = loop.run(Gateway.start(tmp_path, environ={}))
+    if gateway.sandbox_kind != "redirect":
+        loop.run(gateway.close())
+        pytest.skip("this system has no seccomp listener for us")
+    code = "input()\nimport socket\ntry:\n    socket.create_connection((HOST, PORT), 5)\nexcept OSError as e:\n    print(e.strerror)"
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(python(code), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={})
+
+    process = gateway.start_sandboxed(gateway.issue_token(), start)
+    loop.run(gateway.close())
+    out, _ = process.communicate("\n", timeout=20)
+
+    assert out == "Function not implemented\n"
+
+
+def test_listeners_are_let_go(gateway: Gateway, bound: str) -> None:
+    """A process tree that has ended holds no descriptor of ours."""
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for _ in range(5):
+        run_guarded(gateway, bound, ["true"])
+
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # noqa: PTH208

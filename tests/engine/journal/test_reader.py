@@ -1,0 +1,223 @@
+"""What was written, read as executions: on both journals."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pdkernel.clock import ManualClock
+from pdkernel.engine.journal import Journal, NewRun, encode_event, encode_output, encode_step
+from pdkernel.engine.journal.records import escape_json_text
+from pdkernel.execution import AccountUse, ErrorRecord, Execution, Log, OutboundCall, Response, StepResult
+from tests.engine.journal.conftest import WORKFLOW, new_run
+
+ONE = StepResult(
+    name="one",
+    status="success",
+    started_at="2026-01-01T00:00:00.000Z",
+    duration_ms=1.5,
+    exports={"$return_value": {"a": [1, None]}},
+    logs=(Log("stdout", "hi\n"),),
+    accounts=(AccountUse("slack", "slack", "apn_1", "external_user"),),
+    requests=(OutboundCall("POST", "https://slack.com/api", 200, 2.0, safe=False, outcome="sent"),),
+)
+FAULT = ErrorRecord("step_failed", "Error", "no", step="two", line=3, stack="at step two")
+TWO = StepResult("two", "error", started_at="2026-01-01T00:00:00.002Z", duration_ms=2.0, error=FAULT)
+
+
+async def ids(journal: Journal, **query: object) -> list[str]:
+    """Ids of the executions that match."""
+    return [execution.id for execution in await journal.list_executions(**query)]  # type: ignore[arg-type]
+
+
+async def test_execution_is_what_was_written(journal: Journal, clock: ManualClock) -> None:
+    """An execution read back is complete: event, context, steps in order, response, error, times."""
+    run = NewRun(
+        "run", "trace", "Greet", 1, encode_event({"body": 1}, {"id": "x"}, replay_of="first"), "ada", "production"
+    )
+    await journal.accept_run(run)
+    await journal.append_step("run", 1, "two", encode_step(TWO))
+    await journal.append_step("run", 0, "one", encode_step(ONE))
+    clock.advance(1.25)
+    await journal.finish("run", "error", encode_output(response=Response(400, {"x": "y"}, "no"), error=FAULT))
+
+    assert await journal.get_execution("run") == Execution(
+        id="run",
+        trace_id="trace",
+        workflow="Greet",
+        version=WORKFLOW.version,
+        status="error",
+        external_user="ada",
+        environment="production",
+        started_at="2026-01-01T00:00:00.000Z",
+        finished_at="2026-01-01T00:00:01.250Z",
+        attempt=1,
+        replay_of="first",
+        event={"body": 1},
+        context={"id": "x"},
+        steps=(ONE, TWO, StepResult("three", "disabled")),
+        response=Response(400, {"x": "y"}, "no"),
+        error=FAULT,
+    )
+
+
+@pytest.mark.parametrize("write", ["append", "finish", "park"])
+async def test_sealed_event_is_shown_when_a_write_replaces_it(journal: Journal, write: str) -> None:
+    """A sealed event is not shown, and says so in JSON too, until a step, a pause or the end brings the event."""
+    await journal.accept_run(NewRun("run", "trace", "Greet", 1, encode_event(b"sealed bytes", {"id": "x"})))
+    sealed = await journal.get_execution("run")
+    event = encode_event({"body": "shown"}, {"id": "x"})
+
+    if write == "append":
+        await journal.append_step("run", 0, "one", encode_step(ONE), event=event)
+    elif write == "finish":
+        await journal.finish("run", "success", encode_output(), event=event)
+    else:
+        await journal.park("run", 0, event=event)
+    shown = await journal.get_execution("run")
+
+    assert sealed is not None
+    assert shown is not None
+    assert (sealed.sealed, sealed.event, sealed.context) == (True, {}, {"id": "x"})
+    assert Execution.from_json(sealed.to_json()).sealed
+    assert (shown.sealed, shown.event) == (False, {"body": "shown"})
+
+
+async def test_write_without_an_event_keeps_the_sealed_one(journal: Journal) -> None:
+    """A run that ends before its accounts are known keeps its event sealed."""
+    await journal.accept_run(NewRun("run", "trace", "Greet", 1, encode_event(b"sealed bytes", {})))
+
+    await journal.append_step("run", 0, "one", encode_step(ONE))
+    await journal.finish("run", "success", encode_output())
+
+    execution = await journal.get_execution("run")
+    assert execution is not None
+    assert execution.sealed
+
+
+async def test_execution_survives_json(journal: Journal) -> None:
+    """An execution read back is the same after its JSON form."""
+    await journal.accept_run(new_run())
+    await journal.append_step("run", 0, "one", encode_step(ONE))
+
+    execution = await journal.get_execution("run")
+
+    assert execution is not None
+    assert Execution.from_json(execution.to_json()) == execution
+
+
+async def test_unfinished_run_is_readable(journal: Journal) -> None:
+    """A run in the middle shows the steps that are done and that the others have not run."""
+    await journal.accept_run(new_run())
+    await journal.append_step("run", 0, "one", encode_step(ONE))
+
+    execution = await journal.get_execution("run")
+
+    assert execution is not None
+    assert (execution.status, execution.finished_at) == ("executing", None)
+    assert [(step.name, step.status) for step in execution.steps] == [
+        ("one", "success"),
+        ("two", "not_run"),
+        ("three", "disabled"),
+    ]
+
+
+async def test_steps_without_a_row_say_what_became_of_them(journal: Journal) -> None:
+    """The end of a run says what became of steps that were not run."""
+    await journal.accept_run(new_run())
+    await journal.append_step("run", 0, "one", encode_step(ONE))
+    await journal.finish("run", "exited", encode_output(steps={"two": "skipped"}))
+
+    execution = await journal.get_execution("run")
+
+    assert execution is not None
+    assert [step.status for step in execution.steps] == ["success", "skipped", "disabled"]
+
+
+async def test_step_that_the_definition_lacks_is_kept(journal: Journal) -> None:
+    """A row of a step that no definition names is shown after the others."""
+    await journal.accept_run(new_run(version=99))
+    await journal.append_step("run", 0, "one", encode_step(ONE))
+
+    execution = await journal.get_execution("run")
+
+    assert execution is not None
+    assert (execution.version, execution.steps) == ("", (ONE,))
+
+
+async def test_newest_first(journal: Journal, clock: ManualClock) -> None:
+    """Executions are listed newest first, those of one instant by id, across workflows."""
+    await journal.deploy_definition(type(WORKFLOW)("Other"))
+    for run_id, workflow, wait in (("a", "Greet", 1), ("c", "Other", 0), ("b", "Greet", 0), ("d", "Greet", 1)):
+        clock.advance(wait)
+        await journal.accept_run(new_run(run_id, workflow=workflow))
+
+    assert await ids(journal) == ["d", "c", "b", "a"]
+    assert await ids(journal, workflow="Greet") == ["d", "b", "a"]
+    assert await ids(journal, workflow="None") == []
+
+
+async def test_pages_go_by_key(journal: Journal, clock: ManualClock) -> None:
+    """The next page begins below the last execution of the page before, also when new ones came since."""
+    for number in range(5):
+        await journal.accept_run(new_run(f"run{number}"))
+        clock.advance(number % 2)
+    first = await ids(journal, limit=2)
+    await journal.accept_run(new_run("run9"))
+
+    second = await ids(journal, limit=2, before_id=first[-1])
+    third = await ids(journal, limit=2, before_id=second[-1])
+
+    assert [*first, *second, *third] == ["run4", "run3", "run2", "run1", "run0"]
+    assert await ids(journal, before_id="unknown") == []
+
+
+async def test_filters(journal: Journal, clock: ManualClock) -> None:
+    """Executions are picked by user, environment, status and time of start."""
+    start = clock.now()
+    await journal.accept_run(new_run("a", external_user="ada"))
+    clock.advance(10)
+    await journal.accept_run(new_run("b", external_user="ada", environment="production"))
+    clock.advance(10)
+    await journal.accept_run(new_run("c", external_user="grace"))
+    await journal.finish("a", "success", encode_output())
+
+    assert await ids(journal, external_user="ada") == ["b", "a"]
+    assert await ids(journal, environment="production") == ["b"]
+    assert await ids(journal, status="success") == ["a"]
+    assert await ids(journal, since=start + timedelta(seconds=10)) == ["c", "b"]
+    assert await ids(journal, until=start + timedelta(seconds=10)) == ["a"]
+    assert await ids(journal, external_user="ada", status="executing", limit=1) == ["b"]
+
+
+async def test_every_status_is_found_by_its_name(journal: Journal) -> None:
+    """A status that an execution shows is the one that finds it."""
+    await journal.accept_run(new_run("queued", queue="q"))
+    for run_id in ("executing", "paused", "resumed", "cancelled", "exited"):
+        await journal.accept_run(new_run(run_id))
+    await journal.park("paused", 0)
+    await journal.park("resumed", 0)
+    await journal.resolve_wait("resumed", 1, "resumed")
+    await journal.cancel("cancelled")
+    await journal.finish("exited", "exited", encode_output())
+
+    for execution in await journal.list_executions():
+        assert execution.id == execution.status
+        assert await ids(journal, status=execution.status) == [execution.id]
+
+
+@settings(deadline=None)
+@given(st.recursive(st.text(st.characters(exclude_categories=())), lambda inner: st.lists(inner, max_size=3)))
+def test_any_json_text_can_be_stored(value: object) -> None:
+    """JSON text made safe for a database encodes as UTF-8, holds no NUL and means the same."""
+    import json
+
+    raw = json.dumps(value, ensure_ascii=False)
+
+    safe = escape_json_text(raw)
+
+    assert "\0" not in safe
+    assert json.loads(safe.encode().decode()) == value

@@ -1,0 +1,104 @@
+"""How accounts were found, as a run keeps it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.execution import Execution
+from pdkernel.lookup import MAX_CANDIDATES, Lookup
+from tests.builders import an_event, python_step
+from tests.engine.conftest import Run
+
+Connect = Callable[..., str]
+SAY = python_step("say", options="--app slack")
+
+
+async def test_the_chain_is_kept(run: Run, connect: Connect) -> None:
+    """Header, environment, user, app, candidates newest first and the chosen one stand in the execution."""
+    older = connect("ada", "xoxb-the-older-one", name="old")
+    newest = connect("ada", "xoxb-the-newer-one", name="new")
+    event = an_event(headers={"X-PD-External-User-ID": "ada", "x-pd-environment": "development"})
+
+    execution = await run(SAY, external_user_id="ada", event=event)
+
+    kept = execution.to_json()["lookup"]
+    candidates = kept["apps"][0].pop("candidates")
+    assert kept == {
+        "external_user": "ada",
+        "environment": "development",
+        "header": "ada",
+        "environment_header": "development",
+        "user_exists": True,
+        "apps": [{"app": "slack", "steps": ["say"], "chosen": newest}],
+        "plan": None,
+        "failed": None,
+    }
+    assert [(each["id"], each["name"]) for each in candidates] == [(newest, "new"), (older, "old")]
+
+
+async def test_the_link_that_failed_is_kept(run: Run, connect: Connect) -> None:
+    """A refused run says which link failed, with the platform's words and what to do, and looks no further."""
+    connect("ada", app="github")
+
+    execution = await run(SAY, external_user_id="ada")
+
+    assert execution.lookup is not None
+    assert execution.lookup.failed is not None
+    assert (execution.lookup.failed.link, execution.lookup.failed.code) == ("account", "account_not_found")
+    assert execution.error is not None
+    assert f"{execution.lookup.failed.message}\n{execution.lookup.failed.fix}" == execution.error.message
+    assert execution.lookup.user_exists is True
+
+
+async def test_without_an_external_users_account_nothing_is_kept(run: Run, connect: Connect) -> None:
+    """A run whose steps use no account, or accounts of your own, has no look-up in its JSON."""
+    own = connect(None)
+
+    execution = await run(python_step("one"), python_step("two", options=f"--app slack={own}"))
+
+    assert execution.status == "success", execution.error
+    assert "lookup" not in execution.to_json()
+
+
+async def test_the_journal_gives_it_back(run: Run, connect: Connect, runtime: WorkflowEngine) -> None:
+    """What is read from the journal is what the run returned: a success and a refusal."""
+    connect("ada")
+    made = [await run(SAY, external_user_id=user) for user in ("ada", "nobody")]
+
+    read = await runtime.journal.list_executions()
+
+    assert {each.id: each.lookup for each in read} == {each.id: each.lookup for each in made}
+    assert all(each.lookup is not None for each in made)
+
+
+async def test_json_gives_it_back(run: Run, connect: Connect) -> None:
+    """Its JSON is read as the same value."""
+    connect("ada")
+
+    execution = await run(SAY, external_user_id="ada")
+
+    assert Execution.from_json(json.loads(json.dumps(execution.to_json()))).lookup == execution.lookup
+
+
+async def test_no_credential_is_in_it(run: Run, connect: Connect) -> None:
+    """A credential that somebody gave as the account's name is not told, nor is any other."""
+    connect("ada", "xoxb-secret-0123456789", name="xoxb-secret-0123456789")
+
+    execution = await run(SAY, external_user_id="ada")
+
+    assert execution.lookup is not None
+    assert "xoxb-secret-0123456789" not in json.dumps(execution.lookup.to_json())
+
+
+async def test_few_of_many_candidates_are_listed(run: Run, connect: Connect) -> None:
+    """Of very many accounts the newest are listed, and the newest of all is used."""
+    ids = [connect("ada") for _ in range(MAX_CANDIDATES + 3)]
+
+    execution = await run(SAY, external_user_id="ada")
+
+    assert isinstance(execution.lookup, Lookup)
+    listed = [candidate.id for candidate in execution.lookup.apps[0].candidates]
+    assert listed == ids[::-1][:MAX_CANDIDATES]
+    assert execution.step("say").accounts[0].id == ids[-1]

@@ -1,0 +1,248 @@
+"""Data stores as steps see them, through a real run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.engine.data_store_service import resolve_data_stores
+from pdkernel.model import Step
+from pdkernel.project import Project, StoreRecord
+from pdkernel.workers import PropDeclaration
+from tests.builders import node_step, python_step
+from tests.engine.conftest import Run
+
+NODE = "{ data: { type: 'data_store' } }"
+
+
+def in_node(body: str, *, options: str = "--data-store data") -> Step:
+    """A Node.js step whose `s` is the store."""
+    return node_step("work", f"const s = this.data; {body}", options=options)
+
+
+def in_python(body: str, *, options: str = "--data-store data") -> Step:
+    """A Python step whose `s` is the store."""
+    return python_step("work", f's = pd.inputs["data"]\n{body}', options=options)
+
+
+async def returned(run: Run, step: Step) -> Any:
+    """What the step returned."""
+    execution = await run(step)
+    assert execution.status == "success", execution.error
+    return execution.step("work").return_value
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        in_node(
+            """
+            const before = [await s.get("k"), await s.has("k")];
+            await s.set("k", { deep: [1, null] });
+            await s.set("other", "x", { ttl: 60 });
+            await s.set("null", null);
+            const pairs = [];
+            for await (const [key, value] of s) pairs.push([key, value]);
+            const found = [await s.get("k"), await s.has("k"), await s.get("null"), await s.keys()];
+            await s.setTtl("other", null);
+            await s.delete("k");
+            await s.delete("k");
+            const after = await s.keys();
+            await s.clear();
+            return { before, pairs, found, after, end: await s.keys() };
+            """
+        ),
+        in_python(
+            """
+before = [s.get("k"), "k" in s]
+s["k"] = {"deep": [1, None]}
+s.set("other", "x", ttl=60)
+s["null"] = None
+pairs = [[key, value] for key, value in s.items()]
+found = [s["k"], "k" in s, s.get("null", "default"), list(s.keys())]
+s.set_ttl("other", ttl=None)
+del s["k"]
+del s["k"]
+after = list(s.keys())
+assert len(s) == 2 and list(s) == after
+s.clear()
+return {"before": before, "pairs": pairs, "found": found, "after": after, "end": list(s.keys())}
+"""
+        ),
+    ],
+    ids=["node", "python"],
+)
+async def test_the_whole_interface(run: Run, step: Step) -> None:
+    """Everything that the documentation names does what it says."""
+    value = await returned(run, step)
+
+    assert value["before"][1] is False
+    assert value["before"][0] is None
+    assert value["pairs"] == [["k", {"deep": [1, None]}], ["other", "x"], ["null", None]]
+    assert value["found"] == [{"deep": [1, None]}, True, None, ["k", "other", "null"]]
+    assert value["after"] == ["other", "null"]
+    assert value["end"] == []
+
+
+async def test_an_absent_key_is_undefined_in_node(run: Run) -> None:
+    """`get` tells an absent record from one that is null."""
+    assert await returned(
+        run, in_node("await s.set('null', null); return [typeof await s.get('no'), await s.get('null')]")
+    ) == ["undefined", None]
+
+
+@pytest.mark.parametrize("kind", ["TypeError", "KeyError"])
+async def test_an_absent_key_raises_what_the_documentation_says(run: Run, kind: str) -> None:
+    """`s[key]` raises TypeError, and KeyError as a dict does."""
+    step = in_python(f'try:\n    s["no"]\nexcept {kind} as error:\n    return str(error)')
+
+    assert await returned(run, step) == "The data store has no key 'no'. Use .get(key) for None instead of this error."
+
+
+async def test_a_change_inside_a_value_is_not_stored(run: Run) -> None:
+    """What is read is a copy."""
+    step = in_python('s["a"] = {"b": 1}\ns["a"]["b"] = 2\nreturn s["a"]["b"]')
+
+    assert await returned(run, step) == 1
+
+
+async def test_keys_cannot_be_exported(run: Run) -> None:
+    """`keys()` is not a list, and the error says what to do."""
+    execution = await run(in_python("return s.keys()"))
+
+    assert execution.error is not None
+    assert execution.error.code == "export_not_json"
+    assert "list(...)" in execution.error.message
+
+
+async def test_workflows_and_languages_share_a_store(run: Run, project: Project) -> None:
+    """What one workflow's Python step stored, another's Node.js step reads by the same name."""
+    await run(in_python('s["from python"] = [1]', options="--data-store data=orders"))
+
+    value = await returned(run, in_node("return s.get('from python')", options="--data-store data=orders"))
+
+    assert value == [1]
+    assert project.data_stores.names() == ["orders"]
+
+
+async def test_a_prop_without_a_name_is_the_default_store(run: Run, project: Project) -> None:
+    """`--data-store PROP` and a prop that only the code declares are both the project's default store."""
+    await run(in_python('s["a"] = 1'), node_step("other", "await this.data.set('b', 2)", props=NODE))
+
+    assert project.data_stores.names() == ["default"]
+    assert project.data_stores.read_keys("default")[0] == ["a", "b"]
+
+
+async def test_a_step_reaches_only_what_it_declares(run: Run, project: Project) -> None:
+    """A step that makes up a store's name is refused."""
+    project.data_stores.set("secret", "k", "v")
+    step = in_python('return type(s)("secret", s._ask).get("k")')
+
+    execution = await run(step)
+
+    assert execution.error is not None
+    assert execution.error.name == "StoreNotDeclared"
+
+
+@pytest.mark.parametrize(
+    ("step", "line", "words"),
+    [
+        (in_python('s["k"] = {"when": {1, 2}}'), 4, "default['k'].when is a set"),
+        (in_python('s["k"] = float("nan")'), 4, "default['k'] is nan"),
+        (in_python("s[7] = 1"), 4, "A key of a data store is a text, not 7"),
+        (in_python('s.set("k", 1, ttl=-1)'), 4, "time to live"),
+        (in_node("await s.set('k', { n: 1n })"), 4, "default['k'].n is a BigInt"),
+        (in_node("await s.set('k', undefined)"), 4, "set to undefined"),
+        (in_node("await s.set(7, 1)"), 4, "A key of a data store is a text, not 7"),
+        (in_node("const o = {}; o.me = o; await s.set('k', o)"), 4, "contains itself"),
+        (in_node("await s.set('k'.repeat(2000), 1)"), 4, "2000 bytes"),
+    ],
+)
+async def test_what_a_store_cannot_hold_is_an_error_at_the_line(
+    run: Run, project: Project, step: Step, line: int, words: str
+) -> None:
+    """A value that is not JSON, a key or a time to live that is none: a clear error at the cell, nothing stored."""
+    execution = await run(step)
+
+    assert execution.error is not None
+    assert words in execution.error.message
+    assert (execution.error.code, execution.error.line) == ("store_value", line)
+    assert project.data_stores.count("default") == 0
+
+
+async def test_what_json_drops_is_warned_of(run: Run, project: Project) -> None:
+    """NaN in Node.js is stored as null, as JSON.stringify writes it, and the step says so."""
+    execution = await run(in_node("await s.set('k', [NaN])"))
+
+    assert "it is stored as null" in "".join(log.text for log in execution.step("work").logs)
+    assert project.data_stores.find("default", "k") == StoreRecord("k", [None], None)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [in_node("return (await s.keys()).length"), in_python("return len(list(s.items()))")],
+    ids=["node", "python"],
+)
+async def test_a_store_of_many_records_is_read_whole(run: Run, project: Project, step: Step) -> None:
+    """Keys and records come in pages, and the step sees all of them."""
+    project.data_stores.put_records("default", [StoreRecord(f"k{number}", number, None) for number in range(1234)])
+
+    assert await returned(run, step) == 1234
+
+
+async def test_operations_at_once_are_answered_each(run: Run) -> None:
+    """Promises that are not awaited one by one get their own answers."""
+    step = in_node(
+        "await Promise.all([...Array(20).keys()].map((n) => s.set(`k${n}`, n)));"
+        "return Promise.all([...Array(20).keys()].map((n) => s.get(`k${n}`)));"
+    )
+
+    assert await returned(run, step) == list(range(20))
+
+
+async def test_a_store_is_written_in_an_error_as_its_name(run: Run) -> None:
+    """A step that prints its store shows the store's name."""
+    execution = await run(
+        in_node("console.log(s)"), python_step("two", 'print(pd.inputs["d"])', options="--data-store d=x")
+    )
+
+    assert "[data store 'default']" in execution.step("work").logs[0].text
+    assert "<data store 'x'>" in execution.step("two").logs[0].text
+
+
+def test_a_synced_props_value_names_the_store() -> None:
+    """`{storeId: ds_...}` is the store of that id; the directive comes first; other props are none."""
+    step = node_step("work", options="--data-store named=orders")
+    declared = [
+        PropDeclaration("named", "data_store"),
+        PropDeclaration("synced", "data_store"),
+        PropDeclaration("plain", "data_store"),
+        PropDeclaration("text", "string"),
+    ]
+    step = Step("work", "node", stores=step.stores, props={"synced": {"storeId": "ds_1"}, "plain": "mine", "text": "x"})
+
+    assert resolve_data_stores(step, declared) == {"named": "orders", "synced": "ds_1", "plain": "mine"}
+
+
+async def test_a_synced_folder_uses_the_store_of_its_id(run: Run, project: Project, tmp_path: Path) -> None:
+    """A workflow as Git sync wrote it finds its store under the platform's id."""
+    from pdkernel.definition import read_folder_workflow
+
+    folder = tmp_path / "flow-p_1"
+    (folder / "work").mkdir(parents=True)
+    (folder / "workflow.yaml").write_text(
+        "org_id: o_1\nproject_id: proj_1\nid: p_1\nname: flow\nschema: workflow/2022.04\nsteps:\n"
+        "  - namespace: work\n    runtime: nodejs20.x\n    uses: ./work/entry.js\n"
+        "    props:\n      data:\n        storeId: ds_abc\n"
+    )
+    (folder / "work" / "entry.js").write_text(
+        f"export default defineComponent({{ props: {NODE}, async run() {{ await this.data.set('k', 1) }} }})\n"
+    )
+
+    execution = await run(read_folder_workflow(folder))
+
+    assert execution.status == "success", json.dumps(execution.to_json())
+    assert project.data_stores.names() == ["ds_abc"]

@@ -1,0 +1,204 @@
+"""Event sources of workflows, run by the engine from a folder of components written here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.egress import parse_policy
+from pdkernel.engine.event_sources import SourceRequest, require_source_trigger
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.errors import ExternalUserRequiredError, RequestError, UnsupportedError
+from pdkernel.model import Trigger
+from pdkernel.project import Project
+from tests.builders import node_step
+from tests.engine.conftest import Run
+
+TOKEN = "tok-8c1f4a6e0b"
+SOURCE = """
+const depot = { type: "app", app: "depot", methods: { token() { return this.$auth.api_key } } };
+export default {
+  key: "depot-new-parcel", name: "New Parcel", version: "0.1.0", type: "source", dedupe: "unique",
+  props: { depot, db: "$.service.db", timer: { type: "$.interface.timer", default: { intervalSeconds: 60 } }, size: { type: "integer", default: 1 } },
+  hooks: { async deploy() { this.$emit({ past: true }, { id: "past" }) } },
+  async run(event) {
+    const seen = this.db.get("seen") ?? 0;
+    this.db.set("seen", seen + this.size);
+    this.db.set("token", this.depot.token());
+    console.log("using", this.depot.token());
+    this.$emit({ parcel: seen, every: event.interval_seconds, by: this.depot.token() }, { id: seen, summary: `Parcel ${seen}` });
+    this.$emit({ parcel: 0 }, { id: 0 });
+    if (event.fail) throw new Error(`no more for ${this.depot.token()}`);
+  },
+};
+"""
+WEBHOOK = """
+export default {
+  key: "depot-new-call", name: "New Call", version: "0.1.0", type: "source",
+  props: { http: { type: "$.interface.http", customResponse: true } },
+  async run(event) { this.http.respond({ status: 202 }); this.$emit({ got: event.headers["x-depot"] }, { id: 1 }) },
+};
+"""
+ACTION = 'export default { key: "depot-look", name: "Look", version: "0.1.0", type: "action", run() {} };'
+
+
+@pytest.fixture
+def request_of(project: Project, tmp_path: Path, connect: Callable[..., str]) -> Callable[..., SourceRequest]:
+    """Makes a request for the source, as ada, who has an account."""
+    for kind, name, text in (
+        ("sources", "new-parcel", SOURCE),
+        ("sources", "new-call", WEBHOOK),
+        ("actions", "look", ACTION),
+    ):
+        place = tmp_path / "components" / "depot" / kind / name
+        place.mkdir(parents=True)
+        place.joinpath(f"{name}.mjs").write_text(text)
+    project.settings.set("actions", str(tmp_path / "components"))
+    connect(app="depot", credentials={"api_key": TOKEN})
+
+    def make(uses: str = "depot-new-parcel@0.1.0", props: Any = None, **choices: Any) -> SourceRequest:
+        choices.setdefault("external_user_id", "ada")
+        trigger = Trigger("source", config={"uses": uses, "props": props or {}})
+        return SourceRequest(trigger, "work.ipynb", parse_policy("deny"), folder=tmp_path, **choices)
+
+    return make
+
+
+async def test_what_is_new_is_told_once(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
+    """The source finds its database again, and an id that it has emitted is not new."""
+    first = await runtime.source_runner.run(request_of(props={"size": 5}))
+    second = await runtime.source_runner.run(request_of(props={"size": 5}))
+
+    assert [(event.id, event.summary) for event in first.events] == [(0, "Parcel 0")]
+    assert [event.id for event in second.events] == [5]
+    assert (first.repeated_count, second.repeated_count) == (1, 1)
+    assert second.events[0].event.data["every"] == 60
+
+
+async def test_each_external_user_has_their_own_source(
+    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest], connect: Callable[..., str]
+) -> None:
+    """What is old for one is new for the other."""
+    connect("bob", app="depot", credentials={"api_key": "tok-of-bob-1"})
+
+    await runtime.source_runner.run(request_of())
+    bobs = await runtime.source_runner.run(request_of(external_user_id="bob"))
+
+    assert [event.id for event in bobs.events] == [0]
+
+
+async def test_no_credential_is_in_what_is_told(
+    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
+) -> None:
+    """Logs, events and the error hold a placeholder; the database keeps the value, encrypted."""
+    request = request_of(event={"fail": True})
+
+    ran = await runtime.source_runner.run(request)
+
+    assert ran.record.error is not None
+    assert TOKEN not in repr((ran.record, ran.events[0].event.data))
+    assert "⟦secret:depot/" in str(ran.events[0].event.data["by"])
+    assert "⟦secret:depot/" in ran.record.error.message
+
+
+async def test_what_was_emitted_before_a_failure_counts(
+    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
+) -> None:
+    """The events are there, and not new the next time."""
+    failed = await runtime.source_runner.run(request_of(event={"fail": True}))
+    again = await runtime.source_runner.run(request_of(event={"fail": True}, props={"size": 0}))
+
+    assert [event.id for event in failed.events] == [0]
+    assert [event.id for event in again.events] == [1]
+
+
+async def test_a_hook_runs_by_its_name(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
+    """`deploy` often emits past events; one that the source does not have is told."""
+    deployed = await runtime.source_runner.run(request_of(act="deploy"))
+    none = await runtime.source_runner.run(request_of(act="activate"))
+
+    assert [event.event.data for event in deployed.events] == [{"past": True}]
+    assert (deployed.had_hook, none.had_hook) == (True, False)
+
+
+async def test_forgetting_makes_everything_new(
+    runtime: WorkflowEngine, project: Project, request_of: Callable[..., SourceRequest]
+) -> None:
+    """The database and the ids are gone."""
+    await runtime.source_runner.run(request_of())
+
+    forgotten = project.source_states.remove(request_of().state_key)
+    ran = await runtime.source_runner.run(request_of())
+
+    assert forgotten
+    assert [event.id for event in ran.events] == [0]
+
+
+async def test_an_emitted_event_starts_the_workflow_as_it_is(
+    runtime: WorkflowEngine, run: Run, request_of: Callable[..., SourceRequest]
+) -> None:
+    """`steps.trigger.event` is what was emitted, with no header of ours in it."""
+    emitted = (await runtime.source_runner.run(request_of(act="deploy"))).events[0].event
+
+    execution = await run(
+        node_step("look", "return steps.trigger.event"), event=emitted.with_identity("ada", "development")
+    )
+
+    assert execution.step("look").return_value == {"past": True}
+
+
+async def test_a_source_needs_its_account(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
+    """Nobody's behalf is no one's account."""
+    with pytest.raises(ExternalUserRequiredError):
+        await runtime.source_runner.run(request_of(external_user_id=None))
+
+
+async def test_an_action_is_no_source(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
+    """The message says what to write instead."""
+    with pytest.raises(UnsupportedError, match="is an action") as caught:
+        await runtime.source_runner.run(request_of("depot-look@0.1.0"))
+
+    assert "%%pdstep NAME --uses depot-look@0.1.0" in caught.value.fix
+
+
+def test_a_workflow_that_a_request_starts_has_no_source() -> None:
+    """Polling it is refused, and says what a source trigger looks like."""
+    with pytest.raises(RequestError, match="trigger is http") as caught:
+        require_source_trigger(Trigger())
+
+    assert "uses: KEY@VERSION" in caught.value.fix
+
+
+def test_the_state_is_for_one_workflow_and_source(request_of: Callable[..., SourceRequest]) -> None:
+    """Another workflow with the same source has seen nothing; a new version of the source has."""
+    request = request_of()
+
+    assert request.state_key != replace(request, owner_key="other.ipynb").state_key
+    assert request.state_key == request_of("depot-new-parcel@0.2.0").state_key
+
+
+async def test_a_source_with_an_http_interface_gets_the_request(
+    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
+) -> None:
+    """It reads the request, answers it, and emits."""
+    request = request_of("depot-new-call@0.1.0", event={"headers": {"x-depot": "seven"}})
+
+    ran = await runtime.source_runner.run(request)
+
+    assert [found.event.data for found in ran.events] == [{"got": "seven"}]
+    assert ran.response is not None
+    assert ran.response["status"] == 202
+
+
+async def test_a_source_with_an_http_interface_alone_needs_a_request(
+    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
+) -> None:
+    """It is not run with a timer's tick, which it does not understand."""
+    with pytest.raises(RequestError, match=r"woken by an HTTP request, and none was given") as caught:
+        await runtime.source_runner.run(request_of("depot-new-call@0.1.0"))
+
+    assert "--event FILE" in (caught.value.fix or "")

@@ -1,0 +1,118 @@
+"""Outside calls of whole runs: programs that go around the gateway, and what the record says."""
+
+from __future__ import annotations
+
+import pytest
+
+from pdkernel.egress import available_guard
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.execution import OutboundEnforcement
+from tests.builders import bash_step, node_step, python_step
+from tests.engine.conftest import Run
+
+UNREACHABLE = {
+    "node": node_step("call", "await fetch('http://nowhere.invalid/things');"),
+    "python": python_step("call", "import urllib.request; urllib.request.urlopen('http://nowhere.invalid/things')"),
+}
+
+AROUND = {
+    "bash": bash_step(
+        "call",
+        "env -i bash -c 'exec 3<>/dev/tcp/192.0.2.7/81; echo never >&3; cat <&3'; echo out=$? >> $PIPEDREAM_EXPORTS",
+    ),
+    "python": python_step(
+        "call",
+        "import subprocess, sys; subprocess.run([sys.executable, '-I', '-S', '-c', "
+        '\'import socket; s = socket.create_connection(("192.0.2.7", 81), 5); s.sendall(b"never"); s.recv(1)\'], env={})',
+    ),
+}
+
+
+@pytest.mark.skipif(available_guard() != "redirect", reason="this system has no seccomp listener for us")
+@pytest.mark.parametrize("language", AROUND)
+async def test_a_program_that_goes_around_the_gateway_is_in_the_ledger(run: Run, language: str) -> None:
+    """A child that throws our variables away is led to the gateway in deny, and its step's row says so."""
+    done = await run(AROUND[language])
+
+    calls = done.step("call").requests
+    assert [(call.url, call.outcome, call.step) for call in calls] == [("tcp://192.0.2.7:81", "denied", "call")]
+
+
+async def test_the_record_says_which_guard_was_in_force(run: Run, runtime: WorkflowEngine) -> None:
+    """History names the mode and the guard of a run that was not live."""
+    done = await run(python_step("one"))
+
+    kept = await runtime.journal.get_execution(done.id)
+
+    assert kept is not None
+    assert kept.outbound_enforcement == done.outbound_enforcement == OutboundEnforcement("deny", available_guard())
+
+
+async def test_a_live_run_has_no_guard(run: Run) -> None:
+    """Where nothing is stopped there is nothing to say."""
+    done = await run(python_step("one"), egress="live")
+
+    assert done.outbound_enforcement is None
+
+
+async def test_an_error_made_of_a_refusal_names_what_was_asked_for(run: Run) -> None:
+    """The client's own "403: Forbidden" would be taken for the other side's answer."""
+    step = python_step("call", "import urllib.request; urllib.request.urlopen('http://api.example.com/v1/things')")
+
+    done = await run(step)
+
+    error = done.step("call").error
+    assert error is not None
+    assert error.name.endswith("HTTPError")
+    assert "GET http://api.example.com/v1/things was not sent: the mode for outside calls is deny." in error.message
+
+
+@pytest.mark.parametrize("language", UNREACHABLE)
+async def test_a_host_that_cannot_be_reached_fails_the_step(run: Run, language: str) -> None:
+    """A step that does not catch its client's error fails, and its error and its ledger name the host and the cause."""
+    done = await run(UNREACHABLE[language], egress="live")
+
+    error, (call,) = done.step("call").error, done.step("call").requests
+    assert done.status == "error"
+    assert error is not None
+    assert "GET http://nowhere.invalid/things got no answer: nowhere.invalid " in error.message
+    assert (call.outcome, call.status) == ("failed", None)
+    assert (call.note or "").startswith("no answer: nowhere.invalid ")
+
+
+async def test_curl_fails_where_a_host_cannot_be_reached(run: Run) -> None:
+    """The exit status of curl is that of a failed connection; as on the platform, that alone does not fail a Bash step."""
+    code = "curl -sS https://nowhere.invalid/things\necho status=$? >> $PIPEDREAM_EXPORTS"
+
+    done = await run(bash_step("call", code), egress="live")
+
+    assert done.step("call").exports["status"] != "0"
+    assert (done.step("call").requests[0].note or "").startswith("no answer: nowhere.invalid ")
+
+
+async def test_a_call_that_fails_and_is_caught_does_not_fail_the_step(run: Run) -> None:
+    """A step may go on without an answer; only the ledger speaks of the call."""
+    code = """
+import urllib.request
+try:
+    urllib.request.urlopen("https://nowhere.invalid/things")
+except urllib.error.URLError as error:
+    return str(error.reason)
+"""
+    done = await run(python_step("call", code), egress="live")
+
+    assert done.status == "success"
+    assert "nowhere.invalid" in str(done.step("call").exports["$return_value"])
+    assert [call.outcome for call in done.step("call").requests] == ["failed"]
+
+
+async def test_an_error_after_a_failed_call_of_an_earlier_step_is_its_own(run: Run) -> None:
+    """What is said of a failed call stands with the step that made it."""
+    caught = (
+        "import urllib.request\ntry:\n    urllib.request.urlopen('http://nowhere.invalid/')\nexcept OSError:\n    pass"
+    )
+    done = await run(python_step("call", caught), python_step("after", "raise ValueError('mine')"), egress="live")
+
+    error = done.step("after").error
+    assert error is not None
+    assert error.message == "mine"

@@ -1,0 +1,148 @@
+"""What becomes of a run whose Python steps import packages, and of steps with `--debug` outside a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.model import Step
+from pdkernel.project import Project
+from tests.builders import a_step, python_step
+from tests.engine.conftest import Run
+from tests.wheels import WheelFolder
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> WheelFolder:
+    """An empty registry."""
+    return WheelFolder(tmp_path / "wheels")
+
+
+@pytest.fixture
+async def runtime(project: Project, directory: LocalDirectory, wheels: WheelFolder) -> AsyncIterator[WorkflowEngine]:
+    """A running engine that installs from the registry."""
+    async with await WorkflowEngine.start(project, directory, environ=wheels.environ()) as started:
+        yield started
+
+
+def importing(module: str, name: str = "code", *, above: str = "") -> Step:
+    """A step that returns the VERSION of *module*."""
+    return a_step(f"%%pdstep {name}\n{above}\nimport {module}\ndef handler(pd):\n    return {module}.VERSION\n")
+
+
+async def test_all_python_steps_share_one_environment(run: Run, wheels: WheelFolder) -> None:
+    """What any step adds is there for all, in one version; the log of the first says what was installed, once."""
+    wheels.publish("tiny", "1.0")
+    wheels.publish("tiny", "2.0")
+    steps = importing("tiny", "one"), importing("tiny", "two", above="# pipedream add-package tiny==1.0")
+
+    first, second = await run(*steps), await run(*steps)
+
+    assert [step.return_value for step in first.steps] == ["1.0", "1.0"]
+    assert "installed tiny 1.0 in " in "".join(log.text for log in first.step("one").logs)
+    assert [log.text for step in second.steps for log in step.logs] == []
+
+
+async def test_only_the_step_whose_package_cannot_be_had_fails(run: Run, wheels: WheelFolder) -> None:
+    """It fails at its place; the steps above it have run, with their packages."""
+    wheels.publish("tiny")
+
+    execution = await run(importing("tiny", "one"), importing("nosuch", "two"), python_step("three"))
+
+    assert [step.status for step in execution.steps] == ["success", "error", "skipped"]
+    assert execution.error is not None
+    assert (execution.error.code, execution.error.step) == ("package_install", "two")
+    assert execution.error.line == 3
+
+
+async def test_each_step_that_lacks_a_package_names_its_own_line(run: Run) -> None:
+    """The import's, or that of the comment which adds it; other packages' lines are not named."""
+    imports = a_step("%%pdstep code\nimport json\n\ndef handler(pd):\n    import nosuch.part\n")
+    adds = a_step("# why\n%%pdstep code\n\n# pipedream add-package nosuch==1.0\ndef handler(pd):\n    pass\n")
+
+    first, second = await run(imports), await run(adds)
+
+    assert first.error is not None
+    assert second.error is not None
+    assert (first.error.line, second.error.line) == (5, 4)
+
+
+async def test_a_guarded_import_that_cannot_be_had_fails_nothing(run: Run) -> None:
+    """The code's own way out is taken."""
+    step = a_step(
+        "%%pdstep code\ntry:\n    import nosuch\nexcept ImportError:\n    nosuch = None\n"
+        "def handler(pd):\n    return nosuch is None\n"
+    )
+
+    assert (await run(step)).step("code").return_value is True
+
+
+async def test_where_nothing_may_be_installed_the_run_is_refused(run: Run, wheels: WheelFolder) -> None:
+    """Before any step, by name; a step that does not run may lack what it needs."""
+    wheels.publish("tiny")
+    steps = python_step("one"), importing("tiny", "two")
+
+    refused = await run(*steps, install=False)
+    above = await run(*steps, install=False, only_steps=frozenset({"one"}))
+
+    assert refused.error is not None
+    assert (refused.error.code, refused.steps[0].status) == ("package_missing", "not_run")
+    assert above.step("one").status == "success"
+
+
+async def test_two_steps_that_pin_different_versions_are_told(run: Run, wheels: WheelFolder) -> None:
+    """The second of them fails, and names the first."""
+    wheels.publish("tiny", "1.0")
+    steps = [importing("tiny", name, above=f"# pipedream add-package tiny=={at}") for name, at in (("a", 1), ("b", 2))]
+    wheels.publish("tiny", "1")
+
+    execution = await run(*steps)
+
+    assert [step.status for step in execution.steps] == ["success", "error"]
+    assert execution.error is not None
+    assert "asks for tiny==2 and step a for ==1" in execution.error.message
+
+
+async def test_a_file_beside_the_workflow_is_no_package(run: Run, wheels: WheelFolder, tmp_path: Path) -> None:
+    """The registry's package of that name is somebody else's: nothing is installed."""
+    wheels.publish("helpers")
+    (tmp_path / "helpers.py").write_text("VERSION = 'mine'\n", encoding="utf-8")
+
+    execution = await run(importing("helpers"))
+
+    assert execution.error is not None
+    assert "a step is one file" in execution.error.message
+
+
+async def test_a_comment_that_does_not_name_a_package_refuses_the_run(run: Run) -> None:
+    """A wheel in the current folder is not installed: the run is refused, with the step and the comment's own line."""
+    execution = await run(
+        a_step("%%pdstep code\n# pipedream add-package tiny-1.0-py3-none-any.whl\ndef handler(pd):\n    return 1\n")
+    )
+
+    assert execution.error is not None
+    assert (execution.error.code, execution.error.step, execution.error.line) == ("package_name", "code", 2)
+    assert execution.step("code").status == "not_run"
+
+
+async def test_the_packages_of_the_environment_that_runs_us_are_not_seen(run: Run) -> None:
+    """Neither by the step nor by a Python that it starts."""
+    body = """
+        import importlib.util, subprocess, sys
+        there = subprocess.run([sys.executable, "-c", "import pytest"], capture_output=True).returncode == 0
+        return [importlib.util.find_spec("pytest") is not None, there]
+    """
+
+    assert (await run(python_step(body=body))).step("code").return_value == [False, False]
+
+
+async def test_debug_outside_a_notebook_runs_the_step_like_any_other(run: Run) -> None:
+    """With a warning, and with outside calls treated as ever."""
+    execution = await run(python_step(options="--debug"))
+
+    assert execution.step("code").return_value == 1
+    assert "--debug is for running the step's cell" in "".join(log.text for log in execution.step("code").logs)

@@ -1,0 +1,205 @@
+"""What the journal holds of an event whose body holds a token of the run's account."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.engine.journal import SqliteJournal
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.execution import Execution
+from pdkernel.project import Project
+from tests.builders import an_event, node_step, python_step
+from tests.engine.conftest import Run
+
+TOKEN = "xoxb-event-token-0123456789"
+EVENT = an_event({"said": f"my token is {TOKEN}"})
+SHOWN = {"said": "my token is ⟦secret:slack/{}/oauth_access_token⟧"}
+PRINTS = "print('waits', flush=True)\nreturn 1"
+
+Connect = Callable[..., str]
+
+
+def shown(account: str) -> dict[str, str]:
+    """The body with the placeholder of the token of *account*."""
+    return {"said": SHOWN["said"].format(account)}
+
+
+class Disk:
+    """Looks at the project's database files, the write-ahead log included."""
+
+    def __init__(self, path: Path, copies: Path) -> None:
+        self.path = path
+        self.copies = copies
+
+    def read(self) -> bytes:
+        """All their bytes."""
+        return b"".join(file.read_bytes() for file in sorted(self.path.parent.glob(f"{self.path.name}*")))
+
+    def copy(self) -> Path:
+        """A copy of them: what a crash at this moment leaves."""
+        shutil.copytree(self.path.parent, self.copies, ignore=lambda _, names: [n for n in names if "project" not in n])
+        return self.copies / self.path.name
+
+
+@pytest.fixture
+def disk(project: Project, tmp_path: Path) -> Disk:
+    """The files of the project's database."""
+    assert project.sqlite_path is not None
+    return Disk(project.sqlite_path, tmp_path / "copy")
+
+
+async def kept(runtime: WorkflowEngine, run_id: str) -> Execution:
+    """The run as the journal has it."""
+    found = await runtime.journal.get_execution(run_id)
+    assert found is not None
+    return found
+
+
+def when_it_waits(act: Callable[[], Any]) -> Callable[[Execution], None]:
+    """Do *act* once, when a step has printed something."""
+    left = [act]
+
+    def on_change(execution: Execution) -> None:
+        if left and any(step.logs for step in execution.steps):
+            left.pop()()
+
+    return on_change
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [python_step("one", PRINTS, options="--app slack")],
+        [python_step("one", PRINTS, options="--app slack"), python_step("two", "return 2")],
+        [node_step("one", "console.log('waits')", props='{ slack: { type: "app", app: "slack" } }')],
+    ],
+    ids=["one step", "two steps", "declared in code"],
+)
+async def test_token_in_an_event_is_never_in_the_database(
+    run: Run, runtime: WorkflowEngine, connect: Connect, disk: Disk, steps: list[Any]
+) -> None:
+    """The token is in no file while a step runs, nor after the run; the event is shown with its placeholder."""
+    account = connect("ada", TOKEN)
+    during: list[bytes] = []
+
+    execution = await run(
+        *steps,
+        event=EVENT,
+        external_user_id="ada",
+        on_change=when_it_waits(lambda: during.append(disk.read())),
+    )
+
+    assert execution.status == "success", execution.error
+    assert execution.id.encode() in during[0]
+    assert TOKEN.encode() not in during[0] + disk.read()
+    assert execution.event["body"] == shown(account)
+    assert (await kept(runtime, execution.id)).event == execution.event
+    assert not (await kept(runtime, execution.id)).sealed
+
+
+async def test_crash_leaves_the_sealed_event(run: Run, connect: Connect, disk: Disk) -> None:
+    """A journal that was left while the first step ran says that the event is sealed, and does not show it."""
+    connect("ada", TOKEN)
+    copies: list[Path] = []
+    execution = await run(
+        python_step("one", PRINTS, options="--app slack"),
+        event=EVENT,
+        external_user_id="ada",
+        on_change=when_it_waits(lambda: copies.append(disk.copy())),
+    )
+    journal = SqliteJournal.open(copies[0])
+
+    left = await journal.get_execution(execution.id)
+
+    await journal.close()
+    assert left is not None
+    assert left.status == "executing"
+    assert left.sealed
+    assert left.to_json()["trigger"] == {"event": {}, "context": dict(execution.context), "sealed": True}
+
+
+async def test_event_is_shown_from_the_first_finished_step_on(run: Run, connect: Connect, disk: Disk) -> None:
+    """While the second step runs, the event is in the journal with its placeholder."""
+    account = connect("ada", TOKEN)
+    copies: list[Path] = []
+    execution = await run(
+        python_step("one", "return 1", options="--app slack"),
+        python_step("two", PRINTS),
+        event=EVENT,
+        external_user_id="ada",
+        on_change=when_it_waits(lambda: copies.append(disk.copy())),
+    )
+    journal = SqliteJournal.open(copies[0])
+
+    left = await journal.get_execution(execution.id)
+
+    await journal.close()
+    assert left is not None
+    assert left.event["body"] == shown(account)
+
+
+async def test_event_of_a_paused_run_is_shown(run: Run, runtime: WorkflowEngine, connect: Connect, disk: Disk) -> None:
+    """A run that pauses in its first step has its event in the journal with the placeholder."""
+    account = connect("ada", TOKEN)
+    step = node_step("one", "$.flow.delay(60_000)", props='{ slack: { type: "app", app: "slack" } }')
+
+    execution = await run(step, event=EVENT, external_user_id="ada", pause_mode="park")
+
+    assert execution.status == "paused"
+    assert (await kept(runtime, execution.id)).event["body"] == shown(account)
+    assert TOKEN.encode() not in disk.read()
+
+
+@pytest.mark.parametrize(
+    ("options", "user"),
+    [("--app slack --app github", "ada"), ("--app slack --app github=apn_missing", "ada"), ("--app slack=OWN", None)],
+    ids=["an account is missing", "an account of your own is missing", "not an account of your own"],
+)
+async def test_event_of_a_run_that_look_up_refuses_is_redacted(
+    run: Run, runtime: WorkflowEngine, connect: Connect, disk: Disk, options: str, user: str | None
+) -> None:
+    """A run that is refused for its accounts has the tokens of those that exist redacted."""
+    account = connect("ada", TOKEN)
+    step = python_step("one", options=options.replace("OWN", account))
+
+    execution = await run(step, event=EVENT, external_user_id=user)
+
+    assert execution.error is not None
+    assert execution.event["body"] == shown(account)
+    assert (await kept(runtime, execution.id)).event["body"] == shown(account)
+    assert TOKEN.encode() not in disk.read()
+
+
+async def test_event_of_a_run_refused_before_the_look_up_stays_sealed(
+    run: Run, runtime: WorkflowEngine, connect: Connect, disk: Disk
+) -> None:
+    """Where the accounts were not looked up, the journal does not show the event."""
+    connect("ada", TOKEN)
+    step = python_step("one", "# pipedream add-package no==\nreturn 1", options="--app slack --prop x={{nothing")
+
+    execution = await run(step, event=EVENT, external_user_id="ada")
+
+    left = await kept(runtime, execution.id)
+    assert execution.error is not None
+    assert execution.lookup is None
+    assert (left.sealed, left.event) == (True, {})
+    assert TOKEN.encode() not in disk.read()
+
+
+async def test_event_of_a_workflow_without_apps_is_not_sealed(run: Run, disk: Disk) -> None:
+    """Where no account can be used, the event is in the journal from the start."""
+    during: list[bytes] = []
+
+    await run(
+        python_step("one", PRINTS),
+        event=an_event({"said": "hello-hello"}),
+        on_change=when_it_waits(lambda: during.append(disk.read())),
+    )
+
+    assert json.dumps({"said": "hello-hello"}, separators=(",", ":")).encode() in during[0]

@@ -1,0 +1,229 @@
+"""What becomes of a run whose steps import packages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.execution import Execution
+from pdkernel.model import Step
+from pdkernel.packages import NPM_LOCK_NAME
+from pdkernel.project import Project
+from tests.builders import a_step, a_workflow, an_event, python_step
+from tests.engine.conftest import Run
+from tests.npm_registry import NpmRegistry, npm_registry
+
+
+@pytest.fixture
+def registry() -> Iterator[NpmRegistry]:
+    """An empty registry."""
+    with npm_registry() as running:
+        yield running
+
+
+@pytest.fixture
+async def runtime(
+    project: Project, directory: LocalDirectory, registry: NpmRegistry, tmp_path: Path
+) -> AsyncIterator[WorkflowEngine]:
+    """A running engine that installs from the registry."""
+    async with await WorkflowEngine.start(project, directory, environ=registry.environ(tmp_path / "home")) as started:
+        yield started
+
+
+def importing(*specifiers: str, name: str = "code") -> Step:
+    """A Node.js step that returns the default exports of *specifiers*."""
+    lines = "".join(f"import x{number} from '{each}';\n" for number, each in enumerate(specifiers))
+    values = ", ".join(f"x{number}" for number in range(len(specifiers)))
+    return a_step(f"%%pdstep {name} --lang node\n{lines}export default {{ run() {{ return [{values}] }} }}\n")
+
+
+def logged(execution: Execution, step: str) -> str:
+    """What stands in *step*'s logs."""
+    return "".join(log.text for log in execution.step(step).logs)
+
+
+async def test_packages_are_installed_for_the_first_run(run: Run, registry: NpmRegistry, tmp_path: Path) -> None:
+    """The step's log says so, once; the lock file stands beside the project."""
+    registry.publish("tiny", "1.0.0")
+    step = importing("tiny")
+
+    first, second = await run(step), await run(step)
+
+    assert [each.step("code").return_value for each in (first, second)] == [["1.0.0"]] * 2
+    assert logged(first, "code").startswith("[pdkernel] installed tiny@1.0.0 in ")
+    assert logged(second, "code") == ""
+    assert (tmp_path / NPM_LOCK_NAME).is_file()
+
+
+async def test_two_versions_in_one_workflow(run: Run, registry: NpmRegistry) -> None:
+    """In two steps, and in one."""
+    for version in ("1.0.0", "2.0.0"):
+        registry.publish("tiny", version)
+
+    execution = await run(
+        importing("tiny@1.0.0", name="one"),
+        importing("tiny", name="two"),
+        importing("tiny@^1", "tiny@2.0.0", name="both"),
+    )
+
+    assert execution.status == "success", execution.error
+    values = [execution.step(name).return_value for name in ("one", "two", "both")]
+    assert values == [["1.0.0"], ["2.0.0"], ["1.0.0", "2.0.0"]]
+
+
+async def test_a_package_that_cannot_be_installed_fails_its_step(run: Run, registry: NpmRegistry) -> None:
+    """The steps above it run, and the error has the line of the cell."""
+    registry.publish("tiny", "1.0.0")
+
+    execution = await run(python_step("above"), importing("tiny", "nowhere@^2", name="code"), python_step("below"))
+
+    assert [step.status for step in execution.steps] == ["success", "error", "skipped"]
+    error = execution.error
+    assert error is not None
+    assert (error.code, error.step, error.line) == ("package_install", "code", 3)
+    assert error.message.startswith("There is no npm package nowhere.")
+
+
+async def test_a_step_is_not_hindered_by_another_ones_package(run: Run, registry: NpmRegistry) -> None:
+    """Each step has its own."""
+    registry.publish("tiny", "1.0.0")
+
+    execution = await run(importing("tiny", name="one"), importing("tiny", "nowhere", name="two"))
+
+    assert [step.status for step in execution.steps] == ["success", "error"]
+
+
+async def test_no_install_refuses_before_any_step(run: Run, registry: NpmRegistry) -> None:
+    """Every missing package is named, with the command."""
+    registry.publish("here", "1.0.0")
+    await run(importing("here"))
+
+    execution = await run(
+        python_step("above"),
+        importing("here", name="one"),
+        importing("gone", "other@1", name="two"),
+        install=False,
+        source="work.ipynb",
+    )
+
+    assert [step.status for step in execution.steps] == ["not_run"] * 3
+    error = execution.error
+    assert error is not None
+    assert error.code == "package_missing"
+    assert error.message == (
+        "The packages gone, other@1 are not installed, and nothing was to be installed.\n"
+        "Install them: pdkernel packages install work.ipynb"
+    )
+
+
+async def test_only_steps_that_run_need_their_packages(run: Run, registry: NpmRegistry) -> None:
+    """Nobody is asked for a package of a step that is pinned, disabled or not chosen."""
+    disabled = a_step("%%pdstep three --lang node --disabled\nimport 'nowhere3';\nexport default { run() {} }")
+
+    execution = await run(
+        importing("nowhere1", name="one"),
+        importing("nowhere2", name="two"),
+        disabled,
+        python_step("four"),
+        pinned_exports={"one": {"$return_value": 1}},
+        only_steps=frozenset({"one", "three", "four"}),
+        install=False,
+    )
+
+    assert execution.status == "success", execution.error
+    assert registry.asked == []
+
+
+async def test_packages_beside_the_notebook_are_not_installed(run: Run, registry: NpmRegistry, tmp_path: Path) -> None:
+    """A bare import without a version is taken from the person's own node_modules, a version never."""
+    registry.publish("tiny", "1.0.0")
+    own = tmp_path / "node_modules" / "tiny"
+    own.mkdir(parents=True)
+    (own / "index.js").write_text("module.exports = 'own'")
+
+    bare = await run(importing("tiny"))
+    asked = list(registry.asked)
+    pinned = await run(importing("tiny@1"))
+
+    assert (bare.step("code").return_value, asked) == (["own"], [])
+    assert pinned.step("code").return_value == ["1.0.0"]
+
+
+async def test_progress_is_told_while_it_goes_on(run: Run, registry: NpmRegistry) -> None:
+    """As lines for a terminal, and in the growing record at the step that waits."""
+    registry.publish("tiny", "1.0.0")
+    lines: list[str] = []
+    seen: list[str] = []
+
+    await run(
+        python_step("above"),
+        importing("tiny"),
+        on_progress=lines.append,
+        on_change=lambda execution: seen.append(logged(execution, "code")),
+    )
+
+    assert lines[0] == "installing tiny ..."
+    assert lines[-1].startswith("installed tiny@1.0.0 in ")
+    assert "[pdkernel] installing tiny ...\n" in seen
+
+
+async def test_a_run_is_cancelled_while_it_installs(runtime: WorkflowEngine, run: Run, registry: NpmRegistry) -> None:
+    """No step has run, and the record says that it was cancelled."""
+    registry.publish("tiny", "1.0.0")
+    registry.gate.clear()
+    task = asyncio.ensure_future(run(importing("tiny")))
+    while not registry.asked:
+        await asyncio.sleep(0.01)
+
+    task.cancel()
+    execution = await task
+
+    assert execution.status == "cancelled"
+    assert [step.status for step in execution.steps] == ["not_run"]
+
+
+async def test_a_lock_file_that_cannot_be_read_refuses_the_run(run: Run, tmp_path: Path) -> None:
+    """It is left as it is."""
+    (tmp_path / NPM_LOCK_NAME).write_text("<<<<<<< HEAD")
+
+    execution = await run(importing("tiny"))
+
+    assert execution.error is not None
+    assert NPM_LOCK_NAME in execution.error.message
+    assert (tmp_path / NPM_LOCK_NAME).read_text() == "<<<<<<< HEAD"
+
+
+async def test_an_app_prop_from_a_package_is_the_external_users(
+    run: Run, registry: NpmRegistry, connect: Callable[..., str]
+) -> None:
+    """What a step declares is known only with its packages."""
+    registry.publish("apps", "1.0.0", {"index.js": "module.exports = { type: 'app', app: 'slack' }"}, main="index.js")
+    connect()
+    step = a_step(
+        "%%pdstep code --lang node\nimport app from 'apps';\n"
+        "export default { props: { app }, run() { return Object.keys(this.app.$auth) } }"
+    )
+
+    execution = await run(step, event=an_event().with_identity("ada", "development"), external_user_id="ada")
+
+    assert execution.status == "success", execution.error
+    assert execution.step("code").return_value == ["oauth_access_token"]
+
+
+def test_workflows_without_packages_pay_nothing(tmp_path: Path) -> None:
+    """Nothing is installed: Node.js gets no folder, Python a bare environment that all such workflows share."""
+    from pdkernel.engine.step_packages import StepPackages
+
+    with Project.open(tmp_path / ".pdkernel") as project:
+        steps = a_workflow(python_step("one"), importing("fs", name="two")).steps
+        ready = asyncio.run(StepPackages.for_project(project.folder, {}).prepare(steps, tmp_path))
+
+    assert (ready.node_packages, ready.failures) == ({}, {})
+    assert not (tmp_path / ".pdkernel" / "packages" / "node").exists()
+    assert ready.python_environment is not None
+    assert ready.python_environment.packages() == {}

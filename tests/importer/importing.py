@@ -1,0 +1,67 @@
+"""Imports for tests: real folders, without a project."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pdkernel.actions import Catalog
+from pdkernel.definition import (
+    Sidecar,
+    apply_sidecar,
+    get_notebook_sidecar_path,
+    plan_files,
+    read_folder_workflow,
+    read_sidecar,
+)
+from pdkernel.importer import ImportResult, answer_questions, import_folder
+from pdkernel.model import Workflow
+from pdkernel.notebook import read_notebook
+
+PROJECTS = Path(__file__).parent / "projects"
+HEAD = "schema: workflow/2022.04\nname: W\nsettings:\n  error_notification: true\ntriggers:\n- id: hi_1\nsteps:\n"
+
+
+def import_one(
+    folder: Path, notebook: Path, *, accounts: str = "ask", force: bool = False, **more: Any
+) -> ImportResult:
+    """Import *folder* as *notebook*, as the command without a terminal does."""
+    own = Catalog.without_project(notebook.parent / ".pdkernel", environ=os.environ)
+    how: Any = accounts
+    return import_folder(
+        folder,
+        notebook,
+        build_catalog=lambda sidecar: own.with_source(sidecar.actions, base=folder),
+        ask_accounts=more.pop("answers", None)
+        or (lambda asked: {} if accounts == "ask" else answer_questions(how, asked)),
+        force=force,
+        **more,
+    )
+
+
+def as_written(notebook: Path) -> tuple[Workflow, Sidecar]:
+    """What an imported notebook and the file beside it hold."""
+    sidecar = read_sidecar(get_notebook_sidecar_path(notebook))
+    assert sidecar is not None
+    return apply_sidecar(read_notebook(notebook), sidecar, unanswered_policy="keep"), sidecar
+
+
+def without_places(workflow: Workflow) -> Workflow:
+    """*workflow* without where it was read from and in which cells its steps stand."""
+    steps = tuple(replace(step, cell_index=None, line_offset=0) for step in workflow.steps)
+    return replace(workflow, origin=None, steps=steps)
+
+
+def check_round_trip(folder: Path, notebook: Path) -> Workflow:
+    """Import *folder* as *notebook*; what comes back is the same, to the order of keys and the last byte of code."""
+    imported = import_one(folder, notebook)
+    assert imported.error is None, imported.error
+    back, sidecar = as_written(notebook)
+    folders = read_folder_workflow(folder, require_code=False, unanswered_policy="keep")
+    assert without_places(back) == without_places(folders)
+    ids = read_folder_workflow(folder, require_code=False, assumed_account="own", unanswered_policy="keep")
+    assert plan_files(back, sidecar=sidecar)[0] == plan_files(ids)[0]
+    assert plan_files(back, sidecar=sidecar)[2:] == plan_files(ids)[2:]
+    return back

@@ -1,0 +1,101 @@
+"""Facts about whose accounts an imported workflow uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pdkernel.definition import AccountChoice
+from pdkernel.errors import RequestError
+from pdkernel.importer import AccountQuestion
+from pdkernel.source import load_source
+from tests.definition.builders import synced
+from tests.importer.importing import HEAD, as_written, import_one
+
+SLACK = "  uses: slack-send@0.0.1\n  props:\n    slack:\n      authProvisionId: apn_Git\n"
+YAML = f"{HEAD}- namespace: one\n{SLACK}- namespace: two\n{SLACK}- namespace: three\n{SLACK.replace('apn_Git', '')}"
+
+
+@pytest.mark.parametrize(
+    ("accounts", "choice", "binding"),
+    [
+        ("ask", AccountChoice("unanswered", None, "apn_Git"), None),
+        ("external-user", AccountChoice("external_user", None, "apn_Git"), None),
+        ("own", AccountChoice("apn_Git"), "apn_Git"),
+    ],
+)
+def test_one_answer_for_all(accounts: str, choice: AccountChoice, binding: str | None, tmp_path: Path) -> None:
+    """The answer stands in the notebook's pdkernel.yaml with the id that Git has; where Git has none it is the user's."""
+    import_one(synced(tmp_path / "w", YAML), tmp_path / "n.ipynb", accounts=accounts)
+
+    back, sidecar = as_written(tmp_path / "n.ipynb")
+
+    assert [sidecar.steps[name].accounts["slack"] for name in ("one", "two")] == [choice, choice]
+    assert sidecar.steps["three"].accounts["slack"] == AccountChoice("external_user")
+    assert [step.apps[0].account for step in back.steps] == [binding, binding, None]
+
+
+def test_an_unanswered_notebook_does_not_run(tmp_path: Path) -> None:
+    """It is refused, with the place where the answer is to be written, and opens for what runs nothing."""
+    import_one(synced(tmp_path / "w", YAML), tmp_path / "n.ipynb")
+
+    with pytest.raises(RequestError, match=r"n\.pdkernel\.yaml: steps\.one\.accounts\.slack is unanswered") as refused:
+        load_source(tmp_path / "n.ipynb")
+
+    assert refused.value.exit_status == 2
+    assert len(load_source(tmp_path / "n.ipynb", unanswered="keep").workflow.steps) == 3
+
+
+def test_each_id_is_asked_for_once(tmp_path: Path) -> None:
+    """A question names the app, the id, and every step that uses it."""
+    asked: list[AccountQuestion] = []
+
+    def answers(questions: Sequence[AccountQuestion]) -> dict[tuple[str, str], str]:
+        asked.extend(questions)
+        return {("slack", "apn_Git"): "apn_here"}
+
+    import_one(synced(tmp_path / "w", YAML), tmp_path / "n.ipynb", answers=answers)
+
+    assert asked == [AccountQuestion("slack", "apn_Git", (("one", "slack"), ("two", "slack")))]
+    assert as_written(tmp_path / "n.ipynb")[1].steps["two"].accounts["slack"] == AccountChoice(
+        "apn_here", None, "apn_Git"
+    )
+
+
+def test_the_folders_own_answers_count(tmp_path: Path) -> None:
+    """What its pdkernel.yaml says is not asked again, and goes into the notebook's with the rest of it."""
+    folder = synced(tmp_path / "w", YAML)
+    (folder / "pdkernel.yaml").write_text(
+        "endpoint: eotest\ntest_users: [ada]\nactions: ../parts\ntriggers:\n- type: http\n  auth: oauth\n"
+        "steps:\n  one:\n    accounts:\n      slack: external_user\n"
+    )
+    (tmp_path / "parts/components/slack/actions/send").mkdir(parents=True)
+    (tmp_path / "parts/components/slack/actions/send/send.mjs").write_text("export default {}\n")
+
+    imported = import_one(folder, tmp_path / "deep" / "n.ipynb", accounts="own")
+    back, sidecar = as_written(tmp_path / "deep" / "n.ipynb")
+
+    assert imported.error is None
+    assert [step.apps[0].account for step in back.steps] == [None, "apn_Git", None]
+    assert (sidecar.endpoint, sidecar.test_users, sidecar.actions) == ("eotest", ("ada",), "../parts")
+    assert back.trigger.auth == "oauth"
+    assert imported.report is not None
+    assert not imported.report.triggers[0].assumed
+
+
+def test_an_answer_outlives_the_next_import(tmp_path: Path) -> None:
+    """What a person wrote after the first import is not asked again, and is no difference."""
+    folder = synced(tmp_path / "w", YAML)
+    import_one(folder, tmp_path / "n.ipynb")
+    beside = tmp_path / "n.pdkernel.yaml"
+    beside.write_text(beside.read_text().replace("unanswered", "external_user"))
+    before = beside.read_text()
+
+    again = import_one(folder, tmp_path / "n.ipynb")
+
+    assert again.state == "unchanged"
+    assert beside.read_text() == before
+    assert again.report is not None
+    assert again.report.unanswered == ()

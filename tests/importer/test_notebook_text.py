@@ -1,0 +1,68 @@
+"""Facts about what a person reads in an imported notebook."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from pdkernel.directive import dump_cell_yaml, parse_yaml
+from pdkernel.model import JSON
+from tests.definition.builders import synced
+from tests.importer.importing import HEAD, PROJECTS, import_one
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("name", ["every-shape-p_Ab12Cd3", "odd-entries-p_Qq11Ww2"])
+def test_the_cells(name: str, tmp_path: Path) -> None:
+    """Every cell of a whole workflow, the report first, as its golden file has it."""
+    import_one(PROJECTS / name, tmp_path / "n.ipynb")
+    notebook = nbformat.read(tmp_path / "n.ipynb", 4)
+
+    text = "".join(f"===== {cell.cell_type} {cell.id}\n{cell.source}\n" for cell in notebook.cells)
+
+    golden = GOLDEN / f"{name}.txt"
+    if os.environ.get("PDKERNEL_UPDATE"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_expressions_stand_without_quotes() -> None:
+    """Where a cell can read them bare; elsewhere they keep the quotes that YAML needs."""
+    props: dict[str, JSON] = {
+        "whole": "{{steps.a.$return_value}}",
+        "mixed": "Hi {{steps.a.name}}, {{steps.b['x']}}",
+        "list": ["{{steps.a}}", "plain"],
+        "braces": '{{ {a: 1, b: "}}"} }}',
+        "colon": "{{steps.a}}: {{steps.b}}",
+        "lines": "a\n{{steps.b}}",
+        "not one": "{{#each items}}",
+    }
+
+    text = dump_cell_yaml(props)
+
+    assert text == (
+        "whole: {{steps.a.$return_value}}\n"
+        "mixed: Hi {{steps.a.name}}, {{steps.b['x']}}\n"
+        "list:\n- {{steps.a}}\n- plain\n"
+        'braces: {{ {a: 1, b: "}}"} }}\n'
+        'colon: "{{steps.a}}: {{steps.b}}"\n'
+        "lines: |-\n  a\n  {{steps.b}}\n"
+        'not one: "{{#each items}}"\n'
+    )
+    del props["not one"]
+    assert parse_yaml(dump_cell_yaml(props), allow_expressions=True).value == props
+
+
+def test_words_of_a_file_are_no_markup(tmp_path: Path) -> None:
+    """What the report quotes from a file stays on its line, in code."""
+    yaml = f'{HEAD}- namespace: a\n  uses: "x` <b>\\n# y@1.0.0"\n- namespace: "``` <script>"\n  type: if\n'
+    import_one(synced(tmp_path / "w", yaml), tmp_path / "n.ipynb")
+
+    report = next(cell for cell in nbformat.read(tmp_path / "n.ipynb", 4).cells if cell.id == "report").source
+
+    assert "\n# y" not in report
+    assert "- ```` ``` <script> ```` has no uses" in report

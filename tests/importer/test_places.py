@@ -1,0 +1,118 @@
+"""Facts about where notebooks go, and what an import leaves alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from pdkernel.errors import NotebookError, RequestError
+from pdkernel.importer import find_workflow_folders, plan_notebook_paths
+from tests.definition.builders import synced
+from tests.importer.importing import HEAD, PROJECTS, import_one
+
+CODE = "- namespace: a\n  runtime: python3.12\n  uses: ./a/entry.py\n"
+
+
+def flow(folder: Path, code: str = "def handler(pd):\n    return 1\n") -> Path:
+    """A folder of one workflow."""
+    return synced(folder, HEAD + CODE, a__entry_DOT_py=code)
+
+
+def test_a_repository_keeps_its_folders(tmp_path: Path) -> None:
+    """Each workflow's notebook stands where its folder does; folders without one are passed by."""
+    found = plan_notebook_paths(PROJECTS, find_workflow_folders(PROJECTS), tmp_path)
+
+    assert [str(notebook.relative_to(tmp_path)) for _, notebook in found] == [
+        "empty-p_0000001.ipynb",
+        "every-shape-p_Ab12Cd3.ipynb",
+        "odd-entries-p_Qq11Ww2.ipynb",
+        "team/nested/deploy-notes-p_Xy98Zw.ipynb",
+    ]
+
+
+def test_one_workflow(tmp_path: Path) -> None:
+    """It becomes the notebook that is named, or one of its folder's name."""
+    folder = flow(tmp_path / "w-p_1")
+
+    assert plan_notebook_paths(folder, find_workflow_folders(folder), tmp_path / "x.ipynb") == [
+        (folder, tmp_path / "x.ipynb")
+    ]
+    assert plan_notebook_paths(folder, find_workflow_folders(folder), tmp_path / "to") == [
+        (folder, tmp_path / "to/w-p_1.ipynb")
+    ]
+
+
+def test_nothing_is_written_where_it_was_read(tmp_path: Path) -> None:
+    """A place in the folder, or one that a link leads there or elsewhere, is refused."""
+    repository = tmp_path / "repo"
+    flow(repository / "team/w")
+    (tmp_path / "link").symlink_to(repository)
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to/team").symlink_to(tmp_path)
+
+    for to in (repository / "n.ipynb", repository / "notebooks", tmp_path / "link/n.ipynb", tmp_path / "to"):
+        with pytest.raises(RequestError):
+            plan_notebook_paths(repository, find_workflow_folders(repository), to)
+
+
+def test_no_workflow(tmp_path: Path) -> None:
+    """It is said; so is a name for one notebook where there are several workflows."""
+    with pytest.raises(NotebookError, match="holds no workflow"):
+        find_workflow_folders(tmp_path)
+    with pytest.raises(NotebookError, match="does not exist"):
+        find_workflow_folders(tmp_path / "x")
+    with pytest.raises(RequestError, match="holds 4 workflows"):
+        plan_notebook_paths(PROJECTS, find_workflow_folders(PROJECTS), tmp_path / "n.ipynb")
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    """A link to a folder above would lead round and round."""
+    flow(tmp_path / "r/w")
+    (tmp_path / "r/up").symlink_to(tmp_path)
+
+    assert find_workflow_folders(tmp_path / "r") == [tmp_path / "r/w"]
+
+
+def test_the_same_again(tmp_path: Path) -> None:
+    """A notebook that says the same, whatever its outputs, is left as it is."""
+    folder = flow(tmp_path / "w")
+    import_one(folder, tmp_path / "n.ipynb")
+    notebook = nbformat.read(tmp_path / "n.ipynb", 4)
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="ran")]
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    before = (tmp_path / "n.ipynb").read_bytes()
+
+    assert import_one(folder, tmp_path / "n.ipynb", force=True).state == "unchanged"
+    assert (tmp_path / "n.ipynb").read_bytes() == before
+
+
+def test_another_notebook_is_never_lost(tmp_path: Path) -> None:
+    """It is refused, or, with force, kept beside the new one; both times nothing of it is gone."""
+    folder = flow(tmp_path / "w")
+    import_one(folder, tmp_path / "n.ipynb")
+    before = (tmp_path / "n.ipynb").read_bytes()
+    (folder / "a/entry.py").write_text("def handler(pd):\n    return 2\n")
+
+    refused = import_one(folder, tmp_path / "n.ipynb")
+    kept_then = (tmp_path / "n.ipynb").read_bytes()
+    forced = import_one(folder, tmp_path / "n.ipynb", force=True)
+
+    assert isinstance(refused.error, RequestError)
+    assert "exists already" in refused.error.message
+    assert kept_then == before
+    assert forced.state == "replaced"
+    assert [path.name for path in forced.backups] == ["n.ipynb.before-import-1", "n.pdkernel.yaml.before-import-1"]
+    assert forced.backups[0].read_bytes() == before
+    assert "return 2" in (tmp_path / "n.ipynb").read_text()
+
+
+def test_the_folder_is_left_alone(tmp_path: Path) -> None:
+    """Nothing in it is made, changed or touched."""
+    folder = flow(tmp_path / "w")
+    before = {path: (path.stat().st_mtime_ns, path.is_dir()) for path in [folder, *folder.rglob("*")]}
+
+    import_one(folder, tmp_path / "n.ipynb")
+
+    assert {path: (path.stat().st_mtime_ns, path.is_dir()) for path in [folder, *folder.rglob("*")]} == before

@@ -1,0 +1,490 @@
+"""Installing npm packages: which versions, where, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError, ProjectError
+from pdkernel.packages import NPM_LOCK_NAME, NpmPackages, NpmSpec, NpmTree
+from pdkernel.packages.npm_command import NpmFailedError, build_disk_error, explain_failure
+from pdkernel.workers import find_node
+from tests.npm_registry import NpmRegistry
+from tests.packages.conftest import Open
+
+
+def version_in(tree: NpmTree, imported: str) -> str:
+    """The version that code gets which imports *imported*."""
+    manifest = tree.folder / "node_modules" / tree.aliases[imported] / "package.json"
+    return str(json.loads(manifest.read_text())["version"])
+
+
+def versions_in(tree: NpmTree) -> Mapping[str, str]:
+    """Each import and its version."""
+    return {imported: version_in(tree, imported) for imported in tree.aliases}
+
+
+async def test_the_newest_version_is_installed(registry: NpmRegistry, opened: Open) -> None:
+    """A package without a version is the newest that there is."""
+    registry.publish("tiny", "1.0.0")
+    registry.publish("tiny", "1.1.0")
+
+    tree = await opened().ensure([NpmSpec("tiny")])
+
+    assert versions_in(tree) == {"tiny": "1.1.0"}
+
+
+async def test_what_is_installed_is_not_installed_again(registry: NpmRegistry, opened: Open) -> None:
+    """The second time nobody is asked, in a new process either."""
+    registry.publish("tiny", "1.0.0")
+    first = await opened().ensure([NpmSpec("tiny")])
+    registry.asked.clear()
+
+    second = await opened().ensure([NpmSpec("tiny")], install=False)
+
+    assert (second, registry.asked) == (first, [])
+
+
+async def test_two_versions_of_one_package_stand_side_by_side(registry: NpmRegistry, opened: Open) -> None:
+    """Exact versions, ranges and scopes, each as its importer wrote it."""
+    for version in ("0.20.0", "0.20.3", "1.0.0", "1.2.0", "2.0.0"):
+        registry.publish("@scope/tiny", version)
+    specs = [NpmSpec("@scope/tiny", each) for each in (None, "1.0.0", "^1", "~0.20.0", ">=1 <2")]
+
+    tree = await opened().ensure(specs)
+
+    assert versions_in(tree) == {
+        "@scope/tiny": "2.0.0",
+        "@scope/tiny@1.0.0": "1.0.0",
+        "@scope/tiny@^1": "1.2.0",
+        "@scope/tiny@~0.20.0": "0.20.3",
+        "@scope/tiny@>=1 <2": "1.2.0",
+    }
+
+
+async def test_a_set_inside_an_installed_one_is_that_one(registry: NpmRegistry, opened: Open) -> None:
+    """And it shows no more than was asked for."""
+    registry.publish("one", "1.0.0")
+    registry.publish("two", "1.0.0")
+    both = await opened().ensure([NpmSpec("one"), NpmSpec("two")])
+
+    one = await opened().ensure([NpmSpec("one")], install=False)
+
+    assert (one.folder, one.aliases) == (both.folder, {"one": "one"})
+
+
+async def test_the_lock_file_has_hashes_and_no_address(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
+    """It can be committed: it does not say where packages come from."""
+    registry.publish("inner", "1.0.0")
+    registry.publish("outer", "1.0.0", dependencies={"inner": "^1"})
+
+    await opened().ensure([NpmSpec("outer")])
+
+    text = (tmp_path / NPM_LOCK_NAME).read_text()
+    assert text.count('"integrity": "sha512-') == 2
+    assert "127.0.0.1" not in text
+    assert "resolved" not in text
+    assert str(tmp_path) not in text
+
+
+async def test_a_fresh_machine_gets_the_same_versions(registry: NpmRegistry, opened: Open) -> None:
+    """The lock file holds what packages need, too."""
+    registry.publish("inner", "1.0.0")
+    registry.publish("outer", "1.0.0", dependencies={"inner": "^1"})
+    await opened().ensure([NpmSpec("outer")])
+    registry.publish("inner", "1.9.0")
+    registry.publish("outer", "1.9.0", dependencies={"inner": "^1"})
+
+    tree = await opened("elsewhere").ensure([NpmSpec("outer")])
+
+    inner = json.loads((tree.folder / "node_modules/inner/package.json").read_text())
+    assert (version_in(tree, "outer"), inner["version"]) == ("1.0.0", "1.0.0")
+
+
+async def test_another_set_keeps_the_versions_that_the_project_has(registry: NpmRegistry, opened: Open) -> None:
+    """A package is not newer in one step than in the other, nor is what it needs."""
+    registry.publish("inner", "1.0.0")
+    registry.publish("outer", "1.0.0", dependencies={"inner": "^1"})
+    await opened().ensure([NpmSpec("outer")])
+    for name in ("inner", "outer", "other"):
+        registry.publish(name, "1.9.0", dependencies={"inner": "^1"} if name == "outer" else {})
+
+    tree = await opened().ensure([NpmSpec("outer"), NpmSpec("other")])
+
+    inner = json.loads((tree.folder / "node_modules/inner/package.json").read_text())
+    assert (versions_in(tree), inner["version"]) == ({"outer": "1.0.0", "other": "1.9.0"}, "1.0.0")
+
+
+async def test_the_lock_file_keeps_no_set_that_another_contains(
+    registry: NpmRegistry, opened: Open, tmp_path: Path
+) -> None:
+    """Adding an import does not leave what was there before in it."""
+    for name in ("one", "two", "three"):
+        registry.publish(name, "1.0.0")
+    packages = opened()
+
+    for names in (["one"], ["three"], ["one", "two"]):
+        await packages.ensure([NpmSpec(name) for name in names])
+
+    sets = json.loads((tmp_path / NPM_LOCK_NAME).read_text())["sets"]
+    assert [list(each["imports"]) for each in sets] == [["one", "two"], ["three"]]
+
+
+async def test_the_progress_is_told(registry: NpmRegistry, opened: Open) -> None:
+    """A line when it begins and one with the versions when it ends."""
+    registry.publish("tiny", "1.0.0")
+    lines: list[str] = []
+
+    await opened().ensure([NpmSpec("tiny")], progress=lines.append)
+
+    assert lines[0] == "installing tiny ..."
+    assert lines[-1].startswith("installed tiny@1.0.0 in ")
+
+
+async def test_nothing_is_installed_where_that_is_forbidden(registry: NpmRegistry, opened: Open) -> None:
+    """The error names what is missing and the command; nobody is asked."""
+    registry.publish("here", "1.0.0")
+    await opened().ensure([NpmSpec("here")])
+    registry.asked.clear()
+
+    with pytest.raises(PackageMissingError) as caught:
+        await opened().ensure([NpmSpec("here"), NpmSpec("gone", "^1")], install=False, command="do it")
+
+    assert (caught.value.names, caught.value.fix) == (("gone@^1",), "Install it: do it")
+    assert (caught.value.exit_status, registry.asked) == (2, [])
+
+
+async def test_scripts_of_packages_do_not_run(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
+    """Installing runs none of a package's own code."""
+    proof = tmp_path / "ran"
+    registry.publish("tiny", "1.0.0", scripts={"postinstall": f"touch {proof}", "preinstall": f"touch {proof}"})
+
+    await opened().ensure([NpmSpec("tiny")])
+
+    assert not proof.exists()
+
+
+async def test_settings_of_npm_beside_the_project_count(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
+    """A registry in the folder's .npmrc is used, and the file stays where it is."""
+    registry.publish("tiny", "1.0.0")
+    (tmp_path / ".npmrc").write_text(f"registry={registry.url}\n")
+    packages = NpmPackages(
+        tmp_path / "packages",
+        lock=tmp_path / NPM_LOCK_NAME,
+        node=find_node,
+        environ={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home"), "npm_config_cache": str(tmp_path / "cache")},
+    )
+
+    tree = await packages.ensure([NpmSpec("tiny")])
+
+    assert version_in(tree, "tiny") == "1.0.0"
+    assert not (tree.folder / ".npmrc").exists()
+
+
+async def test_runs_at_once_install_once(registry: NpmRegistry, opened: Open) -> None:
+    """Several processes that need the same agree on one folder."""
+    registry.publish("tiny", "1.0.0")
+
+    trees = await asyncio.gather(*(opened().ensure([NpmSpec("tiny")]) for _ in range(4)))
+
+    assert len({tree.folder for tree in trees}) == 1
+    assert len(registry.downloads()) == 1
+
+
+async def test_runs_at_once_lose_nothing_of_the_lock_file(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
+    """Each that adds something finds what the others have added."""
+    names = [f"tiny{number}" for number in range(4)]
+    for name in names:
+        registry.publish(name, "1.0.0")
+
+    await asyncio.gather(*(opened().ensure([NpmSpec(name)]) for name in names))
+
+    sets = json.loads((tmp_path / NPM_LOCK_NAME).read_text())["sets"]
+    assert [list(each["imports"]) for each in sets] == [[name] for name in names]
+
+
+async def test_what_a_killed_process_left_is_removed(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
+    """Half an installation is never used."""
+    left = tmp_path / "packages" / ".new-1-aa" / "node_modules"
+    left.mkdir(parents=True)
+    registry.publish("tiny", "1.0.0")
+
+    await opened().ensure([NpmSpec("tiny")])
+
+    assert not left.exists()
+
+
+async def test_sets_that_nobody_has_used_for_long_are_removed(
+    registry: NpmRegistry, opened: Open, tmp_path: Path
+) -> None:
+    """And are installed again when they are needed."""
+    for name in ("old", "new"):
+        registry.publish(name, "1.0.0")
+    old = await opened().ensure([NpmSpec("old")])
+    year = time.time() - 365 * 24 * 3600
+    os.utime(old.folder, (year, year))
+
+    await opened().ensure([NpmSpec("new")])
+
+    assert not old.folder.exists()
+    assert await opened().ensure([NpmSpec("old")]) == old
+
+
+async def test_a_cancelled_installation_leaves_nothing(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
+    """The one that installs is ended, and the next one goes through."""
+    registry.publish("tiny", "1.0.0")
+    registry.gate.clear()
+    task = asyncio.ensure_future(opened().ensure([NpmSpec("tiny")]))
+    while not registry.asked:
+        await asyncio.sleep(0.01)
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    left = [entry.name for entry in (tmp_path / "packages").iterdir() if entry.is_dir()]
+    registry.gate.set()
+    assert left == []
+    assert version_in(await opened().ensure([NpmSpec("tiny")]), "tiny") == "1.0.0"
+
+
+# ── what goes wrong ────────────────────────────────────────────────────────────────
+
+
+async def failure_of(packages: NpmPackages, *specs: NpmSpec) -> PackageInstallError:
+    """Why *specs* cannot be installed."""
+    with pytest.raises(PackageInstallError) as caught:
+        await packages.ensure(specs)
+    return caught.value
+
+
+async def test_a_package_that_there_is_not(registry: NpmRegistry, opened: Open) -> None:
+    """Its name, the nearest well-known one, and which of several it is."""
+    registry.publish("tiny", "1.0.0")
+
+    error = await failure_of(opened(), NpmSpec("tiny"), NpmSpec("axois"))
+
+    assert error.message == "There is no npm package axois."
+    assert "axios" in error.fix
+    assert error.package == "axois"
+
+
+async def test_a_version_that_there_is_not(registry: NpmRegistry, opened: Open) -> None:
+    """The package, the version, and how to see those that there are."""
+    registry.publish("tiny", "1.0.0")
+
+    error = await failure_of(opened(), NpmSpec("tiny"), NpmSpec("tiny", ">=7 <8"))
+
+    assert error.message == "There is no version of the npm package tiny that is >=7 <8."
+    assert "npm view tiny versions" in error.fix
+    assert error.package == "tiny@>=7 <8"
+
+
+async def test_a_package_needs_one_that_there_is_not(registry: NpmRegistry, opened: Open) -> None:
+    """Both are named."""
+    registry.publish("outer", "1.0.0", dependencies={"inner": "1"})
+
+    error = await failure_of(opened(), NpmSpec("outer"))
+
+    assert error.message == "outer cannot be installed: there is no npm package inner, which it needs."
+
+
+async def test_packages_that_contradict_each_other(registry: NpmRegistry, opened: Open) -> None:
+    """It is said that different steps may have both."""
+    registry.publish("base", "1.0.0")
+    registry.publish("base", "2.0.0")
+    registry.publish("old", "1.0.0", peerDependencies={"base": "1"})
+
+    error = await failure_of(opened(), NpmSpec("base", "2.0.0"), NpmSpec("old"))
+
+    assert "contradict" in error.message
+    assert "different steps" in error.fix
+
+
+async def test_no_network(registry: NpmRegistry, opened: Open) -> None:
+    """It is said in seconds, with what to do."""
+    packages = opened(npm_config_registry="http://127.0.0.1:9/")
+
+    error = await failure_of(packages, NpmSpec("tiny"))
+
+    assert error.message.startswith("tiny cannot be installed: the npm registry does not answer (ECONNREFUSED).")
+    assert "Run again when there is." in error.fix
+
+
+async def test_what_is_installed_runs_without_a_network(registry: NpmRegistry, opened: Open) -> None:
+    """The registry is asked for what is missing only."""
+    registry.publish("tiny", "1.0.0")
+    await opened().ensure([NpmSpec("tiny")])
+
+    tree = await opened(npm_config_registry="http://127.0.0.1:9/").ensure([NpmSpec("tiny")])
+
+    assert version_in(tree, "tiny") == "1.0.0"
+
+
+async def test_other_bytes_than_the_lock_file_knows_are_refused(
+    registry: NpmRegistry, opened: Open, tmp_path: Path
+) -> None:
+    """A version whose archive was changed is not installed."""
+    registry.publish("tiny", "1.0.0")
+    await opened().ensure([NpmSpec("tiny")])
+    registry.change("tiny", "1.0.0")
+
+    error = await failure_of(opened("elsewhere", npm_config_cache=str(tmp_path / "cache")), NpmSpec("tiny"))
+
+    assert "not what the lock file has the hash of" in error.message
+
+
+async def test_a_locked_version_that_was_withdrawn(registry: NpmRegistry, opened: Open) -> None:
+    """It is said that the lock file asks for it."""
+    registry.publish("tiny", "1.0.0")
+    registry.publish("tiny", "1.0.1")
+    await opened().ensure([NpmSpec("tiny")])
+    registry.publish("tiny", "1.0.2")
+    registry.withdraw("tiny", "1.0.1")
+
+    error = await failure_of(opened("elsewhere"), NpmSpec("tiny"))
+
+    assert error.message == "There is no version of the npm package tiny that is 1.0.1."
+    assert NPM_LOCK_NAME in error.fix
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+async def test_no_address_and_no_password_is_told(registry: NpmRegistry, opened: Open, status: int) -> None:
+    """A registry's address may hold a password."""
+    registry.status = status
+    with_password = registry.url.replace("http://", "http://ada:s3cret-word@")
+
+    error = await failure_of(opened(npm_config_registry=with_password), NpmSpec("tiny"))
+
+    assert "tiny cannot be installed" in error.message
+    assert "s3cret-word" not in str(error)
+    assert "127.0.0.1" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "spec", [NpmSpec("Tiny?x"), NpmSpec("-g"), NpmSpec("tiny", "npm:other"), NpmSpec("tiny", "$(x)")]
+)
+async def test_what_is_no_package_of_a_registry_is_refused(registry: NpmRegistry, opened: Open, spec: NpmSpec) -> None:
+    """Nobody is asked for a name or a version that is none."""
+    registry.publish("-g", "1.0.0")
+
+    error = await failure_of(opened(), spec)
+
+    assert "is not" in error.message
+    assert (error.package, registry.asked) == (str(spec), [])
+
+
+async def test_a_nodejs_without_npm(registry: NpmRegistry, tmp_path: Path) -> None:
+    """It is said how to get one that has it."""
+    packages = NpmPackages(
+        tmp_path / "packages",
+        lock=tmp_path / NPM_LOCK_NAME,
+        node=lambda: tmp_path / "bin" / "node",
+        environ={**registry.environ(tmp_path), "PATH": str(tmp_path)},
+    )
+
+    with pytest.raises(InterpreterMissingError, match="has none") as caught:
+        await packages.ensure([NpmSpec("tiny")])
+
+    assert caught.value.fix == "pip install 'pdkernel[node]'"
+
+
+async def test_a_folder_that_cannot_be_made(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
+    """What the system says stands in the message, as with any other failure."""
+    registry.publish("tiny", "1.0.0")
+    (tmp_path / "packages").write_text("in the way")
+
+    error = await failure_of(opened(), NpmSpec("tiny"))
+
+    assert error.message.startswith("tiny cannot be installed: ")
+    assert "file exists" in error.message
+
+
+@pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT"])
+def test_a_full_disk(code: str) -> None:
+    """Told alike by npm and by the system."""
+    by_npm = explain_failure(NpmFailedError(code, "write"), ["tiny"], str)
+    by_system = build_disk_error(OSError(getattr(errno, code), "No space left on device"), ["tiny"])
+
+    assert by_npm.message == by_system.message == "tiny cannot be installed: the disk is full."
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", '{"lockVersion": 99, "sets": []}', '{"lockVersion": 1, "sets": [{}]}', "<<<<", "\xff", "[" * 100_000],
+)
+async def test_a_lock_file_that_cannot_be_read_is_left_alone(opened: Open, tmp_path: Path, text: str) -> None:
+    """Its name, and what to do about it."""
+    (tmp_path / NPM_LOCK_NAME).write_text(text, encoding="latin-1")
+
+    with pytest.raises(ProjectError, match=NPM_LOCK_NAME):
+        await opened().ensure([NpmSpec("tiny")])
+
+    assert (tmp_path / NPM_LOCK_NAME).read_text(encoding="latin-1") == text
+
+
+@pytest.mark.parametrize(
+    ("folder", "more"),
+    [
+        ("../../tiny", {}),
+        ("/tiny", {}),
+        ("tiny", {"../tiny": {"version": "1"}}),
+        ("tiny", {"node_modules/../../tiny": {"version": "1"}}),
+        ("tiny", {"node_modules/other": {"link": True, "resolved": "../.."}}),
+        ("tiny", {"node_modules/other": 5}),
+    ],
+)
+async def test_a_lock_file_that_leads_out_of_the_folder_is_refused(
+    opened: Open, tmp_path: Path, folder: str, more: Mapping[str, object]
+) -> None:
+    """Another person's lock file puts no package outside of its set's folder, and makes no link."""
+    packages = {"": {"dependencies": {}}, f"node_modules/{folder}": {"version": "1.0.0"}, **more}
+    value = {"lockVersion": 1, "sets": [{"imports": {"tiny": folder}, "packages": packages}]}
+    (tmp_path / NPM_LOCK_NAME).write_text(json.dumps(value))
+
+    with pytest.raises(ProjectError, match="is not a lock file that this version can read"):
+        await opened().ensure([NpmSpec("tiny")])
+
+
+async def test_a_fifo_in_the_place_of_the_lock_file(opened: Open, tmp_path: Path) -> None:
+    """A FIFO is refused, not waited for."""
+    os.mkfifo(tmp_path / NPM_LOCK_NAME)
+
+    with pytest.raises(ProjectError, match="not a regular file"):
+        await opened().ensure([NpmSpec("tiny")])
+
+
+async def test_a_folder_in_the_place_of_the_lock_file(opened: Open, tmp_path: Path) -> None:
+    """What the system says stands in the message."""
+    (tmp_path / NPM_LOCK_NAME).mkdir()
+
+    with pytest.raises(ProjectError, match="is a directory"):
+        await opened().ensure([NpmSpec("tiny")])
+
+
+# ── the real registry ──────────────────────────────────────────────────────────────
+
+
+async def test_two_versions_from_the_real_registry(tmp_path: Path) -> None:
+    """What npm makes of a real package's description and archive; tried again, since a network may fail."""
+    packages = NpmPackages(tmp_path / "packages", lock=tmp_path / NPM_LOCK_NAME, node=find_node, environ=os.environ)
+    specs = [NpmSpec("is-number", "7.0.0"), NpmSpec("is-number", "6.0.0")]
+
+    for attempt in range(4):
+        try:
+            tree = await packages.ensure(specs)
+            break
+        except PackageInstallError:
+            if attempt == 3:
+                raise
+            await asyncio.sleep(2**attempt)
+
+    assert versions_in(tree) == {"is-number@6.0.0": "6.0.0", "is-number@7.0.0": "7.0.0"}
+    assert "://" not in (tmp_path / NPM_LOCK_NAME).read_text()

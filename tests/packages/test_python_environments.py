@@ -1,0 +1,321 @@
+"""Environments of Python steps: made, kept, locked, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pdkernel.analysis import PythonRequirement, find_python_requirements
+from pdkernel.errors import PackageMissingError, ProjectError
+from pdkernel.packages import PYTHON_LOCK_NAME, PythonEnvironment, PythonInstallError, PythonPackages
+from tests.wheels import WheelFolder
+
+Open = Callable[..., PythonPackages]
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> WheelFolder:
+    """An empty registry."""
+    return WheelFolder(tmp_path / "wheels")
+
+
+@pytest.fixture
+def opened(wheels: WheelFolder, tmp_path: Path) -> Open:
+    """Opens the environments of the project in `tmp_path`, as a process that has just started."""
+
+    def open_packages(folder: str = "python", **environ: str) -> PythonPackages:
+        return PythonPackages(
+            tmp_path / folder, lock=tmp_path / PYTHON_LOCK_NAME, environ={**wheels.environ(), **environ}
+        )
+
+    return open_packages
+
+
+async def ensure(
+    packages: PythonPackages, source: str, *, install: bool = True, said: list[str] | None = None
+) -> PythonEnvironment:
+    """The environment of a step whose code is *source*."""
+    heard = [] if said is None else said
+    return await packages.ensure(find_python_requirements(source), install=install, progress=heard.append)
+
+
+def in_it(environment: PythonEnvironment, code: str) -> str:
+    """What *code* prints there; or the last line of its failure."""
+    done = subprocess.run([environment.python, "-I", "-c", code], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+
+async def test_steps_without_packages_share_a_bare_environment(opened: Open) -> None:
+    """It sees nothing of the environment that runs us, takes no progress line, and is there for the next process."""
+    said: list[str] = []
+
+    first = await ensure(opened(), "import json", said=said)
+    second = await ensure(opened(), "", install=False, said=said)
+
+    assert first == second
+    assert in_it(first, "import pytest") == "ModuleNotFoundError: No module named 'pytest'"
+    assert first.packages() == {}
+    assert said == []
+
+
+async def test_what_is_imported_is_installed_once(opened: Open, wheels: WheelFolder) -> None:
+    """The distribution of the module comes with what it needs; the second time nothing is done."""
+    wheels.publish("beautifulsoup4", modules={"bs4/__init__.py": "import soupsieve\n"}, requires=["soupsieve"])
+    wheels.publish("soupsieve", "2.5")
+    said: list[str] = []
+
+    first = await ensure(opened(), "from bs4 import x", said=said)
+    again = await ensure(opened(), "import bs4", install=False)
+
+    assert first == again
+    assert first.packages() == {"beautifulsoup4": "1.0", "soupsieve": "2.5"}
+    assert in_it(first, "import bs4; print('here')") == "here"
+    assert said[-1].startswith("installed beautifulsoup4 1.0, soupsieve 2.5 in ")
+
+
+async def test_the_lock_is_honoured_on_a_fresh_machine(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """It holds versions and hashes and no address; a newer version is not taken."""
+    wheels.publish("tiny", "1.0")
+    await ensure(opened(), "import tiny")
+    wheels.publish("tiny", "2.0")
+
+    elsewhere = await ensure(opened("elsewhere"), "import tiny")
+
+    assert elsewhere.packages() == {"tiny": "1.0"}
+    lock = (tmp_path / PYTHON_LOCK_NAME).read_text(encoding="utf-8")
+    assert "tiny==1.0 --hash=sha256:" in lock
+    assert "://" not in lock
+    assert str(tmp_path) not in lock
+
+
+async def test_a_file_that_is_not_the_locked_one_is_refused(opened: Open, wheels: WheelFolder) -> None:
+    """Same name and version, other content: nothing is installed."""
+    wheels.publish("tiny", "1.0")
+    await ensure(opened(), "import tiny")
+    wheels.publish("tiny", "1.0", modules={"tiny.py": "print('something else')\n"})
+
+    with pytest.raises(PythonInstallError, match="what the registry has is not what the lock file says"):
+        await ensure(opened("elsewhere"), "import tiny")
+
+
+async def test_another_kind_of_machine_takes_the_versions(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """The other block is kept, and one with this machine's hashes is added."""
+    wheels.publish("tiny", "1.0")
+    wheels.publish("tiny", "2.0")
+    other = f"# tiny for tiny | Python 3.99, moon m1\ntiny==1.0 --hash=sha256:{'0' * 64}\n"
+    (tmp_path / PYTHON_LOCK_NAME).write_text(other, encoding="utf-8")
+
+    here = await ensure(opened(), "import tiny")
+
+    assert here.packages() == {"tiny": "1.0"}
+    assert other in (tmp_path / PYTHON_LOCK_NAME).read_text(encoding="utf-8")
+
+
+async def test_adding_a_package_keeps_the_versions_of_the_others(opened: Open, wheels: WheelFolder) -> None:
+    """A step that imports one more does not move the rest; a pinned version does."""
+    wheels.publish("tiny", "1.0")
+    await ensure(opened(), "import tiny")
+    wheels.publish("tiny", "2.0")
+    wheels.publish("more", "1.0")
+
+    added = await ensure(opened(), "import tiny, more")
+    pinned = await ensure(opened(), "# pipedream add-package tiny==2.0\nimport tiny")
+
+    assert added.packages() == {"more": "1.0", "tiny": "1.0"}
+    assert pinned.packages() == {"tiny": "2.0"}
+
+
+async def test_a_comment_may_provide_what_is_imported(opened: Open, wheels: WheelFolder) -> None:
+    """`add-package py-foo` with `import foo`: the registry's own `foo`, which is something else, is left alone."""
+    wheels.publish("py-foo", modules={"foo.py": ""})
+    wheels.publish("foo", modules={"unrelated.py": ""})
+
+    environment = await ensure(opened(), "# pipedream add-package pip install py-foo\nimport foo")
+
+    assert environment.packages() == {"py-foo": "1.0"}
+
+
+async def test_commands_of_packages_start(opened: Open, wheels: WheelFolder) -> None:
+    """A command that a package brings runs in the environment's place."""
+    wheels.publish("tool", modules={"tool.py": "def main():\n    print('it runs')\n"}, scripts={"tool": "tool:main"})
+
+    environment = await ensure(opened(), "import tool")
+
+    command = environment.folder / "bin" / "tool"
+    assert subprocess.run([command], capture_output=True, text=True, check=True).stdout == "it runs\n"
+
+
+async def test_nothing_is_installed_when_nothing_may_be(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """The error names the packages and the command; no environment is left."""
+    wheels.publish("tiny")
+
+    with pytest.raises(PackageMissingError) as raised:
+        await ensure(opened(), "import tiny, yaml", install=False)
+
+    assert raised.value.names == ("PyYAML", "tiny")
+    assert "pdkernel packages install" in raised.value.fix
+    assert not (tmp_path / "python").exists()
+
+
+async def test_a_package_that_there_is_not_is_named(opened: Open, wheels: WheelFolder) -> None:
+    """The import that asks for it is named too, and so is what to write."""
+    wheels.publish("tiny")
+
+    with pytest.raises(PythonInstallError) as raised:
+        await ensure(opened(), "import tiny\nimport nosuch.part")
+
+    assert raised.value.failed_names == {"nosuch"}
+    assert raised.value.message == "The registry has no package nosuch, which `import nosuch` asks for."
+    assert "# pipedream add-package NAME" in raised.value.fix
+
+
+async def test_a_version_that_there_is_not_lists_those_that_there_are(opened: Open, wheels: WheelFolder) -> None:
+    """The latest versions are in the message, and one is in the fix."""
+    wheels.publish("tiny", "1.0")
+    wheels.publish("tiny", "1.1")
+
+    with pytest.raises(PythonInstallError) as raised:
+        await ensure(opened(), "# pipedream add-package tiny==9")
+
+    assert "The package tiny has no version ==9" in raised.value.message
+    assert "1.0, 1.1" in raised.value.message
+    assert "tiny==1.1" in raised.value.fix
+
+
+async def test_source_archives_are_not_run(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """A package without a wheel would run its own code when it is installed: it is refused, with a way out."""
+    mark = tmp_path / "mark"
+    wheels.publish_source("oldish", setup=f"open({str(mark)!r}, 'w').write('ran')")
+
+    with pytest.raises(PythonInstallError) as raised:
+        await ensure(opened(), "import oldish")
+
+    assert "only source" in raised.value.message
+    assert "pip wheel --no-deps oldish" in raised.value.fix
+    assert not mark.exists()
+
+
+async def test_packages_that_do_not_go_together_are_named(opened: Open, wheels: WheelFolder) -> None:
+    """The message says who asks for what."""
+    wheels.publish("left", requires=["base<2"])
+    wheels.publish("right", requires=["base>=2"])
+    wheels.publish("base", "1.0")
+    wheels.publish("base", "2.0")
+
+    with pytest.raises(PythonInstallError, match="cannot be installed together") as raised:
+        await ensure(opened(), "import left, right")
+
+    assert "left 1.0 depends on base<2" in raised.value.message
+
+
+async def test_no_network_is_said_without_the_registrys_password(opened: Open) -> None:
+    """The address of a registry may hold a password; no message holds the address."""
+    environ = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": "http://user:pa55word@127.0.0.1:9/simple", "PIP_RETRIES": "0"}
+    said: list[str] = []
+
+    with pytest.raises(PythonInstallError, match="registry cannot be reached") as raised:
+        await ensure(opened(**environ), "import tiny", said=said)
+
+    assert "pa55word" not in f"{raised.value}{raised.value.fix}{said}"
+    assert "127.0.0.1" not in str(raised.value)
+
+
+async def test_two_that_need_the_same_install_it_once(opened: Open, wheels: WheelFolder) -> None:
+    """Whoever comes second waits, and finds it made."""
+    wheels.publish("tiny")
+    said: list[str] = []
+
+    first, second = await asyncio.gather(
+        ensure(opened(), "import tiny", said=said), ensure(opened(), "import tiny", said=said)
+    )
+
+    assert first == second
+    assert len([line for line in said if line.startswith("installed ")]) == 1
+    assert "Waiting for another process that installs packages" in said
+
+
+async def test_an_installation_that_is_given_up_leaves_nothing(
+    opened: Open, wheels: WheelFolder, tmp_path: Path
+) -> None:
+    """A cancelled one and one whose process died are cleared away; the next one succeeds."""
+    wheels.publish("tiny")
+    (tmp_path / "python" / "building-0-0").mkdir(parents=True)
+    started = asyncio.Event()
+    task = asyncio.ensure_future(
+        opened().ensure([PythonRequirement("tiny")], install=True, progress=lambda _line: started.set())
+    )
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert [each.name for each in (tmp_path / "python").iterdir()] == [".lock"]
+    assert (await ensure(opened(), "import tiny")).packages() == {"tiny": "1.0"}
+
+
+async def test_an_environment_that_was_deleted_is_made_again(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """Also in a process that knew it."""
+    wheels.publish("tiny")
+    packages = opened()
+    await ensure(packages, "import tiny")
+    shutil.rmtree(tmp_path / "python")
+
+    assert (await ensure(packages, "import tiny")).packages() == {"tiny": "1.0"}
+
+
+async def test_environments_that_are_not_used_any_more_are_removed(
+    opened: Open, wheels: WheelFolder, tmp_path: Path
+) -> None:
+    """The recent ones are kept, however old; beyond them, those that were used yesterday or later."""
+    wheels.publish("tiny")
+    for number in range(30):
+        old = tmp_path / "python" / f"old{number:02}"
+        old.mkdir(parents=True)
+        os.utime(old, (1_000_000 + number, 1_000_000 + number))
+
+    await ensure(opened(), "import tiny")
+
+    left = {each.name for each in (tmp_path / "python").iterdir()}
+    assert {name for name in left if name.startswith("old")} == {f"old{number:02}" for number in range(11, 30)}
+
+
+async def test_a_folder_that_cannot_be_used_is_named(opened: Open, tmp_path: Path) -> None:
+    """A file in its place: what, why, where to look."""
+    (tmp_path / "python").write_text("", encoding="utf-8")
+
+    with pytest.raises(PythonInstallError, match="cannot be made: File exists") as raised:
+        await ensure(opened(), "")
+
+    assert str(tmp_path / "python") in raised.value.fix
+
+
+async def test_a_lock_with_the_marks_of_a_merge_is_refused(opened: Open, tmp_path: Path) -> None:
+    """The line is named; the file is left as it is."""
+    (tmp_path / PYTHON_LOCK_NAME).write_text("# tiny for tiny | Python 3.12, x y\n<<<<<<< ours\n", encoding="utf-8")
+
+    with pytest.raises(ProjectError, match="line 2"):
+        await ensure(opened(), "import tiny")
+
+
+async def test_a_fifo_in_the_place_of_the_lock_is_refused(opened: Open, tmp_path: Path) -> None:
+    """A FIFO is refused, not waited for."""
+    os.mkfifo(tmp_path / PYTHON_LOCK_NAME)
+
+    with pytest.raises(ProjectError, match="cannot be read: Not a regular file"):
+        await ensure(opened(), "import tiny")
+
+
+async def test_the_real_registry(tmp_path: Path) -> None:
+    """A small package, pinned, from wherever this machine's pip installs."""
+    packages = PythonPackages(tmp_path / "python", lock=tmp_path / PYTHON_LOCK_NAME, environ=os.environ)
+
+    environment = await ensure(packages, "# pipedream add-package six==1.16.0\nimport six")
+
+    assert environment.packages() == {"six": "1.16.0"}
+    assert in_it(environment, "import six; print(six.__version__)") == "1.16.0"

@@ -1,0 +1,241 @@
+"""Data stores: records, their times to live, pages, and ten processes at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import func, select
+
+from pdkernel.clock import ManualClock
+from pdkernel.errors import RequestError, StoreNotFoundError
+from pdkernel.model import JSON
+from pdkernel.project import Project, StoreRecord
+from pdkernel.project.data_stores import MAX_PAGE_RECORDS, MAX_TTL_S
+from pdkernel.project.schema import store_records
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def value(project: Project, key: str, store: str = "s") -> Any:
+    """The value of *key*, or `absent`."""
+    record = project.data_stores.find(store, key)
+    return record.value if record else "absent"
+
+
+@settings(
+    max_examples=settings().max_examples // 2,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(kept=VALUES)
+def test_any_json_value_comes_back(project: Project, kept: JSON) -> None:
+    """A value comes back as it was: great integers, half surrogates, order of keys."""
+    project.data_stores.set("s", "key", kept)
+
+    assert json.dumps(value(project, "key")) == json.dumps(kept)
+
+
+def test_a_store_is_made_by_its_first_write(project: Project) -> None:
+    """Reading a store that there is not finds nothing and makes nothing."""
+    assert value(project, "key") == "absent"
+    assert project.data_stores.count("s") == 0
+    assert project.data_stores.read_keys("s") == ([], None)
+    assert project.data_stores.delete("s", "key") is False
+    assert project.data_stores.names() == []
+
+    project.data_stores.set("s", "key", 1)
+
+    assert project.data_stores.names() == ["s"]
+
+
+def test_a_new_value_takes_the_place_of_the_old_one(project: Project) -> None:
+    """A key has one value, the last one, and its place in the order stays."""
+    for key in "ab":
+        project.data_stores.set("s", key, "old")
+
+    project.data_stores.set("s", "a", "new")
+
+    assert [(record.key, record.value) for record in project.data_stores.iter_records("s")] == [
+        ("a", "new"),
+        ("b", "old"),
+    ]
+
+
+def test_stores_do_not_see_each_other(project: Project) -> None:
+    """One key in two stores is two records."""
+    project.data_stores.set("one", "key", 1)
+    project.data_stores.set("two", "key", 2)
+
+    project.data_stores.clear("one")
+
+    assert (value(project, "key", "one"), value(project, "key", "two")) == ("absent", 2)
+
+
+def test_a_record_is_absent_when_its_time_is_over(project: Project, clock: ManualClock) -> None:
+    """An expired record is found by nothing."""
+    project.data_stores.set("s", "short", 1, ttl=60)
+    project.data_stores.set("s", "long", 2)
+    clock.advance(60)
+
+    assert value(project, "short") == "absent"
+    assert project.data_stores.count("s") == 1
+    assert project.data_stores.read_keys("s")[0] == ["long"]
+    assert [record.key for record in project.data_stores.iter_records("s")] == ["long"]
+    assert [store.record_count for store in project.data_stores.list_stores()] == [1]
+    assert project.data_stores.set_ttl("s", "short", 60) is False
+    assert project.data_stores.clear("s") == 1
+
+
+def test_expired_records_are_removed_by_a_later_write(project: Project, clock: ManualClock) -> None:
+    """What is over does not stay on disk for ever."""
+    for number in range(5):
+        project.data_stores.set("s", f"k{number}", number, ttl=1)
+    clock.advance(2)
+
+    project.data_stores.set("other", "key", 1)
+
+    with project.sqlalchemy_engine.connect() as connection:
+        assert connection.execute(select(func.count()).select_from(store_records)).scalar_one() == 1
+
+
+def test_time_to_live_can_be_changed_and_taken_away(project: Project, clock: ManualClock) -> None:
+    """`set_ttl` counts from now; None lets the record live for ever; a new value without one does, too."""
+    for key in ("longer", "for ever", "new value"):
+        project.data_stores.set("s", key, 1, ttl=60)
+    project.data_stores.set_ttl("s", "longer", 120)
+    project.data_stores.set_ttl("s", "for ever", None)
+    project.data_stores.set("s", "new value", 1)
+    clock.advance(100)
+
+    found = project.data_stores.find("s", "longer")
+    assert found is not None
+    assert found.expires == clock.now() + timedelta(seconds=20)
+    assert project.data_stores.read_keys("s")[0] == ["longer", "for ever", "new value"]
+
+
+@pytest.mark.parametrize("ttl", [0, -1, MAX_TTL_S + 1, math.nan, math.inf, "60", True])
+def test_an_impossible_time_to_live_is_refused(project: Project, ttl: Any) -> None:
+    """A time to live is a number of seconds up to two years."""
+    with pytest.raises(RequestError, match="time to live"):
+        project.data_stores.set("s", "key", 1, ttl=ttl)
+
+
+@pytest.mark.parametrize("key", ["", "k" * 1025, "half \ud800", "nul \0", 7, None])
+def test_an_impossible_key_is_refused(project: Project, key: Any) -> None:
+    """A key is a text that both databases can hold."""
+    with pytest.raises(RequestError, match="key"):
+        project.data_stores.set("s", key, 1)
+
+
+@pytest.mark.parametrize("name", ["", " padded", "two\nlines", "n" * 201])
+def test_an_impossible_name_is_refused(project: Project, name: str) -> None:
+    """A store's name can be written on a directive's line."""
+    with pytest.raises(RequestError, match="cannot be called"):
+        project.data_stores.set(name, "key", 1)
+
+
+@pytest.mark.parametrize("wrong", [{1, 2}, math.nan, {"deep": object()}])
+def test_a_value_that_is_not_json_is_refused(project: Project, wrong: Any) -> None:
+    """What is not JSON is refused, and nothing is stored."""
+    with pytest.raises(RequestError, match="'key' is not JSON"):
+        project.data_stores.set("s", "key", wrong)
+
+    assert project.data_stores.names() == []
+
+
+def test_a_large_store_is_read_in_pages(project: Project) -> None:
+    """Pages together hold every record once, in order, also those that are added meanwhile."""
+    project.data_stores.put_records(
+        "s", [StoreRecord(f"k{number}", number, None) for number in range(MAX_PAGE_RECORDS + 3)]
+    )
+
+    first, after = project.data_stores.read_keys("s")
+    project.data_stores.delete("s", "k0")
+    project.data_stores.set("s", "late", 1)
+    second, end = project.data_stores.read_keys("s", after)
+
+    assert [*first, *second] == [*(f"k{number}" for number in range(MAX_PAGE_RECORDS + 3)), "late"]
+    assert end is None
+    assert project.data_stores.count("s") == MAX_PAGE_RECORDS + 3
+
+
+def test_a_page_of_great_values_ends_early(project: Project) -> None:
+    """A page holds about a megabyte, whatever the number of its records."""
+    project.data_stores.put_records("s", [StoreRecord(f"k{number}", "x" * 700_000, None) for number in range(5)])
+
+    assert len(project.data_stores.read_page("s").records) == 2
+    assert [record.key for record in project.data_stores.iter_records("s")] == [f"k{number}" for number in range(5)]
+
+
+def test_a_removed_store_is_gone_with_its_records(project: Project) -> None:
+    """A store of the same name made later is empty."""
+    project.data_stores.set("s", "key", 1)
+
+    assert project.data_stores.remove("s") is True
+    assert project.data_stores.remove("s") is False
+    assert value(project, "key") == "absent"
+
+
+def test_an_unknown_store_names_those_that_there_are(project: Project) -> None:
+    """The error for a name that is no store's says which there are."""
+    project.data_stores.set("orders", "key", 1)
+
+    with pytest.raises(StoreNotFoundError, match="orders"):
+        project.data_stores.require("order")
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from pdkernel.project import Project
+with Project.open(Path(sys.argv[1])) as project:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for number in range(20):
+        project.data_stores.set("shared", f"{sys.argv[2]}-{number}", {"by": sys.argv[2], "number": number})
+        project.data_stores.set("shared", "last", sys.argv[2])
+"""
+
+
+def test_ten_processes_lose_nothing(tmp_path: Path) -> None:
+    """Ten processes that write to one store at once lose none of each other's records."""
+    folder = tmp_path / ".pdkernel"
+    Project.open(folder).close()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITE, folder, str(name)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for name in range(10)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=60)
+
+    assert [process.returncode for process in processes] == [0] * 10
+    with Project.open(folder) as project:
+        found = {
+            record.key: record.value for record in project.data_stores.iter_records("shared") if record.key != "last"
+        }
+        assert found == {
+            f"{name}-{number}": {"by": str(name), "number": number} for name in range(10) for number in range(20)
+        }
+        assert project.data_stores.count("shared") == 201

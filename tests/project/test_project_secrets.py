@@ -1,0 +1,50 @@
+"""No secret is in a file or a repr."""
+
+from __future__ import annotations
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.execution import StoredResponse
+from pdkernel.project import Project
+
+SECRET = "xoxb-planted-4711-secret"
+
+
+def test_no_secret_is_in_the_projects_files(project: Project) -> None:
+    """Credentials, variables, notebook states and answers are in no file as text; an account's name is."""
+    LocalDirectory(project).add_account(
+        app="slack", credentials={"oauth_access_token": SECRET}, external_user_id="ada", name="plain-to-see"
+    )
+    project.variables.set("TOKEN", SECRET)
+    project.notebook_states.save("notebook", {"exports": {"a": SECRET}})
+    project.idempotency.add(
+        "key", StoredResponse(200, "", (("x", SECRET),), SECRET.encode(), "2026-01-01T00:00:00.000Z")
+    )
+
+    stored = b"".join(path.read_bytes() for path in project.folder.iterdir())
+
+    assert b"plain-to-see" in stored
+    assert SECRET.encode() not in stored
+    assert SECRET[:12].encode() not in stored
+
+
+def test_no_repr_shows_a_secret(project: Project) -> None:
+    """Nothing that a notebook might display shows a value or the key."""
+    directory = LocalDirectory(project)
+    account = directory.add_account(app="slack", credentials={"token": SECRET}, external_user_id=None)
+    answer = StoredResponse(200, "OK", (("authorization", SECRET),), SECRET.encode(), "2026-01-01T00:00:00.000Z")
+
+    shown = [
+        project,
+        directory,
+        project.accounts,
+        project.variables,
+        account,
+        directory.credentials(account.id),
+        answer,
+    ]
+
+    assert SECRET not in repr(
+        [*shown, project.sqlalchemy_engine, project.notebook_states, project.idempotency, vars(project)]
+    )
+    assert repr(directory.credentials(account.id)) == "Credentials(token)"
+    assert repr(project) == f"Project(proj_0000001, {project.folder}/project.db)"

@@ -1,0 +1,433 @@
+"""What a proof finds of the true files, what it leaves out and why, and that it changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.clock import ManualClock
+from pdkernel.definition import AccountChoice, Sidecar, StepSidecar
+from pdkernel.errors import RequestError
+from pdkernel.proof import ExportedNotebook, resolve_recording_path, run_proof
+from pdkernel.render import proof as drawn
+from pdkernel.session import Session
+from pdkernel.source import load_source
+from tests.egress.kit import OutsideServer
+from tests.proof.conftest import Files, Notebook, found_in, verdicts
+
+ONE = "%%pdstep one\ndef handler(pd):\n    return pd.steps['trigger']['event']['body']\n"
+FETCH = """%%pdstep fetch
+import json, urllib.request
+def handler(pd):
+    name = pd.steps["trigger"]["event"]["body"]["name"]
+    with urllib.request.urlopen("https://api.example.test/people?name=" + name) as answer:
+        return json.load(answer)
+"""
+POST = """%%pdstep post --lang node
+export default defineComponent({
+  async run({ steps }) {
+    const answer = await fetch("https://api.example.test/notes", {
+      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ of: steps.fetch.$return_value.id }),
+    });
+    return await answer.json();
+  },
+});
+"""
+ALONE = "%%pdstep alone\ndef handler(pd):\n    return 'nothing of the steps above'\n"
+NEEDS = "%%pdstep needs\ndef handler(pd):\n    return pd.steps['fetch']\n"
+ANY = "%%pdstep any --lang node\nexport default { run({ steps }) { return Object.keys(steps) } }\n"
+PEOPLE = {
+    "step": "fetch",
+    "method": "GET",
+    "url": "https://api.example.test/people?name=Ada",
+    "answer": {"id": 7, "name": "Ada"},
+}
+NOTE = {
+    "step": "post",
+    "method": "POST",
+    "url": "https://api.example.test/notes",
+    "body": {"of": 7},
+    "answer": {"ok": True},
+}
+SLACK = """%%pdstep send --lang node --app slack
+export default defineComponent({
+  props: { slack: { type: "app", app: "slack" } },
+  async run() { return this.slack.$auth.oauth_access_token.length },
+});
+"""
+SEND = """%%pdstep send --lang node --app slack
+export default defineComponent({
+  props: { slack: { type: "app", app: "slack" } },
+  async run() {
+    const token = this.slack.$auth.token;
+    const ask = (text) => fetch("https://slack.com/api/chat.postMessage", {
+      method: "POST", headers: { authorization: `Bearer ${token}`, "content-type": "application/json" }, body: JSON.stringify({ text, token }),
+    }).then((answer) => answer.status);
+    return await Promise.all([ask("one"), ask("two")]);
+  },
+});
+"""
+COUNT = """%%pdstep count --data-store kept=visits
+def handler(pd):
+    store = pd.inputs["kept"]
+    store["n"] = store.get("n", 0) + 1
+    store["list"] = ["a"]
+    return store["n"]
+"""
+CHANCE = "%%pdstep chance --lang bash\necho n=$RANDOM$RANDOM >> $PIPEDREAM_EXPORTS\necho kept=1 >> $PIPEDREAM_EXPORTS\n"
+
+
+def changed(path: str, before: str, after: str) -> Any:
+    """The files with one text changed."""
+
+    def change(files: Files) -> Files:
+        assert any(before in file.text for file in files if file.path == path)
+        return tuple(
+            replace(file, text=file.text.replace(before, after)) if file.path == path else file for file in files
+        )
+
+    return change
+
+
+def test_recorded_calls_answer_both_sides(notebook: Notebook) -> None:
+    """With its calls recorded, every step of an event is compared, in Python and in Node.js."""
+    notebook.write(FETCH, POST, NEEDS)
+    notebook.event()
+    notebook.record("hello", PEOPLE, NOTE)
+
+    proof = notebook.prove()
+
+    assert verdicts(proof) == {"hello/": ["same"] * 4}
+
+
+def test_what_nobody_recorded_is_not_compared(notebook: Notebook) -> None:
+    """The step that would go out, and the steps that need it, are not compared; the command that records is told."""
+    notebook.write(FETCH, ALONE, NEEDS, POST, ANY, ONE)
+    notebook.event()
+
+    proof = notebook.prove()
+
+    assert verdicts(proof)["hello/"] == [
+        "not compared", "same", "not compared", "not compared", "not compared", "same", "not compared",
+    ]  # fmt: skip
+    assert found_in(proof, "fetch").reason == (
+        "GET https://api.example.test/people?name=Ada is not in events/hello.recorded.jsonl. Record it: "
+        "pdkernel run work.ipynb --event events/hello.json --egress record=events/hello.recorded.jsonl"
+    )
+    assert found_in(proof, "needs").reason == "It needs fetch, which is not compared."
+    assert proof.verdict == "same"
+
+
+def test_a_request_of_one_side_only(notebook: Notebook) -> None:
+    """Files that ask for another thing differ, whether or not that was recorded."""
+    notebook.write(FETCH)
+    notebook.event()
+    notebook.record("hello", PEOPLE, {**PEOPLE, "url": "https://api.example.test/others?name=Ada"})
+
+    unrecorded = notebook.prove(changed("fetch/entry.py", "people?", "nobody?"))
+    recorded = notebook.prove(changed("fetch/entry.py", "people?", "others?"))
+    silent = notebook.prove(
+        changed("fetch/entry.py", "    with urllib", '    return {"id": 7, "name": "Ada"}\n    with urllib')
+    )
+
+    for proof in (unrecorded, recorded, silent):
+        found = found_in(proof, "fetch")
+        assert found.verdict == "differs"
+        assert any(place.path.startswith("requests[0]") for place in found.differences)
+
+
+def test_a_body_of_one_side_only(notebook: Notebook) -> None:
+    """A request that is the same but for its body is another request."""
+    notebook.write(POST.replace("steps.fetch.$return_value.id", "7"))
+    notebook.event()
+    notebook.record("hello", NOTE)
+
+    proof = notebook.prove(changed("post/entry.js", "of: 7", "of: 8"))
+
+    assert found_in(proof, "post").verdict == "differs"
+
+
+def test_each_test_user(notebook: Notebook) -> None:
+    """A workflow that uses its users' accounts is run as each test user; whom an event names, as that user."""
+    notebook.write(SLACK, sidecar=Sidecar(test_users=("ada", "grace")))
+    for user in ("ada", "grace", "lin"):
+        notebook.directory.add_account(app="slack", credentials={"oauth_access_token": user * 4}, external_user_id=user)
+    notebook.event("plain")
+    notebook.event("named", headers={"x-pd-external-user-id": "lin"})
+
+    proof = notebook.prove()
+
+    assert verdicts(proof) == {
+        "named/lin": ["same", "same"],
+        "plain/ada": ["same", "same"],
+        "plain/grace": ["same", "same"],
+    }
+
+
+def test_users_that_nobody_named(notebook: Notebook) -> None:
+    """Without test users those of the project are taken; the chosen one of a notebook is a test user."""
+    notebook.write(SLACK)
+    notebook.directory.add_account(app="slack", credentials={"oauth_access_token": "made-up"}, external_user_id="ada")
+    notebook.event()
+
+    assert list(verdicts(notebook.prove())) == ["hello/ada"]
+    assert list(verdicts(notebook.prove_again(extra_users=("bob",)))) == ["hello/bob"]
+
+
+def test_both_sides_refuse(notebook: Notebook) -> None:
+    """A run that both sides refuse proves nothing, and the reason is told."""
+    notebook.write(SLACK)
+    notebook.event()
+
+    proof = notebook.prove()
+
+    assert verdicts(proof) == {"hello/": ["not compared", "not compared"]}
+    assert found_in(proof, "send").reason.startswith("Both sides refuse the run: Pipedream Connect Error: ")
+    assert proof.verdict == "not compared"
+
+
+def test_one_side_refuses(notebook: Notebook) -> None:
+    """A run that only the files refuse differs."""
+    notebook.write(SLACK)
+    notebook.directory.add_account(app="slack", credentials={"oauth_access_token": "made-up"}, external_user_id="ada")
+    notebook.event()
+
+    proof = notebook.prove(changed("pdkernel.yaml", "slack: external_user", "slack: apn_gone"))
+
+    assert proof.verdict == "differs"
+    assert verdicts(proof) == {"hello/ada": ["differs", "differs"]}
+
+
+def test_stores_are_copies(notebook: Notebook) -> None:
+    """Both sides find what the project's stores hold, what they write is compared, and nothing of it stays."""
+    notebook.write(COUNT)
+    notebook.event()
+    notebook.project.data_stores.set("visits", "n", 41)
+
+    same = notebook.prove()
+    other = notebook.prove(changed("count/entry.py", '["a"]', '["b"]'))
+
+    assert verdicts(same) == {"hello/": ["same", "same"]}
+    assert found_in(other, "whole run").differences[0].path == "stores.visits.list[0]"
+    assert found_in(other, "count").verdict == "same"
+    assert [record.value for record in notebook.project.data_stores.iter_records("visits")] == [41]
+
+
+def test_the_project_is_not_touched(notebook: Notebook) -> None:
+    """No row of the project's database changes: no history, no accounts, no answers that are sent once."""
+    notebook.write(FETCH, COUNT)
+    notebook.event()
+    notebook.record("hello", PEOPLE)
+    notebook.prove()
+    before = _rows(notebook)
+
+    notebook.prove_again()
+
+    assert _rows(notebook) == before
+    assert before.get("runs", []) == []
+
+
+def _rows(notebook: Notebook) -> dict[str, list[Any]]:
+    with sqlite3.connect(notebook.folder / ".pdkernel" / "project.db") as database:
+        names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: database.execute(f'SELECT * FROM "{name}"').fetchall() for name in names}
+
+
+def test_chance_that_cannot_be_fixed(notebook: Notebook) -> None:
+    """What is another in each run of the notebook itself is not compared; a difference beside it still counts."""
+    notebook.write(CHANCE)
+    notebook.event()
+
+    same = notebook.prove()
+    other = notebook.prove(changed("chance/entry.sh", "kept=1", "kept=2"))
+
+    assert verdicts(same) == {"hello/": ["not compared", "same"]}
+    assert "exports.n is another in each run of the notebook" in found_in(same, "chance").reason
+    assert [place.path for place in found_in(other, "chance").differences] == ["exports.kept"]
+
+
+def test_the_time_is_the_proofs(notebook: Notebook) -> None:
+    """Both sides see the moment of the proof, in steps and in what the platform tells them."""
+    notebook.write(
+        "%%pdstep now\nimport time\ndef handler(pd):\n"
+        "    assert time.strftime('%Y-%m-%dT%H:%M') == '2026-03-01T12:30'\n"
+        "    assert pd.steps['trigger']['context']['ts'] == '2026-03-01T12:30:15.000Z'\n"
+    )
+    notebook.event()
+    notebook.export()
+    opened = load_source(notebook.path)
+    exported = ExportedNotebook(notebook.path, opened.workflow, None, notebook.project, notebook.directory)
+    clock = ManualClock(datetime(2026, 3, 1, 12, 30, 15, 999, tzinfo=UTC))
+
+    proof = asyncio.run(run_proof(exported, notebook.flow, clock=clock))
+
+    assert verdicts(proof) == {"hello/": ["same", "same"]}
+    assert found_in(proof, "now").differences == ()
+
+
+def test_a_failing_step_is_compared(notebook: Notebook) -> None:
+    """A step that fails the same way on both sides is the same; what the run does not come to is not compared."""
+    notebook.write("%%pdstep bad --prop x={{steps.trigger.event.none.y}}\ndef handler(pd):\n    return 1\n", ONE)
+    notebook.event()
+
+    proof = notebook.prove()
+
+    assert verdicts(proof) == {"hello/": ["same", "not compared", "same"]}
+    assert found_in(proof, "one").reason == "The run ends above it on this event."
+
+
+def test_no_event(notebook: Notebook) -> None:
+    """Without a saved event the texts alone are compared, and that is said."""
+    notebook.write(ONE)
+
+    same = notebook.prove()
+    other = notebook.prove(changed("one/entry.py", "body", "path"))
+
+    assert (same.verdict, other.verdict) == ("not compared", "differs")
+    assert "There is no saved event in events/" in same.notes[0]
+
+
+def test_an_event_that_is_none(notebook: Notebook) -> None:
+    """A file that is no event is left out, and said."""
+    notebook.write(ONE)
+    notebook.event()
+    (notebook.folder / "events" / "broken.json").write_text("{")
+
+    proof = notebook.prove()
+
+    assert list(verdicts(proof)) == ["hello/"]
+    assert "broken.json is not JSON" in proof.notes[0]
+
+
+def test_pins_are_ignored(notebook: Notebook) -> None:
+    """Pinned steps run, and that is said."""
+    notebook.write(ONE)
+    notebook.event()
+
+    proof = notebook.prove(pins=("one",))
+
+    assert proof.notes == ("Pins are ignored: one ran.",)
+
+
+def test_unanswered_accounts(notebook: Notebook) -> None:
+    """Files that leave unanswered whose account a step uses cannot be proven."""
+    notebook.write(SLACK)
+
+    with pytest.raises(RequestError, match="unanswered"):
+        notebook.prove(changed("pdkernel.yaml", "slack: external_user", "slack: unanswered"))
+
+
+def test_secrets_are_hidden(notebook: Notebook) -> None:
+    """Neither a variable's value nor a credential is in a proof, wherever it turns up in the files."""
+    secret = "a-planted-variable-value"
+    notebook.project.variables.set("PLANTED", secret)
+    notebook.write("%%pdstep tell\nimport os\ndef handler(pd):\n    return os.environ['PLANTED'] + ' one'\n")
+    notebook.event()
+
+    proof = notebook.prove(changed("tell/entry.py", "' one'", f"' {secret}'"))
+
+    told = json.dumps(proof.to_json()) + drawn.render_text(proof) + drawn.render_html(proof)
+    assert proof.verdict == "differs"
+    assert secret not in told
+    assert "secret:env/PLANTED" in told
+
+
+def test_modules_beside_the_notebook(notebook: Notebook) -> None:
+    """A step that imports a file beside the notebook differs: the export does not bring it along."""
+    notebook.write("%%pdstep use --lang node\nimport { one } from './helper.mjs'\nexport default { run: () => one }\n")
+    (notebook.folder / "helper.mjs").write_text("export const one = 1\n")
+    notebook.event()
+
+    assert found_in(notebook.prove(), "use").verdict == "differs"
+
+
+def test_a_folder_without_a_file_of_ours(notebook: Notebook) -> None:
+    """Without pdkernel.yaml, what only that file says is the notebook's on both sides, and that is said."""
+    notebook.write(
+        "%%pdworkflow\nname: W\ntrigger:\n  type: http\n  response: custom\n",
+        SLACK.replace("--app slack", "--app slack --timeout 9"),
+        COUNT,
+        sidecar=Sidecar(
+            test_users=("ada",),
+            steps={"send": StepSidecar(accounts={"slack": AccountChoice("external_user", None, "apn_synced")})},
+        ),
+    )
+    notebook.directory.add_account(app="slack", credentials={"oauth_access_token": "made-up"}, external_user_id="ada")
+    notebook.event()
+    notebook.export()
+    (notebook.flow / "pdkernel.yaml").unlink()
+
+    proof = notebook.prove_again()
+
+    assert proof.definition_differences == ()
+    assert verdicts(proof) == {"hello/ada": ["same"] * 3}
+    assert "There is no pdkernel.yaml in the folder" in proof.notes[0]
+
+
+def test_another_account_without_a_file_of_ours(notebook: Notebook) -> None:
+    """An account of one's own stands in workflow.yaml, too: there another one differs."""
+    notebook.write(SLACK.replace("--app slack", "--app slack=apn_mine"))
+    notebook.export(changed("workflow.yaml", "apn_mine", "apn_other"))
+    (notebook.flow / "pdkernel.yaml").unlink()
+
+    (place,) = notebook.prove_again().definition_differences
+
+    assert (place.path, place.notebook, place.files) == (
+        "steps.send.accounts.slack.account",
+        '"apn_mine"',
+        '"apn_other"',
+    )
+
+
+def test_an_action_that_is_not_here(notebook: Notebook) -> None:
+    """An action that is not installed is not compared, and what would bring it is told; built-in ones are."""
+    notebook.write("%%pdstep far --uses slack-send-message@0.0.20\ntext: hi\n", ONE)
+    notebook.event()
+    notebook.directory.add_account(app="slack", credentials={"oauth_access_token": "made-up"}, external_user_id="ada")
+
+    proof = notebook.prove()
+
+    assert verdicts(proof) == {"hello/ada": ["not compared", "same", "not compared"]}
+    assert "slack-send-message@0.0.20" in found_in(proof, "far").reason
+
+
+def test_a_run_that_was_recorded(notebook: Notebook) -> None:
+    """A run's own recording answers, whoever's credentials it was made with; both sides send the same again."""
+    outside = OutsideServer(None)
+    notebook.write(SEND)
+    session = Session(folder=notebook.folder, notebook=notebook.path, project=notebook.project)
+    try:
+        session.record_cell(SEND, cell_id="c0")
+        notebook.directory.add_account(app="slack", credentials={"token": "made-up-of-ada"}, external_user_id="ada")
+        session.choose_user("ada")
+        event = notebook.event()
+        session.load_event("hello")
+        session.choose_egress(f"stand-in=http://127.0.0.1:{outside.port}")
+        tape = session.get_request(session.run().id).recording
+        assert tape is not None
+        tape.append_to(resolve_recording_path(event))
+        notebook.directory.add_account(app="slack", credentials={"token": "made-up-of-grace"}, external_user_id="grace")
+
+        proof = notebook.prove(extra_users=("ada", "grace"))
+
+        assert len(outside.seen) == 2
+        assert verdicts(proof) == {"hello/ada": ["same", "same"], "hello/grace": ["same", "same"]}
+    finally:
+        session.close()
+        outside.stop()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(tmp_path: Path) -> Iterator[None]:
+    """Remove what a test made at once: projects are many."""
+    yield
+    shutil.rmtree(tmp_path, ignore_errors=True)

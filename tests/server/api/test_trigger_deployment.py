@@ -1,0 +1,479 @@
+"""Deployed triggers: a real Node.js runs sources written here, for a user, on a timer, with webhooks and workflows."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.clock import ManualClock
+from pdkernel.egress import Gateway
+from pdkernel.server.app_context import ServedWorkflow
+from pdkernel.server.run_registry import RunRegistry
+from pdkernel.server.trigger_runner import build_source_request, run_due_triggers
+from pdkernel.source import load_source
+from tests.actions.checkout import write_checkout
+from tests.notebook_files import notebook_of
+from tests.server.api.deploying import Receiver, deploy, events, of
+from tests.server.api.test_accounts import bearer, connect_token
+from tests.server.served import Served, served
+
+TOKEN = "dk-6b2f0d84c1"
+SOURCE = """
+const depot = { type: "app", app: "depot" };
+export default {
+  key: "depot-new-parcel", name: "New Parcel", version: "0.1.0", type: "source", dedupe: "unique", description: "Emits.",
+  props: {
+    depot, db: "$.service.db", timer: { type: "$.interface.timer", default: { intervalSeconds: 60 } },
+    size: { type: "string", default: "s" }, pin: { type: "string", optional: true, secret: true },
+  },
+  hooks: {
+    async deploy() { this.$emit({ past: true }, { id: "past", summary: "Past" }) },
+    async deactivate() { if (this.size === "stuck") throw new Error("stuck") },
+  },
+  async run() {
+    if (this.size === "broken") throw new Error("broken");
+    const seen = (this.db.get("seen") ?? 0) + 1;
+    this.db.set("seen", seen);
+    this.$emit({ parcel: seen, size: this.size, by: this.depot.$auth.api_key.slice(-3) }, { id: seen });
+  },
+};
+"""
+FETCHES = """
+export default {
+  key: "depot-fetches", name: "Fetches", version: "0.1.0", type: "source", description: "Fetches a URL.",
+  props: { url: "string", timer: { type: "$.interface.timer", default: { intervalSeconds: 60 } } },
+  hooks: { async deploy() { await this.fetch() } },
+  methods: { async fetch() { this.$emit({ status: (await fetch(this.url, { method: "POST", body: "{}" })).status }) } },
+  async run() { await this.fetch() },
+};
+"""
+STORING = """
+export default {
+  key: "depot-storing", name: "Storing", version: "0.1.0", type: "source", description: "Has a data store.",
+  props: { store: "data_store" }, async run() {},
+};
+"""
+HOOKED = """
+const depot = { type: "app", app: "depot" };
+export default { key: "depot-hooked", name: "Hooked", version: "0.1.0", type: "source", description: "Is told by its app.",
+  props: { depot, hook: { type: "$.interface.apphook", appProp: "depot", eventNames: ["new"] } }, async run() {} };
+"""
+NEVER = """
+export default { key: "depot-never", name: "Never", version: "0.1.0", type: "source", description: "Fails.",
+  props: {}, hooks: { async activate() { throw new Error("not today") } }, async run() {} };
+"""
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Served]:
+    """A project with the sources, a workflow that is served, and accounts of ada and grace."""
+    checkout = write_checkout(tmp_path / "components")
+    for name, text in (
+        ("new-parcel", SOURCE),
+        ("fetches", FETCHES),
+        ("storing", STORING),
+        ("hooked", HOOKED),
+        ("never", NEVER),
+    ):
+        place = checkout / "components" / "depot" / "sources" / name / f"{name}.mjs"
+        place.parent.mkdir()
+        place.write_text(text)
+    notebook = tmp_path / "work.ipynb"
+    notebook_of(notebook, "%%pdstep note\ndef handler(pd):\n    return pd.steps['trigger']['event']['parcel']")
+    workflow = ServedWorkflow("p_work", "eowork", load_source(notebook))
+    async with served(tmp_path, workflow) as site:
+        site.project.settings.set("actions", str(checkout))
+        for user in ("ada", "grace"):
+            site.directory.add_account(
+                app="depot", credentials={"api_key": f"{TOKEN}-{user}"}, external_user_id=user, account_id=f"apn_{user}"
+            )
+        yield site
+
+
+async def pass_time(site: Served, seconds: float, until: int, trigger: str) -> list[Any]:
+    """Let *seconds* pass while triggers run, until there are so many events."""
+    assert isinstance(site.serving.clock, ManualClock)
+    site.serving.clock.advance(seconds)
+    runs = RunRegistry(site.serving)
+    running = asyncio.create_task(run_due_triggers(site.serving, runs))
+    try:
+        async with asyncio.timeout(20):
+            while len(found := await events(site, trigger)) < until:
+                await asyncio.sleep(0.02)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await runs.close(5)
+    return found
+
+
+async def test_a_trigger_is_deployed(site: Served) -> None:
+    """The deploy hook has run, and the trigger is listed for its user in the API's shape."""
+    made = await deploy(site, configured_props={"depot": {"authProvisionId": "apn_ada"}, "size": "{{x}}", "pin": TOKEN})
+
+    listed = (await of(site, "GET", "")).json()["data"]
+    assert made["type"] == "DeployedComponent"
+    assert made["active"] is True
+    assert isinstance(made["created_at"], int)
+    assert made["created_at"] > 10**12
+    assert made["configured_props"] == {"depot": {"authProvisionId": "apn_ada"}, "size": "{{x}}"}
+    assert TOKEN not in json.dumps(made)
+    assert [each["id"] for each in listed] == [made["id"]]
+    assert await events(site, made["id"]) == [{"past": True}]
+
+
+async def test_a_timer_runs_it(site: Served) -> None:
+    """After its interval it runs with the user's account and what it was configured with; not before, and not twice."""
+    made = await deploy(site, configured_props={"size": "{{x}}"}, emit_on_deploy=False)
+    assert await asyncio.to_thread(site.project.deployed_triggers.claim_due) is None
+
+    found = await pass_time(site, 61, 1, made["id"])
+    again = await pass_time(site, 61, 2, made["id"])
+
+    assert found == [{"parcel": 1, "size": "{{x}}", "by": "ada"}]
+    assert again[0]["parcel"] == 2
+
+
+async def test_a_webhook_is_told(site: Served, receiver: Receiver) -> None:
+    """Each event is posted, signed with the key that the back end was told."""
+    made = await deploy(site, webhook_url=receiver.url)
+
+    headers, body = receiver.seen[0]
+    stamp, signed = (part.partition("=")[2] for part in headers["x-pd-signature"].split(","))
+    key = made["webhook_signing_key"]
+    assert json.loads(body) == {"past": True}
+    assert signed == hmac.new(key.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+
+
+async def test_cron_runs_it(site: Served) -> None:
+    """A cron timer is due by its own time zone's clock, and again at the next time."""
+    timer = {"cron": "30 9 * * *", "timezone": "Asia/Kolkata"}  # 04:00 in UTC, all year
+    made = await deploy(site, configured_props={"timer": timer}, emit_on_deploy=False)
+    due = site.project.deployed_triggers.next_due()
+    assert due is not None
+
+    found = await pass_time(site, (due - site.serving.clock.now()).total_seconds(), 1, made["id"])
+
+    assert (due.hour, due.minute) == (4, 0)
+    assert found[0]["parcel"] == 1
+    assert site.project.deployed_triggers.next_due() == due + timedelta(days=1)
+
+
+async def test_a_webhook_that_does_not_answer(site: Served) -> None:
+    """The event is kept all the same; the webhook says what it did not take, until that is reset."""
+    made = await deploy(site, webhook_url="http://127.0.0.1:9/nobody")
+    path = f"/{made['id']}/webhooks"
+
+    [hook] = (await of(site, "GET", path)).json()["webhooks"]
+    reset = (await of(site, "POST", f"{path}/{hook['id']}/reset_delivery_state")).json()["data"]
+    [after] = (await of(site, "GET", path)).json()["webhooks"]
+
+    assert await events(site, made["id"]) == [{"past": True}]
+    assert (hook["delivery_state"]["state"], hook["delivery_state"]["consecutive_failures"]) == ("penalty", 1)
+    assert hook["delivery_state"]["last_error"] == "ConnectError"
+    assert reset == after
+    assert after["delivery_state"] == {
+        "state": "happy", "since": None, "last_error": None, "consecutive_failures": 0, "sheds": 0
+    }  # fmt: skip
+    assert (await of(site, "POST", f"{path}/wh_none/reset_delivery_state")).status_code == 404
+
+
+async def test_a_webhook_that_answers_again(site: Served, receiver: Receiver) -> None:
+    """What it takes ends the count of what it did not."""
+    made = await deploy(site, webhook_url=receiver.url)
+    [hook] = site.project.deployed_triggers.find(made["id"]).webhooks  # type: ignore[union-attr]
+    site.project.deployed_triggers.record_delivery(made["id"], hook.id, "status 500")
+
+    await pass_time(site, 61, 2, made["id"])
+    async with asyncio.timeout(10):
+        while site.project.deployed_triggers.find(made["id"]).webhooks[0].failures:  # type: ignore[union-attr]
+            await asyncio.sleep(0.02)
+
+    assert [json.loads(body) for _, body in receiver.seen][-1]["parcel"] == 1
+
+
+async def test_webhooks_change(site: Served, receiver: Receiver) -> None:
+    """URLs are replaced; one that stays keeps its key; a key is made anew on request."""
+    made = await deploy(site, webhook_url=receiver.url)
+    path = f"/{made['id']}/webhooks"
+
+    urls = [receiver.url, "https://product.example/b"]
+    changed = (await of(site, "PUT", path, json={"webhook_urls": urls})).json()
+    first = changed["webhooks"][0]
+    one = (await of(site, "GET", f"{path}/{first['id']}")).json()["data"]
+    fresh = (await of(site, "POST", f"{path}/{first['id']}/regenerate_signing_key")).json()["data"]
+
+    assert changed["webhook_urls"] == urls
+    assert first["signing_key"] == made["webhook_signing_key"]
+    assert one["signing_key"] == first["signing_key"]
+    assert fresh["signing_key"] != first["signing_key"]
+    assert one["created_at"] < 10**12
+    assert (await of(site, "GET", f"{path}/wh_none")).status_code == 404
+    for bad in (["ftp://x"], ["/x"], "https://x.example", [1], None):
+        assert (await of(site, "PUT", path, json={"webhook_urls": bad})).status_code == 400
+
+
+async def test_a_workflow_is_started(site: Served) -> None:
+    """An event of a trigger starts a workflow that is served, as the trigger's user."""
+    made = await deploy(site, workflow_id="p_work", emit_on_deploy=False)
+
+    await pass_time(site, 61, 1, made["id"])
+
+    (run,) = await site.serving.engine.journal.list_executions(limit=5)
+    assert (run.status, run.external_user, run.step("note").return_value) == ("success", "ada", 1)
+
+
+async def test_workflows_change(site: Served) -> None:
+    """A workflow that is not served is refused."""
+    made = await deploy(site)
+    path = f"/{made['id']}/pipelines"
+
+    assert (await of(site, "PUT", path, json={"workflow_ids": ["p_work"]})).json() == {"workflow_ids": ["p_work"]}
+    assert (await of(site, "GET", path)).json() == {"workflow_ids": ["p_work"]}
+    assert (await of(site, "PUT", path, json={"workflow_ids": ["p_none"]})).status_code == 404
+    assert (await of(site, "PUT", path, json={})).status_code == 400
+
+
+async def test_a_trigger_is_changed(site: Served) -> None:
+    """Name, props and whether it runs can be changed; one that is off does not run."""
+    made = await deploy(site, emit_on_deploy=False)
+    path = f"/{made['id']}"
+
+    changed = (
+        await of(site, "PUT", path, json={"name": "Mine", "active": False, "configured_props": {"size": "xl"}})
+    ).json()["data"]
+    site.serving.clock.move(1000)  # type: ignore[attr-defined]
+    asleep = site.project.deployed_triggers.claim_due()
+    await of(site, "PUT", path, json={"active": True})
+    found = await pass_time(site, 61, 1, made["id"])
+
+    assert (changed["name"], changed["active"], changed["configured_props"]) == ("Mine", False, {"size": "xl"})
+    assert asleep is None
+    assert found[0]["size"] == "xl"
+    assert (await of(site, "PUT", path, json={"active": "yes"})).status_code == 400
+
+
+async def test_a_trigger_is_its_users(site: Served) -> None:
+    """Another user, the other environment and a list without a user see nothing of it."""
+    made = await deploy(site)
+    path = f"/{made['id']}"
+
+    for method, rest in (("GET", ""), ("PUT", ""), ("DELETE", ""), ("GET", "/events"), ("GET", "/webhooks")):
+        assert (await of(site, method, path + rest, user="grace")).status_code == 404
+        assert (await of(site, method, path + rest, environment="production")).status_code == 404
+    assert (await of(site, "GET", "", user="grace")).json()["data"] == []
+    assert (await site.call("GET", "/deployed-triggers")).status_code == 400
+    other = {"depot": {"authProvisionId": "apn_grace"}}
+    assert "apn_grace" in await deploy(site, status=404, configured_props=other)
+
+
+async def test_a_trigger_is_removed(site: Served) -> None:
+    """It goes with its events and with what its source remembers; a hook that fails stops that, unless told otherwise."""
+    made = await deploy(site)
+    stuck = await deploy(site, configured_props={"size": "stuck"})
+
+    gone = await of(site, "DELETE", f"/{made['id']}")
+    refused = await of(site, "DELETE", f"/{stuck['id']}")
+    forced = await of(site, "DELETE", f"/{stuck['id']}", params={"ignore_hook_errors": "true"})
+
+    assert (gone.status_code, refused.status_code, forced.status_code) == (204, 400, 204)
+    assert (await of(site, "GET", "")).json()["data"] == []
+    assert site.project.deployed_triggers.list_events(made["id"], 10) == []
+
+
+async def test_triggers_go_with_their_user(site: Served) -> None:
+    """A user who is deleted has no triggers any more, and what their sources remember is gone; others keep theirs."""
+    made = {user: await deploy(site, external_user_id=user) for user in ("ada", "grace")}
+    kept = {user: state_key(site, trigger["id"]) for user, trigger in made.items()}
+    assert all(site.project.source_states.load(key) for key in kept.values())
+
+    await site.call("DELETE", "/users/ada")
+
+    assert (await of(site, "GET", "")).json()["data"] == []
+    assert len((await of(site, "GET", "", user="grace")).json()["data"]) == 1
+    assert [user for user, key in kept.items() if site.project.source_states.load(key)] == ["grace"]
+
+
+def state_key(site: Served, trigger_id: str) -> str:
+    """By which the state of a trigger's source is kept."""
+    trigger = site.project.deployed_triggers.find(trigger_id)
+    assert trigger is not None
+    return build_source_request(site.serving, trigger, "run").state_key
+
+
+async def test_a_source_that_fails_does_not_stop_the_others(site: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that fails is told in the log, and the next trigger runs."""
+    await deploy(site, configured_props={"size": "broken"}, emit_on_deploy=False)
+    good = await deploy(site, emit_on_deploy=False)
+
+    assert (await pass_time(site, 61, 1, good["id"]))[0]["parcel"] == 1
+    assert "failed: broken" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "word"),
+    [
+        ({"id": "depot-hooked"}, 400, "sends to Pipedream only"),
+        ({"id": "depot-never"}, 400, "not today"),
+        ({"id": "depot-put-thing"}, 404, "is an action"),
+        ({"external_user_id": "bob"}, 400, "No matching external user"),
+        ({"workflow_id": "p_none"}, 404, "p_none"),
+        ({"webhook_url": "x"}, 400, "URL"),
+        ({"emit_on_deploy": 1}, 400, "emit_on_deploy"),
+        ({"configured_props": {"timer": {"cron": "* * *"}}}, 400, "five fields"),
+        ({"configured_props": {"timer": {"cron": "61 * * * *"}}}, 400, "cannot be read"),
+        ({"configured_props": {"timer": {"cron": "0 0 30 2 *"}}}, 400, "cannot be read"),
+        ({"configured_props": {"timer": {"cron": "0 0 * * *", "timezone": "Mars/Base"}}}, 400, "time zone"),
+        ({"configured_props": {"timer": {"cron": 5}}}, 400, "texts"),
+        ({"configured_props": {"timer": {"intervalSeconds": "x"}}}, 400, "number"),
+    ],
+)
+async def test_what_is_not_deployed(site: Served, change: dict[str, Any], status: int, word: str) -> None:
+    """What cannot run here is refused before anything is kept."""
+    assert word in await deploy(site, status=status, **change)
+
+    assert (await of(site, "GET", "")).json()["data"] == []
+
+
+class Names:
+    """A name server whose one name leads to a public address until it is told to move."""
+
+    def __init__(self) -> None:
+        self.address = "203.0.114.7"
+
+    async def lookup(self, host: str, port: int) -> Sequence[str]:
+        """The name's address now; an address is its own."""
+        return [self.address if host == "hooks.test" else host]
+
+
+@pytest.fixture
+def names() -> Names:
+    """The name is public."""
+    return Names()
+
+
+@pytest.fixture
+async def live(tmp_path: Path, receiver: Receiver, names: Names) -> AsyncIterator[Served]:
+    """A project whose outbound calls go out; the receiver is at the public address, too."""
+    checkout = write_checkout(tmp_path / "components")
+    for name, text in (("new-parcel", SOURCE), ("fetches", FETCHES)):
+        place = checkout / "components" / "depot" / "sources" / name / f"{name}.mjs"
+        place.parent.mkdir()
+        place.write_text(text)
+    port = int(receiver.url.removesuffix("/hook").rpartition(":")[2])
+    resolve = {("203.0.114.7", 80): ("127.0.0.1", port)}
+    gateway = await Gateway.start(tmp_path / "egress", environ={}, host_overrides=resolve, lookup=names.lookup)
+    async with served(tmp_path, egress="live", gateway=gateway) as site:
+        site.project.settings.set("actions", str(checkout))
+        site.directory.add_account(
+            app="depot", credentials={"api_key": f"{TOKEN}-ada"}, external_user_id="ada", account_id="apn_ada"
+        )
+        yield site
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9/x", "http://localhost/x", "http://[::1]/x", "http://[::ffff:10.0.0.1]/x", "http://0.0.0.0/x",
+        "http://169.254.169.254/latest", "http://100.64.0.1/x", "http://hooks.test/x",
+    ],
+)  # fmt: skip
+async def test_a_connect_token_names_public_webhooks(live: Served, names: Names, url: str) -> None:
+    """A webhook on this machine or in a private network is refused, when a trigger is deployed and when it is changed."""
+    names.address = "10.0.0.1"
+    token = bearer(connect_token(live))
+
+    told = await deploy(live, status=403, webhook_url=url, headers=token)
+    made = await deploy(live)
+    changed = await of(live, "PUT", f"/{made['id']}/webhooks", json={"webhook_urls": [url]}, headers=token)
+
+    assert "public address" in told
+    assert changed.status_code == 403
+    assert (await of(live, "GET", f"/{made['id']}/webhooks")).json()["webhook_urls"] == []
+
+
+async def test_a_webhook_that_moves_inside_is_told_nothing(live: Served, names: Names, receiver: Receiver) -> None:
+    """A name that a Connect token gave is looked up again at each delivery, and this machine is sent nothing."""
+    url = "http://hooks.test/hook"
+    made = await deploy(live, webhook_url=url, headers=bearer(connect_token(live)))
+    first = len(receiver.seen)
+
+    names.address = "127.0.0.1"
+    moved = await deploy(live, webhook_url=url, status=403, headers=bearer(connect_token(live)))
+    await pass_time(live, 61, 2, made["id"])
+    async with asyncio.timeout(10):
+        while not live.project.deployed_triggers.find(made["id"]).webhooks[0].failures:  # type: ignore[union-attr]
+            await asyncio.sleep(0.02)
+
+    [hook] = live.project.deployed_triggers.find(made["id"]).webhooks  # type: ignore[union-attr]
+    assert (first, len(receiver.seen)) == (1, 1)
+    assert "public address" in moved
+    assert hook.last_error == "not sent"
+
+
+async def test_an_oauth_client_names_any_webhook(live: Served, receiver: Receiver) -> None:
+    """The product's own webhook may be beside the server, and stays so when a Connect token lists it again."""
+    made = await deploy(live, webhook_url=receiver.url)
+    listed = await of(
+        live,
+        "PUT",
+        f"/{made['id']}/webhooks",
+        json={"webhook_urls": [receiver.url]},
+        headers=bearer(connect_token(live)),
+    )
+    await pass_time(live, 61, 2, made["id"])
+    async with asyncio.timeout(10):
+        while len(receiver.seen) < 2:
+            await asyncio.sleep(0.02)
+
+    assert listed.status_code == 200
+    assert json.loads(receiver.seen[0][1]) == {"past": True}
+
+
+async def test_a_source_of_a_connect_token_does_not_reach_this_machine(live: Served, receiver: Receiver) -> None:
+    """Neither its hook at deployment nor its timer, long after the token, gets an answer of a service here."""
+    token = bearer(connect_token(live))
+    made = await deploy(live, id="depot-fetches", configured_props={"url": receiver.url}, headers=token)
+
+    found = await pass_time(live, 61, 2, made["id"])
+
+    assert found == [{"status": 403}, {"status": 403}]
+    assert receiver.seen == []
+
+
+async def test_who_configures_a_trigger_decides_what_it_reaches(live: Served, receiver: Receiver) -> None:
+    """A trigger of an OAuth client reaches this machine until a Connect token configures it, and again once the client does."""
+    token = bearer(connect_token(live))
+    props: dict[str, Any] = {"configured_props": {"url": receiver.url}}
+    made = await deploy(live, id="depot-fetches", **props)
+    for headers, count in ((token, 2), ({}, 3)):
+        changed = await of(live, "PUT", f"/{made['id']}", json=props, headers=headers)
+        assert changed.status_code == 200
+        found = await pass_time(live, 61, count, made["id"])
+
+    assert [each["status"] for each in reversed(found)] == [204, 403, 204]
+    assert len(receiver.seen) == 2
+
+
+async def test_a_trigger_of_a_connect_token_has_open_stores_only(site: Served) -> None:
+    """A source with a data store is deployed and changed by a Connect token only where the project opens that store."""
+    token = bearer(connect_token(site))
+    orders: dict[str, Any] = {"configured_props": {"store": "orders"}}
+    other = {"configured_props": {"store": "other"}}
+    refused = await deploy(site, id="depot-storing", status=403, headers=token, **orders)
+    site.project.set_connect_data_stores(["orders"])
+
+    made = await deploy(site, id="depot-storing", headers=token, **orders)
+    changed = await of(site, "PUT", f"/{made['id']}", json=other, headers=token)
+
+    assert "'orders'" in refused
+    assert changed.status_code == 403
+    assert (await of(site, "PUT", f"/{made['id']}", json=other)).status_code == 200

@@ -1,0 +1,238 @@
+"""What the caller of an endpoint gets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from pdkernel.model import Step
+from tests.builders import node_step, python_step
+from tests.server.endpoint.conftest import Serve
+from tests.server.site import Site
+
+
+async def goes_on(site: Site) -> bool:
+    """Whether a run has not ended yet."""
+    kept = await site.serving.engine.journal.list_executions(limit=1000)
+    return any(run.finished_at is None for run in kept)
+
+
+async def test_default_answer(serve: Serve) -> None:
+    """The platform answers by itself, at once, and names the run that goes on."""
+    site = await serve(python_step("slow", "import time; time.sleep(0.5)"), response="default")
+    answer = await site.http.post(site.path())
+    going_on = await goes_on(site)
+    (run,) = await site.runs()
+
+    assert answer.status_code == 200
+    assert going_on
+    assert list(answer.json()) == [
+        "about", "event_id", "workflow_id", "owner_id", "deployment_id", "timestamp", "inspect", "quickstart",
+    ]  # fmt: skip
+    assert (answer.json()["event_id"], answer.json()["workflow_id"]) == (run.id, run.context["workflow_id"])
+    assert (run.status, run.context["test"]) == ("success", False)
+
+
+@pytest.mark.parametrize(
+    ("python", "status", "kind", "content"),
+    [
+        ("{'status': 201, 'body': {'a': 'é'}}", 201, "application/json; charset=utf-8", '{"a": "é"}'.encode()),
+        ("{'status': 200, 'body': [1]}", 200, "application/json; charset=utf-8", b"[1]"),
+        ("{'status': 418, 'body': 'tea'}", 418, "text/plain; charset=utf-8", b"tea"),
+        ("{'status': 503, 'body': 'mine'}", 503, "text/plain; charset=utf-8", b"mine"),
+        ("{'status': 200, 'body': b'\\x00\\xff'}", 200, "application/octet-stream", b"\x00\xff"),
+        ("{'status': 200, 'headers': {'Content-Type': 'text/html'}, 'body': '<p>'}", 200, "text/html", b"<p>"),
+        ("{'status': 204, 'body': 'none'}", 204, None, b""),
+        ("{'status': 304}", 304, None, b""),
+        ("{'status': 200}", 200, None, b""),
+        ("{'status': 99, 'body': ''}", 400, "text/plain; charset=utf-8", b"No $.respond called in workflow"),
+        ("{'status': 1000}", 400, "text/plain; charset=utf-8", b"No $.respond called in workflow"),
+    ],
+)
+async def test_custom_answers(serve: Serve, python: str, status: int, kind: str | None, content: bytes) -> None:
+    """Status, headers and body are the step's: objects as JSON, texts as they are, bytes as bytes."""
+    site = await serve(python_step("answer", f"pd.respond({python})"))
+    answer = await site.http.post(site.path())
+
+    assert (answer.status_code, answer.headers.get("content-type"), answer.content) == (status, kind, content)
+
+
+async def test_node_buffer_and_headers(serve: Serve) -> None:
+    """A Buffer of `$.respond` arrives as bytes; its headers arrive, those of the connection are ours."""
+    body = (
+        "await $.respond({ status: 200, headers: { 'X-Mine': 'a\\r\\nX-Injected: 1', 'Transfer-Encoding': 'chunked', "
+        "'Content-Length': 99, 'bad name': 'x' }, body: Buffer.from([1, 2, 255]) });"
+    )
+    site = await serve(node_step("answer", body))
+    answer = await site.http.post(site.path())
+
+    assert answer.content == b"\x01\x02\xff"
+    assert answer.headers["x-mine"] == "aX-Injected: 1"
+    assert "x-injected" not in answer.headers
+    assert (answer.headers["content-length"], "transfer-encoding" in answer.headers) == ("3", False)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        node_step(
+            "answer", "await $.respond({ status: 200, headers: { 'Set-Cookie': ['a=1', 'b=2'], 'X-On': true } })"
+        ),
+        python_step("answer", "pd.respond(status=200, headers={'Set-Cookie': ['a=1', 'b=2'], 'X-On': True})"),
+    ],
+    ids=["node", "python"],
+)
+async def test_a_header_that_stands_several_times(serve: Serve, answers: Step) -> None:
+    """A list in `headers` is a header for each of its values, as in Node.js; the record holds them in one."""
+    site = await serve(answers)
+    answer = await site.http.post(site.path())
+    (run,) = await site.runs()
+
+    assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
+    assert answer.headers["x-on"] == "true"
+    assert run.response is not None
+    assert run.response.headers["Set-Cookie"] == "a=1, b=2"
+
+
+async def test_answer_holds_what_the_step_sent(serve: Serve) -> None:
+    """The caller gets the value itself where the record holds a placeholder for a secret."""
+    site = await serve(
+        python_step(
+            "answer",
+            "pd.respond(status=200, body=pd.inputs['slack']['$auth']['oauth_access_token'])",
+            options="--app slack",
+        )
+    )
+    site.directory.add_account(
+        app="slack", credentials={"oauth_access_token": "xoxb-0123456789"}, external_user_id="ada"
+    )
+    answer = await site.http.post(site.path(), headers={"x-pd-external-user-id": "ada"})
+    (run,) = await site.runs()
+
+    assert answer.text == "xoxb-0123456789"
+    assert run.response is not None
+    assert "xoxb" not in str(run.to_json())
+
+
+@pytest.mark.parametrize("body", ["pass", "raise ValueError('before')", "pd.flow.exit('enough')"])
+async def test_no_response(serve: Serve, body: str) -> None:
+    """Without a response the caller gets 400 and the platform's words."""
+    site = await serve(python_step("silent", body))
+    answer = await site.http.post(site.path())
+
+    assert (answer.status_code, answer.text) == (400, "No $.respond called in workflow")
+
+
+async def test_error_after_the_response(serve: Serve) -> None:
+    """A response that was made before an error is sent."""
+    site = await serve(
+        python_step("answer", "pd.respond(status=202, body='taken')"), python_step("fails", "raise ValueError")
+    )
+    answer = await site.http.post(site.path())
+
+    assert (answer.status_code, answer.text) == (202, "taken")
+
+
+async def test_first_response_wins_at_the_end(serve: Serve) -> None:
+    """The first of several responses is sent, when the workflow has ended."""
+    site = await serve(
+        python_step("first", "pd.respond(status=200, body='first')"),
+        python_step("second", "import time; time.sleep(0.3); pd.respond(status=500, body='second')"),
+    )
+    began = time.monotonic()
+    answer = await site.http.post(site.path())
+
+    assert (answer.status_code, answer.text) == (200, "first")
+    assert time.monotonic() - began > 0.3
+
+
+async def test_immediate(serve: Serve) -> None:
+    """With `immediate` the answer is sent at once, and the run goes on."""
+    site = await serve(
+        python_step(
+            "answer", "pd.respond(status=200, body='now', immediate=True)\nimport time; time.sleep(1)\nreturn 1"
+        )
+    )
+    answer = await site.http.post(site.path())
+    going_on = await goes_on(site)
+    (run,) = await site.runs()
+
+    assert (answer.text, run.status) == ("now", "success")
+    assert going_on
+
+
+@pytest.mark.parametrize(
+    ("before", "status", "text"),
+    [("", 400, "$.respond() not called for this invocation"), ("pd.respond(status=200, body='made')", 200, "made")],
+)
+async def test_pause(serve: Serve, before: str, status: int, text: str) -> None:
+    """At a pause the caller gets what there is; the run goes on when it is over."""
+    site = await serve(python_step("waits", f"{before}\npd.flow.delay(1500)"), python_step("after", "return 'late'"))
+    answer = await site.http.post(site.path())
+    going_on = await goes_on(site)
+    (run,) = await site.runs()
+
+    assert (answer.status_code, answer.text) == (status, text)
+    assert going_on
+    assert (run.status, run.step("after").return_value) == ("success", "late")
+
+
+async def test_cors(echo: Site) -> None:
+    """OPTIONS starts nothing and lets any page call; every answer may be read by it."""
+    asked = await echo.http.options(echo.path(), headers={"access-control-request-headers": "content-type"})
+    answer = await echo.http.get(echo.path())
+    missing = await echo.http.get("/eonone")
+
+    assert asked.status_code == 204
+    assert asked.headers["access-control-allow-origin"] == "*"
+    assert asked.headers["access-control-allow-methods"] == "GET,HEAD,PUT,PATCH,POST,DELETE"
+    assert asked.headers["access-control-allow-headers"] == "content-type"
+    assert answer.headers["access-control-allow-origin"] == missing.headers["access-control-allow-origin"] == "*"
+    assert len(await echo.runs()) == 1
+
+
+async def test_head(echo: Site) -> None:
+    """HEAD runs the workflow and gets no body."""
+    answer = await echo.http.head(echo.path())
+
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+async def test_many_at_once_keep_their_answers(echo: Site) -> None:
+    """Sixty callers at once each get the answer to their own request."""
+
+    async def ask(number: int) -> Any:
+        return (await echo.http.post(echo.path(), json={"n": number})).json()["body"]["n"]
+
+    assert await asyncio.gather(*(ask(number) for number in range(60))) == list(range(60))
+    assert len({run.id for run in await echo.runs()}) == 60
+
+
+async def test_caller_that_goes_away(serve: Serve) -> None:
+    """The run of a caller that has gone away goes on to its end."""
+    site = await serve(python_step("slow", "import time; time.sleep(0.5); return 1"))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(site.http.post(site.path()), 0.2)
+    await asyncio.sleep(0.1)
+    (run,) = await site.runs()
+
+    assert run.status == "success"
+
+
+async def test_a_run_that_waits_keeps_no_other_from_running(serve: Serve) -> None:
+    """With one place, a request is answered while the run of another pauses; both end well."""
+    wait = "event = pd.steps['trigger']['event']\nif event['body'] == 'wait':\n    pd.flow.delay(5000)"
+    site = await serve(
+        python_step("maybe", wait), python_step("after", "pd.respond(status=200, body='done'); return 1"), size=1
+    )
+    await site.http.post(site.path(), content="wait")
+    answer = await site.http.post(site.path(), content="go")
+    going_on = await goes_on(site)
+    runs = await site.runs()
+
+    assert answer.text == "done"
+    assert going_on
+    assert [(run.status, run.step("after").return_value) for run in runs] == [("success", 1)] * 2

@@ -1,0 +1,157 @@
+"""The draft behind an endpoint, called over HTTP while the session goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from pdkernel.engine.run_context import derive_id
+from pdkernel.errors import RequestError
+from pdkernel.event import Event
+from pdkernel.execution import Execution
+from pdkernel.session import Session
+from pdkernel.session.notebook_server import MAX_KEPT_REQUESTS, DraftWorkflowSource
+
+HEADER = "%%pdworkflow\nname: Draft\ntrigger:\n  type: http\n  response: custom\n"
+
+
+def step(word: str) -> str:
+    """A step that answers *word*."""
+    return f"%%pdstep answer\ndef handler(pd):\n    pd.respond(status=200, body='{word}')\n"
+
+
+def served(session: Session) -> tuple[str, list[Execution], list[str]]:
+    """The draft's URL, its runs as they grow, and the terminal's lines."""
+    runs: list[Execution] = []
+    lines: list[str] = []
+    return session.server.start(on_run=runs.append, log_line=lines.append), runs, lines
+
+
+def wait_for(what: Callable[[], bool]) -> bool:
+    """Whether *what* becomes true: a line is said just after its answer."""
+    until = time.monotonic() + 5
+    while not what() and time.monotonic() < until:
+        time.sleep(0.01)
+    return what()
+
+
+def test_the_draft_as_it_is_at_each_request(session: Session) -> None:
+    """A cell that is run anew is what the next request gets; one that cannot be read changes nothing."""
+    session.record_cell(HEADER, cell_id="h")
+    session.record_cell(step("first"), cell_id="a")
+    url, runs, lines = served(session)
+    answers = [httpx.post(url, timeout=60).text]
+    session.record_cell(step("second"), cell_id="a")
+    answers.append(httpx.post(url, timeout=60).text)
+
+    assert answers == ["first", "second"]
+    assert {run.status for run in runs} >= {"executing", "success"}
+    assert wait_for(lambda: len(lines) == 2)
+
+
+def test_the_drafts_id_opens_nothing(session: Session) -> None:
+    """The draft's id is random, stays with its notebook, and is not an endpoint."""
+    session.record_cell(HEADER, cell_id="h")
+    session.record_cell(step("first"), cell_id="a")
+    url, _, _ = served(session)
+    known, again = (DraftWorkflowSource(session) for _ in range(2))
+    (draft,) = known.list_workflows()
+
+    opened = {
+        made: httpx.post(f"{url.rpartition('/')[0]}/{made}", timeout=60)
+        for made in (draft.id, derive_id("p_", draft.source.workflow.name))
+    }
+
+    assert [answer.status_code for answer in opened.values()] == [404, 404]
+    assert len(opened) == 2
+    assert again.list_workflows()[0].id == draft.id
+    assert known.find_id(draft.id) is not None
+
+
+def test_requests_beside_a_cell_that_runs(session: Session) -> None:
+    """A request is answered while a cell runs."""
+    session.record_cell(HEADER, cell_id="h")
+    session.record_cell(step("quick"), cell_id="a")
+    url, _, _ = served(session)
+    httpx.post(url, timeout=60)
+    session.record_cell("%%pdstep slow\ndef handler(pd):\n    import time\n    time.sleep(3)\n", cell_id="b")
+    session.choose_event(Event.from_body({}))
+    running = session.start(only=frozenset({"slow"}))
+    session.remove_cells(["b"])
+    began = time.monotonic()
+    answer = httpx.post(url, timeout=60)
+    took = time.monotonic() - began
+
+    assert answer.text == "quick"
+    assert took < 2.5
+    assert running.result().status == "success"
+
+
+def test_a_request_as_the_test_event(session: Session) -> None:
+    """The event of a request becomes the chosen one, with its user, and without its token."""
+    session.record_cell(HEADER, cell_id="h")
+    session.record_cell(step("yes"), cell_id="a")
+    url, runs, _ = served(session)
+    with pytest.raises(RequestError, match="No request"):
+        session.server.choose_event_of()
+    headers = {"authorization": "Bearer hidden-token", "x-pd-external-user-id": "ada"}
+    httpx.post(f"{url}/a", json={"n": 1}, headers=headers, timeout=60)
+    httpx.post(f"{url}/b", json={"n": 2}, timeout=60)
+    session.server.choose_event_of(runs[0].id)
+
+    assert session.event is not None
+    assert (session.event.data["path"], session.event.data["body"]) == ("/a", {"n": 1})
+    assert session.external_user_id == "ada"
+    assert "hidden-token" not in str(session.event.data)
+
+
+def test_stop(session: Session) -> None:
+    """A stopped server is gone, and can be started again at the same path; twice at once it cannot."""
+    session.record_cell(step("yes"), cell_id="a")
+    first, _, _ = served(session)
+    with pytest.raises(RequestError, match="served already"):
+        served(session)
+    stopped = [session.server.stop(), session.server.stop()]
+    with pytest.raises(httpx.ConnectError):
+        httpx.post(first)
+    second, _, _ = served(session)
+
+    assert stopped == [True, False]
+    assert first.rpartition("/")[2] == second.rpartition("/")[2]
+    assert httpx.post(second, timeout=60).status_code == 200
+
+
+def test_a_request_that_is_not_to_be_stored(session: Session) -> None:
+    """With `x-pd-nostore` the run is shown nowhere in the notebook, which would keep it, and is no test event."""
+    session.record_cell(HEADER, cell_id="h")
+    session.record_cell(step("yes"), cell_id="a")
+    url, runs, lines = served(session)
+    answer = httpx.post(url, json={"secret": 1}, headers={"x-pd-nostore": "1"}, timeout=60)
+
+    assert answer.text == "yes"
+    assert wait_for(lambda: len(lines) == 1)
+    assert runs == []
+    with pytest.raises(RequestError, match="No request has come yet"):
+        session.server.choose_event_of()
+
+
+def test_a_long_run_that_others_have_overtaken(session: Session) -> None:
+    """The end of a run whose request is among the kept ones no more does not make it the latest request."""
+    session.record_cell(HEADER, cell_id="h")
+    session.record_cell(
+        "%%pdstep answer\ndef handler(pd):\n    import time\n"
+        "    pd.respond(status=200, body='', immediate=True)\n"
+        "    time.sleep(2 if pd.steps['trigger']['event']['path'] == '/long' else 0)\n",
+        cell_id="a",
+    )
+    url, runs, _ = served(session)
+    httpx.post(f"{url}/long", timeout=60)
+    for number in range(MAX_KEPT_REQUESTS):
+        httpx.post(f"{url}/{number}", timeout=60)
+
+    assert not [run for run in runs if run.event["path"] == "/long" and run.finished_at]
+    assert wait_for(lambda: any(run.event["path"] == "/long" and run.finished_at for run in runs))
+    assert session.server.get_run_request().event.data["path"] == f"/{MAX_KEPT_REQUESTS - 1}"

@@ -1,0 +1,69 @@
+"""Runs to be saved, of a notebook in a folder of its own, against an outside on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.execution import Execution
+from pdkernel.session import Session
+from pdkernel.snapshot_tests import SavedTest, save_test
+from tests.builders import an_event
+from tests.notebook_files import notebook_of
+from tests.private_pytest import run_pytest
+
+
+class Notebook:
+    """A notebook whose runs are saved; `work.ipynb`, with the event `hello`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "work.ipynb"
+        (folder / "events").mkdir()
+        (folder / "events" / "hello.json").write_text(json.dumps(dict(an_event().data)))
+        self.session = Session(folder=folder, notebook=self.path, environ={"PDKERNEL_EGRESS": "deny"})
+
+    def write(self, *cells: str) -> None:
+        """Write the notebook and run its cells."""
+        notebook_of(self.path, *cells)
+        for number, cell in enumerate(cells):
+            self.session.record_cell(cell, cell_id=f"c{number}")
+        if self.session.event is None:
+            self.session.load_event("hello")
+
+    def connect(self, app: str = "slack", **credentials: str) -> str:
+        """Connect an account of ada and run as her from now on."""
+        account = self.session.directory.add_account(app=app, credentials=credentials, external_user_id="ada")
+        self.session.choose_user("ada")
+        return account.id
+
+    def save(self, execution: Execution, name: str = "run", **choices: Any) -> SavedTest:
+        """Save *execution*."""
+        return save_test(
+            self.session.get_request(execution.id),
+            execution,
+            name=name,
+            source=self.path,
+            directory=self.session.directory,
+            **choices,
+        )
+
+    def text(self, name: str = "run") -> str:
+        """The saved test's text."""
+        return (self.folder / "tests" / f"test_{name}.py").read_text(encoding="utf-8")
+
+    def pytest(self) -> dict[str, int]:
+        """How many tests of the folder end how, in a pytest of its own."""
+        return run_pytest(self.folder)
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Iterator[Notebook]:
+    """A notebook in an empty folder."""
+    made = Notebook(tmp_path)
+    yield made
+    made.session.close()

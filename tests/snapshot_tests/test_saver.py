@@ -1,0 +1,340 @@
+"""A run saved as a test: what is written, that it passes, and that it fails when a step changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pdkernel.cli.new import write_notebook_template
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.errors import RequestError
+from pdkernel.event import Event
+from pdkernel.notebook import read_cells
+from pdkernel.session import Session
+from pdkernel.snapshot_tests import save_test
+from pdkernel.snapshot_tests.saver import MAX_NAME
+from tests.egress.kit import OutsideServer
+from tests.private_pytest import run_pytest
+from tests.snapshot_tests.conftest import Notebook
+
+TOKEN = "xoxb-planted-0123456789"
+VARIABLE = "a planted variable of the project"
+ONE = "%%pdstep one\ndef handler(pd):\n    return 1\n"
+SEND = """%%pdstep send --lang node --app slack
+export default defineComponent({
+  props: { slack: { type: "app", app: "slack" } },
+  async run({ steps, $ }) {
+    const answer = await fetch("https://slack.com/api/chat.postMessage", {
+      method: "POST",
+      headers: { authorization: `Bearer ${this.slack.$auth.oauth_access_token}`, "content-type": "application/json" },
+      body: JSON.stringify({ channel: "#general", text: process.env.GREETING, secret: this.slack.$auth.oauth_access_token }),
+    });
+    return { ok: (await answer.json()).ok, token: this.slack.$auth.oauth_access_token };
+  },
+});
+"""
+FETCH = '%%pdstep fetch\nimport urllib.request\ndef handler(pd):\n    return len(urllib.request.urlopen("https://api.example.test/big/SIZE").read())\n'
+ODD = "%%pdstep odd\nimport os, random, time, uuid\ndef handler(pd):\n    return {'id': str(uuid.uuid4()), 'at': time.time(), 'day': time.strftime('%Y-%m-%d'), 'n': 1, 'list': [random.random(), 2]}\n"
+MUTATIONS = {
+    "check": ('"number": issue["number"],', '"number": issue["number"] + 1,'),
+    "message": ("New issue in", "An issue in"),
+    "route": ('channel="#bugs"', 'channel="#urgent"'),
+    "notify": ("channel: answer.channel,", 'channel: "another",'),
+}
+
+
+@pytest.fixture
+def outside() -> Iterator[OutsideServer]:
+    """A server on this machine that answers for all others."""
+    server = OutsideServer(None)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the quickstart's notebook and a test of a run of it, as `ada` with the stand-in for Slack."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    notebook, _ = write_notebook_template(folder / "quickstart.ipynb", template="quickstart.ipynb")
+    session = Session(folder=folder, notebook=notebook, environ={})
+    try:
+        for cell in read_cells(notebook):
+            if cell.source.startswith("%%"):
+                session.record_cell(cell.source, cell_id=cell.id)
+        session.directory.add_account(app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="ada")
+        session.choose_user("ada")
+        session.load_event("issues-opened")
+        session.choose_egress("stand-in=slack")
+        execution = session.run()
+        save_test(
+            session.get_request(execution.id),
+            execution,
+            name="issue",
+            source=notebook,
+            directory=session.directory,
+        )
+    finally:
+        session.close()
+    shutil.rmtree(folder / ".pdkernel")
+    return folder
+
+
+def test_the_quickstarts_test_passes_and_each_changed_step_fails_it(quickstart: Path, tmp_path: Path) -> None:
+    """The saved test passes as it is, without a project; a change of any one of the four steps fails it."""
+    for step, (before, after) in {"": ("", ""), **MUTATIONS}.items():
+        copy = tmp_path / f"change_{step}"
+        shutil.copytree(quickstart, copy)
+        text = (copy / "quickstart.ipynb").read_text(encoding="utf-8")
+        mutated = text.replace(json.dumps(before)[1:-1], json.dumps(after)[1:-1], 1)
+        assert (mutated == text) == (step == "")
+        (copy / "quickstart.ipynb").write_text(mutated, encoding="utf-8")
+
+    passed = run_pytest(tmp_path / "change_")
+    failed = run_pytest(tmp_path, "--import-mode=importlib", *(f"change_{step}" for step in MUTATIONS))
+
+    assert (passed, failed) == ({"passed": 1}, {"failed": 4})
+
+
+def test_what_is_written_beside_the_quickstart(quickstart: Path) -> None:
+    """A test and its recorded calls; the event is in the library already, and is the one that the test names."""
+    files = sorted(path.relative_to(quickstart).as_posix() for path in quickstart.rglob("*") if path.is_file())
+
+    assert files == [
+        "events/issues-opened.json",
+        "quickstart.ipynb",
+        "tests/recorded/issue.jsonl",
+        "tests/test_issue.py",
+    ]
+    assert "'../events/issues-opened.json'" in (quickstart / "tests" / "test_issue.py").read_text()
+
+
+def test_no_secret_is_written(notebook: Notebook) -> None:
+    """Neither credential, nor variable, nor a secret header is in any file, whatever the step does with them."""
+    notebook.write(SEND)
+    account = notebook.connect(oauth_access_token=TOKEN)
+    notebook.session.project.variables.set("GREETING", VARIABLE)
+    headers = {"authorization": "Bearer planted-in-a-header"}
+    notebook.session.choose_event(Event({"method": "POST", "headers": headers, "body": {"said": TOKEN}}), "mine")
+    notebook.session.choose_egress("stand-in=slack")
+
+    notebook.save(notebook.session.run())
+
+    written = [path for path in notebook.folder.rglob("*") if path.is_file() and ".pdkernel" not in path.parts]
+    texts = "\n".join(path.read_text(encoding="utf-8") for path in written)
+    assert [secret for secret in (TOKEN, VARIABLE, "planted-in-a-header") if secret in texts] == []
+    assert f"'token': '⟦secret:slack/{account}/oauth_access_token⟧'" in notebook.text()
+    assert notebook.pytest() == {"passed": 1}
+
+
+def test_what_differs_from_run_to_run_is_held_to_its_type(notebook: Notebook) -> None:
+    """Ids, times and today's date are compared by type and listed; the rest by value; tomorrow the test still passes."""
+    notebook.write(ODD)
+
+    saved = notebook.save(notebook.session.run())
+
+    path = "odd.$return_value"
+    assert saved.unstable_paths == (f"{path}.id", f"{path}.at", f"{path}.day", f"{path}.list[0]")
+    assert "'id': differs(str)" in notebook.text()
+    assert "'list': [differs(int, float), 2]" in notebook.text()
+    assert "'n': 1" in notebook.text()
+    assert notebook.pytest() == {"passed": 1}
+
+
+def test_nothing_is_sent_to_save(notebook: Notebook) -> None:
+    """Saving makes no call: the stand-in has received what the run sent, once."""
+    notebook.write(SEND)
+    notebook.connect(oauth_access_token=TOKEN)
+    notebook.session.project.variables.set("GREETING", VARIABLE)
+    notebook.session.choose_egress("stand-in=slack")
+    execution = notebook.session.run()
+
+    notebook.save(execution)
+    notebook.save(notebook.session.run(), "again")
+
+    async def received(runtime: WorkflowEngine) -> int:
+        return len(runtime.gateway.stand_ins["slack"].received)
+
+    assert notebook.session.call_engine(received) == 1
+    assert notebook.pytest() == {"passed": 2}
+
+
+def test_a_long_answer_is_kept_in_a_file_of_its_own(notebook: Notebook, outside: OutsideServer) -> None:
+    """An answer of more than 64 KB is written beside the recorded calls, and replayed whole."""
+    notebook.write(FETCH.replace("SIZE", "100000"))
+    notebook.session.choose_egress(f"stand-in=http://127.0.0.1:{outside.port}")
+
+    saved = notebook.save(notebook.session.run())
+
+    assert [path.parent.name for path in saved.files[:3]] == ["tests", "recorded", "run.jsonl.bodies"]
+    assert "{'$return_value': 100000}" in notebook.text()
+    assert notebook.pytest() == {"passed": 1}
+
+
+def test_an_answer_that_is_too_long_is_told(notebook: Notebook, outside: OutsideServer) -> None:
+    """A run whose answers are more than is kept in memory is made as any other, and cannot be saved."""
+    notebook.write(FETCH.replace("SIZE", "5000000"))
+    notebook.session.choose_egress(f"stand-in=http://127.0.0.1:{outside.port}")
+    execution = notebook.session.run()
+
+    with pytest.raises(
+        RequestError, match=r"too big to be kept with a test: GET https://api\.example\.test/big/5000000"
+    ):
+        notebook.save(execution)
+
+    assert execution.step("fetch").return_value == 5000000
+
+
+def test_a_failed_run_is_saved_as_one_that_fails(notebook: Notebook) -> None:
+    """A run that ends in a step's error is held to that error; the test passes as long as it does."""
+    notebook.write(ONE, "%%pdstep bad\ndef handler(pd):\n    raise ValueError('no such issue')\n")
+
+    notebook.save(notebook.session.run())
+
+    assert "assert execution.status == 'error'" in notebook.text()
+    assert "['ValueError', 'no such issue']" in notebook.text()
+    assert notebook.pytest() == {"passed": 1}
+
+
+def test_a_part_of_a_workflow_is_saved_with_what_it_was_given(notebook: Notebook) -> None:
+    """A run of one step is held to that step alone, on the exports of the steps above, which are pinned."""
+    notebook.write(ONE, '%%pdstep two\ndef handler(pd):\n    return pd.steps["one"]["$return_value"] + 1\n', "%%pdstep three\ndef handler(pd):\n    return 3\n")  # fmt: skip
+    notebook.session.run(only=frozenset({"one"}))
+
+    notebook.save(notebook.session.run(only=frozenset({"two"})))
+
+    assert "only=['two']" in notebook.text()
+    assert "pins={'one': {'$return_value': 1}}" in notebook.text()
+    assert notebook.pytest() == {"passed": 1}
+
+
+def test_saving_again_overwrites_what_was_saved(notebook: Notebook) -> None:
+    """A test that nobody has touched is written anew with what the workflow does by now."""
+    notebook.write(ONE)
+    notebook.save(notebook.session.run())
+    notebook.write(ONE.replace("return 1", "return 2"))
+
+    notebook.save(notebook.session.run())
+
+    assert "{'$return_value': 2}" in notebook.text()
+
+
+@pytest.mark.parametrize("name", ["tests/test_run.py", "events/run.json"])
+def test_what_someone_else_wrote_stays(notebook: Notebook, name: str) -> None:
+    """A file that is there, or a saved one that was edited, is named and left as it is; nothing else is written."""
+    notebook.write(ONE)
+    notebook.session.choose_event(Event({"method": "PUT"}), "unsaved")
+    mine = notebook.folder / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text('{"mine": true}')
+
+    with pytest.raises(RequestError, match="is there already"):
+        notebook.save(notebook.session.run())
+
+    assert mine.read_text() == '{"mine": true}'
+    assert not (notebook.folder / "tests" / "recorded").exists()
+
+
+def test_an_edited_test_stays(notebook: Notebook) -> None:
+    """A saved test to which someone has added a line is not overwritten."""
+    notebook.write(ONE)
+    saved = notebook.save(notebook.session.run())
+    edited = notebook.text().replace("assert execution.status", "print('mine')\n    assert execution.status")
+    saved.files[0].write_text(edited)
+
+    with pytest.raises(RequestError, match="was changed since"):
+        notebook.save(notebook.session.run())
+
+    assert notebook.text() == edited
+
+
+def test_a_notebook_that_is_not_saved_is_refused(notebook: Notebook) -> None:
+    """The test would run the file: a step that has run with another text is named, and nothing is written."""
+    notebook.write(ONE)
+    notebook.session.record_cell(ONE.replace("return 1", "return 2"), cell_id="c0")
+
+    with pytest.raises(RequestError, match=r"work\.ipynb on disk is not what has run: step one") as refused:
+        notebook.save(notebook.session.run())
+
+    assert "Save the notebook" in str(refused.value)
+    assert not (notebook.folder / "tests").exists()
+
+
+def test_a_run_that_needs_a_real_value_is_refused_with_what_to_do(notebook: Notebook) -> None:
+    """A step that fails with a made-up variable says so; named as no secret, its value is written and the test passes."""
+    notebook.write('%%pdstep mode\nimport os\ndef handler(pd):\n    return {"fast": 1}[os.environ["MODE"]]\n')
+    notebook.session.project.variables.set("MODE", "fast")
+    execution = notebook.session.run()
+
+    with pytest.raises(RequestError, match="step mode ends with error instead of success") as refused:
+        notebook.save(execution)
+    notebook.save(execution, non_secret_names=["MODE"])
+
+    assert "MODE" in refused.value.fix
+    assert "--plain" in refused.value.fix
+    assert notebook.pytest() == {"passed": 1}
+
+
+@pytest.mark.parametrize("plain", ["slack.oauth_access_token", "NOBODY"])
+def test_what_cannot_be_plain(notebook: Notebook, plain: str) -> None:
+    """A credential that is a secret by its name, and what the run was not given, cannot be written."""
+    notebook.write("%%pdstep send --app slack\ndef handler(pd):\n    return 1\n")
+    notebook.connect(oauth_access_token=TOKEN)
+
+    with pytest.raises(RequestError, match=plain):
+        notebook.save(notebook.session.run(), non_secret_names=[plain])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a b",
+        "a/b",
+        "a\\b",
+        "../a",
+        "..",
+        "a.b",
+        "a\0b",
+        "a\nb",
+        "a\x1b",
+        "é",
+        "_a",
+        "con",
+        "NUL",
+        "com1",
+        "a" * 101,
+        "a" * 300,
+    ],
+)
+def test_names_that_are_none(notebook: Notebook, name: str) -> None:
+    """A name that is no part of a file's name everywhere is refused, in a short message."""
+    notebook.write(ONE)
+
+    with pytest.raises(RequestError, match="cannot name a test") as caught:
+        notebook.save(notebook.session.run(), name)
+
+    assert len(str(caught.value)) < 300
+
+
+def test_the_longest_name_is_saved(notebook: Notebook) -> None:
+    """A name of as many characters as are allowed makes files."""
+    notebook.write(ONE)
+
+    saved = notebook.save(notebook.session.run(), "a" * MAX_NAME)
+
+    assert all(path.is_file() for path in saved.files)
+
+
+def test_a_run_of_an_earlier_kernel_is_refused(notebook: Notebook) -> None:
+    """What is not among the latest runs of this kernel is not known; the way out is to run again."""
+    notebook.write(ONE)
+    execution = notebook.session.run()
+    for _ in range(10):
+        notebook.session.run()
+
+    with pytest.raises(RequestError, match="not among the latest"):
+        notebook.save(execution)

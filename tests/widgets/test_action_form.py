@@ -1,0 +1,111 @@
+"""The form for an action's props, as a front end uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pdkernel.session import Session
+from pdkernel.widgets import ActionForm
+from tests.actions.checkout import write_checkout
+from tests.widgets.front_end import press, screen, type_into
+
+PUT = "%%pdstep put --uses depot-put-thing@0.1.2\nthing: box\ncount: 3\n"
+FILL = "%%pdstep fill --uses depot-fill-form@0.0.1\ncolumns: 2\n"
+
+
+@pytest.fixture
+def session(session: Session, tmp_path: Path) -> Session:
+    """A session whose project takes actions from a checkout, with two steps that use one."""
+    write_checkout(tmp_path / "checkout")
+    session.catalog.settings.set_source("checkout", base=tmp_path)
+    session.record_cell(PUT, cell_id="c1")
+    session.record_cell(FILL, cell_id="c2")
+    return session
+
+
+@pytest.fixture
+def form(session: Session) -> Iterator[ActionForm]:
+    """The form of the first step."""
+    form = ActionForm(session, "put")
+    yield form
+    form.close()
+
+
+def connect(session: Session) -> None:
+    """Run as Ada, who has an account."""
+    session.directory.add_account(app="depot", credentials={"api_key": "key-0123456789"}, external_user_id="ada")
+    session.choose_user("ada")
+
+
+def test_values_of_the_cell_are_shown(form: ActionForm) -> None:
+    """Fields hold what the cell gives."""
+    assert form.get_field("thing").value.value == "box"
+    assert form.get_field("count").value.value == "3"
+
+
+def test_what_is_typed_is_in_the_cell(form: ActionForm) -> None:
+    """A text, a number and an expression stand in the cell as YAML of their kind."""
+    type_into(form.get_field("thing").value, "{{steps.trigger.event.body.name}}")
+    type_into(form.get_field("count").value, "5")
+
+    assert "thing: {{steps.trigger.event.body.name}}" in form.cell_source
+    assert "count: 5" in form.cell_source
+
+
+def test_cell_is_shown_with_its_lines(form: ActionForm) -> None:
+    """The cell stands below the form as a block that is copied whole, its line ends kept."""
+    assert 'title="Copy %%pdstep put --uses depot-put-thing@0.1.2\nthing: box\ncount: 3' in form.saved_output.html
+
+
+def test_choices_are_looked_up(session: Session, form: ActionForm) -> None:
+    """Choices come with the account; one that is picked stands in the cell by its value."""
+    connect(session)
+
+    press(form.get_field("shelf").view, "Look up")
+    type_into(form.get_field("shelf").value, "Shelf 01 of 789")
+
+    assert "shelf: s01" in form.cell_source
+
+
+def test_more_choices(session: Session, form: ActionForm) -> None:
+    """The next page adds to the choices, until there are no more."""
+    connect(session)
+
+    press(form.get_field("shelf").view, "Look up")
+    press(form.get_field("shelf").view, "More")
+    press(form.get_field("shelf").view, "More")
+
+    assert len(form.get_field("shelf").value.options) == 6
+    assert "No more choices" in screen(form)
+
+
+def test_no_account_is_said_and_text_is_taken(form: ActionForm) -> None:
+    """Without an account the field says why it has no choices, and takes a text all the same."""
+    press(form.get_field("shelf").view, "Look up")
+    type_into(form.get_field("shelf").value, "s77")
+
+    assert "no external user is chosen" in screen(form)
+    assert "shelf: s77" in form.cell_source
+
+
+def test_added_props(session: Session) -> None:
+    """Props that the action adds for the values so far get fields of their own."""
+    connect(session)
+    form = ActionForm(session, "fill")
+
+    press(form, "More props")
+    type_into(form.get_field("col_1").value, "b")
+
+    assert "col_1: b" in form.cell_source
+    form.close()
+
+
+def test_no_credential_in_the_form(session: Session, form: ActionForm) -> None:
+    """Nothing of the account but what the action made of it is in the form."""
+    connect(session)
+    press(form.get_field("shelf").view, "Look up")
+
+    assert "key-0123456789" not in screen(form) + form.saved_output.text + str(form.get_field("shelf").value.options)

@@ -1,0 +1,186 @@
+"""The editor of an event's body."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdkernel.errors import EventError
+from pdkernel.widgets.body_editor import ABSENT, MAX_EDITABLE_CHARACTERS, BodyEditor, format_body, parse_body
+from tests.widgets.front_end import pick, press, screen, type_into
+
+BIG = {"rows": [{"n": n, "text": "x" * 100} for n in range(3000)]}
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+def pick_kind(editor: BodyEditor, label: str) -> None:
+    """Pick what the body is."""
+    pick(editor.kind, dict(editor.kind.options)[label])
+
+
+@pytest.fixture
+def editor() -> BodyEditor:
+    """An editor without a body."""
+    editor = BodyEditor(lambda: None)
+    editor.load(ABSENT, empty_kind="json")
+    return editor
+
+
+@given(values.filter(lambda value: not isinstance(value, str)))
+def test_json_comes_back(value: Any) -> None:
+    """JSON that is shown reads back as the same JSON."""
+    shown = format_body(value)
+
+    assert json.dumps(parse_body(shown.kind, shown.text)) == json.dumps(value)
+
+
+@given(st.text(st.characters(codec="utf-8")).filter(lambda text: bool(text.strip())))
+def test_text_comes_back(text: str) -> None:
+    """Text that is shown reads back as the same text."""
+    shown = format_body(text)
+
+    assert (shown.kind, parse_body(shown.kind, shown.text)) == ("text", text)
+
+
+@pytest.mark.parametrize("value", [ABSENT, None, "", " ", "a\r\nb", "\ud800", 0, False, [], {}, "{}"])
+def test_untouched_is_unchanged(editor: BodyEditor, value: Any) -> None:
+    """A body that nobody touched is the very same, be it blank, null or half a character."""
+    editor.load(value)
+
+    assert editor.read_body() is value
+    assert not editor.is_modified
+
+
+def test_half_a_character_can_be_sent(editor: BodyEditor) -> None:
+    """A text that is not valid Unicode is shown with question marks, and can be sent to a front end."""
+    editor.load("a\ud800")
+
+    assert editor.text.value == "a?"
+
+
+def test_fault_is_told_while_typing(editor: BodyEditor) -> None:
+    """A fault in the JSON is told with line and column, and goes when it is mended."""
+    type_into(editor.text, '{"a": 1,\n  b: 2}')
+    wrong = screen(editor.view)
+
+    type_into(editor.text, '{"a": 1,\n  "b": 2}')
+
+    assert "at line 2, column 3" in wrong
+    assert "line" not in screen(editor.view)
+    assert editor.read_body() == {"a": 1, "b": 2}
+
+
+def test_empty_is_no_body(editor: BodyEditor) -> None:
+    """Nothing typed is no body."""
+    type_into(editor.text, " \n")
+
+    assert editor.read_body() is ABSENT
+    assert editor.error_message == ""
+
+
+def test_null_is_a_body(editor: BodyEditor) -> None:
+    """Null that is typed is a body."""
+    type_into(editor.text, "null")
+
+    assert editor.read_body() is None
+
+
+def test_text_is_not_checked(editor: BodyEditor) -> None:
+    """A body of another kind than JSON is sent as it stands."""
+    pick_kind(editor, "text")
+
+    type_into(editor.text, "a=1&b=2")
+
+    assert editor.read_body() == "a=1&b=2"
+    assert editor.error_message == ""
+
+
+def test_kind_none_keeps_what_was_typed(editor: BodyEditor) -> None:
+    """Choosing no body and JSON again brings back what was typed."""
+    type_into(editor.text, "[1]")
+    pick_kind(editor, "none")
+    none = editor.read_body()
+
+    pick_kind(editor, "JSON")
+
+    assert none is ABSENT
+    assert editor.read_body() == [1]
+
+
+def test_pretty_print(editor: BodyEditor) -> None:
+    """Pretty-printing indents, and keeps letters as they are."""
+    type_into(editor.text, '{"a":"é"}')
+
+    press(editor.view, "Pretty-print")
+
+    assert editor.text.value == '{\n  "a": "é"\n}'
+
+
+def test_big_body_is_shown_in_part(editor: BodyEditor) -> None:
+    """A big body stands in the field in part and read-only, and is kept whole."""
+    editor.load(BIG)
+
+    assert len(editor.text.value) < 10_000
+    assert editor.text.disabled
+    assert "too long to edit here" in screen(editor.view)
+    assert editor.read_body() is BIG
+
+
+def test_big_body_can_be_left_out_and_brought_back(editor: BodyEditor) -> None:
+    """Choosing no body and JSON again brings the whole big body back."""
+    editor.load(BIG)
+    pick_kind(editor, "none")
+
+    pick_kind(editor, "JSON")
+
+    assert editor.read_body() is BIG
+
+
+def test_big_body_as_text(editor: BodyEditor) -> None:
+    """A big JSON body taken as text is the whole of its JSON."""
+    editor.load(BIG)
+
+    pick_kind(editor, "text")
+
+    assert json.loads(str(editor.read_body())) == BIG
+
+
+def test_big_body_can_be_replaced(editor: BodyEditor) -> None:
+    """A big body can be dropped to write another."""
+    editor.load(BIG)
+
+    press(editor.view, "Write another body")
+    type_into(editor.text, "[1]")
+
+    assert editor.read_body() == [1]
+    assert editor.is_modified
+
+
+def test_pasting_a_big_body(editor: BodyEditor) -> None:
+    """A big body that is pasted is kept whole and shown in part, and counts as typed."""
+    type_into(editor.text, json.dumps(BIG))
+
+    assert editor.read_body() == BIG
+    assert len(editor.text.value) < 10_000
+    assert editor.is_modified
+
+
+def test_pasting_a_big_fault(editor: BodyEditor) -> None:
+    """A big text that is not JSON stays in the field, to be mended."""
+    pasted = json.dumps(BIG)[:-1]
+
+    type_into(editor.text, pasted)
+
+    assert len(pasted) > MAX_EDITABLE_CHARACTERS
+    assert editor.text.value == pasted
+    assert not editor.text.disabled
+    with pytest.raises(EventError):
+        editor.read_body()

@@ -1,0 +1,126 @@
+"""An event as texts, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdkernel.errors import EventError
+from pdkernel.widgets.event_field_text import (
+    EventFieldTexts,
+    find_lost_headers,
+    find_masked_headers,
+    format_event_fields,
+    is_same_event,
+    parse_event_fields,
+    remove_identity_headers,
+)
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+names = st.text(min_size=1) | st.sampled_from(["authorization", ":path", "a:b", "a: b", "x\ny"])
+pairs = st.dictionaries(names, values, max_size=4) | values
+events = st.fixed_dictionaries(
+    {},
+    optional={
+        "method": values,
+        "path": values,
+        "query": pairs,
+        "headers": pairs,
+        "client_ip": values,
+        "url": values,
+        "odd": values,
+    },
+)
+
+
+@given(events)
+def test_untouched_is_unchanged(data: dict[str, Any]) -> None:
+    """An event that nobody touched comes back as it was, in its order, whatever is in it."""
+    base = remove_identity_headers(data)
+
+    assert is_same_event(parse_event_fields(format_event_fields(base), base), base)
+
+
+plain = st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1)
+
+
+@given(st.dictionaries(plain.map(str.lower), plain, min_size=1), plain)
+def test_touching_one_line_keeps_the_others(query: dict[str, str], value: str) -> None:
+    """Editing the last line of a field changes that one alone."""
+    data: dict[str, Any] = {"query": {**query, "n": 5, "last": "old"}}
+    texts = format_event_fields(data)
+    edited = texts.query.removesuffix("last: old") + f"last: {value}"
+
+    read = parse_event_fields(dataclasses.replace(texts, query=edited), data)
+
+    assert read == {"query": {**query, "n": 5, "last": value}}
+
+
+def test_masked_value_is_kept_by_an_edit_elsewhere() -> None:
+    """A secret header shows as ***, and an edit of another line leaves its value alone."""
+    data: dict[str, Any] = {"headers": {"Authorization": "Bearer real", "accept": "*/*"}}
+    texts = format_event_fields(data)
+
+    read = parse_event_fields(dataclasses.replace(texts, headers=texts.headers + "\nx-new: 1"), data)
+
+    assert texts.headers == "Authorization: ***\naccept: */*"
+    assert read == {"headers": {"Authorization": "Bearer real", "accept": "*/*", "x-new": "1"}}
+
+
+def test_masked_headers_are_told_apart() -> None:
+    """A value lost on saving is told from one that is only not shown."""
+    data: dict[str, Any] = {"headers": {"authorization": "***", "x-api-key": "real", "accept": "*/*"}}
+
+    assert find_lost_headers(data) == ["authorization"]
+    assert find_masked_headers(data) == ["x-api-key"]
+
+
+def test_emptied_field_is_no_key() -> None:
+    """Emptying a field takes its key away."""
+    data: dict[str, Any] = {"method": "POST", "query": {"a": "1"}, "client_ip": "::1", "url": "https://x.test/"}
+
+    assert parse_event_fields(EventFieldTexts(), data) == {"url": "https://x.test/"}
+
+
+def test_name_may_hold_a_colon() -> None:
+    """A name that was there before may hold colons; a new one may begin with one."""
+    data: dict[str, Any] = {"headers": {"a:b": "1"}}
+
+    read = parse_event_fields(EventFieldTexts(headers="a:b: 2\n:path: /x"), data)
+
+    assert read == {"headers": {"a:b": "2", ":path": "/x"}}
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ("accept: a\nno colon", "headers, line 2: write `name: value`."),
+        ("Accept: a\n\naccept: b", "headers, line 3: accept is there already, in line 1."),
+        ("X-PD-Environment: production", "headers, line 1: X-PD-Environment follows the external user that is picked."),
+    ],
+)
+def test_fault_names_the_line(headers: str, message: str) -> None:
+    """A line that cannot be read is named."""
+    with pytest.raises(EventError) as caught:
+        parse_event_fields(EventFieldTexts(headers=headers), {})
+
+    assert caught.value.message == message
+
+
+def test_identity_is_the_sessions() -> None:
+    """Headers that follow the session are taken out, in any case, and headers that were only those with them."""
+    assert remove_identity_headers({"headers": {"X-Pd-Environment": "x", "a": "b"}}) == {"headers": {"a": "b"}}
+    assert remove_identity_headers({"headers": {"x-pd-external-user-id": "ada"}, "body": 1}) == {"body": 1}
+
+
+def test_one_is_not_true() -> None:
+    """Events that Python takes for equal and JSON does not are different."""
+    assert not is_same_event({"body": 1}, {"body": True})

@@ -1,0 +1,66 @@
+"""The button that proves an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import display
+from IPython.utils.capture import capture_output
+from traitlets.config import Config
+
+from pdkernel.definition import export_to_folder
+from pdkernel.event import Event
+from pdkernel.session import Session
+from pdkernel.widgets import ProveExportButton
+from tests.notebook_files import notebook_of
+from tests.widgets.front_end import press, screen
+
+ONE = "%%pdstep one\ndef handler(pd):\n    return 1\n"
+SLACK = "%%pdstep send --lang node\nexport default { props: { slack: { type: 'app', app: 'slack' } }, run() {} }\n"
+
+
+def a_button(session: Session, folder: Path, cell: str) -> ProveExportButton:
+    """The button below an export of a notebook with one step."""
+    session.notebook = notebook_of(folder / "work.ipynb", cell)
+    session.record_cell(cell, cell_id="c0")
+    export_to_folder(session.workflow_for_export, folder / "out", sidecar=session.sidecar)
+    return ProveExportButton(session, folder / "out", "--to out")
+
+
+def test_pressing_proves(session: Session, issue: Event, tmp_path: Path) -> None:
+    """The button runs both sides on every saved event and shows what was found."""
+    button = a_button(session, tmp_path, ONE)
+
+    press(button, "Prove")
+
+    assert "workflow same; 1 run, steps: 1 same." in screen(button)
+    assert not button.button.disabled
+
+
+def test_what_stands_in_the_way_is_told(session: Session, tmp_path: Path) -> None:
+    """Why nothing can be proven is told below the button, which can be pressed again."""
+    button = a_button(session, tmp_path, SLACK)
+    (tmp_path / "work.pdkernel.yaml").write_text(
+        "schema: pdkernel/1\nsteps:\n  send:\n    accounts:\n      slack: unanswered\n"
+    )
+
+    press(button, "Prove")
+
+    assert "is unanswered" in screen(button)
+    assert not button.button.disabled
+
+
+def test_a_reader_sees_the_line(session: Session, tmp_path: Path) -> None:
+    """Where no kernel runs, the line that does the same stands in the button's place."""
+    button = a_button(session, tmp_path, ONE)
+
+    InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    try:
+        with capture_output() as captured:
+            display(button)
+    finally:
+        InteractiveShell.clear_instance()
+
+    (shown,) = captured.outputs
+    assert shown.data["text/plain"] == "Prove: %pdexport --to out --prove"

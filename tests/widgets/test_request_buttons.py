@@ -1,0 +1,94 @@
+"""The buttons below a draft that is served, one for each of its latest requests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from IPython.display import display
+from IPython.utils.capture import capture_output
+
+from pdkernel.errors import RequestError
+from pdkernel.event import Event
+from pdkernel.execution import Execution
+from pdkernel.session import Session
+from pdkernel.widgets.request_buttons import RequestButtons
+from tests.widgets.front_end import button, press, screen
+
+ONE = "%%pdstep one\ndef handler(pd):\n    return 1\n"
+
+
+@pytest.fixture
+def run(session: Session) -> Execution:
+    """A run that a POST to /orders began."""
+    session.record_cell(ONE, cell_id="c1")
+    session.choose_event(Event({"method": "POST", "path": "/orders", "body": {"n": 1}}))
+    return session.run()
+
+
+def at(run: Execution, second: int, *, path: str = "/orders", user: str | None = None) -> Execution:
+    """*run* as another request, begun in that second."""
+    event = Event({**run.event, "path": path}).data
+    begun = f"2026-11-26T10:00:{second:02}.000Z"
+    return replace(run, id=f"run{second}", started_at=begun, event=event, external_user=user)
+
+
+def test_each_request_has_its_own_button(run: Execution) -> None:
+    """A press uses the request that the button names, and says so with the line that does the same."""
+    used: list[str] = []
+
+    def use(run_id: str) -> str:
+        used.append(run_id)
+        return "request abc"
+
+    widget = RequestButtons(use)
+    widget.update([at(run, 1), at(run, 2, path="/refunds", user="ada"), at(run, 3)])
+
+    press(widget, "10:00:02.000 POST /refunds as ada")
+
+    assert used == ["run2"]
+    assert "The test event is now request abc. As a line: %pdserve use run2" in screen(widget)
+
+
+def test_a_button_stays_with_its_request(run: Execution) -> None:
+    """What is listed later adds and takes away buttons, and leaves those that stay as they are."""
+    widget = RequestButtons(str)
+    widget.update([at(run, 1), at(run, 2)])
+    second = button(widget, "10:00:02.000 POST /orders")
+
+    widget.update([at(run, 2), at(run, 3)])
+
+    assert button(widget, "10:00:02.000 POST /orders") is second
+    assert screen(widget).splitlines()[1:] == ["10:00:02.000 POST /orders", "10:00:03.000 POST /orders"]
+
+
+def test_nothing_is_offered_before_the_first_request() -> None:
+    """Without a request there is nothing on the screen."""
+    widget = RequestButtons(str)
+    widget.update([])
+
+    assert screen(widget) == ""
+
+
+def test_a_request_that_is_gone(run: Execution) -> None:
+    """What cannot be used is said."""
+
+    def none(run_id: str) -> str:
+        raise RequestError(f"There is no run {run_id} among the latest requests.")
+
+    widget = RequestButtons(none)
+    widget.update([at(run, 1)])
+    press(widget, "10:00:01.000 POST /orders")
+
+    assert "There is no run run1 among the latest requests." in screen(widget)
+
+
+@pytest.mark.usefixtures("_shell")
+def test_a_reader_sees_the_line() -> None:
+    """A notebook that is read without a kernel keeps the line form, as HTML and text."""
+    with capture_output() as shown:
+        display(RequestButtons(str))
+    data = shown.outputs[0].data
+
+    assert data["text/plain"] == "Use as the test event: %pdserve use RUN"
+    assert "%pdserve use RUN" in data["text/html"]

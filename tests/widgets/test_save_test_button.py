@@ -1,0 +1,99 @@
+"""The button that saves a run as a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from IPython.display import display
+from IPython.utils.capture import capture_output
+
+from pdkernel.event import Event
+from pdkernel.session import Session
+from pdkernel.widgets import EventComposer, SaveTestButton
+from tests.notebook_files import notebook_of
+from tests.widgets.front_end import press, screen, type_into
+
+HEADER = "%%pdworkflow\nname: Work\ntrigger:\n  type: http\n"
+ONE = "%%pdstep one\ndef handler(pd):\n    return 1\n"
+SAVE = "Save this run as a test"
+
+
+def in_a_file(session: Session, folder: Path) -> None:
+    """The session's notebook is a file with one step."""
+    session.notebook = notebook_of(folder / "work.ipynb", HEADER, ONE)
+    session.record_cell(HEADER, cell_id="c0")
+    session.record_cell(ONE, cell_id="c1")
+
+
+def test_pressing_writes_a_test(session: Session, issue: Event, tmp_path: Path) -> None:
+    """With a proposed name the button writes the test and says what it wrote."""
+    in_a_file(session, tmp_path)
+    session.load_event("issue")
+    button = SaveTestButton(session, session.run())
+
+    press(button, SAVE)
+
+    assert button.name.value == "issue"
+    assert "Wrote tests/test_issue.py" in screen(button)
+    assert (tmp_path / "tests" / "test_issue.py").is_file()
+
+
+def test_a_name_that_is_none_is_told(session: Session, issue: Event, tmp_path: Path) -> None:
+    """A wrong name is told below the button, which can be pressed again."""
+    in_a_file(session, tmp_path)
+    session.load_event("issue")
+    button = SaveTestButton(session, session.run())
+    type_into(button.name, "no name")
+
+    press(button, SAVE)
+
+    assert "cannot name a test" in screen(button)
+    assert not button.button.disabled
+    assert not (tmp_path / "tests").exists()
+
+
+def test_the_form_offers_it_once_a_run_has_ended(
+    session: Session, make_composer: Callable[[], EventComposer], issue: Event, tmp_path: Path
+) -> None:
+    """The composer has no such button before Send; after the run it saves that run."""
+    in_a_file(session, tmp_path)
+    session.load_event("issue")
+    composer = make_composer()
+    before = screen(composer)
+
+    press(composer, "Send")
+    composer.wait()
+    press(composer, SAVE)
+
+    assert SAVE not in before
+    assert "Wrote tests/test_issue.py" in screen(composer)
+
+
+def test_a_refused_run_is_not_offered(
+    session: Session, make_composer: Callable[[], EventComposer], issue: Event, tmp_path: Path
+) -> None:
+    """A run that was refused before its first step has nothing to test."""
+    in_a_file(session, tmp_path)
+    session.record_cell("%%pdstep two --uses filter-end@0.0.1\n", cell_id="c2")
+    session.load_event("issue")
+    composer = make_composer()
+
+    press(composer, "Send")
+    composer.wait()
+
+    assert SAVE not in screen(composer)
+
+
+@pytest.mark.usefixtures("_shell")
+def test_a_reader_sees_the_line(session: Session, issue: Event, tmp_path: Path) -> None:
+    """A saved notebook, where no button can be pressed, says which line does the same."""
+    in_a_file(session, tmp_path)
+    session.load_event("issue")
+    button = SaveTestButton(session, session.run())
+
+    with capture_output() as captured:
+        display(button)
+
+    assert captured.outputs[0].data["text/plain"] == "Save this run as a test: %pdrun --save-test NAME"

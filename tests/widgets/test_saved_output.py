@@ -1,0 +1,97 @@
+"""What a notebook keeps of a form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import display
+from IPython.utils.capture import capture_output
+
+from pdkernel.session import Session
+from pdkernel.widgets import EventComposer, UserPicker
+from tests.widgets.front_end import press, type_into
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def outputs(captured: Any) -> list[dict[str, Any]]:
+    """The outputs that were displayed: their data, and whether they replace another."""
+    return [{"data": each.data, "id": each.transient.get("display_id"), "update": each.update} for each in captured]
+
+
+@pytest.mark.usefixtures("_shell")
+def test_two_outputs(picker: UserPicker) -> None:
+    """A form is displayed as a widget and, below it, as an output that a reader keeps."""
+    with capture_output() as captured:
+        display(picker)
+
+    form, kept = outputs(captured.outputs)
+    assert form["data"][VIEW]["model_id"] == picker.model_id
+    assert "needs a running kernel" in form["data"]["text/plain"]
+    assert set(kept["data"]) == {"text/plain", "text/html"}
+    assert "Steps run on nobody's behalf" in kept["data"]["text/plain"]
+
+
+@pytest.mark.usefixtures("_shell")
+def test_kept_output_follows(picker: UserPicker, session: Session) -> None:
+    """A choice replaces the output that is kept, so that the saved notebook says the last one."""
+    with capture_output() as captured:
+        display(picker)
+        session.choose_user("ada")
+
+    kept, update = outputs(captured.outputs)[1:]
+    assert update["update"]
+    assert update["id"] == kept["id"]
+    assert "Steps run as ada in development." in update["data"]["text/plain"]
+    assert "%pduser ada --environment development" in update["data"]["text/html"]
+
+
+@pytest.mark.usefixtures("_shell")
+def test_shown_as_a_cells_result(picker: UserPicker) -> None:
+    """A form that is a cell's last expression is displayed the same way."""
+    shell = InteractiveShell.instance()
+    shell.user_ns["form"] = picker
+
+    with capture_output() as captured:
+        shell.run_cell("form")
+
+    assert VIEW in outputs(captured.outputs)[0]["data"]
+
+
+@pytest.mark.usefixtures("_shell")
+def test_run_is_kept(composer: EventComposer, session: Session) -> None:
+    """A run that was sent from the form ends in the kept output, above it what was sent."""
+    session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="cell-1")
+    with capture_output() as captured:
+        display(composer)
+        press(composer, "Send")
+        composer.wait()
+
+    last = outputs(captured.outputs)[-1]
+    assert last["update"]
+    assert last["data"]["text/plain"].startswith("Event new event: POST /")
+    assert "success" in last["data"]["text/plain"]
+
+
+def test_bundle_has_a_fallback(composer: EventComposer) -> None:
+    """A form's bundle holds what is chosen as text and HTML beside the widget."""
+    bundle = composer._repr_mimebundle_()
+
+    assert bundle[VIEW]["model_id"] == composer.model_id
+    assert bundle["text/plain"] == composer.saved_output.text
+    assert bundle["text/html"] == composer.saved_output.html
+
+
+def test_another_event_is_told_from_the_one_sent(composer: EventComposer, session: Session) -> None:
+    """Choosing another event after a run keeps the run, and says what it ran on."""
+    session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="cell-1")
+    press(composer, "Send")
+    composer.wait()
+    type_into(composer.fields.path, "/other")
+
+    press(composer, "Use as the event")
+
+    assert "Event new event: POST /other" in composer.saved_output.text
+    assert "Sent new event: POST /," in composer.saved_output.text

@@ -1,0 +1,124 @@
+"""Real guests, run as the engine runs them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.execution import Stream
+from pdkernel.model import JSON, Language, Step
+from pdkernel.packages import NpmTree
+from pdkernel.workers import GoBuildCache, RunSetup, RunWorkers, StepCall, StepOutcome, WorkerPool
+
+
+@dataclass
+class Heard:
+    """Everything that a listener was told."""
+
+    logs: list[tuple[Stream, str]] = field(default_factory=list)
+    exports: list[tuple[str, JSON]] = field(default_factory=list)
+    responses: list[dict[str, Any]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    on_log: Callable[[str], None] | None = None
+
+    def log(self, stream: Stream, text: str) -> None:
+        """Remember it."""
+        self.logs.append((stream, text))
+        if self.on_log:
+            self.on_log(text)
+
+    def report_progress(self, text: str) -> None:
+        """Remember it."""
+        self.said.append(text)
+
+    def export(self, name: str, value: JSON) -> None:
+        """Remember it."""
+        self.exports.append((name, value))
+
+    def respond(self, response: dict[str, Any]) -> None:
+        """Remember it."""
+        self.responses.append(response)
+
+    def text(self, stream: Stream = "stdout") -> str:
+        """All that was printed on *stream*."""
+        return "".join(text for of, text in self.logs if of == stream)
+
+
+class Bench:
+    """A run whose steps are written in a test."""
+
+    def __init__(self, guests: RunWorkers) -> None:
+        self.guests = guests
+        self.heard = Heard()
+        self.steps: dict[str, Mapping[str, JSON]] = {}
+
+    async def run(self, language: Language, source: str, *, name: str = "work", **call: Any) -> StepOutcome:
+        """Run a step on the exports of those run before; `self.heard` is what it told."""
+        self.heard = call.pop("heard", None) or Heard()
+        step = call.pop("step", None) or Step(name, language, source, line_offset=call.pop("line_offset", 0))
+        outcome = await self.guests.run_step(StepCall(step, steps=dict(self.steps), **call), self.heard)
+        self.steps[step.name] = outcome.exports
+        return outcome
+
+
+OpenRun = Callable[..., Awaitable[Bench]]
+
+
+@pytest.fixture
+def go_programs(go_cache: Path) -> GoBuildCache:
+    """Compiled Go steps."""
+    return GoBuildCache(go_cache, lock=go_cache / "go.mod")
+
+
+@pytest.fixture
+async def hosts(go_programs: GoBuildCache) -> AsyncIterator[WorkerPool]:
+    """Hosts of this test alone."""
+    hosts = WorkerPool(max_active_runs=4, go_cache=go_programs)
+    yield hosts
+    await hosts.close()
+
+
+@pytest.fixture
+async def open_run(hosts: WorkerPool, tmp_path: Path) -> OpenRun:
+    """A factory of runs: event, variables, context and workflow are its arguments."""
+    opened = 0
+
+    async def open_one(
+        *,
+        event: JSON = None,
+        variables: Mapping[str, str] | None = None,
+        context: Mapping[str, JSON] | None = None,
+        workflow: str = "demo@1",
+        node_packages: Mapping[str, NpmTree] | None = None,
+        of: WorkerPool = hosts,
+        guarded: bool = False,
+    ) -> Bench:
+        nonlocal opened
+        opened += 1
+        folder = tmp_path / "project"
+        scratch = tmp_path / f"scratch{opened}"
+        folder.mkdir(exist_ok=True)
+        scratch.mkdir()
+        setup = RunSetup(
+            run_id=f"run{opened}",
+            reuse_key=workflow,
+            trigger={"event": {} if event is None else event, "context": dict(context or {"id": "ctx1"})},
+            variables=variables or {},
+            import_folder=folder,
+            scratch_folder=scratch,
+            node_packages=node_packages or {},
+            is_sandboxed=guarded,
+        )
+        return Bench(await of.open_run(setup))
+
+    return open_one
+
+
+@pytest.fixture
+async def bench(open_run: OpenRun) -> Bench:
+    """One run with an event of `{"n": 7, "name": "Ada"}` and a variable TOKEN."""
+    return await open_run(event={"n": 7, "name": "Ada"}, variables={"TOKEN": "tok-123456"})

@@ -1,0 +1,139 @@
+"""What is made ready before a step's turn, and what a step's code waits for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pdkernel.errors import ProjectError
+from pdkernel.model import Language, Step
+from pdkernel.workers import RunSetup, StepCall, WorkerPool
+from tests.workers.conftest import Heard, OpenRun
+
+MARKS = {
+    "python": "open({path!r}, 'a').write('x')\ndef handler(pd):\n    return 1\n",
+    "node": "import fs from 'node:fs';\nfs.appendFileSync({path!r}, 'x');\nexport default defineComponent({{ run() {{ return 1; }} }});\n",
+}
+FACES: dict[Language, str] = {
+    "python": "import os\ndef handler(pd):\n    return [os.getcwd(), getattr(os, 'left', None), os.environ.get('LEFT')]\n",
+    "node": "export default () => [process.cwd(), globalThis.left ?? null, process.env.LEFT ?? null];\n",
+}
+PIDS: dict[Language, str] = {
+    "python": "import os\ndef handler(pd):\n    return os.getpid()\n",
+    "node": "export default () => process.pid;\n",
+}
+DIRT: dict[Language, str] = {
+    "python": "import os\ndef handler(pd):\n    os.chdir('/')\n    os.environ['LEFT'] = 'behind'\n",
+    "node": "export default () => { process.chdir('/'); globalThis.left = 1; process.env.LEFT = 'behind'; };\n",
+}
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_nothing_of_a_step_runs_ahead_of_its_turn(language: Language, open_run: OpenRun, tmp_path: Path) -> None:
+    """Making ready compiles a step and runs none of its code, nor that of its module."""
+    mark = tmp_path / "mark"
+    step = Step("work", language, MARKS[language].format(path=str(mark)))
+    first = await open_run()
+    await first.run(language, FACES[language])
+    await first.guests.release()
+    second = await open_run()
+
+    second.guests.prepare_steps([step])
+    answer = await second.run(language, FACES[language], name="other")
+    before = mark.exists()
+    await second.run(language, "", step=step)
+
+    assert answer.error is None
+    assert not before
+    assert mark.read_text() == "x"
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_a_process_made_ready_is_as_fresh_as_any(language: Language, open_run: OpenRun) -> None:
+    """A step that is made ready for finds neither folder, globals nor variables of the run before."""
+    first = await open_run()
+    await first.run(language, DIRT[language])
+    await first.guests.release()
+    second = await open_run()
+
+    second.guests.prepare_steps([Step("work", language, FACES[language])])
+    outcome = await second.run(language, FACES[language])
+
+    answer = outcome.exports["$return_value"]
+    assert isinstance(answer, list)
+    assert answer[0] != "/"
+    assert answer[1:] == [None, None]
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_a_process_made_ready_in_vain_serves_the_next_run(
+    language: Language, open_run: OpenRun, tmp_path: Path
+) -> None:
+    """A run may end before a process has made ready for it, its folder gone by then: the process serves on."""
+    first = await open_run()
+    before = await first.run(language, PIDS[language])
+    await first.guests.release()
+    second = await open_run()
+    second.guests.prepare_steps([Step("work", language, FACES[language])])
+    shutil.rmtree(tmp_path / "scratch2")
+
+    await second.guests.release()
+    third = await open_run()
+    after = await third.run(language, PIDS[language])
+
+    assert after.error is None
+    assert after.exports["$return_value"] == before.exports["$return_value"]
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_steps_after_the_first_are_fresh_too(language: Language, open_run: OpenRun) -> None:
+    """Having been made ready holds for one step: what it leaves behind, the next does not find."""
+    first = await open_run()
+    await first.run(language, FACES[language])
+    await first.guests.release()
+    second = await open_run()
+    second.guests.prepare_steps([Step("dirt", language, DIRT[language]), Step("work", language, FACES[language])])
+
+    await second.run(language, DIRT[language], name="dirt")
+    outcome = await second.run(language, FACES[language])
+
+    assert outcome.exports["$return_value"][1:] == [None, None]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("language", ["python", "node", "bash"])
+async def test_code_waits_until_it_is_cleared(language: Language, open_run: OpenRun) -> None:
+    """A step that is refused when all is ready has not run, and the next one of its run can."""
+    run = await open_run()
+    source = {
+        "bash": "echo ran",
+        "python": "def handler(pd):\n    print('ran')\n",
+        "node": "export default () => console.log('ran');",
+    }
+
+    async def refuse() -> None:
+        raise ProjectError("The disk is full.")
+
+    heard = Heard()
+    with pytest.raises(ProjectError):
+        await run.guests.run_step(StepCall(Step("one", language, source[language]), before_start=refuse), heard)
+    outcome = await run.run(language, source[language], name="two")
+
+    assert heard.text() == ""
+    assert outcome.error is None
+    assert run.heard.text() == "ran\n"
+
+
+async def test_what_was_returned_outlives_an_exit_that_was_left_behind(open_run: OpenRun) -> None:
+    """A timer that ends the process after the step has returned takes nothing of it away."""
+    run = await open_run()
+
+    outcome = await run.run("node", "export default () => { setTimeout(() => process.exit(0), 1); return 7; };")
+
+    assert outcome.exports["$return_value"] == 7
+
+
+def test_a_language_that_is_not_warm_is_not_started(hosts: WorkerPool, tmp_path: Path) -> None:
+    """There is no place with processes to make ready before one was needed."""
+    assert hosts.acquire_warm_slot(RunSetup("run", "w@1", {"event": {}, "context": {}}, {}, tmp_path, tmp_path)) is None

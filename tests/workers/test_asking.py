@@ -1,0 +1,196 @@
+"""What a running step asks of us: answers, things to send, pauses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from pdkernel.errors import RequestError, StepError
+from pdkernel.model import JSON, Language
+from pdkernel.workers import Effect, Pause, StepOutcome
+from tests.workers.conftest import Bench, OpenRun
+
+URLS = {"resume_url": "https://one.invalid/resume", "cancel_url": "https://one.invalid/cancel"}
+
+
+class Echo:
+    """Answers with what it was asked, or refuses."""
+
+    async def answer(self, call: str, args: Mapping[str, JSON]) -> JSON:
+        """The question."""
+        if args.get("payload") == "no":
+            raise RequestError("There is no such workflow.", fix="Name another.")
+        return None if args.get("payload") is None else {"call": call, "args": dict(args)}
+
+
+@pytest.fixture
+async def bench(open_run: OpenRun) -> Bench:
+    """A run."""
+    return await open_run()
+
+
+def in_node(body: str) -> str:
+    """A Node.js step."""
+    return f"export default defineComponent({{ async run({{ steps, $ }}) {{ {body} }} }})"
+
+
+def in_python(body: str) -> str:
+    """A Python step of one line or several."""
+    lines = "\n".join(f"    {line}" for line in body.split("\n"))
+    return f"def handler(pd):\n{lines}\n"
+
+
+async def asked(bench: Bench, language: Language, payload: str) -> StepOutcome:
+    """A step that triggers a workflow with *payload* (as written in both languages)."""
+    code = (
+        in_node(f"return await $.flow.trigger('p_1', {payload})")
+        if language == "node"
+        else in_python(f"return pd.flow.trigger('p_1', {payload})")
+    )
+    return await bench.run(language, code, services=Echo())
+
+
+@pytest.mark.parametrize("language", ["node", "python"])
+class TestAsking:
+    """A question goes out while the step runs, and its code goes on with the answer."""
+
+    async def test_the_answer_comes_back(self, bench: Bench, language: Language) -> None:
+        """Code gets the value that the service gives."""
+        outcome = await asked(bench, language, "'x'")
+        answered = outcome.exports["$return_value"]
+        assert isinstance(answered, dict)
+        assert answered["call"] == "flow.trigger"
+        assert answered["args"]["workflow"] == "p_1"
+
+    async def test_a_missing_value_is_none(self, bench: Bench, language: Language) -> None:
+        """No value is undefined in JavaScript and None in Python."""
+        outcome = await asked(bench, language, "undefined" if language == "node" else "None")
+        assert outcome.error is None
+        assert "$return_value" not in outcome.exports
+
+    async def test_a_refusal_is_an_exception_at_the_line(self, bench: Bench, language: Language) -> None:
+        """The step fails where it asked, with the service's words and what to do."""
+        outcome = await asked(bench, language, "'no'")
+        assert outcome.error is not None
+        assert outcome.error.message == "There is no such workflow."
+        assert outcome.error.fix == "Name another."
+        assert outcome.error.line == (1 if language == "node" else 2)
+
+    async def test_without_services_it_is_refused(self, bench: Bench, language: Language) -> None:
+        """A step that is run by itself can ask nobody."""
+        code = in_node("await $.flow.trigger('p')") if language == "node" else in_python("pd.flow.trigger('p')")
+        outcome = await bench.run(language, code)
+        assert outcome.error is not None
+        assert "flow.trigger" in outcome.error.message
+
+
+async def test_many_questions_at_once_get_their_own_answers(bench: Bench) -> None:
+    """Promises that wait together are each told their own."""
+    code = in_node(
+        "const all = await Promise.all([...Array(50).keys()].map((i) => $.flow.trigger('p', i)));"
+        "return all.map((one) => one.args.payload)"
+    )
+    outcome = await bench.run("node", code, services=Echo())
+    assert outcome.exports["$return_value"] == list(range(50))
+
+
+async def test_threads_ask_one_after_the_other(bench: Bench) -> None:
+    """A thread that asks is told its own answer."""
+    code = in_python(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor(8) as pool:\n"
+        "    return list(pool.map(lambda i: pd.flow.trigger('p', i)['args']['payload'], range(50)))"
+    )
+    outcome = await bench.run("python", code, services=Echo())
+    assert outcome.exports["$return_value"] == list(range(50))
+
+
+@pytest.mark.parametrize(
+    ("language", "call", "pause"),
+    [
+        ("node", "$.flow.delay(5)", Pause("delay", 5)),
+        ("node", "$.flow.delay(1e300)", Pause("delay", 2**53 - 1)),
+        ("node", "$.flow.rerun(7, null, 1e300)", Pause("rerun", 7, None, 2**53 - 1)),
+        ("python", "pd.flow.delay(1e300)", Pause("delay", 2**53 - 1)),
+        ("python", "pd.flow.rerun(7, None, 10**30)", Pause("rerun", 7, None, 2**53 - 1)),
+        ("python", "pd.flow.rerun(7, None, -1)", Pause("rerun", 7, None, 0)),
+        ("node", "$.flow.suspend()", Pause("suspend", 86_400_000)),
+        ("node", "$.flow.rerun(7, {n: 1}, 3)", Pause("rerun", 7, {"n": 1}, 3)),
+        ("python", "pd.flow.delay(5)", Pause("delay", 5)),
+        ("python", "pd.flow.suspend()", Pause("suspend", 86_400_000)),
+        ("python", "pd.flow.rerun(7, {'n': 1}, 3)", Pause("rerun", 7, {"n": 1}, 3)),
+        ("python", "pd.flow.rerun(7, {'n': 1}, maxRetries=3)", Pause("rerun", 7, {"n": 1}, 3)),
+    ],
+)
+async def test_a_pause_is_noted_and_the_step_runs_on(bench: Bench, language: Language, call: str, pause: Pause) -> None:
+    """Delay, suspend and rerun return the two URLs at once; the pause comes when the step has ended."""
+    code = in_node(f"return {call}") if language == "node" else in_python(f"return {call}")
+    outcome = await bench.run(language, code, flow_urls=URLS)
+    assert outcome.exports["$return_value"] == URLS
+    assert outcome.pause_request == pause
+
+
+@pytest.mark.parametrize(
+    ("language", "call", "effect"),
+    [
+        ("node", "$.send.http({method: 'POST', url: 'u'})", Effect("http", {"method": "POST", "url": "u"})),
+        ("node", "$.send.email({subject: 's'})", Effect("email", {"subject": "s"})),
+        ("node", "$.send.emit({a: 1})", Effect("emit", {"event": {"a": 1}, "channel": ""})),
+        ("node", "$.send.emit({a: 1}, 'c')", Effect("emit", {"event": {"a": 1}, "channel": "c"})),
+        ("node", "$.send.sse('c', 1)", Effect("sse", {"channel": "c", "payload": 1})),
+        ("node", "$.send.s3({bucket: 'b'})", Effect("s3", {"bucket": "b"})),
+        ("python", "pd.send.http('POST', 'u', data=1)", Effect("http", {"method": "POST", "url": "u", "data": 1})),
+        (
+            "python",
+            "pd.send.email(subject='s', text='t')",
+            Effect("email", {"subject": "s", "text": "t", "html": ""}),
+        ),
+        ("python", "pd.send.emit({'a': 1}, 'c')", Effect("emit", {"event": {"a": 1}, "channel": "c"})),
+    ],
+)
+async def test_what_is_to_be_sent_is_queued(bench: Bench, language: Language, call: str, effect: Effect) -> None:
+    """Code sees nothing of what becomes of it."""
+    code = in_node(f"return {call} ?? 'nothing'") if language == "node" else in_python(f"return {call} or 'nothing'")
+    outcome = await bench.run(language, code)
+    assert outcome.queued_sends == (effect,)
+    assert outcome.exports["$return_value"] == "nothing"
+
+
+async def test_a_pause_without_a_number_fails_at_its_line(bench: Bench) -> None:
+    """What is no number of milliseconds is said, not guessed."""
+    outcome = await bench.run("node", in_node("$.flow.delay('soon')"))
+    assert outcome.error is not None
+    assert "milliseconds" in outcome.error.message
+
+
+@pytest.mark.parametrize("status", ["99", "600", "10**300"])
+@pytest.mark.parametrize("language", ["node", "python"])
+async def test_a_status_that_no_response_has_fails_at_its_line(bench: Bench, language: Language, status: str) -> None:
+    """The step's own error names the range."""
+    code = (
+        in_node(f"\n$.respond({{ status: {status} }})")
+        if language == "node"
+        else in_python(f"pd.respond({{'status': {status}}})")
+    )
+
+    outcome = await bench.run(language, code)
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.line) == ("TypeError", 2)
+    assert "needs a status, a whole number from 100 to 599" in outcome.error.message
+
+
+@pytest.mark.parametrize("language", ["node", "python"])
+async def test_an_error_with_odd_attributes_is_told(bench: Bench, language: Language) -> None:
+    """What code puts on its errors under our names is text for the record."""
+    code = (
+        in_node("throw Object.assign(new Error('x'), { pdkernelCode: 1, pdkernelFix: [2], pdkernelProp: 3, name: 4 })")
+        if language == "node"
+        else in_python("e = ValueError('x')\ne.pdkernel_code, e.pdkernel_name, e.pdkernel_fix = 1, 2, [3]\nraise e")
+    )
+
+    outcome = await bench.run(language, code)
+
+    assert outcome.error is not None
+    assert (type(outcome.error), outcome.error.message) == (StepError, "x")

@@ -1,0 +1,142 @@
+"""Bash steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.workers.conftest import Bench
+
+
+async def test_the_file_protocol(bench: Bench) -> None:
+    """`$PIPEDREAM_STEPS` is a JSON file, `$PIPEDREAM_EXPORTS` takes text and JSON lines."""
+    bench.steps["build"] = {"$return_value": {"text": "hi"}}
+
+    outcome = await bench.run(
+        "bash",
+        "T=$(jq -r .build.'\"$return_value\"'.text $PIPEDREAM_STEPS)\n"
+        'echo "text=$T=there" >> $PIPEDREAM_EXPORTS\necho "list:json=[1, {\\"a\\": null}]" >> $PIPEDREAM_EXPORTS\n'
+        'echo "event:json=$(jq -c .trigger.event $PIPEDREAM_STEPS)" >> "$PIPEDREAM_EXPORTS"\n',
+    )
+
+    assert outcome.error is None
+    assert outcome.exports == {"text": "hi=there", "list": [1, {"a": None}], "event": {"n": 7, "name": "Ada"}}
+
+
+async def test_an_exit_status_is_a_warning(bench: Bench) -> None:
+    """`exit 3` ends the step, and the workflow goes on."""
+    outcome = await bench.run("bash", "echo a=1 >> $PIPEDREAM_EXPORTS\nexit 3\necho b=1 >> $PIPEDREAM_EXPORTS\n")
+
+    assert outcome.error is None
+    assert outcome.exports == {"a": "1"}
+    assert outcome.warnings == ("exit status 3",)
+
+
+async def test_messages_of_bash_have_the_cells_line(bench: Bench) -> None:
+    """A command that is not there, and a syntax error, are told with the step's file and line, once and without a path."""
+    outcome = await bench.run("bash", "true\nno_such_command\nif then\n", line_offset=3)
+
+    said = bench.heard.text("stderr").splitlines()
+    assert said[0] == "work.sh: line 5: no_such_command: command not found"
+    assert said[1].startswith("work.sh: line 6: syntax error near")
+    assert outcome.warnings == ("exit status 2",)
+
+
+async def test_the_scripts_folder_is_left_out_of_messages_in_pieces(bench: Bench, tmp_path: Path) -> None:
+    """However the path is cut; what only begins like it, and comes last, is not lost."""
+    outcome = await bench.run(
+        "bash",
+        'head=${0%"${0#???????}"}\nprintf %s "$head" >&2; sleep 0.1; printf %s "${0#"$head"}: here" >&2\n'
+        'printf %s " and $head" >&2\n',
+    )
+
+    assert bench.heard.text("stderr") == f"work.sh: here and {str(tmp_path)[:7]}"
+    assert outcome.error is None
+
+
+@pytest.mark.parametrize("value", ["{nope", "NaN", "1e999", ""])
+async def test_a_line_that_is_not_json_is_named(bench: Bench, value: str) -> None:
+    """The export's name and the line are in the message; the other lines are kept."""
+    outcome = await bench.run("bash", f"printf 'a=1\\nbad:json={value}\\nc=3\\n' >> $PIPEDREAM_EXPORTS")
+
+    assert outcome.error is not None
+    assert outcome.error.code == "export_not_json"
+    assert "bad is not JSON" in outcome.error.message
+    assert "line 2 of $PIPEDREAM_EXPORTS" in outcome.error.message
+    assert outcome.exports == {"a": "1", "c": "3"}
+
+
+async def test_a_line_that_is_no_export_is_a_warning(bench: Bench) -> None:
+    """Nothing is lost silently."""
+    outcome = await bench.run("bash", "echo hello >> $PIPEDREAM_EXPORTS")
+
+    assert outcome.error is None
+    assert outcome.warnings == ("Line 1 of $PIPEDREAM_EXPORTS is not NAME=VALUE and was left out.",)
+
+
+async def test_the_steps_files_are_removed(bench: Bench, tmp_path: Path) -> None:
+    """What a step was given is not left in the scratch folder."""
+    await bench.run("bash", "true")
+
+    assert [path.name for path in tmp_path.joinpath("scratch1").iterdir()] == ["tmp"]
+
+
+async def test_children_in_the_background_end_with_the_run(bench: Bench) -> None:
+    """A child that bash leaves behind does not hold the step up, nor outlive the run."""
+    from pdkernel.runtimes import process_tree
+
+    outcome = await bench.run(
+        "bash",
+        f'setsid sleep 1000 & sleep 1000 & sleep 0.3; echo "mark=${process_tree.PROCESS_TAG_VARIABLE}" >> $PIPEDREAM_EXPORTS',
+    )
+    mark = outcome.exports["mark"]
+    assert isinstance(mark, str)
+    during = process_tree.find_processes([], [mark])
+
+    await bench.guests.release()
+
+    assert len(during) == 1
+    assert process_tree.find_processes([], [mark]) == set()
+
+
+async def test_accounts_and_a_response(bench: Bench) -> None:
+    """A step with an app reads its credentials from a file, and answers by writing to another."""
+    outcome = await bench.run(
+        "bash",
+        'jq "{status: 201, body: .slack.token}" $PIPEDREAM_ACCOUNTS > $PIPEDREAM_RESPONSE\n'
+        "echo '{}' >> $PIPEDREAM_RESPONSE",
+        account_fields={"slack": {"token": "xoxb-1"}},
+    )
+
+    assert outcome.response == {"status": 201, "headers": {}, "body": "xoxb-1"}
+    assert outcome.warnings == ("The step responded more than once; the first response was sent.",)
+
+
+async def test_without_an_app_there_is_no_accounts_file(bench: Bench) -> None:
+    """The variable is not set, so that `set -u` tells of it."""
+    outcome = await bench.run("bash", 'set -u; cat "$PIPEDREAM_ACCOUNTS"')
+
+    assert outcome.warnings[0].startswith("exit status 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("nope", "is not JSON"),
+        ("[1]", "is not a JSON object"),
+        ('{"status": "200"}', "is wrong: expected `int`, got `str` - at `$.status`"),
+        ('{"headers": "a: b"}', "is wrong: expected `object`, got `str` - at `$.headers`"),
+        ('{"status": 600}', "is wrong: expected `int` <= 599 - at `$.status`"),
+        ('{"headers": {"a": {}}}', "is wrong: expected `str | array`, got `object` - at `$.headers[...]`"),
+        ('{"body": NaN}', "is not JSON (NaN)"),
+    ],
+)
+async def test_a_response_that_is_none_is_told(bench: Bench, text: str, what: str) -> None:
+    """What is wrong with it is in the error, and how to write it."""
+    outcome = await bench.run("bash", f"echo '{text}' > $PIPEDREAM_RESPONSE; echo a=1 >> $PIPEDREAM_EXPORTS")
+
+    assert outcome.error is not None
+    assert what in outcome.error.message
+    assert outcome.exports == {"a": "1"}
+    assert outcome.response is None

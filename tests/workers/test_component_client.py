@@ -1,0 +1,708 @@
+"""Components that are files: what they declare, run and answer. All of them are written here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.errors import StepError
+from pdkernel.model import JSON, AppBinding, Step
+from pdkernel.workers import ComponentFile, Emitted, PropOption, SourceCall, WorkerPool
+from tests.workers.conftest import Bench, OpenRun
+
+APP = """
+export default {
+  type: "app",
+  app: "desk",
+  propDefinitions: {
+    queue: {
+      type: "string", label: "Queue", description: "Where it goes",
+      async options({ page, prevContext, query, site }) {
+        const { offset = 0 } = prevContext;
+        return {
+          options: [{ label: `${site ?? "any"} ${this.$auth.token} ${page} ${offset}`, value: offset }],
+          context: { offset: offset + 10 },
+        };
+      },
+    },
+    color: { type: "string", options: ["red", "green"] },
+    shade: { type: "string", label: "Shade" },
+  },
+  methods: {
+    token() { return this.$auth.token },
+    _plain: "not a function",
+  },
+};
+"""
+
+ACTION = """
+import desk from "../../desk.app.mjs";
+export default {
+  key: "desk-make-ticket", name: "Make Ticket", description: "Makes one", version: "1.2.3", type: "action",
+  props: {
+    desk,
+    site: { type: "string", optional: true },
+    queue: { propDefinition: [desk, "queue", (c) => ({ site: c.site })], label: "Which queue", optional: true },
+    color: { propDefinition: [desk, "color"], default: "green" },
+    count: { type: "integer", min: 1, max: 5, optional: true },
+    notice: { type: "alert", alertType: "info", content: "Mind the gap" },
+    detail: { type: "boolean", optional: true, reloadProps: true },
+    extra: { type: "string", hidden: true },
+  },
+  async additionalProps(existing) {
+    if (this.detail) existing.extra.hidden = false;
+    return this.site ? { fromSite: { type: "string", label: this.site, async options() { return ["a", "b"] } } } : {};
+  },
+  methods: { shout(text) { return `${text}!` } },
+  async run({ $ }) {
+    $.export("$summary", this.shout("done"));
+    return { ...this, token: this.desk.token(), fields: Object.keys(this.desk.$auth) };
+  },
+};
+"""
+
+Write = Callable[..., ComponentFile]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a component where a package has it, beside its app."""
+    package = tmp_path / "project" / "node_modules" / "@sample" / "desk"
+
+    def write(text: str, *, name: str = "make-ticket", kind: Any = "action", origin: Any = "npm") -> ComponentFile:
+        folder = package / f"{kind}s" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        package.joinpath("package.json").write_text(json.dumps({"name": "@sample/desk", "version": "1.0.0"}))
+        package.joinpath("desk.app.mjs").write_text(APP)
+        path = folder / f"{name}.mjs"
+        path.write_text(text)
+        return ComponentFile(path, f"desk-{name}", "1.2.3", kind, origin)
+
+    return write
+
+
+def action(body: str, props: str = "", extra: str = "") -> str:
+    """An action whose run is *body*."""
+    return (
+        'import desk from "../../desk.app.mjs";\n'
+        f'export default {{ key: "desk-x", version: "0.0.1", type: "action", props: {{ desk, {props} }}, {extra}\n'
+        f"  async run({{ steps, $ }}) {{\n{body}\n}} }};\n"
+    )
+
+
+async def run(bench: Bench, component: ComponentFile, **call: Any) -> Any:
+    """Run *component* as a step with an account of its app."""
+    call.setdefault("auth", {"desk": {"token": "tok-1"}})
+    return await bench.run("node", "", step=Step("work", "node", uses="desk-x@1"), component=component, **call)
+
+
+async def test_what_a_component_declares(bench: Bench, write: Write) -> None:
+    """Key, version, apps, and each prop's definition with what it builds on under it."""
+    found = await bench.guests.describe(write(ACTION))
+
+    assert (found.key, found.version, found.type, found.additional) == ("desk-make-ticket", "1.2.3", "action", True)
+    assert found.apps == (AppBinding("desk", "desk"),)
+    props = {prop.name: prop for prop in found.props}
+    assert props["queue"].definition == {
+        "type": "string",
+        "label": "Which queue",
+        "description": "Where it goes",
+        "optional": True,
+        "dynamic": True,
+    }
+    assert props["color"].definition["options"] == ["red", "green"]
+    assert [name for name, prop in props.items() if not prop.optional] == []
+    assert props["notice"].definition["content"] == "Mind the gap"
+
+
+async def test_an_action_runs_with_everything_that_it_declares(bench: Bench, write: Write) -> None:
+    """Methods, defaults, the app's methods and account; values of added props; no credential in what it returns."""
+    outcome = await run(bench, write(ACTION), props={"count": "3", "fromSite": "a"})
+
+    assert outcome.error is None
+    assert outcome.exports["$summary"] == "done!"
+    value = outcome.exports["$return_value"]
+    assert value == {
+        "desk": {"_plain": "not a function"},
+        "color": "green",
+        "count": 3,
+        "fromSite": "a",
+        "token": "tok-1",
+        "fields": ["token"],
+    }
+
+
+async def test_a_definition_may_build_on_one_that_builds_on_another(bench: Bench, write: Write) -> None:
+    """`propDefinition` is followed to any depth, the nearest words win, and every function adds its arguments."""
+    text = """
+const inner = { type: "app", app: "a", propDefinitions: { x: { type: "integer", label: "Inner", min: 2,
+  options({ one, two }) { return [one, two] } } } };
+const outer = { type: "app", app: "b", propDefinitions: { y: { propDefinition: [inner, "x", () => ({ one: 1 })], label: "Outer" } } };
+export default { key: "k", version: "1", type: "action", run() {},
+  props: { z: { propDefinition: [outer, "y", (c) => ({ two: c.given })] }, given: "integer" } };
+"""
+    component = write(text)
+
+    described = await bench.guests.describe(component)
+    page = await bench.guests.options(component, "z", values={"given": 7})
+
+    assert described.props[0].definition == {"type": "integer", "label": "Outer", "min": 2, "dynamic": True}
+    assert [option.value for option in page.options] == [1, 7]
+
+
+async def test_a_missing_prop_is_named_with_how_to_give_it(bench: Bench, write: Write) -> None:
+    """Before anything of the component runs."""
+    component = write(
+        action("console.log('ran')", 'channel: { type: "string", label: "Send To", options: ["general"] }')
+    )
+
+    outcome = await run(bench, component)
+
+    assert outcome.error is not None
+    assert (outcome.error.code, outcome.error.name) == ("configuration", "ConfigurationError")
+    assert outcome.error.message == 'The prop channel ("Send To") is required, and the step does not give it.'
+    assert outcome.error.fix == (
+        'Give it among the step\'s props (channel: "general"), or on the line of a code step: --prop channel=VALUE'
+    )
+    assert bench.heard.text() == ""
+
+
+@pytest.mark.parametrize(
+    ("type_", "given", "told"),
+    [
+        ("integer", "abc", 'The prop n asks for a whole number, and is given "abc".'),
+        ("boolean", 1, "The prop n asks for true or false, and is given a value of type number."),
+        ("integer[]", ["1", "x"], 'The prop n asks for a whole number, and is given "x".'),
+    ],
+)
+async def test_a_value_that_a_prop_cannot_take_is_a_warning(
+    bench: Bench, write: Write, type_: str, given: JSON, told: str
+) -> None:
+    """The code gets it as it is; the timeline says what does not fit."""
+    component = write(action("return 1", f'n: "{type_}"'))
+
+    outcome = await run(bench, component, props={"n": given})
+
+    assert outcome.warnings == (told,)
+
+
+async def test_a_required_prop_whose_expression_gave_nothing_is_a_warning(bench: Bench, write: Write) -> None:
+    """The step gave it; the component sees undefined, as on the platform."""
+    component = write(action("return typeof this.channel", 'channel: "string"'))
+    step = Step("work", "node", uses="desk-x@1", props={"channel": "{{steps.trigger.event.none}}"})
+
+    outcome = await bench.run("node", "", step=step, component=component, props={})
+
+    assert outcome.exports == {"$return_value": "undefined"}
+    assert outcome.warnings == ("The prop channel is required, and its value came out as undefined.",)
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "expected"),
+    [
+        ('"integer"', "12", 12),
+        ('"integer"', "12.5", "12.5"),
+        ('"boolean"', "false", False),
+        ('"string"', 5, 5),
+        ('"object"', '{"a": 1}', {"a": 1}),
+        ('"object"', "no JSON", "no JSON"),
+        ('"string[]"', "one", ["one"]),
+        ('"string[]"', '["a", "b"]', ["a", "b"]),
+        ('"string[]"', [["a", "b"]], ["a", "b"]),
+        ('"integer[]"', ["1", 2], [1, 2]),
+        ('"any"', '{"a": 1}', '{"a": 1}'),
+        ('"sql"', "select 1", {"query": "select 1", "params": []}),
+        ('"sql"', {"query": "select $1", "params": [1]}, {"query": "select $1", "params": [1]}),
+        ('"string"', {"__lv": {"label": "One", "value": "1"}}, "1"),
+        ('"string[]"', {"__lv": [{"label": "One", "value": "1"}]}, ["1"]),
+        (
+            '{ type: "string", withLabel: true }',
+            {"__lv": {"label": "One", "value": "1"}},
+            {"label": "One", "value": "1"},
+        ),
+        ('{ type: "string", withLabel: true }', "1", {"label": "1", "value": "1"}),
+        ('{ type: "string[]", withLabel: true }', ["1"], [{"label": "1", "value": "1"}]),
+    ],
+)
+async def test_a_value_is_what_its_type_asks_for(
+    bench: Bench, write: Write, declared: str, given: Any, expected: object
+) -> None:
+    """Labels are unwrapped unless they are asked for; text becomes the type where it plainly is one."""
+    outcome = await run(bench, write(action("return this.x", f"x: {declared}")), props={"x": given})
+
+    assert outcome.error is None
+    assert outcome.exports["$return_value"] == expected
+
+
+async def test_a_number_outside_its_limits_is_a_warning(bench: Bench, write: Write) -> None:
+    """The component decides; the person is told."""
+    outcome = await run(bench, write(action("", "count: { type: 'integer', max: 5 }")), props={"count": 9})
+
+    assert outcome.error is None
+    assert outcome.warnings == ("The prop count is 9, and at most 5 is asked for.",)
+
+
+async def test_an_optional_prop_that_is_not_given_is_undefined(bench: Bench, write: Write) -> None:
+    """Not null: components test for either."""
+    component = write(action('return ["x" in this, this.x === undefined]', 'x: { type: "string", optional: true }'))
+
+    outcome = await run(bench, component)
+
+    assert outcome.exports["$return_value"] == [False, True]
+
+
+async def test_a_folder_prop_is_the_runs_own(bench: Bench, write: Write) -> None:
+    """`dir` gives a path that can be written to."""
+    outcome = await run(bench, write(action("return this.d === process.env.TMPDIR", 'd: { type: "dir", sync: true }')))
+
+    assert outcome.exports["$return_value"] is True
+
+
+async def test_this_is_fresh_in_each_run(bench: Bench, write: Write) -> None:
+    """What a component writes to `this`, its app or a default is gone in the next run."""
+    component = write(
+        action(
+            "const seen = [this.x, this.desk.y, this.list.length]; this.x = 1; this.desk.y = 1; this.list.push(1); return seen",
+            'list: { type: "string[]", default: [] }',
+        )
+    )
+
+    await run(bench, component)
+    outcome = await run(bench, component)
+
+    assert outcome.exports["$return_value"] == [None, None, 0]
+
+
+async def test_the_account_is_found_by_the_apps_slug_too(bench: Bench, write: Write) -> None:
+    """A prop `myDesk` of the app `desk`."""
+    text = 'import desk from "../../desk.app.mjs";\nexport default { props: { myDesk: desk }, run() { return this.myDesk.token() } }'
+
+    outcome = await run(bench, write(text))
+
+    assert outcome.exports["$return_value"] == "tok-1"
+
+
+async def test_pages_of_options_hand_their_context_on(bench: Bench, write: Write) -> None:
+    """The app's own `options` sees the account, the arguments of the prop, page and context."""
+    component = write(ACTION)
+    values = {"site": {"__lv": {"label": "Home", "value": "home"}}}
+
+    first = await bench.guests.options(component, "queue", values=values, auth={"desk": {"token": "T"}})
+    second = await bench.guests.options(
+        component, "queue", values=values, auth={"desk": {"token": "T"}}, page=1, context=first.context
+    )
+
+    assert first.options == (PropOption("home T 0 0", 0),)
+    assert second.options == (PropOption("home T 1 10", 10),)
+    assert first.empty_reason is None
+
+
+WITHOUT = "A text or an expression can be given without."
+TEAM = '{ type: "string", label: "The team" }'
+
+
+@pytest.mark.parametrize(
+    ("options", "auth", "values", "why"),
+    [
+        ("return [this.desk.token()]", {}, {}, "The desk account is only known at run time."),
+        (
+            "try { this.desk.token() } catch (e) { throw new Error('Sign in first') }",
+            {},
+            {},
+            "The desk account is only known at run time.",
+        ),
+        ("throw new TypeError('no such thing')", {"desk": {}}, {}, "TypeError: no such thing"),
+        ("throw 'just text'", {"desk": {}}, {}, "Error: just text"),
+        (
+            "return [this.site].filter(Boolean)",
+            {"desk": {}},
+            {"site": "{{steps.a.b}}"},
+            f"Choices depend on the prop site, whose value is an expression and not known until the run. {WITHOUT}",
+        ),
+        (
+            "return [this.team].filter(Boolean)",
+            {"desk": {}},
+            {"site": "s"},
+            f'Choices depend on the prop team ("The team"): fill it first. {WITHOUT}',
+        ),
+        (
+            "try { return [this.team] } catch { return ['all'] }",
+            {"desk": {}},
+            {"team": ""},
+            f'Choices depend on the prop team ("The team"): fill it first. {WITHOUT}',
+        ),
+    ],
+)
+async def test_why_there_are_no_options(
+    bench: Bench, write: Write, options: str, auth: Any, values: Any, why: str
+) -> None:
+    """The account is not known yet, the code failed, or a value is not known yet; each in a sentence."""
+    props = f'site: "string", team: {TEAM}, x: {{ type: "string", async options() {{ {options} }} }}'
+    component = write(action("", props))
+
+    page = await bench.guests.options(component, "x", auth=auth, values=values)
+
+    assert (page.options, page.empty_reason) == ((), why)
+
+
+async def test_options_that_do_not_read_an_expression_are_given(bench: Bench, write: Write) -> None:
+    """An expression elsewhere among the values is no obstacle."""
+    component = write(ACTION)
+
+    page = await bench.guests.options(
+        component, "queue", auth={"desk": {"token": "T"}}, values={"color": "{{steps.a}}", "site": "s"}
+    )
+
+    assert page.options == (PropOption("s T 0 0", 0),)
+
+
+@pytest.mark.parametrize(("team", "asked"), [(None, []), ("", []), ("{{steps.a.b}}", []), ("blue", ["blue"])])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "propDefinition: [desk, 'seat', (c) => ({ group: c.team })]",
+        "async options({ team }) { await ask(team); return []; }",
+        "async options() { await ask(this.team); return []; }",
+    ],
+)
+async def test_nothing_is_asked_outside_before_what_it_depends_on_is_known(
+    bench: Bench, write: Write, tmp_path: Path, how: str, team: str | None, asked: list[str]
+) -> None:
+    """Whichever way a dropdown reads another required prop."""
+    note = tmp_path / "asked"
+    text = f"""
+        import {{ appendFileSync }} from "node:fs";
+        const ask = async (what) => appendFileSync({json.dumps(str(note))}, `${{what}}\n`);
+        const desk = {{
+          type: "app", app: "desk",
+          propDefinitions: {{ seat: {{ type: "string", async options({{ group }}) {{ await ask(group); return []; }} }} }},
+        }};
+        export default {{ props: {{ desk, team: {TEAM}, seat: {{ type: "string", {how} }} }}, async run() {{}} }};
+    """
+    values = {} if team is None else {"team": team}
+
+    page = await bench.guests.options(write(text), "seat", auth={"desk": {}}, values=values)
+
+    assert (note.read_text().split() if note.exists() else []) == asked
+    assert (page.empty_reason is None) == bool(asked)
+
+
+async def test_an_empty_optional_prop_is_no_obstacle(bench: Bench, write: Write) -> None:
+    """A dropdown that narrows by it is given whole."""
+    page = await bench.guests.options(write(ACTION), "queue", auth={"desk": {"token": "T"}})
+
+    assert page.options == (PropOption("any T 0 0", 0),)
+
+
+async def test_a_prop_that_depends_on_itself_is_asked_for(bench: Bench, write: Write) -> None:
+    """Its options may look at what was chosen so far."""
+    props = 'x: { type: "string[]", async options() { return ["a", "b"].filter((one) => !this.x?.includes(one)) } }'
+
+    page = await bench.guests.options(write(action("", props)), "x", auth={"desk": {}})
+
+    assert [option.value for option in page.options] == ["a", "b"]
+
+
+async def test_static_options_are_searched(bench: Bench, write: Write) -> None:
+    """A list in the definition is there without the component's code, on one page."""
+    component = write(ACTION)
+
+    found = await bench.guests.options(component, "color", query="GRE")
+    more = await bench.guests.options(component, "color", page=1)
+
+    assert found.options == (PropOption("green", "green"),)
+    assert more.options == ()
+
+
+async def test_added_props_are_those_changed_and_those_returned(bench: Bench, write: Write) -> None:
+    """A component may change its argument or return new props, and its own declaration stays as it was."""
+    component = write(ACTION)
+
+    changed = await bench.guests.additional_props(component, values={"detail": True, "site": "Home"})
+    unchanged = await bench.guests.additional_props(component)
+
+    assert [(prop.name, prop.optional, prop.definition.get("label")) for prop in changed] == [
+        ("extra", False, None),
+        ("fromSite", False, "Home"),
+    ]
+    assert unchanged == ()
+
+
+ADDING = """
+    wanted: { type: "string", optional: true, reloadProps: true },
+    mode: { type: "string", hidden: true, default: "plain" },
+"""
+ADDS = """
+  async additionalProps(existing) {
+    if (this.wanted === "nothing known") throw new Error("the other side is away");
+    existing.mode.default = `${this.wanted} mode`;
+    return {
+      how: { type: "string", default: "CONTAINS" },
+      tags: { type: "string[]", default: ["a"] },
+      most: { type: "integer", optional: true },
+      asked: { type: "string" },
+    };
+  },
+"""
+GIVES_BACK = "const { mode, how, tags, most } = this; return { mode, how, tags, most };"
+
+
+@pytest.mark.parametrize(
+    ("props", "value"),
+    [
+        ({}, {"mode": "plain"}),
+        ({"wanted": "x"}, {"mode": "x mode", "how": "CONTAINS", "tags": ["a"]}),
+        (
+            {"wanted": "x", "mode": "own", "how": "IS", "tags": "b", "most": "3"},
+            {"mode": "own", "how": "IS", "tags": ["b"], "most": 3},
+        ),
+    ],
+)
+async def test_a_run_has_the_defaults_of_added_props(bench: Bench, write: Write, props: Any, value: Any) -> None:
+    """What the action adds or changes for the run's values has its default and its type; none before a prop reloads."""
+    outcome = await run(bench, write(action(GIVES_BACK, ADDING, ADDS)), props=props)
+
+    assert outcome.error is None
+    assert outcome.exports["$return_value"] == value
+    assert outcome.warnings == ()
+
+
+async def test_added_props_that_cannot_be_known_are_a_warning(bench: Bench, write: Write) -> None:
+    """The action runs without their defaults."""
+    outcome = await run(bench, write(action(GIVES_BACK, ADDING, ADDS)), props={"wanted": "nothing known"})
+
+    assert outcome.exports["$return_value"] == {"mode": "plain"}
+    assert outcome.warnings == (
+        "The props that the action adds for its values are not known (the other side is away): they have no defaults.",
+    )
+
+
+async def test_options_of_an_added_prop(bench: Bench, write: Write) -> None:
+    """The component is asked for its props first."""
+    page = await bench.guests.options(write(ACTION), "fromSite", values={"site": "Home"})
+
+    assert [option.value for option in page.options] == ["a", "b"]
+
+
+async def test_a_component_that_cannot_be_loaded_says_why(bench: Bench, write: Write) -> None:
+    """A package that is missing is named, a syntax error shown with its place in the file."""
+    with pytest.raises(StepError, match="The package 'not-there' is not installed"):
+        await bench.guests.describe(write('import x from "not-there"; export default {}', name="missing"))
+
+    with pytest.raises(StepError) as caught:
+        await bench.guests.describe(write("export default {\n  run( {\n};", name="wrong"))
+
+    assert caught.value.name == "SyntaxError"
+    assert caught.value.line is None
+    assert "^" in str(caught.value.stack)
+
+
+async def test_frames_are_the_components_and_no_line_is_the_cells(bench: Bench, write: Write) -> None:
+    """An error in a component shows where in its package it was thrown."""
+    outcome = await run(bench, write(action("throw new TypeError('bad')")))
+
+    assert outcome.error is not None
+    assert outcome.error.line is None
+    assert "make-ticket.mjs:4:" in outcome.error.stack
+
+
+async def test_the_platforms_http_error_reads_the_right_way_round(bench: Bench, write: Write) -> None:
+    """Its name carries the headline and its message the body."""
+    component = write(
+        action(
+            'throw Object.assign(new Error(\'{"error":"no such queue"}\'), '
+            "{ name: 'AxiosError - Request failed with status code 404', stack: null })"
+        )
+    )
+
+    outcome = await run(bench, component)
+
+    assert outcome.error is not None
+    assert outcome.error.name == "AxiosError"
+    assert outcome.error.message == 'Request failed with status code 404\n{\n  "error": "no such queue"\n}'
+
+
+async def test_the_platforms_configuration_error_shows_no_frames(bench: Bench, write: Write) -> None:
+    """It is for the person who fills in the props."""
+    component = write(
+        action("throw Object.assign(new Error('Pick one'), { name: 'ConfigurationError', exposeStack: false })")
+    )
+
+    outcome = await run(bench, component)
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.stack) == ("ConfigurationError", None)
+
+
+async def test_an_instance_of_a_class_is_returned_as_its_data(bench: Bench, write: Write) -> None:
+    """What a client library returns holds functions that nobody meant to export; shared references are no cycle."""
+    component = write(
+        action(
+            "class Issue { constructor() { this.id = 1; this.send = () => {}; this._same = shared; this.again = shared } }\n"
+            "const shared = { a: 1 }; return [new Issue()]"
+        )
+    )
+
+    outcome = await run(bench, component)
+
+    assert outcome.exports["$return_value"] == [{"id": 1, "_same": {"a": 1}, "again": {"a": 1}}]
+    assert outcome.warnings == ()
+
+
+async def test_a_file_of_ones_own_folder_is_seen_as_it_is_now(open_run: OpenRun, write: Write) -> None:
+    """A component of a folder may be edited between two runs."""
+    values = []
+
+    for value in (1, 2):
+        bench = await open_run()
+        component = write(action(f"return {value}"), origin="folder")
+        values.append((await run(bench, component)).exports["$return_value"])
+        await bench.guests.release()
+
+    assert values == [1, 2]
+
+
+async def test_the_workflows_id_is_in_the_environment(open_run: OpenRun, write: Write) -> None:
+    """The one variable of the platform's that components read."""
+    bench = await open_run(context={"workflow_id": "p_1"})
+
+    outcome = await run(bench, write(action("return process.env.PIPEDREAM_WORKFLOW_ID")))
+
+    assert outcome.exports["$return_value"] == "p_1"
+
+
+async def test_a_warm_action_is_not_loaded_again(bench: Bench, write: Write) -> None:
+    """Its module is evaluated once in the life of a process."""
+    component = write("globalThis.n = (globalThis.n ?? 0) + 1;\n" + action("return globalThis.n"))
+
+    await run(bench, component)
+    outcome = await run(bench, component)
+
+    assert outcome.exports["$return_value"] == 1
+
+
+async def test_the_database_of_a_component_is_read_and_written_at_once(bench: Bench, write: Write) -> None:
+    """`get` after `set` has the value, as a copy; what was written is in the outcome even if the run fails."""
+    component = write(
+        action(
+            "const before = this.db.get('a'); this.db.set('b', { n: 1 }); this.db.get('b').n = 2;\n"
+            "this.db.set('a', undefined); console.log(before, this.db.get('b'), this.db.get('a')); throw new Error('later')",
+            'db: "$.service.db"',
+        )
+    )
+
+    outcome = await run(bench, component, service_db={"a": 5, "c": [1]})
+
+    assert bench.heard.text() == "5 { n: 1 } undefined\n"
+    assert outcome.db == {"c": [1], "b": {"n": 1}}
+
+
+SOURCE = """
+import desk from "../../desk.app.mjs";
+export default {
+  key: "desk-new-ticket", version: "1.0.0", type: "source", dedupe: "unique",
+  props: { desk, db: "$.service.db", http: { type: "$.interface.http", customResponse: true },
+    timer: { type: "$.interface.timer", default: { intervalSeconds: 60 } } },
+  hooks: {
+    async deploy() { this.$emit({ old: true }, { id: 1, summary: "Old", ts: 5 }) },
+    async activate() { this.db.set("hook", this.http.endpoint) },
+  },
+  async run(event) {
+    this.http.respond({ status: 200, body: "thanks" });
+    const seen = this.db.get("seen") ?? 0;
+    this.db.set("seen", seen + 1);
+    this.$emit({ n: seen, of: event.body.id, token: this.desk.token(), every: this.timer.intervalSeconds, me: process.env.PD_COMPONENT }, { id: "x" });
+    if (event.body.fail) throw new Error("failed after all");
+  },
+};
+"""
+
+
+async def test_a_source_runs(bench: Bench, write: Write) -> None:
+    """It sees the event, its db, timer and account, answers the request, and what it emits is told."""
+    component = write(SOURCE, name="new-ticket", kind="source")
+
+    outcome = await bench.guests.run_source(
+        SourceCall(
+            component,
+            "dc_1",
+            event={"body": {"id": 7}},
+            account_fields={"desk": {"token": "T"}},
+            service_db={"seen": 3},
+        ),
+        bench.heard,
+    )
+
+    assert outcome.error is None
+    assert [(found.event, found.id) for found in outcome.emitted_events] == [
+        ({"n": 3, "of": 7, "token": "T", "every": 60, "me": "dc_1"}, "x")
+    ]
+    assert outcome.service_db == {"seen": 4}
+    assert outcome.response == {"status": 200, "headers": {}, "body": "thanks"}
+
+
+async def test_odd_words_of_a_component_and_its_events_are_texts_or_left_out(bench: Bench, write: Write) -> None:
+    """A version or a summary that is not a text is no reason to refuse the component."""
+    source = (
+        "export default { key: 'odd', version: 1, type: 'source', description: {},\n"
+        "  run() { this.$emit(1, { id: { a: 1 }, name: 2, summary: [3], ts: 'now' }) } }"
+    )
+    component = write(source, name="odd", kind="source")
+
+    described = await bench.guests.describe(component)
+    outcome = await bench.guests.run_source(SourceCall(component, "dc_1"), bench.heard)
+
+    assert (described.key, described.version, described.description) == ("odd", None, None)
+    assert outcome.error is None
+    assert outcome.emitted_events == (Emitted(1, '{"a":1}', "2", "[3]", None),)
+
+
+async def test_what_a_source_did_before_it_failed_is_kept(bench: Bench, write: Write) -> None:
+    """Emitted events and the db."""
+    component = write(SOURCE, name="new-ticket", kind="source")
+
+    outcome = await bench.guests.run_source(
+        SourceCall(component, "dc_1", event={"body": {"fail": True}}, account_fields={"desk": {"token": "T"}}),
+        bench.heard,
+    )
+
+    assert outcome.error is not None
+    assert outcome.error.message == "failed after all"
+    assert (len(outcome.emitted_events), outcome.service_db) == (1, {"seen": 1})
+
+
+async def test_the_hooks_of_a_source(bench: Bench, write: Write) -> None:
+    """Each runs by its name; one that is not there is told apart from one that did nothing."""
+    component = write(SOURCE, name="new-ticket", kind="source")
+
+    described = await bench.guests.describe(component)
+    deployed = await bench.guests.run_source(SourceCall(component, "dc_1", operation="deploy"), bench.heard)
+    active = await bench.guests.run_source(
+        SourceCall(component, "dc_1", operation="activate", endpoint="http://127.0.0.1/x"), bench.heard
+    )
+    none = await bench.guests.run_source(SourceCall(component, "dc_1", operation="deactivate"), bench.heard)
+
+    assert (described.hooks, described.dedupe) == (("deploy", "activate"), "unique")
+    assert [(e.event, e.id, e.summary, e.ts) for e in deployed.emitted_events] == [({"old": True}, 1, "Old", 5)]
+    assert active.service_db == {"hook": "http://127.0.0.1/x"}
+    assert (deployed.is_implemented, none.is_implemented) == (True, False)
+
+
+async def test_interfaces_are_for_sources_only(bench: Bench, write: Write) -> None:
+    """A step with a timer says so."""
+    outcome = await run(bench, write(action("", 'timer: "$.interface.timer"')))
+
+    assert outcome.error is not None
+    assert outcome.error.message == "A prop of type $.interface.timer (timer) in a step is not run by this version."
+
+
+async def test_a_component_that_never_loads_ends_by_its_time(hosts: WorkerPool, bench: Bench, write: Write) -> None:
+    """And the next question is answered by a new process."""
+    with pytest.raises(StepError, match="longer than"):
+        await bench.guests.describe(write("for (;;);\nexport default {}", name="stuck"), timeout_s=0.5)
+
+    assert (await bench.guests.describe(write(ACTION))).key == "desk-make-ticket"

@@ -1,0 +1,171 @@
+"""Values that cross from a step of one language to a step of another, as JSON carries them."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pdkernel.model import JSON, Language
+from tests.workers.conftest import Bench
+
+EXAMPLES = settings().max_examples // 8  # each runs two steps; the profile `sweep` has more
+
+KEYS = st.text(max_size=6) | st.sampled_from(["2", "10", "b", "a", "__proto__", "constructor", "length", "\ud800", ""])
+NUMBERS = (
+    st.integers(-(10**30), 10**30)
+    | st.integers(2**53 - 2, 2**53 + 2)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from([0.0, -0.0, 1.0, 5e-324, 1.7976931348623157e308])
+)
+TEXTS = st.text(st.characters(), max_size=8) | st.sampled_from(
+    ["\ud800", "\udc00x", "\0", "\u2028", "😀", "⟦secret:x⟧"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=10,
+)
+AWKWARD: JSON = {
+    "b": [2**53 + 1, -0.0, 1.0, 1e21, 10**25],
+    "10": "\ud800",
+    "2": {"__proto__": {"x": 1}},
+    "a": "\0\u2028é😀",
+}
+
+
+def writer(language: Language, text: str) -> str:
+    """A step that exports the JSON *text* as `v`."""
+    if language == "python":
+        return f"import json\ndef handler(pd):\n    pd.export('v', json.loads({text!r}))\n"
+    if language == "node":
+        return (
+            "export default defineComponent({ async run({ $ }) "
+            f"{{ $.export('v', JSON.parse({json.dumps(text)})) }} }})"
+        )
+    return f'printf "%s\\n" {shlex.quote("v:json=" + text)} >> "$PIPEDREAM_EXPORTS"'
+
+
+def reader(language: Language) -> str:
+    """A step that exports as text, `seen`, the JSON that it makes of `steps.one.v`."""
+    if language == "python":
+        return "import json\ndef handler(pd):\n    pd.export('seen', json.dumps(pd.steps['one']['v']))\n"
+    if language == "node":
+        return (
+            "export default defineComponent({ async run({ steps, $ }) "
+            "{ $.export('seen', JSON.stringify(steps.one.v)) } })"
+        )
+    return 'printf "whole=%s\\n" "$(cat "$PIPEDREAM_STEPS")" >> "$PIPEDREAM_EXPORTS"'
+
+
+def through_javascript(value: Any) -> Any:
+    """What JSON.stringify(JSON.parse(text)) leaves of *value*: doubles, no -0, keys like 2 in front of the others."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return float(value) + 0.0
+    if isinstance(value, list):
+        return [through_javascript(item) for item in value]
+    indexes = sorted((key for key in value if _is_index(key)), key=int)
+    others = [key for key in value if not _is_index(key)]
+    return {key: through_javascript(value[key]) for key in [*indexes, *others]}
+
+
+def _is_index(key: str) -> bool:
+    return key.isascii() and key.isdigit() and str(int(key)) == key and int(key) < 2**32 - 1
+
+
+def doubles(value: Any) -> Any:
+    """*value* with every number as a double: JavaScript writes some great ones with fewer digits than they have."""
+    if isinstance(value, dict):
+        return {key: doubles(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [doubles(inner) for inner in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equal with the order of keys and the sign of 0; 1 and 1.0 are one number."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, bool) or isinstance(right, bool) or not isinstance(left, int | float):
+        return type(left) is type(right) and bool(left == right)
+    return left == right and math.copysign(1, left) == math.copysign(1, right)
+
+
+@pytest.mark.parametrize("target", ["python", "node", "bash"])
+@pytest.mark.parametrize("source", ["python", "node", "bash"])
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(value=VALUES)
+@example(value=AWKWARD)
+async def test_values_cross_as_json(bench: Bench, source: Language, target: Language, value: JSON) -> None:
+    """Whatever two languages they are, a value arrives as JSON carries it; only JavaScript turns numbers to doubles."""
+    bench.steps = {}
+    wrote = await bench.run(source, writer(source, json.dumps(value)), name="one")
+    read = await bench.run(target, reader(target), name="two")
+
+    assert wrote.error is None, wrote.error
+    assert read.error is None, read.error
+    if target == "bash":
+        seen = json.loads(str(read.exports["whole"]))["one"]["v"]
+    else:
+        seen = json.loads(str(read.exports["seen"]))
+    expected = value
+    if "node" in (source, target):
+        seen, expected = doubles(seen), through_javascript(value)
+    assert same(seen, expected), (seen, expected)
+
+
+@pytest.mark.parametrize(
+    ("language", "source", "message"),
+    [
+        ("python", "def handler(pd):\n    return {'a': [float('nan')]}\n", "$return_value.a[0] is nan"),
+        ("python", "def handler(pd):\n    return float('-inf')\n", "$return_value is -inf"),
+        ("python", "import datetime\ndef handler(pd):\n    return datetime.date(2026, 1, 1)\n", "isoformat"),
+        ("python", "def handler(pd):\n    return b'x'\n", "base64"),
+        ("node", "export default { run() { return { a: 1n } } }", "$return_value.a is a BigInt"),
+        ("bash", 'echo "v:json=[NaN]" >> "$PIPEDREAM_EXPORTS"', "v is not JSON"),
+        ("bash", 'echo "v:json=1e999" >> "$PIPEDREAM_EXPORTS"', "v is not JSON"),
+    ],
+)
+async def test_what_json_does_not_have_is_an_error_where_it_is_exported(
+    bench: Bench, language: Language, source: str, message: str
+) -> None:
+    """No other value takes the place of what JSON cannot carry without a word."""
+    outcome = await bench.run(language, source)
+
+    assert outcome.error is not None
+    assert outcome.error.code == "export_not_json"
+    assert message in str(outcome.error)
+
+
+@pytest.mark.parametrize(
+    ("expression", "exported", "warning"),
+    [
+        ("{ a: [NaN, -Infinity] }", {"a": [None, None]}, "$return_value.a[0] is NaN"),
+        ("new Date(0)", "1970-01-01T00:00:00.000Z", None),
+        ("Buffer.from('hi')", {"type": "Buffer", "data": [104, 105]}, None),
+        ("[-0]", [0], None),
+        ("{ a: undefined, b: 1 }", {"b": 1}, None),
+        ("{ a: new Map([[1, 2]]) }", {"a": {}}, "$return_value.a is a Map"),
+    ],
+)
+async def test_javascript_exports_what_stringify_makes(
+    bench: Bench, expression: str, exported: JSON, warning: str | None
+) -> None:
+    """Node.js exports as JSON.stringify does, which is the platform's way, and what is lost is warned of."""
+    outcome = await bench.run("node", f"export default {{ run() {{ return ({expression}) }} }}")
+
+    assert outcome.exports == {"$return_value": exported}
+    assert [warning is not None and warning in said for said in outcome.warnings[:1]] == ([True] if warning else [])

@@ -1,0 +1,150 @@
+"""Facts about steps whose clock and chance are fixed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.model import Language
+from pdkernel.workers import Determinism, RunSetup, WorkerPool
+from tests.workers.conftest import Bench
+
+AT = datetime(2026, 3, 1, 12, 30, 15, tzinfo=UTC)
+PYTHON = """
+import datetime, os, random, secrets, time, uuid
+from datetime import date, datetime as moment
+
+def handler(pd):
+    return {
+        "time": [time.time(), time.time_ns(), time.strftime("%Y-%m-%d %H:%M:%S"), time.gmtime().tm_year, time.ctime()],
+        "moment": [moment.now().isoformat(), datetime.datetime.now(datetime.UTC).isoformat(), str(moment.today())],
+        "day": [date.today().isoformat(), str(datetime.date.today())],
+        "kinds": [isinstance(moment.now(), moment), isinstance(moment.now(), date), repr(moment.now())],
+        "sum": (moment.now() + datetime.timedelta(days=1)).isoformat(),
+        "chance": [random.random(), random.Random().random(), random.SystemRandom().random(), secrets.token_hex(4)],
+        "ids": [str(uuid.uuid4()), str(uuid.uuid4()), os.urandom(40).hex()],
+        "set": list({"a", "b", "c", "d", "e"}),
+    }
+"""
+NODE = """
+import { randomUUID, randomInt, randomBytes } from "node:crypto";
+export default defineComponent({
+  async run({ steps }) {
+    class Mine extends Date {}
+    return {
+      time: [Date.now(), new Date().toISOString(), +new Date(2020, 0, 1), Date().slice(0, 15), new Mine().getTime()],
+      kinds: [new Date() instanceof Date, new Mine() instanceof Mine, new Date().constructor === Date, typeof Date.parse("2020")],
+      chance: [Math.random(), randomInt(1000), randomBytes(8).toString("hex")],
+      ids: [randomUUID(), crypto.randomUUID(), Array.from(crypto.getRandomValues(new Uint8Array(4)))],
+    };
+  },
+});
+"""
+
+
+@asynccontextmanager
+async def a_run(folder: Path, *, fixed: Determinism | None, number: int = 0) -> AsyncIterator[Bench]:
+    """A run in processes of its own."""
+    scratch = folder / f"scratch-{number}"
+    scratch.mkdir()
+    hosts = WorkerPool(max_active_runs=1, determinism=fixed)
+    setup = RunSetup(
+        run_id="r",
+        reuse_key="w",
+        trigger={"event": {}, "context": {}},
+        variables={},
+        import_folder=folder,
+        scratch_folder=scratch,
+    )
+    guests = await hosts.open_run(setup)
+    try:
+        yield Bench(guests)
+    finally:
+        await guests.release()
+        await hosts.close()
+
+
+async def twice(folder: Path, language: Language, source: str, fixed: Determinism | None) -> list[Any]:
+    """What a step returns in two runs, each in a process of its own."""
+    values = []
+    for number in range(2):
+        async with a_run(folder, fixed=fixed, number=number) as bench:
+            outcome = await bench.run(language, source)
+            assert outcome.error is None, outcome.error
+            values.append(outcome.exports["$return_value"])
+    return values
+
+
+@pytest.mark.parametrize(("language", "source"), [("python", PYTHON), ("node", NODE)])
+async def test_two_processes_see_the_same(tmp_path: Path, language: Language, source: str) -> None:
+    """With clock and chance fixed, a step that asks for both returns the same in two processes."""
+    one, other = await twice(tmp_path, language, source, Determinism(AT, "seed"))
+
+    assert one == other
+
+
+@pytest.mark.parametrize(("language", "source"), [("python", PYTHON), ("node", NODE)])
+async def test_off_by_default(tmp_path: Path, language: Language, source: str) -> None:
+    """Without it, neither is fixed."""
+    one, other = await twice(tmp_path, language, source, None)
+
+    assert one["ids"] != other["ids"]
+    assert one["chance"] != other["chance"]
+    assert one["time"][0] != AT.timestamp()
+
+
+async def test_what_python_sees(tmp_path: Path) -> None:
+    """The moment is the one that was given, in every way of asking for it, and types are what they were."""
+    value, _ = await twice(tmp_path, "python", PYTHON, Determinism(AT, "seed"))
+
+    seconds = int(AT.timestamp())
+    assert value["time"] == [seconds, seconds * 10**9, "2026-03-01 12:30:15", 2026, "Sun Mar  1 12:30:15 2026"]
+    assert value["moment"] == ["2026-03-01T12:30:15", "2026-03-01T12:30:15+00:00", "2026-03-01 12:30:15"]
+    assert value["day"] == ["2026-03-01", "2026-03-01"]
+    assert value["kinds"] == [True, True, "datetime.datetime(2026, 3, 1, 12, 30, 15)"]
+    assert value["sum"] == "2026-03-02T12:30:15"
+    assert len(set(value["ids"])) == 3
+
+
+async def test_what_node_sees(tmp_path: Path) -> None:
+    """The moment is the one that was given, dates with arguments are theirs, and `Date` is still a class."""
+    value, _ = await twice(tmp_path, "node", NODE, Determinism(AT, "seed"))
+
+    ms = int(AT.timestamp()) * 1000
+    assert value["time"] == [ms, "2026-03-01T12:30:15.000Z", 1577836800000, "Sun Mar 01 2026", ms]
+    assert value["kinds"] == [True, True, True, "number"]
+    assert len({str(each) for each in value["ids"]}) == 3
+
+
+@pytest.mark.parametrize(
+    ("language", "source"),
+    [
+        ("python", "import random\ndef handler(pd):\n    return random.random()"),
+        ("node", "export default { run: () => Math.random() }"),
+    ],
+)
+async def test_a_step_does_not_hang_on_those_before(tmp_path: Path, language: Language, source: str) -> None:
+    """A step's chance follows from its name, whatever ran before it; another step has another."""
+    async with a_run(tmp_path, fixed=Determinism(AT, "seed")) as bench:
+        first = (await bench.run(language, source, name="a")).exports
+        other = (await bench.run(language, source, name="b")).exports
+        again = (await bench.run(language, source, name="a")).exports
+
+    assert first == again != other
+
+
+async def test_expressions_and_another_seed(tmp_path: Path) -> None:
+    """Expressions in props see the same moment and chance; another seed is another chance."""
+    said = []
+    for number, seed in enumerate(("seed", "seed", "another")):
+        async with a_run(tmp_path, fixed=Determinism(AT, seed), number=number) as bench:
+            said.append(await bench.guests.evaluate(["new Date().toISOString()", "Math.random()"], {}))
+
+    assert said[0] == said[1]
+    assert said[0][0] == {"value": "2026-03-01T12:30:15.000Z"}
+    assert said[0][1] != said[2][1]

@@ -1,0 +1,480 @@
+"""Go steps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import ssl
+import subprocess
+import threading
+import time
+import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import trustme
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pdkernel.analysis.go_code import HELPER_IMPORT_PATH
+from pdkernel.errors import PackageInstallError, ProjectError
+from pdkernel.model import JSON, Step
+from pdkernel.workers import GoBuildCache, StepCompileError
+from pdkernel.workers import go_build as go_module
+from tests.workers.conftest import Bench, OpenRun
+
+
+def program(body: str, *packages: str) -> str:
+    """A program whose `main` is *body*; its first line is line 4."""
+    imports = "".join(f'"{package}"; ' for package in packages)
+    return f'package main\nimport ({imports}pd "github.com/PipedreamHQ/pipedream-go")\nfunc main() {{\n{body}\n}}\nvar _ = pd.Steps\n'
+
+
+async def test_the_helper_module(bench: Bench) -> None:
+    """Steps are a map, `Unmarshal` fills a struct, `Export` takes any JSON."""
+    bench.steps["build"] = {"$return_value": {"text": "hi"}}
+
+    outcome = await bench.run(
+        "go",
+        program("""
+            var typed struct{ Trigger struct{ Event struct{ N int; Name string } } }
+            if err := pd.Unmarshal(&typed); err != nil { panic(err) }
+            build := pd.Steps["build"].(map[string]interface{})["$return_value"].(map[string]interface{})
+            pd.Export("text", build["text"])
+            pd.Export("list", []interface{}{typed.Trigger.Event.N, typed.Trigger.Event.Name, nil, map[string]int{"a": 1}})
+        """),
+    )
+
+    assert outcome.error is None
+    assert outcome.exports == {"text": "hi", "list": [7, "Ada", None, {"a": 1}]}
+
+
+async def test_a_step_without_the_helper(bench: Bench) -> None:
+    """The platform's files can be used by hand, and prints are logs."""
+    outcome = await bench.run(
+        "go",
+        'package main\nimport ("fmt"; "os")\nfunc main() {\n'
+        'f, _ := os.OpenFile(os.Getenv("PIPEDREAM_EXPORTS"), os.O_APPEND|os.O_WRONLY, 0644)\n'
+        'fmt.Fprintln(f, "text=plain"); fmt.Println(os.Getenv("TOKEN")) }\n',
+    )
+
+    assert outcome.exports == {"text": "plain"}
+    assert bench.heard.text() == "tok-123456\n"
+
+
+async def test_exports_of_many_goroutines_are_whole(bench: Bench) -> None:
+    """No export is lost or cut by another."""
+    outcome = await bench.run(
+        "go",
+        program(
+            'var all sync.WaitGroup\nfor i := 0; i < 200; i++ { i := i; all.Add(1); go func() { defer all.Done(); pd.Export(fmt.Sprint("e", i), strings.Repeat("x", 9999)) }() }\nall.Wait()',
+            "fmt",
+            "strings",
+            "sync",
+        ),
+    )
+
+    assert len(outcome.exports) == 200
+    assert set(outcome.exports.values()) == {"x" * 9999}
+
+
+async def test_an_exit_status_is_a_warning(bench: Bench) -> None:
+    """`os.Exit(2)` ends the step, and the workflow goes on."""
+    outcome = await bench.run("go", program('pd.Export("a", 1); println("bye"); os.Exit(2)', "os"))
+
+    assert outcome.error is None
+    assert outcome.exports == {"a": 1}
+    assert outcome.warnings == ("exit status 2",)
+
+
+async def test_a_panic_is_an_error_at_the_cells_line(bench: Bench) -> None:
+    """Message, line and the user's own frames, and the exports that were made before."""
+    outcome = await bench.run("go", program('pd.Export("a", 1)\nvar list []int\nlist[5] = 1'), line_offset=3)
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.line) == ("panic", 9)
+    assert outcome.error.message == "runtime error: index out of range [5] with length 0"
+    assert outcome.error.stack == "main.main()\n\twork.go:9"
+    assert outcome.exports == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "name", "message"),
+    [
+        ('panic(errors.New("no luck"))', "panic", "no luck"),
+        ('panic(fmt.Sprintf("two\\nlines"))', "panic", "two\n\tlines"),
+        ("var p *int; *p = 1", "panic", "runtime error: invalid memory address or nil pointer dereference"),
+        ("select {}", "fatal error", "all goroutines are asleep - deadlock!"),
+    ],
+)
+async def test_panics_of_all_kinds(bench: Bench, body: str, name: str, message: str) -> None:
+    """Errors, texts, signals and deadlocks are told in their own words."""
+    outcome = await bench.run("go", program(f"_ = fmt.Sprint; _ = errors.New\n{body}", "errors", "fmt"))
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.message, outcome.error.line) == (name, message, 5)
+
+
+async def test_a_print_that_looks_like_a_panic_is_a_print(bench: Bench) -> None:
+    """Only the runtime's own words make an exit a panic."""
+    outcome = await bench.run("go", program('println("panic: no"); os.Exit(2)', "os"))
+
+    assert outcome.error is None
+
+
+async def test_a_compile_error_is_at_the_cells_line(bench: Bench) -> None:
+    """All that the compiler says, and the first line."""
+    outcome = await bench.run("go", program("one()\ntwo()"), line_offset=2)
+
+    assert isinstance(outcome.error, StepCompileError)
+    assert outcome.error.line == 6
+    assert outcome.error.message == "work.go:6:1: undefined: one\nwork.go:7:1: undefined: two"
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("package main\nfunc main() {\n\tx :=\n}\n", 4),
+        ('package main\nimport "no/such"\nfunc main() {}\n', 2),
+    ],
+)
+async def test_code_that_cannot_be_read(bench: Bench, source: str, line: int) -> None:
+    """A syntax error and a package that there is not are compile errors."""
+    outcome = await bench.run("go", source)
+
+    assert isinstance(outcome.error, StepCompileError)
+    assert outcome.error.line == line
+
+
+@pytest.mark.parametrize("value", ["math.NaN()", "math.Inf(1)", "func() {}", "make(chan int)"])
+async def test_an_export_that_is_not_json_is_named(bench: Bench, value: str) -> None:
+    """NaN, infinity, functions and channels are refused where they are exported."""
+    outcome = await bench.run("go", program(f'_ = math.Pi\npd.Export("bad", {value})', "math"))
+
+    assert outcome.error is not None
+    assert (outcome.error.code, outcome.error.line) == ("export_not_json", 5)
+    assert outcome.error.message.startswith('pd.Export("bad"): json: unsupported')
+
+
+async def test_numbers(open_run: OpenRun) -> None:
+    """`pd.Steps` has float64, so a large integer loses digits there; read as int64 it keeps them. -0 stays."""
+    bench = await open_run(event={"n": 2**53 + 1})
+
+    outcome = await bench.run(
+        "go",
+        program("""
+            var typed struct{ Trigger struct{ Event struct{ N int64 } } }
+            pd.MustUnmarshal(&typed)
+            pd.Export("typed", typed.Trigger.Event.N)
+            pd.Export("loose", pd.Steps["trigger"].(map[string]interface{})["event"].(map[string]interface{})["n"])
+            pd.Export("zero", math.Copysign(0, -1))
+        """, "math"),
+    )  # fmt: skip
+
+    assert outcome.exports["typed"] == 2**53 + 1
+    assert outcome.exports["loose"] == 2**53
+    assert str(outcome.exports["zero"]) == "-0.0"
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def doubles(value: JSON) -> JSON:
+    """*value* with every number as a double: 6.6e16 and 66000000000000000 are one."""
+    if isinstance(value, list):
+        return [doubles(item) for item in value]
+    if isinstance(value, dict):
+        return {key: doubles(item) for key, item in value.items()}
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.lists(JSON_VALUES, min_size=10, max_size=30))
+async def test_values_go_through_unchanged(bench: Bench, values: list[JSON]) -> None:
+    """Any JSON comes back equal, numbers as the doubles that they are."""
+    bench.steps["above"] = {"values": values}
+
+    outcome = await bench.run("go", program('pd.Export("values", pd.Steps["above"].(map[string]any)["values"])'))
+
+    assert outcome.error is None
+    assert doubles(outcome.exports["values"]) == doubles(values)
+
+
+async def test_half_a_surrogate_pair_becomes_the_replacement_character(open_run: OpenRun) -> None:
+    """Go's strings are UTF-8."""
+    bench = await open_run(event={"text": "a\ud800b"})
+
+    outcome = await bench.run(
+        "go", program('pd.Export("text", pd.Steps["trigger"].(map[string]any)["event"].(map[string]any)["text"])')
+    )
+
+    assert outcome.exports == {"text": "a\ufffdb"}
+
+
+async def test_the_default_client_trusts_the_projects_certificate_without_ssl_cert_file(
+    go_programs: GoBuildCache, tmp_path: Path
+) -> None:
+    """What a step on a Mac is compiled with: the default transport takes the certificate from PD_CA."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    server = HTTPServer(("localhost", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"https://localhost:{server.server_port}/"
+    source = program(f'_, err := http.Get("{url}"); println(err == nil)', "net/http").replace(
+        "import (", f'import (_ "{HELPER_IMPORT_PATH}/outside"; '
+    )
+    built = await go_programs.build_program(Step("work", "go", source), install=False, report_progress=lambda _: None)
+
+    said = {
+        name: subprocess.run([built], env=environment, capture_output=True, text=True, check=True).stderr
+        for name, environment in {"with": {"PD_CA": str(tmp_path / "ca.pem")}, "without": {}}.items()
+    }
+    server.shutdown()
+    server.server_close()
+
+    assert said == {"with": "true\n", "without": "false\n"}
+
+
+async def test_accounts(bench: Bench) -> None:
+    """A step with an app has its credentials by field; without one, none."""
+    source = program('pd.Export("token", pd.Accounts["slack"]["oauth_access_token"])')
+
+    without = await bench.run("go", source)
+    outcome = await bench.run("go", source, account_fields={"slack": {"oauth_access_token": "xoxb-1"}})
+
+    assert (without.exports, outcome.exports) == ({"token": ""}, {"token": "xoxb-1"})
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ('"hello"', "hello"),
+        ("[]byte{0, 255}", {"$base64": "AP8="}),
+        ('map[string]int{"a": 1}', {"a": 1}),
+        ("nil", None),
+    ],
+)
+async def test_a_response(bench: Bench, body: str, expected: object) -> None:
+    """Status, headers and a body of any kind; the first response counts."""
+    outcome = await bench.run(
+        "go", program(f'pd.Respond(201, map[string]string{{"x-a": "b"}}, {body}); pd.Respond(500, nil, nil)')
+    )
+
+    assert outcome.response == {"status": 201, "headers": {"x-a": "b"}, "body": expected}
+    assert outcome.warnings == ("The step responded more than once; the first response was sent.",)
+
+
+async def test_a_step_is_compiled_once_and_says_so(open_run: OpenRun, tmp_path: Path, go_cache: Path) -> None:
+    """A line tells of the compiler; an unchanged step is only started; the programs of a project outlive its process."""
+    source = program(f'pd.Export("n", {time.time_ns()})')
+    first, second = await open_run(), await open_run()
+
+    await first.run("go", source)
+    told = first.heard.said
+    await second.run("go", source)
+
+    assert told == ["compiling work.go"]
+    assert second.heard.said == []
+
+
+async def test_processes_may_build_the_same_step_at_once(go_cache: Path) -> None:
+    """Each of several builders of one cache gets the whole program."""
+    step = Step("work", "go", program(f'println("{time.time_ns()}")'))
+    said: list[str] = []
+
+    built = await asyncio.gather(
+        *(
+            GoBuildCache(go_cache, lock=go_cache / "go.mod").build_program(
+                step, install=False, report_progress=said.append
+            )
+            for _ in range(4)
+        )
+    )
+
+    assert len(said) == 4
+    assert len(set(built)) == 1
+    assert os.access(built[0], os.X_OK)
+    assert not list(go_cache.glob("work-*"))
+
+
+async def test_runs_of_one_process_wait_for_one_another(go_programs: GoBuildCache) -> None:
+    """A step that several runs need at once is compiled once."""
+    step = Step("work", "go", program(f'println("{time.time_ns()}")'))
+    said: list[str] = []
+
+    await asyncio.gather(
+        *(go_programs.build_program(step, install=False, report_progress=said.append) for _ in range(4))
+    )
+
+    assert said == ["compiling work.go"]
+
+
+async def test_programs_used_longest_ago_are_removed(go_programs: GoBuildCache, go_cache: Path) -> None:
+    """The cache is bounded, and keeps what was used last."""
+    old = [go_cache / "programs" / f"old{number}" for number in range(go_module.MAX_CACHED_PROGRAMS)]
+    go_cache.joinpath("programs").mkdir(exist_ok=True)
+    for path in old:
+        path.touch()
+        os.utime(path, (0, 0))
+    step = Step("work", "go", program(f'println("{time.time_ns()}")'))
+
+    built = await go_programs.build_program(step, install=False, report_progress=lambda _: None)
+
+    assert built.is_file()
+    assert len(list(built.parent.iterdir())) == go_module.MAX_CACHED_PROGRAMS
+    for path in old:
+        path.unlink(missing_ok=True)
+
+
+async def test_a_cancelled_run_ends_the_compiler(open_run: OpenRun, go_cache: Path) -> None:
+    """Nothing goes on compiling, and nothing is left of it."""
+    bench = await open_run()
+    task = asyncio.create_task(bench.run("go", program(f'println("{time.time_ns()}", http.MethodGet)', "net/http")))
+    while not list(go_cache.glob("work-*")):
+        await asyncio.sleep(0.001)
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert not list(go_cache.glob("work-*"))
+
+
+async def test_a_stopped_run_ends_the_compiler(open_run: OpenRun, go_cache: Path) -> None:
+    """`kill` while a step is compiled makes it return."""
+    bench = await open_run()
+    task = asyncio.create_task(bench.run("go", program(f'println("{time.time_ns()}")')))
+    while not list(go_cache.glob("work-*")):
+        await asyncio.sleep(0.001)
+
+    bench.guests.kill()
+    outcome = await task
+
+    assert outcome.error is not None
+    assert outcome.error.code == "step_died"
+
+
+async def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """A file where the folder should be is a clear error."""
+    (tmp_path / "cache").touch()
+    programs = GoBuildCache(tmp_path / "cache", lock=tmp_path / "go.mod")
+
+    with pytest.raises(ProjectError, match="Step work cannot be compiled"):
+        await programs.build_program(Step("work", "go", program("")), install=False, report_progress=lambda _: None)
+
+
+async def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    """A compiler that runs out of space is not the code's mistake."""
+    compiler = tmp_path / "bin" / "go"
+    compiler.parent.mkdir()
+    compiler.write_text(
+        f"""#!/bin/sh\nif [ "$1" = env ]; then echo '{{"GOROOT": "{tmp_path}", "GOVERSION": "go1.99.0"}}'; exit; fi\n"""
+        'echo "# step" >&2; echo "write $WORK/b001/_pkg_.a: no space left on device" >&2; exit 1\n'
+    )
+    compiler.chmod(0o755)
+    programs = GoBuildCache(
+        tmp_path / "cache", lock=tmp_path / "go.mod", environ={"PDKERNEL_GO": str(compiler), "PATH": os.defpath}
+    )
+
+    with pytest.raises(ProjectError, match="no space left on device") as caught:
+        await programs.build_program(Step("work", "go", program("")), install=False, report_progress=lambda _: None)
+
+    assert "space on its disk" in caught.value.fix
+
+
+def proxy_with(folder: Path, module: str, version: str, source: str) -> str:
+    """A module proxy in a folder, with one module; returns its GOPROXY."""
+    place = folder / module / "@v"
+    place.mkdir(parents=True, exist_ok=True)
+    place.joinpath("list").write_text("".join(f"{path.stem}\n" for path in place.glob("*.mod")) + f"{version}\n")
+    place.joinpath(f"{version}.info").write_text(json.dumps({"Version": version, "Time": "2024-01-01T00:00:00Z"}))
+    place.joinpath(f"{version}.mod").write_text(f"module {module}\n\ngo 1.21\n")
+    with zipfile.ZipFile(place / f"{version}.zip", "w") as archive:
+        archive.writestr(f"{module}@{version}/go.mod", f"module {module}\n\ngo 1.21\n")
+        archive.writestr(f"{module}@{version}/words.go", source)
+    return folder.as_uri()
+
+
+MODULE = "example.test/words"
+IMPORTER = f'package main\nimport "{MODULE}"\nfunc main() {{ println(words.Word) }}\n'
+
+
+async def test_other_modules_are_downloaded_and_keep_their_version(go_cache: Path, tmp_path: Path) -> None:
+    """A step's module is got once; a newer version that appears is not taken."""
+    proxy = proxy_with(tmp_path / "proxy", MODULE, "v1.0.0", 'package words\n\nconst Word = "one"\n')
+    environ = {**os.environ, "GOPROXY": proxy, "GONOSUMDB": "*", "GOFLAGS": ""}
+    lock = tmp_path / "go.mod"
+    programs = GoBuildCache(go_cache, lock=lock, environ=environ)
+    said: list[str] = []
+    await programs.build_program(Step("work", "go", IMPORTER), install=True, report_progress=said.append)
+    proxy_with(tmp_path / "proxy", MODULE, "v1.1.0", 'package words\n\nconst Word = "two"\n')
+
+    await programs.build_program(Step("work", "go", IMPORTER), install=False, report_progress=said.append)
+    await programs.build_program(
+        Step("work", "go", IMPORTER + "// edited\n"), install=True, report_progress=said.append
+    )
+
+    assert said == [f"compiling work.go with {MODULE}"] * 2
+    assert f"{MODULE} v1.0.0" in lock.read_text()
+    assert f"{MODULE} v1.0.0 h1:" in lock.with_suffix(".sum").read_text()
+    assert str(tmp_path) not in lock.read_text()
+    assert "PipedreamHQ" not in lock.read_text()
+
+
+@pytest.mark.parametrize(
+    ("proxy", "install", "message", "fix"),
+    [
+        ("empty", True, "The Go module example.test/nowhere cannot be found or reached.", "Look at the import"),
+        ("http://127.0.0.1:9", True, "cannot be installed: the Go module proxy cannot be reached.", "HTTPS_PROXY"),
+        ("empty", False, "cannot be installed: nothing was to be installed.", "--no-install"),
+    ],
+    ids=["not-there", "no-network", "no-install"],
+)
+async def test_a_module_that_cannot_be_had(
+    go_cache: Path, tmp_path: Path, proxy: str, install: bool, message: str, fix: str
+) -> None:
+    """The package, the line and what to do are in the error, as for any language's package; no address is."""
+    tmp_path.joinpath("empty").mkdir()
+    address = tmp_path.joinpath("empty").as_uri() if proxy == "empty" else proxy
+    environ = {**os.environ, "GOPROXY": address, "GONOSUMDB": "*"}
+    programs = GoBuildCache(go_cache, lock=tmp_path / "go.mod", environ=environ)
+    source = 'package main\nimport "example.test/nowhere"\nfunc main() { nowhere.Go() }\n'
+
+    with pytest.raises(PackageInstallError) as caught:
+        await programs.build_program(
+            Step("work", "go", source, line_offset=3), install=install, report_progress=lambda _: None
+        )
+
+    error = caught.value
+    assert (error.code, error.package, error.line) == ("package_install", "example.test/nowhere", 5)
+    assert error.message.endswith(message)
+    assert address not in str(error)
+    assert fix in error.fix
+
+
+async def test_a_module_that_another_one_needs_is_named(go_cache: Path, tmp_path: Path) -> None:
+    """What the step imports, and what that lacks."""
+    proxy = proxy_with(tmp_path / "proxy", MODULE, "v1.0.0", 'package words\n\nimport "example.test/deep"\n')
+    environ = {**os.environ, "GOPROXY": proxy, "GONOSUMDB": "*", "GOMODCACHE": "", "GOFLAGS": ""}
+    programs = GoBuildCache(tmp_path / "go", lock=tmp_path / "go.mod", environ=environ)
+
+    with pytest.raises(PackageInstallError) as caught:
+        await programs.build_program(Step("work", "go", IMPORTER), install=True, report_progress=lambda _: None)
+
+    assert caught.value.message == (
+        f"{MODULE} cannot be installed: the Go module example.test/deep, which it needs, cannot be found or reached."
+    )
+    assert caught.value.line == 2

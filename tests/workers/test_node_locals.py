@@ -1,0 +1,114 @@
+"""What the locals of a failed Node.js step look like."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.workers.conftest import Bench, OpenRun
+
+CODE = """export default defineComponent({
+  props: { slack: { type: "app", app: "slack" } },
+  async run({ steps, $ }) {
+    const event = steps.trigger.event;
+    const header = "Bearer " + this.slack.$auth.oauth_access_token;
+    for (const item of [1, 2]) { await null; title(item); }
+    function title(n) { const twice = n * 2; return event.body.issue.title.length + twice; }
+  },
+})"""
+
+
+@pytest.fixture
+async def bench(open_run: OpenRun) -> Bench:
+    """A run from a notebook."""
+    return await open_run(event={"body": {"a": 1}}, context={"test": True})
+
+
+async def stack_of(bench: Bench, code: str, token: str = "xoxb-secret-token") -> str:
+    """The stack of a step that fails."""
+    outcome = await bench.run("node", code, account_fields={"slack": {"oauth_access_token": token}})
+    assert outcome.error is not None
+    return outcome.error.stack or ""
+
+
+async def test_each_frame_shows_its_own(bench: Bench) -> None:
+    """A function's parameters and variables stand under its line, those of its caller under the caller's."""
+    stack = await stack_of(bench, CODE)
+    inner, outer = stack.split("at Object.run")
+    assert "n = 1" in inner
+    assert "twice = 2" in inner
+    assert "item = 1" in outer
+    assert "event = { body: { a: 1 } }" in outer
+
+
+async def test_a_credential_is_replaced(bench: Bench) -> None:
+    """A local that holds a credential shows stars in its place."""
+    stack = await stack_of(bench, CODE)
+    assert "header = 'Bearer ***'" in stack
+    assert "xoxb-secret-token" not in stack
+
+
+@pytest.mark.parametrize(
+    ("token", "value"),
+    [
+        ("xoxb-secret-token", '["x".repeat(190) + token + "y".repeat(30_000)]'),
+        ("xoxb-secret-token", '"x".repeat(190) + token.slice(0, -1) + "y".repeat(99)'),
+        ("xoxb-" + "abcdefghi" * 1000, "token.repeat(3)"),
+    ],
+    ids=["in a list", "a part of it", "a long secret"],
+)
+async def test_shortened_local_ends_before_a_part_of_a_secret(bench: Bench, token: str, value: str) -> None:
+    """Where a long local is cut within a secret, the characters of the secret before the cut are left out."""
+    code = f"""export default defineComponent({{
+      props: {{ slack: {{ type: "app", app: "slack" }} }},
+      async run() {{ const token = this.slack.$auth.oauth_access_token; const long = {value}; throw new Error("no"); }},
+    }})"""
+
+    stack = await stack_of(bench, code, token)
+
+    assert "long = " in stack
+    assert "…" in stack
+    assert "xoxb" not in stack
+
+
+async def test_what_is_ours_is_not_shown(bench: Bench) -> None:
+    """`steps` and `$` are no locals of the user's."""
+    stack = await stack_of(bench, CODE)
+    assert "steps =" not in stack
+    assert "$ =" not in stack
+
+
+async def test_an_error_that_code_catches_costs_only_its_own(bench: Bench) -> None:
+    """Throws that are caught do not stop the step, and its real failure still has its locals."""
+    code = """export default defineComponent({ async run() {
+        let caught = 0;
+        for (let i = 0; i < 5; i++) { try { throw new Error("no " + i); } catch { caught++; } }
+        throw new Error("in the end");
+    }})"""
+    assert "caught = 5" in await stack_of(bench, code)
+
+
+async def test_code_that_throws_all_the_time_ends(bench: Bench) -> None:
+    """After some fifty throws nobody looks any more."""
+    code = """export default defineComponent({ async run() {
+        let caught = 0;
+        for (let i = 0; i < 20_000; i++) { try { throw new Error("no " + i); } catch { caught++; } }
+        return caught;
+    }})"""
+    outcome = await bench.run("node", code)
+    assert outcome.exports["$return_value"] == 20_000
+
+
+async def test_the_same_code_on_the_same_input_fails_with_them_the_second_time_too(bench: Bench) -> None:
+    """A step that has failed is watched again."""
+    await stack_of(bench, CODE)
+    assert "twice = 2" in await stack_of(bench, CODE)
+
+
+async def test_an_object_that_cannot_be_looked_at_harms_nobody(bench: Bench) -> None:
+    """A proxy that throws is left out."""
+    code = """export default defineComponent({ async run() {
+        const fine = 1;
+        const trap = new Proxy({}, { get() { throw new Error("no"); }, ownKeys() { throw new Error("no"); } });
+        throw new Error("in the end");
+    }})"""
+    assert "fine = 1" in await stack_of(bench, code)

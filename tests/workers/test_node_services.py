@@ -1,0 +1,226 @@
+"""Props of type `http_request` and the file store, in real Node.js steps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.workers import RunSetup, WorkerPool
+from tests.workers.conftest import Bench
+
+STEP = "export default { props: { r: 'http_request' }, async run() { return this.r.execute() } }"
+
+
+@dataclass
+class Server:
+    """Answers every request with *answer* and remembers it."""
+
+    url: str = ""
+    answer: bytes = b'{"ok": true}'
+    status: str = "200 OK"
+    head: str = ""
+    body: bytes = b""
+    heads: list[str] = field(default_factory=list)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request of one connection."""
+        self.head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        for line in self.head.lower().split("\r\n"):
+            if line.startswith("content-length:"):
+                self.body = await reader.readexactly(int(line.split(":")[1]))
+        kind = "application/json" if self.answer.startswith(b"{") else "text/plain"
+        writer.write(
+            f"HTTP/1.1 {self.status}\r\ncontent-type: {kind}\r\ncontent-length: {len(self.answer)}\r\nconnection: close\r\n\r\n".encode()
+            + self.answer
+        )
+        await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    """A server on loopback."""
+    server = Server()
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    yield server
+    listening.close()
+
+
+async def test_a_request_has_method_params_headers_and_auth(bench: Bench, server: Server) -> None:
+    """Rows that are disabled or have no name are left out."""
+    request = {
+        "method": "get",
+        "url": server.url + "/a?x=1",
+        "params": [{"name": "y", "value": "2 3"}, {"name": "z", "value": "9", "disabled": True}],
+        "headers": [{"name": "X-Mine", "value": "m"}, {"name": "", "value": "no"}],
+        "auth": {"type": "basic", "username": "u", "password": "p"},
+    }
+
+    outcome = await bench.run("node", STEP, props={"r": request})
+
+    assert outcome.exports["$return_value"] == {"ok": True}
+    assert server.head.startswith("GET /a?x=1&y=2+3 HTTP/1.1\r\n")
+    assert "x-mine: m\r\n" in server.head.lower()
+    assert "authorization: Basic dTpw\r\n" in server.head
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "sent"),
+    [
+        ({"mode": "raw", "raw": '{"a":1}', "contentType": "application/json"}, "application/json", b'{"a":1}'),
+        ({"type": "raw", "raw": "hello", "contentType": "text/plain"}, "text/plain", b"hello"),
+        (
+            {"type": "fields", "contentType": "application/json", "fields": [{"name": "a", "value": [1]}]},
+            "application/json",
+            b'{"a":[1]}',
+        ),
+        (
+            {
+                "mode": "fields",
+                "contentType": "application/x-www-form-urlencoded",
+                "fields": [{"name": "a", "value": "1 2"}],
+            },
+            "application/x-www-form-urlencoded",
+            b"a=1+2",
+        ),
+    ],
+)
+async def test_the_forms_of_a_body(bench: Bench, server: Server, body: Any, kind: str, sent: bytes) -> None:
+    """Raw text and fields, in the content type that is asked for."""
+    request = {"method": "POST", "url": server.url, "body": body, "auth": {"type": "bearer", "token": "T"}}
+
+    outcome = await bench.run("node", STEP, props={"r": request})
+
+    assert outcome.error is None
+    assert f"content-type: {kind}\r\n" in server.head.lower()
+    assert "authorization: Bearer T\r\n" in server.head
+    assert server.body == sent
+
+
+async def test_a_form_with_parts(bench: Bench, server: Server) -> None:
+    """`multipart/form-data` gets its boundary from what sends it."""
+    body = {"type": "fields", "contentType": "multipart/form-data", "fields": [{"name": "a", "value": "1"}]}
+
+    await bench.run("node", STEP, props={"r": {"method": "POST", "url": server.url, "body": body}})
+
+    assert "content-type: multipart/form-data; boundary=" in server.head.lower()
+    assert b'name="a"' in server.body
+
+
+async def test_text_is_returned_as_text(bench: Bench, server: Server) -> None:
+    """What is not JSON."""
+    server.answer = b"plain"
+
+    outcome = await bench.run("node", STEP, props={"r": {"url": server.url}})
+
+    assert outcome.exports["$return_value"] == "plain"
+
+
+async def test_a_failed_request_has_status_and_body(bench: Bench, server: Server) -> None:
+    """The headline is the status, below it the body; code that catches it finds the response."""
+    server.status, server.answer = "404 Not Found", b'{"why": "gone"}'
+    caught = "export default { props: { r: 'http_request' }, async run() { try { await this.r.execute() } catch (e) { return [e.response.status, e.response.data] } } }"
+
+    raised = await bench.run("node", STEP, props={"r": {"url": server.url}})
+    handled = await bench.run("node", caught, props={"r": {"url": server.url}})
+
+    assert raised.error is not None
+    assert raised.error.message == 'Request failed with status code 404\n{\n  "why": "gone"\n}'
+    assert handled.exports["$return_value"] == [404, {"why": "gone"}]
+
+
+async def test_the_declared_default_is_under_what_is_given(bench: Bench, server: Server) -> None:
+    """A component may preset the method."""
+    source = "export default { props: { r: { type: 'http_request', default: { method: 'POST' } } }, async run() { return [await this.r.execute(), Object.keys(this.r)] } }"
+
+    outcome = await bench.run("node", source, props={"r": {"url": server.url}})
+
+    assert outcome.exports["$return_value"] == [{"ok": True}, ["method", "url"]]
+    assert server.head.startswith("POST / ")
+
+
+async def test_a_request_without_a_url_says_so(bench: Bench) -> None:
+    """Rather than asking for nothing."""
+    outcome = await bench.run("node", STEP, props={"r": {"method": "GET"}})
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.message) == ("ConfigurationError", "The HTTP request has no url.")
+
+
+@pytest.fixture
+async def filing(hosts: WorkerPool, tmp_path: Path) -> Bench:
+    """A run with a file store in `files`."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    setup = RunSetup(
+        "r", "w@1", {"event": {}, "context": {}}, {}, tmp_path, scratch, file_store_folder=tmp_path / "files"
+    )
+    return Bench(await hosts.open_run(setup))
+
+
+async def test_files_are_written_listed_and_read(filing: Bench, tmp_path: Path) -> None:
+    """A step's file is there for the next, also by what it exported."""
+    first = await filing.run(
+        "node",
+        "import { Readable } from 'stream';\nimport fs from 'fs';\nexport default { async run({ $ }) {\n"
+        "fs.writeFileSync(process.env.TMPDIR + '/x.txt', 'local');\n"
+        "await $.files.open('a/one.txt').fromReadableStream(Readable.from(['hello']));\n"
+        "await $.files.open('two.txt').fromFile(process.env.TMPDIR + '/x.txt');\n"
+        "const w = await $.files.open('three.txt').createWriteStream(); await new Promise((r) => w.end('3', r));\n"
+        "return await $.files.open('a/one.txt') } }",
+        name="first",
+    )
+    second = await filing.run(
+        "node",
+        "import fs from 'fs';\nexport default { async run({ steps, $ }) {\nconst found = [];\n"
+        "for await (const f of $.files.dir()) found.push([f.path, f.name, f.isFile(), f.isDirectory()]);\n"
+        "for await (const f of $.files.dir('a')) found.push([f.path, f.size]);\n"
+        "const file = $.files.openDescriptor(steps.first.$return_value);\n"
+        "await file.toFile('copy'); let streamed = ''; for await (const c of await file.createReadStream()) streamed += c;\n"
+        "const all = [await file.toEncodedString(), (await file.toBuffer()).length, fs.readFileSync('copy', 'utf8'), streamed];\n"
+        "await file.delete(); return { found, all } } }",
+        name="second",
+    )
+
+    assert first.error is None
+    assert first.exports["$return_value"] == {"path": "a/one.txt"}
+    assert second.error is None
+    assert second.exports["$return_value"] == {
+        "found": [
+            ["a", "a", False, True],
+            ["three.txt", "three.txt", True, False],
+            ["two.txt", "two.txt", True, False],
+            ["a/one.txt", 5],
+        ],
+        "all": ["hello", 5, "hello", "hello"],
+    }
+    assert not (tmp_path / "files" / "a" / "one.txt").exists()
+
+
+async def test_a_file_from_a_url(filing: Bench, server: Server, tmp_path: Path) -> None:
+    """What the address answers is the file; a refusal is an error."""
+    source = f"export default {{ async run({{ $ }}) {{ await $.files.open('u.json').fromUrl('{server.url}') }} }}"
+
+    await filing.run("node", source)
+    server.status = "404 Not Found"
+    failed = await filing.run("node", source)
+
+    assert json.loads((tmp_path / "files" / "u.json").read_text()) == {"ok": True}
+    assert failed.error is not None
+    assert failed.error.message == f"{server.url} answered with status code 404."
+
+
+@pytest.mark.parametrize("path", ["../x", "a/../../x", "/../x"])
+async def test_no_path_leaves_the_file_store(filing: Bench, path: str) -> None:
+    """A path that climbs out is refused."""
+    outcome = await filing.run("node", f"export default {{ run({{ $ }}) {{ $.files.open('{path}') }} }}")
+
+    assert outcome.error is not None
+    assert "is outside of the file store" in outcome.error.message

@@ -1,0 +1,493 @@
+"""Node.js steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pdkernel.errors import StepError, StepTimeoutError
+from pdkernel.model import AppBinding, Step
+from tests.workers.conftest import Bench, OpenRun
+
+
+def component(body: str, extra: str = "") -> str:
+    """A component whose run is *body*."""
+    return f"export default defineComponent({{ {extra} async run({{ steps, $ }}) {{\n{body}\n}} }});\n"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "export default defineComponent({ async run({ steps, $ }) { return steps.trigger.event.n } })",
+        "export default { run({ steps }) { return steps.trigger.event.n } }",
+        "export default ({ steps }) => steps.trigger.event.n",
+        "module.exports = defineComponent({ run({ steps }) { return steps.trigger.event.n } })",
+        "const os = require('os');\nmodule.exports = { async run({ steps }) { return steps.trigger.event.n } }",
+        "const c = { run({ steps }) { return steps.trigger.event.n } };\nexport { c as default }",
+    ],
+)
+async def test_every_way_to_export_a_component(bench: Bench, source: str) -> None:
+    """defineComponent, a bare object, a function, and CommonJS."""
+    outcome = await bench.run("node", source)
+
+    assert outcome.error is None
+    assert outcome.exports == {"$return_value": 7}
+
+
+async def test_exports_are_copied_when_they_are_made(bench: Bench) -> None:
+    """`$.export` takes the value as it is at the call."""
+    outcome = await bench.run(
+        "node", component("const a = [1]; $.export('a', a); a.push(2); $.export('$summary', 'done')")
+    )
+
+    assert outcome.exports == {"a": [1], "$summary": "done"}
+
+
+async def test_null_is_returned_and_undefined_is_not(bench: Bench) -> None:
+    """`return null` is a value."""
+    null = await bench.run("node", component("return null"))
+    nothing = await bench.run("node", component("return"))
+
+    assert null.exports == {"$return_value": None}
+    assert nothing.exports == {}
+
+
+async def test_packages_come_from_the_projects_folder(bench: Bench, tmp_path: Path) -> None:
+    """Bare imports and require resolve there; built-ins work too."""
+    package = tmp_path / "project" / "node_modules" / "tiny"
+    package.mkdir(parents=True)
+    package.joinpath("package.json").write_text(
+        json.dumps({"name": "tiny", "exports": {"import": "./esm.mjs", "require": "./cjs.cjs"}})
+    )
+    package.joinpath("esm.mjs").write_text("export default 'esm'; export const size = 1")
+    package.joinpath("cjs.cjs").write_text("module.exports = 'cjs'")
+
+    esm = await bench.run(
+        "node",
+        "import tiny, { size } from 'tiny';\nimport { basename } from 'node:path';\nimport fs from 'fs';\n"
+        "export default { async run() { return [tiny, size, basename('/a/b'), typeof fs.readFileSync, (await import('tiny')).default] } }",
+    )
+    cjs = await bench.run("node", "const tiny = require('tiny');\nmodule.exports = { run() { return tiny } }")
+
+    assert esm.exports["$return_value"] == ["esm", 1, "b", "function", "esm"]
+    assert cjs.exports["$return_value"] == "cjs"
+
+
+async def test_a_missing_package_is_named(bench: Bench) -> None:
+    """The package, the line and what to do."""
+    outcome = await bench.run(
+        "node", "// one\nimport x from '@scope/pkg/sub';\nexport default { run() {} }", line_offset=1
+    )
+
+    assert outcome.error is not None
+    assert outcome.error.message == "The package '@scope/pkg' is not installed."
+    assert "literal name" in outcome.error.fix
+    assert outcome.error.line == 3
+
+
+async def test_this_has_methods_props_and_apps(bench: Bench) -> None:
+    """Methods are bound, defaults apply, an app's `$auth` is by prop name or slug."""
+    source = component(
+        "const { shout } = this; return [shout('a'), this.given, this.absent, this.api.$auth.key, Object.keys(this.api.$auth)]",
+        extra="props: { api: { type: 'app', app: 'my_api' }, given: { type: 'string', default: 'no' }, absent: { type: 'integer', default: 5 } }, "
+        "methods: { shout(text) { return text + '!' + this.given } },",
+    )
+
+    outcome = await bench.run("node", source, props={"given": "yes"}, account_fields={"my_api": {"key": "k1"}})
+
+    assert outcome.error is None
+    assert outcome.exports["$return_value"] == ["a!yes", "yes", 5, "k1", ["key"]]
+
+
+async def test_printing_or_returning_an_app_leaks_nothing(bench: Bench) -> None:
+    """`$auth` is not enumerable."""
+    source = component(
+        "console.log(this, this.slack, JSON.stringify(this)); return this.slack",
+        extra="props: { slack: { type: 'app', app: 'slack' } },",
+    )
+
+    outcome = await bench.run("node", source, account_fields={"slack": {"oauth_access_token": "xoxb-very-secret"}})
+
+    assert outcome.exports == {"$return_value": {}}
+    assert "xoxb" not in bench.heard.text()
+
+
+async def test_an_app_file_gives_its_methods(bench: Bench) -> None:
+    """Methods of an app prop's definition see its `$auth`."""
+    source = (
+        "const app = { type: 'app', app: 'a', methods: { token() { return this.$auth.t } } };\n"
+        "export default { props: { app }, run() { return this.app.token() } }"
+    )
+
+    outcome = await bench.run("node", source, account_fields={"app": {"t": "T"}})
+
+    assert outcome.exports["$return_value"] == "T"
+
+
+async def test_an_error_carries_the_cells_line(bench: Bench) -> None:
+    """Frames are the user's own, with their source."""
+    source = "export default {\n  async run() {\n    await null;\n    return inner();\n  },\n};\nfunction inner() {\n  throw new TypeError('bad');\n}\n"
+
+    outcome = await bench.run("node", source, line_offset=3)
+
+    error = outcome.error
+    assert error is not None
+    assert (error.name, error.message, error.line) == ("TypeError", "bad", 11)
+    assert error.stack is not None
+    assert "<step work>:11:9" in error.stack
+    assert "throw new TypeError('bad');" in error.stack
+    assert "runtimes" not in error.stack
+    assert "node:internal" not in error.stack
+
+
+@pytest.mark.parametrize(
+    ("thrown", "message"),
+    [
+        ("'just text'", "just text"),
+        ("Object.assign(new Error('no stack'), { stack: null })", "no stack"),
+        ("{ code: 5 }", '{"code":5}'),
+        ("null", "null"),
+        ("undefined", "undefined"),
+    ],
+)
+async def test_whatever_is_thrown_is_told(bench: Bench, thrown: str, message: str) -> None:
+    """Not everything thrown is an Error."""
+    outcome = await bench.run("node", component(f"throw {thrown}"))
+
+    assert outcome.error is not None
+    assert outcome.error.message == message
+
+
+async def test_a_configuration_error_keeps_its_name(bench: Bench) -> None:
+    """Several copies of the platform's package exist, so only the name tells."""
+    outcome = await bench.run(
+        "node", component("const e = new Error('Pick a channel'); e.name = 'ConfigurationError'; throw e")
+    )
+
+    assert outcome.error is not None
+    assert outcome.error.name == "ConfigurationError"
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("export default {\n  run() {\n    let = ;\n  }\n}\n", 6),
+        ("const x = require('os');\nmodule.exports = { run() {\n  return (;\n} }\n", 6),
+    ],
+)
+async def test_a_syntax_error_has_line_and_caret(bench: Bench, source: str, line: int) -> None:
+    """Found by `node --check`, told in the cell's lines."""
+    outcome = await bench.run("node", source, line_offset=3)
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.line) == ("SyntaxError", line)
+    assert "^" in str(outcome.error.stack)
+
+
+async def test_json_parse_in_a_step_is_no_syntax_error_of_the_cell(bench: Bench) -> None:
+    """A SyntaxError that running code throws has that code's line."""
+    outcome = await bench.run("node", component("\nJSON.parse('{')"))
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.line) == ("SyntaxError", 3)
+
+
+@pytest.mark.parametrize(
+    "source", ["const x = 1;", "export const a = 1;", "", "export default 5", "export default { props: {} }"]
+)
+async def test_a_cell_without_default_export_is_told_how_to_write_one(bench: Bench, source: str) -> None:
+    """No default export that can run is an entry point error."""
+    outcome = await bench.run("node", source)
+
+    assert outcome.error is not None
+    assert outcome.error.code == "entry_point"
+    assert "export default defineComponent" in outcome.error.fix
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("{ a: [0, { big: 10n }] }", "$return_value.a[1].big is a BigInt"),
+        (
+            "(() => { const o = { a: {} }; o.a['odd key'] = o; return o })()",
+            '$return_value.a["odd key"] contains itself',
+        ),
+    ],
+)
+async def test_a_value_that_is_not_json_is_named_by_its_path(bench: Bench, expression: str, message: str) -> None:
+    """The path inside the value is in the message, and earlier exports are kept."""
+    outcome = await bench.run("node", component(f"$.export('kept', 1); return {expression}"))
+
+    assert outcome.error is not None
+    assert outcome.error.code == "export_not_json"
+    assert message in outcome.error.message
+    assert outcome.exports == {"kept": 1}
+
+
+async def test_what_stringify_drops_is_a_warning(bench: Bench) -> None:
+    """Functions, NaN and Maps are exported as JSON.stringify does, and the path is told."""
+    outcome = await bench.run(
+        "node", component("const o = {}; return { f() {}, n: [NaN], m: new Map(), u: undefined, again: [o, o] }")
+    )
+
+    assert outcome.exports["$return_value"] == {"n": [None], "m": {}, "again": [{}, {}]}
+    assert outcome.warnings == (
+        "$return_value.f is a function, and is not exported.",
+        "$return_value.n[0] is NaN, which JSON does not have: it is exported as null.",
+        "$return_value.m is a Map, and is exported without what it holds.",
+    )
+
+
+async def test_leaving_by_return_or_by_a_bare_call(bench: Bench) -> None:
+    """`$.flow.exit` ends the run; without return the rest of the step still runs."""
+    returned = await bench.run("node", component("return $.flow.exit('enough'); $.export('late', 1)"))
+    bare = await bench.run("node", component("$.flow.exit(); $.export('late', 1)"))
+
+    assert (returned.has_exited, returned.exit_reason, returned.exports) == (True, "enough", {})
+    assert (bare.has_exited, bare.exit_reason, bare.exports) == (True, None, {"late": 1})
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [("'text'", "text"), ("{ a: 1 }", {"a": 1}), ("Buffer.from('hi')", {"$base64": "aGk="}), ("undefined", None)],
+)
+async def test_bodies_of_a_response(bench: Bench, body: str, expected: object) -> None:
+    """Text, objects and bytes."""
+    outcome = await bench.run(
+        "node", component(f"await $.respond({{ status: 200, headers: {{ 'x-n': 1 }}, body: {body} }})")
+    )
+
+    assert outcome.response == {"status": 200, "headers": {"x-n": "1"}, "body": expected}
+
+
+async def test_a_response_may_be_immediate_or_a_stream(bench: Bench) -> None:
+    """An immediate one is marked; a stream is read to its end."""
+    immediate = await bench.run("node", component("await $.respond({ status: 202, immediate: true })"))
+    stream = await bench.run(
+        "node",
+        "import { Readable } from 'stream';\nexport default { async run({ $ }) { await $.respond({ status: 200, body: Readable.from(['a', 'b']) }) } }",
+    )
+
+    assert immediate.response == {"status": 202, "headers": {}, "body": None, "immediate": True}
+    assert stream.response is not None
+    assert stream.response["body"] == "ab"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "data", "expected"),
+    [
+        ("text/csv", "ä,b", "ä,b"),
+        ("application/problem+json; charset=UTF-8", "{}", "{}"),
+        ("text/plain; charset=latin1", "ä", {"$base64": "w6Q="}),
+        ("image/png", "ab", {"$base64": "YWI="}),
+        ("text/plain", "\\xff", {"$base64": "/w=="}),
+    ],
+    ids=["text", "json", "latin1", "image", "not-utf8"],
+)
+async def test_bytes_that_are_text_are_text(bench: Bench, content_type: str, data: str, expected: object) -> None:
+    """A stream of bytes whose content type says so, if it is UTF-8; anything else stays the bytes that it is."""
+    encoding = "latin1" if "x" in data else "utf8"
+    code = (
+        "import { Readable } from 'stream';\nexport default { async run({ $ }) { await $.respond({ status: 200, "
+        f"headers: {{ 'Content-Type': '{content_type}' }}, "
+        f"body: Readable.from([Buffer.from('{data}', '{encoding}')]) }}) }} }}"
+    )
+
+    outcome = await bench.run("node", code)
+
+    assert outcome.response is not None
+    assert outcome.response["body"] == expected
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "$.flow.refreshTimeout()",
+        "$.files.open('x')",
+    ],
+)
+async def test_what_is_not_run_says_so(bench: Bench, call: str) -> None:
+    """Features of later versions are clear errors."""
+    outcome = await bench.run("node", component(call))
+
+    assert outcome.error is not None
+    assert outcome.error.code == "unsupported"
+    assert "is not run by this version" in outcome.error.message
+    assert outcome.error.line == 2
+
+
+async def test_the_context_is_a_plain_object(bench: Bench) -> None:
+    """`$.context` holds the trigger's context and more, and can be written to."""
+    outcome = await bench.run("node", component("$.context.mine = 1; return $.context"), context={"deadline": 5})
+
+    assert outcome.exports["$return_value"] == {"id": "ctx1", "deadline": 5, "mine": 1}
+
+
+async def test_an_unhandled_rejection_fails_the_running_step(bench: Bench) -> None:
+    """A promise that nobody awaits and that fails is the step's failure."""
+    outcome = await bench.run(
+        "node", component("Promise.reject(new Error('forgotten'));\nawait new Promise((r) => setTimeout(r, 5000))")
+    )
+
+    assert outcome.error is not None
+    assert (outcome.error.message, outcome.error.line) == ("forgotten", 2)
+
+
+async def test_a_throw_in_a_callback_fails_the_running_step(bench: Bench) -> None:
+    """So is a throw outside any promise."""
+    outcome = await bench.run(
+        "node",
+        component("setTimeout(() => { throw new Error('thrown') }, 1);\nawait new Promise((r) => setTimeout(r, 5000))"),
+    )
+
+    assert outcome.error is not None
+    assert outcome.error.message == "thrown"
+
+
+async def test_what_a_step_leaves_running_is_stopped_and_told(bench: Bench) -> None:
+    """No line of a step is booked on the next."""
+    first = await bench.run("node", component("setInterval(() => console.log('late'), 1)"), name="first")
+    second = await bench.run("node", component("await new Promise((r) => setTimeout(r, 60)); return 1"), name="second")
+
+    assert "still running" in first.warnings[0]
+    assert second.exports == {"$return_value": 1}
+    assert bench.heard.logs == []
+    assert second.warnings == ()
+
+
+async def test_nothing_of_a_step_is_left_for_the_next(bench: Bench) -> None:
+    """Globals, console, environment and working folder of a step are gone in the next."""
+    await bench.run(
+        "node",
+        component(
+            "globalThis.leak = 1; delete globalThis.URL; console.log = null; process.env.LEAK = '1'; delete process.env.TOKEN; process.chdir('/')"
+        ),
+        name="first",
+    )
+
+    outcome = await bench.run(
+        "node",
+        component(
+            "console.log('heard'); return [typeof leak, typeof URL, process.env.LEAK ?? null, process.env.TOKEN, process.cwd() === process.env.TMPDIR]"
+        ),
+        name="second",
+    )
+
+    assert outcome.error is None
+    assert outcome.exports["$return_value"] == ["undefined", "function", None, "tok-123456", True]
+    assert bench.heard.text() == "heard\n"
+
+
+async def test_steps_is_read_late_and_each_step_has_its_own(bench: Bench) -> None:
+    """`steps` can be printed, spread, stringified and changed without the next step's seeing it."""
+    first = await bench.run(
+        "node",
+        component(
+            "console.log(steps); steps.trigger.event.n = 0; return [JSON.parse(JSON.stringify({ ...steps })), Object.keys(steps)]"
+        ),
+        name="first",
+    )
+    second = await bench.run("node", component("return steps.trigger.event.n"), name="second")
+
+    assert first.exports["$return_value"] == [
+        {"trigger": {"event": {"n": 0, "name": "Ada"}, "context": {"id": "ctx1"}}},
+        ["trigger"],
+    ]
+    assert second.exports["$return_value"] == 7
+
+
+async def test_an_edited_file_of_ones_own_is_seen_by_the_next_run(open_run: OpenRun, tmp_path: Path) -> None:
+    """A relative import is loaded afresh in each run."""
+    source = "import { x } from './helper.mjs';\nexport default { run() { return x } }"
+    values = []
+
+    for value in (1, 2):
+        bench = await open_run()
+        tmp_path.joinpath("project/helper.mjs").write_text(f"export const x = {value}")
+        values.append((await bench.run("node", source)).exports["$return_value"])
+        await bench.guests.release()
+
+    assert values == [1, 2]
+
+
+async def test_describe_lists_the_apps_that_the_code_declares(bench: Bench) -> None:
+    """App props and the types of the others, without running the step."""
+    source = component(
+        "throw new Error('ran')",
+        extra="props: { slack: { type: 'app', app: 'slack' }, channel: { type: 'string' }, n: { type: 'integer', optional: true }, any: 'any' },",
+    )
+
+    description = await bench.guests.describe(Step("work", "node", source))
+
+    assert description.apps == (AppBinding("slack", "slack"),)
+    assert [(prop.name, prop.type, prop.optional) for prop in description.props] == [
+        ("channel", "string", False),
+        ("n", "integer", True),
+        ("any", "any", False),
+    ]
+
+
+async def test_describe_of_broken_code_is_the_steps_error(bench: Bench) -> None:
+    """An error while the module is evaluated has the cell's line."""
+    step = Step("work", "node", "const props = 1;\nthrow new Error('at load');", line_offset=2)
+
+    with pytest.raises(StepError, match="at load") as caught:
+        await bench.guests.describe(step)
+
+    assert caught.value.line == 4
+
+
+async def test_expressions_are_full_javascript(bench: Bench) -> None:
+    """`steps`, `event` and `process.env` are in scope; one failure stops no other."""
+    bench.steps["a"] = {"$return_value": {"items": [1, 2]}}
+
+    results = await bench.guests.evaluate(
+        [
+            "steps.a.$return_value.items.map((n) => n * event.n)",
+            "`${event.name.toUpperCase()}`",
+            "process.env.TOKEN",
+            "process.env.PATH",
+            "{ a: { b: '}}' } }",
+            "undefined",
+            "steps.missing.x",
+            "await 1",
+            "null",
+        ],
+        bench.steps,
+    )
+
+    assert results[:6] == [
+        {"value": [7, 14]},
+        {"value": "ADA"},
+        {"value": "tok-123456"},
+        {"undefined": True},
+        {"value": {"a": {"b": "}}"}}},
+        {"undefined": True},
+    ]
+    assert results[6]["error"]["name"] == "TypeError"
+    assert results[7]["error"]["name"] == "SyntaxError"
+    assert results[8] == {"value": None}
+
+
+async def test_code_that_never_ends_is_stopped_in_every_use(bench: Bench) -> None:
+    """Describing a step and evaluating an expression have time limits too."""
+    with pytest.raises(StepTimeoutError, match=r"longer than 0\.3 seconds"):
+        await bench.guests.describe(Step("work", "node", "const props = 1;\nfor (;;);"), timeout_s=0.3)
+
+    with pytest.raises(StepTimeoutError, match=r"longer than 0\.3 seconds"):
+        await bench.guests.evaluate(["(() => { for (;;); })()"], {}, timeout_s=0.3)
+
+    assert await bench.guests.evaluate(["1 + 1"], {}) == [{"value": 2}]
+
+
+async def test_describe_sees_props_that_are_spread_from_elsewhere(bench: Bench, tmp_path: Path) -> None:
+    """A component may take its props from a file of one's own."""
+    folder = tmp_path / "project"
+    folder.joinpath("base.mjs").write_text("export default { props: { slack: { type: 'app', app: 'slack' } } }")
+    source = "import base from './base.mjs';\nexport default { ...base, run() {} }"
+
+    description = await bench.guests.describe(Step("work", "node", source))
+
+    assert description.apps == (AppBinding("slack", "slack"),)

@@ -1,0 +1,217 @@
+"""Steps that do to their process what nobody should, and the step after each of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pdkernel.errors import InterpreterMissingError, WorkerProtocolError
+from pdkernel.model import JSON, Language, Step
+from pdkernel.workers import WorkerPool
+from tests.workers.conftest import Bench, Heard, OpenRun
+
+GOOD: dict[Language, str] = {
+    "python": "def handler(pd):\n    print('fine')\n    return pd.steps['trigger']['event']['n']\n",
+    "node": "export default { run({ steps }) { console.log('fine'); return steps.trigger.event.n } }",
+}
+
+
+async def run_good(bench: Bench, language: Language) -> None:
+    """The next step is none the worse for it."""
+    outcome = await bench.run(language, GOOD[language], name="after")
+
+    assert outcome.error is None
+    assert outcome.exports == {"$return_value": 7}
+    assert bench.heard.text() == "fine\n"
+
+
+@pytest.mark.parametrize(
+    ("language", "source"),
+    [
+        ("python", "import os\ndef handler(pd):\n    os.closerange(3, 50)\n"),
+        ("node", "import fs from 'fs';\nexport default { run() { fs.closeSync(4) } }"),
+        ("node", "export default { run() { process.abort() } }"),
+    ],
+)
+async def test_a_step_that_breaks_its_process_fails(bench: Bench, language: Language, source: str) -> None:
+    """Touching our descriptors is the step's own death; nothing of ours is in its logs."""
+    outcome = await bench.run(language, source)
+
+    assert outcome.error is not None
+    assert outcome.error.code == "step_died"
+    assert "_guest.py" not in bench.heard.text("stderr")
+    await run_good(bench, language)
+
+
+FORGED = {
+    "not JSON": "garbage",
+    "other JSON": "1 []",
+    "unnumbered": '{"t":"exit","reason":null}',
+    "response": '1 {"t":"respond","r":{"status":200,"headers":null,"body":1}}',
+    "status": '1 {"t":"respond","r":{"status":99,"headers":{},"body":1}}',
+    "content type": '1 {"t":"respond","r":{"status":200,"headers":{"content-type":1},"body":{"$base64":"eA=="}}}',
+    "effect": '1 {"t":"effect","kind":"http","payload":[1]}',
+    "pause": '1 {"t":"pause","kind":"delay","ms":-5}',
+    "done": '1 {"t":"done","error":[],"busy":false,"dirty":false,"spoiled":false}',
+    "error": '1 {"t":"done","error":{"line":"x"},"busy":false,"dirty":false,"spoiled":false}',
+    "number": '1 {"t":"export","n":"a","v":NaN}',
+    "another step's": '9 {"t":"export","n":"a","v":1}',
+    "time again": '0 {"t":"ready"}',
+    "twice done": '1 {"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false}\n'
+    '1 {"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false}',
+}
+
+
+@pytest.mark.parametrize("line", FORGED.values(), ids=FORGED.keys())
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_a_step_that_forges_a_reply_fails(bench: Bench, language: Language, line: str) -> None:
+    """What a step writes to our descriptor is refused with an error that names the step."""
+    text = json.dumps(f"{line}\n")
+    source = (
+        f"import os\ndef handler(pd):\n    os.write(4, {text}.encode())\n"
+        if language == "python"
+        else f"import fs from 'fs';\nexport default {{ run() {{ fs.writeSync(4, {text}) }} }}"
+    )
+
+    outcome = await bench.run(language, source)
+
+    assert outcome.error is not None
+    assert outcome.error.code == "protocol"
+    assert outcome.error.message.startswith("Step `work` sent a reply that pdkernel does not understand: ")
+    await run_good(bench, language)
+
+
+@pytest.mark.parametrize(
+    ("language", "source", "returned"),
+    [
+        ("python", "import sys\ndef handler(pd):\n    sys.stdout.close()\n    return 1\n", 1),
+        (
+            "python",
+            "import os\ndef handler(pd):\n    if os.fork() == 0:\n        return 2\n    os.wait()\n    return 1\n",
+            1,
+        ),
+        (
+            "python",
+            "import multiprocessing as m\ndef f(x):\n    return x * 2\ndef handler(pd):\n    with m.get_context('fork').Pool(2) as p:\n        return p.map(f, [1, 2])\n",
+            [2, 4],
+        ),
+        ("python", "import os, shutil\ndef handler(pd):\n    shutil.rmtree(os.getcwd())\n    return 1\n", 1),
+        ("python", "def handler(pd):\n    return '\\ud800'\n", "\ud800"),
+        (
+            "node",
+            "import fs from 'fs';\nexport default { run() { fs.rmSync(process.cwd(), { recursive: true }); return 1 } }",
+            1,
+        ),
+        ("node", "export default { run() { process.stdout.end(); return 1 } }", 1),
+        ("node", "export default { run() { return '\\ud800' } }", "\ud800"),
+        ("node", "export default { run() { process.exitCode = 3; return 1 } }", 1),
+        (
+            "node",
+            "import { Worker } from 'worker_threads';\nexport default { async run() { const w = new Worker('require(\"worker_threads\").parentPort.postMessage(5)', { eval: true }); return await new Promise((r) => w.on('message', r)) } }",
+            5,
+        ),
+        (
+            "node",
+            "import { spawnSync } from 'child_process';\nexport default { run() { return spawnSync('ls /proc/self/fd', { shell: true }).stdout.toString().includes('4') } }",
+            False,
+        ),
+    ],
+)
+async def test_odd_is_not_wrong(bench: Bench, language: Language, source: str, returned: JSON) -> None:
+    """What is odd and still returns, returns."""
+    outcome = await bench.run(language, source)
+
+    assert outcome.error is None
+    assert outcome.exports == {"$return_value": returned}
+    assert bench.heard.text("stderr") == ""
+    await run_good(bench, language)
+
+
+async def test_a_module_that_forges_its_description_is_refused(bench: Bench) -> None:
+    """What a component says of itself is checked as its replies are."""
+    forged = '1 {"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false,"value":{"props":[{}]}}\\n'
+    source = f"import fs from 'fs';\nfs.writeSync(4, '{forged}');\nexport default {{ props: {{}}, run() {{}} }}"
+
+    with pytest.raises(WorkerProtocolError, match="Step `work` sent a reply that pdkernel does not understand"):
+        await bench.guests.describe(Step("work", "node", source))
+
+    await run_good(bench, "node")
+
+
+async def test_threads_that_go_on_are_stopped_and_told(bench: Bench) -> None:
+    """A thread's prints after the step are not the next step's."""
+    source = (
+        "import threading, time\ndef talk():\n    while True:\n        print('late')\n        time.sleep(0.001)\n"
+        "def handler(pd):\n    threading.Thread(target=talk, daemon=True).start()\n    return 1\n"
+    )
+
+    outcome = await bench.run("python", source)
+
+    assert outcome.exports == {"$return_value": 1}
+    assert "still running" in outcome.warnings[0]
+    await run_good(bench, "python")
+
+
+async def test_a_deep_recursion_is_told_briefly(bench: Bench) -> None:
+    """A stack of a thousand frames is cut in the middle."""
+    python = await bench.run("python", "def handler(pd):\n    return handler(pd)\n")
+    node = await bench.run("node", "const f = () => f() + 1;\nexport default { run() { f() } }")
+
+    assert python.error is not None
+    assert python.error.name == "RecursionError"
+    assert "more of your frames" in str(python.error.stack)
+    assert node.error is not None
+    assert (node.error.name, node.error.line) == ("RangeError", 1)
+    assert len(str(node.error.stack).splitlines()) < 40
+
+
+async def test_a_listener_that_fails_is_not_taken_for_the_step(bench: Bench) -> None:
+    """An exception of the caller's own reaches the caller."""
+
+    class Failing(Heard):
+        def export(self, name: str, value: JSON) -> None:
+            raise LookupError(name)
+
+    with pytest.raises(LookupError, match="return_value"):
+        await bench.run("python", GOOD["python"], heard=Failing())
+
+
+async def test_an_interpreter_that_does_not_start_is_named(open_run: OpenRun, tmp_path: Path) -> None:
+    """A path to no program is a clear error."""
+    hosts = WorkerPool(python=tmp_path / "nothing")
+    bench = await open_run(of=hosts)
+
+    with pytest.raises(InterpreterMissingError, match="nothing cannot be started: No such file or directory"):
+        await bench.run("python", GOOD["python"])
+
+    await hosts.close()
+
+
+async def test_fetch_tells_what_failed_and_where(bench: Bench) -> None:
+    """`fetch failed` alone would help nobody."""
+    outcome = await bench.run(
+        "node", "export default {\n  async run() {\n    await fetch('http://127.0.0.1:9/');\n  }\n}"
+    )
+
+    assert outcome.error is not None
+    assert outcome.error.message.startswith("fetch failed: ")
+    assert outcome.error.line == 3
+
+
+async def test_a_cause_is_told(bench: Bench) -> None:
+    """Both languages show what an error was raised from."""
+    python = await bench.run(
+        "python",
+        "def handler(pd):\n    try:\n        1 / 0\n    except Exception as e:\n        raise ValueError('outer') from e\n",
+    )
+    node = await bench.run(
+        "node", "export default { run() {\n  throw new Error('outer', { cause: new TypeError('inner') });\n} }"
+    )
+
+    assert python.error is not None
+    assert python.error.line == 5
+    assert "ZeroDivisionError" in str(python.error.stack)
+    assert node.error is not None
+    assert "Caused by: TypeError: inner" in str(node.error.stack)

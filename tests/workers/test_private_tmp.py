@@ -1,0 +1,313 @@
+"""The `/tmp` that the steps of one run have for themselves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pdkernel.errors import InterpreterMissingError
+from pdkernel.model import JSON, Language
+from pdkernel.workers import GoBuildCache, RunSetup, WorkerPool
+from pdkernel.workers.private_tmp import PrivateTmp, is_supported, names_in_tmp
+from tests.workers.conftest import Bench
+from tests.workers.test_processes import go, node, python
+
+LANGUAGES: tuple[Language, ...] = ("python", "node", "bash", "go")
+NAME = "pdkernel-written-by-a-test"
+
+WRITE: dict[Language, str] = {
+    "python": python(f"open('/tmp/{NAME}', 'w').write('python')"),
+    "node": f"import {{ writeFileSync }} from 'fs'; export default {{ run() {{ writeFileSync('/tmp/{NAME}', 'node') }} }}",
+    "bash": f"printf bash > /tmp/{NAME}",
+    "go": go(f'os.WriteFile("/tmp/{NAME}", []byte("go"), 0600)', "os"),
+}
+READ: dict[Language, str] = {
+    "python": python(f"return open('/tmp/{NAME}').read() if os.path.exists('/tmp/{NAME}') else 'nothing'"),
+    "node": "import * as fs from 'fs'; export default { run() {"
+    f" return fs.existsSync('/tmp/{NAME}') ? fs.readFileSync('/tmp/{NAME}', 'utf8') : 'nothing' }} }}",
+    "bash": f'echo "\\$return_value=$(cat /tmp/{NAME} || echo nothing)" >> $PIPEDREAM_EXPORTS',
+    "go": go(
+        f'b, e := os.ReadFile("/tmp/{NAME}"); if e != nil {{ b = []byte("nothing") }}; pd.Export("$return_value", string(b))',
+        "os",
+    ),
+}
+SHOW: dict[Language, str] = {
+    "python": python("return [os.getcwd(), os.environ['HOME'], __import__('tempfile').gettempdir()]"),
+    "node": "import os from 'os'; export default { run() { return [process.cwd(), process.env.HOME, os.tmpdir()] } }",
+    "bash": 'echo "\\$return_value:json=[\\"$PWD\\", \\"$HOME\\", \\"$TMPDIR\\"]" >> $PIPEDREAM_EXPORTS',
+    "go": go('w, _ := os.Getwd(); pd.Export("$return_value", []string{w, os.Getenv("HOME"), os.TempDir()})', "os"),
+}
+
+Open = Callable[..., Awaitable[Bench]]
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder outside of `/tmp`, where pytest's own are."""
+    with tempfile.TemporaryDirectory(prefix="pdkernel-test-", dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def possible(place: Path) -> None:
+    """Nothing here can be seen where the operating system lets nobody have a `/tmp`."""
+    made = PrivateTmp.create(place / "made", frozenset()) if is_supported() else None
+    if made is None:
+        pytest.skip("this system permits no mount namespace")
+    made.close()
+
+
+@pytest.fixture
+async def open_one(place: Path, go_programs: GoBuildCache) -> AsyncIterator[Open]:
+    """A factory of runs of one workflow, whose project is not in `/tmp`."""
+    hosts = WorkerPool(max_active_runs=4, go_cache=go_programs)
+    count = 0
+
+    async def open_run(*, event: JSON = None, of: WorkerPool = hosts, folder: Path | None = None) -> Bench:
+        nonlocal count
+        count += 1
+        folder, scratch = folder or place / "project", place / f"scratch{count}"
+        for path in (folder, scratch):
+            path.mkdir(exist_ok=True)
+        trigger: dict[str, JSON] = {"event": event, "context": {"id": "ctx1"}}
+        return Bench(await of.open_run(RunSetup(f"run{count}", "demo@1", trigger, {}, folder, scratch)))
+
+    yield open_run
+    await hosts.close()
+
+
+@pytest.mark.parametrize("reader", LANGUAGES)
+@pytest.mark.parametrize("writer", LANGUAGES)
+async def test_steps_pass_files_through_tmp(open_one: Open, writer: Language, reader: Language) -> None:
+    """What one step writes as `/tmp/...`, a later one of any language reads there; this machine's `/tmp` has nothing of it."""
+    bench = await open_one()
+
+    written = await bench.run(writer, WRITE[writer], name="write")
+    outcome = await bench.run(reader, READ[reader], name="read")
+
+    assert (written.error, outcome.error) == (None, None)
+    assert outcome.exports["$return_value"] == writer
+    assert not Path("/tmp", NAME).exists()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_run_finds_tmp_empty(open_one: Open, language: Language) -> None:
+    """The next run of the workflow, served by the same processes, has nothing of the last one's files."""
+    first = await open_one()
+    await first.run(language, WRITE[language])
+    await first.run("bash", "mkdir -p /tmp/a/b; touch /tmp/a/b/.hidden /tmp/.dot; ln -s /nowhere /tmp/link")
+    await first.guests.release()
+
+    second = await open_one()
+    found = await second.run(language, READ[language])
+    listed = await second.run("bash", 'echo "all= $(ls -A /tmp) " >> $PIPEDREAM_EXPORTS')
+
+    assert found.exports["$return_value"] == "nothing"
+    assert {NAME, "a", ".dot", "link"}.isdisjoint(str(listed.exports["all"]).split())
+
+
+async def test_a_run_that_follows_is_served_by_the_same_processes(open_one: Open) -> None:
+    """A `/tmp` of its own costs no run the processes that are warm."""
+    pids = []
+    for _ in range(2):
+        bench = await open_one()
+        for language, source in (("node", node("return process.pid")), ("python", python("return os.getpid()"))):
+            pids.append((await bench.run(language, source)).exports["$return_value"])  # type: ignore[arg-type]
+        await bench.guests.release()
+
+    assert pids[:2] == pids[2:]
+
+
+async def test_two_runs_at_once_have_their_own(open_one: Open) -> None:
+    """Runs of one workflow that execute at the same time do not see each other's files."""
+    one, other = await open_one(), await open_one()
+    await one.run("node", WRITE["node"])
+    await other.run("python", WRITE["python"])
+
+    assert (await one.run("python", READ["python"])).exports["$return_value"] == "node"
+    assert (await other.run("node", READ["node"])).exports["$return_value"] == "python"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_everything_temporary_is_in_tmp(open_one: Open, language: Language) -> None:
+    """The working folder, HOME and TMPDIR are `/tmp`."""
+    outcome = await (await open_one()).run(language, SHOW[language])
+
+    assert outcome.exports["$return_value"] == ["/tmp"] * 3
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_project_in_tmp_has_the_machines_own(open_one: Open, tmp_path: Path, language: Language) -> None:
+    """A step that may write to its workflow's folder is not given a `/tmp` that would hide it; its own folder is another."""
+    if not tmp_path.is_relative_to("/tmp"):
+        pytest.skip("pytest's folders are elsewhere")
+    bench = await open_one(folder=tmp_path)
+
+    outcome = await bench.run(language, SHOW[language])
+    seen = await bench.run("bash", f"touch {tmp_path}/seen")
+
+    assert len(set(outcome.exports["$return_value"])) == 1  # type: ignore[arg-type]
+    assert "/tmp" not in outcome.exports["$return_value"]  # type: ignore[operator]
+    assert seen.error is None
+    assert tmp_path.joinpath("seen").exists()
+
+
+async def test_a_module_that_a_run_wrote_is_not_the_next_ones(open_one: Open) -> None:
+    """Python imports a file of the same name and place anew in each run."""
+    source = (
+        "import os, sys\ndef handler(pd):\n    if pd.steps['trigger']['event']:\n"
+        "        open('/tmp/mine_of_this_run.py', 'w').write('word = %r' % pd.steps['trigger']['event'])\n"
+        "    sys.path.insert(0, '/tmp')\n    import mine_of_this_run\n    return mine_of_this_run.word\n"
+    )
+    words = []
+    for event in ("first", "second", ""):
+        bench = await open_one(event=event)
+        outcome = await bench.run("python", source)
+        words.append(outcome.exports.get("$return_value") or (outcome.error and outcome.error.name))
+        await bench.guests.release()
+
+    assert words == ["first", "second", "ModuleNotFoundError"]
+
+
+async def test_a_process_that_takes_anothers_place_has_the_same(open_one: Open) -> None:
+    """After a step that had to be ended, the run's files are still there."""
+    bench = await open_one()
+    stuck = f"import fs from 'fs'; export default {{ run() {{ fs.writeFileSync('/tmp/{NAME}', 'x'); for (;;); }} }}"
+    await bench.run("node", stuck, timeout_s=1)
+
+    outcome = await bench.run("node", READ["node"])
+
+    assert outcome.exports["$return_value"] == "x"
+
+
+async def test_an_interpreter_that_is_not_there_is_named(open_one: Open, place: Path) -> None:
+    """The program between us and the interpreter does not hide that it is missing."""
+    hosts = WorkerPool(node=place / "no-node")
+    bench = await open_one(of=hosts)
+
+    with pytest.raises(InterpreterMissingError, match="no-node cannot be started: No such file or directory"):
+        await bench.run("node", node("return 1"))
+
+    await hosts.close()
+
+
+async def test_nothing_is_left_when_all_is_closed(open_one: Open, monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    """A run's files go with it, and the folders that were `/tmp` with the hosts."""
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    hosts = WorkerPool()
+    bench = await open_one(of=hosts)
+    await bench.run("bash", "touch /tmp/x")
+    during = list(place.glob("pdkernel-tmp-*/*/x"))
+    await bench.guests.release()
+    after = list(place.glob("pdkernel-tmp-*/*/x"))
+    await hosts.close()
+
+    assert (len(during), len(after), list(place.glob("pdkernel-tmp-*"))) == (1, 0, [])
+
+
+def test_what_is_kept_can_be_read_and_not_emptied(place: Path, tmp_path: Path) -> None:
+    """A folder of the machine's `/tmp` that an interpreter needs is there, and `rm -rf /tmp/*` takes nothing of it."""
+    if not tmp_path.is_relative_to("/tmp"):
+        pytest.skip("pytest's folders are elsewhere")
+    (tmp_path / "precious").write_text("word\n")
+    made = PrivateTmp.create(place / "kept", frozenset({tmp_path.parts[2]}))
+    assert made is not None
+    script = (
+        f"echo x > /tmp/own; cat {tmp_path}/precious; rm -rf {tmp_path}/* 2> /dev/null; touch {tmp_path}/new || ls /tmp"
+    )
+
+    done = subprocess.run(
+        made.wrap_command([str(shutil.which("sh")), "-c", script]), capture_output=True, text=True, check=True
+    )
+    made.close()
+
+    assert done.stdout.split() == ["word", "own", tmp_path.parts[2]]
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_which_folders_are_kept() -> None:
+    """The first name below `/tmp` counts; what lies in `/tmp` itself cannot be kept."""
+    assert sorted(names_in_tmp(*map(Path, ["/usr/lib", "/tmp/a/b", "/tmp/a/c", "/tmp/d/e.txt"])) or ()) == ["a", "d"]
+    assert names_in_tmp(Path("/tmp/nothing-there.ipynb")) is None
+    assert names_in_tmp(Path("/tmp")) is None
+
+
+def test_a_link_into_tmp_counts(place: Path) -> None:
+    """What is reached over a link stays visible."""
+    place.joinpath("link").symlink_to("/tmp/elsewhere/project")
+
+    assert list(names_in_tmp(place / "link") or ()) == ["elsewhere"]
+
+
+AS_NOBODY = """
+import ctypes, os, subprocess, sys, tempfile
+from pathlib import Path
+from pdkernel.workers.private_tmp import PrivateTmp
+
+with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+    if os.geteuid() == 0:
+        os.chown(place, 65534, 65534)
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # what it starts may look at it, as at any program of nobody's
+    made = PrivateTmp.make(Path(place) / "made", frozenset())
+    if made is None:
+        raise SystemExit("no user namespaces")
+    script = "echo word > /tmp/it; cat /tmp/it; id -u; mount --bind /usr /mnt 2> /dev/null || echo refused"
+    done = subprocess.run(made.command([SHELL, "-c", script]), capture_output=True, text=True)
+    print(done.stdout.split(), done.stderr, [path.name for path in Path(place, "made").iterdir()])
+    made.close()
+    os.rmdir(place)
+    os._exit(0)
+"""
+
+
+def test_who_is_not_root_has_one_too() -> None:
+    """Without any right: a user namespace of one's own, in which steps are who they were and have no rights either."""
+    code = AS_NOBODY.replace("SHELL", repr(shutil.which("sh"))).replace(
+        "os._exit(0)", "sys.stdout.flush(); os._exit(0)"
+    )
+    uid = str(os.geteuid() or 65534)
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if "no user namespaces" in done.stderr:
+        pytest.skip("this system permits no user namespace")
+
+    assert done.stdout.strip() == f"{['word', uid, 'refused']}  ['it']", done.stderr
+
+
+EMPTIED = """
+import subprocess, sys
+from pathlib import Path
+from pdkernel.workers.private_tmp import PrivateTmp
+folder, outside = map(Path, sys.argv[1:])
+tmp = PrivateTmp.make(folder, frozenset())
+(folder / "mounted").mkdir()
+(folder / "beside").mkdir()
+subprocess.run(["mount", "--bind", outside, folder / "mounted"], check=True)
+print(tmp.empty())
+tmp.close()
+"""
+
+
+def test_what_is_mounted_there_stays(place: Path, apart: tuple[str, ...]) -> None:
+    """A mount is not emptied, and then the next run gets another `/tmp`."""
+    outside = place / "outside"
+    outside.mkdir()
+    (outside / "file").touch()
+
+    done = subprocess.run(
+        [*apart, sys.executable, "-c", EMPTIED, place / "tmp", outside], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "False"
+    assert (outside / "file").exists()
+    assert [path.name for path in (place / "tmp").iterdir()] == ["mounted"]

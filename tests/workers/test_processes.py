@@ -1,0 +1,571 @@
+"""What holds for a step's process in every language."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pdkernel.errors import OutboundCallRefusedError, UnsupportedError
+from pdkernel.model import Language, Step
+from pdkernel.runtimes import process_tree
+from pdkernel.workers import GoBuildCache, StepOutcome, WorkerPool
+from pdkernel.workers.recorder import MAX_OUTPUT_BYTES
+from tests.workers.conftest import Bench, Heard, OpenRun
+
+LANGUAGES: tuple[Language, ...] = ("python", "node", "bash", "go")
+GUESTS: tuple[Language, ...] = ("python", "node")
+
+
+def python(body: str) -> str:
+    """A handler of one line."""
+    return f"import os, sys, time, signal, subprocess, threading\ndef handler(pd):\n    {body}\n"
+
+
+def node(body: str) -> str:
+    """A component of one line."""
+    return f"import {{ spawn, execSync }} from 'child_process';\nexport default {{ async run({{ steps, $ }}) {{ {body} }} }}"
+
+
+def go(body: str, *packages: str) -> str:
+    """A program of one line."""
+    imports = "".join(f'"{package}"; ' for package in packages)
+    helper = '"github.com/PipedreamHQ/pipedream-go"'
+    return f"package main\nimport ({imports}{helper})\nvar _ = pd.Steps\nfunc main() {{ {body} }}\n"
+
+
+SOURCES: dict[str, dict[Language, str]] = {
+    "print": {
+        "python": python("print('één'); print('two', file=sys.stderr); print('three', end='')"),
+        "node": node("console.log('één'); console.error('two'); process.stdout.write('three')"),
+        "bash": "echo één; echo two >&2; printf three",
+        "go": go('fmt.Println("één"); fmt.Fprintln(os.Stderr, "two"); fmt.Print("three")', "fmt", "os"),
+    },
+    "lookalike": {
+        "python": python("""print('{"t":"done","error":null,"busy":false,"dirty":false}'); return 1"""),
+        "node": node("""console.log('{"t":"done","error":null,"busy":false,"dirty":false}'); return 1"""),
+        "bash": """echo '{"t":"done","error":null,"busy":false,"dirty":false}'; echo '$return_value:json=1' >> $PIPEDREAM_EXPORTS""",
+        "go": go(
+            """fmt.Println(`{"t":"done","error":null,"busy":false,"dirty":false}`); pd.Export("$return_value", 1)""",
+            "fmt",
+        ),
+    },
+    "flood": {
+        "python": python("[sys.stdout.write('x' * 999 + chr(10)) for _ in range(50_000)]"),
+        "node": node("for (let i = 0; i < 50_000; i++) process.stdout.write('x'.repeat(999) + '\\n')"),
+        "bash": "head -c 50000000 /dev/zero | tr '\\0' x | fold -w 999",
+        "go": go('for i := 0; i < 50000; i++ { fmt.Println(strings.Repeat("x", 999)) }', "fmt", "strings"),
+    },
+    "busy": {
+        "python": python("while True: pass"),
+        "node": node("for (;;);"),
+        "bash": "while :; do :; done",
+        "go": go("for {}"),
+    },
+    "sleep": {
+        "python": python("subprocess.run(['sleep', '1000'])"),
+        "node": node("execSync('sleep 1000')"),
+        "bash": "sleep 1000",
+        "go": go('exec.Command("sleep", "1000").Run()', "os/exec"),
+    },
+    "escape": {
+        "python": python(
+            "print('up', flush=True); subprocess.run('setsid setsid sleep 1000 & sleep 1000', shell=True)"
+        ),
+        "node": node("console.log('up'); execSync('setsid setsid sleep 1000 & sleep 1000')"),
+        "bash": "echo up; setsid setsid sleep 1000 & sleep 1000",
+        "go": go(
+            'fmt.Println("up"); exec.Command("sh", "-c", "setsid setsid sleep 1000 & sleep 1000").Run()',
+            "fmt",
+            "os/exec",
+        ),
+    },
+    "kept": {
+        "python": python("print('said'); pd.export('kept', 1); time.sleep(1000)"),
+        "node": node("console.log('said'); $.export('kept', 1); await new Promise((r) => setTimeout(r, 1e6))"),
+        "bash": "echo said; echo kept:json=1 >> $PIPEDREAM_EXPORTS; sleep 1000",
+        "go": go('fmt.Println("said"); pd.Export("kept", 1); time.Sleep(1000 * time.Second)', "fmt", "time"),
+    },
+    "killed": {
+        "python": python(
+            "pd.export('kept', 1); print('last words', file=sys.stderr); os.kill(os.getpid(), signal.SIGSEGV)"
+        ),
+        "node": node(
+            "$.export('kept', 1); console.error('last words'); process.kill(process.pid, 'SIGSEGV'); for (;;);"
+        ),
+        "bash": "echo kept:json=1 >> $PIPEDREAM_EXPORTS; echo last words >&2; kill -SEGV $$",
+        "go": go(
+            'pd.Export("kept", 1); println("last words"); syscall.Kill(syscall.Getpid(), syscall.SIGKILL); select {}',
+            "syscall",
+        ),
+    },
+    "environment": {
+        "python": python("return dict(os.environ)"),
+        "node": node("return { ...process.env }"),
+        "bash": 'echo "\\$return_value:json=$(jq -nc env)" >> $PIPEDREAM_EXPORTS',
+        "go": go(
+            'e := map[string]string{}; for _, v := range os.Environ() { k, w, _ := strings.Cut(v, "="); e[k] = w }; pd.Export("$return_value", e)',
+            "os",
+            "strings",
+        ),
+    },
+    "size": {
+        "python": python("return len(pd.steps['trigger']['event']['big'])"),
+        "node": node("return steps.trigger.event.big.length"),
+        "bash": """python3 -c "
+import json, os
+n = len(json.load(open(os.environ['PIPEDREAM_STEPS']))['trigger']['event']['big'])
+print('\\$return_value:json=' + str(n))" >> $PIPEDREAM_EXPORTS""",
+        "go": go(
+            'pd.Export("$return_value", len([]rune(pd.Steps["trigger"].(map[string]any)["event"].(map[string]any)["big"].(string))))'
+        ),
+    },
+}
+
+
+async def leftovers(marks: set[str]) -> set[int]:
+    """Processes with one of *marks* that are there after a moment."""
+    for _ in range(100):
+        found = process_tree.find_processes([], marks)
+        if not found:
+            return set()
+        await asyncio.sleep(0.01)
+    return found
+
+
+def marks_of(bench: Bench) -> set[str]:
+    """The marks of the processes of our own children."""
+    marks = set()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            mark = child.environ().get(process_tree.PROCESS_TAG_VARIABLE)
+        except psutil.Error:
+            continue
+        if mark:
+            marks.add(mark)
+    return marks
+
+
+async def run_until_up(bench: Bench, language: Language, source: str, **call: Any) -> asyncio.Task[StepOutcome]:
+    """Start a step and wait until it has printed something."""
+    up = asyncio.Event()
+    heard = Heard(on_log=lambda _: up.set())
+    task = asyncio.create_task(bench.run(language, source, heard=heard, **call))
+    await asyncio.wait_for(up.wait(), 30)
+    return task
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_all_that_a_step_prints_is_its_own(bench: Bench, language: Language) -> None:
+    """Every line is there when the step ends, the last without a line's end too, and none is the next step's."""
+    await bench.run(language, SOURCES["print"][language], name="first")
+    first = bench.heard
+    await bench.run(language, SOURCES["print"][language], name="second")
+
+    assert first.text() == "één\nthree"
+    assert first.text("stderr") == "two\n"
+    assert bench.heard.text() == "één\nthree"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_print_that_looks_like_our_protocol_is_a_print(bench: Bench, language: Language) -> None:
+    """Standard output is wholly the user's."""
+    outcome = await bench.run(language, SOURCES["lookalike"][language])
+
+    assert outcome.error is None
+    assert outcome.exports == {"$return_value": 1}
+    assert bench.heard.text() == '{"t":"done","error":null,"busy":false,"dirty":false}\n'
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_logs_arrive_while_the_step_runs(bench: Bench, language: Language) -> None:
+    """A listener hears of a print before the step has ended."""
+    task = await run_until_up(bench, language, SOURCES["kept"][language])
+
+    assert not task.done()
+    bench.guests.kill()
+    await task
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_step_that_prints_50_mb_is_cut_and_told(bench: Bench, language: Language) -> None:
+    """What is kept is bounded, and how much was not is said at the end."""
+    outcome = await bench.run(language, SOURCES["flood"][language])
+
+    assert outcome.error is None
+    assert MAX_OUTPUT_BYTES <= len(bench.heard.text()) <= MAX_OUTPUT_BYTES + 1000
+    assert bench.heard.text().endswith("x\n")
+    assert "more bytes were printed and not kept" in bench.heard.logs[-1][1]
+    assert "more bytes" in outcome.warnings[0]
+
+
+@pytest.mark.parametrize("kind", ["busy", "sleep", "escape"])
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_step_that_runs_too_long_is_ended_with_its_children(
+    bench: Bench, language: Language, kind: str
+) -> None:
+    """A busy loop, a child and a child in a session of its own are gone when the error is there."""
+    task = asyncio.create_task(bench.run(language, SOURCES[kind][language], timeout_s=0.6))
+    await asyncio.sleep(0.4)
+    marks = marks_of(bench)
+
+    outcome = await task
+
+    assert outcome.error is not None
+    assert outcome.error.code == "timeout"
+    assert "longer than 0.6 seconds" in outcome.error.message
+    assert "lambda_timeout" in outcome.error.fix
+    assert marks
+    assert await leftovers(marks) == set()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_what_was_done_before_a_time_out_is_kept(bench: Bench, language: Language) -> None:
+    """Exports and logs survive, and the next step runs."""
+    outcome = await bench.run(language, SOURCES["kept"][language], timeout_s=0.7)
+    said = bench.heard.text()
+    after = await bench.run(language, SOURCES["lookalike"][language], name="after")
+
+    assert outcome.exports == {"kept": 1}
+    assert said == "said\n"
+    assert after.exports == {"$return_value": 1}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_death_by_signal_is_named_with_the_last_words(bench: Bench, language: Language) -> None:
+    """Signal and stderr are in the message, exports are kept, and the next step runs."""
+    outcome = await bench.run(language, SOURCES["killed"][language])
+    after = await bench.run(language, SOURCES["lookalike"][language], name="after")
+
+    assert outcome.error is not None
+    assert outcome.error.code == "step_died"
+    # Go turns a SIGSEGV into a panic
+    assert ("SIGKILL" if language == "go" else "SIGSEGV") in outcome.error.message
+    assert "last words" in outcome.error.message
+    assert outcome.exports == {"kept": 1}
+    assert after.exports == {"$return_value": 1}
+
+
+@pytest.mark.parametrize(
+    ("language", "source"),
+    [
+        ("python", python("pd.export('kept', 'x' * 300_000); os._exit(5)")),
+        ("node", node("$.export('kept', 'x'.repeat(300_000)); process.exit(5)")),
+    ],
+)
+async def test_ending_the_process_is_named_with_its_status(bench: Bench, language: Language, source: str) -> None:
+    """`os._exit` and `process.exit` lose no export, and the next step runs."""
+    outcome = await bench.run(language, source)
+    after = await bench.run(language, SOURCES["lookalike"][language], name="after")
+
+    assert outcome.error is not None
+    assert outcome.error.code == "step_died"
+    assert "exit status 5" in outcome.error.message
+    assert outcome.exports == {"kept": "x" * 300_000}
+    assert after.exports == {"$return_value": 1}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_cancelling_ends_the_step_first(bench: Bench, language: Language) -> None:
+    """A cancelled `run` leaves no process."""
+    task = await run_until_up(bench, language, SOURCES["escape"][language])
+    marks = marks_of(bench)
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert marks
+    assert await leftovers(marks) == set()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_kill_ends_everything_at_once(bench: Bench, language: Language) -> None:
+    """`kill` makes the running step fail, and no process is left."""
+    task = await run_until_up(bench, language, SOURCES["escape"][language])
+    marks = marks_of(bench)
+
+    bench.guests.kill()
+    outcome = await task
+
+    assert outcome.error is not None
+    assert outcome.error.code == "step_died"
+    assert await leftovers(marks) == set()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_step_can_be_ended_with_an_error_from_outside(bench: Bench, language: Language) -> None:
+    """A refused outside call ends the step with that error."""
+    task = await run_until_up(bench, language, SOURCES["kept"][language])
+
+    bench.guests.fail_step(OutboundCallRefusedError("no answer for api.example.com"))
+    outcome = await task
+    after = await bench.run(language, SOURCES["lookalike"][language], name="after")
+
+    assert outcome.error is not None
+    assert outcome.error.code == "egress_refused"
+    assert after.exports == {"$return_value": 1}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_the_environment_is_made_from_a_list(bench: Bench, language: Language) -> None:
+    """Nothing is inherited: a fixed set, and the workflow's variables."""
+    outcome = await bench.run(language, SOURCES["environment"][language])
+
+    environment = outcome.exports["$return_value"]
+    assert isinstance(environment, dict)
+    extra = {"PIPEDREAM_STEPS", "PIPEDREAM_EXPORTS", "PIPEDREAM_RESPONSE"} if language in ("bash", "go") else set()
+    if language == "bash":
+        extra |= {"PWD", "SHLVL", "_", "OLDPWD", "LC_CTYPE"}
+    assert set(environment) - extra == {
+        "PATH", "HOME", "LANG", "TZ", "TMPDIR", "NO_COLOR", "TOKEN", process_tree.PROCESS_TAG_VARIABLE,
+    }  # fmt: skip
+    assert environment["TOKEN"] == "tok-123456"
+    assert environment["TZ"] == "UTC"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_10_mb_event_arrives(open_run: OpenRun, language: Language) -> None:
+    """No limit of a pipe or a reader cuts a large event."""
+    bench = await open_run(event={"big": "ä" * 10_000_000})
+
+    outcome = await bench.run(language, SOURCES["size"][language])
+
+    assert outcome.exports == {"$return_value": 10_000_000}
+
+
+@pytest.mark.parametrize(
+    ("language", "source"),
+    [("python", python("return 'x' * 20_000_000")), ("node", node("return 'x'.repeat(20_000_000)"))],
+)
+async def test_a_20_mb_export_arrives(bench: Bench, language: Language, source: str) -> None:
+    """Nor a large export."""
+    outcome = await bench.run(language, source)
+
+    assert outcome.exports == {"$return_value": "x" * 20_000_000}
+
+
+@pytest.mark.parametrize(
+    ("language", "pid"), [("python", python("return os.getpid()")), ("node", node("return process.pid"))]
+)
+class TestWarmth:
+    """Which process serves which run."""
+
+    async def test_the_next_run_of_the_same_workflow_gets_the_warm_one(
+        self, open_run: OpenRun, language: Language, pid: str
+    ) -> None:
+        """Steps and runs of one workflow version share a process, one after the other."""
+        pids = []
+        for _ in range(2):
+            bench = await open_run()
+            pids += [(await bench.run(language, pid, name=name)).exports["$return_value"] for name in ("a", "b")]
+            await bench.guests.release()
+
+        assert len(set(pids)) == 1
+
+    async def test_another_workflow_gets_another(self, open_run: OpenRun, language: Language, pid: str) -> None:
+        """A process serves one workflow version."""
+        pids = []
+        for workflow in ("one@1", "one@2"):
+            bench = await open_run(workflow=workflow)
+            pids.append((await bench.run(language, pid)).exports["$return_value"])
+            await bench.guests.release()
+
+        assert len(set(pids)) == 2
+
+    async def test_runs_at_once_have_their_own(self, open_run: OpenRun, language: Language, pid: str) -> None:
+        """A process serves one run at a time."""
+        first, second = await open_run(), await open_run()
+
+        pids = [(await bench.run(language, pid)).exports["$return_value"] for bench in (first, second)]
+
+        assert len(set(pids)) == 2
+
+    async def test_one_whose_children_live_on_is_replaced(
+        self, open_run: OpenRun, language: Language, pid: str
+    ) -> None:
+        """A process with children is not used by the next run, and the children end."""
+        spawn = (
+            python("subprocess.Popen(['sleep', '1000']); return os.getpid()")
+            if language == "python"
+            else node("spawn('sleep', ['1000'], { stdio: 'ignore' }).unref(); return process.pid")
+        )
+        first = await open_run()
+        old = (await first.run(language, spawn)).exports["$return_value"]
+        marks = marks_of(first)
+        await first.guests.release()
+        second = await open_run()
+
+        new = (await second.run(language, pid)).exports["$return_value"]
+
+        assert new != old
+        assert await leftovers(marks - marks_of(second)) == set()
+
+    async def test_a_dead_one_is_replaced(self, open_run: OpenRun, language: Language, pid: str) -> None:
+        """A warm process that someone has killed is not given to the next run."""
+        first = await open_run()
+        old = (await first.run(language, pid)).exports["$return_value"]
+        await first.guests.release()
+        assert isinstance(old, int)
+        os.kill(old, signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        second = await open_run()
+
+        new = (await second.run(language, pid)).exports["$return_value"]
+
+        assert new != old
+
+
+async def test_a_run_sees_its_own_event_and_variables(open_run: OpenRun) -> None:
+    """A warm process keeps nothing of the run before."""
+    seen = []
+    for n in (1, 2):
+        bench = await open_run(event={"n": n}, variables={"V": f"value{n}"} if n == 1 else {})
+        await bench.run("python", "def handler(pd):\n    return 1\n", name=f"only{n}")
+        for language, source in (
+            ("python", python("return [list(pd.steps), pd.steps['trigger']['event']['n'], os.environ.get('V')]")),
+            ("node", node("return [Object.keys(steps), steps.trigger.event.n, process.env.V ?? null]")),
+        ):
+            seen.append((await bench.run(language, source, name="look")).exports["$return_value"])  # type: ignore[arg-type]
+            del bench.steps["look"]
+        await bench.guests.release()
+
+    assert seen == [
+        [["trigger", "only1"], 1, "value1"],
+        [["trigger", "only1"], 1, "value1"],
+        [["trigger", "only2"], 2, None],
+        [["trigger", "only2"], 2, None],
+    ]
+
+
+async def test_a_value_that_is_changed_between_steps_is_sent_again(bench: Bench) -> None:
+    """Pinned exports replace those that a process has got."""
+    look = python("return pd.steps['a']['x']")
+    bench.steps["a"] = {"x": 1}
+    first = await bench.run("python", look, name="look1")
+    bench.steps["a"] = {"x": 2}
+    second = await bench.run("python", look, name="look2")
+
+    assert (first.exports["$return_value"], second.exports["$return_value"]) == (1, 2)
+
+
+async def test_a_step_that_is_gone_from_steps_is_gone_in_the_process(bench: Bench) -> None:
+    """A step is shown exactly the exports that it is given."""
+    bench.steps["a"] = {"x": 1}
+    await bench.run("python", python("return 1"), name="b")
+    del bench.steps["a"], bench.steps["b"]
+
+    outcome = await bench.run("python", python("return list(pd.steps)"))
+
+    assert outcome.exports["$return_value"] == ["trigger"]
+
+
+async def test_no_more_runs_than_the_size_execute(tmp_path: Path, open_run: OpenRun) -> None:
+    """`open` waits for a place."""
+    small = WorkerPool(max_active_runs=1)
+    first = await open_run(of=small)
+    waiting = asyncio.ensure_future(open_run(of=small))
+    await asyncio.sleep(0.01)
+    waited = not waiting.done()
+
+    await first.guests.release()
+
+    assert waited
+    assert isinstance(await waiting, Bench)
+    await small.close()
+
+
+async def test_what_this_version_does_not_run_is_refused(bench: Bench) -> None:
+    """A pre-built action that nobody looked up is a clear error."""
+    with pytest.raises(UnsupportedError, match="run with its component only"):
+        await bench.run("node", "", step=Step("a", "node", uses="slack-send-message@0.0.20"))
+
+
+class Gate:
+    """A gateway that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, ...]] = []
+
+    def open_ticket(self, *, public_only: bool = False) -> str:
+        """Count up."""
+        self.told.append(("open",))
+        return f"ticket{sum(entry[0] == 'open' for entry in self.told)}"
+
+    def bind(self, ticket: str, binding: Any) -> None:
+        """Write it down."""
+        self.told.append(("bind", ticket, binding))
+
+    def unbind(self, ticket: str) -> None:
+        """Write it down."""
+        self.told.append(("unbind", ticket))
+
+    def close_ticket(self, ticket: str) -> None:
+        """Write it down."""
+        self.told.append(("close", ticket))
+
+    def environment(self, ticket: str, language: Language) -> Mapping[str, str]:
+        """One variable."""
+        return {"HTTPS_PROXY": f"http://{ticket}@{language}"}
+
+    def guarded(self, ticket: str, start: Callable[[], Any]) -> Any:
+        """Write it down, and start it."""
+        self.told.append(("guarded", ticket))
+        return start()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_outside_calls_are_bound_to_the_step(
+    open_run: OpenRun, go_programs: GoBuildCache, language: Language
+) -> None:
+    """One ticket a process, bound while the step runs, closed when the process is gone; no variable takes its environment away."""
+    gate = Gate()
+    hosts = WorkerPool(gateway=gate, go_cache=go_programs)  # type: ignore[arg-type]
+    bench = await open_run(of=hosts, variables={"HTTPS_PROXY": "http://elsewhere"})
+
+    outcome = await bench.run(language, SOURCES["environment"][language], call_context="the binding")
+    await bench.guests.release()
+    await hosts.close()
+
+    environment = outcome.exports["$return_value"]
+    assert isinstance(environment, dict)
+    assert environment["HTTPS_PROXY"] == f"http://ticket1@{language}"
+    assert gate.told == [("open",), ("bind", "ticket1", "the binding"), ("unbind", "ticket1"), ("close", "ticket1")]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_guarded_run_gets_no_process_that_is_not(
+    open_run: OpenRun, go_programs: GoBuildCache, language: Language
+) -> None:
+    """A process that was started without the guard is not used again by a run that needs it, and the other way round."""
+    gate = Gate()
+    hosts = WorkerPool(gateway=gate, go_cache=go_programs)  # type: ignore[arg-type]
+
+    for guarded in (False, True, True):
+        bench = await open_run(of=hosts, guarded=guarded)
+        await bench.run(language, SOURCES["environment"][language])
+        await bench.guests.release()
+    await hosts.close()
+
+    started = [entry for entry in gate.told if entry[0] in ("open", "guarded")]
+    once_each = [("open",), ("open",), ("guarded", "ticket2")]
+    assert started == ([*once_each, ("open",), ("guarded", "ticket3")] if language in ("bash", "go") else once_each)
+
+
+async def test_no_secret_is_on_a_command_line(bench: Bench) -> None:
+    """Variables and credentials reach a step by its private pipe alone."""
+    tasks = await run_until_up(
+        bench, "python", SOURCES["kept"]["python"], account_fields={"slack": {"token": "xoxb-secret"}}
+    )
+    lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in process_tree.find_processes([], marks_of(bench))]
+    bench.guests.kill()
+    await tasks
+
+    assert any("runtimes/python/main.py" in line for line in lines)
+    assert not any("xoxb-secret" in line or "tok-123456" in line for line in lines)

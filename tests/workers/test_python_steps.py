@@ -1,0 +1,352 @@
+"""Python steps."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.workers.conftest import Bench
+
+
+async def test_a_handler_returns_exports_and_reads_steps(bench: Bench) -> None:
+    """What `handler(pd)` returns is `$return_value`, and `pd.export` names others."""
+    outcome = await bench.run(
+        "python",
+        'def handler(pd):\n    pd.export("twice", pd.steps["trigger"]["event"]["n"] * 2)\n    return {"id": pd.context["id"]}\n',
+    )
+
+    assert outcome.error is None
+    assert outcome.exports == {"twice": 14, "$return_value": {"id": "ctx1"}}
+    assert bench.heard.exports == [("twice", 14), ("$return_value", {"id": "ctx1"})]
+
+
+async def test_a_coroutine_is_awaited(bench: Bench) -> None:
+    """`async def handler(pd)` works."""
+    outcome = await bench.run(
+        "python", "import asyncio\nasync def handler(pd):\n    await asyncio.sleep(0)\n    return 5\n"
+    )
+
+    assert outcome.exports == {"$return_value": 5}
+
+
+async def test_returning_none_exports_nothing(bench: Bench) -> None:
+    """A step that returns nothing has no `$return_value`."""
+    outcome = await bench.run("python", "def handler(pd):\n    pass\n")
+
+    assert outcome.exports == {}
+
+
+async def test_inputs_hold_props_and_apps(bench: Bench) -> None:
+    """`pd.inputs` holds values of props and `$auth` of apps."""
+    outcome = await bench.run(
+        "python",
+        'def handler(pd):\n    return [pd.inputs["channel"], pd.inputs["slack"]["$auth"]["oauth_access_token"]]\n',
+        props={"channel": "#general"},
+        account_fields={"slack": {"oauth_access_token": "xoxb-1"}},
+    )
+
+    assert outcome.exports["$return_value"] == ["#general", "xoxb-1"]
+
+
+async def test_an_error_carries_the_cells_line_and_the_frames_locals(bench: Bench) -> None:
+    """The line is the cell's, and the stack shows source and locals of the user's frames alone."""
+    source = "import json\ndef handler(pd):\n    total = 3\n    return helper(total)\ndef helper(n):\n    return json.loads('{' * n)\n"
+
+    outcome = await bench.run("python", source, line_offset=4)
+
+    error = outcome.error
+    assert error is not None
+    assert (error.code, error.name, error.line) == ("step_failed", "JSONDecodeError", 10)
+    assert error.stack is not None
+    assert 'File "<step work>", line 8, in handler' in error.stack
+    assert "return helper(total)" in error.stack
+    assert "total = 3" in error.stack
+    assert "decoder.py" not in error.stack
+    assert "runtimes" not in error.stack
+
+
+async def test_locals_never_hold_a_known_secret_cut_in_half(bench: Bench) -> None:
+    """A secret in a long local is replaced before the local is shortened."""
+    source = 'def handler(pd):\n    text = "x" * 185 + pd.inputs["slack"]["$auth"]["token"]\n    return 1 / 0\n'
+
+    outcome = await bench.run("python", source, account_fields={"slack": {"token": "secret-secret-secret-secret"}})
+
+    assert outcome.error is not None
+    assert "secret-" not in str(outcome.error.stack)
+    assert "text = 'xxx" in str(outcome.error.stack)
+
+
+@pytest.mark.parametrize(
+    ("token", "value"),
+    [
+        ("secret-of-ada", "['x' * 190 + token + 'y' * 30_000]"),
+        ("secret-of-ada", "'x' * 190 + token[:-1] + 'y' * 99"),
+        ("secret-" + "abcdefghi" * 1000, "token * 3"),
+        ("secret-" + "abcdefghi" * 1000, "(token * 3).encode()"),
+    ],
+    ids=["in a list", "a part of it", "a long secret", "bytes"],
+)
+async def test_shortened_local_ends_before_a_part_of_a_secret(bench: Bench, token: str, value: str) -> None:
+    """Where a long local is cut within a secret, the characters of the secret before the cut are left out."""
+    source = (
+        f'def handler(pd):\n    token = pd.inputs["slack"]["$auth"]["token"]\n    text = {value}\n    return 1 / 0\n'
+    )
+
+    outcome = await bench.run("python", source, account_fields={"slack": {"token": token}})
+
+    assert outcome.error is not None
+    assert "text = " in str(outcome.error.stack)
+    assert "…\n" in str(outcome.error.stack)
+    assert "secr" not in str(outcome.error.stack)
+
+
+async def test_a_repr_that_raises_hides_no_error(bench: Bench) -> None:
+    """A local whose repr raises is shown as such."""
+    source = "class Odd:\n    def __repr__(self):\n        raise KeyError\ndef handler(pd):\n    odd = Odd()\n    return 1 / 0\n"
+
+    outcome = await bench.run("python", source)
+
+    assert outcome.error is not None
+    assert outcome.error.name == "ZeroDivisionError"
+    assert "odd = <Odd instance at" in str(outcome.error.stack)
+
+
+async def test_a_syntax_error_has_line_and_caret(bench: Bench) -> None:
+    """A syntax error points at the cell's line."""
+    outcome = await bench.run("python", "def handler(pd):\n    return (1 +\n", line_offset=2)
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.line) == ("SyntaxError", 4)
+    assert "^" in str(outcome.error.stack)
+
+
+async def test_a_name_error_speaks_of_plain_cells(bench: Bench) -> None:
+    """A name that is not defined may well be one of a plain cell's."""
+    outcome = await bench.run("python", "def handler(pd):\n    return df.head()\n")
+
+    assert outcome.error is not None
+    assert "'df' is not defined" in outcome.error.message
+    assert "plain cells" in outcome.error.fix
+
+
+async def test_a_missing_package_is_named_with_what_to_do(bench: Bench) -> None:
+    """ModuleNotFoundError names the package and the command."""
+    outcome = await bench.run("python", "import no_such_pkg.sub\ndef handler(pd):\n    pass\n")
+
+    assert outcome.error is not None
+    assert outcome.error.name == "ModuleNotFoundError"
+    assert outcome.error.line == 1
+    assert "# pipedream add-package no_such_pkg" in outcome.error.fix
+
+
+@pytest.mark.parametrize("source", ["x = 1\n", "handler = 3\n", ""])
+async def test_a_cell_without_handler_is_told_how_to_write_one(bench: Bench, source: str) -> None:
+    """No `handler` is an entry point error."""
+    outcome = await bench.run("python", source)
+
+    assert outcome.error is not None
+    assert outcome.error.code == "entry_point"
+    assert "def handler(pd" in outcome.error.message
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        (
+            '{"items": [1, 2, {"when": __import__("datetime").datetime(2026, 1, 1)}]}',
+            "$return_value.items[2].when is a datetime",
+        ),
+        ('{"n": float("nan")}', "$return_value.n is nan"),
+        ('[float("inf")]', "$return_value[0] is inf"),
+        ("{1: 2}", "$return_value has the key 1, an int"),
+        ('{"odd key": {3}}', '$return_value["odd key"] is a set'),
+        ("b'x'", "$return_value is a bytes"),
+        ("(lambda a: (a.append(a), a)[1])([])", "$return_value[0] contains itself"),
+        ("__import__('functools').reduce(lambda a, _: [a], range(5000), 1)", "nested more than 256 deep"),
+    ],
+)
+async def test_a_value_that_is_not_json_is_named_by_its_path(bench: Bench, expression: str, message: str) -> None:
+    """The path inside the value is in the message, and earlier exports are kept."""
+    outcome = await bench.run("python", f'def handler(pd):\n    pd.export("kept", 1)\n    return {expression}\n')
+
+    assert outcome.error is not None
+    assert outcome.error.code == "export_not_json"
+    assert message in outcome.error.message
+    assert outcome.exports == {"kept": 1}
+
+
+async def test_an_export_is_copied_when_it_is_made(bench: Bench) -> None:
+    """Changing a value after exporting it changes nothing."""
+    outcome = await bench.run("python", 'def handler(pd):\n    a = [1]\n    pd.export("a", a)\n    a.append(2)\n')
+
+    assert outcome.exports == {"a": [1]}
+
+
+async def test_a_step_cannot_change_what_the_next_one_reads(bench: Bench) -> None:
+    """Each step has its own copy of `steps`."""
+    await bench.run("python", 'def handler(pd):\n    pd.steps["trigger"]["event"]["n"] = 0\n', name="first")
+
+    outcome = await bench.run(
+        "python", 'def handler(pd):\n    return pd.steps["trigger"]["event"]["n"]\n', name="second"
+    )
+
+    assert outcome.exports["$return_value"] == 7
+
+
+async def test_steps_is_a_dict_in_every_way(bench: Bench) -> None:
+    """Values that are read late are there for json, dict, copy, ** and ==."""
+    source = (
+        "import json, copy, pickle\n"
+        "def handler(pd):\n"
+        "    whole = {'trigger': {'event': {'n': 7, 'name': 'Ada'}, 'context': {'id': 'ctx1'}}}\n"
+        "    fresh = lambda: type(pd.steps)(texts)\n"
+        "    texts = {'trigger': json.dumps(whole['trigger']).encode()}\n"
+        "    return [json.loads(json.dumps(fresh())) == whole, dict(fresh()) == whole, {**fresh()} == whole,\n"
+        "            fresh() == whole, copy.deepcopy(fresh()) == whole, list(fresh().values())[0] == whole['trigger'],\n"
+        "            fresh().get('trigger') == whole['trigger'], fresh().get('no', 4) == 4, repr(fresh()) == repr(whole),\n"
+        "            pickle.loads(pickle.dumps(fresh())) == whole, fresh().pop('trigger') == whole['trigger'],\n"
+        "            fresh().copy() == whole, (fresh() | {}) == whole, fresh().setdefault('trigger', 1) == whole['trigger']]\n"
+    )
+
+    outcome = await bench.run("python", source)
+
+    assert outcome.error is None
+    assert outcome.exports["$return_value"] == [True] * 14
+
+
+async def test_reading_a_step_that_is_not_there_names_those_that_are(bench: Bench) -> None:
+    """KeyError lists the steps."""
+    outcome = await bench.run("python", 'def handler(pd):\n    return pd.steps["nope"]\n')
+
+    assert outcome.error is not None
+    assert "steps that have exports here: trigger" in outcome.error.message
+
+
+async def test_leaving_by_return_or_by_a_bare_call(bench: Bench) -> None:
+    """`pd.flow.exit` ends the run; without return the rest of the step still runs."""
+    returned = await bench.run(
+        "python", 'def handler(pd):\n    return pd.flow.exit("enough")\n    pd.export("late", 1)\n'
+    )
+    bare = await bench.run("python", 'def handler(pd):\n    pd.flow.exit()\n    pd.export("late", 1)\n')
+
+    assert (returned.has_exited, returned.exit_reason, returned.exports) == (True, "enough", {})
+    assert (bare.has_exited, bare.exit_reason, bare.exports) == (True, None, {"late": 1})
+
+
+async def test_the_first_response_wins(bench: Bench) -> None:
+    """Status, headers and body; a second one is a warning."""
+    outcome = await bench.run(
+        "python",
+        'def handler(pd):\n    pd.respond({"status": 201, "headers": {"x-a": 1}, "body": {"ok": True}})\n    pd.respond({"status": 500})\n',
+    )
+
+    assert outcome.response == {"status": 201, "headers": {"x-a": "1"}, "body": {"ok": True}}
+    assert bench.heard.responses == [outcome.response]
+    assert "more than once" in outcome.warnings[0]
+
+
+async def test_sys_exit_is_a_death_with_its_status(bench: Bench) -> None:
+    """`sys.exit(3)` is named with its line."""
+    outcome = await bench.run("python", 'import sys\ndef handler(pd):\n    pd.export("kept", 1)\n    sys.exit(3)\n')
+
+    assert outcome.error is not None
+    assert outcome.error.code == "step_died"
+    assert "exit status 3" in outcome.error.message
+    assert outcome.error.line == 4
+    assert outcome.exports == {"kept": 1}
+
+
+async def test_nothing_of_a_step_is_left_for_the_next(bench: Bench) -> None:
+    """Environment, working folder, builtins, stdout and modules of a step are gone in the next."""
+    dirty = (
+        "import os, sys, builtins, io\n"
+        "def handler(pd):\n"
+        "    os.environ['LEAK'] = '1'; del os.environ['TOKEN']; os.chdir('/'); builtins.leak = 1; builtins.len = None\n"
+        "    sys.stdout = io.StringIO(); sys.path.append('/nowhere'); sys.leak = 1; globals()['leak2'] = 1\n"
+    )
+    look = (
+        "import os, sys, builtins\n"
+        "def handler(pd):\n"
+        "    print('heard')\n"
+        "    return [os.environ.get('LEAK'), os.environ.get('TOKEN'), os.getcwd() == os.environ['TMPDIR'], hasattr(builtins, 'leak'),\n"
+        "            callable(len), '/nowhere' in sys.path, hasattr(sys, 'leak'), 'leak2' in globals(), 'step_first' in sys.modules]\n"
+    )
+    await bench.run("python", dirty, name="first")
+
+    outcome = await bench.run("python", look, name="second")
+
+    assert outcome.exports["$return_value"] == [None, "tok-123456", True, False, True, False, False, False, False]
+    assert bench.heard.text() == "heard\n"
+
+
+async def test_another_mapping_in_place_of_the_environment_is_gone_in_the_next_step(bench: Bench) -> None:
+    """`os.environ` is the process's own again, as programs that a step starts see it."""
+    await bench.run("python", "import os\ndef handler(pd):\n    os.environ = {'LEAK': '1'}\n", name="first")
+
+    outcome = await bench.run(
+        "python",
+        "import os, subprocess\n"
+        "def handler(pd):\n"
+        "    os.environ['NEW'] = 'x'\n"
+        "    return [os.environ.get('LEAK'), os.environ['TOKEN'], subprocess.check_output(['printenv', 'NEW'], text=True)]\n",
+        name="second",
+    )
+
+    assert outcome.exports == {"$return_value": [None, "tok-123456", "x\n"]}
+
+
+async def test_dataclasses_and_pickle_find_the_steps_module(bench: Bench) -> None:
+    """What looks up `sys.modules[__name__]` works in a step."""
+    source = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass, asdict\nimport pickle\n"
+        "@dataclass\nclass P:\n    x: int\ndef handler(pd):\n    return asdict(pickle.loads(pickle.dumps(P(1))))\n"
+    )
+
+    outcome = await bench.run("python", source)
+
+    assert outcome.exports == {"$return_value": {"x": 1}}
+
+
+async def test_an_alarm_does_not_go_off_in_the_next_step(bench: Bench) -> None:
+    """Timers and signal handlers end with their step."""
+    await bench.run("python", "import signal\ndef handler(pd):\n    signal.alarm(1)\n", name="first")
+
+    outcome = await bench.run("python", "import time\ndef handler(pd):\n    time.sleep(1.1)\n", name="second")
+
+    assert outcome.error is None
+
+
+async def test_the_same_code_prints_the_same_the_second_time(bench: Bench) -> None:
+    """Log handlers do not add up."""
+    source = (
+        "import logging, sys\nlog = logging.getLogger('mine')\ndef handler(pd):\n"
+        "    log.addHandler(logging.StreamHandler(sys.stdout))\n    log.warning('hello')\n"
+    )
+    await bench.run("python", source, name="first")
+    first = bench.heard.text()
+
+    await bench.run("python", source, name="second")
+
+    assert (first, bench.heard.text()) == ("hello\n", "hello\n")
+
+
+async def test_the_old_helper_module_needs_no_handler(bench: Bench) -> None:
+    """`from pipedream.script_helpers import steps, export`, as steps were written before there was `pd`."""
+    source = 'from pipedream.script_helpers import (steps, export)\nexport("n", steps["trigger"]["event"]["n"] + 1)\n'
+
+    outcome = await bench.run("python", source)
+
+    assert outcome.error is None
+    assert outcome.exports == {"n": 8}
+
+
+async def test_the_old_helper_module_is_each_steps_own(bench: Bench) -> None:
+    """A later step sees later exports; one that does not import it does not find it."""
+    old = "import pipedream.script_helpers as old\ndef handler(pd):\n    return sorted(old.steps)\n"
+    await bench.run("python", old, name="one")
+    second = await bench.run("python", old, name="two")
+    third = await bench.run(
+        "python", 'import sys\ndef handler(pd):\n    return "pipedream.script" + "_helpers" in sys.modules\n'
+    )
+
+    assert second.exports["$return_value"] == ["one", "trigger"]
+    assert third.exports["$return_value"] is False

@@ -1,0 +1,123 @@
+"""Nothing of a step outlives its owner."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pdkernel.model import Language
+from pdkernel.runtimes import process_tree
+
+ROOT = Path(__file__).parents[2]
+SAY = process_tree.PROCESS_TAG_VARIABLE
+STEPS: dict[str, dict[Language, str]] = {
+    "busy": {
+        "python": f"import os\ndef handler(pd):\n    print(os.environ['{SAY}'])\n    while True: pass\n",
+        "node": f"export default {{ run() {{ console.log(process.env.{SAY}); for (;;); }} }}",
+        "bash": f"echo ${SAY}; while :; do :; done",
+    },
+    "grandchildren": {
+        "python": "import subprocess\ndef handler(pd):\n"
+        f"    subprocess.run('setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo ${SAY}; sleep 1000', shell=True)\n",
+        "node": "import { spawnSync } from 'child_process';\nexport default { run() {\n"
+        f"spawnSync('setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo ${SAY}; sleep 1000', {{ shell: true, stdio: 'inherit' }}) }} }}",
+        "bash": f"setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo ${SAY}; sleep 1000",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ["busy", "grandchildren"])
+@pytest.mark.parametrize("language", ["python", "node", "bash"])
+def test_kill_9_of_the_owner_leaves_no_process_of_the_step(tmp_path: Path, language: Language, kind: str) -> None:
+    """The warden sees the pipe's end and ends everything, whatever group it is in."""
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "tests.workers.owner", json.dumps([language, STEPS[kind][language], str(tmp_path)])],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with owner:
+        assert owner.stdout is not None
+        mark = owner.stdout.readline().strip()
+        during = process_tree.find_processes([], [mark])
+
+        os.kill(owner.pid, signal.SIGKILL)
+        owner.wait()
+        deadline = time.monotonic() + 1.0
+        while (left := process_tree.find_processes([], [mark])) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    assert len(during) >= (1 if kind == "busy" else 5)
+    assert left == set()
+
+
+def test_an_owner_that_ends_by_itself_leaves_nothing_either(tmp_path: Path) -> None:
+    """SIGTERM, which runs no clean-up of ours, is no different."""
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "tests.workers.owner", json.dumps(["node", STEPS["busy"]["node"], str(tmp_path)])],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with owner:
+        assert owner.stdout is not None
+        mark = owner.stdout.readline().strip()
+
+        owner.terminate()
+        owner.wait()
+        deadline = time.monotonic() + 1.0
+        while (left := process_tree.find_processes([], [mark])) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    assert left == set()
+
+
+def test_folders_are_removed_but_for_those_taken_back(tmp_path: Path) -> None:
+    """What was registered and not taken back is gone with its owner, odd names too."""
+    doomed, kept = tmp_path / "with blank\nand line", tmp_path / "kept"
+    for folder in (doomed, kept):
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "file").write_text("x")
+    program = (
+        "import os, sys, pathlib\nfrom pdkernel.workers import WARDEN\n"
+        "doomed, kept = map(pathlib.Path, sys.argv[1:])\n"
+        "WARDEN.register_folder(doomed)\nWARDEN.register_folder(kept)\nWARDEN.unregister_folder(kept)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+
+    subprocess.run([sys.executable, "-c", program, doomed, kept], cwd=ROOT, check=False)
+    deadline = time.monotonic() + 10
+    while doomed.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert not doomed.exists()
+    assert (kept / "deep" / "file").exists()
+
+
+def test_what_a_step_has_mounted_stays_when_the_owner_is_killed(tmp_path: Path, apart: tuple[str, ...]) -> None:
+    """The warden removes what lies beside a mount, and nothing behind the mount."""
+    doomed, outside = tmp_path / "doomed", tmp_path / "outside"
+    for file in (doomed / "beside", doomed / "mounted" / "below", outside / "file"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    program = (
+        "import os, sys, pathlib, subprocess\nfrom pdkernel.workers import WARDEN\n"
+        "doomed, outside = map(pathlib.Path, sys.argv[1:])\n"
+        "subprocess.run(['mount', '--bind', outside, doomed / 'mounted'], check=True)\n"
+        "WARDEN.register_folder(doomed)\nos.kill(os.getpid(), 9)\n"
+    )
+
+    subprocess.run([*apart, sys.executable, "-c", program, doomed, outside], cwd=ROOT, check=False)
+    deadline = time.monotonic() + 10
+    while (doomed / "beside").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert not (doomed / "beside").exists()
+    assert (outside / "file").exists()
