@@ -7,17 +7,15 @@ Knows the line forms. What they do is the session's, `shape`'s and `definition`'
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
 from pdkernel import definition, shape
-from pdkernel.analysis import check_workflow
+from pdkernel.analysis import build_example_event, check_workflow, compare_event, derive_contract
 from pdkernel.errors import RequestError
-from pdkernel.magics.contract_output import build_contract_output
 from pdkernel.magics.live_output import keep_updated
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import (
@@ -29,14 +27,13 @@ from pdkernel.magics.output import (
     show_message,
 )
 from pdkernel.model import Workflow
+from pdkernel.render import contract as render_contract
 from pdkernel.render import files
 from pdkernel.render import proof as proofs
 from pdkernel.render import shape as render_shape
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
-
-if TYPE_CHECKING:
-    from pdkernel.render.proof import Proof
+from pdkernel.session.event_contract import load_saved_events
 
 
 @magics_class
@@ -95,7 +92,7 @@ class RunMagics(Magics):
         chosen = parse_argstring(self.pdshape, line)
         session = get_session(self.shell)
         if chosen.contract:
-            display(build_contract_output(session, chosen.file))
+            display(_build_contract_output(session, chosen.file))
             return
         if chosen.file:
             events = [session.events.load(name)[1] for name in chosen.file]
@@ -137,7 +134,11 @@ class RunMagics(Magics):
             include_readme=chosen.docs,
             dry_run=said is None or chosen.dry_run,
         )
-        proof = prove_export(session, result.folder, into=chosen.into is not None) if chosen.prove else None
+        proof = None
+        if chosen.prove:
+            from pdkernel.session.export_proof import prove_export
+
+            proof = prove_export(session, result.folder, into=chosen.into is not None)
         if chosen.as_json:
             print(json.dumps({**result.to_json(), **({"proof": proof.to_json()} if proof else {})}, indent=2))
             return
@@ -161,11 +162,24 @@ class RunMagics(Magics):
             offer_proof(self.shell, session, result.folder, line.strip(), into=chosen.into is not None)
 
 
-def prove_export(session: Session, folder: Path, *, into: bool) -> Proof:
-    """Prove what was written to *folder*; what that takes is imported no sooner."""
-    from pdkernel.session.export_proof import prove_export as proven
-
-    return proven(session, folder, into=into)
+def _build_contract_output(session: Session, names: list[str]) -> RichOutput:
+    """What the steps read of an event, beside the events of these *names*, or all that are saved and the chosen one."""
+    http = session.workflow.trigger.type == "http"
+    saved = load_saved_events(session.events, http=http)
+    contract = derive_contract(session.workflow)
+    events = {name: dict(session.events.load(name, http=http)[1].data) for name in names}
+    if not names and session.event is not None:
+        events[session.event_name or "the event"] = dict(session.event.data)
+    comparisons = [compare_event(contract, name, data, saved) for name, data in events.items()]
+    # which of the saved events was there before which, nobody knows
+    others = {} if names else {name: data for name, data in saved.items() if name not in events}
+    comparisons += [compare_event(contract, name, data, {}) for name, data in others.items()]
+    return render_contract.render_output(
+        contract,
+        name=session.workflow.name,
+        comparisons=comparisons,
+        example=build_example_event(contract, list(saved.values()), is_http=http),
+    )
 
 
 def select_steps(

@@ -86,3 +86,13 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def build_base_url(port: int, public_url: str | None) -> str:
+    """
+    The base URL of a server on *port* of this machine: *public_url* with `{port}` replaced, else the loopback address.
+
+    Raises:
+        RequestError: *public_url* is not a base URL.
+    """
+    return parse_public_url(public_url.replace("{port}", str(port))) if public_url else f"http://127.0.0.1:{port}"

@@ -20,8 +20,7 @@ A notebook's session: the draft workflow, the person's choices, and what has hap
 """
 
 from pdkernel.session.event_library import EventLibrary, TestEvent
-from pdkernel.session.secrets import build_project_redactor
 from pdkernel.session.session import Session
 from pdkernel.session.timeline_output import render_timeline
 
-__all__ = ["EventLibrary", "Session", "TestEvent", "build_project_redactor", "render_timeline"]
+__all__ = ["EventLibrary", "Session", "TestEvent", "render_timeline"]

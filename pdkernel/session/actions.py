@@ -7,9 +7,9 @@ Waits for each answer; runs no step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pdkernel.actions import ActionReference
 from pdkernel.actions.action_reference import suggest_step_name
@@ -22,10 +22,20 @@ from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
     from pdkernel.actions import Component
-    from pdkernel.session.session import Session
+    from pdkernel.engine.workflow_engine import WorkflowEngine
+    from pdkernel.session.notebook_state import NotebookState
     from pdkernel.workers import ComponentDescription, PropDeclaration, PropOptionsPage
 
+T = TypeVar("T")
 ProgressListener = Callable[[str], None]
+
+
+class EngineCall(Protocol):
+    """Runs an operation on the engine and waits for its result."""
+
+    def __call__(self, operation: Callable[[WorkflowEngine], Awaitable[T]]) -> T:
+        """Return the result of *operation*."""
+        ...
 
 
 def _silent(_: str) -> None:
@@ -37,16 +47,26 @@ class SessionActions:
     The actions of one notebook.
 
     Args:
-        session: Whose choices count.
+        state: The notebook's workflow, settings and project.
+        call_engine: Runs an operation on the engine and waits for its result.
+        find_needed_apps: Finds the apps that the workflow's steps need.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(
+        self,
+        state: NotebookState,
+        *,
+        call_engine: EngineCall,
+        find_needed_apps: Callable[[], Mapping[str, Sequence[str]]],
+    ) -> None:
+        self._state = state
+        self._call_engine = call_engine
+        self._find_needed_apps = find_needed_apps
 
     def search(self, words: str, *, app: str | None = None, progress: ProgressListener = _silent) -> list[Component]:
         """Actions whose key, name or description holds every word. Raises `ActionSourceError`."""
-        catalog = self._session.catalog
-        return self._session.call_engine(lambda _: catalog.search(words, app=app, progress=progress))
+        catalog = self._state.catalog
+        return self._call_engine(lambda _: catalog.search(words, app=app, progress=progress))
 
     def describe(self, uses: str, *, progress: ProgressListener = _silent) -> tuple[Component, ComponentDescription]:
         """
@@ -58,10 +78,8 @@ class SessionActions:
             StepError: Its module cannot be loaded.
         """
         wanted = ActionReference.parse(uses)
-        catalog = self._session.catalog
-        return self._session.call_engine(
-            lambda runtime: runtime.forms.describe(wanted, catalog=catalog, progress=progress)
-        )
+        catalog = self._state.catalog
+        return self._call_engine(lambda runtime: runtime.forms.describe(wanted, catalog=catalog, progress=progress))
 
     def fetch_options(
         self,
@@ -90,7 +108,7 @@ class SessionActions:
             ActionNotFoundError: No source has its action.
         """
         request = self._form(step, values)
-        return self._session.call_engine(
+        return self._call_engine(
             lambda runtime: runtime.forms.load_options(request, prop, page=page, context=context, query=query)
         )
 
@@ -99,17 +117,17 @@ class SessionActions:
     ) -> tuple[PropDeclaration, ...]:
         """The props that the step's action adds for its values. Raises as `options`, and `StepError`."""
         request = self._form(step, values)
-        return self._session.call_engine(lambda runtime: runtime.forms.load_additional_props(request))
+        return self._call_engine(lambda runtime: runtime.forms.load_additional_props(request))
 
     def list_apps(self) -> tuple[str, ...]:
         """The apps that are known here: of accounts, steps and components, and those that were told of; sorted."""
-        session = self._session
-        known = {account.app for account in session.directory.accounts()} | set(session.find_needed_apps())
-        return tuple(sorted(known | set(load_registered_apps(session.project)) | set(session.catalog.list_apps())))
+        state = self._state
+        known = {account.app for account in state.directory.accounts()} | set(self._find_needed_apps())
+        return tuple(sorted(known | set(load_registered_apps(state.project)) | set(state.catalog.list_apps())))
 
     def suggest_step_name(self, key: str) -> str:
         """What a new step of that action is called: as the platform's builder would, numbered if that is taken."""
-        taken = {step.name for step in self._session.workflow.steps}
+        taken = {step.name for step in self._state.workflow.steps}
         base = name = suggest_step_name(key)
         number = 1
         while name in taken:
@@ -118,21 +136,21 @@ class SessionActions:
         return name
 
     def _form(self, step: Step | str, values: Mapping[str, JSON] | None) -> FormRequest:
-        session = self._session
-        found = session.workflow.step(step) if isinstance(step, str) else step
+        state = self._state
+        found = state.workflow.step(step) if isinstance(step, str) else step
         if found.uses is None:
             raise RequestError(f"Step {found.name} is code: it has no form.", fix="Name a step with --uses.")
         if values is not None:
             found = replace(found, props=dict(values))
-        event = session.event
+        event = state.event
         return FormRequest(
             step=found,
-            policy=parse_policy(session.egress),
-            external_user_id=session.external_user_id,
-            environment=session.environment,
+            policy=parse_policy(state.egress),
+            external_user_id=state.external_user_id,
+            environment=state.environment,
             event=dict(event.data) if event else {},
-            exports=session.get_exports(),
-            variables=load_variables(session.project, session.folder),
-            folder=session.folder,
-            actions_source=session.action_source,
+            exports=state.get_exports(),
+            variables=load_variables(state.project, state.folder),
+            folder=state.folder,
+            actions_source=state.action_source,
         )

@@ -19,9 +19,9 @@ from pdkernel.loop_thread import LoopThread
 
 if TYPE_CHECKING:
     from pdkernel.connect.remote import RemoteDirectory
-    from pdkernel.server.app_context import LinkContext, LinkEvent, LinkOnlyContext
+    from pdkernel.server.app_context import AppContext, LinkContext, LinkEvent, LinkOnlyContext
     from pdkernel.server.uvicorn_server import UvicornServer
-    from pdkernel.session.session import Session
+    from pdkernel.session.notebook_state import NotebookState
 
 LINK_LIFETIME_S = 15 * 60.0
 """Seconds that a link from a notebook is good for."""
@@ -36,12 +36,20 @@ class ConnectLinks:
     The links of one session. Safe from any thread.
 
     Args:
-        session: Whose project and people.
+        state: The notebook's project and external users.
+        app_context: Returns the context of the draft's own server while it runs, else None.
         public_url: What a browser elsewhere calls our servers, `{port}` standing for the port; None: this machine's own.
     """
 
-    def __init__(self, session: Session, *, public_url: str | None = None) -> None:
-        self._session = session
+    def __init__(
+        self,
+        state: NotebookState,
+        *,
+        app_context: Callable[[], AppContext | None],
+        public_url: str | None = None,
+    ) -> None:
+        self._state = state
+        self._app_context = app_context
         self._public_url = public_url
         self._lock = threading.Lock()
         self._listeners: dict[str, LinkListener] = {}
@@ -75,7 +83,7 @@ class ConnectLinks:
         """
         from pdkernel.connect.remote import RemoteDirectory
 
-        directory = self._session.directory
+        directory = self._state.directory
         if isinstance(directory, RemoteDirectory):
             return self._create_remote_link(directory, app, external_user_id, environment, account_id, on_event)
         from pdkernel.server.link.tokens import create_link
@@ -96,16 +104,18 @@ class ConnectLinks:
         timer.start()
         return made.url
 
-    def handle_event(self, news: LinkEvent) -> None:
+    def handle_event(self, event: LinkEvent) -> None:
         """Hand what became of a link on to whoever made it; from any thread."""
-        over = news.status not in ("opened", "failed")  # after a failure the same link can be used again
+        over = event.status not in ("opened", "failed")  # after a failure the same link can be used again
         with self._lock:
-            told = self._listeners.pop(news.token_digest, None) if over else self._listeners.get(news.token_digest)
-            timer = self._timers.pop(news.token_digest, None) if over else None
+            listener = (
+                self._listeners.pop(event.token_digest, None) if over else self._listeners.get(event.token_digest)
+            )
+            timer = self._timers.pop(event.token_digest, None) if over else None
         if timer is not None:
             timer.cancel()
-        if told is not None:
-            told(news)
+        if listener is not None:
+            listener(event)
 
     def close(self) -> None:
         """Serve no link any more."""
@@ -121,12 +131,12 @@ class ConnectLinks:
             server.stop()
 
     def _link_site(self) -> LinkContext:
-        serving = self._session.app_context
-        if serving is not None:
-            return serving
+        app_context = self._app_context()
+        if app_context is not None:
+            return app_context
         with self._lock:
             if self._server is None:
-                self._server = LinkPageServer(self._session, public_url=self._public_url, on_link=self.handle_event)
+                self._server = LinkPageServer(self._state, public_url=self._public_url, on_link=self.handle_event)
             return self._server.site
 
     def _expire(self, token: str) -> None:
@@ -141,17 +151,22 @@ class ConnectLinks:
         external_user_id: str,
         environment: Environment,
         account_id: str | None,
-        told: LinkListener,
+        on_event: LinkListener,
     ) -> str:
         link = directory.connect_link(external_user_id, environment)
         query = urlencode({"app": app, **({"accountId": account_id} if account_id else {})})
         if account_id is None:  # what is connected again looks as before, in a list
-            watched = (directory, app, external_user_id, environment, told)
+            watched = (directory, app, external_user_id, environment, on_event)
             threading.Thread(target=self._poll_for_account, args=watched, name="pdkernel-link", daemon=True).start()
         return f"{link}{'&' if '?' in link else '?'}{query}"
 
     def _poll_for_account(
-        self, directory: RemoteDirectory, app: str, external_user_id: str, environment: Environment, told: LinkListener
+        self,
+        directory: RemoteDirectory,
+        app: str,
+        external_user_id: str,
+        environment: Environment,
+        on_event: LinkListener,
     ) -> None:
         """Look for the new account until it is there or the link's time is over."""
         from pdkernel.server.app_context import LinkEvent
@@ -167,13 +182,13 @@ class ConnectLinks:
                 now = ids()
                 before = now if before is None else before
                 if new := now - before:
-                    told(LinkEvent("", "connected", min(new)))
+                    on_event(LinkEvent("", "connected", min(new)))
                     return
             except PdkernelError:  # asked again in a moment
                 pass
             if self._closed.wait(ACCOUNT_POLL_INTERVAL_S):
                 return
-        told(LinkEvent("", "expired"))
+        on_event(LinkEvent("", "expired"))
 
 
 class LinkPageServer:
@@ -186,31 +201,32 @@ class LinkPageServer:
 
     site: LinkOnlyContext
 
-    def __init__(self, session: Session, *, public_url: str | None, on_link: LinkListener) -> None:
+    def __init__(self, state: NotebookState, *, public_url: str | None, on_link: LinkListener) -> None:
         self._loop = LoopThread()
-        self._loop.run(self._start(session, public_url, on_link))
+        self._loop.run(self._start(state, public_url, on_link))
 
     def stop(self) -> None:
         """Serve them no more."""
         self._loop.run(self._stop())
         self._loop.close()
 
-    async def _start(self, session: Session, public_url: str | None, on_link: LinkListener) -> None:
+    async def _start(self, state: NotebookState, public_url: str | None, on_link: LinkListener) -> None:
         from pdkernel.egress import parse_policy
         from pdkernel.server import ServeSettings
         from pdkernel.server.app import create_link_app
         from pdkernel.server.app_context import LinkOnlyContext
+        from pdkernel.server.host_names import build_base_url
         from pdkernel.server.uvicorn_server import UvicornServer, listen
 
         opened = listen("127.0.0.1", 0)
-        project = session.project
+        project = state.project
         try:
             url = build_base_url(opened.getsockname()[1], public_url)
         except BaseException:
             opened.close()
             raise
         settings = ServeSettings(base_url=url, policy=parse_policy("deny"))
-        self.site = LinkOnlyContext(project, session.directory, settings, project.clock, project.ids, on_link)
+        self.site = LinkOnlyContext(project, state.directory, settings, project.clock, project.ids, on_link)
         ready = asyncio.Event()
         self._server: UvicornServer = UvicornServer(create_link_app(self.site), on_ready=ready.set)
         self._serving = asyncio.ensure_future(self._server.serve(sockets=[opened]))
@@ -220,17 +236,3 @@ class LinkPageServer:
         self._server.force_exit = True
         self._server.stop()
         await self._serving
-
-
-def build_base_url(port: int, public_url: str | None) -> str:
-    """
-    What callers call a server of ours on that port of this machine; `{port}` in *public_url* is the port.
-
-    Raises:
-        RequestError: *public_url* is no base of URLs.
-    """
-    if public_url:
-        from pdkernel.server.host_names import parse_public_url
-
-        return parse_public_url(public_url.replace("{port}", str(port)))
-    return f"http://127.0.0.1:{port}"

@@ -26,7 +26,7 @@ from pdkernel.model import JSON
 from pdkernel.session.event_library import EventLibrary
 
 if TYPE_CHECKING:
-    from pdkernel.session.session import Session
+    from pdkernel.session.notebook_state import NotebookState
 
 MAX_COMPARED_EVENTS = 50
 """Saved events that are looked at: the newest."""
@@ -54,39 +54,39 @@ def _read(path: Path, _: int, http: bool) -> Mapping[str, JSON] | None:
         return None
 
 
-def build_contract(session: Session) -> Contract | None:
+def build_contract(state: NotebookState) -> Contract | None:
     """The contract of the notebook as it is, or None while its workflow cannot be read."""
     try:
-        return derive_contract(session.workflow)
+        return derive_contract(state.workflow)
     except DefinitionError:
         return None
 
 
-def compare_chosen_event(session: Session) -> EventComparison | None:
+def compare_chosen_event(state: NotebookState) -> EventComparison | None:
     """What the contract says of the chosen event; None without one, or while the workflow cannot be read."""
-    contract, event = build_contract(session), session.event
+    contract, event = build_contract(state), state.event
     if contract is None or event is None:
         return None
-    earlier = load_saved_events(session.events, http=event.is_http)
-    return compare_event(contract, session.event_name or "the event", dict(event.data), earlier)
+    earlier = load_saved_events(state.events, http=event.is_http)
+    return compare_event(contract, state.event_name or "the event", dict(event.data), earlier)
 
 
-def build_contract_example(session: Session) -> dict[str, JSON] | None:
+def build_contract_example(state: NotebookState) -> dict[str, JSON] | None:
     """An event that keeps the contract, from the saved events where these have what it needs."""
-    contract = build_contract(session)
+    contract = build_contract(state)
     if contract is None:
         return None
-    http = session.workflow.trigger.type == "http"
-    return build_example_event(contract, list(load_saved_events(session.events, http=http).values()), is_http=http)
+    http = state.workflow.trigger.type == "http"
+    return build_example_event(contract, list(load_saved_events(state.events, http=http).values()), is_http=http)
 
 
-def build_request_body(session: Session) -> JSON:
+def build_request_body(state: NotebookState) -> JSON:
     """The chosen event's body with what it lacks of the contract; without an event, the example's."""
-    contract, event = build_contract(session), session.event
+    contract, event = build_contract(state), state.event
     body = event.data.get("body") if event is not None else None
     if contract is None or not contract.fields:
         return body
-    made = build_example_body(contract, list(load_saved_events(session.events).values()), only_required=True)
+    made = build_example_body(contract, list(load_saved_events(state.events).values()), only_required=True)
     return made if body is None else fill_missing_keys(body, made)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pdkernel.loop_thread import LoopThread
 from pdkernel.proof import ExportedNotebook, run_proof
 from pdkernel.render.proof import Proof
-from pdkernel.session import Session
+from pdkernel.session.session import Session
 
 
 def prove_export(session: Session, folder: Path, *, into: bool = False) -> Proof:

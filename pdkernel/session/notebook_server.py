@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import DefinitionError, RequestError
+from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.loop_thread import LoopThread
-from pdkernel.session.connect_links import build_base_url
 from pdkernel.source import WorkflowSource
 from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
     from pdkernel.engine.workflow_engine import WorkflowEngine
-    from pdkernel.server.app_context import AppContext, ServedWorkflow
+    from pdkernel.server.app_context import AppContext, LinkEvent, ServedWorkflow
     from pdkernel.server.uvicorn_server import Server
-    from pdkernel.session.session import Session
+    from pdkernel.session.notebook_state import NotebookState
 
 WORKER_COUNT = 4
 MAX_KEPT_REQUESTS = 20
@@ -39,11 +39,11 @@ RunListener = Callable[[Execution], None]
 class DraftWorkflowSource:
     """The one workflow of a notebook, read anew for each request; while it cannot be read, as it was before."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._path = session.notebook or session.folder / "notebook.ipynb"
-        sidecar = session.sidecar
-        endpoints = session.project.endpoint_keys
+    def __init__(self, state: NotebookState) -> None:
+        self._state = state
+        self._path = state.notebook or state.folder / "notebook.ipynb"
+        sidecar = state.sidecar
+        endpoints = state.project.endpoint_keys
         self.endpoint = (sidecar.endpoint if sidecar else None) or endpoints.ensure_workflow_key(self._path)
         self._id = endpoints.workflow_id(self._path)
         self._latest = self._read()
@@ -68,14 +68,14 @@ class DraftWorkflowSource:
     def _read(self) -> ServedWorkflow:
         from pdkernel.server.app_context import ServedWorkflow
 
-        session = self._session
-        workflow = session.workflow
+        state = self._state
+        workflow = state.workflow
         return ServedWorkflow(
             self._id,
             self.endpoint,
-            WorkflowSource(self._path, "notebook", workflow, session.sidecar),
-            load_variables(session.project, session.folder),
-            policy=parse_policy(session.egress),
+            WorkflowSource(self._path, "notebook", workflow, state.sidecar),
+            load_variables(state.project, state.folder),
+            policy=parse_policy(state.egress),
         )
 
 
@@ -84,7 +84,9 @@ class NotebookServer:
     Serves the draft of one session on this machine.
 
     Args:
-        session: Whose.
+        state: The notebook's draft, settings and project.
+        choose_event: Makes an event the session's test event, under a name.
+        on_link_event: Called with each event of a Connect Link page, from another thread.
         public_url: What callers elsewhere call it, `{port}` standing for the port; None: this machine's own address.
 
     Attributes:
@@ -93,8 +95,17 @@ class NotebookServer:
         app_context: What its handlers are given, or None.
     """
 
-    def __init__(self, session: Session, *, public_url: str | None = None) -> None:
-        self._session = session
+    def __init__(
+        self,
+        state: NotebookState,
+        *,
+        choose_event: Callable[[Event, str], None],
+        on_link_event: Callable[[LinkEvent], None],
+        public_url: str | None = None,
+    ) -> None:
+        self._state = state
+        self._choose_event = choose_event
+        self._on_link_event = on_link_event
         self._public_url = public_url
         self._loop = LoopThread()
         self._lock = threading.Lock()
@@ -121,7 +132,7 @@ class NotebookServer:
         """
         if self.public_url is not None:
             raise RequestError(f"The draft is served already: {self.public_url}", fix="To end that: %pdserve stop")
-        workflows = DraftWorkflowSource(self._session)
+        workflows = DraftWorkflowSource(self._state)
         base = self._loop.run(self._start(workflows, port, on_run, log_line))
         self.local_url = f"{base}/{workflows.endpoint}"
         assert self.app_context is not None
@@ -158,22 +169,23 @@ class NotebookServer:
         request = self.get_run_request(run_id)
         assert request.run_ids is not None
         name = f"request {request.run_ids[0][:6]}"
-        self._session.choose_event(request.event.with_masked_headers(), name)
+        self._choose_event(request.event.with_masked_headers(), name)
         return name
 
     async def _start(
-        self, workflows: DraftWorkflowSource, port: int, on_run: RunListener, say: Callable[[str], None]
+        self, workflows: DraftWorkflowSource, port: int, on_run: RunListener, log_line: Callable[[str], None]
     ) -> str:
         from pdkernel.engine.workflow_engine import WorkflowEngine
         from pdkernel.server import AppContext, ServeSettings, create_app
+        from pdkernel.server.host_names import build_base_url
         from pdkernel.server.uvicorn_server import Server, listen, local_url
 
-        session = self._session
+        state = self._state
         opened = listen("127.0.0.1", port)
         url = local_url(opened, "127.0.0.1", tls=False)
         try:
             public = build_base_url(opened.getsockname()[1], self._public_url)
-            self._runtime = await WorkflowEngine.start(session.project, session.directory, max_active_runs=WORKER_COUNT)
+            self._runtime = await WorkflowEngine.start(state.project, state.directory, max_active_runs=WORKER_COUNT)
         except BaseException:
             opened.close()
             raise
@@ -188,23 +200,23 @@ class NotebookServer:
                     del self._runs[min(self._runs, key=lambda run_id: self._runs[run_id][1].started_at)]
             on_run(execution)
 
-        serving = AppContext(
-            project=session.project,
-            directory=session.directory,
+        app_context = AppContext(
+            project=state.project,
+            directory=state.directory,
             engine=self._runtime,
             workflows=workflows,
-            settings=ServeSettings(base_url=public, policy=parse_policy(session.egress)),
-            clock=session.project.clock,
-            ids=session.project.ids,
+            settings=ServeSettings(base_url=public, policy=parse_policy(state.egress)),
+            clock=state.project.clock,
+            ids=state.project.ids,
             on_run=ran,
-            write_line=say,
-            on_link_event=session.links.handle_event,
+            write_line=log_line,
+            on_link_event=self._on_link_event,
         )
         ready = asyncio.Event()
-        self._server = Server(create_app(serving), on_ready=ready.set)
+        self._server = Server(create_app(app_context), on_ready=ready.set)
         self._ended = asyncio.ensure_future(self._server.serve(sockets=[opened]))
         await ready.wait()
-        self.app_context = serving
+        self.app_context = app_context
         return url
 
     async def _stop(self) -> None:

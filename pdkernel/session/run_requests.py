@@ -23,11 +23,11 @@ from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
     from pdkernel.engine.event_sources import SourceRequest
-    from pdkernel.session.session import Session
+    from pdkernel.session.notebook_state import NotebookState
 
 
 def build_run_request(
-    session: Session,
+    state: NotebookState,
     *,
     only: frozenset[str] | None,
     resend: bool,
@@ -39,7 +39,7 @@ def build_run_request(
     A run of the notebook's workflow.
 
     Args:
-        session: Whose choices count.
+        state: The notebook's workflow, settings and project.
         only: Steps to run, pinned or not; None runs all.
         resend: Whether what was sent before is sent again.
         external_user_id: In the place of the chosen one, or None.
@@ -50,33 +50,33 @@ def build_run_request(
         DefinitionError: The workflow is wrong, or has no such step.
         RequestError: No event is chosen.
     """
-    event = session.event
+    event = state.event
     if event is None:
         raise RequestError("No event is chosen.", fix="Choose or write one: %pdevent")
-    user = external_user_id or session.external_user_id
-    workflow = session.workflow
+    user = external_user_id or state.external_user_id
+    workflow = state.workflow
     for name in only or ():
         workflow.step(name)
     return RunRequest(
         workflow=workflow,
-        event=event.with_identity(user, session.environment),
-        policy=parse_policy(session.egress),
+        event=event.with_identity(user, state.environment),
+        policy=parse_policy(state.egress),
         external_user_id=user,
-        environment=session.environment,
-        variables=load_variables(session.project, session.folder),
-        folder=session.folder,
-        pinned_exports={name: pinned for name, pinned in session.pins.items() if only is None or name not in only},
+        environment=state.environment,
+        variables=load_variables(state.project, state.folder),
+        folder=state.folder,
+        pinned_exports={name: pinned for name, pinned in state.pins.items() if only is None or name not in only},
         only_steps=only,
-        previous_exports=session.get_exports(),
-        idempotency=session.project.idempotency,
+        previous_exports=state.get_exports(),
+        idempotency=state.project.idempotency,
         resend=resend,
-        actions_source=session.action_source,
+        actions_source=state.action_source,
         recording=MemoryRecording(),
         install=install,
-        source=shlex.quote(session.notebook.name) if session.notebook else "SOURCE",
+        source=shlex.quote(state.notebook.name) if state.notebook else "SOURCE",
         on_change=on_change,
         pause_mode="skip",
-        find_workflow=sibling_workflow_finder(session.notebook or session.folder / "notebook.ipynb"),
+        find_workflow=sibling_workflow_finder(state.notebook or state.folder / "notebook.ipynb"),
     )
 
 
@@ -92,7 +92,7 @@ def find_debug_steps(request: RunRequest) -> list[Step]:
     ]
 
 
-def build_source_request(session: Session, *, on_event: bool = False) -> SourceRequest:
+def build_source_request(state: NotebookState, *, on_event: bool = False) -> SourceRequest:
     """
     A run of the event source that is the workflow's trigger, on a tick or on the chosen event.
 
@@ -102,23 +102,23 @@ def build_source_request(session: Session, *, on_event: bool = False) -> SourceR
     from pdkernel.engine.event_sources import SourceRequest, require_source_trigger
 
     return SourceRequest(
-        trigger=require_source_trigger(session.workflow.trigger),
-        owner_key=str((session.notebook or session.folder).resolve()),
-        policy=parse_policy(session.egress),
-        event=dict(session.event.data) if on_event and session.event is not None else None,
-        external_user_id=session.external_user_id,
-        environment=session.environment,
-        folder=session.folder,
+        trigger=require_source_trigger(state.workflow.trigger),
+        owner_key=str((state.notebook or state.folder).resolve()),
+        policy=parse_policy(state.egress),
+        event=dict(state.event.data) if on_event and state.event is not None else None,
+        external_user_id=state.external_user_id,
+        environment=state.environment,
+        folder=state.folder,
     )
 
 
-def build_example_context(session: Session, event: Event, clock: Clock) -> Mapping[str, JSON]:
+def build_example_context(state: NotebookState, event: Event, clock: Clock) -> Mapping[str, JSON]:
     """`steps.trigger.context` as a run on *event* would have it, but for the ids of the run."""
     request = RunRequest(
-        workflow=session.workflow,
+        workflow=state.workflow,
         event=event,
         policy=parse_policy("deny"),
-        external_user_id=session.external_user_id,
-        environment=session.environment,
+        external_user_id=state.external_user_id,
+        environment=state.environment,
     )
-    return build_trigger_context(request, project_id=session.project.project_id, trace_id="", run_id="", clock=clock)
+    return build_trigger_context(request, project_id=state.project.project_id, trace_id="", run_id="", clock=clock)

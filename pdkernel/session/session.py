@@ -42,6 +42,7 @@ from pdkernel.session.run_requests import (
 from pdkernel.session.run_settings import RunSettings
 from pdkernel.session.state_store import SessionStateStore
 from pdkernel.session.step_results import LastStepResults
+from pdkernel.variables import build_project_redactor
 
 if TYPE_CHECKING:
     from pdkernel.actions import Catalog
@@ -125,14 +126,19 @@ class Session:
         """Looking actions up, and what their props may be."""
         from pdkernel.session.actions import SessionActions
 
-        return SessionActions(self)
+        return SessionActions(self, call_engine=self.call_engine, find_needed_apps=self.find_needed_apps)
 
     @cached_property
     def server(self) -> NotebookServer:
         """The draft behind an endpoint of its own; nothing is served before its `start`."""
         from pdkernel.session.notebook_server import NotebookServer
 
-        return NotebookServer(self, public_url=self._public_url)
+        return NotebookServer(
+            self,
+            choose_event=self.choose_event,
+            on_link_event=self.links.handle_event,
+            public_url=self._public_url,
+        )
 
     @property
     def app_context(self) -> AppContext | None:
@@ -144,7 +150,7 @@ class Session:
         """Links where a person connects an account; nothing is served before the first."""
         from pdkernel.session.connect_links import ConnectLinks
 
-        return ConnectLinks(self, public_url=self._public_url)
+        return ConnectLinks(self, app_context=lambda: self.app_context, public_url=self._public_url)
 
     # ── what the notebook holds ────────────────────────────────────────────────────
 
@@ -430,12 +436,14 @@ class Session:
         if not steps or self._code_name is None:
             return None
         from pdkernel.session.debugger import KernelDebugger
-        from pdkernel.session.secrets import build_project_redactor
 
         if self._debugger is None:
             self._debugger = KernelDebugger()
         self._debugger.prepare(
-            steps, self.draft.cells(), debug_filename=self._code_name, redactor=build_project_redactor(self)
+            steps,
+            self.draft.cells(),
+            debug_filename=self._code_name,
+            redactor=build_project_redactor(self.project, self.folder),
         )
         return self._debugger
 

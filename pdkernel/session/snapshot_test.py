@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from pdkernel.errors import RequestError
 from pdkernel.execution import Execution
-from pdkernel.session import Session
+from pdkernel.session.session import Session
 from pdkernel.snapshot_tests.saver import save_test
 
 

@@ -72,22 +72,22 @@ class MakeEvent(Protocol):
 @pytest.fixture(scope="session")
 def pd_runtime_factory() -> Iterator[RuntimeFactory]:
     """What all tests of this process share: warm processes for steps. Nothing starts before the first run."""
-    bench = RuntimeFactory()
-    yield bench
-    bench.close()
+    factory = RuntimeFactory()
+    yield factory
+    factory.close()
 
 
 @pytest.fixture
-def pd_clock(pd_bench: RuntimeFactory) -> Iterator[SettableClock]:
+def pd_clock(pd_runtime_factory: RuntimeFactory) -> Iterator[SettableClock]:
     """The time of runs and accounts: `set("2026-11-24T10:00:00Z")`, `move(60)`. Steps' own clocks are the machine's."""
-    pd_bench.clock.reset()
-    yield pd_bench.clock
-    pd_bench.clock.reset()
+    pd_runtime_factory.clock.reset()
+    yield pd_runtime_factory.clock
+    pd_runtime_factory.clock.reset()
 
 
 @pytest.fixture
 def pd_project(
-    pd_bench: RuntimeFactory,
+    pd_runtime_factory: RuntimeFactory,
     pd_clock: SettableClock,  # noqa: ARG001 - reset before the project takes its first time stamp
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
@@ -97,7 +97,7 @@ def pd_project(
     def note(execution: Execution, workflow: Workflow) -> None:
         record_run(request.node, execution, workflow)
 
-    project = TemporaryProject(pd_bench, tmp_path_factory.mktemp("pd_project"), on_run=note)
+    project = TemporaryProject(pd_runtime_factory, tmp_path_factory.mktemp("pd_project"), on_run=note)
     yield project
     project.close()
 

@@ -172,7 +172,7 @@ class ActionForm(SessionForm):
         """The field of *prop*. Raises `KeyError`."""
         return self._fields[prop]
 
-    def _fill(self) -> None:
+    def _update_widgets(self) -> None:
         for prop in (*self._declared, *self._added):
             if prop.name not in self._fields:
                 look_up = self._look_up if prop.definition.get("dynamic") else None
@@ -184,13 +184,13 @@ class ActionForm(SessionForm):
         set_children(self._box, [each.view for each in self._fields.values()])
         self._show_line(self.magic_line)
 
-    def _keep(self) -> RichOutput:
+    def _build_saved_output(self) -> RichOutput:
         said = f"Step {self.step.name} uses {self.step.uses}."
         shown = f"<div>{html.escape(said)} {build_copyable_html(self.magic_line)}</div>{build_copyable_block_html(self.cell_source)}"
         return RichOutput(f"{said} Its cell:\n{self.cell_source}\n{self.magic_line}", shown)
 
     def _changed(self) -> None:
-        self._saved_output.update(self._keep())
+        self._saved_output.update(self._build_saved_output())
 
     def _look_up(self, prop: PropField) -> None:
         values = {

@@ -273,7 +273,7 @@ class EventComposer(SessionForm):
 
     # ── what the session says ──────────────────────────────────────────────────────
 
-    def _fill(self) -> None:
+    def _update_widgets(self) -> None:
         self.fields.show_identity(self._session.external_user_id, self._session.environment)
         names = self._session.events.names()
         options = [("choose one" if names else "none yet", ""), *((name, name) for name in names)]
@@ -357,7 +357,7 @@ class EventComposer(SessionForm):
 
     # ── what a reader keeps ────────────────────────────────────────────────────────
 
-    def _keep(self) -> RichOutput:
+    def _build_saved_output(self) -> RichOutput:
         now = self._sentence("Event")
         if self._sent is None:
             return now
@@ -380,9 +380,9 @@ class EventComposer(SessionForm):
         with self._guard:
             if self._sent is not None:
                 self._sent = (self._sent[0], outcome)
-            self._saved_output.update(self._keep())
+            self._saved_output.update(self._build_saved_output())
 
-    def _end(self) -> None:
+    def _release(self) -> None:
         self._runner.stop()
 
 

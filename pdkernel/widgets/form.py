@@ -83,7 +83,7 @@ class SessionForm(ipw.VBox):
 
     def close(self) -> None:
         """Stop following the session and take the form off the screen."""
-        if not getattr(self, "_ended", True):
+        if not getattr(self, "_is_closed", True):
             self._is_closed = True
             self._unlisten()
             self._release()
@@ -137,7 +137,7 @@ class SessionForm(ipw.VBox):
         return self._filler == threading.get_ident()
 
     def _user_handler(self, act: Callable[[], None]) -> Callable[..., None]:
-        """*act* as a handler: not called for changes that `_fill` makes, its faults shown in the form."""
+        """*act* as a handler: not called for changes that `_update_widgets` makes, its faults shown in the form."""
 
         @functools.wraps(act)
         def handle(*_: object) -> None:
