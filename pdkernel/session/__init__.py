@@ -1,22 +1,26 @@
 """
-A notebook's session: the draft workflow, the person's choices, and what has happened.
+A notebook's session: the draft workflow, the chosen settings and the results of runs.
 
-    session       the one mutable object
-    draft         cells -> workflow, in the notebook's order
-    choices       event, external user, outside calls and pins, as the person has chosen them
-    events        test events and their library
-    requests      the choices -> what the engine is asked to do
-    results       last results and which are stale
-    latest        the latest runs, which can still be saved as tests
-    kept          what is remembered over a restart
-    local         the local project, opened at the first need
-    actions       pre-built actions: searching, forms
-    debugging     steps with --debug, run in the kernel's main thread
-    engine_thread the engine: one run at a time
-    loop          the thread in which runs run
-    serving       the draft behind an endpoint of its own
-    picture       an execution as the notebook shows it
-    secrets       everything secret that the project holds
+    session         the session object that magics and widgets use
+    notebook_state  the part of the session that the modules below read, as a protocol
+    draft           cells to workflow, in the notebook's order
+    run_settings    chosen event, external user, outbound policy and pins
+    event_library   saved test events
+    event_contract  the workflow's contract, compared with the chosen event
+    run_requests    settings to requests for the engine
+    step_results    last results, and which results are stale
+    recent_runs     the latest runs, which can be saved as tests
+    state_store     state that survives a restart of the kernel
+    lazy_project    the local project, opened at first use
+    actions         pre-built actions: search, description, options
+    debugger        steps with --debug, run in the kernel's main thread
+    engine_thread   the engine's thread: one run at a time
+    notebook_server the draft behind an HTTP endpoint
+    connect_links   links where a person connects an account
+    snippet_runner  client snippets, run against an endpoint
+    timeline_output an execution as the notebook shows it
+    export_proof    proof of an export
+    snapshot_test   a run saved as a snapshot test
 """
 
 from pdkernel.session.event_library import EventLibrary, TestEvent

@@ -1,8 +1,7 @@
 """
-Pre-built actions as a notebook asks for them: searching, what one declares, what a prop may be.
+Pre-built actions for a notebook: search, description and prop options.
 
-Knows the session's choices that such questions depend on: the external user, the event, what steps have exported.
-Waits for each answer; runs no step.
+Prop options depend on the chosen external user, the chosen event and the last exports. No step runs.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class EngineCall(Protocol):
 
 
 def _silent(_: str) -> None:
-    """Says nothing."""
+    """Ignore the message."""
 
 
 class SessionActions:
@@ -64,18 +63,18 @@ class SessionActions:
         self._find_needed_apps = find_needed_apps
 
     def search(self, words: str, *, app: str | None = None, progress: ProgressListener = _silent) -> list[Component]:
-        """Actions whose key, name or description holds every word. Raises `ActionSourceError`."""
+        """Actions whose key, name or description contains every word. Raises `ActionSourceError`."""
         catalog = self._state.catalog
         return self._call_engine(lambda _: catalog.search(words, app=app, progress=progress))
 
     def describe(self, uses: str, *, progress: ProgressListener = _silent) -> tuple[Component, ComponentDescription]:
         """
-        An action and what it declares; installed if need be.
+        An action and its declared props; the action is installed if necessary.
 
         Raises:
-            ActionNotFoundError: No source has it.
-            ActionSourceError: Its source cannot be reached.
-            StepError: Its module cannot be loaded.
+            ActionNotFoundError: No source has the action.
+            ActionSourceError: The action's source is unreachable.
+            StepError: The action's module cannot be loaded.
         """
         wanted = ActionReference.parse(uses)
         catalog = self._state.catalog
@@ -92,20 +91,20 @@ class SessionActions:
         query: str | None = None,
     ) -> PropOptionsPage:
         """
-        A page of what *prop* of an action step may be, with the chosen external user's account.
+        A page of options for *prop* of an action step, loaded with the chosen external user's account.
 
         Args:
             step: The step, or its name.
-            prop: The prop.
-            values: Values in the place of the step's own.
-            page: Counted from 0.
-            context: What the page before gave.
-            query: What a person searches for.
+            prop: The prop's name.
+            values: Prop values that replace the step's own; None for the step's own.
+            page: The page number, from 0.
+            context: The context of the previous page.
+            query: The search text.
 
         Raises:
-            UnknownStepError: There is no such step.
+            UnknownStepError: The workflow has no such step.
             RequestError: The step is not an action.
-            ActionNotFoundError: No source has its action.
+            ActionNotFoundError: No source has the step's action.
         """
         request = self._form(step, values)
         return self._call_engine(
@@ -115,18 +114,18 @@ class SessionActions:
     def fetch_additional_props(
         self, step: Step | str, *, values: Mapping[str, JSON] | None = None
     ) -> tuple[PropDeclaration, ...]:
-        """The props that the step's action adds for its values. Raises as `options`, and `StepError`."""
+        """The props that the step's action adds for *values*. Raises the errors of `fetch_options`, and `StepError`."""
         request = self._form(step, values)
         return self._call_engine(lambda runtime: runtime.forms.load_additional_props(request))
 
     def list_apps(self) -> tuple[str, ...]:
-        """The apps that are known here: of accounts, steps and components, and those that were told of; sorted."""
+        """Slugs of the apps of accounts, steps and components, and of registered apps; sorted."""
         state = self._state
         known = {account.app for account in state.directory.accounts()} | set(self._find_needed_apps())
         return tuple(sorted(known | set(load_registered_apps(state.project)) | set(state.catalog.list_apps())))
 
     def suggest_step_name(self, key: str) -> str:
-        """What a new step of that action is called: as the platform's builder would, numbered if that is taken."""
+        """A free step name for the action *key*: the name of Pipedream's builder, numbered if taken."""
         taken = {step.name for step in self._state.workflow.steps}
         base = name = suggest_step_name(key)
         number = 1
@@ -139,7 +138,9 @@ class SessionActions:
         state = self._state
         found = state.workflow.step(step) if isinstance(step, str) else step
         if found.uses is None:
-            raise RequestError(f"Step {found.name} is code: it has no form.", fix="Name a step with --uses.")
+            raise RequestError(
+                f"Step {found.name} is a code step, and code steps have no form.", fix="Name a step with --uses."
+            )
         if values is not None:
             found = replace(found, props=dict(values))
         event = state.event

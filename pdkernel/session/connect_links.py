@@ -1,8 +1,8 @@
 """
-Links where a person connects an account, made from the notebook, and what becomes of them.
+Links where a person connects an account, and the listeners for their events.
 
-Knows who serves such a link: the draft's own server while it runs, else one for link pages alone, which starts with the
-first link and ends with the session; with a real project, Pipedream. What the pages do is the server's.
+The draft's server answers a link while it runs. Otherwise a server for link pages alone starts with the first link and
+stops with the session. With a remote project, Pipedream makes and answers the link.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from pdkernel.session.notebook_state import NotebookState
 
 LINK_LIFETIME_S = 15 * 60.0
-"""Seconds that a link from a notebook is good for."""
+"""Seconds for which a link from a notebook is valid."""
 ACCOUNT_POLL_INTERVAL_S = 3.0
-"""Seconds between two looks at Pipedream for the new account."""
+"""Seconds between two queries to Pipedream for the new account."""
 
 LinkListener = Callable[["LinkEvent"], None]
 
@@ -38,7 +38,7 @@ class ConnectLinks:
     Args:
         state: The notebook's project and external users.
         app_context: Returns the context of the draft's own server while it runs, else None.
-        public_url: What a browser elsewhere calls our servers, `{port}` standing for the port; None: this machine's own.
+        public_url: The servers' URL for browsers on other machines, with `{port}` for the port; None for loopback.
     """
 
     def __init__(
@@ -68,18 +68,20 @@ class ConnectLinks:
         lifetime_s: float = LINK_LIFETIME_S,
     ) -> str:
         """
-        A link where that user connects an account of *app*, or the one of *account_id* anew. It is good once; show it to nobody.
+        A link where the external user connects an account of *app*, or reconnects the account *account_id*.
+
+        The link works once. The link is a secret.
 
         Args:
             app: The app's slug.
-            external_user_id: Whose account it will be.
-            environment: Theirs.
-            account_id: The account that keeps its id; None for a new one.
-            on_event: Told what becomes of the link, from another thread.
-            lifetime_s: Seconds for which it is good; Pipedream's last as long as Pipedream says.
+            external_user_id: The account's external user.
+            environment: The external user's environment.
+            account_id: The account to reconnect; None for a new account.
+            on_event: Called with each event of the link, from another thread.
+            lifetime_s: Seconds for which the link is valid; ignored for Pipedream's links.
 
         Raises:
-            PdkernelError: The user's id cannot be used, or Pipedream makes no link.
+            PdkernelError: The external user's id is invalid, or Pipedream refused to make a link.
         """
         from pdkernel.connect.remote import RemoteDirectory
 
@@ -105,20 +107,20 @@ class ConnectLinks:
         return made.url
 
     def handle_event(self, event: LinkEvent) -> None:
-        """Hand what became of a link on to whoever made it; from any thread."""
-        over = event.status not in ("opened", "failed")  # after a failure the same link can be used again
+        """Pass a link's event to the listener of the link; from any thread."""
+        is_final = event.status not in ("opened", "failed")  # after a failure the same link can be used again
         with self._lock:
             listener = (
-                self._listeners.pop(event.token_digest, None) if over else self._listeners.get(event.token_digest)
+                self._listeners.pop(event.token_digest, None) if is_final else self._listeners.get(event.token_digest)
             )
-            timer = self._timers.pop(event.token_digest, None) if over else None
+            timer = self._timers.pop(event.token_digest, None) if is_final else None
         if timer is not None:
             timer.cancel()
         if listener is not None:
             listener(event)
 
     def close(self) -> None:
-        """Serve no link any more."""
+        """Stop the link server and forget every link."""
         self._closed.set()
         with self._lock:
             server, self._server = self._server, None
@@ -155,7 +157,7 @@ class ConnectLinks:
     ) -> str:
         link = directory.connect_link(external_user_id, environment)
         query = urlencode({"app": app, **({"accountId": account_id} if account_id else {})})
-        if account_id is None:  # what is connected again looks as before, in a list
+        if account_id is None:  # a reconnected account does not change the list of accounts
             watched = (directory, app, external_user_id, environment, on_event)
             threading.Thread(target=self._poll_for_account, args=watched, name="pdkernel-link", daemon=True).start()
         return f"{link}{'&' if '?' in link else '?'}{query}"
@@ -168,7 +170,7 @@ class ConnectLinks:
         environment: Environment,
         on_event: LinkListener,
     ) -> None:
-        """Look for the new account until it is there or the link's time is over."""
+        """Query the accounts until the new account exists or the link has expired."""
         from pdkernel.server.app_context import LinkEvent
 
         def ids() -> set[str]:
@@ -184,7 +186,7 @@ class ConnectLinks:
                 if new := now - before:
                     on_event(LinkEvent("", "connected", min(new)))
                     return
-            except PdkernelError:  # asked again in a moment
+            except PdkernelError:  # the next query follows in a moment
                 pass
             if self._closed.wait(ACCOUNT_POLL_INTERVAL_S):
                 return
@@ -193,10 +195,10 @@ class ConnectLinks:
 
 class LinkPageServer:
     """
-    Serves the pages of Connect Link on this machine, from now on.
+    Serves the pages of Connect Link on this machine, from its construction on.
 
     Attributes:
-        site: What the pages are given.
+        site: The context of the pages' handlers.
     """
 
     site: LinkOnlyContext
@@ -206,7 +208,7 @@ class LinkPageServer:
         self._loop.run(self._start(state, public_url, on_link))
 
     def stop(self) -> None:
-        """Serve them no more."""
+        """Stop the server."""
         self._loop.run(self._stop())
         self._loop.close()
 

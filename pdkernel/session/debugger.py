@@ -1,7 +1,7 @@
 """
-Steps with `--debug`: the engine's thread hands them to the kernel's main thread, where the debugger is.
+Steps with `--debug`: the engine's thread hands them to the kernel's main thread, where the debugger works.
 
-Knows the two threads and how a value crosses between them. What a step finds around itself is known by `hosts.here`.
+The step's surroundings are set up by `workers.in_kernel`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import step_reply
 from pdkernel.workers.run_workers import build_step_input
 
-UNGUARDED_CALLS_WARNING = "With --debug the step's outside calls were made by the kernel itself: they are not listed, and each run makes them again."
-_POLL_S = 0.5  # an interrupt of a wait without end is not seen on every platform
+UNGUARDED_CALLS_WARNING = "With --debug the kernel made the step's outbound calls itself: pdkernel does not list them, and each run repeats them."
+_POLL_S = 0.5  # an endless wait cannot be interrupted on every platform
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Job:
 
 
 class KernelDebugger:
-    """A `StepDebugger` for one notebook. Make it, and call `run_in_main_thread`, in the kernel's main thread."""
+    """A `StepDebugger` for one notebook. Construct it and call `run_in_main_thread` in the kernel's main thread."""
 
     def __init__(self) -> None:
         self._files: Mapping[str, str] = {}
@@ -59,22 +59,22 @@ class KernelDebugger:
         redactor: Redactor,
     ) -> None:
         """
-        Get ready for a run.
+        Prepare the debugger for a run.
 
         Args:
-            steps: Those that it is to debug.
-            cells: The notebook's.
-            debug_filename: What the debugger calls a cell, by its text.
-            redactor: Hides secrets in what `breakpoint()` shows.
+            steps: The steps to debug.
+            cells: The notebook's cells.
+            debug_filename: Returns the debugger's file name for a cell's text.
+            redactor: Replaces secrets in the output of `breakpoint()`.
         """
-        sources = {place: cell.source for place, cell in enumerate_cells(cells)}
+        sources = {index: cell.source for index, cell in enumerate_cells(cells)}
         self._files = {
             step.name: debug_filename(sources[step.cell_index]) for step in steps if step.cell_index is not None
         }
         self._redactor = redactor
 
     async def run_step(self, call: StepCall, setup: RunSetup, listener: StepListener) -> StepOutcome:
-        """Run *call* in the thread that serves, and wait."""
+        """Run *call* in the kernel's main thread, and wait for the outcome."""
         loop = asyncio.get_running_loop()
         recorder = StepRecorder(listener)
         recorder.warn(UNGUARDED_CALLS_WARNING)
@@ -83,7 +83,7 @@ class KernelDebugger:
         return recorder.outcome(await job.done)
 
     def run_in_main_thread(self, task: ThreadTask[Execution]) -> Execution:
-        """Wait for *task*, and run here what it hands over; an interrupt cancels it."""
+        """Wait for *task* and run its debugged steps in this thread; an interrupt cancels *task*."""
         task.add_done_callback(lambda: self._jobs.put(None))
         try:
             while not task.done:
@@ -103,13 +103,13 @@ class KernelDebugger:
         except KeyboardInterrupt:
             job.loop.call_soon_threadsafe(job.done.cancel)
             raise
-        except BaseException as failure:  # noqa: BLE001 - ours: it goes to the run that waits
+        except BaseException as failure:  # noqa: BLE001 - passed on to the waiting run
             job.loop.call_soon_threadsafe(_resolve_future, job.done, failure)
         else:
             job.loop.call_soon_threadsafe(_resolve_future, job.done, error)
 
     def _run(self, job: _Job) -> StepError | None:
-        call, setup, tell = job.call, job.setup, job.loop.call_soon_threadsafe
+        call, setup, call_soon = job.call, job.setup, job.loop.call_soon_threadsafe
         exports = {"trigger": setup.trigger, **call.steps}
         folder = setup.ensure_scratch_folder() / WORKING_FOLDER_NAME
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -124,9 +124,9 @@ class KernelDebugger:
             folder=folder,
             site_packages=PythonEnvironment(setup.python, setup.python.parents[1]).site if setup.python else None,
             channel=StepChannel(
-                send_line=lambda line: tell(job.recorder.parse_message, step_reply(line)),
+                send_line=lambda line: call_soon(job.recorder.parse_message, step_reply(line)),
                 call_services=lambda name, args: _call_service(job, name, args),
-                on_output=lambda stream, data: tell(job.recorder.output, stream, data),
+                on_output=lambda stream, data: call_soon(job.recorder.output, stream, data),
                 redact=self._redactor.redact_text,
             ),
         )
@@ -144,10 +144,10 @@ def _resolve_future(done: asyncio.Future[StepError | None], outcome: BaseExcepti
 def _call_service(job: _Job, name: str, args: dict[str, Any]) -> Any:
     services = job.call.services
     if services is None:
-        raise RefusedError({"message": f"{name} cannot be asked for here."})
+        raise RefusedError({"message": f"{name} is not available to this step."})
     try:
-        # through JSON, as from a process: what a service keeps is not what the step goes on changing
+        # Copied through JSON, as from a worker: the step may go on changing its arguments.
         return asyncio.run_coroutine_threadsafe(services.call(name, json.loads(json.dumps(args))), job.loop).result()
     except PdkernelError as error:
-        told = {"name": getattr(error, "name", type(error).__name__), "message": error.message}
-        raise RefusedError({**told, "code": error.code, "fix": error.fix}) from None
+        details = {"name": getattr(error, "name", type(error).__name__), "message": error.message}
+        raise RefusedError({**details, "code": error.code, "fix": error.fix}) from None

@@ -1,15 +1,14 @@
 """
-The workflow as the notebook has it right now.
+The notebook's workflow as it is now, read from executed cells and the notebook's file.
 
-Knows the cells that were run in this kernel and the notebook's file, and puts them in the notebook's order:
-the latest text that we know of a cell counts, be it run or saved. Knows nothing of runs, events or users.
+The newest text of a cell counts, executed or saved. The cells stand in the notebook's order.
 
-    run a cell twice            the second text replaces the first, at its place
+    run a cell twice            the second text replaces the first, in the same position
     rename a step               same cell, other name: the old name is gone
-    delete a cell               gone once Lab says so, or once the file is saved without it
+    delete a cell               removed once Lab reports it, or once the file is saved without the cell
     run cells out of order      the file's order counts; without a file, the order of first runs
     edit and save, do not run   the saved text counts from then on; the step's old result is stale
-    restart before saving       the cells that the old kernel ran are still known, until the file is saved
+    restart before saving       cells that the old kernel ran are still part of the draft, until the file is saved
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ HEADER_CELL_NAME = "%%pdworkflow"
 
 @dataclass(frozen=True)
 class _ExecutedCell:
-    """A cell that was run: its text, its id if Lab told it, and when (wall time, seconds)."""
+    """An executed cell: its text, its id if the front end sent it, and the time (seconds since the epoch)."""
 
     source: str
     cell_id: str | None
@@ -39,11 +38,11 @@ class _ExecutedCell:
 
 class Draft:
     """
-    Gathers cells and reads them as a workflow.
+    Collects cells and parses them as a workflow.
 
     Args:
-        path: The notebook's file, if it is known; it need not exist yet.
-        name: The workflow's name when no header gives one.
+        path: The notebook's file, or None if the file is unknown; the file need not exist yet.
+        name: The workflow's name if no header cell sets a name.
     """
 
     def __init__(self, path: Path | None = None, *, name: str = "notebook") -> None:
@@ -52,14 +51,14 @@ class Draft:
         self._executed_cells: dict[str, _ExecutedCell] = {}
         self._deleted: set[str] = set()
         self._changes = 0
-        self._read: tuple[object, Workflow] | None = None  # the last workflow, and what it was read from
+        self._read: tuple[object, Workflow] | None = None  # the last workflow, and the state of its sources
 
     def record_cell(self, source: str, *, cell_id: str | None, at: float) -> None:
         """
-        Take note that a step or header cell was run.
+        Record a step or header cell that was run.
 
         Raises:
-            DefinitionError: The cell cannot be read, or another cell has its step's name.
+            DefinitionError: The cell is invalid, or another cell has its step's name.
         """
         name = _name_of(source)
         self._changes += 1
@@ -69,7 +68,7 @@ class Draft:
         self._executed_cells[cell_id or name] = _ExecutedCell(source, cell_id, name, at)
 
     def remove_cells(self, cell_ids: Iterable[str]) -> None:
-        """Drop cells that were deleted from the notebook."""
+        """Remove cells that were deleted from the notebook."""
         for cell_id in cell_ids:
             self._executed_cells.pop(cell_id, None)
             self._deleted.add(cell_id)
@@ -77,25 +76,25 @@ class Draft:
 
     def to_json(self) -> list[dict[str, Any]]:
         """
-        The cells that were run, for the next kernel.
+        The executed cells, for the next kernel.
 
-        None without a file or without ids: nothing would ever say that such a cell is gone.
+        Empty without a file. Cells without an id are left out: their deletion cannot be detected.
         """
         return [
             asdict(ran) for ran in self._executed_cells.values() if self.path is not None and ran.cell_id is not None
         ]
 
     def restore(self, saved_cells: Iterable[Mapping[str, Any]]) -> None:
-        """Take what an earlier kernel of this notebook has run (`to_json`); what this one has run counts more."""
+        """Add the cells of an earlier kernel (`to_json`); cells that this kernel has run take precedence."""
         self._executed_cells = {**{ran["cell_id"]: _ExecutedCell(**ran) for ran in saved_cells}, **self._executed_cells}
         self._changes += 1
 
     def workflow(self) -> Workflow:
         """
-        The workflow, in the notebook's order; read anew only where a cell or the file has changed.
+        The workflow, in the notebook's order; parsed again only after a change of a cell or the file.
 
         Raises:
-            DefinitionError: A cell that was run cannot be read, or two cells have one step name.
+            DefinitionError: An executed cell is invalid, or two cells have the same step name.
         """
         state = (self._changes, self._file_version())
         if self._read is None or self._read[0] != state:
@@ -104,7 +103,7 @@ class Draft:
         return self._read[1]
 
     def cells(self) -> list[NotebookCell]:
-        """The step and header cells that count."""
+        """The step and header cells of the draft, each with its newest text."""
         found_in_file = self._saved()
         saved = [cell for cell in found_in_file or () if cell.id is None or cell.id not in self._deleted]
         ids = {cell.id for cell in saved}
@@ -119,7 +118,7 @@ class Draft:
         return found + [NotebookCell(source=ran.source, id=ran.cell_id) for ran in new]
 
     def _file_version(self) -> tuple[int, int, int] | None:
-        """What changes when the file is saved; None without a file."""
+        """Modification time (ns), size (bytes) and inode of the file; None without a file."""
         try:
             found = self.path.stat() if self.path is not None else None
         except OSError:
@@ -127,13 +126,13 @@ class Draft:
         return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
 
     def _saved(self) -> list[NotebookCell] | None:
-        """Step and header cells of the file; one that cannot be read and was not run is left out. None without a file."""
+        """Step and header cells of the file, without invalid cells that were not run. None without a file."""
         if self.path is None or not self.path.is_file():
             return None
         try:
             cells = read_cells(self.path)
         except DefinitionError:
-            return None  # half-written, or not saved as a notebook yet: what was run is all that we know
+            return None  # half-written, or not yet a notebook: only the executed cells are known
         return [
             cell
             for cell in cells
@@ -141,35 +140,35 @@ class Draft:
         ]
 
     def _is_valid_or_executed(self, cell: NotebookCell) -> bool:
-        return cell.id in self._executed_cells or _readable(cell.source)
+        return cell.id in self._executed_cells or _is_valid(cell.source)
 
     def _key_of(self, cell: NotebookCell, ids: set[str | None]) -> str | None:
         if cell.id is not None and cell.id in self._executed_cells:
             return cell.id
-        if not _readable(cell.source):
+        if not _is_valid(cell.source):
             return None
         name = _name_of(cell.source)
         for key, ran in self._executed_cells.items():
-            # a file without cell ids: the step's name tells
+            # in a file without cell ids, the step's name identifies the cell
             if ran.name == name and (ran.cell_id is None or ran.cell_id not in ids):
                 return key
         return None
 
     def _check_unique_name(self, name: str, cell_id: str) -> None:
         others = {ran.cell_id for key, ran in self._executed_cells.items() if ran.name == name and key != cell_id}
-        still_there = others & {
-            cell.id for cell in self.cells() if _readable(cell.source) and _name_of(cell.source) == name
+        existing = others & {
+            cell.id for cell in self.cells() if _is_valid(cell.source) and _name_of(cell.source) == name
         }
-        if still_there and name != HEADER_CELL_NAME:
+        if existing and name != HEADER_CELL_NAME:
             raise DuplicateStepError(
-                f"Another cell is the step {name!r} already: steps.{name} would be ambiguous.",
+                f"Another cell already defines the step {name!r}: steps.{name} would be ambiguous.",
                 fix="Rename one of the two, or delete the other cell. If it is deleted, save the notebook.",
                 step=name,
             )
 
 
 def _is_preserved_cell(cell: NotebookCell) -> bool:
-    """Whether it is no code, and holds a part of an imported workflow."""
+    """Whether *cell* is not code and holds a part of an imported workflow."""
     return cell.type != "code" and bool(cell.pdkernel_metadata)
 
 
@@ -181,7 +180,7 @@ def _name_of(source: str) -> str:
     return HEADER_CELL_NAME if is_workflow_cell(source) else parse_step_cell(source).step.name
 
 
-def _readable(source: str) -> bool:
+def _is_valid(source: str) -> bool:
     try:
         _name_of(source)
     except DefinitionError:

@@ -1,8 +1,4 @@
-"""
-A notebook's engine in its own thread, started at the first need.
-
-Knows that one thing runs at a time. What runs is for the caller to say.
-"""
+"""The engine of a notebook in a thread of its own, started at first use; one run at a time."""
 
 from __future__ import annotations
 
@@ -27,9 +23,9 @@ class EngineThread:
     The engine of one session.
 
     Args:
-        local: The project that it works with.
-        clock: For every time stamp.
-        ids: For run ids.
+        local: The notebook's project.
+        clock: The clock for time stamps.
+        ids: The source of run ids.
     """
 
     def __init__(self, local: LazyProject, *, clock: Clock, ids: IdGenerator) -> None:
@@ -46,10 +42,12 @@ class EngineThread:
         Start a run and return at once.
 
         Raises:
-            RequestError: One is going on.
+            RequestError: Another run is in progress.
         """
         if not self._running.acquire(blocking=False):
-            raise RequestError("A run is going on in this notebook.", fix="Wait for its end, or interrupt it.")
+            raise RequestError(
+                "A run is already in progress in this notebook.", fix="Wait for its end, or interrupt the kernel."
+            )
 
         async def run() -> T:
             try:
@@ -64,7 +62,7 @@ class EngineThread:
             raise
 
     def call(self, operation: Callable[[WorkflowEngine], Awaitable[T]]) -> T:
-        """Do something with the engine that is not a run, and wait for it."""
+        """Run *operation* beside any run, and return its result."""
 
         async def do() -> T:
             return await operation(await self._engine())
@@ -72,7 +70,7 @@ class EngineThread:
         return self._loop.run(do())
 
     def close(self) -> None:
-        """End every process and the thread."""
+        """Stop every worker and the thread."""
         if self._runtime is not None:
             self._loop.run(self._runtime.close())
             self._runtime = None

@@ -1,7 +1,7 @@
 """
-A notebook's contract with its callers, and what it says of the chosen event.
+The contract of a notebook's workflow, compared with the chosen event and the saved events.
 
-Knows where earlier events are kept. What a contract is, is `contract`'s.
+The contract itself is derived in `pdkernel.analysis`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from pdkernel.session.notebook_state import NotebookState
 
 MAX_COMPARED_EVENTS = 50
-"""Saved events that are looked at: the newest."""
+"""Number of saved events that are compared: the newest."""
 MAX_EVENT_BYTES = 2_000_000
-"""Bytes of an event's file; a bigger one is not looked at."""
+"""Largest size of an event file that is compared, in bytes."""
 
 
 def load_saved_events(library: EventLibrary, *, http: bool = True) -> dict[str, Mapping[str, JSON]]:
-    """The data of the saved events by name, masked; the newest first. One that cannot be read is none."""
+    """The masked data of the saved events by name, the newest first; unreadable files are left out."""
     if not library.folder.is_dir():
         return {}
     files = [(path.stat().st_mtime_ns, path) for path in library.folder.glob("*.json")]
@@ -55,7 +55,7 @@ def _read(path: Path, _: int, http: bool) -> Mapping[str, JSON] | None:
 
 
 def build_contract(state: NotebookState) -> Contract | None:
-    """The contract of the notebook as it is, or None while its workflow cannot be read."""
+    """The contract of the draft, or None while the draft has an error."""
     try:
         return derive_contract(state.workflow)
     except DefinitionError:
@@ -63,7 +63,7 @@ def build_contract(state: NotebookState) -> Contract | None:
 
 
 def compare_chosen_event(state: NotebookState) -> EventComparison | None:
-    """What the contract says of the chosen event; None without one, or while the workflow cannot be read."""
+    """The chosen event compared with the contract; None without an event, or while the draft has an error."""
     contract, event = build_contract(state), state.event
     if contract is None or event is None:
         return None
@@ -72,7 +72,7 @@ def compare_chosen_event(state: NotebookState) -> EventComparison | None:
 
 
 def build_contract_example(state: NotebookState) -> dict[str, JSON] | None:
-    """An event that keeps the contract, from the saved events where these have what it needs."""
+    """An event that satisfies the contract, with values of the saved events where possible."""
     contract = build_contract(state)
     if contract is None:
         return None
@@ -81,7 +81,7 @@ def build_contract_example(state: NotebookState) -> dict[str, JSON] | None:
 
 
 def build_request_body(state: NotebookState) -> JSON:
-    """The chosen event's body with what it lacks of the contract; without an event, the example's."""
+    """The chosen event's body, completed with the fields of the contract; without an event, an example body."""
     contract, event = build_contract(state), state.event
     body = event.data.get("body") if event is not None else None
     if contract is None or not contract.fields:
@@ -91,7 +91,7 @@ def build_request_body(state: NotebookState) -> JSON:
 
 
 def fill_missing_keys(value: JSON, defaults: JSON) -> JSON:
-    """*value* with the keys of *defaults* that it lacks, in objects that both have."""
+    """*value* with the missing keys of *defaults*, in all objects that both contain."""
     if not isinstance(value, dict) or not isinstance(defaults, dict):
         return value
     whole: dict[str, Any] = dict(value)

@@ -1,8 +1,4 @@
-"""
-Test events and the library that keeps them: `events/*.json` beside the notebook.
-
-Knows files of events and the views of one (frame, schema, shape). Knows nothing of runs or widgets.
-"""
+"""Test events and their files: `events/*.json` beside the notebook."""
 
 from __future__ import annotations
 
@@ -23,19 +19,19 @@ if TYPE_CHECKING:
 
 class TestEvent(Event):
     """
-    An event kept for development, with the views that a notebook shows.
+    A test event, with the views that a notebook shows.
 
-    Values of secret-bearing headers are masked in every view.
+    Every view masks the values of headers that carry secrets.
     """
 
-    __test__ = False  # not a test, whatever pytest thinks of the name
+    __test__ = False  # pytest must not collect this class
 
     def frame(self, at: str | None = None) -> pd.DataFrame:
-        """The event as a table, lists of records unrolled; *at* names a list whose records become the rows."""
+        """The event as a table with lists of records expanded; *at* is the path of a list whose records become the rows."""
         return shapes.build_data_frame(dict(self.with_masked_headers().data), list_path=at)
 
     def schema(self) -> dict[str, Any]:
-        """The event's JSON Schema, as genson infers it."""
+        """The event's JSON Schema, inferred by genson."""
         return shapes.infer_schema(dict(self.with_masked_headers().data))
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
@@ -52,7 +48,7 @@ class EventLibrary:
     The events beside a notebook.
 
     Args:
-        folder: The notebook's folder; events live in its `events/`.
+        folder: The notebook's folder; the events are in its `events/`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,32 +62,32 @@ class EventLibrary:
 
     def load(self, name: str, *, http: bool = True) -> tuple[str, TestEvent]:
         """
-        The event called *name*: one of the library's, or a file's path; *http* as `Event.from_json` takes it.
+        Load the saved event *name*, or the event of a file; *http* as `Event.from_json` takes it.
 
         Returns:
-            Its name, and the event.
+            The event's name, and the event.
 
         Raises:
-            EventError: No such event (those that exist are named), or the file is not an event.
+            EventError: There is no such event, or the file is not an event.
         """
         for path in (self.folder / f"{name}.json", Path(name), self.folder.parent / name):
             if path.is_file():
                 return path.stem, TestEvent.parse(path.read_bytes(), label=path.name, is_http=http)
-        known = ", ".join(self.names()) or "none yet"
+        known = ", ".join(self.names()) or "none"
         raise EventError(
             f"There is no event {name!r}. Saved events: {known}.",
-            fix=f"Give a file's path, or save one with %pdevent --save NAME; events are kept in {self.folder.name}/.",
+            fix=f"Give the path of a file, or save an event in {self.folder.name}/: %pdevent --save NAME",
         )
 
     def save(self, name: str, event: Event) -> Path:
         """
-        Save *event*, masked, as *name*.
+        Save *event* with masked headers as *name*; returns the file.
 
         Raises:
-            EventError: The name is no file name, or the folder cannot be written.
+            EventError: The name is invalid, or the file cannot be written.
         """
         if not re.match(r"[A-Za-z0-9][A-Za-z0-9 ._-]*\Z", name) or ".." in name:
-            raise EventError(f"{name!r} cannot name an event.", fix="Use letters, digits, dots and dashes.")
+            raise EventError(f"{name!r} is not a valid event name.", fix="Use letters, digits, dots and dashes.")
         path = self.folder / f"{name.removesuffix('.json')}.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -99,5 +95,5 @@ class EventLibrary:
                 json.dumps(event.with_masked_headers().data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
             )
         except OSError as fault:
-            raise EventError(f"The event cannot be saved as {path.name}: {fault.strerror}.") from None
+            raise EventError(f"Cannot save the event as {path.name}: {fault.strerror}.") from None
         return path

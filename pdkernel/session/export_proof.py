@@ -1,8 +1,4 @@
-"""
-A notebook's export, proven: the same for the magic and for the button.
-
-Knows sessions. What is compared and how is `proof`'s.
-"""
+"""Proof of a notebook's export, for `%pdexport --prove` and the Prove button. The comparison is in `pdkernel.proof`."""
 
 from __future__ import annotations
 
@@ -18,16 +14,16 @@ from pdkernel.session.session import Session
 
 def prove_export(session: Session, folder: Path, *, into: bool = False) -> Proof:
     """
-    Prove what an export of *session*'s notebook wrote to *folder*; the chosen external user is a test user, too.
+    Prove the files that an export of the notebook wrote to *folder*; the chosen external user is also a test user.
 
     Args:
-        session: Whose notebook was exported.
-        folder: Where to.
-        into: Whether it is a synced folder that was patched.
+        session: The session of the exported notebook.
+        folder: The exported folder.
+        into: Whether the export patched a synced folder.
 
     Raises:
-        DefinitionError: The notebook's workflow is wrong.
-        RequestError: Whose account a step uses is unanswered.
+        DefinitionError: The notebook's workflow is invalid.
+        RequestError: It is not decided whose account a step uses.
     """
     chosen = session.external_user_id
     exported = ExportedNotebook(
@@ -41,10 +37,12 @@ def prove_export(session: Session, folder: Path, *, into: bool = False) -> Proof
         pins=tuple(session.pins),
         is_patched=into,
     )
-    loop = LoopThread()  # its own: a run of the notebook may go on meanwhile
+    loop = LoopThread()  # a separate loop: a run of the notebook may be in progress
     try:
         proof = loop.run(run_proof(exported, folder))
     finally:
         loop.close()
-    near = folder.is_relative_to(session.folder)  # a notebook tells nothing of the machine
-    return replace(proof, folder=str(folder.relative_to(session.folder))) if near else proof
+    if not folder.is_relative_to(session.folder):
+        return proof
+    # a relative path: the saved notebook should not contain paths of this machine
+    return replace(proof, folder=str(folder.relative_to(session.folder)))

@@ -1,8 +1,7 @@
 """
-The local project that a notebook works with: opened, or made, at the first need.
+The local project of a notebook, opened or created at first use.
 
-Knows which project a notebook belongs to. What a project holds is for `project`, `connect` and `actions` to know, which
-are imported no sooner than they are needed: a notebook starts without them.
+`project`, `connect` and `actions` are imported at first use, so that a notebook starts quickly.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ class LazyProject:
 
     Args:
         folder: The notebook's folder.
-        project: The project, or None for the nearest one.
-        environ: For `PDKERNEL_PROJECT`, `PDKERNEL_DATABASE`, `PDKERNEL_KEY_FILE` and where actions come from.
-        clock: For every time stamp.
-        ids: For new ids.
+        project: The project, or None for the nearest project.
+        environ: Environment variables: `PDKERNEL_PROJECT`, `PDKERNEL_DATABASE`, `PDKERNEL_KEY_FILE`, action source.
+        clock: The clock for time stamps.
+        ids: The source of new ids.
     """
 
     def __init__(
@@ -46,16 +45,16 @@ class LazyProject:
 
     @property
     def project(self) -> Project:
-        """The project itself."""
+        """The project; opened or created at first use."""
         with self._lock:
             if self._project is None:
                 from pdkernel.project import Project, find_project
 
                 folder = self._environ.get("PDKERNEL_PROJECT")
-                place = Path(folder) / ".pdkernel" if folder else find_project(self._folder)
+                path = Path(folder) / ".pdkernel" if folder else find_project(self._folder)
                 key = self._environ.get("PDKERNEL_KEY_FILE")
                 self._project = Project.open(
-                    place,
+                    path,
                     database_url=self._environ.get("PDKERNEL_DATABASE"),
                     key_file=Path(key) if key else None,
                     clock=self._clock,
@@ -65,7 +64,7 @@ class LazyProject:
 
     @property
     def directory(self) -> Directory:
-        """Users and accounts."""
+        """External users and their accounts."""
         with self._lock:
             if self._directory is None:
                 from pdkernel.connect import open_directory
@@ -75,7 +74,7 @@ class LazyProject:
 
     @property
     def catalog(self) -> Catalog:
-        """The pre-built actions that it can run."""
+        """The pre-built actions that the project can run."""
         with self._lock:
             if self._catalog is None:
                 from pdkernel.actions import Catalog
@@ -84,6 +83,6 @@ class LazyProject:
             return self._catalog
 
     def close(self) -> None:
-        """Close the project if it was opened."""
+        """Close the project if it is open."""
         if self._project is not None:
             self._project.close()

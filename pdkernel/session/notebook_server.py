@@ -1,8 +1,8 @@
 """
-The notebook's draft behind an endpoint of its own, beside the kernel.
+The server of a notebook's draft, in a thread beside the kernel.
 
-Knows that what is served is the draft as it is at each request, and which requests came last. How a request is answered is
-the server's; how a run looks is for whoever listens.
+Each request runs the draft as it is at that moment. The module keeps the latest requests, so that one can become the
+test event. The HTTP handlers are in `pdkernel.server`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 WORKER_COUNT = 4
 MAX_KEPT_REQUESTS = 20
-"""Requests that can still be used as the test event."""
+"""Number of latest requests that can become the test event."""
 
 RunListener = Callable[[Execution], None]
 
 
 class DraftWorkflowSource:
-    """The one workflow of a notebook, read anew for each request; while it cannot be read, as it was before."""
+    """The workflow of a notebook, read again for each request; a draft with errors is served as it was before."""
 
     def __init__(self, state: NotebookState) -> None:
         self._state = state
@@ -57,7 +57,7 @@ class DraftWorkflowSource:
         return self._reload() if key.lower() == self.endpoint.lower() else None
 
     def find_id(self, workflow_id: str) -> ServedWorkflow | None:
-        """The draft, if that is its id."""
+        """The draft, if *workflow_id* is its id."""
         return self._reload() if workflow_id == self._id else None
 
     def _reload(self) -> ServedWorkflow:
@@ -87,12 +87,12 @@ class NotebookServer:
         state: The notebook's draft, settings and project.
         choose_event: Makes an event the session's test event, under a name.
         on_link_event: Called with each event of a Connect Link page, from another thread.
-        public_url: What callers elsewhere call it, `{port}` standing for the port; None: this machine's own address.
+        public_url: The server's URL for callers on other machines, with `{port}` for the port; None for loopback.
 
     Attributes:
-        public_url: The draft's endpoint as callers call it, or None while it is not served.
-        local_url: The same on this machine.
-        app_context: What its handlers are given, or None.
+        public_url: The URL of the draft's endpoint for callers, or None while the draft is not served.
+        local_url: The URL of the draft's endpoint on this machine, or None.
+        app_context: The context of the server's handlers, or None.
     """
 
     def __init__(
@@ -119,19 +119,21 @@ class NotebookServer:
 
     def start(self, *, port: int = 0, on_run: RunListener, log_line: Callable[[str], None]) -> str:
         """
-        Answer requests from now on; returns the URL of the draft's endpoint.
+        Start the server; returns the URL of the draft's endpoint.
 
         Args:
-            port: 0 takes any free one.
-            on_run: Told each run as it grows, from another thread.
-            log_line: Takes a line for each request, from another thread.
+            port: The port; 0 takes a free port.
+            on_run: Called with a run after each of its changes, from another thread.
+            log_line: Called with a log line for each request, from another thread.
 
         Raises:
-            RequestError: It is served already, or the port cannot be had.
-            DefinitionError: The draft cannot be read.
+            RequestError: The draft is already served, or the port is in use.
+            DefinitionError: The draft has an error.
         """
         if self.public_url is not None:
-            raise RequestError(f"The draft is served already: {self.public_url}", fix="To end that: %pdserve stop")
+            raise RequestError(
+                f"The draft is already served at {self.public_url}.", fix="To stop the server: %pdserve stop"
+            )
         workflows = DraftWorkflowSource(self._state)
         base = self._loop.run(self._start(workflows, port, on_run, log_line))
         self.local_url = f"{base}/{workflows.endpoint}"
@@ -140,7 +142,7 @@ class NotebookServer:
         return self.public_url
 
     def stop(self) -> bool:
-        """Answer no more; runs under way are cancelled with their record. False if nothing was served."""
+        """Stop the server; active runs are cancelled and recorded. False if the server was not running."""
         if self._server is None:
             return False
         self.app_context = None
@@ -151,21 +153,21 @@ class NotebookServer:
 
     def get_run_request(self, run_id: str | None = None) -> RunRequest:
         """
-        What the run of that id was asked for, or the latest run.
+        The request of the run *run_id*, or of the latest run.
 
         Raises:
-            RequestError: There is none.
+            RequestError: The run is not among the latest requests, or there are no requests.
         """
         with self._lock:
             found = self._runs.get(run_id) if run_id else next(reversed(self._runs.values()), None)
         if found is None:
             raise RequestError(
-                f"There is no run {run_id} among the latest requests." if run_id else "No request has come yet."
+                f"There is no run {run_id} among the latest requests." if run_id else "No request has arrived yet."
             )
         return found[0]
 
     def choose_event_of(self, run_id: str | None = None) -> str:
-        """Make the event of that run, or of the latest, the test event; returns what it is called. Raises `RequestError`."""
+        """Make the event of a run, or of the latest run, the test event; returns its name. Raises `RequestError`."""
         request = self.get_run_request(run_id)
         assert request.run_ids is not None
         name = f"request {request.run_ids[0][:6]}"
@@ -181,22 +183,22 @@ class NotebookServer:
         from pdkernel.server.uvicorn_server import Server, listen, local_url
 
         state = self._state
-        opened = listen("127.0.0.1", port)
-        url = local_url(opened, "127.0.0.1", tls=False)
+        listener = listen("127.0.0.1", port)
+        url = local_url(listener, "127.0.0.1", tls=False)
         try:
-            public = build_base_url(opened.getsockname()[1], self._public_url)
+            base_url = build_base_url(listener.getsockname()[1], self._public_url)
             self._runtime = await WorkflowEngine.start(state.project, state.directory, max_active_runs=WORKER_COUNT)
         except BaseException:
-            opened.close()
+            listener.close()
             raise
 
-        def ran(request: RunRequest, execution: Execution) -> None:
-            if not request.keep_in_journal:  # what a cell shows is saved with the notebook
+        def record(request: RunRequest, execution: Execution) -> None:
+            if not request.keep_in_journal:  # a run without a record must not appear in the saved notebook
                 return
             with self._lock:
                 self._runs[execution.id] = (request, execution)
                 if len(self._runs) > MAX_KEPT_REQUESTS:
-                    # not whatever came in first: a long run's end comes in anew after its request was forgotten
+                    # Drop the oldest run, not the first key: the end of a long run adds its key again.
                     del self._runs[min(self._runs, key=lambda run_id: self._runs[run_id][1].started_at)]
             on_run(execution)
 
@@ -205,16 +207,16 @@ class NotebookServer:
             directory=state.directory,
             engine=self._runtime,
             workflows=workflows,
-            settings=ServeSettings(base_url=public, policy=parse_policy(state.egress)),
+            settings=ServeSettings(base_url=base_url, policy=parse_policy(state.egress)),
             clock=state.project.clock,
             ids=state.project.ids,
-            on_run=ran,
+            on_run=record,
             write_line=log_line,
             on_link_event=self._on_link_event,
         )
         ready = asyncio.Event()
         self._server = Server(create_app(app_context), on_ready=ready.set)
-        self._ended = asyncio.ensure_future(self._server.serve(sockets=[opened]))
+        self._ended = asyncio.ensure_future(self._server.serve(sockets=[listener]))
         await ready.wait()
         self.app_context = app_context
         return url

@@ -1,7 +1,7 @@
 """
-The part of a session that its helper modules read, as a protocol.
+The part of a session that other modules of the package read, as a protocol.
 
-`Session` satisfies the protocol by structure, so the helpers do not import `session.session`.
+`Session` satisfies the protocol by structure, so these modules do not import `session.session`.
 """
 
 from __future__ import annotations

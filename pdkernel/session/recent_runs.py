@@ -1,8 +1,4 @@
-"""
-The latest runs of this kernel, each with what was asked for: so that one can be saved as a test.
-
-Knows how many are held. What a test needs of a run is for `trial` to know.
-"""
+"""The latest runs of this kernel with their requests, so that a run can be saved as a test."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from pdkernel.model import Workflow
 from pdkernel.session.step_results import compute_fingerprint
 
 MAX_RECENT_RUNS = 10
-"""Runs that can still be saved as tests; the outside calls of each are kept in memory."""
+"""Number of runs that can be saved as tests; the recording of each stays in memory."""
 
 
 class RecentRuns:
@@ -27,39 +23,39 @@ class RecentRuns:
     def __init__(self) -> None:
         self.last_execution: Execution | None = None
         self._requests: dict[str, RunRequest] = {}
-        self._aside: set[str] = set()
+        self._detached: set[str] = set()
 
     def add(self, request: RunRequest, execution: Execution, *, is_detached: bool = False) -> None:
-        """Take a run that has ended; *is_detached* if what it did is no cell's last result."""
+        """Add a finished run; *is_detached* if its results are not the last results of the cells."""
         if is_detached:
-            self._aside.add(execution.id)
+            self._detached.add(execution.id)
         self.last_execution = execution
         self._requests[execution.id] = request
         for old in list(self._requests)[:-MAX_RECENT_RUNS]:
             del self._requests[old]
-            self._aside.discard(old)
+            self._detached.discard(old)
 
     def is_detached(self, execution_id: str) -> bool:
-        """Whether what that run did is no cell's last result."""
-        return execution_id in self._aside
+        """Whether the results of the run are not the last results of the cells."""
+        return execution_id in self._detached
 
     def get_request(self, execution_id: str) -> RunRequest:
         """
-        What was run, its outside calls on tape.
+        The request of a run, with its recording.
 
         Raises:
-            RequestError: It is not among them.
+            RequestError: The run is not among the latest runs.
         """
         request = self._requests.get(execution_id)
         if request is None:
             raise RequestError(
-                "What this run sent is not known any more: it is not among the latest of this kernel.",
-                fix="Run it again; nothing is sent twice.",
+                "The recording of this run is gone: the run is not among the latest runs of this kernel.",
+                fix="Run the workflow again; calls already sent are not repeated.",
             )
         return request
 
     def find_edited_steps(self, execution_id: str, workflow: Workflow) -> set[str]:
-        """Steps of that run that *workflow* has otherwise now; none if the run is not known."""
+        """Steps of the run that *workflow* has changed or removed since; empty for an unknown run."""
         request = self._requests.get(execution_id)
         if request is None:
             return set()

@@ -1,8 +1,4 @@
-"""
-What a notebook asks the engine to do, made of what its person has chosen.
-
-Knows which choice goes where. Nothing here runs or changes anything.
-"""
+"""Requests for the engine, built from a notebook's settings."""
 
 from __future__ import annotations
 
@@ -36,23 +32,23 @@ def build_run_request(
     install: bool,
 ) -> RunRequest:
     """
-    A run of the notebook's workflow.
+    A request for a run of the notebook's workflow.
 
     Args:
         state: The notebook's workflow, settings and project.
-        only: Steps to run, pinned or not; None runs all.
-        resend: Whether what was sent before is sent again.
-        external_user_id: In the place of the chosen one, or None.
-        on_change: Told the execution as it grows.
+        only: Names of the steps to run, pinned or not; None runs all.
+        resend: Whether to repeat outbound calls that this event has already sent.
+        external_user_id: An external user in place of the chosen one, or None.
+        on_change: Called with the execution after each change.
         install: Whether packages may be downloaded.
 
     Raises:
-        DefinitionError: The workflow is wrong, or has no such step.
+        DefinitionError: The workflow is invalid, or has no such step.
         RequestError: No event is chosen.
     """
     event = state.event
     if event is None:
-        raise RequestError("No event is chosen.", fix="Choose or write one: %pdevent")
+        raise RequestError("No event is chosen.", fix="Choose or write an event: %pdevent")
     user = external_user_id or state.external_user_id
     workflow = state.workflow
     for name in only or ():
@@ -81,12 +77,12 @@ def build_run_request(
 
 
 def is_install_allowed(environ: Mapping[str, str]) -> bool:
-    """Whether *environ* lets packages be downloaded (`PDKERNEL_NO_INSTALL`)."""
+    """Whether *environ* allows package downloads (`PDKERNEL_NO_INSTALL`)."""
     return environ.get("PDKERNEL_NO_INSTALL", "").lower() in ("", "0", "false", "no")
 
 
 def find_debug_steps(request: RunRequest) -> list[Step]:
-    """The steps of *request* that are to be run where a debugger can stop them."""
+    """The steps of *request* that run in the debugger."""
     return [
         step for step in request.workflow.steps if step.debug and not step.disabled and request.is_selected(step.name)
     ]
@@ -94,10 +90,10 @@ def find_debug_steps(request: RunRequest) -> list[Step]:
 
 def build_source_request(state: NotebookState, *, on_event: bool = False) -> SourceRequest:
     """
-    A run of the event source that is the workflow's trigger, on a tick or on the chosen event.
+    A request to run the event source that is the workflow's trigger, on a timer tick or on the chosen event.
 
     Raises:
-        RequestError: The trigger is no source.
+        RequestError: The trigger is not a source.
     """
     from pdkernel.engine.event_sources import SourceRequest, require_source_trigger
 
@@ -113,7 +109,7 @@ def build_source_request(state: NotebookState, *, on_event: bool = False) -> Sou
 
 
 def build_example_context(state: NotebookState, event: Event, clock: Clock) -> Mapping[str, JSON]:
-    """`steps.trigger.context` as a run on *event* would have it, but for the ids of the run."""
+    """The value of `steps.trigger.context` for a run on *event*, without the ids of the run."""
     request = RunRequest(
         workflow=state.workflow,
         event=event,

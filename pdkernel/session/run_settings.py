@@ -1,8 +1,4 @@
-"""
-What a person has chosen in a notebook: the event, the external user, what becomes of outside calls, pins.
-
-Knows how the choices go together and what of them is kept. Knows nothing of locks, listeners or runs.
-"""
+"""The settings of a notebook's runs: test event, external user, environment, outbound policy and pins."""
 
 from __future__ import annotations
 
@@ -18,17 +14,17 @@ from pdkernel.session.event_library import TestEvent
 
 class RunSettings:
     """
-    The choices of one notebook.
+    The settings of one notebook. Not thread-safe: the session holds its lock.
 
     Args:
-        egress: What becomes of outside calls until something else is chosen.
+        egress: The initial outbound policy.
 
     Attributes:
-        event_name: What the chosen event is called.
-        external_user_id: On whose behalf steps run.
+        event_name: The chosen event's name, or None.
+        external_user_id: The external user that steps run for, or None.
         environment: The external user's environment.
-        egress: What becomes of outside calls, as `%pdegress` takes it.
-        pins: Exports that are fixed, by step.
+        egress: The outbound policy, as `%pdegress` takes it.
+        pins: Pinned exports by step.
     """
 
     def __init__(self, *, egress: str) -> None:
@@ -41,7 +37,7 @@ class RunSettings:
 
     @property
     def event(self) -> TestEvent | None:
-        """The chosen event, its `x-pd-*` headers as the external user is; or None."""
+        """The chosen event with the `x-pd-*` headers of the external user and environment; or None."""
         if self._event is None:
             return None
         if self.external_user_id is None:
@@ -50,18 +46,18 @@ class RunSettings:
 
     @property
     def result_scope(self) -> str:
-        """Event and external user that results belong to."""
+        """A key for the event, environment and external user that results belong to."""
         event = self.event
         return f"{event.digest() if event else ''}/{self.environment}/{self.external_user_id or ''}"
 
     def choose_user(self, external_user_id: str | None, environment: Environment | None) -> None:
-        """Choose the external user, None for nobody; without an *environment* it stays as it is."""
+        """Choose the external user, or None; without *environment* the environment does not change."""
         self.external_user_id = check_external_user_id(external_user_id) if external_user_id is not None else None
         if environment is not None:
             self.environment = environment
 
     def choose_event(self, event: Event, name: str) -> None:
-        """Choose *event*, and the external user and the environment that its headers name."""
+        """Choose *event*, and the external user and environment that its headers name."""
         self._event = TestEvent(dict(event.data), is_http=event.is_http)
         self.event_name = name
         if event.external_user_id is not None:
@@ -70,13 +66,13 @@ class RunSettings:
             self.environment = "production" if event.environment == "production" else "development"
 
     def choose_egress(self, mode: str) -> None:
-        """Choose what becomes of outside calls. Raises `EgressModeError`."""
+        """Choose the outbound policy. Raises `EgressModeError`."""
         parse_policy(mode)
         self.egress = mode
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON, for keeping; secrets of the event are masked."""
-        # what becomes of outside calls is not kept: a cell of the notebook says it, and none means the default
+        """The settings as JSON, for the state store; secrets of the event are masked."""
+        # The outbound policy is not saved: a cell of the notebook sets it, and without such a cell the default applies.
         return {
             "event": dict(self._event.with_masked_headers().data) if self._event is not None else None,
             "event_http": self._event is None or self._event.is_http,
@@ -87,7 +83,7 @@ class RunSettings:
         }
 
     def restore(self, saved_state: Mapping[str, Any]) -> None:
-        """The reverse of `to_json`."""
+        """Load the settings that `to_json` returned."""
         http = bool(saved_state.get("event_http", True))
         self._event = TestEvent(saved_state["event"], is_http=http) if saved_state["event"] is not None else None
         self.event_name = saved_state["event_name"]

@@ -1,9 +1,8 @@
 """
-The one mutable object of a notebook: its draft workflow, the chosen event and external user, pins and results.
+The session of a notebook: its draft workflow, chosen event and external user, pins and results.
 
-Knows that a change is kept before it is told, and told to everybody. Magics and widgets are faces of it: they call it
-and listen to it, never each other. What it holds are modules of their own beside it. Knows nothing of IPython or
-widgets. Safe from any thread.
+Magics and widgets call the session and listen to its changes. A change is saved before the listeners are called.
+All methods are safe from any thread.
 """
 
 from __future__ import annotations
@@ -64,13 +63,13 @@ class Session:
     A notebook's session.
 
     Args:
-        notebook: The notebook's file, if known.
+        notebook: The notebook's file, or None if the file is unknown.
         folder: The notebook's folder.
-        project: The local project, or None to open the nearest one at first use.
-        environ: For `PDKERNEL_*` defaults.
-        code_name: What the debugger calls a cell, by its text; None where nothing debugs.
-        clock: For every time stamp.
-        ids: For run ids.
+        project: The local project, or None to open the nearest project at first use.
+        environ: Environment variables; the session reads `PDKERNEL_*`.
+        code_name: Returns the debugger's file name for a cell's text; None disables debugging.
+        clock: The clock for time stamps.
+        ids: The source of run ids.
     """
 
     def __init__(
@@ -108,12 +107,12 @@ class Session:
 
     @property
     def project(self) -> Project:
-        """The local project; opened, or made, at first use."""
+        """The local project; opened or created at first use."""
         return self._local.project
 
     @property
     def directory(self) -> Directory:
-        """Users and accounts."""
+        """External users and their accounts."""
         return self._local.directory
 
     @property
@@ -123,14 +122,14 @@ class Session:
 
     @cached_property
     def actions(self) -> SessionActions:
-        """Looking actions up, and what their props may be."""
+        """Search for pre-built actions, their descriptions and prop options."""
         from pdkernel.session.actions import SessionActions
 
         return SessionActions(self, call_engine=self.call_engine, find_needed_apps=self.find_needed_apps)
 
     @cached_property
     def server(self) -> NotebookServer:
-        """The draft behind an endpoint of its own; nothing is served before its `start`."""
+        """The server of the draft; it listens after its `start`."""
         from pdkernel.session.notebook_server import NotebookServer
 
         return NotebookServer(
@@ -142,17 +141,17 @@ class Session:
 
     @property
     def app_context(self) -> AppContext | None:
-        """How the draft is served, or None while it is not."""
+        """The context of the draft's server, or None while the draft is not served."""
         return self.server.app_context if "server" in vars(self) else None
 
     @cached_property
     def links(self) -> ConnectLinks:
-        """Links where a person connects an account; nothing is served before the first."""
+        """Links where a person connects an account; their server starts with the first link."""
         from pdkernel.session.connect_links import ConnectLinks
 
         return ConnectLinks(self, app_context=lambda: self.app_context, public_url=self._public_url)
 
-    # ── what the notebook holds ────────────────────────────────────────────────────
+    # ── the draft ────────────────────────────────────────────────────
 
     @property
     def workflow(self) -> Workflow:
@@ -163,7 +162,7 @@ class Session:
 
     @property
     def workflow_for_export(self) -> Workflow:
-        """As `workflow`, for an export: it goes on where nobody has said whose account is meant."""
+        """As `workflow`, for an export: unanswered account questions are kept instead of raising an error."""
         with self._lock:
             self._load()
             return apply_sidecar(self.draft.workflow(), self.sidecar, unanswered_policy="keep")
@@ -175,19 +174,19 @@ class Session:
 
     @property
     def action_source(self) -> str | None:
-        """Where actions come from, if the notebook's `pdkernel.yaml` says it; None as the project says."""
+        """The action source that the notebook's `pdkernel.yaml` sets; None for the project's setting."""
         sidecar = self.sidecar
         return sidecar.actions if sidecar else None
 
     def record_cell(self, source: str, *, cell_id: str | None) -> None:
-        """Take a step or header cell that was run. Raises `DefinitionError`."""
+        """Record a step or header cell that was run. Raises `DefinitionError`."""
         with self._lock:
             self._load()
             self.draft.record_cell(source, cell_id=cell_id, at=time.time())
         self._notify()
 
     def remove_cells(self, cell_ids: list[str]) -> None:
-        """Drop cells that were deleted."""
+        """Remove deleted cells from the draft."""
         if not cell_ids:
             return
         with self._lock:
@@ -196,7 +195,7 @@ class Session:
         self._notify()
 
     def find_needed_apps(self) -> dict[str, list[str]]:
-        """Apps whose account the external user must have, and the steps that need it. Runs no code."""
+        """Apps that require an account of the external user, with the steps that use them. Runs no step code."""
         needed: dict[str, list[str]] = {}
         for step in self.workflow.steps:
             if step.disabled:
@@ -206,22 +205,22 @@ class Session:
                     needed.setdefault(binding.app, []).append(step.name)
         return needed
 
-    # ── what the person has chosen ─────────────────────────────────────────────────
+    # ── settings ─────────────────────────────────────────────────
 
     @property
     def event(self) -> TestEvent | None:
-        """The chosen event, its `x-pd-*` headers as the picker has them; or None."""
+        """The chosen event with the `x-pd-*` headers of the chosen external user and environment; or None."""
         with self._lock:
             return self._loaded_settings.event
 
     @property
     def event_name(self) -> str | None:
-        """What the chosen event is called."""
+        """The chosen event's name, or None."""
         return self._loaded_settings.event_name
 
     @property
     def external_user_id(self) -> str | None:
-        """On whose behalf steps run."""
+        """The external user that steps run for, or None."""
         return self._loaded_settings.external_user_id
 
     @property
@@ -231,30 +230,30 @@ class Session:
 
     @property
     def egress(self) -> str:
-        """What becomes of outside calls, as `%pdegress` takes it."""
+        """The outbound policy, as `%pdegress` takes it."""
         return self._loaded_settings.egress
 
     @property
     def pins(self) -> Mapping[str, Mapping[str, JSON]]:
-        """Exports that are fixed, by step."""
+        """Pinned exports by step."""
         return dict(self._loaded_settings.pins)
 
     def choose_user(self, external_user_id: str | None, environment: Environment | None = None) -> None:
-        """Run as *external_user_id* from now on; None for nobody."""
+        """Run steps for *external_user_id* from now on; None for no external user."""
         with self._change_settings() as chosen:
             chosen.choose_user(external_user_id, environment)
 
     def choose_event(self, event: Event, name: str = "event") -> None:
         """
-        Use *event* from now on.
+        Use *event* as the test event from now on.
 
-        An event that names an external user or an environment in its headers chooses those too.
+        If the event's headers name an external user or an environment, these are chosen as well.
         """
         with self._change_settings() as chosen:
             chosen.choose_event(event, name)
 
     def choose_egress(self, mode: str) -> None:
-        """Set what becomes of outside calls. Raises `EgressModeError`."""
+        """Set the outbound policy. Raises `EgressModeError`."""
         with self._change_settings() as chosen:
             chosen.choose_egress(mode)
 
@@ -265,7 +264,7 @@ class Session:
         return event
 
     def _is_http_triggered(self) -> bool:
-        """Whether events are requests, as far as the header can be read."""
+        """Whether the trigger is HTTP; true if the header cell cannot be read."""
         try:
             return self.workflow.trigger.type == "http"
         except DefinitionError:
@@ -273,13 +272,13 @@ class Session:
 
     def poll_source(self, *, on_event: bool = False) -> SourceResult:
         """
-        Run the event source that is the workflow's trigger once; choose the newest of its new events.
+        Run the event source that is the workflow's trigger once, and choose the newest of its new events.
 
-        With *on_event* its interface gets the chosen event, such as a webhook's request; else a timer's tick.
+        With *on_event* the source receives the chosen event, such as a webhook's request; otherwise a timer tick.
 
         Raises:
-            RequestError: The workflow's trigger is no source, or a run is going on.
-            PdkernelError: The source cannot be run.
+            RequestError: The workflow's trigger is not a source, or another run is in progress.
+            PdkernelError: The source cannot run.
         """
         request = build_source_request(self, on_event=on_event)
         ran = self._engine.start(lambda runtime: runtime.source_runner.run(request)).result()
@@ -300,11 +299,11 @@ class Session:
 
     def pin(self, name: str, exports: Mapping[str, JSON] | None = None) -> Mapping[str, JSON]:
         """
-        Fix the exports of step *name*; None takes what it exported last.
+        Pin the exports of step *name*; None pins the step's last exports.
 
         Raises:
-            UnknownStepError: There is no such step.
-            RequestError: Nothing to take: the step has not run.
+            UnknownStepError: The workflow has no such step.
+            RequestError: The step has no exports yet.
         """
         with self._change_settings() as chosen:
             step = self.workflow.step(name)
@@ -315,7 +314,7 @@ class Session:
         return exports
 
     def unpin(self, name: str) -> bool:
-        """Release step *name*; False if it was not pinned."""
+        """Release the pin of step *name*; False if the step was not pinned."""
         with self._lock:
             held = self._loaded_settings.pins.pop(name, None) is not None
             if held:
@@ -324,45 +323,45 @@ class Session:
         self._notify()
         return held
 
-    # ── what has happened ──────────────────────────────────────────────────────────
+    # ── results ──────────────────────────────────────────────────────────
 
     @property
     def result_scope(self) -> str:
-        """Event and external user that results belong to."""
+        """A key for the event, environment and external user that results belong to."""
         return self._loaded_settings.result_scope
 
     @property
     def last_execution(self) -> Execution | None:
-        """The last execution in this kernel."""
+        """The last execution in this kernel, or None."""
         return self._latest.last_execution
 
     def get_request(self, execution_id: str) -> RunRequest:
         """
-        What was run, its outside calls on tape: for saving the run as a test.
+        The request of a run with its recording, for saving the run as a test.
 
         Raises:
-            RequestError: Not one of the latest runs of this kernel.
+            RequestError: The run is not among the latest runs of this kernel.
         """
         return self._latest.get_request(execution_id)
 
     def get_result(self, name: str) -> StepResult | None:
-        """What step *name* did last, or None."""
+        """The last result of step *name*, or None."""
         self._load()
         return self._results.get(name)
 
     @property
     def stale_steps(self) -> set[str]:
-        """Steps whose last result no longer holds."""
+        """Steps whose last result is stale."""
         self._load()
         return self._results.find_stale_steps(self.workflow, self.result_scope)
 
     def find_stale_steps(self, execution: Execution) -> set[str]:
-        """Steps of *execution* whose result there no longer holds: those that are stale, and those edited since."""
+        """Steps of *execution* whose result there is stale, or whose code was edited since."""
         stale = set() if self._latest.is_detached(execution.id) else self.stale_steps
         return stale | self._latest.find_edited_steps(execution.id, self.workflow)
 
     def build_steps_value(self) -> dict[str, Any]:
-        """`steps` as the next step would see it, redacted: for completion and previews."""
+        """The redacted value of `steps` for the next step, for completion and previews."""
         event = self.event
         trigger: dict[str, Any] = {"event": dict(event.with_masked_headers().data) if event else {}}
         if event is not None:
@@ -382,12 +381,12 @@ class Session:
         on_change: OnChange | None = None,
     ) -> Execution:
         """
-        Run the workflow, or *only* some of its steps, and wait.
+        Run the workflow, or *only* some of its steps, and wait for the end.
 
-        An interrupt ends the running step; the execution is then `cancelled`.
+        An interrupt ends the running step; the execution's status is then `cancelled`.
 
         Raises:
-            DefinitionError: The workflow is wrong.
+            DefinitionError: The workflow is invalid.
             RequestError: No event is chosen.
         """
         request = self._request(only, resend, external_user_id, on_change)
@@ -404,34 +403,34 @@ class Session:
         external_user_id: str | None = None,
         on_change: OnChange | None = None,
     ) -> ThreadTask[Execution]:
-        """As `run`, but return at once; steps with `--debug` run like any other."""
+        """As `run`, but return at once; steps with `--debug` run without the debugger."""
         return self._start(self._request(only, resend, external_user_id, on_change))
 
     def _start(self, request: RunRequest) -> ThreadTask[Execution]:
-        # a run for somebody who is not chosen leaves what the chosen user's cells show
-        aside = request.external_user_id != self.external_user_id
+        # a run for another external user does not change the results that the cells show
+        is_detached = request.external_user_id != self.external_user_id
 
         async def run(runtime: WorkflowEngine) -> Execution:
             execution = await runtime.run(request)
-            self._record_run(request, execution, aside=aside)
+            self._record_run(request, execution, is_detached=is_detached)
             return execution
 
         return self._engine.start(run)
 
     def _request(
-        self, only: frozenset[str] | None, send: bool, external_user_id: str | None, on_change: OnChange | None
+        self, only: frozenset[str] | None, resend: bool, external_user_id: str | None, on_change: OnChange | None
     ) -> RunRequest:
         return build_run_request(
             self,
             only=only,
-            resend=send,
+            resend=resend,
             external_user_id=external_user_id,
             on_change=on_change,
             install=self._may_install,
         )
 
     def _debugger_for(self, request: RunRequest) -> KernelDebugger | None:
-        """The debugger, if *request* runs a step for it and this is a notebook."""
+        """The debugger, if *request* runs a step with `--debug` in a notebook; else None."""
         steps = find_debug_steps(request)
         if not steps or self._code_name is None:
             return None
@@ -448,37 +447,37 @@ class Session:
         return self._debugger
 
     def call_engine(self, operation: Callable[[WorkflowEngine], Awaitable[T]]) -> T:
-        """Do something with the engine that is not a run, and wait for it."""
+        """Run *operation* on the engine beside any run, and return its result."""
         return self._engine.call(operation)
 
     def get_exports(self) -> Mapping[str, Mapping[str, JSON]]:
-        """What steps have exported last, with placeholders for secrets."""
+        """The last exports of each step, with placeholders for secrets."""
         self._load()
         return self._results.exports()
 
-    def _record_run(self, request: RunRequest, execution: Execution, *, aside: bool) -> None:
+    def _record_run(self, request: RunRequest, execution: Execution, *, is_detached: bool) -> None:
         with self._lock:
             for result in execution.steps:
-                if not aside and result.status in ("success", "error", "pinned"):
+                if not is_detached and result.status in ("success", "error", "pinned"):
                     self._results.record(request.workflow.step(result.name), result, request.idempotency_scope)
-            self._latest.add(request, execution, is_detached=aside)
+            self._latest.add(request, execution, is_detached=is_detached)
             self._state_store.schedule_save(self._state())
         self._notify()
 
-    # ── listening, keeping, closing ────────────────────────────────────────────────
+    # ── listeners, saved state, closing ────────────────────────────────────────────────
 
     def add_listener(self, listener: Listener) -> Callable[[], None]:
-        """Call *listener* after every change, from whichever thread made it; returns how to stop that."""
+        """Call *listener* after every change, in the thread of the change; returns a function that removes it."""
         with self._lock:
             self._listeners.append(listener)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
     def notify_accounts_changed(self) -> None:
-        """Say to every listener that users or accounts of the project have changed."""
+        """Call every listener: external users or accounts of the project have changed."""
         self._notify()
 
     def close(self) -> None:
-        """End every process of the session."""
+        """Stop every process and server of the session."""
         if "links" in vars(self):
             self.links.close()
         if "server" in vars(self):
@@ -490,13 +489,13 @@ class Session:
 
     @property
     def _loaded_settings(self) -> RunSettings:
-        """What is chosen; what an earlier kernel remembered is read first."""
+        """The settings, after loading the state of an earlier kernel."""
         self._load()
         return self._run_settings
 
     @contextlib.contextmanager
     def _change_settings(self) -> Iterator[RunSettings]:
-        """Change what is chosen: it is kept, and then told, unless the change fails."""
+        """Change the settings; if the change succeeds, save the state and call the listeners."""
         with self._lock:
             yield self._loaded_settings
             self._save()
@@ -511,12 +510,12 @@ class Session:
             if self._loaded:
                 return
             self._loaded = True
-            kept = self._state_store.load()
-            if kept is None:
+            saved = self._state_store.load()
+            if saved is None:
                 return
-            self._run_settings.restore(kept)
-            self._results = LastStepResults.from_json(kept["results"])
-            self.draft.restore(kept.get("cells", ()))
+            self._run_settings.restore(saved)
+            self._results = LastStepResults.from_json(saved["results"])
+            self.draft.restore(saved.get("cells", ()))
 
     @property
     def _state_store(self) -> SessionStateStore:

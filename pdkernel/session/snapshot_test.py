@@ -1,8 +1,4 @@
-"""
-A notebook's run, saved as a test: the same for the magic and for the button.
-
-Knows sessions. What is written and whether it can be is `save`'s.
-"""
+"""A notebook's run saved as a snapshot test, for `%pdrun --save-test` and the save button."""
 
 from __future__ import annotations
 
@@ -19,21 +15,21 @@ def save_snapshot_test(
     session: Session, execution: Execution, name: str, *, non_secret_names: Collection[str] = ()
 ) -> str:
     """
-    Save *execution*, a run of *session*, as the test *name*; what was written, in words.
+    Save *execution*, a run of *session*, as the test *name*; returns a summary of the written files.
 
     Args:
-        session: Whose notebook is saved as a file, with the text that has run.
+        session: The session of the run; its notebook must be saved with the code that ran.
         execution: One of the latest runs of this kernel.
-        name: Of the test.
-        non_secret_names: Variables and credentials that are no secrets.
+        name: The test's name.
+        non_secret_names: Names of variables and credentials that are not secret.
 
     Raises:
-        RequestError: It cannot be saved, and why; nothing was written.
+        RequestError: The run cannot be saved as a test; no file was written.
     """
     if session.notebook is None or not session.notebook.is_file():
         raise RequestError(
-            "A test runs the notebook's file, and this notebook's file is not known.",
-            fix="Save the notebook; outside Jupyter, name its file in PDKERNEL_NOTEBOOK.",
+            "A test runs the notebook's file, and the file of this notebook is unknown.",
+            fix="Save the notebook. Outside Jupyter, set PDKERNEL_NOTEBOOK to its path.",
         )
     request = session.get_request(execution.id)
     saved = save_test(
@@ -48,5 +44,5 @@ def save_snapshot_test(
 
 
 def suggest_test_name(session: Session) -> str:
-    """A name for a test of a run on the chosen event."""
+    """A name for a test, made from the name of the chosen event."""
     return re.sub(r"[^A-Za-z0-9]+", "_", session.event_name or "").strip("_").lower() or "run"

@@ -1,7 +1,7 @@
 """
-Snippets that are run: each against the endpoint that it names, with a client of its own.
+Runs client snippets against the endpoint that they name.
 
-Knows how each kind is started and what it needs. A tick is for a program that ended with success, and for nothing else.
+A snippet is marked as successful only if its program exited with status 0.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def build_invocation(
     query: Sequence[tuple[str, str]] = (),
     uses_bearer_token: bool = False,
 ) -> Invocation:
-    """What snippets for the endpoint at *url* do; the other arguments are `Invocation`'s. A POST always has a body."""
+    """The call of snippets for the endpoint at *url*; the other arguments as in `Invocation`. A POST always has a body."""
     parts = urlsplit(url)
     return Invocation(
-        parts._replace(query="").geturl(),  # the SDKs take it apart
+        parts._replace(query="").geturl(),  # the SDKs pass the query separately
         external_user_id,
         environment,
         project_id,
@@ -68,7 +68,7 @@ def build_invocation(
 
 @contextmanager
 def temporary_client(project: Project) -> Iterator[tuple[str, str]]:
-    """Id and secret of an OAuth client of *project* for as long as snippets run; it is removed after."""
+    """Id and secret of a new OAuth client of *project*; the client is removed at the end."""
     made = project.oauth_clients.create("snippets")
     try:
         yield made.client.id, made.secret
@@ -82,14 +82,14 @@ class SnippetRunner:
     Runs snippets.
 
     Attributes:
-        packages_folder: A folder where the SDKs for Node.js are installed.
-        client_id: An OAuth client that the endpoint knows.
-        client_secret: Its secret.
-        token: The endpoint's own, where it asks for one, or None.
+        packages_folder: The folder for the SDKs for Node.js.
+        client_id: The id of an OAuth client of the endpoint's project.
+        client_secret: The OAuth client's secret.
+        token: The bearer token of the workflow, if the endpoint requires a token; else None.
         ca_file: The certificate authority of the endpoint, or None.
-        environ: Of npm and of programs.
-        timeout_s: Seconds for each.
-        progress: Told what is installed.
+        environ: Environment variables for npm and the programs.
+        timeout_s: Time limit of each program, in seconds.
+        progress: Called with a message for each installation.
     """
 
     packages_folder: Path
@@ -102,14 +102,14 @@ class SnippetRunner:
     progress: Callable[[str], None] = lambda _: None
 
     async def run(self, snippets: tuple[Snippet, ...], invocation: Invocation) -> tuple[Snippet, ...]:
-        """The same snippets, each with whether it succeeded, one after the other."""
+        """Run the snippets in turn; returns them with their results."""
         return tuple([await self._run(snippet, invocation) for snippet in snippets])
 
     async def _run(self, snippet: Snippet, call: Invocation) -> Snippet:
-        if snippet.problem:  # it does not make this call
+        if snippet.problem:  # the snippet cannot make this call
             return snippet
         if snippet.kind == "typescript-1" and not call.api_url.startswith("https:"):
-            return replace(snippet, problem="this SDK speaks HTTPS only: pdkernel serve --tls")
+            return replace(snippet, problem="this SDK supports HTTPS only: pdkernel serve --tls")
         with tempfile.TemporaryDirectory(prefix="pdkernel-snippet-") as folder:
             try:
                 argv = await self._command(snippet, Path(folder))
@@ -118,13 +118,17 @@ class SnippetRunner:
             status, output = await self._run_process(argv, Path(folder))
         if status == 0:
             return replace(snippet, succeeded=True, problem="")
-        return replace(snippet, succeeded=False, problem=self._extract_error(output) or f"it ended with {status}")
+        return replace(
+            snippet, succeeded=False, problem=self._extract_error(output) or f"it exited with status {status}"
+        )
 
     async def _command(self, snippet: Snippet, folder: Path) -> list[str]:
         if snippet.kind == "curl":
             bash = shutil.which("bash")
             if bash is None or shutil.which("curl") is None:
-                raise InterpreterMissingError("It needs bash and curl, which are not both here.")
+                raise InterpreterMissingError(
+                    "The snippet requires bash and curl, and at least one of them is not installed."
+                )
             return [bash, str(_write_file(folder / "call.sh", snippet.code))]
         if snippet.kind == "python":
             return [sys.executable, str(_write_file(folder / "call.py", snippet.code))]
@@ -137,7 +141,7 @@ class SnippetRunner:
         link = folder / "node_modules" / _SDK
         link.parent.mkdir(parents=True)
         link.symlink_to(tree.folder / "node_modules" / tree.aliases[str(spec)], target_is_directory=True)
-        # what is TypeScript in it is nothing but the module's name: Node.js runs it as it is
+        # the TypeScript snippet uses no TypeScript syntax: Node.js runs it as it is
         return [str(node), str(_write_file(folder / "call.mjs", snippet.code))]
 
     async def _run_process(self, argv: list[str], folder: Path) -> tuple[int, str]:
@@ -153,15 +157,15 @@ class SnippetRunner:
         try:
             output, _ = await asyncio.wait_for(process.communicate(), self.timeout_s)
         except (TimeoutError, asyncio.CancelledError) as end:
-            os.killpg(process.pid, signal.SIGKILL)  # a shell's programs with it
+            os.killpg(process.pid, signal.SIGKILL)  # the whole process group, including a shell's children
             await process.wait()
             if isinstance(end, asyncio.CancelledError):
                 raise
-            return 1, f"It took longer than {self.timeout_s:g} seconds."
+            return 1, f"The program took longer than {self.timeout_s:g} seconds."
         return process.returncode or 0, output.decode("utf-8", "replace")
 
     def _variables(self) -> dict[str, str]:
-        kept = {name: self.environ[name] for name in _INHERITED_VARIABLES if name in self.environ}
+        inherited = {name: self.environ[name] for name in _INHERITED_VARIABLES if name in self.environ}
         trust = str(self.ca_file) if self.ca_file else None
         trusted = dict.fromkeys(("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "CURL_CA_BUNDLE"), trust) if trust else {}
         own = {
@@ -170,16 +174,16 @@ class SnippetRunner:
             "NO_PROXY": "127.0.0.1,localhost,::1",
         }
         token = {WORKFLOW_TOKEN_VARIABLE: self.token} if self.token else {}
-        return {**kept, **{name: value for name, value in trusted.items() if value}, **own, **token}
+        return {**inherited, **{name: value for name, value in trusted.items() if value}, **own, **token}
 
     def _extract_error(self, output: str) -> str:
-        hidden = output.replace(self.client_secret, "***")
+        redacted = output.replace(self.client_secret, "***")
         if self.token:
-            hidden = hidden.replace(self.token, "***")
-        found = [line.strip() for line in hidden.splitlines() if line.strip()]
-        # where it stood ("at ...") may speak of errors, too
-        telling = [line for line in found if "rror" in line and not line.startswith("at ")] or found
-        words = telling[-1:] + [line.rstrip(",") for line in found if line.startswith("statusCode:")]  # SDK 3.x's
+            redacted = redacted.replace(self.token, "***")
+        found = [line.strip() for line in redacted.splitlines() if line.strip()]
+        # stack lines ("at ...") may contain the word error as well
+        errors = [line for line in found if "rror" in line and not line.startswith("at ")] or found
+        words = errors[-1:] + [line.rstrip(",") for line in found if line.startswith("statusCode:")]  # SDK 3.x's
         return ", ".join(words)[:_MAX_ERROR_CHARACTERS]
 
 

@@ -1,8 +1,8 @@
 """
-What a session remembers over a restart of the kernel: written beside the work, read once.
+The state of a session that survives a restart of the kernel.
 
-Knows when it is written: a choice before the call that made it returns, so that a fault is told where it was made; a
-run's results a moment later, beside what follows, because nobody should wait for them. Knows nothing of what they mean.
+A change of the settings is written before the call returns, so that the call raises a write error. The results of a run
+are written a moment later in a thread, so that the next cell does not wait.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _WRITER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-kept")
-"""One for the process: writes keep their order, and the interpreter's end waits for them."""
+"""One per process: writes keep their order, and the interpreter waits for them at exit."""
 
 _FLUSH_REQUESTED = threading.Event()
-"""Set while somebody waits for what is to be written."""
+"""Set while a thread waits for pending writes."""
 
 SAVE_DELAY_S = 0.02
-"""Seconds that a run's results may lie: cells that are run one after another do not share the processor with a write each."""
+"""Seconds before the results of a run are written: consecutive cells then share one write."""
 
 
 class SessionStateStore:
     """
-    A notebook's place in the project's table.
+    The row of a notebook in the project's state table.
 
     Args:
-        table: The table.
-        key: Which notebook.
+        table: The state table.
+        key: The notebook's key.
     """
 
     def __init__(self, table: NotebookStateTable, key: str) -> None:
@@ -43,26 +43,26 @@ class SessionStateStore:
         self._writing: Future[None] | None = None
 
     def load(self) -> dict[str, Any] | None:
-        """What was remembered, or None; what any session of this process has handed in is there."""
+        """The saved state, or None; includes all pending writes of this process."""
         _wait_for_write(_WRITER.submit(lambda: None))
         return self._table.load(self._key)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Remember *state* before this returns. Raises `ProjectError`."""
+        """Write *state* before returning. Raises `ProjectError`."""
         with self._lock:
             self._latest = None
         _wait_for_write(_WRITER.submit(self._table.save, self._key, state))
 
     def schedule_save(self, state: dict[str, Any]) -> None:
-        """Remember *state* beside what follows; of several in a row the last is written. A fault is logged."""
+        """Write *state* in the background; of several states in a row, the last is written. An error is logged."""
         with self._lock:
-            waits = self._latest is not None
+            is_pending = self._latest is not None
             self._latest = state
-            if not waits:
+            if not is_pending:
                 self._writing = _WRITER.submit(self._write)
 
     def flush(self) -> None:
-        """Wait until everything is written."""
+        """Wait for pending writes."""
         writing = self._writing
         if writing is not None:
             _wait_for_write(writing)
@@ -75,8 +75,8 @@ class SessionStateStore:
             return
         try:
             self._table.save(self._key, state)
-        except Exception as fault:  # noqa: BLE001 - the run is in the journal; only its place in the notebook is lost
-            _log.warning("The results of the last run are not remembered for the next kernel: %s", fault)
+        except Exception as fault:  # noqa: BLE001 - the journal has the run; only the notebook's copy of the results is lost
+            _log.warning("Cannot save the results of the last run for the next kernel: %s", fault)
 
 
 def _wait_for_write(writing: Future[None]) -> None:

@@ -1,8 +1,8 @@
 """
-What each step did last, and whether that still holds.
+The last result of each step, and the rule for stale results.
 
-Knows the rule for stale: a step's result is stale when its text, the event or the external user has changed since,
-or when a step above it has run (or become stale) later. Knows nothing of how steps run.
+A result is stale if the step's code, the event or the external user has changed since, or if a step above has run or
+become stale later.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class StoredResult:
     A step's last result.
 
     Attributes:
-        result: What it did, redacted.
-        fingerprint: Of the step's text and settings at the time.
-        result_scope: Event and external user that it ran on.
-        sequence: Grows with every step that runs.
+        result: The redacted result.
+        fingerprint: The fingerprint of the step's code and settings.
+        result_scope: The key of the event, environment and external user of the run.
+        sequence: A number that increases with every recorded result.
     """
 
     result: StepResult
@@ -36,7 +36,7 @@ class StoredResult:
     sequence: int
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON, for keeping."""
+        """The value as JSON, for the state store."""
         return {
             "result": self.result.to_json(),
             "fingerprint": self.fingerprint,
@@ -46,52 +46,52 @@ class StoredResult:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The reverse of `to_json`."""
+        """Load the value that `to_json` returned."""
         return cls(StepResult.from_json(data["result"]), data["fingerprint"], data["scope"], data["order"])
 
 
 class LastStepResults:
     """The last result of each step."""
 
-    def __init__(self, remembered: Mapping[str, StoredResult] | None = None) -> None:
-        self._steps: dict[str, StoredResult] = dict(remembered or {})
+    def __init__(self, results: Mapping[str, StoredResult] | None = None) -> None:
+        self._steps: dict[str, StoredResult] = dict(results or {})
         self._order = max((known.sequence for known in self._steps.values()), default=0)
 
     def record(self, step: Step, result: StepResult, scope: str) -> None:
-        """Remember what *step* did."""
+        """Record the result of *step*."""
         self._order += 1
         self._steps[step.name] = StoredResult(result, compute_fingerprint(step), scope, self._order)
 
     def discard(self, name: str) -> None:
-        """Drop the result of step *name*, if there is one."""
+        """Discard the result of step *name*, if any."""
         self._steps.pop(name, None)
 
     def get(self, name: str) -> StepResult | None:
-        """What step *name* did last, or None."""
+        """The last result of step *name*, or None."""
         known = self._steps.get(name)
         return known.result if known else None
 
     def get_pinnable_exports(self, name: str) -> Mapping[str, JSON]:
         """
-        What step *name* exported last, to be pinned.
+        The last exports of step *name*, for pinning.
 
         Raises:
-            RequestError: It has exported nothing.
+            RequestError: The step has no exports.
         """
         last = self.get(name)
         if last is None or not last.exports:
             raise RequestError(
-                f"Step {name!r} has exported nothing yet that could be pinned.",
-                fix=f"Run it first, or give the exports: %pdpin {name} '{{\"$return_value\": 1}}'",
+                f"Step {name!r} has no exports to pin yet.",
+                fix=f"Run the step first, or give the exports: %pdpin {name} '{{\"$return_value\": 1}}'",
             )
         return last.exports
 
     def exports(self) -> dict[str, Mapping[str, JSON]]:
-        """Exports by step, of the steps that have run."""
+        """Exports by step, of the steps with a result."""
         return {name: known.result.exports for name, known in self._steps.items()}
 
     def find_stale_steps(self, workflow: Workflow, scope: str) -> set[str]:
-        """Steps of *workflow* whose result no longer holds for *scope*."""
+        """Steps of *workflow* whose result is stale for *scope*."""
         stale: set[str] = set()
         newest_above, stale_above = 0, False
         for step in workflow.steps:
@@ -109,17 +109,17 @@ class LastStepResults:
         return stale
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON, for keeping."""
+        """The value as JSON, for the state store."""
         return {name: known.to_json() for name, known in self._steps.items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The reverse of `to_json`."""
+        """Load the value that `to_json` returned."""
         return cls({name: StoredResult.from_json(known) for name, known in data.items()})
 
 
 def compute_fingerprint(step: Step) -> str:
-    """A hash of what decides what *step* does."""
+    """A hash of everything that determines the behaviour of *step*."""
     parts = [
         step.language,
         step.source,

@@ -1,8 +1,4 @@
-"""
-An execution as this notebook shows it: with the event's name, the steps' languages and what is stale.
-
-Knows the session and the renderer; magics and widgets both show this.
-"""
+"""The timeline of an execution with the notebook's details: event name, languages of steps, stale steps."""
 
 from __future__ import annotations
 
@@ -23,10 +19,10 @@ def render_timeline(
 
     Args:
         state: The notebook that ran.
-        execution: Finished or not.
-        only: Steps to show; the response is then left out. None shows the whole run.
-        is_http_request: Whether a request to the draft's endpoint began it: its event is not the chosen one, and what it
-            did is no cell's last result, which could be stale.
+        execution: The execution, finished or not.
+        only: Names of the steps to show, without the response. None shows the whole run.
+        is_http_request: Whether a request to the draft's endpoint started the run. Such a run has its own event, and
+            its results are never stale.
     """
     workflow = state.workflow
     finished = execution.finished_at is not None

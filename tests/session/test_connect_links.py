@@ -86,7 +86,7 @@ def test_giving_up(session: Session, heard: Heard) -> None:
 
 def test_a_link_ends(session: Session, heard: Heard) -> None:
     """Its time over, it is heard of, and opens nothing."""
-    url = opened(session, heard, lasts_s=0.2)
+    url = opened(session, heard, lifetime_s=0.2)
     heard.wait("expired")
 
     assert "This link has expired." in Page(httpx.get(url)).words

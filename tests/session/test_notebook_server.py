@@ -112,7 +112,7 @@ def test_stop(session: Session) -> None:
     """A stopped server is gone, and can be started again at the same path; twice at once it cannot."""
     session.record_cell(step("yes"), cell_id="a")
     first, _, _ = served(session)
-    with pytest.raises(RequestError, match="served already"):
+    with pytest.raises(RequestError, match="already served"):
         served(session)
     stopped = [session.server.stop(), session.server.stop()]
     with pytest.raises(httpx.ConnectError):

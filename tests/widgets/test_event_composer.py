@@ -384,7 +384,7 @@ def test_second_run_is_refused_in_the_form(
     press(composer, "Send")
     press(other, "Send")
 
-    assert "A run is going on in this notebook." in screen(other)
+    assert "A run is already in progress in this notebook." in screen(other)
     assert other.send_button.description == "Send"
     press(composer, "Stop")
     composer.wait()
