@@ -1,4 +1,4 @@
-"""Start the kernel: what the kernelspec runs."""
+"""Start the kernel: the command of the kernelspec."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""
-The kernel's class and its start.
-
-Knows ipykernel. Knows nothing of steps; loads the extension and is otherwise an IPython kernel.
-"""
+"""The kernel's class and its start. The IPython extension has all behaviour."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ class PdKernel(IPythonKernel):
     """
     An IPython kernel with pdkernel loaded.
 
-    `language_info` stays Python's: notebook tools choose their export, their formatter and their colours by it.
+    `language_info` stays Python's: notebook tools use it to choose export, formatter and highlighting.
     """
 
     implementation = "pdkernel"
@@ -27,15 +23,15 @@ class PdKernel(IPythonKernel):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         # Not `extension_manager.load_extension`: after it, the `%load_ext pdkernel` that a notebook carries for
-        # plain Python kernels would print that the extension is loaded already, into the saved notebook.
+        # plain Python kernels would print a message that the extension is already loaded.
         pdkernel.load_ipython_extension(self.shell)
 
     @property
     def banner(self) -> str:
-        """What a console shows first."""
-        return f"Pipedream workflow (pdkernel {pdkernel.__version__}). One cell, one step: %%pdstep NAME\n"
+        """The first output of a console."""
+        return f"Pipedream workflow (pdkernel {pdkernel.__version__}). Each cell is a step: %%pdstep NAME\n"
 
 
 def launch() -> None:
-    """Run a kernel until its front end ends it; the command line is ipykernel's."""
+    """Run a kernel until its front end shuts it down; takes ipykernel's command line."""
     IPKernelApp.launch_instance(kernel_class=PdKernel)

@@ -1,8 +1,8 @@
 """
-What the IPython extension brings: the magics, completion, and directives below comments.
+The magics of the IPython extension, completion, and directives below leading comments.
 
-Everything is registered on a shell and taken off it again. Importing it imports nothing heavy; the magics
-themselves wait for their first use.
+Everything is registered on a shell and can be removed again. Heavy modules are imported when the extension is
+registered or at the first use of a magic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["register", "unregister"]
 
 
 def register(ip: Any) -> None:
-    """Bring pdkernel to the shell *ip*; a second call changes nothing."""
+    """Register pdkernel on the shell *ip*; a second call has no effect."""
     if has_matchers(ip):
         return
     from pdkernel.magics.actions import ActionMagics
@@ -31,13 +31,13 @@ def register(ip: Any) -> None:
 
     for magics in (StepMagics, RunSettingsMagics, RunMagics, StoreMagics, ActionMagics, ServeMagics, InvokeMagics):
         ip.register_magics(magics)
-    # Before IPython's own clean-up, which empties lines of blanks and strips prompts inside a step's code.
+    # Before IPython's own clean-up, which would change whitespace lines and prompts inside a step's code.
     ip.input_transformers_cleanup.insert(0, DirectiveTransformer(CELL_SOURCES))
     register_matchers(ip, lambda: _steps(ip), lambda: _vocabulary(ip))
 
 
 def unregister(ip: Any) -> None:
-    """Take pdkernel off the shell *ip* again, and end what it runs."""
+    """Remove pdkernel from the shell *ip*, and stop its session."""
     from pdkernel.magics.notebook_context import close_session
 
     transformers = ip.input_transformers_cleanup

@@ -1,8 +1,4 @@
-"""
-`%pdactions`: looking pre-built actions up, writing the cell that uses one, and what its props may be.
-
-Knows how a cell gets into the notebook. Finding and asking is the session's.
-"""
+"""`%pdactions`: search for pre-built actions, write the cell of an action step, and list prop options."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from pdkernel.model import check_step_name
 from pdkernel.render import actions as draw
 from pdkernel.render.rich_output import RichOutput
 
-_NEXT = "%pdactions KEY shows the props of one and writes its cell."
+_NEXT = "%pdactions KEY shows the props of an action and writes the cell of a step."
 
 
 @magics_class
@@ -30,14 +26,17 @@ class ActionMagics(Magics):
     @no_var_expand
     @magic_arguments()
     @argument("words", nargs="*", help="words to search for, or KEY[@VERSION] to use that action")
-    @argument("--app", metavar="SLUG", help="only actions of this app")
-    @argument("--name", metavar="STEP", help="what the new step is called")
-    @argument("--form", metavar="STEP", help="the form for the props of that step")
+    @argument("--app", metavar="SLUG", help="show only actions of this app")
+    @argument("--name", metavar="STEP", help="name of the new step")
+    @argument("--form", metavar="STEP", help="show the form for the props of this step")
     @argument(
-        "--options", metavar=("STEP", "PROP"), nargs=2, help="what that prop may be, with the chosen user's account"
+        "--options",
+        metavar=("STEP", "PROP"),
+        nargs=2,
+        help="list the options of a prop, with the chosen user's account",
     )
-    @argument("--query", metavar="WORDS", help="with --options: search")
-    @argument("--page", metavar="N", type=int, default=0, help="with --options: the page, counted from 0")
+    @argument("--query", metavar="WORDS", help="with --options: text to search for")
+    @argument("--page", metavar="N", type=int, default=0, help="with --options: the page, from 0")
     @line_magic
     @show_errors_as_messages
     def pdactions(self, line: str) -> Any:
@@ -65,7 +64,7 @@ class ActionMagics(Magics):
         if not found:
             where = session.catalog.settings.source_setting
             others = "others do not run in this project" if where.source == "builtin" else f"others run from: {where}"
-            show_message(f"Nothing matches. Some actions are built in; {others}. See: pdkernel project set --help")
+            show_message(f"No action matches. Some actions are built in; {others}. See: pdkernel project set --help")
             return
         display(
             RichOutput(text=f"{draw.render_list_text(found)}{_NEXT}\n", html=draw.render_list_html(found, hint=_NEXT))
@@ -80,15 +79,15 @@ class ActionMagics(Magics):
         view = build_action_view(component, description, name=step)
         display(RichOutput(text=draw.render_text(view), html=draw.render_html(view)))
         show_message(
-            f"Its cell stands below. To fill it in a form, with choices: run it, then %pdactions --form {step}"
+            f"The step's cell is below. To fill in its props with a form: run the cell, then %pdactions --form {step}"
         )
         self.shell.set_next_input(view.cell)
 
     def _options(self, step: str, prop: str, *, query: str | None, page: int) -> None:
         session = get_session(self.shell)
         if page < 0:
-            raise RequestError("Pages are counted from 0.")
-        # pages may build on one another: those before this one are asked for again
+            raise RequestError("--page must be 0 or more: pages are counted from 0.")
+        # a page may need the context of the page before: load all previous pages again
         context, found = None, None
         for number in range(page + 1):
             found = session.actions.fetch_options(step, prop, query=query, page=number, context=context)
@@ -97,4 +96,4 @@ class ActionMagics(Magics):
         lines = [f"{json.dumps(option.value, ensure_ascii=False)}  {option.label}" for option in found.options]
         if found.empty_reason:
             lines.append(found.empty_reason)
-        show_message("\n".join(lines) or "No choices.")
+        show_message("\n".join(lines) or "No options.")

@@ -1,9 +1,7 @@
 """
-What Tab offers in a step's cell, and the matcher that tells IPython.
+Completion in step cells: event and export paths, and the directive's options with their values.
 
-Paths of the chosen event and of the exports above, the directive's options and their values.
-`complete` is pure: text and values in, words out. Knows IPython's matcher API (version 2) and
-nothing of sessions: where the values come from is the provider's affair.
+`complete_cell` is pure. The matcher connects it to IPython's matcher API, version 2; providers supply the values.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ MATCHER_ID = "pdkernel.steps"
 """The matcher's identifier in IPython's configuration."""
 
 NO_COMPLETION = Completion()
-"""Nothing fits, Python names included."""
+"""No completion, and no Python names either."""
 
 LANGUAGE_MEMBERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "node": {"$": ("context", "export", "flow", "respond"), "$.flow": ("exit",)},
@@ -34,16 +32,16 @@ LANGUAGE_MEMBERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "python": {"pd": ("context", "export", "flow", "inputs", "respond", "steps"), "pd.flow": ("exit",)},
 }
-"""What a step is given besides `steps`, by language."""
+"""Members of the step API besides `steps`, by language."""
 
 BASH_FILE_VARIABLES = ("PIPEDREAM_STEPS", "PIPEDREAM_EXPORTS", "PIPEDREAM_ACCOUNTS", "PIPEDREAM_RESPONSE")
-"""The variables that name a Bash step's files."""
+"""Variables with the paths of a Bash step's files."""
 
 _MEMBER = re.compile(r"(?<![\w$.])(?P<owner>\$|pd)(?P<deeper>\.flow)?\.(?P<part>\w*)\Z")
 _ROOT = re.compile(r"(?<![\w$.'\"])(?P<part>[A-Za-z_$][\w$]*|)\Z")
 _VARIABLE = re.compile(r"\$\{?(?P<part>\w*)\Z")
 _JQ = re.compile(r"\bjq\b(?P<program>(?:[^\n']|'[^']*')*(?:'[^']*)?)\Z")
-"""A call of jq up to the cursor; its program may go over several lines between single quotes."""
+"""A call of jq up to the cursor; a program in single quotes may have several lines."""
 _WORD = re.compile(r"""(?:[^\s"']|"[^"]*"?|'[^']*'?)+""")
 ProvidedT = TypeVar("ProvidedT")
 _log = logging.getLogger(__name__)
@@ -52,12 +50,12 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """
-    The words that may stand on a `%%pdstep` line.
+    Words for completion on a `%%pdstep` line.
 
     Attributes:
-        options: In the order in which they are offered.
-        apps: Slugs of the apps known.
-        accounts: Ids of own accounts, by app.
+        options: The options, in the order of the completion list.
+        apps: Slugs of the known apps.
+        accounts: Ids of the developer's own accounts, by app.
         stores: Names of data stores.
         actions: Keys with versions of pre-built actions.
         steps: Names of the notebook's steps.
@@ -78,17 +76,17 @@ VocabularyProvider = Callable[[], Vocabulary]
 
 def complete_cell(full_text: str, cursor: int, steps: Mapping[str, JSON], vocabulary: Vocabulary) -> Completion | None:
     """
-    What may stand at *cursor* in a cell.
+    Completions at *cursor* in a cell.
 
     Args:
         full_text: The whole cell.
-        cursor: Offset of the cursor in it.
-        steps: The exports by step, in the notebook's order; those of steps below this one are not offered.
-        vocabulary: What may stand on the directive's line.
+        cursor: The cursor's offset in the text.
+        steps: The exports by step, in the notebook's order; exports of later steps are not offered.
+        vocabulary: Words for the directive's line.
 
     Returns:
-        None where this is IPython's affair: not a step's cell, or Python code that reads no `pd.steps`. A completion
-        without items where nothing fits, Python names neither.
+        None if IPython's own completion applies: outside step cells, or in Python code without `pd.steps`. A completion
+        without items suppresses Python names as well.
     """
     cell = find_directive(full_text)
     if cell is None or cursor < cell.start + len("%%") + len(cell.magic) + 1:
@@ -104,7 +102,7 @@ def complete_cell(full_text: str, cursor: int, steps: Mapping[str, JSON], vocabu
 
 
 def _above(cell: DirectiveCell, steps: Mapping[str, JSON]) -> Mapping[str, JSON]:
-    """The exports of the steps above this cell's own; all of them for a step that has not run."""
+    """The exports of the steps above the cell's step; all exports if the step has not run."""
     name = cell.line.split(maxsplit=1)[0] if cell.line else ""
     if name not in steps:
         return steps
@@ -141,14 +139,14 @@ def _body(language: str, before: str, after: str, steps: Mapping[str, JSON]) -> 
 
 
 def _member(language: str, before: str) -> Completion | None:
-    """What `$.` and `pd.` have."""
+    """Members after `$.` and `pd.`."""
     found = _MEMBER.search(before[-80:])
     names = LANGUAGE_MEMBERS[language].get(found["owner"] + (found["deeper"] or ""), ()) if found else ()
     return _completion_of(names, found["part"], "property") if found and names else None
 
 
 def _root(before: str, names: Sequence[str], *, anything: bool = False) -> Completion | None:
-    """The words that an expression may begin with; where *anything* may begin here, before the first letter too."""
+    """Names at the start of an expression; with *anything*, also before the first letter."""
     found = _ROOT.search(before[-80:])
     if found is None or not (found["part"] or anything):
         return None
@@ -156,7 +154,7 @@ def _root(before: str, names: Sequence[str], *, anything: bool = False) -> Compl
 
 
 def _in_template(before: str, after: str, steps: Mapping[str, JSON]) -> Completion | None:
-    """Inside `{{ }}`; None outside of it."""
+    """Completions inside `{{ }}`; None outside."""
     opened = before.rfind("{{")
     if opened < 0 or "}}" in before[opened:]:
         return None
@@ -169,7 +167,7 @@ def _in_template(before: str, after: str, steps: Mapping[str, JSON]) -> Completi
 
 
 def _bash(before: str, after: str, steps: Mapping[str, JSON]) -> Completion | None:
-    """The files of a Bash step, and paths into the first one in a command that calls jq."""
+    """File variables of a Bash step, and paths into `steps` in a jq program."""
     if found := _VARIABLE.search(before[-80:]):
         return _completion_of(BASH_FILE_VARIABLES, found["part"], "variable")
     called = _JQ.search(before[-LOOKBACK_CHARACTERS:])
@@ -177,7 +175,7 @@ def _bash(before: str, after: str, steps: Mapping[str, JSON]) -> Completion | No
 
 
 def _directive(before: str, steps: Mapping[str, JSON], words: Vocabulary) -> Completion:
-    """On the directive's line: a step's name, an option, or an option's value."""
+    """Completions on the directive's line: step names, options, and values of options."""
     found = _WORD.findall(before)
     word = found.pop() if found and not before[-1].isspace() else ""
     takes_value = {option.flag: option for option in words.options if option.metavar}
@@ -224,9 +222,9 @@ def _completion_of(names: Sequence[str] | Mapping[str, Any], part: str, kind: st
 
 class _SuppressOthers(Sized):
     """
-    No completion, in a form that keeps the other matchers out.
+    An empty completion that suppresses the other matchers.
 
-    IPython lets a matcher suppress the others only when its `len` is not 0.
+    IPython lets a matcher suppress the others only if its result has a `len` above 0.
     """
 
     def __len__(self) -> int:
@@ -237,16 +235,16 @@ class _SuppressOthers(Sized):
 
 
 class StepsMatcher:
-    """IPython's way in: asks the providers, only in a cell with a directive, and completes."""
+    """IPython's matcher for step cells; calls the providers only in a cell with a directive."""
 
     def __init__(self, steps: StepsProvider, words: VocabularyProvider) -> None:
         self._steps = steps
         self._words = words
 
-    # First of all matchers, so that what it suppresses is not even computed: jedi takes seconds in a Bash body.
+    # The first of all matchers, so that suppressed matchers do not run: jedi takes seconds in a Bash body.
     @completion_matcher(identifier=MATCHER_ID, priority=1_000, api_version=2)
     def match(self, context: CompletionContext) -> dict[str, Any]:
-        """A matcher's result, as IPython's matcher API 2 has it."""
+        """The matcher's result, in the format of IPython's matcher API 2."""
         text = context.full_text
         cell = find_directive(text)
         if cell is None:
@@ -265,31 +263,31 @@ class StepsMatcher:
         }
 
 
-def _call_provider(provider: Callable[[], ProvidedT], otherwise: ProvidedT) -> ProvidedT:
-    """What *provider* says, or *otherwise*: a project that cannot be opened must not break the Tab key."""
+def _call_provider(provider: Callable[[], ProvidedT], default: ProvidedT) -> ProvidedT:
+    """The value of *provider*, or *default* after an error: a project with an error must not break completion."""
     try:
         return provider()
-    except Exception:  # noqa: BLE001  (IPython would print the traceback into the cell being written)
+    except Exception:  # noqa: BLE001  (IPython would print the traceback into the cell)
         _log.debug("no completion from %r", provider, exc_info=True)
-        return otherwise
+        return default
 
 
 def register_matchers(ip: Any, steps: StepsProvider, vocabulary: VocabularyProvider = Vocabulary) -> None:
-    """Have the shell *ip* complete in step cells from now on; an earlier registration is replaced."""
+    """Register completion for step cells on the shell *ip*; replaces an earlier registration."""
     unregister_matchers(ip)
     ip.Completer.custom_matchers.append(StepsMatcher(steps, vocabulary).match)
 
 
 def unregister_matchers(ip: Any) -> None:
-    """Take the matcher out of the shell *ip* again."""
+    """Remove the matcher from the shell *ip*."""
     matchers = ip.Completer.custom_matchers
-    matchers[:] = [matcher for matcher in matchers if not _is_ours(matcher)]
+    matchers[:] = [matcher for matcher in matchers if not _is_steps_matcher(matcher)]
 
 
 def has_matchers(ip: Any) -> bool:
-    """Whether `register_matchers` has been called for the shell *ip*."""
-    return any(_is_ours(matcher) for matcher in ip.Completer.custom_matchers)
+    """Whether the matcher is registered on the shell *ip*."""
+    return any(_is_steps_matcher(matcher) for matcher in ip.Completer.custom_matchers)
 
 
-def _is_ours(matcher: object) -> bool:
+def _is_steps_matcher(matcher: object) -> bool:
     return getattr(matcher, "matcher_identifier", None) == MATCHER_ID

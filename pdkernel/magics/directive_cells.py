@@ -1,11 +1,10 @@
 """
-Where the directive stands in a cell, and the cell as its author wrote it.
+The position of the directive in a cell, and the cell's source as written.
 
-IPython takes a cell magic only from a cell's first line, hands it a body that has been through its
-clean-up (whitespace-only lines emptied, prompts removed), and tells it nothing of the lines above.
-A step's code must stay byte for byte what the author wrote, and its line numbers must be the
-cell's; so the input transformer here runs before all others, lifts the directive above leading
-comments and blank lines, and remembers the whole text. Knows no option of any directive.
+IPython recognizes a cell magic only in a cell's first line. It passes a body that its clean-up has changed (whitespace
+lines emptied, prompts removed), without the lines above. A step's code must stay byte for byte as written, and its line
+numbers must be the cell's. The input transformer therefore runs before all others, moves the directive above leading
+comments and blank lines, and stores the whole source.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ DIRECTIVE_PATTERN = re.compile(
     re.DOTALL,
 )
 MAX_CACHED_CELLS = 32
-"""Texts kept; one is enough for a cell that runs, the rest is for cells checked in between."""
+"""Number of stored sources: a running cell needs one, the others are for cells checked in between."""
 
 
 @dataclass(frozen=True, slots=True)
 class DirectiveCell:
     """
-    A cell with a directive, taken apart.
+    The parts of a cell with a directive.
 
     Attributes:
         magic: `pdstep` or `pdworkflow`.
-        line: What follows the magic's name, without surrounding blanks.
-        body: Everything below the directive's line, exactly.
-        preamble: Comment and blank lines above the directive's line, exactly.
-        start: Offset in the text of the directive's first character.
-        end: Offset of the end of the directive's line, its newline not included.
+        line: The text after the magic's name, without surrounding blanks.
+        body: The text below the directive's line, unchanged.
+        preamble: Comment and blank lines above the directive's line, unchanged.
+        start: Offset of the directive's first character.
+        end: Offset of the end of the directive's line, without the newline.
     """
 
     magic: str
@@ -46,7 +45,7 @@ class DirectiveCell:
 
 
 def find_directive(text: str) -> DirectiveCell | None:
-    """The directive of a cell's *text*, below comment (`#`, `//`) and blank lines only; None without one."""
+    """The directive of a cell's *text*, below comment (`#`, `//`) and blank lines only; else None."""
     found = DIRECTIVE_PATTERN.match(text)
     if found is None:
         return None
@@ -62,17 +61,17 @@ def find_directive(text: str) -> DirectiveCell | None:
 
 class CellSourceCache:
     """
-    The texts of the cells that were handed to IPython last, by what the magic is given of them.
+    The sources of the latest cells, by the arguments of their magic calls.
 
-    Two cells that differ only above the directive have one key; the later one wins, which is the
-    one that runs, because a cell is transformed directly before it runs.
+    Two cells that differ only above the directive have the same key. The later cell wins: a cell is transformed directly
+    before it runs.
     """
 
     def __init__(self) -> None:
         self._texts: OrderedDict[tuple[str, str, str], str] = OrderedDict()
 
     def store(self, cell: DirectiveCell, text: str) -> None:
-        """Keep *text* for the magic call that *cell* will become."""
+        """Store *text* for the magic call of *cell*."""
         key = (cell.magic, cell.line, build_magic_body(cell))
         self._texts[key] = text
         self._texts.move_to_end(key)
@@ -81,24 +80,24 @@ class CellSourceCache:
 
     def get_source(self, magic: str, line: str, body: str) -> str:
         """
-        The whole cell that became the call `%%magic line` with *body*.
+        The source of the cell that became the call `%%magic line` with *body*.
 
-        A call that did not come through a cell (`ip.run_cell_magic(...)`) is put together again.
+        For a direct call (`ip.run_cell_magic(...)`) the source is built from the arguments.
         """
         return self._texts.get((magic, line, body), f"%%{magic} {line}".rstrip() + "\n" + body)
 
 
 class DirectiveTransformer:
-    """The input transformer: a cell with a directive becomes the call of its magic, whatever stands above."""
+    """The input transformer: turns a cell with a directive into a call of its magic."""
 
     has_side_effects = True
-    """Keeps IPython from calling it to ask whether a cell is complete, which a terminal does at each Enter."""
+    """Tells IPython not to call the transformer when it checks whether a cell is complete."""
 
     def __init__(self, texts: CellSourceCache) -> None:
         self.texts = texts
 
     def __call__(self, lines: list[str]) -> list[str]:
-        """The cell's lines; one line of Python for a cell with a directive, all others untouched."""
+        """The magic call for a cell with a directive; other cells unchanged."""
         text = "".join(lines)
         cell = find_directive(text)
         if cell is None:
@@ -108,14 +107,14 @@ class DirectiveTransformer:
 
 
 def build_magic_body(cell: DirectiveCell) -> str:
-    """The body as the magic is called with it: IPython refuses an empty one before the magic could say what is wrong."""
+    """The body argument of the magic call: a newline if empty, because IPython rejects an empty body itself."""
     return cell.body or "\n"
 
 
 CELL_SOURCES = CellSourceCache()
-"""One a process, as there is one shell a kernel."""
+"""One cache per process, as each kernel has one shell."""
 
 
 def get_cell_source(magic: str, line: str, body: str) -> str:
-    """The whole text, as written, of the cell that IPython handed to a magic as *line* and *body*."""
+    """The source, as written, of the cell that IPython passed to a magic as *line* and *body*."""
     return CELL_SOURCES.get_source(magic, line, body)

@@ -1,14 +1,10 @@
-"""
-`%pdinvoke`: call a workflow's endpoint with the chosen event, for the chosen external user.
-
-Knows the line form. The request is `pdkernel.invoke`'s, the programs are `render.snippets`'.
-"""
+"""`%pdinvoke`: call a workflow's endpoint with the chosen event, for the chosen external user."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
@@ -27,7 +23,9 @@ from pdkernel.session.event_contract import build_request_body
 from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
+    from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.invoke import ClientCredentials, InvokeRequest, InvokeResponse
+    from pdkernel.render.snippets import Snippet
 
 
 @magics_class
@@ -36,24 +34,27 @@ class InvokeMagics(Magics):
 
     @no_var_expand
     @magic_arguments()
-    @argument("url", nargs="?", help="the endpoint's URL; without it, the draft's while %%pdserve serves it")
-    @argument("--ca-file", metavar="FILE", help="trust this certificate authority, too")
-    @argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="seconds to wait")
-    @argument("--snippets", action="store_true", help="instead, show programs that make this call")
-    @argument("--run", action="store_true", help="with --snippets: run each, and tick those that succeed")
+    @argument("url", nargs="?", help="the endpoint's URL; default: the URL of the draft while %%pdserve runs")
+    @argument("--ca-file", metavar="FILE", help="trust this certificate authority as well")
+    @argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="time limit in seconds")
+    @argument("--snippets", action="store_true", help="show programs that make this call, instead of calling")
+    @argument("--run", action="store_true", help="with --snippets: run each program and mark those that succeed")
     @line_magic
     @show_errors_as_messages
     def pdinvoke(self, line: str) -> None:
         """
         Call the endpoint with the chosen event's body, for the chosen external user, once.
 
-        The OAuth client is taken from PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET, so that no secret stands in a notebook.
+        The OAuth client is read from PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET, so that the notebook has no secret.
         """
         chosen = parse_argstring(self.pdinvoke, line)
         session = get_session(self.shell)
         url = chosen.url or session.server.local_url
         if url is None:
-            raise RequestError("Which endpoint?", fix="Name its URL, or serve the draft first: %pdserve")
+            raise RequestError(
+                "No endpoint is given, and the draft is not served.",
+                fix="Give the URL, or serve the draft first: %pdserve",
+            )
         ca_file = Path(chosen.ca_file).resolve() if chosen.ca_file else None
         if chosen.snippets:
             _show_snippets(session, url, run=chosen.run, ca_file=ca_file, timeout_s=chosen.timeout)
@@ -61,11 +62,14 @@ class InvokeMagics(Magics):
         from pdkernel.invoke import explain_missing_token, invoke
 
         call = _call(session, url)
-        got = invoke(call, timeout_s=chosen.timeout, ca_file=ca_file)
-        display(_view(got))
-        if got.exit_status:
-            said = (f"The endpoint answered {got.status} {got.reason}.", explain_missing_token(call, got))
-            raise CellError("Invoke", " ".join(filter(None, said)))
+        response = invoke(call, timeout_s=chosen.timeout, ca_file=ca_file)
+        display(_view(response))
+        if response.exit_status:
+            parts = (
+                f"The endpoint answered {response.status} {response.reason}.",
+                explain_missing_token(call, response),
+            )
+            raise CellError("Invoke", " ".join(filter(None, parts)))
 
 
 def _call(session: Session, url: str) -> InvokeRequest:
@@ -99,20 +103,20 @@ def _method(session: Session) -> str:
 
 
 def _body(session: Session) -> JSON:
-    """The body that callers would send; none where the event's method and it itself have none."""
+    """The body that callers would send; None for an event of a method without a body."""
     bodiless = session.event is not None and session.event.data.get("body") is None
     return None if bodiless and _method(session) in ("GET", "HEAD", "DELETE") else build_request_body(session)
 
 
 def _query(session: Session) -> list[tuple[str, str]]:
-    """Names and values of the chosen event's query; one that is a list stands several times."""
+    """Names and values of the chosen event's query; a list becomes several pairs."""
     query = session.event.data.get("query") if session.event is not None else None
     pairs = query.items() if isinstance(query, dict) else ()
     return [(str(name), str(each)) for name, value in pairs for each in (value if isinstance(value, list) else [value])]
 
 
 def _token(session: Session, url: str) -> str | None:
-    """The token that the draft's own endpoint asks for, or None."""
+    """The bearer token that the draft's endpoint requires, or None."""
     if session.server.local_url is None or url not in (session.server.local_url, session.server.public_url):
         return None
     trigger = session.workflow.trigger
@@ -130,9 +134,9 @@ def _show_snippets(session: Session, url: str, *, run: bool, ca_file: Path | Non
     from pdkernel.session.snippet_runner import SnippetRunner, build_invocation, temporary_client
 
     if session.external_user_id is None:
-        raise RequestError("Snippets invoke a workflow for an external user.", fix="Pick one: %pduser ID")
+        raise RequestError("Snippets invoke a workflow for an external user.", fix="Pick a user: %pduser ID")
     token = _token(session, url)
-    does = build_invocation(
+    call = build_invocation(
         _event_url(session, url),
         external_user_id=session.external_user_id,
         environment=session.environment,
@@ -142,27 +146,27 @@ def _show_snippets(session: Session, url: str, *, run: bool, ca_file: Path | Non
         query=_query(session),
         uses_bearer_token=token is not None,
     )
-    made = render_snippets.build_snippets(does)
+    snippets = render_snippets.build_snippets(call)
     if run:
         with temporary_client(session.project) as (client_id, secret):
-            given = _client()
+            client = _client()
             runner = SnippetRunner(
                 session.project.folder / "packages" / "snippets",
-                given.id if given else client_id,
-                given.secret if given else secret,
+                client.id if client else client_id,
+                client.secret if client else secret,
                 token=token,
                 ca_file=ca_file,
                 timeout_s=timeout_s,
                 progress=show_message,
             )
 
-            async def act(_: Any) -> Any:
-                return await runner.run(made, does)
+            async def run_snippets(_: WorkflowEngine) -> tuple[Snippet, ...]:
+                return await runner.run(snippets, call)
 
-            made = session.call_engine(act)
-    display(RichOutput(render_snippets.render_text(made), render_snippets.render_html(made)))
+            snippets = session.call_engine(run_snippets)
+    display(RichOutput(render_snippets.render_text(snippets), render_snippets.render_html(snippets)))
 
 
-def _view(got: InvokeResponse) -> RichOutput:
-    shown = (got.status, got.reason, got.shown_headers, got.body, got.duration_ms)
+def _view(response: InvokeResponse) -> RichOutput:
+    shown = (response.status, response.reason, response.shown_headers, response.body, response.duration_ms)
     return RichOutput(render_answer.render_text(*shown), render_answer.render_html(*shown))

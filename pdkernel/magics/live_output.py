@@ -1,8 +1,4 @@
-"""
-Outputs that follow the session: drawn again where they stand when what they say has changed.
-
-Knows which outputs are still worth it. What each of them says is its maker's.
-"""
+"""Outputs that are drawn again when the session changes."""
 
 from __future__ import annotations
 
@@ -18,9 +14,9 @@ from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
 
 MAX_LIVE_OUTPUTS = 30
-"""Outputs that are drawn again; older ones stay as they are."""
+"""Number of outputs that follow the session; older outputs stay as they are."""
 
-_ATTRIBUTE = "_pdkernel_following"
+_ATTRIBUTE = "_pdkernel_live_outputs"
 
 
 class LiveOutputs:
@@ -32,7 +28,7 @@ class LiveOutputs:
         session.add_listener(self._draw_again)
 
     def add(self, key: str, redraw: Callable[[], None]) -> None:
-        """Call *redraw* after every change; an output of the same *key* is not on the screen any more."""
+        """Call *redraw* after every change; replaces an earlier output of the same *key*."""
         self._outputs.pop(key, None)
         self._outputs[key] = redraw
         for old in list(self._outputs)[:-MAX_LIVE_OUTPUTS]:
@@ -40,7 +36,7 @@ class LiveOutputs:
 
     def _draw_again(self) -> None:
         for draw_again in list(self._outputs.values()):
-            with suppress(PdkernelError):  # a workflow that cannot be read is said where it is written
+            with suppress(PdkernelError):  # an invalid workflow is reported by its own cell
                 draw_again()
 
 
@@ -53,7 +49,7 @@ class LiveLine:
         self._handle: DisplayHandle | None = display(self._view, display_id=True)
 
     def redraw(self) -> None:
-        """Show what is true now, if it is something else."""
+        """Draw the output again if it has changed."""
         view = self._draw()
         if view != self._view and self._handle is not None:
             self._view = view
@@ -61,11 +57,11 @@ class LiveLine:
 
 
 def keep_updated(shell: Any, magic_name: str, redraw: Callable[[], None]) -> None:
-    """Have *redraw* called after changes of *shell*'s session: the output of the magic *magic_name* in the running cell."""
+    """Call *redraw*, for the output of *magic_name* in the running cell, after each change of *shell*'s session."""
     session = get_session(shell)
-    following = getattr(shell, _ATTRIBUTE, None)
-    if not isinstance(following, LiveOutputs) or following.session is not session:
-        following = LiveOutputs(session)
-        setattr(shell, _ATTRIBUTE, following)
+    live_outputs = getattr(shell, _ATTRIBUTE, None)
+    if not isinstance(live_outputs, LiveOutputs) or live_outputs.session is not session:
+        live_outputs = LiveOutputs(session)
+        setattr(shell, _ATTRIBUTE, live_outputs)
     cell = get_cell_metadata(shell).get("cellId") or f"execution {getattr(shell, 'execution_count', 0)}"
-    following.add(f"{cell} {magic_name}", redraw)
+    live_outputs.add(f"{cell} {magic_name}", redraw)

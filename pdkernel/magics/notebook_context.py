@@ -1,8 +1,4 @@
-"""
-What we know of the notebook around us: its file, the running cell, its session.
-
-Knows IPython's and Jupyter's ways of telling. Knows nothing of workflows.
-"""
+"""The notebook of a shell: its file, the running cell, its session."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ _ATTRIBUTE = "_pdkernel_session"
 
 
 def get_session(shell: InteractiveShell) -> Session:
-    """The session of *shell*'s notebook; made at first use, which touches no disk."""
+    """The session of *shell*'s notebook; created at first use, without disk access."""
     session = getattr(shell, _ATTRIBUTE, None)
     if session is None:
         notebook = find_notebook_path(shell)
@@ -34,7 +30,7 @@ def get_session(shell: InteractiveShell) -> Session:
 
 
 def close_session(shell: InteractiveShell) -> None:
-    """End the session of *shell*, if there is one."""
+    """Close the session of *shell*, if any."""
     session = getattr(shell, _ATTRIBUTE, None)
     if session is not None:
         delattr(shell, _ATTRIBUTE)
@@ -43,34 +39,34 @@ def close_session(shell: InteractiveShell) -> None:
 
 def find_notebook_path(shell: InteractiveShell) -> Path | None:
     """
-    The notebook's file, or None where nothing tells.
+    The notebook's file, or None if the file is unknown.
 
-    Jupyter sets JPY_SESSION_NAME for kernels that it starts; VS Code puts a name into the namespace;
-    PDKERNEL_NOTEBOOK says it for a headless run.
+    Jupyter sets JPY_SESSION_NAME for its kernels. VS Code sets a variable in the namespace. For a headless run, set
+    PDKERNEL_NOTEBOOK.
     """
-    for told in (
+    for value in (
         os.environ.get("PDKERNEL_NOTEBOOK"),
         shell.user_ns.get("__vsc_ipynb_file__"),
         os.environ.get("JPY_SESSION_NAME"),
     ):
-        if told and str(told).endswith(".ipynb"):
-            path = Path(str(told))
+        if value and str(value).endswith(".ipynb"):
+            path = Path(str(value))
             return path if path.is_absolute() else Path.cwd() / path
     return None
 
 
 def get_cell_metadata(shell: InteractiveShell) -> dict[str, Any]:
-    """What the front end says of the running cell: `cellId`, `deletedCells`; empty where it says nothing."""
+    """The front end's metadata of the running cell, such as `cellId` and `deletedCells`; else empty."""
     metadata = _parent_message(shell).get("metadata")
     return metadata if isinstance(metadata, dict) else {}
 
 
 def remove_added_newline(shell: InteractiveShell, text: str) -> str:
     """
-    A running cell's *text* without the newline that IPython has put at its end.
+    A running cell's *text* without the newline that IPython appends.
 
-    The step's file holds exactly what the cell holds, and so does the saved notebook: with the newline, saving would
-    change the step. Where no front end tells what it sent, the text stays as it is.
+    The step's file and the saved notebook hold exactly the cell's text: with the newline, saving would change the step.
+    Without a front end's message, the text does not change.
     """
     content = _parent_message(shell).get("content")
     sent = content.get("code") if isinstance(content, dict) else None
@@ -78,6 +74,6 @@ def remove_added_newline(shell: InteractiveShell, text: str) -> str:
 
 
 def _parent_message(shell: InteractiveShell) -> dict[str, Any]:
-    """The front end's message that the kernel works on; empty where there is none."""
+    """The front end's message that the kernel is processing; else empty."""
     kernel = getattr(shell, "kernel", None)
     return (kernel.get_parent() or {}) if kernel is not None else {}

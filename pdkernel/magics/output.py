@@ -1,8 +1,4 @@
-"""
-How magics show things: HTML and text together, growing timelines, errors without our stack.
-
-Knows IPython's display. Knows nothing of workflows beyond their records.
-"""
+"""Output of magics: text with HTML, live timelines, and errors without a traceback."""
 
 from __future__ import annotations
 
@@ -27,18 +23,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 REFRESH_S = 0.1
-"""Seconds between two drawings of a growing timeline."""
+"""Seconds between two drawings of a live timeline."""
 
 _DRAW_EXECUTOR = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-drawing")
 """
-Draws what was put off, for all timelines: each is due later than those before it.
+Runs postponed drawings of all timelines, in order of their due times.
 
-A thread of its own, which belongs to no cell: what the engine's thread displays would go to the cell that it was started in.
+A separate thread without a parent cell: output of the engine's thread would go to the cell that started the thread.
 """
 
 
 def schedule_draw(seconds: float, draw: Callable[[], object]) -> None:
-    """Call *draw* in *seconds*, which are `REFRESH_S` at most; from any thread."""
+    """Call *draw* after *seconds*, at most `REFRESH_S`; from any thread."""
     due = time.monotonic() + seconds
 
     def wait() -> None:
@@ -55,9 +51,9 @@ def show_message(text: str) -> None:
 
 class CellError(Exception):
     """
-    An error as a notebook shows it: the message alone, none of our frames.
+    An error that the notebook shows as a message without a traceback.
 
-    Raised at the outermost edge, so that Run All stops here.
+    Magics raise it last, so that Run All stops at the cell.
     """
 
     def __init__(self, title: str, message: str) -> None:
@@ -70,7 +66,7 @@ class CellError(Exception):
 
 
 def show_errors_as_messages(function: Callable[P, R]) -> Callable[P, R]:
-    """Show our own errors as messages."""
+    """Turn each `PdkernelError` of a magic into a `CellError`."""
 
     @functools.wraps(function)
     def shown(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -86,11 +82,11 @@ def show_errors_as_messages(function: Callable[P, R]) -> Callable[P, R]:
 
 class LiveTimeline:
     """
-    A timeline that grows while a run goes on.
+    A timeline that is drawn again during a run.
 
     Args:
-        session: Whose run it is; says which steps are stale, and what the event is called.
-        only: Steps to show, or None for all.
+        session: The session of the run.
+        only: Names of the steps to show, or None for all.
     """
 
     def __init__(self, session: Session, *, only: Collection[str] | None = None) -> None:
@@ -98,35 +94,35 @@ class LiveTimeline:
         self._only = only
         self._handle: DisplayHandle | None = None
         self._lock = threading.Lock()
-        self._drawn = time.monotonic()  # a step that takes less than a moment is drawn once, when it has ended
+        self._drawn = time.monotonic()  # a step shorter than `REFRESH_S` is drawn once, at its end
         self._latest: Execution | None = None
         self._due = False
         self._finished = False
         self._view: RichOutput | None = None
 
     def update(self, execution: Execution) -> None:
-        """Draw *execution*, in a moment if it was drawn just now; from any thread."""
+        """Draw *execution*, at most once per `REFRESH_S`; from any thread."""
         with self._lock:
             self._latest = execution
             if self._finished or self._due:
                 return
             wait = self._drawn + REFRESH_S - time.monotonic()
             if wait > 0:
-                # the last of a burst of changes is drawn, too: a step may print once and then work for minutes
+                # draw the last of a burst of changes as well: a step may print once and then work for minutes
                 self._due = True
                 schedule_draw(wait, self._catch_up)
                 return
             self._draw_latest()
 
     def finish(self, execution: Execution) -> None:
-        """Draw the whole of *execution*."""
+        """Draw the finished *execution*."""
         with self._lock:
             self._finished = True
             self._latest = execution
             self._draw_latest()
 
     def redraw(self) -> None:
-        """Draw what was drawn last, with the marks of now, where it stands."""
+        """Draw the last execution again in its place, with the current stale marks."""
         with self._lock:
             self._draw_latest()
 
@@ -152,7 +148,7 @@ class LiveTimeline:
 
 
 def offer_save_test(shell: Any, session: Session, execution: Execution) -> None:
-    """Offer to save *execution* as a test if steps of it ran, where there is a front end with buttons."""
+    """Show the save button if the shell has a front end and steps of *execution* ran."""
     if getattr(shell, "kernel", None) is None:
         return
     from pdkernel.widgets import SaveTestButton
@@ -162,7 +158,7 @@ def offer_save_test(shell: Any, session: Session, execution: Execution) -> None:
 
 
 def offer_proof(shell: Any, session: Session, folder: Path, line: str, *, into: bool) -> None:
-    """Offer to prove what `%pdexport` *line* wrote to *folder*, where there is a front end with buttons."""
+    """Show the Prove button for the files that `%pdexport` *line* wrote to *folder*, if there is a front end."""
     if getattr(shell, "kernel", None) is not None:
         from pdkernel.widgets import ProveExportButton
 
@@ -170,26 +166,26 @@ def offer_proof(shell: Any, session: Session, folder: Path, line: str, *, into: 
 
 
 def _show_button(shell: Any, button: Any) -> None:
-    """Show *button*; those that the same cell showed when it ran before are closed."""
+    """Show *button*, and close the buttons of the cell's earlier execution."""
     from pdkernel.magics.notebook_context import get_cell_metadata
     from pdkernel.widgets.components import close_tree
 
     cell = str(get_cell_metadata(shell).get("cellId"))
-    offered: dict[str, tuple[int, list[Any]]] = shell.__dict__.setdefault("_pdkernel_offered", {})
-    count, buttons = offered.get(cell, (0, []))
-    if count != shell.execution_count:  # the cell has run before: those are off the screen
+    shown: dict[str, tuple[int, list[Any]]] = shell.__dict__.setdefault("_pdkernel_buttons", {})
+    count, buttons = shown.get(cell, (0, []))
+    if count != shell.execution_count:  # the cell runs again: its earlier buttons are off the screen
         for old in buttons:
             close_tree(old)
         buttons = []
     buttons.append(button)
-    offered[cell] = (shell.execution_count, buttons)
+    shown[cell] = (shell.execution_count, buttons)
     display(button)
 
 
 def raise_on_failure(execution: Execution) -> None:
-    """Stop Run All where *execution* failed; the timeline above has the details."""
+    """Raise `CellError` if *execution* failed or was cancelled; the timeline has the details."""
     if execution.status == "cancelled":
-        raise CellError("Cancelled", "The run was interrupted; its processes are ended.")
+        raise CellError("Cancelled", "The run was interrupted, and its workers were stopped.")
     if execution.status == "error" and execution.error is not None:
         raise CellError(_title(execution.error), _message(execution.error))
 

@@ -1,9 +1,4 @@
-"""
-What can follow a half-written path into `steps`.
-
-Knows how Node.js, Python, Go and jq write a path, and how to look into a JSON value. Knows nothing of
-cells, IPython, or where the value comes from.
-"""
+"""Completion of a path into `steps`, in the syntax of Node.js, Python, Go and jq."""
 
 from __future__ import annotations
 
@@ -17,7 +12,7 @@ from typing import Any, Literal
 from pdkernel.model import JSON
 
 LOOKBACK_CHARACTERS = 2_000
-"""Characters before the cursor that are read; a path is shorter."""
+"""Number of characters before the cursor that are searched; paths are shorter."""
 MAX_KEY_ITEMS = 200
 MAX_INDEX_ITEMS = 10
 
@@ -51,7 +46,7 @@ _KINDS: Mapping[type, str] = {
 
 @dataclass(frozen=True, slots=True)
 class CompletionItem:
-    """One thing that may stand at the cursor. *type* is what a front end shows beside it."""
+    """One completion; *type* is the label that a front end shows beside the text."""
 
     text: str
     type: str = "property"
@@ -60,9 +55,9 @@ class CompletionItem:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """
-    What may replace the *fragment* before the cursor.
+    Completions that replace the *fragment* before the cursor.
 
-    Without items: nothing fits here, and Python names do not either.
+    Without items, no completion is offered, not even Python names.
     """
 
     fragment: str = ""
@@ -71,17 +66,16 @@ class Completion:
 
 def complete_path(before: str, after: str, steps: Mapping[str, JSON], syntax: Syntax) -> Completion | None:
     """
-    What can follow the path that ends at the cursor.
+    Completions of the path that ends at the cursor.
 
     Args:
         before: The text up to the cursor.
-        after: The text from the cursor on; a quote and a bracket that stand there are not written twice.
-        steps: The exports by step, `trigger` among them.
-        syntax: How the path is written.
+        after: The text after the cursor; an existing quote or bracket is not repeated.
+        steps: The exports by step, including `trigger`.
+        syntax: The syntax of the path.
 
     Returns:
-        None where no path ends at the cursor. Keys that no dot can reach are offered in brackets, in place of the
-        dot.
+        None if no path ends at the cursor. A key that is not a name is offered in brackets, in place of the dot.
     """
     chain = _PATH_PATTERNS[syntax].search(before[-LOOKBACK_CHARACTERS:])
     if chain is None:
@@ -98,7 +92,7 @@ def complete_path(before: str, after: str, steps: Mapping[str, JSON], syntax: Sy
 
 
 def _segments(path: str) -> Iterator[str | int]:
-    """Keys and indexes of a path; a name in brackets is a variable, taken as the first index."""
+    """Keys and indexes of a path; a variable in brackets counts as index 0."""
     for found in _SEGMENT.finditer(path):
         if found["name"] is not None:
             yield found["name"]
@@ -109,7 +103,7 @@ def _segments(path: str) -> Iterator[str | int]:
 
 
 def _descend(value: Any, segment: str | int) -> Any:
-    """The value one segment down, or None. An index past the end looks into the first item."""
+    """The value of *segment*, or None. An index past the end returns the first item."""
     if isinstance(value, list) and isinstance(segment, int) and value:
         return value[segment] if segment < len(value) else value[0]
     if isinstance(value, Mapping):
@@ -118,7 +112,7 @@ def _descend(value: Any, segment: str | int) -> Any:
 
 
 def _keys(value: Any, prefix: str) -> list[tuple[str, str]]:
-    """Keys of an object that start with *prefix*, with the kind of each value, in the object's own order."""
+    """Keys of an object that start with *prefix*, each with its value's kind, in the object's order."""
     if not isinstance(value, Mapping):
         return []
     found = ((key, _KINDS.get(type(item), "null")) for key, item in value.items() if key.startswith(prefix))
@@ -140,7 +134,7 @@ def _after_dot(value: Any, dot: str, name: str) -> Completion:
         return Completion(name)
     if keys and all(re.fullmatch(_NAME, key) for key, _ in keys):
         return Completion(name, tuple(CompletionItem(key, kind) for key, kind in keys))
-    # Brackets take the place of a plain dot; of an optional one they stand behind.
+    # Brackets replace a plain dot, and follow an optional dot (`?.`).
     opening = dot if dot == "?." else ""
     items = [
         CompletionItem(dot + key if re.fullmatch(_NAME, key) else f"{opening}[{quote_key(key, chr(34))}]", kind)
@@ -168,7 +162,7 @@ def _in_brackets(value: Any, index: str, after: str) -> Completion:
 
 
 def quote_key(key: str, quote: str) -> str:
-    """*key* as a text in the given quotes, as Node.js, Python and jq all read it."""
+    """*key* as a string literal with the quote *quote*, valid in Node.js, Python and jq."""
     body = json.dumps(key, ensure_ascii=False)[1:-1]
     if quote != '"':
         body = body.replace('\\"', '"').replace(quote, "\\" + quote)

@@ -1,8 +1,4 @@
-"""
-`%pdrun`, `%pdshape`, `%pdexport`: run the workflow, look at the event, write the files.
-
-Knows the line forms. What they do is the session's, `shape`'s and `definition`'s work.
-"""
+"""`%pdrun`, `%pdshape` and `%pdexport`: run the workflow, show the event's shape, write the workflow's files."""
 
 from __future__ import annotations
 
@@ -38,17 +34,21 @@ from pdkernel.session.event_contract import load_saved_events
 
 @magics_class
 class RunMagics(Magics):
-    """Running, looking, exporting."""
+    """Run the workflow, show events, export."""
 
     @no_var_expand
     @magic_arguments()
-    @argument("step", nargs="?", help="run this step alone, on the exports of the steps above")
-    @argument("--from", dest="first", metavar="STEP", help="run from this step on")
-    @argument("--to", dest="last", metavar="STEP", help="run up to and with this step")
-    @argument("--send", action="store_true", help="make outside calls again that were made for this event already")
+    @argument("step", nargs="?", help="run only this step, with the exports of the steps above")
+    @argument("--from", dest="first", metavar="STEP", help="first step to run")
+    @argument("--to", dest="last", metavar="STEP", help="last step to run")
+    @argument("--send", action="store_true", help="repeat outbound calls that were already sent for this event")
     @argument("--users", metavar="A,B", help="run once for each of these external users")
     @argument("--save-test", metavar="NAME", help="save the run as a test beside the notebook: tests/test_NAME.py")
-    @argument("--plain", metavar="NAME,APP.FIELD", help="with --save-test: these are no secrets, write their values")
+    @argument(
+        "--plain",
+        metavar="NAME,APP.FIELD",
+        help="with --save-test: names that are not secret; their values are written",
+    )
     @line_magic
     @show_errors_as_messages
     def pdrun(self, line: str) -> None:
@@ -81,9 +81,11 @@ class RunMagics(Magics):
 
     @no_var_expand
     @magic_arguments()
-    @argument("file", nargs="*", help="event files or saved events; without any, the chosen event")
+    @argument("file", nargs="*", help="event files or saved events; default: the chosen event")
     @argument(
-        "--contract", action="store_true", help="instead, what the steps read of an event, and whether events have it"
+        "--contract",
+        action="store_true",
+        help="show the event fields that the steps read, and whether the events have them",
     )
     @line_magic
     @show_errors_as_messages
@@ -99,18 +101,20 @@ class RunMagics(Magics):
         elif session.event is not None:
             events = [session.event]
         else:
-            raise RequestError("No event is chosen.", fix="Choose or write one: %pdevent")
+            raise RequestError("No event is chosen.", fix="Choose or write an event: %pdevent")
         found = shape.infer_shape(*(dict(event.with_masked_headers().data) for event in events))
         display(RichOutput(text=render_shape.render_text(found), html=render_shape.render_html(found)))
 
     @no_var_expand
     @magic_arguments()
     @argument("--to", metavar="FOLDER", help="write the workflow's folder")
-    @argument("--into", metavar="FOLDER", help="patch a folder that Pipedream synced; look first with --dry-run")
-    @argument("--docs", action="store_true", help="write README.md, too; with --into also pdkernel.yaml")
-    @argument("--dry-run", action="store_true", help="write nothing, show what would change")
-    @argument("--prove", action="store_true", help="run the written files beside the notebook on every saved event")
-    @argument("--json", action="store_true", dest="as_json", help="print it as JSON")
+    @argument("--into", metavar="FOLDER", help="patch a folder that Pipedream synced; try --dry-run first")
+    @argument("--docs", action="store_true", help="also write README.md; with --into also pdkernel.yaml")
+    @argument("--dry-run", action="store_true", help="show the changes without writing files")
+    @argument(
+        "--prove", action="store_true", help="run the written files and the notebook on every saved event, and compare"
+    )
+    @argument("--json", action="store_true", dest="as_json", help="print the result as JSON")
     @line_magic
     @show_errors_as_messages
     def pdexport(self, line: str) -> Any:
@@ -120,19 +124,24 @@ class RunMagics(Magics):
         workflow = session.workflow if chosen.prove else session.workflow_for_export
         check_workflow(workflow, to_run=False)
         if chosen.to is not None and chosen.into is not None:
-            raise RequestError("Say --to FOLDER for a new folder or --into FOLDER for one that Pipedream synced.")
+            raise RequestError(
+                "--to and --into exclude each other.",
+                fix="Use --to FOLDER for a new folder, or --into FOLDER for a folder that Pipedream synced.",
+            )
         if chosen.prove and (chosen.dry_run or not (chosen.to or chosen.into)):
-            raise RequestError("A proof reads the files that were written.", fix="%pdexport --to FOLDER --prove")
-        act = definition.export_to_folder if chosen.into is None else definition.export_to_synced_folder
-        said = chosen.to or chosen.into
-        folder = session.folder / (said or f"exported/{definition.slugify(workflow.name)}")
-        result = act(
+            raise RequestError(
+                "--prove needs written files, and this export writes none.", fix="%pdexport --to FOLDER --prove"
+            )
+        export = definition.export_to_folder if chosen.into is None else definition.export_to_synced_folder
+        target = chosen.to or chosen.into
+        folder = session.folder / (target or f"exported/{definition.slugify(workflow.name)}")
+        result = export(
             workflow,
             folder,
             pinned_steps=tuple(session.pins),
             sidecar=session.sidecar,
             include_readme=chosen.docs,
-            dry_run=said is None or chosen.dry_run,
+            dry_run=target is None or chosen.dry_run,
         )
         proof = None
         if chosen.prove:
@@ -142,10 +151,10 @@ class RunMagics(Magics):
         if chosen.as_json:
             print(json.dumps({**result.to_json(), **({"proof": proof.to_json()} if proof else {})}, indent=2))
             return
-        note = None if result.is_written else "Nothing is written yet: %pdexport --to FOLDER writes it."
+        note = None if result.is_written else "No file was written. To write the files: %pdexport --to FOLDER"
         if chosen.dry_run:
-            note = "Nothing is written: this is what would be."
-        where = said or str(folder)
+            note = "No file was written: --dry-run shows the changes only."
+        where = target or str(folder)
         display(
             RichOutput(
                 text=files.render_text(
@@ -163,7 +172,7 @@ class RunMagics(Magics):
 
 
 def _build_contract_output(session: Session, names: list[str]) -> RichOutput:
-    """What the steps read of an event, beside the events of these *names*, or all that are saved and the chosen one."""
+    """The contract, compared with the events *names*; default: the chosen event and all saved events."""
     http = session.workflow.trigger.type == "http"
     saved = load_saved_events(session.events, http=http)
     contract = derive_contract(session.workflow)
@@ -171,7 +180,7 @@ def _build_contract_output(session: Session, names: list[str]) -> RichOutput:
     if not names and session.event is not None:
         events[session.event_name or "the event"] = dict(session.event.data)
     comparisons = [compare_event(contract, name, data, saved) for name, data in events.items()]
-    # which of the saved events was there before which, nobody knows
+    # the order of the saved events is unknown, so they are not compared with each other
     others = {} if names else {name: data for name, data in saved.items() if name not in events}
     comparisons += [compare_event(contract, name, data, {}) for name, data in others.items()]
     return render_contract.render_output(
@@ -186,11 +195,11 @@ def select_steps(
     workflow: Workflow, *, step: str | None = None, first: str | None = None, last: str | None = None
 ) -> frozenset[str] | None:
     """
-    The steps to run, or None for all.
+    Names of the steps to run, or None for all.
 
     Raises:
-        UnknownStepError: One of the names is no step.
-        RequestError: *last* stands above *first*.
+        UnknownStepError: The workflow has no such step.
+        RequestError: *last* is above *first*.
     """
     if step is not None:
         return frozenset({workflow.step(step).name})
@@ -200,5 +209,5 @@ def select_steps(
     begin = names.index(workflow.step(first).name) if first else 0
     end = names.index(workflow.step(last).name) if last else len(names) - 1
     if end < begin:
-        raise RequestError(f"Step {last!r} stands above step {first!r}: there is nothing to run.")
+        raise RequestError(f"Step {last!r} is above step {first!r}: there are no steps to run.")
     return frozenset(names[begin : end + 1])

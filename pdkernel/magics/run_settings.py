@@ -1,13 +1,13 @@
 """
-What a person chooses: `%pduser`, `%pdevent`, `%pdenv`, `%pdegress`, `%pdpin`.
+`%pduser`, `%pdevent`, `%pdenv`, `%pdegress`, `%pdpin`: the settings of runs.
 
-Each works without a widget; without arguments `%pduser` and `%pdevent` show one.
+Every setting can be made without a widget. Without arguments, `%pduser` and `%pdevent` show a form.
 """
 
 from __future__ import annotations
 
 import getpass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
@@ -38,24 +38,29 @@ from pdkernel.session import Session
 from pdkernel.session.event_contract import compare_chosen_event
 from pdkernel.variables import load_variables
 
+if TYPE_CHECKING:
+    from pdkernel.engine.event_sources import SourceResult
+
 
 @magics_class
 class RunSettingsMagics(Magics):
-    """Who runs, what on, with which variables, and what becomes of outside calls."""
+    """External user, test event, variables, outbound policy and pins."""
 
     @no_var_expand
     @magic_arguments()
-    @argument("external_user_id", nargs="?", help="your product's id of the external user; without it, the picker")
+    @argument("external_user_id", nargs="?", help="the external user's id in your product; without it, show the picker")
     @argument(
-        "--environment", "-e", choices=["development", "production"], help="default: as it was, at first development"
+        "--environment", "-e", choices=["development", "production"], help="default: unchanged, initially development"
     )
-    @argument("--clear", action="store_true", help="run on nobody's behalf")
-    @argument("--matrix", action="store_true", help="say for each external user and step whether it could run")
-    @argument("--what-if", action="store_true", help="say how this user's accounts would be looked up; chooses nothing")
+    @argument("--clear", action="store_true", help="run without an external user")
+    @argument("--matrix", action="store_true", help="show for each external user and step whether it could run")
+    @argument(
+        "--what-if", action="store_true", help="show how this user's accounts would be looked up; changes no setting"
+    )
     @line_magic
     @show_errors_as_messages
     def pduser(self, line: str) -> Any:
-        """Pick the external user on whose behalf steps run."""
+        """Pick the external user that steps run for."""
         chosen = parse_argstring(self.pduser, line)
         session = get_session(self.shell)
         if chosen.matrix or chosen.what_if:
@@ -63,7 +68,7 @@ class RunSettingsMagics(Magics):
             return None
         if chosen.clear:
             session.choose_user(None, parse_environment(chosen.environment) if chosen.environment else None)
-            show_message("Steps run on nobody's behalf.")
+            show_message("Steps run without an external user.")
             return None
         if chosen.external_user_id is None and chosen.environment is None:
             from pdkernel.widgets import UserPicker
@@ -79,20 +84,20 @@ class RunSettingsMagics(Magics):
         return None
 
     def _look(self, session: Session, chosen: Any) -> None:
-        """Say who could run what, or how one user's accounts would be looked up; nothing is chosen or run."""
+        """Show the matrix of users and steps, or the account lookup for one user; changes no setting, runs no step."""
         environment = parse_environment(chosen.environment) if chosen.environment else session.environment
         user = chosen.external_user_id
         display(_matrix(session, user, environment) if chosen.matrix else _what_if(session, user, environment))
 
     @no_var_expand
     @magic_arguments()
-    @argument("file", nargs="?", help="a saved event's name or an event file; without it, the composer")
-    @argument("--send", action="store_true", help="run the whole workflow on it")
+    @argument("file", nargs="?", help="a saved event's name or an event file; without it, show the composer")
+    @argument("--send", action="store_true", help="run the whole workflow on the event")
     @argument("--save", metavar="NAME", help="save the chosen event as events/NAME.json")
     @argument(
         "--emit",
         action="store_true",
-        help="run the source that is the trigger (on FILE, if given), and choose its newest new event",
+        help="run the trigger's source (on FILE, if given), and choose its newest new event",
     )
     @line_magic
     @show_errors_as_messages
@@ -113,9 +118,9 @@ class RunSettingsMagics(Magics):
             show_message(f"Saved as {path.parent.name}/{path.name}.")
         event = session.event
         self.shell.user_ns["event"] = event
-        drifted = _drift_output(session) if chosen.send or chosen.file is not None or chosen.emit else None
-        if drifted is not None and chosen.send:
-            display(drifted)
+        drift = _drift_output(session) if chosen.send or chosen.file is not None or chosen.emit else None
+        if drift is not None and chosen.send:
+            display(drift)
         if chosen.send:
             timeline = LiveTimeline(session)
             execution = session.run(on_change=timeline.update)
@@ -127,27 +132,31 @@ class RunSettingsMagics(Magics):
             name, summary = session.event_name, event.summary()
             line_shown = LiveLine(lambda: _event_output(session, name, summary))
             keep_updated(self.shell, "%pdevent", line_shown.redraw)
-            if drifted is not None:
-                display(drifted)
+            if drift is not None:
+                display(drift)
         return None
 
     @no_var_expand
     @magic_arguments()
     @argument("action", nargs="?", choices=["list", "set", "remove"], default="list")
-    @argument("name", nargs="?", help="the variable's name; its value is asked for, never written in the notebook")
+    @argument(
+        "name",
+        nargs="?",
+        help="the variable's name; pdkernel prompts for the value, which is never saved in the notebook",
+    )
     @line_magic
     @show_errors_as_messages
     def pdenv(self, line: str) -> None:
-        """List, set or remove environment variables of the project; steps see them, notebooks never do."""
+        """List, set or remove environment variables of the project; steps can read them, notebooks cannot."""
         chosen = parse_argstring(self.pdenv, line)
         session = get_session(self.shell)
         if chosen.action != "list" and not chosen.name:
-            raise RequestError("Which variable?", fix=f"%pdenv {chosen.action} NAME")
+            raise RequestError("The name of the variable is missing.", fix=f"%pdenv {chosen.action} NAME")
         if chosen.action == "set":
             if "=" in chosen.name:
                 raise RequestError(
-                    "A value does not belong on this line: it would be saved in the notebook.",
-                    fix=f"%pdenv set {chosen.name.split('=')[0]} asks for it.",
+                    "The value must not stand on this line: it would be saved in the notebook.",
+                    fix=f"%pdenv set {chosen.name.split('=')[0]} prompts for the value.",
                 )
             session.project.variables.set(chosen.name, getpass.getpass(f"{chosen.name}: "))
             show_message(f"{chosen.name} is set.")
@@ -179,7 +188,7 @@ class RunSettingsMagics(Magics):
     @line_magic
     @show_errors_as_messages
     def pdegress(self, line: str) -> None:
-        """Say what becomes of the steps' outside calls in this notebook."""
+        """Show or set the outbound policy of this notebook."""
         chosen = parse_argstring(self.pdegress, line)
         session = get_session(self.shell)
         if chosen.mode:
@@ -188,13 +197,13 @@ class RunSettingsMagics(Magics):
 
     @no_var_expand
     @magic_arguments()
-    @argument("step", nargs="?", help="the step whose exports are fixed; without it, the pins are listed")
-    @argument("exports", nargs="*", help="the exports as a JSON object; without it, what the step exported last")
+    @argument("step", nargs="?", help="the step to pin; without it, list the pins")
+    @argument("exports", nargs="*", help="the exports as a JSON object; default: the step's last exports")
     @argument("--clear", action="store_true", help="release the step, or every step")
     @line_magic
     @show_errors_as_messages
     def pdpin(self, line: str) -> None:
-        """Fix a step's exports: steps below get them, the step does not run. Export and serving ignore pins."""
+        """Pin a step's exports: later steps get them, and the step does not run. Export and serving ignore pins."""
         name, _, text = line.strip().partition(" ")
         session = get_session(self.shell)
         if name == "--clear" or text.strip() == "--clear":
@@ -205,23 +214,23 @@ class RunSettingsMagics(Magics):
             show_message(
                 "\n".join(f"{step} is pinned" for step in pins) + "\nExport and serving ignore pins."
                 if pins
-                else "No step is pinned. Pin one with %pdpin STEP, or %pdpin STEP '{\"$return_value\": 1}'."
+                else "No step is pinned. Pin a step with %pdpin STEP, or %pdpin STEP '{\"$return_value\": 1}'."
             )
             return
         session.pin(name, _exports(text.strip()) if text.strip() else None)
         show_message(
-            f"{name} is pinned: steps below get these exports. Export and serving ignore pins. Release: %pdpin --clear {name}"
+            f"{name} is pinned: later steps get these exports. Export and serving ignore pins. Release: %pdpin --clear {name}"
         )
 
     def _unpin(self, name: str) -> None:
         session = get_session(self.shell)
         names = [name] if name else list(session.pins)
         released = [each for each in names if session.unpin(each)]
-        show_message(f"Released: {', '.join(released)}." if released else "Nothing was pinned.")
+        show_message(f"Released: {', '.join(released)}." if released else "No step was pinned.")
 
 
 def _user_output(session: Session, user: str | None, environment: Environment) -> RichOutput:
-    """The accounts that *user* has for the workflow, and who is picked if that is somebody else by now."""
+    """The accounts of *user* for the workflow, and the picked user if this has changed since."""
     apps = check_app_accounts(
         session.workflow, directory=session.directory, catalog=session.catalog, user=user, environment=environment
     )
@@ -231,12 +240,12 @@ def _user_output(session: Session, user: str | None, environment: Environment) -
     )
     if (session.external_user_id, session.environment) == (user, environment):
         return view
-    now = f"as {session.external_user_id}" if session.external_user_id else "on nobody's behalf"
-    return view + _message_output(f"Another choice was made since: steps run {now}, in {session.environment}.")
+    now = f"as {session.external_user_id}" if session.external_user_id else "without an external user"
+    return view + _message_output(f"The choice has changed since: steps run {now}, in {session.environment}.")
 
 
 def _matrix(session: Session, user: str | None, environment: Environment) -> RichOutput:
-    """Who could run which step, for everybody or one *user*."""
+    """Which step could run for which external user; *user* limits the matrix to one user."""
     table = readiness.build_matrix(
         session.workflow,
         directory=session.directory,
@@ -249,7 +258,7 @@ def _matrix(session: Session, user: str | None, environment: Environment) -> Ric
 
 
 def _what_if(session: Session, user: str | None, environment: Environment) -> RichOutput:
-    """How the accounts would be looked up for *user*, or for who is picked."""
+    """How the accounts would be looked up for *user*; default: the picked user."""
     found = readiness.preview_lookup(
         session.workflow,
         directory=session.directory,
@@ -261,17 +270,17 @@ def _what_if(session: Session, user: str | None, environment: Environment) -> Ri
 
 
 def _drift_output(session: Session) -> RichOutput | None:
-    """What the steps read of the chosen event that is missing, or not as in earlier events; None where nothing is."""
-    said = compare_chosen_event(session)
-    return contract.render_event_output(said) if said is not None else None
+    """Contract fields that the chosen event lacks or changes; None without any."""
+    comparison = compare_chosen_event(session)
+    return contract.render_event_output(comparison) if comparison is not None else None
 
 
 def _event_output(session: Session, name: str | None, summary: str) -> RichOutput:
-    """The event in a line, for whom it runs now, and which one is chosen if that is another by now."""
+    """The event in one line with the external user, and the chosen event if this has changed since."""
     who = f", as {session.external_user_id} in {session.environment}" if session.external_user_id else ""
     if session.event_name == name:
         return _message_output(f"Event {name}: {summary}{who}.")
-    return _message_output(f"Event {name}: {summary}. Another choice was made since: {session.event_name}{who}.")
+    return _message_output(f"Event {name}: {summary}. The choice has changed since: {session.event_name}{who}.")
 
 
 def _message_output(text: str) -> RichOutput:
@@ -282,32 +291,32 @@ def _exports(text: str) -> dict[str, JSON]:
     if len(text) >= 2 and text[0] == text[-1] == "'":
         text = text[1:-1]
     value = parse_json(text, label="the pin")
-    # a bare value is what the step would have returned
+    # a value that is not an object becomes the step's return value
     return value if isinstance(value, dict) and value else {RETURN_VALUE: value}
 
 
 def describe_egress_mode(mode: str) -> str:
-    """What *mode* does, in plain words."""
+    """A description of the outbound policy *mode*."""
     policy = parse_policy(mode)
     value = policy.mode_text.partition("=")[2]
     words = {
-        "live": "Outside calls go out for real.",
-        "deny": "Outside calls are refused.",
-        "allow": f"Outside calls go to {value} only; others are refused.",
-        "stand-in": f"Outside calls do not go out: {_stand_ins(value)}. Remove this line to send for real.",
-        "record": f"Outside calls go out for real and are recorded in {value}.",
-        "replay": f"Outside calls do not go out: they are answered from {value}.",
+        "live": "Outbound calls are sent for real.",
+        "deny": "Outbound calls are refused.",
+        "allow": f"Outbound calls go to {value} only; others are refused.",
+        "stand-in": f"Outbound calls are not sent: {_stand_ins(value)}. Remove this line to send them for real.",
+        "record": f"Outbound calls are sent for real and recorded in {value}.",
+        "replay": f"Outbound calls are not sent: the recording {value} answers them.",
     }
-    said = [words[policy.mode]]
+    sentences = [words[policy.mode]]
     if policy.via:
-        said.append(f"They leave through the proxy {urlsplit(policy.via).hostname}.")
+        sentences.append(f"They go through the proxy {urlsplit(policy.via).hostname}.")
     if policy.unopened:
-        said.append(f"Calls to {', '.join(policy.unopened)} are passed through unread.")
-    return " ".join(said)
+        sentences.append(f"Calls to {', '.join(policy.unopened)} pass through without decryption.")
+    return " ".join(sentences)
 
 
-def _show_emitted_events(ran: Any) -> None:
-    """What the source printed and emitted; raises nothing, because events before a failure count."""
+def _show_emitted_events(ran: SourceResult) -> None:
+    """Show the source's logs, events and error; does not raise, because events before a failure count."""
     for log in ran.record.logs:
         show_message(log.text.rstrip("\n"))
     for found in ran.events:
@@ -315,7 +324,7 @@ def _show_emitted_events(ran: Any) -> None:
     if ran.record.error is not None:
         show_message(f"{ran.component.uses} failed: {ran.record.error.message}")
     elif not ran.events:
-        show_message(f"{ran.component.uses} emitted nothing new ({ran.repeated} emitted before).")
+        show_message(f"{ran.component.uses} emitted nothing new ({ran.repeated_count} emitted before).")
 
 
 def _stand_ins(value: str) -> str:

@@ -1,8 +1,4 @@
-"""
-`%pdserve`: the draft behind an endpoint, its requests shown in the cell as they come.
-
-Knows the line form and the cell's output. Serving is the session's.
-"""
+"""`%pdserve`: serve the draft behind an endpoint, and show its requests in the cell."""
 
 from __future__ import annotations
 
@@ -29,45 +25,45 @@ if TYPE_CHECKING:
     from pdkernel.widgets.request_buttons import RequestButtons
 
 MAX_LISTED_REQUESTS = 10
-"""Requests that are listed, and can be used by a button; the latest is shown whole."""
+"""Number of listed requests; the latest is shown in full."""
 STDERR_FD = 2
 
 
 @magics_class
 class ServeMagics(Magics):
-    """Serving the draft."""
+    """Serve the draft."""
 
     @no_var_expand
     @magic_arguments()
-    @argument("what", nargs="?", help="stop: serve no more; use: make a request's event the test event")
-    @argument("run", nargs="?", help="with use: the run's id; without it, the latest request")
-    @argument("--port", type=int, default=0, help="default: any free one")
+    @argument("what", nargs="?", help="stop: stop the server; use: make a request's event the test event")
+    @argument("run", nargs="?", help="with use: the run's id; default: the latest request")
+    @argument("--port", type=int, default=0, help="default: a free port")
     @line_magic
     @show_errors_as_messages
     def pdserve(self, line: str) -> None:
-        """Serve the draft beside the kernel: each request is a run, shown here as it goes; `endpoint` names the URL."""
+        """Serve the draft beside the kernel. Each request is a run, shown live; the variable `endpoint` holds the URL."""
         chosen = parse_argstring(self.pdserve, line)
         session = get_session(self.shell)
         match chosen.what:
             case None:
                 _start(self.shell, session, chosen.port)
             case "stop":
-                show_message("The draft is served no more." if session.server.stop() else "The draft is not served.")
+                show_message("The draft is no longer served." if session.server.stop() else "The draft is not served.")
             case "use":
                 show_message(f"The test event is now {_use(self.shell, session, chosen.run)}.")
             case other:
                 raise RequestError(
-                    f"%pdserve {other} means nothing.", fix="%pdserve, %pdserve stop, %pdserve use [RUN]"
+                    f"%pdserve has no action {other!r}.", fix="%pdserve, %pdserve stop, %pdserve use [RUN]"
                 )
 
 
 class RequestListOutput:
     """
-    The cell's output: where the draft is served, the latest requests, a button for each, and the latest of them whole.
+    The cell's output: the URL, the latest requests with a button for each, and the latest request in full.
 
     Args:
-        session: Whose draft is served.
-        buttons: Offer the requests as test events; None where there is no front end that has buttons.
+        session: The session of the draft.
+        buttons: The buttons of the requests; None without a front end.
     """
 
     def __init__(self, session: Session, buttons: RequestButtons | None = None) -> None:
@@ -81,20 +77,20 @@ class RequestListOutput:
         self._head = ""
 
     def display_at(self, url: str) -> None:
-        """Show where it is served; from the cell."""
+        """Display the output for the draft at *url*, in the running cell."""
         with self._lock:
-            self._head = f"The draft is served at {url}\nTo end that: %pdserve stop"
+            self._head = f"The draft is served at {url}\nTo stop the server: %pdserve stop"
             self._list = display(self._listed(), display_id=True)
             if self._buttons is not None:
                 display(self._buttons)
-            self._whole = display(_message_output("No request has come yet."), display_id=True)
+            self._whole = display(_message_output("No request has arrived yet."), display_id=True)
 
     def update(self, execution: Execution) -> None:
-        """Take what a run has done, and show it in a moment; from any thread."""
+        """Show the state of a run after `REFRESH_S`; from any thread."""
         with self._lock:
             self._runs[execution.id] = execution
             if len(self._runs) > MAX_LISTED_REQUESTS:
-                # not whatever came in first: a long run's end comes in anew after its request was dropped
+                # Drop the oldest run, not the first key: the end of a long run adds its key again.
                 del self._runs[min(self._runs, key=lambda run_id: self._runs[run_id].started_at)]
             if self._due:
                 return
@@ -122,7 +118,7 @@ class RequestListOutput:
         return _message_output("\n".join(lines))
 
     def _picture(self, execution: Execution) -> RichOutput:
-        with suppress(PdkernelError):  # a draft that cannot be read is said where it is written
+        with suppress(PdkernelError):  # an invalid draft is reported by its own cell
             return render_timeline(self._session, execution, is_http_request=True)
         return RichOutput(timeline.render_text(execution), timeline.render_html(execution))
 
@@ -148,7 +144,7 @@ def _start(shell: Any, session: Session, port: int) -> None:
     terminal = _terminal()
 
     def line(text: str) -> None:
-        with suppress(OSError):  # the terminal may be closed by now
+        with suppress(OSError):  # the terminal may be closed
             os.write(terminal, f"{text}\n".encode())
 
     url = session.server.start(port=port, on_run=requests.update, log_line=line)
@@ -165,8 +161,8 @@ def _buttons(shell: Any, session: Session) -> RequestButtons | None:
 
 
 def _terminal() -> int:
-    """The descriptor of the terminal: ipykernel shows what is written to the usual one in whichever cell runs."""
+    """The terminal's file descriptor: ipykernel redirects the usual one to the running cell."""
     try:
-        return sys.stderr.fileno()  # ipykernel's gives the one that it does not show
+        return sys.stderr.fileno()  # ipykernel's stream returns the original descriptor
     except (AttributeError, OSError):
         return STDERR_FD

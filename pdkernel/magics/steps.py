@@ -1,8 +1,4 @@
-"""
-`%%pdstep` and `%%pdworkflow`: cells that are the workflow.
-
-Knows how a cell reaches the session and runs. The grammar is `directive`'s, the run is the session's.
-"""
+"""`%%pdstep` and `%%pdworkflow`: the cells of the workflow. The directive's grammar is in `pdkernel.directive`."""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ from pdkernel.directive import STEP_OPTIONS, parse_step_cell, parse_workflow_cel
 from pdkernel.magics.directive_cells import get_cell_source
 from pdkernel.magics.notebook_context import get_cell_metadata, get_session, remove_added_newline
 from pdkernel.magics.output import LiveTimeline, raise_on_failure, show_errors_as_messages, show_message
+from pdkernel.model import Trigger
 from pdkernel.variables import load_variables
 
 
@@ -30,7 +27,7 @@ class StepMagics(Magics):
     @cell_magic
     @show_errors_as_messages
     def pdstep(self, line: str, cell: str) -> None:
-        """Doc string set below, from the directive's own options."""
+        """Set below, from the directive's options."""
         text = remove_added_newline(self.shell, get_cell_source("pdstep", line, cell))
         parsed = parse_step_cell(text)
         self._register_cell(text)
@@ -68,10 +65,10 @@ class StepMagics(Magics):
         self._register_cell(text)
         workflow = get_session(self.shell).workflow
         trigger = workflow.trigger
-        show_message(f"Workflow {workflow.name!r}: {trigger.type} trigger, {_trigger_words(trigger)}.")
+        show_message(f"Workflow {workflow.name!r}: {trigger.type} trigger, {_describe_trigger(trigger)}.")
 
     def _mark_stale(self, name: str, timeline: LiveTimeline) -> None:
-        """Mark the steps below that are stale now where they were shown; name those that were not."""
+        """Draw the timelines of stale later steps again, and name stale steps without a timeline."""
         session = get_session(self.shell)
         self._shown[name] = timeline
         stale = [step.name for step in session.workflow.steps_after(name) if step.name in session.stale_steps]
@@ -80,20 +77,20 @@ class StepMagics(Magics):
                 self._shown[below].redraw()
         unseen = [below for below in stale if below not in self._shown]
         if unseen:
-            show_message(f"Stale now: {', '.join(unseen)}. Run them again with %pdrun --from {stale[0]}.")
+            show_message(f"Stale: {', '.join(unseen)}. To run them again: %pdrun --from {stale[0]}")
 
     def _register_cell(self, text: str) -> None:
         session = get_session(self.shell)
         metadata = get_cell_metadata(self.shell)
-        first = not getattr(self.shell, "_pdkernel_greeted", False)
+        first = not getattr(self.shell, "_pdkernel_requirements_shown", False)
         session.remove_cells(list(metadata.get("deletedCells") or ()))
         session.record_cell(text, cell_id=metadata.get("cellId"))
         if first:
-            self.shell._pdkernel_greeted = True  # noqa: SLF001 (our own mark on the shell)
+            self.shell._pdkernel_requirements_shown = True  # noqa: SLF001 (an attribute that pdkernel owns)
             self._show_missing_requirements()
 
     def _show_missing_requirements(self) -> None:
-        """Once a kernel: what this project lacks, so that a colleague's clone says what it needs."""
+        """Report the project's missing requirements, once per kernel."""
         session = get_session(self.shell)
         named = session.sidecar.test_users if session.sidecar else ()
         missing = readiness.find_missing_requirements(
@@ -108,8 +105,8 @@ class StepMagics(Magics):
         )
         if missing:
             accounts = any(each.kind in ("external_user", "account") for each in missing)
-            form = "\nAccounts can also be connected in the form of %pduser." if accounts else ""
-            show_message("This project still needs:\n" + readiness.format_missing_requirements(missing) + form)
+            form = "\nTo connect accounts in a form: %pduser" if accounts else ""
+            show_message("This project is missing:\n" + readiness.format_missing_requirements(missing) + form)
 
     def _show_registered(self, name: str, no_run: bool) -> None:
         session = get_session(self.shell)
@@ -118,26 +115,26 @@ class StepMagics(Magics):
         if workflow.step(name).disabled:
             why = "It is disabled."
         elif name in session.pins:
-            why = f"It is pinned: steps below get the pinned exports. Release it with %pdpin --clear {name}."
+            why = f"It is pinned: later steps get the pinned exports. To release the pin: %pdpin --clear {name}"
         elif no_run:
             why = "It was not run (--no-run)."
         else:
-            why = "Choose an event with %pdevent to run it."
+            why = "To run it, choose an event: %pdevent"
         show_message(f"Step {name} is step {place} of {len(workflow.steps)}. {why}")
 
 
-def _trigger_words(trigger: Any) -> str:
+def _describe_trigger(trigger: Trigger) -> str:
     if trigger.type != "http":
         return ", ".join(f"{key} {value}" for key, value in trigger.config.items()) or "no settings"
-    who = {"none": "anyone may call it", "bearer": "a bearer token may call it", "oauth": "OAuth clients may call it"}
-    answer = {"default": "it answers by itself", "custom": "the workflow answers"}
+    who = {"none": "no authorization", "bearer": "bearer token required", "oauth": "OAuth client required"}
+    answer = {"default": "default response", "custom": "the workflow responds"}
     return f"{who[trigger.auth]}, {answer[trigger.response]}"
 
 
 def _usage() -> str:
     rows = "\n".join(f"      {f'{each.flag} {each.metavar or str()}'.strip():<32} {each.help}" for each in STEP_OPTIONS)
     return f"""
-    One step of the workflow: the cell below this line is exactly what the step's file holds.
+    One step of the workflow: the text below this line is the content of the step's file.
 
     ::
 
@@ -147,7 +144,7 @@ def _usage() -> str:
 
     Python defines `handler(pd)`, Node.js exports `defineComponent({{...}})` by default, Bash reads $PIPEDREAM_STEPS and
     appends to $PIPEDREAM_EXPORTS, Go is `package main` and imports github.com/PipedreamHQ/pipedream-go. With --uses the body is the action's props as YAML.
-    Running the cell tests the step alone, on the chosen event, with the exports of the steps above.
+    Running the cell runs the step alone, on the chosen event, with the exports of the steps above.
     """
 
 

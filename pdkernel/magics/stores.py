@@ -1,7 +1,7 @@
 """
-`%pdstore`: the project's data stores, and what is in one.
+`%pdstore`: list the project's data stores, or show the records of a store.
 
-What is shown has been through redaction: a token that a step has put into a store does not come into the notebook.
+The output is redacted: a token that a step has put into a store does not appear in the notebook.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ MAX_ROWS = 200
 
 @magics_class
 class StoreMagics(Magics):
-    """Looking into data stores."""
+    """Show data stores."""
 
     @no_var_expand
     @magic_arguments()
-    @argument("name", nargs="?", help="the store whose records are shown; without it, the stores")
-    @argument("--rows", type=int, default=MAX_ROWS, help=f"how many records are shown (default: {MAX_ROWS})")
+    @argument("name", nargs="?", help="the store to show; without it, list the stores")
+    @argument("--rows", type=int, default=MAX_ROWS, help=f"number of records to show (default: {MAX_ROWS})")
     @line_magic
     @show_errors_as_messages
     def pdstore(self, line: str) -> None:
-        """Show the project's data stores, or the records of one: key, value, expires."""
+        """List the project's data stores, or show the records of a store: key, value, expires."""
         chosen = parse_argstring(self.pdstore, line)
         session = get_session(self.shell)
         table = session.project.data_stores

@@ -1,17 +1,17 @@
 """
 Tests for workflows: a pytest plugin.
 
-Nothing loads by itself. Write `pytest_plugins = ["pdkernel.testing"]` in a test module or in the topmost `conftest.py`, or
-run `pytest -p pdkernel.testing`. PYTEST_DONT_REWRITE: there is no assertion of a test in here.
+The plugin does not load by itself. Write `pytest_plugins = ["pdkernel.testing"]` in a test module or in the topmost `conftest.py`, or
+run `pytest -p pdkernel.testing`. PYTEST_DONT_REWRITE: the package has no test assertions.
 
-    pd_project   a local project of the test's own: `connect("ada", "slack", oauth_access_token="...")`
+    pd_project   a new local project for the test: `connect("ada", "slack", oauth_access_token="...")`
     pd_run       runs a notebook or a workflow's folder on an event and returns the execution
     pd_event     an event by its name, or from parts
-    pd_clock     the time of runs, to be set
-    differs      equals any value of a type, for what differs from run to run
+    pd_clock     the settable clock of runs
+    differs      equals any value of a type, for values that change from run to run
 
-Outside calls are refused unless `pd_run` is told who answers: `egress="replay=FILE"`, `"stand-in=slack"`. When a test
-fails, the timeline of each of its runs is in the report. Knows pytest; how runs are made is `trial`'s.
+Outbound calls are refused unless `pd_run` sets a policy: `egress="replay=FILE"`, `"stand-in=slack"`. The report of a
+failed test shows the timeline of each of its runs. Runs are made by `pdkernel.snapshot_tests`.
 """
 
 from __future__ import annotations

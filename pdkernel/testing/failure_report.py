@@ -1,8 +1,4 @@
-"""
-The timelines in the report of a test that fails.
-
-Knows where pytest shows such a thing. A run's record has been through redaction; nothing else is shown here.
-"""
+"""The timelines of runs in the report of a failed test. A timeline shows only redacted records."""
 
 from __future__ import annotations
 
@@ -15,14 +11,12 @@ from pdkernel.model import Workflow
 from pdkernel.render import timeline
 
 TITLE = "pdkernel timeline"
-_DENIED_CALL_HINT = (
-    'A refused call is answered with pd_run(..., egress="replay=FILE"), "stand-in=URL" or "stand-in=slack".'
-)
+_DENIED_CALL_HINT = 'To answer a refused call: pd_run(..., egress="replay=FILE"), "stand-in=URL" or "stand-in=slack".'
 _RUNS = pytest.StashKey[list[tuple[Execution, Workflow]]]()
 
 
 def record_run(item: pytest.Item, execution: Execution, workflow: Workflow) -> None:
-    """Remember a run of *item*."""
+    """Record a run of *item* for its report."""
     item.stash.setdefault(_RUNS, []).append((execution, workflow))
 
 

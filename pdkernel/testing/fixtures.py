@@ -1,8 +1,4 @@
-"""
-The fixtures.
-
-Knows pytest, and where a test's paths begin: at the folder of its file. What they are made of is `trial`'s.
-"""
+"""The fixtures of the pytest plugin. Paths in a test are relative to the folder of its file."""
 
 from __future__ import annotations
 
@@ -23,7 +19,7 @@ _MODES_WITH_FILE = ("record", "replay")
 
 
 class RunWorkflow(Protocol):
-    """What `pd_run` is."""
+    """The type of `pd_run`."""
 
     def __call__(
         self,
@@ -39,39 +35,39 @@ class RunWorkflow(Protocol):
         wait: bool = False,
     ) -> Execution:
         """
-        Run a workflow and wait for its end; from a plain test or from a coroutine.
+        Run a workflow and wait for its end, from a function or a coroutine.
 
         Args:
-            source: A notebook, a workflow's folder, or a workflow. Paths begin at the test's folder.
-            event: An event, its JSON value, its file, or its name in a folder `events`; `{}` if it is not given.
-            external_user: On whose behalf.
-            environment: Theirs; development if neither this nor the event says.
-            pins: Steps that do not run, and what they export.
-            only: Steps that run; None for all.
-            egress: What becomes of outside calls, as `--egress` takes it; files begin at the test's folder.
+            source: A notebook, a workflow's folder, or a workflow. Paths are relative to the test's folder.
+            event: An event, its JSON value, its file, or its name in a folder `events`; default: `{}`.
+            external_user: The external user's id, or None.
+            environment: The external user's environment; default: the event's, else development.
+            pins: Pinned exports by step; these steps do not run.
+            only: Names of the steps to run; None for all.
+            egress: The outbound policy, as `--egress` takes it; files are relative to the test's folder.
             variables: Environment variables besides the project's.
-            wait: Wait where the workflow pauses, which takes no time once `pd_clock` is set; else it goes on at once.
+            wait: Whether pauses wait, which takes no time once `pd_clock` is set; otherwise the run skips pauses.
         """
         ...
 
 
 class MakeEvent(Protocol):
-    """What `pd_event` is."""
+    """The type of `pd_event`."""
 
     def __call__(self, of: str | Path | Mapping[str, JSON] | None = None, *, body: JSON = None) -> Event:
         """
         An event.
 
         Args:
-            of: A name in a folder `events` (the test's, or of a folder above), a file, or the event as JSON.
-            body: Instead: a payload, wrapped as a POST.
+            of: A name in a folder `events` (of the test's folder or a parent), a file, or the event as JSON.
+            body: A payload for a POST event, instead of *of*.
         """
         ...
 
 
 @pytest.fixture(scope="session")
 def pd_runtime_factory() -> Iterator[RuntimeFactory]:
-    """What all tests of this process share: warm processes for steps. Nothing starts before the first run."""
+    """The worker pool that all tests of the process share; starts with the first run."""
     factory = RuntimeFactory()
     yield factory
     factory.close()
@@ -79,7 +75,7 @@ def pd_runtime_factory() -> Iterator[RuntimeFactory]:
 
 @pytest.fixture
 def pd_clock(pd_runtime_factory: RuntimeFactory) -> Iterator[SettableClock]:
-    """The time of runs and accounts: `set("2026-11-24T10:00:00Z")`, `move(60)`. Steps' own clocks are the machine's."""
+    """The clock of runs and accounts: `set("2026-11-24T10:00:00Z")`, `advance(60)`. Steps use the machine's clock."""
     pd_runtime_factory.clock.reset()
     yield pd_runtime_factory.clock
     pd_runtime_factory.clock.reset()
@@ -88,30 +84,30 @@ def pd_clock(pd_runtime_factory: RuntimeFactory) -> Iterator[SettableClock]:
 @pytest.fixture
 def pd_project(
     pd_runtime_factory: RuntimeFactory,
-    pd_clock: SettableClock,  # noqa: ARG001 - reset before the project takes its first time stamp
+    pd_clock: SettableClock,  # noqa: ARG001 - resets the clock before the project's first time stamp
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Iterator[TemporaryProject]:
-    """An empty local project of the test's own, in a temporary folder."""
+    """A new, empty local project in a temporary folder."""
 
-    def note(execution: Execution, workflow: Workflow) -> None:
+    def record(execution: Execution, workflow: Workflow) -> None:
         record_run(request.node, execution, workflow)
 
-    project = TemporaryProject(pd_runtime_factory, tmp_path_factory.mktemp("pd_project"), on_run=note)
+    project = TemporaryProject(pd_runtime_factory, tmp_path_factory.mktemp("pd_project"), on_run=record)
     yield project
     project.close()
 
 
 @pytest.fixture
 def pd_event(request: pytest.FixtureRequest) -> MakeEvent:
-    """Makes events."""
+    """A function that makes events."""
     return _events_at(request.path.parent)
 
 
 @pytest.fixture
 def pd_run(pd_project: TemporaryProject, pd_event: MakeEvent, request: pytest.FixtureRequest) -> RunWorkflow:
-    """Runs workflows in `pd_project`."""
-    here = request.path.parent
+    """A function that runs workflows in `pd_project`."""
+    folder = request.path.parent
 
     def run(
         source: str | Path | Workflow,
@@ -126,13 +122,13 @@ def pd_run(pd_project: TemporaryProject, pd_event: MakeEvent, request: pytest.Fi
         wait: bool = False,
     ) -> Execution:
         return pd_project.run(
-            source if isinstance(source, Workflow) else here / source,
+            source if isinstance(source, Workflow) else folder / source,
             event if event is None or isinstance(event, Event) else pd_event(event),
             external_user=external_user,
             environment=environment,
             pins=pins,
             only=only,
-            egress=_resolve_recording_path(here, egress),
+            egress=_resolve_recording_path(folder, egress),
             variables=variables,
             wait=wait,
         )
@@ -166,6 +162,6 @@ def _find(name: str | Path, here: Path) -> Path:
             return path
     known = sorted({path.stem for folder in folders[:3] for path in (folder / "events").glob("*.json")})
     raise EventError(
-        f"There is no event {str(name)!r} at {here}, nor in a folder events there or above.",
-        fix=f"Events near it: {', '.join(known) or 'none'}.",
+        f"There is no event {str(name)!r} in {here}, nor in its folder events or a parent's.",
+        fix=f"Known events: {', '.join(known) or 'none'}.",
     )

@@ -1,20 +1,23 @@
 """
-Forms of a notebook: core ipywidgets, each a view of the session.
+Forms of a notebook: ipywidgets that show and change the session.
 
-    user_picker     whose accounts steps use: environment, external user, accounts
-    event_composer  the test event: write, load, save, send
-    action_props    the props of a step that uses a pre-built action
-    form            what they are: follow the session, keep a readable output beside the form
-    accounts        connecting and removing an external user's accounts
-    event_texts     event <-> the texts of the form, losing nothing
-    body            the editor of the body
-    save_run        the button that saves a run as a test
-    prove_export    the button that proves an export
-    running         a run in the background, drawn as it grows
-    kept            the output that survives the kernel
-    parts           small pieces: messages, texts to copy, the field for a secret
+    user_picker         environment, external user and accounts, with a lookup preview
+    account_forms       connect and remove an external user's accounts
+    link_button         the button that opens a Connect Link page
+    event_composer      the test event: write, load, save, send
+    event_fields        fields for method, path, query, headers and client address
+    event_field_text    an event as texts of fields, and back
+    body_editor         the editor of the body
+    action_form         the props of an action step
+    background_run      a run in the background, with a live timeline
+    request_buttons     buttons for requests to the served draft
+    save_test_button    the button that saves a run as a test
+    prove_export_button the button that proves an export
+    form                the base class of forms
+    saved_output        the output that stays readable without a kernel
+    components          small components: messages, copyable text, secret field
 
-A form calls the session and listens to it; it holds nothing of its own but what is being typed.
+A form calls the session and listens to it. Its only state of its own is unsaved input.
 """
 
 from pdkernel.widgets.action_form import ActionForm

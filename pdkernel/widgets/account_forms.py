@@ -1,8 +1,8 @@
 """
-An external user's accounts: what the steps need, connecting one, removing one.
+Forms for an external user's accounts: required accounts, connecting, removing.
 
-Knows the directory of the session's project. A credential goes from its field to the directory and nowhere else:
-the field is empty before anything is done with what was in it, and no message is made of it.
+A credential goes from its field to the project's directory and nowhere else. The field is emptied before the credential
+is used, and no message contains a credential.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ from pdkernel.widgets.components import (
 from pdkernel.widgets.link_button import LinkButton
 
 DEFAULT_CREDENTIAL_NAME = "api_key"
-"""The credential to ask for where nothing is known of an app."""
+"""The credential name for an app with unknown credentials."""
 CLICK_GRACE_S = 1.0
-"""Seconds in which what comes from a field was meant by the press of the button before it."""
+"""Seconds after a click in which a late field value still belongs to the click."""
 
 
 class FieldRow:
     """The name of a credential and the field for its value."""
 
-    def __init__(self, name: str, known: Sequence[str], came: Callable[[], None]) -> None:
+    def __init__(self, name: str, known: Sequence[str], on_input: Callable[[], None]) -> None:
         self.name = ipw.Combobox(
             value=name,
             options=tuple(known),
             description="credential",
-            placeholder="its name, for example api_key",
-            tooltip="The credential's name, as steps read it from $auth",
+            placeholder="name, for example api_key",
+            tooltip="The credential's name, as in $auth of a step",
             style={"description_width": "110px"},
             layout=build_field_layout(340, min_width_px=260),
         )
         self.secret = SecretField(
-            came=came,
-            placeholder="its value",
-            tooltip="The credential's value. It is stored encrypted; the field is emptied as soon as you leave it",
+            on_input=on_input,
+            placeholder="value",
+            tooltip="The credential's value. It is stored encrypted; the field is emptied when you leave it",
             layout=build_field_layout(320, min_width_px=160),
         )
         self.view = build_field_row(self.name, self.secret)
@@ -70,7 +70,7 @@ class ConnectForm:
     Args:
         app: The app's slug.
         connected: Called after an account was connected.
-        monotonic: Seconds that only go up.
+        monotonic: A monotonic clock in seconds.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ConnectForm:
         self._fields = ipw.VBox()
         self._message = create_message()
         self._command = ipw.HTML()
-        more = ipw.Button(description="Add a field", tooltip="For an app whose account has more than one credential")
+        more = ipw.Button(description="Add a field", tooltip="For an app with more than one credential")
         more.on_click(lambda _: self._add_field())
         connect = ipw.Button(
             description="Connect",
@@ -105,7 +105,7 @@ class ConnectForm:
         )
 
     def set_user(self, directory: Directory, external_user_id: str, environment: Environment) -> None:
-        """Connect for this user from now on; what was typed for another one is dropped."""
+        """Set the external user; values typed for another user are discarded."""
         self._directory = directory
         if (external_user_id, environment) != (self._user, self._environment):
             self._user, self._environment = external_user_id, environment
@@ -126,13 +126,13 @@ class ConnectForm:
         set_children(self._fields, [row.view for row in self._rows])
 
     def _on_input(self) -> None:
-        # what is typed is sent when the field is left, which pressing the button does; on a busy machine the press may be
-        # here first, and found nothing
+        # The front end sends a value when the field loses focus, which a click on the button causes. On a busy machine
+        # the click may arrive before the value.
         if len(self._rows) == 1 and self._monotonic() - self._pressed_at < CLICK_GRACE_S:
             self._connect()
 
     def _connect(self) -> None:
-        # the first thing that happens: nothing is held any more when something goes wrong
+        # first take the values, so that no field holds a credential after an error
         credentials = [(row.name.value.strip(), row.secret.take_value()) for row in self._rows]
         fault = _fault_of(credentials) or self._store(dict(credentials))
         self._pressed_at = self._monotonic() if not any(value for _, value in credentials) else -CLICK_GRACE_S
@@ -141,7 +141,7 @@ class ConnectForm:
             self._connected()
 
     def _store(self, credentials: Mapping[str, str]) -> str:
-        """Connect the account; what went wrong as text, or nothing."""
+        """Connect the account; returns an error message, or an empty text."""
         assert self._directory is not None
         try:
             self._directory.add_account(
@@ -149,20 +149,20 @@ class ConnectForm:
             )
         except PdkernelError as fault:
             return str(fault)
-        except Exception as fault:  # noqa: BLE001 - a traceback may print locals, and these are credentials
-            return f"The account could not be connected: {type(fault).__name__}."
+        except Exception as fault:  # noqa: BLE001 - a traceback may print locals, which hold credentials
+            return f"Cannot connect the account: {type(fault).__name__}."
         return ""
 
 
 def _fault_of(credentials: Sequence[tuple[str, str]]) -> str:
-    """What is wrong with what was typed, or nothing; never shows a value."""
+    """An error message for invalid input, or an empty text; never contains a value."""
     names = [name for name, _ in credentials]
-    again = " Type all values again: none is kept after an attempt." if len(names) > 1 else ""
+    again = " Type all values again: the fields are emptied after each attempt." if len(names) > 1 else ""
     for name, value in credentials:
         if not name:
             return f"A credential has no name.{again}"
         if names.count(name) > 1:
-            return f"The credential {name} is there twice.{again}"
+            return f"The credential {name} is given twice.{again}"
         if not value.strip():
             return f"The value of {name} is blank.{again}"
     return ""
@@ -170,11 +170,11 @@ def _fault_of(credentials: Sequence[tuple[str, str]]) -> str:
 
 class AppRow:
     """
-    Whether the external user has an account of one app that the steps need, and the way to get one.
+    The state of the external user's account of one required app, with buttons to connect an account.
 
     Args:
         app: The app's slug.
-        links: Makes the links where an account is connected.
+        links: Returns the session's Connect links.
         changed: Called after an account was connected.
     """
 
@@ -186,7 +186,7 @@ class AppRow:
         self._summary = ipw.HTML()
         self._another = ipw.Button(
             description="Connect another",
-            tooltip=f"A newer {app} account takes the place of this one: runs use the newest",
+            tooltip=f"Connect a newer {app} account: runs use the newest",
             layout={"width": "auto"},
         )
         self._another.on_click(lambda _: set_visible(self._form.view, visible=True))
@@ -209,7 +209,7 @@ class AppRow:
         steps: Sequence[str],
         accounts: Sequence[Account],
     ) -> None:
-        """Show how things are for this user; *accounts* are theirs of this app, newest first."""
+        """Show the state for an external user; *accounts* are the user's accounts of the app, newest first."""
         show_message_html(self._summary, _summary(self._app, external_user_id, steps, accounts))
         set_visible(self._another, visible=bool(accounts))
         self._link.update(external_user_id, environment, accounts[0] if accounts else None)
@@ -223,41 +223,45 @@ class AppRow:
     def _connected(self) -> None:
         set_visible(self._form.view, visible=False)
         self._changed()
-        self._another.focus()  # the button that was pressed is gone, and with it the place of who uses the keyboard
+        self._another.focus()  # the pressed button is hidden now: keep the keyboard focus in the form
 
 
 def _summary(app: str, user: str | None, steps: Sequence[str], accounts: Sequence[Account]) -> str:
     needed = f"{app}: needed by {', '.join(steps)}."
     if user is None:
-        return format_message_html(f"{needed} Pick an external user first.", kind="warn")
+        return format_message_html(f"{needed} Pick an external user.", kind="warn")
     if not accounts:
-        return format_message_html(f"{needed} {user} has no account yet. Connect one:", kind="warn")
+        return format_message_html(f"{needed} {user} has no account yet. Connect an account:", kind="warn")
     newest = accounts[0]
     more = f", the newest of {len(accounts)}" if len(accounts) > 1 else ""
     if not newest.healthy:
         return format_message_html(
-            f"{needed} {format_account(newest)}{more}: its credentials are known not to work.", kind="error"
+            f"{needed} {format_account(newest)}{more}: its credentials do not work.", kind="error"
         )
     return format_message_html(f"✓ {needed} Uses {format_account(newest)}{more}.", kind="success")
 
 
 def format_account(account: Account) -> str:
-    """Id and name of *account*."""
+    """*account* as its id and name."""
     return f"{account.id} ({account.name})"
 
 
 class AccountList:
     """
-    All accounts of the external user, each with a button that removes it.
+    All accounts of the external user, each with a Remove button.
 
     Args:
         changed: Called after an account was removed.
-        said: Makes of an act one whose fault is shown to the person.
+        with_error_message: Wraps a function so that the form shows its error.
     """
 
-    def __init__(self, changed: Callable[[], None], said: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
+    def __init__(
+        self,
+        changed: Callable[[], None],
+        with_error_message: Callable[[Callable[[], None]], Callable[[], None]],
+    ) -> None:
         self._changed = changed
-        self._with_error_message = said
+        self._with_error_message = with_error_message
         self._shown: tuple[Account, ...] = ()
         self._buttons: list[ConfirmButton] = []
         self._heading = ipw.HTML()
@@ -265,7 +269,7 @@ class AccountList:
         self.view = ipw.VBox([self._heading, self._rows])
 
     def update(self, directory: Directory, external_user_id: str | None, accounts: Sequence[Account]) -> None:
-        """List *accounts*, newest first."""
+        """Show *accounts*, newest first."""
         heading = "" if external_user_id is None else f"Accounts of {external_user_id}:" if accounts else ""
         show_message(self._heading, heading)
         if tuple(accounts) == self._shown:
@@ -291,7 +295,7 @@ class AccountList:
             "Remove",
             act=self._with_error_message(remove),
             question=lambda: f"Remove {account.id}?",
-            tooltip=f"Remove the {account.app} account {account.id}; a second click does it",
+            tooltip=f"Remove the {account.app} account {account.id}; click twice to confirm",
             layout={"width": "auto"},
         )
         label = ipw.HTML(

@@ -1,8 +1,8 @@
 """
 The form behind `%pdactions --form`: the props of a step that uses a pre-built action.
 
-Knows declared props and the session's answers to what they may be. A form cannot write into a cell: it shows the cell
-with the values chosen, to be copied. Anything may be typed: a choice, another text, an expression.
+A form cannot write into a cell: it shows the cell's source for copying. A field takes an option, another text or an
+expression.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from pdkernel.widgets.components import (
 from pdkernel.widgets.form import SessionForm
 from pdkernel.workers import PropDeclaration, PropOption
 
-_NAME_PX = 170  # props have longer names than the fields of other forms
+_NAME_PX = 170  # prop names are longer than the names in other forms
 _FIELD_MARGIN = f"2px 2px 2px {_NAME_PX + 10}px"
 _HIDDEN_PROP_TYPES = frozenset({"alert", "dir", "data_store"})
 
 
 class PropField:
     """
-    One prop: a field that takes any text, and where the action has choices, a way to look them up.
+    The field of one prop: takes any text; with options, also buttons to look up options.
 
     Args:
-        prop: As declared.
-        changed: Called when a person has changed the value.
-        look_up: Asks for a page of choices; None for a prop without.
+        prop: The prop's declaration.
+        changed: Called after the user changed the value.
+        look_up: Loads a page of options; None for a prop without options.
     """
 
     def __init__(
@@ -71,9 +71,11 @@ class PropField:
         )
         self.value.observe(changed, "value")
         self.search = ipw.Text(placeholder="search", layout={"width": "140px"}, continuous_update=False)
-        self.lookup_button = ipw.Button(description="Look up", tooltip="What it may be", layout={"width": "90px"})
+        self.lookup_button = ipw.Button(
+            description="Look up", tooltip="Load the prop's options", layout={"width": "90px"}
+        )
         self.more_button = ipw.Button(
-            description="More", tooltip="The next page", layout={"width": "70px", "display": "none"}
+            description="More", tooltip="Load the next page of options", layout={"width": "70px", "display": "none"}
         )
         self.message = create_message()
         self.message.layout.margin = _FIELD_MARGIN
@@ -89,25 +91,25 @@ class PropField:
             self.add_options([_option(each) for each in _static_options(prop)])
         label = ". ".join(str(given[key]).rstrip(".") for key in ("label", "description") if given.get(key))
         if label.casefold() == prop.name.casefold():
-            label = ""  # the name stands beside the field
+            label = ""  # the name is beside the field already
         hint = ipw.HTML(format_message_html(label[:300]), layout={"margin": _FIELD_MARGIN})
         self.view = ipw.VBox([build_field_row(self.value, *others, name_px=_NAME_PX), hint, self.message])
 
     @property
     def current_value(self) -> JSON:
-        """The value: of a choice what it stands for, else what the text says; None for nothing."""
+        """The value of the chosen option, or the parsed text; None for an empty field."""
         text = self.value.value
         if text in self._values:
             return self._values[text]
         return parse_value(text) if text.strip() else None
 
     def show_value(self, value: JSON) -> None:
-        """Show *value* as the cell has it."""
+        """Show *value* of the cell."""
         label = next((label for label, known in self._values.items() if known == value), None)
         set_value(self.value, "" if value is None else label if label is not None else format_value(value))
 
     def add_options(self, options: list[PropOption]) -> None:
-        """Add *options* to what can be chosen; one that is there already stays."""
+        """Add *options* to the options of the field."""
         for option in options:
             label = (
                 option.label
@@ -125,14 +127,14 @@ class PropField:
 
 class ActionForm(SessionForm):
     """
-    Fills the props of a step that uses a pre-built action.
+    The form for the props of a step that uses a pre-built action.
 
     Args:
-        session: Whose step it is, and whose external user's account answers.
+        session: The session of the step; options are loaded with its external user's account.
         step: The step's name.
 
     Raises:
-        PdkernelError: There is no such step, it is code, or its action cannot be had.
+        PdkernelError: There is no such step, the step is code, or its action is unavailable.
     """
 
     _title = "Props of an action"
@@ -147,7 +149,7 @@ class ActionForm(SessionForm):
         self._box = ipw.VBox()
         self.more_props_button = ipw.Button(
             description="More props",
-            tooltip="Ask the action which props it has for these values",
+            tooltip="Load the props that the action adds for these values",
             layout={"width": "120px", "margin": _FIELD_MARGIN, "display": None if description.additional else "none"},
         )
         self._loaded = False
@@ -156,12 +158,12 @@ class ActionForm(SessionForm):
 
     @property
     def magic_line(self) -> str:
-        """The line that shows the same form."""
+        """The magic line that shows the same form."""
         return f"%pdactions --form {self.step.name}"
 
     @property
     def cell_source(self) -> str:
-        """The step's cell with the values of the form."""
+        """The source of the step's cell with the values of the form."""
         shown = {name: each.current_value for name, each in self._fields.items()}
         kept = {name: value for name, value in self.step.props.items() if name not in shown}
         values = {**kept, **{name: value for name, value in shown.items() if value is not None}}
@@ -176,8 +178,8 @@ class ActionForm(SessionForm):
         for prop in (*self._declared, *self._added):
             if prop.name not in self._fields:
                 look_up = self._look_up if prop.definition.get("dynamic") else None
-                made = self._fields[prop.name] = PropField(prop, self._user_handler(self._changed), look_up)
-                made.show_value(self.step.props.get(prop.name))
+                field = self._fields[prop.name] = PropField(prop, self._user_handler(self._changed), look_up)
+                field.show_value(self.step.props.get(prop.name))
         wanted = {prop.name for prop in (*self._declared, *self._added)}
         for name in [name for name in self._fields if name not in wanted]:
             close_tree(self._fields.pop(name).view)
@@ -185,9 +187,9 @@ class ActionForm(SessionForm):
         self._show_line(self.magic_line)
 
     def _build_saved_output(self) -> RichOutput:
-        said = f"Step {self.step.name} uses {self.step.uses}."
-        shown = f"<div>{html.escape(said)} {build_copyable_html(self.magic_line)}</div>{build_copyable_block_html(self.cell_source)}"
-        return RichOutput(f"{said} Its cell:\n{self.cell_source}\n{self.magic_line}", shown)
+        text = f"Step {self.step.name} uses {self.step.uses}."
+        shown = f"<div>{html.escape(text)} {build_copyable_html(self.magic_line)}</div>{build_copyable_block_html(self.cell_source)}"
+        return RichOutput(f"{text} Its cell:\n{self.cell_source}\n{self.magic_line}", shown)
 
     def _changed(self) -> None:
         self._saved_output.update(self._build_saved_output())
@@ -216,7 +218,7 @@ class ActionForm(SessionForm):
         if found.empty_reason:
             show_message(prop.message, found.empty_reason, kind="warn")
         else:
-            show_message(prop.message, f"{len(prop.value.options)} choices." if found.options else "No more choices.")
+            show_message(prop.message, f"{len(prop.value.options)} options." if found.options else "No more options.")
 
     def _reload(self) -> None:
         values = {name: each.current_value for name, each in self._fields.items() if each.current_value is not None}

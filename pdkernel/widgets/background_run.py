@@ -1,9 +1,4 @@
-"""
-A run in the background, its timeline drawn as it grows.
-
-Knows the session's runs and how often a picture may change. Knows nothing of forms: it tells one when the run begins
-and ends.
-"""
+"""A run in the background with a live timeline. Callbacks report each drawing and the end of the run."""
 
 from __future__ import annotations
 
@@ -19,7 +14,7 @@ from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session, render_timeline
 
 REFRESH_S = 0.1
-"""Seconds between two drawings of a growing timeline."""
+"""Seconds between two drawings of a live timeline."""
 
 
 class BackgroundRunner:
@@ -27,12 +22,13 @@ class BackgroundRunner:
     Runs the session's workflow, one run at a time.
 
     Args:
-        session: Whose workflow, on its chosen event.
-        draw: Told every picture; from another thread.
-        ended: Told when a run has ended; from another thread.
+        session: The session of the workflow and the chosen event.
+        draw: Called with each drawing of the timeline, from another thread.
+        ended: Called after the end of a run, from another thread.
 
     Attributes:
-        last_execution: The last run that was started here and has ended, or None.
+        is_stopping: Whether the user has stopped the current run.
+        last_execution: The last finished run of this runner, or None.
     """
 
     def __init__(self, session: Session, *, draw: Callable[[RichOutput], None], ended: Callable[[], None]) -> None:
@@ -48,7 +44,7 @@ class BackgroundRunner:
 
     @property
     def is_running(self) -> bool:
-        """Whether a run that was started here goes on."""
+        """Whether a run of this runner is in progress."""
         return self._stop is not None
 
     def start(self) -> None:
@@ -56,11 +52,11 @@ class BackgroundRunner:
         Start a run and return at once.
 
         Raises:
-            PdkernelError: The workflow or the event is wrong, or a run goes on already.
+            PdkernelError: The workflow or the event is invalid, or a run is already in progress.
         """
         self._latest = None
         self._has_update.clear()
-        task = self._session.start(on_change=self._take)
+        task = self._session.start(on_change=self._on_change)
         self._stop = task.cancel
         self._draw(_message_output("The run has started."))
         self._thread = threading.Thread(
@@ -69,27 +65,27 @@ class BackgroundRunner:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the run to end; what it did until then is drawn."""
+        """Cancel the run; its timeline up to the end is drawn."""
         stop = self._stop
         if stop is not None:
             self.is_stopping = True
             stop()
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until the run, if there is one, has ended and its last picture is drawn."""
+        """Wait up to *timeout_s* seconds for the end of the run and its last drawing."""
         thread = self._thread
         if thread is not None:
             thread.join(timeout_s)
 
-    def _take(self, execution: Execution) -> None:
-        # called in the engine's thread: keep it short
+    def _on_change(self, execution: Execution) -> None:
+        # runs in the engine's thread: must return quickly
         self._latest = execution
         self._has_update.set()
 
     def _draw_until_done(self, result: Callable[[], Execution], done: Callable[[], bool]) -> None:
         try:
             while not done():
-                # drawn here and not in `_take`, so that the last of a burst of changes is drawn, too
+                # drawn here and not in `_on_change`, so that the last of a burst of changes is drawn as well
                 if self._has_update.wait(REFRESH_S) and not done():
                     self._has_update.clear()
                     self._draw_latest()
@@ -100,7 +96,7 @@ class BackgroundRunner:
             self._draw(_message_output("The run was stopped before its first step."))
         except PdkernelError as fault:
             self._draw(_message_output(str(fault)))
-        except Exception as fault:  # noqa: BLE001 - nobody waits for this thread: what is not drawn is lost
+        except Exception as fault:  # noqa: BLE001 - no caller waits for this thread: an error must be drawn
             self._draw(_message_output(_describe_failure(fault)))
         finally:
             self._stop = None
@@ -118,7 +114,7 @@ def _message_output(text: str) -> RichOutput:
 
 
 def _describe_failure(fault: BaseException) -> str:
-    """What failed and where, without the fault's own text: nobody has searched that for secrets."""
+    """The type and place of an internal error, without its message, which may contain secrets."""
     frames = traceback.extract_tb(fault.__traceback__)
     place = f" at {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
-    return f"The run could not be finished: {type(fault).__name__}{place}. This is a fault of pdkernel."
+    return f"The run failed with an internal error of pdkernel: {type(fault).__name__}{place}."

@@ -1,8 +1,8 @@
 """
-The editor of an event's body: JSON, text or none.
+The editor of an event's body: JSON, text or no body.
 
-Knows how a body is shown and read back, that faults are told while typing, and that a big body is kept whole and shown
-in part, because a browser cannot edit megabytes in a text field. Knows nothing of the rest of the event.
+Errors are shown while typing. A large body is kept whole and shown in part, because a browser cannot edit megabytes in a
+text field.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from pdkernel.widgets.event_field_text import format_json, replace_lone_surrogat
 BodyKind = Literal["json", "text", "none"]
 
 MAX_EDITABLE_CHARACTERS = 200_000
-"""Characters of a body that are put into a text field; a longer one is shown in part."""
+"""Largest body that can be edited, in characters; a larger body is shown in part."""
 PREVIEW_CHARACTERS = 4_000
-"""Characters that are shown of a longer one."""
+"""Number of characters shown of a larger body."""
 
 
 class Absent:
-    """No body at all, which is not the same as null."""
+    """No body, as opposed to the JSON value null."""
 
     def __repr__(self) -> str:
         return "ABSENT"
@@ -48,7 +48,7 @@ ABSENT: Final = Absent()
 
 @dataclass(frozen=True)
 class BodyText:
-    """A body as the editor shows it; *total_characters* is its whole length where only its start is shown, else None."""
+    """The editor's text for a body; *total_characters* is the full length if only the start is shown, else None."""
 
     kind: BodyKind
     text: str
@@ -56,7 +56,7 @@ class BodyText:
 
 
 def format_body(value: JSON) -> BodyText:
-    """How *value* is shown."""
+    """The editor's text for *value*."""
     kind: BodyKind = "text" if isinstance(value, str) else "json"
     text = replace_lone_surrogates(value) if isinstance(value, str) else format_json(value, indent=2)
     if len(text) > MAX_EDITABLE_CHARACTERS:
@@ -66,10 +66,10 @@ def format_body(value: JSON) -> BodyText:
 
 def parse_body(kind: BodyKind, text: str) -> JSON | Absent:
     """
-    The body that was typed; nothing typed is no body.
+    The body for a typed text; a blank text is no body.
 
     Raises:
-        EventError: Not JSON; carries line and column.
+        EventError: The text is not JSON; the error carries line and column.
     """
     if kind == "none" or not text.strip():
         return ABSENT
@@ -78,10 +78,10 @@ def parse_body(kind: BodyKind, text: str) -> JSON | Absent:
 
 class BodyEditor:
     """
-    The body's part of the form.
+    The widgets for an event's body.
 
     Args:
-        edited: Called after the person changed something.
+        edited: Called after the user edited the body.
     """
 
     def __init__(self, edited: Callable[[], None]) -> None:
@@ -94,14 +94,14 @@ class BodyEditor:
         self.kind = ipw.Dropdown(
             options=[("JSON", "json"), ("text", "text"), ("none", "none")],
             description="body",
-            tooltip="What the body is: JSON, text (for example form-encoded), or none at all",
+            tooltip="The kind of the body: JSON, text (for example form-encoded), or none",
             style=DESCRIPTION_STYLE,
             layout={"width": "240px"},
         )
         self.text = ipw.Textarea(
             placeholder='{"action": "opened"}',
             rows=12,
-            tooltip="The body that the steps get as steps.trigger.event.body",
+            tooltip="The body, which steps read as steps.trigger.event.body",
             layout={"width": "calc(100% - 128px)", "max_width": "880px", "margin": f"2px 2px 2px {FIELD_LEFT_MARGIN}"},
         )
         self.text.add_class("pd-body")
@@ -109,7 +109,7 @@ class BodyEditor:
             description="Pretty-print", tooltip="Indent the JSON", layout={"width": "110px"}
         )
         self.replace_button = ipw.Button(
-            description="Write another body", tooltip="Drop this body and write one here", layout={"width": "160px"}
+            description="Write another body", tooltip="Discard this body and write another", layout={"width": "160px"}
         )
         self._fault = create_message()
         self._size = create_message()
@@ -124,39 +124,39 @@ class BodyEditor:
 
     @property
     def is_modified(self) -> bool:
-        """Whether it holds something else than it was filled with."""
+        """Whether the body was edited since `load`."""
         return self._replaced or (self.kind.value, self.text.value) != (self._shown.kind, self._shown.text)
 
     def load(self, value: JSON | Absent, *, empty_kind: BodyKind = "none") -> None:
-        """Show *value*, and keep it whole; where there is none, the editor stands on *empty_kind*."""
+        """Show *value* and keep it whole; without a body, select *empty_kind*."""
         self._replaced = False
         self._show(value, BodyText(empty_kind, "") if isinstance(value, Absent) else format_body(value))
         self._changed()
 
     def replace_value(self, value: JSON) -> None:
-        """Put *value* in the place of what is there, as if it were typed."""
+        """Replace the body with *value*, as an edit of the user."""
         self._replaced = True
         self._show(value, format_body(value))
         self._changed()
 
     @property
     def error_message(self) -> str:
-        """What is wrong with what was typed, or nothing."""
+        """The error message for the typed text, or an empty text."""
         return self._fault_text
 
     def read_body(self) -> JSON | Absent:
         """
-        The body; what was not touched is exactly what it was filled with.
+        The body; an unedited body is exactly the loaded value.
 
         Raises:
-            EventError: Not JSON; carries line and column.
+            EventError: The text is not JSON; the error carries line and column.
         """
         if self.kind.value == "none":
             return ABSENT
         kind: BodyKind = self.kind.value
         if (kind, self.text.value) == (self._shown.kind, self._shown.text):
             return self._value
-        if self._is_preview:  # the whole of it, taken for the other kind
+        if self._is_preview:  # the kind was changed: parse the whole body
             whole = (
                 self._value
                 if isinstance(self._value, str)
@@ -193,7 +193,7 @@ class BodyEditor:
         size = self._shown.total_characters or 0
         show_message(
             self._size,
-            f"The start of a body of {size:,} characters, too long to edit here. The whole of it is sent and saved."
+            f"The start of a body of {size:,} characters, too long to edit here. The whole body is sent and saved."
             if part
             else "",
         )
@@ -204,7 +204,7 @@ class BodyEditor:
         self.pretty_print_button.disabled = bool(fault) or not self.text.value.strip()
 
     def _drop(self) -> None:
-        """Let go of the body, to write another."""
+        """Discard the body, to write another."""
         self._replaced = True
         self._show(ABSENT, BodyText(self.kind.value, ""))
         self._changed()
@@ -223,6 +223,6 @@ class BodyEditor:
         try:
             value = parse_body("json", self.text.value)
         except EventError:
-            return  # the fault stands below the field already
+            return  # the error is shown below the field already
         if not isinstance(value, Absent):
             self.text.value = format_json(value, indent=2)

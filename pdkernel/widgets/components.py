@@ -1,8 +1,4 @@
-"""
-Small pieces that the forms share: messages, texts to copy, a button that asks once, the field for a secret.
-
-Knows ipywidgets and escaping. Knows nothing of sessions.
-"""
+"""Small widgets that the forms share: messages, copyable text, a confirm button, the field for a secret."""
 
 from __future__ import annotations
 
@@ -14,50 +10,50 @@ import ipywidgets as ipw
 import traitlets
 
 DESCRIPTION_STYLE = {"description_width": "110px"}
-"""Style that lines the fields of a form up."""
+"""Style that aligns the fields of a form."""
 WIDE_LAYOUT = {"width": "calc(100% - 8px)", "max_width": "1000px"}
-"""Layout of a field that takes the form's width."""
+"""Layout of a field as wide as the form."""
 FIELD_MARGIN = "0 0 0 118px"
-"""Margin of what stands below a field, without a name of its own: the name's 110 px and the gap after it."""
+"""Margin of a widget below a field: the width of the field's name (110 px) and the gap after it."""
 FIELD_LEFT_MARGIN = "120px"
-"""Where fields begin: left margin of what has none of its own."""
+"""Left margin that aligns a widget with the fields."""
 ROW_LAYOUT = {"flex_flow": "row wrap", "align_items": "center"}
-"""Layout of what stands side by side where there is room."""
+"""Layout of a row that wraps if the space is too narrow."""
 
 _STYLES = {
     "error": "color: var(--jp-error-color1, #b3261e)",
     "success": "color: var(--jp-success-color1, #1b7f3b)",
-    # Lab's warning colour cannot be read as text on white
+    # Lab's warning colour is unreadable as text on white
     "warn": "color: var(--jp-ui-font-color1, #212121); border-left: 3px solid var(--jp-warn-color1, #b26a00); padding-left: 6px",
     "muted": "color: var(--jp-ui-font-color2, #616161)",
 }
 
 
 def build_field_layout(width_px: int, *, min_width_px: int | None = None) -> dict[str, str]:
-    """Layout of a field *width_px* pixels wide, or as wide as there is room; in a `row` it wraps only below *min_width_px*."""
+    """Layout of a field at most *width_px* pixels wide; in a row the field wraps only below *min_width_px* pixels."""
     narrower = {} if min_width_px is None else {"flex": f"1 1 {min_width_px}px", "min_width": f"{min_width_px}px"}
     return {"width": f"{width_px}px", "max_width": f"min({width_px}px, calc(100% - 8px))", **narrower}
 
 
 def build_field_row(first: Any, *others: Any, name_px: int = 110) -> Any:
     """
-    A row that starts with a named field; what does not fit continues below that field, not below its name.
+    A row that starts with a named field; widgets that do not fit wrap below the field, not below its name.
 
-    Without room those become narrower first whose `field` says how narrow they may be.
+    Fields with a `min_width_px` shrink first.
 
     Args:
-        first: The field; its margin and greatest width are set here.
-        others: What stands beside it.
-        name_px: The width of its name.
+        first: The named field; its margin and maximum width are set here.
+        others: The widgets beside the field.
+        name_px: The width of the field's name in pixels.
     """
-    # Into the padding, which a box does not clip, reaches the first one's name.
+    # The name of the first field extends into the padding, which a box does not clip.
     first.layout.margin = f"2px 2px 2px -{name_px + 6}px"
     first.layout.max_width = f"min({first.layout.width}, calc(100% + {name_px + 4}px))"
     return ipw.HBox([first, *others], layout={**ROW_LAYOUT, "padding": f"0 0 0 {name_px + 8}px"})
 
 
 def format_message_html(text: str, *, kind: str = "muted") -> str:
-    """*text* escaped, in the style of *kind* (`error`, `success`, `warn`, `muted`), its line ends kept."""
+    """*text* as escaped HTML in the style of *kind* (`error`, `success`, `warn`, `muted`); keeps line breaks."""
     if not text:
         return ""
     role = ' role="alert"' if kind == "error" else ""
@@ -66,13 +62,13 @@ def format_message_html(text: str, *, kind: str = "muted") -> str:
 
 
 def build_copyable_html(text: str) -> str:
-    """*text* as code that can be selected, or copied with a click where the Lab extension is installed."""
+    """*text* as code; with the Lab extension a click copies the code."""
     safe = html.escape(text)
     return f'<code class="pd-k" role="button" tabindex="0" title="Copy {safe}">{safe}</code>'
 
 
 def build_copyable_block_html(text: str) -> str:
-    """*text* of several lines as a block of code that is copied like `copy_html`'s."""
+    """*text* of several lines as a block of code; with the Lab extension a click copies the code."""
     safe = html.escape(text)
     look = "display:block;padding:4px 8px;white-space:pre-wrap;background-color:rgba(127,127,127,0.1)"
     kind = 'class="pd-k pd-block" role="button" tabindex="0"'
@@ -80,17 +76,17 @@ def build_copyable_block_html(text: str) -> str:
 
 
 def create_message() -> Any:
-    """An empty place for a message; fill it with `say`."""
+    """A hidden widget for a message; `show_message` fills it."""
     return ipw.HTML(layout={"display": "none", **WIDE_LAYOUT})
 
 
 def show_message(widget: Any, text: str, *, kind: str = "muted") -> None:
-    """Put *text* into *widget*; an empty one hides it."""
+    """Show *text* in *widget*; an empty text hides the widget."""
     show_message_html(widget, format_message_html(text, kind=kind))
 
 
 def show_message_html(widget: Any, markup: str) -> None:
-    """Put *markup*, escaped by its maker, into *widget*; an empty one hides it."""
+    """Show the trusted *markup* in *widget*; an empty text hides the widget."""
     if widget.value != markup:
         widget.value = markup
     set_visible(widget, visible=bool(markup))
@@ -104,20 +100,20 @@ def set_visible(widget: Any, *, visible: bool) -> None:
 
 
 def set_value(widget: Any, value: object, name: str = "value") -> None:
-    """Set the value of *widget*, or its trait of that *name*, sending nothing if it has it."""
+    """Set the trait *name* of *widget*; sends no message if the value is unchanged."""
     if getattr(widget, name) != value:
         setattr(widget, name, value)
 
 
 def set_children(box: Any, children: Iterable[Any]) -> None:
-    """Give *box* these children, sending nothing if it has them; a view that stays keeps its focus."""
+    """Set the children of *box*; sends no message if unchanged, so that the focus stays."""
     wanted = tuple(children)
     if box.children != wanted:
         box.children = wanted
 
 
 def close_tree(widget: Any) -> None:
-    """Close *widget*, what it holds, and their layouts and styles."""
+    """Close *widget* and its descendants, with their layouts and styles."""
     for child in getattr(widget, "children", ()):
         close_tree(child)
     for part in (getattr(widget, "layout", None), getattr(widget, "style", None)):
@@ -128,12 +124,12 @@ def close_tree(widget: Any) -> None:
 
 class ConfirmButton:
     """
-    A button that does something only at the second click.
+    A button that acts on the second click.
 
     Args:
-        description: What it says at first.
-        act: Called at the second click, or at the first where nothing needs asking.
-        question: What it says after the first click; an empty answer means that nothing needs asking.
+        description: The initial label.
+        act: Called on the second click, or on the first if no confirmation is necessary.
+        question: Returns the label after the first click; an empty text skips the confirmation.
     """
 
     def __init__(
@@ -148,7 +144,7 @@ class ConfirmButton:
         self.view.on_click(self._clicked)
 
     def reset(self) -> None:
-        """Ask again next time."""
+        """Require a confirmation again."""
         self._asked = ""
         if self.view.description != self._description:
             self.view.description = self._description
@@ -167,51 +163,48 @@ class ConfirmButton:
 
 class SecretField(ipw.Password):
     """
-    A password field whose value stays in no front end and leaves the kernel never.
+    A password field whose value never leaves the kernel and is in no saved state.
 
-    What is typed arrives when the field is left. It is taken out of the widget at once, and the field on the screen
-    emptied, so that a notebook saved with its widgets' state does not hold what was typed and not yet used. It is not
-    echoed to other front ends and stands in no state. `take_value` hands it over and forgets it; *came* is told that there is
-    something to take.
+    The typed value arrives when the field loses focus. It is removed from the widget at once, and the field on the screen
+    is emptied: a notebook saved with its widget state does not contain the value. The value is not echoed to other front
+    ends. `take_value` returns the value and forgets it. *on_input* is called when a value has arrived.
     """
 
-    value = traitlets.Unicode(help="What arrives from the field; blank a moment later").tag(
-        sync=True, echo_update=False
-    )
-    # keystrokes would queue behind a running cell and a click would overtake them: the whole text comes at once
+    value = traitlets.Unicode(help="The typed value on arrival; blank a moment later").tag(sync=True, echo_update=False)
+    # send the whole text at once: single keystrokes would wait behind a running cell, and a click would overtake them
     continuous_update = traitlets.Bool(default_value=False).tag(sync=True)
 
-    def __init__(self, *, came: Callable[[], None] = lambda: None, **options: Any) -> None:
+    def __init__(self, *, on_input: Callable[[], None] = lambda: None, **options: Any) -> None:
         self._typed_value = ""
-        self._on_input = came
-        self._asks = options.get("placeholder", "")
+        self._on_input = on_input
+        self._placeholder = options.get("placeholder", "")
         super().__init__(**options)
-        self.observe(self._arrived, "value")
+        self.observe(self._on_value, "value")
 
     @property
     def has_value(self) -> bool:
-        """Whether something was typed and not yet taken."""
+        """Whether a typed value has not been taken yet."""
         return bool(self._typed_value)
 
     def take_value(self) -> str:
-        """What was typed; it is forgotten here."""
+        """Return the typed value and forget it."""
         taken, self._typed_value = self._typed_value, ""
-        self.placeholder = self._asks
+        self.placeholder = self._placeholder
         return taken
 
     def close(self) -> None:
-        """Forget what was typed, and take the field off the screen."""
+        """Forget the typed value and close the field."""
         self._typed_value = ""
         super().close()
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
-        """The state that front ends and saved notebooks get: without the value."""
+        """The state for front ends and saved notebooks, without the value."""
         state: dict[str, Any] = super().get_state(key=key, drop_defaults=drop_defaults)
         if "value" in state:
             state["value"] = ""
         return state
 
-    def _arrived(self, change: Any) -> None:
+    def _on_value(self, change: Any) -> None:
         if change["new"]:
             self._typed_value = change["new"]
             self.value = ""

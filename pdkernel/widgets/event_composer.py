@@ -1,10 +1,8 @@
 """
-The form behind `%pdevent`: write a test event, load and save it, send it.
+The form behind `%pdevent`: write, load, save and send a test event.
 
-Knows the session's event, its library and its runs. Knows nothing of accounts: who an event is for is the picker's.
-
-What is being typed is the form's own until it is sent, saved or used. An event that is chosen elsewhere meanwhile is
-shown at once if nothing was typed, and announced if something was.
+Unsaved input belongs to the form until it is sent, saved or used. If another event is chosen elsewhere, the form shows
+that event at once, or a notice if there is unsaved input.
 """
 
 from __future__ import annotations
@@ -54,29 +52,29 @@ from pdkernel.widgets.save_test_button import SaveTestButton
 from pdkernel.widgets.saved_output import build_line_output
 
 NEW_EVENT = "new event"
-"""What an event is called that was written here and not saved."""
+"""The name of an event that is not saved."""
 _CHANGED = " (changed)"
 MAX_CONTRACT_MESSAGES = 6
-"""Sentences about what the steps read; `%pdshape --contract` shows all."""
+"""Number of contract messages shown; `%pdshape --contract` shows all."""
 
 
 class EventComposer(SessionForm):
     """
-    Writes the test event and runs the workflow on it.
+    The form that edits the test event and runs the workflow on it.
 
     Args:
-        session: Whose event it shows and chooses.
+        session: The session of the test event.
     """
 
     _title = "Test event"
 
     def __init__(self, session: Session) -> None:
-        self._contract: Contract | None = None  # what the steps read, as the notebook is now
+        self._contract: Contract | None = None  # the contract of the current draft
         self._saved_events: Mapping[str, Mapping[str, JSON]] = {}
-        self._loaded_data: Mapping[str, JSON] = {}  # what the fields were filled from
-        self._seen: Mapping[str, JSON] | None = None  # the session's event, when it was last looked at
+        self._loaded_data: Mapping[str, JSON] = {}  # the event that the fields were filled from
+        self._seen: Mapping[str, JSON] | None = None  # the session's event at the last refresh
         self._event_name = NEW_EVENT
-        self._sent: tuple[RichOutput, RichOutput] | None = None  # what was sent, and what became of it
+        self._sent: tuple[RichOutput, RichOutput] | None = None  # the sent event, and the output of its run
         self._runner = BackgroundRunner(session, draw=self._show_run, ended=self.refresh)
         self.fields = EventFields(self._edited)
         self.body = BodyEditor(lambda: self._edited(None))
@@ -114,25 +112,25 @@ class EventComposer(SessionForm):
             options=[("choose one", "")],
             value="",
             description="saved events",
-            tooltip="Events kept in events/ beside the notebook",
+            tooltip="Events in events/ beside the notebook",
             style=DESCRIPTION_STYLE,
             layout=build_field_layout(380, min_width_px=240),
         )
         self.save_name = ipw.Text(
-            placeholder="a name to save it as", tooltip="The name to save the event as", layout={"width": "220px"}
+            placeholder="name of the event", tooltip="The name to save the event as", layout={"width": "220px"}
         )
         self.load_button = ConfirmButton(
             "Load",
             act=self._user_handler(self._load),
-            question=lambda: "Drop the changes?" if self.is_modified and self.library.value else "",
-            tooltip="Show the saved event and use it",
+            question=lambda: "Discard the changes?" if self.is_modified and self.library.value else "",
+            tooltip="Show and use the saved event",
             layout={"width": "auto"},
         )
         self.save_button = ConfirmButton(
             "Save",
             act=self._user_handler(self._save),
             question=self._overwrite_question,
-            tooltip="Save and use the event; it is kept in events/ beside the notebook, secret headers masked",
+            tooltip="Save and use the event; the file is in events/ beside the notebook, with masked secret headers",
             layout={"width": "auto"},
         )
         self.library.observe(lambda _: self.load_button.reset(), "value")
@@ -146,44 +144,44 @@ class EventComposer(SessionForm):
         )
         self.use_button = ipw.Button(
             description="Use as the event",
-            tooltip="Use this event for the steps that you run; nothing runs now",
+            tooltip="Use this event for later runs, without running a step now",
             layout={"width": "150px"},
         )
         self.show_button = ipw.Button(
             description="Show the chosen event",
-            tooltip="Drop what was typed here and show the event that was chosen elsewhere",
+            tooltip="Discard the changes here and show the event that was chosen elsewhere",
             layout={"width": "190px", "display": "none"},
         )
         self.example_button = ConfirmButton(
             "Write the example",
             act=self._user_handler(self._write_example),
-            question=lambda: "Drop the body?" if self.body.is_modified else "",
-            tooltip="Write a body with every field that the steps count on",
+            question=lambda: "Discard the body?" if self.body.is_modified else "",
+            tooltip="Write a body with every field that the steps read",
             layout={"width": "160px", "display": "none"},
         )
         self.send_button.on_click(self._user_handler(self._send_or_stop))
         self.use_button.on_click(self._user_handler(lambda: self._choose(self._name_now())))
         self.show_button.on_click(self._user_handler(self._show_chosen))
 
-    # ── what it holds ──────────────────────────────────────────────────────────────
+    # ── the event ──────────────────────────────────────────────────────────────
 
     @property
     def is_modified(self) -> bool:
-        """Whether something was typed since the fields were filled."""
+        """Whether the event was edited since the fields were filled."""
         return self.body.is_modified or self.fields.field_texts != format_event_fields(self._loaded_data)
 
     @property
     def magic_line(self) -> str:
-        """The line that does the same without the form; without a name it is about the chosen event."""
+        """The magic line that sends the event without the form; names the event if it is saved."""
         saved = not self.is_modified and self._event_name in self._session.events.names()
         return f"%pdevent {shlex.quote(self._event_name)} --send" if saved else "%pdevent --send"
 
     def build_event(self) -> Event:
         """
-        The event that the form says, without the headers that follow the session.
+        The event of the form, without the external user's headers.
 
         Raises:
-            EventError: A field cannot be read.
+            EventError: A field is invalid.
         """
         data = parse_event_fields(self.fields.field_texts, self._loaded_data)
         body = self.body.read_body()
@@ -194,22 +192,22 @@ class EventComposer(SessionForm):
         return Event(ordered, is_http=chosen is None or chosen.is_http)
 
     def wait(self, timeout_s: float = 60) -> None:
-        """Wait for the end of a run that was sent here."""
+        """Wait up to *timeout_s* seconds for the end of the run."""
         self._runner.wait(timeout_s)
 
-    # ── what the person does ───────────────────────────────────────────────────────
+    # ── actions of the user ───────────────────────────────────────────────────────
 
     def _load(self) -> None:
         name = self.library.value
         if not name:
-            raise EventError("No saved event is chosen.", fix="Choose one in the list.")
+            raise EventError("No saved event is chosen.", fix="Choose an event in the list.")
         self._session.load_event(name)
         self._show_chosen()
 
     def _save(self) -> None:
         name = self._wanted_name()
         if not name:
-            raise EventError("The event has no name yet.", fix="Write one beside Save.")
+            raise EventError("The event has no name.", fix="Write a name beside Save.")
         self._choose(self._name_now())
         self._session.save_event(name)
 
@@ -227,7 +225,7 @@ class EventComposer(SessionForm):
         self.refresh()
 
     def _choose(self, name: str) -> None:
-        """Make what the form says the session's event."""
+        """Make the form's event the session's test event."""
         event = self.build_event()
         with self._filling():
             if self.is_modified or not is_same_event(event.data, self._loaded_data):
@@ -235,17 +233,17 @@ class EventComposer(SessionForm):
         self._session.choose_event(event, name)
 
     def _show_chosen(self) -> None:
-        """Drop what was typed and show the session's event."""
+        """Discard unsaved input and show the session's event."""
         with self._filling():
             self._load_data({}, NEW_EVENT)
             self._seen = None
         self.refresh()
 
     def _write_example(self) -> None:
-        """Write a body that has what the steps count on; nothing is chosen yet."""
-        made = build_contract_example(self._session) or {}
+        """Write a body with the fields of the contract; the session's event does not change."""
+        example = build_contract_example(self._session) or {}
         with self._filling():
-            self.body.replace_value(made.get("body", {}))
+            self.body.replace_value(example.get("body", {}))
         self._edited(None)
 
     def _overwrite_question(self) -> str:
@@ -271,7 +269,7 @@ class EventComposer(SessionForm):
             self.example_button.reset()
             self._show_state()
 
-    # ── what the session says ──────────────────────────────────────────────────────
+    # ── refresh from the session ──────────────────────────────────────────────────────
 
     def _update_widgets(self) -> None:
         self.fields.show_identity(self._session.external_user_id, self._session.environment)
@@ -324,20 +322,20 @@ class EventComposer(SessionForm):
         set_visible(self.save_test_button, visible=last is not None and not running and SaveTestButton.can_save(last))
 
     def _show_contract(self, *, wrong: bool) -> None:
-        """Name what the steps read and this event lacks, or has otherwise than the saved events."""
-        said: list[str] = []
+        """Show the contract fields that the event lacks, or that differ from the saved events."""
+        messages: list[str] = []
         if self._contract is not None and not wrong:
             data = self.build_event().data
-            said = describe_violations(
+            messages = describe_violations(
                 compare_event(self._contract, self._event_name.removesuffix(_CHANGED), data, self._saved_events)
             )
         more = (
-            [f"… {len(said) - MAX_CONTRACT_MESSAGES} more: %pdshape --contract"]
-            if len(said) > MAX_CONTRACT_MESSAGES
+            [f"… {len(messages) - MAX_CONTRACT_MESSAGES} more: %pdshape --contract"]
+            if len(messages) > MAX_CONTRACT_MESSAGES
             else []
         )
-        show_message(self._contract_note, "\n".join([*said[:MAX_CONTRACT_MESSAGES], *more]), kind="warn")
-        set_visible(self.example_button.view, visible=any(" is missing" in line for line in said))
+        show_message(self._contract_note, "\n".join([*messages[:MAX_CONTRACT_MESSAGES], *more]), kind="warn")
+        set_visible(self.example_button.view, visible=any(" is missing" in line for line in messages))
 
     def _fault(self) -> str:
         try:
@@ -348,14 +346,14 @@ class EventComposer(SessionForm):
 
     def _state(self, *, elsewhere: bool) -> str:
         if elsewhere:
-            return f"The chosen event is now {self._session.event_name}; what you typed here is not."
+            return f"The chosen event is now {self._session.event_name}; the changes here are not used."
         if self._seen is None:
-            return "No event is chosen yet: Send, or use this one."
+            return "No event is chosen yet: send or use this event."
         if self.is_modified:
-            return "Changed, and not yet used: Send, or use it as the event."
+            return "Changed and not used yet: send or use this event."
         return f"The chosen event: {self._event_name}."
 
-    # ── what a reader keeps ────────────────────────────────────────────────────────
+    # ── saved output ────────────────────────────────────────────────────────
 
     def _build_saved_output(self) -> RichOutput:
         now = self._sentence("Event")
@@ -370,7 +368,7 @@ class EventComposer(SessionForm):
         if event is None:
             return build_line_output("No event is chosen yet.", "%pdevent FILE")
         user, environment = self._session.external_user_id, self._session.environment
-        who = f"as {user} in {environment}" if user is not None else f"on nobody's behalf, in {environment}"
+        who = f"as {user} in {environment}" if user is not None else f"without an external user, in {environment}"
         name = self._session.event_name or NEW_EVENT
         saved = name in self._session.events.names()
         line = f"%pdevent {shlex.quote(name)} --send" if saved else "%pdevent --send"
@@ -392,14 +390,14 @@ def _notes_html(data: Mapping[str, JSON]) -> str:
         notes.append(
             format_message_html(
                 f"{', '.join(masked)}: the value was masked when this event was saved, and steps get ***. "
-                "Write a value there if a step looks at it.",
+                "If a step reads the header, write a value.",
                 kind="warn",
             )
         )
     if hidden := find_masked_headers(data):
         notes.append(
-            format_message_html(f"{', '.join(hidden)}: the value is not shown; steps get it. It is saved as ***.")
+            format_message_html(f"{', '.join(hidden)}: the value is hidden here and saved as ***; steps get the value.")
         )
     if kept := find_uneditable_keys(data):
-        notes.append(format_message_html(f"Also in the event, and kept as it is: {', '.join(kept)}."))
+        notes.append(format_message_html(f"Other keys of the event, kept unchanged: {', '.join(kept)}."))
     return "".join(notes)

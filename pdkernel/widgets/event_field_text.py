@@ -1,9 +1,8 @@
 """
-An event as the texts of a form, and back, losing nothing.
+An event as the texts of form fields, and back, without loss.
 
-Knows how a method, a path, names with values and a client's address are written in fields, and that what a person
-did not touch stays what it was: a number stays a number, a masked header keeps its value, keys that the form does not
-show are kept. The body is `body`'s. Pure.
+A field that was not edited keeps its value: a number stays a number, a masked header keeps its value, and keys without a
+field are kept. The body is in `body_editor`. All functions are pure.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ STARTER_EVENT: Mapping[str, JSON] = {
     "query": {},
     "headers": {"content-type": "application/json"},
 }
-"""What a form shows before there is an event."""
+"""The event that a form shows if no event is chosen."""
 
 EDITABLE_KEYS = ("method", "path", "query", "headers", "body", "client_ip")
 
 
 @dataclass(frozen=True)
 class EventFieldTexts:
-    """What stands in the form's fields; an empty text is a key that the event does not have."""
+    """The texts of the form's fields; an empty text stands for a missing key."""
 
     method: str = ""
     path: str = ""
@@ -40,7 +39,7 @@ class EventFieldTexts:
 
 
 def remove_identity_headers(data: Mapping[str, JSON]) -> dict[str, JSON]:
-    """The event without its `x-pd-*` headers, which follow the session; headers that were only those are dropped."""
+    """The event without `x-pd-*` headers, which the session sets; removes `headers` if no other header is left."""
     headers = data.get("headers")
     if not isinstance(headers, dict):
         return dict(data)
@@ -53,14 +52,14 @@ def remove_identity_headers(data: Mapping[str, JSON]) -> dict[str, JSON]:
 
 
 def is_same_event(one: Mapping[str, JSON], other: Mapping[str, JSON]) -> bool:
-    """Whether both are written alike; unlike `==`, which takes 1 for true. Quick where they share a big body."""
+    """Whether both are equal as JSON text, unlike `==`, where 1 equals true. Quick if both share a large body."""
     return list(one) == list(other) and all(
         one[key] is other[key] or json.dumps(one[key]) == json.dumps(other[key]) for key in one
     )
 
 
 def format_event_fields(data: Mapping[str, JSON]) -> EventFieldTexts:
-    """The fields for an event without identity headers; values of secret-bearing headers show as `***`."""
+    """The field texts of an event without identity headers; values of secret headers become `***`."""
     return EventFieldTexts(
         method=_format_value(data, "method"),
         path=_format_value(data, "path"),
@@ -72,14 +71,14 @@ def format_event_fields(data: Mapping[str, JSON]) -> EventFieldTexts:
 
 def parse_event_fields(texts: EventFieldTexts, original: Mapping[str, JSON]) -> dict[str, JSON]:
     """
-    The event that the fields say, without its body.
+    The event of the fields, without its body.
 
     Args:
-        texts: What stands in the fields.
-        original: The event that the fields were filled from; what was not touched is taken from it.
+        texts: The texts of the fields.
+        original: The event that the fields were filled from; unedited fields keep its values.
 
     Raises:
-        EventError: A line is not `Name: value`, a name is there twice, or a header is the session's to set.
+        EventError: A line is not `Name: value`, a name occurs twice, or a header is set by the session.
     """
     filled = format_event_fields(original)
     read: dict[str, JSON] = {}
@@ -100,18 +99,18 @@ def parse_event_fields(texts: EventFieldTexts, original: Mapping[str, JSON]) -> 
 
 
 def find_uneditable_keys(data: Mapping[str, JSON]) -> list[str]:
-    """Keys of the event that the form does not show and keeps."""
+    """Keys of the event without a field in the form."""
     return [key for key in data if key not in EDITABLE_KEYS]
 
 
 def find_lost_headers(data: Mapping[str, JSON]) -> list[str]:
-    """Headers whose value was lost when the event was saved."""
+    """Headers whose saved value is the mask."""
     headers = data.get("headers")
     return [name for name, value in headers.items() if value == MASK] if isinstance(headers, dict) else []
 
 
 def find_masked_headers(data: Mapping[str, JSON]) -> list[str]:
-    """Headers whose value the form does not show, and steps get."""
+    """Headers whose value the form hides and steps get."""
     headers = data.get("headers")
     if not isinstance(headers, dict):
         return []
@@ -119,12 +118,12 @@ def find_masked_headers(data: Mapping[str, JSON]) -> list[str]:
 
 
 def replace_lone_surrogates(text: str) -> str:
-    """*text* as it can be sent to a front end: halves of characters become question marks."""
+    """*text* for a front end: lone surrogates become question marks."""
     return text.encode("utf-8", "replace").decode()
 
 
 def format_json(value: JSON, *, indent: int | None = None) -> str:
-    """*value* as JSON text for people."""
+    """*value* as readable JSON text."""
     return replace_lone_surrogates(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
@@ -138,7 +137,7 @@ def _copy_key(read: dict[str, JSON], base: Mapping[str, JSON], key: str) -> None
 
 
 def _in_order(data: Mapping[str, JSON], base: Mapping[str, JSON]) -> dict[str, JSON]:
-    """*data* with the keys of *base* first and in their order, then an event's usual order."""
+    """*data* with the keys of *base* first, in their order, then in the usual order of an event."""
     order = [*base, *(key for key in EVENT_KEYS if key not in base)]
     return {key: data[key] for key in order if key in data}
 
@@ -183,28 +182,28 @@ def _read_pairs(text: str, base: Mapping[str, JSON], key: str) -> dict[str, JSON
         name, value = shown.get(line) or _split(line, number, key, originals)
         same = name.lower() if key == "headers" else name
         if same in taken:
-            raise EventError(f"{key}, line {number}: {name} is there already, in line {taken[same]}.", line=number)
+            raise EventError(f"{key}, line {number}: {name} is already in line {taken[same]}.", line=number)
         taken[same] = number
         read[name] = value
     return read
 
 
 def _split(line: str, number: int, key: str, originals: Mapping[str, Any]) -> tuple[str, JSON]:
-    """Name and value of an edited line; a name that was there before may hold colons."""
+    """Name and value of an edited line; a name of the original event may contain colons."""
     known = [name for name in originals if line.startswith(f"{_name(name)}:")]
     if known:
         name = max(known, key=len)
         value = line[len(_name(name)) + 1 :].strip()
     else:
-        # a name may start with a colon (HTTP/2), so the first character separates nothing
+        # a name may start with a colon (HTTP/2), so the separator is not the first character
         end = line.find(":", 1)
         if end < 0:
             raise EventError(f"{key}, line {number}: write `name: value`.", line=number)
         name, value = line[:end].strip(), line[end + 1 :].strip()
     if key == "headers" and _is_identity(name):
         raise EventError(
-            f"headers, line {number}: {name} follows the external user that is picked.",
-            fix="Remove this line; pick another user with %pduser.",
+            f"headers, line {number}: pdkernel sets {name} from the picked external user.",
+            fix="Remove this line. To pick another user: %pduser",
             line=number,
         )
     return name, value

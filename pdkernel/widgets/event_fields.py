@@ -1,8 +1,4 @@
-"""
-The fields of an event but its body: method, path, query, headers, the caller's address.
-
-Knows widgets for `EventTexts`, and the two headers that follow the session. Knows nothing of sessions.
-"""
+"""The fields of an event except its body: method, path, query, headers, client address."""
 
 from __future__ import annotations
 
@@ -32,7 +28,7 @@ class EventFields:
     The event's fields.
 
     Args:
-        edited: Called after the person changed something.
+        edited: Called after the user edited a field.
     """
 
     def __init__(self, edited: Callable[[object], None]) -> None:
@@ -50,12 +46,14 @@ class EventFields:
             style={"description_width": "40px"},
             layout=build_field_layout(490, min_width_px=180),
         )
-        self.query = _lines("query", "page: 2", "Parameters of the query, one `name: value` a line", rows=2)
-        self.headers = _lines("headers", "content-type: application/json", "Headers, one `name: value` a line", rows=5)
+        self.query = _lines("query", "page: 2", "Parameters of the query, one `name: value` per line", rows=2)
+        self.headers = _lines(
+            "headers", "content-type: application/json", "Headers, one `name: value` per line", rows=5
+        )
         self.client_ip = ipw.Text(
             description="client_ip",
             placeholder="optional",
-            tooltip="The caller's address; may stay empty",
+            tooltip="The caller's address; optional",
             style=DESCRIPTION_STYLE,
             layout=build_field_layout(380),
         )
@@ -74,11 +72,11 @@ class EventFields:
 
     @property
     def field_texts(self) -> EventFieldTexts:
-        """What stands in the fields."""
+        """The texts of the fields."""
         return EventFieldTexts(*(each.value for each in self._all))
 
     def set_texts(self, texts: EventFieldTexts) -> None:
-        """Put *texts* into the fields."""
+        """Set the texts of the fields."""
         if texts.method not in dict(self.method.options).values():
             self.method.options = _methods(texts.method)
         for each, text in zip(
@@ -87,18 +85,18 @@ class EventFields:
             set_value(each, text)
 
     def show_identity(self, external_user_id: str | None, environment: str) -> None:
-        """Show the two headers as the session sets them: as text, since a field that takes nothing is pale."""
+        """Show the two headers that the session sets, as text: a disabled field would be hard to read."""
         headers = {ENVIRONMENT_HEADER: environment}
         if external_user_id is not None:
             headers[EXTERNAL_USER_HEADER] = external_user_id
-        nobody = "" if external_user_id is not None else f"No {EXTERNAL_USER_HEADER}: no external user is picked. "
+        no_user = "" if external_user_id is not None else f"No {EXTERNAL_USER_HEADER}: no external user is picked. "
         lines = "".join(f"<code>{html.escape(f'{name}: {value}')}</code><br>" for name, value in headers.items())
-        note = format_message_html(f"{nobody}Sent with the headers above; %pduser sets them.")
+        note = format_message_html(f"{no_user}Sent with the headers above; %pduser sets them.")
         set_value(self.identity, f'<div style="line-height: 1.5">{lines}{note}</div>')
 
     @property
     def _all(self) -> tuple[Any, ...]:
-        """The fields, in the order of `EventTexts`."""
+        """The fields, in the order of `EventFieldTexts`."""
         return (self.method, self.path, self.query, self.headers, self.client_ip)
 
 

@@ -1,11 +1,8 @@
 """
-What a form is: a box that follows the session, and a readable output beside it.
+The base class of forms: a box that follows the session, and a readable output beside it.
 
-Knows how a change made here is told from one that comes from the session, from whichever thread, and how a form
-ends. Knows nothing of users or events.
-
-Two rules keep threads apart: the form's lock is held while the form is filled from the session, and never while the
-session is told something (its listeners would take other forms' locks).
+Two rules prevent deadlocks between threads. The form's lock is held while the form is filled from the session. It is
+never held during a call to the session, whose listeners take the locks of other forms.
 """
 
 from __future__ import annotations
@@ -37,10 +34,10 @@ VIEW_TYPE = "application/vnd.jupyter.widget-view+json"
 
 class SessionForm(ipw.VBox):
     """
-    A form that shows a session and changes it.
+    A form that shows and changes a session.
 
-    Subclasses fill the widgets in `_update_widgets`, say in `_build_saved_output` what a reader without a kernel sees, and wrap every
-    handler in `_user_handler`.
+    Subclasses set the widgets in `_update_widgets`, return the output for readers without a kernel in
+    `_build_saved_output`, and wrap every handler in `_user_handler`.
     """
 
     _title = "A form"
@@ -62,11 +59,11 @@ class SessionForm(ipw.VBox):
 
     @property
     def saved_output(self) -> RichOutput:
-        """What the saved notebook shows of the form."""
+        """The form's output in the saved notebook."""
         return self._saved_output.output
 
     def refresh(self) -> None:
-        """Show the session as it is now; from any thread. A fault is shown in the form."""
+        """Show the current state of the session; from any thread. The form shows an error."""
         with self._filling():
             if self._is_closed:
                 return
@@ -82,7 +79,7 @@ class SessionForm(ipw.VBox):
                 show_message(self._problem, "")
 
     def close(self) -> None:
-        """Stop following the session and take the form off the screen."""
+        """Stop listening to the session and close the widgets."""
         if not getattr(self, "_is_closed", True):
             self._is_closed = True
             self._unlisten()
@@ -100,10 +97,10 @@ class SessionForm(ipw.VBox):
         return {**bundle, "text/plain": self.saved_output.text, "text/html": self.saved_output.html}
 
     def _ipython_display_(self, **_: Any) -> None:
-        # without a kernel the form cannot be read, and the output below it can: so the form's own says only what it is
-        bare = f"{self._title}: a form, which needs a running kernel. What was chosen stands below."
+        # Without a kernel only the output below is readable, so the form's own output is a short note.
+        bare = f"{self._title}: this form needs a running kernel. The choice is shown below."
         bundle = super()._repr_mimebundle_()
-        set_visible(self._line, visible=False)  # it stands in the output below
+        set_visible(self._line, visible=False)  # the output below shows the line
         display({**bundle, "text/plain": bare, "text/html": f"<small>{bare}</small>"}, raw=True)
         self._saved_output.display()
 
@@ -111,19 +108,19 @@ class SessionForm(ipw.VBox):
         """Set every widget from the session."""
 
     def _build_saved_output(self) -> RichOutput:
-        """What is chosen now, for a reader."""
+        """The current choice, for a reader without a kernel."""
         return RichOutput("", "")
 
     def _show_line(self, line: str) -> None:
-        """Show the line that does the same as the form."""
+        """Show the magic line that is equivalent to the form."""
         set_value(self._line, f"<small>as a line: {build_copyable_html(line)}</small>")
 
     def _release(self) -> None:
-        """Let go of what the form holds beside widgets."""
+        """Release resources other than widgets."""
 
     @contextmanager
     def _filling(self) -> Iterator[None]:
-        """While this thread sets widgets that no person has touched; no other thread does then."""
+        """Hold the form's lock while this thread sets widgets from the session."""
         with self._guard:
             filler, self._filler = self._filler, threading.get_ident()
             try:
@@ -133,11 +130,11 @@ class SessionForm(ipw.VBox):
 
     @property
     def _is_filling(self) -> bool:
-        """Whether a change of a widget is this thread's own filling."""
+        """Whether this thread is setting widgets from the session."""
         return self._filler == threading.get_ident()
 
     def _user_handler(self, act: Callable[[], None]) -> Callable[..., None]:
-        """*act* as a handler: not called for changes that `_update_widgets` makes, its faults shown in the form."""
+        """*act* as a handler: ignores changes of `_update_widgets`, and shows errors in the form."""
 
         @functools.wraps(act)
         def handle(*_: object) -> None:

@@ -1,8 +1,8 @@
 """
-The button that opens the link page of one app in another tab, and what has become of the page.
+The button that opens an app's Connect Link page in another tab, and the state of the page.
 
-Knows the session's links. The address is a secret while it is good: it stands in the form only until its page was opened.
-The Lab extension follows it at once, as part of the click; without the extension a second click does.
+The page's URL is a secret while it is valid: the form shows the URL only until the page was opened. With the Lab
+extension one click opens the page; without the extension a second click is necessary.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ CONNECT_LABEL, RECONNECT_LABEL = "Connect with Link", "Reconnect with Link"
 
 class LinkButton:
     """
-    The button, and the place for what it says.
+    The button and its message.
 
     Args:
         app: The app's slug.
-        links: Makes the links.
+        links: Returns the session's Connect links.
         changed: Called after an account was connected, from another thread.
     """
 
@@ -53,17 +53,17 @@ class LinkButton:
         self._account: str | None = None
         self._asked = 0
         self.button = ipw.Button(description=CONNECT_LABEL, layout={"width": "auto"})
-        self.button.add_class("pd-link")  # the Lab extension knows it by this
+        self.button.add_class("pd-link")  # the Lab extension finds the button by this class
         self.button.on_click(lambda _: self._open())
         self.message = create_message()
 
     def update(self, external_user_id: str | None, environment: Environment, account: Account | None) -> None:
-        """Connect for this user from now on; *account* is the one that a run would use, if there is any."""
+        """Set the external user; *account* is the account that a run would use, or None."""
         whose = None if external_user_id is None else (external_user_id, environment)
         with self._lock:
             if whose != self._user:
                 self._user = whose
-                self._asked += 1  # what becomes of links until now is no news for this user
+                self._asked += 1  # ignore events of earlier links, which belong to another user
                 show_message(self.message, "")
             self._account = account.id if account is not None else None
         set_value(self.button, RECONNECT_LABEL if account else CONNECT_LABEL, "description")
@@ -83,36 +83,34 @@ class LinkButton:
                 external_user_id=whose[0],
                 environment=whose[1],
                 account_id=account,
-                on_event=lambda news: self._handle_event(asked, news),
+                on_event=lambda event: self._handle_event(asked, event),
             )
         except PdkernelError as fault:
             show_message(self.message, str(fault), kind="error")
             return
         show_message_html(self.message, _link_html(url, self._app))
 
-    def _handle_event(self, asked: int, news: LinkEvent) -> None:
+    def _handle_event(self, asked: int, event: LinkEvent) -> None:
         with self._lock:
             if asked == self._asked:
-                show_message(self.message, _describe_event(self._app, news), kind=_KINDS.get(news.status, "muted"))
-        if news.status == "connected":
+                show_message(self.message, _describe_event(self._app, event), kind=_KINDS.get(event.status, "muted"))
+        if event.status == "connected":
             self._changed()
 
 
-def _describe_event(app: str, news: LinkEvent) -> str:
+def _describe_event(app: str, event: LinkEvent) -> str:
     return {
-        "opened": f"Go on in the page that has opened. This form follows once {app} is connected.",
-        "connected": f"Connected: {news.detail}.",
-        "failed": f"Not connected: {news.detail}",
-        "cancelled": f"Cancelled in the page: {app} was not connected.",
-        "expired": f"The link's time is over: {app} was not connected.",
-    }[news.status]
+        "opened": f"Continue in the opened page. This form is updated once {app} is connected.",
+        "connected": f"Connected: {event.detail}.",
+        "failed": f"Not connected: {event.detail}",
+        "cancelled": f"Cancelled in the page: {app} is not connected.",
+        "expired": f"The link has expired: {app} is not connected.",
+    }[event.status]
 
 
 def _tooltip(app: str, account: Account | None) -> str:
     if account is None:
-        return (
-            f"Open a page in another tab where the external user connects {app}: by its fields, or by signing in there"
-        )
+        return f"Open a page in another tab where the external user connects {app} with credentials or by signing in"
     return f"Open a page in another tab where {account.id} gets new credentials and keeps its id"
 
 
@@ -125,7 +123,7 @@ def _link_html(url: str, app: str) -> str:
     if parts.hostname != "127.0.0.1":
         return link
     hint = (
-        f"The page is served where the kernel runs, at 127.0.0.1, port {parts.port}. From another machine: "
-        f"ssh -L {parts.port}:127.0.0.1:{parts.port} HOST, or name its address in PDKERNEL_PUBLIC_URL."
+        f"The kernel serves the page at 127.0.0.1, port {parts.port}. From another machine: "
+        f"ssh -L {parts.port}:127.0.0.1:{parts.port} HOST, or set PDKERNEL_PUBLIC_URL."
     )
     return f'{link}<div class="pd-elsewhere">{format_message_html(hint)}</div>'

@@ -1,8 +1,4 @@
-"""
-The button "Prove" beside the result of an export.
-
-Knows which folder it stands for and shows what was found. Proving itself is `trial`'s.
-"""
+"""The button "Prove" beside the output of an export."""
 
 from __future__ import annotations
 
@@ -29,13 +25,13 @@ PROVE_LABEL = "Prove"
 
 class ProveExportButton(ipw.VBox):
     """
-    A button; below it, the proof or why there is none.
+    A button; below it, the proof or an error message.
 
     Args:
-        session: Whose export it is.
-        folder: What was written.
-        line: What `%pdexport` was told.
-        into: Whether a synced folder was patched.
+        session: The session of the exported notebook.
+        folder: The exported folder.
+        line: The arguments of `%pdexport`.
+        into: Whether the export patched a synced folder.
     """
 
     def __init__(self, session: Session, folder: Path, line: str, *, into: bool = False) -> None:
@@ -45,7 +41,7 @@ class ProveExportButton(ipw.VBox):
         self._line = f"%pdexport {line} --prove"
         self.button = ipw.Button(
             description=PROVE_LABEL,
-            tooltip="Run the written files beside the notebook on every saved event, and compare; nothing is sent",
+            tooltip="Run the written files and the notebook on every saved event, offline, and compare",
             layout={"width": "100px"},
         )
         self.outcome = create_message()
@@ -65,7 +61,7 @@ class ProveExportButton(ipw.VBox):
             self.button.disabled = False
 
     def _ipython_display_(self, **_: Any) -> None:
-        # without a kernel the button cannot be pressed: a reader sees the line that does the same
+        # without a kernel the button does not work: show the equivalent line
         bundle = super()._repr_mimebundle_()
         readable = {
             "text/plain": f"{PROVE_LABEL}: {self._line}",

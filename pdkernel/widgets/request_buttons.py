@@ -1,8 +1,4 @@
-"""
-A button for each of the latest requests to a draft that is served: its event becomes the test event.
-
-Knows how a request is told from the others on a button, and what it is given to do. Its line form is `%pdserve use RUN`.
-"""
+"""Buttons for the latest requests to the served draft: a click makes a request's event the test event."""
 
 from __future__ import annotations
 
@@ -29,18 +25,18 @@ from pdkernel.widgets.components import (
 USE_LABEL = "Use as the test event"
 _LINE = "%pdserve use"
 _PATH = 32
-"""Characters of a path that a button has room for."""
+"""Largest length of a path on a button, in characters."""
 
 
 class RequestButtons(ipw.VBox):
     """
-    The buttons, oldest request first, and below them what was done.
+    The buttons, oldest request first, and a message below.
 
-    A button stands for its request as long as it is there: a request more adds one and takes the oldest away, so that a press
-    never means another request than the one that was read.
+    A button always belongs to the same request: a new request adds a button and removes the oldest, so that a click never
+    chooses another request than the label says.
 
     Args:
-        use: Makes the event of the run of that id the test event; returns what it is called.
+        use: Makes the event of a run the test event, by the run's id; returns the event's name.
     """
 
     def __init__(self, use: Callable[[str], str]) -> None:
@@ -48,12 +44,12 @@ class RequestButtons(ipw.VBox):
         self._lock = threading.Lock()
         self._buttons: dict[str, Any] = {}
         self._row = ipw.HBox(layout=ROW_LAYOUT)
-        self._said = create_message()
+        self._message = create_message()
         self._head = ipw.HTML(f"{USE_LABEL}:")
-        super().__init__([self._head, self._row, self._said], layout={"display": "none"})
+        super().__init__([self._head, self._row, self._message], layout={"display": "none"})
 
     def update(self, runs: Collection[Execution]) -> None:
-        """Offer the requests that began *runs*, and no others; from any thread."""
+        """Show a button for each request of *runs*; from any thread."""
         with self._lock:
             gone = [self._buttons.pop(run_id) for run_id in self._buttons.keys() - {run.id for run in runs}]
             for run in runs:
@@ -74,14 +70,14 @@ class RequestButtons(ipw.VBox):
         try:
             name = self._act(run_id)
         except PdkernelError as error:
-            show_message(self._said, str(error), kind="error")
+            show_message(self._message, str(error), kind="error")
         else:
             show_message_html(
-                self._said, f"The test event is now {name}. As a line: {build_copyable_html(f'{_LINE} {run_id}')}"
+                self._message, f"The test event is now {name}. As a line: {build_copyable_html(f'{_LINE} {run_id}')}"
             )
 
     def _ipython_display_(self, **_: Any) -> None:
-        # without a kernel no button can be pressed: a reader sees the line that does the same
+        # without a kernel the buttons do not work: show the equivalent line
         line = f"{_LINE} RUN"
         bundle = super()._repr_mimebundle_()
         readable = {
@@ -92,7 +88,7 @@ class RequestButtons(ipw.VBox):
 
 
 def _name(run: Execution) -> str:
-    """What tells the request from the others: its time of day (UTC, as in the list), method, path and external user."""
+    """The label of a request: time of day (UTC), method, path and external user."""
     path = str(run.event.get("path") or "/")
     short = path if len(path) <= _PATH else f"{path[:_PATH]}…"
     who = f" as {run.external_user}" if run.external_user else ""

@@ -1,8 +1,4 @@
-"""
-The button "Save this run as a test" beside a run.
-
-Knows which run it stands for and shows what was written. Saving itself is `trial`'s.
-"""
+"""The button "Save this run as a test" beside a run."""
 
 from __future__ import annotations
 
@@ -22,24 +18,24 @@ SAVE_LABEL = "Save this run as a test"
 
 class SaveTestButton(ipw.VBox):
     """
-    A name and a button; below it, what was written or why nothing was.
+    A field for the test's name and a button; below, the written files or an error message.
 
     Args:
-        session: Whose run it is.
-        execution: The run, or None until `set_execution` is told one.
+        session: The session of the run.
+        execution: The run, or None until `set_execution`.
     """
 
     def __init__(self, session: Session, execution: Execution | None = None) -> None:
         self._session = session
         self._execution: Execution | None = None
         self.name = ipw.Text(
-            placeholder="a name for the test",
-            tooltip="tests/test_NAME.py is written beside the notebook",
+            placeholder="name of the test",
+            tooltip="pdkernel writes tests/test_NAME.py beside the notebook",
             layout={"width": "220px"},
         )
         self.button = ipw.Button(
             description=SAVE_LABEL,
-            tooltip="Write event, external user, recorded calls and a test that passes; nothing is sent",
+            tooltip="Write event, external user, recorded calls and a passing test; no call is sent",
             layout={"width": "190px"},
         )
         self.outcome = create_message()
@@ -50,11 +46,11 @@ class SaveTestButton(ipw.VBox):
 
     @staticmethod
     def can_save(execution: Execution) -> bool:
-        """Whether there is something to test: the run was not stopped, nor refused before its first step."""
+        """Whether *execution* can be saved: steps ran, and the run was not cancelled."""
         return execution.status != "cancelled" and any(step.status != "not_run" for step in execution.steps)
 
     def set_execution(self, execution: Execution) -> None:
-        """Stand for *execution* from now on."""
+        """Set the run to save."""
         if self._execution is None or self._execution.id != execution.id:
             show_message(self.outcome, "")
             if not self.name.value:
@@ -65,18 +61,18 @@ class SaveTestButton(ipw.VBox):
         if self._execution is None:
             return
         self.button.disabled = True
-        show_message(self.outcome, "Trying the test offline ...")
+        show_message(self.outcome, "Running the test offline ...")
         try:
-            said = save_snapshot_test(self._session, self._execution, self.name.value)
+            summary = save_snapshot_test(self._session, self._execution, self.name.value)
         except PdkernelError as fault:
             show_message(self.outcome, str(fault), kind="error")
         else:
-            show_message(self.outcome, said, kind="success")
+            show_message(self.outcome, summary, kind="success")
         finally:
             self.button.disabled = False
 
     def _ipython_display_(self, **_: Any) -> None:
-        # without a kernel the button cannot be pressed: a reader sees the line that does the same
+        # without a kernel the button does not work: show the equivalent line
         line = "%pdrun --save-test NAME"
         bundle = super()._repr_mimebundle_()
         readable = {

@@ -1,9 +1,8 @@
 """
-The output beside a form that a reader keeps: HTML and text, drawn again as things change.
+The readable output beside a form: text and HTML, drawn again after changes.
 
-A widget's own output cannot be read without its kernel, and what stands in it beside the widget is frozen at its
-first state. This second output is sent through a display id: it lives on in the saved notebook as it was last.
-Knows IPython's display. Knows nothing of sessions.
+A widget's own output is unreadable without a kernel, and its alternative text never changes. This second output has a
+display id: the saved notebook holds its last state.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from pdkernel.widgets.components import build_copyable_html
 
 
 def build_line_output(text: str, line: str) -> RichOutput:
-    """*text* and the line that says the same without a form."""
+    """*text* with the equivalent magic line."""
     return RichOutput(f"{text}\n{line}", f"<div>{html.escape(text)} {build_copyable_html(line)}</div>")
 
 
 class SavedOutput:
-    """An output that can be drawn again, from any thread; nothing is sent before `display`."""
+    """An output that can be drawn again from any thread; sends no message before `display`."""
 
     def __init__(self) -> None:
         self.output = RichOutput("", "")
@@ -33,13 +32,13 @@ class SavedOutput:
         self._lock = threading.Lock()
 
     def display(self) -> None:
-        """Show the output here, too, in the cell that runs."""
+        """Show the output in the running cell."""
         with self._lock:
             self._displayed = True
             display(self.output, display_id=self._id)
 
     def update(self, view: RichOutput) -> None:
-        """Show *view* wherever the output is."""
+        """Replace the output with *view* wherever it is shown."""
         with self._lock:
             if view == self.output:
                 return

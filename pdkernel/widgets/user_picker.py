@@ -1,7 +1,7 @@
 """
-The form behind `%pduser`: on whose behalf steps run.
+The form behind `%pduser`: the external user that steps run for.
 
-Knows the session's users, accounts and needs. Knows nothing of events or runs.
+The form also connects accounts, and previews the account lookup for another user or environment.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ from pdkernel.widgets.saved_output import build_line_output
 ASK_LABEL = "What if …"
 LOOKUP_LABEL = "Look up"
 NO_USER = ""
-"""The dropdown's value for nobody: an external user's id is never blank."""
+"""The dropdown's value for no external user: an external user's id is never blank."""
 
-_HINT = "A user exists once their first account is connected: choose the id here, then connect an account below."
+_HINT = "An external user is created with their first account: choose the id here, then connect an account below."
 
 
 class LookupPreview:
     """
-    The fields, hidden until they are asked for, and the look-up below them.
+    A preview of the account lookup for another external user or environment; hidden at first, runs no step code.
 
     Args:
-        session: Whose workflow; its own choice stays as it is.
+        session: The session of the workflow; its choice does not change.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self.user = ipw.Combobox(
             description="external user",
-            placeholder="an id; empty for a caller who names nobody",
-            tooltip="Whose accounts would be looked up; nobody is chosen, and no step runs",
+            placeholder="an id; empty for a request without a user",
+            tooltip="The external user of the lookup; changes no choice and runs no step",
             style=DESCRIPTION_STYLE,
             layout=build_field_layout(420, min_width_px=260),
         )
@@ -66,7 +66,7 @@ class LookupPreview:
             options=ENVIRONMENTS, description="environment", style=DESCRIPTION_STYLE, layout=build_field_layout(300)
         )
         self._look = ipw.Button(
-            description=LOOKUP_LABEL, tooltip="Explain how each account is found, or the first link that fails"
+            description=LOOKUP_LABEL, tooltip="Explain how each account is found, or which part of the lookup fails"
         )
         self._look.on_click(lambda _: self.preview())
         self.user.on_msg(lambda _, content, __: self.preview() if content.get("event") == "submit" else None)
@@ -88,14 +88,14 @@ class LookupPreview:
         self.view = ipw.VBox([ipw.HBox([self._ask], layout=ROW_LAYOUT), self._fields])
 
     def set_users(self, users: Sequence[str]) -> None:
-        """Offer these users; what was looked up is looked up again."""
+        """Set the suggested users, and repeat the last lookup."""
         if tuple(self.user.options) != tuple(users):
             self.user.options = tuple(users)
         if self._looked:
             self._explain(*self._looked)
 
     def preview(self) -> None:
-        """Look up, and explain."""
+        """Look up the accounts for the fields, and show the explanation."""
         self._looked = (self.user.value.strip(), self.environment.value)
         self._explain(*self._looked)
 
@@ -127,10 +127,10 @@ class LookupPreview:
 
 class UserPicker(SessionForm):
     """
-    Picks environment and external user, and connects the accounts that the steps need.
+    The form that sets environment and external user, and connects the accounts that the steps need.
 
     Args:
-        session: Whose choice it shows and makes.
+        session: The session of the choice.
     """
 
     _title = "External user"
@@ -139,21 +139,21 @@ class UserPicker(SessionForm):
         self.environment = ipw.Dropdown(
             options=ENVIRONMENTS,
             description="environment",
-            tooltip="Where the external user and their accounts are looked up",
+            tooltip="The environment of the external user and their accounts",
             style=DESCRIPTION_STYLE,
             layout=build_field_layout(300),
         )
         self.user = ipw.Dropdown(
-            options=[("nobody", NO_USER)],
+            options=[("none", NO_USER)],
             value=NO_USER,
             description="external user",
-            tooltip="On whose behalf the steps run",
+            tooltip="The external user that steps run for",
             style=DESCRIPTION_STYLE,
             layout=build_field_layout(420),
         )
         self.new_user = ipw.Text(
             description="new user",
-            placeholder="the id that your product gives them",
+            placeholder="the user's id in your product",
             tooltip=_HINT,
             style=DESCRIPTION_STYLE,
             layout=build_field_layout(420, min_width_px=260),
@@ -181,7 +181,7 @@ class UserPicker(SessionForm):
 
     @property
     def magic_line(self) -> str:
-        """The line that makes the same choice without the form."""
+        """The magic line that makes the same choice."""
         user = self._session.external_user_id
         who = shlex.quote(user) if user is not None else "--clear"
         return f"%pduser {who} --environment {self._session.environment}"
@@ -217,7 +217,7 @@ class UserPicker(SessionForm):
         self._show_line(self.magic_line)
 
     def _fill_users(self, chosen: str | None, known: Sequence[str]) -> None:
-        options = [("nobody", NO_USER), *((user, user) for user in known)]
+        options = [("none", NO_USER), *((user, user) for user in known)]
         if chosen is not None and chosen not in known:
             options.append((f"{chosen} (no account yet)", chosen))
         if list(self.user.options) != options:
@@ -243,24 +243,24 @@ class UserPicker(SessionForm):
         set_children(self._apps, [self._rows[app].view for app in needed])
 
     def _find_needed_apps(self) -> Mapping[str, Sequence[str]]:
-        """What the steps need; nothing where the cells cannot be read as a workflow, which is said."""
+        """Required apps and their steps; empty with a message if the draft is invalid."""
         try:
             needed, workflow = self._session.find_needed_apps(), self._session.workflow
         except DefinitionError as fault:
-            show_message(self._needs, f"Which accounts the steps need cannot be told: {fault}", kind="warn")
+            show_message(self._needs, f"Cannot determine the accounts that the steps need: {fault}", kind="warn")
             return {}
         rows = check_own_accounts(workflow, directory=self._session.directory, catalog=self._session.catalog)
-        missing = [f"No account of your own for {row.app}. {row.fix}" for row in rows if not row.is_ready]
+        missing = [f"You have no account of your own for {row.app}. {row.fix}" for row in rows if not row.is_ready]
         if missing:
             show_message(self._needs, " ".join(missing), kind="warn")
         else:
-            show_message(self._needs, "" if needed else "No step that was run needs an external user's account.")
+            show_message(self._needs, "" if needed else "None of the steps needs an external user's account.")
         return needed
 
     def _build_saved_output(self) -> RichOutput:
         user, environment = self._session.external_user_id, self._session.environment
         if user is None:
-            return build_line_output(f"Steps run on nobody's behalf, in {environment}.", self.magic_line)
+            return build_line_output(f"Steps run without an external user, in {environment}.", self.magic_line)
         have = [self._format_app_account(app, user, environment) for app in self._rows]
         accounts = f" Accounts: {', '.join(have)}." if have else ""
         return build_line_output(f"Steps run as {user} in {environment}.{accounts}", self.magic_line)

@@ -134,7 +134,7 @@ def test_a_request_that_is_not_to_be_stored(session: Session) -> None:
     assert answer.text == "yes"
     assert wait_for(lambda: len(lines) == 1)
     assert runs == []
-    with pytest.raises(RequestError, match="No request has come yet"):
+    with pytest.raises(RequestError, match="No request has arrived yet"):
         session.server.choose_event_of()
 
 

@@ -186,7 +186,7 @@ def test_saving_under_an_odd_name_is_told(composer: EventComposer, session: Sess
 
     press(composer, "Save")
 
-    assert "cannot name an event" in screen(composer)
+    assert "is not a valid event name" in screen(composer)
     assert session.events.names() == []
 
 

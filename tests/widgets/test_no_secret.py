@@ -46,7 +46,7 @@ def test_while_typing(slack_picker: UserPicker, session: Session) -> None:
 
     type_into(secrets(slack_picker)[0], TOKEN)
 
-    assert secrets(slack_picker)[0].holds
+    assert secrets(slack_picker)[0].has_value
     assert secrets(slack_picker)[0].value == ""
     assert TOKEN not in everything_in_state() + repr(slack_picker)
 

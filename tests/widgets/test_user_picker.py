@@ -296,7 +296,7 @@ def test_field_that_is_there_twice_is_told(slack_picker: UserPicker, session: Se
     press(slack_picker, "Connect")
 
     assert "oauth_access_token is there twice" in screen(slack_picker)
-    assert not any(field.holds for field in secrets(slack_picker))
+    assert not any(field.has_value for field in secrets(slack_picker))
 
 
 def test_typed_value_is_not_for_the_next_user(slack_picker: UserPicker, session: Session) -> None:
@@ -307,7 +307,7 @@ def test_typed_value_is_not_for_the_next_user(slack_picker: UserPicker, session:
 
     session.choose_user("bob")
 
-    assert not field.holds
+    assert not field.has_value
 
 
 def test_typed_value_survives_a_change_elsewhere(slack_picker: UserPicker, session: Session) -> None:
@@ -319,7 +319,7 @@ def test_typed_value_survives_a_change_elsewhere(slack_picker: UserPicker, sessi
     session.record_cell("%%pdstep other\ndef handler(pd):\n    pass\n", cell_id="cell-2")
 
     assert secrets(slack_picker) == [field]
-    assert field.holds
+    assert field.has_value
 
 
 def test_removing_asks_once(slack_picker: UserPicker, session: Session, ada: str) -> None:
