@@ -16,7 +16,7 @@ from pdkernel.files import read_file
 
 if TYPE_CHECKING:
     from pdkernel.project import Project
-    from pdkernel.redaction import Redactor, Secret
+    from pdkernel.redaction import Secret
 
 
 def load_variables(project: Project, folder: Path) -> dict[str, str]:
@@ -65,10 +65,3 @@ def collect_secrets(project: Project, folder: Path) -> list[Secret]:
     for account in held.list_accounts():
         secrets += list_account_secrets(account, held.credentials(account.id))
     return secrets
-
-
-def build_project_redactor(project: Project, folder: Path) -> Redactor:
-    """A redactor for every secret of *project* and of a `.env` in *folder*."""
-    from pdkernel.redaction import Redactor
-
-    return Redactor(collect_secrets(project, folder))

@@ -15,9 +15,10 @@ from IPython.display import display
 from pdkernel.clock import format_iso
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import show_errors_as_messages
+from pdkernel.redaction import Redactor
 from pdkernel.render import stores as drawn
 from pdkernel.render.rich_output import RichOutput
-from pdkernel.variables import build_project_redactor
+from pdkernel.variables import collect_secrets
 
 MAX_ROWS = 200
 
@@ -42,7 +43,7 @@ class StoreMagics(Magics):
             display(RichOutput(text=drawn.render_stores_text(found), html=drawn.render_stores_html(found)))
             return
         table.require(chosen.name)
-        redactor = build_project_redactor(session.project, session.folder)
+        redactor = Redactor(collect_secrets(session.project, session.folder))
         records = [
             drawn.RecordRow(
                 redactor.redact_text(record.key),

@@ -26,6 +26,7 @@ from pdkernel.execution import Execution, StepResult
 from pdkernel.identity import Directory, Environment
 from pdkernel.loop_thread import ThreadTask
 from pdkernel.model import JSON, Workflow
+from pdkernel.redaction import Redactor
 from pdkernel.session.draft import Draft
 from pdkernel.session.engine_thread import EngineThread
 from pdkernel.session.event_library import EventLibrary, TestEvent
@@ -41,7 +42,7 @@ from pdkernel.session.run_requests import (
 from pdkernel.session.run_settings import RunSettings
 from pdkernel.session.state_store import SessionStateStore
 from pdkernel.session.step_results import LastStepResults
-from pdkernel.variables import build_project_redactor
+from pdkernel.variables import collect_secrets
 
 if TYPE_CHECKING:
     from pdkernel.actions import Catalog
@@ -442,7 +443,7 @@ class Session:
             steps,
             self.draft.cells(),
             debug_filename=self._code_name,
-            redactor=build_project_redactor(self.project, self.folder),
+            redactor=Redactor(collect_secrets(self.project, self.folder)),
         )
         return self._debugger
 
