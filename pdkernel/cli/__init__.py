@@ -1,18 +1,10 @@
 """
-The `pdkernel` command: the acts of the notebook, on files.
+The `pdkernel` command: arguments, output and exit statuses.
 
-    app        the command itself, options that all commands take, how errors end
-    actions    pdkernel actions, apps
-    run        pdkernel run
-    export     pdkernel export, shape
-    importing  pdkernel import
-    people     pdkernel users, accounts
-    login      pdkernel login
-    settings   pdkernel env, project
-    stores     pdkernel store
-    start      pdkernel new, demo, doctor, lab
+    app               the command group, common options, error handling
+    commands          the list of modules with commands, the console script
 
-Knows arguments, exit statuses and what is printed. What the commands do is the lower floors' work.
+Each other module holds one command or one group of commands.
 """
 
 from pdkernel.cli.commands import main

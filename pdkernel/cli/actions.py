@@ -1,7 +1,7 @@
 """
-`pdkernel actions`: looking pre-built actions up and installing them.
+`pdkernel actions`: search, show and install pre-built actions.
 
-Knows how that is printed. Finding is `actions`' work, describing an action the engine's.
+Output of the commands. `actions` finds components; the engine reads their props.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def actions() -> None:
 def search_actions(state: CliContext, words: tuple[str, ...], app: str | None, as_json: bool) -> int:
     """Search actions by WORDS in their key, name and description."""
     from pdkernel.actions.action_view import build_action_view
-    from pdkernel.render import actions as draw
+    from pdkernel.render import actions as action_view
 
     catalog = open_catalog(state)
-    found = asyncio.run(catalog.search(" ".join(words), app=app, progress=_say))
+    found = asyncio.run(catalog.search(" ".join(words), app=app, progress=_print_progress))
     if as_json:
         print_json([_json(component) for component in found])
     elif found:
-        click.echo(draw.render_list_text([build_action_view(component) for component in found]), nl=False)
+        click.echo(action_view.render_list_text([build_action_view(component) for component in found]), nl=False)
     else:
         click.echo(_no_match_message(catalog, app))
     return 0
@@ -48,9 +48,9 @@ def search_actions(state: CliContext, words: tuple[str, ...], app: str | None, a
 @click.argument("key", metavar="KEY[@VERSION]")
 @json_option
 def show_action(state: CliContext, key: str, as_json: bool) -> int:
-    """Show an action's props, with types and descriptions, and a cell that uses it. Installs it if need be."""
+    """Show an action's props, types and descriptions, and a cell that uses the action. Installs the action if necessary."""
     from pdkernel.actions.action_view import build_action_cell, build_action_view
-    from pdkernel.render import actions as draw
+    from pdkernel.render import actions as action_view
 
     component, description = asyncio.run(_describe(state, key))
     if as_json:
@@ -72,39 +72,41 @@ def show_action(state: CliContext, key: str, as_json: bool) -> int:
             }
         )
     else:
-        click.echo(draw.render_text(build_action_view(component, description)), nl=False)
+        click.echo(action_view.render_text(build_action_view(component, description)), nl=False)
     return 0
 
 
 @command(actions, name="add")
 @click.argument("key", metavar="KEY[@VERSION]")
-@env_option("--instead-of", metavar="KEY@VERSION", help="Run it from now on where a step asks for that version.")
+@env_option(
+    "--instead-of", metavar="KEY@VERSION", help="From now on, run the action where a step requires this version."
+)
 @json_option
 def add_action(state: CliContext, key: str, instead_of: str | None, as_json: bool) -> int:
-    """Install an action, so that runs need no network; or choose the version that runs for another."""
+    """Install an action for runs without network, or choose the version that replaces another."""
     from pdkernel.actions import ActionReference
     from pdkernel.errors import RequestError
 
     catalog, uses = open_catalog(state), ActionReference.parse(key)
-    asked = ActionReference.parse(instead_of) if instead_of else None
-    if asked is not None and (asked.key != uses.key or asked.version is None):
+    replaced = ActionReference.parse(instead_of) if instead_of else None
+    if replaced is not None and (replaced.key != uses.key or replaced.version is None):
         raise RequestError(
             f"{instead_of} is not a version of {uses.key}.", fix=f"Write --instead-of {uses.key}@VERSION."
         )
-    component = asyncio.run(catalog.resolve_or_install(uses, progress=_say))
-    if asked is not None:
-        catalog.lock.override_version(str(asked), component.version)
+    component = asyncio.run(catalog.resolve_or_install(uses, progress=_print_progress))
+    if replaced is not None:
+        catalog.lock.override_version(str(replaced), component.version)
     if as_json:
-        print_json({**_json(component), "instead_of": str(asked) if asked else None})
-    elif asked is not None:
-        click.echo(f"{component.uses} runs where a step asks for {asked}; the step's record says so.")
+        print_json({**_json(component), "instead_of": str(replaced) if replaced else None})
+    elif replaced is not None:
+        click.echo(f"{component.uses} runs where a step requires {replaced}; the record of the step names the version.")
     else:
         click.echo(f"{component.uses} is ready ({component.source_summary}).")
     return 0
 
 
 def open_catalog(state: CliContext) -> Catalog:
-    """The catalogue of the project's actions."""
+    """Open the catalog of the project's actions."""
     from pdkernel.actions import Catalog
 
     return Catalog.for_project(state.open_project(), environ=os.environ)
@@ -115,8 +117,8 @@ async def _describe(state: CliContext, key: str) -> tuple[Component, ComponentDe
     from pdkernel.engine.workflow_engine import WorkflowEngine
 
     uses = ActionReference.parse(key)
-    async with await WorkflowEngine.start(state.open_project(), state.open_directory(), max_active_runs=1) as runtime:
-        return await runtime.forms.describe(uses, progress=_say)
+    async with await WorkflowEngine.start(state.open_project(), state.open_directory(), max_active_runs=1) as engine:
+        return await engine.forms.describe(uses, progress=_print_progress)
 
 
 def _json(component: Component) -> dict[str, Any]:
@@ -142,9 +144,9 @@ def _no_match_message(catalog: Catalog, app: str | None) -> str:
         )
         return f"No built-in action matches. {more}"
     if app is None:
-        return "Nothing that is known here matches. Name an app to look further: --app SLUG"
-    return "Nothing matches."
+        return "No local action matches. To search further, name an app: --app SLUG"
+    return "No action matches."
 
 
-def _say(line: str) -> None:
+def _print_progress(line: str) -> None:
     click.echo(line, err=True)

@@ -1,8 +1,7 @@
 """
-The command itself: its options, its project, how an error ends it.
+The command group: common options, the project, and the exit status of an error.
 
-Knows that every option can come from `PDKERNEL_<OPTION>`, and the exit statuses: 0 success or exited, 1 a step failed,
-2 refused before any step, 3 our side failed, 4 paused.
+Exit statuses: 0 success or exited, 1 a step failed, 2 refused before any step, 3 internal error, 4 paused.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ MAX_ERROR_LINES = 15
 
 
 class EnvOption(click.Option):
-    """An option that `PDKERNEL_<NAME>` sets too, so that no password must stand on a command line."""
+    """An option that `PDKERNEL_<NAME>` sets too: a password on a command line is visible to other users."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -40,7 +39,7 @@ class EnvOption(click.Option):
 
 
 class CliContext:
-    """What the commands share: where the project is, opened at first use."""
+    """State that commands share: project and directory, opened at first use."""
 
     def __init__(self) -> None:
         self.project_folder: str | None = None
@@ -49,24 +48,24 @@ class CliContext:
         self._directory: Directory | None = None
 
     def open_project(self) -> Project:
-        """The local project: `--project`, else the nearest upwards, else one made in the current folder."""
+        """Open the local project: `--project`, else the nearest upwards, else a new project in the current folder."""
         if self._project is None:
             from pdkernel.project import Project, find_project
 
-            folder = self.project_folder or os.environ.get("PDKERNEL_PROJECT")
-            place = _project_folder(Path(folder)) if folder else find_project(Path.cwd())
+            given = self.project_folder or os.environ.get("PDKERNEL_PROJECT")
+            folder = _project_folder(Path(given)) if given else find_project(Path.cwd())
             key = os.environ.get("PDKERNEL_KEY_FILE")
             self._project = Project.open(
-                place,
+                folder,
                 database_url=self.database_url or os.environ.get("PDKERNEL_DATABASE"),
                 key_file=Path(key) if key else None,
             )
             if self._project.is_new:
-                click.echo(f"Made a local project in {place} (ignored by Git; its key is in there too).", err=True)
+                click.echo(f"Created a local project in {folder} (ignored by Git; includes the key).", err=True)
         return self._project
 
     def has_project(self) -> bool:
-        """Whether there is a project to open: `project` would make none."""
+        """Whether `open_project` opens an existing project and does not create one."""
         from pdkernel.project import find_project
 
         named = (
@@ -78,7 +77,7 @@ class CliContext:
         return bool(named) or find_project(Path.cwd()).is_dir()
 
     def open_directory(self) -> Directory:
-        """Users and accounts of the project: its own, or those of the Connect project that it is logged in to."""
+        """Open the users and accounts: the project's own, or those of the Connect project after a login."""
         if self._directory is None:
             from pdkernel.connect import open_directory
 
@@ -86,7 +85,7 @@ class CliContext:
         return self._directory
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close the project if it is open."""
         if self._project is not None:
             self._project.close()
 
@@ -111,14 +110,14 @@ def project_options(function: F) -> F:
             "--database",
             metavar="URL",
             expose_value=False,
-            callback=_store_on_context("database"),
+            callback=_store_on_context("database_url"),
             help="Database of the project (also PDKERNEL_DATABASE).",
         ),
         click.option(
             "--project",
             metavar="FOLDER",
             expose_value=False,
-            callback=_store_on_context("folder"),
+            callback=_store_on_context("project_folder"),
             help="Folder of the local project (also PDKERNEL_PROJECT); default: the nearest .pdkernel/ upwards.",
         ),
     ):
@@ -127,11 +126,11 @@ def project_options(function: F) -> F:
 
 
 def env_option(*args: Any, **kwargs: Any) -> Callable[[F], F]:
-    """A click option that its environment variable sets too."""
+    """A click option that an environment variable sets too."""
     return click.option(*args, cls=EnvOption, **kwargs)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print only one JSON value.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -142,7 +141,7 @@ def pdkernel() -> None:
 
 
 def command(group: click.Group = pdkernel, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """Add a command that takes the project's options and ends our errors well."""
+    """Add a command with the project's options; a `PdkernelError` becomes a message and an exit status."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         return group.command(**settings)(project_options(_handle_errors(function)))
@@ -151,7 +150,7 @@ def command(group: click.Group = pdkernel, **settings: Any) -> Callable[[Callabl
 
 
 def _handle_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Call the command; an error of ours becomes its message and its exit status."""
+    """Call the command; report a `PdkernelError` as its message and exit status."""
 
     @functools.wraps(function)
     @click.pass_context
@@ -173,7 +172,7 @@ def _handle_errors(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def encode_error(error: PdkernelError) -> dict[str, Any]:
-    """An error in the shape of an execution's."""
+    """An error as JSON, with the keys of an error in an execution."""
     return {
         "code": error.code,
         "name": type(error).__name__,
@@ -185,27 +184,27 @@ def encode_error(error: PdkernelError) -> dict[str, Any]:
 
 
 def print_error(code: str, message: str) -> None:
-    """Say on stderr why nothing ran, in few lines."""
+    """Print an error to stderr, in at most `MAX_ERROR_LINES` lines."""
     lines = f"Error: {message}".splitlines()
     if len(lines) > MAX_ERROR_LINES - 1:
         hidden = len(lines) - (MAX_ERROR_LINES - 2)
-        lines = [*lines[: MAX_ERROR_LINES - 2], f"... and {hidden} lines more ({code}); --json has them all"]
+        lines = [*lines[: MAX_ERROR_LINES - 2], f"... and {hidden} more lines ({code}); --json prints all lines"]
     click.echo("\n".join(lines), err=True)
 
 
 def is_interactive(stream: TextIO) -> bool:
-    """Whether a person sits at *stream*; at a command in a notebook's cell, which has a terminal too, nobody does."""
+    """Whether a person uses *stream* interactively; false in a notebook cell, which has a terminal too."""
     return stream.isatty() and "JPY_PARENT_PID" not in os.environ
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on stdout."""
+    """Print one JSON value to stdout."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
     sys.stdout.flush()
 
 
 def read_input(name: str) -> bytes:
-    """The bytes of the file *name*, or of standard input for `-`. Raises `EventError`."""
+    """Read the file *name*, or standard input for `-`. Raises `EventError` if the file cannot be read."""
     from pdkernel.errors import EventError
 
     if name == "-":
@@ -213,4 +212,4 @@ def read_input(name: str) -> bytes:
     try:
         return Path(name).read_bytes()
     except OSError as fault:
-        raise EventError(f"{name} cannot be read: {fault.strerror}.") from None
+        raise EventError(f"Cannot read {name}: {fault.strerror}.") from None

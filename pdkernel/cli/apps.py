@@ -1,7 +1,7 @@
 """
-`pdkernel apps`: telling a project of apps, and of how their accounts are connected.
+`pdkernel apps`: register apps and the OAuth clients that connect their accounts.
 
-Knows how a client's secret is taken without standing on a command line. Where all of it is kept is `connect`'s to know.
+Reads client secrets from a prompt, standard input or the environment. `connect` stores the registrations.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ def apps() -> None:
 
 @command(apps, name="add")
 @click.argument("slug")
-@click.option("--field", "fields", metavar="NAME", multiple=True, help="A credential of its accounts.")
-@env_option("--oauth-authorize-url", metavar="URL", help="Accounts are connected by OAuth 2: where people sign in.")
-@env_option("--oauth-token-url", metavar="URL", help="Where a code becomes a token.")
-@env_option("--oauth-client-id", metavar="ID", help="Of your OAuth client at the app; its secret is asked for.")
-@click.option("--oauth-scope", "scopes", metavar="SCOPE", multiple=True, help="What is asked for; may come many times.")
+@click.option("--field", "fields", metavar="NAME", multiple=True, help="Name of a credential in accounts of the app.")
+@env_option("--oauth-authorize-url", metavar="URL", help="Authorization endpoint, for accounts connected by OAuth 2.")
+@env_option("--oauth-token-url", metavar="URL", help="Token endpoint of the app.")
+@env_option(
+    "--oauth-client-id", metavar="ID", help="Id of your OAuth client at the app; the command asks for the secret."
+)
+@click.option("--oauth-scope", "scopes", metavar="SCOPE", multiple=True, help="A scope to request; repeatable.")
 @click.option(
     "--oauth-client-auth", "client_auth", type=click.Choice(["post", "basic"]), default="post",
     help="How the client's secret is sent: in the body (post, the default) or by HTTP Basic.",
@@ -47,17 +49,17 @@ def add_app(
     as_json: bool,
 ) -> int:
     """
-    Tell of an app: what its accounts hold, or how they are connected by OAuth 2.
+    Register an app: the credentials of its accounts, or the OAuth client that connects them.
 
-    The OAuth client's secret is asked for, or read from standard input or PDKERNEL_OAUTH_CLIENT_SECRET.
+    The command asks for the OAuth client's secret, or reads it from standard input or PDKERNEL_OAUTH_CLIENT_SECRET.
     """
     from pdkernel.connect.oauth_providers import OAuthProvider, register_provider
     from pdkernel.connect.registered_apps import register_app
     from pdkernel.errors import RequestError
     from pdkernel.server.link.connect_page import CALLBACK_PATH
 
-    given = (oauth_authorize_url, oauth_token_url, oauth_client_id)
-    if not any(given):
+    oauth_options = (oauth_authorize_url, oauth_token_url, oauth_client_id)
+    if not any(oauth_options):
         register_app(state.open_project(), slug, fields)
         if as_json:
             print_json({"app": slug, "fields": list(fields)})
@@ -66,7 +68,7 @@ def add_app(
         return 0
     if oauth_authorize_url is None or oauth_token_url is None or oauth_client_id is None or fields:
         raise RequestError(
-            "OAuth 2 takes --oauth-authorize-url, --oauth-token-url and --oauth-client-id, and no --field.",
+            "OAuth 2 needs --oauth-authorize-url, --oauth-token-url and --oauth-client-id, without --field.",
             fix=f"pdkernel apps add {slug} --oauth-authorize-url URL --oauth-token-url URL --oauth-client-id ID",
         )
     secret = None if public else _client_secret()
@@ -75,8 +77,8 @@ def add_app(
     if as_json:
         print_json({"app": slug, "oauth_client_id": oauth_client_id, "scopes": list(scopes), "callback": CALLBACK_PATH})
     else:
-        click.echo(f"Accounts of {slug} are connected at {oauth_authorize_url}.")
-        click.echo(f"Register this redirect URL at the app, after the address that is served: {CALLBACK_PATH}")
+        click.echo(f"Accounts of {slug} are connected through {oauth_authorize_url}.")
+        click.echo(f"Register this redirect URL at the app, after your server's base URL: {CALLBACK_PATH}")
     return 0
 
 
@@ -89,14 +91,16 @@ def _client_secret() -> str:
     if secret is None:
         secret = sys.stdin.read().rstrip("\n")
     if not secret:
-        raise RequestError("The OAuth client's secret is empty.", fix="For a client without one: --oauth-public")
+        raise RequestError(
+            "The OAuth client's secret is empty.", fix="For a client without a secret, pass --oauth-public."
+        )
     return secret
 
 
 @command(apps, name="list")
 @json_option
 def list_apps(state: CliContext, as_json: bool) -> int:
-    """List the apps that are known here: of accounts, of components, and those that were added."""
+    """List the known apps: apps of accounts, apps of components and registered apps."""
     from pdkernel.connect.oauth_providers import find_provider, list_provider_apps
     from pdkernel.connect.registered_apps import load_registered_apps
     from pdkernel.connect.token_refresh import ACCESS_TOKEN_FIELD

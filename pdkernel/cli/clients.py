@@ -1,7 +1,7 @@
 """
-`pdkernel clients` and `pdkernel keys`: programs that may call the endpoint.
+`pdkernel clients` and `pdkernel keys`: OAuth clients and signing keys of the endpoint.
 
-Knows that a secret is printed once. What is kept of it is the project's.
+A client's secret is printed once. The project stores only a hash.
 """
 
 from __future__ import annotations
@@ -26,25 +26,23 @@ def clients() -> None:
 
 @pdkernel.group()
 def keys() -> None:
-    """Keys that the endpoint's tokens are signed with."""
+    """Keys that sign the endpoint's access tokens."""
 
 
 @command(clients, name="create")
-@env_option("--name", metavar="NAME", help="For people.")
-@env_option(
-    "--scope", "scopes", metavar="SCOPE", multiple=True, help="What its tokens are good for; everything without it."
-)
+@env_option("--name", metavar="NAME", help="A display name.")
+@env_option("--scope", "scopes", metavar="SCOPE", multiple=True, help="A scope of the client's tokens; default: all.")
 @env_option(
     "--public-key",
     type=click.File("r", encoding="utf-8"),
     metavar="FILE",
-    help="A public key (PEM; EC P-256 or RSA) in a secret's place.",
+    help="A public key (PEM; EC P-256 or RSA) instead of a secret.",
 )
 @json_option
 def create_client(
     state: CliContext, name: str | None, scopes: tuple[str, ...], public_key: TextIO | None, as_json: bool
 ) -> int:
-    """Make a client; its secret is shown this once."""
+    """Create a client and print its secret once."""
     project = state.open_project()
     if public_key is not None:
         keyed = project.oauth_clients.create_with_key(_text(public_key), name or "", scopes or ("*",))
@@ -62,7 +60,7 @@ def create_client(
         click.echo(f"client id      {new.client.id}")
         click.echo(f"client secret  {new.secret}")
         click.echo(f"project id     {project.project_id}")
-        click.echo("The secret is shown this once: keep it where your product keeps its secrets.", err=True)
+        click.echo("The secret is shown only once: store it with the secrets of your product.", err=True)
         _print_scope_hint(project)
     return 0
 
@@ -71,12 +69,12 @@ def _print_scope_hint(project: Project) -> None:
     from pdkernel.errors import ConnectSettingsError
 
     login = None
-    with suppress(ConnectSettingsError):  # a login that does not work is for the commands to say that need it
+    with suppress(ConnectSettingsError):  # commands that need the login report the error
         login = project.login.load(os.environ)
     if login is not None:
         click.echo(
-            f"It opens the workflows' endpoints here. Connect's routes are those of {login.project_id}, "
-            "and take OAuth clients of its workspace.",
+            f"The client can call the local workflow endpoints. Connect's routes belong to {login.project_id} "
+            "and need an OAuth client of its workspace.",
             err=True,
         )
 
@@ -84,7 +82,7 @@ def _print_scope_hint(project: Project) -> None:
 @command(clients, name="list")
 @json_option
 def list_clients(state: CliContext, as_json: bool) -> int:
-    """List clients; never their secrets."""
+    """List clients without their secrets."""
     found = state.open_project().oauth_clients.list_clients()
     if as_json:
         print_json([encode_client(client) for client in found])
@@ -92,7 +90,7 @@ def list_clients(state: CliContext, as_json: bool) -> int:
         for client in found:
             click.echo(f"{client.id}  {' '.join(client.scopes)}  {client.name}".rstrip())
         if not found:
-            click.echo("No clients. Make one: pdkernel clients create")
+            click.echo("No clients yet. Create one: pdkernel clients create")
     return 0
 
 
@@ -115,14 +113,12 @@ def remove_client(state: CliContext, client_id: str, as_json: bool) -> int:
 @command(keys, name="rotate")
 @json_option
 def rotate_keys(state: CliContext, as_json: bool) -> int:
-    """Sign tokens with a new key; those that are out stay good until they expire."""
+    """Sign tokens with a new key; existing tokens stay valid until they expire."""
     key = state.open_project().access_tokens.rotate_signing_key()
     if as_json:
         print_json({"key_id": key})
     else:
-        click.echo(
-            f"Tokens are signed with the new key {key} from now on. Those that are out stay good for an hour at most."
-        )
+        click.echo(f"New tokens are signed with the key {key}. Existing tokens stay valid for at most an hour.")
     return 0
 
 
@@ -130,7 +126,7 @@ def _text(file: TextIO) -> str:
     try:
         return file.read()
     except UnicodeDecodeError:
-        return ""  # which is no key, as it will be told
+        return ""  # the project refuses an empty key with a message
 
 
 def encode_client(client: OAuthClient) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """
-Every command, and the console script.
+The modules that add commands, and the console script.
 
-Knows which modules add commands; heavy imports wait inside each command.
+Each command imports heavy modules when it runs.
 """
 
 from pdkernel.cli import (
@@ -9,11 +9,14 @@ from pdkernel.cli import (
     actions,
     apps,
     clients,
+    demo,
     doctor,
     export,
     import_workflows,
     invoke,
+    lab,
     login,
+    new,
     packages,
     project,
     run,
@@ -38,6 +41,9 @@ COMMAND_MODULES = (
     serve,
     project,
     sources,
+    new,
+    demo,
+    lab,
     doctor,
     stores,
     triggers,

@@ -1,7 +1,7 @@
 """
-`pdkernel demo`: the quickstart's whole job in a terminal, on a project of its own.
+`pdkernel demo`: the steps of the quickstart in a terminal, on a project of its own.
 
-Knows the order in which a person would do it. Every part is the real one; only Slack is a stand-in.
+Only Slack is a stand-in; all other parts are real.
 """
 
 from __future__ import annotations
@@ -14,24 +14,37 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pdkernel.cli.app import CliContext, command, env_option
+
 if TYPE_CHECKING:
+    from pdkernel.session import Session
     from pdkernel.shape import Shape
 
 USERS = ("ada", "grace")
 
 
+@command(name="demo")
+@env_option("--keep", metavar="FOLDER", help="Work in this new folder and keep it; default: a temporary one.")
+def demo(_: CliContext, keep: str | None) -> int:
+    """Run the quickstart in the terminal: choose a user, load an event, run, edit a step, export."""
+    return run_demo(Path(keep) if keep else None)
+
+
 def run_demo(keep: Path | None) -> int:
     """
-    Do it all, and say what is being done.
+    Run all steps of the demo and print each of them.
 
     Args:
-        keep: A new folder to work in and to keep, or None for a temporary one.
+        keep: A new or empty folder to work in, which stays; None for a temporary folder.
+
+    Returns:
+        The exit status.
     """
     from pdkernel.errors import RequestError
     from pdkernel.runtimes.file_tree import temporary_folder
 
     if keep is not None and keep.exists() and not (keep.is_dir() and not any(keep.iterdir())):
-        raise RequestError(f"{keep} is no empty folder; nothing was changed.", fix="Name a new folder.")
+        raise RequestError(f"{keep} is not an empty folder; no file was written.", fix="Choose a new folder.")
     with nullcontext(keep) if keep is not None else temporary_folder("pdkernel-demo-") as folder:
         return _demo(folder)
 
@@ -52,12 +65,10 @@ def _demo(folder: Path) -> int:
         session.close()
 
 
-def _run_steps(session: object) -> int:
+def _run_steps(session: Session) -> int:
     from pdkernel import definition
     from pdkernel.render import files, shape, timeline
-    from pdkernel.session import Session
 
-    assert isinstance(session, Session)
     _title("1. The workflow")
     for step in session.workflow.steps:
         click.echo(f"  {step.name:<8} {step.language}")
@@ -74,7 +85,7 @@ def _run_steps(session: object) -> int:
     event = session.load_event("issues-opened")
     click.echo(f"  {event.summary()}")
     session.choose_egress("stand-in=slack")
-    click.echo("  A local stand-in answers for Slack; nothing leaves this machine.")
+    click.echo("  A local stand-in replaces Slack; no request leaves this machine.")
 
     _title("4. Run, as ada")
     execution = session.run()
@@ -83,13 +94,13 @@ def _run_steps(session: object) -> int:
         return 1
 
     _title("5. The event's shape: the issue alone")
-    found = event.shape()
-    issue = next(part for part in _parts(found) if part.path == ("body", "issue"))
+    event_shape = event.shape()
+    issue = next(part for part in _parts(event_shape) if part.path == ("body", "issue"))
     lines = shape.render_text(issue).splitlines()
     click.echo("\n".join(lines[:16]))
-    click.echo(f"... of {sum(1 for _ in _parts(found))} paths in the event")
+    click.echo(f"... of {sum(1 for _ in _parts(event_shape))} paths in the event")
 
-    _title("6. Edit one step and run it: only that step runs, the message is another one, so it is sent")
+    _title("6. Edit one step and run it: only that step runs, and the changed message is sent")
     message = session.workflow.step("message")
     text = f"%%pdstep message --lang node\n{message.source}".replace("New issue in", "Please look at")
     session.record_cell(text, cell_id="message")
@@ -98,7 +109,7 @@ def _run_steps(session: object) -> int:
     again = session.run(only=frozenset({"notify"}))
     click.echo(timeline.render_text(replace(again, steps=(again.step("notify"),))))
     session.pin("check")
-    click.echo("  check is pinned: it keeps its exports until it is released.")
+    click.echo("  check is pinned: it keeps its exports until it is unpinned.")
     session.unpin("check")
 
     _title("7. Export")
@@ -110,9 +121,9 @@ def _run_steps(session: object) -> int:
     return 0
 
 
-def _parts(whole: Shape) -> Iterator[Shape]:
-    yield whole
-    for child in whole.children:
+def _parts(shape: Shape) -> Iterator[Shape]:
+    yield shape
+    for child in shape.children:
         yield from _parts(child)
 
 

@@ -1,7 +1,7 @@
 """
-`pdkernel new`, `demo`, `doctor`, `lab`: how a person begins, and what is missing when something does not run.
+`pdkernel doctor`: what this machine has and what a workflow lacks.
 
-Knows the templates that the package ships. Never overwrites a file.
+Output of the command. `readiness` collects the findings.
 """
 
 from __future__ import annotations
@@ -16,60 +16,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pdkernel.cli.app import CliContext, command, env_option, json_option, print_json
-from pdkernel.cli.new import resolve_test_path, write_notebook_template, write_starter_test
 from pdkernel.errors import PdkernelError
 from pdkernel.version import VERSION
 
 if TYPE_CHECKING:
     from pdkernel.readiness import DoctorReport
-
-
-@command(name="new")
-@click.argument("name")
-def new(_: CliContext, name: str) -> int:
-    """Make NAME.ipynb, a workflow to start from, an event for it, and a test of it."""
-    from pdkernel.errors import RequestError
-
-    path = Path(name if name.endswith(".ipynb") else f"{name}.ipynb")
-    for file in (path, resolve_test_path(path)):
-        if file.exists():
-            raise RequestError(f"{file} exists already; nothing was changed.", fix="Choose another name.")
-    notebook, event = write_notebook_template(path, template="new.ipynb", use_file_name=True)
-    test = write_starter_test(path)
-    for each in (notebook, event, test):
-        click.echo(f"Made {each}")
-    click.echo(f"Run it:  pdkernel run {path} --event {event}")
-    click.echo(f"Test it: pytest {test}")
-    click.echo("Open it: pdkernel lab " + str(path))
-    return 0
-
-
-@command(name="demo")
-@env_option("--keep", metavar="FOLDER", help="Work in this new folder and keep it; default: a temporary one.")
-def demo(_: CliContext, keep: str | None) -> int:
-    """Do the whole job in the terminal: pick a user, send an event, look at it, edit a step, export."""
-    from pdkernel.cli.demo import run_demo
-
-    return run_demo(Path(keep) if keep else None)
-
-
-@command(name="lab", context_settings={"ignore_unknown_options": True})
-@click.argument("notebook", required=False, type=click.Path(path_type=Path))
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def lab(state: CliContext, notebook: Path | None, options: tuple[str, ...]) -> int:
-    """Open JupyterLab on NOTEBOOK with the workflow kernel; further options go to JupyterLab."""
-    from pdkernel.cli.lab import run_lab
-    from pdkernel.errors import RequestError
-    from pdkernel.project import find_project
-
-    if notebook is not None and not notebook.is_file():
-        raise RequestError(f"There is no notebook {notebook}.", fix=f"Make one: pdkernel new {notebook.stem}")
-    # kernels work in their notebook's folder: without this they would look for, or make, a project there
-    folder = Path(state.project_folder).resolve() if state.project_folder else find_project(Path.cwd()).parent
-    os.environ.setdefault("PDKERNEL_PROJECT", str(folder))
-    if state.database_url:
-        os.environ.setdefault("PDKERNEL_DATABASE", state.database_url)
-    return run_lab(list(options), notebook.parent if notebook else Path.cwd(), notebook)
 
 
 @command(name="doctor")
@@ -123,17 +74,17 @@ def doctor(
         click.echo(found.format_text(str(source)), nl=False)
     for place, each in several.items():
         click.echo(
-            f"\n{place} cannot be read: {each}"
+            f"\nCannot read {place}: {each}"
             if isinstance(each, PdkernelError)
             else f"\n{each.format_text(str(place))}".rstrip()
         )
     return 0
 
 
-def _check_or_error(look: Callable[[Path], DoctorReport], source: Path) -> DoctorReport | PdkernelError:
-    """What is found at one of several places; one that cannot be read does not keep the others from being looked at."""
+def _check_or_error(collect: Callable[[Path], DoctorReport], source: Path) -> DoctorReport | PdkernelError:
+    """The report of one of several sources; a source that cannot be read does not stop the check of the others."""
     try:
-        return look(source)
+        return collect(source)
     except PdkernelError as error:
         return error
 
@@ -152,7 +103,7 @@ def _machine(project: Path) -> dict[str, Any]:
     from pdkernel.errors import InterpreterMissingError
     from pdkernel.workers import describe_step_tmp, find_go, find_node
 
-    def found(find: Callable[[], object]) -> str:
+    def locate(find: Callable[[], object]) -> str:
         try:
             return str(find())
         except InterpreterMissingError as fault:
@@ -165,13 +116,13 @@ def _machine(project: Path) -> dict[str, Any]:
     return {
         "pdkernel": VERSION,
         "python": platform.python_version(),
-        "node": found(find_node),
-        "go": found(lambda: find_go().command),
+        "node": locate(find_node),
+        "go": locate(lambda: find_go().command),
         "bash": shutil.which("bash") or "not found",
         "kernel": "installed" if _kernel_installed() else "not installed: pip install --force-reinstall pdkernel",
         "chromium": shutil.which("chromium")
         or shutil.which("google-chrome")
-        or "not found (only our own tests need it)",
+        or "not found (only needed for pdkernel's own tests)",
         "outside_calls": GUARDS[available_guard()],
         "tmp": describe_step_tmp(project),
     }

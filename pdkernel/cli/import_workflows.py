@@ -1,7 +1,7 @@
 """
-`pdkernel import`: synced folders into notebooks.
+`pdkernel import`: notebooks from synced folders.
 
-Knows the options, what is printed, and that nothing is asked without a terminal. Importing is `importing`'s work.
+Options, questions and output of the command; it asks questions only on a terminal. `importer` writes the notebooks.
 """
 
 from __future__ import annotations
@@ -9,22 +9,29 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pdkernel.cli.app import CliContext, command, env_option, is_interactive, json_option, print_json
-from pdkernel.cli.import_prompts import ImportPrompts
+from pdkernel.errors import PdkernelError
 
 if TYPE_CHECKING:
     from pdkernel.actions import Catalog
     from pdkernel.definition import Sidecar
+    from pdkernel.identity import Directory
     from pdkernel.importer import AccountQuestion, ImportResult
+    from pdkernel.model import HttpAuth, ResponseMode, Trigger
     from pdkernel.render.import_report import ImportReport
 
 PROGRESS_MIN_WORKFLOWS = 20
-"""Workflows of an import that tells its progress; fewer are there at once."""
+"""Imports of at least this many workflows show progress."""
+EXTERNAL_USER = "external_user"
+UNANSWERED = "unanswered"
+_SHOWN_LOCATIONS = 5
 
 
 @command(name="import")
@@ -36,33 +43,37 @@ PROGRESS_MIN_WORKFLOWS = 20
     "--accounts",
     type=click.Choice(["ask", "own", "external-user"]),
     default="ask",
-    help="Whose accounts the ids in the files mean. ask (default) asks on a terminal; elsewhere they stay unanswered.",
+    help="The owner of the account ids in the files. ask (default) asks on a terminal; without one they stay unanswered.",
 )
-@click.option("--force", is_flag=True, help="Where another notebook stands, keep it beside the new one.")
+@click.option("--force", is_flag=True, help="Replace existing notebooks; a copy of each stays beside the new one.")
 @json_option
 def import_(state: CliContext, folder: Path, to: str, accounts: str, force: bool, as_json: bool) -> int:
-    """Make a notebook of the workflow in FOLDER, or of every workflow in the repository FOLDER."""
+    """Create a notebook for the workflow in FOLDER, or for every workflow in the repository FOLDER."""
     from pdkernel.importer import answer_questions, find_workflow_folders, import_folder, plan_notebook_paths
 
     found = plan_notebook_paths(folder, find_workflow_folders(folder), Path(to))
-    asks = accounts == "ask" and is_interactive(sys.stdin)
-    questions = ImportPrompts(state, root=folder, workflows=len(found)) if asks else None
+    is_asking = accounts == "ask" and is_interactive(sys.stdin)
+    prompts = ImportPrompts(state, root=folder, workflows=len(found)) if is_asking else None
 
-    def answers(asked: Sequence[AccountQuestion]) -> Mapping[tuple[str, str], str]:
-        if questions is not None:
-            return questions.ask_accounts(asked)
-        return {} if accounts == "ask" else answer_questions("own" if accounts == "own" else "external-user", asked)
+    def answer(account_questions: Sequence[AccountQuestion]) -> Mapping[tuple[str, str], str]:
+        if prompts is not None:
+            return prompts.ask_accounts(account_questions)
+        return (
+            {}
+            if accounts == "ask"
+            else answer_questions("own" if accounts == "own" else "external-user", account_questions)
+        )
 
     done = []
-    for number, (place, notebook) in enumerate(found, start=1):
-        _progress(number, len(found), place)
+    for number, (source, notebook) in enumerate(found, start=1):
+        _progress(number, len(found), source)
         done.append(
             import_folder(
-                place,
+                source,
                 notebook,
-                build_catalog=lambda sidecar, base=place: _catalog(state, sidecar, base),  # type: ignore[misc]
-                ask_accounts=answers,
-                ask_trigger=questions.ask_trigger if questions is not None else None,
+                build_catalog=lambda sidecar, base=source: _catalog(state, sidecar, base),  # type: ignore[misc]
+                ask_accounts=answer,
+                ask_trigger=prompts.ask_trigger if prompts is not None else None,
                 force=force,
             )
         )
@@ -86,9 +97,9 @@ def _catalog(state: CliContext, sidecar: Sidecar, base: Path) -> Catalog:
     return catalog.with_source(sidecar.actions, base=(sidecar.path.parent if sidecar.path else base).resolve())
 
 
-def _progress(number: int, count: int, place: Path) -> None:
+def _progress(number: int, count: int, source: Path) -> None:
     if count >= PROGRESS_MIN_WORKFLOWS and is_interactive(sys.stderr):
-        sys.stderr.write(f"\r\x1b[Kimporting {number} of {count}: {place.name}")
+        sys.stderr.write(f"\r\x1b[Kimporting {number} of {count}: {source.name}")
         sys.stderr.write("\r\x1b[K" if number == count else "")
         sys.stderr.flush()
 
@@ -102,35 +113,186 @@ def _print(done: Sequence[ImportResult]) -> None:
             continue
         assert one.state is not None, "it was imported"
         assert one.report is not None, "it was imported"
-        said = {"new": "Imported", "unchanged": "Unchanged:", "replaced": "Imported again"}[one.state]
-        click.echo(f"{said} {one.folder} as {one.notebook}")
-        for kept in one.backups:
-            click.echo(f"  what was there is kept as {kept}")
+        label = {"new": "Imported", "unchanged": "Unchanged:", "replaced": "Imported again"}[one.state]
+        click.echo(f"{label} {one.folder} as {one.notebook}")
+        for backup in one.backups:
+            click.echo(f"  The previous file is now {backup}")
         if len(done) == 1:
             click.echo(import_report.render_text(one.report), nl=False)
         else:
             for line in _summarize_report(one.report):
                 click.echo(f"  {line}")
-    _say_unanswered(done)
+    _print_unanswered(done)
     if len(done) > 1:
         failed = sum(one.error is not None for one in done)
         click.echo(f"{len(done) - failed} of {len(done)} workflows imported.")
 
 
 def _summarize_report(report: ImportReport) -> list[str]:
-    """What of a report stands in the list of a whole repository; the notebook has all of it."""
-    lines = [f"cannot run here: {item.name} {item.why}" for item in report.cannot]
+    """The lines of a report in the list of a repository; the notebook contains the whole report."""
+    lines = [f"cannot run: {item.name} {item.why}" for item in report.cannot]
     return [*lines, *(f"reference: {sentence}" for sentence in report.gone)]
 
 
-def _say_unanswered(done: Sequence[ImportResult]) -> None:
+def _print_unanswered(done: Sequence[ImportResult]) -> None:
     unanswered = [(one.notebook, use) for one in done if one.report is not None for use in one.report.unanswered]
     if not unanswered:
         return
-    click.echo("Unanswered, whose account is meant:")
+    click.echo("The owner of these accounts is unknown:")
     for notebook, use in unanswered:
         click.echo(f"  {notebook}: {use.step}.{use.prop} ({use.app}, {use.synced or 'no id'})")
     click.echo(
-        "Such a notebook can be exported, not run or served. Answer in NAME.pdkernel.yaml beside it, or import again"
+        "Until you decide, these notebooks can be exported, but not run or served. Edit NAME.pdkernel.yaml, or import again"
     )
     click.echo("with --force and --accounts external-user, or --accounts own.")
+
+
+class ImportPrompts:
+    """
+    The questions of one import: the owner of each account, and trigger settings that Git does not hold.
+
+    Each account and each trigger is asked for once; every question has an answer that decides nothing.
+
+    Args:
+        state: The command's context; its project holds the developer's own accounts.
+        root: The imported folder; no project is created in it.
+        workflows: Number of workflows. For more than one, the first question is whether to ask for triggers.
+    """
+
+    def __init__(self, state: CliContext, *, root: Path, workflows: int) -> None:
+        self._state = state
+        self._root = root
+        self._workflows = workflows
+        self._answers: dict[tuple[str, str], str] = {}
+        self._triggers: dict[str, Trigger | None] = {}
+
+    def ask_accounts(self, questions: Sequence[AccountQuestion]) -> dict[tuple[str, str], str]:
+        """Ask *questions* not answered before in this import; return all answers by app and id."""
+        for question in questions:
+            key = (question.app, question.account_id)
+            if key not in self._answers:
+                self._answers[key] = self._account(question)
+        return self._answers
+
+    def _account(self, question: AccountQuestion) -> str:
+        while True:
+            choices = self._choices(question)
+            self._print_choices(question, choices)
+            number = self._number("Owner of the account", len(choices))
+            answer = choices[number - 1][0]
+            if answer is not None:
+                return answer
+            try:
+                return self._create(question)
+            except PdkernelError as error:
+                click.echo(f"Error: {error}", err=True)
+
+    def _choices(self, question: AccountQuestion) -> list[tuple[str | None, str]]:
+        """Answers with their labels; the answer None creates an account."""
+        choices: list[tuple[str | None, str]] = [(EXTERNAL_USER, "the external user's account")]
+        own = self._directory.accounts(app=question.app, own=True) if self._directory is not None else ()
+        choices += [(account.id, f"your own {account.id}  {account.name}".rstrip()) for account in own]
+        is_known = question.account_id in {account.id for account in own}
+        if self._directory is not None and question.account_id and not is_known:
+            choices.append((None, f"your own account; adds it now with the id {question.account_id}"))
+        return [*choices, (UNANSWERED, "decide later: the workflow can be exported, but not run")]
+
+    @staticmethod
+    def _print_choices(question: AccountQuestion, choices: Sequence[tuple[str | None, str]]) -> None:
+        used = [f"{step}.{prop}" for step, prop in question.locations]
+        more = f" and {len(used) - _SHOWN_LOCATIONS} more" if len(used) > _SHOWN_LOCATIONS else ""
+        click.echo(
+            f"{question.app}, {question.account_id or 'no id'}: used by {', '.join(used[:_SHOWN_LOCATIONS])}{more}",
+            err=True,
+        )
+        for number, (_, label) in enumerate(choices, start=1):
+            click.echo(f"  {number}  {label}", err=True)
+
+    @staticmethod
+    def _number(words: str, highest: int) -> int:
+        return int(click.prompt(words, default=highest, type=click.IntRange(1, highest), err=True))
+
+    def _create(self, question: AccountQuestion) -> str:
+        names = click.prompt("Names of its credentials, separated by commas", default="oauth_access_token", err=True)
+        credentials = {
+            name: click.prompt(name, hide_input=True, err=True)
+            for name in (part.strip() for part in names.split(","))
+            if name
+        }
+        assert self._directory is not None, "without a directory, no choice creates an account"
+        account = self._directory.add_account(
+            app=question.app,
+            credentials=credentials,
+            external_user_id=None,
+            environment="development",
+            account_id=question.account_id,
+            name=None,
+        )
+        return str(account.id)
+
+    @cached_property
+    def _directory(self) -> Directory | None:
+        """Users and accounts of the project; None if opening it would create a project inside the imported folder."""
+        current = Path.cwd().resolve()
+        if not self._state.has_project() and current.is_relative_to(self._root.resolve()):
+            return None
+        return self._state.open_directory()
+
+    @cached_property
+    def _asks_triggers(self) -> bool:
+        if self._workflows == 1:
+            return True
+        return bool(click.confirm("Git does not hold the triggers' settings. Enter them now", default=False, err=True))
+
+    def ask_trigger(self, trigger: Trigger) -> Trigger | None:
+        """Ask for the settings of *trigger* that Git does not hold; None keeps assumed settings."""
+        trigger_id = str(trigger.config.get("id"))
+        if trigger.type == "email" or not self._asks_triggers:
+            return None
+        if trigger_id not in self._triggers:
+            ask = {"http": self._http, "schedule": self._schedule, "source": self._source}[trigger.type]
+            self._triggers[trigger_id] = ask(trigger, trigger_id)
+        return self._triggers[trigger_id]
+
+    @staticmethod
+    def _http(trigger: Trigger, trigger_id: str) -> Trigger:
+        auth: HttpAuth = click.prompt(
+            f"HTTP trigger {trigger_id}: authentication",
+            type=click.Choice(["none", "bearer", "oauth"]),
+            default="none",
+            err=True,
+        )
+        token = None
+        if auth == "bearer":
+            token = click.prompt("Environment variable that contains the token", err=True)
+        response: ResponseMode = click.prompt(
+            "Response, from the platform (default) or the workflow (custom)",
+            type=click.Choice(["default", "custom"]),
+            default=trigger.response,
+            err=True,
+        )
+        return replace(trigger, auth=auth, token_env=token, response=response)
+
+    @staticmethod
+    def _schedule(trigger: Trigger, trigger_id: str) -> Trigger | None:
+        schedule = click.prompt(
+            f"Schedule {trigger_id}: a cron expression or a number of seconds (empty: unknown)",
+            default="",
+            show_default=False,
+            err=True,
+        ).strip()
+        if not schedule:
+            return None
+        setting = {"interval_seconds": int(schedule)} if schedule.isdigit() else {"cron": schedule}
+        zone = click.prompt("Time zone", default="UTC", err=True).strip()
+        return replace(trigger, config={**trigger.config, **setting, "timezone": zone})
+
+    @staticmethod
+    def _source(trigger: Trigger, trigger_id: str) -> Trigger | None:
+        uses = click.prompt(
+            f"Event source {trigger_id}: component KEY@VERSION (empty: unknown)",
+            default="",
+            show_default=False,
+            err=True,
+        ).strip()
+        return replace(trigger, config={**trigger.config, "uses": uses}) if uses else None

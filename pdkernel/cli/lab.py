@@ -1,8 +1,7 @@
 """
 `pdkernel lab`: JupyterLab on a folder of workflows, ready for the first step.
 
-Knows JupyterLab's options. Changes none of the user's own settings: what it sets are defaults, which a setting that
-the user made in Lab outranks.
+Options and default settings of JupyterLab. The user's own settings take precedence over these defaults.
 """
 
 from __future__ import annotations
@@ -12,25 +11,47 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+import click
+
+from pdkernel.cli.app import CliContext, command
+
 CONFIG_FOLDER = Path(__file__).parent
-"""Holds `labconfig/default_setting_overrides.json`: no question about fetching news, no look-up of updates."""
+"""Contains `labconfig/default_setting_overrides.json`, which disables news and update checks."""
+
+
+@command(name="lab", context_settings={"ignore_unknown_options": True})
+@click.argument("notebook", required=False, type=click.Path(path_type=Path))
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def lab(state: CliContext, notebook: Path | None, options: tuple[str, ...]) -> int:
+    """Open JupyterLab on NOTEBOOK with the workflow kernel; further options are passed to JupyterLab."""
+    from pdkernel.errors import RequestError
+    from pdkernel.project import find_project
+
+    if notebook is not None and not notebook.is_file():
+        raise RequestError(f"Notebook {notebook} does not exist.", fix=f"Create it: pdkernel new {notebook.stem}")
+    # a kernel runs in its notebook's folder, where it would otherwise search for a project or create one
+    folder = Path(state.project_folder).resolve() if state.project_folder else find_project(Path.cwd()).parent
+    os.environ.setdefault("PDKERNEL_PROJECT", str(folder))
+    if state.database_url:
+        os.environ.setdefault("PDKERNEL_DATABASE", state.database_url)
+    return run_lab(list(options), notebook.parent if notebook else Path.cwd(), notebook)
 
 
 def lab_options(folder: Path, notebook: Path | None, *, root: bool) -> list[str]:
     """
-    JupyterLab's command line.
+    Build the command line of JupyterLab.
 
     Args:
-        folder: What Lab's file browser shows.
-        notebook: The notebook to open, in *folder*; None opens what was open last.
-        root: Whether the user is root, whom Jupyter refuses unless told otherwise.
+        folder: The root of Lab's file browser.
+        notebook: The notebook to open, in *folder*; None restores the last session.
+        root: Whether the user is root, which Jupyter refuses without `--allow-root`.
     """
     options = [
         f"--ServerApp.root_dir={folder}",
         "--MultiKernelManager.default_kernel_name=pdkernel",
-        # Installing extensions from Lab would ask a package registry for its list at the first look.
+        # A writable extension manager would request the extension list from a package registry.
         "--LabApp.extension_manager=readonly",
-        # Kernels over sockets in the runtime folder, not over TCP ports that every user of this machine can reach.
+        # Kernels use sockets in the runtime folder: every user of this machine can reach TCP ports.
         "--KernelManager.transport=ipc",
     ]
     if notebook is not None:
@@ -41,7 +62,7 @@ def lab_options(folder: Path, notebook: Path | None, *, root: bool) -> list[str]
 
 
 def set_defaults(environ: MutableMapping[str, str]) -> None:
-    """Put our defaults for Lab's settings on Jupyter's configuration path, behind any folder named there."""
+    """Append the folder with default Lab settings to Jupyter's configuration path."""
     path = [entry for entry in environ.get("JUPYTER_CONFIG_PATH", "").split(os.pathsep) if entry]
     if str(CONFIG_FOLDER) not in path:
         environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join([*path, str(CONFIG_FOLDER)])
@@ -49,10 +70,10 @@ def set_defaults(environ: MutableMapping[str, str]) -> None:
 
 def run_lab(args: Sequence[str], folder: Path, notebook: Path | None = None) -> int:
     """
-    Run JupyterLab until the user ends it.
+    Run JupyterLab until the user stops it.
 
     Args:
-        args: More of JupyterLab's options; they outrank ours.
+        args: Further options of JupyterLab; they take precedence.
         folder: The folder to work in.
         notebook: The notebook to open, or None.
 

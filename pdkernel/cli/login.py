@@ -1,7 +1,7 @@
 """
-`pdkernel login`: which Connect project at Pipedream the local project works with.
+`pdkernel login`: connect the local project to a Connect project at Pipedream.
 
-Knows where id, secret and project are taken from; the secret never stands on a command line. Keeping it is `project.login`'s.
+Reads id, secret and project from options, the environment or a prompt. `project.login` stores them.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from pdkernel.cli.app import CliContext, command, json_option, print_json
 if TYPE_CHECKING:
     from pdkernel.project import Login
 
-_WHERE = {"keyring": "in this machine's keyring", "project": "in the project, encrypted"}
+_SECRET_LOCATIONS = {"keyring": "in this machine's keyring", "project": "in the project, encrypted"}
 
 
 @command(name="login")
-@click.option("--client-id", metavar="ID", help="Of an OAuth client of your workspace.")
-@click.option("--client-secret", metavar="@FILE|-", help="Where its secret is; it is asked for without this.")
+@click.option("--client-id", metavar="ID", help="Id of an OAuth client of your workspace.")
+@click.option("--client-secret", metavar="@FILE|-", help="Source of the client's secret; default: a prompt.")
 @click.option("--project-id", metavar="proj_...", help="The Connect project.")
 @click.option("--environment", metavar="ENV", help="development (default) or production.")
-@click.option("--base-url", metavar="URL", help="Of the API, if it is not Pipedream's own.")
-@click.option("--remove", is_flag=True, help="Forget it: work with the local project only.")
+@click.option("--base-url", metavar="URL", help="Base URL of the API; default: Pipedream's.")
+@click.option("--remove", is_flag=True, help="Remove the login: use the local project only.")
 @json_option
 def login(state: CliContext, remove: bool, as_json: bool, **given: str | None) -> int:
     """
-    Work with a real Connect project: its users, accounts and credentials; steps still run here.
+    Use the users, accounts and credentials of a Connect project; steps still run on this machine.
 
-    What is not given comes from PDKERNEL_CLIENT_ID, PDKERNEL_CLIENT_SECRET, PDKERNEL_PROJECT_ID,
-    PDKERNEL_PROJECT_ENVIRONMENT and PDKERNEL_BASE_URL, or the same with PIPEDREAM_, else it is asked for.
+    Missing options are read from PDKERNEL_CLIENT_ID, PDKERNEL_CLIENT_SECRET, PDKERNEL_PROJECT_ID,
+    PDKERNEL_PROJECT_ENVIRONMENT and PDKERNEL_BASE_URL, or the same with PIPEDREAM_, else from a prompt.
     """
     table = state.open_project().login
     if remove:
@@ -43,17 +43,21 @@ def login(state: CliContext, remove: bool, as_json: bool, **given: str | None) -
             print_json({"removed": removed})
         else:
             click.echo(
-                "Logged out: users and accounts are the local project's." if removed else "Nobody was logged in."
+                "Logged out: users and accounts are the local project's."
+                if removed
+                else "There was no login to remove."
             )
         return 0
-    asked = _login(given)
-    _check_login(asked)
-    where = table.save(asked)
+    new_login = _login(given)
+    _check_login(new_login)
+    location = table.save(new_login)
     if as_json:
-        print_json({**encode_login(asked), "secret": where})
+        print_json({**encode_login(new_login), "secret": location})
     else:
-        click.echo(f"Users and accounts are now those of {asked.project_id} at {asked.base_url}.")
-        click.echo(f"The client's secret is kept {_WHERE[where]}. Back to the local project: pdkernel login --remove")
+        click.echo(f"Users and accounts are now those of {new_login.project_id} at {new_login.base_url}.")
+        click.echo(
+            f"The client's secret is stored {_SECRET_LOCATIONS[location]}. To return to the local project: pdkernel login --remove"
+        )
     return 0
 
 
@@ -85,7 +89,7 @@ def _login(given: dict[str, str | None]) -> Login:
 
 
 def _secret(given: str | None) -> str | None:
-    """The secret from where *given* says, else from the environment."""
+    """Read the secret from the source *given*, else from the environment."""
     from pdkernel.errors import RequestError
     from pdkernel.project.login import read_setting
 
@@ -95,14 +99,14 @@ def _secret(given: str | None) -> str | None:
         return sys.stdin.readline().rstrip("\n")
     if not given.startswith("@"):
         raise RequestError(
-            "A secret does not belong on a command line: others can read it there.",
-            fix="Leave --client-secret out and it is asked for; or --client-secret @FILE, or PDKERNEL_CLIENT_SECRET.",
+            "A secret on a command line is visible to other users of this machine.",
+            fix="Leave out --client-secret for a prompt, pass --client-secret @FILE, or set PDKERNEL_CLIENT_SECRET.",
         )
     try:
         return Path(given[1:]).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as fault:
-        why = getattr(fault, "strerror", None) or "it is not text"
-        raise RequestError(f"The client's secret cannot be read from {given[1:]}: {why}.") from None
+        why = getattr(fault, "strerror", None) or "the file is not text"
+        raise RequestError(f"Cannot read the client's secret from {given[1:]}: {why}.") from None
 
 
 def _require_value(name: str, prompt: str, value: str | None, *, hidden: bool = False) -> str:
@@ -113,14 +117,14 @@ def _require_value(name: str, prompt: str, value: str | None, *, hidden: bool = 
     if not value:
         raise RequestError(
             f"The {prompt.lower()} is missing.",
-            fix=f"Give --{name.replace('_', '-')}{' @FILE' if hidden else ''}, or set PDKERNEL_{name.upper()}.",
+            fix=f"Pass --{name.replace('_', '-')}{' @FILE' if hidden else ''}, or set PDKERNEL_{name.upper()}.",
         )
     return value.strip()
 
 
-def _check_login(asked: Login) -> None:
-    """Ask for one account, so that what is wrong is said now and nothing wrong is kept."""
+def _check_login(login: Login) -> None:
+    """Request one account, so that a wrong login is reported before it is stored."""
     from pdkernel.connect.sdk import Sdk
 
-    sdk = Sdk(asked)
-    sdk.call(lambda client: client.accounts.list(limit=1, request_options=sdk.build_request_options(asked.environment)))
+    sdk = Sdk(login)
+    sdk.call(lambda client: client.accounts.list(limit=1, request_options=sdk.build_request_options(login.environment)))

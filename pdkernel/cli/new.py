@@ -1,8 +1,4 @@
-"""
-The notebooks, events and tests that the package ships for people to start from.
-
-Never overwrites an event; whoever writes a notebook looks first whether one is there.
-"""
+"""`pdkernel new`: a notebook, an event and a test to start from, written from the package's templates."""
 
 from __future__ import annotations
 
@@ -10,18 +6,39 @@ import re
 from importlib import resources
 from pathlib import Path
 
+import click
+
+from pdkernel.cli.app import CliContext, command
 from pdkernel.errors import RequestError
 
 _YAML_KEYWORDS = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null"})
-"""Words that are something else in YAML."""
+"""Words that YAML reads as a boolean or null."""
+
+
+@command(name="new")
+@click.argument("name")
+def new(_: CliContext, name: str) -> int:
+    """Create NAME.ipynb with a starter workflow, an event and a test."""
+    path = Path(name if name.endswith(".ipynb") else f"{name}.ipynb")
+    for file in (path, resolve_test_path(path)):
+        if file.exists():
+            raise RequestError(f"{file} already exists; no file was written.", fix="Choose another name.")
+    notebook, event = write_notebook_template(path, template="new.ipynb", use_file_name=True)
+    test = write_starter_test(path)
+    for each in (notebook, event, test):
+        click.echo(f"Made {each}")
+    click.echo(f"Run it:  pdkernel run {path} --event {event}")
+    click.echo(f"Test it: pytest {test}")
+    click.echo("Open it: pdkernel lab " + str(path))
+    return 0
 
 
 def write_starter_test(notebook: Path) -> Path:
     """
-    Write a test of a notebook that `new.ipynb` was the template of, beside it in `tests/`.
+    Write a test for a notebook made from `new.ipynb`, in `tests/` beside it.
 
     Raises:
-        RequestError: There is a file of that name, or it cannot be written.
+        RequestError: The file exists or cannot be written.
     """
     test = resolve_test_path(notebook)
     template = (resources.files("pdkernel") / "templates" / "test_new.txt").read_text(encoding="utf-8")
@@ -36,22 +53,27 @@ def write_starter_test(notebook: Path) -> Path:
 
 
 def resolve_test_path(notebook: Path) -> Path:
-    """Where the test of *notebook* goes."""
+    """The path of the test for *notebook*."""
     name = re.sub(r"\W+", "_", notebook.stem)
     return notebook.parent / "tests" / f"test_{name}.py"
 
 
 def write_notebook_template(notebook: Path, *, template: str, use_file_name: bool = False) -> list[Path]:
     """
-    Write a notebook template and its event beside it; an event that exists already is left alone.
+    Write a notebook template, and its event beside it unless the event exists.
+
+    An existing notebook is overwritten: the caller checks for it.
 
     Args:
-        notebook: Where.
-        template: Its name among ours.
-        use_file_name: Its workflow is called as the file is, where that is a name as it stands.
+        notebook: Path of the new notebook.
+        template: File name of the template in `pdkernel/templates`.
+        use_file_name: Name the workflow after the file, if the file name is a valid workflow name.
+
+    Returns:
+        The paths of the notebook and the event.
 
     Raises:
-        RequestError: The folder cannot be written to.
+        RequestError: The folder is not writable.
     """
     source = resources.files("pdkernel") / "templates"
     event = notebook.parent / "events" / "issues-opened.json"
@@ -71,6 +93,6 @@ def write_notebook_template(notebook: Path, *, template: str, use_file_name: boo
 
 def _write_error(path: Path, fault: OSError) -> RequestError:
     return RequestError(
-        f"{path} cannot be made: {fault.strerror} ({fault.filename}).",
-        fix="Choose a folder that you may write to.",
+        f"Cannot create {path}: {fault.strerror} ({fault.filename}).",
+        fix="Choose a writable folder.",
     )

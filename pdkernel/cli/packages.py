@@ -1,7 +1,7 @@
 """
-`pdkernel packages`: what the steps of a workflow import, installed before a run needs it.
+`pdkernel packages`: install and list the packages that steps import.
 
-Knows how that is listed. Installing is `engine.packages`' and `packages`' work.
+Output of the commands. `engine.step_packages` and `packages` install them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pdkernel.cli.app import CliContext, command, encode_error, json_option, pdk
 
 @pdkernel.group()
 def packages() -> None:
-    """Packages that steps import: installed into the project, at their first use or by this."""
+    """Packages that steps import; a run installs missing packages too."""
 
 
 @command(packages, name="install")
 @click.argument("source", type=click.Path(path_type=Path))
 @json_option
 def install_packages(state: CliContext, source: Path, as_json: bool) -> int:
-    """Install what the steps of SOURCE import, with the versions of the lock file beside the project."""
+    """Install the packages that the steps of SOURCE import, in the versions of the project's lock file."""
     from pdkernel.analysis import check_packages
     from pdkernel.engine.step_packages import StepPackages
     from pdkernel.source import load_source
@@ -60,7 +60,7 @@ def install_packages(state: CliContext, source: Path, as_json: bool) -> int:
 @command(packages, name="list")
 @json_option
 def list_packages(state: CliContext, as_json: bool) -> int:
-    """List the packages of the lock file, by what code imports."""
+    """List the packages of the lock file by import name."""
     from pdkernel.engine.step_packages import npm_packages, python_packages
 
     found = {
@@ -85,7 +85,7 @@ def list_packages(state: CliContext, as_json: bool) -> int:
         print_json(rows)
     else:
         for row in rows:
-            click.echo(f"{row['import']}  {row['version']}{'' if row['installed'] else '  (not installed here)'}")
+            click.echo(f"{row['import']}  {row['version']}{'' if row['installed'] else '  (not installed)'}")
         if not rows:
-            click.echo("No packages. The first run of a step that imports one installs it.")
+            click.echo("No packages. The first run of a step installs the packages that it imports.")
     return 0

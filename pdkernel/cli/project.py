@@ -1,7 +1,7 @@
 """
 `pdkernel env` and `pdkernel project`: variables and settings of the project.
 
-Knows that a value is never on a command line and never printed.
+Values of variables are read from a prompt or standard input and never printed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import click
 from pdkernel.cli.app import CliContext, command, json_option, pdkernel, print_json
 
 MAIL_SETTINGS = ("mail_to", "mail_server", "mail_user")
-"""Settings that are plain words."""
+"""Settings with a plain text value."""
 
 
 @pdkernel.group()
 def env() -> None:
-    """Environment variables: encrypted, seen by steps that name them, redacted like credentials."""
+    """Environment variables: encrypted, passed to steps that name them, redacted like credentials."""
 
 
 @pdkernel.group()
@@ -31,13 +31,13 @@ def project() -> None:
 @command(env, name="set")
 @click.argument("name")
 def set_variable(state: CliContext, name: str) -> int:
-    """Set NAME; its value is asked for, or read from standard input."""
+    """Set NAME to a value from a prompt or standard input."""
     from pdkernel.errors import RequestError
 
     if "=" in name:
         raise RequestError(
-            "A value does not belong on a command line: others can read it there.",
-            fix=f"pdkernel env set {name.split('=', maxsplit=1)[0]} asks for it, or reads it from standard input.",
+            "A value on a command line is visible to other users of this machine.",
+            fix=f"pdkernel env set {name.split('=', maxsplit=1)[0]} reads the value from a prompt or standard input.",
         )
     value = click.prompt(name, hide_input=True) if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
     state.open_project().variables.set(name, value)
@@ -48,7 +48,7 @@ def set_variable(state: CliContext, name: str) -> int:
 @command(env, name="list")
 @json_option
 def list_variables(state: CliContext, as_json: bool) -> int:
-    """List the names; values are never shown."""
+    """List the names of variables, without values."""
     names = state.open_project().variables.list()
     if as_json:
         print_json([{"name": name} for name in names])
@@ -72,7 +72,7 @@ def remove_variable(state: CliContext, name: str) -> int:
 @command(project, name="show")
 @json_option
 def show_project(state: CliContext, as_json: bool) -> int:
-    """Show the project."""
+    """Show the project's settings."""
     from pdkernel.cli.login import encode_login
 
     opened = state.open_project()
@@ -91,7 +91,7 @@ def show_project(state: CliContext, as_json: bool) -> int:
             if key != "login":
                 click.echo(f"{key}: {', '.join(map(str, text)) if isinstance(text, list) else text}")
         if login is None:
-            click.echo("users and accounts: of this project (a real one: pdkernel login)")
+            click.echo("users and accounts: of this project (to use a Connect project: pdkernel login)")
         else:
             click.echo(f"users and accounts: of {login.project_id} at {login.base_url}, as client {login.client_id}")
     return 0
@@ -103,19 +103,19 @@ def show_project(state: CliContext, as_json: bool) -> int:
 @click.option("--accept-licence", is_flag=True, help="Accept the licence of the components on npm, for this project.")
 def set_project(state: CliContext, setting: str, value: str, accept_licence: bool) -> int:
     """
-    Set one of the project's settings; an empty VALUE takes it back.
+    Set one of the project's settings; an empty VALUE resets it.
 
     \b
-    actions      builtin (default), npm, connect, or a FOLDER of components: where
-                 pre-built actions run that are not built in
-    plan         business (default), or free to rehearse the fourth end-user error
+    actions      builtin (default), npm, connect, or a FOLDER of components: the
+                 source of pre-built actions that are not built in
+    plan         business (default), or free to test the fourth end-user error
     connect_data_stores
                  NAME,...: data stores that actions and triggers of a Connect token
                  may read, write and empty (default: none)
-    mail_to      your own address: what $.send.email goes to
-    mail_server  HOST or HOST:PORT of the server that takes it (465 speaks TLS)
-    mail_user    to log in as; the password is the variable PDKERNEL_MAIL_PASSWORD
-    """  # noqa: D301 - it is click's mark for text that is not to be wrapped
+    mail_to      your own address: the recipient of $.send.email
+    mail_server  HOST or HOST:PORT of the mail server (port 465 uses TLS)
+    mail_user    login at the server; the variable PDKERNEL_MAIL_PASSWORD is the password
+    """  # noqa: D301 - \b is click's mark for text that is not wrapped
     from pdkernel.errors import RequestError
 
     if setting == "actions":
@@ -153,6 +153,6 @@ def _set_actions(state: CliContext, value: str, accept_licence: bool) -> int:
             accept_licence = click.confirm(f"Accept the {LICENCE_NAME} for this project?")
         if accept_licence:
             choices.accept_licence()
-    where = choices.set_source(value or "builtin", base=Path.cwd())
-    click.echo(f"Actions that are not built in run from: {where}.")
+    location = choices.set_source(value or "builtin", base=Path.cwd())
+    click.echo(f"Source of actions that are not built in: {location}.")
     return 0

@@ -1,7 +1,7 @@
 """
 `pdkernel run`: a workflow on an event, as an external user.
 
-Knows the options and how an execution is printed. Running is the engine's work.
+Options of the command and the output of an execution. The engine runs the workflow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import click
 
@@ -40,6 +40,27 @@ if TYPE_CHECKING:
     from pdkernel.source import WorkflowSource
 
 
+class RunOptions(TypedDict):
+    """Options of `pdkernel run`."""
+
+    event: str | None
+    body: str | None
+    external_user: str | None
+    external_users: str | None
+    environment: str | None
+    first: str | None
+    pins: tuple[str, ...]
+    egress: str | None
+    via: str | None
+    unopened: str | None
+    wait: bool
+    skip_waits: bool
+    save_test: str | None
+    plain: str | None
+    explain: bool
+    no_install: bool
+
+
 @command(name="run")
 @click.argument("source", type=click.Path(path_type=Path))
 @env_option(
@@ -56,32 +77,34 @@ if TYPE_CHECKING:
 @env_option(
     "--egress",
     metavar="MODE",
-    help="Outside calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack,github,...",
+    help="Outbound calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack,github,...",
 )
-@env_option("--via", metavar="PROXY", help="Send outside calls through this proxy.")
+@env_option("--via", metavar="PROXY", help="Send outbound calls through this proxy.")
 @env_option(
-    "--unopened", metavar="HOST,...", help="Leave the TLS of these hosts closed: pinned or client certificates."
+    "--unopened", metavar="HOST,...", help="Do not decrypt TLS to these hosts: they use pinned or client certificates."
 )
 @env_option(
     "--wait", is_flag=True, help="Wait where the workflow pauses (delay, rerun; a suspend is cancelled at its end)."
 )
 @env_option(
-    "--skip-waits", is_flag=True, help="Go on at once where the workflow pauses. Without either, it ends as paused."
+    "--skip-waits",
+    is_flag=True,
+    help="Continue at once where the workflow pauses. Without --wait or --skip-waits, the run ends as paused.",
 )
 @env_option("--save-test", metavar="NAME", help="Save the run as a test beside SOURCE: tests/test_NAME.py.")
 @env_option(
     "--plain",
     metavar="NAME,APP.FIELD,...",
-    help="With --save-test: these variables and credentials are no secrets, write their values into the test.",
+    help="With --save-test: these variables and credentials are not secrets; write their values into the test.",
 )
-@env_option("--explain", is_flag=True, help="Say of each external user's account how it was found.")
-@env_option("--no-install", is_flag=True, help="Install no package; refuse the run if one is missing.")
+@env_option("--explain", is_flag=True, help="Show how the account of each external user was found.")
+@env_option("--no-install", is_flag=True, help="Do not install packages; refuse the run if a package is missing.")
 @json_option
-def run(state: CliContext, source: Path, as_json: bool, **chosen: Any) -> int:
+def run(state: CliContext, source: Path, as_json: bool, **options: Unpack[RunOptions]) -> int:
     """Run the workflow of SOURCE (a notebook or a workflow's folder) on an event."""
-    several = chosen["external_users"] is not None
-    _check_save_test_options(chosen)
-    runs = asyncio.run(_run_all(state, source, chosen, quiet=as_json))
+    several = options["external_users"] is not None
+    _check_save_test_options(options)
+    runs = asyncio.run(_run_all(state, source, options, quiet=as_json))
     executions = [execution for _, execution in runs]
     if as_json:
         values = [execution.to_json() for execution in executions]
@@ -89,45 +112,45 @@ def run(state: CliContext, source: Path, as_json: bool, **chosen: Any) -> int:
     else:
         for execution in executions:
             responds = runs[0][0].workflow.trigger.type == "http"
-            _print(execution, explain=chosen["explain"], responds=responds)
-    if chosen["save_test"] is not None:
-        _save_test(state, source, chosen, *runs[0])
+            _print(execution, explain=options["explain"], responds=responds)
+    if options["save_test"] is not None:
+        _save_test(state, source, *runs[0], name=options["save_test"], plain=options["plain"])
     return max(resolve_exit_status(execution) for execution in executions)
 
 
 async def _run_all(
-    state: CliContext, source: Path, chosen: dict[str, Any], *, quiet: bool
+    state: CliContext, source: Path, options: RunOptions, *, quiet: bool
 ) -> list[tuple[RunRequest, Execution]]:
     from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.source import load_source
 
     opened = load_source(source)
-    event = _event(chosen["event"], chosen["body"], opened.workflow.trigger)
-    _print_drift(opened, event, chosen["event"])
+    event = _event(options["event"], options["body"], opened.workflow.trigger)
+    _print_drift(opened, event, options["event"])
     project = state.open_project()
     directory = state.open_directory()
-    users = _users(chosen, event, directory)
-    requests = [_request(opened, event, user, chosen, project, shlex.quote(str(source))) for user in users]
+    users = _users(options, event, directory)
+    requests = [_request(opened, event, user, options, project, shlex.quote(str(source))) for user in users]
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    runtime = await WorkflowEngine.start(project, directory, max_active_runs=1)
+    engine = await WorkflowEngine.start(project, directory, max_active_runs=1)
     try:
         runs = []
         for request in requests:
             with _Progress(quiet) as progress:
-                made = request(progress)
-                runs.append((made, await runtime.run(made)))
+                run_request = request(progress)
+                runs.append((run_request, await engine.run(run_request)))
             if runs[-1][1].status == "cancelled":
                 break
         return runs
     finally:
-        await runtime.close()
+        await engine.close()
 
 
 def _request(
-    opened: WorkflowSource, event: Event, user: str | None, chosen: dict[str, Any], project: Project, source: str
-) -> Callable[[Any], RunRequest]:
+    opened: WorkflowSource, event: Event, user: str | None, options: RunOptions, project: Project, source: str
+) -> Callable[[_Progress], RunRequest]:
     from pdkernel.egress import default_mode, parse_policy
     from pdkernel.egress.memory_recording import MemoryRecording
     from pdkernel.engine.run_request import RunRequest
@@ -135,16 +158,16 @@ def _request(
     from pdkernel.source import sibling_workflow_finder
     from pdkernel.variables import load_variables
 
-    environment = parse_environment(chosen["environment"] or event.environment)
+    environment = parse_environment(options["environment"] or event.environment)
     workflow, folder = opened.workflow, opened.folder.resolve()
     only = None
-    if chosen["first"] is not None:
-        first = workflow.step(chosen["first"])
+    if options["first"] is not None:
+        first = workflow.step(options["first"])
         only = frozenset({first.name, *(step.name for step in workflow.steps_after(first.name))})
-    unopened = f" unopened={chosen['unopened']}" if chosen["unopened"] else ""
-    policy = parse_policy((chosen["egress"] or default_mode(os.environ)) + unopened, via=chosen["via"])
-    pins = _pins(workflow, chosen["pins"])
-    pauses = _pauses(chosen)
+    unopened = f" unopened={options['unopened']}" if options["unopened"] else ""
+    policy = parse_policy((options["egress"] or default_mode(os.environ)) + unopened, via=options["via"])
+    pins = _pins(workflow, options["pins"])
+    pauses = _pauses(options)
     return lambda progress: RunRequest(
         workflow=workflow,
         event=event.with_identity(user, environment),
@@ -156,22 +179,22 @@ def _request(
         pinned_exports=pins,
         actions_source=opened.sidecar.actions if opened.sidecar else None,
         only_steps=only,
-        recording=MemoryRecording() if chosen["save_test"] is not None else None,
-        install=not chosen["no_install"],
+        recording=MemoryRecording() if options["save_test"] is not None else None,
+        install=not options["no_install"],
         source=source,
-        on_progress=progress.say,
+        on_progress=progress.print_line,
         on_change=progress.update,
         pause_mode=pauses,
         find_workflow=sibling_workflow_finder(opened.path),
     )
 
 
-def _pauses(chosen: dict[str, Any]) -> PauseMode:
+def _pauses(options: RunOptions) -> PauseMode:
     from pdkernel.errors import RequestError
 
-    if chosen["wait"] and chosen["skip_waits"]:
+    if options["wait"] and options["skip_waits"]:
         raise RequestError("Give --wait or --skip-waits, not both.")
-    return "wait" if chosen["wait"] else "skip" if chosen["skip_waits"] else "park"
+    return "wait" if options["wait"] else "skip" if options["skip_waits"] else "park"
 
 
 def _event(event: str | None, body: str | None, trigger: Trigger) -> Event:
@@ -199,7 +222,7 @@ def _event(event: str | None, body: str | None, trigger: Trigger) -> Event:
 
 
 def _print_drift(opened: WorkflowSource, event: Event, name: str | None) -> None:
-    """Say on standard error what the steps read of *event* that is not as in the events saved beside the workflow."""
+    """Print to standard error where the fields that steps read from *event* differ from the saved events."""
     from pdkernel.source import EVENTS_FOLDER
 
     if not (opened.folder / EVENTS_FOLDER).is_dir():
@@ -215,16 +238,16 @@ def _print_drift(opened: WorkflowSource, event: Event, name: str | None) -> None
         click.echo(f"Drift: {line}", err=True)
 
 
-def _users(chosen: dict[str, Any], event: Event, directory: Directory) -> Sequence[str | None]:
+def _users(options: RunOptions, event: Event, directory: Directory) -> Sequence[str | None]:
     from pdkernel.errors import RequestError
     from pdkernel.identity import parse_environment
 
-    several = chosen["external_users"]
+    several = options["external_users"]
     if several is None:
-        return [chosen["external_user"] or event.external_user_id]
-    if chosen["external_user"] is not None:
+        return [options["external_user"] or event.external_user_id]
+    if options["external_user"] is not None:
         raise RequestError("Give --external-user or --external-users, not both.")
-    environment = parse_environment(chosen["environment"] or event.environment)
+    environment = parse_environment(options["environment"] or event.environment)
     users = (
         [user.external_id for user in directory.users(environment)]
         if several == "all"
@@ -247,49 +270,48 @@ def _pins(workflow: Workflow, pins: Sequence[str]) -> dict[str, Any]:
     for pin in pins:
         name, separator, file = pin.partition("=")
         if not separator:
-            raise RequestError(f"--pin {pin} names no file.", fix="Write --pin STEP=FILE.")
+            raise RequestError(f"--pin {pin} does not name a file.", fix="Write --pin STEP=FILE.")
         value = parse_json(read_input(file), label=file)
         found[workflow.step(name).name] = value if isinstance(value, dict) else {RETURN_VALUE: value}
     return found
 
 
-def _check_save_test_options(chosen: dict[str, Any]) -> None:
-    """What can be said of --save-test before anything is sent."""
+def _check_save_test_options(options: RunOptions) -> None:
+    """Check the options of --save-test before the run starts."""
     from pdkernel.errors import RequestError
 
-    if chosen["plain"] is not None and chosen["save_test"] is None:
-        raise RequestError("--plain means nothing without --save-test.")
-    if chosen["save_test"] is not None:
+    if options["plain"] is not None and options["save_test"] is None:
+        raise RequestError("--plain has no effect without --save-test.", fix="Add --save-test NAME.")
+    if options["save_test"] is not None:
         from pdkernel.snapshot_tests.saver import normalize_test_name
 
-        normalize_test_name(chosen["save_test"])
-        if chosen["external_users"] is not None:
-            raise RequestError("--save-test saves one run.", fix="Name one external user with --external-user.")
+        normalize_test_name(options["save_test"])
+        if options["external_users"] is not None:
+            raise RequestError("--save-test saves a single run.", fix="Name one external user with --external-user.")
 
 
 def _save_test(
-    state: CliContext, source: Path, chosen: dict[str, Any], request: RunRequest, execution: Execution
+    state: CliContext, source: Path, request: RunRequest, execution: Execution, *, name: str, plain: str | None
 ) -> None:
     from pdkernel.snapshot_tests import save_test
 
-    plain = [name.strip() for name in (chosen["plain"] or "").split(",") if name.strip()]
     saved = save_test(
         request,
         execution,
-        name=chosen["save_test"],
+        name=name,
         source=source,
         directory=state.open_directory(),
-        non_secret_names=plain,
+        non_secret_names=[each.strip() for each in (plain or "").split(",") if each.strip()],
     )
     click.echo(saved.format_summary(Path.cwd()), err=True)
 
 
 class _Progress:
-    """A line on a terminal that says which step runs, and lines that stay on what is installed."""
+    """Progress on a terminal: a line that names the running step, and lasting lines for installed packages."""
 
     def __init__(self, quiet: bool) -> None:
         self._on = not quiet and is_interactive(sys.stderr)
-        self._said = ""
+        self._shown = ""
 
     def __enter__(self) -> Self:
         return self
@@ -297,29 +319,29 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self._clear()
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line."""
         self._clear()
         click.echo(text, err=True)
 
     def update(self, execution: Execution) -> None:
-        """Name the running step."""
+        """Show the name of the running step."""
         running = next((step.name for step in execution.steps if step.status == "not_run" and step.started_at), None)
         text = f"running {running} ..." if running else ""
-        if self._on and text and text != self._said:
-            sys.stderr.write("\r" + text.ljust(len(self._said)))
+        if self._on and text and text != self._shown:
+            sys.stderr.write("\r" + text.ljust(len(self._shown)))
             sys.stderr.flush()
-            self._said = text
+            self._shown = text
 
     def _clear(self) -> None:
-        if self._on and self._said:
-            sys.stderr.write("\r" + " " * len(self._said) + "\r")
+        if self._on and self._shown:
+            sys.stderr.write("\r" + " " * len(self._shown) + "\r")
             sys.stderr.flush()
-            self._said = ""
+            self._shown = ""
 
 
 def resolve_exit_status(execution: Execution) -> int:
-    """The exit status that an execution stands for."""
+    """Return the exit status for an execution."""
     from pdkernel.errors import InternalError, exit_status_of
 
     if execution.status in ("success", "exited"):
@@ -328,7 +350,7 @@ def resolve_exit_status(execution: Execution) -> int:
         return 4
     refused = execution.status == "error" and all(step.status == "not_run" for step in execution.steps)
     if refused and execution.error is not None:
-        # a code that a step's own process may give as well stands for a refusal here
+        # a step's own process may end with the same code; before any step it means that the run was refused
         return max(2, exit_status_of(execution.error.code))
     if execution.error is not None and exit_status_of(execution.error.code) == InternalError.exit_status:
         return InternalError.exit_status
@@ -352,5 +374,5 @@ def _print(execution: Execution, *, explain: bool, responds: bool) -> None:
 
 
 def _steps_line(execution: Execution) -> str:
-    """Each step and what became of it, in one line."""
+    """Each step with its status, in one line."""
     return f"{execution.workflow}: " + ", ".join(f"{step.name} {step.status}" for step in execution.steps)

@@ -1,7 +1,7 @@
 """
 `pdkernel serve`: workflows behind HTTP endpoints, with the Connect API beside them.
 
-Knows the options and what is said at the start. Sockets, the API and endpoints are the server's.
+Options of the command and the output at startup. Sockets, API and endpoints are in `server`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 import click
@@ -32,47 +32,67 @@ ADMIN_TOKEN_VARIABLE = "PDKERNEL_ADMIN_TOKEN"  # noqa: S105 - the name of a vari
 DEFAULT_PORT = 8765
 
 
+class ServeOptions(TypedDict):
+    """Options of `pdkernel serve`."""
+
+    host: str
+    port: int
+    tls: bool
+    public_url: str | None
+    proxies: tuple[str, ...]
+    max_active_runs: int
+    egress: str | None
+    via: str | None
+    user_cap: int | None
+    rate_limits: bool
+
+
 @command(name="serve")
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=click.Path(path_type=Path))
-@env_option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@env_option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @env_option(
-    "--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 takes any free one."
+    "--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 picks a free port."
 )
 @env_option(
-    "--tls", is_flag=True, help="HTTPS with a certificate of the project's own; says what clients must be told."
+    "--tls", is_flag=True, help="Serve HTTPS with the project's own certificate; prints the settings that clients need."
 )
-@env_option("--public-url", metavar="URL", help="What callers call us: the base of every URL that is handed out.")
+@env_option(
+    "--public-url", metavar="URL", help="The base URL that callers use; all URLs in responses start with this base."
+)
 @env_option(
     "--trusted-proxy",
     "proxies",
     metavar="CIDR",
     multiple=True,
-    help="Believe X-Forwarded-For and X-Forwarded-Proto of these machines.",
+    help="Trust X-Forwarded-For and X-Forwarded-Proto from these addresses.",
 )
 @env_option(
     "--max-active-runs", type=click.IntRange(1, 512), default=8, show_default=True, help="Runs that execute at once."
 )
-@env_option("--egress", metavar="MODE", help="Outside calls: live (default), deny, allow=HOST,..., stand-in=..., ...")
-@env_option("--via", metavar="PROXY", help="Send outside calls through this proxy.")
+@env_option("--egress", metavar="MODE", help="Outbound calls: live (default), deny, allow=HOST,..., stand-in=..., ...")
+@env_option("--via", metavar="PROXY", help="Send outbound calls through this proxy.")
 @env_option(
-    "--user-cap", type=click.IntRange(1), metavar="N", help="External users that development may have (platform: 10)."
+    "--user-cap",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Maximum number of external users in development (platform: 10).",
 )
-@env_option("--rate-limits", is_flag=True, help="Answer 429 where the platform would.")
+@env_option("--rate-limits", is_flag=True, help="Return 429 where the platform would.")
 @json_option
-def serve(state: CliContext, sources: tuple[Path, ...], as_json: bool, **chosen: Any) -> int:
+def serve(state: CliContext, sources: tuple[Path, ...], as_json: bool, **options: Unpack[ServeOptions]) -> int:
     """
     Serve the workflows of SOURCE (notebooks, workflows' folders, or folders of them; default: this folder).
 
-    Run pages are shown to this machine, and with the token in PDKERNEL_ADMIN_TOKEN to others.
+    Pages of runs are open to this machine; other machines need the token in PDKERNEL_ADMIN_TOKEN.
     """
     from pdkernel.server.uvicorn_server import new_event_loop
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve(state, sources, chosen, as_json=as_json))
+        runner.run(_serve(state, sources, options, as_json=as_json))
     return 0
 
 
-async def _serve(state: CliContext, paths: tuple[Path, ...], chosen: dict[str, Any], *, as_json: bool) -> None:
+async def _serve(state: CliContext, paths: tuple[Path, ...], options: ServeOptions, *, as_json: bool) -> None:
     from pdkernel.server import create_app
     from pdkernel.server.exposure import check_exposure
     from pdkernel.server.host_names import parse_public_url
@@ -92,61 +112,61 @@ async def _serve(state: CliContext, paths: tuple[Path, ...], chosen: dict[str, A
     )
 
     project = state.open_project()
-    pipedream = _pipedream(project)
+    pipedream = _passthrough(project)
 
-    public = parse_public_url(chosen["public_url"]) if chosen["public_url"] else None
+    public = parse_public_url(options["public_url"]) if options["public_url"] else None
 
     def check(*served: ServedWorkflow) -> list[str]:
         check_bearer_tokens(served)
         return check_exposure(
-            chosen["host"], served, project, has_pipedream_login=pipedream is not None, public_url=public
+            options["host"], served, project, has_pipedream_login=pipedream is not None, public_url=public
         )
 
-    workflows = SourceWorkflows(project, load_served_sources(paths, Path.cwd()), check=check, write_line=_say_line)
+    workflows = SourceWorkflows(project, load_served_sources(paths, Path.cwd()), check=check, write_line=_write_line)
     served = workflows.list_workflows()
     exposed = check(*served)
     warnings = [*exposed, *warn_unfired_triggers(served)]
-    opened = listen(chosen["host"], chosen["port"])
+    sockets = listen(options["host"], options["port"])
     try:
-        here = local_url(opened, chosen["host"], tls=chosen["tls"])
-        url = public or here
-        settings = _settings(chosen, url)
-        context, said = None, [f"Listening at {here}"] if public else []
-        if chosen["tls"]:
-            hosts = list(dict.fromkeys(["localhost", "127.0.0.1", "::1", *_host_names(chosen["host"], url)]))
+        local = local_url(sockets, options["host"], tls=options["tls"])
+        url = public or local
+        settings = _settings(options, url)
+        context, notes = None, [f"Listening at {local}"] if public else []
+        if options["tls"]:
+            hosts = list(dict.fromkeys(["localhost", "127.0.0.1", "::1", *_host_names(options["host"], url)]))
             context, ca, bundle = build_tls_context(project.folder / "egress", hosts, os.environ)
-            said = [f"export NODE_EXTRA_CA_CERTS={ca}    # Node.js", f"export SSL_CERT_FILE={bundle}    # Python"]
-        runtime = await _runtime(project, state.open_directory(), chosen["max_active_runs"])
+            notes = [f"export NODE_EXTRA_CA_CERTS={ca}    # Node.js", f"export SSL_CERT_FILE={bundle}    # Python"]
+        engine = await _start_engine(project, state.open_directory(), options["max_active_runs"])
         try:
-            serving = _serving(state, runtime, workflows, settings, pipedream)
+            app_context = _app_context(state, engine, workflows, settings, pipedream)
             silence_uvicorn_logs()
             if pipedream is not None:
-                said.append(
-                    f"Connect's own routes are answered by {pipedream.login.base_url}: {pipedream.login.project_id}"
+                notes.append(
+                    f"Requests to Connect's routes go to {pipedream.login.base_url}, project {pipedream.login.project_id}"
                 )
 
             def ready() -> None:
                 if as_json:
                     _print_line(_startup_json(project, state.open_directory().project_id, url, served))
-                _say_start(url, served, [*said, *warnings], as_json=as_json)
+                _print_startup(url, served, [*notes, *warnings], as_json=as_json)
 
-            await serve_until_signalled(Server(create_app(serving), tls=context, on_ready=ready), opened)
+            await serve_until_signalled(Server(create_app(app_context), tls=context, on_ready=ready), sockets)
         finally:
-            await runtime.close()
+            await engine.close()
             if pipedream is not None:
                 await pipedream.close()
     finally:
-        opened.close()
+        sockets.close()
 
 
-async def _runtime(project: Project, directory: Directory, size: int) -> WorkflowEngine:
+async def _start_engine(project: Project, directory: Directory, size: int) -> WorkflowEngine:
     from pdkernel.engine.workflow_engine import WorkflowEngine
 
     return await WorkflowEngine.start(project, directory, max_active_runs=size)
 
 
-def _pipedream(project: Project) -> PipedreamPassthrough | None:
-    """Whoever answers Connect's routes with a real project, or None."""
+def _passthrough(project: Project) -> PipedreamPassthrough | None:
+    """The passthrough to Pipedream for Connect's routes; None without a login."""
     login = project.login.load(os.environ)
     if login is None:
         return None
@@ -155,9 +175,9 @@ def _pipedream(project: Project) -> PipedreamPassthrough | None:
     return PipedreamPassthrough(login, project.pipedream_tokens, project.clock)
 
 
-def _serving(
+def _app_context(
     state: CliContext,
-    runtime: WorkflowEngine,
+    engine: WorkflowEngine,
     workflows: ServedWorkflows,
     settings: ServeSettings,
     pipedream: PipedreamPassthrough | None,
@@ -168,17 +188,17 @@ def _serving(
     return AppContext(
         project=project,
         directory=state.open_directory(),
-        engine=runtime,
+        engine=engine,
         workflows=workflows,
         settings=settings,
         clock=project.clock,
         ids=project.ids,
-        write_line=_say_line,
+        write_line=_write_line,
         passthrough=pipedream,
     )
 
 
-def _settings(chosen: dict[str, Any], url: str) -> ServeSettings:
+def _settings(options: ServeOptions, url: str) -> ServeSettings:
     from pdkernel.egress import default_mode, parse_policy
     from pdkernel.server import ServeSettings
     from pdkernel.server.client_address import parse_networks
@@ -186,17 +206,17 @@ def _settings(chosen: dict[str, Any], url: str) -> ServeSettings:
     admin = os.environ.get(ADMIN_TOKEN_VARIABLE, "").strip()
     return ServeSettings(
         base_url=url,
-        policy=parse_policy(chosen["egress"] or default_mode(os.environ), via=chosen["via"]),
-        allowed_hosts=tuple(_host_names(chosen["host"], url)),
-        trusted_proxies=parse_networks(chosen["proxies"]),
-        max_development_users=chosen["user_cap"],
-        applies_rate_limits=chosen["rate_limits"],
+        policy=parse_policy(options["egress"] or default_mode(os.environ), via=options["via"]),
+        allowed_hosts=tuple(_host_names(options["host"], url)),
+        trusted_proxies=parse_networks(options["proxies"]),
+        max_development_users=options["user_cap"],
+        applies_rate_limits=options["rate_limits"],
         admin_token_hash=hashlib.sha256(admin.encode()).digest() if admin else None,
     )
 
 
 def _host_names(*names: str) -> list[str]:
-    """The names in *names*, which are hosts and URLs; not the addresses that mean all of this machine's."""
+    """The host names in *names* (hosts or URLs), without the wildcard addresses 0.0.0.0 and ::."""
     found = [urlsplit(name).hostname if "://" in name else name for name in names]
     return [name for name in found if name and name not in ("0.0.0.0", "::")]  # noqa: S104
 
@@ -219,7 +239,7 @@ def _startup_json(project: Project, project_id: str, url: str, served: Sequence[
     }
 
 
-def _say_line(line: str) -> None:
+def _write_line(line: str) -> None:
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
@@ -230,15 +250,15 @@ def _print_line(value: dict[str, Any]) -> None:
 
 
 def _workflow_url(served: ServedWorkflow, url: str) -> str:
-    """The URL at which a served workflow is called; none for one that no request starts."""
-    called = any(trigger.type == "http" for trigger in served.source.workflow.triggers)
-    return f"{url}/{served.endpoint_key}" if called else "no endpoint"
+    """The URL of a served workflow, or `no endpoint` without an HTTP trigger."""
+    has_http_trigger = any(trigger.type == "http" for trigger in served.source.workflow.triggers)
+    return f"{url}/{served.endpoint_key}" if has_http_trigger else "no endpoint"
 
 
-def _say_start(url: str, served: Sequence[ServedWorkflow], more: list[str], *, as_json: bool) -> None:
+def _print_startup(url: str, served: Sequence[ServedWorkflow], more: list[str], *, as_json: bool) -> None:
     lines = [] if as_json else [f"Serving at {url} (Ctrl-C stops)"]
     if not as_json:
         width = max((len(each.source.workflow.name) for each in served), default=0)
         lines += [f"  {each.source.workflow.name.ljust(width)}  {_workflow_url(each, url)}" for each in served]
-        lines += [] if served else ["  no workflows; the Connect API only"]
+        lines += [] if served else ["  No workflows: only the Connect API is served."]
     click.echo("\n".join([*lines, *more]), err=True, nl=bool(lines or more))

@@ -1,7 +1,7 @@
 """
 `pdkernel source poll` and `forget`: events from the event source that is a workflow's trigger.
 
-Knows the options and how what a source did is printed. Running one is the engine's work.
+Options of the commands and the output of a poll. The engine runs the source.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast, get_args
 
 import click
 
@@ -21,11 +21,24 @@ if TYPE_CHECKING:
 
 @pdkernel.group()
 def source() -> None:
-    """Event sources: what starts a workflow whose trigger is one."""
+    """Event sources that trigger workflows."""
 
 
-_USER = env_option("--external-user", metavar="ID", help="Whose account the source uses.")
+_USER = env_option("--external-user", metavar="ID", help="The external user whose account the source uses.")
 _ENVIRONMENT = env_option("--environment", metavar="ENV", help="development (default) or production.")
+
+
+class PollOptions(TypedDict):
+    """Options of `pdkernel source poll`."""
+
+    external_user: str | None
+    environment: str | None
+    hook: str | None
+    event: str | None
+    endpoint: str | None
+    egress: str | None
+    save: str | None
+    no_install: bool
 
 
 @command(source, name="poll")
@@ -33,26 +46,28 @@ _ENVIRONMENT = env_option("--environment", metavar="ENV", help="development (def
 @_USER
 @_ENVIRONMENT
 @env_option(
-    "--hook", metavar="NAME", help="Run a hook instead: deploy (often emits past events), activate, deactivate."
+    "--hook",
+    metavar="NAME",
+    help="Run a hook instead of run(): deploy (often emits past events), activate or deactivate.",
 )
 @env_option(
-    "--event", metavar="FILE|-", help="What its interface gets, such as a webhook's request; else a timer's tick."
+    "--event", metavar="FILE|-", help="The event for run(), such as a webhook request; default: a tick of its timer."
 )
-@env_option("--endpoint", metavar="URL", help="Where its HTTP interface is reached from outside: a tunnel to you, say.")
-@env_option("--egress", metavar="MODE", help="Outside calls, as for `pdkernel run`.")
+@env_option("--endpoint", metavar="URL", help="Public URL of the source's HTTP interface, such as the URL of a tunnel.")
+@env_option("--egress", metavar="MODE", help="Outbound calls, as for `pdkernel run`.")
 @env_option("--save", metavar="NAME", help="Save the new events as events/NAME-1.json, ... beside the workflow.")
-@env_option("--no-install", is_flag=True, help="Install nothing.")
+@env_option("--no-install", is_flag=True, help="Do not install packages.")
 @json_option
-def poll(state: CliContext, workflow: Path, as_json: bool, **chosen: Any) -> int:
-    """Run the event source of the workflow in SOURCE once, and list the events that it emits for the first time."""
-    request, folder = _request(workflow, chosen)
-    ran = asyncio.run(_poll(state, request))
-    saved = _save(folder, chosen["save"], ran) if chosen["save"] else []
+def poll(state: CliContext, workflow: Path, as_json: bool, **options: Unpack[PollOptions]) -> int:
+    """Run the event source of the workflow in SOURCE once and list its new events."""
+    request, folder = _request(workflow, options)
+    result = asyncio.run(_poll(state, request))
+    saved = _save(folder, options["save"], result) if options["save"] else []
     if as_json:
-        print_json(_json(ran, saved))
+        print_json(_json(result, saved))
     else:
-        _print(ran, saved, workflow)
-    return 1 if ran.record.error else 0
+        _print(result, saved, workflow)
+    return 1 if result.record.error else 0
 
 
 @command(source, name="forget")
@@ -60,20 +75,30 @@ def poll(state: CliContext, workflow: Path, as_json: bool, **chosen: Any) -> int
 @_USER
 @_ENVIRONMENT
 @json_option
-def forget(state: CliContext, workflow: Path, as_json: bool, **chosen: Any) -> int:
-    """Forget what the source remembers, so that every event is new again."""
-    request, _ = _request(
-        workflow, {**chosen, "hook": None, "event": None, "egress": None, "endpoint": None, "no_install": True}
+def forget(state: CliContext, workflow: Path, external_user: str | None, environment: str | None, as_json: bool) -> int:
+    """Remove the source's stored state, so that every event is new again."""
+    options = PollOptions(
+        external_user=external_user,
+        environment=environment,
+        hook=None,
+        event=None,
+        endpoint=None,
+        egress=None,
+        save=None,
+        no_install=True,
     )
+    request, _ = _request(workflow, options)
     forgotten = state.open_project().source_states.remove(request.state_key)
     if as_json:
         print_json({"forgotten": forgotten})
     else:
-        click.echo("Everything is new to the source again." if forgotten else "The source remembered nothing.")
+        click.echo(
+            "Removed the source's state: every event is new again." if forgotten else "The source has no stored state."
+        )
     return 0
 
 
-def _request(path: Path, chosen: dict[str, Any]) -> tuple[SourceRequest, Path]:
+def _request(path: Path, options: PollOptions) -> tuple[SourceRequest, Path]:
     from pdkernel.egress import default_mode, parse_policy
     from pdkernel.engine.event_sources import SourceAct, SourceRequest, require_source_trigger
     from pdkernel.errors import RequestError
@@ -83,22 +108,22 @@ def _request(path: Path, chosen: dict[str, Any]) -> tuple[SourceRequest, Path]:
     from pdkernel.source import load_source
 
     opened = load_source(path)
-    hook = chosen["hook"]
+    hook = options["hook"]
     if hook is not None and hook not in get_args(SourceAct):
-        raise RequestError(f"{hook!r} is not a hook of sources.", fix="They are deploy, activate and deactivate.")
-    event = chosen["event"]
+        raise RequestError(f"{hook!r} is not a hook of a source.", fix="Use deploy, activate or deactivate.")
+    event = options["event"]
     request = SourceRequest(
         trigger=require_source_trigger(opened.workflow.trigger),
         owner_key=str(opened.path.resolve()),
-        policy=parse_policy(chosen["egress"] or default_mode(os.environ)),
-        act=hook or "run",
+        policy=parse_policy(options["egress"] or default_mode(os.environ)),
+        act=cast("SourceAct", hook or "run"),
         event=parse_json(read_input(event), label=event) if event else None,
-        external_user_id=chosen["external_user"],
-        environment=parse_environment(chosen["environment"]),
+        external_user_id=options["external_user"],
+        environment=parse_environment(options["environment"]),
         folder=opened.folder.resolve(),
         timeout_s=DEFAULT_TIMEOUT_S["source"],
-        install=not chosen["no_install"],
-        endpoint_url=chosen["endpoint"],
+        install=not options["no_install"],
+        endpoint_url=options["endpoint"],
     )
     return request, opened.folder
 
@@ -106,47 +131,47 @@ def _request(path: Path, chosen: dict[str, Any]) -> tuple[SourceRequest, Path]:
 async def _poll(state: CliContext, request: SourceRequest) -> SourceResult:
     from pdkernel.engine.workflow_engine import WorkflowEngine
 
-    async with await WorkflowEngine.start(state.open_project(), state.open_directory(), max_active_runs=1) as runtime:
-        return await runtime.source_runner.run(request)
+    async with await WorkflowEngine.start(state.open_project(), state.open_directory(), max_active_runs=1) as engine:
+        return await engine.source_runner.run(request)
 
 
-def _save(folder: Path, name: str, ran: SourceResult) -> list[Path]:
+def _save(folder: Path, name: str, result: SourceResult) -> list[Path]:
     from pdkernel.session.event_library import EventLibrary
 
     library = EventLibrary(folder)
-    return [library.save(f"{name}-{number}", found.event) for number, found in enumerate(ran.events, start=1)]
+    return [library.save(f"{name}-{number}", found.event) for number, found in enumerate(result.events, start=1)]
 
 
-def _json(ran: SourceResult, saved: list[Path]) -> dict[str, Any]:
+def _json(result: SourceResult, saved: list[Path]) -> dict[str, Any]:
     return {
-        "source": ran.component.uses,
+        "source": result.component.uses,
         "events": [
             {"event": dict(found.event.data), "id": found.id, "summary": found.summary, "ts": found.ts}
-            for found in ran.events
+            for found in result.events
         ],
-        "repeated": ran.repeated_count,
-        "performed": ran.had_hook,
-        "response": ran.response,
-        "record": ran.record.to_json(),
+        "repeated": result.repeated_count,
+        "performed": result.had_hook,
+        "response": result.response,
+        "record": result.record.to_json(),
         "saved": [str(path) for path in saved],
     }
 
 
-def _print(ran: SourceResult, saved: list[Path], workflow: Path) -> None:
-    for log in ran.record.logs:
+def _print(result: SourceResult, saved: list[Path], workflow: Path) -> None:
+    for log in result.record.logs:
         click.echo(log.text, nl=False, err=log.stream == "stderr")
-    if ran.record.error is not None:
-        click.echo(f"Error: {ran.component.uses}: {ran.record.error.message}", err=True)
-    if not ran.had_hook and ran.record.error is None:
-        click.echo(f"{ran.component.uses} has no such hook.")
+    if result.record.error is not None:
+        click.echo(f"Error: {result.component.uses}: {result.record.error.message}", err=True)
+    if not result.had_hook and result.record.error is None:
+        click.echo(f"{result.component.uses} does not have this hook.")
         return
-    for number, found in enumerate(ran.events, start=1):
+    for number, found in enumerate(result.events, start=1):
         click.echo(f"{number}. {found.summary or found.id or 'event'}")
-    if ran.response is not None:
-        click.echo(f"It answered the request with status {ran.response['status']}.")
-    new = len(ran.events)
-    click.echo(f"{new} new event{'' if new == 1 else 's'}, {ran.repeated_count} emitted before.")
+    if result.response is not None:
+        click.echo(f"The source answered the request with status {result.response['status']}.")
+    new = len(result.events)
+    click.echo(f"{new} new event{'' if new == 1 else 's'}, {result.repeated_count} emitted before.")
     if saved:
         click.echo(f"Run one: pdkernel run {workflow} --event {saved[0]}")
     elif new:
-        click.echo("--save NAME saves them as test events.")
+        click.echo("To save them as test events, pass --save NAME.")

@@ -1,8 +1,8 @@
 """
 `pdkernel store`: the project's data stores.
 
-Knows the file form: one JSON object a line, `{"key", "value"}` and `"expires_at"` where there is an end. Exporting
-what was imported gives the same bytes. Values are printed as they are: the terminal is the user's own.
+Format of exported files: one JSON object a line with `key`, `value` and, for a record that expires, `expires_at`.
+An import followed by an export gives the same bytes. Values are printed without redaction.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def store() -> None:
 @json_option
 def list_stores(state: CliContext, name: str | None, as_json: bool) -> int:
     """List the data stores, or the records of the store NAME."""
-    from pdkernel.render import stores as drawn
+    from pdkernel.render import stores as stores_view
 
     table = state.open_project().data_stores
     if name is None:
@@ -40,8 +40,8 @@ def list_stores(state: CliContext, name: str | None, as_json: bool) -> int:
             print_json([_summary(each) for each in found])
         else:
             click.echo(
-                drawn.render_stores_text(
-                    [drawn.StoreSummary(each.name, each.record_count, each.characters) for each in found]
+                stores_view.render_stores_text(
+                    [stores_view.StoreSummary(each.name, each.record_count, each.characters) for each in found]
                 ),
                 nl=False,
             )
@@ -51,8 +51,8 @@ def list_stores(state: CliContext, name: str | None, as_json: bool) -> int:
     if as_json:
         print_json(records)
     else:
-        lines = [drawn.RecordRow(each["key"], each["value"], each.get("expires_at", "")) for each in records]
-        click.echo(drawn.render_records_text(name, lines, total=len(lines)), nl=False)
+        lines = [stores_view.RecordRow(each["key"], each["value"], each.get("expires_at", "")) for each in records]
+        click.echo(stores_view.render_records_text(name, lines, total=len(lines)), nl=False)
     return 0
 
 
@@ -74,8 +74,8 @@ def get_value(state: CliContext, name: str, key: str, as_json: bool) -> int:
 @click.argument("name")
 @click.argument("key")
 @click.argument("value")
-@env_option("--ttl", type=float, metavar="SECONDS", help="Seconds that the record lives; for ever without it.")
-@click.option("--text", is_flag=True, help="Take VALUE as a text, not as JSON.")
+@env_option("--ttl", type=float, metavar="SECONDS", help="Lifetime of the record in seconds; default: unlimited.")
+@click.option("--text", is_flag=True, help="Store VALUE as a string instead of JSON.")
 @json_option
 def set_value(state: CliContext, name: str, key: str, value: str, ttl: float | None, text: bool, as_json: bool) -> int:
     """Store VALUE, which is JSON, under KEY in the store NAME; - reads it from standard input."""
@@ -87,7 +87,7 @@ def set_value(state: CliContext, name: str, key: str, value: str, ttl: float | N
         try:
             parsed = parse_json(given, label="VALUE")
         except EventError as fault:
-            raise RequestError(fault.message, fix="--text takes it as a text.") from None
+            raise RequestError(fault.message, fix="To store it as a string, pass --text.") from None
     table = state.open_project().data_stores
     table.set(name, key, given if text else parsed, ttl=ttl)
     if as_json:
@@ -95,7 +95,7 @@ def set_value(state: CliContext, name: str, key: str, value: str, ttl: float | N
         assert record is not None, "it was set"
         print_json(_record(record))
     else:
-        click.echo(f"{key} is set in {name}.")
+        click.echo(f"Stored {key} in {name}.")
     return 0
 
 
@@ -104,7 +104,7 @@ def set_value(state: CliContext, name: str, key: str, value: str, ttl: float | N
 @click.argument("key", required=False)
 @json_option
 def remove(state: CliContext, name: str, key: str | None, as_json: bool) -> int:
-    """Remove KEY from the store NAME; without KEY, the store with everything in it."""
+    """Remove KEY from the store NAME; without KEY, remove the store and its records."""
     table = state.open_project().data_stores
     if key is not None and not table.delete(name, key):
         raise _missing(table, name, key)
@@ -120,10 +120,10 @@ def remove(state: CliContext, name: str, key: str | None, as_json: bool) -> int:
 
 @command(store, name="export")
 @click.argument("name")
-@env_option("--to", metavar="FILE", type=click.Path(path_type=Path), help="Write FILE instead of standard output.")
+@env_option("--to", metavar="FILE", type=click.Path(path_type=Path), help="Write to FILE instead of standard output.")
 @json_option
 def export_store(state: CliContext, name: str, to: Path | None, as_json: bool) -> int:
-    """Write the store NAME as JSON lines, one record a line; with --json, as one list."""
+    """Export the store NAME as JSON lines, one record a line; with --json, as one list."""
     from pdkernel.errors import RequestError
 
     table = state.open_project().data_stores
@@ -138,7 +138,7 @@ def export_store(state: CliContext, name: str, to: Path | None, as_json: bool) -
     try:
         to.write_text("".join(lines), encoding="utf-8")
     except OSError as fault:
-        raise RequestError(f"{to} cannot be written: {fault.strerror}.") from None
+        raise RequestError(f"Cannot write {to}: {fault.strerror}.") from None
     if as_json:
         print_json({"name": name, "file": str(to), "records": len(lines)})
     else:
@@ -149,10 +149,10 @@ def export_store(state: CliContext, name: str, to: Path | None, as_json: bool) -
 @command(store, name="import")
 @click.argument("name")
 @click.argument("file", metavar="FILE|-")
-@click.option("--clear", is_flag=True, help="Remove what the store holds first.")
+@click.option("--clear", is_flag=True, help="Remove all records of the store first.")
 @json_option
 def import_store(state: CliContext, name: str, file: str, clear: bool, as_json: bool) -> int:
-    """Read records that `pdkernel store export` wrote into the store NAME: all of them, or after an error none."""
+    """Import records from `pdkernel store export` into the store NAME. After an error, no record is imported."""
     records = _read(read_input(file), "standard input" if file == "-" else file)
     project = state.open_project()
     alive = [record for record in records if record.expires is None or record.expires > project.clock.now()]
@@ -161,8 +161,8 @@ def import_store(state: CliContext, name: str, file: str, clear: bool, as_json: 
     if as_json:
         print_json({"name": name, "records": len(alive), "expired": expired})
     else:
-        left_out = f" ({expired} had expired and were left out)" if expired else ""
-        click.echo(f"Read {len(alive)} records into {name}{left_out}.")
+        skipped = f" (skipped {expired} expired records)" if expired else ""
+        click.echo(f"Imported {len(alive)} records into {name}{skipped}.")
     return 0
 
 
@@ -211,7 +211,7 @@ def _read(data: bytes, name: str) -> list[StoreRecord]:
         try:
             expires = datetime.fromisoformat(ends) if ends is not None else None
         except (TypeError, ValueError):
-            expires = datetime.min  # noqa: DTZ901 - has no zone, like any that is refused below
+            expires = datetime.min  # noqa: DTZ901 - has no zone, so the check below refuses it
         if expires is not None and expires.tzinfo is None:
             raise RequestError(
                 f"{where} has an expires_at that is not a time with a zone: {ends!r:.60}.", fix=_RECORD_FORMAT_HINT
@@ -221,7 +221,7 @@ def _read(data: bytes, name: str) -> list[StoreRecord]:
 
 
 _RECORD_FORMAT_HINT = (
-    'One record a line: {"key": "a", "value": 1}, with "expires_at": "2026-11-24T10:00:00.000Z" where it has an end.'
+    'Write one record a line: {"key": "a", "value": 1}, optionally with "expires_at": "2026-11-24T10:00:00.000Z".'
 )
 
 

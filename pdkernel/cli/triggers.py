@@ -1,13 +1,13 @@
 """
 `pdkernel triggers`: sources that are deployed at Pipedream.
 
-Knows that nothing is changed before somebody has seen it and said yes. What changes is for `connect.moving` to know.
+Prints planned changes and applies them only with `--yes`. `connect.webhook_migration` plans and applies them.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import click
 
@@ -23,35 +23,49 @@ def triggers() -> None:
     """Sources that are deployed at Pipedream."""
 
 
+class MoveOptions(TypedDict):
+    """Options of `pdkernel triggers move` that select webhooks."""
+
+    to: str | None
+    instead_of: tuple[str, ...]
+    users: tuple[str, ...]
+    environment: str | None
+    only: tuple[str, ...]
+
+
 @command(triggers, name="move")
-@click.option("--to", metavar="URL", help="The workflow's endpoint here, as Pipedream can reach it.")
+@click.option("--to", metavar="URL", help="The workflow's local endpoint, at a URL that Pipedream can reach.")
 @click.option(
-    "--from", "instead_of", metavar="URL", multiple=True, help="A webhook to replace, besides Pipedream's own."
+    "--from",
+    "instead_of",
+    metavar="URL",
+    multiple=True,
+    help="Also replace this webhook; Pipedream's own are always replaced.",
 )
 @env_option("--external-user", "users", metavar="ID", multiple=True, help="Only the sources of this external user.")
 @env_option("--environment", metavar="ENV", help="development (default) or production.")
-@click.option("--only", metavar="dc_...", multiple=True, help="Only this source, even if it has nothing to replace.")
-@click.option("--undo", is_flag=True, help="Take back what was changed: each source gets the webhooks that it had.")
+@click.option("--only", metavar="dc_...", multiple=True, help="Only this source, even without a webhook to replace.")
+@click.option("--undo", is_flag=True, help="Undo earlier changes: each source gets its previous webhooks.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; the default without --yes.")
 @click.option("--yes", is_flag=True, help="Make the changes.")
 @json_option
-def move(state: CliContext, yes: bool, dry_run: bool, undo: bool, as_json: bool, **chosen: Any) -> int:
+def move(state: CliContext, yes: bool, dry_run: bool, undo: bool, as_json: bool, **options: Unpack[MoveOptions]) -> int:
     """
-    Lead the webhooks of deployed sources to an endpoint here.
+    Point the webhooks of deployed sources to a local endpoint.
 
-    Webhooks of Pipedream's workflow endpoints (*.m.pipedream.net) and those given with --from are replaced, others
-    stay; a source that has none of these is left alone. Without --yes it only says what would change. What was changed
-    is kept, and --undo takes it back, as long as nobody else has changed it since.
+    Replaces webhooks of Pipedream's workflow endpoints (*.m.pipedream.net) and those given with --from. Other webhooks
+    and sources without such a webhook stay unchanged. Without --yes the command only prints the changes. --undo
+    restores the previous webhooks of each source, unless they were changed in the meantime.
     """
     from pdkernel.connect.sdk import Sdk
     from pdkernel.connect.webhook_migration import WebhookMigrator
 
     login = _login(state)
     webhooks = WebhookMigrator(Sdk(login), state.open_project().settings)
-    plan = _plan_undo(webhooks, chosen) if undo else _plan(state, webhooks, login, chosen)
+    plan = _plan_undo(webhooks, options) if undo else _plan(state, webhooks, login, options)
     changing = [each for each in plan if each.has_changes]
-    does = yes and not dry_run
-    for each in changing if does else ():
+    is_applied = yes and not dry_run
+    for each in changing if is_applied else ():
         if undo:
             webhooks.undo(each)
         else:
@@ -59,43 +73,41 @@ def move(state: CliContext, yes: bool, dry_run: bool, undo: bool, as_json: bool,
         if not as_json:
             click.echo("\n".join(_lines(each)))
     if as_json:
-        print_json([_json(each, done=does and each.has_changes) for each in plan])
+        print_json([_json(each, done=is_applied and each.has_changes) for each in plan])
     else:
-        _say(changing, len(plan), done=does, undo=undo)
+        _print_summary(changing, len(plan), done=is_applied, undo=undo)
     return 0
 
 
-def _plan(state: CliContext, webhooks: WebhookMigrator, login: Login, chosen: dict[str, Any]) -> list[WebhookMigration]:
+def _plan(state: CliContext, webhooks: WebhookMigrator, login: Login, options: MoveOptions) -> list[WebhookMigration]:
     from pdkernel.connect.webhook_migration import check_target_url
     from pdkernel.errors import RequestError
     from pdkernel.identity import parse_environment
 
-    to = chosen["to"]
+    to = options["to"]
     if not to:
-        raise RequestError("Where are the webhooks to lead?", fix="Give the endpoint's URL: --to URL")
+        raise RequestError("The target of the webhooks is missing.", fix="Pass the endpoint's URL: --to URL")
     check_target_url(to, api_url=login.base_url)
-    where = parse_environment(chosen["environment"])
-    users = chosen["users"] or [user.external_id for user in state.open_directory().users(where)]
+    where = parse_environment(options["environment"])
+    users = options["users"] or [user.external_id for user in state.open_directory().users(where)]
     return webhooks.plan_migrations(
-        users, where, target_url=to, replaced_urls=chosen["instead_of"], source_ids=chosen["only"]
+        users, where, target_url=to, replaced_urls=options["instead_of"], source_ids=options["only"]
     )
 
 
-def _plan_undo(webhooks: WebhookMigrator, chosen: dict[str, Any]) -> list[WebhookMigration]:
+def _plan_undo(webhooks: WebhookMigrator, options: MoveOptions) -> list[WebhookMigration]:
     from pdkernel.errors import RequestError
     from pdkernel.identity import parse_environment
 
-    if chosen["to"] or chosen["instead_of"]:
-        raise RequestError(
-            "--undo leads each source back to where it was led before.", fix="Leave --to and --from out."
-        )
-    where = parse_environment(chosen["environment"]) if chosen["environment"] else None
+    if options["to"] or options["instead_of"]:
+        raise RequestError("--undo restores the previous webhooks of each source.", fix="Leave out --to and --from.")
+    where = parse_environment(options["environment"]) if options["environment"] else None
     return [
         each
         for each in webhooks.plan_undo()
         if (where is None or each.environment == where)
-        and (not chosen["users"] or each.external_user in chosen["users"])
-        and (not chosen["only"] or each.id in chosen["only"])
+        and (not options["users"] or each.external_user in options["users"])
+        and (not options["only"] or each.id in options["only"])
     ]
 
 
@@ -105,18 +117,19 @@ def _login(state: CliContext) -> Login:
     login = state.open_project().login.load(os.environ)
     if login is None:
         raise ConnectSettingsError(
-            "This project works with no Connect project, and sources are deployed in one.", fix="Log in: pdkernel login"
+            "This project is not logged in to a Connect project, where sources are deployed.",
+            fix="Log in: pdkernel login",
         )
     return login
 
 
-def _say(changing: list[WebhookMigration], looked_at: int, *, done: bool, undo: bool) -> None:
-    sources = "1 source" if looked_at == 1 else f"{looked_at} sources"
+def _print_summary(changing: list[WebhookMigration], checked: int, *, done: bool, undo: bool) -> None:
+    sources = "1 source" if checked == 1 else f"{checked} sources"
     if not changing:
-        click.echo(f"Nothing to change: looked at {sources}.")
+        click.echo(f"Nothing to change: checked {sources}.")
         return
     if done:
-        back = "" if undo else " Back to what was: pdkernel triggers move --undo --yes"
+        back = "" if undo else " To undo: pdkernel triggers move --undo --yes"
         click.echo(f"Changed {len(changing)} of {sources}.{back}")
         return
     for each in changing:
@@ -125,10 +138,10 @@ def _say(changing: list[WebhookMigration], looked_at: int, *, done: bool, undo: 
 
 
 def _lines(each: WebhookMigration) -> list[str]:
-    gone = [f"  - {url}" for url in each.urls_before if url not in each.urls_after]
+    removed = [f"  - {url}" for url in each.urls_before if url not in each.urls_after]
     kept = [f"    {url}" for url in each.urls_after if url in each.urls_before]
     new = [f"  + {url}" for url in each.urls_after if url not in each.urls_before]
-    return [f"{each.id}  {each.name}  {each.external_user} in {each.environment}", *gone, *kept, *new]
+    return [f"{each.id}  {each.name}  {each.external_user} in {each.environment}", *removed, *kept, *new]
 
 
 def _json(each: WebhookMigration, *, done: bool) -> dict[str, Any]:

@@ -1,17 +1,17 @@
 """
-An export, proven: the written files are read back and run beside the notebook's workflow on every saved event.
+Proof of an export: the written files and the notebook's workflow run on every saved event and are compared.
 
-    prove        the order: read back, compare, run both sides, say what was found
-    readback     the folder as a workflow, and as both sides are run
-    definitions  a workflow's text compared with another's
-    cases        events, their recordings, and whom they are run for
-    leftout      steps that are not compared, and those that need them
-    bench        runs a side: replayed calls, fixed clock and chance, stores of its own
-    settled      users and accounts as they were at the first question
-    executions   what two runs did, compared
-    values       where two values differ
+    prover                 the order of a proof: read back, compare, run both sides, report
+    exported_folder        the written folder as a workflow
+    definition_comparison  two workflow definitions compared
+    cases                  events, their recordings and external users
+    excluded_steps         steps that a proof cannot compare, and their dependents
+    side_runner            runs a side with replayed calls, a fixed clock, a fixed seed and separate stores
+    directory_cache        users and accounts, cached for one proof
+    run_comparison         two runs compared
+    value_differences      the places where two JSON values differ
 
-Nothing goes out and nothing of the project changes. Knows nothing of notebooks' sessions, commands or widgets.
+A proof sends no request and does not change the project.
 """
 
 from pdkernel.proof.cases import resolve_recording_path

@@ -1,8 +1,4 @@
-"""
-The events of a proof, where their recordings stand, and whom each is run for.
-
-Knows the event library's folder, and when it matters who the external user is.
-"""
+"""The cases of a proof: each saved event with its recording, for each relevant external user."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment, parse
 from pdkernel.model import Step, Workflow
 
 MAX_USERS_PER_EVENT = 5
-"""Of those that nobody has named."""
+"""Maximum number of users from the directory, if no test users are named."""
 
 _NAMES_USER = re.compile(r"external[-_]?user", re.IGNORECASE)
 
@@ -29,11 +25,11 @@ class ProofCase:
     One event, run for one external user.
 
     Attributes:
-        name: What the event is called.
-        file: It.
-        event: What it holds.
-        external_user: On whose behalf, or None.
-        environment: Theirs.
+        name: Name of the event.
+        file: File of the event.
+        event: The parsed event.
+        external_user: Id of the external user, or None.
+        environment: Environment of the external user.
     """
 
     name: str
@@ -44,12 +40,12 @@ class ProofCase:
 
     @property
     def recording_path(self) -> Path:
-        """Where its outside calls are recorded."""
+        """File of the recorded outbound calls."""
         return resolve_recording_path(self.file)
 
 
 def resolve_recording_path(event: Path) -> Path:
-    """The file of recorded calls that belongs to the file of an event: `NAME.recorded.jsonl` beside `NAME.json`."""
+    """Return the recording for the file of an event: `NAME.recorded.jsonl` beside `NAME.json`."""
     return event.with_name(f"{event.stem}.recorded.jsonl")
 
 
@@ -57,26 +53,29 @@ def find_cases(
     events: Path, workflow: Workflow, directory: Directory, *, users: Sequence[str] = ()
 ) -> tuple[list[ProofCase], list[str]]:
     """
-    Each saved event with whom it is run for, and sentences on what is left out.
+    Find the cases of a proof.
 
     Args:
-        events: The library's folder; there need be none.
-        workflow: What is run.
-        directory: Says which users there are, where none is named.
-        users: Test users. Without any, the first of the directory's in development.
+        events: Folder of saved events; may be missing.
+        workflow: The workflow to run.
+        directory: Source of external users, if *users* is empty.
+        users: Test users; default: the first `MAX_USERS_PER_EVENT` users in development.
+
+    Returns:
+        The cases, and notes about files that were skipped.
     """
     cases: list[ProofCase] = []
     notes: list[str] = []
     known: Sequence[str] | None = users or None
-    matters = _user_matters(workflow)
+    depends_on_user = _depends_on_user(workflow)
     for file in sorted(events.glob("*.json")) if events.is_dir() else ():
         try:
             event = Event.parse(file.read_bytes(), label=file.name, is_http=workflow.trigger.type == "http")
             environment = parse_environment(event.environment)
         except (EventError, OSError) as fault:
-            notes.append(f"Not an event, and left out: {fault}")
+            notes.append(f"Skipped, not an event: {fault}")
             continue
-        if event.external_user_id is not None or not matters:
+        if event.external_user_id is not None or not depends_on_user:
             cases.append(ProofCase(file.stem, file, event, event.external_user_id, environment))
             continue
         if known is None:
@@ -84,17 +83,17 @@ def find_cases(
         cases += [ProofCase(file.stem, file, event, user, environment) for user in known or (None,)]
     if not cases:
         notes.append(
-            f"There is no saved event in {events.name}/, so nothing was run: only the workflows' texts were compared. "
-            "Save one: %pdevent FILE --save NAME"
+            f"There is no saved event in {events.name}/: the proof compared only the workflow definitions. "
+            "Save an event: %pdevent FILE --save NAME"
         )
     return cases, notes
 
 
-def _user_matters(workflow: Workflow) -> bool:
-    return any(not step.disabled and _asks_for_user(step) for step in workflow.steps)
+def _depends_on_user(workflow: Workflow) -> bool:
+    return any(not step.disabled and _uses_external_user(step) for step in workflow.steps)
 
 
-def _asks_for_user(step: Step) -> bool:
+def _uses_external_user(step: Step) -> bool:
     if step.uses is not None or any(app.account is None for app in find_app_bindings(step)):
         return True
     return any(map(_NAMES_USER.search, (step.source, str(dict(step.props)))))

@@ -1,7 +1,7 @@
 """
-A workflow's text compared with another's: names, order, code, props, accounts, limits.
+Comparison of two workflow definitions: names, order, code, props, accounts, limits.
 
-Knows what of a workflow an export must bring over, whether or not a run would show that it is lost.
+Covers all parts that an export must preserve, also those that do not affect a run.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def compare_workflows(
     is_patched: bool = False,
 ) -> Iterator[ValueDifference]:
     """
-    Every place where the two differ.
+    Yield every place where the two workflows differ.
 
     Args:
-        notebook: What was exported.
-        files: What was read back.
+        notebook: The exported workflow.
+        files: The workflow read back from the files.
         notebook_sidecar: The `pdkernel.yaml` beside the notebook, or None.
-        folder_sidecar: The folder's, or None if it has none: then nothing is held against it.
-        is_patched: A synced folder was patched: its own ids, settings and keys that the notebook does not know were kept.
+        folder_sidecar: The `pdkernel.yaml` in the folder, or None, which skips its comparison.
+        is_patched: Whether the export updated a synced folder, which keeps ids, settings and keys that the notebook lacks.
     """
     one_text = _workflow(notebook, new="schema" not in notebook.extra and not is_patched)
     other_text = _workflow(files, new=False)
@@ -40,18 +40,22 @@ def compare_workflows(
     other = {step.name: step for step in files.steps}
     for name, step in one.items():
         if name in other:
-            here, there = _step(step), _step(other[name])
-            yield from find_differences(f"steps.{name}", here, _restrict_to_keys(here, there) if is_patched else there)
+            ours, theirs = _step(step), _step(other[name])
+            yield from find_differences(
+                f"steps.{name}", ours, _restrict_to_keys(ours, theirs) if is_patched else theirs
+            )
     if folder_sidecar is not None:
-        said = _sidecar_fields(notebook_sidecar or Sidecar())
-        # what only the folder's own file says is kept there by an export
+        fields = _sidecar_fields(notebook_sidecar or Sidecar())
+        # an export keeps keys that only the folder's file contains
         yield from find_differences(
-            "pdkernel.yaml", said, {key: value for key, value in _sidecar_fields(folder_sidecar).items() if key in said}
+            "pdkernel.yaml",
+            fields,
+            {key: value for key, value in _sidecar_fields(folder_sidecar).items() if key in fields},
         )
 
 
 def _restrict_to_keys(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """*theirs* without keys that *ours* does not have: of it, its settings and its triggers."""
+    """*theirs* without the keys that *ours* lacks, at the top level, in settings and in triggers."""
     known = {key: value for key, value in theirs.items() if key in ours}
     if "triggers" in known:
         known["triggers"] = [
@@ -69,7 +73,7 @@ def _restrict_to_keys(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str,
 
 def _workflow(workflow: Workflow, *, new: bool) -> dict[str, Any]:
     left_out = {"schema", "triggers", ROUND_TRIP_KEY}
-    # an export of a notebook writes the platform's default where the header says nothing
+    # an export of a notebook writes the platform's default for a missing key
     settings = {**({"error_notification": True} if new else {}), **workflow.settings}
     return {
         "name": workflow.name,
@@ -106,10 +110,10 @@ def _step(step: Step) -> dict[str, Any]:
 
 
 def _sidecar_fields(sidecar: Sidecar) -> dict[str, Any]:
-    said = {
+    fields = {
         "endpoint": sidecar.endpoint,
         "actions": sidecar.actions,
         "test_users": list(sidecar.test_users),
         "control_flow": list(sidecar.control_flow),
     }
-    return {key: value for key, value in said.items() if value}
+    return {key: value for key, value in fields.items() if value}

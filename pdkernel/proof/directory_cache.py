@@ -1,8 +1,7 @@
 """
-Users and accounts as they were at the first question, for as long as a proof lasts.
+Users and accounts, cached for the duration of a proof so that both sides get the same answers.
 
-Knows that both sides must get the same answers, and that a proof renews no token and marks none as refused. Who answers the
-first time is the project's own directory.
+A proof does not refresh tokens and does not report tokens as unauthorized.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pdkernel.project import Project
 
 
 def cache_directory(directory: Directory, project: Project) -> Directory:
-    """*directory*, each question asked once; accounts that *project* keeps have the credentials that it holds."""
+    """Wrap *directory* in a cache; accounts stored in *project* return the stored credentials."""
     return cast("Directory", _CachedDirectory(directory, project))
 
 
@@ -32,27 +31,27 @@ class _CachedDirectory:
         if not callable(found):
             return found
 
-        def ask(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             return self._cached(f"{name} {args!r} {sorted(kwargs.items())!r}", lambda: found(*args, **kwargs))
 
-        return ask
+        return call
 
-    def at_hand(self) -> AbstractContextManager[None]:
-        """Nothing: what is asked for the first time may be waited for."""
+    def nonblocking(self) -> AbstractContextManager[None]:
+        """None: a first request may block."""
         return nullcontext()
 
     def credentials(self, account_id: str) -> Credentials:
-        """The account's `$auth`, with an access token that may be over: nothing of it is sent."""
-        held = self._project.accounts
-        asked = held if held.find(account_id) is not None else self._directory
-        found: Credentials = self._cached(f"credentials {account_id}", lambda: asked.credentials(account_id))
+        """The account's `$auth`, possibly with an expired access token: a proof does not send the token."""
+        stored = self._project.accounts
+        source = stored if stored.find(account_id) is not None else self._directory
+        found: Credentials = self._cached(f"credentials {account_id}", lambda: source.credentials(account_id))
         return found
 
-    def refuse_token(self, _account_id: str, _since: datetime) -> bool:
-        """A recorded 401 says nothing of the account as it is now."""
+    def report_unauthorized(self, account_id: str, since: datetime) -> bool:  # noqa: ARG002 - the signature of `Directory`
+        """False: a recorded 401 does not describe the account's present state."""
         return False
 
-    def _cached(self, question: str, ask: Callable[[], Any]) -> Any:
-        if question not in self._answers:
-            self._answers[question] = ask()
-        return self._answers[question]
+    def _cached(self, key: str, load: Callable[[], Any]) -> Any:
+        if key not in self._answers:
+            self._answers[key] = load()
+        return self._answers[key]

@@ -1,8 +1,8 @@
 """
-Steps that a proof cannot compare, and those that need what they export.
+Steps that a proof cannot compare, and the steps that depend on their exports.
 
-Knows why: an outside call that nobody recorded, an action that does not run on this machine. Reads code for literal names,
-and takes a step that reaches for `steps` in another way as one that needs them all.
+A step is excluded because of an unrecorded outbound call or an action that is not installed. A step that accesses
+`steps` without a literal name counts as dependent on all steps above.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COMMENTS = re.compile(r"/\*.*?\*/|(?<![:\"'`])//[^\n]*", re.DOTALL)
 
 
 def find_unavailable_actions(workflow: Workflow, catalog: Catalog) -> dict[str, str]:
-    """Steps whose action is not on this machine, each with why: a proof asks no service to run one."""
+    """Steps whose action is not installed, each with the reason: a proof does not run actions at Pipedream."""
     found: dict[str, str] = {}
     for step in workflow.steps:
         if step.uses is None or step.disabled:
@@ -39,29 +39,29 @@ def find_unavailable_actions(workflow: Workflow, catalog: Catalog) -> dict[str, 
         try:
             component = catalog.resolve(uses.key, uses.version)
         except PdkernelError as fault:
-            elsewhere = catalog.settings.source_setting.source == "connect"
-            found[step.name] = f"{uses} runs at Pipedream, and a proof never goes out." if elsewhere else str(fault)
+            is_remote = catalog.settings.source_setting.source == "connect"
+            found[step.name] = f"{uses} runs at Pipedream, and a proof sends no request." if is_remote else str(fault)
             continue
         if component.file is None:
-            found[step.name] = f"{uses} is not installed here. Install it: pdkernel actions add {uses}"
+            found[step.name] = f"{uses} is not installed. Install it: pdkernel actions add {uses}"
     return found
 
 
 def has_unrecorded_call(result: StepResult) -> bool:
-    """Whether the step asked for an outside call to which there is no recorded answer."""
+    """Whether the step made an outbound call without a recorded response."""
     if result.error is not None and result.error.code == OutboundCallRefusedError.code:
         return True
     return any(call.outcome == "denied" for call in result.requests)
 
 
 def describe_unrecorded_call(result: StepResult, recording: Path, command: str) -> str:
-    """Why a step that was refused is not compared, and the command that records."""
-    asked = next((f"{call.method} {call.url}" for call in result.requests if call.outcome == "denied"), "a call")
-    return f"{asked} is not in events/{recording.name}. Record it: {command}"
+    """Explain why a refused step is not compared, with the command that records its call."""
+    request = next((f"{call.method} {call.url}" for call in result.requests if call.outcome == "denied"), "a call")
+    return f"{request} is not in events/{recording.name}. Record the call: {command}"
 
 
 def add_dependents(workflow: Workflow, excluded: Mapping[str, str]) -> dict[str, str]:
-    """*excluded*, and every step below that needs one of them."""
+    """*excluded*, and every later step that depends on one of them."""
     found = dict(excluded)
     for step in workflow.steps:
         if step.name in found or step.disabled:
@@ -69,7 +69,7 @@ def add_dependents(workflow: Workflow, excluded: Mapping[str, str]) -> dict[str,
         above = [other.name for other in workflow.steps_before(step.name) if other.name in found]
         needed = [name for name in above if _needs(step, name)]
         if needed:
-            found[step.name] = f"It needs {needed[0]}, which is not compared."
+            found[step.name] = f"The step depends on {needed[0]}, which is not compared."
     return found
 
 

@@ -1,7 +1,7 @@
 """
-The written folder as a workflow: read back as anybody would read it, and as both sides are run.
+The written folder as a workflow: read back from its files, and normalized for a run.
 
-Knows what a folder without `pdkernel.yaml` does not say, and which parts of a workflow are a cell's position only.
+Without `pdkernel.yaml` in the folder, missing settings are taken from the notebook.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from pdkernel.directive import parse_yaml
 from pdkernel.model import AppBinding, Step, Trigger, Workflow
 
 NO_SIDECAR_NOTE = (
-    f"There is no {SIDECAR_FILE_NAME} in the folder: what only that file says (settings of triggers, whose account, limits) "
-    "was not written, and is the notebook's on both sides."
+    f"There is no {SIDECAR_FILE_NAME} in the folder: settings of triggers, owners of accounts and limits were not written. "
+    "Both sides use the notebook's."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedFolder:
     """
-    The folder, read.
+    An exported folder, read back.
 
     Attributes:
-        folder: It.
-        workflow: What it holds; without a `pdkernel.yaml`, with what the notebook says in its place.
-        sidecar: Its `pdkernel.yaml`, or None.
-        files: What it is made of.
-        unquoted_texts: Texts of `workflow.yaml`, by their keys, that the platform takes for something else: they lack quotes.
+        folder: Path of the folder.
+        workflow: The workflow; settings missing for lack of a `pdkernel.yaml` come from the notebook.
+        sidecar: The folder's `pdkernel.yaml`, or None.
+        files: The files of the workflow.
+        unquoted_texts: Keys and values in `workflow.yaml` that the platform does not read as text for lack of quotes.
     """
 
     folder: Path
@@ -53,14 +53,14 @@ class ExportedFolder:
 
 def read_exported_folder(folder: Path, notebook: Workflow, sidecar: Sidecar | None) -> ExportedFolder:
     """
-    Read *folder*, which an export of *notebook* (with *sidecar*) has written.
+    Read *folder*, written by an export of *notebook* with *sidecar*.
 
     Raises:
-        DefinitionError: It cannot be read as a workflow.
-        RequestError: Its `pdkernel.yaml` leaves unanswered whose account a step uses.
+        DefinitionError: The folder cannot be read as a workflow.
+        RequestError: The folder's `pdkernel.yaml` does not name the owner of an account.
     """
     theirs = read_sidecar(folder / SIDECAR_FILE_NAME)
-    # a file that is missing is a step without code: on both sides, or a difference
+    # a missing file is a step without code: on both sides, or a difference
     workflow = read_folder_workflow(folder, require_code=False, assumed_account="external_user" if theirs else "own")
     if theirs is None:
         workflow = _complete_workflow(workflow, notebook, sidecar or Sidecar())
@@ -83,12 +83,12 @@ def _unquoted(text: str) -> Iterator[tuple[str, str]]:
 def _files(folder: Path, workflow: Workflow) -> list[DefinitionFile]:
     paths = [WORKFLOW_FILE, SIDECAR_FILE_NAME]
     paths += [posixpath.normpath(get_entry_path(step)) for step in workflow.steps if not step.uses]
-    there = [path for path in dict.fromkeys(paths) if (folder / path).is_file()]
-    return [DefinitionFile(path, (folder / path).read_bytes().decode("utf-8")) for path in there]
+    existing = [path for path in dict.fromkeys(paths) if (folder / path).is_file()]
+    return [DefinitionFile(path, (folder / path).read_bytes().decode("utf-8")) for path in existing]
 
 
 def _complete_workflow(workflow: Workflow, notebook: Workflow, sidecar: Sidecar) -> Workflow:
-    """*workflow* with what its folder cannot say as *notebook* says it."""
+    """*workflow* with the settings of *notebook* that the folder cannot hold."""
     ours = {step.name: step for step in notebook.steps}
     limits = {key: notebook.settings[key] for key in SIDECAR_SETTINGS if key in notebook.settings}
     same = [_key(trigger) for trigger in workflow.triggers] == [_key(trigger) for trigger in notebook.triggers]
@@ -113,15 +113,15 @@ def _key(trigger: Trigger) -> object:
 
 def _complete_step(step: Step, ours: Step, sidecar: Sidecar) -> Step:
     read = {app.prop: app for app in find_app_bindings(step)}
-    said = sidecar.steps.get(step.name)
-    choices = said.accounts if said is not None else {}
+    settings = sidecar.steps.get(step.name)
+    choices = settings.accounts if settings is not None else {}
     apps = dict(read)
     for app in find_app_bindings(ours):
         choice = choices.get(app.prop)
-        held = read[app.prop].account if app.prop in read else None
-        kept = choice.synced if choice is not None else None
-        # the file has the id that it was synced with, or none, where the notebook says whose account it is
-        if held in (app.account, kept) or app.account is None:
+        account = read[app.prop].account if app.prop in read else None
+        synced = choice.synced if choice is not None else None
+        # the file has the synced id or none; the notebook names the owner of the account
+        if account in (app.account, synced) or app.account is None:
             apps[app.prop] = AppBinding(app.prop, app.app, app.account)
     stores = {store.prop: store for store in (*ours.stores, *(each for each in step.stores if each.store))}
     return replace(step, apps=tuple(apps.values()), stores=tuple(stores.values()), timeout_s=ours.timeout_s)
@@ -129,10 +129,10 @@ def _complete_step(step: Step, ours: Step, sidecar: Sidecar) -> Step:
 
 def normalize_for_run(workflow: Workflow, notebook: Workflow) -> Workflow:
     """
-    *workflow* as a side of the proof runs it: equal for two workflows that say the same in another order.
+    Normalize *workflow* for a run, so that equivalent workflows become equal.
 
-    Steps have the lines of *notebook*'s cells, so that messages name the same places; what only tells a builder something
-    (notes, alarms) is left out, and so are the names of variables, which follow from the code.
+    Steps get the line numbers of *notebook*'s cells, so that messages name the same lines. Notes and notification
+    settings are removed. Names of variables are derived from the code.
     """
     cells = {step.name: step for step in notebook.steps}
     return replace(

@@ -1,8 +1,4 @@
-"""
-The order of a proof: read the files back, compare the texts, run both sides on every case, say what was found.
-
-Knows when a step counts as not compared. What a run takes is for `bench` to know, what differs for `executions`.
-"""
+"""The order of a proof: read the files back, compare the definitions, run both sides on every case, report."""
 
 from __future__ import annotations
 
@@ -44,18 +40,18 @@ _RELATIVE_IMPORT = re.compile(r"""(?:\bfrom|\bimport|\brequire\s*\(|\bimport\s*\
 @dataclass(frozen=True)
 class ExportedNotebook:
     """
-    What was exported, and with what it runs.
+    An exported notebook, with everything that its runs need.
 
     Attributes:
-        source: The notebook.
-        workflow: What it holds, its `pdkernel.yaml` applied, every account answered.
-        sidecar: The `pdkernel.yaml` beside it, or None.
-        project: Whose packages, actions, accounts and variables count.
+        source: Path of the notebook.
+        workflow: Its workflow, with `pdkernel.yaml` applied and an owner for every account.
+        sidecar: The `pdkernel.yaml` beside the notebook, or None.
+        project: The project with packages, actions, accounts and variables.
         directory: Users and accounts.
-        environ: For the settings of registries.
-        extra_users: External users besides the test users that the sidecar names.
-        pins: Steps that are pinned in the notebook: they run.
-        is_patched: A synced folder was patched: what it holds and the notebook does not was kept.
+        environ: Environment variables with settings of package registries.
+        extra_users: External users in addition to the test users in *sidecar*.
+        pins: Steps pinned in the notebook; a proof runs them.
+        is_patched: Whether the export updated a synced folder, which keeps content that the notebook lacks.
     """
 
     source: Path
@@ -77,16 +73,16 @@ async def run_proof(
     progress: ProgressListener = lambda _: None,
 ) -> Proof:
     """
-    Prove that the files in *folder* do what the notebook does, as far as its saved events show.
+    Compare the files in *folder* with the notebook, on every saved event.
 
     Args:
         exported: The notebook.
-        folder: What an export of it has written.
-        clock: The moment that both sides see is its present, in whole seconds.
-        progress: Told in short lines what goes on.
+        folder: The folder written by the export.
+        clock: Both sides see its current time, in whole seconds, as a fixed time.
+        progress: Called with short lines about the progress.
 
     Raises:
-        RequestError: Whose account a step uses is unanswered in the written files.
+        RequestError: The written files do not name the owner of an account.
         ProjectError: The project cannot be used.
     """
     variables = load_variables(exported.project, exported.source.parent)
@@ -105,12 +101,12 @@ async def run_proof(
         folder_sidecar=read.sidecar,
         is_patched=exported.is_patched,
     )
-    told = tuple(place.to_difference(redactor) for place in definition)
-    told += tuple(
+    differences = tuple(place.to_difference(redactor) for place in definition)
+    differences += tuple(
         Difference(
             redactor.redact_text(path),
             redactor.redact_text(json.dumps(value)),
-            "no text to the platform: it lacks quotes",
+            "not text for the platform: quotes are missing",
         )
         for path, value in read.unquoted_texts
     )
@@ -119,30 +115,32 @@ async def run_proof(
     directory = cache_directory(exported.directory, exported.project)
     named = exported.sidecar.test_users if exported.sidecar else ()
     users = tuple(dict.fromkeys((*named, *exported.extra_users)))
-    cases, said = find_cases(exported.source.parent / EVENTS_FOLDER, exported.workflow, directory, users=users)
+    cases, case_notes = find_cases(exported.source.parent / EVENTS_FOLDER, exported.workflow, directory, users=users)
     verdicts: list[CaseVerdict] = []
     if cases:
         at = clock.now().replace(microsecond=0)
-        async with await ProofRunner.start(exported.project, directory, exported.environ, frozen_time=at) as bench:
+        async with await ProofRunner.start(exported.project, directory, exported.environ, frozen_time=at) as runner:
             sides = _sides(exported, read, variables)
             for case in cases:
                 progress(f"proving {case.name}{'' if case.external_user is None else f' as {case.external_user}'} ...")
-                verdicts.append(await _CaseComparison(bench, *sides, redactor).compare(case))
+                verdicts.append(await _CaseComparison(runner, *sides, redactor).compare(case))
     fields = _graded(read, exported.workflow)
-    return Proof(str(folder), names, told, tuple(verdicts), fields, (*notes, *said))
+    return Proof(str(folder), names, differences, tuple(verdicts), fields, (*notes, *case_notes))
 
 
 def _graded(read: ExportedFolder, notebook: Workflow) -> tuple[GradedField, ...]:
     try:
         return grade_fields(read.files, notebook)
-    except LookupError:  # the folder has what the notebook does not: kept there, or told as a difference
+    except (
+        LookupError
+    ):  # the folder has content that the notebook lacks: kept by the export, or reported as a difference
         return grade_fields(read.files, read.workflow)
 
 
 def _sides(
     exported: ExportedNotebook, read: ExportedFolder, variables: Mapping[str, str]
 ) -> tuple[ProofSide, ProofSide]:
-    """The notebook's side, and that of the files."""
+    """The side of the notebook and the side of the files."""
     home = exported.source.parent.resolve()
     ours = ProofSide(
         workflow=normalize_for_run(exported.workflow, exported.workflow),
@@ -152,11 +150,13 @@ def _sides(
         source=shlex.quote(exported.source.name),
         find_workflow=sibling_workflow_finder(exported.source),
     )
-    # packages beside the notebook are no part of the files; its own modules are, if a step imports one
-    own = any(step.language == "node" and _RELATIVE_IMPORT.search(step.source) for step in exported.workflow.steps)
+    # both sides use the packages beside the notebook, but a relative import must work in the folder
+    has_relative_import = any(
+        step.language == "node" and _RELATIVE_IMPORT.search(step.source) for step in exported.workflow.steps
+    )
     theirs = ProofSide(
         workflow=normalize_for_run(read.workflow, exported.workflow),
-        folder=read.folder.resolve() if own else home,
+        folder=read.folder.resolve() if has_relative_import else home,
         actions=ours.actions if read.sidecar is None else read.sidecar.actions,
         variables=variables,
         source=ours.source,
@@ -166,44 +166,44 @@ def _sides(
 
 
 class _CaseComparison:
-    """Runs both sides on a case and judges."""
+    """Runs both sides on a case and compares them."""
 
-    def __init__(self, bench: ProofRunner, notebook: ProofSide, files: ProofSide, redactor: Redactor) -> None:
-        self._bench = bench
+    def __init__(self, runner: ProofRunner, notebook: ProofSide, files: ProofSide, redactor: Redactor) -> None:
+        self._runner = runner
         self._notebook = notebook
         self._files = files
         self._redactor = redactor
 
     async def compare(self, case: ProofCase) -> CaseVerdict:
-        """Both sides on *case*."""
-        ours, left_out = await self._notebook_runs(case)
-        only = self._only(left_out)
-        theirs = await self._bench.run(self._files, case, only=only)
-        found, moving = compare_runs(ours, theirs), dict[str, list[str]]()
+        """Run both sides on *case* and return the verdict."""
+        ours, excluded = await self._notebook_runs(case)
+        only = self._only(excluded)
+        theirs = await self._runner.run(self._files, case, only=only)
+        found, flaky = compare_runs(ours, theirs), dict[str, list[str]]()
         if any(found.values()):
-            again = await self._bench.run(self._notebook, case, only=only)
-            found, moving = separate_flaky(found, compare_runs(ours, again))
+            again = await self._runner.run(self._notebook, case, only=only)
+            found, flaky = separate_flaky(found, compare_runs(ours, again))
         names = [step.name for step in self._notebook.workflow.steps]
-        steps = tuple(self._step(name, ours, found, moving, left_out) for name in names)
-        return CaseVerdict(case.name, case.external_user, steps, self._whole(ours, found, moving, left_out))
+        steps = tuple(self._step(name, ours, found, flaky, excluded) for name in names)
+        return CaseVerdict(case.name, case.external_user, steps, self._run_verdict(ours, found, flaky, excluded))
 
     async def _notebook_runs(self, case: ProofCase) -> tuple[SideRun, dict[str, str]]:
-        """The notebook's run without the steps that cannot be compared, and those, each with why."""
+        """Run the notebook without excluded steps; return the run, and the excluded steps with reasons."""
         workflow = self._notebook.workflow
-        catalog = self._bench.catalog.with_source(self._notebook.actions, base=self._notebook.folder)
-        left_out = add_dependents(workflow, find_unavailable_actions(workflow, catalog))
+        catalog = self._runner.catalog.with_source(self._notebook.actions, base=self._notebook.folder)
+        excluded = add_dependents(workflow, find_unavailable_actions(workflow, catalog))
         while True:
-            ran = await self._bench.run(self._notebook, case, only=self._only(left_out))
+            ran = await self._runner.run(self._notebook, case, only=self._only(excluded))
             refused = next((step for step in ran.execution.steps if has_unrecorded_call(step)), None)
             if refused is None:
-                return ran, left_out
+                return ran, excluded
             why = describe_unrecorded_call(refused, case.recording_path, self._recording(case))
-            left_out = add_dependents(workflow, {**left_out, refused.name: why})
+            excluded = add_dependents(workflow, {**excluded, refused.name: why})
 
-    def _only(self, left_out: Mapping[str, str]) -> frozenset[str] | None:
-        if not left_out:
+    def _only(self, excluded: Mapping[str, str]) -> frozenset[str] | None:
+        if not excluded:
             return None
-        return frozenset(step.name for step in self._notebook.workflow.steps if step.name not in left_out)
+        return frozenset(step.name for step in self._notebook.workflow.steps if step.name not in excluded)
 
     def _recording(self, case: ProofCase) -> str:
         folder = EVENTS_FOLDER
@@ -218,15 +218,15 @@ class _CaseComparison:
         name: str,
         ours: SideRun,
         found: RunDifferences,
-        moving: Mapping[str, list[str]],
-        left_out: Mapping[str, str],
+        flaky: Mapping[str, list[str]],
+        excluded: Mapping[str, str],
     ) -> StepVerdict:
         if found[name]:
             return StepVerdict(name, "differs", tuple(place.to_difference(self._redactor) for place in found[name]))
-        if name in left_out:
-            return StepVerdict(name, "not compared", reason=self._redactor.redact_text(left_out[name]))
-        if name in moving:
-            return StepVerdict(name, "not compared", reason=_describe_flaky(moving[name]))
+        if name in excluded:
+            return StepVerdict(name, "not compared", reason=self._redactor.redact_text(excluded[name]))
+        if name in flaky:
+            return StepVerdict(name, "not compared", reason=_describe_flaky(flaky[name]))
         match ours.execution.step(name).status:
             case "not_run":
                 return StepVerdict(name, "not compared", reason=_refused(ours))
@@ -234,16 +234,16 @@ class _CaseComparison:
                 return StepVerdict(name, "not compared", reason=RUN_ENDED_EARLIER)
         return StepVerdict(name)
 
-    def _whole(
-        self, ours: SideRun, found: RunDifferences, moving: Mapping[str, list[str]], left_out: Mapping[str, str]
+    def _run_verdict(
+        self, ours: SideRun, found: RunDifferences, flaky: Mapping[str, list[str]], excluded: Mapping[str, str]
     ) -> StepVerdict:
         if found[WHOLE_RUN]:
             return StepVerdict(
                 WHOLE_RUN, "differs", tuple(place.to_difference(self._redactor) for place in found[WHOLE_RUN])
             )
-        if WHOLE_RUN in moving:
-            return StepVerdict(WHOLE_RUN, "not compared", reason=_describe_flaky(moving[WHOLE_RUN]))
-        if left_out:
+        if WHOLE_RUN in flaky:
+            return StepVerdict(WHOLE_RUN, "not compared", reason=_describe_flaky(flaky[WHOLE_RUN]))
+        if excluded:
             return StepVerdict(WHOLE_RUN, "not compared", reason="Not every step was compared.")
         if is_refused_before_start(ours.execution):
             return StepVerdict(WHOLE_RUN, "not compared", reason=_refused(ours))
@@ -252,12 +252,12 @@ class _CaseComparison:
 
 def _refused(ran: SideRun) -> str:
     error = ran.execution.error
-    return f"Both sides refuse the run: {error.message}" if error is not None else "It did not run."
+    return f"Both sides refuse the run: {error.message}" if error is not None else "The step did not run."
 
 
 def _describe_flaky(paths: Sequence[str]) -> str:
     shown = ", ".join(paths[:3])
     return (
-        f"{shown} is another in each run of the notebook: clock and chance are fixed in Python and Node.js steps only, "
-        "not in Bash and Go, nor in programs that a step starts."
+        f"{shown} differs between two runs of the notebook. Clock and random numbers are fixed only in Python and Node.js "
+        "steps, not in Bash and Go steps or in programs that a step starts."
     )

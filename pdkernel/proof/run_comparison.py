@@ -1,7 +1,7 @@
 """
-What two runs did, compared step by step.
+Comparison of two runs, step by step.
 
-Knows what of a step counts: status, exports, error, accounts, the requests asked for. What it printed and how long it took do not.
+Compares status, exports, error, accounts and requests of a step; not its logs and duration.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pdkernel.proof.value_differences import MISSING, ValueDifference, find_diff
 from pdkernel.render.proof import WHOLE_RUN
 
 RunDifferences = dict[str, list[ValueDifference]]
-"""Places that differ, by step; `WHOLE` for the run itself."""
+"""Differences by step; the key `WHOLE_RUN` is the run itself."""
 
 
 def compare_runs(notebook: SideRun, files: SideRun) -> RunDifferences:
-    """Where the two runs differ; steps that are the same on both sides have an empty list."""
+    """Compare two runs; a step without differences has an empty list."""
     one = {step.name: step for step in notebook.execution.steps}
     other = {step.name: step for step in files.execution.steps}
     found: RunDifferences = {}
@@ -31,23 +31,26 @@ def compare_runs(notebook: SideRun, files: SideRun) -> RunDifferences:
 
 def separate_flaky(differences: RunDifferences, flaky: RunDifferences) -> tuple[RunDifferences, dict[str, list[str]]]:
     """
-    *differences* without places that differ from run to run of one side, and those places by step.
+    Separate stable differences from places that differ between two runs of the same side.
 
     Args:
-        differences: Notebook and files compared.
-        flaky: The notebook compared with itself.
+        differences: Differences between notebook and files.
+        flaky: Differences between two runs of the notebook.
+
+    Returns:
+        The stable differences, and the paths of flaky places by step.
     """
-    kept: RunDifferences = {}
-    moving: dict[str, list[str]] = {}
+    stable: RunDifferences = {}
+    flaky_paths: dict[str, list[str]] = {}
     for name, differing in differences.items():
-        restless_here = [place.path for place in flaky.get(name, ())]
+        unstable = [place.path for place in flaky.get(name, ())]
         for place in differing:
-            if any(_overlaps(place.path, path) for path in restless_here):
-                moving.setdefault(name, []).append(place.path)
+            if any(_overlaps(place.path, path) for path in unstable):
+                flaky_paths.setdefault(name, []).append(place.path)
             else:
-                kept.setdefault(name, []).append(place)
-        kept.setdefault(name, [])
-    return kept, moving
+                stable.setdefault(name, []).append(place)
+        stable.setdefault(name, [])
+    return stable, flaky_paths
 
 
 def is_refused_before_start(execution: Execution) -> bool:
@@ -56,9 +59,9 @@ def is_refused_before_start(execution: Execution) -> bool:
 
 
 def _overlaps(path: str, other: str) -> bool:
-    """Whether one place is the other, or inside it."""
-    one, two = sorted((path, other), key=len)
-    return two == one or two.startswith((f"{one}.", f"{one}[", f"{one} "))
+    """Whether one path equals the other or is inside it."""
+    outer, inner = sorted((path, other), key=len)
+    return inner == outer or inner.startswith((f"{outer}.", f"{outer}[", f"{outer} "))
 
 
 def _step(step: StepResult | None) -> Any:
@@ -75,7 +78,7 @@ def _step(step: StepResult | None) -> Any:
 
 
 def _requests(step: StepResult) -> Iterator[str]:
-    # in no order: of requests that are made at once, either may end first
+    # sorted: concurrent requests may end in any order
     for call in step.requests:
         yield f"{call.method} {call.url} {call.status} {call.outcome}"
 

@@ -1,8 +1,8 @@
 """
-Runs a side of a proof: calls answered from a recording, clock and chance fixed, stores and files of its own.
+Runs one side of a proof: replayed calls, a fixed clock and seed, copies of stores and files.
 
-Knows what must be the same for both sides, and that neither may touch the project: its history, stores, files and accounts.
-Packages and actions are the project's; nothing is installed.
+A run does not change the project's journal, stores, files or accounts. It uses the project's packages and actions and
+does not install any.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ RANDOM_SEED = "pdkernel proof"
 @dataclass(frozen=True)
 class ProofSide:
     """
-    What one side of a run is given.
+    One side of a proof: the notebook or the files.
 
     Attributes:
-        workflow: What runs.
-        folder: Where its steps' imports are looked up.
-        actions: Where its actions run, or None for the project's choice.
+        workflow: The workflow to run.
+        folder: The folder where imports of steps are resolved.
+        actions: The source of its actions, or None for the project's setting.
         variables: Environment variables.
-        source: What commands call the notebook.
-        find_workflow: Other workflows that steps may trigger.
+        source: The notebook's name in commands.
+        find_workflow: Finds other workflows that steps trigger.
     """
 
     workflow: Workflow
@@ -59,14 +59,14 @@ class ProofSide:
 
 @dataclass(frozen=True)
 class SideRun:
-    """What a side did: its execution, and what its data stores hold afterwards."""
+    """A run of one side: its execution, and the content of its data stores afterwards."""
 
     execution: Execution
     stores: Mapping[str, Mapping[str, Any]]
 
 
 class ProofRunner:
-    """What the runs of one proof share. Make it with `start`, inside a running loop."""
+    """Resources that the runs of one proof share. Create it with `start`, inside a running loop."""
 
     def __init__(
         self, project: Project, directory: Directory, environ: Mapping[str, str], *, gateway: Gateway, at: datetime
@@ -79,7 +79,7 @@ class ProofRunner:
         WARDEN.register_folder(self._scratch)
         self._scratch_project = Project.open(self._scratch / "project", clock=ManualClock(at))
         self._packages = StepPackages.for_project(project.folder, environ)
-        self._hosts = WorkerPool(
+        self._workers = WorkerPool(
             gateway=gateway,
             max_active_runs=1,
             go_cache=go_programs(project.folder, environ),
@@ -94,13 +94,13 @@ class ProofRunner:
         cls, project: Project, directory: Directory, environ: Mapping[str, str], *, frozen_time: datetime
     ) -> Self:
         """
-        Make ready; processes start when the first step needs them.
+        Prepare the runs; worker processes start with the first step.
 
         Args:
-            project: Whose packages, actions, stores and files the runs find. Nothing in it changes.
+            project: The project with packages, actions, stores and files; it is not changed.
             directory: Users and accounts.
-            environ: For the settings of registries.
-            frozen_time: The time that both sides see, in whole seconds.
+            environ: Environment variables with settings of package registries.
+            frozen_time: The fixed time that both sides see, in whole seconds.
         """
         gateway = await Gateway.start(project.folder / "egress", clock=ManualClock(frozen_time))
         try:
@@ -110,14 +110,14 @@ class ProofRunner:
             raise
 
     async def run(self, side: ProofSide, case: ProofCase, *, only: frozenset[str] | None = None) -> SideRun:
-        """Run *side* on *case*, all of it or *only* some steps."""
+        """Run *side* on *case*: all steps, or *only* the named ones."""
         await asyncio.to_thread(self._fill_stores, side.workflow)
         files = await asyncio.to_thread(self._copy_files)
         clock, ids = ManualClock(self._at), SequentialIds()
         interpreter = Interpreter(
             directory=self._directory,
             stores=self._scratch_project.data_stores,
-            workers=self._hosts,
+            workers=self._workers,
             catalog=self.catalog,
             packages=self._packages,
             journal=MemoryJournal.open(MemoryTables(), clock=clock, ids=ids),
@@ -131,7 +131,7 @@ class ProofRunner:
             RunRequest(
                 workflow=side.workflow,
                 event=case.event.with_identity(case.external_user, case.environment),
-                # a file that is not there answers nothing, and refuses what would go out
+                # without a recording, every outbound call is refused
                 policy=OutboundPolicy(
                     "replay", f"replay={case.recording_path.name}", recording_file=case.recording_path.absolute()
                 ),
@@ -151,8 +151,8 @@ class ProofRunner:
         return SideRun(execution, await asyncio.to_thread(self._stores))
 
     async def close(self) -> None:
-        """End every process and remove what was made."""
-        await self._hosts.close()
+        """Stop every worker process and remove the scratch folder."""
+        await self._workers.close()
         await self._gateway.close()
         self._scratch_project.close()
         await asyncio.to_thread(remove_tree, self._scratch)
@@ -167,7 +167,7 @@ class ProofRunner:
         await self.close()
 
     def _fill_stores(self, workflow: Workflow) -> None:
-        """Let the stores hold what the project's do."""
+        """Fill the scratch stores with the records of the project's stores."""
         own = self._scratch_project.data_stores
         for name in own.names():
             own.remove(name)
@@ -192,10 +192,10 @@ class ProofRunner:
         }
 
     def _copy_files(self) -> Path:
-        """The project's file store as it is, in a place of its own."""
-        place = self._scratch / "files"
-        remove_tree(place)
-        kept = self._project.folder / "files"
-        if kept.is_dir():
-            copytree(kept, place, symlinks=True)
-        return place
+        """Copy the project's file store into the scratch folder."""
+        copy = self._scratch / "files"
+        remove_tree(copy)
+        original = self._project.folder / "files"
+        if original.is_dir():
+            copytree(original, copy, symlinks=True)
+        return copy

@@ -1,8 +1,4 @@
-"""
-Where two JSON values differ.
-
-Knows paths inside values, and that 1, 1.0 and true are three values. Knows nothing of what the values are.
-"""
+"""The places where two JSON values differ. The values 1, 1.0 and true are different."""
 
 from __future__ import annotations
 
@@ -18,10 +14,10 @@ _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 
 
 class _Missing:
-    """Stands where a side has no value."""
+    """Marks a place where one side has no value."""
 
     def __repr__(self) -> str:
-        return "NOTHING"
+        return "MISSING"
 
 
 MISSING: Final = _Missing()
@@ -29,22 +25,22 @@ MISSING: Final = _Missing()
 
 @dataclass(frozen=True, slots=True)
 class ValueDifference:
-    """A place where two values differ: its path, and what each side has there (`NOTHING` for nothing)."""
+    """A place where two values differ: its path and the value of each side (`MISSING` for no value)."""
 
     path: str
     notebook: Any
     files: Any
 
     def to_difference(self, redactor: Redactor) -> Difference:
-        """The difference in words, without secrets."""
+        """The difference as redacted JSON texts."""
         return Difference(redactor.redact_text(self.path), _text(self.notebook, redactor), _text(self.files, redactor))
 
 
 def find_differences(path: str, notebook: Any, files: Any) -> Iterator[ValueDifference]:
     """
-    Every place at which *notebook* and *files* differ, below *path*.
+    Yield every place below *path* where *notebook* and *files* differ.
 
-    Texts of several lines differ in their first line that is another.
+    For texts of several lines, only the first differing line is reported.
     """
     match notebook, files:
         case Mapping(), Mapping():
@@ -64,9 +60,9 @@ def _lines(path: str, notebook: str, files: str) -> Iterator[ValueDifference]:
         return
     one, other = notebook.splitlines(keepends=True), files.splitlines(keepends=True)
     for number in range(max(len(one), len(other))):
-        here, there = _item(one, number), _item(other, number)
-        if here != there:
-            yield ValueDifference(f"{path} line {number + 1}", here, there)
+        ours, theirs = _item(one, number), _item(other, number)
+        if ours != theirs:
+            yield ValueDifference(f"{path} line {number + 1}", ours, theirs)
             return
 
 

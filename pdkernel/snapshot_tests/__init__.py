@@ -1,16 +1,17 @@
 """
-Runs in a project that is made for them, and runs saved as tests.
+Runs in temporary projects, and runs saved as tests.
 
-    clock     a clock that a test sets
-    bench     the processes that the runs share
-    project   a project for one test: users, accounts, variables, runs
-    made_up   credentials and variables that stand for the real ones
-    stable    what stays the same from run to run
-    source    a saved test's text
-    files     where it is written, and what is never overwritten
-    save      a run that was made, saved as a test
+    saver              saves a run as a test
+    run_inputs         accounts and variables of a run, with fake values
+    fake_secrets       fake values for credentials and variables
+    stable_values      values that stay the same from run to run
+    test_code          the Python text of a saved test
+    test_files         the files of a saved test, never overwritten after a change
+    temporary_project  a project for one test: users, accounts, variables, runs
+    runtime_factory    worker processes and gateway, shared by the runs of many tests
+    clock              a clock that a test sets
 
-Knows the engine and sessions' thread. Knows nothing of pytest, IPython or the command line: those are its faces.
+The pytest plugin is in `testing`.
 """
 
 from pdkernel.snapshot_tests.clock import SettableClock

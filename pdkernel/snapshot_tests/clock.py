@@ -1,7 +1,7 @@
 """
-A clock that is the machine's until someone sets it.
+A clock for tests that follows the machine's clock until a test sets it.
 
-Knows how time is fixed and moved. Steps are other processes with the machine's clock: only our own time stamps follow it.
+Only time stamps of pdkernel follow this clock: steps run in other processes with the machine's clock.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class SettableClock:
         return self._machine.now() if self._fixed is None else self._fixed
 
     def monotonic(self) -> float:
-        """Seconds that never go back: the machine's, and those that were moved."""
+        """Monotonic seconds: the machine's, plus all seconds from `advance`."""
         return self._machine.monotonic() + self._moved
 
     async def sleep(self, seconds: float) -> None:
-        """Let *seconds* pass: really, or at once where the time is fixed."""
+        """Wait for *seconds*; if the time is fixed, advance the clock at once instead."""
         if self._fixed is None:
             await self._machine.sleep(seconds)
         else:
@@ -40,24 +40,24 @@ class SettableClock:
         Fix the time.
 
         Args:
-            at: An aware moment, or one as ISO text (`2026-11-24T10:00:00Z`).
+            at: An aware datetime, or its ISO text (`2026-11-24T10:00:00Z`).
 
         Raises:
-            RequestError: It has no time zone, or is no moment.
+            RequestError: *at* has no time zone or is not a time.
         """
         try:
             moment = datetime.fromisoformat(at) if isinstance(at, str) else at
         except ValueError:
-            raise RequestError(f"{at!r} is no moment.", fix="Write one like 2026-11-24T10:00:00Z.") from None
+            raise RequestError(f"{at!r} is not a time.", fix="Write a time like 2026-11-24T10:00:00Z.") from None
         if moment.tzinfo is None:
-            raise RequestError(f"{at} has no time zone.", fix="Write Z at its end for UTC.")
+            raise RequestError(f"{at} has no time zone.", fix="Append Z for UTC.")
         self._fixed = moment.astimezone(UTC)
 
     def advance(self, seconds: float) -> None:
-        """Let *seconds* pass; a clock that was not set is fixed from now on."""
+        """Advance the clock by *seconds*; this also fixes a clock that was not set."""
         self._fixed = self.now() + timedelta(seconds=seconds)
         self._moved += seconds
 
     def reset(self) -> None:
-        """Be the machine's clock again."""
+        """Follow the machine's clock again."""
         self._fixed = None

@@ -1,8 +1,7 @@
 """
-Made-up values that stand for secrets in a saved test.
+Fake values that replace secrets in a saved test.
 
-Knows what a program may need of a value to go on at all: that it is a URL, a number, an address, JSON. Nothing else of the
-value is kept, its length neither.
+A fake value has the kind of the real value (URL, number, e-mail address, JSON) and nothing else, not even its length.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+\Z")
 
 def build_fake_secret(name: str, value: str) -> str:
     """
-    A value of the kind of *value*, always the same for one *name*.
+    Build a fake value of the same kind as *value*, always the same for the same *name*.
 
-    Eight characters or more, so that it is found and hidden wherever it turns up, as the real one was.
+    A fake value has at least eight characters, so that redaction finds it as it finds the real value.
     """
     label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "value"
     parts = _url(value)

@@ -1,7 +1,7 @@
 """
-What a saved test brings along so that the run can be made again elsewhere: accounts and variables, with made-up values.
+Accounts and variables of a run, with fake values, so that a saved test can repeat the run on another machine.
 
-Knows which of them a run was given, and that a value is only ever copied where the person says that it is no secret.
+A real value is copied only if the user declares that it is not a secret.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SECRET_NAME_PATTERN = re.compile("key|secret|token|password", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class AccountInput:
-    """An account that the run used, its credentials made up."""
+    """An account that the run used, with fake credentials."""
 
     external_user: str | None
     app: str
@@ -37,13 +37,13 @@ class AccountInput:
 @dataclass(frozen=True)
 class RunInputs:
     """
-    What the run was given.
+    Accounts and variables of a run.
 
     Attributes:
-        accounts: With made-up credentials.
-        variables: With made-up values.
-        redactor: Finds the real values of both.
-        replaced_names: What was made up, as a person names it to have it copied: `NAME`, `APP.FIELD`.
+        accounts: Accounts with fake credentials.
+        variables: Environment variables with fake values.
+        redactor: Finds the real values of accounts and variables.
+        replaced_names: Names of replaced values, as `--plain` takes them: `NAME`, `APP.FIELD`.
     """
 
     accounts: tuple[AccountInput, ...]
@@ -53,13 +53,13 @@ class RunInputs:
 
     def apply_to(self, project: TemporaryProject) -> None:
         """Connect the accounts and set the variables in *project*."""
-        for need in self.accounts:
+        for account in self.accounts:
             project.connect(
-                need.external_user,
-                need.app,
-                environment=need.environment,
-                account_id=need.account_id,
-                credentials=need.credentials,
+                account.external_user,
+                account.app,
+                environment=account.environment,
+                account_id=account.account_id,
+                credentials=account.credentials,
             )
         project.set_variables(**self.variables)
 
@@ -68,16 +68,16 @@ def collect_run_inputs(
     request: RunRequest, execution: Execution, directory: Directory, *, non_secret_names: Collection[str] = ()
 ) -> RunInputs:
     """
-    What *execution* was given.
+    Collect the accounts and variables of *execution*.
 
     Args:
-        request: What was run.
-        execution: What came of it.
-        directory: Whose accounts it used.
-        non_secret_names: Variables (`NAME`) and credentials (`APP.FIELD`) that are no secrets: their real values are kept.
+        request: The request of the run.
+        execution: The record of the run.
+        directory: The directory with the accounts of the run.
+        non_secret_names: Variables (`NAME`) and credentials (`APP.FIELD`) that are not secrets; real values are copied.
 
     Raises:
-        RequestError: An account is gone, or *non_secret_names* names a secret or nothing that was used.
+        RequestError: An account no longer exists, or *non_secret_names* contains a secret or an unused name.
     """
     accounts: list[AccountInput] = []
     secrets = [Secret(f"event/{name}", value) for name, value in request.event.header_secrets().items()]
@@ -86,7 +86,8 @@ def collect_run_inputs(
         account = directory.find_account(use.id)
         if account is None:
             raise RequestError(
-                f"The account {use.id} that the run used is gone, so what it held is not known.", fix="Run it again."
+                f"The account {use.id} of this run no longer exists, so its credentials are unknown.",
+                fix="Run the workflow again.",
             )
         fields: dict[str, str] = {}
         given, _ = insert_placeholders(account, directory.credentials(use.id))
@@ -94,7 +95,7 @@ def collect_run_inputs(
             name = f"{use.app}.{field}"
             names.append(name)
             if name in non_secret_names and _SECRET_NAME_PATTERN.search(field):
-                raise RequestError(f"{name} is a secret by its name; it is not written into a test.")
+                raise RequestError(f"{name} is a secret by its name and cannot be written into a test.")
             if name not in non_secret_names:
                 secrets.append(Secret(f"{use.app}/{use.id}/{field}", value))
             fields[field] = value if name in non_secret_names else build_fake_secret(f"{use.id}-{field}", value)
@@ -108,8 +109,8 @@ def collect_run_inputs(
     unused = [name for name in non_secret_names if name not in names]
     if unused:
         raise RequestError(
-            f"{', '.join(unused)}: the run was given nothing of that name.",
-            fix=f"It was given {', '.join(names) or 'nothing'}.",
+            f"The run did not use {', '.join(unused)}.",
+            fix=f"Use one of these names: {', '.join(names) or 'none'}.",
         )
     return RunInputs(
         tuple(accounts), variables, Redactor(secrets), tuple(name for name in names if name not in non_secret_names)

@@ -1,8 +1,4 @@
-"""
-What many runs in projects of their own share: warm processes for steps, the way out, and the thread that drives them.
-
-Knows what may be shared between projects and how it ends. Knows nothing of what is run.
-"""
+"""Resources shared by runs in many temporary projects: worker processes, the gateway and an event loop thread."""
 
 from __future__ import annotations
 
@@ -28,10 +24,10 @@ T = TypeVar("T")
 
 class RuntimeFactory:
     """
-    Shared by the runs of one process; nothing is started before the first one.
+    Creates engines that share worker processes; starts the first process with the first run.
 
     Attributes:
-        clock: Of every time stamp.
+        clock: The clock of all time stamps.
     """
 
     def __init__(self) -> None:
@@ -39,7 +35,7 @@ class RuntimeFactory:
         self._loop = LoopThread()
         self._folder: Path | None = None
         self._gateway: Gateway | None = None
-        self._hosts: dict[Path, WorkerPool] = {}
+        self._pools: dict[Path, WorkerPool] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -50,7 +46,7 @@ class RuntimeFactory:
         self.close()
 
     def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run *coroutine* in the bench's thread, wherever this is called from, and wait for it."""
+        """Run *coroutine* in the event loop thread, from any thread, and wait for its result."""
         return self._loop.run(coroutine)
 
     def create_runtime(
@@ -63,26 +59,26 @@ class RuntimeFactory:
         ids: IdGenerator = RANDOM_IDS,
     ) -> WorkflowEngine:
         """
-        An engine for *project*, on the shared processes; close it with the project.
+        Create an engine for *project* on the shared processes; the caller closes the engine.
 
         Args:
-            project: Whose journal it writes.
-            directory: Its users and accounts.
-            packages_folder: The project folder (`.../.pdkernel`) whose packages and compiled steps it uses; None for the bench's.
-            environ: The person's own settings of registries.
-            ids: For ids of runs.
+            project: The project with the journal.
+            directory: Users and accounts of the project.
+            packages_folder: The project folder (`.../.pdkernel`) with packages and compiled steps; None for a shared one.
+            environ: Environment variables with settings of package registries.
+            ids: Generates ids of runs.
         """
-        return self.run_sync(self._runtime(project, directory, packages_folder, environ, ids))
+        return self.run_sync(self._create_engine(project, directory, packages_folder, environ, ids))
 
     def close(self) -> None:
-        """End every process."""
+        """Stop every worker process."""
         self.run_sync(self._close())
         self._loop.close()
         if self._folder is not None:
             remove_tree(self._folder)
             self._folder = None
 
-    async def _runtime(
+    async def _create_engine(
         self,
         project: Project,
         directory: Directory,
@@ -91,15 +87,15 @@ class RuntimeFactory:
         ids: IdGenerator,
     ) -> WorkflowEngine:
         if self._folder is None or self._gateway is None:
-            self._folder = make_scratch_folder("pdkernel-bench-")
+            self._folder = make_scratch_folder("pdkernel-test-")
             self._gateway = await Gateway.start(self._folder, clock=self.clock)
-        place = packages or self._folder / FOLDER_NAME
-        if place not in self._hosts:
-            self._hosts[place] = WorkerPool(
+        folder = packages or self._folder / FOLDER_NAME
+        if folder not in self._pools:
+            self._pools[folder] = WorkerPool(
                 gateway=self._gateway,
                 max_active_runs=1,
-                go_cache=go_programs(place, environ),
-                extra_read_folders=(place, self._folder),
+                go_cache=go_programs(folder, environ),
+                extra_read_folders=(folder, self._folder),
             )
         return await WorkflowEngine.start(
             project,
@@ -107,14 +103,14 @@ class RuntimeFactory:
             clock=self.clock,
             ids=ids,
             gateway=self._gateway,
-            workers=self._hosts[place],
-            packages=StepPackages.for_project(place, environ),
+            workers=self._pools[folder],
+            packages=StepPackages.for_project(folder, environ),
         )
 
     async def _close(self) -> None:
-        for hosts in self._hosts.values():
-            await hosts.close()
-        self._hosts.clear()
+        for pool in self._pools.values():
+            await pool.close()
+        self._pools.clear()
         if self._gateway is not None:
             await self._gateway.close()
             self._gateway = None

@@ -1,7 +1,7 @@
 """
-What stays the same from run to run, found by comparing runs.
+JSON values that stay the same from run to run, found by comparing runs.
 
-Knows JSON values. A value that is not the same everywhere becomes `differs(types)`, which equals any value of those types.
+A value that differs between runs becomes `differs(types)`, which equals any value of these types.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pdkernel.model import JSON
 
 _DAY_S = 86_400.0
 _TIMESTAMP_UNITS = (1.0, 1e3, 1e6)
-"""Seconds, milliseconds and microseconds since 1970, in units a second."""
+"""Units per second of time stamps in seconds, milliseconds and microseconds since 1970."""
 
 
-class differs:  # noqa: N801 - read as a word in an assertion
+class differs:  # noqa: N801 - reads as a verb in an assertion
     """
-    Equals any value of the given types: for what differs from run to run.
+    Equals any value of the given types; for values that differ from run to run.
 
     `differs(str)`, `differs(int, float)`, `differs(str, None)`.
     """
@@ -40,7 +40,7 @@ class differs:  # noqa: N801 - read as a word in an assertion
 
 
 def merge_samples(samples: Sequence[JSON]) -> Any:
-    """What all *samples* have in common: their value, with `differs` wherever one of them is another."""
+    """Merge *samples* into one value, with `differs` where the samples are not equal."""
     first = samples[0]
     if all(_same(first, sample) for sample in samples[1:]):
         return first
@@ -49,21 +49,21 @@ def merge_samples(samples: Sequence[JSON]) -> Any:
         return {key: merge_samples([each[key] for each in objects]) for key in objects[0]}
     lists = [sample for sample in samples if isinstance(sample, list)]
     if len(lists) == len(samples) and all(len(each) == len(lists[0]) for each in lists):
-        return [merge_samples([each[place] for each in lists]) for place in range(len(lists[0]))]
+        return [merge_samples([each[index] for each in lists]) for index in range(len(lists[0]))]
     types = dict.fromkeys(type(sample) for sample in samples)
     if types.keys() <= {int, float}:
-        types = dict.fromkeys((int, float))  # one number may have a fraction and the next one not
+        types = dict.fromkeys((int, float))  # a number may be whole in one run and fractional in another
     return differs(*types)
 
 
 def replace_current_dates(value: Any, now: datetime, known_text: str) -> Any:
     """
-    *value* with `differs` for what tells the present day, which is the same in two runs and another tomorrow.
+    Replace current dates and times in *value* with `differs`: two runs on one day agree, a run tomorrow does not.
 
     Args:
-        value: What `common` gave.
-        now: The present.
-        known_text: Texts that the run was given (event, recorded calls): what stands there is no clock's.
+        value: The result of `merge_samples`.
+        now: The current time.
+        known_text: Inputs of the run (event, code, recorded calls); a value found in them does not come from a clock.
     """
     match value:
         case dict():
@@ -81,7 +81,7 @@ def replace_current_dates(value: Any, now: datetime, known_text: str) -> Any:
 
 
 def find_unstable_paths(value: Any, path: str) -> Iterator[str]:
-    """Where in *value* something differs, as paths below *path*."""
+    """Yield the paths below *path* of every `differs` in *value*."""
     match value:
         case differs():
             yield path
@@ -94,7 +94,7 @@ def find_unstable_paths(value: Any, path: str) -> Iterator[str]:
 
 
 def _same(one: JSON, other: JSON) -> bool:
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)  # 1, 1.0 and true are three values
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)  # 1, 1.0 and true are different values
 
 
 def _has_today(text: str, now: datetime) -> bool:

@@ -1,8 +1,7 @@
 """
-A local project for one test: empty, in a folder of its own, with nothing of the person's own project in it.
+A local project for one test: empty at first, in its own folder, isolated from the user's project.
 
-Knows how users, accounts and variables get in, and how a workflow runs there. What is shared between such projects is
-the bench's.
+Adds users, accounts and variables, and runs workflows. `runtime_factory` holds the resources that projects share.
 """
 
 from __future__ import annotations
@@ -33,23 +32,23 @@ RunListener = Callable[[Execution, Workflow], None]
 
 class TemporaryProject:
     """
-    A project that lasts as long as one test.
+    A project for the duration of one test.
 
     Args:
-        bench: What its runs share with those of other tests.
-        folder: Where it is kept; made if need be.
-        ids: For ids of runs and accounts.
-        environ: For `PDKERNEL_PROJECT`: where packages are, if not in the project nearest to a notebook.
-        on_run: Told every run that has ended.
+        factory: Creates engines with shared worker processes.
+        folder: Folder of the project; created if missing.
+        ids: Generates ids of runs and accounts.
+        environ: Environment variables. `PDKERNEL_PROJECT` names the project with packages; default: the nearest project.
+        on_run: Called after every run.
 
     Attributes:
-        folder: Its own folder; steps that are given as a `Workflow` look their files up here.
-        directory: Its users and accounts.
+        folder: The project's folder; a run of a `Workflow` object resolves files here.
+        directory: Users and accounts of the project.
     """
 
     def __init__(
         self,
-        bench: RuntimeFactory,
+        factory: RuntimeFactory,
         folder: Path,
         *,
         ids: IdGenerator = RANDOM_IDS,
@@ -57,16 +56,16 @@ class TemporaryProject:
         on_run: RunListener | None = None,
     ) -> None:
         self.folder = folder
-        self._bench = bench
+        self._factory = factory
         self._ids = ids
         self._on_run = on_run
-        self._project = Project.open(folder / ".pdkernel", clock=bench.clock, ids=ids)
+        self._project = Project.open(folder / ".pdkernel", clock=factory.clock, ids=ids)
         self.directory = LocalDirectory(self._project)
         self._environ = os.environ if environ is None else environ
-        self._runtimes: dict[Path | None, WorkflowEngine] = {}
+        self._engines: dict[Path | None, WorkflowEngine] = {}
 
     def __repr__(self) -> str:
-        return f"TrialProject({self._project.project_id})"
+        return f"TemporaryProject({self._project.project_id})"
 
     def connect(
         self,
@@ -79,19 +78,19 @@ class TemporaryProject:
         **fields: str,
     ) -> Account:
         """
-        Connect an account; the external user exists from the first one on.
+        Connect an account. The external user is created with their first account.
 
         Args:
-            external_user: Your product's id of them; None for an account of your own.
+            external_user: The external user's id in your product; None for your own account.
             app: The app's slug.
             environment: `development` or `production`.
-            account_id: `apn_...`, or None for a fresh one.
-            credentials: By name; for names that are no Python word or one of ours.
-            fields: Credentials by name: `oauth_access_token="..."`. Use made-up ones.
+            account_id: `apn_...`, or None for a generated id.
+            credentials: Credentials by name, for names that are not Python identifiers or parameters of this method.
+            fields: Credentials by name: `oauth_access_token="..."`. Use fake values.
 
         Raises:
-            RequestError: Something cannot be used; the message shows no value.
-            AccountExistsError: *account_id* is taken.
+            RequestError: An argument is invalid; the message contains no credential.
+            AccountExistsError: An account with *account_id* exists.
         """
         return self.directory.add_account(
             app=app,
@@ -107,12 +106,12 @@ class TemporaryProject:
         return self._project.data_stores
 
     def set_variables(self, **variables: str) -> None:
-        """Set environment variables of the project; a step is given those that it names. Values are secrets to us."""
+        """Set environment variables of the project; a step gets the variables that it names. Values are redacted."""
         for name, value in variables.items():
             self._project.variables.set(name, value)
 
     def set_plan(self, plan: str) -> None:
-        """Choose the plan: `business` (at first) or `free`, which has no end users in production."""
+        """Set the plan: `business` (default) or `free`, which has no external users in production."""
         self._project.set_plan(plan)
 
     def run(
@@ -129,22 +128,25 @@ class TemporaryProject:
         wait: bool = False,
     ) -> Execution:
         """
-        Run a workflow and wait for its end, from a plain test or from a coroutine.
+        Run a workflow and wait for its end, from a function or from a coroutine.
 
         Args:
             source: A notebook, a workflow's folder, or a workflow.
-            event: What on; `{}` if it is not given.
-            external_user: On whose behalf; the one that the event names if it is not given.
-            environment: Theirs; what the event names, else development.
-            pins: Exports of steps that do not run: an object of exports by name, or what the step would have returned.
-            only: Steps that run; None for all.
-            egress: What becomes of outside calls, as `--egress` takes it; refused unless told otherwise.
-            variables: More environment variables, for this run.
-            wait: Wait where the workflow pauses, which takes no time on a clock that is set; else it goes on at once.
+            event: The event; default: `{}`.
+            external_user: Id of the external user; default: the user named by the event.
+            environment: Environment of the user; default: the event's, else development.
+            pins: Exports of steps that do not run: an object of exports by name, or the step's return value.
+            only: Names of the steps to run; None for all.
+            egress: Outbound policy as in `--egress`; default: refuse all outbound calls.
+            variables: Additional environment variables for this run.
+            wait: Wait where the workflow pauses (no real time passes on a fixed clock); default: continue at once.
+
+        Returns:
+            The execution; an error that refuses the run is in its `error`.
 
         Raises:
             NotebookError: *source* cannot be opened.
-            RequestError: An argument is wrong. What refuses the run itself is in the execution.
+            RequestError: An argument is invalid.
         """
         event = event or Event()
         if isinstance(source, Workflow):
@@ -162,39 +164,39 @@ class TemporaryProject:
             policy=parse_policy(egress),
             external_user_id=user,
             environment=chosen,
-            # not those of a `.env` beside the notebook: a test says what it needs, and holds no secret
+            # without the `.env` beside the notebook: a test sets its own variables and contains no secret
             variables={**self._project.variables.values(), **_check_variables(variables or {})},
             folder=folder,
             pinned_exports={name: _exports(value) for name, value in (pins or {}).items()},
             only_steps=frozenset(only) if only is not None else None,
-            install=False,  # a test brings nothing from a registry
+            install=False,  # a test installs nothing from a registry
             source=source.name if isinstance(source, Workflow) else shlex.quote(str(source)),
             pause_mode="wait" if wait else "skip",
             find_workflow=None if isinstance(source, Workflow) else sibling_workflow_finder(source),
         )
-        execution = self._bench.run_sync(self._engine(folder).run(request))
+        execution = self._factory.run_sync(self._engine(folder).run(request))
         if self._on_run is not None:
             self._on_run(execution, workflow)
         return execution
 
     def close(self) -> None:
-        """Give everything up but the bench."""
-        for runtime in self._runtimes.values():
-            self._bench.run_sync(runtime.close())
-        self._runtimes.clear()
+        """Close the engines and the project; the shared processes stay."""
+        for engine in self._engines.values():
+            self._factory.run_sync(engine.close())
+        self._engines.clear()
         self._project.close()
 
     def _engine(self, folder: Path) -> WorkflowEngine:
-        """An engine whose steps find the packages that were installed for the notebook in *folder*."""
+        """An engine whose steps find the packages installed for the notebook in *folder*."""
         named = self._environ.get("PDKERNEL_PROJECT")
         found = Path(named) / FOLDER_NAME if named else find_project(folder)
-        place = found if found.is_dir() and found != self._project.folder else None
-        runtime = self._runtimes.get(place)
-        if runtime is None:
-            runtime = self._runtimes[place] = self._bench.create_runtime(
-                self._project, self.directory, packages_folder=place, environ=self._environ, ids=self._ids
+        packages_folder = found if found.is_dir() and found != self._project.folder else None
+        engine = self._engines.get(packages_folder)
+        if engine is None:
+            engine = self._engines[packages_folder] = self._factory.create_runtime(
+                self._project, self.directory, packages_folder=packages_folder, environ=self._environ, ids=self._ids
             )
-        return runtime
+        return engine
 
 
 def _exports(pin: JSON) -> Mapping[str, JSON]:
@@ -204,5 +206,5 @@ def _exports(pin: JSON) -> Mapping[str, JSON]:
 def _check_variables(variables: Mapping[str, str]) -> Mapping[str, str]:
     for name, value in variables.items():
         if not isinstance(value, str):
-            raise RequestError(f"The variable {name} is no text.", fix="Environment variables are texts: write quotes.")
+            raise RequestError(f"The variable {name} is not a string.", fix="Write the value in quotes.")
     return variables

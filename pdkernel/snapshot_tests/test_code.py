@@ -1,8 +1,4 @@
-"""
-The text of a saved test.
-
-Knows what a run is to be held to and how that reads as Python. Knows nothing of where it is written.
-"""
+"""The Python text of a saved test, and the expectations in it."""
 
 from __future__ import annotations
 
@@ -23,7 +19,7 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class StepExpectation:
-    """What one step is held to. *output* is None where exports, calls or an error say what it does."""
+    """Expectations for one step; *output* is None if exports, calls or an error describe the step."""
 
     name: str
     status: str
@@ -36,10 +32,10 @@ class StepExpectation:
 @dataclass(frozen=True)
 class RunExpectation:
     """
-    What a run is held to.
+    Expectations for a run.
 
     Attributes:
-        unstable_paths: Paths of what differs from run to run, only its type being held to.
+        unstable_paths: Paths of values that differ from run to run; the test checks only their type.
     """
 
     status: str
@@ -52,7 +48,7 @@ class RunExpectation:
 
 @dataclass(frozen=True)
 class SnapshotScenario:
-    """What a test's text is made of besides its expectation; paths as seen from the test's folder, `../` for above."""
+    """Inputs of a saved test; paths are relative to the test's folder."""
 
     name: str
     workflow: str
@@ -61,59 +57,63 @@ class SnapshotScenario:
     recorded: str | None
     external_user: str | None
     environment: str
-    needs: RunInputs
+    inputs: RunInputs
     pins: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     only: Sequence[str] | None = None
 
 
 def build_expectation(samples: Sequence[Execution], *, now: datetime, known_text: str) -> RunExpectation:
-    """What all *samples* of one run have in common; *now* and *known_text* as in `without_today`."""
+    """Merge *samples* of one run into expectations; *now* and *known_text* as in `replace_current_dates`."""
 
-    def held_to(values: Sequence[JSON]) -> Any:
+    def merge(values: Sequence[JSON]) -> Any:
         return replace_current_dates(merge_samples(values), now, known_text)
 
     steps = []
     differing: list[str] = []
     for number, first in enumerate(samples[0].steps):
         results = [sample.steps[number] for sample in samples]
-        silent = not first.exports and not first.requests and first.error is None
+        has_only_logs = not first.exports and not first.requests and first.error is None
         step = StepExpectation(
             first.name,
             first.status,
-            held_to([dict(result.exports) for result in results]),
-            held_to([_calls(result) for result in results]),
-            held_to([_error_summary(result) for result in results]),
-            held_to([result.output for result in results]) if silent and first.logs else None,
+            merge([dict(result.exports) for result in results]),
+            merge([_calls(result) for result in results]),
+            merge([_error_summary(result) for result in results]),
+            merge([result.output for result in results]) if has_only_logs and first.logs else None,
         )
         steps.append(step)
         for label, value in (("", step.exports), (" calls", step.requests), (" error", step.error)):
             differing += find_unstable_paths(value, f"{first.name}{label}")
-    response = held_to([sample.response.to_json() if sample.response else None for sample in samples])
-    error = held_to([[s.error.name, s.error.message] if s.error else None for s in samples])
-    sends = held_to([[[s.step, s.kind, s.to, s.payload] for s in sample.sends] for sample in samples])
+    response = merge([sample.response.to_json() if sample.response else None for sample in samples])
+    error = merge([[s.error.name, s.error.message] if s.error else None for s in samples])
+    sends = merge([[[s.step, s.kind, s.to, s.payload] for s in sample.sends] for sample in samples])
     differing += [*find_unstable_paths(response, "response"), *find_unstable_paths(sends, "sends")]
     return RunExpectation(samples[0].status, tuple(steps), response, sends, error, tuple(differing))
 
 
 def generate_test_code(scenario: SnapshotScenario, expected: RunExpectation) -> str:
-    """The test as a Python module."""
+    """Generate the test as a Python module."""
     return "\n".join(_lines(scenario, expected)) + "\n"
 
 
-def _lines(what: SnapshotScenario, expected: RunExpectation) -> Iterator[str]:
-    who = f"as {what.external_user} in {what.environment}" if what.external_user else "on nobody's behalf"
+def _lines(scenario: SnapshotScenario, expected: RunExpectation) -> Iterator[str]:
+    who = (
+        f"as {scenario.external_user} in {scenario.environment}"
+        if scenario.external_user
+        else "without an external user"
+    )
     yield '"""'
-    yield _one_line(f"A run of {what.workflow!r}, {who}, saved as a test.")
+    yield _one_line(f"A run of {scenario.workflow!r}, {who}, saved as a test.")
     yield ""
-    if what.recorded:
-        yield f"Outside calls are answered from {what.recorded}: nothing is sent. Credentials and variables are made up."
+    if scenario.recorded:
+        yield f"Outbound calls are replayed from {scenario.recorded}: no request is sent. Credentials and variables are fake."
     else:
-        yield "The run made no outside calls: they are refused. Credentials and variables are made up."
+        yield "The run made no outbound calls: they are refused. Credentials and variables are fake."
     yield '"""'
     yield ""
     yield "from pathlib import Path"
     yield ""
-    body = list(_body(what, expected))
+    body = list(_body(scenario, expected))
     if any("differs(" in line for line in body):
         yield "from pdkernel.testing import differs"
         yield ""
@@ -122,29 +122,29 @@ def _lines(what: SnapshotScenario, expected: RunExpectation) -> Iterator[str]:
     yield "HERE = Path(__file__).parent"
     yield ""
     yield ""
-    yield f"def test_{what.name}(pd_project, pd_run):"
-    yield '    """Each step does what it did in that run."""'
+    yield f"def test_{scenario.name}(pd_project, pd_run):"
+    yield '    """Each step does the same as in the saved run."""'
     yield from (f"    {line}" if line else "" for line in body)
 
 
-def _body(what: SnapshotScenario, expected: RunExpectation) -> Iterator[str]:
-    yield from _setup_lines(what.needs)
+def _body(scenario: SnapshotScenario, expected: RunExpectation) -> Iterator[str]:
+    yield from _setup_lines(scenario.inputs)
     yield "execution = pd_run("
-    yield f"    HERE / {what.source!r},"
-    yield f"    HERE / {what.event!r},"
-    if what.external_user:
-        yield f"    external_user={what.external_user!r},"
-    yield f"    environment={what.environment!r},"
-    if what.recorded:
-        yield f'    egress=f"replay={{HERE / {what.recorded!r}}}",'
-    if what.only is not None:
-        yield f"    only={list(what.only)!r},"
-    if what.pins:
-        yield from _indented("pins=", {name: dict(exports) for name, exports in what.pins.items()}, ",")
+    yield f"    HERE / {scenario.source!r},"
+    yield f"    HERE / {scenario.event!r},"
+    if scenario.external_user:
+        yield f"    external_user={scenario.external_user!r},"
+    yield f"    environment={scenario.environment!r},"
+    if scenario.recorded:
+        yield f'    egress=f"replay={{HERE / {scenario.recorded!r}}}",'
+    if scenario.only is not None:
+        yield f"    only={list(scenario.only)!r},"
+    if scenario.pins:
+        yield from _indented("pins=", {name: dict(exports) for name, exports in scenario.pins.items()}, ",")
     yield ")"
     yield ""
     if expected.unstable_paths:
-        yield "# These differ from run to run, so that only their types are compared:"
+        yield "# These values differ from run to run: only their types are compared."
         for path in expected.unstable_paths:
             yield f"#   {_one_line(path)}"
     yield f"assert execution.status == {expected.status!r}"
@@ -162,18 +162,18 @@ def _body(what: SnapshotScenario, expected: RunExpectation) -> Iterator[str]:
         yield from _assertion("[[s.step, s.kind, s.to, s.payload] for s in execution.sends]", expected.sends)
 
 
-def _setup_lines(needs: RunInputs) -> Iterator[str]:
-    for need in needs.accounts:
+def _setup_lines(inputs: RunInputs) -> Iterator[str]:
+    for account in inputs.accounts:
         yield "pd_project.connect("
-        yield f"    {need.external_user!r},"
-        yield f"    {need.app!r},"
-        yield f"    environment={need.environment!r},"
-        yield f"    account_id={need.account_id!r},"
-        yield from _indented("credentials=", dict(need.credentials), ",")
+        yield f"    {account.external_user!r},"
+        yield f"    {account.app!r},"
+        yield f"    environment={account.environment!r},"
+        yield f"    account_id={account.account_id!r},"
+        yield from _indented("credentials=", dict(account.credentials), ",")
         yield ")"
-    if needs.variables:
-        yield from _literal("pd_project.set_variables(**", dict(needs.variables), ")")
-    if needs.accounts or needs.variables:
+    if inputs.variables:
+        yield from _literal("pd_project.set_variables(**", dict(inputs.variables), ")")
+    if inputs.accounts or inputs.variables:
         yield ""
 
 
@@ -190,8 +190,8 @@ def _step(step: StepExpectation) -> Iterator[str]:
         yield from _assertion("step.output", step.output)
 
 
-def _assertion(what: str, value: Any) -> Iterator[str]:
-    yield from _literal(f"assert {what} == ", value, "")
+def _assertion(expression: str, value: Any) -> Iterator[str]:
+    yield from _literal(f"assert {expression} == ", value, "")
 
 
 def _indented(before: str, value: Any, after: str) -> Iterator[str]:
@@ -199,7 +199,7 @@ def _indented(before: str, value: Any, after: str) -> Iterator[str]:
 
 
 def _literal(before: str, value: Any, after: str) -> Iterator[str]:
-    """*value* as Python between two texts, a bracketed one over several lines where it is long."""
+    """Format *value* as Python between *before* and *after*; long lists and dicts take several lines."""
     short = f"{before}{value!r}{after}"
     if len(short) <= _WIDTH:
         yield short

@@ -1,7 +1,7 @@
 """
-Where a saved test is written, and that nothing is overwritten which someone else has written or changed.
+Writes the files of a saved test and never overwrites a file that was changed after saving.
 
-Knows the mark at the end of a saved test: what its files held when they were saved. Knows nothing of what is in them.
+Comments at the end of a saved test hold checksums of its files.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from pathlib import Path
 
 from pdkernel.errors import RequestError
 
-_CHECKSUM_HEADER = "# Saved by pdkernel. Saving again overwrites these files as long as nobody has changed them:"
+_CHECKSUM_HEADER = "# Saved by pdkernel. Saving again overwrites these files if they are unchanged:"
 _LINE = re.compile(r"#   (?P<hash>[0-9a-f]{16}) (?P<path>.+)")
 
 
 def write_test_files(test: Path, text: str, attachments: Mapping[Path, bytes]) -> tuple[Path, ...]:
     """
-    Write a saved test and what belongs to it.
+    Write a saved test and its attachments.
 
     Args:
-        test: Where the test goes.
-        text: Its text, without the mark.
-        attachments: What belongs to it, by place.
+        test: Path of the test.
+        text: Text of the test, without checksums.
+        attachments: Content of further files by path.
 
     Returns:
-        The files that hold it now, the test first.
+        The written files, the test first.
 
     Raises:
-        RequestError: One of them is there and someone else's, or cannot be written; in the first case nothing is.
+        RequestError: A file was changed or not written by pdkernel (no file is written), or a file cannot be written.
     """
     before = _read_checksums(test)
     names = {path: _relative(path, test.parent) for path in attachments}
     for path, content in attachments.items():
         if path.exists() and path.read_bytes() != content and before.get(names[path]) != _hash(path.read_bytes()):
             raise _file_exists_error(path)
-    marks = [f"#   {_hash(content)} {names[path]}" for path, content in attachments.items()]
-    body = "\n".join([text, _CHECKSUM_HEADER, *marks, ""])
-    whole = body + f"#   {_hash(body.encode())} this file\n"
+    checksums = [f"#   {_hash(content)} {names[path]}" for path, content in attachments.items()]
+    body = "\n".join([text, _CHECKSUM_HEADER, *checksums, ""])
+    content_with_checksums = body + f"#   {_hash(body.encode())} this file\n"
     if test.exists() and not _is_unchanged(test):
         raise _file_exists_error(test)
     try:
-        for path, content in {**attachments, test: whole.encode()}.items():
+        for path, content in {**attachments, test: content_with_checksums.encode()}.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
     except OSError as fault:
         raise RequestError(
-            f"The test cannot be written: {fault.strerror} ({fault.filename}).",
+            f"Cannot write the test: {fault.strerror} ({fault.filename}).",
             fix="Make the folder of the notebook writable.",
         ) from None
     return (test, *attachments)
@@ -56,13 +56,13 @@ def write_test_files(test: Path, text: str, attachments: Mapping[Path, bytes]) -
 
 def _file_exists_error(path: Path) -> RequestError:
     return RequestError(
-        f"{path} is there already, and was not written by pdkernel or was changed since; nothing was changed.",
-        fix="Choose another name, or move that file away.",
+        f"{path} already exists and was not written by pdkernel, or was changed since; no file was written.",
+        fix="Choose another name, or move the file.",
     )
 
 
 def _is_unchanged(test: Path) -> bool:
-    """Whether the test is exactly as it was saved."""
+    """Whether the test is unchanged since it was saved."""
     text = test.read_text(encoding="utf-8", errors="replace")
     body, newline, last = text.removesuffix("\n").rpartition("\n")
     found = _LINE.fullmatch(last)
@@ -70,11 +70,11 @@ def _is_unchanged(test: Path) -> bool:
 
 
 def _read_checksums(test: Path) -> dict[str, str]:
-    """What an earlier saving says of its files, by their paths."""
+    """Checksums of files in an earlier version of the test, by path."""
     if not test.is_file():
         return {}
-    _, _, marks = test.read_text(encoding="utf-8", errors="replace").partition(_CHECKSUM_HEADER)
-    return {found["path"]: found["hash"] for found in map(_LINE.fullmatch, marks.splitlines()) if found}
+    _, _, checksums = test.read_text(encoding="utf-8", errors="replace").partition(_CHECKSUM_HEADER)
+    return {found["path"]: found["hash"] for found in map(_LINE.fullmatch, checksums.splitlines()) if found}
 
 
 def _relative(path: Path, start: Path) -> str:

@@ -54,7 +54,7 @@ def test_an_account_that_does_not_work_is_marked(pdkernel: Shell) -> None:
 
     listed = pdkernel("accounts", "list")
 
-    assert listed.stdout == ("apn_test123  slack  ada in development  ada  does not work any more: connect it again\n")
+    assert listed.stdout == ("apn_test123  slack  ada in development  ada  no longer works: connect it again\n")
 
 
 def test_bare_key_reads_one_line_without_a_terminal(pdkernel: Shell) -> None:
@@ -80,7 +80,7 @@ def test_a_credential_file_that_is_not_text_is_refused(pdkernel: Shell) -> None:
     refused = pdkernel("accounts", "add", "--own", "--app", "slack", "--credential", "bot_token=@token.bin")
 
     assert refused.status == 2
-    assert "bot_token cannot be read from token.bin: it is not UTF-8 text" in refused.stderr
+    assert "Cannot read the credential bot_token from token.bin: the file is not UTF-8 text" in refused.stderr
 
 
 def test_id_that_is_taken_is_refused(pdkernel: Shell) -> None:
@@ -108,7 +108,7 @@ def test_owner_must_be_said(pdkernel: Shell, args: list[str]) -> None:
     ended = pdkernel("accounts", "add", *args, "--credential", "k=v")
 
     assert ended.status == 2
-    assert "Say whose account it is" in ended.stderr
+    assert "The owner of the account is missing" in ended.stderr
 
 
 def test_variable_is_encrypted_and_never_shown(pdkernel: Shell) -> None:

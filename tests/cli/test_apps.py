@@ -18,7 +18,7 @@ def test_a_provider_is_added(pdkernel: Shell) -> None:
     shown = pdkernel("project", "show", "--json")
 
     assert added.status == 0
-    assert "Register this redirect URL at the app, after the address that is served: /_static/connect/callback" in (
+    assert "Register this redirect URL at the app, after your server's base URL: /_static/connect/callback" in (
         added.stdout
     )
     assert shown.json["oauth_apps"]["my_crm"]["scopes"] == ["read"]

@@ -78,7 +78,7 @@ def test_new_overwrites_nothing(pdkernel: Shell) -> None:
     assert first.status == 0
     assert before["events/issues-opened.json"] == b'{"mine": true}'
     assert again.status == 2
-    assert "hello.ipynb exists already; nothing was changed." in again.stderr
+    assert "hello.ipynb already exists; no file was written." in again.stderr
     assert everything_in(pdkernel.folder) == before
 
 
@@ -91,7 +91,7 @@ def test_new_where_nothing_can_be_made(pdkernel: Shell, name: str) -> None:
     ended = pdkernel("new", name, unprivileged=True)
 
     assert ended.status == 2
-    assert f"{name}.ipynb cannot be made" in ended.stderr
+    assert f"Cannot create {name}.ipynb" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
@@ -197,7 +197,7 @@ def test_doctor_looks_at_every_workflow_of_a_folder(pdkernel: Shell) -> None:
     assert text.status == 0
     assert "all/good.ipynb is ready to run." in text.stdout
     assert "all/deep/needs.ipynb needs:" in text.stdout
-    assert "all/broken.ipynb cannot be read: all/broken.ipynb is not a notebook" in text.stdout
+    assert "Cannot read all/broken.ipynb: all/broken.ipynb is not a notebook" in text.stdout
     assert found["ready"] is False
     assert [(each["source"], each["ready"], "error" in each) for each in found["workflows"]] == [
         ("all/broken.ipynb", False, True),

@@ -64,7 +64,7 @@ def test_into_patches_a_synced_folder(pdkernel: Shell) -> None:
     ended = pdkernel("export", source, "--into", "flow", "--json")
 
     assert shown.status == 0
-    assert "Nothing is written" in shown.stdout
+    assert "no file was written" in shown.stdout
     assert "+- namespace: greet" in shown.stdout
     assert unchanged == synced
     assert {file["path"]: file["state"] for file in ended.json["files"]} == {
@@ -92,8 +92,8 @@ def test_docs_are_written_anew_but_not_over_somebodys_own(pdkernel: Shell) -> No
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ([], "Say where to: --to FOLDER"),
-        (["--to", "flow", "--into", "flow"], "Say where to: --to FOLDER"),
+        ([], "The target folder is missing"),
+        (["--to", "flow", "--into", "flow"], "The target folder is missing"),
         (["--into", "flow"], "is not a workflow's folder"),
         (["--to", "full"], "was not written by an export"),
         (["--to", "file"], "file"),
@@ -165,7 +165,7 @@ def test_schema_is_gensons(pdkernel: Shell) -> None:
 
 @pytest.mark.parametrize(
     ("args", "words"),
-    [(["nowhere.json"], "nowhere.json cannot be read"), (["bad.json"], "line 1, column"), (["list.json"], "list.json")],
+    [(["nowhere.json"], "Cannot read nowhere.json"), (["bad.json"], "line 1, column"), (["list.json"], "list.json")],
 )
 def test_shape_of_what_is_no_event(pdkernel: Shell, args: list[str], words: str) -> None:
     """A file that is not there, not JSON, or not an event is refused with 2."""

@@ -227,9 +227,9 @@ def test_somebody_is_asked(pdkernel: Shell) -> None:
         pdkernel,
         *("import", "send-it-p_1", "--to", "n.ipynb"),
         answers=[
-            ("who may call it", "oauth"),
-            ("the platform or the workflow", "custom"),
-            ("Whose account is meant", "2"),
+            ("authentication", "oauth"),
+            ("from the platform", "custom"),
+            ("Owner of the account", "2"),
             ("github, apn_Hub: used by other.github", "2"),
             ("Names of its credentials", "token"),
             ("token:", "ghp_secret-value"),
@@ -254,7 +254,7 @@ def test_nothing_is_decided_by_the_enter_key(pdkernel: Shell) -> None:
     status, said = on_a_terminal(
         pdkernel,
         *("import", "send-it-p_1", "--to", "n.ipynb"),
-        answers=[("who may call it", ""), ("the platform or the workflow", ""), ("Whose account is meant", "")],
+        answers=[("authentication", ""), ("from the platform", ""), ("Owner of the account", "")],
     )
 
     assert status == 0, said
@@ -279,4 +279,4 @@ def test_in_a_notebooks_cell_nothing_is_asked(pdkernel: Shell) -> None:
     status, said = on_a_terminal(pdkernel, "import", "send-it-p_1", "--to", "n.ipynb", answers=[], JPY_PARENT_PID="1")
 
     assert status == 0
-    assert "Unanswered, whose account is meant" in said
+    assert "The owner of these accounts is unknown" in said

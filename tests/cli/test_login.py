@@ -221,7 +221,7 @@ def test_a_client_made_here_says_what_it_opens(logged_in: Shell) -> None:
     """Beside a real project, a client of the local one is for endpoints only, and whoever makes it is told."""
     made = logged_in("clients", "create")
 
-    assert f"It opens the workflows' endpoints here. Connect's routes are those of {PROJECT}" in made.stderr
+    assert f"The client can call the local workflow endpoints. Connect's routes belong to {PROJECT}" in made.stderr
 
 
 def test_logging_out(logged_in: Shell) -> None:
@@ -232,7 +232,7 @@ def test_logging_out(logged_in: Shell) -> None:
 
     assert "Logged out" in done.stdout
     assert listed.json == []
-    assert "Nobody was logged in." in again.stdout
+    assert "There was no login to remove." in again.stdout
 
 
 def test_commands_use_the_real_project(logged_in: Shell) -> None:
@@ -326,9 +326,9 @@ def test_moving_triggers(pdkernel: Shell) -> None:
         again = pdkernel("triggers", "move", "--to", TO, "--yes", "--only", "dc_1")
         changed = [each for each in fresh.asked if each["method"] == "PUT"]
 
-    said = "Changed 1 of 1 source. Back to what was: pdkernel triggers move --undo --yes"
+    said = "Changed 1 of 1 source. To undo: pdkernel triggers move --undo --yes"
     assert moved.stdout.splitlines()[-1] == said
-    assert again.stdout.splitlines() == ["Nothing to change: looked at 1 source."]
+    assert again.stdout.splitlines() == ["Nothing to change: checked 1 source."]
     assert [json.loads(each["body"]) for each in changed] == [{"webhook_urls": ["https://mine.example.test/hook", TO]}]
     assert changed[0]["query"] == {"external_user_id": "ada"}
 
@@ -353,7 +353,7 @@ def test_moving_is_undone(pdkernel: Shell) -> None:
         assert [(each["id"], each["changed"]) for each in undone.json] == [("dc_1", True), ("dc_2", False)]
         assert webhooks_of(fresh, "dc_1") == before["dc_1"]
         assert webhooks_of(fresh, "dc_2") == ["https://somebody.example.test"]
-        assert again.stdout.splitlines() == ["Nothing to change: looked at 1 source."]
+        assert again.stdout.splitlines() == ["Nothing to change: checked 1 source."]
 
 
 def test_undoing_names_no_way_back(pdkernel: Shell) -> None:

@@ -146,7 +146,7 @@ def test_failed_step_is_status_1(pdkernel: Shell) -> None:
     ("cells", "args", "words"),
     [
         ([GREET], ["--event", "bad.json"], "bad.json is not JSON"),
-        ([GREET], ["--event", "nowhere.json"], "nowhere.json cannot be read"),
+        ([GREET], ["--event", "nowhere.json"], "Cannot read nowhere.json"),
         ([GREET], [], "Give the event with --event"),
         ([GREET], ["--body", "{}", "--egress", "sometimes"], "is not a mode"),
         ([GREET], ["--body", "{}", "--environment", "staging"], "is not an environment"),

@@ -33,8 +33,8 @@ def test_a_run_is_saved(pdkernel: Shell) -> None:
     ("options", "words"),
     [
         (["--save-test", "a b"], "cannot name a test"),
-        (["--save-test", "a", "--external-users", "ada,grace"], "--save-test saves one run"),
-        (["--plain", "NAME"], "means nothing without --save-test"),
+        (["--save-test", "a", "--external-users", "ada,grace"], "--save-test saves a single run"),
+        (["--plain", "NAME"], "has no effect without --save-test"),
     ],
 )
 def test_what_cannot_be_saved_is_not_run(pdkernel: Shell, options: list[str], words: str) -> None:

@@ -137,7 +137,7 @@ def test_a_request_is_given_with_its_raw_body(poll: Poll) -> None:
     assert right.json["events"][0]["event"] == {**sent, "method": "POST"}
     assert right.json["response"]["body"] == {"thanks": True}
     assert (wrong.json["events"], wrong.json["response"]["status"]) == ([], 401)
-    assert "It answered the request with status 401." in said.stdout
+    assert "The source answered the request with status 401." in said.stdout
     assert (as_sent.json["events"], as_sent.json["repeated"]) == ([], 1)
 
 

@@ -54,7 +54,7 @@ def test_forgetting_and_polling_as_json(pdkernel: Shell) -> None:
     forgotten = pdkernel("source", "forget", notebook)
     polled = pdkernel("source", "poll", notebook, "--json")
 
-    assert forgotten.stdout == "Everything is new to the source again.\n"
+    assert forgotten.stdout == "Removed the source's state: every event is new again.\n"
     assert polled.json["events"] == [{"event": {"parcel": 7}, "id": 7, "summary": "Parcel 7", "ts": None}]
     assert polled.json["repeated"] == 0
 

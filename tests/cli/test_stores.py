@@ -86,7 +86,7 @@ def test_what_has_expired_is_not_imported(pdkernel: Shell) -> None:
 
     told = pdkernel("store", "import", "s", "old.jsonl")
 
-    assert "1 had expired" in told.stdout
+    assert "skipped 1 expired" in told.stdout
     assert [record["key"] for record in pdkernel("store", "list", "s", "--json").json] == ["b"]
 
 

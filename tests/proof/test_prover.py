@@ -120,10 +120,10 @@ def test_what_nobody_recorded_is_not_compared(notebook: Notebook) -> None:
         "not compared", "same", "not compared", "not compared", "not compared", "same", "not compared",
     ]  # fmt: skip
     assert found_in(proof, "fetch").reason == (
-        "GET https://api.example.test/people?name=Ada is not in events/hello.recorded.jsonl. Record it: "
+        "GET https://api.example.test/people?name=Ada is not in events/hello.recorded.jsonl. Record the call: "
         "pdkernel run work.ipynb --event events/hello.json --egress record=events/hello.recorded.jsonl"
     )
-    assert found_in(proof, "needs").reason == "It needs fetch, which is not compared."
+    assert found_in(proof, "needs").reason == "The step depends on fetch, which is not compared."
     assert proof.verdict == "same"
 
 
@@ -251,7 +251,7 @@ def test_chance_that_cannot_be_fixed(notebook: Notebook) -> None:
     other = notebook.prove(changed("chance/entry.sh", "kept=1", "kept=2"))
 
     assert verdicts(same) == {"hello/": ["not compared", "same"]}
-    assert "exports.n is another in each run of the notebook" in found_in(same, "chance").reason
+    assert "exports.n differs between two runs of the notebook" in found_in(same, "chance").reason
     assert [place.path for place in found_in(other, "chance").differences] == ["exports.kept"]
 
 

@@ -256,7 +256,7 @@ def test_a_notebook_that_is_not_saved_is_refused(notebook: Notebook) -> None:
     notebook.write(ONE)
     notebook.session.record_cell(ONE.replace("return 1", "return 2"), cell_id="c0")
 
-    with pytest.raises(RequestError, match=r"work\.ipynb on disk is not what has run: step one") as refused:
+    with pytest.raises(RequestError, match=r"work\.ipynb on disk is not the workflow that ran: step one") as refused:
         notebook.save(notebook.session.run())
 
     assert "Save the notebook" in str(refused.value)
