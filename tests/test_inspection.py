@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pdkernel.analysis import (
+    check_import_complete,
     check_packages,
     check_step_order,
     check_workflow,
@@ -20,7 +21,14 @@ from pdkernel.analysis import (
     responds,
 )
 from pdkernel.analysis.environment_variables import VariableReferences
-from pdkernel.errors import EntryPointError, ExpressionError, PackageNameError, StepOrderError, UnknownStepError
+from pdkernel.errors import (
+    EntryPointError,
+    ExpressionError,
+    PackageNameError,
+    StepOrderError,
+    UnknownStepError,
+    UnsupportedError,
+)
 from pdkernel.model import AppBinding, Language, Step, Workflow
 
 PYTHON = "def handler(pd):\n    "
@@ -456,3 +464,12 @@ def test_an_import_that_can_be_a_package_or_a_file_passes(specifier: str) -> Non
 def test_packages_of_a_disabled_step_are_not_looked_at() -> None:
     """A step that does not run refuses nothing."""
     check_packages(workflow(Step("work", "node", "import x from 'x@..';", disabled=True)))
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\udcff"])
+def test_a_name_that_is_not_text_is_refused(name: str) -> None:
+    """Half a surrogate pair, and a byte of a file's name that is not UTF-8, cannot be recorded."""
+    with pytest.raises(UnsupportedError, match="is not text") as caught:
+        check_import_complete(Workflow(name, steps=(python("a"),)))
+
+    assert str(caught.value).encode()

@@ -99,11 +99,16 @@ def parse_header(text: str) -> ComponentHeader | None:
 
 
 def iter_component_modules(folder: Path) -> Iterator[Path]:
-    """The modules under an app's folder that may be components: `actions/NAME/NAME.mjs`, `sources/NAME/NAME.mjs`."""
+    """
+    The modules under an app's folder that may be components: `actions/NAME/NAME.mjs`, `sources/NAME/NAME.mjs`.
+
+    A link that leads out of *folder* is not followed.
+    """
+    base = folder.resolve()
     for kind in ("actions", "sources"):
         for suffix in ("mjs", "js"):
             for path in sorted(folder.glob(f"{kind}/*/*.{suffix}")):
-                if path.stem == path.parent.name:
+                if path.stem == path.parent.name and path.is_file() and path.resolve().is_relative_to(base):
                     yield path
 
 

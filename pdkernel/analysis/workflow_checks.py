@@ -7,6 +7,7 @@ that the platform synced is taken as it is: what is stale in it is a warning, si
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from pdkernel.analysis import go_code, node_code, python_code
@@ -23,6 +24,8 @@ from pdkernel.errors import (
     UnsupportedError,
 )
 from pdkernel.model import RESERVED_STEP_NAMES, Step, Workflow
+
+_SURROGATE = re.compile("[\\ud800-\\udfff]")
 
 
 def check_workflow(workflow: Workflow, *, to_run: bool = True) -> None:
@@ -50,8 +53,13 @@ def check_import_complete(workflow: Workflow) -> None:
 
     Raises:
         EntryPointError: The code of an enabled step was not there.
-        UnsupportedError: It has entries that are no steps known here.
+        UnsupportedError: The workflow has entries that are not known step types, or a name that is not text.
     """
+    if _SURROGATE.search(workflow.name):
+        raise UnsupportedError(
+            f"The workflow's name {workflow.name[:60]!r} is not text: it holds half a surrogate pair, or a byte that is not UTF-8.",
+            fix="Give the workflow, or its file or folder, another name.",
+        )
     problems: list[DefinitionError] = [
         EntryPointError(
             f"Step {step.name}{_where(step, None)} has no code: its entry file was missing where it was imported from.",

@@ -26,7 +26,7 @@ def read_entry_file(folder: Path, uses: str) -> str | None:
     """
     path = folder / uses
     try:
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if is_outside(path, folder):
             raise EntryFileError("which is outside the folder")
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -40,6 +40,11 @@ def read_entry_file(folder: Path, uses: str) -> str | None:
         raise EntryFileError(f"which is not UTF-8 text (its line {get_error_line(fault)})") from None
     except (OSError, ValueError, RuntimeError) as fault:  # a name with a NUL; a link to itself
         raise EntryFileError(f"which cannot be read ({getattr(fault, 'strerror', None) or fault})") from None
+
+
+def is_outside(path: Path, folder: Path) -> bool:
+    """Whether *path* is outside *folder* after its links are resolved."""
+    return not path.resolve().is_relative_to(folder.resolve())
 
 
 def get_error_line(fault: UnicodeDecodeError) -> int:

@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
+from pdkernel.definition.entry_file import get_error_line, is_outside
 from pdkernel.definition.sidecar import SIDECAR_FILE_NAME, AccountChoice, Sidecar, StepSidecar
 from pdkernel.directive import LocatedYaml, did_you_mean, dump_yaml, parse_trigger, parse_yaml
 from pdkernel.errors import DefinitionError, NotebookError
@@ -37,13 +38,19 @@ def read_sidecar(path: Path) -> Sidecar | None:
         NotebookError: It is not such a file; the message names the path inside it and the line.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        found = path.stat()
+        if path.name == SIDECAR_FILE_NAME and is_outside(path, path.parent):
+            raise NotebookError(f"{path} is a link that leads out of its folder.", fix="Put the file itself there.")
+        if not stat.S_ISREG(found.st_mode):
             raise NotebookError(f"{path} is not a file.")
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, UnicodeDecodeError) as fault:
-        raise NotebookError(f"{path} cannot be read: {fault}.") from None
+    except UnicodeDecodeError as fault:
+        line = get_error_line(fault)
+        raise NotebookError(f"{path} is not UTF-8 text (byte {fault.start + 1}, line {line}).", line=line) from None
+    except OSError as fault:
+        raise NotebookError(f"{path} cannot be read: {fault.strerror}.") from None
     return parse_sidecar(text, path=path)
 
 

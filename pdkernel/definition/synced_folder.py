@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from pdkernel.analysis import find_declared_apps, responds
-from pdkernel.definition.entry_file import EntryFileError, get_error_line, read_entry_file
+from pdkernel.definition.entry_file import EntryFileError, get_error_line, is_outside, read_entry_file
 from pdkernel.definition.file_plan import STATE_FILE, WORKFLOW_FILE, WORKFLOW_SCHEMA
 from pdkernel.definition.languages import RUNTIME_NAMES, default_entry_path, detect_language
 from pdkernel.definition.sidecar import (
@@ -202,7 +202,7 @@ def _workflow(document: WorkflowDocument, sidecar: Sidecar | None, reader: _Step
 def _state_id(folder: Path) -> str | None:
     """The id in `.workflow.state`; a folder without that file, or with one that says nothing, has none."""
     path = folder / STATE_FILE
-    if not path.is_file():
+    if not path.is_file() or is_outside(path, folder):
         return None
     try:
         with path.open("rb") as stream:
@@ -230,6 +230,8 @@ def describe_assumptions(folder: Path, workflow: Workflow) -> tuple[str, ...]:
 def _text(path: Path, folder: Path) -> str:
     try:
         found = path.stat()
+        if is_outside(path, folder):
+            raise NotebookError(f"{path} is a link that leads out of its folder.", fix="Put the file itself there.")
         if not stat.S_ISREG(found.st_mode):
             raise NotebookError(f"{path} is not a file.")
         if found.st_size > MAX_WORKFLOW_FILE_BYTES:

@@ -19,6 +19,7 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
+from pdkernel.files import read_file
 from pdkernel.identity import Directory
 from pdkernel.model import JSON
 from pdkernel.runtimes.file_tree import temporary_folder
@@ -256,8 +257,8 @@ def _find_saved_event(folder: Path, request: RunRequest, execution: Execution) -
         return None  # the event contains a redacted value
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
         try:
-            saved = Event.parse(path.read_bytes(), label=path.name)
-        except RequestError:
+            saved = Event.parse(read_file(path), label=path.name)
+        except (RequestError, OSError):
             continue
         if saved.with_identity(request.external_user_id, request.environment).data == execution.event:
             return path

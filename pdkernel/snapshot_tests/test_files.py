@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pdkernel.errors import RequestError
+from pdkernel.files import read_file
 
 _CHECKSUM_HEADER = "# Saved by pdkernel. Saving again overwrites these files if they are unchanged:"
 _LINE = re.compile(r"#   (?P<hash>[0-9a-f]{16}) (?P<path>.+)")
@@ -32,15 +33,17 @@ def write_test_files(test: Path, text: str, attachments: Mapping[Path, bytes]) -
     Raises:
         RequestError: A file was changed or not written by pdkernel (no file is written), or a file cannot be written.
     """
-    before = _read_checksums(test)
+    earlier = _read_existing(test)
+    before = _read_checksums(earlier)
     names = {path: _relative(path, test.parent) for path in attachments}
     for path, content in attachments.items():
-        if path.exists() and path.read_bytes() != content and before.get(names[path]) != _hash(path.read_bytes()):
+        existing = _read_existing(path)
+        if existing not in (None, content) and before.get(names[path]) != _hash(existing or b""):
             raise _file_exists_error(path)
     checksums = [f"#   {_hash(content)} {names[path]}" for path, content in attachments.items()]
     body = "\n".join([text, _CHECKSUM_HEADER, *checksums, ""])
     content_with_checksums = body + f"#   {_hash(body.encode())} this file\n"
-    if test.exists() and not _is_unchanged(test):
+    if earlier is not None and not _is_unchanged(earlier):
         raise _file_exists_error(test)
     try:
         for path, content in {**attachments, test: content_with_checksums.encode()}.items():
@@ -54,6 +57,16 @@ def write_test_files(test: Path, text: str, attachments: Mapping[Path, bytes]) -
     return (test, *attachments)
 
 
+def _read_existing(path: Path) -> bytes | None:
+    """The bytes of the file at *path*, or None if nothing is there. Raises `RequestError` if it is not a file."""
+    try:
+        return read_file(path)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        raise _file_exists_error(path) from None
+
+
 def _file_exists_error(path: Path) -> RequestError:
     return RequestError(
         f"{path} already exists and was not written by pdkernel, or was changed since; no file was written.",
@@ -61,19 +74,17 @@ def _file_exists_error(path: Path) -> RequestError:
     )
 
 
-def _is_unchanged(test: Path) -> bool:
+def _is_unchanged(test: bytes) -> bool:
     """Whether the test is unchanged since it was saved."""
-    text = test.read_text(encoding="utf-8", errors="replace")
+    text = test.decode("utf-8", "replace")
     body, newline, last = text.removesuffix("\n").rpartition("\n")
     found = _LINE.fullmatch(last)
     return found is not None and found["path"] == "this file" and found["hash"] == _hash((body + newline).encode())
 
 
-def _read_checksums(test: Path) -> dict[str, str]:
+def _read_checksums(test: bytes | None) -> dict[str, str]:
     """Checksums of files in an earlier version of the test, by path."""
-    if not test.is_file():
-        return {}
-    _, _, checksums = test.read_text(encoding="utf-8", errors="replace").partition(_CHECKSUM_HEADER)
+    _, _, checksums = (test or b"").decode("utf-8", "replace").partition(_CHECKSUM_HEADER)
     return {found["path"]: found["hash"] for found in map(_LINE.fullmatch, checksums.splitlines()) if found}
 
 

@@ -245,6 +245,28 @@ def test_a_checkout_or_its_components(project: Project, tmp_path: Path) -> None:
     assert found == ["depot-put-thing@0.1.2"] * 2
 
 
+@pytest.mark.parametrize("kind", ["folder", "fifo", "link outside", "link to itself"])
+def test_a_module_that_is_not_a_file_of_the_checkout(project: Project, tmp_path: Path, kind: str) -> None:
+    """A module that is not a file, or leads out of the app's folder, is not an action; the others are found."""
+    write_checkout(tmp_path / "checkout")
+    odd = tmp_path / "checkout/components/depot/actions/odd/odd.mjs"
+    odd.parent.mkdir()
+    outside = tmp_path / "outside.mjs"
+    outside.write_text('export default { key: "depot-odd", name: "Odd", version: "0.1.2", type: "action" };')
+    if kind == "folder":
+        odd.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to(outside if kind == "link outside" else odd)
+    catalog = Catalog.for_project(project, environ={})
+    catalog.settings.set_source("checkout", base=tmp_path)
+
+    assert catalog.resolve("depot-put-thing", "0.1.2").uses == "depot-put-thing@0.1.2"
+    with pytest.raises(ActionNotFoundError):
+        catalog.resolve("depot-odd", "0.1.2")
+
+
 def test_an_edited_component_is_read_again(project: Project, tmp_path: Path) -> None:
     """A folder is the author's: what is changed there counts at once."""
     write_checkout(tmp_path / "checkout")

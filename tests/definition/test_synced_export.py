@@ -23,7 +23,7 @@ from tests.definition.builders import NODE, PYTHON
 PROJECTS = Path(__file__).parent / "projects"
 FOLDERS = [
     *find_workflow_folders(PROJECTS),
-    *find_workflow_folders(Path(__file__).parents[1] / "importing" / "projects"),
+    *find_workflow_folders(Path(__file__).parents[1] / "importer" / "projects"),
 ]
 SAMPLES = os.environ.get("PDKERNEL_SAMPLES", "")
 ORDERS, NIGHTLY, TWO, EMPTY = (

@@ -219,6 +219,47 @@ def test_no_workflow(tmp_path: Path) -> None:
         read_folder_workflow(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["workflow.yaml", "pdkernel.yaml"])
+def test_a_file_of_the_folder_that_is_a_link_outside(tmp_path: Path, name: str) -> None:
+    """A link that leads out of the folder is not followed, and the message repeats nothing of its target."""
+    folder = synced(tmp_path / "w", HEAD + "- namespace: a\n  uses: k@1.0.0\n")
+    (tmp_path / "outside.yaml").write_text("name: secret\n")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("../outside.yaml")
+
+    with pytest.raises(NotebookError, match=f"{name} is a link that leads out of its folder") as caught:
+        read_folder_workflow(folder)
+
+    assert "secret" not in str(caught.value)
+
+
+def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:
+    """A file of the folder may be a link to another file of the folder."""
+    folder = synced(tmp_path / "w", HEAD + "- namespace: a\n  uses: k-x@1.0.0\n")
+    (folder / "workflow.yaml").rename(folder / "real.yaml")
+    (folder / "workflow.yaml").symlink_to("real.yaml")
+
+    assert [step.name for step in read_folder_workflow(folder).steps] == ["a"]
+
+
+def test_a_state_that_is_a_link_outside_is_ignored(tmp_path: Path) -> None:
+    """The workflow's id is not read from a file outside the folder."""
+    folder = synced(tmp_path / "w", HEAD + "- namespace: a\n  uses: k-x@1.0.0\n")
+    (tmp_path / "state").write_text("id: p_secret\n")
+    (folder / ".workflow.state").symlink_to("../state")
+
+    assert "p_secret" not in str(read_folder_workflow(folder).extra)
+
+
+def test_a_pdkernel_yaml_that_is_not_text_is_named_with_its_line(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 are refused by file, byte and line."""
+    folder = synced(tmp_path / "w", HEAD + "- namespace: a\n  uses: k-x@1.0.0\n")
+    (folder / "pdkernel.yaml").write_bytes(b"# one\nworkflow: \xff\n")
+
+    with pytest.raises(NotebookError, match=r"pdkernel\.yaml is not UTF-8 text \(byte 17, line 2\)"):
+        read_folder_workflow(folder)
+
+
 def test_code_outside_by_a_link(tmp_path: Path) -> None:
     """A link that leads out of the folder is not followed."""
     (tmp_path / "secret.js").write_text("secret")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,6 +221,20 @@ def test_saving_again_overwrites_what_was_saved(notebook: Notebook) -> None:
     notebook.save(notebook.session.run())
 
     assert "{'$return_value': 2}" in notebook.text()
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+@pytest.mark.parametrize("name", ["tests/test_run.py", "events/run.json"])
+def test_what_is_not_a_file_stays(notebook: Notebook, name: str, kind: str) -> None:
+    """A folder or a FIFO in the place of a file is named in the error; saving does not wait for the FIFO."""
+    notebook.write(ONE)
+    notebook.session.choose_event(Event({"method": "PUT"}), "unsaved")
+    mine = notebook.folder / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.mkdir() if kind == "folder" else os.mkfifo(mine)
+
+    with pytest.raises(RequestError, match="is there already"):
+        notebook.save(notebook.session.run())
 
 
 @pytest.mark.parametrize("name", ["tests/test_run.py", "events/run.json"])
